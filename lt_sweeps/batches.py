@@ -1,0 +1,116 @@
+"""Batches: a data set as tensors on the device, drawn per replicate from its own seed.
+
+There is no loader: the images lie on the device, a batch is an index. Order and augmentation of an
+epoch are pure functions of (seed, epoch), drawn on the CPU, so a batch is the same on any device,
+in any pack, and after any resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lt_sweeps.datasets import Dataset, Split
+from lt_sweeps.recipes import Recipe
+from lt_sweeps.seeds import Seed, generator
+
+_PADDING = 4
+_EVALUATE_BATCH = 500
+
+
+class Batches:
+    """Training batches `[R, B, C, H, W]` and evaluation batches `[B, C, H, W]`."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        seeds: Sequence[Seed],
+        levels: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self._dataset, self._recipe, self._device = dataset, recipe, device
+        self._splits = {
+            name: Split(split.images.to(device), split.labels.to(device))
+            for name, split in dataset.load().items()
+        }
+        self._seeds, self._levels = seeds, levels
+        self._epoch = -1
+        self.augments = recipe.augment != "none"
+        if self.augments:
+            self._padded = pad(self._splits["train"].images, (_PADDING,) * 4)
+
+    def index(self, step: int) -> Tensor:
+        """Which images the replicates train on at `step`, and how each is augmented.
+
+        `[R, B]` image numbers, or `[R, B, 4]` of (image, row offset, column offset, flip).
+        """
+        epoch, position = divmod(step, self._recipe.steps_per_epoch)
+        if epoch != self._epoch:
+            self._order = self._draw(epoch)
+            self._epoch = epoch
+        first = position * self._recipe.batch_size
+        return self._order[:, first : first + self._recipe.batch_size]
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The images `[R, B, C, H, W]` and labels `[R, B]` that an index names."""
+        shape, split = index.shape[:2], self._splits["train"]
+        if self.augments:
+            image, top, left, flip = index.flatten(0, 1).unbind(-1)
+            images = _crop_flip(self._padded, image, top, left, flip, split.images.shape[-2:])
+        else:
+            image = index.flatten()
+            images = split.images[image]
+        return self._normalise(images).unflatten(0, shape), split.labels[image].view(shape)
+
+    def evaluation(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """All of a split, in order: images `[B, C, H, W]` and labels `[B]`."""
+        images, labels = self._splits[split].images, self._splits[split].labels
+        for first in range(0, len(labels), _EVALUATE_BATCH):
+            part = slice(first, first + _EVALUATE_BATCH)
+            yield self._normalise(images[part]), labels[part]
+
+    def _draw(self, epoch: int) -> Tensor:
+        rows: dict[tuple[int, ...], Tensor] = {}
+        keys = [self._key(seed, level) for seed, level in zip(self._seeds, self._levels)]
+        for order, augment, level in dict.fromkeys(keys):
+            count = self._dataset.train_size
+            where = (level, epoch) if level >= 0 else (epoch,)
+            images = torch.randperm(count, generator=generator(order, "order", *where))
+            if self.augments:
+                draws = generator(augment, "augment", *where)
+                offsets = torch.randint(2 * _PADDING + 1, (count, 2), generator=draws)
+                flips = torch.randint(2, (count, 1), generator=draws)
+                images = torch.cat([images[:, None], offsets, flips], 1)
+            rows[order, augment, level] = images
+        return torch.stack([rows[key] for key in keys]).to(self._device)
+
+    def _key(self, seed: Seed, level: int) -> tuple[int, int, int]:
+        """What decides a replicate's epoch; `order: same` makes every level draw alike."""
+        fresh = level if self._recipe.order == "fresh" else -1
+        return seed.role("order"), seed.role("augment") if self.augments else 0, fresh
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        images = images.to(torch.float32, copy=True)
+        if self._dataset.scale != 1:
+            images = images.div_(self._dataset.scale)
+        if self._dataset.mean:
+            mean = images.new_tensor(self._dataset.mean)[:, None, None]
+            std = images.new_tensor(self._dataset.std)[:, None, None]
+            images = images.sub_(mean).div_(std)
+        return images
+
+
+def _crop_flip(
+    padded: Tensor, image: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: torch.Size
+) -> Tensor:
+    """Each image's own crop of `size`, mirrored where `flip` is 1: `[N, C, H, W]`."""
+    height, width = size
+    rows = top[:, None] + torch.arange(height, device=top.device)
+    across = torch.arange(width, device=left.device).expand(len(left), width)
+    columns = left[:, None] + torch.where(flip[:, None] == 1, width - 1 - across, across)
+    picked = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)

@@ -1,0 +1,103 @@
+"""Cost: what a training takes, from its shapes, and from what trainings here took before."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+
+from lt_sweeps.files import write_whole
+from lt_sweeps.network import Network
+from lt_sweeps.stages import Train
+
+# First guesses, replaced by this root's own measurements: multiply-adds per second, seconds a step.
+_RATE = {"cpu": 1.5e10, "cuda": 2e13}
+_STEP = {"cpu": 4e-4, "cuda": 1e-4}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One example's forward pass: multiply-adds, and numbers kept for the backward pass."""
+
+    multiply_adds: int
+    activations: int
+    parameters: int
+
+
+@functools.cache
+def shape(network: Network) -> Shape:
+    """Counted in a forward pass without data."""
+    module = network.module().eval()
+    counts = {"multiply_adds": 0, "activations": 0}
+
+    def count(part: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, torch.Tensor) and not list(part.children()):
+            counts["activations"] += output.numel()
+            if isinstance(part, nn.Linear):
+                counts["multiply_adds"] += part.weight.numel()
+            elif isinstance(part, nn.Conv2d):
+                positions = output.shape[-1] * output.shape[-2]
+                counts["multiply_adds"] += part.weight.numel() * positions
+
+    for part in module.modules():
+        part.register_forward_hook(count)
+    with torch.no_grad():
+        module(torch.empty(1, *network.input_shape, device="meta"))
+    return Shape(**counts, parameters=sum(p.numel() for p in module.parameters()))
+
+
+def stack_size(stage: Train, *, device: str, workers: int) -> int:
+    """How many replicates fit into half of the memory that a worker has."""
+    if device.startswith("cuda"):
+        free = torch.cuda.mem_get_info()[0]
+    else:
+        free = psutil.virtual_memory().available // workers
+    one = shape(stage.network)
+    # Weights, gradient, two moments, mask, pinned, best and three temporaries; activations twice.
+    state = 10 * 4 * one.parameters
+    batch = 2 * 4 * one.activations * stage.training.recipe.batch_size
+    return max(1, min(256, int(free // 2 // (state + batch))))
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Replicate-steps per second and worker, measured under this root."""
+
+    path: Path
+    known: dict[str, float]
+
+    @classmethod
+    def of(cls, root: Path) -> Speeds:
+        path = root / "speeds.json"
+        try:
+            return cls(path, json.loads(path.read_text()))
+        except (FileNotFoundError, ValueError):
+            return cls(path, {})
+
+    def seconds(self, stage: Train, replicates: int, device: str) -> tuple[float, bool]:
+        """Estimated seconds of a stacked training, and whether it rests on a measurement."""
+        recipe = stage.training.recipe
+        steps = recipe.length - stage.start.step
+        rate = self.known.get(_kind(stage, device))
+        if rate is not None:
+            return steps * replicates / rate, True
+        name = "cuda" if device.startswith("cuda") else "cpu"
+        work = 3 * shape(stage.network).multiply_adds * recipe.batch_size * replicates
+        return steps * (work / _RATE[name] + _STEP[name]), False
+
+    def learn(self, stage: Train, replicates: int, device: str, seconds: float) -> None:
+        """Remember what a training took, half of it the past's."""
+        steps = stage.training.recipe.length - stage.start.step
+        rate, kind = steps * replicates / max(seconds, 1e-9), _kind(stage, device)
+        self.known[kind] = (self.known[kind] + rate) / 2 if kind in self.known else rate
+        write_whole(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
+
+
+def _kind(stage: Train, device: str) -> str:
+    recipe = stage.training.recipe
+    return f"{stage.network.net} {stage.network.input_shape} b{recipe.batch_size} {device}"

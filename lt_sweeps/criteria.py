@@ -1,0 +1,103 @@
+"""Mask criteria: a score per weight, the highest stay (arXiv:1905.01067, section 3 and S2).
+
+A criterion is an elementwise function that names the evidence it needs. `init` and `final` are the
+two snapshots that it compares; which moments they are is config. `noise` is uniform in [0, 1).
+Weights are ranked within a layer, or over all layers, by the schedule's scope; equal scores are
+ordered at random from the seed. One layer's tensors are passed at a time. A criterion that returns
+bools is the mask itself, whatever the schedule asks for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def large_final(final: Tensor) -> Tensor:
+    """|w_f|: magnitude pruning, the criterion of the lottery ticket hypothesis."""
+    return final.abs()
+
+
+def small_final(final: Tensor) -> Tensor:
+    return -final.abs()
+
+
+def large_init(init: Tensor) -> Tensor:
+    return init.abs()
+
+
+def small_init(init: Tensor) -> Tensor:
+    return -init.abs()
+
+
+def large_init_large_final(init: Tensor, final: Tensor) -> Tensor:
+    """min(rank |w_i|, rank |w_f|): large both before and after.
+
+    Ranks stand for the paper's min(alpha |w_f|, |w_i|), whose alpha aligns the percentiles.
+    """
+    return torch.minimum(_rank(init.abs()), _rank(final.abs()))
+
+
+def small_init_small_final(init: Tensor, final: Tensor) -> Tensor:
+    """The rank form of -max(alpha |w_f|, |w_i|): small both before and after."""
+    return torch.minimum(_rank(-init.abs()), _rank(-final.abs()))
+
+
+def magnitude_increase(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f| - |w_i|, signed."""
+    return final.abs() - init.abs()
+
+
+def movement(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f - w_i|."""
+    return (final - init).abs()
+
+
+def random(noise: Tensor) -> Tensor:
+    return noise
+
+
+def large_final_same_sign(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f| where the sign stayed, else 0: once those run out, random other weights fill up."""
+    return final.abs() * _same_sign(init, final)
+
+
+def large_final_diff_sign(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f| where the sign flipped, else 0. Few flip, so most of what is kept is random."""
+    return final.abs() * _diff_sign(init, final)
+
+
+def magnitude_increase_same_sign(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f| - |w_i| where the sign stayed, else 0, which outranks the weights that shrank."""
+    return magnitude_increase(init, final) * _same_sign(init, final)
+
+
+def magnitude_increase_diff_sign(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f| - |w_i| where the sign flipped, else 0."""
+    return magnitude_increase(init, final) * _diff_sign(init, final)
+
+
+def large_final_same_sign_single(init: Tensor, final: Tensor) -> Tensor:
+    """Keep exactly the weights whose sign stayed: a mask of its own, which no schedule sets."""
+    return _same_sign(init, final)
+
+
+def large_final_diff_sign_single(init: Tensor, final: Tensor) -> Tensor:
+    """Keep exactly the weights whose sign flipped: a mask of its own, which no schedule sets."""
+    return _diff_sign(init, final)
+
+
+def _same_sign(init: Tensor, final: Tensor) -> Tensor:
+    return init.sign() == final.sign()
+
+
+def _diff_sign(init: Tensor, final: Tensor) -> Tensor:
+    return init.sign() != final.sign()
+
+
+def _rank(score: Tensor) -> Tensor:
+    """Position of each weight in increasing order of score: [0, n), exact in float64."""
+    flat = score.flatten()
+    ranks = torch.empty(flat.numel(), dtype=torch.float64, device=score.device)
+    ranks[flat.argsort(stable=True)] = torch.arange(flat.numel(), dtype=torch.float64).to(ranks)
+    return ranks.view_as(score)

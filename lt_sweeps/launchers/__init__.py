@@ -1,0 +1,1 @@
+"""Where packs of units run: this machine, or a cluster."""

@@ -1,0 +1,9 @@
+"""The networks of the two papers, as ordinary modules that know nothing of replicates or masks."""
+
+from lt_sweeps.models.conv import Conv
+from lt_sweeps.models.fc import FC
+from lt_sweeps.models.initializers import glorot_normal, xavier_normal
+from lt_sweeps.models.resnet import ResNet
+from lt_sweeps.models.vgg import VGG
+
+__all__ = ["FC", "VGG", "Conv", "ResNet", "glorot_normal", "xavier_normal"]

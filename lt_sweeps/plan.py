@@ -1,0 +1,236 @@
+"""The plan: every cell's stages, each once, and the packs that compute what is not stored."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lt_sweeps.call import Call, digest
+from lt_sweeps.cells import Cell
+from lt_sweeps.network import Network
+from lt_sweeps.seeds import Seed
+from lt_sweeps.stages import (
+    Criterion,
+    Init,
+    Moment,
+    Prune,
+    Reset,
+    Task,
+    Train,
+    Training,
+    ancestors,
+    reset,
+)
+from lt_sweeps.store import Store
+from lt_sweeps.training import Unit
+
+# What a person may set that changes neither what is drawn nor what is computed.
+MACHINE_KEYS = (
+    *("root", "data_dir", "device", "stack_size", "workers", "lowering"),
+    *("checkpoint_every", "name", "dry_run", "tracker", "seed", "seeds"),
+)
+_SUPPLIED = ("init", "recipe", "schedule", "mask_criterion", "reset", "freeze")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell with what it takes: its seed, its last stage, and the trainings up to there.
+
+    `signature` names the cell for all its seeds: equal for cells that ask for the same thing.
+    `labels` are the options that count in it; an axis that the method does not take is None.
+    """
+
+    cell: Cell
+    seed: Seed
+    last: Train
+    trainings: tuple[Train, ...]
+    signature: str
+    labels: Mapping[str, str | None]
+
+    @property
+    def report_at(self) -> str:
+        return self.cell.config["report_at"]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Units that train together, stacked on one device."""
+
+    units: tuple[Unit, ...]
+
+    @functools.cached_property
+    def name(self) -> str:
+        content = digest([[unit.stage.key, str(unit.seed)] for unit in self.units])
+        return f"level{self.units[0].stage.level}-{content[:6]}"
+
+    @property
+    def steps(self) -> int:
+        stage = self.units[0].stage
+        return stage.training.recipe.length - stage.start.step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a multirun, and what they need in all."""
+
+    cells: tuple[Planned, ...]
+    asked: int
+    moments: Mapping[str, frozenset[Moment]]
+
+    @functools.cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """Every training for every seed that wants it, once; a level's units before the next's."""
+        found = {
+            (stage.key, cell.seed): Unit(stage, cell.seed)
+            for cell in self.cells
+            for stage in cell.trainings
+        }
+        return tuple(sorted(found.values(), key=lambda unit: unit.stage.level))
+
+    def missing(self, store: Store) -> tuple[Unit, ...]:
+        """The units that are not stored, or lack a snapshot that somebody needs."""
+        return tuple(unit for unit in self.units if not stored(unit, self.moments, store))
+
+
+def plan(cells: Sequence[Cell]) -> Plan:
+    """The plan of these cells; nothing is computed.
+
+    Raises:
+        ValueError: a cell is wrong: the first line of every error says where.
+    """
+    planned = [planned_cell(cell) for cell in cells]
+    distinct = {(each.signature, each.seed): each for each in planned}
+    moments: dict[str, set[Moment]] = {}
+    for last in {each.last.key: each.last for each in planned}.values():
+        for train, moment in _wanted(last):
+            moments.setdefault(train.key, set()).add(moment)
+    return Plan(
+        tuple(distinct.values()),
+        sum(len(each.trainings) for each in planned),
+        {key: frozenset(wanted) for key, wanted in moments.items()},
+    )
+
+
+def planned_cell(cell: Cell) -> Planned:
+    """One cell's stages, from its config alone."""
+    config = cell.config
+    if config["report_at"] not in ("best", "end"):
+        raise ValueError(f"report_at: {config['report_at']!r}; it is `best` or `end`")
+    asked = {key: value for key, value in config.items() if key not in MACHINE_KEYS}
+    last = _last_stage(json.dumps(asked, sort_keys=True), config["data_dir"])
+    labels = {
+        group: option
+        if group in ("model", "dataset", "method", "recipe") or group in _named(config["method"])
+        else None
+        for group, option in cell.choices.items()
+        if group not in ("tracker", "experiment")
+    }
+    experiment = cell.choices.get("experiment") or "default"
+    return Planned(
+        cell,
+        Seed.of(config["seed"], config["seeds"]),
+        last,
+        _trainings(last),
+        digest([experiment, last.key, config["report_at"]]),
+        {**labels, "experiment": experiment},
+    )
+
+
+def stored(unit: Unit, moments: Mapping[str, frozenset[Moment]], store: Store) -> bool:
+    """Whether nothing of a unit has to be computed. A start can be made again without training."""
+    wanted = moments.get(unit.stage.key, frozenset()) - {"start"}
+    return all(store.has(unit.stage.key, unit.seed, moment) for moment in ("end", *wanted))
+
+
+def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int) -> list[Pack]:
+    """Units that can train together, in stacks of near equal size, enough for all workers.
+
+    Units keep the order of their cells, so a pack's next level is mostly the pack beside it and
+    two workers can go down their own halves without waiting for each other.
+    """
+    kinds: dict[tuple[int, str, int, str], list[Unit]] = {}
+    for unit in units:
+        stage = unit.stage
+        kind = (stage.level, stage.training.key, stage.start.step, _net(stage))
+        kinds.setdefault(kind, []).append(unit)
+    made: list[Pack] = []
+    for members in kinds.values():
+        largest = stack_size[members[0].stage.key]
+        count = max(math.ceil(len(members) / largest), min(workers, len(members)))
+        edges = [len(members) * i // count for i in range(count + 1)]
+        made += [Pack(tuple(members[first:last])) for first, last in itertools.pairwise(edges)]
+    return made
+
+
+def dependencies(packs: Sequence[Pack]) -> dict[str, set[str]]:
+    """Which packs must be done before each: those that train what its units are made from."""
+    made_by = {(u.stage.key, u.seed): pack.name for pack in packs for u in pack.units}
+    return {
+        pack.name: {
+            made_by[stage.key, unit.seed]
+            for unit in pack.units
+            for stage in _trainings(unit.stage)[:-1]
+            if (stage.key, unit.seed) in made_by
+        }
+        - {pack.name}
+        for pack in packs
+    }
+
+
+@functools.cache
+def _last_stage(config: str, data_dir: str) -> Train:
+    asked = json.loads(config)
+    task = Task(Call.of(asked["dataset"], where="dataset", supplied=("data_dir",)), data_dir)
+    dataset = task.dataset
+    network = Network.of(asked["model"], dataset.input_shape, dataset.classes)
+    method = Call.of(asked["method"], where="method", supplied=_SUPPLIED)
+    schedule = Call.of(asked["schedule"], where="schedule", supplied=("layers",))
+    recipe = Call.of(asked["recipe"], where="recipe", supplied=("train_size",))
+    builders = {
+        "init": lambda: Init(network),
+        "recipe": lambda: Training(task, recipe(train_size=dataset.train_size)),
+        "schedule": lambda: schedule(layers=network.layers),
+        "mask_criterion": lambda: Criterion.of(asked["mask_criterion"]),
+        "reset": lambda: reset(asked["reset"]),
+        "freeze": lambda: reset(asked["freeze"], "freeze"),
+    }
+    last = method(**{name: builders[name]() for name in _SUPPLIED if name in method.names})
+    if not isinstance(last, Train):
+        raise ValueError(f"method: `{method.target}` returns {type(last).__name__}, not a Train")
+    return last
+
+
+def _named(method: Mapping[str, Any]) -> tuple[str, ...]:
+    return Call(method["_target_"]).names
+
+
+@functools.cache
+def _trainings(last: Train) -> tuple[Train, ...]:
+    """The trainings that a cell reports, one per level, the dense one first."""
+    return tuple(stage for stage in ancestors(last) if isinstance(stage, Train))
+
+
+@functools.cache
+def _net(stage: Train) -> str:
+    return digest(stage.network.identity())
+
+
+def _wanted(last: Train) -> Iterable[tuple[Train, Moment]]:
+    """The snapshots that the stages up to `last` need beside each training's end."""
+    for stage in ancestors(last):
+        found: Iterable[tuple[Train, Moment] | None] = ()
+        if isinstance(stage, Prune):
+            found = [snapshot for _, snapshot in stage.evidence]
+        elif isinstance(stage, Reset):
+            found = stage.evidence.values()
+        for snapshot in found:
+            if snapshot is None or snapshot[1] == "end":
+                continue
+            train, moment = snapshot
+            if moment != "start" or not isinstance(train.start, Init):
+                yield train, moment

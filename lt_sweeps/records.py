@@ -1,0 +1,110 @@
+"""Records: one tidy row per evaluated ticket, which is all that report, status and tracker read.
+
+A cell's rows are made from the metadata of its stored tickets, so they can be made again at any
+time, and are the same whoever makes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lt_sweeps.files import write_whole
+from lt_sweeps.plan import Planned
+from lt_sweeps.stages import Prune, Reset, Train
+from lt_sweeps.store import Store, set_aside
+
+_METRICS = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
+
+
+def write(planned: Planned, store: Store) -> bool:
+    """Write what is known of a cell; returns whether that is all of it.
+
+    `DONE` comes last and holds the records' checksum; records that do not match it are set aside
+    and written again.
+    """
+    folder = store.root / "runs" / planned.signature / str(planned.seed)
+    records, done = folder / "records.jsonl", folder / "DONE"
+    if done.exists() and records.exists():
+        if done.read_text().strip() == hashlib.sha256(records.read_bytes()).hexdigest():
+            return True
+        set_aside(records, "records that do not match their checksum")
+        done.unlink()
+    rows = [row for stage in planned.trainings if (row := _row(planned, stage, store))]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    write_whole(folder / "config.yaml", _config(planned))
+    write_whole(records, content)
+    complete = len(rows) == len(planned.trainings)
+    if complete:
+        write_whole(done, hashlib.sha256(content).hexdigest().encode() + b"\n")
+    return complete
+
+
+def _config(planned: Planned) -> bytes:
+    about = {
+        "signature": planned.signature,
+        "seed": str(planned.seed),
+        "choices": dict(planned.cell.choices),
+        "config": planned.cell.config,
+    }
+    return yaml.safe_dump(about, sort_keys=False).encode()
+
+
+def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
+    about = store.metadata(stage.key, planned.seed)
+    if about is None:
+        return None
+    metrics, cost = json.loads(about["metrics"]), store.cost(stage.key, planned.seed)
+    remaining = json.loads(about["layers_remaining"])
+    total = json.loads(about["layers_total"])
+    labels, at = planned.labels, planned.report_at
+    reported = metrics["best_step"] if at == "best" else stage.step
+    return {
+        "experiment": labels["experiment"],
+        "cell": planned.signature,
+        "seed": str(planned.seed),
+        **{name: labels.get(name) for name in ("model", "dataset", "method")},
+        "criterion": labels.get("mask_criterion"),
+        **{name: labels.get(name) for name in ("reset", "freeze", "schedule", "recipe")},
+        "level": stage.level,
+        "stage": stage.key,
+        "kind": "train",
+        "step": stage.step,
+        "target_sparsity": _target(stage),
+        "sparsity": float(about["sparsity"]),
+        "weights_remaining": sum(remaining.values()),
+        "weights_total": sum(total.values()),
+        "layers_remaining": remaining,
+        "layers_total": total,
+        "report_at": at,
+        "reported_step": reported,
+        **{name: _finite(metrics[f"{at}_{name}"]) for name in _METRICS},
+        **{f"end_{name}": _finite(metrics[f"end_{name}"]) for name in _METRICS},
+        "best_step": metrics["best_step"],
+        **{f"best_{name}": _finite(metrics[f"best_{name}"]) for name in _METRICS},
+        "train_steps": stage.step - stage.start.step,
+        "finite": metrics["finite"],
+        "collapsed": metrics[f"{at}_one_class"] or 0 in remaining.values(),
+        **{name: cost.get(name) for name in ("seconds", "device", "stack_size", "code_version")},
+    }
+
+
+def _target(stage: Train) -> float | None:
+    start = stage.start
+    pruned = start.pruned if isinstance(start, Reset) else start
+    return round(pruned.target.sparsity, 10) if isinstance(pruned, Prune) else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def read(path: Path) -> list[Mapping[str, Any]]:
+    """The rows of one cell."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,89 @@
+"""Tiny real parts that the tests share: a four-unit net on 64 synthetic images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lt_sweeps.cells import Cell
+from lt_sweeps.plan import Plan, packs, plan
+from lt_sweeps.store import Store
+from lt_sweeps.sweep import compute, write_records
+from lt_sweeps.training import Machine
+
+TINY: dict[str, Any] = {
+    "model": {"net": {"_target_": "lt_sweeps.models.FC", "hidden": [12, 8]}},
+    "dataset": {
+        "_target_": "lt_sweeps.datasets.synthetic",
+        "shape": [1, 4, 4],
+        "classes": 4,
+        "train": 64,
+        "validation": 32,
+        "test": 32,
+    },
+    "method": {"_target_": "lt_sweeps.methods.imp.imp"},
+    "mask_criterion": {"_target_": "lt_sweeps.criteria.large_final"},
+    "schedule": {"_target_": "lt_sweeps.schedules.geometric", "levels": 2},
+    "recipe": {
+        "_target_": "lt_sweeps.recipes.recipe",
+        "optimizer": "adam",
+        "lr": 0.01,
+        "batch_size": 16,
+        "length": "3ep",
+    },
+    "reset": {"_target_": "lt_sweeps.resets.rewind"},
+    "freeze": {"_target_": "lt_sweeps.freezes.zero"},
+    "seed": 0,
+    "seeds": {},
+    "report_at": "best",
+    "data_dir": "data",
+}
+CONV = {
+    "net": {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 4},
+    "prunable": {"exclude": ["output.weight"]},
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def cell() -> Callable[..., Cell]:
+    """A tiny cell; `group__key=value` sets a key, `group={...}` replaces a group."""
+
+    def make(**changes: Any) -> Cell:
+        config = {key: dict(v) if isinstance(v, dict) else v for key, v in TINY.items()}
+        for name, value in changes.items():
+            group, _, key = name.partition("__")
+            if key:
+                config[group][key] = value
+            else:
+                config[group] = value
+        groups = ("model", "dataset", "method", "mask_criterion", "schedule", "recipe")
+        return Cell(config, {g: g for g in (*groups, "reset", "freeze")}, ())
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., tuple[Plan, Store]]:
+    """Compute cells in this process, level by level, all of a level stacked."""
+
+    def run(
+        *cells: Cell, root: Path = tmp_path / "results", alone: bool = False, **machine: Any
+    ) -> tuple[Plan, Store]:
+        made, store = plan(cells), Store(root)
+        sizes = dict.fromkeys((unit.stage.key for unit in made.units), 1 if alone else 99)
+        for pack in packs(made.units, stack_size=sizes, workers=1):
+            compute(pack.units, made.moments, store, Machine(**machine))
+        for each in made.cells:
+            write_records(each, store)
+        return made, store
+
+    return run

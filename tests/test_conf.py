@@ -1,0 +1,104 @@
+"""Every yaml of every group composes, plans, and trains two steps."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lt_sweeps.cells import Cell
+from lt_sweeps.cli import main
+from lt_sweeps.complaints import CONF
+from lt_sweeps.launchers import local
+from lt_sweeps.plan import Plan, plan
+from lt_sweeps.records import read
+from lt_sweeps.store import Store
+
+TINY = [
+    *("seed=0", "dataset=synthetic", "recipe.length=2it", "recipe.evaluate_every=1it"),
+    *("recipe.batch_size=8", "model.net.hidden=[12,8]", "mask_criterion=large_final"),
+    *("dataset.train=16", "dataset.validation=8", "dataset.test=8", "dataset.classes=4"),
+]
+CHECKED = ("model", "dataset", "method", "mask_criterion", "schedule", "recipe", "reset", "freeze")
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Cell]]:
+    """The cells of a command line."""
+
+    def compose(*words: str) -> list[Cell]:
+        found: list[Cell] = []
+        monkeypatch.setattr(local, "launch", lambda given: found.extend(given) or 0)
+        assert main(words) == 0
+        return found
+
+    return compose
+
+
+def test_every_group_is_checked_here() -> None:
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    assert groups <= {*CHECKED, "hydra", "tracker", "experiment"}
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [
+        (group, option)
+        for group in ("method", "mask_criterion", "schedule", "reset", "freeze")
+        for option in options(group)
+    ],
+)
+def test_an_option_trains_two_steps(
+    cells: Callable[..., list[Cell]], run: Callable[..., tuple[Plan, Store]], group: str, option: str
+) -> None:
+    short = {"schedule": []}.get(group, ["schedule.levels=1"])
+    if option.startswith(("geometric", "global")):
+        short = ["schedule.levels=2"]
+    (cell,) = cells(*[w for w in TINY if not w.startswith(f"{group}=")], f"{group}={option}", *short)
+    made, store = run(cell)
+    rows = read(store.root / "runs" / made.cells[0].signature / "0" / "records.jsonl")
+    assert [row["level"] for row in rows] == list(range(len(rows))) and rows
+    assert all(row["train_steps"] == 2 for row in rows)
+
+
+@pytest.mark.parametrize("option", options("recipe"))
+def test_a_recipe_trains_two_steps(cells, run, option: str) -> None:
+    words = [f"recipe={option}", "method=dense", *TINY, *(["recipe.milestones=[]"] if "cont" in option else [])]
+    (cell,) = cells(*words)
+    made, store = run(cell)
+    assert store.has(made.units[0].stage.key, 0)
+
+
+@pytest.mark.parametrize("option", [o for o in options("model") if o != "fc"])
+def test_a_model_is_pruned_and_trains_two_steps(cells, run, option: str) -> None:
+    words = [w for w in TINY if not w.startswith("model.")]
+    narrow = {"resnet20": ["model.net.width=2"], "vgg16": []}.get(option, ["model.net.hidden=[8]"])
+    (cell,) = cells(f"model={option}", "dataset.shape=[3,8,8]", *words, *narrow, "schedule.levels=1")
+    made, store = run(cell)
+    assert len(made.units) == 2 and not made.missing(store)
+
+
+@pytest.mark.parametrize("option", options("dataset"))
+def test_a_dataset_plans(cells, tmp_path: Path, option: str) -> None:
+    words = [f"dataset={option}", f"data_dir={tmp_path}", "seed=0", "mask_criterion=large_final"]
+    if option == "image_folder":
+        pillow = pytest.importorskip("PIL.Image")
+        for name in ("cat", "dog"):
+            for number in range(40):
+                (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
+                pillow.new("RGB", (8, 8), (number, 0, 0)).save(
+                    tmp_path / "images" / name / f"{number}.png"
+                )
+        words += [f"dataset.path={tmp_path / 'images'}", "recipe.batch_size=8"]
+    if option == "synthetic":
+        words += ["dataset.train=64"]
+    (cell,) = cells(*words)
+    assert plan([cell]).units[0].stage.network.input_shape[0] in (1, 3)
+
+
+@pytest.mark.parametrize("option", options("tracker"))
+def test_a_tracker_composes(cells, option: str) -> None:
+    assert len(cells(f"tracker={option}", "seed=0", "mask_criterion=random")) == 1

@@ -1,0 +1,133 @@
+"""Stages are the same for equal content and different for anything that matters."""
+
+from collections.abc import Callable
+
+import pytest
+
+from lt_sweeps.cells import Cell
+from lt_sweeps.plan import plan, planned_cell
+from lt_sweeps.stages import Init, ancestors
+
+Make = Callable[..., Cell]
+MOVEMENT = {"_target_": "lt_sweeps.criteria.movement"}
+
+
+def printed(cell: Cell) -> list[str]:
+    return [str(stage) for stage in ancestors(planned_cell(cell).last)]
+
+
+TASK = "synthetic(classes=4, shape=[1, 4, 4], test=32, train=64, validation=32), adam lr 0.01"
+DENSE = ["init    FC(hidden=[12, 8])", f"train   {TASK}, steps 0 to 12"]
+
+
+def test_the_plan_of_dense(cell: Make) -> None:
+    assert printed(cell(method={"_target_": "lt_sweeps.methods.dense.dense"})) == DENSE
+
+
+def test_the_plan_of_imp(cell: Make) -> None:
+    level = ["reset   rewind(), zero()", f"train   {TASK}, steps 0 to 12"]
+    assert printed(cell()) == [
+        *DENSE,
+        "prune   large_final(), to sparsity 0.2000",
+        *level,
+        "prune   large_final(), to sparsity 0.3600",
+        *level,
+    ]
+
+
+def test_the_plan_of_one_shot(cell: Make) -> None:
+    assert printed(cell(method={"_target_": "lt_sweeps.methods.one_shot.one_shot"})) == [
+        *DENSE,
+        "prune   large_final(), to sparsity 0.3600",
+        "reset   rewind(), zero()",
+        f"train   {TASK}, steps 0 to 12",
+    ]
+
+
+def test_keys_are_pinned(cell: Make) -> None:
+    """A change here renames every result that users have: raise a stage's version instead."""
+    last = planned_cell(cell()).last
+    keys = [stage.key for stage in ancestors(last) if stage.level < 2]
+    assert keys == PINNED
+
+
+PINNED: list[str] = []
+
+
+def test_nothing_that_only_changes_speed_or_place_is_in_a_key(cell: Make) -> None:
+    first, second = cell(), cell(root="elsewhere", device="cuda", stack_size=3, data_dir="there")
+    assert planned_cell(first).last.key == planned_cell(second).last.key
+    assert planned_cell(cell(seed=7)).last.key == planned_cell(first).last.key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model__net": {"_target_": "lt_sweeps.models.FC", "hidden": [12, 9]}},
+        {"dataset__train": 80},
+        {"recipe__lr": 0.02},
+        {"recipe__length": "4ep"},
+        {"recipe__order": "fresh"},
+        {"schedule__hidden": 0.3},
+        {"mask_criterion": MOVEMENT},
+        {"reset": {"_target_": "lt_sweeps.resets.keep"}},
+        {"reset__to": "1ep"},
+        {"freeze": {"_target_": "lt_sweeps.freezes.init"}},
+    ],
+)
+def test_everything_that_changes_a_result_changes_the_key(cell: Make, change: dict) -> None:
+    assert planned_cell(cell(**change)).last.key != planned_cell(cell()).last.key
+
+
+def test_the_criterion_does_not_touch_the_dense_training(cell: Make) -> None:
+    first, second = (planned_cell(cell(**c)).trainings for c in ({}, {"mask_criterion": MOVEMENT}))
+    assert first[0] == second[0] and first[1] != second[1]
+
+
+def test_equal_times_in_other_units_are_the_same(cell: Make) -> None:
+    assert planned_cell(cell(reset__to="1ep")).last == planned_cell(cell(reset__to="4it")).last
+
+
+def test_all_rewind_points_and_snapshots_share_one_dense_training(cell: Make) -> None:
+    made = plan(
+        [cell(schedule__levels=1, reset__to=to) for to in ("0it", "1ep", "2ep")]
+        + [cell(schedule__levels=1, mask_criterion={**MOVEMENT, "init": "5it", "final": "best"})]
+    )
+    dense = made.cells[0].trainings[0]
+    assert [unit.stage.level for unit in made.units] == [0, 1, 1, 1, 1]
+    assert made.moments[dense.key] == {4, 8, 5, "best"}
+
+
+def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> None:
+    inits = {
+        next(s for s in ancestors(planned_cell(c).last) if isinstance(s, Init)).key
+        for c in (cell(), cell(recipe__lr=0.5), cell(dataset__train=80))
+    }
+    assert len(inits) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask_criterion__final": "ended"}, "mask_criterion.final: 'ended' is no moment; give one"),
+        ({"mask_criterion__init": "start"}, r"mask_criterion: .*takes no \['init'\]"),
+        ({"mask_criterion__final": "99ep"}, "mask_criterion.final: 99ep is step 396, outside the"),
+        ({"reset__to": "99ep"}, "reset.to: 99ep is step 396, outside the training"),
+        ({"reset__to": "3ep"}, "reset.to: 3ep is the end of the training; nothing would be left"),
+        ({"reset__rewnd": 1}, "reset: .*takes no .'rewnd'"),
+        ({"recipe__length": "three"}, "recipe.length: 'three' is no time"),
+        ({"recipe__optimizer": "lion"}, "recipe: optimizer='lion' is no one of 'sgd', 'adam'"),
+        ({"recipe__momentum": 0.9}, "recipe: adam takes no momentum"),
+        ({"recipe__batch_size": 65}, "recipe: batch_size=65; the training set has 64 images"),
+        ({"schedule__levels": "two"}, "schedule: levels='two' is no int | None"),
+        ({"report_at": "test"}, "report_at: 'test'; it is `best` or `end`"),
+        ({"seed": "abc"}, "seed: 'abc' is no seed"),
+        ({"seeds": {"data": 3}}, "seeds: no role"),
+        ({"model__prunable": {"include": ["conv*"]}}, "has no prunable weight"),
+        ({"model__nett": 1}, "model: no key `nett`"),
+        ({"method": {"_target_": "lt_sweeps.criteria.random"}}, "method: "),
+    ],
+)
+def test_what_is_wrong_is_said_when_the_plan_is_made(cell: Make, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan([cell(**change)])

@@ -1,0 +1,327 @@
+"""What must hold of every training, whatever the method: the science's invariants."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONV
+
+from lt_sweeps.cells import Cell
+from lt_sweeps.plan import Plan, plan
+from lt_sweeps.resolve import snapshot, ticket
+from lt_sweeps.seeds import Seed
+from lt_sweeps.store import Store
+from lt_sweeps.sweep import compute
+from lt_sweeps.ticket import stack
+from lt_sweeps.training import Loop, Machine, Unit
+
+Make = Callable[..., Cell]
+Run = Callable[..., tuple[Plan, Store]]
+
+SGD = {
+    "_target_": "lt_sweeps.recipes.recipe",
+    "optimizer": "sgd",
+    "lr": 0.05,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 0.01,
+    "batch_size": 16,
+    "length": "4ep",
+    "milestones": ["3ep"],
+}
+ADAMW = {**SGD, "optimizer": "adamw", "lr": 0.01, "momentum": 0.0, "nesterov": False}
+ADAM = {**ADAMW, "optimizer": "adam"}
+METHODS = ["dense", "imp", "one_shot"]
+
+
+def method(name: str) -> dict:
+    return {"_target_": f"lt_sweeps.methods.{name}.{name}"}
+
+
+def files(root: Path, pattern: str = "**/*.safetensors") -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob(pattern))}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_replicate_in_a_stack_equals_the_same_seed_alone(
+    cell: Make, run: Run, tmp_path: Path, name: str
+) -> None:
+    cells = [cell(method=method(name), model=CONV, recipe=SGD, seed=seed) for seed in (0, 1, 2)]
+    run(*cells, root=tmp_path / "together", lowering="loop")
+    run(*cells, root=tmp_path / "alone", alone=True, lowering="loop")
+    together, alone = files(tmp_path / "together"), files(tmp_path / "alone")
+    assert together == alone and len(together) > 3
+
+
+@pytest.mark.parametrize("lowering", ["stacked", "vmap"])
+def test_another_lowering_is_equal_up_to_rounding(
+    cell: Make, run: Run, tmp_path: Path, lowering: str
+) -> None:
+    cells = [cell(model=CONV, recipe=SGD, schedule__levels=1, seed=seed) for seed in (0, 1)]
+    made, loop = run(*cells, root=tmp_path / "loop", lowering="loop")
+    _, other = run(*cells, root=tmp_path / lowering, lowering=lowering)
+    for unit in made.units[:2]:
+        mine, theirs = (s.read(unit.stage.key, unit.seed).state for s in (loop, other))
+        for tensor_name, tensor in mine.items():
+            assert torch.allclose(tensor.double(), theirs[tensor_name].double(), atol=1e-4)
+
+
+def test_two_seeds_differ_in_everything_that_is_drawn(cell: Make, run: Run) -> None:
+    made, store = run(cell(seed=0), cell(seed=1))
+    first, second = (ticket(made.units[0].stage, Seed.of(s), store) for s in (0, 1))
+    assert not torch.equal(first.state["hidden.0.weight"], second.state["hidden.0.weight"])
+
+
+def test_a_seed_role_set_apart_changes_that_draw_alone(cell: Make, run: Run) -> None:
+    made, store = run(cell(), cell(seeds={"order": 5}))
+    stage = made.units[0].stage
+    plain, apart = (Seed.of(0), Seed.of(0, {"order": 5}))
+    starts = [ticket(stage.start, seed, store).state for seed in (plain, apart)]
+    ends = [ticket(stage, seed, store).state for seed in (plain, apart)]
+    assert torch.equal(starts[0]["hidden.0.weight"], starts[1]["hidden.0.weight"])
+    assert not torch.equal(ends[0]["hidden.0.weight"], ends[1]["hidden.0.weight"])
+
+
+@pytest.mark.parametrize("freeze", ["zero", "init"])
+@pytest.mark.parametrize("recipe", [SGD, ADAM, ADAMW], ids=["sgd", "adam", "adamw"])
+def test_a_pruned_weight_never_moves_nor_gathers_momentum(
+    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch, recipe: dict, freeze: str
+) -> None:
+    frozen = {"_target_": f"lt_sweeps.freezes.{freeze}"}
+    made, store = run(cell(recipe=recipe, freeze=frozen, schedule__levels=1))
+    stage, seed = made.units[-1].stage, Seed.of(0)
+    start = ticket(stage.start, seed, store)
+    loop = Loop([Unit(stage, seed)], store, Machine(), moments=[frozenset()])
+    loop.start(start)
+    update, pruned = loop._compiled(), loop.mask == 0
+    before = loop.stack.weights[pruned].clone()
+    assert pruned.sum() > 10 and (freeze == "zero" or before.abs().sum() > 0)
+    for step in range(8):
+        update(step)
+        assert torch.equal(loop.stack.weights[pruned], before)
+        assert all(
+            not flat[pruned].any()
+            for flat in loop.optimizer.tensors.values()
+            if flat.shape == pruned.shape
+        )
+        assert (loop.stack.weights[~pruned] != start.state["hidden.0.weight"].flatten()[0]).any()
+
+
+def test_in_every_file_the_pruned_weights_are_where_they_were_pinned(cell: Make, run: Run) -> None:
+    made, store = run(cell(recipe=SGD, schedule__levels=3))
+    seed, before = Seed.of(0), None
+    for unit in made.units:
+        stored = store.read(unit.stage.key, seed)
+        for name, kept in stored.mask.items():
+            assert (stored.state[name][~kept] == 0).all()
+            assert before is None or bool((kept <= before[name]).all()), "masks only shrink"
+        before = stored.mask
+
+
+def test_an_all_kept_ticket_rewound_with_its_momentum_continues_the_dense_run_bit_for_bit(
+    cell: Make, run: Run, tmp_path: Path
+) -> None:
+    """Weights, moments, learning rate, batch-norm statistics and data order all come back."""
+    rewound = {"_target_": "lt_sweeps.resets.rewind", "to": "6it", "momentum": True}
+    made, store = run(cell(model=CONV, recipe=SGD, schedule__levels=1, reset=rewound))
+    dense = made.units[0].stage
+    at_6 = snapshot(dense, 6, Seed.of(0), store)
+    assert at_6.step == 6 and at_6.optimizer and all(k.all() for k in at_6.mask.values())
+    loop = Loop([Unit(dense, Seed.of(0))], store, Machine(), moments=[frozenset()])
+    loop.step = 6
+    loop.start(at_6)
+    loop.run(until=dense.step)
+    end = ticket(dense, Seed.of(0), store).state
+    mine = loop.stack.state()
+    assert set(mine) == set(end)
+    assert all(torch.equal(mine[name], end[name]) for name in end)
+
+
+def test_a_rewound_level_starts_at_the_weights_and_step_of_the_dense_run(
+    cell: Make, run: Run
+) -> None:
+    made, store = run(cell(recipe=SGD, schedule__levels=1, reset__to="2ep"))
+    dense, sparse = (unit.stage for unit in made.units)
+    start, then = ticket(sparse.start, Seed.of(0), store), snapshot(dense, 8, Seed.of(0), store)
+    assert start.step == 8 and not start.optimizer
+    for name, kept in start.mask.items():
+        assert torch.equal(start.state[name][kept], then.state[name][kept])
+    assert torch.equal(start.state["output.bias"], then.state["output.bias"])
+
+
+def test_keep_goes_on_from_the_trained_weights(cell: Make, run: Run) -> None:
+    made, store = run(cell(schedule__levels=1, reset={"_target_": "lt_sweeps.resets.keep"}))
+    dense, sparse = (unit.stage for unit in made.units)
+    start, end = ticket(sparse.start, Seed.of(0), store), ticket(dense, Seed.of(0), store)
+    kept = start.mask["hidden.0.weight"]
+    assert start.step == 0
+    assert torch.equal(start.state["hidden.0.weight"][kept], end.state["hidden.0.weight"][kept])
+
+
+def test_snapshots_change_nothing(cell: Make, run: Run, tmp_path: Path) -> None:
+    plain = cell(recipe=SGD, schedule__levels=1)
+    more = cell(recipe=SGD, schedule__levels=1, reset__to="5it")
+    made, store = run(plain, root=tmp_path / "plain")
+    _, watched = run(plain, more, root=tmp_path / "watched")
+    dense = made.units[0].stage.key
+    assert store.path(dense, 0).read_bytes() == watched.path(dense, 0).read_bytes()
+
+
+def test_a_snapshot_asked_for_later_is_made_again_without_touching_the_ticket(
+    cell: Make, run: Run
+) -> None:
+    made, store = run(cell(recipe=SGD, schedule__levels=1))
+    dense = made.units[0].stage.key
+    before = store.path(dense, 0).read_bytes()
+    run(cell(recipe=SGD, schedule__levels=1, reset__to="5it"))
+    assert store.has(dense, 0, 5) and store.path(dense, 0).read_bytes() == before
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(step: int) -> Callable[[int], None]:
+    def progress(now: int) -> None:
+        if now >= step:
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("recipe", [SGD, ADAM], ids=["sgd", "adam"])
+@pytest.mark.parametrize("step", [1, 7, 11, 15])
+def test_interrupted_and_resumed_equals_uninterrupted_byte_for_byte(
+    cell: Make,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: dict,
+    step: int,
+) -> None:
+    monkeypatch.setattr("lt_sweeps.training._TELL", 0.0)
+    cells = [cell(model=CONV, recipe=recipe, schedule__levels=1, seed=seed) for seed in (0, 1)]
+    run(*cells, root=tmp_path / "whole")
+    made, store = plan(cells), Store(tmp_path / "torn")
+    dense = [unit for unit in made.units if unit.stage.level == 0]
+    machine = Machine(checkpoint_every=0.0)
+    with pytest.raises(Killed):
+        compute(dense, made.moments, store, machine, progress=kill_at(step))
+    assert store.checkpoints(dense[0].stage.key, 0), "it was in the middle of its work"
+    run(*cells, root=tmp_path / "torn", checkpoint_every=0.0)
+    whole, torn = files(tmp_path / "whole"), files(tmp_path / "torn")
+    assert torn == whole
+
+
+def test_checkpoints_of_different_steps_are_continued_apart(
+    cell: Make, run: Run, tmp_path: Path
+) -> None:
+    """A pack may be formed anew from units that were stopped at different times."""
+    cells = [cell(recipe=SGD, schedule__levels=1, seed=seed) for seed in (0, 1)]
+    run(*cells, root=tmp_path / "whole", lowering="loop")
+    made, store = plan(cells), Store(tmp_path / "torn")
+    machine = Machine(checkpoint_every=0.0, lowering="loop")
+    for unit, calls in zip(made.units[:2], (3, 9), strict=True):
+        left = iter(range(calls))
+        stopped = lambda left=left: next(left, None) is None  # noqa: E731
+        with pytest.raises(Exception, match="stopped at step"):
+            compute([unit], made.moments, store, machine, stopped=stopped)
+    steps = {max(store.checkpoints(unit.stage.key, unit.seed)) for unit in made.units[:2]}
+    assert len(steps) == 2
+    run(*cells, root=tmp_path / "torn", lowering="loop")
+    assert files(tmp_path / "torn") == files(tmp_path / "whole")
+
+
+def test_a_diverged_replicate_keeps_its_nans_to_itself(cell: Make, run: Run, tmp_path: Path) -> None:
+    cells = [cell(recipe=SGD, seed=seed) for seed in (0, 1)]
+    made = plan(cells)
+    dense = made.units[:2]
+    store = Store(tmp_path / "results")
+    start = stack([ticket(unit.stage.start, unit.seed, store) for unit in dense])
+    start.state["hidden.0.weight"][0] = torch.nan
+    loop = Loop(dense, store, Machine(lowering="loop"), moments=[frozenset()] * 2)
+    loop.start(start)
+    loop.run()
+    run(cells[1], root=tmp_path / "alone", lowering="loop")
+    mine, alone = (s.read(dense[1].stage.key, 1).state for s in (store, Store(tmp_path / "alone")))
+    assert all(torch.equal(mine[name], alone[name]) for name in alone)
+    about = [store.metadata(unit.stage.key, unit.seed)["metrics"] for unit in dense]
+    assert '"finite": false' in about[0] and '"finite": true' in about[1]
+
+
+def test_a_constant_predictor_scores_its_class_frequency(
+    cell: Make, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = {
+        "_target_": "lt_sweeps.datasets.synthetic", "shape": [1, 4, 4], "classes": 3,
+        "train": 64, "validation": 37, "test": 41,
+    }
+    stage = plan([cell(dataset=dataset)]).units[0].stage
+    labels = stage.training.task.dataset.load()["test"].labels
+    store = Store(tmp_path)
+    start = ticket(stage.start, Seed.of(0), store)
+    for name, tensor in start.state.items():
+        tensor.zero_()
+        if name == "output.bias":
+            tensor[0, 1] = 5.0
+    for batch in (1, 7, 41, 500):
+        monkeypatch.setattr("lt_sweeps.batches._EVALUATE_BATCH", batch)
+        loop = Loop([Unit(stage, Seed.of(0))], store, Machine(), moments=[frozenset()])
+        loop.start(start)
+        (_, accuracy, one_class), = loop._measure("test", loop.stack.weights, loop.stack.buffers)
+        assert accuracy == (labels == 1).double().mean().item()
+        assert one_class
+
+
+def test_evaluating_leaves_batch_norm_statistics_alone(cell: Make, tmp_path: Path) -> None:
+    stage = plan([cell(model=CONV)]).units[0].stage
+    store = Store(tmp_path)
+    loop = Loop([Unit(stage, Seed.of(0))], store, Machine(), moments=[frozenset()])
+    loop.start(ticket(stage.start, Seed.of(0), store))
+    loop._compiled()(0)
+    before = loop.stack.state()
+    loop._evaluate()
+    loop._test()
+    after = loop.stack.state()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert before["norm.running_mean"].any()
+
+
+def test_the_reported_test_accuracy_is_the_one_at_the_lowest_validation_loss(
+    cell: Make, run: Run
+) -> None:
+    import json
+
+    made, store = run(cell(recipe__evaluate_every="2it"))
+    about = store.metadata(made.units[0].stage.key, 0)
+    history, metrics = json.loads(about["history"]), json.loads(about["metrics"])
+    lowest = min(history, key=lambda row: row["val_loss"])
+    assert metrics["best_step"] == lowest["step"]
+    assert metrics["best_val_loss"] == lowest["val_loss"]
+    assert [row["step"] for row in history] == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_fresh_order_differs_between_levels_and_same_order_does_not(
+    cell: Make, run: Run, tmp_path: Path
+) -> None:
+    orders = {}
+    for order in ("same", "fresh"):
+        made = plan([cell(recipe__order=order, schedule__levels=1)])
+        for unit in made.units:
+            loop = Loop([unit], Store(tmp_path), Machine(), moments=[frozenset()])
+            orders[order, unit.stage.level] = loop.batches.index(0)
+    assert torch.equal(orders["same", 0], orders["same", 1])
+    assert not torch.equal(orders["fresh", 0], orders["fresh", 1])
+
+
+def test_augmentation_is_a_crop_and_a_flip_of_the_image(cell: Make, tmp_path: Path) -> None:
+    unit = plan([cell(recipe__augment="crop_flip")]).units[0]
+    batches = Loop([unit], Store(tmp_path), Machine(), moments=[frozenset()]).batches
+    index = batches.index(0)
+    x, _ = batches.take(index)
+    images = unit.stage.training.task.dataset.load()["train"].images.float() / 255
+    padded = torch.nn.functional.pad(images, (4,) * 4)
+    for picture, (number, top, left, flip) in zip(x[0], index[0].tolist(), strict=True):
+        crop = padded[number, :, top : top + 4, left : left + 4]
+        assert torch.allclose(picture, crop.flip(2) if flip else crop)
