@@ -31,8 +31,9 @@ class Shape:
 
 @functools.cache
 def shape(network: Network) -> Shape:
-    """Counted in a forward pass without data."""
-    module = network.module().eval()
+    """Counted in one example's forward pass, with whatever the memory holds as weights."""
+    # Not on `meta`: its first forward pass imports three seconds of torch.
+    module = network.module().to_empty(device="cpu").eval()
     counts = {"multiply_adds": 0, "activations": 0}
 
     def count(part: nn.Module, _: object, output: object) -> None:
@@ -47,7 +48,7 @@ def shape(network: Network) -> Shape:
     for part in module.modules():
         part.register_forward_hook(count)
     with torch.no_grad():
-        module(torch.empty(1, *network.input_shape, device="meta"))
+        module(torch.zeros(1, *network.input_shape))
     return Shape(**counts, parameters=sum(p.numel() for p in module.parameters()))
 
 

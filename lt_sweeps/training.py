@@ -117,6 +117,9 @@ class Loop:
         Raises:
             Interrupted: `stopped()` turned true; the checkpoint holds everything.
         """
+        # Moments of weights that get no gradient decay through the denormal numbers, on which a
+        # CPU is slow: the step of an FC net took 2.2 times as long (measured on MNIST).
+        torch.set_flush_denormal(True)
         end = self.recipe.length if until is None else until
         update = self._compiled()
         clock = saved = told = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,21 @@ def test_the_same_words_again_compute_nothing(whole: Path) -> None:
     status, out, _ = finish(start(whole))
     assert status == 0 and "0 in 0 packs" in out
     assert {p: p.stat().st_mtime_ns for p in whole.glob("tickets/*/*.safetensors")} == before
+
+
+def test_a_corrupt_ticket_is_named_set_aside_and_computed_again(whole: Path, tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    shutil.copytree(whole, root)
+    manifest = json.loads(next(root.glob("sweeps/*/manifest.json")).read_text())
+    dense = manifest["packs"][0]["units"][0]
+    harmed = root / "tickets" / dense[0] / f"{dense[1]}.safetensors"
+    harmed.write_bytes(harmed.read_bytes()[:-1] + b"#")  # a weight that only its reader notices
+    for key, seed in manifest["packs"][2]["units"]:  # level 1, which is made from it
+        (root / "tickets" / key / f"{seed}.safetensors").unlink()
+    status, _, err = finish(start(root))
+    assert status == 0, err
+    assert "tensors do not match their checksum; set aside as" in err
+    assert results(root) == results(whole)
 
 
 def test_plan_starts_nothing(tmp_path: Path) -> None:

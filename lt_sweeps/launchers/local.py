@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -24,13 +25,16 @@ from lt_sweeps.cost import Speeds, stack_size
 from lt_sweeps.launchers.preview import preview
 from lt_sweeps.launchers.progress import Panel
 from lt_sweeps.plan import Pack, Plan, dependencies, packs, plan
-from lt_sweeps.report import report
-from lt_sweeps.store import Store
+from lt_sweeps.resolve import Missing
+from lt_sweeps.store import CorruptTicket, Store
 from lt_sweeps.sweep import Sweep, code_version, find, freeze, unfinished, work, write_records
 from lt_sweeps.training import Interrupted, Machine
 
 
-_STOPPED = 75  # the exit status of a pack that was asked to stop and saved itself
+# How a pack's process ends when nothing is wrong with the pack itself.
+_STOPPED = 75  # it was asked to stop, and saved itself
+_REPLAN = "a ticket it stands on was corrupt; it is computed again"
+_AGAIN = 76  # a ticket it stands on proved corrupt and was set aside: plan again
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,7 @@ def launch(cells: Sequence[Cell]) -> int:
     local, made = Local.of(cells), plan(cells)
     store, console = Store(local.root), Console()
     sweep = find(made, root=local.root, name=local.name)
-    todo = unfinished(sweep, made, store)
-    covered = {(unit.stage.key, unit.seed) for pack in todo for unit in pack.units}
-    missing = [u for u in made.missing(store) if (u.stage.key, u.seed) not in covered]
-    todo += packs(missing, stack_size=_sizes(missing, local), workers=len(local.devices))
+    todo = _todo(made, sweep, local)
     speeds = Speeds.of(local.root)
     console.print(preview(made, todo, speeds, devices=local.devices, sweep=sweep.folder))
     if cells[0].config["dry_run"]:
@@ -90,15 +91,34 @@ def launch(cells: Sequence[Cell]) -> int:
         task.dataset.prepare()
     sweep = freeze(made, todo, local.machine, root=local.root, name=local.name)
     failed = _run(sweep, todo, local, speeds, console)
+    if any(reason == _REPLAN for reason in failed.values()):
+        todo = _todo(made, sweep, local)
+        sweep = freeze(made, todo, local.machine, root=local.root, name=local.name)
+        failed = _run(sweep, todo, local, speeds, console)
     complete = sum(write_records(each, store) for each in made.cells)
     if complete or any(sweep.root.glob("runs/*/*/records.jsonl")):
-        report(sweep.folder, console=console)
+        _report(sweep.folder, console)
     for name, reason in failed.items():
         print(f"error: {name}: {reason}", file=sys.stderr)
     if complete < len(made.cells):
         left = len(made.cells) - complete
         print(f"error: {left} of {len(made.cells)} cells unfinished", file=sys.stderr)
     return 1 if failed or complete < len(made.cells) else 0
+
+
+def _todo(made: Plan, sweep: Sweep, local: Local) -> list[Pack]:
+    """The packs that an interrupted sweep left, and new ones for whatever else is missing."""
+    store = Store(local.root)
+    left = unfinished(sweep, made, store)
+    covered = {unit for pack in left for unit in pack.units}
+    missing = [unit for unit in made.missing(store) if unit not in covered]
+    return left + packs(missing, stack_size=_sizes(missing, local), workers=len(local.devices))
+
+
+def _report(folder: Path, console: Console) -> None:
+    from lt_sweeps.report import report  # its libraries take seconds, which `plan` need not wait
+
+    report(folder, console=console)
 
 
 def _run(
@@ -114,6 +134,7 @@ def _run(
     needs, queue = dependencies(todo), list(todo)
     free, running, failed = list(local.devices), [], {}
     done: set[str] = set()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a signal saves
     with Panel(todo, console) as panel:
         try:
             while queue or running:
@@ -174,6 +195,8 @@ class _Job:
             return None
         if status == _STOPPED:
             return "stopped; its checkpoint is saved, and the same words continue"
+        if status == _AGAIN:
+            return _REPLAN
         if status is not None and status < 0:
             name = signal.Signals(-status).name
             return f"killed by {name}; the same words continue from its last checkpoint"
@@ -216,13 +239,17 @@ def _work(folder: Path, pack: str, device: str, send: Connection) -> None:
     torch.set_num_threads(1)
 
     def tell(step: int) -> None:
-        with suppress(BrokenPipeError):  # the parent is gone; the pack is still worth finishing
+        try:
             send.send(step)
+        except BrokenPipeError:  # the parent is gone: save, and leave the unit to its next run
+            asked.append(signal.SIGPIPE)
 
     try:
         work(Sweep(folder), pack, device=device, progress=tell, stopped=lambda: bool(asked))
     except Interrupted:
         sys.exit(_STOPPED)
+    except (Missing, CorruptTicket):
+        sys.exit(_AGAIN)
     except Exception as error:
         log = folder / "logs" / f"{pack}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -234,15 +261,15 @@ def _work(folder: Path, pack: str, device: str, send: Connection) -> None:
 
 def _devices(device: str, workers: int | None) -> tuple[str, ...]:
     """One entry per worker: a GPU each, or a core."""
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        count = torch.cuda.device_count()
-        if not count:
-            raise ValueError("device: no CUDA device is here; use device=cpu")
-        return tuple(f"cuda:{i % count}" for i in range(workers or count))
+        device = "cuda" if gpus else "cpu"
+    if device == "cuda" and gpus:
+        return tuple(itertools.islice(itertools.cycle(gpus), workers or len(gpus)))
+    if device in gpus:
+        return (device,) * (workers or 1)
     if device != "cpu":
-        raise ValueError(f"device: {device!r}; it is auto, cpu or cuda")
+        raise ValueError(f"device: {device!r} is not here; there are {['auto', 'cpu', *gpus]}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return ("cpu",) * (workers or cores or 1)
 
