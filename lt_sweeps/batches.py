@@ -75,7 +75,9 @@ class Batches:
 
     def _draw(self, epoch: int) -> Tensor:
         rows: dict[tuple[int, ...], Tensor] = {}
-        keys = [self._key(seed, level) for seed, level in zip(self._seeds, self._levels)]
+        keys = [
+            self._key(seed, level) for seed, level in zip(self._seeds, self._levels, strict=True)
+        ]
         for order, augment, level in dict.fromkeys(keys):
             count = self._dataset.train_size
             where = (level, epoch) if level >= 0 else (epoch,)

@@ -33,9 +33,7 @@ class Call:
     arguments: str = "{}"
 
     @classmethod
-    def of(
-        cls, config: Mapping[str, Any], *, where: str, supplied: Collection[str] = ()
-    ) -> Call:
+    def of(cls, config: Mapping[str, Any], *, where: str, supplied: Collection[str] = ()) -> Call:
         """The call that `config` (`_target_` plus arguments) describes.
 
         Args:
@@ -115,9 +113,7 @@ class Call:
         hints = _hints(self.target)
         for name, value in self.args.items():
             if name in hints and not _fits(value, hints[name]):
-                raise ValueError(
-                    f"{where}: {name}={value!r} is no {_readable(hints[name])}"
-                )
+                raise ValueError(f"{where}: {name}={value!r} is no {_readable(hints[name])}")
 
 
 def omitted_at(**values: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

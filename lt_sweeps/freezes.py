@@ -1,4 +1,4 @@
-"""Freezes (mask-0 actions): the value that a pruned weight is pinned to (arXiv:1905.01067, section 4).
+"""Freezes (mask-0 actions): what a pruned weight is pinned to (arXiv:1905.01067, section 4).
 
 A freeze is a function of one layer's weights that names the evidence it needs, as a reset does. It
 decides once, when a weight is pruned; the value then stays for all later levels.

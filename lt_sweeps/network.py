@@ -70,7 +70,7 @@ class Network:
             raise ValueError(f"model.kinds: {wrong[0]!r} is no kind; kinds are {list(KINDS)}")
         network = cls(
             Call.of(config["net"], where="model.net", supplied=("input_shape", "classes")),
-            tuple(input_shape),
+            input_shape,
             classes,
             Call.of(init, where="model.init", supplied=("module",)) if init else None,
             tuple(prunable["include"]),

@@ -17,12 +17,15 @@ from lt_sweeps.points import BANDS
 from lt_sweeps.reading import Reading, read
 from lt_sweeps.table import heading, records, summary, tables
 
-METRICS = tuple(
-    f"{when}{split}_{what}"
-    for when in ("", "end_", "best_")
-    for split in ("test", "val")
-    for what in ("accuracy", "loss")
-) + ("reported_step", "best_step", "train_steps", "seconds")
+METRICS = (
+    *(
+        f"{when}{split}_{what}"
+        for when in ("", "end_", "best_")
+        for split in ("test", "val")
+        for what in ("accuracy", "loss")
+    ),
+    *("reported_step", "best_step", "train_steps", "seconds"),
+)
 
 
 def report(

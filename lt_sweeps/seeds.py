@@ -63,4 +63,3 @@ def draw(seed: int, purpose: str, *index: int | str) -> int:
 def generator(seed: int, purpose: str, *index: int | str) -> torch.Generator:
     """A CPU generator whose stream depends on its arguments alone."""
     return torch.Generator().manual_seed(draw(seed, purpose, *index))
-

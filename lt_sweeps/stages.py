@@ -225,9 +225,7 @@ class Prune(Stage):
     def fields(self) -> dict[str, Any]:
         moments = {
             name: found and ["origin" if time == "origin" else "trained", found[1]]
-            for (name, time), (_, found) in zip(
-                self.criterion.evidence, self.evidence, strict=True
-            )
+            for (name, time), (_, found) in zip(self.criterion.evidence, self.evidence, strict=True)
         }
         return {
             "target": self.target.identity(),

@@ -220,9 +220,7 @@ def _train(
         loop.run(_until(group, wanted, store))
 
 
-def _by_checkpoint(
-    units: Sequence[Unit], store: Store
-) -> list[tuple[list[Unit], int | None]]:
+def _by_checkpoint(units: Sequence[Unit], store: Store) -> list[tuple[list[Unit], int | None]]:
     found = {unit: set(store.checkpoints(unit.stage.key, unit.seed)) for unit in units}
     shared = set.intersection(*found.values())
     if shared:
@@ -233,9 +231,7 @@ def _by_checkpoint(
     return [(group, step) for step, group in groups.items()]
 
 
-def _until(
-    units: Sequence[Unit], wanted: Sequence[frozenset[Any]], store: Store
-) -> int | None:
+def _until(units: Sequence[Unit], wanted: Sequence[frozenset[Any]], store: Store) -> int | None:
     """The step after which nothing is missing: the end, unless only early snapshots are."""
     steps: set[int] = set()
     for unit, moments in zip(units, wanted, strict=True):

@@ -19,8 +19,6 @@ from lt_sweeps.complaints import CONF, options
 from lt_sweeps.launchers import local
 
 CRITERIA = ", ".join(sorted(options("mask_criterion")))
-RECIPE = ", ".join(sorted(k for k in yaml.safe_load((CONF / "recipe/digits.yaml").read_text())))
-RECIPE = RECIPE.removeprefix("_target_, ")
 GROUPS = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
 TOP = {*GROUPS, *yaml.safe_load((CONF / "config.yaml").read_text())}
 TOP -= {"hydra", "defaults", "experiment"}
@@ -68,15 +66,15 @@ def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
         ),
         (
             ["recipe.lrr=1"],
-            f"recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: {RECIPE}",
+            "recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: *length, lr, *",
         ),
         (
             ["recipe.lrr=1,2"],
-            f"recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: {RECIPE}",
+            "recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: *length, lr, *",
         ),
         (
             ["seed=0,1", "recipe.lrr=1"],
-            f"recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: {RECIPE}",
+            "recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: *length, lr, *",
         ),
         (["lr=1"], f"lr: unknown key; did you mean recipe.lr? keys: {KEYS}"),
         (["sed=1"], f"sed: unknown key; did you mean seed? keys: {KEYS}"),

@@ -52,12 +52,17 @@ def test_every_group_is_checked_here() -> None:
     ],
 )
 def test_an_option_trains_two_steps(
-    cells: Callable[..., list[Cell]], run: Callable[..., tuple[Plan, Store]], group: str, option: str
+    cells: Callable[..., list[Cell]],
+    run: Callable[..., tuple[Plan, Store]],
+    group: str,
+    option: str,
 ) -> None:
     short = {"schedule": []}.get(group, ["schedule.levels=1"])
     if option.startswith(("geometric", "global")):
         short = ["schedule.levels=2"]
-    (cell,) = cells(*[w for w in TINY if not w.startswith(f"{group}=")], f"{group}={option}", *short)
+    (cell,) = cells(
+        *[w for w in TINY if not w.startswith(f"{group}=")], f"{group}={option}", *short
+    )
     made, store = run(cell)
     rows = read(store.root / "runs" / made.cells[0].signature / "0" / "records.jsonl")
     assert [row["level"] for row in rows] == list(range(len(rows))) and rows
@@ -66,7 +71,12 @@ def test_an_option_trains_two_steps(
 
 @pytest.mark.parametrize("option", options("recipe"))
 def test_a_recipe_trains_two_steps(cells, run, option: str) -> None:
-    words = [f"recipe={option}", "method=dense", *TINY, *(["recipe.milestones=[]"] if "cont" in option else [])]
+    words = [
+        f"recipe={option}",
+        "method=dense",
+        *TINY,
+        *(["recipe.milestones=[]"] if "cont" in option else []),
+    ]
     (cell,) = cells(*words)
     made, store = run(cell)
     assert store.has(made.units[0].stage.key, 0)
@@ -76,7 +86,9 @@ def test_a_recipe_trains_two_steps(cells, run, option: str) -> None:
 def test_a_model_is_pruned_and_trains_two_steps(cells, run, option: str) -> None:
     words = [w for w in TINY if not w.startswith("model.")]
     narrow = {"resnet20": ["model.net.width=2"], "vgg16": []}.get(option, ["model.net.hidden=[8]"])
-    (cell,) = cells(f"model={option}", "dataset.shape=[3,8,8]", *words, *narrow, "schedule.levels=1")
+    (cell,) = cells(
+        f"model={option}", "dataset.shape=[3,8,8]", *words, *narrow, "schedule.levels=1"
+    )
     made, store = run(cell)
     assert len(made.units) == 2 and not made.missing(store)
 

@@ -55,4 +55,7 @@ def test_the_small_form_is_the_large_form_of_negated_magnitudes() -> None:
     draws = torch.Generator().manual_seed(0)
     init, final = (torch.randn(50, generator=draws) for _ in range(2))
     small = criteria.small_init_small_final(init, final)
-    assert small.argmax() == torch.maximum(init.abs().argsort().argsort(), final.abs().argsort().argsort()).argmin()
+    assert (
+        small.argmax()
+        == torch.maximum(init.abs().argsort().argsort(), final.abs().argsort().argsort()).argmin()
+    )

@@ -27,7 +27,11 @@ def start(root: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "lt_sweeps", *WORDS, f"root={root}", *words],
         cwd=root.parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(root.parent)]), **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(root.parent)]),
+            **environment,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -47,7 +51,9 @@ def results(root: Path) -> dict[str, object]:
     }
     for path in root.glob("runs/*/*/records.jsonl"):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        found[str(path.relative_to(root))] = [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
+        found[str(path.relative_to(root))] = [
+            {k: v for k, v in r.items() if k != "seconds"} for r in rows
+        ]
     return found
 
 
@@ -75,7 +81,9 @@ def test_the_same_words_again_compute_nothing(whole: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in whole.glob("tickets/*/*.safetensors")} == before
 
 
-def test_a_corrupt_ticket_is_named_set_aside_and_computed_again(whole: Path, tmp_path: Path) -> None:
+def test_a_corrupt_ticket_is_named_set_aside_and_computed_again(
+    whole: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "results"
     shutil.copytree(whole, root)
     manifest = json.loads(next(root.glob("sweeps/*/manifest.json")).read_text())
@@ -93,7 +101,10 @@ def test_a_corrupt_ticket_is_named_set_aside_and_computed_again(whole: Path, tmp
 def test_plan_starts_nothing(tmp_path: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-m", "lt_sweeps", "plan", *WORDS, f"root={tmp_path / 'none'}"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "10 distinct (5 stages), where each cell alone would take 12" in process.stdout
     assert not (tmp_path / "none").exists()
@@ -173,8 +184,11 @@ def test_a_crash_costs_its_pack_and_what_stands_on_it_and_nothing_else(
     root = tmp_path / "results"
     status, out, err = finish(
         start(
-            root, f"--config-dir={tmp_path / 'own'}", "mask_criterion=large_final,luck",
-            "stack_size=2", "seed=0,1",
+            root,
+            f"--config-dir={tmp_path / 'own'}",
+            "mask_criterion=large_final,luck",
+            "stack_size=2",
+            "seed=0,1",
         )
     )
     assert status == 1

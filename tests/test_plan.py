@@ -30,7 +30,11 @@ def test_ten_target_sparsities_share_their_levels_too(cell: Make) -> None:
 def test_criteria_share_the_dense_training(cell: Make) -> None:
     names = ["large_final", "random", "movement"]
     made = plan(
-        [cell(mask_criterion={"_target_": f"lt_sweeps.criteria.{n}"}, seed=s) for n in names for s in (0, 1)]
+        [
+            cell(mask_criterion={"_target_": f"lt_sweeps.criteria.{n}"}, seed=s)
+            for n in names
+            for s in (0, 1)
+        ]
     )
     assert len(made.units) == 2 + 3 * 2 * 2
 

@@ -28,19 +28,23 @@ def test_a_row_per_level_measured_from_the_mask(cell: Make, run: Run) -> None:
     assert [row["weights_remaining"] for row in rows] == [320, 154 + 77 + 26, 124 + 62 + 21]
     assert [row["sparsity"] for row in rows] == [1 - row["weights_remaining"] / 320 for row in rows]
     assert rows[1]["layers_remaining"] == {
-        "hidden.0.weight": 154, "hidden.1.weight": 77, "output.weight": 26,
+        "hidden.0.weight": 154,
+        "hidden.1.weight": 77,
+        "output.weight": 26,
     }
 
 
 def test_the_row_holds_what_every_reader_needs(cell: Make, run: Run) -> None:
     made, store = run(cell())
     row = read(folder(made, store) / "records.jsonl")[1]
-    wanted = """experiment cell seed model dataset method criterion reset freeze level stage step
-        target_sparsity sparsity weights_remaining weights_total layers_remaining layers_total
-        val_loss val_accuracy test_loss test_accuracy end_val_loss end_val_accuracy end_test_loss
-        end_test_accuracy reported_step report_at train_steps seconds device stack_size
-        code_version finite collapsed""".split()
-    assert not set(wanted) - set(row)
+    wanted = (
+        "experiment cell seed model dataset method criterion reset freeze level stage step "
+        "target_sparsity sparsity weights_remaining weights_total layers_remaining layers_total "
+        "val_loss val_accuracy test_loss test_accuracy end_val_loss end_val_accuracy "
+        "end_test_loss end_test_accuracy reported_step report_at train_steps seconds device "
+        "stack_size code_version finite collapsed"
+    )
+    assert not set(wanted.split()) - set(row)
 
 
 def test_report_at_end_reports_the_last_evaluation(cell: Make, run: Run) -> None:

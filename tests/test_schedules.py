@@ -1,5 +1,7 @@
 """Schedules leave exactly the specified counts."""
 
+from typing import Any
+
 import pytest
 
 from lt_sweeps.network import Layer
@@ -21,7 +23,7 @@ def conv(*channels: int, flat: int) -> list[Layer]:
 
 CONV4 = conv(64, 64, 128, 128, flat=8192)
 CONV6 = conv(64, 64, 128, 128, 256, 256, flat=4096)
-PAPER = {"hidden": 0.2, "output": 0.1}
+PAPER: dict[str, Any] = {"hidden": 0.2, "output": 0.1}
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,10 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mask_criterion__final": "ended"}, "mask_criterion.final: 'ended' is no moment; give one"),
+        (
+            {"mask_criterion__final": "ended"},
+            "mask_criterion.final: 'ended' is no moment; give one",
+        ),
         ({"mask_criterion__init": "start"}, r"mask_criterion: .*takes no \['init'\]"),
         ({"mask_criterion__final": "99ep"}, "mask_criterion.final: 99ep is step 396, outside the"),
         ({"reset__to": "99ep"}, "reset.to: 99ep is step 396, outside the training"),
@@ -128,6 +131,8 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
         ({"method": {"_target_": "lt_sweeps.criteria.random"}}, "method: "),
     ],
 )
-def test_what_is_wrong_is_said_when_the_plan_is_made(cell: Make, change: dict, message: str) -> None:
+def test_what_is_wrong_is_said_when_the_plan_is_made(
+    cell: Make, change: dict, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         plan([cell(**change)])

@@ -30,8 +30,12 @@ def test_a_ticket_comes_back_as_it_was(store: Store) -> None:
     store.write("key", 3, TICKET, ABOUT)
     read = store.read("key", 3)
     assert read.step == 7
-    for mine, theirs in ((TICKET.state, read.state), (TICKET.mask, read.mask), (TICKET.optimizer, read.optimizer)):
-        assert list(sorted(mine)) == list(sorted(theirs))
+    for mine, theirs in (
+        (TICKET.state, read.state),
+        (TICKET.mask, read.mask),
+        (TICKET.optimizer, read.optimizer),
+    ):
+        assert sorted(mine) == sorted(theirs)
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
@@ -45,7 +49,11 @@ def test_it_loads_with_safetensors_alone(store: Store) -> None:
     with safetensors.safe_open(path, "pt") as file:
         about = file.metadata()
     assert {k: about[k] for k in ("stage", "seed", "sparsity", "level", "step")} == {
-        "stage": "key", "seed": "3", "sparsity": "0.5", "level": "1", "step": "7",
+        "stage": "key",
+        "seed": "3",
+        "sparsity": "0.5",
+        "level": "1",
+        "step": "7",
     }
 
 

@@ -61,7 +61,12 @@ def test_a_seed_more_computes_only_what_is_new(cell: Make, tmp_path: Path) -> No
     more = plan([cell(seed=seed, schedule__levels=3) for seed in (0, 1, 2)])
     missing = more.missing(Store(tmp_path))
     assert [(u.stage.level, u.seed.value) for u in missing] == [
-        (0, 2), (1, 2), (2, 2), (3, 0), (3, 1), (3, 2),
+        (0, 2),
+        (1, 2),
+        (2, 2),
+        (3, 0),
+        (3, 1),
+        (3, 2),
     ]
 
 

@@ -8,6 +8,7 @@ import torch
 from conftest import CONV
 
 from lt_sweeps.cells import Cell
+from lt_sweeps.evaluation import measure
 from lt_sweeps.plan import Plan, plan
 from lt_sweeps.resolve import snapshot, ticket
 from lt_sweeps.seeds import Seed
@@ -94,7 +95,7 @@ def test_a_pruned_weight_never_moves_nor_gathers_momentum(
     start = ticket(stage.start, seed, store)
     loop = Loop([Unit(stage, seed)], store, Machine(), moments=[frozenset()])
     loop.start(start)
-    update, pruned = loop._compiled(), loop.mask == 0
+    update, pruned = loop.update(), loop.mask == 0
     before = loop.stack.weights[pruned].clone()
     assert pruned.sum() > 10 and (freeze == "zero" or before.abs().sum() > 0)
     for step in range(8):
@@ -233,7 +234,9 @@ def test_checkpoints_of_different_steps_are_continued_apart(
     assert files(tmp_path / "torn") == files(tmp_path / "whole")
 
 
-def test_a_diverged_replicate_keeps_its_nans_to_itself(cell: Make, run: Run, tmp_path: Path) -> None:
+def test_a_diverged_replicate_keeps_its_nans_to_itself(
+    cell: Make, run: Run, tmp_path: Path
+) -> None:
     cells = [cell(recipe=SGD, seed=seed) for seed in (0, 1)]
     made = plan(cells)
     dense = made.units[:2]
@@ -246,7 +249,7 @@ def test_a_diverged_replicate_keeps_its_nans_to_itself(cell: Make, run: Run, tmp
     run(cells[1], root=tmp_path / "alone", lowering="loop")
     mine, alone = (s.read(dense[1].stage.key, 1).state for s in (store, Store(tmp_path / "alone")))
     assert all(torch.equal(mine[name], alone[name]) for name in alone)
-    about = [store.metadata(unit.stage.key, unit.seed)["metrics"] for unit in dense]
+    about = [(store.metadata(u.stage.key, u.seed) or {})["metrics"] for u in dense]
     assert '"finite": false' in about[0] and '"finite": true' in about[1]
 
 
@@ -254,8 +257,12 @@ def test_a_constant_predictor_scores_its_class_frequency(
     cell: Make, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = {
-        "_target_": "lt_sweeps.datasets.synthetic", "shape": [1, 4, 4], "classes": 3,
-        "train": 64, "validation": 37, "test": 41,
+        "_target_": "lt_sweeps.datasets.synthetic",
+        "shape": [1, 4, 4],
+        "classes": 3,
+        "train": 64,
+        "validation": 37,
+        "test": 41,
     }
     stage = plan([cell(dataset=dataset)]).units[0].stage
     labels = stage.training.task.dataset.load()["test"].labels
@@ -269,7 +276,7 @@ def test_a_constant_predictor_scores_its_class_frequency(
         monkeypatch.setattr("lt_sweeps.batches._EVALUATE_BATCH", batch)
         loop = Loop([Unit(stage, Seed.of(0))], store, Machine(), moments=[frozenset()])
         loop.start(start)
-        (_, accuracy, one_class), = loop._measure("test", loop.stack.weights, loop.stack.buffers)
+        ((_, accuracy, one_class),) = measure(loop.stack, loop.batches, "test")
         assert accuracy == (labels == 1).double().mean().item()
         assert one_class
 
@@ -279,10 +286,10 @@ def test_evaluating_leaves_batch_norm_statistics_alone(cell: Make, tmp_path: Pat
     store = Store(tmp_path)
     loop = Loop([Unit(stage, Seed.of(0))], store, Machine(), moments=[frozenset()])
     loop.start(ticket(stage.start, Seed.of(0), store))
-    loop._compiled()(0)
+    loop.update()(0)
     before = loop.stack.state()
-    loop._evaluate()
-    loop._test()
+    loop.evaluate()
+    loop.test()
     after = loop.stack.state()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert before["norm.running_mean"].any()
@@ -294,7 +301,7 @@ def test_the_reported_test_accuracy_is_the_one_at_the_lowest_validation_loss(
     import json
 
     made, store = run(cell(recipe__evaluate_every="2it"))
-    about = store.metadata(made.units[0].stage.key, 0)
+    about = store.metadata(made.units[0].stage.key, 0) or {}
     history, metrics = json.loads(about["history"]), json.loads(about["metrics"])
     lowest = min(history, key=lambda row: row["val_loss"])
     assert metrics["best_step"] == lowest["step"]

@@ -30,7 +30,6 @@ from lt_sweeps.store import CorruptTicket, Store
 from lt_sweeps.sweep import Sweep, code_version, find, freeze, unfinished, work, write_records
 from lt_sweeps.training import Interrupted, Machine
 
-
 # How a pack's process ends when nothing is wrong with the pack itself.
 _STOPPED = 75  # it was asked to stop, and saved itself
 _REPLAN = "a ticket it stands on was corrupt; it is computed again"

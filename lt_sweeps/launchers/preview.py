@@ -60,9 +60,7 @@ def _levels(made: Plan) -> list[Text]:
     return lines
 
 
-def _seconds(
-    todo: Sequence[Pack], speeds: Speeds, devices: Sequence[str]
-) -> tuple[float, bool]:
+def _seconds(todo: Sequence[Pack], speeds: Speeds, devices: Sequence[str]) -> tuple[float, bool]:
     """The time until the last pack ends, if each starts as soon as it can."""
     device = "cpu" if devices[0] == "cpu" else torch.cuda.get_device_name(0)
     needs, ends = dependencies(todo), {}
