@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lt_sweeps.call import Call, digest
+from lt_sweeps.call import Call, digest, nearest
 from lt_sweeps.cells import Cell
 from lt_sweeps.network import Network
 from lt_sweeps.seeds import Seed
@@ -33,6 +33,10 @@ from lt_sweeps.training import Unit
 MACHINE_KEYS = (
     *("root", "data_dir", "device", "stack_size", "workers", "lowering"),
     *("checkpoint_every", "name", "dry_run", "tracker", "seed", "seeds"),
+)
+_GROUPS = (
+    *("model", "dataset", "method", "mask_criterion"),
+    *("schedule", "recipe", "reset", "freeze"),
 )
 _SUPPLIED = ("init", "recipe", "schedule", "mask_criterion", "reset", "freeze")
 
@@ -119,6 +123,10 @@ def plan(cells: Sequence[Cell]) -> Plan:
 def planned_cell(cell: Cell) -> Planned:
     """One cell's stages, from its config alone."""
     config = cell.config
+    allowed = (*_GROUPS, *MACHINE_KEYS, "report_at")
+    for key in config:
+        if key not in allowed:
+            raise ValueError(f"{key}: no such key{nearest(key, allowed)}; keys are {list(allowed)}")
     if config["report_at"] not in ("best", "end"):
         raise ValueError(f"report_at: {config['report_at']!r}; it is `best` or `end`")
     asked = {key: value for key, value in config.items() if key not in MACHINE_KEYS}

@@ -1,0 +1,73 @@
+"""README's examples are the files that they say they are, and its commands run or plan."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lt_sweeps.cli import main
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+COMMANDS = [
+    line
+    for language, block in BLOCKS
+    if language == "bash"
+    for line in block.replace("\\\n", "").splitlines()
+    if line.startswith("python -m lt_sweeps")
+]
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+
+
+@pytest.fixture
+def mylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with README's files in it, as a person would have made them."""
+    for _, block in BLOCKS:
+        if match := re.match(r"# (\S+\.(?:py|yaml))\n", block):
+            path = tmp_path / match[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def planned(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    words = shlex.split(command)[3:]
+    assert main(words if words[:1] in (["plan"], ["report"]) else ["plan", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(COMMANDS) >= 10 and len(SCRIPTS) >= 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_plans(mylab: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert "distinct" in planned(command, capsys)
+
+
+def test_the_numbers_that_readme_gives_are_those_that_plan_prints(
+    mylab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "185 distinct (37 stages), where each cell alone would take 195" in planned(
+        COMMANDS[0], capsys
+    )
+    assert "55 distinct (11 stages), where each cell alone would take 325" in planned(
+        COMMANDS[1], capsys
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_launch_script_plans(
+    script: Path, mylab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = script.read_text().replace("\\\n", " ").replace('"$@"', "")
+    (command,) = (line for line in text.splitlines() if line.startswith("python -m lt_sweeps"))
+    assert "distinct" in planned(command, capsys)
+
+
+def test_the_header_of_a_launch_script_says_what_it_is_for() -> None:
+    for script in SCRIPTS:
+        assert all(f"# {word}:" in script.read_text() for word in ("Question", "Cost", "Usage"))
