@@ -31,8 +31,10 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 }
 # Keys of a job config that say where and how fast, or which replicate; never what is computed.
 ASIDE = frozenset(
-    ["seed", "seeds", "root", "data_dir", "device", "stack_size", "workers", "lowering"]
-    + ["checkpoint_every", "name", "dry_run", "tracker", "experiment", "hydra"]
+    {
+        *("seed", "seeds", "root", "data_dir", "device", "stack_size", "workers", "lowering"),
+        *("checkpoint_every", "name", "dry_run", "tracker", "experiment", "hydra"),
+    }
 )
 
 
