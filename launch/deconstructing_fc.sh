@@ -5,4 +5,4 @@
 # Usage: launch/deconstructing_fc.sh [more words, such as seed=range(5) schedule.levels=24]
 set -euo pipefail
 python -m lt_sweeps dataset=mnist recipe=deconstructing_fc schedule.levels=12 \
-  mask_criterion=large_final,random seed=0,1 name=deconstructing_fc "$@"
+  mask_criterion=large_final,random seed=0,1 "$@"

@@ -18,7 +18,7 @@ from lt_sweeps.recipes import Recipe
 from lt_sweeps.seeds import Seed, generator
 
 _PADDING = 4
-_EVALUATE_BATCH = 500
+EVALUATE_BATCH = 500
 
 
 class Batches:
@@ -39,6 +39,10 @@ class Batches:
         }
         self._seeds, self._levels = seeds, levels
         self._epoch = -1
+        # On the device once: a captured graph may not copy from the host.
+        shape = (len(dataset.mean), 1, 1)
+        self._mean = torch.tensor(dataset.mean, device=device).view(shape)
+        self._std = torch.tensor(dataset.std, device=device).view(shape)
         self.augments = recipe.augment != "none"
         if self.augments:
             self._padded = pad(self._splits["train"].images, (_PADDING,) * 4)
@@ -69,8 +73,8 @@ class Batches:
     def evaluation(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a split, in order: images `[B, C, H, W]` and labels `[B]`."""
         images, labels = self._splits[split].images, self._splits[split].labels
-        for first in range(0, len(labels), _EVALUATE_BATCH):
-            part = slice(first, first + _EVALUATE_BATCH)
+        for first in range(0, len(labels), EVALUATE_BATCH):
+            part = slice(first, first + EVALUATE_BATCH)
             yield self._normalise(images[part]), labels[part]
 
     def _draw(self, epoch: int) -> Tensor:
@@ -100,9 +104,7 @@ class Batches:
         if self._dataset.scale != 1:
             images = images.div_(self._dataset.scale)
         if self._dataset.mean:
-            mean = images.new_tensor(self._dataset.mean)[:, None, None]
-            std = images.new_tensor(self._dataset.std)[:, None, None]
-            images = images.sub_(mean).div_(std)
+            images = images.sub_(self._mean).div_(self._std)
         return images
 
 

@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import inspect
 import json
-import textwrap
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -81,8 +81,8 @@ class Call:
     def identity(self) -> dict[str, Any]:
         """What makes two calls the same: target and all arguments, as JSON values.
 
-        A function from outside this package also counts by its source (comments and layout
-        aside), so that a result never survives an edit of the code that made it.
+        A function from outside this package also counts by the source of its module (comments and
+        layout aside), so that a result does not survive an edit of the code that made it.
         """
         omitted = getattr(self.function, "omitted_at", {})
         args = {k: v for k, v in self.bound().items() if omitted.get(k, _KEPT) not in (ANY, v)}
@@ -173,10 +173,14 @@ def _hints(target: str) -> dict[str, Any]:
 
 @functools.cache
 def _source_hash(target: str) -> str:
+    """The whole module counts: what the function calls lies beside it more often than not."""
+    module = inspect.getmodule(_resolve(target))
     try:
-        source = textwrap.dedent(inspect.getsource(_resolve(target)))
+        source = inspect.getsource(module) if module is not None else ""
     except (OSError, TypeError):
-        return "unreadable"
+        source = ""
+    if not source:
+        raise ValueError(f"`{target}` has no source to know its results by; put it in a file")
     return digest(ast.dump(ast.parse(source)))
 
 
@@ -196,7 +200,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (int, str):
         return isinstance(value, hint)
     if hint is float:
-        return isinstance(value, (int, float))
+        return isinstance(value, (int, float)) and math.isfinite(value)
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, dict)
     if origin is not None and isinstance(origin, type) and issubclass(origin, Collection):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from torch import nn
 
+from lt_sweeps.batches import EVALUATE_BATCH
 from lt_sweeps.files import write_whole
 from lt_sweeps.network import Network
 from lt_sweeps.stages import Train
@@ -53,16 +57,16 @@ def shape(network: Network) -> Shape:
 
 
 def stack_size(stage: Train, *, device: str, workers: int) -> int:
-    """How many replicates fit into half of the memory that a worker has."""
-    if device.startswith("cuda"):
-        free = torch.cuda.mem_get_info()[0]
-    else:
-        free = psutil.virtual_memory().available // workers
-    one = shape(stage.network)
-    # Weights, gradient, two moments, mask, pinned, best and three temporaries; activations twice.
+    """How many replicates fit into half of the memory that one of `workers` on a device has."""
+    cuda = device.startswith("cuda")
+    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    one, dataset = shape(stage.network), stage.training.task.dataset
+    # Weights, gradient, two moments, mask, pinned, best and three temporaries; activations of a
+    # training batch twice, or of an evaluation batch; the images as bytes, padded ones beside them.
     state = 10 * 4 * one.parameters
-    batch = 2 * 4 * one.activations * stage.training.recipe.batch_size
-    return max(1, min(256, int(free // 2 // (state + batch))))
+    batch = 4 * one.activations * max(2 * stage.training.recipe.batch_size, EVALUATE_BATCH)
+    images = 3 * dataset.train_size * math.prod(dataset.input_shape)
+    return max(1, min(256, int((free // workers // 2 - images) // (state + batch))))
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,14 @@ class Speeds:
 
     @classmethod
     def of(cls, root: Path) -> Speeds:
+        """What is known; a file that cannot be read is as good as none, for it is only a guess."""
         path = root / "speeds.json"
         try:
-            return cls(path, json.loads(path.read_text()))
+            known = json.loads(path.read_text())
         except (FileNotFoundError, ValueError):
-            return cls(path, {})
+            known = {}
+        fine = isinstance(known, dict) and all(isinstance(v, float) for v in known.values())
+        return cls(path, known if fine else {})
 
     def seconds(self, stage: Train, replicates: int, device: str) -> tuple[float, bool]:
         """Estimated seconds of a stacked training, and whether it rests on a measurement."""
@@ -91,10 +98,12 @@ class Speeds:
         work = 3 * shape(stage.network).multiply_adds * recipe.batch_size * replicates
         return steps * (work / _RATE[name] + _STEP[name]), False
 
-    def learn(self, stage: Train, replicates: int, device: str, seconds: float) -> None:
-        """Remember what a training took, half of it the past's."""
+    def learn(self, stage: Train, cost: Mapping[str, Any]) -> None:
+        """Remember what a whole training took, all its interruptions included."""
+        if not cost.get("seconds"):
+            return
         steps = stage.training.recipe.length - stage.start.step
-        rate, kind = steps * replicates / max(seconds, 1e-9), _kind(stage, device)
+        rate, kind = steps / cost["seconds"], _kind(stage, cost["device"])
         self.known[kind] = (self.known[kind] + rate) / 2 if kind in self.known else rate
         write_whole(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
 

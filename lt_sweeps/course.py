@@ -36,10 +36,12 @@ class Course:
         """Remember an evaluation on the validation set, and the weights where they are the best."""
         train = (self.train_loss / max(1, step - max(self.step, 0))).tolist()
         for r, score in enumerate(scores):
+            # The first evaluation is the best so far, whatever it is: NaN is below nothing.
             lowest = min((row["val_loss"] for row in self.history[r]), default=math.inf)
+            first = not self.history[r]
             row = {"step": step, "val_loss": score.loss, "val_accuracy": score.accuracy}
             self.history[r].append(row | {"train_loss": train[r]})
-            if score.loss < lowest:
+            if first or score.loss < lowest:
                 self.best_step[r] = step
                 self.best[r] = self._stack.weights[r]
                 for name, buffer in self.best_buffers.items():

@@ -3,8 +3,9 @@
 A criterion is an elementwise function that names the evidence it needs. `init` and `final` are the
 two snapshots that it compares; which moments they are is config. `noise` is uniform in [0, 1).
 Weights are ranked within a layer, or over all layers, by the schedule's scope; equal scores are
-ordered at random from the seed. One layer's tensors are passed at a time. A criterion that returns
-bools is the mask itself, whatever the schedule asks for.
+ordered at random from the seed. The tensors are vectors of the weights that compete: those left in
+one layer, or in all layers. A criterion that returns bools is the mask itself, whatever the
+schedule asks for.
 """
 
 from __future__ import annotations

@@ -29,6 +29,10 @@ def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool
                 os.link(temporary, path)
             except FileExistsError:
                 return False
+            except OSError:  # a file system without hard links; the caller holds the claim
+                if path.exists():
+                    return False
+                os.replace(temporary, path)
         else:
             os.replace(temporary, path)
     finally:

@@ -60,8 +60,9 @@ class Network:
         for key in config:
             if key not in allowed:
                 raise ValueError(f"model: no key `{key}`; it has {allowed}{nearest(key, allowed)}")
-        if "net" not in config:
+        if not isinstance(config.get("net"), Mapping):
             raise ValueError("model: no `net`; give `net: {_target_: your.Module, ...}`")
+        _check_patterns(config)
         prunable = {"include": ["*"], "exclude": [], **(config.get("prunable") or {})}
         if unknown := sorted(set(prunable) - {"include", "exclude"}):
             raise ValueError(f"model.prunable: no key {unknown}; it has ['include', 'exclude']")
@@ -77,6 +78,8 @@ class Network:
             tuple(prunable["exclude"]),
             tuple(sorted(kinds.items())),
         )
+        if empty := [layer.name for layer in network.layers if not layer.size]:
+            raise ValueError(f"model: {network.net} has no weights in {empty}")
         if not network.layers:
             raise ValueError(
                 f"model: {network.net} has no prunable weight; `prunable` matches none of "
@@ -115,12 +118,20 @@ class Network:
 
 @functools.cache
 def _layers(network: Network) -> tuple[Layer, ...]:
-    chosen = [layer for layer in _candidates(network) if _matches(network, layer.name)]
-    patterns = [pattern for pattern, _ in network.kinds]
-    for pattern in patterns:
-        if not any(fnmatchcase(layer.name, pattern) for layer in chosen):
-            raise ValueError(f"model.kinds: `{pattern}` matches no prunable weight")
-    return tuple(chosen)
+    candidates = _candidates(network)
+    if not candidates:
+        return ()
+    names = [layer.name for layer in candidates]
+    patterns = {
+        "prunable.include": network.include,
+        "prunable.exclude": network.exclude,
+        "kinds": [pattern for pattern, _ in network.kinds],
+    }
+    for where, given in patterns.items():
+        for pattern in given:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(f"model.{where}: `{pattern}` matches none of {names}")
+    return tuple(layer for layer in candidates if _matches(network, layer.name))
 
 
 @functools.cache
@@ -128,7 +139,7 @@ def _candidates(network: Network) -> tuple[Layer, ...]:
     """Every convolution's and linear module's weight; the last linear one is the output layer."""
     try:
         module = network.module()
-    except (TypeError, NotImplementedError, RuntimeError) as error:
+    except (TypeError, NotImplementedError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"model: {network.net} cannot be built: {error}") from error
     found = {
         f"{name}.weight".lstrip("."): part
@@ -149,6 +160,21 @@ def _candidates(network: Network) -> tuple[Layer, ...]:
     return tuple(
         Layer(name, tuple(part.weight.shape), kind(name, part)) for name, part in found.items()
     )
+
+
+def _check_patterns(config: Mapping[str, Any]) -> None:
+    """Raises: ValueError: `prunable` or `kinds` of another form than the yaml's."""
+    prunable, kinds = config.get("prunable") or {}, config.get("kinds") or {}
+    lists = isinstance(prunable, Mapping) and all(
+        isinstance(given, list) and all(isinstance(pattern, str) for pattern in given)
+        for given in prunable.values()
+    )
+    if not lists:
+        raise ValueError(
+            f"model.prunable: {prunable!r}; give include and exclude, lists of patterns"
+        )
+    if not isinstance(kinds, Mapping):
+        raise ValueError(f"model.kinds: {kinds!r}; give a kind by pattern of names")
 
 
 def _matches(network: Network, name: str) -> bool:

@@ -70,7 +70,7 @@ class Pack:
     @functools.cached_property
     def name(self) -> str:
         content = digest([[unit.stage.key, str(unit.seed)] for unit in self.units])
-        return f"level{self.units[0].stage.level}-{content[:6]}"
+        return f"level{self.units[0].stage.level}-{content[:12]}"
 
     @property
     def steps(self) -> int:
@@ -127,6 +127,8 @@ def planned_cell(cell: Cell) -> Planned:
     for key in config:
         if key not in allowed:
             raise ValueError(f"{key}: no such key{nearest(key, allowed)}; keys are {list(allowed)}")
+    if missing := [key for key in (*_GROUPS, "seed", "seeds", "report_at") if key not in config]:
+        raise ValueError(f"{missing[0]}: it cannot be left out")
     if config["report_at"] not in ("best", "end"):
         raise ValueError(f"report_at: {config['report_at']!r}; it is `best` or `end`")
     asked = {key: value for key, value in config.items() if key not in MACHINE_KEYS}
@@ -150,9 +152,15 @@ def planned_cell(cell: Cell) -> Planned:
 
 
 def stored(unit: Unit, moments: Mapping[str, frozenset[Moment]], store: Store) -> bool:
-    """Whether nothing of a unit has to be computed. A start can be made again without training."""
-    wanted = moments.get(unit.stage.key, frozenset()) - {"start"}
-    return all(store.has(unit.stage.key, unit.seed, moment) for moment in ("end", *wanted))
+    """Whether nothing of a unit has to be computed. A start can be made again without training.
+
+    A ticket beside a checkpoint belongs to a pack that was killed while it wrote its tickets: it
+    is repeated from there with the others, byte for byte.
+    """
+    key, seed = unit.stage.key, unit.seed
+    wanted = moments.get(key, frozenset()) - {"start"}
+    whole = all(store.has(key, seed, moment) for moment in ("end", *wanted))
+    return whole and not store.checkpoints(key, seed)
 
 
 def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int) -> list[Pack]:
@@ -161,10 +169,10 @@ def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int)
     Units keep the order of their cells, so a pack's next level is mostly the pack beside it and
     two workers can go down their own halves without waiting for each other.
     """
-    kinds: dict[tuple[int, str, int, str], list[Unit]] = {}
+    kinds: dict[tuple[int | str, ...], list[Unit]] = {}
     for unit in units:
         stage = unit.stage
-        kind = (stage.level, stage.training.key, stage.start.step, _net(stage))
+        kind = (stage.level, stage.training.key, *_start(stage), _net(stage))
         kinds.setdefault(kind, []).append(unit)
     made: list[Pack] = []
     for members in kinds.values():
@@ -221,6 +229,12 @@ def _named(method: Mapping[str, Any]) -> tuple[str, ...]:
 def _trainings(last: Train) -> tuple[Train, ...]:
     """The trainings that a cell reports, one per level, the dense one first."""
     return tuple(stage for stage in ancestors(last) if isinstance(stage, Train))
+
+
+def _start(stage: Train) -> tuple[int, bool]:
+    """Where in the recipe a training starts, and whether with moments of the optimizer."""
+    start = stage.start
+    return start.step, isinstance(start, Reset) and bool(start.reset.bound().get("momentum"))
 
 
 @functools.cache

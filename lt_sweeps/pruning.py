@@ -30,30 +30,32 @@ def prune(
 ) -> Mask:
     """The mask that keeps the highest scores of what `kept` keeps: exactly the target's counts.
 
+    The criterion sees the weights that compete, as one vector: those that are left in a layer, or
+    in all layers if the scope is global. So a rank is a rank among them.
+
     Args:
         evidence: snapshots by the name that the criterion calls them; noise is drawn here.
     """
     noise = seed.role("noise")
-    scores = {
-        layer.name: criterion(
-            **{name: state[layer.name][0] for name, state in evidence.items()},
-            **_drawn(criterion, noise, level, layer),
-        )
-        for layer in layers
-    }
-    if all(score.dtype == torch.bool for score in scores.values()):
-        return {name: kept[name] & score[None] for name, score in scores.items()}
-    left = {layer.name: scores[layer.name][kept[layer.name][0]] for layer in layers}
-    if target.scope == "global":
-        ties = generator(noise, "ties", level)
-        chosen = keep_top(torch.cat(list(left.values())), target.keep[0], ties)
-        stays = dict(zip(left, chosen.split([len(s) for s in left.values()]), strict=True))
-    else:
-        stays = {
-            name: keep_top(score, count, generator(noise, "ties", level, name))
-            for (name, score), count in zip(left.items(), target.keep, strict=True)
+    together = [layers] if target.scope == "global" else [[layer] for layer in layers]
+    mask: dict[str, Tensor] = {}
+    for group, count in zip(together, target.keep, strict=True):
+        names = [layer.name for layer in group]
+        given = {
+            name: torch.cat([state[n][kept[n]] for n in names]) for name, state in evidence.items()
         }
-    return {name: _shrink(kept[name], stays[name]) for name in stays}
+        if "noise" in criterion.names:
+            drawn = [
+                _uniform(layer, noise, "criterion", level)[kept[layer.name][0]] for layer in group
+            ]
+            given["noise"] = torch.cat(drawn)
+        score = criterion(**given)
+        ties = generator(noise, "ties", level, *(names if target.scope == "layer" else ()))
+        stays = score if score.dtype == torch.bool else keep_top(score, count, ties)
+        sizes = [int(kept[name].sum()) for name in names]
+        for name, part in zip(names, stays.split(sizes), strict=True):
+            mask[name] = _shrink(kept[name], part)
+    return mask
 
 
 def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
@@ -108,13 +110,14 @@ def restart(
     return Ticket(state, mask, step, base.optimizer)
 
 
-def _drawn(
-    call: Call, seed: int, level: int, layer: Layer, purpose: str = "criterion"
-) -> dict[str, Any]:
-    """Uniform noise in [0, 1) for a function that asks for it."""
-    if "noise" not in call.names:
-        return {}
-    return {"noise": torch.rand(layer.shape, generator=generator(seed, purpose, level, layer.name))}
+def _drawn(call: Call, seed: int, level: int, layer: Layer, purpose: str) -> dict[str, Any]:
+    """Noise for a reset or freeze that asks for it."""
+    return {"noise": _uniform(layer, seed, purpose, level)} if "noise" in call.names else {}
+
+
+def _uniform(layer: Layer, seed: int, purpose: str, level: int) -> Tensor:
+    """One number in [0, 1) per weight of a layer."""
+    return torch.rand(layer.shape, generator=generator(seed, purpose, level, layer.name))
 
 
 def _shrink(kept: Tensor, stays: Tensor) -> Tensor:

@@ -93,6 +93,12 @@ def recipe(
             f"recipe: momentum={momentum}, nesterov={nesterov}, weight_decay={weight_decay}; "
             "momentum lies in [0, 1), nesterov needs it, and decay is not negative"
         )
+    if optimizer == "sgd" and (tuple(betas) != (0.9, 0.999) or eps != 1e-8):
+        raise ValueError("recipe: sgd takes no betas or eps; it has momentum and nesterov")
+    if eps <= 0 or not 0 < gamma <= 1:
+        raise ValueError(f"recipe: eps={eps}, gamma={gamma}; eps is above 0, gamma in (0, 1]")
+    if decay == "cosine" and milestones:
+        raise ValueError("recipe: a cosine decay has no milestones; drop one of the two")
     per_epoch = train_size // batch_size if drop_last else math.ceil(train_size / batch_size)
 
     def at(name: str, time: str) -> int:
@@ -102,6 +108,12 @@ def recipe(
     for name, value in times.items():
         if value < 1:
             raise ValueError(f"recipe: {name}={value} steps; give at least one")
+    for name, value in {
+        "warmup": at("warmup", warmup),
+        "evaluate_every": times["evaluate_every"],
+    }.items():
+        if value > times["length"]:
+            raise ValueError(f"recipe: {name} ({value} steps) is longer than the {times['length']}")
     return Recipe(
         optimizer=optimizer,
         lr=float(lr),

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -30,7 +28,9 @@ def write(planned: Planned, store: Store) -> bool:
     and written again.
     """
     folder = store.root / "runs" / planned.signature / str(planned.seed)
-    records, done = folder / "records.jsonl", folder / "DONE"
+    records, done, config = folder / "records.jsonl", folder / "DONE", folder / "config.yaml"
+    if not config.exists() or config.read_bytes() != _config(planned):
+        write_whole(config, _config(planned))
     if done.exists() and records.exists():
         if done.read_text().strip() == hashlib.sha256(records.read_bytes()).hexdigest():
             return True
@@ -38,7 +38,6 @@ def write(planned: Planned, store: Store) -> bool:
         done.unlink()
     rows = [row for stage in planned.trainings if (row := _row(planned, stage, store))]
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    write_whole(folder / "config.yaml", _config(planned))
     write_whole(records, content)
     complete = len(rows) == len(planned.trainings)
     if complete:
@@ -103,8 +102,3 @@ def _target(stage: Train) -> float | None:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def read(path: Path) -> list[Mapping[str, Any]]:
-    """The rows of one cell."""
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -69,6 +69,8 @@ def geometric(
 
     whole, last = levels, None
     if sparsity is not None:
+        if sparsity == 0:
+            raise ValueError("schedule: sparsity 0 prunes nothing; use method=dense")
         whole, last = _levels_to(_checked(sparsity), nominal)
     targets, keep = [], sizes
     for level in range(1, (whole or 0) + 1):

@@ -7,7 +7,6 @@ pack, nor a resume, nor the device can change it.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +30,8 @@ class Seed:
     @classmethod
     def of(cls, value: Any, apart: Mapping[str, Any] | None = None) -> Seed:
         """Raises: ValueError: a seed that is no non-negative integer, or an unknown role."""
+        if not isinstance(apart, Mapping | None):
+            raise ValueError(f"seeds: {apart!r}; give a seed by role, roles are {list(ROLES)}")
         roles = {role: given for role, given in (apart or {}).items() if given is not None}
         for role, given in {"seed": value, **roles}.items():
             if isinstance(given, bool) or not isinstance(given, int) or given < 0:
@@ -38,13 +39,6 @@ class Seed:
         if unknown := sorted(set(roles) - set(ROLES)):
             raise ValueError(f"seeds: no role {unknown}; roles are {list(ROLES)}")
         return cls(value, tuple(sorted((r, s) for r, s in roles.items() if s != value)))
-
-    @classmethod
-    def parse(cls, label: str) -> Seed:
-        """The inverse of `str(seed)`."""
-        value, *apart = label.split("-")
-        roles = [re.fullmatch(r"([a-z]+)(\d+)", part) for part in apart]
-        return cls(int(value), tuple((role[1], int(role[2])) for role in roles if role))
 
     def role(self, role: str) -> int:
         assert role in ROLES, role

@@ -72,6 +72,9 @@ class Criterion:
         names = _evidence(Call(target), where, tuple(_CRITERION))
         evidence = {name: config.get(name, _CRITERION.get(name)) for name in names}
         evidence.update({n: n.removeprefix("at_") for n in names if n.startswith("at_")})
+        for name, moment in evidence.items():
+            if (name == "noise") != (moment is None):
+                raise ValueError(f"{where}.{name}: {moment!r} is no moment of a training")
         rest = {key: value for key, value in config.items() if key not in names}
         call = Call.of(rest, where=where, supplied=names)
         return cls(call, tuple(evidence.items()))
@@ -258,6 +261,11 @@ class Reset(Stage):
     def __post_init__(self) -> None:
         object.__setattr__(self, "_level", self.pruned.level)
         time = self.reset.bound().get("to")
+        if "origin" in self._names and time is None:
+            raise ValueError(
+                f"freeze: `{self.freeze.target}` names `origin`, which `{self.reset.target}` "
+                "does not go back to; it has `init` and `final`"
+            )
         to = None if time is None else self.origin.moment(time, where="reset.to")
         if to in ("end", "best"):
             raise ValueError(
@@ -283,13 +291,17 @@ class Reset(Stage):
     @property
     def evidence(self) -> dict[str, tuple[Train, Moment]]:
         """Which snapshots the reset and the freeze need, by the name they call them."""
-        names = {*self.reset.names, *self.freeze.names}
+        names = self._names
         found: dict[str, tuple[Train, Moment]] = {"final": (self.pruned.trained, "end")}
         if self.to is not None:
             found["origin"] = (self.origin, self.to)
         if "init" in names:
             found["init"] = (self.pruned.trained, "start")
         return found
+
+    @property
+    def _names(self) -> set[str]:
+        return {*self.reset.names, *self.freeze.names}
 
     def fields(self) -> dict[str, Any]:
         reset = self.reset.identity()
@@ -330,7 +342,8 @@ def _evidence(call: Call, where: str, allowed: tuple[str, ...]) -> tuple[str, ..
         for name, parameter in inspect.signature(call.function).parameters.items()
         if "Tensor" in str(parameter.annotation) or parameter.annotation is parameter.empty
     )
-    unknown = [n for n in names if n not in allowed and not n.startswith("at_")]
+    timed = "init" in allowed and allowed is not _RESET
+    unknown = [n for n in names if n not in allowed and not (timed and n.startswith("at_"))]
     if unknown:
         raise ValueError(
             f"{where}: `{call.target}` names evidence {unknown}; it can have {list(allowed)}"

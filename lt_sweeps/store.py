@@ -143,6 +143,13 @@ class Store:
             return None
         return lock
 
+    def sweep_up(self, key: str, seed: object) -> None:
+        """Remove what a killed process left of files that it was writing; the claim is held."""
+        folder = self.path(key, seed).parent
+        for pattern in (f".{seed}.*", f".{seed}@*"):
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
     def _cost(self, key: str, seed: object) -> Path:
         return self.root / "tickets" / key / f"{seed}.cost.json"
 
@@ -212,9 +219,12 @@ def _metadata(path: Path) -> dict[str, Any]:
             header = json.loads(file.read(size))
             about = header.pop("__metadata__")
             expected = 8 + size + max([t["data_offsets"][1] for t in header.values()], default=0)
+            known = about["format"] == FORMAT
             intact = about["metadata_sha256"] == _metadata_sum(about)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CorruptTicket("its header is unreadable") from None
+    if not known:
+        raise CorruptTicket(f"it is no {FORMAT}, but {about['format']}")
     if actual != expected:
         raise CorruptTicket(f"{actual} bytes where {expected} were written")
     if not intact:

@@ -7,6 +7,7 @@ while packs wait changes nothing in them.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from lt_sweeps.plan import Pack, Plan, Planned, plan, stored
 from lt_sweeps.resolve import ticket
 from lt_sweeps.store import Store
 from lt_sweeps.ticket import stack
-from lt_sweeps.training import Loop, Machine, Unit
+from lt_sweeps.training import Interrupted, Loop, Machine, Unit
 
 FORMAT = "lt_sweeps.manifest/1"
 
@@ -69,7 +70,14 @@ def freeze(
     made: Plan, packs: Sequence[Pack], machine: Machine, *, root: Path, name: str | None
 ) -> Sweep:
     """Write the manifest of a sweep. Packs that it has already stay: somebody may be at work."""
-    sweep = find(made, root=root, name=name)
+    folder = find(made, root=root, name=name).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        _freeze(made, packs, machine, find(made, root=root, name=name))
+    return Sweep(folder)
+
+
+def _freeze(made: Plan, packs: Sequence[Pack], machine: Machine, sweep: Sweep) -> None:
     before = sweep.manifest["packs"] if sweep.exists else []
     known = {pack["name"] for pack in before}
     cells = [
@@ -86,12 +94,13 @@ def freeze(
         "name": sweep.folder.name,
         "experiment": made.cells[0].labels["experiment"],
         "content": _content(made),
-        "machine": asdict(machine),
         "cells": cells,
-        "packs": [*before, *(_frozen(pack, made) for pack in packs if pack.name not in known)],
+        "packs": [
+            *before,
+            *(_frozen(pack, made, machine) for pack in packs if pack.name not in known),
+        ],
     }
     write_whole(sweep.folder / "manifest.json", json.dumps(frozen, indent=1).encode())
-    return Sweep(sweep.folder)
 
 
 def find(made: Plan, *, root: Path, name: str | None) -> Sweep:
@@ -100,6 +109,8 @@ def find(made: Plan, *, root: Path, name: str | None) -> Sweep:
     Raises:
         ValueError: the given name is another sweep's.
     """
+    if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)):
+        raise ValueError(f"name: {name!r} is no folder's name; use letters, digits, . - and _")
     content = _content(made)
     found = name or f"{made.cells[0].labels['experiment']}-{content[:8]}".replace("/", "-")
     sweep = Sweep(root / "sweeps" / found)
@@ -136,7 +147,7 @@ def work(
     made = plan(sweep.cells(frozen["cells"]))
     moments = {key: frozenset(wanted) for key, wanted in frozen["moments"].items()}
     units = {(unit.stage.key, str(unit.seed)): unit for unit in made.units}
-    machine = Machine(**{**sweep.manifest["machine"], "device": device})
+    machine = Machine(**{**frozen["machine"], "device": device})
     store = Store(sweep.root)
     chosen = [units[key, seed] for key, seed in frozen["units"]]
     compute(chosen, moments, store, machine, progress=progress, stopped=stopped)
@@ -168,14 +179,17 @@ def compute(
     while waiting:
         claims = _claim(waiting, store)
         try:
-            mine = [unit for unit in claims if _open(unit, moments, store)]
+            mine = [unit for unit in claims if not stored(unit, moments, store)]
             if mine:
                 _train(mine, moments, store, machine, progress, stopped)
         finally:
             for claim in claims.values():
                 claim.release()
         waiting = [unit for unit in waiting if unit not in claims]
-        if waiting and not mine:
+        if waiting and not mine:  # another process is at them
+            progress(waiting[0].stage.start.step)
+            if stopped():
+                raise Interrupted("stopped while waiting for another process")
             time.sleep(0.2)
 
 
@@ -189,16 +203,10 @@ def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, FileLock]:
         claim = store.claim(unit.stage.key, unit.seed)
         if claim is not None:
             claims[unit] = claim
+            store.sweep_up(unit.stage.key, unit.seed)
         elif not claims:
             break
     return claims
-
-
-def _open(unit: Unit, moments: Mapping[str, frozenset[Any]], store: Store) -> bool:
-    """Whether a unit is to be trained. One that is stored beside a checkpoint belongs to a pack
-    that was killed while it wrote its tickets; it is repeated with the others, byte for byte."""
-    torn = bool(store.checkpoints(unit.stage.key, unit.seed))
-    return torn or not stored(unit, moments, store)
 
 
 def _train(
@@ -210,7 +218,7 @@ def _train(
     stopped: Callable[[], bool],
 ) -> None:
     """Train units stacked, each group from the latest checkpoint that all of it has."""
-    for group, step in _by_checkpoint(units, store):
+    for group, step in _by_checkpoint(units, moments, store):
         wanted = [moments.get(unit.stage.key, frozenset()) for unit in group]
         loop = Loop(group, store, machine, moments=wanted, progress=progress, stopped=stopped)
         if step is None:
@@ -220,10 +228,20 @@ def _train(
         loop.run(_until(group, wanted, store))
 
 
-def _by_checkpoint(units: Sequence[Unit], store: Store) -> list[tuple[list[Unit], int | None]]:
-    found = {unit: set(store.checkpoints(unit.stage.key, unit.seed)) for unit in units}
-    shared = set.intersection(*found.values())
-    if shared:
+def _by_checkpoint(
+    units: Sequence[Unit], moments: Mapping[str, frozenset[Any]], store: Store
+) -> list[tuple[list[Unit], int | None]]:
+    """Units that can go on together, and the step of the checkpoint that they go on from.
+
+    A checkpoint past a snapshot that is missing is of no use.
+    """
+    found: dict[Unit, set[int]] = {}
+    for unit in units:
+        key, seed = unit.stage.key, unit.seed
+        wanted = [m for m in moments.get(key, ()) if isinstance(m, int)]
+        first = min((m for m in wanted if not store.has(key, seed, m)), default=unit.stage.step)
+        found[unit] = {step for step in store.checkpoints(key, seed) if step <= first}
+    if shared := set.intersection(*found.values()):
         return [(list(units), max(shared))]
     groups: dict[int | None, list[Unit]] = {}
     for unit, steps in found.items():
@@ -246,11 +264,12 @@ def _content(made: Plan) -> str:
     return digest([[each.signature, str(each.seed)] for each in made.cells])
 
 
-def _frozen(pack: Pack, made: Plan) -> dict[str, Any]:
+def _frozen(pack: Pack, made: Plan, machine: Machine) -> dict[str, Any]:
     keys = {(unit.stage.key, unit.seed) for unit in pack.units}
     return {
         "name": pack.name,
         "units": [[unit.stage.key, str(unit.seed)] for unit in pack.units],
+        "machine": asdict(machine),
         "cells": [
             number
             for number, each in enumerate(made.cells)

@@ -70,4 +70,5 @@ def sparsity(mask: Mask) -> Tensor:
 
 
 def _cat(named: Sequence[State]) -> dict[str, Tensor]:
+    assert all(each.keys() == named[0].keys() for each in named), "tickets of different tensors"
     return {name: torch.cat([each[name] for each in named]) for name in named[0]}

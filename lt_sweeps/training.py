@@ -132,6 +132,8 @@ class Loop:
             results = self.test()
             self.seconds += time.monotonic() - clock
             self._finish(results)
+        for unit in self.units:
+            self.store.drop_checkpoints(unit.stage.key, unit.seed)
 
     def update(self) -> Callable[[int], None]:
         """The update of one step; on a GPU a replayed graph, fed through two static tensors."""
@@ -156,7 +158,7 @@ class Loop:
         return self._replayed(body)
 
     def _replayed(self, body: Callable[[Tensor, Tensor], None]) -> Callable[[int], None]:
-        index = self.batches.index(self.step).clone()
+        index = self.batches.index(0).clone()  # a full batch, which the step may not have
         rate = torch.zeros((), device=self.device)
         changed = [self.stack.weights, self.course.train_loss]
         changed += [*self.stack.buffers.values(), *self.optimizer.tensors.values()]
@@ -244,8 +246,6 @@ class Loop:
                 self._save(r, "best", best)
             self.store.write_cost(unit.stage.key, unit.seed, cost)
             self._save(r, "end", last, metrics=results[r], history=self.course.history[r])
-        for unit in self.units:
-            self.store.drop_checkpoints(unit.stage.key, unit.seed)
 
     def _snapshot(self, moment: Moment, optimizer: Mapping[str, Tensor]) -> None:
         """Save the units as they are, where somebody needs this moment."""
@@ -279,8 +279,10 @@ class Loop:
             moments |= {f"{name}/{each}": view for each, view in views.items()}
             moments |= {} if flat else {name: tensor}
         masks = self.stack.views(self.mask)
+        # Where a replicate has diverged, NaN times the mask is NaN in the pruned weights too.
+        exact = torch.where(self.mask != 0, weights, self.pinned)
         return Ticket(
-            {**self.stack.views(weights), **buffers},
+            {**self.stack.views(exact), **buffers},
             {layer.name: masks[layer.name] != 0 for layer in self.layers},
             self.step,
             moments,

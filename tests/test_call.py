@@ -41,7 +41,9 @@ def test_a_missing_argument_is_refused() -> None:
         of()
 
 
-@pytest.mark.parametrize("wrong", [{"rate": "fast"}, {"rate": 1, "scope": "row"}, {"rate": True}])
+@pytest.mark.parametrize(
+    "wrong", [{"rate": float("nan")}, {"rate": "fast"}, {"rate": 1, "scope": "row"}, {"rate": True}]
+)
 def test_a_wrong_type_is_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="method: "):
         of(**wrong)
@@ -70,6 +72,18 @@ def test_an_argument_added_later_is_left_out_at_the_value_that_changes_nothing()
 def test_a_function_from_elsewhere_counts_by_its_source() -> None:
     assert "source" in of(rate=0.5).identity()
     assert "source" not in Call("lt_sweeps.criteria.random").identity()
+
+
+def test_an_edit_beside_the_function_counts_too(tmp_path, monkeypatch) -> None:
+    """What the function calls lies in its module more often than not."""
+    monkeypatch.syspath_prepend(tmp_path)
+    identities = []
+    for number, body in enumerate(["a.abs()", "a.abs()  # the same", "a.abs() * 2"]):
+        (tmp_path / f"mine{number}.py").write_text(
+            f"def part(a): return {body}\ndef score(final): return part(final)\n"
+        )
+        identities.append(Call(f"mine{number}.score").identity()["source"])
+    assert identities[0] == identities[1] != identities[2]
 
 
 def test_digest_ignores_the_order_of_keys() -> None:

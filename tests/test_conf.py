@@ -1,5 +1,6 @@
 """Every yaml of every group composes, plans, and trains two steps."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from lt_sweeps.cli import main
 from lt_sweeps.complaints import CONF
 from lt_sweeps.launchers import local
 from lt_sweeps.plan import Plan, plan
-from lt_sweeps.records import read
 from lt_sweeps.store import Store
 
 TINY = [
@@ -64,7 +64,8 @@ def test_an_option_trains_two_steps(
         *[w for w in TINY if not w.startswith(f"{group}=")], f"{group}={option}", *short
     )
     made, store = run(cell)
-    rows = read(store.root / "runs" / made.cells[0].signature / "0" / "records.jsonl")
+    records = store.root / "runs" / made.cells[0].signature / "0" / "records.jsonl"
+    rows = [json.loads(line) for line in records.read_text().splitlines()]
     assert [row["level"] for row in rows] == list(range(len(rows))) and rows
     assert all(row["train_steps"] == 2 for row in rows)
 
@@ -82,7 +83,14 @@ def test_a_recipe_trains_two_steps(cells, run, option: str) -> None:
     assert store.has(made.units[0].stage.key, 0)
 
 
-@pytest.mark.parametrize("option", [o for o in options("model") if o != "fc"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        pytest.param(option, marks=pytest.mark.slow) if option == "vgg16" else option
+        for option in options("model")
+        if option != "fc"
+    ],
+)
 def test_a_model_is_pruned_and_trains_two_steps(cells, run, option: str) -> None:
     words = [w for w in TINY if not w.startswith("model.")]
     narrow = {"resnet20": ["model.net.width=2"], "vgg16": []}.get(option, ["model.net.hidden=[8]"])

@@ -347,3 +347,11 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, kind):
         Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path)
     with pytest.raises(ValueError, match=r"image_folder: cannot read `.*dog.003.png`: "):
         image_folder(str(tmp_path / "pets"), data_dir=str(tmp_path)).prepare()
+
+
+def test_a_folder_beside_train_that_is_no_split_is_refused(tmp_path):
+    root = tmp_path / "parted"
+    draw_tree(root / "train")
+    draw_tree(root / "valid")
+    with pytest.raises(ValueError, match=r"has \['valid'\] beside `train`; it takes"):
+        image_folder(str(root))

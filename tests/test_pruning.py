@@ -153,3 +153,30 @@ def test_restart_rewinds_the_kept_and_pins_the_pruned_for_good() -> None:
         expected = tensor([0.25, pinned, 0.2, 0.2])
         assert torch.equal(ticket.state["b"][0], expected)
         assert ticket.state["bias"].item() == 1.0, "what is not prunable is the origin's"
+
+
+def test_ranks_are_among_the_weights_that_are_left() -> None:
+    """Of weights 4 to 7 the smaller rank is highest for 5 and 6; what is pruned does not count."""
+    layer = (Layer("a", (8,), "hidden"),)
+    left = {"a": tensor([[False] * 4 + [True] * 4])}
+    init = {"a": tensor([[9.0, 9, 9, 9, 1, 3, 2, 4]])}
+    final = {"a": tensor([[0.0, 0, 0, 0, 2, 3, 4, 1]])}
+    both = Call("lt_sweeps.criteria.large_init_large_final")
+    evidence = {"init": init, "final": final}
+    mask = prune(
+        left, Target("layer", (1,), 0), both, evidence, layers=layer, seed=Seed(0), level=1
+    )
+    assert mask["a"][0].nonzero().flatten().tolist() == [5]
+
+
+def test_a_global_scope_ranks_over_all_layers_alike() -> None:
+    layers = (Layer("big", (1000,), "hidden"), Layer("small", (10,), "output"))
+    kept = {layer.name: torch.ones(1, *layer.shape, dtype=torch.bool) for layer in layers}
+    draws = torch.Generator().manual_seed(0)
+    state = {layer.name: torch.randn(1, *layer.shape, generator=draws) for layer in layers}
+    both = Call("lt_sweeps.criteria.large_init_large_final")
+    evidence = {"init": state, "final": state}
+    mask = prune(
+        kept, Target("global", (202,), 0), both, evidence, layers=layers, seed=Seed(0), level=1
+    )
+    assert 0 < int(mask["small"].sum()) < 10

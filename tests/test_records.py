@@ -8,11 +8,15 @@ import pytest
 
 from lt_sweeps.cells import Cell
 from lt_sweeps.plan import Plan
-from lt_sweeps.records import read, write
+from lt_sweeps.records import write
 from lt_sweeps.store import Store
 
 Make = Callable[..., Cell]
 Run = Callable[..., tuple[Plan, Store]]
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def folder(made: Plan, store: Store) -> Path:
@@ -71,6 +75,15 @@ def test_changed_records_are_set_aside_and_made_again(cell: Make, run: Run, capl
     assert (place / "records.jsonl").read_bytes() == right
     assert "records that do not match" in caplog.text
     assert (place / "records.jsonl.corrupt-0").exists()
+
+
+def test_a_harmed_config_is_written_again(cell: Make, run: Run) -> None:
+    made, store = run(cell())
+    config = folder(made, store) / "config.yaml"
+    right = config.read_bytes()
+    config.write_bytes(b"")
+    assert write(made.cells[0], store)
+    assert config.read_bytes() == right
 
 
 def test_an_unfinished_cell_has_the_rows_it_has_and_no_done(cell: Make, run: Run) -> None:

@@ -1,6 +1,5 @@
 """A sweep is frozen, resumed as it was, and never done twice."""
 
-import json
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from lt_sweeps.cells import Cell
 from lt_sweeps.plan import Plan, packs, plan
 from lt_sweeps.store import Store
 from lt_sweeps.sweep import Sweep, compute, find, freeze, unfinished, work
-from lt_sweeps.training import Machine
+from lt_sweeps.training import Interrupted, Loop, Machine
 
 Make = Callable[..., Cell]
 
@@ -84,29 +83,72 @@ def test_a_corrupt_ticket_is_missing_again(cell: Make, tmp_path: Path) -> None:
 
 
 def _compute(root: Path, cells: list[Cell], barrier) -> None:
+    """Compute all packs, and note every training that ends."""
+    finish = Loop._finish
+
+    def noted(loop: Loop, results) -> None:
+        with (root / "trained").open("a") as file:
+            file.writelines(f"{unit.stage.key}/{unit.seed}\n" for unit in loop.units)
+        finish(loop, results)
+
+    setattr(Loop, "_finish", noted)  # noqa: B010
     made = plan(cells)
     barrier.wait()
     for pack in all_packs(made):
         compute(pack.units, made.moments, Store(root), Machine())
 
 
-def test_two_processes_on_one_root_double_nothing(cell: Make, tmp_path: Path) -> None:
-    """Each training appends its stack size once to the cost beside its ticket: first writer wins,
-    so a doubled training would leave a second process's checkpoint or another time."""
+@pytest.mark.parametrize("theirs", [(1, 2, 3), (0, 1, 2)], ids=["overlapping", "the same"])
+def test_two_processes_on_one_root_double_nothing(
+    cell: Make, tmp_path: Path, theirs: tuple[int, ...]
+) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
-    mine = [cell(seed=seed, schedule__levels=1, recipe__length="30ep") for seed in (0, 1, 2)]
-    theirs = [cell(seed=seed, schedule__levels=1, recipe__length="30ep") for seed in (1, 2, 3)]
-    both = [context.Process(target=_compute, args=(tmp_path, c, barrier)) for c in (mine, theirs)]
+    long = {"schedule__levels": 1, "recipe__length": "30ep"}
+    seeds = [(0, 1, 2), theirs]
+    both = [
+        context.Process(
+            target=_compute, args=(tmp_path, [cell(seed=s, **long) for s in of], barrier)
+        )
+        for of in seeds
+    ]
     for process in both:
         process.start()
     for process in both:
         process.join(timeout=120)
     assert [process.exitcode for process in both] == [0, 0]
-    costs = [json.loads(path.read_text()) for path in tmp_path.glob("tickets/*/*.cost.json")]
-    assert len(costs) == 8
-    # A unit that was trained once counts in one stack: the sizes of all stacks add up to 8.
-    assert sum(1 / cost["stack_size"] for cost in costs) == pytest.approx(
-        round(sum(1 / cost["stack_size"] for cost in costs))
-    )
-    assert not list(tmp_path.glob("tickets/*/*.partial-*"))
+    trained = (tmp_path / "trained").read_text().split()
+    assert len(trained) == len(set(trained)) == 2 * len(set(sum(seeds, ())))
+
+
+def test_who_waits_for_another_process_can_be_stopped(cell: Make, tmp_path: Path) -> None:
+    made, store = plan([cell()]), Store(tmp_path)
+    claim = store.claim(made.units[0].stage.key, 0)
+    with pytest.raises(Interrupted):
+        compute(made.units[:1], made.moments, store, Machine(), stopped=lambda: True)
+    assert claim is not None
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", 5])
+def test_a_name_is_a_folders(cell: Make, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="is no folder's name"):
+        find(plan([cell()]), root=tmp_path, name=name)
+
+
+def test_two_that_freeze_one_sweep_keep_each_others_packs(cell: Make, tmp_path: Path) -> None:
+    made = plan([cell(seed=seed) for seed in (0, 1)])
+    halves = packs(made.units, stack_size={u.stage.key: 9 for u in made.units}, workers=2)
+    frozen(made, tmp_path)
+    sweep = freeze(made, halves, Machine(), root=tmp_path, name=None)
+    names = {pack["name"] for pack in sweep.manifest["packs"]}
+    assert names == {pack.name for pack in [*all_packs(made), *halves]}
+
+
+def test_what_a_killed_process_was_writing_is_swept_up(cell: Make, tmp_path: Path) -> None:
+    made, store = plan([cell()]), Store(tmp_path)
+    unit = made.units[0]
+    debris = store.path(unit.stage.key, 0).with_name(".0.safetensors.abc")
+    debris.parent.mkdir(parents=True)
+    debris.write_bytes(b"half a ticket")
+    compute([unit], made.moments, store, Machine())
+    assert not debris.exists()

@@ -82,7 +82,13 @@ class _Tree:
 
 def _scan(root: Path) -> _Tree:
     top = _folders(root)
-    parted = "train" in top and set(top) <= set(_PARTS)
+    # A folder of images that is called `train` is a class, one of folders is a split.
+    parted = "train" in top and bool(_folders(root / "train"))
+    if parted and (others := sorted(set(top) - set(_PARTS))):
+        raise ValueError(
+            f"image_folder: `{root}` has {others} beside `train`; it takes {list(_PARTS)}, or "
+            "class folders alone"
+        )
     names = _folders(root / "train") if parted else top
     if len(names) < 2:
         where = root / "train" if parted else root

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from lt_sweeps.cells import Cell
 from lt_sweeps.cost import Speeds, stack_size
 from lt_sweeps.launchers.preview import preview
 from lt_sweeps.launchers.progress import Panel
+from lt_sweeps.lowerings import LOWERINGS
 from lt_sweeps.plan import Pack, Plan, dependencies, packs, plan
 from lt_sweeps.resolve import Missing
 from lt_sweeps.store import CorruptTicket, Store
@@ -54,9 +54,13 @@ class Local:
         for key in keys:
             if any(cell.config[key] != config[key] for cell in cells):
                 raise ValueError(f"{key}: one value for all cells of a multirun")
-        lowerings = ("auto", "loop", "stacked", "grouped", "vmap")
-        if config["lowering"] not in lowerings:
-            raise ValueError(f"lowering: {config['lowering']!r}; it is one of {list(lowerings)}")
+        if config["lowering"] not in LOWERINGS:
+            raise ValueError(f"lowering: {config['lowering']!r}; it is one of {list(LOWERINGS)}")
+        for key in ("root", "data_dir"):
+            if not isinstance(config[key], str):
+                raise ValueError(f"{key}: {config[key]!r} is no folder")
+        if not isinstance(config["dry_run"], bool):
+            raise ValueError(f"dry_run: {config['dry_run']!r}; it is true or false")
         every = config["checkpoint_every"]
         if isinstance(every, bool) or not isinstance(every, (int, float)) or every < 0:
             raise ValueError(f"checkpoint_every: {every!r}; give seconds, 0 for every step")
@@ -148,14 +152,17 @@ def _run(
                     reason = job.reason()
                     if reason is None:
                         done.add(job.pack.name)
-                        first, count = job.pack.units[0].stage, len(job.pack.units)
-                        speeds.learn(first, count, _kind(job.device), job.seconds)
+                        first = job.pack.units[0]
+                        cost = Store(sweep.root).cost(first.stage.key, first.seed)
+                        speeds.learn(first.stage, cost)
                     else:
                         failed[job.pack.name] = reason
                         queue = _without(queue, job.pack, needs, failed)
         except KeyboardInterrupt:
             for job in running:
-                job.stop()
+                job.process.terminate()  # each saves itself, all at the same time
+            for job in running:
+                job.process.join()
             raise
     return failed
 
@@ -165,7 +172,6 @@ class _Job:
 
     def __init__(self, context: Any, sweep: Sweep, pack: Pack, device: str) -> None:
         self.pack, self.device, self._error = pack, device, ""
-        self.seconds = -time.monotonic()
         self.receive, send = context.Pipe(duplex=False)
         self.process: BaseProcess = context.Process(
             target=_work, args=(sweep.folder, pack.name, device, send), daemon=True
@@ -184,7 +190,6 @@ class _Job:
                     self._error = message
             return False
         self.process.join()
-        self.seconds += time.monotonic()
         return True
 
     def reason(self) -> str | None:
@@ -200,11 +205,6 @@ class _Job:
             name = signal.Signals(-status).name
             return f"killed by {name}; the same words continue from its last checkpoint"
         return self._error or f"exit status {status}"
-
-    def stop(self) -> None:
-        """Ask the process to save itself, and wait until it has."""
-        self.process.terminate()
-        self.process.join()
 
 
 def _wait(running: Sequence[_Job], panel: Panel) -> list[_Job]:
@@ -277,7 +277,8 @@ def _sizes(missing: Sequence[Any], local: Local) -> dict[str, int]:
     stages = {unit.stage.key: unit.stage for unit in missing}
     if local.stack_size is not None:
         return dict.fromkeys(stages, local.stack_size)
-    device, workers = local.devices[0], len(local.devices)
+    device = local.devices[0]
+    workers = local.devices.count(device)
     return {k: stack_size(stage, device=device, workers=workers) for k, stage in stages.items()}
 
 
@@ -287,7 +288,3 @@ def _count(key: str, value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{key}: {value!r}; give `auto` or a whole number from 1 up")
     return value
-
-
-def _kind(device: str) -> str:
-    return torch.cuda.get_device_name(0) if device.startswith("cuda") else "cpu"
