@@ -12,20 +12,10 @@ from typing import Any
 
 from lt_sweeps.call import Call, digest, nearest
 from lt_sweeps.cells import Cell
+from lt_sweeps.evidence import Criterion, reset
 from lt_sweeps.network import Network
 from lt_sweeps.seeds import Seed
-from lt_sweeps.stages import (
-    Criterion,
-    Init,
-    Moment,
-    Prune,
-    Reset,
-    Task,
-    Train,
-    Training,
-    ancestors,
-    reset,
-)
+from lt_sweeps.stages import Init, Moment, Prune, Reset, Task, Train, Training, ancestors
 from lt_sweeps.store import Store
 from lt_sweeps.training import Unit
 

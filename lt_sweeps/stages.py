@@ -7,14 +7,14 @@ it: they change speed, never what is drawn or computed.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
 from lt_sweeps.call import Call, digest, nearest
 from lt_sweeps.datasets import Dataset
+from lt_sweeps.evidence import Criterion
 from lt_sweeps.network import Network
 from lt_sweeps.recipes import Recipe
 from lt_sweeps.schedules import Target
@@ -22,9 +22,6 @@ from lt_sweeps.times import steps
 
 Moment = int | str
 """When within a training: a step, or `start`, `end`, `best` (lowest validation loss)."""
-
-_CRITERION = {"init": "start", "final": "end", "best": "best", "origin": "origin", "noise": None}
-_RESET = ("origin", "init", "final", "kept", "noise")
 
 
 @dataclass(frozen=True)
@@ -55,29 +52,6 @@ class Training:
     @cached_property
     def key(self) -> str:
         return digest(self.identity())
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """A mask criterion, and the moments that its snapshots are taken at (None: it is drawn)."""
-
-    call: Call
-    evidence: tuple[tuple[str, str | None], ...]
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Criterion:
-        """The criterion that a yaml describes: `_target_`, snapshots by name, other arguments."""
-        where = "mask_criterion"
-        target = str(config.get("_target_"))
-        names = _evidence(Call(target), where, tuple(_CRITERION))
-        evidence = {name: config.get(name, _CRITERION.get(name)) for name in names}
-        evidence.update({n: n.removeprefix("at_") for n in names if n.startswith("at_")})
-        for name, moment in evidence.items():
-            if (name == "noise") != (moment is None):
-                raise ValueError(f"{where}.{name}: {moment!r} is no moment of a training")
-        rest = {key: value for key, value in config.items() if key not in names}
-        call = Call.of(rest, where=where, supplied=names)
-        return cls(call, tuple(evidence.items()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,12 +287,6 @@ class Reset(Stage):
         return f"reset   {self.reset}, {self.freeze}"
 
 
-def reset(config: Mapping[str, Any], where: str = "reset") -> Call:
-    """The reset or freeze (`where`) that a yaml describes."""
-    names = _evidence(Call(str(config.get("_target_"))), where, _RESET)
-    return Call.of(config, where=where, supplied=names)
-
-
 def ancestors(stage: Stage) -> Iterator[Stage]:
     """The stage and everything it is made from, each once, the inputs first."""
     seen: set[str] = set()
@@ -333,19 +301,3 @@ def ancestors(stage: Stage) -> Iterator[Stage]:
         else:
             waiting.append((current, True))
             waiting.extend((each, False) for each in current.inputs if each.key not in seen)
-
-
-def _evidence(call: Call, where: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the tensors that a function asks for."""
-    names = tuple(
-        name
-        for name, parameter in inspect.signature(call.function).parameters.items()
-        if "Tensor" in str(parameter.annotation) or parameter.annotation is parameter.empty
-    )
-    timed = "init" in allowed and allowed is not _RESET
-    unknown = [n for n in names if n not in allowed and not (timed and n.startswith("at_"))]
-    if unknown:
-        raise ValueError(
-            f"{where}: `{call.target}` names evidence {unknown}; it can have {list(allowed)}"
-        )
-    return names

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from lt_sweeps.cells import Cell
+from lt_sweeps.compute import compute
 from lt_sweeps.plan import Plan, packs, plan
 from lt_sweeps.store import Store
-from lt_sweeps.sweep import compute, write_records
+from lt_sweeps.sweep import write_records
 from lt_sweeps.training import Machine
 
 TINY: dict[str, Any] = {

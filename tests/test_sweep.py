@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from lt_sweeps.cells import Cell
+from lt_sweeps.compute import compute
 from lt_sweeps.plan import Plan, packs, plan
 from lt_sweeps.store import Store
-from lt_sweeps.sweep import Sweep, compute, find, freeze, unfinished, work
+from lt_sweeps.sweep import Sweep, find, freeze, unfinished, work
 from lt_sweeps.training import Interrupted, Loop, Machine
 
 Make = Callable[..., Cell]

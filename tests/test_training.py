@@ -8,12 +8,12 @@ import torch
 from conftest import CONV
 
 from lt_sweeps.cells import Cell
+from lt_sweeps.compute import compute
 from lt_sweeps.evaluation import measure
 from lt_sweeps.plan import Plan, plan
 from lt_sweeps.resolve import snapshot, ticket
 from lt_sweeps.seeds import Seed
 from lt_sweeps.store import Store
-from lt_sweeps.sweep import compute
 from lt_sweeps.ticket import stack
 from lt_sweeps.training import Loop, Machine, Unit
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from lt_sweeps.call import Call
+from lt_sweeps.evidence import Criterion
 from lt_sweeps.schedules import Target
-from lt_sweeps.stages import Criterion, Init, Prune, Reset, Train, Training
+from lt_sweeps.stages import Init, Prune, Reset, Train, Training
 
 
 def imp(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lt_sweeps.call import Call
+from lt_sweeps.evidence import Criterion
 from lt_sweeps.methods.imp import imp
 from lt_sweeps.schedules import Target
-from lt_sweeps.stages import Criterion, Init, Train, Training
+from lt_sweeps.stages import Init, Train, Training
 
 
 def one_shot(
