@@ -16,9 +16,12 @@ _CRITERION = {
     "origin": "origin",
     "grad": "start",
     "logits": "end",
+    "keeps": "end",
+    "sampled": "end",
     "noise": None,
 }
-_RESET = ("origin", "init", "final", "kept", "cut", "noise", "fresh")
+LEARNED = ("logits", "keeps", "sampled")  # what only the training of a mask ends with
+_RESET = ("origin", "init", "final", "value", "kept", "cut", "noise", "fresh")
 _LOGITS = ("kept", "logits", "noise")
 
 

@@ -2,8 +2,9 @@
 
 A reset is a function of one layer's weights that names the evidence it needs, tensors of the whole
 layer: `init` (its initial weights as the resets before have left them, the pruned ones included),
-`origin` (those of the dense run), `final` (where the training ended), `kept` (the mask), `noise`
-(uniform in [0, 1)), `fresh` (another draw of the initialisation). It returns the layer's initial
+`origin` (those of the dense run), `final` (where the training ended), `value` (what a learned mask
+made of those), `kept` (the mask), `noise` (uniform in [0, 1)), `fresh` (another draw of the
+initialisation). It returns the layer's initial
 weights, pruned ones included, from which the next level's reset goes on; the mask lies over them.
 
 A reset that has `to` begins with the dense run at that time, and puts biases, normalisation and the
@@ -14,12 +15,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lt_sweeps.call import omitted_at
 
-def rewind(init: Tensor, *, to: str = "0it", momentum: bool = False) -> Tensor:
+
+@omitted_at(restart=False)
+def rewind(
+    init: Tensor, *, to: str = "0it", momentum: bool = False, restart: bool = False
+) -> Tensor:
     """The weights that the dense run had at time `to`, `0it` being its initialisation.
 
     `to` is in epochs (`2ep`) or steps (`500it`); the recipe continues from there, learning rate and
-    data order included. With `momentum` the optimizer's moments are taken from there as well.
+    data order included, or with `restart` begins anew. With `momentum` the optimizer's moments are
+    taken from there as well.
     (Init: arXiv:1803.03635; later times: arXiv:1903.01611.)
     """
     return init
@@ -28,6 +35,11 @@ def rewind(init: Tensor, *, to: str = "0it", momentum: bool = False) -> Tensor:
 def keep(final: Tensor) -> Tensor:
     """The trained weights: the recipe starts anew from where the network is (fine-tuning)."""
     return final
+
+
+def learned(value: Tensor) -> Tensor:
+    """The trained weights as a learned mask left them (gated, shrunk): its fine-tuning."""
+    return value
 
 
 def reinit(

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from lt_sweeps.call import Call, digest, nearest
 from lt_sweeps.datasets import Dataset
-from lt_sweeps.evidence import Criterion
+from lt_sweeps.evidence import LEARNED, Criterion
 from lt_sweeps.network import Network
 from lt_sweeps.recipes import Recipe
 from lt_sweeps.schedules import Target
@@ -328,7 +328,7 @@ class Prune(Stage):
         if isinstance(self.trained, Init):
             return self._untrained(name, time)
         learns = self.trained.sparsifier.learns
-        if (name == "logits") != learns and name in ("logits", "grad"):
+        if (name in LEARNED) != learns and name in (*LEARNED, "grad"):
             has = "learns a mask" if learns else "learns no mask"
             raise ValueError(
                 f"{where}: `{self.criterion.call.target}` needs {name}, and the training that is "
@@ -379,6 +379,11 @@ class Reset(Stage):
                 if to == "end"
                 else "reset.to: `best` has no step to go on from; give a time (`500it`, `2ep`)"
             )
+        if "value" in self._names and not has_logits(self.trained):
+            raise ValueError(
+                f"reset: `{self.reset.target}` starts from what a learned mask made of weights, "
+                "and no mask was learned; reset=keep starts from the weights"
+            )
         if self.frees and self.freeze.target != "lt_sweeps.freezes.zero":
             raise ValueError(
                 f"freeze: {self.freeze}; `{self.reset.target}` starts pruned weights at 0 and "
@@ -397,7 +402,8 @@ class Reset(Stage):
 
     @property
     def step(self) -> int:
-        return self.to if isinstance(self.to, int) else 0
+        restarts = self.reset.bound().get("restart")
+        return self.to if isinstance(self.to, int) and not restarts else 0
 
     @property
     def trained(self) -> Train | Init:
