@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from lt_sweeps.call import Call, nearest
@@ -96,6 +96,7 @@ class Layout:
     alpha: float = 0.05
     family: Literal["line", "panel", "figure"] = "panel"
     margin: float | str = 0.005
+    select: Literal["validation", "test"] = "validation"
     masks_at: list[float] = field(default_factory=lambda: [0.5, 0.9])
     published: list[Any] = field(default_factory=list)
 
@@ -114,6 +115,10 @@ class Layout:
         self.below(1.0)
         object.__setattr__(self, "published", [_published(each) for each in self.published])
 
+    def chooser(self, metric: str) -> str:
+        """The metric by which the best of several tickets is picked, where `metric` is shown."""
+        return metric.replace("test", "val") if self.select == "validation" else metric
+
     def below(self, dense: float) -> float:
         """The lowest value that is not inferior to `dense` by the margin."""
         if isinstance(self.margin, str):
@@ -127,6 +132,9 @@ class Layout:
         if self.margin < 0:
             raise ValueError(f"report.margin: {self.margin}; it is how far below dense, so not < 0")
         return dense - self.margin
+
+
+KEYS = tuple(each.name for each in fields(Layout))
 
 
 def layout(given: Mapping[str, Any]) -> Layout:

@@ -15,7 +15,7 @@ import yaml
 
 from lt_sweeps.files import write_whole
 from lt_sweeps.plan import Planned
-from lt_sweeps.stages import Prune, Reset, Train
+from lt_sweeps.stages import Init, Prune, Reset, Train, ancestors
 from lt_sweeps.store import Store, set_aside
 
 _METRICS = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
@@ -73,6 +73,7 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         **{name: labels.get(name) for name in ("reset", "freeze", "schedule", "recipe")},
         "level": stage.level,
         "stage": stage.key,
+        "init": next(s.key for s in ancestors(stage) if isinstance(s, Init)),
         "kind": "train",
         "step": stage.step,
         "target_sparsity": _target(stage),
@@ -88,6 +89,7 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         "best_step": metrics["best_step"],
         **{f"best_{name}": _finite(metrics[f"best_{name}"]) for name in _METRICS},
         "train_steps": stage.step - stage.start.step,
+        "epochs": (stage.step - stage.start.step) / stage.training.recipe.steps_per_epoch,
         "finite": metrics["finite"],
         "collapsed": metrics[f"{at}_one_class"] or 0 in remaining.values(),
         **{name: cost.get(name) for name in ("seconds", "device", "stack_size", "code_version")},
