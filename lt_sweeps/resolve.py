@@ -18,6 +18,7 @@ from lt_sweeps.gradients import gradient
 from lt_sweeps.network import Layer
 from lt_sweeps.seeds import Seed, generator
 from lt_sweeps.stages import (
+    EXAMPLES,
     Evaluate,
     Init,
     Logits,
@@ -124,7 +125,7 @@ def _evidence(
     if name == "logits":
         return at.learned
     if name == "grad":
-        examples = stage.criterion.call.bound().get("examples", 128)
+        examples = stage.criterion.call.bound().get("examples", EXAMPLES)
         return gradient(at, network_of(stage), stage.origin.training, seed, examples)
     return at.state
 
@@ -132,9 +133,9 @@ def _evidence(
 def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
     trained = ticket(stage.trained, seed, store)
     found = {n: snapshot(*where, seed, store) for n, where in stage.evidence.items()}
-    base = found["origin"] if "origin" in found else replace(trained, optimizer={})
-    if not stage.reset.bound().get("momentum"):
-        base = replace(base, optimizer={})
+    momentum = stage.reset.bound().get("momentum")
+    base = found.get("origin", found["final"] if momentum else trained)
+    base = base if momentum else replace(base, optimizer={})
     evidence = {name: each.state for name, each in found.items()}
     return pruning.restart(
         ticket(stage.pruned, seed, store).mask,
