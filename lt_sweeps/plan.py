@@ -13,6 +13,7 @@ from typing import Any
 from lt_sweeps.call import Call, digest, nearest
 from lt_sweeps.cells import Cell
 from lt_sweeps.evidence import Criterion, reset
+from lt_sweeps.layout import layout
 from lt_sweeps.network import Network
 from lt_sweeps.seeds import Seed
 from lt_sweeps.stages import Init, Moment, Prune, Reset, Task, Train, Training, ancestors
@@ -127,6 +128,7 @@ def planned_cell(cell: Cell) -> Planned:
         raise ValueError(f"{missing[0]}: it cannot be left out")
     if config["report_at"] not in ("best", "end"):
         raise ValueError(f"report_at: {config['report_at']!r}; it is `best` or `end`")
+    layout(cell.report)  # a mistake in it is said before anything runs
     asked = {key: value for key, value in config.items() if key not in MACHINE_KEYS}
     lasts, chain = _last_stages(json.dumps(asked, sort_keys=True), config["data_dir"])
     trainings = _trainings(lasts)

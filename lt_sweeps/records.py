@@ -15,7 +15,7 @@ import yaml
 
 from lt_sweeps.files import write_whole
 from lt_sweeps.plan import Planned
-from lt_sweeps.stages import Evaluate, Prune, Reset, Train
+from lt_sweeps.stages import Evaluate, Init, Prune, Reset, Train, ancestors
 from lt_sweeps.store import Store, set_aside
 
 _HARD = ("val_accuracy", "test_accuracy")
@@ -74,6 +74,7 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         **{name: labels.get(name) for name in ("reset", "freeze", "schedule", "recipe")},
         "level": planned.levels.get(stage.key, stage.level),
         "stage": stage.key,
+        "init": next(s.key for s in ancestors(stage) if isinstance(s, Init)),
         "kind": _kind(planned, stage),
         "step": stage.step,
         "target_sparsity": _target(stage),
@@ -90,6 +91,7 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         **{f"best_{name}": _finite(metrics[f"best_{name}"]) for name in _METRICS},
         **{f"hard_{name}": metrics.get(f"hard_{name}") for name in _HARD},
         "train_steps": stage.length,
+        "epochs": stage.length / stage.training.recipe.steps_per_epoch,
         "finite": metrics["finite"],
         "collapsed": metrics[f"{at}_one_class"] or 0 in remaining.values(),
         **{name: cost.get(name) for name in ("seconds", "device", "stack_size", "code_version")},

@@ -32,14 +32,27 @@ def rewind(
     return init
 
 
-def keep(final: Tensor) -> Tensor:
-    """The trained weights: the recipe starts anew from where the network is (fine-tuning)."""
+@omitted_at(at=None, momentum=False)
+def keep(final: Tensor, *, at: str | None = None, momentum: bool = False) -> Tensor:
+    """The trained weights: the recipe starts anew from where the network is (fine-tuning).
+
+    With `at` it goes on from that time of it instead, learning rate and data order included; with
+    `momentum` the optimizer's moments are kept too (learning-rate rewinding, arXiv:2003.02389).
+    """
     return final
 
 
 def learned(value: Tensor) -> Tensor:
     """The trained weights as a learned mask left them (gated, shrunk): its fine-tuning."""
     return value
+
+
+def transplant(origin: Tensor, *, to: str = "0it", restart: bool = False) -> Tensor:
+    """The dense run's weights at time `to`, as in `rewind`, whatever the levels in between did.
+
+    After levels that kept their weights, `rewind` would go back to what they began with.
+    """
+    return origin
 
 
 def reinit(
@@ -92,9 +105,11 @@ def constant(
     return signs * size * _factor(kept, rescale)
 
 
-def redraw(fresh: Tensor, *, to: str = "0it") -> Tensor:
+@omitted_at(at=None)
+def redraw(fresh: Tensor, *, to: str = "0it", at: str | None = None) -> Tensor:
     """A fresh draw of the initialisation, another one at every level.
 
+    With `at` the recipe goes on from that time of it, instead of from `to`.
     The paper's `reinit` is a permutation, which has the same distribution and not the same values.
     """
     return fresh
@@ -103,10 +118,9 @@ def redraw(fresh: Tensor, *, to: str = "0it") -> Tensor:
 def mask_init(init: Tensor, kept: Tensor, *, to: str = "0it", frees: bool = True) -> Tensor:
     """Rewind, with the pruned weights at 0 and trained like the others: a mask on the start alone.
 
-    The next level still prunes among the weights that the mask kept.
+    The next level still prunes among the weights that the mask kept. (`frees` says that the
+    training after it holds no mask; without it this is `rewind`.)
     """
-    if not frees:
-        raise ValueError("reset: mask_init with frees=false is rewind; use reset=rewind")
     return init
 
 

@@ -20,6 +20,7 @@ from lt_sweeps.network import Layer
 from lt_sweeps.seeds import Seed, generator
 from lt_sweeps.sparsifiers import Learned
 from lt_sweeps.stages import (
+    EXAMPLES,
     Evaluate,
     Init,
     Logits,
@@ -126,7 +127,7 @@ def _evidence(
     if name in LEARNED:
         return _learned(name, at, found[0], stage.level, seed)
     if name == "grad":
-        examples = stage.criterion.call.bound().get("examples", 128)
+        examples = stage.criterion.call.bound().get("examples", EXAMPLES)
         return gradient(at, network_of(stage), stage.origin.training, seed, examples)
     return at.state
 
@@ -151,9 +152,9 @@ def _learned(name: str, at: Ticket, stage: Train | Init, level: int, seed: Seed)
 def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
     trained = ticket(stage.trained, seed, store)
     found = {n: snapshot(*where, seed, store) for n, where in stage.evidence.items()}
-    base = found["origin"] if "origin" in found else replace(trained, optimizer={})
-    if not stage.reset.bound().get("momentum"):
-        base = replace(base, optimizer={})
+    momentum = stage.reset.bound().get("momentum")
+    base = found.get("origin", found["final"] if momentum else trained)
+    base = base if momentum else replace(base, optimizer={})
     evidence = {name: each.state for name, each in found.items()}
     if "value" in stage.reset.names:
         evidence["value"] = _values(stage.trained, trained)

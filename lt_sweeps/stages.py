@@ -19,8 +19,11 @@ from lt_sweeps.evidence import LEARNED, Criterion
 from lt_sweeps.network import Network
 from lt_sweeps.recipes import Recipe
 from lt_sweeps.schedules import Target
-from lt_sweeps.sparsifiers import FIXED, Sparsifier
+from lt_sweeps.sparsifiers import FIXED, Free, Sparsifier
 from lt_sweeps.times import steps
+
+EXAMPLES = 128
+"""Training images that a gradient is computed on, where a criterion does not say."""
 
 Moment = int | str
 """When within a training: a step, or `start`, `end`, `best` (lowest validation loss)."""
@@ -147,6 +150,11 @@ class Train(Stage):
             raise ValueError(
                 f"method: {self.sparsifier} on {self.start}; a learned mask goes on from logits, "
                 "and nothing else does"
+            )
+        if isinstance(self.start, Reset) and self.start.frees and self.sparsifier.holds:
+            raise ValueError(
+                f"reset: {self.start.reset} trains pruned weights, which this method holds; it "
+                "goes with method=imp and one_shot"
             )
         super().__post_init__()
 
@@ -323,6 +331,8 @@ class Prune(Stage):
         where = f"mask_criterion.{name}"
         if time is None:
             return None
+        if name == "grad":
+            self._check_examples()
         if time == "origin":
             return self.origin, "start"
         if isinstance(self.trained, Init):
@@ -335,6 +345,14 @@ class Prune(Stage):
                 f"pruned {has}; a learned mask is cut by its logits, any other by the rest"
             )
         return self.trained, self.trained.moment(str(time), where=where)
+
+    def _check_examples(self) -> None:
+        count = self.criterion.call.bound().get("examples", EXAMPLES)
+        size = self.origin.training.task.dataset.train_size
+        if not 0 < count <= size:
+            raise ValueError(
+                f"mask_criterion: examples={count}; the training set has {size} images"
+            )
 
     def _untrained(self, name: str, time: str) -> tuple[Train | Init, Moment]:
         if name not in ("init", "grad") or time != "start":
@@ -362,6 +380,7 @@ class Reset(Stage):
     freeze: Call
     origin: Train | Init
     to: Moment | None = field(init=False, repr=False)
+    at: int | None = field(init=False, repr=False)
     _level: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -390,6 +409,7 @@ class Reset(Stage):
                 "trains them, so nothing is frozen; it goes with freeze=zero"
             )
         object.__setattr__(self, "to", to)
+        object.__setattr__(self, "at", self._at(self.reset.bound().get("at")))
         super().__post_init__()
 
     @property
@@ -402,6 +422,8 @@ class Reset(Stage):
 
     @property
     def step(self) -> int:
+        if self.at is not None:
+            return self.at
         restarts = self.reset.bound().get("restart")
         return self.to if isinstance(self.to, int) and not restarts else 0
 
@@ -421,6 +443,8 @@ class Reset(Stage):
         found: dict[str, tuple[Train | Init, Moment]] = {"final": (self.trained, "end")}
         if self.to is not None:
             found["origin"] = (self.origin, self.to)
+        elif self.reset.bound().get("momentum"):  # which only a snapshot holds
+            found["final"] = (self.trained, self.trained.step)
         return found
 
     @property
@@ -434,10 +458,20 @@ class Reset(Stage):
             return "start"
         return self.origin.moment(time, where="reset.to")
 
+    def _at(self, time: str | None) -> int | None:
+        """The step of the recipe that a reset goes on from, where it says so."""
+        if time is None:
+            return None
+        if isinstance(self.origin, Init):
+            raise ValueError(f"reset.at: {time} of a network that is not trained; leave it out")
+        return steps(time, self.origin.training.recipe.steps_per_epoch, where="reset.at")
+
     def fields(self) -> dict[str, Any]:
         reset = self.reset.identity()
         if self.to is not None:
             reset["args"]["to"] = self.to
+        if self.at is not None:
+            reset["args"]["at"] = self.at
         return {"reset": reset, "freeze": self.freeze.identity()}
 
     def __str__(self) -> str:
@@ -458,6 +492,11 @@ def ancestors(stage: Stage) -> Iterator[Stage]:
         else:
             waiting.append((current, True))
             waiting.extend((each, False) for each in current.inputs if each.key not in seen)
+
+
+def retrain(start: Reset, training: Training) -> Train:
+    """The training after a reset: its mask is fixed, unless the reset frees what is pruned."""
+    return Train(start, training, Free() if start.frees else FIXED)
 
 
 def has_logits(stage: Stage) -> bool:

@@ -24,7 +24,8 @@ class Live:
     """A training between two steps, by layer: what a sparsifier that moves its mask may change.
 
     `weights` and `grads` (of the step's batch, before any mask) are `[R, *shape]`, as is `mask`,
-    1.0 where a weight is kept; `moments` are the optimizer's. A weight pruned here becomes 0.
+    1.0 where a weight is kept; `moments` are the optimizer's. A weight pruned here becomes 0; one
+    brought back starts from what it was if the sparsifier remembers it, else from 0.
     """
 
     layers: tuple[Layer, ...]
@@ -42,6 +43,7 @@ class Sparsifier:
     learns: ClassVar[bool] = False  # it is a `Learned`
     holds: ClassVar[bool] = True  # pruned weights stay where they are pinned
     moves: ClassVar[bool] = False  # `rewire` changes the mask on the way
+    remembers: ClassVar[bool] = False  # it sees pruned weights as they were, to bring them back
     replaces_step: ClassVar[bool] = False  # where it does, the optimizer's step is left out
     regularises: ClassVar[bool] = False  # `regularise` changes the gradients
     prunes: ClassVar[bool] = False  # the training ends one level further down
