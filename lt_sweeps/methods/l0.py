@@ -6,22 +6,19 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lt_sweeps.call import Call
 from lt_sweeps.evidence import Criterion, logits
-from lt_sweeps.methods.tickets import HARD, LEARNED, refuse_tickets, retrained
+from lt_sweeps.methods.tickets import HARD, KEEP, LEARNED, Protocol, pruning, refuse_ticket
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import HardConcrete
 from lt_sweeps.stages import Evaluate, Init, Logits, Prune, Train, Training
 
 SAMPLED = Criterion.of({"_target_": "lt_sweeps.criteria.sampled"})
-STOCHASTIC = "its gates are drawn anew in every step and lie between 0 and 1, so it has no mask"
+STOCHASTIC = "its gates are drawn anew in every step and lie between 0 and 1"
 
 
 def l0(
     init: Init,
     recipe: Training,
-    reset: Call,
-    freeze: Call,
     *,
     lmbda: float = 1e-6,
     l2: float = 0.0,
@@ -29,7 +26,8 @@ def l0(
     grain: Literal["weight", "channel"] = "weight",
     mask_lr: float = 1.0,
     mask: Literal["gate", "binary", "sample", "none"] = "gate",
-    retrain: Mapping[str, Any] | None,
+    protocol: Protocol = "prune",
+    finetune: Mapping[str, Any] | None,
 ) -> tuple[Train]:
     """Train with gates that are drawn, fix a mask, fine-tune what it keeps.
 
@@ -42,9 +40,9 @@ def l0(
         mask: fixed for fine-tuning: where the test's `gate` is not 0, its value kept in the weight;
             the same without its value (`binary`); one `sample`. `none` goes on drawing, which
             arXiv:1912.04427's authors found to fail.
-        retrain: the keys of the recipe in which fine-tuning differs; null only scores.
+        finetune: the keys of the recipe in which fine-tuning differs; null only scores.
     """
-    refuse_tickets("l0", reset, because=STOCHASTIC)
+    refuse_ticket(protocol, "l0", because=STOCHASTIC)
     if not 0 < droprate < 1:
         raise ValueError(f"method: droprate={droprate}; it lies between 0 and 1")
     mean = math.log((1 - droprate) / droprate)
@@ -52,11 +50,17 @@ def l0(
     gates = HardConcrete(lmbda, l2, grain, mask_lr)
     search = Train(Logits(init, start), recipe, gates)
     if mask == "none":
-        on = Logits(search, logits("lt_sweeps.logits.carried"))
-        if retrain is None:
-            return (Evaluate(on, recipe, gates),)
-        return (Train(on, recipe.changed(retrain, where="method.retrain"), gates),)
+        return (_drawing_on(search, recipe, gates, finetune),)
     found = SAMPLED if mask == "sample" else HARD
     cut = Prune(search, Target.open(init.network.layers), found, origin=search)
-    begin = LEARNED if mask == "gate" else reset
-    return (retrained(cut, recipe, begin, freeze, origin=search, retrain=retrain),)
+    kept = LEARNED if mask == "gate" else KEEP
+    return (pruning(finetune).train(cut, recipe, origin=search, kept=kept),)
+
+
+def _drawing_on(
+    search: Train, recipe: Training, gates: HardConcrete, finetune: Mapping[str, Any] | None
+) -> Train:
+    on = Logits(search, logits("lt_sweeps.logits.carried"))
+    if finetune is None:
+        return Evaluate(on, recipe, gates)
+    return Train(on, recipe.changed(finetune, where="method.finetune"), gates)

@@ -1,67 +1,63 @@
 """Tickets: what becomes of a mask that a training found, and which masks are no ticket's.
 
-A reset that goes back in time makes a ticket of it: the mask on early weights, trained again. One
-that does not (`keep`) is pruning: what is left is fine-tuned. (arXiv:1912.04427, section 5.)
+To `prune` is to go on with the weights that the search ended with; a `ticket` is the mask on early
+weights, trained again (arXiv:1912.04427, section 4). Every mask can prune; only one that is binary
+by itself is a ticket's, for any other would change the magnitude of the weights it is put on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from lt_sweeps.call import Call
-from lt_sweeps.evidence import Criterion
-from lt_sweeps.evidence import reset as reset_of
+from lt_sweeps.evidence import Criterion, reset
+from lt_sweeps.methods.finetuning import KEEP, ZERO
 from lt_sweeps.stages import Evaluate, Prune, Reset, Train, Training
 
+Protocol = Literal["prune", "ticket"]
 HARD = Criterion.of({"_target_": "lt_sweeps.criteria.hard"})
-LEARNED = reset_of({"_target_": "lt_sweeps.resets.learned"})
+LEARNED = reset({"_target_": "lt_sweeps.resets.learned"})
 
 
-def retrained(
-    cut: Prune,
-    recipe: Training,
-    reset: Call,
-    freeze: Call,
-    *,
-    origin: Train,
-    retrain: Mapping[str, Any] | None,
-) -> Train:
-    """Train what a cut leaves, from where `reset` says.
+@dataclass(frozen=True)
+class After:
+    """What happens to a mask that was found.
 
     Args:
-        retrain: the keys of the recipe in which this training differs; None scores what the cut
-            left as it is, with batch-norm statistics estimated anew.
+        to: the early moment whose weights a ticket has.
+        restart: whether a ticket's training begins the recipe anew, instead of going on from `to`.
+        finetune: the keys of the recipe in which the training of what is kept differs; None only
+            scores it, with batch-norm statistics estimated anew.
     """
-    start = Reset(cut, reset, freeze, origin=origin)
-    if retrain is None:
-        return Evaluate(start, recipe)
-    return Train(start, recipe.changed(retrain, where="method.retrain"))
+
+    protocol: Protocol
+    to: str
+    restart: bool
+    finetune: Mapping[str, Any] | None
+
+    def train(self, cut: Prune, recipe: Training, *, origin: Train, kept: Call = LEARNED) -> Train:
+        """Train what a cut keeps: from `kept`, or a ticket from the early weights of `origin`."""
+        early = {"_target_": "lt_sweeps.resets.rewind", "to": self.to, "restart": self.restart}
+        start = kept if self.protocol == "prune" else reset(early, "method")
+        begun = Reset(cut, start, ZERO, origin=origin)
+        if self.finetune is None:
+            return Evaluate(begun, recipe)
+        return Train(begun, recipe.changed(self.finetune, where="method.finetune"))
 
 
-def rewinds(reset: Call) -> bool:
-    """Whether a reset goes back to an early moment, which makes a ticket of a mask."""
-    return "to" in reset.bound()
+def pruning(finetune: Mapping[str, Any] | None) -> After:
+    """Fine-tune what is kept."""
+    return After("prune", "0it", False, finetune)
 
 
-def left_by_mask(reset: Call) -> Call:
-    """`keep` for a training that learned a mask: the weights as the mask left them."""
-    return LEARNED if reset.target == "lt_sweeps.resets.keep" else reset
-
-
-def refuse_tickets(method: str, reset: Call, *, because: str) -> None:
+def refuse_ticket(protocol: Protocol, method: str, *, because: str) -> None:
     """Raises: ValueError: a ticket search by a method that has no ticket to give."""
-    if rewinds(reset):
+    if protocol == "ticket":
         raise ValueError(
-            f"method: reset={reset} is a ticket search, and {method} is none: {because}; give "
-            "reset=keep, which prunes"
+            f"method: protocol='ticket'; {method} finds no tickets, {because}; it takes 'prune'"
         )
 
 
-def refuse_transplant(method: str, reset: Call, *, transplant: bool) -> None:
-    """Raises: ValueError: a ticket search by a method that does not claim one, unasked."""
-    if rewinds(reset) and not transplant:
-        raise ValueError(
-            f"method: reset={reset} is a ticket search, which {method} does not claim to be; give "
-            "reset=keep, which prunes, or method.transplant=true for its mask on early weights"
-        )
+__all__ = ["HARD", "KEEP", "LEARNED", "After", "Protocol", "pruning", "refuse_ticket"]

@@ -4,9 +4,9 @@ from lt_sweeps.sparsifiers.continuous import Continuous
 from lt_sweeps.sparsifiers.gradual import Gradual
 from lt_sweeps.sparsifiers.hard_concrete import HardConcrete
 from lt_sweeps.sparsifiers.soft_threshold import SoftThreshold
+from lt_sweeps.sparsifiers.sparsifier import FIXED, Free, Learned, Live, Sparsifier
 from lt_sweeps.sparsifiers.straight_through import StraightThrough
 from lt_sweeps.sparsifiers.supermask import Supermask
-from lt_sweeps.sparsifiers.sparsifier import FIXED, Free, Learned, Live, Sparsifier
 
 __all__ = [
     "FIXED",
