@@ -156,6 +156,11 @@ class Train(Stage):
                 f"reset: {self.start.reset} trains pruned weights, which this method holds; it "
                 "goes with method=imp and one_shot"
             )
+        if self.length < 1 and not isinstance(self, Evaluate):
+            raise ValueError(
+                f"method: a training from step {self.start.step} of a recipe of {self.step} steps; "
+                "nothing would be left to train"
+            )
         super().__post_init__()
 
     @property
