@@ -15,9 +15,13 @@ _CRITERION = {
     "best": "best",
     "origin": "origin",
     "grad": "start",
+    "hessian_grad": "start",
+    "flow": "start",
     "logits": "end",
     "noise": None,
 }
+UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # what a network has before it is trained
+ON_DATA = ("grad", "hessian_grad")  # what depends on training images
 _RESET = ("origin", "init", "final", "kept", "cut", "noise", "fresh")
 _LOGITS = ("kept", "logits", "noise")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps import pruning
-from lt_sweeps.gradients import gradient
+from lt_sweeps.gradients import gradient, hessian_gradient
 from lt_sweeps.network import Layer
 from lt_sweeps.seeds import Seed, generator
 from lt_sweeps.stages import (
@@ -31,6 +31,7 @@ from lt_sweeps.stages import (
     network_of,
 )
 from lt_sweeps.store import CorruptTicket, Store
+from lt_sweeps.synflow import flow
 from lt_sweeps.ticket import State, Ticket
 
 
@@ -124,9 +125,15 @@ def _evidence(
     at = snapshot(*found, seed, store)
     if name == "logits":
         return at.learned
+    network, given = network_of(stage), stage.criterion.call.bound()
+    examples = given.get("examples", EXAMPLES)
     if name == "grad":
-        examples = stage.criterion.call.bound().get("examples", EXAMPLES)
-        return gradient(at, network_of(stage), stage.origin.training, seed, examples)
+        return gradient(at, network, stage.data, seed, examples)
+    if name == "hessian_grad":
+        temperature = given.get("temperature", 1.0)
+        return hessian_gradient(at, network, stage.data, seed, examples, temperature)
+    if name == "flow":
+        return flow(at, network, stage.target, seed, given.get("rounds", 1))
     return at.state
 
 

@@ -42,6 +42,7 @@ METHODS: dict[str, dict] = {
     "gmp": {"every": "3it", "finetune": {"length": "2ep"}},
     "imp_continued": {"protocol": "ticket", "to": "1ep"},
     "renda": {"retrain": "2ep"},
+    "rigl": {"every": "2it"},
 }
 
 
