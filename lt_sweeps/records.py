@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from lt_sweeps.files import write_whole
-from lt_sweeps.plan import Planned
+from lt_sweeps.plan import Planned, trainings
 from lt_sweeps.stages import Evaluate, Init, Prune, Reset, Train, ancestors
 from lt_sweeps.store import Store, set_aside
 
@@ -91,11 +91,17 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         **{f"best_{name}": _finite(metrics[f"best_{name}"]) for name in _METRICS},
         **{f"hard_{name}": metrics.get(f"hard_{name}") for name in _HARD},
         "train_steps": stage.length,
-        "epochs": stage.length / stage.training.recipe.steps_per_epoch,
+        "epochs": _epochs(stage),
+        # What had to be trained before it, each training once: what finding its ticket cost.
+        "search_epochs": sum(_epochs(before) for before in trainings(stage)[:-1]),
         "finite": metrics["finite"],
         "collapsed": metrics[f"{at}_one_class"] or 0 in remaining.values(),
         **{name: cost.get(name) for name in ("seconds", "device", "stack_size", "code_version")},
     }
+
+
+def _epochs(stage: Train) -> float:
+    return stage.length / stage.training.recipe.steps_per_epoch
 
 
 def _kind(planned: Planned, stage: Train) -> str:
