@@ -94,9 +94,28 @@ def learned(logits: Tensor) -> Tensor:
     return logits > 0
 
 
-def large_logit(logits: Tensor) -> Tensor:
-    """The logit of a learned mask: as many as the schedule says, those most sure to be kept."""
-    return logits
+def hard(keeps: Tensor) -> Tensor:
+    """Keep exactly what a learned mask keeps, as its sparsifier has it; no schedule sets it."""
+    return keeps
+
+
+def sampled(sampled: Tensor) -> Tensor:
+    """Keep what one draw of a learned mask keeps; no schedule sets it."""
+    return sampled
+
+
+def large_logit(logits: Tensor, final: Tensor) -> Tensor:
+    """The logit of a learned mask: as many as the schedule says, those most sure to be kept.
+
+    Equal logits, which are common, are ordered by |w_f|.
+    """
+    order = final.abs().argsort(stable=True)
+    order = order[logits[order].argsort(stable=True)]
+    first, second = logits[order], final.abs()[order]
+    rises = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    ranks = torch.zeros(len(order), dtype=torch.float64, device=logits.device)
+    ranks[order[1:]] = rises.double().cumsum(0)
+    return ranks
 
 
 def drawn(logits: Tensor, noise: Tensor) -> Tensor:

@@ -18,11 +18,14 @@ _CRITERION = {
     "hessian_grad": "start",
     "flow": "start",
     "logits": "end",
+    "keeps": "end",
+    "sampled": "end",
     "noise": None,
 }
 UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # what a network has before it is trained
 ON_DATA = ("grad", "hessian_grad")  # what depends on training images
-_RESET = ("origin", "init", "final", "kept", "cut", "noise", "fresh")
+LEARNED = ("logits", "keeps", "sampled")  # what only the training of a mask ends with
+_RESET = ("origin", "init", "final", "value", "kept", "cut", "noise", "fresh")
 _LOGITS = ("kept", "logits", "noise")
 
 

@@ -229,7 +229,8 @@ class Learning:
     @torch.no_grad()
     def deploy(self, steps: Sequence[int], keys: Sequence[int], *, hard: bool = False) -> None:
         """The stack's weights for an evaluation, each replicate at its own step of the recipe."""
-        at = [self.sparsifier.temperature(step, self.recipe) for step in steps]
+        # An evaluation sees the network as the update before it computed it.
+        at = [self.sparsifier.temperature(max(step - 1, 0), self.recipe) for step in steps]
         self.temperature.copy_(torch.tensor(at))
         self.noise.seed(keys)
         self.stack.weights.copy_(self.raw)

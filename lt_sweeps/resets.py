@@ -2,8 +2,9 @@
 
 A reset is a function of one layer's weights that names the evidence it needs, tensors of the whole
 layer: `init` (its initial weights as the resets before have left them, the pruned ones included),
-`origin` (those of the dense run), `final` (where the training ended), `kept` (the mask), `noise`
-(uniform in [0, 1)), `fresh` (another draw of the initialisation). It returns the layer's initial
+`origin` (those of the dense run), `final` (where the training ended), `value` (what a learned mask
+made of those), `kept` (the mask), `noise` (uniform in [0, 1)), `fresh` (another draw of the
+initialisation). It returns the layer's initial
 weights, pruned ones included, from which the next level's reset goes on; the mask lies over them.
 
 A reset that has `to` begins with the dense run at that time, and puts biases, normalisation and the
@@ -39,6 +40,11 @@ def keep(final: Tensor, *, at: str | None = None, momentum: bool = False) -> Ten
     `momentum` the optimizer's moments are kept too (learning-rate rewinding, arXiv:2003.02389).
     """
     return final
+
+
+def learned(value: Tensor) -> Tensor:
+    """The trained weights as a learned mask left them (gated, shrunk): its fine-tuning."""
+    return value
 
 
 def transplant(origin: Tensor, *, to: str = "0it", restart: bool = False) -> Tensor:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from lt_sweeps import pruning
+from lt_sweeps.evidence import LEARNED
 from lt_sweeps.gradients import gradient, hessian_gradient
 from lt_sweeps.network import Layer
 from lt_sweeps.seeds import Seed, generator
+from lt_sweeps.sparsifiers import Learned
 from lt_sweeps.stages import (
     EXAMPLES,
     Evaluate,
@@ -123,8 +125,8 @@ def _evidence(
     name: str, found: tuple[Train | Init, Moment], stage: Prune, seed: Seed, store: Store
 ) -> State:
     at = snapshot(*found, seed, store)
-    if name == "logits":
-        return at.learned
+    if name in LEARNED:
+        return _learned(name, at, found[0], stage.level, seed)
     network, given = network_of(stage), stage.criterion.call.bound()
     examples = given.get("examples", EXAMPLES)
     if name == "grad":
@@ -137,6 +139,23 @@ def _evidence(
     return at.state
 
 
+def _learned(name: str, at: Ticket, stage: Train | Init, level: int, seed: Seed) -> State:
+    """What a learned mask says of each weight: its `logits`, whether it `keeps` it, one draw."""
+    assert isinstance(stage, Train) and isinstance(stage.sparsifier, Learned)
+    found = {}
+    for layer in stage.network.layers:
+        w, logits = at.state[layer.name], at.learned[layer.name]
+        if name == "logits":
+            found[layer.name] = logits.expand_as(w)
+        elif name == "keeps":
+            found[layer.name] = stage.sparsifier.keeps(w, logits)
+        else:
+            drawn = generator(seed.role("noise"), "sampled", level, layer.name)
+            noise = torch.rand(w.shape, generator=drawn)
+            found[layer.name] = stage.sparsifier.sampled(w, logits, noise)
+    return found
+
+
 def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
     trained = ticket(stage.trained, seed, store)
     found = {n: snapshot(*where, seed, store) for n, where in stage.evidence.items()}
@@ -144,6 +163,8 @@ def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
     base = found.get("origin", found["final"] if momentum else trained)
     base = base if momentum else replace(base, optimizer={})
     evidence = {name: each.state for name, each in found.items()}
+    if "value" in stage.reset.names:
+        evidence["value"] = _values(stage.trained, trained)
     return pruning.restart(
         ticket(stage.pruned, seed, store).mask,
         trained,
@@ -157,6 +178,13 @@ def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
         level=stage.level,
         holds=not isinstance(stage.trained, Train) or stage.trained.sparsifier.holds,
     )
+
+
+def _values(stage: Train | Init, trained: Ticket) -> State:
+    """What a learned mask made of the weights, where it is kept."""
+    assert isinstance(stage, Train) and isinstance(stage.sparsifier, Learned)
+    state, learned = trained.state, trained.learned
+    return {name: stage.sparsifier.value(state[name], logits) for name, logits in learned.items()}
 
 
 def _initial(stage: Reset, seed: Seed, store: Store) -> State:

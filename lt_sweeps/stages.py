@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from lt_sweeps.call import Call, digest, nearest
 from lt_sweeps.datasets import Dataset
-from lt_sweeps.evidence import ON_DATA, UNTRAINED, Criterion
+from lt_sweeps.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion
 from lt_sweeps.network import Network
 from lt_sweeps.recipes import Recipe
 from lt_sweeps.schedules import Target
@@ -356,7 +356,7 @@ class Prune(Stage):
         if isinstance(self.trained, Init):
             return self._untrained(name, time)
         learns = self.trained.sparsifier.learns
-        if (name == "logits") != learns and name in ("logits", *ON_DATA, "flow"):
+        if (name in LEARNED) != learns and name in (*LEARNED, *ON_DATA, "flow"):
             has = "learns a mask" if learns else "learns no mask"
             raise ValueError(
                 f"{where}: `{self.criterion.call.target}` needs {name}, and the training that is "
@@ -422,6 +422,11 @@ class Reset(Stage):
                 f"reset.to: {time} is the end of the training; nothing would be left to train"
                 if to == "end"
                 else "reset.to: `best` has no step to go on from; give a time (`500it`, `2ep`)"
+            )
+        if "value" in self._names and not has_logits(self.trained):
+            raise ValueError(
+                f"reset: `{self.reset.target}` starts from what a learned mask made of weights, "
+                "and no mask was learned; reset=keep starts from the weights"
             )
         if self.frees and self.freeze.target != "lt_sweeps.freezes.zero":
             raise ValueError(

@@ -79,7 +79,8 @@ class Free(Sparsifier):
 class Learned(Sparsifier):
     """Weights that are a function of raw weights and of logits, trained with them.
 
-    A subclass gives `weights`, by which gradients reach both, and `keeps`. `temperature` comes
+    Logits are of any `shape` that goes with the layer's, one for each weight, channel or layer. A
+    subclass gives `weights`, by which gradients reach both, and `keeps`. `temperature` comes
     as `[R, 1, ...]`, `noise` as uniform numbers in [0, 1) of the weight's shape, new in every
     forward pass, where the class `draws`.
     """
@@ -119,9 +120,17 @@ class Learned(Sparsifier):
         """The hard mask: bool `[R, *shape]`."""
         raise NotImplementedError
 
+    def sampled(self, w: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
+        """One draw of the mask: bool `[R, *shape]`."""
+        return self.keeps(w, logits)
+
+    def value(self, w: Tensor, logits: Tensor) -> Tensor:
+        """What a weight is worth where a hard mask keeps it: `[R, *shape]`."""
+        return w
+
     def hardened(self, w: Tensor, logits: Tensor) -> Tensor:
         """The weights under the hard mask."""
-        return w * self.keeps(w, logits)
+        return self.value(w, logits) * self.keeps(w, logits)
 
     def density(self, w: Tensor, logits: Tensor) -> Tensor:
         """Each weight's chance to be kept, `[R, *shape]` in [0, 1]."""
