@@ -94,6 +94,14 @@ def learned(logits: Tensor) -> Tensor:
     return logits > 0
 
 
+def slim(channel: Tensor, *, percent: float) -> Tensor:
+    """Keep what belongs to no channel whose share is `percent` or less; no schedule sets it.
+
+    A channel's share is the fraction of channels of smaller batch-norm scale (arXiv:1708.06519).
+    """
+    return channel > percent
+
+
 def hard(keeps: Tensor) -> Tensor:
     """Keep exactly what a learned mask keeps, as its sparsifier has it; no schedule sets it."""
     return keeps

@@ -20,6 +20,7 @@ _CRITERION = {
     "logits": "end",
     "keeps": "end",
     "sampled": "end",
+    "channel": "end",
     "noise": None,
 }
 UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # what a network has before it is trained

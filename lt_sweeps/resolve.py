@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps import pruning
+from lt_sweeps.channels import shares
 from lt_sweeps.evidence import LEARNED
 from lt_sweeps.gradients import gradient, hessian_gradient
 from lt_sweeps.network import Layer
@@ -134,6 +135,8 @@ def _evidence(
     if name == "hessian_grad":
         temperature = given.get("temperature", 1.0)
         return hessian_gradient(at, network, stage.data, seed, examples, temperature)
+    if name == "channel":
+        return shares(network, at.state)
     if name == "flow":
         return flow(at, network, stage.target, seed, given.get("rounds", 1))
     return at.state

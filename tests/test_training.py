@@ -43,6 +43,7 @@ METHODS: dict[str, dict] = {
     "imp_continued": {"protocol": "ticket", "to": "1ep"},
     "renda": {"retrain": "2ep"},
     "rigl": {"every": "2it"},
+    "slimming": {"finetune": {"length": "2ep"}},
 }
 
 

@@ -8,11 +8,13 @@ from typing import Any
 from lt_sweeps.evidence import Criterion
 from lt_sweeps.methods.at_init import sparse
 from lt_sweeps.methods.finetuning import finetuned
+from lt_sweeps.methods.tickets import Protocol, refuse_ticket
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import RigL
 from lt_sweeps.stages import Init, Train, Training
 from lt_sweeps.times import steps
 
+NEVER_DENSE = "it has no dense network whose early weights a mask could be put on"
 RANDOM = Criterion.of({"_target_": "lt_sweeps.criteria.random"})
 
 
@@ -26,6 +28,7 @@ def rigl(
     begin: float = 0.0,
     end: float = 0.75,
     multiplier: int = 1,
+    protocol: Protocol = "prune",
     finetune: Mapping[str, Any] | None = None,
 ) -> tuple[Train]:
     """Train at the layers' densities of the schedule's last target, from a random mask.
@@ -38,6 +41,7 @@ def rigl(
         multiplier: the training is so many times as long, milestones and warm-up included.
         finetune: the keys of the recipe in which a fine-tuning after it differs; null for none.
     """
+    refuse_ticket(protocol, "rigl", because=NEVER_DENSE)
     target, longer = schedule[-1], _stretched(recipe, multiplier)
     if target.scope != "layer":
         raise ValueError(
