@@ -38,9 +38,8 @@ def prune(
         evidence: snapshots by the name that the criterion calls them; noise is drawn here.
     """
     noise = seed.role("noise")
-    together = [layers] if target.scope == "global" else [[layer] for layer in layers]
     mask: dict[str, Tensor] = {}
-    for group, count in zip(together, target.keep, strict=True):
+    for group, count in target.groups(layers):
         names = [layer.name for layer in group]
         given = {
             name: torch.cat([state[n][kept[n]] for n in names]) for name, state in evidence.items()

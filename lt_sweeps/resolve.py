@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from lt_sweeps import pruning
+from lt_sweeps.channels import shares
 from lt_sweeps.evidence import LEARNED
-from lt_sweeps.gradients import gradient
+from lt_sweeps.gradients import gradient, hessian_gradient
 from lt_sweeps.network import Layer
 from lt_sweeps.seeds import Seed, generator
 from lt_sweeps.sparsifiers import Learned
@@ -33,6 +34,7 @@ from lt_sweeps.stages import (
     network_of,
 )
 from lt_sweeps.store import CorruptTicket, Store
+from lt_sweeps.synflow import flow
 from lt_sweeps.ticket import State, Ticket
 
 
@@ -126,9 +128,17 @@ def _evidence(
     at = snapshot(*found, seed, store)
     if name in LEARNED:
         return _learned(name, at, found[0], stage.level, seed)
+    network, given = network_of(stage), stage.criterion.call.bound()
+    examples = given.get("examples", EXAMPLES)
     if name == "grad":
-        examples = stage.criterion.call.bound().get("examples", EXAMPLES)
-        return gradient(at, network_of(stage), stage.origin.training, seed, examples)
+        return gradient(at, network, stage.data, seed, examples)
+    if name == "hessian_grad":
+        temperature = given.get("temperature", 1.0)
+        return hessian_gradient(at, network, stage.data, seed, examples, temperature)
+    if name == "channel":
+        return shares(network, at.state)
+    if name == "flow":
+        return flow(at, network, stage.target, seed, given.get("rounds", 1))
     return at.state
 
 

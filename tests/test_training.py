@@ -40,6 +40,10 @@ METHODS: dict[str, dict] = {
     "one_shot": {},
     "magnitude": {"finetune": {"length": "2ep"}},
     "gmp": {"every": "3it", "finetune": {"length": "2ep"}},
+    "imp_continued": {"protocol": "ticket", "to": "1ep"},
+    "renda": {"retrain": "2ep"},
+    "rigl": {"every": "2it"},
+    "slimming": {"finetune": {"length": "2ep"}},
 }
 
 

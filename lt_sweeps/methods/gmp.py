@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from lt_sweeps.methods.finetuning import finetuned
+from lt_sweeps.methods.tickets import Protocol, refuse_ticket
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import Gradual
 from lt_sweeps.stages import Init, Train, Training
 from lt_sweeps.times import steps
+
+UNCLAIMED = "its mask belongs to weights that were pruned on the way, and nobody claims it for one"
 
 
 def gmp(
@@ -21,6 +24,7 @@ def gmp(
     end: float = 0.77,
     every: str = "100it",
     power: float = 3.0,
+    protocol: Protocol = "prune",
     finetune: Mapping[str, Any] | None = None,
 ) -> tuple[Train]:
     """Prune while training, to exactly the schedule's last target.
@@ -32,6 +36,7 @@ def gmp(
         power: 3 is the cubic schedule.
         finetune: the keys of the recipe in which a fine-tuning after it differs; null for none.
     """
+    refuse_ticket(protocol, "gmp", because=UNCLAIMED)
     target, length = schedule[-1], recipe.recipe.length
     if not 0 <= begin < end < 1:
         raise ValueError(

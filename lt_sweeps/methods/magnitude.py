@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lt_sweeps.evidence import Criterion
-from lt_sweeps.methods.finetuning import finetuned
+from lt_sweeps.methods.tickets import KEEP, After, Protocol
 from lt_sweeps.schedules import Target
 from lt_sweeps.stages import Init, Prune, Train, Training
 
@@ -18,12 +18,18 @@ def magnitude(
     schedule: tuple[Target, ...],
     mask_criterion: Criterion,
     *,
-    finetune: Mapping[str, Any],
+    protocol: Protocol = "prune",
+    to: str = "0it",
+    restart: bool = False,
+    finetune: Mapping[str, Any] | None,
 ) -> Train:
     """Train, prune to the schedule's last sparsity, fine-tune.
 
     Args:
-        finetune: the keys of the recipe in which the fine-tuning differs.
+        protocol: `ticket` trains the mask on the weights of time `to` instead, and with `restart`
+            begins the recipe anew.
+        finetune: the keys of the recipe in which the fine-tuning differs; null only scores.
     """
     dense = Train(init, recipe)
-    return finetuned(Prune(dense, schedule[-1], mask_criterion, origin=dense), recipe, finetune)
+    cut = Prune(dense, schedule[-1], mask_criterion, origin=dense)
+    return After(protocol, to, restart, finetune).train(cut, recipe, origin=dense, kept=KEEP)

@@ -3,6 +3,8 @@
 from lt_sweeps.sparsifiers.continuous import Continuous
 from lt_sweeps.sparsifiers.gradual import Gradual
 from lt_sweeps.sparsifiers.hard_concrete import HardConcrete
+from lt_sweeps.sparsifiers.rigl import RigL
+from lt_sweeps.sparsifiers.slimming import Slimming
 from lt_sweeps.sparsifiers.soft_threshold import SoftThreshold
 from lt_sweeps.sparsifiers.sparsifier import FIXED, Free, Learned, Live, Sparsifier
 from lt_sweeps.sparsifiers.straight_through import StraightThrough
@@ -16,6 +18,8 @@ __all__ = [
     "HardConcrete",
     "Learned",
     "Live",
+    "RigL",
+    "Slimming",
     "SoftThreshold",
     "Sparsifier",
     "StraightThrough",
