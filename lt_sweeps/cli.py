@@ -85,19 +85,25 @@ def _report(words: list[str]) -> int:
     if set(HELP) & set(words):
         print(REPORT)
         return 0
-    where = [word for word in words if "=" not in word]
+    checking = "--check" in words
+    where = [word for word in words if "=" not in word and word != "--check"]
     if len(where) != 1:
         raise Usage(f"report: {len(where)} sweeps given; name one. {REPORT}")
-    from lt_sweeps.report import report
+    from lt_sweeps.report import check, report
 
     given = dict(word.split("=", 1) for word in words if "=" in word)
     root, out, file = (given.pop(key, None) for key in ("root", "out", "layout"))
     for key in given:
         if key not in KEYS:
             raise Usage(unknown("report", key, {*KEYS, "root", "out", "layout"}, what="keys"))
+    sweep, folder = _sweep(where[0], Path(root or "results")), Path(out) if out else None
+    if checking:
+        if given or file:
+            raise Usage("report --check: takes root and out alone; it draws what was drawn before")
+        return 0 if check(sweep, out=folder) else 1
     report(
-        _sweep(where[0], Path(root or "results")),
-        out=Path(out) if out else None,
+        sweep,
+        out=folder,
         layout_file=Path(file) if file else None,
         **{key: yaml.safe_load(value) for key, value in given.items()},
     )

@@ -110,7 +110,7 @@ def _sparsest(run: Sequence[Row], metric: str, layout: Layout) -> float:
     if dense is None:
         return math.nan
     least = layout.below(dense[metric])
-    return max(1 - percent(row) / 100 for row in run if row[metric] >= least)
+    return max((1 - percent(row) / 100 for row in run if row[metric] >= least - 1e-9), default=0.0)
 
 
 def _area(run: Sequence[Row], metric: str, least: float) -> float:

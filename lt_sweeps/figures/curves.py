@@ -14,7 +14,7 @@ from lt_sweeps.curves import Curve
 from lt_sweeps.figures.axes import limits
 from lt_sweeps.figures.captions import caption, levels, marks, panels, reported, seeds, tests
 from lt_sweeps.figures.panel import panel, relevant, shown
-from lt_sweeps.figures.paper import GREY, Figure, entry, sheet, styles
+from lt_sweeps.figures.paper import GREY, Figure, NotDrawn, entry, sheet, styles
 from lt_sweeps.findings import Findings
 from lt_sweeps.layout import Layout
 from lt_sweeps.table import quantity
@@ -39,7 +39,7 @@ def by_sparsity(found: Findings) -> list[Figure]:
 def early_stop(found: Findings) -> list[Figure]:
     """The evaluation with the lowest validation loss: how soon a ticket learns."""
     if not any(row.get("best_step") is not None for c in found.reading.cells for row in c.rows):
-        return []
+        raise NotDrawn("no record says when its validation loss was lowest")
     return [_figure(found, "best_step", found.layout.x)]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Sheet
@@ -31,6 +32,10 @@ MARKERS = "os^DvPX<>p*h"
 DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))]
 # Type 42 fonts: text in a PDF stays text, and journals accept it.
 _RC = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
+
+
+class NotDrawn(Exception):
+    """A figure that the data do not allow; says why."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,11 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def sheet(panels: int, *, height: float = 2.1, legend: Sequence[Line2D] = ()) -> Sheet:
-    """An empty figure of so many panels, at most two beside each other, its legend below."""
-    columns = 1 if panels == 1 else 2
+def sheet(
+    panels: int, *, height: float = 2.1, legend: Sequence[Artist] = (), beside: int = 2
+) -> Sheet:
+    """An empty figure of so many panels, at most `beside` in a row, its legend below."""
+    columns = min(panels, beside)
     rows = math.ceil(panels / columns)
     width = COLUMN if columns == 1 else PAGE
     legend_columns = _legend_columns(legend, width)
@@ -153,6 +160,6 @@ def _saved(drawn: Sheet, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _legend_columns(legend: Sequence[Line2D], width: float) -> int:
+def _legend_columns(legend: Sequence[Artist], width: float) -> int:
     longest = max((len(str(each.get_label())) for each in legend), default=0)
     return max(1, min(len(legend), int(width / (0.5 + 0.052 * longest))))
