@@ -38,7 +38,7 @@ def page(
     html = Environment(autoescape=True).from_string(_TEMPLATE.read_text())
     return html.render(
         name=reading.name,
-        facts=f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(found.stages)} trainings; "
+        facts=f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(found.stages)} stages; "
         f"code {', '.join(reading.versions) or 'unknown'}.",
         warnings=[line for line in warnings if line],
         figures=[_figure(figure, files) for figure in figures],

@@ -97,34 +97,30 @@ def end_tables(found: Findings) -> Iterator[Table]:
 
 def test_tables(found: Findings) -> Iterator[Table]:
     """The tests for the terminal, one table per tested line."""
-    _, scale = quantity(found.metric)
     for members in by(found.verdicts, lambda v: (v.curve.panel, v.curve.name)).values():
-        first = members[0]
-        title = f"{first.curve.panel}: {first.curve.label} minus {first.baseline.label}"
-        table = Table(title=Text(title), title_justify="left")
-        for name in (
-            "% left",
-            "difference",
-            "",
-            "p",
-            "Holm",
-            "Student",
-            "exact",
-            "n",
-        ):
-            table.add_column(Text(name), justify="right")
-        for v in members:
-            f = v.found
-            low, high = scale * f.ci_low, scale * f.ci_high
-            table.add_row(
-                remaining(v.point.percent),
-                Text(f"{scale * f.difference:+.2f} [{low:+.2f}, {high:+.2f}]"),
-                v.mark(found.layout.alpha),
-                *(probability(p) for p in (f.p, v.p_holm, f.p_student)),
-                probability(f.p_exact, digits=4),
-                _count(v),
-            )
-        yield table
+        yield test_table(members, found)
+
+
+def test_table(members: Sequence[Verdict], found: Findings) -> Table:
+    """One line against its baseline, a row per level."""
+    _, scale = quantity(found.metric)
+    first = members[0]
+    title = f"{first.curve.panel}: {first.curve.label} minus {first.baseline.label}"
+    table = Table(title=Text(title), title_justify="left")
+    for name in ("% left", "difference", "", "p", "Holm", "Student", "exact", "n"):
+        table.add_column(Text(name), justify="right")
+    for v in members:
+        f = v.found
+        low, high = scale * f.ci_low, scale * f.ci_high
+        table.add_row(
+            remaining(v.point.percent),
+            Text(f"{scale * f.difference:+.2f} [{low:+.2f}, {high:+.2f}]"),
+            v.mark(found.layout.alpha),
+            *(probability(p) for p in (f.p, v.p_holm, f.p_student)),
+            probability(f.p_exact, digits=4),
+            _count(v),
+        )
+    return table
 
 
 def probability(p: float, *, digits: int = 3) -> str:

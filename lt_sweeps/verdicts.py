@@ -166,10 +166,11 @@ def _power(verdicts: Sequence[Verdict], layout: Layout) -> list[str]:
     seen = detectable(middle.sd, n, paired=paired, alpha=layout.alpha)
     needs = float(np.median([each.seeds_needed for each in known]))
     many = "more than 1000" if math.isinf(needs) else f"{needs:.0f}"
+    scale, unit = (100, " points") if layout.metrics[0].endswith("accuracy") else (1, "")
     return [
-        f"Power: {n} seeds see a difference of {seen:.3g} with 80% probability in a single test "
-        f"(standard deviation {middle.sd:.2g}, the median); the median difference seen here would "
-        f"need {many} seeds."
+        f"Power: {n} seeds show a difference of {scale * seen:.2g}{unit} with 80% probability in a "
+        f"single test (standard deviation {scale * middle.sd:.2g}{unit}, the median); the median "
+        f"difference seen here would need {many} seeds."
     ]
 
 
