@@ -57,7 +57,7 @@ def tests(verdicts: Sequence[Verdict], found: Findings) -> pd.DataFrame:
             "sd": v.found.sd,
             "seeds_needed": v.found.seeds_needed,
             "mark": v.mark(found.layout.alpha),
-            "winning": wins.get((v.curve.panel, v.curve.name, v.point.level)),
+            "winning": wins.get((v.curve.panel, v.curve.name, v.point.stages)),
         }
         for v in verdicts
     ]
@@ -226,11 +226,11 @@ def _search(each: Endpoint) -> str:
     return f"\n{cost.chain:g} epochs of search{more}"
 
 
-def _wins(found: Findings) -> Mapping[tuple[str, str, int], bool]:
-    """Which levels are winning tickets, where the layout names a control."""
+def _wins(found: Findings) -> Mapping[tuple[str, str, frozenset[str]], bool]:
+    """Which points are winning tickets, where the layout names a control."""
     return {
-        (curve.panel, curve.name, level): won
+        (curve.panel, curve.name, stages): won
         for curve in found.curves
-        for level, won in winning(curve, found.controlled, found.layout).items()
+        for stages, won in winning(curve, found.controlled, found.layout).items()
         if found.controlled
     }

@@ -105,17 +105,19 @@ def partner(point: Point, curve: Curve) -> Point | None:
     return near
 
 
-def winning(curve: Curve, verdicts: Sequence[Verdict], layout: Layout) -> dict[int, bool]:
-    """By level: not inferior to dense by the margin, and better than the control, both tested."""
+def winning(
+    curve: Curve, verdicts: Sequence[Verdict], layout: Layout
+) -> dict[frozenset[str], bool]:
+    """Which points are not inferior to dense, and better than the control, both by a test."""
     better = {
-        v.point.level
+        v.point.stages
         for v in verdicts
         if v.p_holm < layout.alpha and v.found.difference > 0 and v.curve is curve
     }
     return {
-        point.level: point.level in better and not_inferior(point, curve, layout)
+        point.stages: point.stages in better and not_inferior(point, curve, layout)
         for point in curve.points
-        if point.level
+        if point.pruned
     }
 
 

@@ -15,22 +15,24 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
+import scipy.special
 from numpy.typing import NDArray
 
 from lt_sweeps.curves import Curve
 from lt_sweeps.points import Point
 from lt_sweeps.reading import Cell, Row
 
-_MASK, _OPTIMIZER = "mask/", "optimizer/"
+_MASK, _LEARNED, _OPTIMIZER = "mask/", "learned/", "optimizer/"
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A ticket of one seed: every tensor by its `state_dict` name, and which weights are kept."""
+    """A ticket of one seed: tensors by `state_dict` name, what is kept, a learned mask's logits."""
 
     values: Arrays
     kept: Arrays
+    logits: Arrays
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,13 @@ def weights(root: Path, stage: str, seed: str, moment: str = "end") -> Weights |
     except FileNotFoundError:
         return None
     tensors = _checked(path, blob)
+    prefixes = (_MASK, _LEARNED, _OPTIMIZER)
     return Weights(
-        {k: v for k, v in tensors.items() if not k.startswith((_MASK, _OPTIMIZER))},
-        {k.removeprefix(_MASK): v for k, v in tensors.items() if k.startswith(_MASK)},
+        {name: t for name, t in tensors.items() if not name.startswith(prefixes)},
+        *(
+            {name.removeprefix(p): t for name, t in tensors.items() if name.startswith(p)}
+            for p in (_MASK, _LEARNED)
+        ),
     )
 
 
@@ -66,6 +72,18 @@ def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
     found = {seed: _row(curve, point, seed) for seed in curve.seeds}
     read = {seed: weights(root, row[1]["stage"], seed) for seed, row in found.items() if row}
     return {seed: ticket.kept for seed, ticket in read.items() if ticket is not None}
+
+
+def learned(root: Path, curve: Curve, point: Point) -> dict[str, NDArray[np.generic]]:
+    """The chance sigmoid(logit) of every weight, by seed; nothing where no mask was learned."""
+    found = {}
+    for seed in curve.seeds:
+        row = _row(curve, point, seed)
+        ticket = weights(root, row[1]["stage"], seed) if row else None
+        if ticket is not None and ticket.logits:
+            flat = np.concatenate([each.ravel() for each in ticket.logits.values()])
+            found[seed] = scipy.special.expit(flat.astype(np.float64))
+    return found
 
 
 def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Pruning]:
@@ -96,7 +114,7 @@ def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Prun
 def nearest(curve: Curve, sparsity: float) -> Point | None:
     """The pruned point whose density is nearest, if it is within a quarter of what was asked."""
     density = 100 * (1 - sparsity)
-    pruned = [point for point in curve.points if point.level and point.percent > 0]
+    pruned = [point for point in curve.points if point.pruned and point.percent > 0]
     near = min(pruned, key=lambda p: abs(np.log(p.percent / density)), default=None)
     return near if near is not None and abs(np.log(near.percent / density)) < 0.25 else None
 

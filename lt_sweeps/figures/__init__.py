@@ -11,6 +11,7 @@ from lt_sweeps.figures.layers import layers
 from lt_sweeps.figures.overlap import overlap
 from lt_sweeps.figures.paper import Figure, NotDrawn
 from lt_sweeps.figures.plane import plane
+from lt_sweeps.figures.probabilities import probabilities
 from lt_sweeps.figures.signs import signs
 from lt_sweeps.findings import Findings
 
@@ -25,6 +26,7 @@ DRAWN: Mapping[str, Callable[[Findings], list[Figure]]] = {
     "overlap": overlap,
     "plane": plane,
     "signs": signs,
+    "probabilities": probabilities,
 }
 
 

@@ -80,7 +80,7 @@ def _legend(drawn: Sequence[Curve], layout: Layout, metric: str) -> list[Line2D]
     look = styles([curve.name for curve in drawn])
     labels = {curve.name: curve.label for curve in drawn}
     entries = [entry(labels[name], style) for name, style in look.items()]
-    if any(point.level == 0 for curve in drawn for point in curve.points):
+    if any(not point.pruned for curve in drawn for point in curve.points):
         entries.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.6, label="dense"))
     published = [p for here in panels(drawn).values() for p in relevant(layout, here, metric)]
     others = [p.label for p in published if p.label not in look]
@@ -95,7 +95,7 @@ def _data(
     drawn: Sequence[Curve], layout: Layout, metric: str, verdicts: Sequence[Verdict]
 ) -> pd.DataFrame:
     """Everything that is plotted, in the units of the records."""
-    star = {(v.curve.panel, v.curve.name, v.point.level): v.mark(layout.alpha) for v in verdicts}
+    star = {(v.curve.panel, v.curve.name, v.point.stages): v.mark(layout.alpha) for v in verdicts}
     rows = []
     for curve in drawn:
         for point in shown(curve):
@@ -116,7 +116,7 @@ def _data(
                     "n_collapsed": point.n_collapsed,
                     "n_diverged": point.n - point.n_finite,
                     "n_missing": len(curve.seeds) - point.n,
-                    "mark": star.get((curve.panel, curve.name, point.level), ""),
+                    "mark": star.get((curve.panel, curve.name, point.stages), ""),
                     "source": "",
                 }
             )

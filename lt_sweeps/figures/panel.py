@@ -102,7 +102,7 @@ def _dense(axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Style], sca
     """A thin line at each distinct dense training: grey if the panel shares one."""
     found: dict[frozenset[str], tuple[Point, str]] = {}
     for curve in curves:
-        for point in (p for p in shown(curve) if p.level == 0):
+        for point in (p for p in shown(curve) if not p.pruned):
             if point.stages not in found or found[point.stages][0].n < point.n:
                 found[point.stages] = point, curve.name
     for point, name in found.values():
