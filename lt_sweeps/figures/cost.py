@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from lt_sweeps.curves import Curve, distinct
 from lt_sweeps.figures.captions import caption
-from lt_sweeps.figures.paper import GREY, Figure, NotDrawn, decorate, sheet
+from lt_sweeps.figures.paper import GREY, Figure, NotDrawn, decorate, rows_height, sheet
 from lt_sweeps.figures.rows import rows_panel
 from lt_sweeps.findings import Findings
 
@@ -72,10 +72,10 @@ def _draw(data: pd.DataFrame) -> Sheet:
         Patch(facecolor=GREY, label="its own"),
         Patch(facecolor="white", edgecolor=GREY, hatch="/////", label="shared", linewidth=0.6),
     ]
-    made = sheet(len(groups), height=0.6 + 0.19 * len(lines), legend=legend)
+    made = sheet(len(groups), height=0.6 + rows_height(lines, each=0.19), legend=legend)
     for axes, ((panel, quantity), here) in zip(made.axes, groups, strict=True):
         decorate(axes, title=str(panel), x=_UNITS[str(quantity)], grid="x")
-        rows_panel(axes, lines, lines)
+        rows_panel(axes, lines)
         at = [lines.index(line) for line in here["line"]]
         axes.barh(at, here["own"], height=0.55, color=GREY, zorder=2)
         axes.barh(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Sheet
 from lt_sweeps.endpoints import NAMES
 from lt_sweeps.figures.captions import caption
 from lt_sweeps.figures.panel import relevant
-from lt_sweeps.figures.paper import GREY, Figure, NotDrawn, decorate, plain, sheet, styles
+from lt_sweeps.figures.paper import GREY, Figure, NotDrawn, decorate, rows_height, sheet, styles
 from lt_sweeps.figures.rows import row, rows_panel
 from lt_sweeps.findings import Findings
 from lt_sweeps.names import by
@@ -92,12 +92,12 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
     lines = list(dict.fromkeys([*labels, *data["line"]]))
     look = styles(lines)
     groups = list(data.groupby(["panel", "endpoint"], sort=False))
-    made = sheet(len(groups), height=0.65 + 0.17 * len(lines))
+    made = sheet(len(groups), height=0.65 + rows_height(lines, each=0.17))
     for axes, ((panel, endpoint), here) in zip(made.axes, groups, strict=True):
         _, scale = quantity("test_accuracy")
         says = NAMES[str(endpoint)]
         decorate(axes, title=str(panel), x=f"{says[:1].upper()}{says[1:]} (%)", grid="x")
-        rows_panel(axes, lines, [plain(line) for line in lines])
+        rows_panel(axes, lines)
         for i, line in enumerate(lines):
             own = here[here["line"] == line]
             row(axes, i, scale * own.loc[own["seed"] != "", "value"], look[line])

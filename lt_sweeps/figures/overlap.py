@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.curves import Curve
 from lt_sweeps.figures.captions import caption, levels, panels
-from lt_sweeps.figures.paper import SMALL, Figure, NotDrawn, decorate, plain, sheet
+from lt_sweeps.figures.paper import SMALL, Figure, NotDrawn, decorate, rows_height, sheet, wrapped
 from lt_sweeps.findings import Findings
 from lt_sweeps.points import Point
 from lt_sweeps.table import remaining
@@ -86,7 +86,7 @@ def _pair(one: Looked, other: Looked) -> Iterator[dict[str, object]]:
 
 def _draw(data: pd.DataFrame) -> Sheet:
     lines = list(dict.fromkeys(data["line"]))
-    made = sheet(data["panel"].nunique(), height=1.1 + 0.24 * len(lines))
+    made = sheet(data["panel"].nunique(), height=1.1 + rows_height(lines, each=0.24))
     for axes, (title, here) in zip(made.axes, data.groupby("panel", sort=False), strict=True):
         matrix = here.pivot_table(index="line", columns="other", values="overlap", sort=False)
         matrix = matrix.reindex(index=lines, columns=lines)
@@ -99,7 +99,7 @@ def _draw(data: pd.DataFrame) -> Sheet:
                     color = "white" if value > 0.75 else "black"
                     text = f"{100 * value:.0f}"
                     axes.text(j, i, text, ha="center", va="center", fontsize=SMALL, color=color)
-        names = [plain(line) for line in lines]
+        names = [wrapped(line) for line in lines]
         axes.set_xticks(range(len(lines)), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(lines)), names)
         axes.tick_params(length=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,17 @@ def decorate(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str
 def plain(text: str) -> str:
     """Text that matplotlib does not read as mathematics."""
     return text.replace("$", r"\$")
+
+
+def wrapped(label: str) -> str:
+    """A label for the left of an axis: lines of at most 24 characters."""
+    return plain(textwrap.fill(label, 24))
+
+
+def rows_height(labels: Sequence[str], *, each: float) -> float:
+    """Inches for a row per label: `each`, or more where a label takes several lines."""
+    lines = max((wrapped(label).count("\n") + 1 for label in labels), default=1)
+    return len(labels) * max(each, 0.12 * lines)
 
 
 def rendered(figure: Figure) -> Mapping[str, bytes]:

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lt_sweeps.figures.paper import GREY, PALE, Style, plain
+from lt_sweeps.figures.paper import GREY, PALE, Style, wrapped
 
 
-def rows_panel(axes: Axes, lines: Sequence[str], labels: Sequence[str]) -> None:
+def rows_panel(axes: Axes, labels: Sequence[str]) -> None:
     """Prepare axes in which line i has its row at height i, the first on top."""
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    axes.set_yticks(range(len(lines)), [plain(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_yticks(range(len(labels)), [wrapped(label) for label in labels])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    for i in range(len(lines)):
+    for i in range(len(labels)):
         axes.axhline(i, color=PALE, linewidth=0.5, zorder=0)
 
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from lt_sweeps.curves import Curve
 from lt_sweeps.figures.captions import caption, levels
-from lt_sweeps.figures.paper import GREY, Figure, NotDrawn, decorate, sheet, styles
+from lt_sweeps.figures.paper import GREY, Figure, NotDrawn, decorate, rows_height, sheet, styles
 from lt_sweeps.figures.rows import row, rows_panel
 from lt_sweeps.findings import Findings
 from lt_sweeps.points import Point
@@ -74,11 +74,11 @@ def _draw(data: pd.DataFrame, names: Mapping[str, str]) -> Sheet:
         Line2D([], [], linestyle="none", marker="o", color=GREY, markersize=4, label=text, **face)
         for text, face in {"kept": {}, "pruned": {"markerfacecolor": "white"}}.items()
     ]
-    height = 0.6 + 0.26 * len(lines)
+    height = 0.6 + rows_height(lines, each=0.26)
     made = sheet(data["panel"].nunique(), height=height, legend=dots)
     for axes, (title, here) in zip(made.axes, data.groupby("panel", sort=False), strict=True):
         decorate(axes, title=str(title), x="Signs changed (%)", grid="x")
-        rows_panel(axes, lines, lines)
+        rows_panel(axes, lines)
         for i, line in enumerate(lines):
             own = here[here["line"] == line]
             row(axes, i - 0.15, own["kept_flipped"].dropna(), look[line])
