@@ -188,12 +188,19 @@ def cost(curve: Curve, point: Point) -> Cost:
 def _cost(curve: Curve, point: Point, seed: str) -> tuple[float, float, float] | None:
     cells = [cell for cell in curve.cells if cell.seed == seed]
     own = [c for c in cells if any(row["stage"] in point.stages for row in c.rows)]
-    before = [{r["stage"]: _epochs(r) for r in c.rows if r["level"] < point.level} for c in cells]
+    before = [
+        {r["stage"]: _epochs(r) for r in (*c.search, *_above(c.rows, point.level))} for c in cells
+    ]
     if not own:
         return None
-    chain = sum(_epochs(row) for row in own[0].rows if row["level"] < point.level)
+    ticket = next(row for row in own[0].rows if row["stage"] in point.stages)
+    chain = ticket.get("search_epochs", sum(map(_epochs, _above(own[0].rows, point.level))))
     every = {stage: epochs for rows in before for stage, epochs in rows.items()}
     return chain, sum(every.values()), max(sum(rows.values()) for rows in before)
+
+
+def _above(rows: Sequence[Row], level: int) -> list[Row]:
+    return [row for row in rows if row["level"] < level]
 
 
 def _epochs(row: Row) -> float:

@@ -44,7 +44,8 @@ ASIDE = frozenset(
 class Cell:
     """One cell on disk: what was chosen, the rows it has so far, and whether it is done.
 
-    `settings` is the resolved config with dotted keys, without the keys in `ASIDE`.
+    `settings` is the resolved config with dotted keys, without the keys in `ASIDE`. `rows` are its
+    results; `search` are the trainings that it took to find them, where they are none themselves.
     """
 
     signature: str
@@ -52,6 +53,7 @@ class Cell:
     choices: Mapping[str, str | None]
     settings: Mapping[str, Any]
     rows: tuple[Row, ...] = ()
+    search: tuple[Row, ...] = ()
     done: bool = False
     experiment: str = "default"
 
@@ -78,7 +80,9 @@ class Reading:
     @property
     def versions(self) -> tuple[str, ...]:
         """The versions of the code that made the rows."""
-        found = {row.get("code_version") for cell in self.cells for row in cell.rows}
+        found = {
+            row.get("code_version") for cell in self.cells for row in (*cell.rows, *cell.search)
+        }
         return tuple(sorted(str(version) for version in found if version))
 
 
@@ -184,7 +188,9 @@ def _cell(
     }
     settings = _flat(said.get("config") or {})
     experiment = chosen.get("experiment") or "default"
-    return Cell(signature, seed, choices, settings, rows, done, experiment)
+    results = tuple(row for row in rows if row.get("kind") != "search")
+    search = tuple(row for row in rows if row.get("kind") == "search")
+    return Cell(signature, seed, choices, settings, results, search, done, experiment)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

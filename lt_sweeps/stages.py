@@ -145,7 +145,8 @@ class Train(Stage):
     _level: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_level", self.start.level + self.sparsifier.prunes)
+        prunes = self.sparsifier.prunes or self.sparsifier.learns
+        object.__setattr__(self, "_level", self.start.level + prunes)
         if self.sparsifier.learns != has_logits(self.start):
             raise ValueError(
                 f"method: {self.sparsifier} on {self.start}; a learned mask goes on from logits, "
@@ -272,6 +273,11 @@ class Logits(Stage):
         return (self.start,)
 
     @property
+    def level(self) -> int:
+        """The masks that were learned so far: one that it starts from is only a beginning."""
+        return self.start.level if has_logits(self.start) else 0
+
+    @property
     def step(self) -> int:
         return 0
 
@@ -299,7 +305,8 @@ class Prune(Stage):
     _level: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_level", self.trained.level + 1)
+        # A learned mask counts as a level by itself: here it only becomes hard.
+        object.__setattr__(self, "_level", self.trained.level + (not has_logits(self.trained)))
         found = tuple((n, self._find(n, time)) for n, time in self.criterion.evidence)
         object.__setattr__(self, "evidence", found)
         super().__post_init__()

@@ -245,7 +245,8 @@ def test_a_ticket_can_be_drawn_from_a_learned_mask(cell: Make, run: Run) -> None
     assert search.sparsifier.learns and not ticketed.sparsifier.learns
     mask = ticket(ticketed, Seed.of(0), store).mask["hidden.0.weight"]
     assert 0.2 < float(mask.float().mean()) < 0.8
-    assert [row["level"] for row in rows(made, store)] == [0, 1]
+    assert [row["kind"] for row in rows(made, store)] == ["search", "train"]
+    assert [row["level"] for row in rows(made, store)] == [1, 1]
 
 
 def _keys(recipe: dict) -> dict:
