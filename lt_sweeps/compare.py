@@ -103,10 +103,9 @@ def _print(
             console.print(test_table(own, mine))
     console.print(_endpoints(mine, theirs, pairs))
     lines = caveats(verdicts, mine.layout)
-    same = sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points)
-    lines += [f"{same} levels are the same tickets on both sides and are not compared."] * (
-        same > 0
-    )
+    if same := sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points):
+        levels = "1 level is" if same == 1 else f"{same} levels are"
+        lines.append(f"{levels} the same tickets on both sides, and not compared.")
     for found, partner in ((mine, [a for a, _ in pairs]), (theirs, [b for _, b in pairs])):
         alone = [curve.label for curve in found.curves if curve not in partner]
         lines += [f"only in {found.reading.name}: {', '.join(alone)}"] if alone else []

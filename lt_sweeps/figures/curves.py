@@ -12,7 +12,16 @@ from matplotlib.lines import Line2D
 
 from lt_sweeps.curves import Curve
 from lt_sweeps.figures.axes import limits
-from lt_sweeps.figures.captions import caption, levels, marks, panels, reported, seeds, tests
+from lt_sweeps.figures.captions import (
+    caption,
+    levels,
+    marks,
+    matching,
+    panels,
+    reported,
+    seeds,
+    tests,
+)
 from lt_sweeps.figures.panel import panel, relevant, shown
 from lt_sweeps.figures.paper import GREY, Figure, NotDrawn, entry, sheet, styles
 from lt_sweeps.findings import Findings
@@ -55,6 +64,7 @@ def _figure(found: Findings, metric: str, x: str, verdicts: Sequence[Verdict] = 
         _outside(drawn, found.layout, metric),
         _sources(found.layout, drawn, metric, x),
         tests(verdicts, found.layout),
+        matching(found) if metric == found.accuracy and x == found.layout.x else "",
     )
     return Figure(
         name=name + _BY[x],

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.endpoints import NAMES
-from lt_sweeps.figures.captions import caption
+from lt_sweeps.figures.captions import caption, margin
 from lt_sweeps.figures.panel import relevant
 from lt_sweeps.figures.paper import GREY, Figure, NotDrawn, decorate, rows_height, sheet, styles
 from lt_sweeps.figures.rows import row, rows_panel
@@ -27,12 +27,11 @@ def endpoints(found: Findings) -> list[Figure]:
         raise NotDrawn("no run has an endpoint yet")
     data = pd.DataFrame(rows)
     looks = found.layout
-    margin = looks.margin if isinstance(looks.margin, str) else f"{100 * looks.margin:g} points"
     sources = list(dict.fromkeys(data.loc[data["source"] != "", "source"]))
     says = (
         f"A number per run: ticks are seeds, markers their mean (n = {_n(data)}), lines their "
-        f"range. Not inferior: at most {margin} below the same seed's dense network. Best level: "
-        f"picked by {looks.select} accuracy.",
+        f"range. Not inferior: at most {margin(looks)} below the same seed's dense network. "
+        f"Best level: picked by {looks.select} accuracy.",
         f"Rings: published numbers, {'; '.join(sources)}." if sources else "",
     )
     return [
