@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from lt_sweeps.resolve import ticket
 from lt_sweeps.store import Store
 from lt_sweeps.ticket import stack
 from lt_sweeps.training import Interrupted, Loop, Machine, Unit
+
+_log = logging.getLogger("lt_sweeps")
 
 
 def compute(
@@ -75,7 +78,13 @@ def _train(
             loop.start(stack([ticket(unit.stage.start, unit.seed, store) for unit in group]))
         else:
             loop.restore(step)
+        _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))
         loop.run(_until(group, wanted, store))
+        _log.info("computed %s", _names(group))
+
+
+def _names(units: Sequence[Unit]) -> str:
+    return " ".join(f"{unit.stage.key}/{unit.seed}" for unit in units)
 
 
 def _by_checkpoint(
