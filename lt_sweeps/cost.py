@@ -65,9 +65,10 @@ def free_memory(device: str) -> int:
 def stack_size(stage: Train, *, memory: int) -> int:
     """How many replicates fit into half of `memory`, in bytes."""
     one, dataset = shape(stage.network), stage.training.task.dataset
-    # Weights, gradient, two moments, mask, pinned, best and three temporaries; activations of a
-    # training batch twice, or of an evaluation batch; the images as bytes, padded ones beside them.
-    state = 10 * 4 * one.parameters
+    # Weights, gradient, two moments, mask, pinned, best and three temporaries, all that again for a
+    # learned mask; activations of a training batch twice, or of an evaluation batch; the images as
+    # bytes, padded ones beside them.
+    state = (20 if stage.sparsifier.learns else 10) * 4 * one.parameters
     batch = 4 * one.activations * max(2 * stage.training.recipe.batch_size, EVALUATE_BATCH)
     images = 3 * dataset.train_size * math.prod(dataset.input_shape)
     return max(1, min(256, int((memory // 2 - images) // (state + batch))))
@@ -96,8 +97,7 @@ class Speeds:
 
         `device` is `cpu`, a GPU's name, or `cuda` for a GPU that is not here to be asked.
         """
-        recipe = stage.training.recipe
-        steps = recipe.length - stage.start.step
+        recipe, steps = stage.training.recipe, stage.length
         rate = self._rate(kind(stage), device)
         if rate is not None:
             return steps * replicates / rate, True
@@ -117,10 +117,9 @@ class Speeds:
 
     def learn(self, stage: Train, cost: Mapping[str, Any]) -> None:
         """Remember what a whole training took, all its interruptions included."""
-        if not cost.get("seconds"):
+        if not cost.get("seconds") or not stage.length:
             return
-        steps = stage.training.recipe.length - stage.start.step
-        rate, name = steps / cost["seconds"], f"{kind(stage)} {cost['device']}"
+        rate, name = stage.length / cost["seconds"], f"{kind(stage)} {cost['device']}"
         self.known[name] = (self.known[name] + rate) / 2 if name in self.known else rate
         write_whole(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
 

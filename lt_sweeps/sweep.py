@@ -75,6 +75,7 @@ def _manifest(
                 "seed": str(each.seed),
                 "labels": dict(each.labels),
                 "stages": [stage.key for stage in each.trainings],
+                "levels": dict(each.levels),
                 "choices": dict(each.cell.choices),
                 "config": each.cell.config,
             }

@@ -55,7 +55,7 @@ def two_steps(
     for unit in chosen:
         _borrow(unit, Store(sweep.root), scratch)
     first = chosen[0].stage
-    end = min(first.start.step + _STEPS, first.step)
+    end = first.start.step + min(_STEPS, first.length)
     wanted = {unit: made.moments.get(unit.stage.key, frozenset()) for unit in chosen}
     machine = Machine(**{**pack["machine"], "device": device, "checkpoint_every": 0.0})
     moments = [frozenset({end}) | (wanted[unit] & {"start"}) for unit in chosen]
@@ -83,7 +83,7 @@ def _borrow(unit: Unit, store: Store, scratch: Store) -> None:
 def _kind(pack: Pack) -> tuple[object, ...]:
     first = pack.units[0].stage
     return (
-        first.training.key,
+        *(part for part in first.group if part != str(first.depth)),
         first.start.step,
         str(first.network.identity()),
         len(pack.units),

@@ -64,7 +64,7 @@ def build(
     for unit, name in names.items():
         units.setdefault(name, []).append(unit)
     for name, own in units.items():
-        own.sort(key=lambda unit: unit.stage.level)
+        own.sort(key=lambda unit: unit.stage.depth)
         members.setdefault(name, []).extend(packs(own, stack_size=stack_size, workers=workers))
     return _ordered(members)
 
@@ -118,7 +118,7 @@ def _ordered(members: Mapping[str, Sequence[Pack]]) -> list[Job]:
         joined[one] = [pack for name in (one, *others) for pack in members[name]]
         return _ordered(joined)
     by_level = {
-        name: sorted(own, key=lambda pack: pack.units[0].stage.level)
+        name: sorted(own, key=lambda pack: pack.units[0].stage.depth)
         for name, own in members.items()
     }
     return [Job(name, tuple(by_level[name]), frozenset(after[name])) for name in order]

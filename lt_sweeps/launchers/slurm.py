@@ -42,9 +42,7 @@ def resume(sweep: Sweep, words: Mapping[str, Any]) -> int:
 
 def _launch(made: Plan, asked: Asked, profile: Profile) -> int:
     if not asked.dry_run and not has_slurm():
-        raise ValueError(
-            "hydra/launcher: slurm: no `squeue` here; submit from the cluster"
-        )
+        raise ValueError("hydra/launcher: slurm: no `squeue` here; submit from the cluster")
     if asked.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device: {asked.device!r}; a job of Slurm takes auto, cpu or cuda")
     asked = replace(asked, root=asked.root.absolute())
