@@ -111,9 +111,9 @@ class Sweep:
     def _failed(self, unit: UnitName) -> Path:
         return self.folder / "failed" / f"{unit[0]}-{unit[1]}.json"
 
-    def beat(self, who: str, steps: Mapping[str, int], **about: Any) -> None:
-        """Say that `who` is at work, and at which step of each pack."""
-        content = {"time": time.time(), "packs": dict(steps), **about}
+    def beat(self, who: str, **about: Any) -> None:
+        """Say that `who` is at work: `packs` (by name: units and step), `queue`, `host`."""
+        content = {"time": time.time(), **about}
         with suppress(OSError):  # only a sign of life
             write_whole(self.folder / "running" / f"{who}.json", json.dumps(content).encode())
 

@@ -7,6 +7,7 @@ while packs wait changes nothing in them.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +55,9 @@ def freeze(
             for pack in packs
             if pack.name not in known
         ]
-        frozen = _manifest(made, [*before, *new], folder.name, launcher or {"name": "local"})
+        frozen = _manifest(
+            made, [*before, *new], folder.name, launcher or {"name": "local", "cwd": os.getcwd()}
+        )
         write_whole(folder / "manifest.json", json.dumps(frozen).encode())
     return Sweep(folder)
 

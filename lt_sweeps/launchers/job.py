@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lt_sweeps.launchers.endings import STOPPED
+from lt_sweeps.launchers.queue import end
 from lt_sweeps.launchers.workers import Workers
 from lt_sweeps.manifest import Sweep, UnitName, units
 
@@ -44,12 +45,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seen_through = workers.run(lambda: bool(asked) or os.getppid() != parent)
     if not seen_through:
         return STOPPED
+    status = _result(sweep, packs, workers.failed, canary=submitted["canary"])
+    end(sweep, int(batch), int(task), status)
+    return status
+
+
+def _result(
+    sweep: Sweep,
+    packs: Sequence[Mapping[str, Any]],
+    failed: Mapping[UnitName, str],
+    *,
+    canary: bool,
+) -> int:
+    """The exit status, which is Slurm's truth: 1 where something failed.
+
+    A canary lets go what there is to go on with, and fails only if nothing trains.
+    """
     mine = [unit for pack in packs for unit in units(pack)]
-    broken = [unit for unit in mine if unit in workers.failed]
+    broken = [unit for unit in mine if unit in failed]
     for unit in broken:
-        _say(f"error: {'/'.join(unit)}: {workers.failed[unit]}")
-    if submitted["canary"]:
-        _spread(sweep, broken, workers.failed)
+        _say(f"error: {'/'.join(unit)}: {failed[unit]}")
+    if canary:
+        _spread(sweep, broken, failed)
         return int(len(broken) == len(mine))
     return int(bool(broken))
 

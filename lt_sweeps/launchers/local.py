@@ -9,6 +9,7 @@ import socket
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,18 @@ def launch(cells: Sequence[Cell]) -> int:
 
     What is stored already is not computed again, so the same words continue an interrupted sweep.
     """
-    asked, made = Asked.of(cells), plan(cells)
+    return _launch(plan(cells), Asked.of(cells))
+
+
+def resume(sweep: Sweep) -> int:
+    """Run what is missing of a frozen sweep; returns the exit status."""
+    cells = sweep.cells()
+    os.chdir(sweep.manifest["launcher"]["cwd"])  # relative paths in the cells start there
+    asked = replace(Asked.of(cells), root=sweep.root, name=sweep.folder.name, dry_run=False)
+    return _launch(plan(cells), asked)
+
+
+def _launch(made: Plan, asked: Asked) -> int:
     devices = _devices(asked.device, asked.workers)
     store, console = Store(asked.root), Console()
     sweep = find(made, root=asked.root, name=asked.name)

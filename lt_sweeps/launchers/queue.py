@@ -10,7 +10,9 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from lt_sweeps.call import digest
 from lt_sweeps.files import write_whole
@@ -47,6 +49,26 @@ def batches(sweep: Sweep) -> list[Batch]:
 def job_name(sweep: Sweep, number: int) -> str:
     """An array's name in the queue: no other sweep's, whatever folder that lies in."""
     return f"lt-{sweep.folder.name}-{digest(str(sweep.folder.resolve()))[:6]}.{number}"
+
+
+def end(sweep: Sweep, number: int, task: int, status: int) -> None:
+    """Note that a task has ended by itself."""
+    with suppress(OSError):
+        write_whole(sweep.folder / "jobs" / f"over-{number}.{task}", f"{status}\n".encode())
+
+
+def over(sweep: Sweep) -> dict[tuple[int, int], int]:
+    """The tasks that ended by themselves, and with which status."""
+    found = {}
+    for path in (sweep.folder / "jobs").glob("over-*"):
+        number, _, task = path.name.removeprefix("over-").partition(".")
+        found[int(number), int(task)] = int(path.read_text())
+    return found
+
+
+def output(sweep: Sweep, batch: Batch, task: int) -> Path:
+    """Where Slurm writes what a task says."""
+    return sweep.folder / "slurm" / f"{batch.id}_{task}_0_log.out"
 
 
 def has_slurm() -> bool:

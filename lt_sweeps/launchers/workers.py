@@ -175,8 +175,12 @@ class Workers:
     def _beat(self) -> None:
         if time.monotonic() - self._beaten >= _BEAT:
             self._beaten = time.monotonic()
-            steps = {job.pack["name"]: job.step for job in self.running}
-            self.sweep.beat(self.who, steps, **self.about)
+            packs = {
+                job.pack["name"]: {"units": job.pack["units"], "step": job.step}
+                for job in self.running
+            }
+            queue = [pack["name"] for pack in self.queue]
+            self.sweep.beat(self.who, packs=packs, queue=queue, **self.about)
 
 
 class _Job:
