@@ -81,8 +81,9 @@ def _marginal(
     seen: set[Unit] = set()
     work = []
     for cell in cells:
-        new = {Unit(stage, cell.seed) for stage in cell.trainings} & todo - seen
-        seen |= new
+        found = (Unit(stage, cell.seed) for stage in cell.trainings)
+        new = [unit for unit in found if unit in todo and unit not in seen]
+        seen.update(new)
         work.append(sum(seconds(unit.stage) for unit in new))
     return work
 

@@ -66,7 +66,6 @@ class Workers:
         """Work on all packs; returns whether that was seen through, and not stopped."""
         if not self.queue:
             return True
-        _start_server(self.context)
         try:
             while (self.queue or self.running) and not stopped():
                 self._start()
@@ -130,7 +129,8 @@ class Workers:
         """Whether to try a pack again as it is."""
         if status == STORAGE:
             return self._may_wait(name)
-        killed = status is not None and status < 0
+        # 255: the server that forked it was killed, so nobody knows.
+        killed = status is None or status < 0 or status == 255
         return status == STOPPED or (killed and self._may_try(name))
 
     def _may_wait(self, name: str) -> bool:
@@ -189,6 +189,7 @@ class _Job:
     def __init__(self, workers: Workers, pack: dict[str, Any], device: str) -> None:
         self.pack, self.device, self._error = pack, device, ""
         sweep, context = workers.sweep, workers.context
+        _start_server(context)  # unless it runs
         self.step = sweep.manifest["stages"][pack["units"][0][0]]["start"]
         self.receive, send = context.Pipe(duplex=False)
         arguments = (sweep.folder, pack, device, workers.scratch, send)
