@@ -96,8 +96,8 @@ def _table(found: Status) -> Table:
     seeds = list(dict.fromkeys(seed for _, seed in grid))
     shown = seeds if len(seeds) <= _SEEDS else []
     table = Table(box=None, padding=(0, 1))
-    for name in ("level", *(f"seed {seed}" for seed in shown), *STATES, "collapsed"):
-        table.add_column(name, justify="right")
+    for name in ("level", *(f"s{seed}" for seed in shown), *STATES, "collapsed"):
+        table.add_column(name, justify="right", no_wrap=True)
     for level in sorted({level for level, _ in grid}):
         row = [_part(found, grid.get((level, seed), [])) for seed in shown]
         states = Counter(

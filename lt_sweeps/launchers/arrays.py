@@ -15,6 +15,7 @@ from submitit.core.utils import FailedJobError
 from lt_sweeps.launchers.jobs import Job
 from lt_sweeps.launchers.profile import Profile
 from lt_sweeps.launchers.queue import Batch, batches, job_name, setting
+from lt_sweeps.launchers.workers import loaded
 from lt_sweeps.manifest import Sweep
 from lt_sweeps.plan import Pack, needs
 from lt_sweeps.training import Unit
@@ -70,7 +71,7 @@ class Arrays:
         number = max((batch.number for batch in batches(self.sweep)), default=-1) + 1
         name = job_name(self.sweep, number)
         processes = 1 if canary else self.profile.processes
-        batch = Batch(number, name, tasks, self.device, processes, canary)
+        batch = Batch(number, name, tasks, self.device, processes, loaded(), canary)
         batch.write(self.sweep)
         executor = self._executor(batch, after)
         try:

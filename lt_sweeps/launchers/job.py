@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _devices(submitted["device"], 1 if submitted["canary"] else submitted["processes"]),
             who=f"{batch}.{task}",
             panel=_Lines(),
+            preload=submitted["preload"],
             scratch=Path(scratch) if submitted["canary"] else None,
             host=socket.gethostname(),
             job=os.environ.get("SLURM_JOB_ID"),

@@ -21,7 +21,7 @@ from lt_sweeps.cost import Speeds, free_memory, stack_size
 from lt_sweeps.launchers.asked import Asked
 from lt_sweeps.launchers.preview import Estimate, preview, within_budget
 from lt_sweeps.launchers.progress import Panel
-from lt_sweeps.launchers.workers import Workers
+from lt_sweeps.launchers.workers import Workers, loaded
 from lt_sweeps.manifest import Sweep, UnitName
 from lt_sweeps.plan import Pack, Plan, packs, plan
 from lt_sweeps.store import Store
@@ -102,7 +102,8 @@ def _run(
     frozen = sweep.packs([pack.name for pack in todo])
     who = f"local-{socket.gethostname()}-{os.getpid()}"
     with Panel(sweep, frozen, console) as panel:
-        workers = Workers(sweep, frozen, devices, who=who, panel=panel, host=socket.gethostname())
+        about = {"host": socket.gethostname(), "preload": loaded()}
+        workers = Workers(sweep, frozen, devices, who=who, panel=panel, **about)
         workers.run()
     return workers.failed, bool(workers.again)
 

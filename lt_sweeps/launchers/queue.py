@@ -28,6 +28,7 @@ class Batch:
     tasks: list[list[str]]  # the packs of each
     device: str
     processes: int
+    preload: list[str]  # modules that the tasks' processes will need
     canary: bool = False
     id: str | None = None  # Slurm's; None if whoever submitted it died before it could be noted
 

@@ -36,6 +36,7 @@ class Workers:
         who: what this process is called where it says that it is at work; `about` it says more.
         panel: is told of every start, step and end.
         scratch: a folder for two steps of each pack, instead of all of them.
+        preload: modules that every process will need.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Workers:
         who: str,
         panel: Any,
         scratch: Path | None = None,
+        preload: Sequence[str] = (),
         **about: Any,
     ) -> None:
         self.sweep, self.who, self.panel, self.about = sweep, who, panel, about
         self.queue = [dict(pack) for pack in packs]
         self.free, self.scratch = list(devices), scratch
+        self.preload = ["lt_sweeps.launchers.worker", *preload]
         self.running: list[_Job] = []
         self.failed: dict[UnitName, str] = {
             unit: note["reason"] for unit, note in sweep.failures().items()
@@ -189,7 +192,7 @@ class _Job:
     def __init__(self, workers: Workers, pack: dict[str, Any], device: str) -> None:
         self.pack, self.device, self._error = pack, device, ""
         sweep, context = workers.sweep, workers.context
-        _start_server(context)  # unless it runs
+        _start_server(context, workers.preload)  # unless it runs
         self.step = sweep.manifest["stages"][pack["units"][0][0]]["start"]
         self.receive, send = context.Pipe(duplex=False)
         arguments = (sweep.folder, pack, device, workers.scratch, send)
@@ -220,14 +223,18 @@ class _Job:
         return self._error or f"exit status {status}"
 
 
-def _start_server(context: Any) -> None:
+def loaded() -> list[str]:
+    """Which libraries of data sets this process has loaded, as its workers will have to."""
+    return [name for name in ("sklearn.datasets", "torchvision.datasets") if name in sys.modules]
+
+
+def _start_server(context: Any, preload: list[str]) -> None:
     """The server that forks workers has imported all they need, so a fresh one takes 20 ms.
 
     It inherits signals as ignored: Slurm sends them to every process of a job, and the server must
     outlive them.
     """
-    data = [name for name in ("sklearn.datasets", "torchvision.datasets") if name in sys.modules]
-    context.set_forkserver_preload(["lt_sweeps.launchers.worker", *data])
+    context.set_forkserver_preload(preload)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _ASKED}
     try:
         forkserver.ensure_running()
