@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from filelock import FileLock
+from filelock import BaseFileLock
 
 from lt_sweeps.plan import stored
 from lt_sweeps.resolve import ticket
@@ -46,12 +46,12 @@ def compute(
             time.sleep(0.2)
 
 
-def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, FileLock]:
+def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, BaseFileLock]:
     """The units that no other process has in hand; none if the first is in one's.
 
     Two processes at the same pack so never share it out between them.
     """
-    claims: dict[Unit, FileLock] = {}
+    claims: dict[Unit, BaseFileLock] = {}
     for unit in units:
         claim = store.claim(unit.stage.key, unit.seed)
         if claim is not None:

@@ -46,7 +46,9 @@ class Arrays:
         Raises:
             ValueError: what `sbatch` says. What was submitted before it stays.
         """
-        first = self._array([[pack.name for pack in tried]], [], canary=True) if tried else []
+        canary = [[pack.name for pack in tried]]
+        first = self._array(canary, [], waited_for=[True], canary=True) if tried else []
+        waited_for = frozenset().union(*(job.after for job in jobs))
         ids: dict[str, str] = {}
         groups: dict[frozenset[str], list[Job]] = {}
         for job in jobs:
@@ -57,12 +59,19 @@ class Arrays:
             for begin in range(0, len(members), self.limit):
                 chunk = members[begin : begin + self.limit]
                 tasks = [[pack.name for pack in job.packs] for job in chunk]
-                found = self._array(tasks, wait)
+                found = self._array(
+                    tasks, wait, waited_for=[job.name in waited_for for job in chunk]
+                )
                 ids |= {job.name: id for job, id in zip(chunk, found, strict=True)}
                 self.submitted += len(chunk)
 
     def _array(
-        self, tasks: list[list[str]], after: Sequence[str], *, canary: bool = False
+        self,
+        tasks: list[list[str]],
+        after: Sequence[str],
+        *,
+        waited_for: list[bool],
+        canary: bool = False,
     ) -> list[str]:
         """Submit one array; returns the Slurm id of each of its tasks.
 
@@ -71,7 +80,7 @@ class Arrays:
         number = max((batch.number for batch in batches(self.sweep)), default=-1) + 1
         name = job_name(self.sweep, number)
         processes = 1 if canary else self.profile.processes
-        batch = Batch(number, name, tasks, self.device, processes, loaded(), canary)
+        batch = Batch(number, name, tasks, self.device, processes, loaded(), waited_for, canary)
         batch.write(self.sweep)
         executor = self._executor(batch, after)
         try:

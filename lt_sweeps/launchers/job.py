@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda number, _: asked.append(number))
     parent, sweep = os.getppid(), Sweep(Path(folder))
     submitted = json.loads((sweep.folder / "jobs" / f"{batch}.json").read_text())
-    packs = sweep.packs(submitted["tasks"][int(task)])
+    packs, known = sweep.packs(submitted["tasks"][int(task)]), sweep.failures()
     with tempfile.TemporaryDirectory() as scratch:
         workers = Workers(
             sweep,
@@ -46,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seen_through = workers.run(lambda: bool(asked) or os.getppid() != parent)
     if not seen_through:
         return STOPPED
-    status = _result(sweep, packs, workers.failed, canary=submitted["canary"])
+    # What failed in the canary, or in a job before, is the last jobs' to answer for: who waits
+    # for this one has work that does not stand on it.
+    excused = known if submitted["waited_for"][int(task)] else {}
+    failed = {unit: why for unit, why in workers.failed.items() if unit not in excused}
+    status = _result(sweep, packs, failed, canary=submitted["canary"])
     end(sweep, int(batch), int(task), status)
     return status
 

@@ -29,6 +29,7 @@ class Batch:
     device: str
     processes: int
     preload: list[str]  # modules that the tasks' processes will need
+    waited_for: list[bool]  # whether other jobs wait for each
     canary: bool = False
     id: str | None = None  # Slurm's; None if whoever submitted it died before it could be noted
 
