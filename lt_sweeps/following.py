@@ -68,9 +68,11 @@ def last_line(path: Path) -> str:
 
 def _cell(sweep: Sweep, cell: str) -> int:
     names = [f"{each['signature']}/{each['seed']}" for each in sweep.manifest["cells"]]
-    if cell.isdigit() and int(cell) < len(names):
+    numbered = cell.isdigit() and len(cell) < 8  # a signature has sixteen, of which few are digits
+    if numbered and int(cell) < len(names):
         return int(cell)
-    if found := [number for number, name in enumerate(names) if name.startswith(cell)]:
+    found = [number for number, name in enumerate(names) if name.startswith(cell)]
+    if found and not numbered:
         return found[0]
     last = len(names) - 1
     raise ValueError(

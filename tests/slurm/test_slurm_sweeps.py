@@ -258,3 +258,18 @@ def test_the_batch_file_is_as_recorded(run: Run) -> None:
     text = re.sub(r"(afterok:)\d+", r"\1ID", text)
     text = re.sub(r"lt-default-\w{8}-\w{6}", "NAME", text)
     assert text == (Path(__file__).parent / "batch.sh").read_text()
+
+
+def test_hydras_stock_launcher_works_as_well(run: Run) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    stock = [*("hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu")]
+    run(
+        *SMALL,
+        *stock,
+        "hydra.launcher.cpus_per_task=1",
+        "hydra.launcher.mem_gb=1",
+        "workers=1",
+        "mask_criterion=random",
+        "seed=0,1",
+    )
+    assert len(list(run.root.glob("runs/*/*/DONE"))) == 2
