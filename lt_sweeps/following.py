@@ -17,7 +17,9 @@ from lt_sweeps.launchers.queue import batches, output
 from lt_sweeps.manifest import Sweep, UnitName, units
 from lt_sweeps.status import AT_WORK, STATES, Status
 
-_COLOURS = dict(zip(STATES, ("green", "cyan", "yellow", "red", "magenta"), strict=True))
+_COLOURS: dict[str, str] = dict(
+    zip(STATES, ("green", "cyan", "yellow", "red", "magenta"), strict=True)
+)
 _SEEDS = 12  # columns; of more seeds only the sums are shown
 _NAMED = 20  # failing units that are listed
 

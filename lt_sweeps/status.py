@@ -130,13 +130,17 @@ class Status:
         return found
 
     def lost(self) -> Iterator[tuple[Batch, int]]:
-        """Jobs that are neither queued nor have said that they ended, with work left to do."""
+        """Jobs that are neither queued nor have said that they ended, with work left to do.
+
+        Of several that had the same work it is the last.
+        """
         packs = {pack["name"]: pack for pack in self.sweep.manifest["packs"]}
-        ended = over(self.sweep)
-        for batch in batches(self.sweep) if self.asked_slurm else ():
+        ended, seen = over(self.sweep), set[str]()
+        for batch in reversed(batches(self.sweep)) if self.asked_slurm else ():
             for task, names in enumerate(batch.tasks):
-                at = (batch.number, task)
-                left = [u for name in names for u in units(packs[name]) if u not in self.stored]
+                at, new = (batch.number, task), [name for name in names if name not in seen]
+                seen.update(() if batch.canary else names)
+                left = [u for name in new for u in units(packs[name]) if u not in self.stored]
                 failed = all(unit in self.failures for unit in left)
                 if at not in self.held and at not in ended and left and not failed:
                     yield batch, task

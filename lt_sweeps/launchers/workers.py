@@ -99,9 +99,15 @@ class Workers:
             if self._needs(pack) & self._unfinished(but=pack):
                 continue
             self.queue.remove(pack)
-            if left := self._without_failed(pack):
-                self.running.append(_Job(self, left, self.free.pop(0)))
-                self.panel.start(left)
+            if not (left := self._without_failed(pack)):
+                continue
+            try:
+                self.running.append(_Job(self, left, self.free[0]))
+            except (EOFError, OSError):  # the server was killed just then; the next is a new one
+                self.queue.insert(0, left)
+                return
+            self.free.pop(0)
+            self.panel.start(left)
 
     def _ended(self) -> list[_Job]:
         if self.running:
