@@ -7,11 +7,11 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import cast
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -19,6 +19,7 @@ from lt_sweeps import __version__
 from lt_sweeps.cells import from_config
 from lt_sweeps.complaints import CONF, complaint, options, unknown
 from lt_sweeps.launchers.hydra import register
+from lt_sweeps.layout import KEYS
 
 HELP = ("-h", "--help")
 # Hydra's flags, and whether a value follows.
@@ -38,7 +39,10 @@ exit status: 0 complete, 1 something is missing and nobody is at it, 3 at work""
 LOGS = "usage: lt-sweeps logs SWEEP CELL [root=results]; the cell as `status` numbers it"
 RESUME = "usage: lt-sweeps resume SWEEP [root=results] [KEY=VALUE of hydra.launcher, as time=480]"
 CANCEL = "usage: lt-sweeps cancel SWEEP [root=results]"
-REPORT = "usage: lt-sweeps report PATH|SWEEP [root=results out=DIR band=sd metric=test_accuracy]"
+REPORT = """\
+usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FILE.yaml] [KEY=VALUE]
+a KEY of conf/report_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
+--check writes nothing, and fails when what is behind a figure has changed"""
 
 
 class Usage(ValueError):
@@ -92,11 +96,16 @@ def _report(words: list[str]) -> int:
     from lt_sweeps.report import report
 
     where, given = asked
-    allowed = set(signature(report).parameters) - {"where", "console"}
+    out, file = (given.pop(key, None) for key in ("out", "layout"))
     for key in given:
-        if key not in allowed:
-            raise Usage(unknown("report", key, {*allowed, "root"}, what="keys"))
-    report(where, **given)  # pyright: ignore[reportArgumentType]
+        if key not in KEYS:
+            raise Usage(unknown("report", key, {*KEYS, "root", "out", "layout"}, what="keys"))
+    report(
+        where,
+        out=Path(out) if out else None,
+        layout_file=Path(file) if file else None,
+        **{key: yaml.safe_load(value) for key, value in given.items()},
+    )
     return 0
 
 

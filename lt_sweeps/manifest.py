@@ -58,9 +58,14 @@ class Sweep:
 
     def cells(self, numbers: Sequence[int] | None = None) -> list[Cell]:
         """The frozen cells, all or those of these numbers."""
-        frozen = self.manifest["cells"]
+        frozen, reports = self.manifest["cells"], self.manifest["reports"]
         return [
-            Cell(frozen[n]["config"], frozen[n]["choices"], ())
+            Cell(
+                frozen[n]["config"],
+                frozen[n]["choices"],
+                (),
+                reports.get(frozen[n]["labels"]["experiment"], {}),
+            )
             for n in (range(len(frozen)) if numbers is None else numbers)
         ]
 

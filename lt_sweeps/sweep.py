@@ -72,6 +72,7 @@ def _manifest(
         "experiment": made.cells[0].labels["experiment"],
         "content": _content(made),
         "launcher": dict(launcher),
+        "reports": {each.labels["experiment"]: dict(each.cell.report) for each in made.cells},
         "cells": [
             {
                 "signature": each.signature,
