@@ -1,4 +1,4 @@
-"""The command line: `plan` and `report`, or the words of a sweep, which Hydra composes."""
+"""The command line: a verb and what it is for, or the words of a sweep, which Hydra composes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from lt_sweeps.cells import from_config
 from lt_sweeps.complaints import CONF, complaint, options, unknown
 from lt_sweeps.launchers.hydra import register
 
-VERBS = ("plan", "report")
 HELP = ("-h", "--help")
 # Hydra's flags, and whether a value follows.
 FLAGS = {
@@ -34,6 +33,7 @@ FLAGS = {
 # With one of these Hydra does something else than run.
 SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
 REPORT = "usage: lt-sweeps report PATH|SWEEP [root=results out=DIR band=sd metric=test_accuracy]"
+SYNC = "usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM ...]"
 
 
 class Usage(ValueError):
@@ -70,40 +70,64 @@ def _command(words: list[str]) -> int:
         return 0
     first = words[0] if words else ""
     if first in VERBS:
-        return _report(words[1:]) if first == "report" else _compose(words[1:], dry_run=True)
+        return VERBS[first](words[1:])
     if first and "=" not in first and first[0] not in "-~":
         raise Usage(unknown("command", first, VERBS, what="commands"))
     return _compose(words)
 
 
+def _plan(words: list[str]) -> int:
+    return _compose(words, dry_run=True)
+
+
 def _report(words: list[str]) -> int:
     """`report PATH|SWEEP [key=value ...]`: reads records only, and needs no torch."""
-    if set(HELP) & set(words):
-        print(REPORT)
+    if (asked := _asked("report", words, REPORT)) is None:
         return 0
-    where = [word for word in words if "=" not in word]
-    if len(where) != 1:
-        raise Usage(f"report: {len(where)} sweeps given; name one. {REPORT}")
     from lt_sweeps.report import report
 
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    root = Path(given.pop("root", "results"))
+    where, given = asked
     allowed = set(signature(report).parameters) - {"where", "console"}
     for key in given:
         if key not in allowed:
             raise Usage(unknown("report", key, {*allowed, "root"}, what="keys"))
-    report(_sweep(where[0], root), **given)  # pyright: ignore[reportArgumentType]
+    report(where, **given)  # pyright: ignore[reportArgumentType]
     return 0
 
 
-def _sweep(name: str, root: Path) -> Path:
+def _sync(words: list[str]) -> int:
+    """`sync SWEEP [key=value ...]`: the keys are the tracker's."""
+    if (asked := _asked("sync", words, SYNC)) is None:
+        return 0
+    from lt_sweeps.sync import sync
+
+    where, given = asked
+    return sync(where, **given)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"plan": _plan, "report": _report, "sync": _sync}
+
+
+def _asked(verb: str, words: list[str], usage: str) -> tuple[Path, dict[str, str]] | None:
+    """The sweep that a verb is for and the keys it is given; None where only help is asked for."""
+    if set(HELP) & set(words):
+        print(usage)
+        return None
+    where = [word for word in words if "=" not in word]
+    if len(where) != 1:
+        raise Usage(f"{verb}: {len(where)} sweeps given; name one. {usage}")
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    return _sweep(verb, where[0], Path(given.pop("root", "results"))), given
+
+
+def _sweep(verb: str, name: str, root: Path) -> Path:
     if Path(name).is_dir():
         return Path(name)
     sweeps = root / "sweeps"
     if (sweeps / name).is_dir():
         return sweeps / name
     names = [folder.name for folder in sweeps.iterdir()] if sweeps.is_dir() else []
-    raise ValueError(unknown("report", name, names, what=f"sweeps in {root}"))
+    raise ValueError(unknown(verb, name, names, what=f"sweeps in {root}"))
 
 
 def _compose(words: list[str], *, dry_run: bool = False) -> int:

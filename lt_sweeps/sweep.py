@@ -83,6 +83,8 @@ def _freeze(made: Plan, packs: Sequence[Pack], machine: Machine, sweep: Sweep) -
             "signature": each.signature,
             "seed": str(each.seed),
             "choices": dict(each.cell.choices),
+            "labels": dict(each.labels),
+            "stages": [stage.key for stage in each.trainings],
             "config": each.cell.config,
         }
         for each in made.cells

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from lt_sweeps.beside import beside
 from lt_sweeps.cells import Cell
 from lt_sweeps.cost import Speeds, stack_size
 from lt_sweeps.launchers.preview import preview
@@ -28,6 +29,7 @@ from lt_sweeps.plan import Pack, Plan, dependencies, packs, plan
 from lt_sweeps.resolve import Missing
 from lt_sweeps.store import CorruptTicket, Store
 from lt_sweeps.sweep import Sweep, code_version, find, freeze, unfinished, work, write_records
+from lt_sweeps.trackers import tracker
 from lt_sweeps.training import Interrupted, Machine
 
 # How a pack's process ends when nothing is wrong with the pack itself.
@@ -51,7 +53,7 @@ class Local:
         """Raises: ValueError: cells that disagree, or a device that is not here."""
         config = cells[0].config
         keys = ("root", "device", "workers", "stack_size", "lowering", "checkpoint_every", "name")
-        for key in keys:
+        for key in (*keys, "tracker"):
             if any(cell.config[key] != config[key] for cell in cells):
                 raise ValueError(f"{key}: one value for all cells of a multirun")
         if config["lowering"] not in LOWERINGS:
@@ -64,6 +66,7 @@ class Local:
         every = config["checkpoint_every"]
         if isinstance(every, bool) or not isinstance(every, (int, float)) or every < 0:
             raise ValueError(f"checkpoint_every: {every!r}; give seconds, 0 for every step")
+        tracker(config["tracker"])
         return cls(
             Path(config["root"]),
             _devices(config["device"], _count("workers", config["workers"])),
@@ -93,12 +96,13 @@ def launch(cells: Sequence[Cell]) -> int:
     for task in {id(u.stage.training.task): u.stage.training.task for u in made.units}.values():
         task.dataset.prepare()
     sweep = freeze(made, todo, local.machine, root=local.root, name=local.name)
-    failed = _run(sweep, todo, local, speeds, console)
-    if any(reason == _REPLAN for reason in failed.values()):
-        todo = _todo(made, sweep, local)
-        sweep = freeze(made, todo, local.machine, root=local.root, name=local.name)
+    with beside(sweep.folder, cells[0].config["tracker"]):
         failed = _run(sweep, todo, local, speeds, console)
-    complete = sum(write_records(each, store) for each in made.cells)
+        if any(reason == _REPLAN for reason in failed.values()):
+            todo = _todo(made, sweep, local)
+            sweep = freeze(made, todo, local.machine, root=local.root, name=local.name)
+            failed = _run(sweep, todo, local, speeds, console)
+        complete = sum(write_records(each, store) for each in made.cells)
     if complete or any(sweep.root.glob("runs/*/*/records.jsonl")):
         _report(sweep.folder, console)
     for name, reason in failed.items():
