@@ -100,12 +100,31 @@ class Batches:
         return seed.role("order"), seed.role("augment") if self.augments else 0, fresh
 
     def _normalise(self, images: Tensor) -> Tensor:
-        images = images.to(torch.float32, copy=True)
-        if self._dataset.scale != 1:
-            images = images.div_(self._dataset.scale)
-        if self._dataset.mean:
-            images = images.sub_(self._mean).div_(self._std)
-        return images
+        return _normalised(images, self._dataset.scale, self._mean, self._std)
+
+
+def first_images(dataset: Dataset, seed: Seed, count: int) -> tuple[Tensor, Tensor]:
+    """The first `count` training images of a seed's first epoch, as they are, and their labels.
+
+    Raises:
+        ValueError: there are not that many.
+    """
+    if not 0 < count <= dataset.train_size:
+        raise ValueError(f"examples={count}; the training set has {dataset.train_size} images")
+    order = torch.randperm(dataset.train_size, generator=generator(seed.role("order"), "order", 0))
+    split = dataset.load()["train"]
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (dataset.mean, dataset.std))
+    return (
+        _normalised(split.images[order[:count]], dataset.scale, mean, std),
+        split.labels[order[:count]],
+    )
+
+
+def _normalised(images: Tensor, scale: float, mean: Tensor, std: Tensor) -> Tensor:
+    images = images.to(torch.float32, copy=True)
+    if scale != 1:
+        images = images.div_(scale)
+    return images.sub_(mean).div_(std) if len(mean) else images
 
 
 def _crop_flip(

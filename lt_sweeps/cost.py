@@ -61,9 +61,10 @@ def stack_size(stage: Train, *, device: str, workers: int) -> int:
     cuda = device.startswith("cuda")
     free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
     one, dataset = shape(stage.network), stage.training.task.dataset
-    # Weights, gradient, two moments, mask, pinned, best and three temporaries; activations of a
-    # training batch twice, or of an evaluation batch; the images as bytes, padded ones beside them.
-    state = 10 * 4 * one.parameters
+    # Weights, gradient, two moments, mask, pinned, best and three temporaries, all that again for a
+    # learned mask; activations of a training batch twice, or of an evaluation batch; the images as
+    # bytes, padded ones beside them.
+    state = (20 if stage.sparsifier.learns else 10) * 4 * one.parameters
     batch = 4 * one.activations * max(2 * stage.training.recipe.batch_size, EVALUATE_BATCH)
     images = 3 * dataset.train_size * math.prod(dataset.input_shape)
     return max(1, min(256, int((free // workers // 2 - images) // (state + batch))))
@@ -89,8 +90,7 @@ class Speeds:
 
     def seconds(self, stage: Train, replicates: int, device: str) -> tuple[float, bool]:
         """Estimated seconds of a stacked training, and whether it rests on a measurement."""
-        recipe = stage.training.recipe
-        steps = recipe.length - stage.start.step
+        recipe, steps = stage.training.recipe, stage.length
         rate = self.known.get(_kind(stage, device))
         if rate is not None:
             return steps * replicates / rate, True
@@ -100,10 +100,9 @@ class Speeds:
 
     def learn(self, stage: Train, cost: Mapping[str, Any]) -> None:
         """Remember what a whole training took, all its interruptions included."""
-        if not cost.get("seconds"):
+        if not cost.get("seconds") or not stage.length:
             return
-        steps = stage.training.recipe.length - stage.start.step
-        rate, kind = steps / cost["seconds"], _kind(stage, cost["device"])
+        rate, kind = stage.length / cost["seconds"], _kind(stage, cost["device"])
         self.known[kind] = (self.known[kind] + rate) / 2 if kind in self.known else rate
         write_whole(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
 

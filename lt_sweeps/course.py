@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lt_sweeps.evaluation import Score
-from lt_sweeps.stack import Stack
 
 
 class Course:
-    """Per replicate: the history of evaluations, and the weights at the lowest validation loss."""
+    """Per replicate: the history of evaluations, and `best`, what was trained at the lowest loss.
 
-    def __init__(self, stack: Stack, step: int) -> None:
-        self._stack = stack
-        self.best = stack.weights.clone()
-        self.best_buffers = {name: each.clone() for name, each in stack.buffers.items()}
-        self.train_loss = torch.zeros(
-            stack.replicates, dtype=stack.weights.dtype, device=stack.device
-        )
-        self.best_step = [step] * stack.replicates
-        self.history: list[list[dict[str, float]]] = [[] for _ in range(stack.replicates)]
+    `trained` are the tensors `[R, ...]` that the training changes; they must stay where they are.
+    """
+
+    def __init__(self, trained: Mapping[str, Tensor], step: int) -> None:
+        self._trained = trained
+        self.best = {name: tensor.clone() for name, tensor in trained.items()}
+        first = next(iter(trained.values()))
+        self.train_loss = torch.zeros(len(first), dtype=first.dtype, device=first.device)
+        self.best_step = [step] * len(first)
+        self.history: list[list[dict[str, float]]] = [[] for _ in range(len(first))]
 
     @property
     def step(self) -> int:
@@ -43,16 +44,26 @@ class Course:
             self.history[r].append(row | {"train_loss": train[r]})
             if first or score.loss < lowest:
                 self.best_step[r] = step
-                self.best[r] = self._stack.weights[r]
-                for name, buffer in self.best_buffers.items():
-                    buffer[r] = self._stack.buffers[name][r]
+                for name, tensor in self.best.items():
+                    tensor[r] = self._trained[name][r]
         self.train_loss.zero_()
+
+    @contextmanager
+    def at_best(self) -> Iterator[None]:
+        """What is trained as it was at its best, and as it is again afterwards."""
+        now = {name: tensor.clone() for name, tensor in self._trained.items()}
+        _put(self._trained, self.best)
+        try:
+            yield
+        finally:
+            _put(self._trained, now)
 
     def results(self, r: int, best: Score, end: Score) -> dict[str, Any]:
         """One replicate's results: validation as remembered, test as given."""
         last = self.history[r][-1]
         at_best = next(row for row in self.history[r] if row["step"] == self.best_step[r])
-        finite = bool(self._stack.weights[r].isfinite().all()) and math.isfinite(last["val_loss"])
+        floats = [t[r] for t in self._trained.values() if t.is_floating_point()]
+        finite = all(bool(t.isfinite().all()) for t in floats) and math.isfinite(last["val_loss"])
         return {
             "finite": finite,
             "best_step": self.best_step[r],
@@ -62,8 +73,8 @@ class Course:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it, `[R, ...]` by name."""
-        buffers = {f"best_buffers/{name}": each for name, each in self.best_buffers.items()}
-        return {"best": self.best, "train_loss": self.train_loss, **buffers}
+        best = {f"best/{name}": tensor for name, tensor in self.best.items()}
+        return {"train_loss": self.train_loss, **best}
 
     def about(self, r: int) -> dict[str, Any]:
         return {"history": self.history[r], "best_step": self.best_step[r]}
@@ -71,6 +82,11 @@ class Course:
     def restore(self, r: int, about: Mapping[str, str]) -> None:
         self.history[r] = json.loads(about["history"])
         self.best_step[r] = int(about["best_step"])
+
+
+def _put(trained: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, tensor in trained.items():
+        tensor.copy_(values[name])
 
 
 def _named(when: str, at: Mapping[str, float], test: Score) -> dict[str, Any]:

@@ -5,7 +5,7 @@ two snapshots that it compares; which moments they are is config. `noise` is uni
 Weights are ranked within a layer, or over all layers, by the schedule's scope; equal scores are
 ordered at random from the seed. The tensors are vectors of the weights that compete: those left in
 one layer, or in all layers. A criterion that returns bools is the mask itself, whatever the
-schedule asks for.
+schedule asks for. `grad` is a gradient of the loss, `logits` are those of a learned mask.
 """
 
 from __future__ import annotations
@@ -56,6 +56,34 @@ def movement(init: Tensor, final: Tensor) -> Tensor:
 
 def random(noise: Tensor) -> Tensor:
     return noise
+
+
+def snip(init: Tensor, grad: Tensor, *, examples: int = 128) -> Tensor:
+    """|g w_i|: how much the loss would change without the weight (arXiv:1810.02340).
+
+    g is the gradient of the mean loss at `grad`'s moment on the first `examples` training images.
+    """
+    return (init * grad).abs()
+
+
+def grad(grad: Tensor, *, examples: int = 128) -> Tensor:
+    """|g|, the gradient as for `snip`."""
+    return grad.abs()
+
+
+def learned(logits: Tensor) -> Tensor:
+    """Keep exactly the weights whose logit is above 0: the hard mask, which no schedule sets."""
+    return logits > 0
+
+
+def large_logit(logits: Tensor) -> Tensor:
+    """The logit of a learned mask: as many as the schedule says, those most sure to be kept."""
+    return logits
+
+
+def drawn(logits: Tensor, noise: Tensor) -> Tensor:
+    """One draw of a learned mask: each weight stays with the chance sigmoid(logit)."""
+    return noise < torch.sigmoid(logits)
 
 
 def large_final_same_sign(init: Tensor, final: Tensor) -> Tensor:

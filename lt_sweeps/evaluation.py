@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from lt_sweeps.batches import Batches
@@ -43,18 +42,15 @@ def measure(stack: Stack, batches: Batches, split: str) -> list[Score]:
     return [Score(*each) for each in numbers]
 
 
-@contextmanager
-def holding(stack: Stack, weights: Tensor, buffers: Mapping[str, Tensor]) -> Iterator[None]:
-    """The stack with other weights `[R, P]` and buffers in it, and its own again afterwards."""
-    mine = stack.weights.clone(), {name: each.clone() for name, each in stack.buffers.items()}
-    _put(stack, weights, buffers)
-    try:
-        yield
-    finally:
-        _put(stack, *mine)
-
-
-def _put(stack: Stack, weights: Tensor, buffers: Mapping[str, Tensor]) -> None:
-    stack.weights.copy_(weights)
-    for name, buffer in buffers.items():
-        stack.buffers[name].copy_(buffer)
+def mean(scores: Sequence[Sequence[Score]]) -> list[Score]:
+    """Each replicate's mean over several evaluations: the accuracies', not of an ensemble."""
+    if len(scores) == 1:
+        return list(scores[0])
+    return [
+        Score(
+            fmean(each.loss for each in own),
+            fmean(each.accuracy for each in own),
+            all(each.one_class for each in own),
+        )
+        for own in zip(*scores, strict=True)
+    ]

@@ -9,8 +9,17 @@ from typing import Any
 
 from lt_sweeps.call import Call
 
-_CRITERION = {"init": "start", "final": "end", "best": "best", "origin": "origin", "noise": None}
-_RESET = ("origin", "init", "final", "kept", "noise")
+_CRITERION = {
+    "init": "start",
+    "final": "end",
+    "best": "best",
+    "origin": "origin",
+    "grad": "start",
+    "logits": "end",
+    "noise": None,
+}
+_RESET = ("origin", "init", "final", "kept", "cut", "noise", "fresh")
+_LOGITS = ("kept", "logits", "noise")
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,16 @@ class Criterion:
 
 def reset(config: Mapping[str, Any], where: str = "reset") -> Call:
     """The reset or freeze (`where`) that a yaml describes."""
-    names = _evidence(Call(str(config.get("_target_"))), where, _RESET)
+    return _call(config, where, _RESET)
+
+
+def logits(target: str, **arguments: Any) -> Call:
+    """What a learned mask's logits start from."""
+    return _call({"_target_": target, **arguments}, "method", _LOGITS)
+
+
+def _call(config: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> Call:
+    names = _evidence(Call(str(config.get("_target_"))), where, allowed)
     return Call.of(config, where=where, supplied=names)
 
 
@@ -49,7 +67,7 @@ def _evidence(call: Call, where: str, allowed: tuple[str, ...]) -> tuple[str, ..
         for name, parameter in inspect.signature(call.function).parameters.items()
         if "Tensor" in str(parameter.annotation) or parameter.annotation is parameter.empty
     )
-    timed = "init" in allowed and allowed is not _RESET
+    timed = allowed == tuple(_CRITERION)
     unknown = [n for n in names if n not in allowed and not (timed and n.startswith("at_"))]
     if unknown:
         raise ValueError(

@@ -92,15 +92,23 @@ class Network:
         """The prunable layers in the module's order."""
         return _layers(self)
 
+    @property
+    def normalised(self) -> bool:
+        """Whether it keeps running statistics of what flows through it."""
+        return any(name.endswith("running_mean") for name, _ in self.module().named_buffers())
+
     def module(self, device: str = "meta") -> nn.Module:
         """A fresh module; on `meta`, its shapes only."""
         with torch.device(device):
             return self.net(input_shape=self.input_shape, classes=self.classes)
 
-    def draw(self, seed: Seed) -> dict[str, Tensor]:
-        """The initial `state_dict`, drawn on the CPU from the seed's `init` role alone."""
+    def draw(self, seed: Seed, *index: int | str) -> dict[str, Tensor]:
+        """The initial `state_dict`, drawn on the CPU from the seed's `init` role alone.
+
+        With an `index`, another one.
+        """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw(seed.role("init"), "init"))
+            torch.manual_seed(draw(seed.role("init"), "init", *index))
             module = self.module("cpu")
             if self.init is not None:
                 self.init(module=module)

@@ -33,18 +33,24 @@ _SUPPLIED = ("init", "recipe", "schedule", "mask_criterion", "reset", "freeze")
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell with what it takes: its seed, its last stage, and the trainings up to there.
+    """A cell with what it takes: its seed, its last stages, and the trainings up to there.
 
     `signature` names the cell for all its seeds: equal for cells that ask for the same thing.
     `labels` are the options that count in it; an axis that the method does not take is None.
+    `levels` are those of the trainings that are results, by key; the others are a search for them.
     """
 
     cell: Cell
     seed: Seed
-    last: Train
+    lasts: tuple[Train, ...]
     trainings: tuple[Train, ...]
+    levels: Mapping[str, int]
     signature: str
     labels: Mapping[str, str | None]
+
+    @property
+    def last(self) -> Train:
+        return self.lasts[-1]
 
     @property
     def report_at(self) -> str:
@@ -64,8 +70,8 @@ class Pack:
 
     @property
     def steps(self) -> int:
-        stage = self.units[0].stage
-        return stage.training.recipe.length - stage.start.step
+        """Optimizer steps, a score counting as one."""
+        return max(1, self.units[0].stage.length)
 
 
 @dataclass(frozen=True)
@@ -78,13 +84,13 @@ class Plan:
 
     @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
-        """Every training for every seed that wants it, once; a level's units before the next's."""
+        """Every training for every seed that wants it, once, after those that it stands on."""
         found = {
             (stage.key, cell.seed): Unit(stage, cell.seed)
             for cell in self.cells
             for stage in cell.trainings
         }
-        return tuple(sorted(found.values(), key=lambda unit: unit.stage.level))
+        return tuple(sorted(found.values(), key=lambda unit: unit.stage.depth))
 
     def missing(self, store: Store) -> tuple[Unit, ...]:
         """The units that are not stored, or lack a snapshot that somebody needs."""
@@ -100,7 +106,7 @@ def plan(cells: Sequence[Cell]) -> Plan:
     planned = [planned_cell(cell) for cell in cells]
     distinct = {(each.signature, each.seed): each for each in planned}
     moments: dict[str, set[Moment]] = {}
-    for last in {each.last.key: each.last for each in planned}.values():
+    for last in {last.key: last for each in planned for last in each.lasts}.values():
         for train, moment in _wanted(last):
             moments.setdefault(train.key, set()).add(moment)
     return Plan(
@@ -122,7 +128,8 @@ def planned_cell(cell: Cell) -> Planned:
     if config["report_at"] not in ("best", "end"):
         raise ValueError(f"report_at: {config['report_at']!r}; it is `best` or `end`")
     asked = {key: value for key, value in config.items() if key not in MACHINE_KEYS}
-    last = _last_stage(json.dumps(asked, sort_keys=True), config["data_dir"])
+    lasts, chain = _last_stages(json.dumps(asked, sort_keys=True), config["data_dir"])
+    trainings = _trainings(lasts)
     labels = {
         group: option
         if group in ("model", "dataset", "method", "recipe") or group in _named(config["method"])
@@ -134,9 +141,10 @@ def planned_cell(cell: Cell) -> Planned:
     return Planned(
         cell,
         Seed.of(config["seed"], config["seeds"]),
-        last,
-        _trainings(last),
-        digest([experiment, last.key, config["report_at"]]),
+        lasts,
+        trainings,
+        {stage.key: stage.level for stage in trainings} if chain else _numbered(lasts),
+        digest([experiment, lasts[0].key if chain else _keys(lasts), config["report_at"]]),
         {**labels, "experiment": experiment},
     )
 
@@ -159,10 +167,10 @@ def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int)
     Units keep the order of their cells, so a pack's next level is mostly the pack beside it and
     two workers can go down their own halves without waiting for each other.
     """
-    kinds: dict[tuple[int | str, ...], list[Unit]] = {}
+    kinds: dict[tuple[int | str | bool, ...], list[Unit]] = {}
     for unit in units:
         stage = unit.stage
-        kind = (stage.level, stage.training.key, *_start(stage), _net(stage))
+        kind = (*stage.group, *_start(stage), _net(stage))
         kinds.setdefault(kind, []).append(unit)
     made: list[Pack] = []
     for members in kinds.values():
@@ -180,7 +188,7 @@ def dependencies(packs: Sequence[Pack]) -> dict[str, set[str]]:
         pack.name: {
             made_by[stage.key, unit.seed]
             for unit in pack.units
-            for stage in _trainings(unit.stage)[:-1]
+            for stage in _trainings((unit.stage,))[:-1]
             if (stage.key, unit.seed) in made_by
         }
         - {pack.name}
@@ -189,26 +197,27 @@ def dependencies(packs: Sequence[Pack]) -> dict[str, set[str]]:
 
 
 @functools.cache
-def _last_stage(config: str, data_dir: str) -> Train:
+def _last_stages(config: str, data_dir: str) -> tuple[tuple[Train, ...], bool]:
+    """What the method returns, and whether it is one chain, all of whose levels are results."""
     asked = json.loads(config)
     task = Task(Call.of(asked["dataset"], where="dataset", supplied=("data_dir",)), data_dir)
     dataset = task.dataset
     network = Network.of(asked["model"], dataset.input_shape, dataset.classes)
     method = Call.of(asked["method"], where="method", supplied=_SUPPLIED)
     schedule = Call.of(asked["schedule"], where="schedule", supplied=("layers",))
-    recipe = Call.of(asked["recipe"], where="recipe", supplied=("train_size",))
     builders = {
         "init": lambda: Init(network),
-        "recipe": lambda: Training(task, recipe(train_size=dataset.train_size)),
+        "recipe": lambda: Training.of(task, asked["recipe"]),
         "schedule": lambda: schedule(layers=network.layers),
         "mask_criterion": lambda: Criterion.of(asked["mask_criterion"]),
         "reset": lambda: reset(asked["reset"]),
         "freeze": lambda: reset(asked["freeze"], "freeze"),
     }
     last = method(**{name: builders[name]() for name in _SUPPLIED if name in method.names})
-    if not isinstance(last, Train):
-        raise ValueError(f"method: `{method.target}` returns {type(last).__name__}, not a Train")
-    return last
+    lasts = last if isinstance(last, tuple) else (last,)
+    if not lasts or not all(isinstance(each, Train) for each in lasts):
+        raise ValueError(f"method: `{method.target}` returns {last!r}; it is a Train, or several")
+    return lasts, not isinstance(last, tuple)
 
 
 def _named(method: Mapping[str, Any]) -> tuple[str, ...]:
@@ -216,9 +225,19 @@ def _named(method: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _trainings(last: Train) -> tuple[Train, ...]:
-    """The trainings that a cell reports, one per level, the dense one first."""
-    return tuple(stage for stage in ancestors(last) if isinstance(stage, Train))
+def _trainings(lasts: tuple[Train, ...]) -> tuple[Train, ...]:
+    """The trainings up to `lasts`, each once and after those that it stands on."""
+    found = (stage for last in lasts for stage in ancestors(last) if isinstance(stage, Train))
+    return tuple({stage.key: stage for stage in found}.values())
+
+
+def _numbered(results: Sequence[Train]) -> dict[str, int]:
+    """Several results of one cell by their place, from 0 only where nothing is pruned there."""
+    return {stage.key: n for n, stage in enumerate(results, min(1, results[0].level))}
+
+
+def _keys(lasts: Sequence[Train]) -> list[str]:
+    return [last.key for last in lasts]
 
 
 def _start(stage: Train) -> tuple[int, bool]:
@@ -235,7 +254,7 @@ def _net(stage: Train) -> str:
 def _wanted(last: Train) -> Iterable[tuple[Train, Moment]]:
     """The snapshots that the stages up to `last` need beside each training's end."""
     for stage in ancestors(last):
-        found: Iterable[tuple[Train, Moment] | None] = ()
+        found: Iterable[tuple[Train | Init, Moment] | None] = ()
         if isinstance(stage, Prune):
             found = [snapshot for _, snapshot in stage.evidence]
         elif isinstance(stage, Reset):
@@ -244,5 +263,7 @@ def _wanted(last: Train) -> Iterable[tuple[Train, Moment]]:
             if snapshot is None or snapshot[1] == "end":
                 continue
             train, moment = snapshot
+            if isinstance(train, Init):
+                continue
             if moment != "start" or not isinstance(train.start, Init):
                 yield train, moment

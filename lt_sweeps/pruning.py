@@ -91,28 +91,58 @@ def restart(
     layers: Sequence[Layer],
     seed: Seed,
     level: int,
+    holds: bool = True,
 ) -> Ticket:
     """The ticket that the next training starts from.
 
     Kept weights take the reset's value. A weight pruned now is pinned to the freeze's value; one
-    pruned before keeps the value that it was pinned to then. All that is not prunable is `base`'s.
+    pruned before keeps the value that it was pinned to then, if it was held there. All that is not
+    prunable is `base`'s.
+
+    Args:
+        evidence: what resets and freezes may name, `init` among it, `[1, *shape]` by layer.
     """
-    noise = seed.role("noise")
+    held = trained.mask if holds else {n: torch.ones_like(kept) for n, kept in mask.items()}
+    evidence = {**evidence, "kept": mask, "cut": {n: held[n] & ~kept for n, kept in mask.items()}}
+    initial = initial_weights(reset, freeze, evidence, layers=layers, seed=seed, level=level)
     state = dict(base.state)
     for layer in layers:
-        name = layer.name
-        given = {key: snapshot[name][0] for key, snapshot in evidence.items()}
-        given["kept"] = mask[name][0]
-        on = reset(**given, **_drawn(reset, noise, level, layer, "reset"))
-        off = freeze(**given, **_drawn(freeze, noise, level, layer, "freeze"))
-        pinned = torch.where(trained.mask[name], off[None], trained.state[name])
-        state[name] = torch.where(mask[name], on[None], pinned)
-    return Ticket(state, mask, step, base.optimizer)
+        off = _call(freeze, evidence, layer, seed, level, "freeze")
+        pinned = torch.where(held[layer.name], off[None], trained.state[layer.name])
+        state[layer.name] = torch.where(mask[layer.name], initial[layer.name], pinned)
+    return Ticket(state, mask, step, base.optimizer, trained.learned)
 
 
-def _drawn(call: Call, seed: int, level: int, layer: Layer, purpose: str) -> dict[str, Any]:
-    """Noise for a reset or freeze that asks for it."""
-    return {"noise": _uniform(layer, seed, purpose, level)} if "noise" in call.names else {}
+def initial_weights(
+    reset: Call,
+    freeze: Call,
+    evidence: Mapping[str, State],
+    *,
+    layers: Sequence[Layer],
+    seed: Seed,
+    level: int,
+) -> dict[str, Tensor]:
+    """What the initial weights become in a reset, pruned ones included: `[1, *shape]` by layer."""
+    if freeze.bound().get("kept_too"):
+        off = {la.name: _call(freeze, evidence, la, seed, level, "freeze")[None] for la in layers}
+        init, kept = evidence["init"], evidence["kept"]
+        evidence = {**evidence, "init": {n: torch.where(kept[n], off[n], init[n]) for n in off}}
+    return {la.name: _call(reset, evidence, la, seed, level, "reset")[None] for la in layers}
+
+
+def _call(
+    call: Call,
+    evidence: Mapping[str, State],
+    layer: Layer,
+    seed: Seed,
+    level: int,
+    purpose: str,
+) -> Tensor:
+    """A reset or freeze on one layer of one replicate."""
+    given: dict[str, Any] = {n: e[layer.name][0] for n, e in evidence.items() if n in call.names}
+    if "noise" in call.names:
+        given["noise"] = _uniform(layer, seed.role("noise"), purpose, level)
+    return call(**given)
 
 
 def _uniform(layer: Layer, seed: int, purpose: str, level: int) -> Tensor:

@@ -15,9 +15,10 @@ import yaml
 
 from lt_sweeps.files import write_whole
 from lt_sweeps.plan import Planned
-from lt_sweeps.stages import Prune, Reset, Train
+from lt_sweeps.stages import Evaluate, Prune, Reset, Train
 from lt_sweeps.store import Store, set_aside
 
+_HARD = ("val_accuracy", "test_accuracy")
 _METRICS = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
 
 
@@ -71,9 +72,9 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         **{name: labels.get(name) for name in ("model", "dataset", "method")},
         "criterion": labels.get("mask_criterion"),
         **{name: labels.get(name) for name in ("reset", "freeze", "schedule", "recipe")},
-        "level": stage.level,
+        "level": planned.levels.get(stage.key, stage.level),
         "stage": stage.key,
-        "kind": "train",
+        "kind": _kind(planned, stage),
         "step": stage.step,
         "target_sparsity": _target(stage),
         "sparsity": float(about["sparsity"]),
@@ -87,17 +88,25 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         **{f"end_{name}": _finite(metrics[f"end_{name}"]) for name in _METRICS},
         "best_step": metrics["best_step"],
         **{f"best_{name}": _finite(metrics[f"best_{name}"]) for name in _METRICS},
-        "train_steps": stage.step - stage.start.step,
+        **{f"hard_{name}": metrics.get(f"hard_{name}") for name in _HARD},
+        "train_steps": stage.length,
         "finite": metrics["finite"],
         "collapsed": metrics[f"{at}_one_class"] or 0 in remaining.values(),
         **{name: cost.get(name) for name in ("seconds", "device", "stack_size", "code_version")},
     }
 
 
+def _kind(planned: Planned, stage: Train) -> str:
+    """What a row tells of: a result of the cell (`train`, `score`), or the `search` for one."""
+    if stage.key not in planned.levels:
+        return "search"
+    return "score" if isinstance(stage, Evaluate) else "train"
+
+
 def _target(stage: Train) -> float | None:
     start = stage.start
     pruned = start.pruned if isinstance(start, Reset) else start
-    return round(pruned.target.sparsity, 10) if isinstance(pruned, Prune) else None
+    return _finite(round(pruned.target.sparsity, 10)) if isinstance(pruned, Prune) else None
 
 
 def _finite(value: float) -> float | None:

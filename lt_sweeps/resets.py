@@ -1,9 +1,13 @@
 """Resets (mask-1 actions): what a kept weight restarts from (arXiv:1905.01067, section 4).
 
-A reset is a function of one layer's weights that names the evidence it needs: `origin` (the dense
-run at time `to`), `init` (what the training that just ended had started from), `final` (where it
-ended). A reset that has `to` also puts biases, normalisation and the step back to the dense run at
-that time; one that has not leaves them as trained and starts the recipe anew.
+A reset is a function of one layer's weights that names the evidence it needs, tensors of the whole
+layer: `init` (its initial weights as the resets before have left them, the pruned ones included),
+`origin` (those of the dense run), `final` (where the training ended), `kept` (the mask), `noise`
+(uniform in [0, 1)), `fresh` (another draw of the initialisation). It returns the layer's initial
+weights, pruned ones included, from which the next level's reset goes on; the mask lies over them.
+
+A reset that has `to` begins with the dense run at that time, and puts biases, normalisation and the
+step back to it; one that has not leaves them as trained and starts the recipe anew.
 """
 
 from __future__ import annotations
@@ -11,16 +15,101 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def rewind(origin: Tensor, *, to: str = "0it", momentum: bool = False) -> Tensor:
+def rewind(init: Tensor, *, to: str = "0it", momentum: bool = False) -> Tensor:
     """The weights that the dense run had at time `to`, `0it` being its initialisation.
 
     `to` is in epochs (`2ep`) or steps (`500it`); the recipe continues from there, learning rate and
     data order included. With `momentum` the optimizer's moments are taken from there as well.
     (Init: arXiv:1803.03635; later times: arXiv:1903.01611.)
     """
-    return origin
+    return init
 
 
 def keep(final: Tensor) -> Tensor:
     """The trained weights: the recipe starts anew from where the network is (fine-tuning)."""
     return final
+
+
+def reinit(
+    init: Tensor,
+    origin: Tensor,
+    kept: Tensor,
+    noise: Tensor,
+    *,
+    sign: bool = False,
+    rescale: bool = False,
+    to: str = "0it",
+) -> Tensor:
+    """The layer's initial weights in another order, pruned ones among them.
+
+    With `sign` each position keeps the sign of its initial weight. With `rescale` they are those of
+    the dense run, over the fraction of the layer that is kept.
+    """
+    base = origin if rescale else init
+    return _signed(_shuffled(base, noise), base, sign) * _factor(kept, rescale)
+
+
+def reshuffle(
+    init: Tensor, kept: Tensor, noise: Tensor, *, sign: bool = False, to: str = "0it"
+) -> Tensor:
+    """The kept initial weights in another order, among themselves."""
+    shuffled = init.clone()
+    shuffled[kept] = _shuffled(init[kept], noise[kept])
+    return _signed(shuffled, init, sign)
+
+
+def constant(
+    init: Tensor,
+    origin: Tensor,
+    kept: Tensor,
+    noise: Tensor,
+    *,
+    sign: bool = False,
+    value: float | None = None,
+    rescale: bool = False,
+    to: str = "0it",
+) -> Tensor:
+    """One magnitude for the layer: `value`, or the standard deviation of its initial weights.
+
+    With `sign` each weight keeps the sign of its initial weight, else the layer's signs are put in
+    another order. With `rescale` as in `reinit`.
+    """
+    base = origin if rescale else init
+    signs = base.sign() if sign else _shuffled(base, noise).sign()
+    size = base.std(correction=0) if value is None else value
+    return signs * size * _factor(kept, rescale)
+
+
+def redraw(fresh: Tensor, *, to: str = "0it") -> Tensor:
+    """A fresh draw of the initialisation, another one at every level.
+
+    The paper's `reinit` is a permutation, which has the same distribution and not the same values.
+    """
+    return fresh
+
+
+def mask_init(init: Tensor, kept: Tensor, *, to: str = "0it", frees: bool = True) -> Tensor:
+    """Rewind, with the pruned weights at 0 and trained like the others: a mask on the start alone.
+
+    The next level still prunes among the weights that the mask kept.
+    """
+    if not frees:
+        raise ValueError("reset: mask_init with frees=false is rewind; use reset=rewind")
+    return init
+
+
+def random_signs(init: Tensor, noise: Tensor) -> Tensor:
+    """The weights' magnitudes, and their signs in another order."""
+    return init.abs() * _shuffled(init, noise).sign()
+
+
+def _shuffled(weights: Tensor, noise: Tensor) -> Tensor:
+    return weights.flatten()[noise.flatten().argsort(stable=True)].view_as(weights)
+
+
+def _signed(weights: Tensor, like: Tensor, sign: bool) -> Tensor:
+    return weights.abs() * like.sign() if sign else weights
+
+
+def _factor(kept: Tensor, rescale: bool) -> float | Tensor:
+    return kept.numel() / kept.sum().clamp(min=1) if rescale else 1.0

@@ -1,20 +1,36 @@
 """Resolve: the ticket of any stage, from what is stored.
 
-Initialisations and trainings are stored; prunings and resets are quick functions of them and are
-computed where they are needed.
+Initialisations and trainings are stored; prunings, resets and the like are quick functions of them
+and are computed where they are needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from lt_sweeps import pruning
-from lt_sweeps.seeds import Seed
-from lt_sweeps.stages import Init, Moment, Prune, Reset, Stage, Train
+from lt_sweeps.gradients import gradient
+from lt_sweeps.network import Layer
+from lt_sweeps.seeds import Seed, generator
+from lt_sweeps.stages import (
+    Evaluate,
+    Init,
+    Logits,
+    Moment,
+    Prune,
+    Reset,
+    Stage,
+    Train,
+    has_logits,
+    network_of,
+)
 from lt_sweeps.store import CorruptTicket, Store
-from lt_sweeps.ticket import Ticket
+from lt_sweeps.ticket import State, Ticket
 
 
 class Missing(Exception):
@@ -29,16 +45,22 @@ def ticket(stage: Stage, seed: Seed, store: Store) -> Ticket:
     """
     if isinstance(stage, Init):
         return _init(stage, seed, store)
+    if isinstance(stage, Evaluate):
+        return ticket(stage.start, seed, store)
     if isinstance(stage, Train):
         return snapshot(stage, "end", seed, store)
+    if isinstance(stage, Logits):
+        return _logits(stage, seed, store)
     if isinstance(stage, Prune):
         return _prune(stage, seed, store)
     assert isinstance(stage, Reset), stage
     return _reset(stage, seed, store)
 
 
-def snapshot(stage: Train, moment: Moment, seed: Seed, store: Store) -> Ticket:
+def snapshot(stage: Train | Init, moment: Moment, seed: Seed, store: Store) -> Ticket:
     """The ticket at a moment of a training; its start can always be made again."""
+    if isinstance(stage, Init):
+        return _init(stage, seed, store)
     if store.has(stage.key, seed, moment):
         try:
             return store.read(stage.key, seed, moment)
@@ -57,18 +79,29 @@ def _init(stage: Init, seed: Seed, store: Store) -> Ticket:
         except CorruptTicket:
             pass  # it has been set aside; draw it again
     state = {name: tensor[None] for name, tensor in stage.network.draw(seed).items()}
-    mask = {
-        layer.name: torch.ones(1, *layer.shape, dtype=torch.bool) for layer in stage.network.layers
-    }
-    drawn = Ticket(state, mask)
+    drawn = Ticket(state, _whole(stage.network.layers))
     store.write(stage.key, seed, drawn, {"level": 0, "sparsity": 0.0})
     return drawn
+
+
+def _logits(stage: Logits, seed: Seed, store: Store) -> Ticket:
+    start = ticket(stage.start, seed, store)
+    learned = {}
+    for number, layer in enumerate(network_of(stage).layers):
+        given: dict[str, Any] = {"kept": start.mask[layer.name][0]}
+        if has_logits(stage.start):
+            given["logits"] = start.learned[layer.name][0]
+        if "noise" in stage.given.names:
+            drawn = generator(seed.role("noise"), "logits", stage.level, number)
+            given["noise"] = torch.rand(layer.shape, generator=drawn)
+        learned[layer.name] = stage.given(**given)[None]
+    return Ticket(start.state, _whole(network_of(stage).layers), 0, learned=learned)
 
 
 def _prune(stage: Prune, seed: Seed, store: Store) -> Ticket:
     trained = ticket(stage.trained, seed, store)
     evidence = {
-        name: snapshot(*found, seed, store).state
+        name: _evidence(name, found, stage, seed, store)
         for name, found in stage.evidence
         if found is not None
     }
@@ -77,32 +110,90 @@ def _prune(stage: Prune, seed: Seed, store: Store) -> Ticket:
         stage.target,
         stage.criterion.call,
         evidence,
-        layers=stage.trained.network.layers,
+        layers=network_of(stage).layers,
         seed=seed,
         level=stage.level,
     )
-    return replace(trained, mask=mask)
+    return replace(trained, mask=mask, learned={})
+
+
+def _evidence(
+    name: str, found: tuple[Train | Init, Moment], stage: Prune, seed: Seed, store: Store
+) -> State:
+    at = snapshot(*found, seed, store)
+    if name == "logits":
+        return at.learned
+    if name == "grad":
+        examples = stage.criterion.call.bound().get("examples", 128)
+        return gradient(at, network_of(stage), stage.origin.training, seed, examples)
+    return at.state
 
 
 def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
-    pruned = ticket(stage.pruned, seed, store)
-    trained = ticket(stage.pruned.trained, seed, store)
-    found = {
-        name: snapshot(train, moment, seed, store)
-        for name, (train, moment) in stage.evidence.items()
-    }
+    trained = ticket(stage.trained, seed, store)
+    found = {n: snapshot(*where, seed, store) for n, where in stage.evidence.items()}
     base = found["origin"] if "origin" in found else replace(trained, optimizer={})
     if not stage.reset.bound().get("momentum"):
         base = replace(base, optimizer={})
+    evidence = {name: each.state for name, each in found.items()}
     return pruning.restart(
-        pruned.mask,
+        ticket(stage.pruned, seed, store).mask,
         trained,
         stage.reset,
         stage.freeze,
-        {name: each.state for name, each in found.items()},
+        {**evidence, **_fresh(stage, seed), "init": _initial(stage, seed, store)},
         base=base,
         step=stage.step,
-        layers=stage.pruned.trained.network.layers,
+        layers=network_of(stage).layers,
         seed=seed,
         level=stage.level,
+        holds=not isinstance(stage.trained, Train) or stage.trained.sparsifier.holds,
     )
+
+
+def _initial(stage: Reset, seed: Seed, store: Store) -> State:
+    """The initial weights that a reset begins with: those that the resets before it left.
+
+    Most resets leave them as they are, so only what one names is read.
+    """
+    earlier: list[tuple[Reset, Train]] = []
+    trained = stage.trained
+    while isinstance(trained, Train) and isinstance(trained.start, Reset):
+        earlier.append((trained.start, trained))
+        if "init" not in trained.start.reset.names:
+            break  # what came before it does not count any more
+        trained = trained.start.trained
+    weights = snapshot(stage.origin, stage.to or "start", seed, store).state
+    for reset, after in reversed(earlier):
+        weights = _left_by(reset, after, weights, seed, store)
+    return weights
+
+
+def _left_by(reset: Reset, after: Train, init: State, seed: Seed, store: Store) -> State:
+    """What an earlier reset made of the initial weights; `after` is the training that it began."""
+    named = {*reset.reset.names}
+    if reset.freeze.bound().get("kept_too"):
+        named |= {*reset.freeze.names, "kept"}
+    evidence: dict[str, State] = {"init": init, **_fresh(reset, seed)}
+    for name, where in reset.evidence.items():
+        if name in named:
+            evidence[name] = snapshot(*where, seed, store).state
+    if named & {"kept", "cut"}:
+        kept, before = (ticket(each, seed, store).mask for each in (after, reset.trained))
+        evidence |= {"kept": kept, "cut": {n: before[n] & ~kept[n] for n in kept}}
+    layers, level = network_of(reset).layers, reset.level
+    return pruning.initial_weights(
+        reset.reset, reset.freeze, evidence, layers=layers, seed=seed, level=level
+    )
+
+
+def _fresh(stage: Reset, seed: Seed) -> Mapping[str, State]:
+    """Another draw of the network, where a reset asks for one."""
+    if "fresh" not in {*stage.reset.names, *stage.freeze.names}:
+        return {}
+    drawn = network_of(stage).draw(seed, "fresh", stage.level)
+    return {"fresh": {name: tensor[None] for name, tensor in drawn.items()}}
+
+
+def _whole(layers: tuple[Layer, ...]) -> dict[str, Tensor]:
+    return {layer.name: torch.ones(1, *layer.shape, dtype=torch.bool) for layer in layers}

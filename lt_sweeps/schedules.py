@@ -7,6 +7,7 @@ all prunable weights pruned so far, in [0, 1).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,12 +21,17 @@ Scope = Literal["layer", "global"]
 class Target:
     """How many weights a level leaves: one count per layer, or one over all layers.
 
-    `sparsity` is what was asked for; the counts are what that rounds to.
+    `sparsity` is what was asked for, NaN for nothing; the counts are what that rounds to.
     """
 
     scope: Scope
     keep: tuple[int, ...]
     sparsity: float
+
+    @classmethod
+    def open(cls, layers: Sequence[Layer]) -> Target:
+        """Whatever the criterion keeps: for those that are masks themselves."""
+        return cls("layer", tuple(layer.size for layer in layers), math.nan)
 
     def identity(self) -> dict[str, Any]:
         """The counts alone: schedules that agree on them share their levels."""

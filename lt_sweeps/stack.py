@@ -29,11 +29,16 @@ class Layout:
 
     @classmethod
     def of(cls, module: nn.Module) -> Layout:
-        """The parameters of `module` in their own order, each padded to 64 elements."""
+        """The parameters of `module` in their own order."""
+        return cls.of_shapes({name: tuple(p.shape) for name, p in module.named_parameters()})
+
+    @classmethod
+    def of_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+        """Tensors one after another, each padded to 64 elements."""
         slots, offset = {}, 0
-        for name, parameter in module.named_parameters():
-            slots[name] = (offset, tuple(parameter.shape))
-            offset += -(-parameter.numel() // _ALIGN) * _ALIGN
+        for name, shape in shapes.items():
+            slots[name] = (offset, shape)
+            offset += -(-prod(shape) // _ALIGN) * _ALIGN
         return cls(slots, offset)
 
     def __getitem__(self, name: str) -> tuple[int, tuple[int, ...]]:

@@ -7,7 +7,8 @@ it: they change speed, never what is drawn or computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from lt_sweeps.evidence import Criterion
 from lt_sweeps.network import Network
 from lt_sweeps.recipes import Recipe
 from lt_sweeps.schedules import Target
+from lt_sweeps.sparsifiers import FIXED, Sparsifier
 from lt_sweeps.times import steps
 
 Moment = int | str
@@ -45,6 +47,23 @@ class Training:
 
     task: Task
     recipe: Recipe
+    call: Call | None = field(default=None, compare=False)  # what the recipe was made by
+
+    @classmethod
+    def of(cls, task: Task, config: Mapping[str, Any], *, where: str = "recipe") -> Training:
+        """The training that a recipe yaml describes."""
+        call = Call.of(config, where=where, supplied=("train_size",))
+        return cls(task, call(train_size=task.dataset.train_size), call)
+
+    def changed(self, keys: Mapping[str, Any], *, where: str) -> Training:
+        """The same but for some keys of the recipe, times in epochs among them.
+
+        Raises:
+            ValueError: a key that the recipe has not, or a value that it refuses.
+        """
+        assert self.call is not None, "a training that no recipe was made for"
+        config = {"_target_": self.call.target, **self.call.args, **keys}
+        return Training.of(self.task, config, where=where)
 
     def identity(self) -> dict[str, Any]:
         return {"task": self.task.identity(), "recipe": self.recipe.identity()}
@@ -59,9 +78,13 @@ class Stage:
     """The base of all stages; equal by key."""
 
     version: ClassVar[int] = 1
+    trains: ClassVar[bool] = False
     key: str = field(init=False, repr=False)
+    depth: int = field(init=False, repr=False)  # trainings, one after another, up to here
 
     def __post_init__(self) -> None:
+        deepest = max((stage.depth for stage in self.inputs), default=0)
+        object.__setattr__(self, "depth", deepest + self.trains)
         content = {
             "kind": type(self).__name__,
             "version": self.version,
@@ -109,14 +132,22 @@ class Init(Stage):
 
 @dataclass(frozen=True, eq=False)
 class Train(Stage):
-    """Train a ticket from its step to the end of the recipe, its mask fixed."""
+    """Train a ticket from its step to the end of the recipe, its mask fixed or in the hands of a
+    sparsifier."""
 
+    trains: ClassVar[bool] = True
     start: Stage
     training: Training
+    sparsifier: Sparsifier = FIXED
     _level: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_level", self.start.level)
+        object.__setattr__(self, "_level", self.start.level + self.sparsifier.prunes)
+        if self.sparsifier.learns != has_logits(self.start):
+            raise ValueError(
+                f"method: {self.sparsifier} on {self.start}; a learned mask goes on from logits, "
+                "and nothing else does"
+            )
         super().__post_init__()
 
     @property
@@ -132,11 +163,26 @@ class Train(Stage):
         return self.training.recipe.length
 
     @property
+    def length(self) -> int:
+        """Optimizer steps that it takes."""
+        return self.step - self.start.step
+
+    @property
     def network(self) -> Network:
-        return next(s.network for s in ancestors(self) if isinstance(s, Init))
+        return network_of(self.start)
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """What trainings have in common that can be stacked, beside their net and their step."""
+        kind = digest(self.sparsifier.identity()) if self.sparsifier != FIXED else ""
+        return (type(self).__name__, str(self.depth), self.training.key, kind)
 
     def fields(self) -> dict[str, Any]:
-        return self.training.identity()
+        acts = self.sparsifier != FIXED
+        return {
+            **self.training.identity(),
+            **({"sparsifier": self.sparsifier.identity()} if acts else {}),
+        }
 
     def moment(self, time: str, *, where: str) -> Moment:
         """The moment that a person's `time` names within this training.
@@ -164,21 +210,84 @@ class Train(Stage):
 
     def __str__(self) -> str:
         recipe = self.training.recipe
+        acts = f", {self.sparsifier}" if self.sparsifier != FIXED else ""
         return (
             f"train   {self.training.task.call}, {recipe.optimizer} lr {recipe.lr:g}, "
-            f"steps {self.start.step} to {recipe.length}"
+            f"steps {self.start.step} to {recipe.length}{acts}"
         )
 
 
 @dataclass(frozen=True, eq=False)
-class Prune(Stage):
-    """Score the weights that are left and keep as many as the target says."""
+class Evaluate(Train):
+    """Score a ticket as it is: a training of no steps.
 
-    trained: Train
+    Batch-norm statistics are estimated anew from `statistics` training batches, where there are
+    any: those of another mask, or of another moment, say nothing of this one.
+    """
+
+    statistics: int = 200
+
+    @property
+    def step(self) -> int:
+        return self.start.step
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        return (*super().group, str(self.statistics))
+
+    def fields(self) -> dict[str, Any]:
+        # Of the recipe it is only the batches that count, and only for these statistics.
+        batches = self.network.normalised and {"batch_size": self.training.recipe.batch_size}
+        return {
+            "task": self.training.task.identity(),
+            "statistics": batches and {**batches, "batches": self.statistics},
+            **({"sparsifier": self.sparsifier.identity()} if self.sparsifier.learns else {}),
+        }
+
+    def __str__(self) -> str:
+        return f"score   {self.training.task.call}"
+
+
+@dataclass(frozen=True, eq=False)
+class Logits(Stage):
+    """Give a network the logits that a learned mask starts from; all of its weights are kept.
+
+    `given` is a function of one layer that names the evidence it needs: `kept` (the mask of
+    `start`), `logits` (those it ended with), `noise`.
+    """
+
+    start: Stage
+    given: Call
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return (self.start,)
+
+    @property
+    def step(self) -> int:
+        return 0
+
+    def fields(self) -> dict[str, Any]:
+        return {"given": self.given.identity()}
+
+    def __str__(self) -> str:
+        return f"logits  {self.given}"
+
+
+@dataclass(frozen=True, eq=False)
+class Prune(Stage):
+    """Score the weights that are left and keep as many as the target says.
+
+    A network that has not been trained is pruned by what its start has: `origin` says on what.
+    """
+
+    trained: Train | Init
     target: Target
     criterion: Criterion
     origin: Train
-    evidence: tuple[tuple[str, tuple[Train, Moment] | None], ...] = field(init=False, repr=False)
+    evidence: tuple[tuple[str, tuple[Train | Init, Moment] | None], ...] = field(
+        init=False, repr=False
+    )
     _level: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -210,25 +319,48 @@ class Prune(Stage):
             "evidence": moments,
         }
 
-    def _find(self, name: str, time: str | None) -> tuple[Train, Moment] | None:
+    def _find(self, name: str, time: str | None) -> tuple[Train | Init, Moment] | None:
+        where = f"mask_criterion.{name}"
         if time is None:
             return None
         if time == "origin":
             return self.origin, "start"
-        return self.trained, self.trained.moment(str(time), where=f"mask_criterion.{name}")
+        if isinstance(self.trained, Init):
+            return self._untrained(name, time)
+        learns = self.trained.sparsifier.learns
+        if (name == "logits") != learns and name in ("logits", "grad"):
+            has = "learns a mask" if learns else "learns no mask"
+            raise ValueError(
+                f"{where}: `{self.criterion.call.target}` needs {name}, and the training that is "
+                f"pruned {has}; a learned mask is cut by its logits, any other by the rest"
+            )
+        return self.trained, self.trained.moment(str(time), where=where)
+
+    def _untrained(self, name: str, time: str) -> tuple[Train | Init, Moment]:
+        if name not in ("init", "grad") or time != "start":
+            raise ValueError(
+                f"mask_criterion.{name}: {time!r} of a network that is pruned before it is "
+                "trained; such a criterion can have init and grad, at start"
+            )
+        return self.trained, "start"
 
     def __str__(self) -> str:
-        return f"prune   {self.criterion.call}, to sparsity {self.target.sparsity:.4f}"
+        asked = self.target.sparsity
+        to = "" if math.isnan(asked) else f", to sparsity {asked:.4f}"
+        return f"prune   {self.criterion.call}{to}"
 
 
 @dataclass(frozen=True, eq=False)
 class Reset(Stage):
-    """Put kept weights where they restart from and pin the pruned ones."""
+    """Put kept weights where they restart from and pin the pruned ones.
 
-    pruned: Prune
+    `pruned` may also be a network that nothing was pruned of: then all of it is kept.
+    """
+
+    pruned: Prune | Train | Init
     reset: Call
     freeze: Call
-    origin: Train
+    origin: Train | Init
     to: Moment | None = field(init=False, repr=False)
     _level: int = field(init=False, repr=False)
 
@@ -240,12 +372,17 @@ class Reset(Stage):
                 f"freeze: `{self.freeze.target}` names `origin`, which `{self.reset.target}` "
                 "does not go back to; it has `init` and `final`"
             )
-        to = None if time is None else self.origin.moment(time, where="reset.to")
+        to = None if time is None else self._moment(time)
         if to in ("end", "best"):
             raise ValueError(
                 f"reset.to: {time} is the end of the training; nothing would be left to train"
                 if to == "end"
                 else "reset.to: `best` has no step to go on from; give a time (`500it`, `2ep`)"
+            )
+        if self.frees and self.freeze.target != "lt_sweeps.freezes.zero":
+            raise ValueError(
+                f"freeze: {self.freeze}; `{self.reset.target}` starts pruned weights at 0 and "
+                "trains them, so nothing is frozen; it goes with freeze=zero"
             )
         object.__setattr__(self, "to", to)
         super().__post_init__()
@@ -263,19 +400,33 @@ class Reset(Stage):
         return self.to if isinstance(self.to, int) else 0
 
     @property
-    def evidence(self) -> dict[str, tuple[Train, Moment]]:
+    def trained(self) -> Train | Init:
+        """The network as it was when it was pruned."""
+        return self.pruned.trained if isinstance(self.pruned, Prune) else self.pruned
+
+    @property
+    def frees(self) -> bool:
+        """Whether the pruned weights train with the others, from 0."""
+        return bool(self.reset.bound().get("frees"))
+
+    @property
+    def evidence(self) -> dict[str, tuple[Train | Init, Moment]]:
         """Which snapshots the reset and the freeze need, by the name they call them."""
-        names = self._names
-        found: dict[str, tuple[Train, Moment]] = {"final": (self.pruned.trained, "end")}
+        found: dict[str, tuple[Train | Init, Moment]] = {"final": (self.trained, "end")}
         if self.to is not None:
             found["origin"] = (self.origin, self.to)
-        if "init" in names:
-            found["init"] = (self.pruned.trained, "start")
         return found
 
     @property
     def _names(self) -> set[str]:
         return {*self.reset.names, *self.freeze.names}
+
+    def _moment(self, time: str) -> Moment:
+        if isinstance(self.origin, Init):
+            if not time.startswith("0"):
+                raise ValueError(f"reset.to: {time} of a network that is not trained; give 0it")
+            return "start"
+        return self.origin.moment(time, where="reset.to")
 
     def fields(self) -> dict[str, Any]:
         reset = self.reset.identity()
@@ -301,3 +452,15 @@ def ancestors(stage: Stage) -> Iterator[Stage]:
         else:
             waiting.append((current, True))
             waiting.extend((each, False) for each in current.inputs if each.key not in seen)
+
+
+def has_logits(stage: Stage) -> bool:
+    """Whether a stage's tickets hold the logits of a learned mask."""
+    if isinstance(stage, Train):
+        return stage.sparsifier.learns
+    return isinstance(stage, Logits) or (isinstance(stage, Reset) and has_logits(stage.pruned))
+
+
+def network_of(stage: Stage) -> Network:
+    """The network that a stage's tickets are of."""
+    return next(each.network for each in ancestors(stage) if isinstance(each, Init))

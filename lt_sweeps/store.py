@@ -1,8 +1,9 @@
 """The store: tickets by (stage key, seed), whole or absent, first writer wins, checksummed.
 
 A ticket is one safetensors file: weights and buffers under their `state_dict` names, masks under
-`mask/<name>`, what it is in the metadata. Beside it lie the snapshots of its training
-(`<seed>@<moment>`) and, while it trains, its checkpoints. There is no pickle on any read path.
+`mask/<name>`, a learned mask's logits under `learned/<name>`, what it is in the metadata. Beside it
+lie the snapshots of its training (`<seed>@<moment>`) and, while it trains, its checkpoints. There
+is no pickle on any read path.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from lt_sweeps.files import write_whole
 from lt_sweeps.ticket import Ticket
 
 FORMAT = "lt_sweeps.ticket/1"
-_MASK, _OPTIMIZER = "mask/", "optimizer/"
+_MASK, _OPTIMIZER, _LEARNED = "mask/", "optimizer/", "learned/"
 _log = logging.getLogger("lt_sweeps")
 
 
@@ -170,15 +171,16 @@ def _tensors(ticket: Ticket) -> dict[str, Tensor]:
         **{name: tensor[0] for name, tensor in ticket.state.items()},
         **{_MASK + name: tensor[0] for name, tensor in ticket.mask.items()},
         **{_OPTIMIZER + name: tensor[0] for name, tensor in ticket.optimizer.items()},
+        **{_LEARNED + name: tensor[0] for name, tensor in ticket.learned.items()},
     }
 
 
 def _ticket(tensors: Mapping[str, Tensor], *, step: int) -> Ticket:
-    named: dict[str, dict[str, Tensor]] = {"": {}, _MASK: {}, _OPTIMIZER: {}}
+    named: dict[str, dict[str, Tensor]] = {"": {}, _MASK: {}, _OPTIMIZER: {}, _LEARNED: {}}
     for name, tensor in tensors.items():
-        prefix = next((p for p in (_MASK, _OPTIMIZER) if name.startswith(p)), "")
+        prefix = next((p for p in named if p and name.startswith(p)), "")
         named[prefix][name.removeprefix(prefix)] = tensor[None]
-    return Ticket(named[""], named[_MASK], step, named[_OPTIMIZER])
+    return Ticket(named[""], named[_MASK], step, named[_OPTIMIZER], named[_LEARNED])
 
 
 def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:

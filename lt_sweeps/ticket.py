@@ -24,13 +24,15 @@ class Ticket:
     """A subnetwork at a moment of training.
 
     A pruned weight holds the value it is pinned to in `state`. `optimizer` is empty unless the
-    ticket is a snapshot within a training: then its moments continue from there.
+    ticket is a snapshot within a training: then its moments continue from there. `learned` holds
+    the logits of a mask that is trained, by layer, and is empty where the mask is not.
     """
 
     state: State
     mask: Mask
     step: int = 0
     optimizer: State = field(default_factory=dict)
+    learned: State = field(default_factory=dict)
 
     def __getitem__(self, replicate: int) -> Ticket:
         row = slice(replicate, replicate + 1)
@@ -42,6 +44,7 @@ class Ticket:
             state={name: change(t) for name, t in self.state.items()},
             mask={name: change(t) for name, t in self.mask.items()},
             optimizer={name: change(t) for name, t in self.optimizer.items()},
+            learned={name: change(t) for name, t in self.learned.items()},
         )
 
 
@@ -54,6 +57,7 @@ def stack(tickets: Sequence[Ticket]) -> Ticket:
         mask=_cat([ticket.mask for ticket in tickets]),
         step=first.step,
         optimizer=_cat([ticket.optimizer for ticket in tickets]),
+        learned=_cat([ticket.learned for ticket in tickets]),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,14 +17,13 @@ from torch import Tensor
 
 from lt_sweeps.batches import Batches
 from lt_sweeps.course import Course
-from lt_sweeps.evaluation import holding, measure
-from lt_sweeps.optimizers import Optimizer
-from lt_sweeps.recipes import Recipe
+from lt_sweeps.evaluation import Score, mean, measure
+from lt_sweeps.masking import Held, masking
 from lt_sweeps.seeds import Seed, draw
 from lt_sweeps.stack import Stack, graphed
-from lt_sweeps.stages import Moment, Train
+from lt_sweeps.stages import Evaluate, Moment, Train
 from lt_sweeps.store import Store
-from lt_sweeps.ticket import Ticket, remaining, sparsity
+from lt_sweeps.ticket import Ticket
 
 _TELL = 0.2  # seconds between reports of progress
 
@@ -78,25 +77,22 @@ class Loop:
         self.stack = Stack(
             first.network.module(), len(units), device=self.device, lowering=machine.lowering
         )
-        seeds, levels = [unit.seed for unit in units], [unit.stage.level for unit in units]
+        seeds, self.levels = [u.seed for u in units], [u.stage.level for u in units]
         dataset = first.training.task.dataset
-        self.batches = Batches(dataset, self.recipe, seeds, levels, self.device)
-        self.optimizer = _optimizer(self.stack, self.recipe)
-        self.mask = torch.ones_like(self.stack.weights)
-        self.pinned = torch.zeros_like(self.stack.weights)
-        self.step, self.seconds = first.start.step, 0.0
-        self.course = Course(self.stack, self.step)
+        self.batches = Batches(dataset, self.recipe, seeds, self.levels, self.device)
+        self.masking = masking(first.sparsifier, self.stack, self.recipe, self.layers, seeds)
+        self.step, self.end, self.seconds = first.start.step, first.step, 0.0
+        self.course = Course(self.masking.trained, self.step)
 
     def start(self, ticket: Ticket) -> None:
         """Begin from a ticket of R replicates."""
         self.stack.load({name: t.to(self.device) for name, t in ticket.state.items()})
-        self.mask = self.stack.flat({n: m.float() for n, m in ticket.mask.items()}, fill=1.0)
-        torch.mul(self.stack.weights, 1 - self.mask, out=self.pinned)
+        self.masking.begin(ticket)
         if ticket.optimizer:
-            self.optimizer.load_state(self._flat(ticket.optimizer))
-            self.optimizer.mask_(self.mask)
-        self.course = Course(self.stack, self.step)
-        self._snapshot("start", {})
+            self._continue(ticket.optimizer)
+        self._estimate()
+        self.course = Course(self.masking.trained, self.step)
+        self._snapshot("start")
 
     def run(self, until: int | None = None) -> None:
         """Train to the end of the recipe, or to `until` where only snapshots are missing.
@@ -107,12 +103,12 @@ class Loop:
         # Moments of weights that get no gradient decay through the denormal numbers, on which a
         # CPU is slow: the step of an FC net took 2.2 times as long (measured on MNIST).
         torch.set_flush_denormal(True)
-        end = self.recipe.length if until is None else until
-        update = self.update()
+        end = self.end if until is None else until
+        update = self.update() if self.step < end else None
         clock = saved = told = time.monotonic()
         while True:
-            self._snapshot(self.step, self.optimizer.tensors)
-            if self.step % self.recipe.evaluate_every == 0 or self.step == self.recipe.length:
+            self._snapshot(self.step)
+            if self.step % self.recipe.evaluate_every == 0 or self.step == self.end:
                 self.evaluate()
             if self.step >= end:
                 break
@@ -126,6 +122,7 @@ class Loop:
                 saved = time.monotonic()
                 if stop:
                     raise Interrupted(f"stopped at step {self.step}")
+            assert update is not None
             update(self.step)
             self.step += 1
         if until is None:
@@ -136,32 +133,42 @@ class Loop:
             self.store.drop_checkpoints(unit.stage.key, unit.seed)
 
     def update(self) -> Callable[[int], None]:
-        """The update of one step; on a GPU a replayed graph, fed through two static tensors."""
-        masked, held = bool((self.mask == 0).any()), bool((self.pinned != 0).any())
-        stack, optimizer, losses = self.stack, self.optimizer, self.course.train_loss
+        """The update of one step; on a GPU a replayed graph, fed through static tensors."""
+        self.masking.ready()
+        stack, masks, losses = self.stack, self.masking, self.course.train_loss
 
-        def body(index: Tensor, lr: float | Tensor, seeds: list[int] | None = None) -> None:
+        def gradients(index: Tensor, seeds: list[int] | None = None) -> None:
+            masks.compute()
             losses.add_(stack.loss(*self.batches.take(index), seeds))
-            if masked:
-                stack.grads.mul_(self.mask)
-            optimizer.step(lr)
-            if held:
-                torch.addcmul(self.pinned, stack.weights, self.mask, out=stack.weights)
-                if self.recipe.weight_decay:  # it turns a pinned value into momentum
-                    optimizer.mask_(self.mask)
+
+        def body(index: Tensor, lr: float | Tensor) -> None:
+            gradients(index)
+            masks.step(lr)
 
         def eager(step: int) -> None:
-            body(self.batches.index(step), self.recipe.lr_at(step), self._noise(step))
+            gradients(self.batches.index(step), self._noise(step))
+            masks.step(self.recipe.lr_at(step))
 
-        if self.device.type != "cuda" or stack.stochastic:
-            return eager
-        return self._replayed(body)
+        graph = self.device.type == "cuda" and not stack.stochastic
+        update = self._replayed(body) if graph else eager
+
+        def whole(step: int) -> None:
+            masks.at(step, self.levels)
+            if masks.sparsifier.acts(step, self.recipe):
+                if masks.sparsifier.replaces_step:
+                    gradients(self.batches.index(step), self._noise(step))
+                    return masks.rewire(step)
+                masks.rewire(step)
+            return update(step)
+
+        plain = not (masks.sparsifier.moves or masks.sparsifier.learns)
+        return update if plain else whole
 
     def _replayed(self, body: Callable[[Tensor, Tensor], None]) -> Callable[[int], None]:
         index = self.batches.index(0).clone()  # a full batch, which the step may not have
         rate = torch.zeros((), device=self.device)
-        changed = [self.stack.weights, self.course.train_loss]
-        changed += [*self.stack.buffers.values(), *self.optimizer.tensors.values()]
+        changed = [*self.masking.trained.values(), *self.masking.tensors.values()]
+        changed += [self.course.train_loss, self.stack.weights]
         replay = graphed(lambda: body(index, rate), self.device, restore=changed)
 
         def replayed(step: int) -> None:
@@ -186,15 +193,53 @@ class Loop:
     def evaluate(self) -> None:
         """Validate, unless a checkpoint taken at this very step has it already."""
         if self.course.step < self.step:
-            self._check_pinned()
+            self.masking.check(self.step)
+            self.masking.deploy([self.step] * len(self.units), self._keys("validate", self.step))
             self.course.add(self.step, measure(self.stack, self.batches, "val"))
 
     def test(self) -> list[dict[str, Any]]:
         """Each replicate's results at its best evaluation and at the end."""
-        end = measure(self.stack, self.batches, "test")
-        with holding(self.stack, self.course.best, self.course.best_buffers):
-            best = measure(self.stack, self.batches, "test")
-        return [self.course.results(r, best[r], end[r]) for r in range(len(self.units))]
+        end = self._tested([self.step] * len(self.units))
+        hard = self._hardened()
+        with self.course.at_best():
+            best = self._tested(self.course.best_step)
+        return [
+            {**self.course.results(r, best[r], end[r]), **hard[r]} for r in range(len(self.units))
+        ]
+
+    def _tested(self, steps: Sequence[int]) -> list[Score]:
+        """On the test set: the mean over as many networks as the masking draws for it."""
+        scores = []
+        for sample in range(self.masking.samples):
+            self.masking.deploy(steps, self._keys("test", self.step, sample))
+            scores.append(measure(self.stack, self.batches, "test"))
+        return mean(scores)
+
+    def _hardened(self) -> list[dict[str, float]]:
+        """Accuracies under the hard mask, where the mask is learned and may be soft."""
+        if not self.masking.sparsifier.learns:
+            return [{} for _ in self.units]
+        steps = [self.step] * len(self.units)
+        self.masking.deploy(steps, self._keys("test", self.step), hard=True)
+        splits = {s: measure(self.stack, self.batches, s) for s in ("val", "test")}
+        return [
+            {f"hard_{split}_accuracy": scores[r].accuracy for split, scores in splits.items()}
+            for r in range(len(self.units))
+        ]
+
+    def _keys(self, purpose: str, *index: int) -> list[int]:
+        """What a learned mask is drawn by in an evaluation."""
+        return [draw(unit.seed.role("noise"), purpose, *index) for unit in self.units]
+
+    def _estimate(self) -> None:
+        """Batch-norm statistics of a network that is scored as it is, from training batches."""
+        stage = self.units[0].stage
+        if not isinstance(stage, Evaluate) or not stage.network.normalised:
+            return
+        for step in range(stage.statistics):
+            self.masking.at(step, self.levels)
+            self.masking.compute()
+            self.stack.loss(*self.batches.take(self.batches.index(step)), self._noise(step))
 
     def save_checkpoint(self) -> None:
         """Everything that the rest of the training depends on, a file per unit."""
@@ -219,14 +264,7 @@ class Loop:
 
     def _rows(self) -> dict[str, Tensor]:
         """Every tensor of the loop's state, `[R, ...]`, by the name a checkpoint calls it."""
-        return {
-            "weights": self.stack.weights,
-            "mask": self.mask,
-            "pinned": self.pinned,
-            **{f"buffers/{name}": tensor for name, tensor in self.stack.buffers.items()},
-            **{f"optimizer/{name}": tensor for name, tensor in self.optimizer.tensors.items()},
-            **self.course.tensors(),
-        }
+        return {**self.masking.trained, **self.masking.tensors, **self.course.tensors()}
 
     def _finish(self, results: Sequence[dict[str, Any]]) -> None:
         """Write every ticket; the checkpoint before it makes a torn end repeat with equal bytes."""
@@ -239,89 +277,63 @@ class Loop:
             "lowering": self.stack.lowering,
             "code_version": self.machine.code_version,
         }
-        best = self._ticket(self.course.best, self.course.best_buffers)
-        last = self._ticket(self.stack.weights, self.stack.buffers)
+        scored = isinstance(self.units[0].stage, Evaluate)
+        best, last = (self.masking.ticket(t, self.step) for t in (self.course.best, self._now))
         for r, unit in enumerate(self.units):
             if "best" in self.moments[r]:
                 self._save(r, "best", best)
             self.store.write_cost(unit.stage.key, unit.seed, cost)
-            self._save(r, "end", last, metrics=results[r], history=self.course.history[r])
+            about = {"metrics": results[r], "history": self.course.history[r]}
+            self._save(r, "end", last, empty=scored, **about)
 
-    def _snapshot(self, moment: Moment, optimizer: Mapping[str, Tensor]) -> None:
+    @property
+    def _now(self) -> dict[str, Tensor]:
+        return self.masking.trained
+
+    def _snapshot(self, moment: Moment) -> None:
         """Save the units as they are, where somebody needs this moment."""
         wanted = [r for r, moments in enumerate(self.moments) if moment in moments]
         if wanted:
-            ticket = self._ticket(self.stack.weights, self.stack.buffers, optimizer)
+            ticket = self.masking.ticket(self._now, self.step)
+            if moment != "start":
+                ticket = replace(ticket, optimizer=self._moments())
             for r in wanted:
                 self._save(r, moment, ticket)
 
-    def _save(self, r: int, moment: Moment, stacked: Ticket, **more: Any) -> None:
-        ticket, unit = stacked[r], self.units[r]
+    def _save(
+        self, r: int, moment: Moment, stacked: Ticket, *, empty: bool = False, **more: Any
+    ) -> None:
+        """Store one unit's ticket; an `empty` one tells of a network that can be made again."""
+        unit, left = self.units[r], self.masking.remaining()
+        total = {layer.name: layer.size for layer in self.layers}
         about = {
             "level": unit.stage.level,
-            "sparsity": float(sparsity(ticket.mask)),
-            "layers_remaining": {name: int(n) for name, n in remaining(ticket.mask).items()},
-            "layers_total": {layer.name: layer.size for layer in self.layers},
+            "sparsity": 1 - sum(int(n[r]) for n in left.values()) / sum(total.values()),
+            "layers_remaining": {name: int(n[r]) for name, n in left.items()},
+            "layers_total": total,
         }
+        ticket = Ticket({}, {}, stacked.step) if empty else stacked[r]
         self.store.write(unit.stage.key, unit.seed, ticket, {**about, **more}, moment)
 
-    def _ticket(
-        self,
-        weights: Tensor,
-        buffers: Mapping[str, Tensor],
-        optimizer: Mapping[str, Tensor] | None = None,
-    ) -> Ticket:
-        """The stack as a ticket: `optimizer`'s flat moments under `<moment>/<parameter>`."""
+    def _moments(self) -> dict[str, Tensor]:
+        """The optimizer's flat moments, `[R, P]`, under `<moment>/<parameter>`."""
         moments: dict[str, Tensor] = {}
-        for name, tensor in (optimizer or {}).items():
-            flat = tensor.shape == weights.shape
+        for name, tensor in self.masking.optimizer.tensors.items():
+            flat = tensor.shape == self.stack.weights.shape
             views = self.stack.views(tensor) if flat else {}
             moments |= {f"{name}/{each}": view for each, view in views.items()}
             moments |= {} if flat else {name: tensor}
-        masks = self.stack.views(self.mask)
-        # Where a replicate has diverged, NaN times the mask is NaN in the pruned weights too.
-        exact = torch.where(self.mask != 0, weights, self.pinned)
-        return Ticket(
-            {**self.stack.views(exact), **buffers},
-            {layer.name: masks[layer.name] != 0 for layer in self.layers},
-            self.step,
-            moments,
-        )
+        return moments
 
-    def _flat(self, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of what `_ticket` does to the optimizer's tensors."""
-        state = {}
-        for name, tensor in self.optimizer.tensors.items():
+    def _continue(self, moments: Mapping[str, Tensor]) -> None:
+        """Go on with a snapshot's moments: a pruned weight has none."""
+        state, optimizer = {}, self.masking.optimizer
+        for name, tensor in optimizer.tensors.items():
             if tensor.shape == self.stack.weights.shape:
                 named = {n: moments[f"{name}/{n}"].to(self.device) for n in self.stack.layout.slots}
                 state[name] = self.stack.flat(named)
             else:
                 state[name] = moments[name].to(tensor)
-        return state
-
-    def _check_pinned(self) -> None:
-        """A pruned weight never moves: checked in every run, at every evaluation."""
-        moved = (self.stack.weights * (1 - self.mask) != self.pinned).any(1)
-        diverged = ~self.stack.weights.isfinite().all(1)
-        assert not (moved & ~diverged).any(), f"pruned weights moved by step {self.step}"
-
-
-def _optimizer(stack: Stack, recipe: Recipe) -> Optimizer:
-    decay, name = recipe.weight_decay, recipe.optimizer
-    if name == "sgd":
-        return Optimizer(
-            stack.weights,
-            stack.grads,
-            optimizer=name,
-            weight_decay=decay,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-        )
-    return Optimizer(
-        stack.weights,
-        stack.grads,
-        optimizer=name,
-        weight_decay=decay,
-        betas=recipe.betas,
-        eps=recipe.eps,
-    )
+        optimizer.load_state(state)
+        if isinstance(self.masking, Held):
+            optimizer.mask_(self.masking.mask)

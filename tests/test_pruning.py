@@ -132,17 +132,14 @@ def test_restart_rewinds_the_kept_and_pins_the_pruned_for_good() -> None:
     before = {"a": ALL["a"].clone(), "b": tensor([[False, True, True, True]])}
     after = {"a": ALL["a"].clone(), "b": tensor([[False, False, True, True]])}
     state = {**FINAL, "b": tensor([[0.25, 7, -8, 9]]), "bias": tensor([[2.0]])}
+    init = {"a": origin["a"], "b": tensor([[0.5, 0.3, 0.2, 0.1]])}
     for freeze, pinned in (("zero", 0.0), ("init", 0.3)):
         ticket = restart(
             after,
             Ticket(state, before, 100),
             Call("lt_sweeps.resets.rewind"),
             Call(f"lt_sweeps.freezes.{freeze}"),
-            {
-                "origin": origin,
-                "final": state,
-                "init": {n: torch.full_like(t, 0.3) for n, t in state.items()},
-            },
+            {"origin": origin, "final": state, "init": init},
             base=Ticket(origin, before),
             step=0,
             layers=LAYERS,
@@ -150,7 +147,7 @@ def test_restart_rewinds_the_kept_and_pins_the_pruned_for_good() -> None:
             level=2,
         )
         # Pruned a level ago: stays at 0.25. Pruned now: the freeze's value. Kept: rewound.
-        expected = tensor([0.25, pinned, 0.2, 0.2])
+        expected = tensor([0.25, pinned, 0.2, 0.1])
         assert torch.equal(ticket.state["b"][0], expected)
         assert ticket.state["bias"].item() == 1.0, "what is not prunable is the origin's"
 

@@ -10,6 +10,7 @@ from conftest import CONV
 from lt_sweeps.cells import Cell
 from lt_sweeps.compute import compute
 from lt_sweeps.evaluation import measure
+from lt_sweeps.masking import Held
 from lt_sweeps.plan import Plan, plan
 from lt_sweeps.resolve import snapshot, ticket
 from lt_sweeps.seeds import Seed
@@ -95,7 +96,8 @@ def test_a_pruned_weight_never_moves_nor_gathers_momentum(
     start = ticket(stage.start, seed, store)
     loop = Loop([Unit(stage, seed)], store, Machine(), moments=[frozenset()])
     loop.start(start)
-    update, pruned = loop.update(), loop.mask == 0
+    assert isinstance(loop.masking, Held)
+    update, pruned = loop.update(), loop.masking.mask == 0
     before = loop.stack.weights[pruned].clone()
     assert pruned.sum() > 10 and (freeze == "zero" or before.abs().sum() > 0)
     for step in range(8):
@@ -103,7 +105,7 @@ def test_a_pruned_weight_never_moves_nor_gathers_momentum(
         assert torch.equal(loop.stack.weights[pruned], before)
         assert all(
             not flat[pruned].any()
-            for flat in loop.optimizer.tensors.values()
+            for flat in loop.masking.optimizer.tensors.values()
             if flat.shape == pruned.shape
         )
         assert (loop.stack.weights[~pruned] != start.state["hidden.0.weight"].flatten()[0]).any()

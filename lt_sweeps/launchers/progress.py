@@ -70,10 +70,9 @@ class Panel:
 
     def _line(self, pack: Pack) -> Text:
         first = pack.units[0].stage
-        recipe = first.training.recipe
         return Text(
             f"  {pack.name}: level {first.level}, {len(pack.units)} stacked, "
-            f"step {self._steps[pack.name]:,} of {recipe.length:,}",
+            f"step {self._steps[pack.name]:,} of {first.step:,}",
             style="dim",
         )
 

@@ -1,0 +1,147 @@
+"""`Sparsifier`: how sparsity acts inside a training, and `Learned`: masks that are trained.
+
+Both are values, so they are part of a training's identity. Their functions see one layer at a
+time, tensors `[R, *shape]`, and never know which replicate is whose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lt_sweeps.call import Call
+from lt_sweeps.network import Layer
+from lt_sweeps.recipes import Recipe
+from lt_sweeps.seeds import Seed
+
+
+@dataclass(frozen=True)
+class Live:
+    """A training between two steps, by layer: what a sparsifier that moves its mask may change.
+
+    `weights` and `grads` (of the step's batch, before any mask) are `[R, *shape]`, as is `mask`,
+    1.0 where a weight is kept; `moments` are the optimizer's. A weight pruned here becomes 0.
+    """
+
+    layers: tuple[Layer, ...]
+    weights: Mapping[str, Tensor]
+    grads: Mapping[str, Tensor]
+    mask: Mapping[str, Tensor]
+    moments: tuple[Mapping[str, Tensor], ...]
+    seeds: tuple[Seed, ...]
+
+
+@dataclass(frozen=True)
+class Sparsifier:
+    """How sparsity acts inside a training. This base class is the fixed mask."""
+
+    learns: ClassVar[bool] = False  # it is a `Learned`
+    holds: ClassVar[bool] = True  # pruned weights stay where they are pinned
+    moves: ClassVar[bool] = False  # `rewire` changes the mask on the way
+    replaces_step: ClassVar[bool] = False  # where it does, the optimizer's step is left out
+    regularises: ClassVar[bool] = False  # `regularise` changes the gradients
+    prunes: ClassVar[bool] = False  # the training ends one level further down
+
+    def acts(self, step: int, recipe: Recipe) -> bool:
+        """Whether `rewire` is called before the update of `step`."""
+        return False
+
+    def rewire(self, live: Live, step: int, recipe: Recipe) -> None:
+        """Change the mask, in place."""
+
+    def regularise(self, weights: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
+        """Add to the gradients of a step, in place, by parameter name: a penalty on weights."""
+
+    def identity(self) -> dict[str, Any]:
+        kind = type(self)
+        arguments = json.dumps(asdict(self), sort_keys=True)
+        return Call(f"{kind.__module__}.{kind.__qualname__}", arguments).identity()
+
+    def __str__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in asdict(self).items())
+        return f"{type(self).__name__}({given})"
+
+
+@dataclass(frozen=True)
+class Free(Sparsifier):
+    """No mask at all: pruned weights only start where they are put, and train like any other."""
+
+    holds: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Learned(Sparsifier):
+    """Weights that are a function of raw weights and of logits, trained with them.
+
+    A subclass gives `weights`, by which gradients reach both, and `keeps`. `temperature` comes
+    as `[R, 1, ...]`, `noise` as uniform numbers in [0, 1) of the weight's shape, new in every
+    forward pass, where the class `draws`.
+    """
+
+    learns: ClassVar[bool] = True
+    trains_weights: ClassVar[bool] = True  # else all but the logits stays as it was drawn
+    draws: ClassVar[bool] = False
+    samples: ClassVar[int] = 1  # networks drawn for a test, whose accuracies are averaged
+
+    @property
+    def lr_scale(self) -> float:
+        """The logits' learning rate, as a multiple of the recipe's."""
+        return 1.0
+
+    @property
+    def decay(self) -> float:
+        """Weight decay of the logits."""
+        return 0.0
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        """The shape of a layer's logits."""
+        return layer.shape
+
+    def temperature(self, step: int, recipe: Recipe) -> float:
+        """What is annealed, at a step of the recipe."""
+        return 1.0
+
+    def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
+        """The weights that a training step computes with: `[R, *shape]`."""
+        raise NotImplementedError
+
+    def deployed(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
+        """The weights that an evaluation computes with."""
+        return self.weights(w, logits, temperature, noise)
+
+    def keeps(self, w: Tensor, logits: Tensor) -> Tensor:
+        """The hard mask: bool `[R, *shape]`."""
+        raise NotImplementedError
+
+    def hardened(self, w: Tensor, logits: Tensor) -> Tensor:
+        """The weights under the hard mask."""
+        return w * self.keeps(w, logits)
+
+    def density(self, w: Tensor, logits: Tensor) -> Tensor:
+        """Each weight's chance to be kept, `[R, *shape]` in [0, 1]."""
+        return self.keeps(w, logits).to(w)
+
+    def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor | None:
+        """What a layer adds to the loss: `[R]`."""
+        return None
+
+    def after_step(self, logits: Tensor) -> None:
+        """Keep the logits where they belong, in place."""
+
+
+FIXED = Sparsifier()
+"""The fixed mask, which is left out of a training's key."""
+
+
+def per_replicate(values: Tensor, like: Tensor) -> Tensor:
+    """`[R]` as `[R, 1, ...]`, to go with a tensor `[R, *shape]`."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum over all but the replicates: `[R]`."""
+    return tensor.flatten(1).sum(1)
