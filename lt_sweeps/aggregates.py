@@ -62,7 +62,7 @@ def _rows(levels: Sequence[Level]) -> Iterator[Row]:
 def _over(rows: Sequence[Row]) -> Row:
     """Means and intervals of what the rows measure, over the finite ones; the axes are theirs."""
     over: dict[str, object] = {name: rows[0][name] for name in ("step", "level", "level_step")}
-    finite = [row for row in rows if row.get("ticket/finite", True)]
+    finite = [row for row in rows if row.get("ticket/finite", row.get("search/finite", True))]
     if "sparsity" in rows[0]:
         for name in ("sparsity", "percent_remaining"):
             over[name] = math.fsum(row[name] for row in rows) / len(rows)

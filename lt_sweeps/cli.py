@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import cast
@@ -34,6 +34,10 @@ FLAGS = {
 SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
 REPORT = "usage: lt-sweeps report PATH|SWEEP [root=results out=DIR band=sd metric=test_accuracy]"
 SYNC = "usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM ...]"
+EXPORT = (
+    "usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]\n"
+    "       lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]"
+)
 
 
 class Usage(ValueError):
@@ -87,10 +91,7 @@ def _report(words: list[str]) -> int:
     from lt_sweeps.report import report
 
     where, given = asked
-    allowed = set(signature(report).parameters) - {"where", "console"}
-    for key in given:
-        if key not in allowed:
-            raise Usage(unknown("report", key, {*allowed, "root"}, what="keys"))
+    _check_keys("report", given, signature(report).parameters)
     report(where, **given)  # pyright: ignore[reportArgumentType]
     return 0
 
@@ -105,11 +106,40 @@ def _sync(words: list[str]) -> int:
     return sync(where, **given)
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"plan": _plan, "report": _report, "sync": _sync}
+def _export(words: list[str]) -> int:
+    """`export SWEEP|TICKET [key=value ...]`: tables, or a ticket for other code."""
+    if (asked := _asked("export", words, EXPORT, files=True)) is None:
+        return 0
+    from lt_sweeps.export import export
+
+    where, given = asked
+    _check_keys("export", given, signature(export).parameters)
+    export(where, **given)  # pyright: ignore[reportArgumentType]
+    return 0
 
 
-def _asked(verb: str, words: list[str], usage: str) -> tuple[Path, dict[str, str]] | None:
-    """The sweep that a verb is for and the keys it is given; None where only help is asked for."""
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "plan": _plan,
+    "report": _report,
+    "sync": _sync,
+    "export": _export,
+}
+
+
+def _check_keys(verb: str, given: Iterable[str], parameters: Iterable[str]) -> None:
+    allowed = {*parameters, "root"} - {"where", "console"}
+    for key in given:
+        if key not in allowed:
+            raise Usage(unknown(verb, key, allowed, what="keys"))
+
+
+def _asked(
+    verb: str, words: list[str], usage: str, *, files: bool = False
+) -> tuple[Path, dict[str, str]] | None:
+    """The sweep that a verb is for and the keys it is given; None where only help is asked for.
+
+    `files`: whether it may be for a file instead.
+    """
     if set(HELP) & set(words):
         print(usage)
         return None
@@ -117,7 +147,10 @@ def _asked(verb: str, words: list[str], usage: str) -> tuple[Path, dict[str, str
     if len(where) != 1:
         raise Usage(f"{verb}: {len(where)} sweeps given; name one. {usage}")
     given = dict(word.split("=", 1) for word in words if "=" in word)
-    return _sweep(verb, where[0], Path(given.pop("root", "results"))), given
+    root = Path(given.pop("root", "results"))
+    if files and Path(where[0]).is_file():
+        return Path(where[0]), given
+    return _sweep(verb, where[0], root), given
 
 
 def _sweep(verb: str, name: str, root: Path) -> Path:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 Row = Mapping[str, Any]
 RESULTS = (
     *("test_accuracy", "test_loss", "val_accuracy", "val_loss", "end_test_accuracy"),
+    *("hard_val_accuracy", "hard_test_accuracy"),
     *("best_step", "weights_remaining", "finite", "collapsed", "seconds"),
 )
 
@@ -48,13 +49,17 @@ class Level:
     """A level of one cell and seed: its evaluations so far, and its record once it is trained.
 
     `offset` is where its steps begin on an axis that goes on from level to level, as if each took
-    the whole recipe.
+    the whole recipe. A search for a result is a level too, whose numbers are the search's.
     """
 
     number: int
     offset: int
     history: tuple[Row, ...]
     record: Row | None
+
+    @property
+    def is_result(self) -> bool:
+        return self.record is not None and self.record.get("kind") != "search"
 
     @property
     def curve(self) -> list[Row]:
@@ -72,16 +77,17 @@ class Level:
     def result(self) -> Row:
         record = self.record
         assert record is not None
-        row = self.place(record["step"]) | {
-            "sparsity": record["sparsity"],
-            "percent_remaining": 100 * record["weights_remaining"] / record["weights_total"],
-        }
-        row |= {f"ticket/{name}": record.get(name) for name in RESULTS}
+        what = "ticket" if self.is_result else "search"
+        row = self.place(record["step"])
+        row |= {f"{what}/{name}": record.get(name) for name in RESULTS}
         if self.history and self.history[0]["step"] < record["step"]:
             # Before its first step a ticket is a supermask: what it knows is in its mask.
-            row["ticket/untrained_val_accuracy"] = self.history[0]["val_accuracy"]
-        for name, total in record["layers_total"].items():
-            row[f"layers/{name}"] = 1 - record["layers_remaining"][name] / total
+            row[f"{what}/untrained_val_accuracy"] = self.history[0]["val_accuracy"]
+        if self.is_result:
+            left, total = record["layers_remaining"], record["layers_total"]
+            row |= {f"layers/{name}": 1 - left[name] / total[name] for name in total}
+            row["sparsity"] = record["sparsity"]
+            row["percent_remaining"] = 100 * record["weights_remaining"] / record["weights_total"]
         return {name: value for name, value in row.items() if value is not None}
 
     def place(self, step: int) -> dict[str, Any]:
@@ -116,7 +122,7 @@ class Source:
     @property
     def results(self) -> list[Row]:
         """The results of the levels that are trained."""
-        return [level.result for level in self.levels if level.record is not None]
+        return [level.result for level in self.levels if level.is_result]
 
     @property
     def run(self) -> Run:
@@ -166,15 +172,15 @@ def _source(root: Path, cell: Mapping[str, Any]) -> Source:
     levels: list[Level] = []
     tickets: list[Path] = []
     offset = 0
-    for number, stage in enumerate(cell["stages"]):
-        record, history = records.get(stage), _history(root / "tickets" / stage, seed)
-        if record is None and not history:
+    for stage, number in cell["stages"]:
+        record, seen = records.get(stage), history(root / "tickets" / stage, seed)
+        if record is None and not seen:
             break
-        levels.append(Level(number, offset, history, record))
+        levels.append(Level(number, offset, seen, record))
         if record is None:
             break
         tickets.append(root / "tickets" / stage / f"{seed}.safetensors")
-        offset += record["step"]
+        offset += record["step"] if record["train_steps"] else 0
     return Source(
         signature, seed, cell["labels"], cell["config"], tuple(levels), done, tuple(tickets)
     )
@@ -189,7 +195,7 @@ def _records(path: Path) -> Iterator[Row]:
             raise ValueError(f"{path}:{number}: not valid JSON ({error})") from None
 
 
-def _history(folder: Path, seed: str) -> tuple[Row, ...]:
+def history(folder: Path, seed: str) -> tuple[Row, ...]:
     """The evaluations of a training: of its ticket, or of its last checkpoint while it runs."""
     partial = folder.glob(f"{seed}.partial-*.safetensors")
     latest = sorted(partial, key=lambda path: int(path.stem.rpartition("-")[2]), reverse=True)

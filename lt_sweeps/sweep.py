@@ -84,7 +84,7 @@ def _freeze(made: Plan, packs: Sequence[Pack], machine: Machine, sweep: Sweep) -
             "seed": str(each.seed),
             "choices": dict(each.cell.choices),
             "labels": dict(each.labels),
-            "stages": [stage.key for stage in each.trainings],
+            "stages": [[s.key, each.levels.get(s.key, s.level)] for s in each.trainings],
             "config": each.cell.config,
         }
         for each in made.cells

@@ -13,6 +13,7 @@ from lt_sweeps.runs import Level, Source
 
 RECORD: dict[str, Any] = {
     "step": 10,
+    "kind": "train",
     "sparsity": 0.5,
     "weights_remaining": 2,
     "weights_total": 4,

@@ -25,6 +25,7 @@ AXES = {
     "val/*": "step",
     "ticket/*": "sparsity",
     "layers/*": "level",
+    "search/*": "step",
     **{f"{kind}/val/*": "step" for kind in ("mean", "ci_low", "ci_high")},
     **{f"{kind}/train/*": "step" for kind in ("mean", "ci_low", "ci_high")},
     **{

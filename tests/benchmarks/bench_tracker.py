@@ -1,4 +1,4 @@
-"""What mirroring in W&B costs: per run and per row, for 50 and 500 runs, and to the training beside it.
+"""What mirroring in W&B costs: for 50 and 500 runs, and to the training beside it.
 
     python tests/benchmarks/bench_tracker.py [--runs 50 500] [--training]
 
@@ -68,13 +68,13 @@ def mirrored(runs: int, server: WandbServer) -> None:
             shutil.rmtree(root / "wandb", ignore_errors=True)
 
 
-def trained(server: WandbServer, rounds: int = 3) -> None:
+def trained(server: WandbServer, rounds: int = 5) -> None:
     """Seconds of training in the records, with and without a tracker beside it, taking turns."""
     for number in range(rounds):
         for tracker in ("none", "wandb"):
             with tempfile.TemporaryDirectory() as folder:
                 more = [] if tracker == "none" else ["tracker.every=1"]
-                words = [*WORDS, "recipe.length=2000ep", "recipe.evaluate_every=20ep", "workers=1"]
+                words = [*WORDS, "recipe.length=600ep", "recipe.evaluate_every=20ep", "workers=1"]
                 words += [f"tracker={tracker}", *more, "checkpoint_every=1", "seed=range(5)"]
                 began = time.monotonic()
                 command(*words, f"root={folder}", "name=bench")
