@@ -104,13 +104,7 @@ class Batches:
 
 
 def first_images(dataset: Dataset, seed: Seed, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` training images of a seed's first epoch, as they are, and their labels.
-
-    Raises:
-        ValueError: there are not that many.
-    """
-    if not 0 < count <= dataset.train_size:
-        raise ValueError(f"examples={count}; the training set has {dataset.train_size} images")
+    """The first `count` training images of a seed's first epoch, as they are, and their labels."""
     order = torch.randperm(dataset.train_size, generator=generator(seed.role("order"), "order", 0))
     split = dataset.load()["train"]
     mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (dataset.mean, dataset.std))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from lt_sweeps.composing import Axis, choices_of, compose, plain
 
 EXPERIMENT = "experiment"
+REPORT = "report"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Cell:
     config: dict[str, Any]  # resolved, without Hydra's own part
     choices: dict[str, str]  # group -> the option chosen
     overrides: tuple[str, ...]  # the words that tell it from its neighbours
+    report: Mapping[str, Any] = field(default_factory=dict)  # how it is drawn; no part of it
 
 
 def multirun(
@@ -38,7 +40,7 @@ def multirun(
     experiments = [axis for axis in axes if axis.key == EXPERIMENT and len(axis.words) > 1]
     if not experiments:
         found = compose(loader, master, axes)
-        return [Cell(config, choices, words) for words, config, choices in found]
+        return [_cell(config, choices, words) for words, config, choices in found]
     others = [word for word in words if _key(word) != EXPERIMENT]
     cells: list[Cell] = []
     for word in experiments[0].words:
@@ -49,7 +51,12 @@ def multirun(
 
 def from_config(config: DictConfig, hydra: DictConfig) -> Cell:
     """The cell of a job that Hydra itself composed."""
-    return Cell(plain(config), choices_of(hydra), tuple(hydra.overrides.task))
+    return _cell(plain(config), choices_of(hydra), tuple(hydra.overrides.task))
+
+
+def _cell(config: dict[str, Any], choices: dict[str, str], words: Sequence[str]) -> Cell:
+    asked = {key: value for key, value in config.items() if key != REPORT}
+    return Cell(asked, choices, tuple(words), config.get(REPORT) or {})
 
 
 def _master(loader: ConfigLoader, master: DictConfig, word: str) -> DictConfig:

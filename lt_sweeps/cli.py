@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -19,6 +20,7 @@ from lt_sweeps import __version__
 from lt_sweeps.cells import from_config
 from lt_sweeps.complaints import CONF, complaint, options, unknown
 from lt_sweeps.launchers.hydra import register
+from lt_sweeps.layout import KEYS
 
 HELP = ("-h", "--help")
 # Hydra's flags, and whether a value follows.
@@ -32,7 +34,10 @@ FLAGS = {
 }
 # With one of these Hydra does something else than run.
 SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
-REPORT = "usage: lt-sweeps report PATH|SWEEP [root=results out=DIR band=sd metric=test_accuracy]"
+REPORT = """\
+usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FILE.yaml] [KEY=VALUE]
+a KEY of conf/report_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
+--check writes nothing, and fails when what is behind a figure has changed"""
 SYNC = "usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM ...]"
 EXPORT = (
     "usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]\n"
@@ -91,8 +96,14 @@ def _report(words: list[str]) -> int:
     from lt_sweeps.report import report
 
     where, given = asked
-    _check_keys("report", given, signature(report).parameters)
-    report(where, **given)  # pyright: ignore[reportArgumentType]
+    out, file = (given.pop(key, None) for key in ("out", "layout"))
+    _check_keys("report", given, {*KEYS, "out", "layout"})
+    report(
+        where,
+        out=Path(out) if out else None,
+        layout_file=Path(file) if file else None,
+        **{key: yaml.safe_load(value) for key, value in given.items()},
+    )
     return 0
 
 

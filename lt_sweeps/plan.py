@@ -13,6 +13,7 @@ from typing import Any
 from lt_sweeps.call import Call, digest, nearest
 from lt_sweeps.cells import Cell
 from lt_sweeps.evidence import Criterion, reset
+from lt_sweeps.layout import layout
 from lt_sweeps.network import Network
 from lt_sweeps.seeds import Seed
 from lt_sweeps.stages import Init, Moment, Prune, Reset, Task, Train, Training, ancestors
@@ -127,9 +128,10 @@ def planned_cell(cell: Cell) -> Planned:
         raise ValueError(f"{missing[0]}: it cannot be left out")
     if config["report_at"] not in ("best", "end"):
         raise ValueError(f"report_at: {config['report_at']!r}; it is `best` or `end`")
+    layout(cell.report)  # a mistake in it is said before anything runs
     asked = {key: value for key, value in config.items() if key not in MACHINE_KEYS}
     lasts, chain = _last_stages(json.dumps(asked, sort_keys=True), config["data_dir"])
-    trainings = _trainings(lasts)
+    found = trainings(*lasts)
     labels = {
         group: option
         if group in ("model", "dataset", "method", "recipe") or group in _named(config["method"])
@@ -142,8 +144,8 @@ def planned_cell(cell: Cell) -> Planned:
         cell,
         Seed.of(config["seed"], config["seeds"]),
         lasts,
-        trainings,
-        {stage.key: stage.level for stage in trainings} if chain else _numbered(lasts),
+        found,
+        {stage.key: stage.level for stage in found} if chain else _numbered(lasts),
         digest([experiment, lasts[0].key if chain else _keys(lasts), config["report_at"]]),
         {**labels, "experiment": experiment},
     )
@@ -188,7 +190,7 @@ def dependencies(packs: Sequence[Pack]) -> dict[str, set[str]]:
         pack.name: {
             made_by[stage.key, unit.seed]
             for unit in pack.units
-            for stage in _trainings((unit.stage,))[:-1]
+            for stage in trainings(unit.stage)[:-1]
             if (stage.key, unit.seed) in made_by
         }
         - {pack.name}
@@ -225,7 +227,7 @@ def _named(method: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _trainings(lasts: tuple[Train, ...]) -> tuple[Train, ...]:
+def trainings(*lasts: Train) -> tuple[Train, ...]:
     """The trainings up to `lasts`, each once and after those that it stands on."""
     found = (stage for last in lasts for stage in ancestors(last) if isinstance(stage, Train))
     return tuple({stage.key: stage for stage in found}.values())

@@ -7,19 +7,13 @@ are counted, so that no reader has to guess.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from scipy import stats
 
 from lt_sweeps.reading import Row
-
-BANDS = {
-    "range": "range over seeds",
-    "sd": "± 1 standard deviation over seeds",
-    "ci": "95% t interval of the mean",
-}
+from lt_sweeps.statistics import spread
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,8 @@ class Point:
     ci_low: float
     ci_high: float
     stages: frozenset[str]
+    values: Mapping[str, float] = field(default_factory=dict)  # the finite ones, by seed
+    at: tuple[str, ...] = ()  # what moved it along its line, beside the schedule
 
     def band(self, kind: str) -> tuple[float, float]:
         """Lower and upper edge of the band; NaN where this many replicates have none."""
@@ -49,44 +45,29 @@ class Point:
         return (self.min, self.max) if self.n_finite > 1 else (math.nan, math.nan)
 
 
-def point(rows: Sequence[Row], metric: str) -> Point:
+def point(rows: Sequence[Row], metric: str, at: tuple[str, ...] = ()) -> Point:
     """The statistics of the rows that are replicates of each other."""
-    finite = [
-        float(row[metric])
-        for row in rows
-        if row["finite"] and row[metric] is not None and math.isfinite(row[metric])
-    ]
+    values = {row["seed"]: float(row[metric]) for row in rows if is_finite(row, metric)}
     return Point(
         level=rows[0]["level"],
         target_sparsity=rows[0]["target_sparsity"],
         percent=float(np.mean([percent(row) for row in rows])),
         n=len(rows),
-        n_finite=len(finite),
+        n_finite=len(values),
         n_collapsed=sum(row["collapsed"] for row in rows),
         stages=frozenset(row["stage"] for row in rows),
-        **statistics(finite),
+        values=values,
+        at=at,
+        **asdict(spread(list(values.values()))),
     )
+
+
+def is_finite(row: Row, metric: str) -> bool:
+    """Whether a replicate counts: it did not diverge, and has the number asked for."""
+    value = row.get(metric)
+    return bool(row["finite"]) and value is not None and math.isfinite(value)
 
 
 def percent(row: Row) -> float:
     """Percent of prunable weights remaining, from the measured counts."""
     return 100 * row["weights_remaining"] / row["weights_total"]
-
-
-def statistics(values: Sequence[float]) -> dict[str, float]:
-    """Mean, extremes, sample standard deviation and 95% t interval of one replicate set.
-
-    What needs two replicates is NaN for one, and everything is NaN for none.
-    """
-    names = ("mean", "min", "max", "sd", "ci_low", "ci_high")
-    if not values:
-        return dict.fromkeys(names, math.nan)
-    x = np.asarray(values, dtype=float)
-    mean, n = float(x.mean()), len(x)
-    sd = float(x.std(ddof=1)) if n > 1 else math.nan
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
-    return dict(
-        zip(
-            names, (mean, float(x.min()), float(x.max()), sd, mean - half, mean + half), strict=True
-        )
-    )

@@ -7,16 +7,18 @@ half-written last line of a cell that is not done: its writer is still at it, or
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lt_sweeps.layout import METRICS
+
 Row = Mapping[str, Any]
 
-# What the report cannot do without; the metric asked for joins them.
+# What the report cannot do without; the metrics asked for join them.
 TYPES: dict[str, type | tuple[type, ...]] = {
     "cell": str,
     "seed": (str, int),
@@ -42,7 +44,8 @@ ASIDE = frozenset(
 class Cell:
     """One cell on disk: what was chosen, the rows it has so far, and whether it is done.
 
-    `settings` is the resolved config with dotted keys, without the keys in `ASIDE`.
+    `settings` is the resolved config with dotted keys, without the keys in `ASIDE`. `rows` are its
+    results; `search` are the trainings that it took to find them, where they are none themselves.
     """
 
     signature: str
@@ -50,16 +53,23 @@ class Cell:
     choices: Mapping[str, str | None]
     settings: Mapping[str, Any]
     rows: tuple[Row, ...] = ()
+    search: tuple[Row, ...] = ()
     done: bool = False
+    experiment: str = "default"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Every cell of a sweep or of a root, and what the reader should know about the files."""
+    """Every cell of a sweep or of a root, and what the reader should know about the files.
+
+    `layouts` is what each experiment's yaml says of its report; a root has none.
+    """
 
     name: str
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()
+    root: Path = Path()
+    layouts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def unfinished(self) -> str:
@@ -67,8 +77,16 @@ class Reading:
         left = sum(not cell.done for cell in self.cells)
         return f"{left} of {len(self.cells)} cells unfinished" if left else ""
 
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The versions of the code that made the rows."""
+        found = {
+            row.get("code_version") for cell in self.cells for row in (*cell.rows, *cell.search)
+        }
+        return tuple(sorted(str(version) for version in found if version))
 
-def read(where: Path, *, metric: str) -> Reading:
+
+def read(where: Path, *, metrics: Collection[str]) -> Reading:
     """Read the cells of a sweep folder (one with manifest.json) or of a whole root.
 
     Raises: ValueError with one line per thing that cannot be read.
@@ -76,23 +94,33 @@ def read(where: Path, *, metric: str) -> Reading:
     faults: list[str] = []
     notes: list[str] = []
     cells = [
-        _cell(folder, entry, metric=metric, faults=faults, notes=notes)
+        _cell(folder, entry, metrics=metrics, faults=faults, notes=notes)
         for folder, entry in _folders(where)
     ]
     if faults:
         raise ValueError("\n".join(faults))
     known = list(_known(cells))
-    if not (where / "manifest.json").is_file():
-        # A sweep keeps the order in which it was written; a root's folders have only hashes.
-        known.sort(key=lambda cell: (str(cell.choices), cell.signature))
-    return Reading(where.resolve().name, tuple(known), tuple(notes))
+    here = where.resolve()
+    if (where / "manifest.json").is_file():
+        return Reading(here.name, tuple(known), tuple(notes), here.parent.parent, layouts(where))
+    # A sweep keeps the order in which it was written; a root's folders have only hashes.
+    known.sort(key=lambda cell: (str(cell.choices), cell.signature))
+    return Reading(here.name, tuple(known), tuple(notes), here)
+
+
+def layouts(where: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What each experiment of a sweep says of its report; nothing where `where` is a root."""
+    path = where / "manifest.json"
+    return _manifest(path).get("reports", {}) if path.is_file() else {}
 
 
 def _folders(where: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """The run folder of each cell, with what the manifest says of it."""
     if (where / "manifest.json").is_file():
         root = where.resolve().parent.parent
-        entries = {(e["signature"], str(e["seed"])): e for e in _manifest(where / "manifest.json")}
+        entries = {
+            (e["signature"], str(e["seed"])): e for e in _manifest(where / "manifest.json")["cells"]
+        }
         for (signature, seed), entry in entries.items():
             yield root / "runs" / signature / seed, entry
     elif where.is_dir() and (not any(where.iterdir()) or _is_root(where)):
@@ -110,11 +138,11 @@ def _is_root(where: Path) -> bool:
     return any((where / name).is_dir() for name in ("runs", "sweeps", "tickets"))
 
 
-def _manifest(path: Path) -> list[Mapping[str, Any]]:
+def _manifest(path: Path) -> Mapping[str, Any]:
     try:
-        cells = json.loads(path.read_text())["cells"]
-        if all({"signature", "seed"} <= set(cell) for cell in cells):
-            return cells
+        manifest = json.loads(path.read_text())
+        if all({"signature", "seed"} <= set(cell) for cell in manifest["cells"]):
+            return manifest
     except (ValueError, KeyError, TypeError):
         pass
     raise ValueError(
@@ -124,11 +152,16 @@ def _manifest(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _cell(
-    folder: Path, entry: Mapping[str, Any], *, metric: str, faults: list[str], notes: list[str]
+    folder: Path,
+    entry: Mapping[str, Any],
+    *,
+    metrics: Collection[str],
+    faults: list[str],
+    notes: list[str],
 ) -> Cell:
     signature, seed = entry["signature"], str(entry["seed"])
     done = (folder / "DONE").exists()
-    rows = tuple(_rows(folder, metric=metric, done=done, faults=faults, notes=notes))
+    rows = tuple(_rows(folder, metrics=metrics, done=done, faults=faults, notes=notes))
     path = folder / "config.yaml"
     # The manifest may hold a queued cell's choices before the cell has a folder.
     said: Any = entry
@@ -142,12 +175,17 @@ def _cell(
             said = {}
     elif rows and "choices" not in entry:
         faults.append(f"{path}: missing; records.jsonl beside it cannot be placed without it")
+    chosen = said.get("choices") or {}
     choices = {
         group: option
-        for group, option in (said.get("choices") or {}).items()
+        for group, option in chosen.items()
         if group not in ASIDE and not group.startswith("hydra")
     }
-    return Cell(signature, seed, choices, _flat(said.get("config") or {}), rows, done)
+    settings = _flat(said.get("config") or {})
+    experiment = chosen.get("experiment") or "default"
+    results = tuple(row for row in rows if row.get("kind") != "search")
+    search = tuple(row for row in rows if row.get("kind") == "search")
+    return Cell(signature, seed, choices, settings, results, search, done, experiment)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -171,7 +209,7 @@ def _known(cells: list[Cell]) -> Iterator[Cell]:
 
 
 def _rows(
-    folder: Path, *, metric: str, done: bool, faults: list[str], notes: list[str]
+    folder: Path, *, metrics: Collection[str], done: bool, faults: list[str], notes: list[str]
 ) -> Iterator[Row]:
     path = folder / "records.jsonl"
     if not path.exists():
@@ -182,7 +220,7 @@ def _rows(
     for number, line in enumerate(lines, start=1):
         if not line and number == len(lines):
             return
-        row, fault = _row(line, folder, metric)
+        row, fault = _row(line, folder, metrics)
         if row is not None:
             yield row
         elif number == len(lines) and not done and fault.startswith("not valid JSON"):
@@ -191,22 +229,22 @@ def _rows(
             faults.append(f"{path}:{number}: {fault}")
 
 
-def _row(line: str, folder: Path, metric: str) -> tuple[Row | None, str]:
+def _row(line: str, folder: Path, metrics: Collection[str]) -> tuple[Row | None, str]:
     try:
         row = json.loads(line)
     except ValueError as error:
         return None, f"not valid JSON ({error})"
-    fault = _fault(row, metric)
+    fault = _fault(row, metrics)
     if not fault and (row["cell"], str(row["seed"])) != (folder.parent.name, folder.name):
         fault = f"a record of cell {row['cell']} seed {row['seed']}; its folder says otherwise"
     return (None, fault) if fault else (row | {"seed": str(row["seed"])}, "")
 
 
-def _fault(row: Any, metric: str) -> str:
+def _fault(row: Any, metrics: Collection[str]) -> str:
     """What keeps a parsed line from being a record; nothing if it is one."""
     if not isinstance(row, dict):
         return f"a JSON {type(row).__name__}; a record is an object"
-    if missing := sorted({*TYPES, metric} - set(row)):
+    if missing := sorted({*TYPES, *metrics} - set(row)):
         return f"no {missing}; a record has them all"
     for key, kind in TYPES.items():
         # bool is an int to Python, never to a record
@@ -214,10 +252,16 @@ def _fault(row: Any, metric: str) -> str:
             return f"`{key}` is {row[key]!r}"
     if not (0 <= row["weights_remaining"] <= row["weights_total"] and row["weights_total"]):
         return f"`weights_remaining` is {row['weights_remaining']} of {row['weights_total']}"
+    present = [metric for metric in METRICS if metric in row]
+    return next(filter(None, (_odd(row, m, needed=m in metrics) for m in present)), "")
+
+
+def _odd(row: Row, metric: str, *, needed: bool) -> str:
+    """What is wrong with a metric's value; nothing if it may be one."""
     value = row[metric]
     if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
         return f"`{metric}` is {value!r}; a number or null"
-    if value is None and row["finite"]:
+    if value is None and row["finite"] and needed:
         return f"`{metric}` is null though `finite` is true"
     if value is not None and metric.endswith("accuracy") and row["finite"] and not 0 <= value <= 1:
         return f"`{metric}` is {value}; an accuracy lies in [0, 1]"

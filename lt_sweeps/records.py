@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from lt_sweeps.files import write_whole
-from lt_sweeps.plan import Planned
-from lt_sweeps.stages import Evaluate, Prune, Reset, Train
+from lt_sweeps.plan import Planned, trainings
+from lt_sweeps.stages import Evaluate, Init, Prune, Reset, Train, ancestors
 from lt_sweeps.store import Store, set_aside
 
 _HARD = ("val_accuracy", "test_accuracy")
@@ -74,6 +74,7 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         **{name: labels.get(name) for name in ("reset", "freeze", "schedule", "recipe")},
         "level": planned.levels.get(stage.key, stage.level),
         "stage": stage.key,
+        "init": next(s.key for s in ancestors(stage) if isinstance(s, Init)),
         "kind": _kind(planned, stage),
         "step": stage.step,
         "target_sparsity": _target(stage),
@@ -90,10 +91,17 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         **{f"best_{name}": _finite(metrics[f"best_{name}"]) for name in _METRICS},
         **{f"hard_{name}": metrics.get(f"hard_{name}") for name in _HARD},
         "train_steps": stage.length,
+        "epochs": _epochs(stage),
+        # What had to be trained before it, each training once: what finding its ticket cost.
+        "search_epochs": sum(_epochs(before) for before in trainings(stage)[:-1]),
         "finite": metrics["finite"],
         "collapsed": metrics[f"{at}_one_class"] or 0 in remaining.values(),
         **{name: cost.get(name) for name in ("seconds", "device", "stack_size", "code_version")},
     }
+
+
+def _epochs(stage: Train) -> float:
+    return stage.length / stage.training.recipe.steps_per_epoch
 
 
 def _kind(planned: Planned, stage: Train) -> str:

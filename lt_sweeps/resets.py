@@ -91,10 +91,9 @@ def redraw(fresh: Tensor, *, to: str = "0it") -> Tensor:
 def mask_init(init: Tensor, kept: Tensor, *, to: str = "0it", frees: bool = True) -> Tensor:
     """Rewind, with the pruned weights at 0 and trained like the others: a mask on the start alone.
 
-    The next level still prunes among the weights that the mask kept.
+    The next level still prunes among the weights that the mask kept. (`frees` says that the
+    training after it holds no mask; without it this is `rewind`.)
     """
-    if not frees:
-        raise ValueError("reset: mask_init with frees=false is rewind; use reset=rewind")
     return init
 
 

@@ -18,6 +18,7 @@ from lt_sweeps.gradients import gradient
 from lt_sweeps.network import Layer
 from lt_sweeps.seeds import Seed, generator
 from lt_sweeps.stages import (
+    EXAMPLES,
     Evaluate,
     Init,
     Logits,
@@ -124,7 +125,7 @@ def _evidence(
     if name == "logits":
         return at.learned
     if name == "grad":
-        examples = stage.criterion.call.bound().get("examples", 128)
+        examples = stage.criterion.call.bound().get("examples", EXAMPLES)
         return gradient(at, network_of(stage), stage.origin.training, seed, examples)
     return at.state
 

@@ -19,8 +19,11 @@ from lt_sweeps.evidence import Criterion
 from lt_sweeps.network import Network
 from lt_sweeps.recipes import Recipe
 from lt_sweeps.schedules import Target
-from lt_sweeps.sparsifiers import FIXED, Sparsifier
+from lt_sweeps.sparsifiers import FIXED, Free, Sparsifier
 from lt_sweeps.times import steps
+
+EXAMPLES = 128
+"""Training images that a gradient is computed on, where a criterion does not say."""
 
 Moment = int | str
 """When within a training: a step, or `start`, `end`, `best` (lowest validation loss)."""
@@ -142,11 +145,17 @@ class Train(Stage):
     _level: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_level", self.start.level + self.sparsifier.prunes)
+        prunes = self.sparsifier.prunes or self.sparsifier.learns
+        object.__setattr__(self, "_level", self.start.level + prunes)
         if self.sparsifier.learns != has_logits(self.start):
             raise ValueError(
                 f"method: {self.sparsifier} on {self.start}; a learned mask goes on from logits, "
                 "and nothing else does"
+            )
+        if isinstance(self.start, Reset) and self.start.frees and self.sparsifier.holds:
+            raise ValueError(
+                f"reset: {self.start.reset} trains pruned weights, which this method holds; it "
+                "goes with method=imp and one_shot"
             )
         super().__post_init__()
 
@@ -264,6 +273,11 @@ class Logits(Stage):
         return (self.start,)
 
     @property
+    def level(self) -> int:
+        """The masks that were learned so far: one that it starts from is only a beginning."""
+        return self.start.level if has_logits(self.start) else 0
+
+    @property
     def step(self) -> int:
         return 0
 
@@ -291,7 +305,8 @@ class Prune(Stage):
     _level: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_level", self.trained.level + 1)
+        # A learned mask counts as a level by itself: here it only becomes hard.
+        object.__setattr__(self, "_level", self.trained.level + (not has_logits(self.trained)))
         found = tuple((n, self._find(n, time)) for n, time in self.criterion.evidence)
         object.__setattr__(self, "evidence", found)
         super().__post_init__()
@@ -323,6 +338,8 @@ class Prune(Stage):
         where = f"mask_criterion.{name}"
         if time is None:
             return None
+        if name == "grad":
+            self._check_examples()
         if time == "origin":
             return self.origin, "start"
         if isinstance(self.trained, Init):
@@ -335,6 +352,14 @@ class Prune(Stage):
                 f"pruned {has}; a learned mask is cut by its logits, any other by the rest"
             )
         return self.trained, self.trained.moment(str(time), where=where)
+
+    def _check_examples(self) -> None:
+        count = self.criterion.call.bound().get("examples", EXAMPLES)
+        size = self.origin.training.task.dataset.train_size
+        if not 0 < count <= size:
+            raise ValueError(
+                f"mask_criterion: examples={count}; the training set has {size} images"
+            )
 
     def _untrained(self, name: str, time: str) -> tuple[Train | Init, Moment]:
         if name not in ("init", "grad") or time != "start":
@@ -452,6 +477,11 @@ def ancestors(stage: Stage) -> Iterator[Stage]:
         else:
             waiting.append((current, True))
             waiting.extend((each, False) for each in current.inputs if each.key not in seen)
+
+
+def retrain(start: Reset, training: Training) -> Train:
+    """The training after a reset: its mask is fixed, unless the reset frees what is pruned."""
+    return Train(start, training, Free() if start.frees else FIXED)
 
 
 def has_logits(stage: Stage) -> bool:

@@ -94,6 +94,7 @@ def _freeze(made: Plan, packs: Sequence[Pack], machine: Machine, sweep: Sweep) -
         "name": sweep.folder.name,
         "experiment": made.cells[0].labels["experiment"],
         "content": _content(made),
+        "reports": {each.labels["experiment"]: dict(each.cell.report) for each in made.cells},
         "cells": cells,
         "packs": [
             *before,

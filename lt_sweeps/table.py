@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lt_sweeps.curves import Curve
-from lt_sweeps.points import BANDS, Point, percent
+from lt_sweeps.layout import BANDS
+from lt_sweeps.points import Point, percent
 from lt_sweeps.reading import TYPES, Row
 
 FACTS = ("model", "dataset", "method", "criterion", "reset", "freeze", "schedule", "recipe")
@@ -62,10 +63,12 @@ def summary(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
         facts = {"curve": curve.label} | {name: choices.get(name) for name in FACTS}
         for point in curve.points:
             numbers = asdict(point)
-            del numbers["stages"]
+            for name in ("stages", "values"):
+                del numbers[name]
+            numbers["at"] = " ".join(point.at)
             left = numbers.pop("percent")
             place = {"sparsity": 1 - left / 100, "percent_remaining": left, "metric": metric}
-            rows.append(facts | place | {"n_seeds": curve.seeds} | numbers)
+            rows.append(facts | place | {"n_seeds": len(curve.seeds)} | numbers)
     return pd.DataFrame(rows, columns=None if rows else ["curve", *FACTS])
 
 
@@ -105,11 +108,12 @@ def _column(curve: Curve, places: Sequence[Place], band: str, metric: str) -> tu
     points: Mapping[Place, Point] = {_place(point): point for point in curve.points}
     absent = "not yet" if curve.unfinished else "-"
     texts = [
-        _entry(points[p], curve.seeds, band=band, metric=metric) if p in points else absent
+        _entry(points[p], len(curve.seeds), band=band, metric=metric) if p in points else absent
         for p in places
     ]
     label = curve.label.replace(" ", "\n")
-    return f"{label}\n{curve.seeds} seed{'s' * (curve.seeds > 1)}", texts
+    n = len(curve.seeds)
+    return f"{label}\n{n} seed{'s' * (n > 1)}", texts
 
 
 def _entry(point: Point, seeds: int, *, band: str, metric: str) -> str:

@@ -97,7 +97,7 @@ def test_every_cell_is_what_hydra_composes_for_its_words(
     cells = multirun(*words)
     assert len(cells) == len({cell.overrides for cell in cells}) > 1
     for cell in cells:
-        assert cell.config == composed_by_hydra(cell.overrides)
+        assert {**cell.config, "report": cell.report} == composed_by_hydra(cell.overrides)
 
 
 def test_options_that_change_the_same_key_are_composed_together(

@@ -20,7 +20,7 @@ from lt_sweeps.launchers import local
 
 CRITERIA = ", ".join(sorted(options("mask_criterion")))
 GROUPS = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-TOP = {*GROUPS, *yaml.safe_load((CONF / "config.yaml").read_text())}
+TOP = {*GROUPS, "report", *yaml.safe_load((CONF / "config.yaml").read_text())}
 TOP -= {"hydra", "defaults", "experiment"}
 KEYS = ", ".join(sorted(TOP))
 

@@ -15,114 +15,17 @@ import pytest
 import yaml
 from rich.console import Console
 from scipy import stats
+from written import Sweep
 
-from lt_sweeps.panel import limits
+from lt_sweeps.figures.axes import limits
 from lt_sweeps.points import Point
 from lt_sweeps.report import report
-
-WEIGHTS = 1000
-
-
-class Sweep:
-    """Writes a sweep as the framework would, cell by cell."""
-
-    def __init__(self, root: Path, name: str = "fig3") -> None:
-        self.root = root
-        self.folder = root / "sweeps" / name
-        self.folder.mkdir(parents=True)
-        self.cells: list[dict[str, Any]] = []
-
-    def cell(
-        self,
-        signature: str,
-        seed: int = 0,
-        *,
-        accuracies: list[float | None] | None = None,
-        sparsities: list[float] | None = None,
-        done: bool = True,
-        choices: dict[str, str | None] | None = None,
-        collapsed: set[int] | None = None,
-        stages: list[str] | None = None,
-        **settings: Any,
-    ) -> Path:
-        """One cell; `accuracies[level]` of None is a replicate that diverged at that level."""
-        self.cells.append({"signature": signature, "seed": str(seed)})
-        folder = self.root / "runs" / signature / str(seed)
-        manifest = {"name": self.folder.name, "experiment": "none", "cells": self.cells}
-        (self.folder / "manifest.json").write_text(json.dumps(manifest))
-        if accuracies is None:
-            return folder
-        folder.mkdir(parents=True)
-        chosen: dict[str, Any] = {
-            "model": "fc",
-            "dataset": "digits",
-            "method": "imp",
-            "mask_criterion": "large_final",
-            "schedule": "iterative",
-        } | (choices or {})
-        config: dict[str, Any] = {
-            "seed": seed,
-            "report_at": "best",
-            "root": str(self.root),
-            "mask_criterion": {"_target_": chosen["mask_criterion"]},
-            "model": {"net": {"_target_": chosen["model"]}},
-            "schedule": {"levels": len(accuracies) - 1},
-            "recipe": {"lr": 0.1},
-        }
-        for key, value in settings.items():
-            group, name = key.split("__")
-            config[group] = config[group] | {name: value}
-        text = {"signature": signature, "seed": str(seed), "choices": chosen, "config": config}
-        (folder / "config.yaml").write_text(yaml.safe_dump(text))
-        rows = []
-        for level, accuracy in enumerate(accuracies):
-            sparsity = sparsities[level] if sparsities else 1 - 0.8**level
-            stage = stages[level] if stages else f"{signature}-{level}" if level else "dense"
-            rows.append(
-                _row(chosen, signature, seed, level, sparsity, accuracy)
-                | {"stage": stage, "collapsed": level in (collapsed or set())}
-            )
-        (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        if done:
-            (folder / "DONE").touch()
-        return folder
-
-
-def _row(
-    chosen: dict[str, Any],
-    signature: str,
-    seed: int,
-    level: int,
-    sparsity: float,
-    accuracy: float | None,
-) -> dict[str, Any]:
-    left = round(WEIGHTS * (1 - sparsity))
-    return {
-        "experiment": "none",
-        "cell": signature,
-        "seed": str(seed),
-        "model": chosen["model"],
-        "dataset": chosen["dataset"],
-        "method": chosen["method"],
-        "criterion": chosen["mask_criterion"],
-        "level": level,
-        "target_sparsity": sparsity if level else None,
-        "sparsity": 1 - left / WEIGHTS,
-        "weights_remaining": left,
-        "weights_total": WEIGHTS,
-        "layers_remaining": {"fc1": left},
-        "test_accuracy": accuracy,
-        "val_loss": None if accuracy is None else 1 - accuracy,
-        "finite": accuracy is not None,
-        "kind": "train",
-        "step": 100,
-    }
 
 
 def _run(where: Path, **options: Any) -> tuple[str, Any]:
     """The terminal's text and summary.csv; warnings are errors, from drawing too."""
     console = Console(width=160, record=True, file=io.StringIO())
-    folder = report(where, console=console, **options)
+    folder = report(where, console=console, **{"figures": [], **options})
     assert (folder / "records.csv").exists()
     return console.export_text(), pd.read_csv(folder / "summary.csv")
 
@@ -341,10 +244,10 @@ def test_what_is_wrongly_asked_for_is_named_with_what_is_allowed(
     sweep: Sweep, tmp_path: Path
 ) -> None:
     sweep.cell("a", accuracies=[0.9])
-    with pytest.raises(ValueError, match="`band` is 'iqr'; allowed are range, sd, ci"):
+    with pytest.raises(ValueError, match="report: band='iqr' is no one of 'range', 'sd', 'ci'"):
         report(sweep.folder, band="iqr")
-    with pytest.raises(ValueError, match="`metric` is 'acc'; allowed are test_accuracy"):
-        report(sweep.folder, metric="acc")
+    with pytest.raises(ValueError, match="report.metrics: 'acc'.*allowed are"):
+        report(sweep.folder, metrics=["acc"])
     with pytest.raises(ValueError, match=r"manifest\.json.*runs/"):
         report(tmp_path / "nowhere")
 
@@ -366,7 +269,7 @@ def test_the_axis_leaves_out_a_collapsed_curve_but_holds_the_best_one_whole() ->
 
 def test_another_metric_has_its_own_figure_in_its_own_unit(sweep: Sweep) -> None:
     sweep.cell("a", accuracies=[0.9])
-    text, summary = _run(sweep.folder, metric="val_loss")
+    text, summary = _run(sweep.folder, metrics=["val_loss"], figures=["curves"])
     assert summary["mean"][0] == pytest.approx(0.1) and "0.1000" in text
     assert (sweep.folder / "report" / "val_loss.png").exists()
 

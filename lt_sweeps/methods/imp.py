@@ -5,7 +5,7 @@ from __future__ import annotations
 from lt_sweeps.call import Call
 from lt_sweeps.evidence import Criterion
 from lt_sweeps.schedules import Target
-from lt_sweeps.stages import Init, Prune, Reset, Train, Training
+from lt_sweeps.stages import Init, Prune, Reset, Train, Training, retrain
 
 
 def imp(
@@ -20,5 +20,5 @@ def imp(
     dense = ticket = Train(init, recipe)
     for target in schedule:
         pruned = Prune(ticket, target, mask_criterion, origin=dense)
-        ticket = Train(Reset(pruned, reset, freeze, origin=dense), recipe)
+        ticket = retrain(Reset(pruned, reset, freeze, origin=dense), recipe)
     return ticket

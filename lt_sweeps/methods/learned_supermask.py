@@ -87,7 +87,7 @@ def supermask_ticket(
     bias: float = 0.0,
     rescale: bool = False,
     mask_lr: float = 1.0,
-) -> Train:
+) -> tuple[Train]:
     """Train the weights under one draw of a learned mask.
 
     Args:
@@ -99,4 +99,4 @@ def supermask_ticket(
     )
     drawn = Criterion.of({"_target_": "lt_sweeps.criteria.drawn"})
     cut = Prune(learnt, Target.open(init.network.layers), drawn, origin=learnt)
-    return Train(Reset(cut, reset, freeze, origin=learnt), recipe)
+    return (Train(Reset(cut, reset, freeze, origin=learnt), recipe),)

@@ -1,0 +1,207 @@
+"""One number for a whole curve, so that a claim needs one test and not one per level.
+
+Per run (a seed): `peak`, `sparsest_not_inferior` and `area`. Per line, from means over seeds: the
+sparsest matching and the best performing ticket of arXiv:1912.04427, with what finding them cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+from lt_sweeps.curves import Curve, distinct
+from lt_sweeps.layout import Layout
+from lt_sweeps.points import Point, is_finite, percent
+from lt_sweeps.reading import Row
+
+NAMES = {
+    "sparsest_not_inferior": "highest sparsity not inferior to dense",
+    "sparsest_tested": "the same, held by a test at each level",
+    "area": "mean accuracy over log density",
+    "sparsest_matching": "sparsest matching ticket",
+    "best_performing": "best performing ticket",
+    "peak": "best level of each run",
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What finding a ticket takes, in epochs; retraining it is not part of it.
+
+    `chain` is the trainings before it; `sequential` all runs of its line to its level, one after
+    the other; `parallel` the longest of them, with a worker for each. NaN where records lack it.
+    """
+
+    chain: float = math.nan
+    sequential: float = math.nan
+    parallel: float = math.nan
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint of a curve: a number per run (`values`), or one ticket picked from the means."""
+
+    name: str
+    values: Mapping[str, float] = field(default_factory=dict)  # by seed; for tickets, of its runs
+    ticket: Point | None = None
+    sparsity: float = math.nan
+    cost: Cost = field(default_factory=Cost)
+
+
+def endpoints(curve: Curve, *, metric: str, layout: Layout, least: float) -> list[Endpoint]:
+    """Every endpoint of a curve; `least` is the density (in percent) down to which all lines go."""
+    runs = {seed: _run(curve, seed, metric) for seed in curve.seeds}
+    chooser = layout.chooser(metric)
+    each = {
+        "peak": lambda run: _peak(run, metric, chooser),
+        "sparsest_not_inferior": lambda run: _sparsest(run, metric, layout),
+        "area": lambda run: _area(run, metric, least),
+    }
+    found = [
+        Endpoint(name, {s: v for s, run in runs.items() if not math.isnan(v := number(run))})
+        for name, number in each.items()
+    ]
+    found.append(Endpoint("sparsest_tested", sparsity=_tested(curve, layout)))
+    return [*found, *_tickets(curve, metric, chooser)]
+
+
+def not_inferior(point: Point, curve: Curve, layout: Layout) -> bool:
+    """Whether a one-sided paired t-test puts a point above dense minus the margin.
+
+    Every seed has to be there: one that diverged is no reason to believe in the others.
+    """
+    dense = curve.dense
+    if dense is None:
+        return False
+    above = [
+        value - layout.below(dense.values[seed])
+        for seed, value in point.values.items()
+        if seed in dense.values
+    ]
+    if len(above) < max(2, len(curve.seeds)):
+        return False
+    if np.ptp(above) < 1e-12:
+        return min(above) > 0
+    return bool(stats.ttest_1samp(above, 0.0, alternative="greater").pvalue < layout.alpha)
+
+
+def _run(curve: Curve, seed: str, metric: str) -> list[Row]:
+    """A seed's rows with a finite number, from the densest to the sparsest."""
+    rows = distinct(cell for cell in curve.cells if cell.seed == seed)
+    counted = [row for row in rows if is_finite(row, metric) and row["weights_remaining"]]
+    return sorted(counted, key=lambda row: -percent(row))
+
+
+def _dense(run: Sequence[Row]) -> Row | None:
+    return next((row for row in run if row["level"] == 0), None)
+
+
+def _peak(run: Sequence[Row], metric: str, chooser: str) -> float:
+    tickets = [row for row in run if row["level"] > 0 and is_finite(row, chooser)]
+    return max(tickets, key=lambda row: row[chooser])[metric] if tickets else math.nan
+
+
+def _sparsest(run: Sequence[Row], metric: str, layout: Layout) -> float:
+    dense = _dense(run)
+    if dense is None:
+        return math.nan
+    least = layout.below(dense[metric])
+    return max(1 - percent(row) / 100 for row in run if row[metric] >= least)
+
+
+def _area(run: Sequence[Row], metric: str, least: float) -> float:
+    """Trapezoids under the metric against log density from 100% to `least`, over that width."""
+    x = -np.log([percent(row) / 100 for row in run])
+    y = np.array([row[metric] for row in run], dtype=float)
+    end = -math.log(least / 100)
+    if len(run) < 2 or x[0] > 1e-9 or end <= 0 or x[-1] < end - 1e-9:
+        return math.nan
+    inside = x < end - 1e-9
+    x, y = np.append(x[inside], end), np.append(y[inside], np.interp(end, x, y))
+    return float(np.trapezoid(y, x) / end)
+
+
+def _tested(curve: Curve, layout: Layout) -> float:
+    """The sparsest level that a chain of one-sided paired t-tests reaches.
+
+    Levels are tested from the densest on, each at the full alpha, and the first that is not shown
+    to lie above the margin ends it: in a fixed order this needs no correction (Maurer et al. 1995).
+    """
+    if curve.dense is None:
+        return math.nan
+    reached = 0.0
+    for point in curve.points:
+        if point.level and not not_inferior(point, curve, layout):
+            break
+        reached = 1 - point.percent / 100
+    return reached
+
+
+def _tickets(curve: Curve, metric: str, chooser: str) -> list[Endpoint]:
+    """Sparsest matching and best performing ticket, picked by means over seeds of `chooser`."""
+    scored = [
+        (_mean(curve, point, chooser), point)
+        for point in curve.points
+        if point.n_finite and point.percent > 0
+    ]
+    tickets = [(score, point) for score, point in scored if point.level and not math.isnan(score)]
+    dense = [score for score, point in scored if point.level == 0]
+    matching = [point for score, point in tickets if dense and score >= dense[0]]
+    sparsest = min(matching, key=lambda point: point.percent, default=None)
+    best = max(tickets, key=lambda pair: pair[0], default=(math.nan, None))[1]
+    return [
+        _ticket("sparsest_matching", curve, sparsest, metric),
+        _ticket("best_performing", curve, best, metric),
+    ]
+
+
+def _mean(curve: Curve, point: Point, chooser: str) -> float:
+    """The mean over a point's finite replicates of another metric than its own."""
+    values = [
+        row[chooser]
+        for row in distinct(curve.cells)
+        if row["stage"] in point.stages and row["seed"] in point.values and is_finite(row, chooser)
+    ]
+    return float(np.mean(values)) if values else math.nan
+
+
+def _ticket(name: str, curve: Curve, point: Point | None, metric: str) -> Endpoint:
+    if point is None:
+        return Endpoint(name)
+    sparsity = 1 - point.percent / 100
+    return Endpoint(name, point.values, point, sparsity, cost(curve, point))
+
+
+def cost(curve: Curve, point: Point) -> Cost:
+    """What finding the ticket of a point took, as the mean over the curve's seeds."""
+    by_seed = [_cost(curve, point, seed) for seed in curve.seeds]
+    known = [each for each in by_seed if each is not None]
+    if not known:
+        return Cost()
+    return Cost(*(float(np.mean(column)) for column in zip(*known, strict=True)))
+
+
+def _cost(curve: Curve, point: Point, seed: str) -> tuple[float, float, float] | None:
+    cells = [cell for cell in curve.cells if cell.seed == seed]
+    own = [c for c in cells if any(row["stage"] in point.stages for row in c.rows)]
+    before = [
+        {r["stage"]: _epochs(r) for r in (*c.search, *_above(c.rows, point.level))} for c in cells
+    ]
+    if not own:
+        return None
+    ticket = next(row for row in own[0].rows if row["stage"] in point.stages)
+    chain = ticket.get("search_epochs", sum(map(_epochs, _above(own[0].rows, point.level))))
+    every = {stage: epochs for rows in before for stage, epochs in rows.items()}
+    return chain, sum(every.values()), max(sum(rows.values()) for rows in before)
+
+
+def _above(rows: Sequence[Row], level: int) -> list[Row]:
+    return [row for row in rows if row["level"] < level]
+
+
+def _epochs(row: Row) -> float:
+    return float(row["epochs"]) if row.get("epochs") is not None else math.nan
