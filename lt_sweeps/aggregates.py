@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 
-from lt_sweeps.points import statistics
 from lt_sweeps.runs import Level, Row, Run, Source
+from lt_sweeps.statistics import spread
 
 _OVER = ("mean", "sd", "min", "max", "ci_low", "ci_high")
 
@@ -72,7 +73,7 @@ def _over(rows: Sequence[Row]) -> Row:
             "ticket/collapsed_seeds": sum(bool(row["ticket/collapsed"]) for row in rows),
         }
     for name in dict.fromkeys(name for row in finite for name in row if "/" in name):
-        numbers = statistics([row[name] for row in finite if _number(row.get(name))])
+        numbers = asdict(spread([row[name] for row in finite if _number(row.get(name))]))
         kinds = _OVER if name.startswith(("ticket/test", "ticket/val", "val/")) else ("mean",)
         over |= {f"{kind}/{name}": numbers[kind] for kind in kinds if _number(numbers[kind])}
     return over

@@ -43,6 +43,10 @@ EXPORT = (
     "usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]\n"
     "       lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]"
 )
+IMPORT = (
+    "usage: lt-sweeps import open_lth FOLDER [root=results name=NAME model=fc ...]\n"
+    "       lt-sweeps import mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 model=fc ...]"
+)
 
 
 class Usage(ValueError):
@@ -129,11 +133,28 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _import(words: list[str]) -> int:
+    """`import KIND PATH [key=value ...]`: what others have computed, as a sweep of ours."""
+    if set(HELP) & set(words):
+        print(IMPORT)
+        return 0
+    what = [word for word in words if "=" not in word]
+    if len(what) != 2:
+        raise Usage(f"import: {len(what)} words given; a kind and a path are two. {IMPORT}")
+    from lt_sweeps.importing import import_
+
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    root = Path(given.pop("root", "results"))
+    print(import_(what[0], Path(what[1]), root=root, **given))
+    return 0
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "report": _report,
     "sync": _sync,
     "export": _export,
+    "import": _import,
 }
 
 

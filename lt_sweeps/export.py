@@ -12,8 +12,8 @@ import yaml
 
 from lt_sweeps import forms
 from lt_sweeps.cells import Cell
-from lt_sweeps.curves import curves
 from lt_sweeps.files import write_whole
+from lt_sweeps.findings import findings
 from lt_sweeps.live import Size, size
 from lt_sweeps.network import Network
 from lt_sweeps.plan import planned_cell
@@ -21,8 +21,6 @@ from lt_sweeps.reading import read
 from lt_sweeps.runs import history
 from lt_sweeps.store import CorruptTicket, Store
 from lt_sweeps.table import records
-
-METRIC = "test_accuracy"
 
 
 def export(
@@ -43,8 +41,9 @@ def export(
         raise ValueError(f"export: form={form} is for a ticket; {where} is a folder")
     if effective not in ("true", "false"):
         raise ValueError(f"export: effective={effective}; it is true or false")
-    reading = read(where, metric=METRIC)
-    rows = records(curves(reading.cells, metric=METRIC))
+    reading = read(where, metrics=())
+    drawn = [curve for found in findings(reading, {}).values() for curve in found.curves]
+    rows = records(drawn)
     if not len(rows):
         raise ValueError(f"export: {where} has no records yet")
     root = where.resolve().parent.parent if (where / "manifest.json").exists() else where

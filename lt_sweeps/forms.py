@@ -63,6 +63,8 @@ def write(ticket: Ticket, form: str, out: Path) -> None:
     """
     if form not in FORMS:
         raise ValueError(f"export: form {form!r}; it is one of {[*FORMS]}{nearest(form, FORMS)}")
+    if not ticket.state:
+        raise ValueError(f"export: the ticket for {out} is a mask without weights")
     state = FORMS[form](ticket)
     if out.suffix == ".safetensors" and form != "sparse":
         content = safetensors.torch.save(state)

@@ -65,11 +65,7 @@ class Level:
     def curve(self) -> list[Row]:
         return [
             self.place(at["step"])
-            | {
-                "train/loss": at["train_loss"],
-                "val/loss": at["val_loss"],
-                "val/accuracy": at["val_accuracy"],
-            }
+            | {name.replace("_", "/", 1): value for name, value in at.items() if name != "step"}
             for at in self.history
         ]
 
@@ -82,7 +78,7 @@ class Level:
         row |= {f"{what}/{name}": record.get(name) for name in RESULTS}
         if self.history and self.history[0]["step"] < record["step"]:
             # Before its first step a ticket is a supermask: what it knows is in its mask.
-            row[f"{what}/untrained_val_accuracy"] = self.history[0]["val_accuracy"]
+            row[f"{what}/untrained_val_accuracy"] = self.history[0].get("val_accuracy")
         if self.is_result:
             left, total = record["layers_remaining"], record["layers_total"]
             row |= {f"layers/{name}": 1 - left[name] / total[name] for name in total}
