@@ -166,8 +166,8 @@ def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
     base = found.get("origin", found["final"] if momentum else trained)
     base = base if momentum else replace(base, optimizer={})
     evidence = {name: each.state for name, each in found.items()}
-    if "worth" in stage.reset.names:
-        evidence["worth"] = _worth(stage.trained, trained)
+    if "masked" in stage.reset.names:
+        evidence["masked"] = _values(stage.trained, trained)
     return pruning.restart(
         ticket(stage.pruned, seed, store).mask,
         trained,
@@ -183,7 +183,7 @@ def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
     )
 
 
-def _worth(stage: Train | Init, trained: Ticket) -> State:
+def _values(stage: Train | Init, trained: Ticket) -> State:
     """What a learned mask made of the weights, where it is kept."""
     assert isinstance(stage, Train) and isinstance(stage.sparsifier, Learned)
     state, learned = trained.state, trained.learned
