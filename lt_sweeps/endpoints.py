@@ -150,8 +150,8 @@ def _tickets(curve: Curve, metric: str, chooser: str) -> list[Endpoint]:
         if point.n_finite and point.percent > 0
     ]
     tickets = [(score, point) for score, point in scored if point.pruned and not math.isnan(score)]
-    dense = [score for score, point in scored if not point.pruned]
-    matching = [point for score, point in tickets if dense and score >= dense[0]]
+    dense = math.nan if curve.dense is None else _mean(curve, curve.dense, chooser)
+    matching = [point for score, point in tickets if score >= dense]
     sparsest = min(matching, key=lambda point: point.percent, default=None)
     best = max(tickets, key=lambda pair: pair[0], default=(math.nan, None))[1]
     return [
