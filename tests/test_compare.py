@@ -46,10 +46,8 @@ def test_two_sweeps_that_differ_in_one_option_are_compared_level_by_level(tmp_pa
     )
     found, text = compared(one, other, out=tmp_path / "out")
     pruned = [v for v in found if v.point.level]
-    expected = stats.ttest_rel(
-        *(list(points.values()) for points in (pruned[0].point.values, _last(other)))
-    )
-    assert pruned[0].found.p == pytest.approx(expected.pvalue)
+    mine, theirs = (list(each.values()) for each in (pruned[0].point.values, _last(other)))
+    assert pruned[0].found.p == pytest.approx(stats.ttest_rel(mine, theirs)[1])
     assert "movement minus random (mask_criterion: movement against random)" in text
     assert pd.read_csv(tmp_path / "out" / "tests.csv")["difference"].iloc[-1] == pytest.approx(
         pruned[-1].found.difference

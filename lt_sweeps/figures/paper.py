@@ -32,7 +32,7 @@ MARKERS = "os^DvPX<>p*h"
 # 9 colours, 12 markers, 4 dashes: no two of the first 36 lines look alike.
 DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))]
 # Type 42 fonts: text in a PDF stays text, and journals accept it.
-_RC = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
+_RC: Any = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
 
 
 class NotDrawn(Exception):
