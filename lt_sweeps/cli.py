@@ -1,4 +1,4 @@
-"""The command line: `plan` and `report`, or the words of a sweep, which Hydra composes."""
+"""The command line: a verb and what it is for, or the words of a sweep, which Hydra composes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import cast
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -19,10 +17,8 @@ from lt_sweeps import __version__
 from lt_sweeps.cells import from_config
 from lt_sweeps.complaints import CONF, complaint, options, unknown
 from lt_sweeps.launchers.hydra import register
-from lt_sweeps.layout import KEYS
+from lt_sweeps.verbs import HELP, VERBS, Usage, run
 
-VERBS = ("plan", "report", "compare")
-HELP = ("-h", "--help")
 # Hydra's flags, and whether a value follows.
 FLAGS = {
     **dict.fromkeys(HELP, False),
@@ -34,19 +30,6 @@ FLAGS = {
 }
 # With one of these Hydra does something else than run.
 SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
-REPORT = """\
-usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FILE.yaml] [KEY=VALUE]
-a KEY of conf/report_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
---check writes nothing, and fails when what is behind a figure has changed"""
-
-COMPARE = """\
-usage: lt-sweeps compare A B [by=KEY,KEY] [root=results] [out=DIR] [KEY=VALUE]
-A minus B, level by level: sweeps or cells (runs/SIGNATURE) that differ in one thing, or in what
-`by` names; a KEY of conf/report_keys.yaml: metrics=[test_accuracy] margin=2% family=line"""
-
-
-class Usage(ValueError):
-    """A command line that is not one of ours: exit status 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,77 +62,12 @@ def _command(words: list[str]) -> int:
         return 0
     first = words[0] if words else ""
     if first in VERBS:
-        ours = {"report": _report, "compare": _compare}
-        return ours[first](words[1:]) if first in ours else _compose(words[1:], dry_run=True)
+        return run(first, words[1:])
+    if first == "plan":
+        return _compose(words[1:], dry_run=True)
     if first and "=" not in first and first[0] not in "-~":
-        raise Usage(unknown("command", first, VERBS, what="commands"))
+        raise Usage(unknown("command", first, ["plan", *VERBS], what="commands"))
     return _compose(words)
-
-
-def _report(words: list[str]) -> int:
-    """`report PATH|SWEEP [key=value ...]`: reads records only, and needs no torch."""
-    if set(HELP) & set(words):
-        print(REPORT)
-        return 0
-    checking = "--check" in words
-    where = [word for word in words if "=" not in word and word != "--check"]
-    if len(where) != 1:
-        raise Usage(f"report: {len(where)} sweeps given; name one. {REPORT}")
-    from lt_sweeps.report import check, report
-
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    root, out, file = (given.pop(key, None) for key in ("root", "out", "layout"))
-    for key in given:
-        if key not in KEYS:
-            raise Usage(unknown("report", key, {*KEYS, "root", "out", "layout"}, what="keys"))
-    sweep, folder = _sweep(where[0], Path(root or "results")), Path(out) if out else None
-    if checking:
-        if given or file:
-            raise Usage("report --check: takes root and out alone; it draws what was drawn before")
-        return 0 if check(sweep, out=folder) else 1
-    report(
-        sweep,
-        out=folder,
-        layout_file=Path(file) if file else None,
-        **{key: yaml.safe_load(value) for key, value in given.items()},
-    )
-    return 0
-
-
-def _compare(words: list[str]) -> int:
-    """`compare A B [key=value ...]`: two sweeps or two cells that differ in one thing."""
-    if set(HELP) & set(words):
-        print(COMPARE)
-        return 0
-    where = [word for word in words if "=" not in word]
-    if len(where) != 2:
-        raise Usage(f"compare: {len(where)} given; name two. {COMPARE}")
-    from lt_sweeps.compare import compare
-
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    root, out, by = (given.pop(key, None) for key in ("root", "out", "by"))
-    for key in given:
-        if key not in KEYS:
-            raise Usage(unknown("compare", key, {*KEYS, "root", "out", "by"}, what="keys"))
-    compare(
-        *(_sweep(each, Path(root or "results"), verb="compare") for each in where),
-        by=by.split(",") if by else (),
-        out=Path(out) if out else None,
-        **{key: yaml.safe_load(value) for key, value in given.items()},
-    )
-    return 0
-
-
-def _sweep(name: str, root: Path, *, verb: str = "report") -> Path:
-    """A folder given by its path, a sweep by its name, or a cell by its signature."""
-    if Path(name).is_dir():
-        return Path(name)
-    for folder in (root / "sweeps" / name, root / "runs" / name):
-        if folder.is_dir():
-            return folder
-    sweeps = root / "sweeps"
-    names = [folder.name for folder in sweeps.iterdir()] if sweeps.is_dir() else []
-    raise ValueError(unknown(verb, name, names, what=f"sweeps in {root}"))
 
 
 def _compose(words: list[str], *, dry_run: bool = False) -> int:

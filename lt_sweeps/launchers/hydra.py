@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import Container, DictConfig, OmegaConf
 
 from lt_sweeps.cells import Cell, Swept, multirun
 
@@ -25,7 +25,7 @@ def register() -> None:
     its check of the name looks among those.
     """
     plugins = Plugins.instance()
-    for plugin in (CellSweeper, CellLauncher):
+    for plugin in (CellSweeper, CellLauncher, SlurmLauncher):
         plugins.register(plugin)
     if hasattr(Plugins, "is_in_toplevel_plugins_module"):
         names = plugins.class_name_to_class
@@ -55,13 +55,36 @@ class CellLauncher(Launcher):
 
     def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
         """Run the cells to their end; a failure ends the process with its exit status."""
-        from lt_sweeps.launchers import local
-
-        status = local.launch(cells)
+        status = self.start(cells)
         if status:
             sys.exit(status)
         # A sweeper takes any other status as unfinished.
         return [JobReturn(status=JobStatus.COMPLETED, overrides=cell.overrides) for cell in cells]
+
+    def start(self, cells: list[Cell]) -> int:
+        """Work on the cells, on this machine; returns the exit status."""
+        from lt_sweeps.launchers import local
+
+        return local.launch(cells)
+
+
+class SlurmLauncher(CellLauncher):
+    """Submits the cells of a multirun to a cluster, and returns."""
+
+    def __init__(self, **profile: Any) -> None:
+        self.profile = profile
+
+    def start(self, cells: list[Cell]) -> int:
+        from lt_sweeps.launchers import slurm
+        from lt_sweeps.launchers.profile import Profile
+
+        given = {
+            name: OmegaConf.to_container(value, resolve=True)
+            if isinstance(value, Container)
+            else value
+            for name, value in self.profile.items()
+        }
+        return slurm.launch(cells, Profile.of(given))
 
 
 class CellSweeper(Sweeper):
