@@ -165,7 +165,8 @@ def _outside(drawn: Sequence[Curve], layout: Layout, metric: str) -> str:
         lines = [points for curve in here if (points := shown(curve))]
         if lines:
             least = min(p.mean for points in lines for p in points)
-            if limits(lines, layout.band, metric)[0] > least:
+            beside = relevant(layout, here, metric)
+            if limits(lines, layout.band, metric, beside)[0] > least:
                 lowest = min(lowest, least)
     if lowest < math.inf:
         _, scale = quantity(metric)
