@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lt_sweeps.curves import Curve
-from lt_sweeps.endpoints import NAMES, Endpoint
+from lt_sweeps.endpoints import Endpoint
 from lt_sweeps.findings import Findings
 from lt_sweeps.names import by
 from lt_sweeps.statistics import compare, holm, spread
@@ -79,20 +79,52 @@ def ends(found: Findings) -> pd.DataFrame:
 
 
 def end_tables(found: Findings) -> Iterator[Table]:
-    """The endpoints for the terminal, one table per panel."""
+    """The endpoints for the terminal, per panel: those of runs, and the tickets with their cost."""
+    _, scale = quantity(found.accuracy)
     for panel, pairs in by(found.endpoints, lambda pair: pair[0].panel).items():
-        table = Table(
-            title=Text(f"{panel}: endpoints (%), mean ± half of its 95% interval"),
-            title_justify="left",
+        runs = _table(
+            f"{panel}: endpoints (%), mean ± half of its 95% interval",
+            (
+                "",
+                "not inferior\nto dense",
+                "the same,\nby tests",
+                "mean over\nlog density",
+                "best level",
+            ),
         )
-        table.add_column("")
-        for curve, _ in pairs:
-            table.add_column(Text(curve.label.replace(" ", "\n")), justify="right")
-        for name, says in NAMES.items():
-            columns = [next(e for e in each if e.name == name) for _, each in pairs]
-            texts = [_text(e, c, found) for (c, _), e in zip(pairs, columns, strict=True)]
-            table.add_row(Text(says), *(Text(text) for text in texts))
-        yield table
+        tickets = _table(
+            f"{panel}: tickets (%), and the epochs of finding them",
+            (
+                "",
+                "sparsest\nmatching",
+                "accuracy",
+                "epochs",
+                "best\nperforming",
+                "accuracy",
+                "epochs",
+            ),
+        )
+        for curve, each in pairs:
+            named = {end.name: end for end in each}
+            texts = {name: _mean(named[name], curve, scale) for name in PER_RUN}
+            runs.add_row(
+                Text(curve.label),
+                texts["sparsest_not_inferior"],
+                _percent(named["sparsest_tested"].sparsity),
+                texts["area"],
+                texts["peak"],
+            )
+            cells = [_ticket(named[n], scale) for n in ("sparsest_matching", "best_performing")]
+            tickets.add_row(Text(curve.label), *(text for cell in cells for text in cell))
+        yield runs
+        yield tickets
+
+
+def _table(title: str, heads: Sequence[str]) -> Table:
+    table = Table(title=Text(title), title_justify="left")
+    for head in heads:
+        table.add_column(Text(head), justify="right" if head else "left")
+    return table
 
 
 def test_tables(found: Findings) -> Iterator[Table]:
@@ -198,32 +230,30 @@ def _against(
     }
 
 
-def _text(each: Endpoint, curve: Curve, found: Findings) -> str:
-    _, scale = quantity(found.accuracy)
-    if each.name in PER_RUN:
-        if not each.values:
-            return "-"
-        s = spread(list(each.values.values()))
-        of = "" if len(each.values) == len(curve.seeds) else f"\n{len(each.values)} of "
-        text = f"{scale * s.mean:.2f} ± {scale * (s.ci_high - s.mean):.2f}"
-        return text + (f"{of}{len(curve.seeds)} seeds" if of else "")
-    if math.isnan(each.sparsity):
-        return "none"
-    text = f"{100 * each.sparsity:.2f}"
-    if each.ticket:
-        text += f"\n{scale * each.ticket.mean:.2f} at level {each.ticket.level}"
-        text += "".join(f"\n{at}" for at in each.ticket.at)
-        text += _search(each)
-    return text
+def _mean(each: Endpoint, curve: Curve, scale: float) -> str:
+    if not each.values:
+        return "-"
+    s = spread(list(each.values.values()))
+    half = "" if math.isnan(s.ci_high) else f" ± {scale * (s.ci_high - s.mean):.2f}"
+    short = len(each.values) < len(curve.seeds)
+    count = f"\n{len(each.values)} of {len(curve.seeds)} seeds" if short else ""
+    return f"{scale * s.mean:.2f}{half}{count}"
 
 
-def _search(each: Endpoint) -> str:
+def _percent(part: float) -> str:
+    return "-" if math.isnan(part) else f"{100 * part:.2f}"
+
+
+def _ticket(each: Endpoint, scale: float) -> tuple[str, str, str]:
+    """A ticket's sparsity (and where on its line), accuracy, and the epochs of finding it."""
+    if each.ticket is None:
+        return "none", "", ""
+    where = "".join(f"\n{at}" for at in each.ticket.at)
     cost = each.cost
-    if math.isnan(cost.chain):
-        return ""
-    several = cost.sequential != cost.chain or cost.parallel != cost.chain
-    more = f"\n{cost.sequential:g} in all, {cost.parallel:g} in parallel" if several else ""
-    return f"\n{cost.chain:g} epochs of search{more}"
+    epochs = "-" if math.isnan(cost.chain) else f"{cost.chain:g}"
+    if (cost.sequential, cost.parallel) != (cost.chain, cost.chain) and epochs != "-":
+        epochs += f"\n{cost.sequential:g} in all\n{cost.parallel:g} in parallel"
+    return f"{_percent(each.sparsity)}{where}", f"{scale * each.ticket.mean:.2f}", epochs
 
 
 def _wins(found: Findings) -> Mapping[tuple[str, str, frozenset[str]], bool]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 
-from lt_sweeps.layout import Published
+from lt_sweeps.layout import Layout, Published
 from lt_sweeps.points import Point
 from lt_sweeps.table import quantity
 
@@ -54,6 +54,13 @@ def limits(
     return low - room, high + room
 
 
+def asked_limits(layout: Layout, metric: str) -> tuple[float, float] | None:
+    """The ends that the layout gives to the axis of its first metric."""
+    if layout.ylim is None or metric != layout.metrics[0]:
+        return None
+    return layout.ylim[0], layout.ylim[1]
+
+
 def x_axis(axes: Axes, lines: Lines, x: str, inches: float) -> None:
     """Percent remaining reversed and logarithmic, as the papers draw it; the others linear."""
     measured = sorted({p.percent for points in lines.values() for p in points}, reverse=True)
@@ -66,14 +73,15 @@ def x_axis(axes: Axes, lines: Lines, x: str, inches: float) -> None:
 
 
 def y_axis(
-    axes: Axes, lines: Lines, beside: Sequence[Published], *, band: str, metric: str
+    axes: Axes, lines: Lines, beside: Sequence[Published], *, layout: Layout, metric: str
 ) -> float:
     """Returns its lower end, in the unit that is drawn."""
     _, scale = quantity(metric)
-    ends = limits(list(lines.values()), band, metric, beside)
+    ends = asked_limits(layout, metric)
+    ends = ends or limits(list(lines.values()), layout.band, metric, beside)
     bottom, top = (scale * end for end in ends)
     axes.set_ylim(bottom, top)
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     return bottom
 
 

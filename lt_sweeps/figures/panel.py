@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from lt_sweeps.curves import Curve
 from lt_sweeps.figures.axes import X_NAMES, crossing, place, x_axis, y_axis
-from lt_sweeps.figures.paper import GREY, MARKER, NORMAL, Style, decorate
+from lt_sweeps.figures.paper import GREY, MARKER, NORMAL, SMALL, Style, decorate, plain
 from lt_sweeps.layout import Layout, Published
 from lt_sweeps.points import Point
 from lt_sweeps.table import quantity
@@ -45,7 +45,7 @@ def panel(
     _dense(axes, curves, styles, scale)
     x_axis(axes, lines, x, 2.5)
     given = relevant(layout, curves, metric) if x != "level" else []
-    bottom = y_axis(axes, lines, given, band=layout.band, metric=metric)
+    bottom = y_axis(axes, lines, given, layout=layout, metric=metric)
     for curve in curves:
         _fallen(axes, crossing(lines[curve.name], bottom / scale, x), styles[curve.name])
     for published in given:
@@ -142,6 +142,9 @@ def _published(
         color=style.color if style else GREY,
         zorder=5,
     )
+    if style is None:
+        text = {"textcoords": "offset points", "fontsize": SMALL, "color": GREY, "clip_on": True}
+        axes.annotate(plain(given.label), (at[-1], heights[-1]), (5, 0), va="center", **text)
 
 
 def _stars(

@@ -175,4 +175,4 @@ def _saved(drawn: Sheet, kind: str, **options: Any) -> bytes:
 
 def _legend_columns(legend: Sequence[Artist], width: float) -> int:
     longest = max((len(str(each.get_label())) for each in legend), default=0)
-    return max(1, min(len(legend), int(width / (0.5 + 0.052 * longest))))
+    return max(1, min(len(legend), int(width / (0.4 + 0.047 * longest))))
