@@ -133,8 +133,8 @@ def _print(found: Findings, missing: Sequence[str], console: Console) -> None:
     says = [] if found.curves else [title, "no records yet"]
     several = reading.versions if len(reading.versions) > 1 else ()
     says += [f"made by {len(several)} versions of the code: {', '.join(several)}"] * bool(several)
-    says += [*caveats(found.verdicts, found.layout), *missing, *reading.notes]
-    for line in says:
+    says += [*caveats(found.verdicts, found.layout), *(missing if found.curves else [])]
+    for line in (*says, *reading.notes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -80,6 +80,23 @@ def test_cells_that_differ_in_more_are_refused_with_the_keys(tmp_path: Path) -> 
     assert found and "mask_criterion: movement against random; recipe.lr: 0.1 against 0.3" in text
 
 
+def test_schedules_that_take_another_way_count_and_those_that_go_further_do_not(
+    tmp_path: Path,
+) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8})
+    longer = Sweep(tmp_path, "longer")
+    faster = Sweep(tmp_path, "faster")
+    for seed in range(4):
+        random: dict[str, Any] = {"choices": {"mask_criterion": "random"}}
+        longer.cell("l", seed, accuracies=[0.9, 0.7 + seed / 100, 0.6], **random)
+        faster.cell(
+            "f", seed, accuracies=[0.9, 0.7], sparsities=[0, 0.5], schedule__rate=0.5, **random
+        )
+    assert compared(one, longer)[0]
+    with pytest.raises(ValueError, match=r"\['mask_criterion', 'schedule.rate'\]"):
+        compared(one, faster)
+
+
 def test_sweeps_without_a_common_curve_are_refused(tmp_path: Path) -> None:
     one = made(tmp_path, "one", {"movement": 0.8, "random": 0.7}, recipe__lr=0.1)
     other = made(tmp_path, "two", {"large_final": 0.8, "large_init": 0.8}, recipe__lr=0.3)
