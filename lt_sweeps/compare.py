@@ -21,9 +21,10 @@ from lt_sweeps.figures.paper import csv
 from lt_sweeps.findings import Findings
 from lt_sweeps.layout import layout
 from lt_sweeps.names import belongs, differences, value
+from lt_sweeps.printed import probability, test_table
 from lt_sweeps.reading import Cell, Reading, read
 from lt_sweeps.statistics import compare as difference
-from lt_sweeps.summaries import PER_RUN, probability, test_table, tests
+from lt_sweeps.summaries import PER_RUN, tests
 from lt_sweeps.table import quantity
 from lt_sweeps.verdicts import Verdict, against, caveats, corrected, partner
 
