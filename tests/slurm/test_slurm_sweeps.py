@@ -86,18 +86,8 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(run: Run) -> None:
 
 
 def test_what_depends_on_a_failed_job_is_cancelled_and_not_left_waiting(run: Run) -> None:
-    net = "import torch\nclass Net(torch.nn.Module):\n    def __init__(self, input_shape):\n"
-    net += "        super().__init__()\n        self.a = torch.nn.Linear(16, 4)\n"
-    net += (
-        "    def forward(self, x):\n        return self.a(x.flatten(1)) / (1 if x.is_meta else 0)\n"
-    )
-    run(
-        own(run),
-        *WORDS,
-        "hydra.launcher.jobs=4",
-        "hydra.launcher.canary=false",
-        "hydra.launcher.setup=['[ $SLURM_ARRAY_TASK_ID != 1 ] || exit 9']",
-    )
+    dies = "hydra.launcher.setup=['[ $SLURM_ARRAY_TASK_ID != 1 ] || exit 9']"
+    run(*WORDS, "hydra.launcher.jobs=4", "hydra.launcher.canary=false", dies)
     assert run.wait() == 1
     assert not slurm("squeue", "--noheader")
     assert {"FAILED", "CANCELLED"} <= set(states(run))
@@ -250,7 +240,7 @@ def test_the_batch_file_is_as_recorded(run: Run) -> None:
         "hydra.launcher.mail_type=FAIL",
         "hydra.launcher.time='1-00:00:00'",
     )
-    text = sorted(run.sweep.glob("slurm/*_submission.sh"))[-1].read_text()
+    text = max(run.sweep.glob("slurm/*_submission.sh"), key=_number).read_text()
     code = re.escape(str(run.sweep / "code")) + "/[0-9a-f]{12}"
     text = (
         re.sub(code, "CODE", text).replace(str(run.sweep), "SWEEP").replace(str(run.folder), "CWD")
@@ -258,6 +248,10 @@ def test_the_batch_file_is_as_recorded(run: Run) -> None:
     text = re.sub(r"(afterok:)\d+", r"\1ID", text)
     text = re.sub(r"lt-default-\w{8}-\w{6}", "NAME", text)
     assert text == (Path(__file__).parent / "batch.sh").read_text()
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("_")[0])
 
 
 def test_hydras_stock_launcher_works_as_well(run: Run) -> None:
