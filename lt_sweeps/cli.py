@@ -7,11 +7,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import cast
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -19,9 +17,8 @@ from lt_sweeps import __version__
 from lt_sweeps.cells import from_config
 from lt_sweeps.complaints import CONF, complaint, options, unknown
 from lt_sweeps.launchers.hydra import register
-from lt_sweeps.layout import KEYS
+from lt_sweeps.verbs import HELP, VERBS, Usage, run
 
-HELP = ("-h", "--help")
 # Hydra's flags, and whether a value follows.
 FLAGS = {
     **dict.fromkeys(HELP, False),
@@ -33,20 +30,6 @@ FLAGS = {
 }
 # With one of these Hydra does something else than run.
 SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
-STATUS = """\
-usage: lt-sweeps status SWEEP [--watch] [root=results]
-exit status: 0 complete, 1 something is missing and nobody is at it, 3 at work"""
-LOGS = "usage: lt-sweeps logs SWEEP CELL [root=results]; the cell as `status` numbers it"
-RESUME = "usage: lt-sweeps resume SWEEP [root=results] [KEY=VALUE of hydra.launcher, as time=480]"
-CANCEL = "usage: lt-sweeps cancel SWEEP [root=results]"
-REPORT = """\
-usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FILE.yaml] [KEY=VALUE]
-a KEY of conf/report_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
---check writes nothing, and fails when what is behind a figure has changed"""
-
-
-class Usage(ValueError):
-    """A command line that is not one of ours: exit status 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,125 +62,12 @@ def _command(words: list[str]) -> int:
         return 0
     first = words[0] if words else ""
     if first in VERBS:
-        return VERBS[first](words[1:])
+        return run(first, words[1:])
+    if first == "plan":
+        return _compose(words[1:], dry_run=True)
     if first and "=" not in first and first[0] not in "-~":
-        raise Usage(unknown("command", first, VERBS, what="commands"))
+        raise Usage(unknown("command", first, ["plan", *VERBS], what="commands"))
     return _compose(words)
-
-
-def _plan(words: list[str]) -> int:
-    return _compose(words, dry_run=True)
-
-
-def _report(words: list[str]) -> int:
-    """`report PATH|SWEEP [key=value ...]`: reads records only, and needs no torch."""
-    if (asked := _asked("report", words, REPORT)) is None:
-        return 0
-    from lt_sweeps.report import report
-
-    where, given = asked
-    out, file = (given.pop(key, None) for key in ("out", "layout"))
-    for key in given:
-        if key not in KEYS:
-            raise Usage(unknown("report", key, {*KEYS, "root", "out", "layout"}, what="keys"))
-    report(
-        where,
-        out=Path(out) if out else None,
-        layout_file=Path(file) if file else None,
-        **{key: yaml.safe_load(value) for key, value in given.items()},
-    )
-    return 0
-
-
-def _status(words: list[str]) -> int:
-    """`status SWEEP [--watch]`: reads files only, and needs no torch."""
-    rest = [word for word in words if word != "--watch"]
-    if (asked := _asked("status", rest, STATUS)) is None:
-        return 0
-    from rich.console import Console
-
-    from lt_sweeps.following import status
-    from lt_sweeps.manifest import Sweep
-
-    _none_of("status", asked[1])
-    return status(Sweep(asked[0]), Console(), watch=2.0 if "--watch" in words else None)
-
-
-def _logs(words: list[str]) -> int:
-    """`logs SWEEP CELL`, the cell by its number or name."""
-    names = [word for word in words if "=" not in word and word not in HELP]
-    rest = [word for word in words if word not in names[1:]]
-    if (asked := _asked("logs", rest, LOGS)) is None:
-        return 0
-    if len(names) != 2:
-        raise Usage(f"logs: {len(names)} words given. {LOGS}")
-    from lt_sweeps.following import logs
-    from lt_sweeps.manifest import Sweep
-
-    _none_of("logs", asked[1])
-    for text in logs(Sweep(asked[0]), names[1]):
-        print(text)
-    return 0
-
-
-def _resume(words: list[str]) -> int:
-    """`resume SWEEP [key=value ...]`: the keys are the launcher's."""
-    if (asked := _asked("resume", words, RESUME)) is None:
-        return 0
-    from lt_sweeps.launchers.resume import resume
-    from lt_sweeps.manifest import Sweep
-
-    where, given = asked
-    return resume(Sweep(where.absolute()), given)
-
-
-def _cancel(words: list[str]) -> int:
-    """`cancel SWEEP`: its jobs, and no others."""
-    if (asked := _asked("cancel", words, CANCEL)) is None:
-        return 0
-    from lt_sweeps.launchers.queue import cancel
-    from lt_sweeps.manifest import Sweep
-
-    _none_of("cancel", asked[1])
-    print(f"cancelled {cancel(Sweep(asked[0]))} jobs; `resume` submits what is missing")
-    return 0
-
-
-VERBS: dict[str, Callable[[list[str]], int]] = {
-    "plan": _plan,
-    "report": _report,
-    "status": _status,
-    "resume": _resume,
-    "cancel": _cancel,
-    "logs": _logs,
-}
-
-
-def _none_of(verb: str, given: dict[str, str]) -> None:
-    for key in given:
-        raise Usage(unknown(verb, key, ["root"], what="keys"))
-
-
-def _asked(verb: str, words: list[str], usage: str) -> tuple[Path, dict[str, str]] | None:
-    """The sweep that a verb is for and the keys it is given; None where only help is asked for."""
-    if set(HELP) & set(words):
-        print(usage)
-        return None
-    where = [word for word in words if "=" not in word]
-    if len(where) != 1:
-        raise Usage(f"{verb}: {len(where)} sweeps given; name one. {usage}")
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    return _sweep(verb, where[0], Path(given.pop("root", "results"))), given
-
-
-def _sweep(verb: str, name: str, root: Path) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
-    sweeps = root / "sweeps"
-    if (sweeps / name).is_dir():
-        return sweeps / name
-    names = [folder.name for folder in sweeps.iterdir()] if sweeps.is_dir() else []
-    raise ValueError(unknown(verb, name, names, what=f"sweeps in {root}"))
 
 
 def _compose(words: list[str], *, dry_run: bool = False) -> int:

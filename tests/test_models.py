@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lt_sweeps import models
-from lt_sweeps.models import FC, VGG, Conv, ResNet, glorot_normal, xavier_normal
+from lt_sweeps.models import FC, VGG, Conv, ResNet, glorot_normal, signed_constant, xavier_normal
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)
@@ -150,3 +150,16 @@ def test_initializers_reset_batch_norm():
     xavier_normal(nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), norm))
     assert norm.weight.tolist() == [1, 1]
     assert norm.bias.tolist() == [0, 0]
+
+
+def test_signed_constants_have_the_signs_of_glorots_draw_and_one_magnitude_a_layer() -> None:
+    drawn, signed = (FC((1, 4, 4), 10, hidden=[20]) for _ in range(2))
+    torch.manual_seed(3)
+    glorot_normal(drawn)
+    torch.manual_seed(3)
+    signed_constant(signed)
+    for one, other in zip(drawn.parameters(), signed.parameters(), strict=True):
+        if one.ndim == 2:
+            assert torch.equal(other, one.sign() * one.detach().std(correction=0))
+        else:
+            assert not other.any()

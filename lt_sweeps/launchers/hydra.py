@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -13,7 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import Container, DictConfig, OmegaConf
 
-from lt_sweeps.cells import Cell, multirun
+from lt_sweeps.cells import Cell, Swept, multirun
 
 
 def register() -> None:
@@ -47,7 +47,9 @@ class CellLauncher(Launcher):
         """For sweepers that are not ours: every job is composed here, by itself."""
         loader = self.hydra_context.config_loader
         cells = [
-            cell for words in job_overrides for cell in multirun(loader, self.config, {}, words)
+            cell
+            for words in job_overrides
+            for cell in multirun(loader, self.config, Swept(), words)
         ]
         return self.launch_cells(cells)
 
@@ -88,8 +90,8 @@ class SlurmLauncher(CellLauncher):
 class CellSweeper(Sweeper):
     """Hands all cells of a multirun to the launcher at once."""
 
-    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
-        self.params = params or {}
+    def __init__(self, params: Any = None, arms: Any = None, companions: Any = None) -> None:
+        self.swept = Swept(params or {}, arms or (), companions or {})
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -103,7 +105,7 @@ class CellSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        cells = multirun(loader, self.config, self.params, arguments)
+        cells = multirun(loader, self.config, self.swept, arguments)
         if isinstance(self.launcher, CellLauncher):
             return self.launcher.launch_cells(cells)
         assert self.launcher is not None
