@@ -156,23 +156,29 @@ def test_preempted_it_goes_on_from_its_checkpoint(run: Run) -> None:
     assert set(run.computed().values()) == {1}
 
 
+TIGHT = """
+import os, re, resource
+from lt_sweeps.models import FC
+
+class Net(FC):
+    pass
+
+if "SLURM_JOB_ID" in os.environ:  # 400 MB more than what importing torch took
+    size = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+    resource.setrlimit(resource.RLIMIT_AS, (size + 400 * 2**20,) * 2)
+"""
+
+
 def test_a_stack_that_does_not_fit_is_halved_until_it_does(run: Run) -> None:
-    wide = ["method=dense", "model.net.hidden=[2000,2000]", "recipe.length=2it", "seed=range(16)"]
-    run(
-        *SMALL,
-        *JOB,
-        *wide,
-        "mask_criterion=random",
-        "reset=rewind",
-        "stack_size=16",
-        "recipe.evaluate_every=1it",
-        "hydra.launcher.memory=8",
-        "hydra.launcher.setup=['ulimit -v 5500000']",
-        "hydra.launcher.jobs=1",
-    )
+    (run.folder / "mylab.py").write_text(TIGHT)
+    wide = [*SMALL, "method=dense", "model.net._target_=mylab.Net", "model.net.hidden=[1000,1000]"]
+    short = ["recipe.length=2it", "recipe.evaluate_every=1it", "stack_size=16", "seed=range(16)"]
+    run(*wide, *short, *JOB, "mask_criterion=random", "hydra.launcher.jobs=1")
     assert run.wait() == 0, run("status", str(run.sweep), status=None)
+    assert "can't allocate memory" in "".join(p.read_text() for p in run.sweep.glob("slurm/*.out"))
     assert list(run.sweep.glob("halved/*")), "by the canary"
-    assert set(run.computed().values()) == {1}
+    counts = run.computed()
+    assert len(counts) == 16 and set(counts.values()) == {1}
 
 
 def test_a_thousand_cells_are_submitted_in_a_minute_and_arrays_are_cut(run: Run) -> None:
