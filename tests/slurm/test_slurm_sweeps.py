@@ -181,40 +181,45 @@ def test_a_stack_that_does_not_fit_is_halved_until_it_does(run: Run) -> None:
     assert len(counts) == 16 and set(counts.values()) == {1}
 
 
-def test_a_thousand_cells_are_submitted_in_a_minute_and_arrays_are_cut(run: Run) -> None:
+TEN = "mask_criterion=large_final,large_init,small_final,small_init,movement,random," + ",".join(
+    f"{name}_{sign}_sign"
+    for name in ("large_final", "magnitude_increase")
+    for sign in ("same", "diff")
+)
+
+
+def test_a_thousand_cells_are_submitted_in_a_minute(run: Run) -> None:
     began = time.monotonic()
-    said = run(
-        *SMALL,
-        *JOB,
-        "mask_criterion=glob(*)",
-        "seed=range(67)",
-        "schedule.levels=1",
-        "hydra.launcher.pack=false",
-        "hydra.launcher.sbatch={hold: true}",
-    )
+    held = ["hydra.launcher.pack=false", "hydra.launcher.sbatch={hold: true}"]
+    said = run(*SMALL, *JOB, TEN, "seed=range(100)", "schedule.levels=1", *held)
     seconds = time.monotonic() - began
-    print(f"\n1139 cells, a job each: {seconds:.1f} s from command to prompt")
+    print(f"\n1000 cells, a job each, and 100 that they wait for: {seconds:.1f} s to the prompt")
     jobs = len(slurm("squeue", "--noheader", "--array").splitlines())
-    assert "cells      1139" in said and jobs == 1139 + 67 + 1
+    assert "cells      1000" in said and jobs == 1000 + 100 + 1
     assert seconds < 60
     assert f"cancelled {jobs} jobs" in run("cancel", str(run.sweep))
 
 
+def test_arrays_are_cut_where_the_clusters_limit_is(run: Run) -> None:
+    held = ["hydra.launcher.pack=false", "hydra.launcher.sbatch={hold: true}"]
+    words = ["method=dense", "mask_criterion=random", "seed=range(1100)"]
+    said = run(*SMALL, *JOB, *words, *held)
+    assert "submitted 1100 jobs in 3 arrays" in said
+    sizes = [len(json.loads(path.read_text())["tasks"]) for path in run.sweep.glob("jobs/*.json")]
+    assert sorted(sizes) == [1, 100, 1000]
+
+
 @pytest.mark.slow
 def test_five_hundred_cells_in_four_jobs(run: Run) -> None:
-    run(
-        *SMALL,
-        *JOB,
-        "mask_criterion=glob(*)",
-        "seed=range(30)",
-        "schedule.levels=1",
-        "recipe.length=3ep",
-        "hydra.launcher.jobs=4",
-    )
+    words = ["seed=range(50)", "schedule.levels=1", "recipe.length=3ep", "hydra.launcher.jobs=4"]
+    began = time.monotonic()
+    run(*SMALL, *JOB, TEN, *words)
+    print(f"\n500 cells: {time.monotonic() - began:.1f} s to the prompt", end=", ")
     assert run.wait(limit=600) == 0
-    assert len(list(run.root.glob("runs/*/*/DONE"))) == 510
+    print(f"{time.monotonic() - began:.0f} s to the last result")
+    assert len(list(run.root.glob("runs/*/*/DONE"))) == 500
     counts = run.computed()
-    assert len(counts) == 30 + 510 and set(counts.values()) == {1}
+    assert len(counts) == 50 + 500 and set(counts.values()) == {1}
 
 
 @pytest.mark.parametrize(
