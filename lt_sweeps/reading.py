@@ -266,7 +266,7 @@ def _odd(row: Row, metric: str, *, needed: bool) -> str:
     value = row[metric]
     if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
         return f"`{metric}` is {value!r}; a number or null"
-    if value is None and row["finite"] and needed:
+    if value is None and row["finite"] and needed and row.get("kind") != "mask":
         return f"`{metric}` is null though `finite` is true"
     if value is not None and metric.endswith("accuracy") and row["finite"] and not 0 <= value <= 1:
         return f"`{metric}` is {value}; an accuracy lies in [0, 1]"

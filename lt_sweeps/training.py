@@ -155,6 +155,7 @@ class Loop:
         def whole(step: int) -> None:
             masks.at(step, self.levels)
             if masks.sparsifier.acts(step, self.recipe):
+                self.course.forget(step)
                 if masks.sparsifier.replaces_step:
                     gradients(self.batches.index(step), self._noise(step))
                     return masks.rewire(step)
@@ -199,10 +200,11 @@ class Loop:
 
     def test(self) -> list[dict[str, Any]]:
         """Each replicate's results at its best evaluation and at the end."""
-        end = self._tested([self.step] * len(self.units))
+        best = end = self._tested([self.step] * len(self.units))
         hard = self._hardened()
-        with self.course.at_best():
-            best = self._tested(self.course.best_step)
+        if any(step != self.step for step in self.course.best_step):
+            with self.course.at_best():
+                best = self._tested(self.course.best_step)
         return [
             {**self.course.results(r, best[r], end[r]), **hard[r]} for r in range(len(self.units))
         ]

@@ -10,11 +10,12 @@ from typing import Any
 from lt_sweeps.cells import Cell
 from lt_sweeps.lowerings import LOWERINGS
 from lt_sweeps.sweep import code_version
+from lt_sweeps.trackers import tracker
 from lt_sweeps.training import Machine
 
 _SHARED = (
     *("root", "device", "workers", "stack_size", "lowering", "checkpoint_every", "name"),
-    *("dry_run", "budget"),
+    *("dry_run", "budget", "tracker"),
 )
 
 
@@ -45,6 +46,7 @@ class Asked:
                 raise ValueError(f"{key}: {config[key]!r} is no folder")
         if not isinstance(config["dry_run"], bool):
             raise ValueError(f"dry_run: {config['dry_run']!r}; it is true or false")
+        tracker(config["tracker"])
         every = number("checkpoint_every", config["checkpoint_every"], "seconds, 0 for every step")
         return cls(
             Path(config["root"]),

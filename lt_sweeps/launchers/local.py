@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from lt_sweeps.beside import beside
 from lt_sweeps.cells import Cell
 from lt_sweeps.cost import Speeds, free_memory, stack_size
 from lt_sweeps.launchers.asked import Asked
@@ -59,13 +60,14 @@ def _launch(made: Plan, asked: Asked) -> int:
         task.dataset.prepare()
     sweep = freeze(made, todo, asked.machine, root=asked.root, name=asked.name)
     sweep.forgive(sweep.failures())
-    failed, again = _run(sweep, todo, devices, console)
-    if again:  # what was corrupt is missing now
-        todo = _todo(made, sweep, asked, devices)
-        sweep = freeze(made, todo, asked.machine, root=asked.root, name=asked.name)
-        sweep.forgive(sweep.failures())
-        failed, _ = _run(sweep, todo, devices, console)
-    complete = sum(write_records(each, store) for each in made.cells)
+    with beside(sweep.folder, made.cells[0].cell.config["tracker"]):
+        failed, again = _run(sweep, todo, devices, console)
+        if again:  # what was corrupt is missing now
+            todo = _todo(made, sweep, asked, devices)
+            sweep = freeze(made, todo, asked.machine, root=asked.root, name=asked.name)
+            sweep.forgive(sweep.failures())
+            failed, _ = _run(sweep, todo, devices, console)
+        complete = sum(write_records(each, store) for each in made.cells)
     if complete or any(sweep.root.glob("runs/*/*/records.jsonl")):
         _report(sweep.folder, console)
     for line in _reasons(sweep, failed):
