@@ -99,7 +99,7 @@ def test_cancelled_it_is_resumed_with_exactly_what_is_missing(
 ) -> None:
     other = another()
     other(*WORDS, "hydra.launcher.sbatch={hold: true}")
-    run(*WORDS, "recipe.length=600ep", "checkpoint_every=0.2", "hydra.launcher.canary=false")
+    run(*WORDS, "recipe.length=300ep", "checkpoint_every=0.2", "hydra.launcher.canary=false")
     while not list(run.root.glob("tickets/*/*.partial-*")):
         time.sleep(0.1)
     assert "cancelled 2 jobs" in run("cancel", str(run.sweep))
@@ -138,7 +138,7 @@ def test_a_time_limit_is_requeued_as_often_as_is_said(run: Run) -> None:
 def test_preempted_it_goes_on_from_its_checkpoint(run: Run) -> None:
     run(
         *WORDS,
-        "recipe.length=1500ep",
+        "recipe.length=1000ep",
         "hydra.launcher.canary=false",
         "seed=0",
         "mask_criterion=random",
