@@ -39,6 +39,9 @@ usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FI
 a KEY of conf/report_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
 --check writes nothing, and fails when what is behind a figure has changed"""
 SYNC = "usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM ...]"
+DASHBOARD = """\
+usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM save=true] [KEY=VALUE]
+a KEY of conf/report_keys.yaml: band=ci baseline=random"""
 EXPORT = (
     "usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]\n"
     "       lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]"
@@ -121,6 +124,17 @@ def _sync(words: list[str]) -> int:
     return sync(where, **given)
 
 
+def _dashboard(words: list[str]) -> int:
+    """`dashboard SWEEP [key=value ...]`: the sweep's workspace and report in W&B."""
+    if (asked := _asked("dashboard", words, DASHBOARD)) is None:
+        return 0
+    from lt_sweeps.dashboard import dashboard
+
+    where, given = asked
+    dashboard(where, **given)  # pyright: ignore[reportArgumentType]
+    return 0
+
+
 def _export(words: list[str]) -> int:
     """`export SWEEP|TICKET [key=value ...]`: tables, or a ticket for other code."""
     if (asked := _asked("export", words, EXPORT, files=True)) is None:
@@ -153,6 +167,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "report": _report,
     "sync": _sync,
+    "dashboard": _dashboard,
     "export": _export,
     "import": _import,
 }

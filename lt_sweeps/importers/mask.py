@@ -34,7 +34,8 @@ def mask(path: Path, *, seed: int = 0, level: int = 1, metrics: Mapping[str, flo
     return Found(
         choices={
             **dict.fromkeys(("model", "dataset"), "unknown"),
-            **{"method": "imported", "mask_criterion": path.stem},
+            "method": "imported",
+            "mask_criterion": path.stem,
         },
         config={"imported": path.name},
         seed=seed,
