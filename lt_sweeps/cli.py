@@ -6,13 +6,10 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from inspect import signature
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -20,9 +17,8 @@ from lt_sweeps import __version__
 from lt_sweeps.cells import from_config
 from lt_sweeps.complaints import CONF, complaint, options, unknown
 from lt_sweeps.launchers.hydra import register
-from lt_sweeps.layout import KEYS
+from lt_sweeps.verbs import HELP, VERBS, Usage, run
 
-HELP = ("-h", "--help")
 # Hydra's flags, and whether a value follows.
 FLAGS = {
     **dict.fromkeys(HELP, False),
@@ -34,26 +30,6 @@ FLAGS = {
 }
 # With one of these Hydra does something else than run.
 SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
-REPORT = """\
-usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FILE.yaml] [KEY=VALUE]
-a KEY of conf/report_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
---check writes nothing, and fails when what is behind a figure has changed"""
-SYNC = "usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM ...]"
-DASHBOARD = """\
-usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM save=true] [KEY=VALUE]
-a KEY of conf/report_keys.yaml: band=ci baseline=random"""
-EXPORT = (
-    "usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]\n"
-    "       lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]"
-)
-IMPORT = (
-    "usage: lt-sweeps import open_lth FOLDER [root=results name=NAME model=fc ...]\n"
-    "       lt-sweeps import mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 model=fc ...]"
-)
-
-
-class Usage(ValueError):
-    """A command line that is not one of ours: exit status 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,128 +62,12 @@ def _command(words: list[str]) -> int:
         return 0
     first = words[0] if words else ""
     if first in VERBS:
-        return VERBS[first](words[1:])
+        return run(first, words[1:])
+    if first == "plan":
+        return _compose(words[1:], dry_run=True)
     if first and "=" not in first and first[0] not in "-~":
-        raise Usage(unknown("command", first, VERBS, what="commands"))
+        raise Usage(unknown("command", first, ["plan", *VERBS], what="commands"))
     return _compose(words)
-
-
-def _plan(words: list[str]) -> int:
-    return _compose(words, dry_run=True)
-
-
-def _report(words: list[str]) -> int:
-    """`report PATH|SWEEP [key=value ...]`: reads records only, and needs no torch."""
-    if (asked := _asked("report", words, REPORT)) is None:
-        return 0
-    from lt_sweeps.report import report
-
-    where, given = asked
-    out, file = (given.pop(key, None) for key in ("out", "layout"))
-    _check_keys("report", given, {*KEYS, "out", "layout"})
-    report(
-        where,
-        out=Path(out) if out else None,
-        layout_file=Path(file) if file else None,
-        **{key: yaml.safe_load(value) for key, value in given.items()},
-    )
-    return 0
-
-
-def _sync(words: list[str]) -> int:
-    """`sync SWEEP [key=value ...]`: the keys are the tracker's."""
-    if (asked := _asked("sync", words, SYNC)) is None:
-        return 0
-    from lt_sweeps.sync import sync
-
-    where, given = asked
-    return sync(where, **given)
-
-
-def _dashboard(words: list[str]) -> int:
-    """`dashboard SWEEP [key=value ...]`: the sweep's workspace and report in W&B."""
-    if (asked := _asked("dashboard", words, DASHBOARD)) is None:
-        return 0
-    from lt_sweeps.dashboard import dashboard
-
-    where, given = asked
-    dashboard(where, **given)  # pyright: ignore[reportArgumentType]
-    return 0
-
-
-def _export(words: list[str]) -> int:
-    """`export SWEEP|TICKET [key=value ...]`: tables, or a ticket for other code."""
-    if (asked := _asked("export", words, EXPORT, files=True)) is None:
-        return 0
-    from lt_sweeps.export import export
-
-    where, given = asked
-    _check_keys("export", given, signature(export).parameters)
-    export(where, **given)  # pyright: ignore[reportArgumentType]
-    return 0
-
-
-def _import(words: list[str]) -> int:
-    """`import KIND PATH [key=value ...]`: what others have computed, as a sweep of ours."""
-    if set(HELP) & set(words):
-        print(IMPORT)
-        return 0
-    what = [word for word in words if "=" not in word]
-    if len(what) != 2:
-        raise Usage(f"import: {len(what)} words given; a kind and a path are two. {IMPORT}")
-    from lt_sweeps.importing import import_
-
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    root = Path(given.pop("root", "results"))
-    print(import_(what[0], Path(what[1]), root=root, **given))
-    return 0
-
-
-VERBS: dict[str, Callable[[list[str]], int]] = {
-    "plan": _plan,
-    "report": _report,
-    "sync": _sync,
-    "dashboard": _dashboard,
-    "export": _export,
-    "import": _import,
-}
-
-
-def _check_keys(verb: str, given: Iterable[str], parameters: Iterable[str]) -> None:
-    allowed = {*parameters, "root"} - {"where", "console"}
-    for key in given:
-        if key not in allowed:
-            raise Usage(unknown(verb, key, allowed, what="keys"))
-
-
-def _asked(
-    verb: str, words: list[str], usage: str, *, files: bool = False
-) -> tuple[Path, dict[str, str]] | None:
-    """The sweep that a verb is for and the keys it is given; None where only help is asked for.
-
-    `files`: whether it may be for a file instead.
-    """
-    if set(HELP) & set(words):
-        print(usage)
-        return None
-    where = [word for word in words if "=" not in word]
-    if len(where) != 1:
-        raise Usage(f"{verb}: {len(where)} sweeps given; name one. {usage}")
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    root = Path(given.pop("root", "results"))
-    if files and Path(where[0]).is_file():
-        return Path(where[0]), given
-    return _sweep(verb, where[0], root), given
-
-
-def _sweep(verb: str, name: str, root: Path) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
-    sweeps = root / "sweeps"
-    if (sweeps / name).is_dir():
-        return sweeps / name
-    names = [folder.name for folder in sweeps.iterdir()] if sweeps.is_dir() else []
-    raise ValueError(unknown(verb, name, names, what=f"sweeps in {root}"))
 
 
 def _compose(words: list[str], *, dry_run: bool = False) -> int:

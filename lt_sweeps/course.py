@@ -26,6 +26,7 @@ class Course:
         first = next(iter(trained.values()))
         self.train_loss = torch.zeros(len(first), dtype=first.dtype, device=first.device)
         self.best_step = [step] * len(first)
+        self.since = -1  # evaluations up to this step were of another mask
         self.history: list[list[dict[str, float]]] = [[] for _ in range(len(first))]
 
     @property
@@ -38,8 +39,8 @@ class Course:
         train = (self.train_loss / max(1, step - max(self.step, 0))).tolist()
         for r, score in enumerate(scores):
             # The first evaluation is the best so far, whatever it is: NaN is below nothing.
-            lowest = min((row["val_loss"] for row in self.history[r]), default=math.inf)
-            first = not self.history[r]
+            before = [row["val_loss"] for row in self.history[r] if row["step"] > self.since]
+            lowest, first = min(before, default=math.inf), not before
             row = {"step": step, "val_loss": score.loss, "val_accuracy": score.accuracy}
             self.history[r].append(row | {"train_loss": train[r]})
             if first or score.loss < lowest:
@@ -47,6 +48,10 @@ class Course:
                 for name, tensor in self.best.items():
                     tensor[r] = self._trained[name][r]
         self.train_loss.zero_()
+
+    def forget(self, step: int) -> None:
+        """The mask changes at `step`: what was best before it tells of another network."""
+        self.since = step
 
     @contextmanager
     def at_best(self) -> Iterator[None]:
@@ -77,11 +82,13 @@ class Course:
         return {"train_loss": self.train_loss, **best}
 
     def about(self, r: int) -> dict[str, Any]:
-        return {"history": self.history[r], "best_step": self.best_step[r]}
+        about = {"history": self.history[r], "best_step": self.best_step[r]}
+        return {**about, "since": self.since}
 
     def restore(self, r: int, about: Mapping[str, str]) -> None:
         self.history[r] = json.loads(about["history"])
         self.best_step[r] = int(about["best_step"])
+        self.since = int(about["since"])
 
 
 def _put(trained: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:

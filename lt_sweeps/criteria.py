@@ -71,14 +71,59 @@ def grad(grad: Tensor, *, examples: int = 128) -> Tensor:
     return grad.abs()
 
 
+def grasp(
+    init: Tensor, hessian_grad: Tensor, *, examples: int = 128, temperature: float = 200.0
+) -> Tensor:
+    """w_i (Hg): those without which the gradient's norm would shrink most (arXiv:2002.07376).
+
+    g and H are gradient and Hessian of the loss as for `snip`, its outputs over `temperature`.
+    """
+    return init * hessian_grad
+
+
+def synflow(flow: Tensor, *, rounds: int = 100) -> Tensor:
+    """|w dR/dw|, R being what flows through the network of |w| (arXiv:2006.05467).
+
+    In so many rounds the density falls by equal factors, and the flow is that of what is left.
+    """
+    return flow
+
+
 def learned(logits: Tensor) -> Tensor:
     """Keep exactly the weights whose logit is above 0: the hard mask, which no schedule sets."""
     return logits > 0
 
 
-def large_logit(logits: Tensor) -> Tensor:
-    """The logit of a learned mask: as many as the schedule says, those most sure to be kept."""
-    return logits
+def slim(channel: Tensor, *, percent: float) -> Tensor:
+    """Keep what belongs to no channel whose share is `percent` or less; no schedule sets it.
+
+    A channel's share is the fraction of channels of smaller batch-norm scale (arXiv:1708.06519).
+    """
+    return channel > percent
+
+
+def hard(keeps: Tensor) -> Tensor:
+    """Keep exactly what a learned mask keeps, as its sparsifier has it; no schedule sets it."""
+    return keeps
+
+
+def sampled(sampled: Tensor) -> Tensor:
+    """Keep what one draw of a learned mask keeps; no schedule sets it."""
+    return sampled
+
+
+def large_logit(logits: Tensor, final: Tensor) -> Tensor:
+    """The logit of a learned mask: as many as the schedule says, those most sure to be kept.
+
+    Equal logits, which are common, are ordered by |w_f|.
+    """
+    order = final.abs().argsort(stable=True)
+    order = order[logits[order].argsort(stable=True)]
+    first, second = logits[order], final.abs()[order]
+    rises = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    ranks = torch.zeros(len(order), dtype=torch.float64, device=logits.device)
+    ranks[order[1:]] = rises.double().cumsum(0)
+    return ranks
 
 
 def drawn(logits: Tensor, noise: Tensor) -> Tensor:

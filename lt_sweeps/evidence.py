@@ -15,10 +15,18 @@ _CRITERION = {
     "best": "best",
     "origin": "origin",
     "grad": "start",
+    "hessian_grad": "start",
+    "flow": "start",
     "logits": "end",
+    "keeps": "end",
+    "sampled": "end",
+    "channel": "end",
     "noise": None,
 }
-_RESET = ("origin", "init", "final", "kept", "cut", "noise", "fresh")
+UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # what a network has before it is trained
+ON_DATA = ("grad", "hessian_grad")  # what depends on training images
+LEARNED = ("logits", "keeps", "sampled")  # what only the training of a mask ends with
+_RESET = ("origin", "init", "final", "value", "kept", "cut", "noise", "fresh")
 _LOGITS = ("kept", "logits", "noise")
 
 

@@ -89,9 +89,10 @@ def _write(found: Sequence[Found], root: Path, name: str) -> Sweep:
         folder = root / "runs" / signature / str(seed)
         write_whole(folder / "config.yaml", yaml.safe_dump({**about, "config": config}).encode())
         put(folder, rows, complete=True)
-        frozen = [[stage, each.level] for stage, each in zip(stages, levels, strict=True)]
+        frozen = {stage: each.level for stage, each in zip(stages, levels, strict=True)}
         labels = {**levels[0].choices, "experiment": "imported"}
-        entries.append({**about, "labels": labels, "stages": frozen, "config": config})
+        entries.append({**about, "labels": labels, "stages": stages, "levels": frozen})
+        entries[-1]["config"] = config
     return _sweep(entries, root, name)
 
 
@@ -106,6 +107,7 @@ def _sweep(entries: Sequence[Mapping[str, Any]], root: Path, name: str) -> Sweep
         "experiment": "imported",
         "content": content,
         "cells": list(entries),
+        "stages": {},
         "packs": [],
     }
     write_whole(sweep.folder / "manifest.json", json.dumps(frozen, indent=1).encode())

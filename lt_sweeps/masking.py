@@ -40,6 +40,7 @@ class Held:
         self.mask = torch.ones_like(stack.weights)
         self.kept = torch.ones_like(stack.weights)  # the ticket's mask, held or not
         self.pinned = torch.zeros_like(stack.weights)
+        self.left = torch.zeros_like(stack.weights) if sparsifier.remembers else None
         self._masks = self._pins = False
         self._views = stack.views(stack.weights), stack.views(stack.grads)
 
@@ -52,6 +53,7 @@ class Held:
     def tensors(self) -> dict[str, Tensor]:
         """What else a checkpoint holds."""
         held = {"mask": self.mask, "kept": self.kept, "pinned": self.pinned}
+        held |= {} if self.left is None else {"left": self.left}
         return {**held, **{f"optimizer/{n}": t for n, t in self.optimizer.tensors.items()}}
 
     def begin(self, ticket: Ticket) -> None:
@@ -87,6 +89,8 @@ class Held:
 
     def rewire(self, step: int) -> None:
         """Let the sparsifier move the mask."""
+        if self.left is not None:
+            self.stack.weights.add_(self.left)
         flats = [f for f in self.optimizer.tensors.values() if f.shape == self.mask.shape]
         live = Live(
             layers=self.layers,
@@ -98,6 +102,8 @@ class Held:
         )
         self.sparsifier.rewire(live, step, self.recipe)
         self.kept.copy_(self.mask)
+        if self.left is not None:
+            torch.mul(self.stack.weights, 1 - self.mask, out=self.left)
         self.stack.weights.mul_(self.mask)
         self.optimizer.mask_(self.mask)
 
@@ -223,7 +229,8 @@ class Learning:
     @torch.no_grad()
     def deploy(self, steps: Sequence[int], keys: Sequence[int], *, hard: bool = False) -> None:
         """The stack's weights for an evaluation, each replicate at its own step of the recipe."""
-        at = [self.sparsifier.temperature(step, self.recipe) for step in steps]
+        # An evaluation sees the network as the update before it computed it.
+        at = [self.sparsifier.temperature(max(step - 1, 0), self.recipe) for step in steps]
         self.temperature.copy_(torch.tensor(at))
         self.noise.seed(keys)
         self.stack.weights.copy_(self.raw)

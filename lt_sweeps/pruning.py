@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lt_sweeps.call import Call
 from lt_sweeps.network import Layer
+from lt_sweeps.ranking import keep_top
 from lt_sweeps.schedules import Target
 from lt_sweeps.seeds import Seed, generator
 from lt_sweeps.ticket import Mask, State, Ticket
@@ -37,9 +38,8 @@ def prune(
         evidence: snapshots by the name that the criterion calls them; noise is drawn here.
     """
     noise = seed.role("noise")
-    together = [layers] if target.scope == "global" else [[layer] for layer in layers]
     mask: dict[str, Tensor] = {}
-    for group, count in zip(together, target.keep, strict=True):
+    for group, count in target.groups(layers):
         names = [layer.name for layer in group]
         given = {
             name: torch.cat([state[n][kept[n]] for n in names]) for name, state in evidence.items()
@@ -56,27 +56,6 @@ def prune(
         for name, part in zip(names, stays.split(sizes), strict=True):
             mask[name] = _shrink(kept[name], part)
     return mask
-
-
-def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
-    """Which of `scores` `[n]` are the `count` highest: bool `[n]`, exactly `min(count, n)` True.
-
-    Equal scores at the boundary are chosen among at random; NaN is the lowest score of all.
-    """
-    if count >= len(scores):
-        return torch.ones_like(scores, dtype=torch.bool)
-    if count <= 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    scores = torch.where(scores.isnan(), -torch.inf, scores)
-    boundary = scores.kthvalue(len(scores) - count + 1).values
-    keep = scores > boundary
-    tied = (scores == boundary).nonzero().squeeze(1)
-    need = count - int(keep.sum())
-    # The order of ties is drawn only where it decides something: it hardly ever does.
-    keep[tied if need == len(tied) else tied[torch.randperm(len(tied), generator=ties)[:need]]] = (
-        True
-    )
-    return keep
 
 
 def restart(

@@ -2,8 +2,9 @@
 
 A reset is a function of one layer's weights that names the evidence it needs, tensors of the whole
 layer: `init` (its initial weights as the resets before have left them, the pruned ones included),
-`origin` (those of the dense run), `final` (where the training ended), `kept` (the mask), `noise`
-(uniform in [0, 1)), `fresh` (another draw of the initialisation). It returns the layer's initial
+`origin` (those of the dense run), `final` (where the training ended), `value` (what a learned mask
+made of those), `kept` (the mask), `noise` (uniform in [0, 1)), `fresh` (another draw of the
+initialisation). It returns the layer's initial
 weights, pruned ones included, from which the next level's reset goes on; the mask lies over them.
 
 A reset that has `to` begins with the dense run at that time, and puts biases, normalisation and the
@@ -14,20 +15,44 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lt_sweeps.call import omitted_at
 
-def rewind(init: Tensor, *, to: str = "0it", momentum: bool = False) -> Tensor:
+
+@omitted_at(restart=False)
+def rewind(
+    init: Tensor, *, to: str = "0it", momentum: bool = False, restart: bool = False
+) -> Tensor:
     """The weights that the dense run had at time `to`, `0it` being its initialisation.
 
     `to` is in epochs (`2ep`) or steps (`500it`); the recipe continues from there, learning rate and
-    data order included. With `momentum` the optimizer's moments are taken from there as well.
+    data order included, or with `restart` begins anew. With `momentum` the optimizer's moments are
+    taken from there as well.
     (Init: arXiv:1803.03635; later times: arXiv:1903.01611.)
     """
     return init
 
 
-def keep(final: Tensor) -> Tensor:
-    """The trained weights: the recipe starts anew from where the network is (fine-tuning)."""
+@omitted_at(at=None, momentum=False)
+def keep(final: Tensor, *, at: str | None = None, momentum: bool = False) -> Tensor:
+    """The trained weights: the recipe starts anew from where the network is (fine-tuning).
+
+    With `at` it goes on from that time of it instead, learning rate and data order included; with
+    `momentum` the optimizer's moments are kept too (learning-rate rewinding, arXiv:2003.02389).
+    """
     return final
+
+
+def learned(value: Tensor) -> Tensor:
+    """The trained weights as a learned mask left them (gated, shrunk): its fine-tuning."""
+    return value
+
+
+def transplant(origin: Tensor, *, to: str = "0it", restart: bool = False) -> Tensor:
+    """The dense run's weights at time `to`, as in `rewind`, whatever the levels in between did.
+
+    After levels that kept their weights, `rewind` would go back to what they began with.
+    """
+    return origin
 
 
 def reinit(
@@ -80,9 +105,11 @@ def constant(
     return signs * size * _factor(kept, rescale)
 
 
-def redraw(fresh: Tensor, *, to: str = "0it") -> Tensor:
+@omitted_at(at=None)
+def redraw(fresh: Tensor, *, to: str = "0it", at: str | None = None) -> Tensor:
     """A fresh draw of the initialisation, another one at every level.
 
+    With `at` the recipe goes on from that time of it, instead of from `to`.
     The paper's `reinit` is a permutation, which has the same distribution and not the same values.
     """
     return fresh

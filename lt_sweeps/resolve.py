@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from lt_sweeps import pruning
-from lt_sweeps.gradients import gradient
+from lt_sweeps.channels import shares
+from lt_sweeps.evidence import LEARNED
+from lt_sweeps.gradients import gradient, hessian_gradient
 from lt_sweeps.network import Layer
 from lt_sweeps.seeds import Seed, generator
+from lt_sweeps.sparsifiers import Learned
 from lt_sweeps.stages import (
     EXAMPLES,
     Evaluate,
@@ -31,6 +34,7 @@ from lt_sweeps.stages import (
     network_of,
 )
 from lt_sweeps.store import CorruptTicket, Store
+from lt_sweeps.synflow import flow
 from lt_sweeps.ticket import State, Ticket
 
 
@@ -122,21 +126,48 @@ def _evidence(
     name: str, found: tuple[Train | Init, Moment], stage: Prune, seed: Seed, store: Store
 ) -> State:
     at = snapshot(*found, seed, store)
-    if name == "logits":
-        return at.learned
+    if name in LEARNED:
+        return _learned(name, at, found[0], stage.level, seed)
+    network, given = network_of(stage), stage.criterion.call.bound()
+    examples = given.get("examples", EXAMPLES)
     if name == "grad":
-        examples = stage.criterion.call.bound().get("examples", EXAMPLES)
-        return gradient(at, network_of(stage), stage.origin.training, seed, examples)
+        return gradient(at, network, stage.data, seed, examples)
+    if name == "hessian_grad":
+        temperature = given.get("temperature", 1.0)
+        return hessian_gradient(at, network, stage.data, seed, examples, temperature)
+    if name == "channel":
+        return shares(network, at.state)
+    if name == "flow":
+        return flow(at, network, stage.target, seed, given.get("rounds", 1))
     return at.state
+
+
+def _learned(name: str, at: Ticket, stage: Train | Init, level: int, seed: Seed) -> State:
+    """What a learned mask says of each weight: its `logits`, whether it `keeps` it, one draw."""
+    assert isinstance(stage, Train) and isinstance(stage.sparsifier, Learned)
+    found = {}
+    for layer in stage.network.layers:
+        w, logits = at.state[layer.name], at.learned[layer.name]
+        if name == "logits":
+            found[layer.name] = logits.expand_as(w)
+        elif name == "keeps":
+            found[layer.name] = stage.sparsifier.keeps(w, logits)
+        else:
+            drawn = generator(seed.role("noise"), "sampled", level, layer.name)
+            noise = torch.rand(w.shape, generator=drawn)
+            found[layer.name] = stage.sparsifier.sampled(w, logits, noise)
+    return found
 
 
 def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
     trained = ticket(stage.trained, seed, store)
     found = {n: snapshot(*where, seed, store) for n, where in stage.evidence.items()}
-    base = found["origin"] if "origin" in found else replace(trained, optimizer={})
-    if not stage.reset.bound().get("momentum"):
-        base = replace(base, optimizer={})
+    momentum = stage.reset.bound().get("momentum")
+    base = found.get("origin", found["final"] if momentum else trained)
+    base = base if momentum else replace(base, optimizer={})
     evidence = {name: each.state for name, each in found.items()}
+    if "value" in stage.reset.names:
+        evidence["value"] = _values(stage.trained, trained)
     return pruning.restart(
         ticket(stage.pruned, seed, store).mask,
         trained,
@@ -150,6 +181,13 @@ def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
         level=stage.level,
         holds=not isinstance(stage.trained, Train) or stage.trained.sparsifier.holds,
     )
+
+
+def _values(stage: Train | Init, trained: Ticket) -> State:
+    """What a learned mask made of the weights, where it is kept."""
+    assert isinstance(stage, Train) and isinstance(stage.sparsifier, Learned)
+    state, learned = trained.state, trained.learned
+    return {name: stage.sparsifier.value(state[name], logits) for name, logits in learned.items()}
 
 
 def _initial(stage: Reset, seed: Seed, store: Store) -> State:

@@ -157,12 +157,18 @@ def frozen(sweep: Path) -> list[Mapping[str, Any]]:
     """The cells in a sweep's manifest, at least one."""
     path = sweep / "manifest.json"
     try:
-        cells = json.loads(path.read_text())["cells"]
-        if cells and all({"stages", "labels", "config"} <= set(cell) for cell in cells):
-            return cells
+        manifest = json.loads(path.read_text())
+        cells, stages = manifest["cells"], manifest["stages"]
+        if cells and all({"stages", "levels", "labels", "config"} <= set(c) for c in cells):
+            return [{**cell, "stages": _levels(cell, stages)} for cell in cells]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a sweep's manifest: {error}") from None
     raise ValueError(f"{path}: written before sweeps were mirrored; hint: the same words again")
+
+
+def _levels(cell: Mapping[str, Any], stages: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The cell's trainings with their levels; one that was a search has its stage's own."""
+    return [(k, cell["levels"].get(k, stages.get(k, {}).get("level", 0))) for k in cell["stages"]]
 
 
 def _source(root: Path, cell: Mapping[str, Any]) -> Source:

@@ -33,6 +33,11 @@ class Target:
         """Whatever the criterion keeps: for those that are masks themselves."""
         return cls("layer", tuple(layer.size for layer in layers), math.nan)
 
+    def groups(self, layers: Sequence[Layer]) -> list[tuple[Sequence[Layer], int]]:
+        """Layers that compete with each other, and how many weights they keep."""
+        together = [layers] if self.scope == "global" else [[layer] for layer in layers]
+        return list(zip(together, self.keep, strict=True))
+
     def identity(self) -> dict[str, Any]:
         """The counts alone: schedules that agree on them share their levels."""
         return {"scope": self.scope, "keep": list(self.keep)}
@@ -77,7 +82,7 @@ def geometric(
     if sparsity is not None:
         if sparsity == 0:
             raise ValueError("schedule: sparsity 0 prunes nothing; use method=dense")
-        whole, last = _levels_to(_checked(sparsity), nominal)
+        whole, last = _levels_to(checked(sparsity), nominal)
     targets, keep = [], sizes
     for level in range(1, (whole or 0) + 1):
         keep = [n - int(n * ((1 - b) * 100.0) / 100) for n, b in zip(keep, bases, strict=True)]
@@ -85,7 +90,7 @@ def geometric(
     if last is not None:
         keep = [round(n * base**last) for n, base in zip(sizes, bases, strict=True)]
         targets.append(Target(scope, tuple(keep), nominal(last)))
-    return _rising(targets, layers)
+    return rising(targets, layers)
 
 
 def sparsities(
@@ -96,10 +101,9 @@ def sparsities(
         raise ValueError("schedule: sparsity=[] has no level; list at least one")
     sizes = _sizes(layers, scope)
     targets = [
-        Target(scope, tuple(round(n * (1 - _checked(s))) for n in sizes), float(s))
-        for s in sparsity
+        Target(scope, tuple(round(n * (1 - checked(s))) for n in sizes), float(s)) for s in sparsity
     ]
-    return _rising(targets, layers)
+    return rising(targets, layers)
 
 
 def one_shot(
@@ -129,14 +133,14 @@ def _levels_to(sparsity: float, nominal: Callable[[float], float]) -> tuple[int,
     return whole, high
 
 
-def _checked(sparsity: float) -> float:
+def checked(sparsity: float) -> float:
     if not 0 <= sparsity < 1:
         hint = f"; did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
         raise ValueError(f"schedule: sparsity {sparsity:g} lies outside [0, 1){hint}")
     return sparsity
 
 
-def _rising(targets: list[Target], layers: Sequence[Layer]) -> tuple[Target, ...]:
+def rising(targets: list[Target], layers: Sequence[Layer]) -> tuple[Target, ...]:
     """The targets, if sparsity rises at every level and no layer is emptied.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from lt_sweeps.call import Call, digest, nearest
 from lt_sweeps.datasets import Dataset
-from lt_sweeps.evidence import Criterion
+from lt_sweeps.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion
 from lt_sweeps.network import Network
 from lt_sweeps.recipes import Recipe
 from lt_sweeps.schedules import Target
@@ -157,6 +157,11 @@ class Train(Stage):
                 f"reset: {self.start.reset} trains pruned weights, which this method holds; it "
                 "goes with method=imp and one_shot"
             )
+        if self.length < 1 and not isinstance(self, Evaluate):
+            raise ValueError(
+                f"method: a training from step {self.start.step} of a recipe of {self.step} steps; "
+                "nothing would be left to train"
+            )
         super().__post_init__()
 
     @property
@@ -292,13 +297,15 @@ class Logits(Stage):
 class Prune(Stage):
     """Score the weights that are left and keep as many as the target says.
 
-    A network that has not been trained is pruned by what its start has: `origin` says on what.
+    A network that has not been trained is pruned by what its start has; then `task` has the images
+    of a gradient.
     """
 
     trained: Train | Init
     target: Target
     criterion: Criterion
-    origin: Train
+    origin: Train | Init
+    task: Task | None = None
     evidence: tuple[tuple[str, tuple[Train | Init, Moment] | None], ...] = field(
         init=False, repr=False
     )
@@ -328,24 +335,28 @@ class Prune(Stage):
             name: found and ["origin" if time == "origin" else "trained", found[1]]
             for (name, time), (_, found) in zip(self.criterion.evidence, self.evidence, strict=True)
         }
+        task = {}
+        if self.task is not None and {*moments} & {*ON_DATA}:
+            task = {"task": self.task.identity()}
         return {
             "target": self.target.identity(),
             "criterion": self.criterion.call.identity(),
             "evidence": moments,
+            **task,
         }
 
     def _find(self, name: str, time: str | None) -> tuple[Train | Init, Moment] | None:
         where = f"mask_criterion.{name}"
         if time is None:
             return None
-        if name == "grad":
+        if name in ON_DATA:
             self._check_examples()
         if time == "origin":
             return self.origin, "start"
         if isinstance(self.trained, Init):
             return self._untrained(name, time)
         learns = self.trained.sparsifier.learns
-        if (name == "logits") != learns and name in ("logits", "grad"):
+        if (name in LEARNED) != learns and name in (*LEARNED, *ON_DATA, "flow"):
             has = "learns a mask" if learns else "learns no mask"
             raise ValueError(
                 f"{where}: `{self.criterion.call.target}` needs {name}, and the training that is "
@@ -353,19 +364,26 @@ class Prune(Stage):
             )
         return self.trained, self.trained.moment(str(time), where=where)
 
+    @property
+    def data(self) -> Task:
+        """The task whose images a gradient is of."""
+        task = self.task if isinstance(self.origin, Init) else self.origin.training.task
+        assert task is not None, "a gradient of a network that nothing was said to train on"
+        return task
+
     def _check_examples(self) -> None:
         count = self.criterion.call.bound().get("examples", EXAMPLES)
-        size = self.origin.training.task.dataset.train_size
+        size = self.data.dataset.train_size
         if not 0 < count <= size:
             raise ValueError(
                 f"mask_criterion: examples={count}; the training set has {size} images"
             )
 
     def _untrained(self, name: str, time: str) -> tuple[Train | Init, Moment]:
-        if name not in ("init", "grad") or time != "start":
+        if name not in UNTRAINED or time != "start":
             raise ValueError(
                 f"mask_criterion.{name}: {time!r} of a network that is pruned before it is "
-                "trained; such a criterion can have init and grad, at start"
+                f"trained; such a criterion can have {list(UNTRAINED)}, at start"
             )
         return self.trained, "start"
 
@@ -387,6 +405,7 @@ class Reset(Stage):
     freeze: Call
     origin: Train | Init
     to: Moment | None = field(init=False, repr=False)
+    at: int | None = field(init=False, repr=False)
     _level: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -404,12 +423,18 @@ class Reset(Stage):
                 if to == "end"
                 else "reset.to: `best` has no step to go on from; give a time (`500it`, `2ep`)"
             )
+        if "value" in self._names and not has_logits(self.trained):
+            raise ValueError(
+                f"reset: `{self.reset.target}` starts from what a learned mask made of weights, "
+                "and no mask was learned; reset=keep starts from the weights"
+            )
         if self.frees and self.freeze.target != "lt_sweeps.freezes.zero":
             raise ValueError(
                 f"freeze: {self.freeze}; `{self.reset.target}` starts pruned weights at 0 and "
                 "trains them, so nothing is frozen; it goes with freeze=zero"
             )
         object.__setattr__(self, "to", to)
+        object.__setattr__(self, "at", self._at(self.reset.bound().get("at")))
         super().__post_init__()
 
     @property
@@ -422,7 +447,10 @@ class Reset(Stage):
 
     @property
     def step(self) -> int:
-        return self.to if isinstance(self.to, int) else 0
+        if self.at is not None:
+            return self.at
+        restarts = self.reset.bound().get("restart")
+        return self.to if isinstance(self.to, int) and not restarts else 0
 
     @property
     def trained(self) -> Train | Init:
@@ -440,6 +468,8 @@ class Reset(Stage):
         found: dict[str, tuple[Train | Init, Moment]] = {"final": (self.trained, "end")}
         if self.to is not None:
             found["origin"] = (self.origin, self.to)
+        elif self.reset.bound().get("momentum"):  # which only a snapshot holds
+            found["final"] = (self.trained, self.trained.step)
         return found
 
     @property
@@ -453,10 +483,20 @@ class Reset(Stage):
             return "start"
         return self.origin.moment(time, where="reset.to")
 
+    def _at(self, time: str | None) -> int | None:
+        """The step of the recipe that a reset goes on from, where it says so."""
+        if time is None:
+            return None
+        if isinstance(self.origin, Init):
+            raise ValueError(f"reset.at: {time} of a network that is not trained; leave it out")
+        return steps(time, self.origin.training.recipe.steps_per_epoch, where="reset.at")
+
     def fields(self) -> dict[str, Any]:
         reset = self.reset.identity()
         if self.to is not None:
             reset["args"]["to"] = self.to
+        if self.at is not None:
+            reset["args"]["at"] = self.at
         return {"reset": reset, "freeze": self.freeze.identity()}
 
     def __str__(self) -> str:

@@ -155,6 +155,7 @@ class Loop:
         def whole(step: int) -> None:
             masks.at(step, self.levels)
             if masks.sparsifier.acts(step, self.recipe):
+                self.course.forget(step)
                 if masks.sparsifier.replaces_step:
                     gradients(self.batches.index(step), self._noise(step))
                     return masks.rewire(step)

@@ -60,11 +60,19 @@ def test_an_option_trains_two_steps(
     short = {"schedule": []}.get(group, ["schedule.levels=1"])
     if option.startswith(("geometric", "global")):
         short = ["schedule.levels=2"]
-    if option in ("snip", "grad"):
+    if option == "dnw":
+        short = ["schedule=one_shot"]
+    if option in ("snip", "grad", "grasp"):
         short += ["mask_criterion.examples=8"]
-    (cell,) = cells(
-        *[w for w in TINY if not w.startswith(f"{group}=")], f"{group}={option}", *short
-    )
+    if option == "densities":
+        short += ["schedule.densities=[0.5,0.5,0.5]"]
+    tiny = [w for w in TINY if not w.startswith(f"{group}=")]
+    if option == "slimming":
+        wide = ["model=resnet20", "model.net.width=2"]
+        tiny = [word for word in tiny if not word.startswith("model.")] + wide
+    if option == "at_init":
+        tiny = [w.replace("large_final", "random") for w in tiny]
+    (cell,) = cells(*tiny, f"{group}={option}", *short)
     made, store = run(cell)
     records = store.root / "runs" / made.cells[0].signature / "0" / "records.jsonl"
     rows = [json.loads(line) for line in records.read_text().splitlines()]
@@ -97,7 +105,9 @@ def test_a_recipe_trains_two_steps(cells, run, option: str) -> None:
 )
 def test_a_model_is_pruned_and_trains_two_steps(cells, run, option: str) -> None:
     words = [w for w in TINY if not w.startswith("model.")]
-    narrow = {"resnet20": ["model.net.width=2"], "vgg16": []}.get(option, ["model.net.hidden=[8]"])
+    wide = ["model.net.depth=10", "model.net.widen=1"]
+    narrow = {"resnet20": ["model.net.width=2"], "vgg16": [], "wrn28_10": wide, "wrn22_2": wide}
+    narrow = narrow.get(option, ["model.net.hidden=[8]"])
     (cell,) = cells(
         f"model={option}", "dataset.shape=[3,8,8]", *words, *narrow, "schedule.levels=1"
     )

@@ -31,7 +31,7 @@ def by_hand(stage, state: dict[str, torch.Tensor], examples: int) -> torch.Tenso
 def test_it_is_the_gradient_of_the_mean_loss_on_the_first_images(cell: Make, tmp_path) -> None:
     stage, store = plan([cell()]).units[0].stage, Store(tmp_path)
     start = ticket(stage.start, Seed.of(0), store)
-    ours = gradient(start, stage.network, stage.training, Seed.of(0), 24)
+    ours = gradient(start, stage.network, stage.training.task, Seed.of(0), 24)
     assert torch.allclose(ours["hidden.0.weight"][0], by_hand(stage, dict(start.state), 24))
     assert set(ours) == {"hidden.0.weight", "hidden.1.weight", "output.weight"}
 

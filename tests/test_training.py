@@ -34,11 +34,30 @@ SGD = {
 }
 ADAMW = {**SGD, "optimizer": "adamw", "lr": 0.01, "momentum": 0.0, "nesterov": False}
 ADAM = {**ADAMW, "optimizer": "adam"}
-METHODS = ["dense", "imp", "one_shot"]
+METHODS: dict[str, dict] = {
+    "dense": {},
+    "imp": {},
+    "one_shot": {},
+    "magnitude": {"finetune": {"length": "2ep"}},
+    "gmp": {"every": "3it", "finetune": {"length": "2ep"}},
+    "imp_continued": {"protocol": "ticket", "to": "1ep"},
+    "renda": {"retrain": "2ep"},
+    "rigl": {"every": "2it"},
+    "slimming": {"finetune": {"length": "2ep"}},
+}
+
+
+LEARNED: dict[str, dict] = {
+    "continuous_sparsification": {"rounds": 2, "protocol": "ticket", "to": "1ep"},
+    "l0": {"lmbda": 0.01, "mask": "sample"},
+    "soft_threshold": {"s_init": -2.0},
+    "dnw": {},
+}
+METHODS |= {name: {"finetune": {"length": "2ep"}, **keys} for name, keys in LEARNED.items()}
 
 
 def method(name: str) -> dict:
-    return {"_target_": f"lt_sweeps.methods.{name}.{name}"}
+    return {"_target_": f"lt_sweeps.methods.{name}.{name}", **METHODS[name]}
 
 
 def files(root: Path, pattern: str = "**/*.safetensors") -> dict[str, bytes]:

@@ -24,7 +24,8 @@ class Live:
     """A training between two steps, by layer: what a sparsifier that moves its mask may change.
 
     `weights` and `grads` (of the step's batch, before any mask) are `[R, *shape]`, as is `mask`,
-    1.0 where a weight is kept; `moments` are the optimizer's. A weight pruned here becomes 0.
+    1.0 where a weight is kept; `moments` are the optimizer's. A weight pruned here becomes 0; one
+    brought back starts from what it was if the sparsifier remembers it, else from 0.
     """
 
     layers: tuple[Layer, ...]
@@ -42,6 +43,7 @@ class Sparsifier:
     learns: ClassVar[bool] = False  # it is a `Learned`
     holds: ClassVar[bool] = True  # pruned weights stay where they are pinned
     moves: ClassVar[bool] = False  # `rewire` changes the mask on the way
+    remembers: ClassVar[bool] = False  # it sees pruned weights as they were, to bring them back
     replaces_step: ClassVar[bool] = False  # where it does, the optimizer's step is left out
     regularises: ClassVar[bool] = False  # `regularise` changes the gradients
     prunes: ClassVar[bool] = False  # the training ends one level further down
@@ -77,7 +79,8 @@ class Free(Sparsifier):
 class Learned(Sparsifier):
     """Weights that are a function of raw weights and of logits, trained with them.
 
-    A subclass gives `weights`, by which gradients reach both, and `keeps`. `temperature` comes
+    Logits are of any `shape` that goes with the layer's, one for each weight, channel or layer. A
+    subclass gives `weights`, by which gradients reach both, and `keeps`. `temperature` comes
     as `[R, 1, ...]`, `noise` as uniform numbers in [0, 1) of the weight's shape, new in every
     forward pass, where the class `draws`.
     """
@@ -117,9 +120,17 @@ class Learned(Sparsifier):
         """The hard mask: bool `[R, *shape]`."""
         raise NotImplementedError
 
+    def sampled(self, w: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
+        """One draw of the mask: bool `[R, *shape]`."""
+        return self.keeps(w, logits)
+
+    def value(self, w: Tensor, logits: Tensor) -> Tensor:
+        """What a weight is worth where a hard mask keeps it: `[R, *shape]`."""
+        return w
+
     def hardened(self, w: Tensor, logits: Tensor) -> Tensor:
         """The weights under the hard mask."""
-        return w * self.keeps(w, logits)
+        return self.value(w, logits) * self.keeps(w, logits)
 
     def density(self, w: Tensor, logits: Tensor) -> Tensor:
         """Each weight's chance to be kept, `[R, *shape]` in [0, 1]."""

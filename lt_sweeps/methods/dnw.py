@@ -1,0 +1,41 @@
+"""DNW: discovering neural wirings, unstructured (arXiv:1906.00586)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lt_sweeps.evidence import logits
+from lt_sweeps.methods.tickets import HARD, Protocol, pruning, refuse_ticket
+from lt_sweeps.schedules import Target
+from lt_sweeps.sparsifiers import StraightThrough
+from lt_sweeps.stages import Init, Logits, Prune, Train, Training
+
+UNCLAIMED = "which weights it computes with changes to the end, and nobody claims its last choice"
+
+
+def dnw(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    *,
+    protocol: Protocol = "prune",
+    finetune: Mapping[str, Any] | None,
+) -> tuple[Train]:
+    """Compute with the largest weights of each layer, train all, then fine-tune the largest.
+
+    Args:
+        finetune: the keys of the recipe in which fine-tuning differs; null only scores.
+    """
+    refuse_ticket(protocol, "dnw", because=UNCLAIMED)
+    target, layers = schedule[-1], init.network.layers
+    alike = tuple(round(layer.size * (1 - target.sparsity)) for layer in layers)
+    if target.scope != "layer" or target.keep != alike:
+        raise ValueError(
+            "schedule: dnw leaves the same fraction of every layer; give schedule=one_shot or "
+            "sparsities with scope=layer"
+        )
+    start = logits("lt_sweeps.logits.none")
+    search = Train(Logits(init, start), recipe, StraightThrough(target.sparsity))
+    cut = Prune(search, target, HARD, origin=search)
+    return (pruning(finetune).train(cut, recipe, origin=search),)

@@ -1,0 +1,66 @@
+"""L0 regularisation by hard concrete gates (arXiv:1712.01312), as arXiv:1912.04427 compares it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lt_sweeps.evidence import Criterion, logits
+from lt_sweeps.methods.tickets import HARD, KEEP, LEARNED, Protocol, pruning, refuse_ticket
+from lt_sweeps.schedules import Target
+from lt_sweeps.sparsifiers import HardConcrete
+from lt_sweeps.stages import Evaluate, Init, Logits, Prune, Train, Training
+
+SAMPLED = Criterion.of({"_target_": "lt_sweeps.criteria.sampled"})
+STOCHASTIC = "its gates are drawn anew in every step and lie between 0 and 1"
+
+
+def l0(
+    init: Init,
+    recipe: Training,
+    *,
+    lmbda: float = 1e-6,
+    l2: float = 0.0,
+    droprate: float = 0.5,
+    grain: Literal["weight", "channel"] = "weight",
+    mask_lr: float = 1.0,
+    mask: Literal["gate", "binary", "sample", "none"] = "gate",
+    protocol: Protocol = "prune",
+    finetune: Mapping[str, Any] | None,
+) -> tuple[Train]:
+    """Train with gates that are drawn, fix a mask, fine-tune what it keeps.
+
+    Args:
+        lmbda: per weight, times the expected number of weights that are not 0.
+        l2: weight decay of a weight by its chance to be kept, beside the recipe's.
+        droprate: of the gates at the start.
+        grain: what has a gate: a `weight`, or a `channel` (an output feature map of a convolution,
+            an input of a linear layer).
+        mask: fixed for fine-tuning: where the test's `gate` is not 0, its value kept in the weight;
+            the same without its value (`binary`); one `sample`. `none` goes on drawing, which
+            arXiv:1912.04427's authors found to fail.
+        finetune: the keys of the recipe in which fine-tuning differs; null only scores.
+    """
+    refuse_ticket(protocol, "l0", because=STOCHASTIC)
+    if not 0 < droprate < 1:
+        raise ValueError(f"method: droprate={droprate}; it lies between 0 and 1")
+    mean = math.log((1 - droprate) / droprate)
+    start = logits("lt_sweeps.logits.normal", mean=mean, std=0.01, grain=grain)
+    gates = HardConcrete(lmbda, l2, grain, mask_lr)
+    search = Train(Logits(init, start), recipe, gates)
+    if mask == "none":
+        return (_drawing_on(search, recipe, gates, finetune),)
+    found = SAMPLED if mask == "sample" else HARD
+    cut = Prune(search, Target.open(init.network.layers), found, origin=search)
+    kept = LEARNED if mask == "gate" else KEEP
+    return (pruning(finetune).train(cut, recipe, origin=search, kept=kept),)
+
+
+def _drawing_on(
+    search: Train, recipe: Training, gates: HardConcrete, finetune: Mapping[str, Any] | None
+) -> Train:
+    on = Logits(search, logits("lt_sweeps.logits.carried"))
+    if finetune is None:
+        return Evaluate(on, recipe, gates)
+    return Train(on, recipe.changed(finetune, where="method.finetune"), gates)

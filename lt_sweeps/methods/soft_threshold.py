@@ -1,0 +1,38 @@
+"""STR: soft threshold reparameterization (arXiv:2002.03231)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lt_sweeps.evidence import logits
+from lt_sweeps.methods.tickets import HARD, Protocol, pruning, refuse_ticket
+from lt_sweeps.schedules import Target
+from lt_sweeps.sparsifiers import SoftThreshold
+from lt_sweeps.stages import Init, Logits, Prune, Train, Training
+
+SHRUNK = "what its thresholds leave of a weight is smaller than the weight"
+
+
+def soft_threshold(
+    init: Init,
+    recipe: Training,
+    *,
+    s_init: float = -100.0,
+    threshold_decay: float = 5e-4,
+    mask_lr: float = 1.0,
+    protocol: Protocol = "prune",
+    finetune: Mapping[str, Any] | None,
+) -> tuple[Train]:
+    """Train weights and a threshold per layer, then fine-tune what is not 0.
+
+    Args:
+        s_init: where every s starts, from which its decay alone brings it to a threshold.
+        threshold_decay: the weight decay of s.
+        finetune: the keys of the recipe in which fine-tuning differs; null only scores.
+    """
+    refuse_ticket(protocol, "str", because=SHRUNK)
+    start = logits("lt_sweeps.logits.constant", value=float(s_init), grain="layer")
+    search = Train(Logits(init, start), recipe, SoftThreshold(threshold_decay, mask_lr))
+    cut = Prune(search, Target.open(init.network.layers), HARD, origin=search)
+    return (pruning(finetune).train(cut, recipe, origin=search),)

@@ -1,0 +1,23 @@
+"""Scales: an initializer for batch norms, after another for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from lt_sweeps.call import Call
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def scaled_norms(
+    module: nn.Module, *, scale: float = 0.5, first: Mapping[str, Any] | None = None
+) -> None:
+    """Every batch norm scales by `scale`; all else is as the initializer `first` leaves it."""
+    if first is not None:
+        Call.of(first, where="model.init", supplied=("module",))(module=module)
+    for part in module.modules():
+        if isinstance(part, _NORMS) and part.weight is not None:
+            nn.init.constant_(part.weight, scale)
