@@ -94,7 +94,10 @@ def test_the_curve_of_a_training_that_runs_is_there_from_its_checkpoint(
     [
         ("{", "not a sweep's manifest"),
         ("[]", "not a sweep's manifest"),
-        ('{"stages": {}, "cells": [{"signature": "a", "seed": "0"}]}', "written before sweeps were mirrored"),
+        (
+            '{"stages": {}, "cells": [{"signature": "a", "seed": "0"}]}',
+            "written before sweeps were mirrored",
+        ),
         ('{"stages": {}, "cells": []}', "written before sweeps were mirrored"),
     ],
 )
