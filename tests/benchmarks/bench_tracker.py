@@ -63,8 +63,8 @@ def mirrored(runs: int, server: WandbServer) -> None:
             lines = f"{rows / len(server.runs):.0f} rows each, " if server.runs else ""
             each, burnt = 1000 * took / (runs + 1), 1000 * (cpu() - used) / (runs + 1)
             print(
-                f"{mode}: {runs + 1} runs, {lines}{took:.1f} s, {each:.0f} ms a run ({burnt:.0f} of "
-                f"CPU), {peak:.0f} MiB with W&B's service; exit status {process.returncode}",
+                f"{mode}: {runs + 1} runs, {lines}{took:.1f} s, {each:.0f} ms a run ({burnt:.0f} "
+                f"of CPU), {peak:.0f} MiB with W&B's service; exit status {process.returncode}",
                 flush=True,
             )
             shutil.rmtree(root / "wandb", ignore_errors=True)
