@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             host=socket.gethostname(),
             job=os.environ.get("SLURM_JOB_ID"),
         )
-        tracker = {} if submitted["canary"] else sweep.manifest["cells"][0]["config"]["tracker"]
+        config = sweep.manifest["cells"][0]["config"]
+        tracker = {} if submitted["canary"] else config.get("tracker", {})
         with beside(sweep.folder, tracker, hurried=lambda: bool(asked)):
             # Without its parent nobody would requeue this job: save, and leave the rest to the
             # next.
