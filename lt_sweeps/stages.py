@@ -64,9 +64,13 @@ class Training:
         Raises:
             ValueError: a key that the recipe has not, or a value that it refuses.
         """
+        return self.on(self.task, keys, where=where)
+
+    def on(self, task: Task, keys: Mapping[str, Any], *, where: str) -> Training:
+        """The same on another task, but for some keys."""
         assert self.call is not None, "a training that no recipe was made for"
         config = {"_target_": self.call.target, **self.call.args, **keys}
-        return Training.of(self.task, config, where=where)
+        return Training.of(task, config, where=where)
 
     def identity(self) -> dict[str, Any]:
         return {"task": self.task.identity(), "recipe": self.recipe.identity()}
@@ -532,5 +536,7 @@ def has_logits(stage: Stage) -> bool:
 
 
 def network_of(stage: Stage) -> Network:
-    """The network that a stage's tickets are of."""
-    return next(each.network for each in ancestors(stage) if isinstance(each, Init))
+    """The network that a stage's tickets are of: a stage's first input has the same."""
+    while not isinstance(stage, Init):
+        stage = stage.inputs[0]
+    return stage.network

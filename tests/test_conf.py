@@ -65,6 +65,8 @@ def test_an_option_trains_two_steps(
     if option == "densities":
         short += ["schedule.densities=[0.5,0.5,0.5]"]
     tiny = [w for w in TINY if not w.startswith(f"{group}=")]
+    if option == "transfer":
+        tiny += ["model.prunable.exclude=[output.weight]", "method.source.test=300"]
     if option == "slimming":
         wide = ["model=resnet20", "model.net.width=2"]
         tiny = [word for word in tiny if not word.startswith("model.")] + wide

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONV
+from conftest import CONV, TINY
 
 from lt_sweeps.cells import Cell
 from lt_sweeps.compute import compute
@@ -44,6 +44,12 @@ METHODS: dict[str, dict] = {
     "renda": {"retrain": "2ep"},
     "rigl": {"every": "2it"},
     "slimming": {"finetune": {"length": "2ep"}},
+    "transfer": {
+        "source": {**TINY["dataset"], "classes": 3},
+        "search": {"_target_": "lt_sweeps.methods.imp.imp"},
+        "search_recipe": {},
+        "mask": "random",
+    },
 }
 
 
