@@ -15,7 +15,7 @@ import yaml
 
 from lt_sweeps.files import write_whole
 from lt_sweeps.plan import Planned, trainings
-from lt_sweeps.sparsifiers import Gradual
+from lt_sweeps.sparsifiers import Amc, Gradual
 from lt_sweeps.stages import Evaluate, Init, Prune, Stage, Train, ancestors
 from lt_sweeps.store import Store, set_aside
 from lt_sweeps.transfers import Transfer
@@ -118,9 +118,10 @@ def _target(stage: Stage) -> float | None:
     while not isinstance(stage, Init):
         if isinstance(stage, Prune):
             return _finite(round(stage.target.sparsity, 10))
-        if isinstance(stage, Train) and isinstance(stage.sparsifier, Gradual):
-            total = sum(layer.size for layer in stage.network.layers)
-            return round(1 - sum(stage.sparsifier.keep) / total, 10)
+        if isinstance(stage, Train) and isinstance(stage.sparsifier, Gradual | Amc):
+            keep, layers = stage.sparsifier.keep, stage.network.layers
+            left = keep if isinstance(keep, int) else sum(keep)
+            return round(1 - left / sum(layer.size for layer in layers), 10)
         stage = stage.found if isinstance(stage, Transfer) else stage.inputs[0]
     return None
 

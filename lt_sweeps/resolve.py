@@ -28,6 +28,7 @@ from lt_sweeps.stages import (
     Moment,
     Prune,
     Reset,
+    Search,
     Stage,
     Train,
     has_logits,
@@ -51,7 +52,7 @@ def ticket(stage: Stage, seed: Seed, store: Store) -> Ticket:
     """
     if isinstance(stage, Init):
         return _init(stage, seed, store)
-    if isinstance(stage, Evaluate):
+    if isinstance(stage, Evaluate) and not isinstance(stage, Search):
         return ticket(stage.start, seed, store)
     if isinstance(stage, Train):
         return snapshot(stage, "end", seed, store)

@@ -267,6 +267,17 @@ class Evaluate(Train):
 
 
 @dataclass(frozen=True, eq=False)
+class Search(Evaluate):
+    """Find a mask by trying masks out, without a step of training; its ticket has that mask."""
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "sparsifier": self.sparsifier.identity()}
+
+    def __str__(self) -> str:
+        return f"search  {self.training.task.call}, {self.sparsifier}"
+
+
+@dataclass(frozen=True, eq=False)
 class Logits(Stage):
     """Give a network the logits that a learned mask starts from; all of its weights are kept.
 

@@ -43,6 +43,7 @@ METHODS: dict[str, dict] = {
     "imp_continued": {"protocol": "ticket", "to": "1ep"},
     "renda": {"retrain": "2ep"},
     "rigl": {"every": "2it"},
+    "amc": {"episodes": 4, "warmup": 2, "finetune": {"length": "2ep"}},
     "slimming": {"finetune": {"length": "2ep"}},
     "transfer": {
         "source": {**TINY["dataset"], "classes": 3},
