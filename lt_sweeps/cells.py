@@ -28,25 +28,93 @@ class Cell:
     report: Mapping[str, Any] = field(default_factory=dict)  # how it is drawn; no part of it
 
 
+@dataclass(frozen=True)
+class Swept:
+    """What a config's own `hydra.sweeper` asks for, each under the words of the command line.
+
+    `params` is a word by key. `arms` are multiruns of their own, one list of words each: what no
+    product of axes can say. `companions` are the words that go with an option, by group and option:
+    the data set and the recipe of a model.
+    """
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    arms: Sequence[Sequence[str]] = ()
+    companions: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, master: DictConfig) -> Swept:
+        sweeper = master.hydra.sweeper
+        given = {key: sweeper.get(key) for key in ("params", "arms", "companions")}
+        return cls(**{key: value for key, value in given.items() if value is not None})
+
+    def lines(self, words: Sequence[str]) -> list[list[str]]:
+        """The command lines that `words` stand for; what they say themselves is left as it is."""
+        given = {_key(word) for word in words}
+        base = [f"{k}={v}" for k, v in self.params.items() if v is not None and k not in given]
+        arms = [[word for word in arm if _key(word) not in given] for arm in self.arms] or [[]]
+        lines = []
+        for arm in arms:
+            mine = {_key(word) for word in arm}
+            lines.append([*(word for word in base if _key(word) not in mine), *arm, *words])
+        return lines
+
+
 def multirun(
-    loader: ConfigLoader, master: DictConfig, params: Mapping[str, Any], words: Sequence[str]
+    loader: ConfigLoader, master: DictConfig, swept: Swept, words: Sequence[str]
 ) -> list[Cell]:
     """The cells of a command line, in the order of its words, the last key fastest.
 
-    `params` is the sweep of the config (`hydra.sweeper.params`); a word of the same key replaces
-    it. Experiments given as a list each bring their own.
+    Experiments given as a list each bring their own sweep.
     """
-    axes = _axes(loader, master, [*_words(params, words), *words])
-    experiments = [axis for axis in axes if axis.key == EXPERIMENT and len(axis.words) > 1]
-    if not experiments:
-        found = compose(loader, master, axes)
-        return [_cell(config, choices, words) for words, config, choices in found]
-    others = [word for word in words if _key(word) != EXPERIMENT]
-    cells: list[Cell] = []
-    for word in experiments[0].words:
-        own = _master(loader, master, word)
-        cells += multirun(loader, own, own.hydra.sweeper.params, [word, *others])
-    return cells
+    experiments = _options(loader, master, words, EXPERIMENT)
+    if len(experiments) > 1:
+        others = [word for word in words if _key(word) != EXPERIMENT]
+        cells: list[Cell] = []
+        for word in experiments:
+            own = _master(loader, master, word)
+            cells += multirun(loader, own, Swept.of(own), [word, *others])
+        return cells
+    return [
+        _cell(config, choices, found)
+        for line in swept.lines(words)
+        for accompanied in _accompanied(loader, master, swept, line)
+        for found, config, choices in compose(loader, master, _axes(loader, master, accompanied))
+    ]
+
+
+def _accompanied(
+    loader: ConfigLoader, master: DictConfig, swept: Swept, line: Sequence[str]
+) -> list[list[str]]:
+    """A command line with the companions of its options, one for each option that has some."""
+    lines = [list(line)]
+    for group, companions in swept.companions.items():
+        lines = [
+            found for each in lines for found in _with(companions, group, each, loader, master)
+        ]
+    return lines
+
+
+def _with(
+    companions: Mapping[str, Sequence[str]],
+    group: str,
+    line: Sequence[str],
+    loader: ConfigLoader,
+    master: DictConfig,
+) -> list[list[str]]:
+    given, found = {_key(word) for word in line}, []
+    for option in _options(loader, master, line, group):
+        beside = companions.get(option.split("=", 1)[1], ())
+        others = [word for word in line if _key(word) != group]
+        found.append([option, *(w for w in beside if _key(w) not in given), *others])
+    return found or [list(line)]
+
+
+def _options(
+    loader: ConfigLoader, master: DictConfig, words: Sequence[str], group: str
+) -> tuple[str, ...]:
+    """A word for each option of a group that `words` choose; none if they do not choose."""
+    chosen = [word for word in words if _key(word) == group]
+    return _axes(loader, master, chosen)[0].words if chosen else ()
 
 
 def from_config(config: DictConfig, hydra: DictConfig) -> Cell:
@@ -63,12 +131,6 @@ def _master(loader: ConfigLoader, master: DictConfig, word: str) -> DictConfig:
     """The config that a multirun of one experiment would start from."""
     words = [*master.hydra.overrides.hydra, word]
     return loader.load_configuration(master.hydra.job.config_name, words, RunMode.MULTIRUN)
-
-
-def _words(params: Mapping[str, Any], words: Sequence[str]) -> list[str]:
-    given = {_key(word) for word in words}
-    kept = {key: value for key, value in params.items() if value is not None and key not in given}
-    return [f"{key}={value}" for key, value in kept.items()]
 
 
 def _key(word: str) -> str:

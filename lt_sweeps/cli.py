@@ -1,4 +1,4 @@
-"""The command line: `plan` and `report`, or the words of a sweep, which Hydra composes."""
+"""The command line: a verb and what it is for, or the words of a sweep, which Hydra composes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import cast
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -19,10 +17,8 @@ from lt_sweeps import __version__
 from lt_sweeps.cells import from_config
 from lt_sweeps.complaints import CONF, complaint, options, unknown
 from lt_sweeps.launchers.hydra import register
-from lt_sweeps.layout import KEYS
+from lt_sweeps.verbs import HELP, VERBS, Usage, run
 
-VERBS = ("plan", "report")
-HELP = ("-h", "--help")
 # Hydra's flags, and whether a value follows.
 FLAGS = {
     **dict.fromkeys(HELP, False),
@@ -34,14 +30,6 @@ FLAGS = {
 }
 # With one of these Hydra does something else than run.
 SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
-REPORT = """\
-usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FILE.yaml] [KEY=VALUE]
-a KEY of conf/report_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
---check writes nothing, and fails when what is behind a figure has changed"""
-
-
-class Usage(ValueError):
-    """A command line that is not one of ours: exit status 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,44 +62,12 @@ def _command(words: list[str]) -> int:
         return 0
     first = words[0] if words else ""
     if first in VERBS:
-        return _report(words[1:]) if first == "report" else _compose(words[1:], dry_run=True)
+        return run(first, words[1:])
+    if first == "plan":
+        return _compose(words[1:], dry_run=True)
     if first and "=" not in first and first[0] not in "-~":
-        raise Usage(unknown("command", first, VERBS, what="commands"))
+        raise Usage(unknown("command", first, ["plan", *VERBS], what="commands"))
     return _compose(words)
-
-
-def _report(words: list[str]) -> int:
-    """`report PATH|SWEEP [key=value ...]`: reads records only, and needs no torch."""
-    if set(HELP) & set(words):
-        print(REPORT)
-        return 0
-    where = [word for word in words if "=" not in word]
-    if len(where) != 1:
-        raise Usage(f"report: {len(where)} sweeps given; name one. {REPORT}")
-    from lt_sweeps.report import report
-
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    root, out, file = (given.pop(key, None) for key in ("root", "out", "layout"))
-    for key in given:
-        if key not in KEYS:
-            raise Usage(unknown("report", key, {*KEYS, "root", "out", "layout"}, what="keys"))
-    report(
-        _sweep(where[0], Path(root or "results")),
-        out=Path(out) if out else None,
-        layout_file=Path(file) if file else None,
-        **{key: yaml.safe_load(value) for key, value in given.items()},
-    )
-    return 0
-
-
-def _sweep(name: str, root: Path) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
-    sweeps = root / "sweeps"
-    if (sweeps / name).is_dir():
-        return sweeps / name
-    names = [folder.name for folder in sweeps.iterdir()] if sweeps.is_dir() else []
-    raise ValueError(unknown("report", name, names, what=f"sweeps in {root}"))
 
 
 def _compose(words: list[str], *, dry_run: bool = False) -> int:

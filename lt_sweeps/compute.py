@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from filelock import FileLock
+from filelock import BaseFileLock
 
 from lt_sweeps.plan import stored
 from lt_sweeps.resolve import ticket
 from lt_sweeps.store import Store
 from lt_sweeps.ticket import stack
 from lt_sweeps.training import Interrupted, Loop, Machine, Unit
+
+_log = logging.getLogger("lt_sweeps")
 
 
 def compute(
@@ -43,12 +46,12 @@ def compute(
             time.sleep(0.2)
 
 
-def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, FileLock]:
+def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, BaseFileLock]:
     """The units that no other process has in hand; none if the first is in one's.
 
     Two processes at the same pack so never share it out between them.
     """
-    claims: dict[Unit, FileLock] = {}
+    claims: dict[Unit, BaseFileLock] = {}
     for unit in units:
         claim = store.claim(unit.stage.key, unit.seed)
         if claim is not None:
@@ -75,7 +78,13 @@ def _train(
             loop.start(stack([ticket(unit.stage.start, unit.seed, store) for unit in group]))
         else:
             loop.restore(step)
+        _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))
         loop.run(_until(group, wanted, store))
+        _log.info("computed %s", _names(group))
+
+
+def _names(units: Sequence[Unit]) -> str:
+    return " ".join(f"{unit.stage.key}/{unit.seed}" for unit in units)
 
 
 def _by_checkpoint(

@@ -56,10 +56,14 @@ def shape(network: Network) -> Shape:
     return Shape(**counts, parameters=sum(p.numel() for p in module.parameters()))
 
 
-def stack_size(stage: Train, *, device: str, workers: int) -> int:
-    """How many replicates fit into half of the memory that one of `workers` on a device has."""
+def free_memory(device: str) -> int:
+    """Bytes that are free on a device of this machine."""
     cuda = device.startswith("cuda")
-    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+
+
+def stack_size(stage: Train, *, memory: int) -> int:
+    """How many replicates fit into half of `memory`, in bytes."""
     one, dataset = shape(stage.network), stage.training.task.dataset
     # Weights, gradient, two moments, mask, pinned, best and three temporaries, all that again for a
     # learned mask; activations of a training batch twice, or of an evaluation batch; the images as
@@ -67,7 +71,7 @@ def stack_size(stage: Train, *, device: str, workers: int) -> int:
     state = (20 if stage.sparsifier.learns else 10) * 4 * one.parameters
     batch = 4 * one.activations * max(2 * stage.training.recipe.batch_size, EVALUATE_BATCH)
     images = 3 * dataset.train_size * math.prod(dataset.input_shape)
-    return max(1, min(256, int((free // workers // 2 - images) // (state + batch))))
+    return max(1, min(256, int((memory // 2 - images) // (state + batch))))
 
 
 @dataclass(frozen=True)
@@ -89,24 +93,38 @@ class Speeds:
         return cls(path, known if fine else {})
 
     def seconds(self, stage: Train, replicates: int, device: str) -> tuple[float, bool]:
-        """Estimated seconds of a stacked training, and whether it rests on a measurement."""
+        """Estimated seconds of a stacked training, and whether it rests on a measurement.
+
+        `device` is `cpu`, a GPU's name, or `cuda` for a GPU that is not here to be asked.
+        """
         recipe, steps = stage.training.recipe, stage.length
-        rate = self.known.get(_kind(stage, device))
+        rate = self._rate(kind(stage), device)
         if rate is not None:
             return steps * replicates / rate, True
-        name = "cuda" if device.startswith("cuda") else "cpu"
+        name = "cpu" if device == "cpu" else "cuda"
         work = 3 * shape(stage.network).multiply_adds * recipe.batch_size * replicates
         return steps * (work / _RATE[name] + _STEP[name]), False
+
+    def _rate(self, kind: str, device: str) -> float | None:
+        if device != "cuda":
+            return self.known.get(f"{kind} {device}")
+        on_gpus = [
+            rate
+            for name, rate in self.known.items()
+            if name.startswith(f"{kind} ") and not name.endswith(" cpu")
+        ]
+        return min(on_gpus, default=None)
 
     def learn(self, stage: Train, cost: Mapping[str, Any]) -> None:
         """Remember what a whole training took, all its interruptions included."""
         if not cost.get("seconds") or not stage.length:
             return
-        rate, kind = stage.length / cost["seconds"], _kind(stage, cost["device"])
-        self.known[kind] = (self.known[kind] + rate) / 2 if kind in self.known else rate
+        rate, name = stage.length / cost["seconds"], f"{kind(stage)} {cost['device']}"
+        self.known[name] = (self.known[name] + rate) / 2 if name in self.known else rate
         write_whole(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
 
 
-def _kind(stage: Train, device: str) -> str:
+def kind(stage: Train) -> str:
+    """What trainings of one speed on one device share."""
     recipe = stage.training.recipe
-    return f"{stage.network.net} {stage.network.input_shape} b{recipe.batch_size} {device}"
+    return f"{stage.network.net} {stage.network.input_shape} b{recipe.batch_size}"

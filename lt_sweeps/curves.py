@@ -46,7 +46,7 @@ class Curve:
     @property
     def dense(self) -> Point | None:
         """Its network before any pruning."""
-        return next((point for point in self.points if point.level == 0), None)
+        return next((point for point in self.points if not point.pruned), None)
 
 
 def curves(cells: Iterable[Cell], *, metric: str, layout: Layout | None = None) -> list[Curve]:

@@ -15,7 +15,7 @@ from scipy import stats
 
 from lt_sweeps.curves import Curve, distinct
 from lt_sweeps.layout import Layout
-from lt_sweeps.points import Point, is_finite, percent
+from lt_sweeps.points import WHOLE, Point, is_finite, percent
 from lt_sweeps.reading import Row
 
 NAMES = {
@@ -97,11 +97,11 @@ def _run(curve: Curve, seed: str, metric: str) -> list[Row]:
 
 
 def _dense(run: Sequence[Row]) -> Row | None:
-    return next((row for row in run if row["level"] == 0), None)
+    return next((row for row in run if percent(row) >= WHOLE), None)
 
 
 def _peak(run: Sequence[Row], metric: str, chooser: str) -> float:
-    tickets = [row for row in run if row["level"] > 0 and is_finite(row, chooser)]
+    tickets = [row for row in run if percent(row) < WHOLE and is_finite(row, chooser)]
     return max(tickets, key=lambda row: row[chooser])[metric] if tickets else math.nan
 
 
@@ -110,7 +110,7 @@ def _sparsest(run: Sequence[Row], metric: str, layout: Layout) -> float:
     if dense is None:
         return math.nan
     least = layout.below(dense[metric])
-    return max(1 - percent(row) / 100 for row in run if row[metric] >= least)
+    return max((1 - percent(row) / 100 for row in run if row[metric] >= least - 1e-9), default=0.0)
 
 
 def _area(run: Sequence[Row], metric: str, least: float) -> float:
@@ -135,7 +135,7 @@ def _tested(curve: Curve, layout: Layout) -> float:
         return math.nan
     reached = 0.0
     for point in curve.points:
-        if point.level and not not_inferior(point, curve, layout):
+        if point.pruned and not not_inferior(point, curve, layout):
             break
         reached = 1 - point.percent / 100
     return reached
@@ -148,8 +148,8 @@ def _tickets(curve: Curve, metric: str, chooser: str) -> list[Endpoint]:
         for point in curve.points
         if point.n_finite and point.percent > 0
     ]
-    tickets = [(score, point) for score, point in scored if point.level and not math.isnan(score)]
-    dense = [score for score, point in scored if point.level == 0]
+    tickets = [(score, point) for score, point in scored if point.pruned and not math.isnan(score)]
+    dense = [score for score, point in scored if not point.pruned]
     matching = [point for score, point in tickets if dense and score >= dense[0]]
     sparsest = min(matching, key=lambda point: point.percent, default=None)
     best = max(tickets, key=lambda pair: pair[0], default=(math.nan, None))[1]

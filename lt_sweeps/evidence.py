@@ -26,7 +26,7 @@ _CRITERION = {
 UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # what a network has before it is trained
 ON_DATA = ("grad", "hessian_grad")  # what depends on training images
 LEARNED = ("logits", "keeps", "sampled")  # what only the training of a mask ends with
-_RESET = ("origin", "init", "final", "value", "kept", "cut", "noise", "fresh")
+_RESET = ("origin", "init", "final", "masked", "kept", "cut", "noise", "fresh")
 _LOGITS = ("kept", "logits", "noise")
 
 

@@ -45,6 +45,15 @@ class Findings:
         return verdicts(self.curves, self.layout)
 
     @cached_property
+    def controlled(self) -> list[Verdict]:
+        """Every line against the layout's control, which a winning ticket has to beat."""
+        if self.layout.control is None:
+            return []
+        return verdicts(
+            self.curves, replace(self.layout, baseline=self.layout.control, tested=None)
+        )
+
+    @cached_property
     def endpoints(self) -> list[tuple[Curve, list[Endpoint]]]:
         """The endpoints of each curve; areas within a panel go down to the same density."""
         found = []

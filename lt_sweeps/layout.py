@@ -142,7 +142,8 @@ def layout(given: Mapping[str, Any]) -> Layout:
 
     Raises: ValueError naming the key, what was given and what is allowed.
     """
-    return Call.of({"_target_": "lt_sweeps.layout.Layout", **given}, where="report")()
+    Call.of({"_target_": "lt_sweeps.layout.Layout", **given}, where="report")
+    return Layout(**given)  # not by the call, which would lose the order of `labels`
 
 
 def _published(given: Any) -> Published:

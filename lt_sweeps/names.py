@@ -30,15 +30,18 @@ def panel(cell: Cell, keys: Sequence[str]) -> str:
 
 
 def asked(cells: Sequence[Cell], panels: Sequence[str], lines: Sequence[str]) -> list[str]:
-    """The names that the layout's `lines` give.
+    """The names that the layout's `lines` give; and the signature, where only the code differs.
 
     Raises: ValueError: two cells of one panel would share a name, though they differ.
     """
     names = [" ".join(filter(None, (_word(cell, key) for key in lines))) for cell in cells]
     places = by(range(len(cells)), lambda i: (panel(cells[i], panels), names[i]))
     for (place, name), found in places.items():
-        if len(found) > 1:
-            differs = differences([cells[i] for i in found]) or ["the version of the code"]
+        differs = differences([cells[i] for i in found])
+        if len(found) > 1 and not differs:
+            for i in found:
+                names[i] += f" {cells[i].signature[:8]}"
+        elif len(found) > 1:
             raise ValueError(
                 f"report.lines: {len(found)} curves of `{place}` are all called `{name}`; they "
                 f"differ in {differs}; add it to `lines`, `panels` or `along`"

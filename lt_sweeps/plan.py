@@ -14,16 +14,17 @@ from lt_sweeps.call import Call, digest, nearest
 from lt_sweeps.cells import Cell
 from lt_sweeps.evidence import Criterion, reset
 from lt_sweeps.layout import layout
+from lt_sweeps.manifest import name_of
 from lt_sweeps.network import Network
 from lt_sweeps.seeds import Seed
-from lt_sweeps.stages import Init, Moment, Prune, Reset, Task, Train, Training, ancestors
+from lt_sweeps.stages import Evaluate, Init, Moment, Prune, Reset, Task, Train, Training, ancestors
 from lt_sweeps.store import Store
 from lt_sweeps.training import Unit
 
 # What a person may set that changes neither what is drawn nor what is computed.
 MACHINE_KEYS = (
     *("root", "data_dir", "device", "stack_size", "workers", "lowering"),
-    *("checkpoint_every", "name", "dry_run", "tracker", "seed", "seeds"),
+    *("checkpoint_every", "name", "dry_run", "tracker", "seed", "seeds", "budget"),
 )
 _GROUPS = (
     *("model", "dataset", "method", "mask_criterion"),
@@ -66,8 +67,8 @@ class Pack:
 
     @functools.cached_property
     def name(self) -> str:
-        content = digest([[unit.stage.key, str(unit.seed)] for unit in self.units])
-        return f"level{self.units[0].stage.level}-{content[:12]}"
+        names = [(unit.stage.key, str(unit.seed)) for unit in self.units]
+        return name_of(self.units[0].stage.level, names)
 
     @property
     def steps(self) -> int:
@@ -190,12 +191,26 @@ def dependencies(packs: Sequence[Pack]) -> dict[str, set[str]]:
         pack.name: {
             made_by[stage.key, unit.seed]
             for unit in pack.units
-            for stage in trainings(unit.stage)[:-1]
+            for stage in needs(unit.stage)
             if (stage.key, unit.seed) in made_by
         }
         - {pack.name}
         for pack in packs
     }
+
+
+@functools.cache
+def needs(stage: Train) -> tuple[Train, ...]:
+    """The trainings whose tickets this one starts from, without what those stand on in turn."""
+    found: dict[str, Train] = {}
+    waiting = list(stage.inputs)
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, Train) and not isinstance(current, Evaluate):
+            found[current.key] = current
+        else:  # what is evaluated is found through its own start
+            waiting += current.inputs
+    return tuple(found.values())
 
 
 @functools.cache

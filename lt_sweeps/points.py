@@ -15,6 +15,8 @@ import numpy as np
 from lt_sweeps.reading import Row
 from lt_sweeps.statistics import spread
 
+WHOLE = 100 - 1e-9  # percent of weights remaining from which on none is pruned
+
 
 @dataclass(frozen=True)
 class Point:
@@ -35,6 +37,11 @@ class Point:
     stages: frozenset[str]
     values: Mapping[str, float] = field(default_factory=dict)  # the finite ones, by seed
     at: tuple[str, ...] = ()  # what moved it along its line, beside the schedule
+
+    @property
+    def pruned(self) -> bool:
+        """Whether a weight is missing: a learned mask prunes at level 0 already."""
+        return self.percent < WHOLE
 
     def band(self, kind: str) -> tuple[float, float]:
         """Lower and upper edge of the band; NaN where this many replicates have none."""

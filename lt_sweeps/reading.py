@@ -105,7 +105,8 @@ def read(where: Path, *, metrics: Collection[str]) -> Reading:
         return Reading(here.name, tuple(known), tuple(notes), here.parent.parent, layouts(where))
     # A sweep keeps the order in which it was written; a root's folders have only hashes.
     known.sort(key=lambda cell: (str(cell.choices), cell.signature))
-    return Reading(here.name, tuple(known), tuple(notes), here)
+    root = here.parent.parent if _is_cell(where) else here
+    return Reading(here.name, tuple(known), tuple(notes), root)
 
 
 def layouts(where: Path) -> Mapping[str, Mapping[str, Any]]:
@@ -123,15 +124,19 @@ def _folders(where: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         }
         for (signature, seed), entry in entries.items():
             yield root / "runs" / signature / seed, entry
-    elif where.is_dir() and (not any(where.iterdir()) or _is_root(where)):
-        for folder in sorted(where.glob("runs/*/*")):
+    elif where.is_dir() and (not any(where.iterdir()) or _is_root(where) or _is_cell(where)):
+        for folder in sorted(where.glob("*" if _is_cell(where) else "runs/*/*")):
             if folder.is_dir():
                 yield folder, {"signature": folder.parent.name, "seed": folder.name}
     else:
         raise ValueError(
-            f"report: `{where}` is neither; allowed are a sweep's folder (it holds manifest.json) "
-            "and a root (it holds runs/)"
+            f"report: `{where}` is neither; allowed are a sweep's folder (it holds manifest.json), "
+            "a root (it holds runs/) and a cell's folder in runs/"
         )
+
+
+def _is_cell(where: Path) -> bool:
+    return where.resolve().parent.name == "runs"
 
 
 def _is_root(where: Path) -> bool:
@@ -261,7 +266,7 @@ def _odd(row: Row, metric: str, *, needed: bool) -> str:
     value = row[metric]
     if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
         return f"`{metric}` is {value!r}; a number or null"
-    if value is None and row["finite"] and needed:
+    if value is None and row["finite"] and needed and row.get("kind") != "mask":
         return f"`{metric}` is null though `finite` is true"
     if value is not None and metric.endswith("accuracy") and row["finite"] and not 0 <= value <= 1:
         return f"`{metric}` is {value}; an accuracy lies in [0, 1]"

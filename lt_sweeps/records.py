@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -40,12 +42,17 @@ def write(planned: Planned, store: Store) -> bool:
         set_aside(records, "records that do not match their checksum")
         done.unlink()
     rows = [row for stage in planned.trainings if (row := _row(planned, stage, store))]
-    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    write_whole(records, content)
     complete = len(rows) == len(planned.trainings)
-    if complete:
-        write_whole(done, hashlib.sha256(content).hexdigest().encode() + b"\n")
+    put(folder, rows, complete=complete)
     return complete
+
+
+def put(folder: Path, rows: Sequence[Mapping[str, Any]], *, complete: bool) -> None:
+    """Write a cell's rows, and then `DONE` if they are all of them."""
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    write_whole(folder / "records.jsonl", content)
+    if complete:
+        write_whole(folder / "DONE", hashlib.sha256(content).hexdigest().encode() + b"\n")
 
 
 def _config(planned: Planned) -> bytes:

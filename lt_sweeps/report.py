@@ -7,20 +7,28 @@ files copied from elsewhere.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.table import Table
 
 from lt_sweeps.figures import figures
 from lt_sweeps.figures.paper import csv, rendered
 from lt_sweeps.findings import Findings, findings
 from lt_sweeps.layout import layout
-from lt_sweeps.reading import Reading, layouts, read
+from lt_sweeps.page import page
+from lt_sweeps.provenance import FILE, changes, provenance, recorded
+from lt_sweeps.reading import layouts, read
+from lt_sweeps.summaries import end_tables, ends, test_tables, tests
 from lt_sweeps.table import heading, records, summary, tables
+from lt_sweeps.verdicts import caveats
+
+PAGE_WIDTH = 10_000  # columns: on the page a table is never split
 
 
 def report(
@@ -41,29 +49,36 @@ def report(
     """
     where, console = Path(where), Console() if console is None else console
     asked = {**(_of_file(layout_file) if layout_file else {}), **asked}
-    given = list(layouts(where).values()) or [{}]
-    needed = {m for each in given for m in layout({**each, **asked}).metrics}
-    reading = read(where, metrics=needed)
     folder = where / "report" if out is None else Path(out)
-    for name, found in findings(reading, asked).items():
-        write(found, folder / name.replace("/", "-"), console)
+    for name, found in _found(where, asked).items():
+        _write_all(found, folder / name.replace("/", "-"), console)
     return folder
 
 
-def write(found: Findings, folder: Path, console: Console) -> None:
-    """Write and print what was found, into one folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    metric = found.metric
-    files: dict[str, bytes] = {
-        "records.csv": csv(records(found.curves)),
-        "summary.csv": csv(summary(found.curves, metric=metric)),
-    }
-    for figure in figures(found):
-        files |= rendered(figure)
-    for name, content in files.items():
-        _write(folder / name, content)
-    _print(found, console)
-    console.print(f"{folder}: {', '.join(files)}", markup=False, soft_wrap=True)
+def check(where: Path, *, out: Path | None = None, console: Console | None = None) -> bool:
+    """Whether every figure of a written report still is what the data say; prints what is not.
+
+    Nothing is written. Each report is drawn again in the layout that it was written in.
+
+    Raises: ValueError: there is no report, or what it stands on cannot be read.
+    """
+    where, console = Path(where), Console() if console is None else console
+    folder = where / "report" if out is None else Path(out)
+    faults: list[str] = []
+    for name in _found(where, {}):
+        here = folder / name.replace("/", "-")
+        said = recorded(here)
+        drawn, _ = figures(_found(where, said["layout"])[name])
+        faults += [f"{here}: {fault}" for fault in changes(here, said, drawn)]
+    for line in faults or [f"{folder}: every figure is what the data say"]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return not faults
+
+
+def _found(where: Path, asked: Mapping[str, Any]) -> dict[str, Findings]:
+    given = list(layouts(where).values()) or [{}]
+    needed = {m for each in given for m in layout({**each, **asked}).metrics}
+    return findings(read(where, metrics=needed), asked)
 
 
 def _of_file(path: Path) -> Mapping[str, Any]:
@@ -74,21 +89,53 @@ def _of_file(path: Path) -> Mapping[str, Any]:
     return said["report"]
 
 
-def _print(found: Findings, console: Console) -> None:
+def _write_all(found: Findings, folder: Path, console: Console) -> None:
+    """Write and print what was found, into one folder."""
+    drawn, missing = figures(found)
+    files: dict[str, bytes] = {
+        "records.csv": csv(records(found.curves)),
+        "summary.csv": csv(summary(found.curves, metric=found.metric)),
+        "tests.csv": csv(tests(found.verdicts, found)),
+        "endpoints_by_line.csv": csv(ends(found)),
+    }
+    for figure in drawn:
+        files |= rendered(figure)
+    files["index.html"] = page(found, drawn, files, _tables(found, PAGE_WIDTH), missing)
+    about = provenance(found, drawn, files)
+    files[FILE] = json.dumps(about, indent=1).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _write(folder / name, content)
+    _print(found, missing, console)
+    kinds = sorted({name.rpartition(".")[2] for name in files})
+    console.print(
+        f"{folder}: index.html, {', '.join(f'{figure.name}.png' for figure in drawn)}, "
+        f"{len(files)} files in all ({', '.join(kinds)})",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _tables(found: Findings, width: int) -> Iterator[Table]:
     band, reading = found.layout.band, found.reading
     title = heading(reading.name, reading.unfinished, band=band, metric=found.metric)
-    for table in tables(
-        found.curves, title=title, band=band, metric=found.metric, width=console.width
-    ):
+    yield from tables(found.curves, title=title, band=band, metric=found.metric, width=width)
+    if found.curves:
+        yield from end_tables(found)
+        yield from test_tables(found)
+
+
+def _print(found: Findings, missing: Sequence[str], console: Console) -> None:
+    reading = found.reading
+    for table in _tables(found, console.width):
         console.print(table)
-    _print_rest(console, reading, empty="" if found.curves else title)
-
-
-def _print_rest(console: Console, reading: Reading, *, empty: str) -> None:
-    if empty:
-        console.print(f"{empty}\nno records yet", markup=False, soft_wrap=True)
-    for note in reading.notes:
-        console.print(note, markup=False, soft_wrap=True)
+    title = heading(reading.name, reading.unfinished, band=found.layout.band, metric=found.metric)
+    says = [] if found.curves else [title, "no records yet"]
+    several = reading.versions if len(reading.versions) > 1 else ()
+    says += [f"made by {len(several)} versions of the code: {', '.join(several)}"] * bool(several)
+    says += [*caveats(found.verdicts, found.layout), *missing, *reading.notes]
+    for line in says:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _write(path: Path, content: bytes) -> None:

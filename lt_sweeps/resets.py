@@ -2,7 +2,7 @@
 
 A reset is a function of one layer's weights that names the evidence it needs, tensors of the whole
 layer: `init` (its initial weights as the resets before have left them, the pruned ones included),
-`origin` (those of the dense run), `final` (where the training ended), `value` (what a learned mask
+`origin` (those of the dense run), `final` (where the training ended), `masked` (what a learned mask
 made of those), `kept` (the mask), `noise` (uniform in [0, 1)), `fresh` (another draw of the
 initialisation). It returns the layer's initial
 weights, pruned ones included, from which the next level's reset goes on; the mask lies over them.
@@ -42,9 +42,9 @@ def keep(final: Tensor, *, at: str | None = None, momentum: bool = False) -> Ten
     return final
 
 
-def learned(value: Tensor) -> Tensor:
+def learned(masked: Tensor) -> Tensor:
     """The trained weights as a learned mask left them (gated, shrunk): its fine-tuning."""
-    return value
+    return masked
 
 
 def transplant(origin: Tensor, *, to: str = "0it", restart: bool = False) -> Tensor:

@@ -170,8 +170,8 @@ def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
     base = found.get("origin", found["final"] if momentum else trained)
     base = base if momentum else replace(base, optimizer={})
     evidence = {name: each.state for name, each in found.items()}
-    if "value" in stage.reset.names:
-        evidence["value"] = _values(stage.trained, trained)
+    if "masked" in stage.reset.names:
+        evidence["masked"] = _values(stage.trained, trained)
     return pruning.restart(
         ticket(stage.pruned, seed, store).mask,
         trained,

@@ -438,7 +438,7 @@ class Reset(Stage):
                 if to == "end"
                 else "reset.to: `best` has no step to go on from; give a time (`500it`, `2ep`)"
             )
-        if "value" in self._names and not has_logits(self.trained):
+        if "masked" in self._names and not has_logits(self.trained):
             raise ValueError(
                 f"reset: `{self.reset.target}` starts from what a learned mask made of weights, "
                 "and no mask was learned; reset=keep starts from the weights"

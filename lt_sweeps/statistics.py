@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower, TTestPower
+from statsmodels.stats.weightstats import CompareMeans
 
 POWER = 0.8
 _DRAWS = 9_999  # at most: what has more arrangements is sampled, from a fixed seed
@@ -163,17 +164,16 @@ def _welch(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     if min(len(a), len(b)) > 1:
         found["sd"] = math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
         if not (_constant(a) and _constant(b)):
-            result = stats.ttest_ind(a, b, equal_var=False)
-            interval = result.confidence_interval(0.95)
-            found |= {"p": float(result.pvalue)}
-            found |= {"ci_low": float(interval.low), "ci_high": float(interval.high)}
+            two = CompareMeans.from_data(a, b)
+            found["p"] = float(two.ttest_ind(usevar="unequal")[1])
+            found["ci_low"], found["ci_high"] = map(float, two.tconfint_diff(usevar="unequal"))
     return {"difference": difference, **found}
 
 
 def _student(a: np.ndarray, b: np.ndarray) -> float:
     if min(len(a), len(b)) < 2 or (_constant(a) and _constant(b)):
         return math.nan
-    return float(stats.ttest_ind(a, b).pvalue)
+    return float(CompareMeans.from_data(a, b).ttest_ind(usevar="pooled")[1])
 
 
 def _exact(a: np.ndarray, b: np.ndarray, *, paired: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 from torch import Tensor
 
 from lt_sweeps.files import write_whole
@@ -27,6 +27,7 @@ from lt_sweeps.ticket import Ticket
 
 FORMAT = "lt_sweeps.ticket/1"
 _MASK, _OPTIMIZER, _LEARNED = "mask/", "optimizer/", "learned/"
+_LEASE = 60.0  # seconds
 _log = logging.getLogger("lt_sweeps")
 
 
@@ -130,19 +131,19 @@ class Store:
             if before is None or step < before:
                 self._checkpoint(key, seed, step).unlink(missing_ok=True)
 
-    def claim(self, key: str, seed: object) -> FileLock | None:
+    def claim(self, key: str, seed: object) -> BaseFileLock | None:
         """The right to compute a unit, or None while another process has it.
 
-        The kernel frees it when the process dies, however it dies.
+        The kernel frees it when the process dies, however it dies, and a network file system's
+        server when the node does. Where a file system has no locks a lease stands in, which its
+        holder renews: a dead holder's is free a minute later.
         """
         path = self.path(key, seed).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
         try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            return None
-        return lock
+            return _taken(FileLock(path, fallback_to_soft=False))
+        except NotImplementedError:
+            return _taken(SoftFileLease(path.with_suffix(".lease"), lease_duration=_LEASE))
 
     def sweep_up(self, key: str, seed: object) -> None:
         """Remove what a killed process left of files that it was writing; the claim is held."""
@@ -156,6 +157,14 @@ class Store:
 
     def _checkpoint(self, key: str, seed: object, step: int) -> Path:
         return self.path(key, seed).parent / f"{seed}.partial-{step}.safetensors"
+
+
+def _taken(lock: BaseFileLock) -> BaseFileLock | None:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
 
 
 def set_aside(path: Path, reason: str) -> None:

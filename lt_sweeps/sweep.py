@@ -7,11 +7,11 @@ while packs wait changes nothing in them.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,87 +19,84 @@ from filelock import FileLock
 
 from lt_sweeps import __version__, records
 from lt_sweeps.call import digest
-from lt_sweeps.cells import Cell
 from lt_sweeps.compute import compute
+from lt_sweeps.cost import kind
 from lt_sweeps.files import write_whole
-from lt_sweeps.plan import Pack, Plan, Planned, plan
+from lt_sweeps.manifest import FORMAT, Sweep, units
+from lt_sweeps.plan import Pack, Plan, Planned, needs, plan
 from lt_sweeps.store import Store
-from lt_sweeps.training import Machine
-
-FORMAT = "lt_sweeps.manifest/1"
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep's folder: `<root>/sweeps/<name>`."""
-
-    folder: Path
-
-    @property
-    def root(self) -> Path:
-        return self.folder.parent.parent
-
-    @property
-    def exists(self) -> bool:
-        return (self.folder / "manifest.json").exists()
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """Raises: ValueError: the folder holds no sweep, or one of another format."""
-        path = self.folder / "manifest.json"
-        try:
-            manifest = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"sweep: {path} cannot be read: {error}") from None
-        if manifest.get("format") != FORMAT:
-            raise ValueError(f"sweep: {path} is no {FORMAT}, but {manifest.get('format')!r}")
-        return manifest
-
-    def cells(self, numbers: Sequence[int] | None = None) -> list[Cell]:
-        """The frozen cells, all or those of these numbers."""
-        frozen = self.manifest["cells"]
-        return [
-            Cell(frozen[n]["config"], frozen[n]["choices"], ())
-            for n in (range(len(frozen)) if numbers is None else numbers)
-        ]
+from lt_sweeps.training import Machine, Unit
 
 
 def freeze(
-    made: Plan, packs: Sequence[Pack], machine: Machine, *, root: Path, name: str | None
+    made: Plan,
+    packs: Sequence[Pack],
+    machine: Machine,
+    *,
+    root: Path,
+    name: str | None,
+    launcher: Mapping[str, Any] | None = None,
+    jobs: Mapping[str, str] | None = None,
 ) -> Sweep:
-    """Write the manifest of a sweep. Packs that it has already stay: somebody may be at work."""
+    """Write the manifest of a sweep. Packs that it has already stay: somebody may be at work.
+
+    Args:
+        launcher: how the sweep was started, which is how it is resumed.
+        jobs: which job each pack belongs to, by its name.
+    """
     folder = find(made, root=root, name=name).folder
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        _freeze(made, packs, machine, find(made, root=root, name=name))
+        sweep = find(made, root=root, name=name)
+        before = sweep.manifest["packs"] if sweep.exists else []
+        known, cells = {pack["name"] for pack in before}, _cells_of(made)
+        new = [
+            _frozen(pack, made, machine, cells, job=(jobs or {}).get(pack.name))
+            for pack in packs
+            if pack.name not in known
+        ]
+        frozen = _manifest(
+            made, [*before, *new], folder.name, launcher or {"name": "local", "cwd": os.getcwd()}
+        )
+        write_whole(folder / "manifest.json", json.dumps(frozen).encode())
     return Sweep(folder)
 
 
-def _freeze(made: Plan, packs: Sequence[Pack], machine: Machine, sweep: Sweep) -> None:
-    before = sweep.manifest["packs"] if sweep.exists else []
-    known = {pack["name"] for pack in before}
-    cells = [
-        {
-            "signature": each.signature,
-            "seed": str(each.seed),
-            "choices": dict(each.cell.choices),
-            "config": each.cell.config,
-        }
-        for each in made.cells
-    ]
-    frozen = {
+def _manifest(
+    made: Plan, packs: list[dict[str, Any]], name: str, launcher: Mapping[str, Any]
+) -> dict[str, Any]:
+    stages = {unit.stage.key: unit.stage for unit in made.units}
+    return {
         "format": FORMAT,
-        "name": sweep.folder.name,
+        "name": name,
         "experiment": made.cells[0].labels["experiment"],
         "content": _content(made),
+        "launcher": dict(launcher),
         "reports": {each.labels["experiment"]: dict(each.cell.report) for each in made.cells},
-        "cells": cells,
-        "packs": [
-            *before,
-            *(_frozen(pack, made, machine) for pack in packs if pack.name not in known),
+        "cells": [
+            {
+                "signature": each.signature,
+                "seed": str(each.seed),
+                "labels": dict(each.labels),
+                "stages": [stage.key for stage in each.trainings],
+                "levels": dict(each.levels),
+                "choices": dict(each.cell.choices),
+                "config": each.cell.config,
+            }
+            for each in made.cells
         ],
+        "stages": {
+            key: {
+                "level": stage.level,
+                "start": stage.start.step,
+                "end": stage.step,
+                "kind": kind(stage),
+                "needs": sorted(need.key for need in needs(stage)),
+            }
+            for key, stage in stages.items()
+        },
+        "packs": packs,
     }
-    write_whole(sweep.folder / "manifest.json", json.dumps(frozen, indent=1).encode())
 
 
 def find(made: Plan, *, root: Path, name: str | None) -> Sweep:
@@ -135,25 +132,29 @@ def unfinished(sweep: Sweep, made: Plan, store: Store) -> list[Pack]:
 
 def work(
     sweep: Sweep,
-    pack: str,
+    pack: Mapping[str, Any],
     *,
     device: str,
     progress: Callable[[int], None] = lambda step: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Compute one pack of a sweep and write the records of the cells that it advances."""
-    frozen = next(each for each in sweep.manifest["packs"] if each["name"] == pack)
-    made = plan(sweep.cells(frozen["cells"]))
-    moments = {key: frozenset(wanted) for key, wanted in frozen["moments"].items()}
-    units = {(unit.stage.key, str(unit.seed)): unit for unit in made.units}
-    machine = Machine(**{**frozen["machine"], "device": device})
+    """Compute one frozen pack of a sweep and write the records of the cells that it advances."""
+    made, chosen = members(sweep, pack)
+    moments = {key: frozenset(wanted) for key, wanted in pack["moments"].items()}
+    machine = Machine(**{**pack["machine"], "device": device})
     store = Store(sweep.root)
-    chosen = [units[key, seed] for key, seed in frozen["units"]]
     compute(chosen, moments, store, machine, progress=progress, stopped=stopped)
     keys = {(unit.stage.key, unit.seed) for unit in chosen}
     for each in made.cells:
         if any((stage.key, each.seed) in keys for stage in each.trainings):
             write_records(each, store)
+
+
+def members(sweep: Sweep, pack: Mapping[str, Any]) -> tuple[Plan, list[Unit]]:
+    """The plan of the cells that a frozen pack advances, and its units in their order."""
+    made = plan(sweep.cells(pack["cells"]))
+    found = {(unit.stage.key, str(unit.seed)): unit for unit in made.units}
+    return made, [found[unit] for unit in units(pack)]
 
 
 def write_records(planned: Planned, store: Store) -> bool:
@@ -168,20 +169,34 @@ def _content(made: Plan) -> str:
     return digest([[each.signature, str(each.seed)] for each in made.cells])
 
 
-def _frozen(pack: Pack, made: Plan, machine: Machine) -> dict[str, Any]:
-    keys = {(unit.stage.key, unit.seed) for unit in pack.units}
+def _cells_of(made: Plan) -> dict[tuple[str, str], list[int]]:
+    """Which cells each unit advances, by their numbers."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for number, each in enumerate(made.cells):
+        for stage in each.trainings:
+            found.setdefault((stage.key, str(each.seed)), []).append(number)
+    return found
+
+
+def _frozen(
+    pack: Pack,
+    made: Plan,
+    machine: Machine,
+    cells: Mapping[tuple[str, str], list[int]],
+    *,
+    job: str | None,
+) -> dict[str, Any]:
+    names = [(unit.stage.key, str(unit.seed)) for unit in pack.units]
     return {
         "name": pack.name,
-        "units": [[unit.stage.key, str(unit.seed)] for unit in pack.units],
+        "job": job,
+        "level": pack.units[0].stage.level,
+        "units": [list(name) for name in names],
         "machine": asdict(machine),
-        "cells": [
-            number
-            for number, each in enumerate(made.cells)
-            if any((stage.key, each.seed) in keys for stage in each.trainings)
-        ],
+        "cells": sorted({number for name in names for number in cells[name]}),
         "moments": {
-            unit.stage.key: sorted(made.moments.get(unit.stage.key, ()), key=str)
-            for unit in pack.units
+            key: sorted(made.moments.get(key, ()), key=str)
+            for key in dict.fromkeys(key for key, _ in names)
         },
     }
 

@@ -22,7 +22,7 @@ FACTS = ("model", "dataset", "method", "criterion", "reset", "freeze", "schedule
 
 def quantity(metric: str) -> tuple[str, float]:
     """Name of a metric with its unit, and the factor from the record's unit to it."""
-    name = metric.replace("_", " ")
+    name = {"best_step": "early-stop step"}.get(metric, metric.replace("_", " "))
     return (f"{name} (%)", 100.0) if metric.endswith("accuracy") else (name, 1.0)
 
 

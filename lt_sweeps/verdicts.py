@@ -105,17 +105,19 @@ def partner(point: Point, curve: Curve) -> Point | None:
     return near
 
 
-def winning(curve: Curve, verdicts: Sequence[Verdict], layout: Layout) -> dict[int, bool]:
-    """By level: not inferior to dense by the margin, and better than the control, both tested."""
+def winning(
+    curve: Curve, verdicts: Sequence[Verdict], layout: Layout
+) -> dict[frozenset[str], bool]:
+    """Which points are not inferior to dense, and better than the control, both by a test."""
     better = {
-        v.point.level
+        v.point.stages
         for v in verdicts
         if v.p_holm < layout.alpha and v.found.difference > 0 and v.curve is curve
     }
     return {
-        point.level: point.level in better and not_inferior(point, curve, layout)
+        point.stages: point.stages in better and not_inferior(point, curve, layout)
         for point in curve.points
-        if point.level
+        if point.pruned
     }
 
 
@@ -166,10 +168,11 @@ def _power(verdicts: Sequence[Verdict], layout: Layout) -> list[str]:
     seen = detectable(middle.sd, n, paired=paired, alpha=layout.alpha)
     needs = float(np.median([each.seeds_needed for each in known]))
     many = "more than 1000" if math.isinf(needs) else f"{needs:.0f}"
+    scale, unit = (100, " points") if layout.metrics[0].endswith("accuracy") else (1, "")
     return [
-        f"Power: {n} seeds see a difference of {seen:.3g} with 80% probability in a single test "
-        f"(standard deviation {middle.sd:.2g}, the median); the median difference seen here would "
-        f"need {many} seeds."
+        f"Power: {n} seeds show a difference of {scale * seen:.2g}{unit} with 80% probability in a "
+        f"single test (standard deviation {scale * middle.sd:.2g}{unit}, the median); the median "
+        f"difference seen here would need {many} seeds."
     ]
 
 

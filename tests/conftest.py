@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from wandb_server import WandbServer
 
 from lt_sweeps.cells import Cell
 from lt_sweeps.compute import compute
 from lt_sweeps.plan import Plan, packs, plan
 from lt_sweeps.store import Store
-from lt_sweeps.sweep import write_records
+from lt_sweeps.sweep import freeze, write_records
 from lt_sweeps.training import Machine
 
 TINY: dict[str, Any] = {
@@ -77,14 +79,46 @@ def run(tmp_path: Path) -> Callable[..., tuple[Plan, Store]]:
     """Compute cells in this process, level by level, all of a level stacked."""
 
     def run(
-        *cells: Cell, root: Path = tmp_path / "results", alone: bool = False, **machine: Any
+        *cells: Cell,
+        root: Path = tmp_path / "results",
+        alone: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
+        **machine: Any,
     ) -> tuple[Plan, Store]:
         made, store = plan(cells), Store(root)
         sizes = dict.fromkeys((unit.stage.key for unit in made.units), 1 if alone else 99)
         for pack in packs(made.units, stack_size=sizes, workers=1):
-            compute(pack.units, made.moments, store, Machine(**machine))
+            compute(pack.units, made.moments, store, Machine(**machine), stopped=stopped)
         for each in made.cells:
             write_records(each, store)
         return made, store
 
     return run
+
+
+@pytest.fixture
+def swept(run: Callable[..., tuple[Plan, Store]], tmp_path: Path) -> Callable[..., Path]:
+    """Compute cells (or take what there is of them) and freeze them; returns the sweep's folder."""
+
+    def swept(*cells: Cell, computed: bool = True, **how: Any) -> Path:
+        made = run(*cells, **how)[0] if computed else plan(cells)
+        return freeze(made, [], Machine(), root=tmp_path / "results", name="tiny").folder
+
+    return swept
+
+
+@pytest.fixture
+def wandb_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
+    """A W&B server on loopback that this process, and those it starts, are logged in to."""
+    wandb = pytest.importorskip("wandb")
+    server = WandbServer()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # no key of a person's
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    wandb.teardown()  # it reads the environment once
+    yield server
+    server.fault = None
+    wandb.teardown()
+    server.close()

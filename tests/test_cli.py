@@ -114,7 +114,7 @@ def test_a_mistake_is_one_line_and_status_1(answer: Answer, words: list[str], li
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["pln", "seed=1"], "command: pln; did you mean plan? commands: plan, report"),
+        (["pln", "seed=1"], "command: pln; did you mean plan? commands: *"),
         (["seed="], "seed: no value given; write seed=VALUE"),
         (["seed=1", "recipe"], "recipe: no value given; write recipe=VALUE"),
         (["report"], "report: 0 sweeps given; name one. usage: lt-sweeps report *"),

@@ -61,6 +61,8 @@ def test_an_option_trains_two_steps(
     short = {"schedule": []}.get(group, ["schedule.levels=1"])
     if option.startswith(("geometric", "global")):
         short = ["schedule.levels=2"]
+    if option == "dnw":
+        short = ["schedule=one_shot"]
     if option in ("snip", "grad", "grasp"):
         short += ["mask_criterion.examples=8"]
     if option == "densities":
@@ -109,7 +111,9 @@ def test_a_recipe_trains_two_steps(cells, run, option: str) -> None:
 )
 def test_a_model_is_pruned_and_trains_two_steps(cells, run, option: str) -> None:
     words = [w for w in TINY if not w.startswith("model.")]
-    narrow = {"resnet20": ["model.net.width=2"], "vgg16": []}.get(option, ["model.net.hidden=[8]"])
+    wide = ["model.net.depth=10", "model.net.widen=1"]
+    narrow = {"resnet20": ["model.net.width=2"], "vgg16": [], "wrn28_10": wide, "wrn22_2": wide}
+    narrow = narrow.get(option, ["model.net.hidden=[8]"])
     (cell,) = cells(
         f"model={option}", "dataset.shape=[3,8,8]", *words, *narrow, "schedule.levels=1"
     )

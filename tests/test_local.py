@@ -19,7 +19,7 @@ WORDS = [
     *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
     *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]", "schedule.levels=2"),
     *("recipe.batch_size=16", "recipe.length=30ep", "mask_criterion=large_final,random"),
-    *("seed=0,1", "workers=2"),
+    *("seed=0,1", "workers=2", "report.figures=[curves]"),  # one picture, drawn quickly
 ]
 
 
@@ -195,3 +195,39 @@ def test_a_crash_costs_its_pack_and_what_stands_on_it_and_nothing_else(
     assert message in err and "2 of 4 cells unfinished" in err
     assert len(list(root.glob("runs/*/*/DONE"))) == 2
     assert "unfinished" in out, "the table says so too"
+
+
+def test_a_failing_cell_of_a_stack_ends_alone(tmp_path: Path) -> None:
+    (tmp_path / "luck.py").write_text(CRASHING)
+    (tmp_path / "own" / "mask_criterion").mkdir(parents=True)
+    (tmp_path / "own" / "mask_criterion" / "luck.yaml").write_text("_target_: luck.fail\n")
+    root = tmp_path / "results"
+    words = [f"--config-dir={tmp_path / 'own'}", "mask_criterion=large_final,luck", "workers=1"]
+    status, _, err = finish(start(root, *words))
+    assert status == 1
+    assert "4 stacked" not in err and "halved and tried again" in err
+    assert "level 1 of seed 0, 1: RuntimeError: no such luck" in err
+    assert "level 2 of seed 0: not begun: it needs level 1 of seed 0" in err
+    assert len(list(root.glob("runs/*/*/DONE"))) == 2
+    again = subprocess.run(
+        [sys.executable, "-m", "lt_sweeps", "status", str(next(root.glob("sweeps/*")))],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 1 and "RuntimeError: no such luck" in again.stdout
+
+
+def test_resume_does_what_is_missing(whole: Path, tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    shutil.copytree(whole, root)
+    for path in [*root.glob("tickets/*/1.safetensors"), *root.glob("runs/*/1/DONE")]:
+        path.unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "lt_sweeps", "resume", str(next(root.glob("sweeps/*")))],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert results(root) == results(whole)

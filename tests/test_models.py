@@ -10,11 +10,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from lt_sweeps import models
-from lt_sweeps.models import FC, VGG, Conv, ResNet, glorot_normal, xavier_normal
+from lt_sweeps.models import (
+    FC,
+    VGG,
+    Conv,
+    ResNet,
+    WideResNet,
+    glorot_normal,
+    signed_constant,
+    xavier_normal,
+)
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)
-NAMES = ["fc", "conv2", "conv4", "conv6", "resnet20", "vgg16"]
+NAMES = ["fc", "conv2", "conv4", "conv6", "resnet20", "vgg16", "wrn28_10", "wrn22_2"]
 
 
 def build(name, input_shape, *, device="meta"):
@@ -44,6 +53,8 @@ def prunable(name, module):
         ("conv6", CIFAR, 9, 2_261_184, 1_418),
         ("resnet20", CIFAR, 19, 267_696, 272_282 - 267_696),
         ("vgg16", CIFAR, 13, 14_710_464, 5_130 + 2 * 4_224),
+        ("wrn28_10", CIFAR, 25, 36_196_272, 36_479_194 - 36_196_272),
+        ("wrn22_2", CIFAR, 19, 1_064_880, 1_079_642 - 1_064_880),
     ],
 )
 def test_counts_are_those_of_the_papers(name, input_shape, tensors, weights, others):
@@ -113,6 +124,26 @@ def test_resnet_refuses_a_depth_that_is_not_6n_plus_2():
         ResNet(CIFAR, 10, depth=18)
 
 
+def test_wide_resnet_normalises_before_its_convolutions_and_adds_the_input():
+    """With every convolution of a block's end at 0, a block of equal widths passes its input on."""
+    torch.manual_seed(0)
+    module = WideResNet(CIFAR, 10, depth=16, widen=1).eval()
+    block, x = module.stages[1][1], torch.randn(2, 32, 8, 8)
+    with torch.no_grad():
+        block.conv2.weight.zero_()
+    assert torch.equal(block(x), x)
+    shapes = {n: tuple(p.shape) for n, p in module.named_parameters() if "shortcut" in n}
+    assert shapes == {
+        "stages.1.0.shortcut.weight": (32, 16, 1, 1),
+        "stages.2.0.shortcut.weight": (64, 32, 1, 1),
+    }
+
+
+def test_wide_resnet_refuses_a_depth_that_is_not_6n_plus_4():
+    with pytest.raises(ValueError, match=r"WideResNet: depth=20; allowed are 10, 16, 22"):
+        WideResNet(CIFAR, 10, depth=20)
+
+
 def test_vgg_refuses_a_depth_that_does_not_exist():
     with pytest.raises(ValueError, match=r"VGG: depth=17; allowed are 11, 13, 16, 19"):
         VGG(CIFAR, 10, depth=17)
@@ -150,3 +181,16 @@ def test_initializers_reset_batch_norm():
     xavier_normal(nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), norm))
     assert norm.weight.tolist() == [1, 1]
     assert norm.bias.tolist() == [0, 0]
+
+
+def test_signed_constants_have_the_signs_of_glorots_draw_and_one_magnitude_a_layer() -> None:
+    drawn, signed = (FC((1, 4, 4), 10, hidden=[20]) for _ in range(2))
+    torch.manual_seed(3)
+    glorot_normal(drawn)
+    torch.manual_seed(3)
+    signed_constant(signed)
+    for one, other in zip(drawn.parameters(), signed.parameters(), strict=True):
+        if one.ndim == 2:
+            assert torch.equal(other, one.sign() * one.detach().std(correction=0))
+        else:
+            assert not other.any()

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from written import Sweep
 
 from lt_sweeps.cli import main
 
@@ -17,6 +18,8 @@ COMMANDS = [
     for line in block.replace("\\\n", "").splitlines()
     if line.startswith("python -m lt_sweeps")
 ]
+REPORTS = [line for line in COMMANDS if line.split()[3] in ("report", "compare")]
+COMMANDS = [line for line in COMMANDS if line not in REPORTS]
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 
 
@@ -35,7 +38,7 @@ def mylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def planned(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     words = shlex.split(command)[3:]
-    assert main(words if words[:1] in (["plan"], ["report"]) else ["plan", *words]) == 0
+    assert main(words if words[:1] == ["plan"] else ["plan", *words]) == 0
     return capsys.readouterr().out
 
 
@@ -57,6 +60,27 @@ def test_the_numbers_that_readme_gives_are_those_that_plan_prints(
     assert "55 distinct (11 stages), where each cell alone would take 325" in planned(
         COMMANDS[1], capsys
     )
+
+
+def test_the_commands_about_a_sweep_that_has_run_do_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, lr in (("mine", 0.1), ("other", 0.2)):
+        sweep = Sweep(tmp_path / "results", name)
+        for criterion in ("large_final", "random"):
+            for seed in (0, 1):
+                sweep.cell(
+                    f"{name}-{criterion}",
+                    seed,
+                    accuracies=[0.9, 0.8 + lr * seed / 10],
+                    choices={"mask_criterion": criterion},
+                    recipe__lr=lr,
+                )
+    assert REPORTS
+    for command in REPORTS:
+        assert main(shlex.split(command)[3:]) == 0
+    assert (tmp_path / "results/sweeps/mine/report/index.html").exists()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

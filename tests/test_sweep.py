@@ -28,7 +28,7 @@ def test_a_pack_is_worked_on_from_the_manifest_alone(cell: Make, tmp_path: Path)
     made = plan([cell(seed=seed) for seed in (0, 1)])
     sweep = Sweep(frozen(made, tmp_path).folder)
     for pack in sweep.manifest["packs"]:
-        work(sweep, pack["name"], device="cpu")
+        work(sweep, pack, device="cpu")
     assert not made.missing(Store(tmp_path))
     assert len(list(tmp_path.glob("runs/*/*/DONE"))) == 2
 
@@ -49,7 +49,7 @@ def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> Non
     made = plan([cell(seed=seed) for seed in (0, 1, 2)])
     sweep = frozen(made, tmp_path)
     names = [pack["name"] for pack in sweep.manifest["packs"]]
-    work(sweep, names[0], device="cpu")
+    work(sweep, sweep.manifest["packs"][0], device="cpu")
     left = unfinished(sweep, made, Store(tmp_path))
     assert [pack.name for pack in left] == names[1:]
 

@@ -54,6 +54,15 @@ METHODS: dict[str, dict] = {
 }
 
 
+LEARNED: dict[str, dict] = {
+    "continuous_sparsification": {"rounds": 2, "protocol": "ticket", "to": "1ep"},
+    "l0": {"lmbda": 0.01, "mask": "sample"},
+    "soft_threshold": {"s_init": -2.0},
+    "dnw": {},
+}
+METHODS |= {name: {"finetune": {"length": "2ep"}, **keys} for name, keys in LEARNED.items()}
+
+
 def method(name: str) -> dict:
     return {"_target_": f"lt_sweeps.methods.{name}.{name}", **METHODS[name]}
 

@@ -34,6 +34,7 @@ class Sweep:
         choices: dict[str, str | None] | None = None,
         collapsed: set[int] | None = None,
         stages: list[str] | None = None,
+        val: list[float] | None = None,
         **settings: Any,
     ) -> Path:
         """One cell; `accuracies[level]` of None is a replicate that diverged at that level."""
@@ -63,7 +64,7 @@ class Sweep:
         }
         for key, value in settings.items():
             group, name = key.split("__")
-            config[group] = config[group] | {name: value}
+            config[group] = config.get(group, {}) | {name: value}
         text = {"signature": signature, "seed": str(seed), "choices": chosen, "config": config}
         (folder / "config.yaml").write_text(yaml.safe_dump(text))
         rows = []
@@ -73,6 +74,7 @@ class Sweep:
             rows.append(
                 _row(chosen, signature, seed, level, sparsity, accuracy)
                 | {"stage": stage, "collapsed": level in (collapsed or set())}
+                | ({"val_accuracy": val[level]} if val else {})
                 | (more or {})
             )
         (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

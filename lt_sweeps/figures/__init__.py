@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from lt_sweeps.figures.cost import cost
 from lt_sweeps.figures.curves import by_sparsity, curves, early_stop
-from lt_sweeps.figures.paper import Figure
+from lt_sweeps.figures.endpoints import endpoints
+from lt_sweeps.figures.layers import layers
+from lt_sweeps.figures.overlap import overlap
+from lt_sweeps.figures.paper import Figure, NotDrawn
+from lt_sweeps.figures.plane import plane
+from lt_sweeps.figures.probabilities import probabilities
+from lt_sweeps.figures.signs import signs
 from lt_sweeps.findings import Findings
 
-DRAWN: dict[str, Callable[[Findings], list[Figure]]] = {
+# By the names of `report.figures`, in the order of a page.
+DRAWN: Mapping[str, Callable[[Findings], list[Figure]]] = {
     "curves": curves,
     "by_sparsity": by_sparsity,
     "early_stop": early_stop,
+    "endpoints": endpoints,
+    "layers": layers,
+    "cost": cost,
+    "overlap": overlap,
+    "plane": plane,
+    "signs": signs,
+    "probabilities": probabilities,
 }
 
 
-def figures(found: Findings) -> list[Figure]:
-    """The figures that the layout asks for, or all that the data allow."""
+def figures(found: Findings) -> tuple[list[Figure], list[str]]:
+    """The figures that the layout asks for, or all that the data allow; and why others are not."""
     wanted = found.layout.figures
-    return [
-        figure
-        for name, draw in DRAWN.items()
-        if wanted is None or name in wanted
-        for figure in draw(found)
-    ]
+    drawn: list[Figure] = []
+    missing: list[str] = []
+    for name, draw in DRAWN.items():
+        if wanted is None or name in wanted:
+            try:
+                drawn += draw(found)
+            except NotDrawn as reason:
+                missing.append(f"{name}: not drawn, {reason}")
+    return drawn, missing

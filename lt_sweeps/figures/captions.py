@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 from lt_sweeps.curves import Curve
@@ -91,6 +92,30 @@ def tests(verdicts: Sequence[Verdict], layout: Layout) -> str:
         "test, uncorrected."
     )
     return " ".join([above, *caveats(verdicts, layout)])
+
+
+def matching(found: Findings) -> str:
+    """Down to where each line is shown to be as good as dense, and by which test and margin."""
+    reached = {
+        curve.label: each.sparsity
+        for curve, ends in found.endpoints
+        for each in ends
+        if each.name == "sparsest_tested" and not math.isnan(each.sparsity)
+    }
+    if not reached or max(len(curve.seeds) for curve in found.curves) < 2:
+        return ""
+    lines = ", ".join(f"{label} {100 * (1 - s):.3g}%" for label, s in reached.items())
+    return (
+        f"Not inferior to dense by {margin(found.layout)} (one-sided paired t, level after level, "
+        f"α = {found.layout.alpha:g}) down to: {lines}."
+    )
+
+
+def margin(layout: Layout) -> str:
+    """The margin as a reader says it."""
+    if isinstance(layout.margin, str):
+        return f"{layout.margin} of its accuracy"
+    return f"{100 * layout.margin:g} points"
 
 
 def levels(points: Sequence[Point]) -> tuple[str, ...]:

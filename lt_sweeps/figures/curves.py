@@ -12,9 +12,18 @@ from matplotlib.lines import Line2D
 
 from lt_sweeps.curves import Curve
 from lt_sweeps.figures.axes import limits
-from lt_sweeps.figures.captions import caption, levels, marks, panels, reported, seeds, tests
+from lt_sweeps.figures.captions import (
+    caption,
+    levels,
+    marks,
+    matching,
+    panels,
+    reported,
+    seeds,
+    tests,
+)
 from lt_sweeps.figures.panel import panel, relevant, shown
-from lt_sweeps.figures.paper import GREY, Figure, entry, sheet, styles
+from lt_sweeps.figures.paper import GREY, Figure, NotDrawn, entry, sheet, styles
 from lt_sweeps.findings import Findings
 from lt_sweeps.layout import Layout
 from lt_sweeps.table import quantity
@@ -39,7 +48,7 @@ def by_sparsity(found: Findings) -> list[Figure]:
 def early_stop(found: Findings) -> list[Figure]:
     """The evaluation with the lowest validation loss: how soon a ticket learns."""
     if not any(row.get("best_step") is not None for c in found.reading.cells for row in c.rows):
-        return []
+        raise NotDrawn("no record says when its validation loss was lowest")
     return [_figure(found, "best_step", found.layout.x)]
 
 
@@ -55,6 +64,7 @@ def _figure(found: Findings, metric: str, x: str, verdicts: Sequence[Verdict] = 
         _outside(drawn, found.layout, metric),
         _sources(found.layout, drawn, metric, x),
         tests(verdicts, found.layout),
+        matching(found) if metric == found.accuracy and x == found.layout.x else "",
     )
     return Figure(
         name=name + _BY[x],
@@ -80,7 +90,7 @@ def _legend(drawn: Sequence[Curve], layout: Layout, metric: str) -> list[Line2D]
     look = styles([curve.name for curve in drawn])
     labels = {curve.name: curve.label for curve in drawn}
     entries = [entry(labels[name], style) for name, style in look.items()]
-    if any(point.level == 0 for curve in drawn for point in curve.points):
+    if any(not point.pruned for curve in drawn for point in curve.points):
         entries.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.6, label="dense"))
     published = [p for here in panels(drawn).values() for p in relevant(layout, here, metric)]
     others = [p.label for p in published if p.label not in look]
@@ -95,7 +105,7 @@ def _data(
     drawn: Sequence[Curve], layout: Layout, metric: str, verdicts: Sequence[Verdict]
 ) -> pd.DataFrame:
     """Everything that is plotted, in the units of the records."""
-    star = {(v.curve.panel, v.curve.name, v.point.level): v.mark(layout.alpha) for v in verdicts}
+    star = {(v.curve.panel, v.curve.name, v.point.stages): v.mark(layout.alpha) for v in verdicts}
     rows = []
     for curve in drawn:
         for point in shown(curve):
@@ -116,7 +126,7 @@ def _data(
                     "n_collapsed": point.n_collapsed,
                     "n_diverged": point.n - point.n_finite,
                     "n_missing": len(curve.seeds) - point.n,
-                    "mark": star.get((curve.panel, curve.name, point.level), ""),
+                    "mark": star.get((curve.panel, curve.name, point.stages), ""),
                     "source": "",
                 }
             )

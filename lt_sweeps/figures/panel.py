@@ -102,7 +102,7 @@ def _dense(axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Style], sca
     """A thin line at each distinct dense training: grey if the panel shares one."""
     found: dict[frozenset[str], tuple[Point, str]] = {}
     for curve in curves:
-        for point in (p for p in shown(curve) if p.level == 0):
+        for point in (p for p in shown(curve) if not p.pruned):
             if point.stages not in found or found[point.stages][0].n < point.n:
                 found[point.stages] = point, curve.name
     for point, name in found.values():
@@ -158,6 +158,18 @@ def _stars(
 ) -> None:
     """A row above the panel for each tested line, a mark at each level where it differs."""
     rows = list(dict.fromkeys(v.curve.name for v in verdicts))
+    height = {name: 1.03 + 0.05 * (len(rows) - 1 - i) for i, name in enumerate(rows)}
+    for name in rows:  # whose row it is, also in greyscale
+        style = styles[name]
+        axes.plot(
+            -0.03,
+            height[name],
+            marker=style.marker,
+            markersize=2.6,
+            color=style.color,
+            transform=axes.transAxes,
+            clip_on=False,
+        )
     for verdict in verdicts:
         mark = verdict.mark(layout.alpha)
         if not mark:
@@ -166,7 +178,7 @@ def _stars(
         color = styles[verdict.curve.name].color
         axes.plot(
             place(verdict.point, x),
-            1.03 + 0.05 * (len(rows) - 1 - rows.index(verdict.curve.name)),
+            height[verdict.curve.name],
             marker=marker,
             markersize=4.5 if marker == "*" else 3.2,
             markeredgewidth=0.5,

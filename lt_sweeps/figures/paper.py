@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Sheet
@@ -31,6 +33,10 @@ MARKERS = "os^DvPX<>p*h"
 DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))]
 # Type 42 fonts: text in a PDF stays text, and journals accept it.
 _RC = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
+
+
+class NotDrawn(Exception):
+    """A figure that the data do not allow; says why."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,11 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def sheet(panels: int, *, height: float = 2.1, legend: Sequence[Line2D] = ()) -> Sheet:
-    """An empty figure of so many panels, at most two beside each other, its legend below."""
-    columns = 1 if panels == 1 else 2
+def sheet(
+    panels: int, *, height: float = 2.1, legend: Sequence[Artist] = (), beside: int = 2
+) -> Sheet:
+    """An empty figure of so many panels, at most `beside` in a row, its legend below."""
+    columns = min(panels, beside)
     rows = math.ceil(panels / columns)
     width = COLUMN if columns == 1 else PAGE
     legend_columns = _legend_columns(legend, width)
@@ -121,11 +129,23 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def wrapped(label: str) -> str:
+    """A label for the left of an axis: lines of at most 24 characters."""
+    return plain(textwrap.fill(label, 24))
+
+
+def rows_height(labels: Sequence[str], *, each: float) -> float:
+    """Inches for a row per label: `each`, or more where a label takes several lines."""
+    lines = max((wrapped(label).count("\n") + 1 for label in labels), default=1)
+    return len(labels) * max(each, 0.12 * lines)
+
+
 def rendered(figure: Figure) -> Mapping[str, bytes]:
     """The figure as its files: PNG, PDF, the numbers as CSV, and caption and ids as text."""
     with mpl.rc_context(_RC):
         drawn = figure.draw()
         png = _saved(drawn, "png", dpi=300, metadata={"Description": figure.caption})
+        drawn.set_layout_engine("none")  # it lies as it should; another pass takes as long again
         pdf = _saved(
             drawn, "pdf", metadata={"Title": figure.name, "Subject": figure.caption, **_NO_DATE}
         )
@@ -153,6 +173,6 @@ def _saved(drawn: Sheet, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _legend_columns(legend: Sequence[Line2D], width: float) -> int:
+def _legend_columns(legend: Sequence[Artist], width: float) -> int:
     longest = max((len(str(each.get_label())) for each in legend), default=0)
     return max(1, min(len(legend), int(width / (0.5 + 0.052 * longest))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -11,9 +11,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import Container, DictConfig, OmegaConf
 
-from lt_sweeps.cells import Cell, multirun
+from lt_sweeps.cells import Cell, Swept, multirun
 
 
 def register() -> None:
@@ -25,7 +25,7 @@ def register() -> None:
     its check of the name looks among those.
     """
     plugins = Plugins.instance()
-    for plugin in (CellSweeper, CellLauncher):
+    for plugin in (CellSweeper, CellLauncher, SlurmLauncher):
         plugins.register(plugin)
     if hasattr(Plugins, "is_in_toplevel_plugins_module"):
         names = plugins.class_name_to_class
@@ -47,26 +47,51 @@ class CellLauncher(Launcher):
         """For sweepers that are not ours: every job is composed here, by itself."""
         loader = self.hydra_context.config_loader
         cells = [
-            cell for words in job_overrides for cell in multirun(loader, self.config, {}, words)
+            cell
+            for words in job_overrides
+            for cell in multirun(loader, self.config, Swept(), words)
         ]
         return self.launch_cells(cells)
 
     def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
         """Run the cells to their end; a failure ends the process with its exit status."""
-        from lt_sweeps.launchers import local
-
-        status = local.launch(cells)
+        status = self.start(cells)
         if status:
             sys.exit(status)
         # A sweeper takes any other status as unfinished.
         return [JobReturn(status=JobStatus.COMPLETED, overrides=cell.overrides) for cell in cells]
 
+    def start(self, cells: list[Cell]) -> int:
+        """Work on the cells, on this machine; returns the exit status."""
+        from lt_sweeps.launchers import local
+
+        return local.launch(cells)
+
+
+class SlurmLauncher(CellLauncher):
+    """Submits the cells of a multirun to a cluster, and returns."""
+
+    def __init__(self, **profile: Any) -> None:
+        self.profile = profile
+
+    def start(self, cells: list[Cell]) -> int:
+        from lt_sweeps.launchers import slurm
+        from lt_sweeps.launchers.profile import Profile
+
+        given = {
+            name: OmegaConf.to_container(value, resolve=True)
+            if isinstance(value, Container)
+            else value
+            for name, value in self.profile.items()
+        }
+        return slurm.launch(cells, Profile.of(given))
+
 
 class CellSweeper(Sweeper):
     """Hands all cells of a multirun to the launcher at once."""
 
-    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
-        self.params = params or {}
+    def __init__(self, params: Any = None, arms: Any = None, companions: Any = None) -> None:
+        self.swept = Swept(params or {}, arms or (), companions or {})
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -80,7 +105,7 @@ class CellSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        cells = multirun(loader, self.config, self.params, arguments)
+        cells = multirun(loader, self.config, self.swept, arguments)
         if isinstance(self.launcher, CellLauncher):
             return self.launcher.launch_cells(cells)
         assert self.launcher is not None

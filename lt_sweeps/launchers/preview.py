@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -16,18 +16,62 @@ from lt_sweeps.cost import Speeds
 from lt_sweeps.plan import Pack, Plan, dependencies
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What packs will take, if each starts as soon as it can."""
+
+    packs: int
+    units: int
+    seconds: float  # until the last one ends
+    busy: float  # of all devices together
+    chain: float  # of the longest chain of packs that wait for one another
+    measured: bool  # rather than guessed from shapes
+    device: str
+    at_once: int
+
+    @classmethod
+    def of(
+        cls, todo: Sequence[Pack], speeds: Speeds, *, device: str, at_once: int, share: int = 1
+    ) -> Estimate:
+        """For `at_once` processes, of which `share` have one device together."""
+        needs, ends, chain = dependencies(todo), {}, {}
+        free, busy, known = [0.0] * at_once, 0.0, True
+        for pack in todo:
+            took, measured = speeds.seconds(pack.units[0].stage, len(pack.units), device)
+            known &= measured
+            before = [name for name in needs[pack.name] if name in ends]
+            free[0] = ends[pack.name] = max([free[0], *(ends[n] for n in before)]) + took
+            chain[pack.name] = max((chain[n] for n in before), default=0.0) + took
+            busy += took / share
+            free.sort()
+        units = sum(len(pack.units) for pack in todo)
+        longest = max(chain.values(), default=0.0)
+        return cls(len(todo), units, max(free), busy, longest, known, device, at_once)
+
+    @property
+    def hours(self) -> float:
+        return self.busy / 3600
+
+    @property
+    def noun(self) -> str:
+        return "CPU" if self.device == "cpu" else "GPU"
+
+
+def within_budget(estimate: Estimate, budget: float | None) -> None:
+    """Raises: ValueError: the packs would take more than the budget."""
+    if budget is not None and estimate.hours > budget:
+        raise ValueError(
+            f"budget.gpu_hours: this takes about {estimate.hours:.2g} {estimate.noun}-hours"
+            f"{'' if estimate.measured else ' (a guess from shapes)'}; allowed are {budget:g}"
+        )
+
+
 def preview(
-    made: Plan,
-    todo: Sequence[Pack],
-    speeds: Speeds,
-    *,
-    devices: Sequence[str],
-    sweep: Path,
+    made: Plan, todo: Sequence[Pack], estimate: Estimate, *, sweep: Path, **more: str
 ) -> Group:
     """Cells, distinct trainings, what is cached, packs, time and disk, and what is prunable."""
-    missing = sum(len(pack.units) for pack in todo)
-    seconds, measured = _seconds(todo, speeds, devices)
     stages = len({unit.stage.key for unit in made.units})
+    guess = "" if estimate.measured else " (a guess from shapes)"
     rows = [
         ("sweep", str(sweep)),
         ("cells", f"{len(made.cells)}"),
@@ -36,9 +80,18 @@ def preview(
             f"{len(made.units)} distinct ({stages} stages), where each cell alone would take "
             f"{made.asked}",
         ),
-        ("cached", f"{len(made.units) - missing}"),
-        ("to run", f"{missing} in {len(todo)} packs, {len(devices)} at once on {devices[0][:4]}"),
-        ("time", f"about {_duration(seconds)}" + ("" if measured else " (a guess from shapes)")),
+        ("cached", f"{len(made.units) - estimate.units}"),
+        (
+            "to run",
+            f"{estimate.units} in {estimate.packs} packs, {estimate.at_once} at once on "
+            f"{estimate.device.removeprefix('NVIDIA ')}",
+        ),
+        *more.items(),
+        (
+            "time",
+            f"about {_duration(estimate.seconds)}, {estimate.hours:.2g} {estimate.noun}-hours, "
+            f"longest chain {_duration(estimate.chain)}{guess}",
+        ),
         ("disk", f"{_bytes(made, todo) / 2**20:,.0f} MiB of tickets"),
         ("prunable", _prunable(made)),
     ]
@@ -58,21 +111,6 @@ def _levels(made: Plan) -> list[Text]:
         which = f"level {levels[0]}" if len(levels) == 1 else f"levels {levels[0]}-{levels[-1]}"
         lines.append(Text(f"{which}: {count} x {name}", style="dim"))
     return lines
-
-
-def _seconds(todo: Sequence[Pack], speeds: Speeds, devices: Sequence[str]) -> tuple[float, bool]:
-    """The time until the last pack ends, if each starts as soon as it can."""
-    device = "cpu" if devices[0] == "cpu" else torch.cuda.get_device_name(0)
-    needs, ends = dependencies(todo), {}
-    free = [0.0] * len(devices)
-    known = True
-    for pack in todo:
-        took, measured = speeds.seconds(pack.units[0].stage, len(pack.units), device)
-        known &= measured
-        start = max([free[0], *(ends[name] for name in needs[pack.name] if name in ends)])
-        free[0] = ends[pack.name] = start + took
-        free.sort()
-    return max(free), known
 
 
 def _bytes(made: Plan, todo: Sequence[Pack]) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,16 +12,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lt_sweeps.plan import Pack
+from lt_sweeps.manifest import Sweep
 
 
 class Panel:
     """What every worker is at, how much of the work is done, and when it will be."""
 
-    def __init__(self, packs: Sequence[Pack], console: Console) -> None:
-        self._work = {pack.name: pack.steps * len(pack.units) for pack in packs}
-        self._steps = {pack.name: pack.units[0].stage.start.step for pack in packs}
-        self._running: dict[str, Pack] = {}
+    def __init__(self, sweep: Sweep, packs: Sequence[Mapping[str, Any]], console: Console) -> None:
+        self._stages = sweep.manifest["stages"]
+        self._total = sum(map(self._work, packs)) or 1  # of none, all is done
+        self._steps: dict[str, int] = {}
+        self._running: dict[str, Mapping[str, Any]] = {}
         self._done = 0.0
         self._began = time.monotonic()
         self._live = Live(
@@ -40,39 +42,44 @@ class Panel:
         if self._shown:
             self._live.stop()
 
-    def start(self, pack: Pack) -> None:
-        self._running[pack.name] = pack
+    def start(self, pack: Mapping[str, Any]) -> None:
+        self._running[pack["name"]] = pack
+        self._steps[pack["name"]] = self._stage(pack)["start"]
 
-    def step(self, pack: Pack, step: int) -> None:
-        self._steps[pack.name] = step
+    def step(self, pack: Mapping[str, Any], step: int) -> None:
+        self._steps[pack["name"]] = step
 
-    def stop(self, pack: Pack) -> None:
-        self._running.pop(pack.name, None)
-        self._done += self._work[pack.name]
+    def stop(self, pack: Mapping[str, Any], *, done: bool) -> None:
+        self._running.pop(pack["name"], None)
+        self._done += self._work(pack) * done
+
+    def _stage(self, pack: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._stages[pack["units"][0][0]]
+
+    def _work(self, pack: Mapping[str, Any]) -> int:
+        stage = self._stage(pack)
+        return len(pack["units"]) * (stage["end"] - stage["start"])
 
     def _render(self) -> Group:
-        total = sum(self._work.values())
         done = self._done + sum(
-            len(pack.units) * (self._steps[name] - pack.units[0].stage.start.step)
+            len(pack["units"]) * (self._steps[name] - self._stage(pack)["start"])
             for name, pack in self._running.items()
         )
         elapsed = time.monotonic() - self._began
-        left = elapsed * (total - done) / done if done else None
+        left = elapsed * (self._total - done) / done if done else None
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(total=total, completed=done, width=40),
-            f"{done / total:4.0%}",
+            ProgressBar(total=self._total, completed=done, width=40),
+            f"{done / self._total:4.0%}",
             f"{done / max(elapsed, 1e-9):,.0f} replicate-steps/s",
             f"{_clock(elapsed)} gone, {'?' if left is None else _clock(left)} to go",
         )
-        lines = [self._line(pack) for pack in self._running.values()]
-        return Group(bar, *lines)
+        return Group(bar, *(self._line(pack) for pack in self._running.values()))
 
-    def _line(self, pack: Pack) -> Text:
-        first = pack.units[0].stage
+    def _line(self, pack: Mapping[str, Any]) -> Text:
         return Text(
-            f"  {pack.name}: level {first.level}, {len(pack.units)} stacked, "
-            f"step {self._steps[pack.name]:,} of {first.step:,}",
+            f"  {pack['name']}: level {pack['level']}, {len(pack['units'])} stacked, "
+            f"step {self._steps[pack['name']]:,} of {self._stage(pack)['end']:,}",
             style="dim",
         )
 

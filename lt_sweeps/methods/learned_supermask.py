@@ -56,7 +56,7 @@ def learned_supermask_from(
     mask_criterion: Criterion,
     reset: Call,
     *,
-    dense: Mapping[str, Any],
+    dense: Mapping[str, Any] | None = None,
     strength: float = 2.0,
     rescale: bool = False,
     rounding: bool = False,
@@ -68,7 +68,7 @@ def learned_supermask_from(
         dense: the keys of the recipe in which the dense run, which the criterion looks at, differs.
         strength: logits start there where that mask keeps a weight, and at minus that elsewhere.
     """
-    found = Train(init, recipe.changed(dense, where="method.dense"))
+    found = Train(init, recipe.changed(dense or {}, where="method.dense"))
     cut = Prune(found, schedule[-1], mask_criterion, origin=found)
     start = Logits(
         Reset(cut, reset, INIT, origin=found),
@@ -83,7 +83,7 @@ def supermask_ticket(
     reset: Call,
     freeze: Call,
     *,
-    search: Mapping[str, Any],
+    search: Mapping[str, Any] | None = None,
     bias: float = 0.0,
     rescale: bool = False,
     mask_lr: float = 1.0,
@@ -95,7 +95,9 @@ def supermask_ticket(
     """
     start = Logits(init, logits("lt_sweeps.logits.constant", value=float(bias)))
     learnt = Train(
-        start, recipe.changed(search, where="method.search"), Supermask(rescale, False, mask_lr)
+        start,
+        recipe.changed(search or {}, where="method.search"),
+        Supermask(rescale, False, mask_lr),
     )
     drawn = Criterion.of({"_target_": "lt_sweeps.criteria.drawn"})
     cut = Prune(learnt, Target.open(init.network.layers), drawn, origin=learnt)

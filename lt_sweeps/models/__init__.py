@@ -2,8 +2,18 @@
 
 from lt_sweeps.models.conv import Conv
 from lt_sweeps.models.fc import FC
-from lt_sweeps.models.initializers import glorot_normal, xavier_normal
+from lt_sweeps.models.initializers import glorot_normal, signed_constant, xavier_normal
 from lt_sweeps.models.resnet import ResNet
 from lt_sweeps.models.vgg import VGG
+from lt_sweeps.models.wide_resnet import WideResNet
 
-__all__ = ["FC", "VGG", "Conv", "ResNet", "glorot_normal", "xavier_normal"]
+__all__ = [
+    "FC",
+    "VGG",
+    "Conv",
+    "ResNet",
+    "WideResNet",
+    "glorot_normal",
+    "signed_constant",
+    "xavier_normal",
+]

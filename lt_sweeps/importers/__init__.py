@@ -1,0 +1,1 @@
+"""Other people's results as tickets and records of ours."""

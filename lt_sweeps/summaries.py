@@ -1,0 +1,236 @@
+"""The tests and the endpoints as tables: a row each, in the units of the records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from lt_sweeps.curves import Curve
+from lt_sweeps.endpoints import NAMES, Endpoint
+from lt_sweeps.findings import Findings
+from lt_sweeps.names import by
+from lt_sweeps.statistics import compare, holm, spread
+from lt_sweeps.table import quantity, remaining
+from lt_sweeps.verdicts import Verdict, winning
+
+# What a bare number of an endpoint is; the others are in the unit of the metric.
+SPARSITIES = ("sparsest_not_inferior", "sparsest_tested", "sparsest_matching")
+PER_RUN = ("peak", "sparsest_not_inferior", "area")
+TESTS = (
+    *("panel", "line", "baseline", "level", "percent_remaining", "test", "n", "n_baseline"),
+    *("n_asked", "difference", "ci_low", "ci_high", "p", "p_holm", "p_student", "p_exact"),
+    *("p_exact_holm", "p_exact_least", "exact", "sd", "seeds_needed", "mark", "winning"),
+)
+ENDPOINTS = ("panel", "line", "endpoint", "n", "n_asked", "mean")
+
+
+def tests(verdicts: Sequence[Verdict], found: Findings) -> pd.DataFrame:
+    """Every test, with what is needed to judge it."""
+    wins = _wins(found)
+    rows = [
+        {
+            "panel": v.curve.panel,
+            "line": v.curve.label,
+            "baseline": v.baseline.label,
+            "level": v.point.level,
+            "percent_remaining": v.point.percent,
+            "test": v.found.test,
+            "n": v.found.n[0],
+            "n_baseline": v.found.n[1],
+            "n_asked": v.found.asked[0],
+            "difference": v.found.difference,
+            "ci_low": v.found.ci_low,
+            "ci_high": v.found.ci_high,
+            "p": v.found.p,
+            "p_holm": v.p_holm,
+            "p_student": v.found.p_student,
+            "p_exact": v.found.p_exact,
+            "p_exact_holm": v.p_exact_holm,
+            "p_exact_least": v.found.p_least,
+            "exact": v.found.exact,
+            "sd": v.found.sd,
+            "seeds_needed": v.found.seeds_needed,
+            "mark": v.mark(found.layout.alpha),
+            "winning": wins.get((v.curve.panel, v.curve.name, v.point.stages)),
+        }
+        for v in verdicts
+    ]
+    return pd.DataFrame(rows, columns=list(TESTS))
+
+
+def ends(found: Findings) -> pd.DataFrame:
+    """Every endpoint of every line, and its difference to the baseline's where there is one."""
+    rows = [
+        {"panel": curve.panel, "line": curve.label, **_end(curve, each)}
+        for curve, endpoints in found.endpoints
+        for each in endpoints
+    ]
+    data = pd.DataFrame(rows, columns=None if rows else list(ENDPOINTS))
+    differences = pd.DataFrame(_differences(found))
+    if differences.empty:
+        return data
+    return data.merge(differences, how="left", on=["panel", "line", "endpoint"])
+
+
+def end_tables(found: Findings) -> Iterator[Table]:
+    """The endpoints for the terminal, one table per panel."""
+    for panel, pairs in by(found.endpoints, lambda pair: pair[0].panel).items():
+        table = Table(
+            title=Text(f"{panel}: endpoints (%), mean ± half of its 95% interval"),
+            title_justify="left",
+        )
+        table.add_column("")
+        for curve, _ in pairs:
+            table.add_column(Text(curve.label.replace(" ", "\n")), justify="right")
+        for name, says in NAMES.items():
+            columns = [next(e for e in each if e.name == name) for _, each in pairs]
+            texts = [_text(e, c, found) for (c, _), e in zip(pairs, columns, strict=True)]
+            table.add_row(Text(says), *(Text(text) for text in texts))
+        yield table
+
+
+def test_tables(found: Findings) -> Iterator[Table]:
+    """The tests for the terminal, one table per tested line."""
+    for members in by(found.verdicts, lambda v: (v.curve.panel, v.curve.name)).values():
+        yield test_table(members, found)
+
+
+def test_table(members: Sequence[Verdict], found: Findings) -> Table:
+    """One line against its baseline, a row per level."""
+    _, scale = quantity(found.metric)
+    first = members[0]
+    title = f"{first.curve.panel}: {first.curve.label} minus {first.baseline.label}"
+    table = Table(title=Text(title), title_justify="left")
+    for name in ("% left", "difference", "", "p", "Holm", "Student", "exact", "n"):
+        table.add_column(Text(name), justify="right")
+    for v in members:
+        f = v.found
+        low, high = scale * f.ci_low, scale * f.ci_high
+        table.add_row(
+            remaining(v.point.percent),
+            Text(f"{scale * f.difference:+.2f} [{low:+.2f}, {high:+.2f}]"),
+            v.mark(found.layout.alpha),
+            *(probability(p) for p in (f.p, v.p_holm, f.p_student)),
+            probability(f.p_exact, digits=4),
+            _count(v),
+        )
+    return table
+
+
+def probability(p: float, *, digits: int = 3) -> str:
+    """A p-value as a reader says it: 0.034, <0.001, - where there is none."""
+    least = 10.0**-digits
+    return "-" if math.isnan(p) else f"<{least:g}" if p < least else f"{p:.{digits}f}"
+
+
+def _count(verdict: Verdict) -> str:
+    n, asked = verdict.found.n, verdict.found.asked
+    text = str(n[0]) if n[0] == n[1] else f"{n[0]}, {n[1]}"
+    return text if n == asked else f"{text} of {asked[0]}"
+
+
+def _end(curve: Curve, each: Endpoint) -> dict[str, Any]:
+    values = list(each.values.values())
+    per_run = each.name in PER_RUN
+    numbers = asdict(spread(values)) if values else {}
+    if each.name in ("sparsest_tested", "sparsest_matching"):
+        numbers = {"mean": each.sparsity}
+    return {
+        "endpoint": each.name,
+        "n": len(values) if per_run or each.ticket else None,
+        "n_asked": len(curve.seeds),
+        **numbers,
+        "sparsity": each.sparsity,
+        "level": each.ticket.level if each.ticket else None,
+        "at": " ".join(each.ticket.at) if each.ticket else "",
+        "value": each.ticket.mean if each.ticket else None,
+        "search_epochs": each.cost.chain,
+        "sequential_epochs": each.cost.sequential,
+        "parallel_epochs": each.cost.parallel,
+    }
+
+
+def _differences(found: Findings) -> list[dict[str, Any]]:
+    """Endpoints per run against the baseline's, Holm over the lines of a panel."""
+    rows: list[dict[str, Any]] = []
+    for pairs in by(found.endpoints, lambda pair: pair[0].panel).values():
+        base = next((p for p in pairs if p[0].name == found.layout.baseline), None)
+        if base is None:
+            continue
+        for name in PER_RUN:
+            family = [_against(curve, each, base, name, found) for curve, each in pairs]
+            tested = [row for row in family if row is not None]
+            adjusted = holm([row["p"] for row in tested])
+            rows += [row | {"p_holm": p} for row, p in zip(tested, adjusted, strict=True)]
+    return rows
+
+
+def _against(
+    curve: Curve,
+    each: Sequence[Endpoint],
+    base: tuple[Curve, Sequence[Endpoint]],
+    name: str,
+    found: Findings,
+) -> dict[str, Any] | None:
+    if curve is base[0]:
+        return None
+    mine, theirs = (next(e for e in es if e.name == name).values for es in (each, base[1]))
+    got = compare(
+        mine, theirs, seeds=curve.seeds, other_seeds=base[0].seeds, alpha=found.layout.alpha
+    )
+    return {
+        "panel": curve.panel,
+        "line": curve.label,
+        "endpoint": name,
+        "test": got.test,
+        "difference": got.difference,
+        "difference_low": got.ci_low,
+        "difference_high": got.ci_high,
+        "p": got.p,
+        "p_exact": got.p_exact,
+        "p_exact_least": got.p_least,
+    }
+
+
+def _text(each: Endpoint, curve: Curve, found: Findings) -> str:
+    _, scale = quantity(found.accuracy)
+    if each.name in PER_RUN:
+        if not each.values:
+            return "-"
+        s = spread(list(each.values.values()))
+        of = "" if len(each.values) == len(curve.seeds) else f"\n{len(each.values)} of "
+        text = f"{scale * s.mean:.2f} ± {scale * (s.ci_high - s.mean):.2f}"
+        return text + (f"{of}{len(curve.seeds)} seeds" if of else "")
+    if math.isnan(each.sparsity):
+        return "none"
+    text = f"{100 * each.sparsity:.2f}"
+    if each.ticket:
+        text += f"\n{scale * each.ticket.mean:.2f} at level {each.ticket.level}"
+        text += "".join(f"\n{at}" for at in each.ticket.at)
+        text += _search(each)
+    return text
+
+
+def _search(each: Endpoint) -> str:
+    cost = each.cost
+    if math.isnan(cost.chain):
+        return ""
+    several = cost.sequential != cost.chain or cost.parallel != cost.chain
+    more = f"\n{cost.sequential:g} in all, {cost.parallel:g} in parallel" if several else ""
+    return f"\n{cost.chain:g} epochs of search{more}"
+
+
+def _wins(found: Findings) -> Mapping[tuple[str, str, frozenset[str]], bool]:
+    """Which points are winning tickets, where the layout names a control."""
+    return {
+        (curve.panel, curve.name, stages): won
+        for curve in found.curves
+        for stages, won in winning(curve, found.controlled, found.layout).items()
+        if found.controlled
+    }

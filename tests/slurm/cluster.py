@@ -1,0 +1,89 @@
+"""Sweeps on the Slurm of launch/slurm/cluster.sh, as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+CLUSTER = REPOSITORY / "launch" / "slurm" / "cluster.sh"
+SMALL = [
+    *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
+    *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]", "schedule.levels=2"),
+    *("recipe.batch_size=16", "recipe.length=30ep"),
+]
+JOB = ["device=cpu", "hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.memory=0.5"]
+
+
+def slurm(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+class Run:
+    """A folder of results, and the command line on it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.root = folder, folder / "results"
+
+    def __call__(self, *words: str, status: int | None = 0) -> str:
+        """What a command says; its exit status is checked, unless None."""
+        done = subprocess.run(
+            [sys.executable, "-m", "lt_sweeps", *words, f"root={self.root}"],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "150"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        self.status = done.returncode
+        assert status in (None, done.returncode), done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    @property
+    def sweep(self) -> Path:
+        (folder,) = (self.root / "sweeps").iterdir()
+        return folder
+
+    def wait(self, *, limit: float = 300) -> int:
+        """Until nobody is at work; the exit status of `status`."""
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            self("status", str(self.sweep), status=None)
+            if self.status != 3:
+                return self.status
+            time.sleep(1)
+        raise AssertionError(self("status", str(self.sweep), status=None) + slurm("squeue"))
+
+    def results(self) -> dict[str, object]:
+        """Every ticket's bytes and every record, but for the seconds that a clock measured."""
+        found: dict[str, object] = {
+            str(p.relative_to(self.root)): p.read_bytes()
+            for p in self.root.glob("tickets/*/*.safetensors")
+        }
+        for path in self.root.glob("runs/*/*/records.jsonl"):
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            found[str(path.relative_to(self.root))] = [
+                {k: v for k, v in row.items() if k != "seconds"} for row in rows
+            ]
+        return found
+
+    def computed(self) -> Counter[str]:
+        """How often each unit was computed, by the logs of those that did it."""
+        lines = [
+            line for path in self.sweep.glob("logs/*.log") for line in path.read_text().splitlines()
+        ]
+        found = [re.search(r" computed (.*)", line) for line in lines]
+        return Counter(unit for match in found if match for unit in match[1].split())
+
+    def jobs(self) -> list[str]:
+        """The ids of this sweep's running jobs."""
+        name = self.sweep.name
+        lines = slurm("squeue", "--noheader", "--states=R", "--format=%A %j").splitlines()
+        return [line.split()[0] for line in lines if f"lt-{name}-" in line]

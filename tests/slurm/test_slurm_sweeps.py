@@ -1,0 +1,275 @@
+"""Sweeps on a real Slurm: submitted, followed, cancelled, resumed, and told the truth about."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cluster import JOB, SMALL, Run, slurm
+
+WORDS = [*SMALL, *JOB, "mask_criterion=large_final,random", "seed=0,1", "hydra.launcher.jobs=2"]
+LUCK = """
+def luck(final):
+    raise RuntimeError("no such luck")
+"""
+
+
+def own(run: Run, text: str = LUCK) -> str:
+    """A criterion of a person's own, and the flag that adds it."""
+    (run.folder / "mylab.py").write_text(text)
+    folder = run.folder / "own" / "mask_criterion"
+    folder.mkdir(parents=True)
+    (folder / "luck.yaml").write_text("_target_: mylab.luck\n")
+    return f"--config-dir={run.folder / 'own'}"
+
+
+def states(run: Run) -> list[str]:
+    """What Slurm says of this sweep's jobs, also of those that are over."""
+    said = slurm("scontrol", "show", "job")
+    return re.findall(rf"JobName=lt-{re.escape(run.sweep.name)}-.*?JobState=(\w+)", said, re.S)
+
+
+def release(run: Run) -> None:
+    for batch in run.sweep.glob("jobs/*.json"):
+        slurm("scontrol", "release", json.loads(batch.read_text())["id"])
+
+
+def test_submitted_it_returns_and_ends_as_on_this_machine(
+    run: Run, another: Callable[[], Run]
+) -> None:
+    said = run(*WORDS)
+    assert "10 distinct (5 stages), where each cell alone would take 12" in said
+    assert "longest chain" in said and "CPU-hours" in said and "MiB of tickets" in said
+    assert "submitted 2 jobs" in said
+    assert run.status == 0 and run.wait() == 0
+    assert set(states(run)) == {"COMPLETED"}
+    assert "4 of 4 cells done, 10 units done" in run("status", str(run.sweep))
+    here = another()
+    here(*[word for word in WORDS if "launcher" not in word], "workers=1")
+    assert run.results().keys() == here.results().keys()
+    assert set(run.computed().values()) == {1}
+
+
+def test_the_same_words_twice_submit_nothing_the_second_time(run: Run) -> None:
+    run(*WORDS, "hydra.launcher.sbatch={hold: true}")
+    before = slurm("squeue", "--noheader", "--array", "--format=%F %K")
+    said = run(*WORDS, "hydra.launcher.sbatch={hold: true}")
+    assert "nothing to submit: 0 of 4 cells are complete, 3 jobs are queued" in said
+    assert slurm("squeue", "--noheader", "--array", "--format=%F %K") == before
+    run("status", str(run.sweep), status=3)
+
+
+def test_what_is_edited_while_jobs_queue_changes_nothing_in_them(run: Run) -> None:
+    flag = own(run, "def luck(final):\n    return final.abs()\n")
+    words = [flag, *WORDS, "mask_criterion=luck", "seed=0"]
+    run(*words, "hydra.launcher.sbatch={hold: true}")
+    (run.folder / "mylab.py").write_text(LUCK)
+    (run.folder / "own" / "mask_criterion" / "luck.yaml").write_text("_target_: mylab.no_such\n")
+    release(run)
+    assert run.wait() == 0, run("status", str(run.sweep), status=None)
+
+
+def test_a_failing_cell_is_reported_and_the_others_go_on(run: Run) -> None:
+    run(own(run), *WORDS, "mask_criterion=large_final,luck", "seed=0,1,2")
+    assert run.wait() == 1
+    assert len(list(run.root.glob("runs/*/*/DONE"))) == 3
+    said = run("status", str(run.sweep), status=1)
+    assert "3 of 6 cells done" in said and "RuntimeError: no such luck" in said
+    assert "FAILED" in states(run), "Slurm is told"
+    broken = re.search(r"failed: cell (\d+)", said)
+    assert broken and "RuntimeError: no such luck" in run("logs", str(run.sweep), broken[1])
+    assert "mylab.py" in run("logs", str(run.sweep), broken[1]), "with its traceback"
+
+
+def test_what_depends_on_a_failed_job_is_cancelled_and_not_left_waiting(run: Run) -> None:
+    net = "import torch\nclass Net(torch.nn.Module):\n    def __init__(self, input_shape):\n"
+    net += "        super().__init__()\n        self.a = torch.nn.Linear(16, 4)\n"
+    net += (
+        "    def forward(self, x):\n        return self.a(x.flatten(1)) / (1 if x.is_meta else 0)\n"
+    )
+    run(
+        own(run),
+        *WORDS,
+        "hydra.launcher.jobs=4",
+        "hydra.launcher.canary=false",
+        "hydra.launcher.setup=['[ $SLURM_ARRAY_TASK_ID != 1 ] || exit 9']",
+    )
+    assert run.wait() == 1
+    assert not slurm("squeue", "--noheader")
+    assert {"FAILED", "CANCELLED"} <= set(states(run))
+    assert "has left the queue unfinished" in run("status", str(run.sweep), status=1)
+
+
+def test_cancelled_it_is_resumed_with_exactly_what_is_missing(
+    run: Run, another: Callable[[], Run]
+) -> None:
+    other = another()
+    other(*WORDS, "hydra.launcher.sbatch={hold: true}")
+    run(*WORDS, "recipe.length=600ep", "checkpoint_every=0.2", "hydra.launcher.canary=false")
+    while not list(run.root.glob("tickets/*/*.partial-*")):
+        time.sleep(0.1)
+    assert "cancelled 2 jobs" in run("cancel", str(run.sweep))
+    assert run.wait() == 1
+    assert len(slurm("squeue", "--noheader", "--array").splitlines()) == 3, "the other's stay"
+    other("cancel", str(other.sweep))
+    done = len(run.computed())
+    said = run("resume", str(run.sweep), "parallel=1")
+    assert "submitted" in said
+    assert run.wait() == 0
+    counts = run.computed()
+    assert len(counts) == 10 and set(counts.values()) == {1} and done < 10
+    assert "nothing to submit" in run("resume", str(run.sweep))
+
+
+def test_a_time_limit_is_requeued_as_often_as_is_said(run: Run) -> None:
+    words = ["recipe.length=4000ep", "checkpoint_every=1", "hydra.launcher.canary=false"]
+    run(
+        *WORDS,
+        *words,
+        "seed=0",
+        "mask_criterion=random",
+        "hydra.launcher.jobs=1",
+        "hydra.launcher.max_requeues=1",
+        "hydra.launcher.time=1",
+    )
+    assert run.wait() == 1
+    said = run("status", str(run.sweep), status=1)
+    assert "time limit reached, after 1 requeues (max_requeues); resume continues" in said
+    assert list(run.root.glob("tickets/*/*.partial-*")), "it has saved itself"
+    assert "FAILED" in states(run)
+    run("resume", str(run.sweep), "time=60")
+    assert run.wait(limit=600) == 0
+
+
+def test_preempted_it_goes_on_from_its_checkpoint(run: Run) -> None:
+    run(
+        *WORDS,
+        "recipe.length=1500ep",
+        "hydra.launcher.canary=false",
+        "seed=0",
+        "mask_criterion=random",
+        "hydra.launcher.jobs=1",
+    )
+    while not list(run.sweep.glob("running/*.json")):
+        time.sleep(0.1)
+    time.sleep(3)
+    nodes = ["--partition=prio", "--exclusive", "--mem=100", "--nodes=2", "--output=/dev/null"]
+    slurm("sbatch", *nodes, "--wrap=sleep 1")
+    assert run.wait() == 0, run("status", str(run.sweep), status=None)
+    logs = "".join(path.read_text() for path in run.sweep.glob("logs/*.log"))
+    steps = [int(step) for step in re.findall(r"from step (\d+)", logs)]
+    assert "stopped at step" in logs and max(steps) > 0
+    assert set(run.computed().values()) == {1}
+
+
+def test_a_stack_that_does_not_fit_is_halved_until_it_does(run: Run) -> None:
+    wide = ["method=dense", "model.net.hidden=[2000,2000]", "recipe.length=2it", "seed=range(16)"]
+    run(
+        *SMALL,
+        *JOB,
+        *wide,
+        "mask_criterion=random",
+        "reset=rewind",
+        "stack_size=16",
+        "recipe.evaluate_every=1it",
+        "hydra.launcher.memory=8",
+        "hydra.launcher.setup=['ulimit -v 5500000']",
+        "hydra.launcher.jobs=1",
+    )
+    assert run.wait() == 0, run("status", str(run.sweep), status=None)
+    assert list(run.sweep.glob("halved/*")), "by the canary"
+    assert set(run.computed().values()) == {1}
+
+
+def test_a_thousand_cells_are_submitted_in_a_minute_and_arrays_are_cut(run: Run) -> None:
+    began = time.monotonic()
+    said = run(
+        *SMALL,
+        *JOB,
+        "mask_criterion=glob(*)",
+        "seed=range(67)",
+        "schedule.levels=1",
+        "hydra.launcher.pack=false",
+        "hydra.launcher.sbatch={hold: true}",
+    )
+    seconds = time.monotonic() - began
+    print(f"\n1139 cells, a job each: {seconds:.1f} s from command to prompt")
+    jobs = len(slurm("squeue", "--noheader", "--array").splitlines())
+    assert "cells      1139" in said and jobs == 1139 + 67 + 1
+    assert seconds < 60
+    assert f"cancelled {jobs} jobs" in run("cancel", str(run.sweep))
+
+
+@pytest.mark.slow
+def test_five_hundred_cells_in_four_jobs(run: Run) -> None:
+    run(
+        *SMALL,
+        *JOB,
+        "mask_criterion=glob(*)",
+        "seed=range(30)",
+        "schedule.levels=1",
+        "recipe.length=3ep",
+        "hydra.launcher.jobs=4",
+    )
+    assert run.wait(limit=600) == 0
+    assert len(list(run.root.glob("runs/*/*/DONE"))) == 510
+    counts = run.computed()
+    assert len(counts) == 30 + 510 and set(counts.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("+hydra.launcher.gpuz=1", "takes no ['gpuz']"),
+        ("hydra.launcher.sbatch={nicee: 5}", "Slurm knows no ['nicee']; did you mean `nice`?"),
+        ("hydra.launcher.partition=nowhere", "invalid partition"),
+        ("budget.gpu_hours=1e-9", "budget.gpu_hours: this takes about"),
+    ],
+)
+def test_what_cannot_be_submitted_is_refused(run: Run, word: str, message: str) -> None:
+    said = run(*WORDS, word, status=1)
+    assert message in said
+    assert not slurm("squeue", "--noheader")
+
+
+def test_the_batch_file_is_as_recorded(run: Run) -> None:
+    run(
+        *WORDS,
+        "hydra.launcher.sbatch={hold: true, nice: 7}",
+        "hydra.launcher.account=root",
+        "hydra.launcher.partition=gpu",
+        "hydra.launcher.environment={A: 'a b'}",
+        "hydra.launcher.setup=['module() { :; }', 'module load cuda']",
+        "hydra.launcher.container='env B=1'",
+        "hydra.launcher.python=python3",
+        "hydra.launcher.mail=me@there.org",
+        "hydra.launcher.mail_type=FAIL",
+        "hydra.launcher.time='1-00:00:00'",
+    )
+    text = sorted(run.sweep.glob("slurm/*_submission.sh"))[-1].read_text()
+    code = re.escape(str(run.sweep / "code")) + "/[0-9a-f]{12}"
+    text = (
+        re.sub(code, "CODE", text).replace(str(run.sweep), "SWEEP").replace(str(run.folder), "CWD")
+    )
+    text = re.sub(r"(afterok:)\d+", r"\1ID", text)
+    text = re.sub(r"lt-default-\w{8}-\w{6}", "NAME", text)
+    assert text == (Path(__file__).parent / "batch.sh").read_text()
+
+
+def test_hydras_stock_launcher_works_as_well(run: Run) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    stock = [*("hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu")]
+    run(
+        *SMALL,
+        *stock,
+        "hydra.launcher.cpus_per_task=1",
+        "hydra.launcher.mem_gb=1",
+        "workers=1",
+        "mask_criterion=random",
+        "seed=0,1",
+    )
+    assert len(list(run.root.glob("runs/*/*/DONE"))) == 2

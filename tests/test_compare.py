@@ -1,0 +1,146 @@
+"""`compare A B`: what is compared with what, and what is refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from scipy import stats
+from written import Sweep
+
+from lt_sweeps.cli import main
+from lt_sweeps.compare import compare
+
+NOISE = (0.000, 0.002, -0.001, 0.003)
+
+
+def made(root: Path, name: str, criteria: dict[str, float], **more: Any) -> Sweep:
+    """A sweep of four seeds: an accuracy for each criterion, with the seeds' noise."""
+    sweep = Sweep(root, name)
+    for criterion, accuracy in criteria.items():
+        for seed, noise in enumerate(NOISE):
+            sweep.cell(
+                f"{name}-{criterion}",
+                seed,
+                accuracies=[0.9 + noise, accuracy + noise * (1 + 10 * (1 - accuracy))],
+                choices={"mask_criterion": criterion, **more.get("choices", {})},
+                **{key: value for key, value in more.items() if key != "choices"},
+            )
+    return sweep
+
+
+def compared(one: Sweep, other: Sweep, **asked: Any) -> tuple[list[Any], str]:
+    console = Console(file=io.StringIO(), record=True, width=200)
+    found = compare(one.folder, other.folder, console=console, **asked)
+    return found, console.export_text()
+
+
+def test_two_sweeps_that_differ_in_one_option_are_compared_level_by_level(tmp_path: Path) -> None:
+    one, other = (
+        made(tmp_path, name, {name: accuracy})
+        for name, accuracy in (("movement", 0.8), ("random", 0.7))
+    )
+    found, text = compared(one, other, out=tmp_path / "out")
+    pruned = [v for v in found if v.point.level]
+    expected = stats.ttest_rel(
+        *(list(points.values()) for points in (pruned[0].point.values, _last(other)))
+    )
+    assert pruned[0].found.p == pytest.approx(expected.pvalue)
+    assert "movement minus random (mask_criterion: movement against random)" in text
+    assert pd.read_csv(tmp_path / "out" / "tests.csv")["difference"].iloc[-1] == pytest.approx(
+        pruned[-1].found.difference
+    )
+
+
+def _last(sweep: Sweep) -> dict[str, float]:
+    from lt_sweeps.curves import curves
+    from lt_sweeps.reading import read
+
+    cells = read(sweep.folder, metrics=["test_accuracy"]).cells
+    return dict(curves(cells, metric="test_accuracy")[0].points[-1].values)
+
+
+def test_curves_are_matched_by_what_varies_inside_and_the_rest_is_said(tmp_path: Path) -> None:
+    one = made(tmp_path, "slow", {"movement": 0.8, "random": 0.7}, recipe__lr=0.1)
+    other = made(tmp_path, "fast", {"movement": 0.8, "large_final": 0.8}, recipe__lr=0.3)
+    found, text = compared(one, other)
+    assert {v.curve.label for v in found} == {"movement"}
+    assert "recipe.lr: 0.1 against 0.3" in text
+    assert "only in slow: random" in text and "only in fast: large_final" in text
+
+
+def test_cells_that_differ_in_more_are_refused_with_the_keys(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8}, recipe__lr=0.1)
+    other = made(tmp_path, "two", {"random": 0.8}, recipe__lr=0.3)
+    with pytest.raises(ValueError, match=r"differ in \['mask_criterion', 'recipe.lr'\].*by=mask"):
+        compared(one, other)
+    found, text = compared(one, other, by=["mask_criterion", "recipe.lr"])
+    assert found and "mask_criterion: movement against random; recipe.lr: 0.1 against 0.3" in text
+
+
+def test_sweeps_without_a_common_curve_are_refused(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8, "random": 0.7}, recipe__lr=0.1)
+    other = made(tmp_path, "two", {"large_final": 0.8, "large_init": 0.8}, recipe__lr=0.3)
+    with pytest.raises(ValueError, match=r"no curve of one matches.*\['mask_criterion'\]"):
+        compared(one, other)
+
+
+def test_other_seeds_are_compared_by_welch(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8})
+    other = Sweep(tmp_path, "two")
+    for seed in (7, 8, 9):
+        other.cell(
+            "r", seed, accuracies=[0.9, 0.7 + seed / 1000], choices={"mask_criterion": "random"}
+        )
+    found, text = compared(one, other)
+    assert {v.found.test for v in found} == {"Welch t"} and "Welch t" in text
+
+
+def test_the_same_tickets_are_not_compared_with_themselves(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8}, stages=["dense", "m"])
+    other = made(tmp_path, "two", {"random": 0.7}, stages=["dense", "r"])
+    found, text = compared(one, other)
+    assert [v.point.level for v in found] == [1]
+    assert "1 level is the same tickets on both sides" in text
+
+
+def test_two_cells_are_compared_by_their_signatures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(tmp_path, "s", {"movement": 0.8, "random": 0.7})
+    words = ["compare", "s-movement", "s-random", f"root={tmp_path}", "margin=2%"]
+    assert main(words) == 0
+    assert "mask_criterion: movement against random" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["one"], 2, "compare: 1 given; name two"),
+        (["one", "none_such"], 1, "compare: none_such; sweeps in"),
+        (["one", "one", "alfa=0.1"], 2, "compare: alfa; did you mean alpha?"),
+        (["one", "one", "alpha=7"], 1, "report.alpha: 7"),
+    ],
+)
+def test_a_mistake_is_answered(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    status: int,
+    said: str,
+) -> None:
+    made(tmp_path, "one", {"movement": 0.8})
+    assert main(["compare", *words, f"root={tmp_path}"]) == status
+    assert said in capsys.readouterr().err
+
+
+def test_a_sweep_that_has_not_started_cannot_be_compared(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8})
+    other = Sweep(tmp_path, "two")
+    other.cell("queued")
+    with pytest.raises(ValueError, match="compare: two has no records yet"):
+        compared(one, other)
