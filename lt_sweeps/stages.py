@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lt_sweeps.call import Call, digest, nearest
 from lt_sweeps.datasets import Dataset
@@ -24,6 +24,9 @@ from lt_sweeps.times import steps
 
 EXAMPLES = 128
 """Training images that a gradient is computed on, where a criterion does not say."""
+
+Changes = Mapping[str, Any] | Literal["same"]
+"""The keys of a recipe in which a training differs."""
 
 Moment = int | str
 """When within a training: a step, or `start`, `end`, `best` (lowest validation loss)."""
@@ -58,7 +61,7 @@ class Training:
         call = Call.of(config, where=where, supplied=("train_size",))
         return cls(task, call(train_size=task.dataset.train_size), call)
 
-    def changed(self, keys: Mapping[str, Any], *, where: str) -> Training:
+    def changed(self, keys: Changes, *, where: str) -> Training:
         """The same but for some keys of the recipe, times in epochs among them.
 
         Raises:
@@ -66,10 +69,11 @@ class Training:
         """
         return self.on(self.task, keys, where=where)
 
-    def on(self, task: Task, keys: Mapping[str, Any], *, where: str) -> Training:
+    def on(self, task: Task, keys: Changes, *, where: str) -> Training:
         """The same on another task, but for some keys."""
         assert self.call is not None, "a training that no recipe was made for"
-        config = {"_target_": self.call.target, **self.call.args, **keys}
+        given = {} if keys == "same" else keys
+        config = {"_target_": self.call.target, **self.call.args, **given}
         return Training.of(task, config, where=where)
 
     def identity(self) -> dict[str, Any]:

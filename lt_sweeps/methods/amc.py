@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import nn
 
 from lt_sweeps.methods.finetuning import KEEP, ZERO, finetuned
@@ -13,7 +10,7 @@ from lt_sweeps.network import Network
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import Amc
 from lt_sweeps.sparsifiers.amc import least
-from lt_sweeps.stages import Init, Reset, Search, Train, Training
+from lt_sweeps.stages import Changes, Init, Reset, Search, Train, Training
 
 UNCLAIMED = "its densities suit the trained weights that they were found on, and nobody claims more"
 
@@ -28,7 +25,7 @@ def amc(
     lowest: float = 0.02,
     recalibrate: int = 0,
     protocol: Protocol = "prune",
-    finetune: Mapping[str, Any],
+    finetune: Changes = "same",
 ) -> tuple[Train, Train]:
     """Train, find densities that leave as many weights as the last target says, fine-tune.
 

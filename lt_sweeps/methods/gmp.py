@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lt_sweeps.methods.finetuning import finetuned
 from lt_sweeps.methods.tickets import Protocol, refuse_ticket
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import Gradual
-from lt_sweeps.stages import Init, Train, Training
+from lt_sweeps.stages import Changes, Init, Train, Training
 from lt_sweeps.times import steps
 
 UNCLAIMED = "its mask belongs to weights that were pruned on the way, and nobody claims it for one"
@@ -25,7 +22,7 @@ def gmp(
     every: str = "100it",
     power: float = 3.0,
     protocol: Protocol = "prune",
-    finetune: Mapping[str, Any] | None = None,
+    finetune: Changes | None = None,
 ) -> tuple[Train, Train]:
     """Prune while training, to exactly the schedule's last target.
 

@@ -13,7 +13,7 @@ from lt_sweeps.methods.finetuning import ZERO
 from lt_sweeps.network import Network
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import FIXED
-from lt_sweeps.stages import Init, Reset, Stage, Task, Train, Training, ancestors
+from lt_sweeps.stages import Changes, Init, Reset, Stage, Task, Train, Training, ancestors
 from lt_sweeps.transfers import Transfer, check_head
 
 SUPPLIED = ("init", "recipe", "schedule", "mask_criterion", "reset", "freeze")
@@ -29,7 +29,7 @@ def transfer(
     *,
     source: Mapping[str, Any],
     search: Mapping[str, Any],
-    search_recipe: Mapping[str, Any],
+    search_recipe: Changes = "same",
     mask: Literal["found", "random"] = "found",
     weights: Literal["source", "target", "init"] = "source",
     to: str = "0it",
