@@ -203,10 +203,11 @@ class Loop:
 
     def test(self) -> list[dict[str, Any]]:
         """Each replicate's results at its best evaluation and at the end."""
-        end = self._tested([self.step] * len(self.units))
+        best = end = self._tested([self.step] * len(self.units))
         hard = self._hardened()
-        with self.course.at_best():
-            best = self._tested(self.course.best_step)
+        if any(step != self.step for step in self.course.best_step):
+            with self.course.at_best():
+                best = self._tested(self.course.best_step)
         return [
             {**self.course.results(r, best[r], end[r]), **hard[r]} for r in range(len(self.units))
         ]
