@@ -6,7 +6,7 @@ the stack's weights from raw ones and logits in every step, and leads the gradie
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -92,8 +92,28 @@ class Held:
         """Let the sparsifier move the mask."""
         if self.left is not None:
             self.stack.weights.add_(self.left)
+        self.sparsifier.rewire(self._live(), step, self.recipe)
+        self.kept.copy_(self.mask)
+        if self.left is not None:
+            torch.mul(self.stack.weights, 1 - self.mask, out=self.left)
+        self.stack.weights.mul_(self.mask)
+        self.optimizer.mask_(self.mask)
+
+    def search(self, score: Callable[[], Sequence[float]]) -> None:
+        """Let the sparsifier find the mask, of the weights as they are."""
+        dense = self.stack.weights.clone()
+
+        def masked() -> Sequence[float]:
+            torch.mul(dense, self.mask, out=self.stack.weights)
+            return score()
+
+        self.sparsifier.search(self._live(), masked)
+        self.kept.copy_(self.mask)
+        torch.mul(dense, self.mask, out=self.stack.weights)
+
+    def _live(self) -> Live:
         flats = [f for f in self.optimizer.tensors.values() if f.shape == self.mask.shape]
-        live = Live(
+        return Live(
             layers=self.layers,
             weights=self._by_layer(self.stack.weights),
             grads=self._by_layer(self.stack.grads),
@@ -101,12 +121,6 @@ class Held:
             moments=tuple(self._by_layer(flat) for flat in flats),
             seeds=self.seeds,
         )
-        self.sparsifier.rewire(live, step, self.recipe)
-        self.kept.copy_(self.mask)
-        if self.left is not None:
-            torch.mul(self.stack.weights, 1 - self.mask, out=self.left)
-        self.stack.weights.mul_(self.mask)
-        self.optimizer.mask_(self.mask)
 
     def deploy(self, steps: Sequence[int], keys: Sequence[int], *, hard: bool = False) -> None:
         """The stack's weights for an evaluation: they are there."""
