@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+from statsmodels.stats.weightstats import DescrStatsW
 
 from lt_sweeps.curves import Curve, distinct
 from lt_sweeps.layout import Layout
@@ -86,7 +86,7 @@ def not_inferior(point: Point, curve: Curve, layout: Layout) -> bool:
         return False
     if np.ptp(above) < 1e-12:
         return min(above) > 0
-    return bool(stats.ttest_1samp(above, 0.0, alternative="greater").pvalue < layout.alpha)
+    return bool(DescrStatsW(above).ttest_mean(0, alternative="larger")[1] < layout.alpha)
 
 
 def _run(curve: Curve, seed: str, metric: str) -> list[Row]:

@@ -67,10 +67,14 @@ class Training:
         Raises:
             ValueError: a key that the recipe has not, or a value that it refuses.
         """
+        return self.on(self.task, keys, where=where)
+
+    def on(self, task: Task, keys: Changes, *, where: str) -> Training:
+        """The same on another task, but for some keys."""
         assert self.call is not None, "a training that no recipe was made for"
         given = {} if keys == "same" else keys
         config = {"_target_": self.call.target, **self.call.args, **given}
-        return Training.of(self.task, config, where=where)
+        return Training.of(task, config, where=where)
 
     def identity(self) -> dict[str, Any]:
         return {"task": self.task.identity(), "recipe": self.recipe.identity()}
@@ -264,6 +268,17 @@ class Evaluate(Train):
 
     def __str__(self) -> str:
         return f"score   {self.training.task.call}"
+
+
+@dataclass(frozen=True, eq=False)
+class Search(Evaluate):
+    """Find a mask by trying masks out, without a step of training; its ticket has that mask."""
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "sparsifier": self.sparsifier.identity()}
+
+    def __str__(self) -> str:
+        return f"search  {self.training.task.call}, {self.sparsifier}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -536,5 +551,7 @@ def has_logits(stage: Stage) -> bool:
 
 
 def network_of(stage: Stage) -> Network:
-    """The network that a stage's tickets are of."""
-    return next(each.network for each in ancestors(stage) if isinstance(each, Init))
+    """The network that a stage's tickets are of: a stage's first input has the same."""
+    while not isinstance(stage, Init):
+        stage = stage.inputs[0]
+    return stage.network

@@ -23,7 +23,7 @@ def gmp(
     power: float = 3.0,
     protocol: Protocol = "prune",
     finetune: Changes | None = None,
-) -> tuple[Train]:
+) -> tuple[Train, Train]:
     """Prune while training, to exactly the schedule's last target.
 
     Args:
@@ -48,4 +48,5 @@ def gmp(
         power=float(power),
     )
     pruned = Train(init, recipe, sparsifier)
-    return (pruned if finetune is None else finetuned(pruned, recipe, finetune),)
+    result = pruned if finetune is None else finetuned(pruned, recipe, finetune)
+    return Train(init, recipe), result

@@ -27,7 +27,7 @@ def rigl(
     multiplier: int = 1,
     protocol: Protocol = "prune",
     finetune: Changes | None = None,
-) -> tuple[Train]:
+) -> tuple[Train, Train]:
     """Train at the layers' densities of the schedule's last target, from a random mask.
 
     Args:
@@ -57,7 +57,8 @@ def rigl(
         every=steps(every, recipe.recipe.steps_per_epoch, where="method.every"),
     )
     trained = Train(sparse(init, recipe, target, RANDOM), longer, sparsifier)
-    return (trained if finetune is None else finetuned(trained, recipe, finetune),)
+    result = trained if finetune is None else finetuned(trained, recipe, finetune)
+    return Train(init, recipe), result
 
 
 def _stretched(training: Training, times: int) -> Training:

@@ -26,7 +26,7 @@ def slimming(
     scale: float = 0.5,
     protocol: Protocol = "prune",
     finetune: Changes = "same",
-) -> tuple[Train]:
+) -> tuple[Train, Train]:
     """Train with a penalty on batch-norm scales, take channels out, fine-tune.
 
     A channel that goes takes along the weights that write to it and those that read it. Channels
@@ -48,7 +48,7 @@ def slimming(
     penalised = Train(begun, recipe, Slimming(float(lmbda), scales(init.network)))
     slim = Criterion.of({"_target_": "lt_sweeps.criteria.slim", "percent": float(percent)})
     cut = Prune(penalised, Target.open(init.network.layers), slim, origin=penalised)
-    return (finetuned(cut, recipe, finetune),)
+    return Train(init, recipe), finetuned(cut, recipe, finetune)
 
 
 def _check(network: Network) -> None:
