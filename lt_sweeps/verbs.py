@@ -34,6 +34,9 @@ exit status: 0 complete, 1 something is missing and nobody is at it, 3 at work""
     ),
     "cancel": "usage: lt-sweeps cancel SWEEP [root=results]",
     "sync": "usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM]",
+    "dashboard": """\
+usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM save=true] [KEY=VALUE]
+a KEY of conf/report_keys.yaml: band=ci baseline=random; save=false asks no server""",
     "export": """\
 usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]
        lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]""",
@@ -140,6 +143,16 @@ def _sync(words: list[str]) -> int:
     return sync(sweep, **given)
 
 
+def _dashboard(words: list[str]) -> int:
+    """The sweep's workspace and report in W&B."""
+    _, (where,), given = _taken("dashboard", words)
+    sweep = _sweep("dashboard", where, given.pop("root", None))
+    from lt_sweeps.dashboard import dashboard
+
+    dashboard(sweep, **given)  # pyright: ignore[reportArgumentType]
+    return 0
+
+
 def _export(words: list[str]) -> int:
     """Tables, or a ticket for other code."""
     _, (where,), given = _taken("export", words)
@@ -170,6 +183,7 @@ VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "cancel": _cancel,
     "logs": _logs,
     "sync": _sync,
+    "dashboard": _dashboard,
     "export": _export,
     "import": _import,
 }
