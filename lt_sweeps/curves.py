@@ -33,6 +33,7 @@ class Curve:
     settings: Mapping[str, Any]
     cells: tuple[Cell, ...]
     points: tuple[Point, ...]  # from the densest to the sparsest
+    reference: Curve | None = None  # the panel's dense network, of a line that has none of its own
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
@@ -91,6 +92,7 @@ def curves(cells: Iterable[Cell], *, metric: str, layout: Layout | None = None) 
         )
         for name, face, (group, _) in zip(names, faces, groups, strict=True)
     ]
+    drawn = [_referred(curve, drawn) for curve in drawn]
     order = list(layout.labels)
     return sorted(drawn, key=lambda c: order.index(c.name) if c.name in order else len(order))
 
@@ -101,6 +103,14 @@ def distinct(cells: Iterable[Cell]) -> list[Row]:
     for row in chain.from_iterable(cell.rows for cell in cells):
         rows.setdefault((row["stage"], row["seed"]), row)
     return list(rows.values())
+
+
+def _referred(curve: Curve, drawn: Sequence[Curve]) -> Curve:
+    """A line that began with a search, or sparse, is compared with the one dense line beside it."""
+    if curve.dense is not None:
+        return curve
+    dense = [c for c in drawn if c.panel == curve.panel and not any(p.pruned for p in c.points)]
+    return replace(curve, reference=dense[0]) if len(dense) == 1 else curve
 
 
 def _points(cells: Sequence[Cell], metric: str, along: Sequence[str]) -> tuple[Point, ...]:

@@ -93,6 +93,12 @@ class Network:
         return _layers(self)
 
     @property
+    def head(self) -> str | None:
+        """The module that tells the classes apart: the last linear one."""
+        linear = [n for n, part in self.module().named_modules() if isinstance(part, nn.Linear)]
+        return linear[-1] if linear else None
+
+    @property
     def normalised(self) -> bool:
         """Whether it keeps running statistics of what flows through it."""
         return any(name.endswith("running_mean") for name, _ in self.module().named_buffers())

@@ -17,8 +17,10 @@ import yaml
 
 from lt_sweeps.files import write_whole
 from lt_sweeps.plan import Planned, trainings
-from lt_sweeps.stages import Evaluate, Init, Prune, Reset, Train, ancestors
+from lt_sweeps.sparsifiers import Amc, Gradual
+from lt_sweeps.stages import Evaluate, Init, Prune, Stage, Train, ancestors
 from lt_sweeps.store import Store, set_aside
+from lt_sweeps.transfers import Transfer
 
 _HARD = ("val_accuracy", "test_accuracy")
 _METRICS = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
@@ -118,10 +120,17 @@ def _kind(planned: Planned, stage: Train) -> str:
     return "score" if isinstance(stage, Evaluate) else "train"
 
 
-def _target(stage: Train) -> float | None:
-    start = stage.start
-    pruned = start.pruned if isinstance(start, Reset) else start
-    return _finite(round(pruned.target.sparsity, 10)) if isinstance(pruned, Prune) else None
+def _target(stage: Stage) -> float | None:
+    """The sparsity that was asked of a ticket, where anything asked for one."""
+    while not isinstance(stage, Init):
+        if isinstance(stage, Prune):
+            return _finite(round(stage.target.sparsity, 10))
+        if isinstance(stage, Train) and isinstance(stage.sparsifier, Gradual | Amc):
+            keep, layers = stage.sparsifier.keep, stage.network.layers
+            left = keep if isinstance(keep, int) else sum(keep)
+            return round(1 - left / sum(layer.size for layer in layers), 10)
+        stage = stage.found if isinstance(stage, Transfer) else stage.inputs[0]
+    return None
 
 
 def _finite(value: float) -> float | None:

@@ -28,6 +28,7 @@ from lt_sweeps.stages import (
     Moment,
     Prune,
     Reset,
+    Search,
     Stage,
     Train,
     has_logits,
@@ -36,6 +37,7 @@ from lt_sweeps.stages import (
 from lt_sweeps.store import CorruptTicket, Store
 from lt_sweeps.synflow import flow
 from lt_sweeps.ticket import State, Ticket
+from lt_sweeps.transfers import Transfer, body
 
 
 class Missing(Exception):
@@ -50,7 +52,7 @@ def ticket(stage: Stage, seed: Seed, store: Store) -> Ticket:
     """
     if isinstance(stage, Init):
         return _init(stage, seed, store)
-    if isinstance(stage, Evaluate):
+    if isinstance(stage, Evaluate) and not isinstance(stage, Search):
         return ticket(stage.start, seed, store)
     if isinstance(stage, Train):
         return snapshot(stage, "end", seed, store)
@@ -58,6 +60,8 @@ def ticket(stage: Stage, seed: Seed, store: Store) -> Ticket:
         return _logits(stage, seed, store)
     if isinstance(stage, Prune):
         return _prune(stage, seed, store)
+    if isinstance(stage, Transfer):
+        return _transfer(stage, seed, store)
     assert isinstance(stage, Reset), stage
     return _reset(stage, seed, store)
 
@@ -188,6 +192,21 @@ def _values(stage: Train | Init, trained: Ticket) -> State:
     assert isinstance(stage, Train) and isinstance(stage.sparsifier, Learned)
     state, learned = trained.state, trained.learned
     return {name: stage.sparsifier.value(state[name], logits) for name, logits in learned.items()}
+
+
+def _transfer(stage: Transfer, seed: Seed, store: Store) -> Ticket:
+    network, state = network_of(stage), dict(ticket(stage.onto, seed, store).state)
+    if stage.body is not None:
+        there = ticket(stage.body, seed, store).state
+        state |= {name: there[name] for name in body(network)}
+    mask = dict(ticket(stage.found, seed, store).mask)
+    for layer in network.layers:
+        if stage.shuffled:
+            drawn = generator(seed.role("noise"), "transfer", stage.level, layer.name)
+            order = torch.randperm(layer.size, generator=drawn)
+            mask[layer.name] = mask[layer.name].flatten()[order].view(1, *layer.shape)
+        state[layer.name] = torch.where(mask[layer.name], state[layer.name], 0.0)
+    return Ticket(state, mask, stage.step)
 
 
 def _initial(stage: Reset, seed: Seed, store: Store) -> State:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lt_sweeps.call import Call, digest, nearest
 from lt_sweeps.datasets import Dataset
@@ -24,6 +24,9 @@ from lt_sweeps.times import steps
 
 EXAMPLES = 128
 """Training images that a gradient is computed on, where a criterion does not say."""
+
+Changes = Mapping[str, Any] | Literal["same"]
+"""The keys of a recipe in which a training differs."""
 
 Moment = int | str
 """When within a training: a step, or `start`, `end`, `best` (lowest validation loss)."""
@@ -58,15 +61,20 @@ class Training:
         call = Call.of(config, where=where, supplied=("train_size",))
         return cls(task, call(train_size=task.dataset.train_size), call)
 
-    def changed(self, keys: Mapping[str, Any], *, where: str) -> Training:
+    def changed(self, keys: Changes, *, where: str) -> Training:
         """The same but for some keys of the recipe, times in epochs among them.
 
         Raises:
             ValueError: a key that the recipe has not, or a value that it refuses.
         """
+        return self.on(self.task, keys, where=where)
+
+    def on(self, task: Task, keys: Changes, *, where: str) -> Training:
+        """The same on another task, but for some keys."""
         assert self.call is not None, "a training that no recipe was made for"
-        config = {"_target_": self.call.target, **self.call.args, **keys}
-        return Training.of(self.task, config, where=where)
+        given = {} if keys == "same" else keys
+        config = {"_target_": self.call.target, **self.call.args, **given}
+        return Training.of(task, config, where=where)
 
     def identity(self) -> dict[str, Any]:
         return {"task": self.task.identity(), "recipe": self.recipe.identity()}
@@ -260,6 +268,17 @@ class Evaluate(Train):
 
     def __str__(self) -> str:
         return f"score   {self.training.task.call}"
+
+
+@dataclass(frozen=True, eq=False)
+class Search(Evaluate):
+    """Find a mask by trying masks out, without a step of training; its ticket has that mask."""
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "sparsifier": self.sparsifier.identity()}
+
+    def __str__(self) -> str:
+        return f"search  {self.training.task.call}, {self.sparsifier}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -532,5 +551,7 @@ def has_logits(stage: Stage) -> bool:
 
 
 def network_of(stage: Stage) -> Network:
-    """The network that a stage's tickets are of."""
-    return next(each.network for each in ancestors(stage) if isinstance(each, Init))
+    """The network that a stage's tickets are of: a stage's first input has the same."""
+    while not isinstance(stage, Init):
+        stage = stage.inputs[0]
+    return stage.network

@@ -20,8 +20,9 @@ from lt_sweeps.course import Course
 from lt_sweeps.evaluation import Score, mean, measure
 from lt_sweeps.masking import Held, masking
 from lt_sweeps.seeds import Seed, draw
+from lt_sweeps.sparsifiers import Amc
 from lt_sweeps.stack import Stack, graphed
-from lt_sweeps.stages import Evaluate, Moment, Train
+from lt_sweeps.stages import Evaluate, Moment, Search, Train
 from lt_sweeps.store import Store
 from lt_sweeps.ticket import Ticket
 
@@ -90,6 +91,8 @@ class Loop:
         self.masking.begin(ticket)
         if ticket.optimizer:
             self._continue(ticket.optimizer)
+        if self.masking.sparsifier.searches:
+            self._search()
         self._estimate()
         self.course = Course(self.masking.trained, self.step)
         self._snapshot("start")
@@ -233,12 +236,28 @@ class Loop:
         """What a learned mask is drawn by in an evaluation."""
         return [draw(unit.seed.role("noise"), purpose, *index) for unit in self.units]
 
+    def _search(self) -> None:
+        """Find a mask by trying masks out on the validation set."""
+        assert isinstance(self.masking, Held) and isinstance(self.masking.sparsifier, Amc)
+        batches = self.masking.sparsifier.recalibrate
+
+        def score() -> list[float]:
+            if self.stopped():
+                raise Interrupted("stopped in a search, which starts anew")
+            self.progress(self.step)
+            self._normalise(batches)
+            return [each.accuracy for each in measure(self.stack, self.batches, "val")]
+
+        self.masking.search(score)
+
     def _estimate(self) -> None:
         """Batch-norm statistics of a network that is scored as it is, from training batches."""
         stage = self.units[0].stage
-        if not isinstance(stage, Evaluate) or not stage.network.normalised:
-            return
-        for step in range(stage.statistics):
+        if isinstance(stage, Evaluate) and stage.network.normalised:
+            self._normalise(stage.statistics)
+
+    def _normalise(self, batches: int) -> None:
+        for step in range(batches):
             self.masking.at(step, self.levels)
             self.masking.compute()
             self.stack.loss(*self.batches.take(self.batches.index(step)), self._noise(step))
@@ -279,7 +298,8 @@ class Loop:
             "lowering": self.stack.lowering,
             "code_version": self.machine.code_version,
         }
-        scored = isinstance(self.units[0].stage, Evaluate)
+        first = self.units[0].stage
+        scored = isinstance(first, Evaluate) and not isinstance(first, Search)
         best, last = (self.masking.ticket(t, self.step) for t in (self.course.best, self._now))
         for r, unit in enumerate(self.units):
             if "best" in self.moments[r]:

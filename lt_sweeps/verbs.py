@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -211,7 +212,7 @@ def _check_keys(verb: str, given: Mapping[str, str], allowed: Collection[str]) -
             raise Usage(unknown(verb, key, allowed, what="keys"))
 
 
-def _values(given: Mapping[str, str]) -> dict[str, object]:
+def _values(given: Mapping[str, str]) -> dict[str, Any]:
     return {key: yaml.safe_load(value) for key, value in given.items()}
 
 

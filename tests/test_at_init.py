@@ -48,14 +48,14 @@ def test_it_trains_the_initial_weights_under_a_mask_and_nothing_else(
     made, store = run(
         cell(model=CONV, recipe=SGD, method=AT_INIT, mask_criterion=chosen, schedule=NINETY)
     )
-    (unit,) = made.units
+    unit = made.units[-1]
     start = ticket(unit.stage.start, Seed.of(0), store)
     drawn = unit.stage.network.draw(Seed.of(0))
     kept = sum(int(mask.sum()) for mask in start.mask.values())
     assert kept == round(0.1 * sum(layer.size for layer in unit.stage.network.layers))
     for name, mask in start.mask.items():
         assert torch.equal(start.state[name][mask], drawn[name][mask[0]])
-    assert unit.stage.level == 1
+    assert unit.stage.level == 1 and len(made.units) == 2, "and the dense network, to compare"
 
 
 def test_the_mask_does_not_depend_on_the_recipe_but_a_gradient_does_on_the_data(
@@ -63,7 +63,7 @@ def test_the_mask_does_not_depend_on_the_recipe_but_a_gradient_does_on_the_data(
 ) -> None:
     def cut(chosen: dict, **changes) -> str:
         made = plan([cell(method=AT_INIT, mask_criterion=chosen, schedule=NINETY, **changes)])
-        return made.units[0].stage.start.key
+        return made.cells[0].last.start.key
 
     for chosen in (criterion("synflow"), criterion("snip", examples=24)):
         assert cut(chosen) == cut(chosen, recipe__lr=0.5)
@@ -119,7 +119,7 @@ def test_flow_in_many_rounds_keeps_a_layer_that_one_round_would_empty(cell: Make
         chosen = criterion("synflow", rounds=rounds)
         made = plan([cell(model=deep, method=AT_INIT, mask_criterion=chosen, schedule=most)])
         _, store = run()
-        start = ticket(made.units[0].stage.start, Seed.of(0), store)
+        start = ticket(made.cells[0].last.start, Seed.of(0), store)
         least[rounds] = min(int(mask.sum()) for mask in start.mask.values())
     assert least[100] >= 1 and least[1] == 0
 

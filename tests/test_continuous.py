@@ -34,7 +34,7 @@ HERE = "lt_sweeps.methods.continuous_sparsification."
 
 
 def method(name: str = "continuous_sparsification", **options: Any) -> dict:
-    return {"_target_": HERE + name, "finetune": {}, **options}
+    return {"_target_": HERE + name, "finetune": "same", **options}
 
 
 def rows(made: Plan, store: Store, number: int = 0) -> list[dict]:

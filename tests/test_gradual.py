@@ -14,7 +14,7 @@ from lt_sweeps.resolve import ticket
 from lt_sweeps.seeds import Seed
 from lt_sweeps.sparsifiers import Gradual
 from lt_sweeps.store import Store
-from lt_sweeps.training import Loop, Machine
+from lt_sweeps.training import Loop, Machine, Unit
 
 Make = Callable[..., Cell]
 Run = Callable[..., tuple[Plan, Store]]
@@ -23,12 +23,15 @@ GMP = {"_target_": "lt_sweeps.methods.gmp.gmp", "every": "3it"}
 NINETY = {"_target_": "lt_sweeps.schedules.one_shot", "sparsity": 0.9}
 
 
-def loop_of(cell: Cell, store: Store) -> tuple[Loop, Held]:
-    unit = plan([cell]).units[0]
+def loop_of(unit: Unit, store: Store) -> tuple[Loop, Held]:
     loop = Loop([unit], store, Machine(), moments=[frozenset()])
     loop.start(ticket(unit.stage.start, unit.seed, store))
     assert isinstance(loop.masking, Held)
     return loop, loop.masking
+
+
+def last(cell: Cell) -> Unit:
+    return plan([cell]).units[-1]
 
 
 def test_the_cubic_schedule_has_its_golden_values() -> None:
@@ -50,7 +53,7 @@ def test_the_last_pruning_is_at_the_end_and_leaves_exactly_the_target(end: int) 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_it_ends_exactly_at_the_target(cell: Make, run: Run, scope: str) -> None:
     made, store = run(cell(recipe=SGD, method=GMP, schedule={**NINETY, "scope": scope}))
-    end = ticket(made.units[0].stage, Seed.of(0), store)
+    end = ticket(made.units[-1].stage, Seed.of(0), store)
     kept = [int(mask.sum()) for mask in end.mask.values()]
     sizes = [mask.numel() for mask in end.mask.values()]
     if scope == "layer":
@@ -62,7 +65,7 @@ def test_it_ends_exactly_at_the_target(cell: Make, run: Run, scope: str) -> None
 def test_a_pruned_weight_keeps_its_last_value_and_returns_with_it(
     cell: Make, run: Run, tmp_path
 ) -> None:
-    loop, masking = loop_of(cell(recipe=SGD, method=GMP, schedule=NINETY), Store(tmp_path))
+    loop, masking = loop_of(last(cell(recipe=SGD, method=GMP, schedule=NINETY)), Store(tmp_path))
     update = loop.update()
     for step in range(8):
         update(step)
@@ -84,7 +87,7 @@ def test_the_best_evaluation_is_one_of_the_final_mask(cell: Make, run: Run) -> N
     """A denser network on the way there is no result at this sparsity, however good it is."""
     recipe, most = {**SGD, "evaluate_every": "1it"}, {**NINETY, "sparsity": 0.98}
     made, store = run(cell(recipe=recipe, method={**GMP, "end": 0.9}, schedule=most))
-    about = store.metadata(made.units[0].stage.key, 0) or {}
+    about = store.metadata(made.units[-1].stage.key, 0) or {}
     metrics, history = json.loads(about["metrics"]), json.loads(about["history"])
     lowest = min(history, key=lambda row: row["val_loss"])
     assert lowest["step"] <= 14, "or this shows nothing"
@@ -108,3 +111,15 @@ def test_what_is_wrong_is_said_when_the_plan_is_made(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan([cell(recipe=SGD, method={**GMP, **change}, schedule=NINETY)])
+
+
+@pytest.mark.parametrize("finetune", [None, {"length": "1ep"}])
+def test_its_row_says_what_sparsity_was_asked_for(
+    cell: Make, run: Run, finetune: dict | None
+) -> None:
+    made, store = run(cell(recipe=SGD, method={**GMP, "finetune": finetune}, schedule=NINETY))
+    path = store.root / "runs" / made.cells[0].signature / "0" / "records.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    dense, result = [row for row in rows if row["kind"] == "train"]
+    assert (dense["level"], dense["target_sparsity"]) == (0, None)
+    assert (result["level"], result["target_sparsity"]) == (1, pytest.approx(0.9, abs=0.002))

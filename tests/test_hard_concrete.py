@@ -24,7 +24,7 @@ Run = Callable[..., tuple[Plan, Store]]
 
 
 def method(**options: Any) -> dict:
-    return {"_target_": "lt_sweeps.methods.l0.l0", "finetune": {}, **options}
+    return {"_target_": "lt_sweeps.methods.l0.l0", "finetune": "same", **options}
 
 
 def test_chances_and_test_gates_are_those_of_the_table() -> None:

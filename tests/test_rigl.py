@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CONV
-from test_gradual import loop_of
+from test_gradual import last, loop_of
 from test_training import SGD
 
 from lt_sweeps.cells import Cell
@@ -16,7 +16,7 @@ from lt_sweeps.plan import Plan, plan
 from lt_sweeps.resolve import ticket
 from lt_sweeps.seeds import Seed
 from lt_sweeps.sparsifiers import Live, RigL
-from lt_sweeps.stages import Prune
+from lt_sweeps.stages import Prune, ancestors
 from lt_sweeps.store import Store
 
 Make = Callable[..., Cell]
@@ -40,10 +40,10 @@ def test_every_layer_has_its_exact_number_of_weights_after_every_step(
 ) -> None:
     target = {"_target_": f"lt_sweeps.densities.{schedule}", "sparsity": 0.8}
     rigl = cell(model=CONV, recipe=SGD, method=RIGL, schedule=target)
-    stage = plan([rigl]).units[0].stage
+    stage = plan([rigl]).units[-1].stage
     cut = stage.start.inputs[0]
     assert isinstance(cut, Prune)
-    loop, masking = loop_of(rigl, Store(tmp_path))
+    loop, masking = loop_of(last(rigl), Store(tmp_path))
     update, before, moved = loop.update(), masking.mask.clone(), []
     for step in range(16):
         update(step)
@@ -58,7 +58,7 @@ def test_every_layer_has_its_exact_number_of_weights_after_every_step(
 def test_what_grows_starts_from_zero_without_momentum_and_a_move_takes_the_place_of_a_step(
     cell: Make, tmp_path: Path
 ) -> None:
-    loop, masking = loop_of(cell(recipe=SGD, method=RIGL, schedule=ERK), Store(tmp_path))
+    loop, masking = loop_of(last(cell(recipe=SGD, method=RIGL, schedule=ERK)), Store(tmp_path))
     update = loop.update()
     for step in range(4):
         update(step)
@@ -104,16 +104,17 @@ def test_a_diverged_replicate_keeps_its_number_of_weights() -> None:
 
 def test_five_times_as_long_stretches_milestones_and_moves(cell: Make) -> None:
     longer = cell(recipe=SGD, method={**RIGL, "multiplier": 5}, schedule=ERK)
-    stage = plan([longer]).units[0].stage
+    stage = plan([longer]).units[-1].stage
     assert stage.training.recipe.length == 80 and stage.training.recipe.milestones == (60,)
     assert isinstance(stage.sparsifier, RigL)
     assert stage.sparsifier.end == 60 and stage.sparsifier.every == 2
 
 
-def test_it_never_trains_the_dense_network(cell: Make, run: Run) -> None:
+def test_it_needs_no_dense_network(cell: Make, run: Run) -> None:
     made, store = run(cell(recipe=SGD, method=RIGL, schedule=ERK))
-    (unit,) = made.units
-    assert unit.stage.level == 1 and list(made.cells[0].levels.values()) == [1]
+    dense, sparse = made.cells[0].lasts
+    assert dense not in ancestors(sparse) and list(made.cells[0].levels.values()) == [0, 1]
+    unit = made.units[-1]
     assert not ticket(unit.stage.start, Seed.of(0), store).mask[NAME].all()
 
 

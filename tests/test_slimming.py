@@ -99,7 +99,8 @@ def test_the_penalty_s_gradient_is_the_scale_s_sign(cell: Make, tmp_path: Path) 
     after = {}
     for lmbda in (0.0, 0.25):
         slim = cell(model=CONV, recipe=PLAIN, method={**SLIM, "lmbda": lmbda})
-        loop, _ = loop_of(slim, Store(tmp_path))
+        (unit,) = [u for u in plan([slim]).units if isinstance(u.stage.sparsifier, Slimming)]
+        loop, _ = loop_of(unit, Store(tmp_path))
         views = loop.stack.views(loop.stack.weights)
         views["norm.weight"][0, :2] = torch.tensor([-0.5, 0.0])
         loop.update()(0)
@@ -137,7 +138,7 @@ def test_batch_norms_start_from_the_scale_and_the_rest_from_the_model_s_initiali
     cell: Make,
 ) -> None:
     init = {"init": {"_target_": "lt_sweeps.models.xavier_normal"}}
-    slim = plan([cell(model={**CONV, **init}, recipe=SGD, method=SLIM)]).units[0].stage.network
+    slim = plan([cell(model={**CONV, **init}, recipe=SGD, method=SLIM)]).cells[0].last.network
     plain = plan([cell(model={**CONV, **init}, recipe=SGD)]).units[0].stage.network
     mine, theirs = slim.draw(Seed.of(0)), plain.draw(Seed.of(0))
     for name, tensor in mine.items():
@@ -148,8 +149,9 @@ def test_batch_norms_start_from_the_scale_and_the_rest_from_the_model_s_initiali
 def test_the_result_is_one_and_the_penalised_training_a_search_for_it(cell: Make) -> None:
     made = plan([cell(model=CONV, recipe=SGD, method=SLIM)])
     (planned,) = made.cells
-    assert [unit.stage.level for unit in made.units] == [0, 1] and len(planned.levels) == 1
-    assert isinstance(made.units[0].stage.sparsifier, Slimming)
+    assert list(planned.levels.values()) == [0, 1] and len(made.units) == 3
+    (search,) = {u.stage for u in made.units} - set(planned.lasts)
+    assert isinstance(search.sparsifier, Slimming)
     assert "slim(percent=0.5)" in "".join(str(stage) for stage in ancestors(planned.last))
 
 

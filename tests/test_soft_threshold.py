@@ -20,7 +20,10 @@ NONE = torch.zeros(0)
 
 
 def method(**options: object) -> dict:
-    return {"_target_": "lt_sweeps.methods.soft_threshold.soft_threshold", "finetune": {}} | options
+    return {
+        "_target_": "lt_sweeps.methods.soft_threshold.soft_threshold",
+        "finetune": "same",
+    } | options
 
 
 def test_weights_shrink_by_the_threshold_and_no_further_than_0() -> None:

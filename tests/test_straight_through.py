@@ -20,7 +20,7 @@ ONE_SHOT = {"_target_": "lt_sweeps.schedules.one_shot", "sparsity": 0.75}
 
 
 def method(**options: object) -> dict:
-    return {"_target_": "lt_sweeps.methods.dnw.dnw", "finetune": {}, **options}
+    return {"_target_": "lt_sweeps.methods.dnw.dnw", "finetune": "same", **options}
 
 
 def test_the_largest_half_computes_and_all_weights_have_a_gradient() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONV
+from conftest import CONV, TINY
 
 from lt_sweeps.cells import Cell
 from lt_sweeps.compute import compute
@@ -43,7 +43,14 @@ METHODS: dict[str, dict] = {
     "imp_continued": {"protocol": "ticket", "to": "1ep"},
     "renda": {"retrain": "2ep"},
     "rigl": {"every": "2it"},
+    "amc": {"episodes": 4, "warmup": 2, "finetune": {"length": "2ep"}},
     "slimming": {"finetune": {"length": "2ep"}},
+    "transfer": {
+        "source": {**TINY["dataset"], "classes": 3},
+        "search": {"_target_": "lt_sweeps.methods.imp.imp"},
+        "search_recipe": {},
+        "mask": "random",
+    },
 }
 
 

@@ -10,9 +10,10 @@ from lt_sweeps.stages import Init, Prune, Reset, Train, Training
 
 def at_init(
     init: Init, recipe: Training, schedule: tuple[Target, ...], mask_criterion: Criterion
-) -> tuple[Train]:
+) -> tuple[Train, Train]:
     """Prune the untrained network to the schedule's last target, and train what is left."""
-    return (Train(sparse(init, recipe, schedule[-1], mask_criterion), recipe),)
+    found = Train(sparse(init, recipe, schedule[-1], mask_criterion), recipe)
+    return Train(init, recipe), found
 
 
 def sparse(init: Init, recipe: Training, target: Target, criterion: Criterion) -> Reset:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from lt_sweeps.evidence import Criterion, logits
 from lt_sweeps.methods.tickets import HARD, After, Protocol
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import Continuous
 from lt_sweeps.sparsifiers.continuous import Anneal
-from lt_sweeps.stages import Init, Logits, Prune, Train, Training
+from lt_sweeps.stages import Changes, Init, Logits, Prune, Train, Training
 
 SURE = Criterion.of({"_target_": "lt_sweeps.criteria.large_logit"})
 Rounding = Literal["paper", "released"]
@@ -32,7 +31,7 @@ def continuous_sparsification(
     to: str = "0it",
     restart: bool = False,
     origin: Literal["search", "dense"] = "search",
-    finetune: Mapping[str, Any] | None,
+    finetune: Changes | None = "same",
 ) -> tuple[Train, ...]:
     """Search for `rounds` rounds; after each, train what s > 0 keeps. One result per round.
 
@@ -76,7 +75,7 @@ def exact_continuous_sparsification(
     to: str = "0it",
     restart: bool = False,
     origin: Literal["search", "dense"] = "search",
-    finetune: Mapping[str, Any] | None,
+    finetune: Changes | None = "same",
 ) -> tuple[Train, ...]:
     """As `continuous_sparsification`, but keep the largest s, as many as the schedule says.
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lt_sweeps.evidence import logits
 from lt_sweeps.methods.tickets import HARD, Protocol, pruning, refuse_ticket
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import StraightThrough
-from lt_sweeps.stages import Init, Logits, Prune, Train, Training
+from lt_sweeps.stages import Changes, Init, Logits, Prune, Train, Training
 
 UNCLAIMED = "which weights it computes with changes to the end, and nobody claims its last choice"
 
@@ -20,7 +17,7 @@ def dnw(
     schedule: tuple[Target, ...],
     *,
     protocol: Protocol = "prune",
-    finetune: Mapping[str, Any] | None,
+    finetune: Changes | None = "same",
 ) -> tuple[Train]:
     """Compute with the largest weights of each layer, train all, then fine-tune the largest.
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lt_sweeps.call import Call
-from lt_sweeps.stages import Prune, Reset, Train, Training
+from lt_sweeps.stages import Changes, Prune, Reset, Train, Training
 
 KEEP = Call("lt_sweeps.resets.keep")
 ZERO = Call("lt_sweeps.freezes.zero")
 
 
-def finetuned(found: Prune | Train, recipe: Training, finetune: Mapping[str, Any]) -> Train:
+def finetuned(found: Prune | Train, recipe: Training, finetune: Changes) -> Train:
     """Train what a mask keeps, from where it is.
 
     Args:

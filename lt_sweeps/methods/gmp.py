@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lt_sweeps.methods.finetuning import finetuned
 from lt_sweeps.methods.tickets import Protocol, refuse_ticket
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import Gradual
-from lt_sweeps.stages import Init, Train, Training
+from lt_sweeps.stages import Changes, Init, Train, Training
 from lt_sweeps.times import steps
 
 UNCLAIMED = "its mask belongs to weights that were pruned on the way, and nobody claims it for one"
@@ -25,8 +22,8 @@ def gmp(
     every: str = "100it",
     power: float = 3.0,
     protocol: Protocol = "prune",
-    finetune: Mapping[str, Any] | None = None,
-) -> tuple[Train]:
+    finetune: Changes | None = None,
+) -> tuple[Train, Train]:
     """Prune while training, to exactly the schedule's last target.
 
     Args:
@@ -51,4 +48,5 @@ def gmp(
         power=float(power),
     )
     pruned = Train(init, recipe, sparsifier)
-    return (pruned if finetune is None else finetuned(pruned, recipe, finetune),)
+    result = pruned if finetune is None else finetuned(pruned, recipe, finetune)
+    return Train(init, recipe), result

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from lt_sweeps.evidence import Criterion, logits
 from lt_sweeps.methods.tickets import HARD, KEEP, LEARNED, Protocol, pruning, refuse_ticket
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import HardConcrete
-from lt_sweeps.stages import Evaluate, Init, Logits, Prune, Train, Training
+from lt_sweeps.stages import Changes, Evaluate, Init, Logits, Prune, Train, Training
 
 SAMPLED = Criterion.of({"_target_": "lt_sweeps.criteria.sampled"})
 STOCHASTIC = "its gates are drawn anew in every step and lie between 0 and 1"
@@ -27,7 +26,7 @@ def l0(
     mask_lr: float = 1.0,
     mask: Literal["gate", "binary", "sample", "none"] = "gate",
     protocol: Protocol = "prune",
-    finetune: Mapping[str, Any] | None,
+    finetune: Changes | None = "same",
 ) -> tuple[Train]:
     """Train with gates that are drawn, fix a mask, fine-tune what it keeps.
 
@@ -58,7 +57,7 @@ def l0(
 
 
 def _drawing_on(
-    search: Train, recipe: Training, gates: HardConcrete, finetune: Mapping[str, Any] | None
+    search: Train, recipe: Training, gates: HardConcrete, finetune: Changes | None
 ) -> Train:
     on = Logits(search, logits("lt_sweeps.logits.carried"))
     if finetune is None:

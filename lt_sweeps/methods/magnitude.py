@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lt_sweeps.evidence import Criterion
 from lt_sweeps.methods.tickets import KEEP, After, Protocol
 from lt_sweeps.schedules import Target
-from lt_sweeps.stages import Init, Prune, Train, Training
+from lt_sweeps.stages import Changes, Init, Prune, Train, Training
 
 
 def magnitude(
@@ -21,7 +18,7 @@ def magnitude(
     protocol: Protocol = "prune",
     to: str = "0it",
     restart: bool = False,
-    finetune: Mapping[str, Any] | None,
+    finetune: Changes | None = "same",
 ) -> Train:
     """Train, prune to the schedule's last sparsity, fine-tune.
 

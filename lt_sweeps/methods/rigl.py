@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lt_sweeps.evidence import Criterion
 from lt_sweeps.methods.at_init import sparse
 from lt_sweeps.methods.finetuning import finetuned
 from lt_sweeps.methods.tickets import Protocol, refuse_ticket
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import RigL
-from lt_sweeps.stages import Init, Train, Training
+from lt_sweeps.stages import Changes, Init, Train, Training
 from lt_sweeps.times import steps
 
 NEVER_DENSE = "it has no dense network whose early weights a mask could be put on"
@@ -29,8 +26,8 @@ def rigl(
     end: float = 0.75,
     multiplier: int = 1,
     protocol: Protocol = "prune",
-    finetune: Mapping[str, Any] | None = None,
-) -> tuple[Train]:
+    finetune: Changes | None = None,
+) -> tuple[Train, Train]:
     """Train at the layers' densities of the schedule's last target, from a random mask.
 
     Args:
@@ -60,7 +57,8 @@ def rigl(
         every=steps(every, recipe.recipe.steps_per_epoch, where="method.every"),
     )
     trained = Train(sparse(init, recipe, target, RANDOM), longer, sparsifier)
-    return (trained if finetune is None else finetuned(trained, recipe, finetune),)
+    result = trained if finetune is None else finetuned(trained, recipe, finetune)
+    return Train(init, recipe), result
 
 
 def _stretched(training: Training, times: int) -> Training:

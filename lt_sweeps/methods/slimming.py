@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from lt_sweeps.call import Call
 from lt_sweeps.channels import scales, slimmable
@@ -14,7 +12,7 @@ from lt_sweeps.methods.tickets import Protocol, refuse_ticket
 from lt_sweeps.network import Network
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import Slimming
-from lt_sweeps.stages import Init, Prune, Train, Training
+from lt_sweeps.stages import Changes, Init, Prune, Train, Training
 
 STRUCTURED = "its masks are of whole channels"
 
@@ -27,8 +25,8 @@ def slimming(
     percent: float = 0.5,
     scale: float = 0.5,
     protocol: Protocol = "prune",
-    finetune: Mapping[str, Any],
-) -> tuple[Train]:
+    finetune: Changes = "same",
+) -> tuple[Train, Train]:
     """Train with a penalty on batch-norm scales, take channels out, fine-tune.
 
     A channel that goes takes along the weights that write to it and those that read it. Channels
@@ -50,7 +48,7 @@ def slimming(
     penalised = Train(begun, recipe, Slimming(float(lmbda), scales(init.network)))
     slim = Criterion.of({"_target_": "lt_sweeps.criteria.slim", "percent": float(percent)})
     cut = Prune(penalised, Target.open(init.network.layers), slim, origin=penalised)
-    return (finetuned(cut, recipe, finetune),)
+    return Train(init, recipe), finetuned(cut, recipe, finetune)
 
 
 def _check(network: Network) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lt_sweeps.evidence import logits
 from lt_sweeps.methods.tickets import HARD, Protocol, pruning, refuse_ticket
 from lt_sweeps.schedules import Target
 from lt_sweeps.sparsifiers import SoftThreshold
-from lt_sweeps.stages import Init, Logits, Prune, Train, Training
+from lt_sweeps.stages import Changes, Init, Logits, Prune, Train, Training
 
 SHRUNK = "what its thresholds leave of a weight is smaller than the weight"
 
@@ -22,7 +19,7 @@ def soft_threshold(
     threshold_decay: float = 5e-4,
     mask_lr: float = 1.0,
     protocol: Protocol = "prune",
-    finetune: Mapping[str, Any] | None,
+    finetune: Changes | None = "same",
 ) -> tuple[Train]:
     """Train weights and a threshold per layer, then fine-tune what is not 0.
 

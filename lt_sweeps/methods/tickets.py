@@ -7,14 +7,13 @@ by itself is a ticket's, for any other would change the magnitude of the weights
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lt_sweeps.call import Call
 from lt_sweeps.evidence import Criterion, reset
 from lt_sweeps.methods.finetuning import KEEP, ZERO
-from lt_sweeps.stages import Evaluate, Prune, Reset, Train, Training
+from lt_sweeps.stages import Changes, Evaluate, Prune, Reset, Train, Training
 
 Protocol = Literal["prune", "ticket"]
 HARD = Criterion.of({"_target_": "lt_sweeps.criteria.hard"})
@@ -35,7 +34,7 @@ class After:
     protocol: Protocol
     to: str
     restart: bool
-    finetune: Mapping[str, Any] | None
+    finetune: Changes | None
 
     def train(self, cut: Prune, recipe: Training, *, origin: Train, kept: Call = LEARNED) -> Train:
         """Train what a cut keeps: from `kept`, or a ticket from the early weights of `origin`."""
@@ -47,7 +46,7 @@ class After:
         return Train(begun, recipe.changed(self.finetune, where="method.finetune"))
 
 
-def pruning(finetune: Mapping[str, Any] | None) -> After:
+def pruning(finetune: Changes | None) -> After:
     """Fine-tune what is kept."""
     return After("prune", "0it", False, finetune)
 

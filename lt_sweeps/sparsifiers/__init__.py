@@ -1,5 +1,6 @@
 """Sparsifiers: how sparsity acts inside a training; a family with one file each."""
 
+from lt_sweeps.sparsifiers.amc import Amc
 from lt_sweeps.sparsifiers.continuous import Continuous
 from lt_sweeps.sparsifiers.gradual import Gradual
 from lt_sweeps.sparsifiers.hard_concrete import HardConcrete
@@ -12,6 +13,7 @@ from lt_sweeps.sparsifiers.supermask import Supermask
 
 __all__ = [
     "FIXED",
+    "Amc",
     "Continuous",
     "Free",
     "Gradual",

@@ -27,3 +27,6 @@ class Slimming(Sparsifier):
     def regularise(self, weights: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
         for name in self.scales:
             grads[name].add_(weights[name].sign(), alpha=self.lmbda)
+
+    def __str__(self) -> str:
+        return f"Slimming(lmbda={self.lmbda!r})"

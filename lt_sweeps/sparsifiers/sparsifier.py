@@ -7,7 +7,7 @@ time, tensors `[R, *shape]`, and never know which replicate is whose.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -46,6 +46,7 @@ class Sparsifier:
     remembers: ClassVar[bool] = False  # it sees pruned weights as they were, to bring them back
     replaces_step: ClassVar[bool] = False  # where it does, the optimizer's step is left out
     regularises: ClassVar[bool] = False  # `regularise` changes the gradients
+    searches: ClassVar[bool] = False  # `search` finds the mask, in a stage of its own
     prunes: ClassVar[bool] = False  # the training ends one level further down
 
     def acts(self, step: int, recipe: Recipe) -> bool:
@@ -54,6 +55,9 @@ class Sparsifier:
 
     def rewire(self, live: Live, step: int, recipe: Recipe) -> None:
         """Change the mask, in place."""
+
+    def search(self, live: Live, score: Callable[[], Sequence[float]]) -> None:
+        """Find a mask, in place; `score` is each replicate's accuracy under the one that is set."""
 
     def regularise(self, weights: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
         """Add to the gradients of a step, in place, by parameter name: a penalty on weights."""

@@ -1,0 +1,101 @@
+"""DDPG: an agent that learns one number in [0, 1] per step of an episode (arXiv:1509.02971).
+
+With the settings of AMC (arXiv:1802.03494): two hidden layers of 300, an exploration that narrows
+by episode, and rewards that count from their moving average.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+_HIDDEN = 300
+_BATCH = 64
+_SLOW = 0.01  # how far the target networks follow in an update
+_AVERAGED = 0.5  # weight of a new reward in the moving average
+_SIGMA, _DECAY = 0.5, 0.95  # of the exploration, per episode after the warm-up
+
+
+class Agent:
+    """Acts on states `[S]`; what it draws depends on its generator alone.
+
+    Args:
+        warmup: episodes of random actions, before it learns.
+        memory: steps that it remembers.
+    """
+
+    def __init__(self, states: int, draws: torch.Generator, *, warmup: int, memory: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=draws)))
+            self.actor = nn.Sequential(_network(states), nn.Sigmoid())
+            self.critic = _network(states + 1)
+        self._slow_actor, self._slow_critic = map(copy.deepcopy, (self.actor, self.critic))
+        self._actor_step = torch.optim.Adam(self.actor.parameters(), lr=1e-4)
+        self._critic_step = torch.optim.Adam(self.critic.parameters(), lr=1e-3)
+        self._draws, self._warmup, self._memory = draws, warmup, memory
+        self._steps: list[Tensor] = []  # state, action, reward, next state, whether it is the last
+        self._average: float | None = None
+        self.episode = 0
+
+    def act(self, state: Tensor) -> float:
+        """What the actor says, and some noise that stays within [0, 1]."""
+        uniform = torch.rand((), generator=self._draws, dtype=torch.float64)
+        if self.episode < self._warmup:
+            return float(uniform)
+        with torch.no_grad():
+            mean = self.actor(state)[0].double()
+        sigma = _SIGMA * _DECAY ** (self.episode - self._warmup)
+        low, high = (torch.special.ndtr((edge - mean) / sigma) for edge in (0.0, 1.0))
+        drawn = mean + sigma * torch.special.ndtri(low + uniform * (high - low))
+        return float(drawn.nan_to_num(float(mean)).clamp(0, 1))
+
+    def learn(self, states: Sequence[Tensor], actions: Sequence[float], reward: float) -> None:
+        """End an episode; its reward is that of each of its steps."""
+        before = reward if self._average is None else self._average
+        self._average = before + _AVERAGED * (reward - before)
+        after = [*states[1:], states[-1]]
+        for step, (state, action, then) in enumerate(zip(states, actions, after, strict=True)):
+            last = float(step == len(states) - 1)
+            row = torch.cat([state, torch.tensor([action, reward]), then, torch.tensor([last])])
+            self._steps.append(row)
+        del self._steps[: -self._memory]
+        if self.episode >= self._warmup:
+            for _ in states:
+                self._update()
+        self.episode += 1
+
+    def _update(self) -> None:
+        chosen = torch.randint(len(self._steps), (_BATCH,), generator=self._draws)
+        rows = torch.stack([self._steps[i] for i in chosen])
+        size = (rows.shape[1] - 3) // 2
+        state, action, reward, then, last = rows.split([size, 1, 1, size, 1], 1)
+        with torch.no_grad():
+            later = self._slow_critic(torch.cat([then, self._slow_actor(then)], 1))
+            goal = reward - (self._average or 0.0) + (1 - last) * later
+        with torch.enable_grad():
+            error = (self.critic(torch.cat([state, action], 1)) - goal).square().mean()
+            _descend(self._critic_step, error)
+            value = self.critic(torch.cat([state, self.actor(state)], 1)).mean()
+            _descend(self._actor_step, -value)
+        _follow(self._slow_actor, self.actor)
+        _follow(self._slow_critic, self.critic)
+
+
+def _network(inputs: int) -> nn.Sequential:
+    hidden = [nn.Linear(inputs, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.ReLU()]
+    return nn.Sequential(*hidden, nn.Linear(_HIDDEN, 1))
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def _follow(slow: nn.Module, fast: nn.Module) -> None:
+    for mine, theirs in zip(slow.parameters(), fast.parameters(), strict=True):
+        mine.lerp_(theirs, _SLOW)
