@@ -94,7 +94,8 @@ def test_gradients_are_the_closed_forms(s0: float | None, at: float) -> None:
     """dL/ds = c beta sigma (1 - sigma) (w dL/dtheta + lambda), dL/dw = M dL/dtheta."""
     torch.manual_seed(0)
     w, s, upstream = (torch.randn(2, 3, 4, dtype=torch.float64) for _ in range(3))
-    w.requires_grad_(), s.requires_grad_()
+    w.requires_grad_()
+    s.requires_grad_()
     soft = Continuous(lmbda=0.03, scaled_from=s0)
     theta, t = soft.weights(w, s, beta(at), NONE), beta(at)
     loss = (theta * upstream).sum() + soft.penalty(w, s, t).sum()
