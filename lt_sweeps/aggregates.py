@@ -80,5 +80,6 @@ def _over(rows: Sequence[Row]) -> Row:
 
 
 def _number(value: object) -> bool:
-    fine = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return fine and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -18,19 +19,26 @@ _GRACE = 30.0  # seconds past `linger` after which the mirror is taken for stuck
 
 
 @contextmanager
-def beside(sweep: Path, config: Mapping[str, Any]) -> Iterator[None]:
+def beside(
+    sweep: Path, config: Mapping[str, Any], *, hurried: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """While this lasts, a process mirrors the sweep's folder in the tracker of `config`.
 
     It can be late, stuck or dead, and nothing here notices. At the end it has `linger` seconds for
-    the last of it; after an interruption nobody waits for it.
+    the last of it; after an interruption, or when `hurried`, nobody waits for it.
     """
     chosen = tracker(config)
     if chosen is None:
         yield
         return
     words = [sys.executable, "-m", "lt_sweeps", "sync", str(sweep), "follow=true"]
+    # The code that runs here, wherever it lies.
+    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     # In a session of its own: Ctrl-C is the launcher's to answer.
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        words, stdin=subprocess.PIPE, env=environment, start_new_session=True
+    )
     assert process.stdin is not None
     try:
         yield
@@ -38,6 +46,8 @@ def beside(sweep: Path, config: Mapping[str, Any]) -> Iterator[None]:
         process.stdin.close()
         raise
     process.stdin.close()
+    if hurried():
+        return
     try:
         process.wait(chosen.linger + _GRACE)
     except subprocess.TimeoutExpired:

@@ -6,7 +6,8 @@ reader thinks of. `by` names several things that are compared as one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ from rich.table import Table
 from rich.text import Text
 
 from lt_sweeps.curves import Curve
+from lt_sweeps.endpoints import endpoints
 from lt_sweeps.figures.paper import csv
 from lt_sweeps.findings import Findings
 from lt_sweeps.layout import layout
-from lt_sweeps.names import differences, value
+from lt_sweeps.names import belongs, differences, value
+from lt_sweeps.printed import probability, test_table
 from lt_sweeps.reading import Cell, Reading, read
 from lt_sweeps.statistics import compare as difference
-from lt_sweeps.summaries import PER_RUN, probability, test_table, tests
+from lt_sweeps.summaries import PER_RUN, tests
 from lt_sweeps.table import quantity
-from lt_sweeps.verdicts import Verdict, against, caveats, corrected
+from lt_sweeps.verdicts import Verdict, against, caveats, corrected, partner
 
 Pair = tuple[Curve, Curve]
+_ENDS = "endpoints per run, %: difference ± half of its 95% interval"
 
 
 def compare(
@@ -63,14 +67,22 @@ def _pairs(
     mine: Sequence[Curve], theirs: Sequence[Curve], by: Sequence[str]
 ) -> tuple[list[str], list[Pair]]:
     """What is compared, and the curves that differ in nothing else."""
-    axes = {*differences(_faces(mine)), *differences(_faces(theirs))} - set(by)
-    apart = [key for key in differences(_faces([*mine, *theirs])) if key not in axes]
+    # Schedules that only go further are no difference; those that take another way are.
+    schedules = not all(_same_way(a, b) for a in mine for b in theirs if a.panel == b.panel)
+    ours, others = (_faces(curves, schedules=schedules) for curves in (mine, theirs))
+    axes = {*differences(ours), *differences(others)} - set(by)
+    apart = [key for key in differences([*ours, *others]) if key not in axes]
     if len(apart) > 1 and not set(apart) <= set(by):
         raise ValueError(
             f"compare: the two differ in {apart}; one of these may differ, or name all that are "
             f"meant to: by={','.join(apart)}"
         )
-    pairs = [(a, b) for a in mine for b in theirs if _values(a, axes) == _values(b, axes)]
+    pairs = [
+        (a, b)
+        for a, face in zip(mine, ours, strict=True)
+        for b, other in zip(theirs, others, strict=True)
+        if all(repr(value(face, axis)) == repr(value(other, axis)) for axis in axes)
+    ]
     if not pairs:
         raise ValueError(
             f"compare: no curve of one matches one of the other in {sorted(axes)}: "
@@ -79,13 +91,20 @@ def _pairs(
     return apart, pairs
 
 
-def _faces(curves: Sequence[Curve]) -> list[Cell]:
-    return [Cell("", "", curve.choices, curve.settings) for curve in curves]
+def _faces(curves: Sequence[Curve], *, schedules: bool) -> list[Cell]:
+    """What tells curves apart, with or without the settings of their schedules."""
+    faces = []
+    for curve in curves:
+        own = curve.cells[0].settings if schedules else {}
+        schedule = {key: each for key, each in own.items() if belongs(key, ["schedule"])}
+        faces.append(Cell("", "", curve.choices, {**curve.settings, **schedule}))
+    return faces
 
 
-def _values(curve: Curve, axes: Collection[str]) -> list[str]:
-    (face,) = _faces([curve])
-    return [repr(value(face, axis)) for axis in sorted(axes)]
+def _same_way(one: Curve, other: Curve) -> bool:
+    """Whether the levels that both have are the same densities."""
+    shared = {p.level for p in one.points} & {p.level for p in other.points}
+    return all(any(partner(p, other) for p in one.points if p.level == level) for level in shared)
 
 
 def _print(
@@ -99,15 +118,14 @@ def _print(
     console.print(_heading(mine.reading, theirs.reading, compared, pairs), markup=False)
     for a, b in pairs:
         own = [v for v in verdicts if v.curve is a and v.baseline is b]
-        if own:
-            console.print(test_table(own, mine))
-    console.print(_endpoints(mine, theirs, pairs))
+        console.print(test_table(own, mine) if own else f"{a.label}: no level to compare")
+    console.print(_endpoints(mine, pairs))
     lines = caveats(verdicts, mine.layout)
     if same := sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points):
         levels = "1 level is" if same == 1 else f"{same} levels are"
         lines.append(f"{levels} the same tickets on both sides, and not compared.")
-    for found, partner in ((mine, [a for a, _ in pairs]), (theirs, [b for _, b in pairs])):
-        alone = [curve.label for curve in found.curves if curve not in partner]
+    for found, used in ((mine, [a for a, _ in pairs]), (theirs, [b for _, b in pairs])):
+        alone = [curve.label for curve in found.curves if curve not in used]
         lines += [f"only in {found.reading.name}: {', '.join(alone)}"] if alone else []
         lines += [f"{found.reading.name}: {found.reading.unfinished}"] * bool(
             found.reading.unfinished
@@ -122,30 +140,41 @@ def _print(
 
 
 def _heading(one: Reading, other: Reading, compared: Sequence[str], pairs: Sequence[Pair]) -> str:
-    a, b = (_faces([curve])[0] for curve in pairs[0])
+    a, b = (_faces([curve], schedules=True)[0] for curve in pairs[0])
     what = "; ".join(f"{key}: {value(a, key)} against {value(b, key)}" for key in compared)
     return f"{one.name} minus {other.name} ({what or 'the configs are equal'})"
 
 
-def _endpoints(mine: Findings, theirs: Findings, pairs: Sequence[Pair]) -> Table:
-    """The endpoints per run, `one` minus `other`."""
-    table = Table(title=Text("endpoints per run, %"), title_justify="left")
-    for head in ("", "", "difference, 95% interval", "p", "exact", "test"):
-        table.add_column(Text(head), justify="right")
-    _, scale = quantity(mine.accuracy)
+def _endpoints(found: Findings, pairs: Sequence[Pair]) -> Table:
+    """The endpoints per run, `one` minus `other`, down to the density that both reach."""
+    table = Table(title=Text(_ENDS), title_justify="left")
+    for head in ("", "", "difference", "p", "exact", "test"):
+        table.add_column(Text(head), justify="right", no_wrap=head != "")
+    _, scale = quantity(found.accuracy)
     for a, b in pairs:
-        left = next(ends for curve, ends in mine.endpoints if curve.name == a.name)
-        right = next(ends for curve, ends in theirs.endpoints if curve.name == b.name)
+        least = max(c.points[-1].percent for c in (a, b))
+        left, right = (
+            {
+                e.name: e.values
+                for e in endpoints(c, metric=found.accuracy, layout=found.layout, least=least)
+            }
+            for c in (a, b)
+        )
         for name in PER_RUN:
-            x, y = (next(e for e in ends if e.name == name).values for ends in (left, right))
-            got = difference(x, y, seeds=a.seeds, other_seeds=b.seeds, alpha=mine.layout.alpha)
+            got = difference(
+                left[name],
+                right[name],
+                seeds=a.seeds,
+                other_seeds=b.seeds,
+                alpha=found.layout.alpha,
+            )
+            half = scale * (got.ci_high - got.difference)
             table.add_row(
                 Text(a.label),
                 name,
-                f"{scale * got.difference:+.2f} [{scale * got.ci_low:+.2f}, "
-                f"{scale * got.ci_high:+.2f}]",
+                "-" if math.isnan(half) else f"{scale * got.difference:+.2f} ± {half:.2f}",
                 probability(got.p),
                 probability(got.p_exact, digits=4),
-                got.test,
+                got.test.removesuffix(" t"),
             )
     return table

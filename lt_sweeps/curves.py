@@ -109,7 +109,7 @@ def _referred(curve: Curve, drawn: Sequence[Curve]) -> Curve:
     """A line that began with a search, or sparse, is compared with the one dense line beside it."""
     if curve.dense is not None:
         return curve
-    dense = [c for c in drawn if c.panel == curve.panel and {p.level for p in c.points} == {0}]
+    dense = [c for c in drawn if c.panel == curve.panel and not any(p.pruned for p in c.points)]
     return replace(curve, reference=dense[0]) if len(dense) == 1 else curve
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+from statsmodels.stats.weightstats import DescrStatsW
 
 from lt_sweeps.curves import Curve, distinct
 from lt_sweeps.layout import Layout
@@ -86,7 +86,7 @@ def not_inferior(point: Point, curve: Curve, layout: Layout) -> bool:
         return False
     if np.ptp(above) < 1e-12:
         return min(above) > 0
-    return bool(stats.ttest_1samp(above, 0.0, alternative="greater").pvalue < layout.alpha)
+    return bool(DescrStatsW(above).ttest_mean(0, alternative="larger")[1] < layout.alpha)
 
 
 def _run(curve: Curve, seed: str, metric: str) -> list[Row]:
@@ -150,8 +150,8 @@ def _tickets(curve: Curve, metric: str, chooser: str) -> list[Endpoint]:
         if point.n_finite and point.percent > 0
     ]
     tickets = [(score, point) for score, point in scored if point.pruned and not math.isnan(score)]
-    dense = [score for score, point in scored if not point.pruned]
-    matching = [point for score, point in tickets if dense and score >= dense[0]]
+    dense = math.nan if curve.dense is None else _mean(curve, curve.dense, chooser)
+    matching = [point for score, point in tickets if score >= dense]
     sparsest = min(matching, key=lambda point: point.percent, default=None)
     best = max(tickets, key=lambda pair: pair[0], default=(math.nan, None))[1]
     return [

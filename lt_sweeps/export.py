@@ -78,7 +78,7 @@ def _curves(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
     about = ["curve", "cell", "seed", "level", "stage"]
     found = [
         {**place, **at}
-        for place in rows[about].to_dict("records")
+        for place in rows.loc[:, about].to_dict(orient="records")
         for at in history(root / "tickets" / place["stage"], place["seed"])
     ]
     return pd.DataFrame(found, columns=None if found else [*about, "step"])
@@ -98,7 +98,7 @@ def _sizes(rows: pd.DataFrame, root: Path) -> Iterator[dict[str, Any]]:
         there = {n: mask[0] | (ticket.state[n][0] != 0) for n, mask in ticket.mask.items()}
         return size(network, there).columns()
 
-    for place in rows[["cell", "stage", "seed"]].to_dict("records"):
+    for place in rows.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records"):
         yield dict(of(**place))
 
 

@@ -83,6 +83,7 @@ class Layout:
     title: str | None = None
     figures: list[str] | None = None
     x: Literal["remaining", "sparsity", "level"] = "remaining"
+    ylim: list[float] | None = None
     metrics: list[str] = field(default_factory=lambda: ["test_accuracy"])
     panels: list[str] = field(default_factory=lambda: ["model", "dataset"])
     lines: list[str] | None = None
@@ -107,6 +108,8 @@ class Layout:
             _known("report.metrics", name, METRICS)
         for name in self.figures or ():
             _known("report.figures", name, FIGURES)
+        if self.ylim is not None and not (len(self.ylim) == 2 and self.ylim[0] < self.ylim[1]):
+            raise ValueError(f"report.ylim: {self.ylim}; give [lower, upper] as the records do")
         if not 0 < self.alpha < 1:
             raise ValueError(f"report.alpha: {self.alpha}; a level lies between 0 and 1")
         for given in self.masks_at:

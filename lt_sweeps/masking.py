@@ -17,6 +17,7 @@ from lt_sweeps.optimizers import Optimizer
 from lt_sweeps.recipes import Recipe
 from lt_sweeps.seeds import Seed, draw
 from lt_sweeps.sparsifiers import Learned, Live, Sparsifier
+from lt_sweeps.sparsifiers.sparsifier import per_replicate
 from lt_sweeps.stack import Layout, Stack
 from lt_sweeps.ticket import Ticket, remaining
 
@@ -174,15 +175,15 @@ class Learning:
         self.temperature = torch.ones(stack.replicates, device=stack.device)
         self.noise = Noise(stack.replicates, stack.layout.size, stack.device)
         self._computed: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
+        # A CPU rounds the ends of a vector otherwise than its middle, and where an end is depends
+        # on the replicates beside it: there each is computed by itself.
+        rows = range(stack.replicates)
+        cpu = stack.device.type == "cpu"
+        self._parts = [slice(r, r + 1) for r in rows] if cpu else [slice(None)]
         self._raw, self._out = self._of(self.raw), self._of(stack.weights)
-        self._logits = list(self.layout.views(self.logits).values())
+        self._logits, logit_grads = self._of_logits(self.logits), self._of_logits(self.logit_grads)
         self._ways_back = list(
-            zip(
-                self._of(stack.grads),
-                self._of(self.grads),
-                self.layout.views(self.logit_grads).values(),
-                strict=True,
-            )
+            zip(self._of(stack.grads), self._of(self.grads), logit_grads, strict=True)
         )
 
     @property
@@ -257,11 +258,12 @@ class Learning:
 
     def remaining(self) -> dict[str, Tensor]:
         """Weights that each layer keeps, or can be expected to: `[R]`, rounded."""
-        pairs = zip(self.layers, self._raw, self._logits, strict=True)
-        return {
-            layer.name: self.sparsifier.density(w, logits).double().flatten(1).sum(1).round()
-            for layer, w, logits in pairs
-        }
+        kept = [
+            self.sparsifier.density(w, logits).double().flatten(1).sum(1).round()
+            for w, logits in zip(self._raw, self._logits, strict=True)
+        ]
+        count = len(self._parts)
+        return {la.name: torch.cat(kept[i * count :][:count]) for i, la in enumerate(self.layers)}
 
     def ticket(self, trained: Mapping[str, Tensor], step: int) -> Ticket:
         state = {**self.stack.views(trained["weights"]), **_named_buffers(trained)}
@@ -285,14 +287,20 @@ class Learning:
     def _by_layer(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
         noise = self.noise.draw() if self.sparsifier.draws else self.raw
         views = zip(self._raw, self._logits, self._out, self._of(noise), strict=True)
+        warmth = [self.temperature[part] for part in self._parts] * len(self.layers)
         return [
-            (w, logits, out, self.temperature.view(-1, *[1] * (w.ndim - 1)), drawn)
-            for w, logits, out, drawn in views
+            (w, logits, out, per_replicate(each, w), drawn)
+            for (w, logits, out, drawn), each in zip(views, warmth, strict=True)
         ]
 
     def _of(self, flat: Tensor) -> list[Tensor]:
+        """A `[R, P]` buffer by layer, and within it by what is computed together."""
         views = self.stack.views(flat)
-        return [views[layer.name] for layer in self.layers]
+        return [views[layer.name][part] for layer in self.layers for part in self._parts]
+
+    def _of_logits(self, flat: Tensor) -> list[Tensor]:
+        views = self.layout.views(flat)
+        return [views[layer.name][part] for layer in self.layers for part in self._parts]
 
 
 Masking = Held | Learning

@@ -22,9 +22,10 @@ from lt_sweeps.figures.paper import csv, rendered
 from lt_sweeps.findings import Findings, findings
 from lt_sweeps.layout import layout
 from lt_sweeps.page import page
+from lt_sweeps.printed import end_tables, test_tables
 from lt_sweeps.provenance import FILE, changes, provenance, recorded
 from lt_sweeps.reading import layouts, read
-from lt_sweeps.summaries import end_tables, ends, test_tables, tests
+from lt_sweeps.summaries import ends, tests
 from lt_sweeps.table import heading, records, summary, tables
 from lt_sweeps.verdicts import caveats
 
@@ -133,8 +134,8 @@ def _print(found: Findings, missing: Sequence[str], console: Console) -> None:
     says = [] if found.curves else [title, "no records yet"]
     several = reading.versions if len(reading.versions) > 1 else ()
     says += [f"made by {len(several)} versions of the code: {', '.join(several)}"] * bool(several)
-    says += [*caveats(found.verdicts, found.layout), *missing, *reading.notes]
-    for line in says:
+    says += [*caveats(found.verdicts, found.layout), *(missing if found.curves else [])]
+    for line in (*says, *reading.notes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

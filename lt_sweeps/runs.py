@@ -131,7 +131,12 @@ class Source:
             group=self.labels.get("experiment") or "default",
             kind=self.labels.get("method") or "cell",
             tags=self.tags,
-            config={**self.config, "cell": self.signature, "choices": dict(self.labels)},
+            config={
+                **self.config,
+                "cell": self.signature,
+                "criterion": self.labels.get("mask_criterion"),
+                "choices": dict(self.labels),
+            },
             rows=tuple(rows),
             summary=_summary(self.results),
             done=self.done,

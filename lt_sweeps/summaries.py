@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
-from rich.text import Text
 
 from lt_sweeps.curves import Curve
-from lt_sweeps.endpoints import NAMES, Endpoint
+from lt_sweeps.endpoints import Endpoint
 from lt_sweeps.findings import Findings
 from lt_sweeps.names import by
 from lt_sweeps.statistics import compare, holm, spread
-from lt_sweeps.table import quantity, remaining
 from lt_sweeps.verdicts import Verdict, winning
 
 # What a bare number of an endpoint is; the others are in the unit of the metric.
@@ -76,63 +72,6 @@ def ends(found: Findings) -> pd.DataFrame:
     if differences.empty:
         return data
     return data.merge(differences, how="left", on=["panel", "line", "endpoint"])
-
-
-def end_tables(found: Findings) -> Iterator[Table]:
-    """The endpoints for the terminal, one table per panel."""
-    for panel, pairs in by(found.endpoints, lambda pair: pair[0].panel).items():
-        table = Table(
-            title=Text(f"{panel}: endpoints (%), mean ± half of its 95% interval"),
-            title_justify="left",
-        )
-        table.add_column("")
-        for curve, _ in pairs:
-            table.add_column(Text(curve.label.replace(" ", "\n")), justify="right")
-        for name, says in NAMES.items():
-            columns = [next(e for e in each if e.name == name) for _, each in pairs]
-            texts = [_text(e, c, found) for (c, _), e in zip(pairs, columns, strict=True)]
-            table.add_row(Text(says), *(Text(text) for text in texts))
-        yield table
-
-
-def test_tables(found: Findings) -> Iterator[Table]:
-    """The tests for the terminal, one table per tested line."""
-    for members in by(found.verdicts, lambda v: (v.curve.panel, v.curve.name)).values():
-        yield test_table(members, found)
-
-
-def test_table(members: Sequence[Verdict], found: Findings) -> Table:
-    """One line against its baseline, a row per level."""
-    _, scale = quantity(found.metric)
-    first = members[0]
-    title = f"{first.curve.panel}: {first.curve.label} minus {first.baseline.label}"
-    table = Table(title=Text(title), title_justify="left")
-    for name in ("% left", "difference", "", "p", "Holm", "Student", "exact", "n"):
-        table.add_column(Text(name), justify="right")
-    for v in members:
-        f = v.found
-        low, high = scale * f.ci_low, scale * f.ci_high
-        table.add_row(
-            remaining(v.point.percent),
-            Text(f"{scale * f.difference:+.2f} [{low:+.2f}, {high:+.2f}]"),
-            v.mark(found.layout.alpha),
-            *(probability(p) for p in (f.p, v.p_holm, f.p_student)),
-            probability(f.p_exact, digits=4),
-            _count(v),
-        )
-    return table
-
-
-def probability(p: float, *, digits: int = 3) -> str:
-    """A p-value as a reader says it: 0.034, <0.001, - where there is none."""
-    least = 10.0**-digits
-    return "-" if math.isnan(p) else f"<{least:g}" if p < least else f"{p:.{digits}f}"
-
-
-def _count(verdict: Verdict) -> str:
-    n, asked = verdict.found.n, verdict.found.asked
-    text = str(n[0]) if n[0] == n[1] else f"{n[0]}, {n[1]}"
-    return text if n == asked else f"{text} of {asked[0]}"
 
 
 def _end(curve: Curve, each: Endpoint) -> dict[str, Any]:
@@ -196,34 +135,6 @@ def _against(
         "p_exact": got.p_exact,
         "p_exact_least": got.p_least,
     }
-
-
-def _text(each: Endpoint, curve: Curve, found: Findings) -> str:
-    _, scale = quantity(found.accuracy)
-    if each.name in PER_RUN:
-        if not each.values:
-            return "-"
-        s = spread(list(each.values.values()))
-        of = "" if len(each.values) == len(curve.seeds) else f"\n{len(each.values)} of "
-        text = f"{scale * s.mean:.2f} ± {scale * (s.ci_high - s.mean):.2f}"
-        return text + (f"{of}{len(curve.seeds)} seeds" if of else "")
-    if math.isnan(each.sparsity):
-        return "none"
-    text = f"{100 * each.sparsity:.2f}"
-    if each.ticket:
-        text += f"\n{scale * each.ticket.mean:.2f} at level {each.ticket.level}"
-        text += "".join(f"\n{at}" for at in each.ticket.at)
-        text += _search(each)
-    return text
-
-
-def _search(each: Endpoint) -> str:
-    cost = each.cost
-    if math.isnan(cost.chain):
-        return ""
-    several = cost.sequential != cost.chain or cost.parallel != cost.chain
-    more = f"\n{cost.sequential:g} in all, {cost.parallel:g} in parallel" if several else ""
-    return f"\n{cost.chain:g} epochs of search{more}"
 
 
 def _wins(found: Findings) -> Mapping[tuple[str, str, frozenset[str]], bool]:

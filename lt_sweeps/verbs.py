@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -33,6 +34,9 @@ exit status: 0 complete, 1 something is missing and nobody is at it, 3 at work""
     ),
     "cancel": "usage: lt-sweeps cancel SWEEP [root=results]",
     "sync": "usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM]",
+    "dashboard": """\
+usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM save=true] [KEY=VALUE]
+a KEY of conf/report_keys.yaml: band=ci baseline=random; save=false asks no server""",
     "export": """\
 usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]
        lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]""",
@@ -139,6 +143,16 @@ def _sync(words: list[str]) -> int:
     return sync(sweep, **given)
 
 
+def _dashboard(words: list[str]) -> int:
+    """The sweep's workspace and report in W&B."""
+    _, (where,), given = _taken("dashboard", words)
+    sweep = _sweep("dashboard", where, given.pop("root", None))
+    from lt_sweeps.dashboard import dashboard
+
+    dashboard(sweep, **given)  # pyright: ignore[reportArgumentType]
+    return 0
+
+
 def _export(words: list[str]) -> int:
     """Tables, or a ticket for other code."""
     _, (where,), given = _taken("export", words)
@@ -169,6 +183,7 @@ VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "cancel": _cancel,
     "logs": _logs,
     "sync": _sync,
+    "dashboard": _dashboard,
     "export": _export,
     "import": _import,
 }
@@ -197,7 +212,7 @@ def _check_keys(verb: str, given: Mapping[str, str], allowed: Collection[str]) -
             raise Usage(unknown(verb, key, allowed, what="keys"))
 
 
-def _values(given: Mapping[str, str]) -> dict[str, object]:
+def _values(given: Mapping[str, str]) -> dict[str, Any]:
     return {key: yaml.safe_load(value) for key, value in given.items()}
 
 

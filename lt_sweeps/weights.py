@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -23,7 +24,7 @@ from lt_sweeps.points import Point
 from lt_sweeps.reading import Cell, Row
 
 _MASK, _LEARNED, _OPTIMIZER = "mask/", "learned/", "optimizer/"
-Arrays = Mapping[str, NDArray[np.generic]]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Pruning:
     """What one pruning decided of a layer's weights that were left: flat arrays of one length."""
 
     layer: str
-    init: NDArray[np.generic]  # in units of the standard deviation of the layer's initial weights
-    final: NDArray[np.generic]
-    kept: NDArray[np.generic]
+    init: NDArray[Any]  # in units of the standard deviation of the layer's initial weights
+    final: NDArray[Any]
+    kept: NDArray[Any]
 
 
 def weights(root: Path, stage: str, seed: str, moment: str = "end") -> Weights | None:
@@ -74,7 +75,7 @@ def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
     return {seed: ticket.kept for seed, ticket in read.items() if ticket is not None}
 
 
-def learned(root: Path, curve: Curve, point: Point) -> dict[str, NDArray[np.generic]]:
+def learned(root: Path, curve: Curve, point: Point) -> dict[str, NDArray[Any]]:
     """The chance sigmoid(logit) of every weight, by seed; nothing where no mask was learned."""
     found = {}
     for seed in curve.seeds:

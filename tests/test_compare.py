@@ -46,10 +46,8 @@ def test_two_sweeps_that_differ_in_one_option_are_compared_level_by_level(tmp_pa
     )
     found, text = compared(one, other, out=tmp_path / "out")
     pruned = [v for v in found if v.point.level]
-    expected = stats.ttest_rel(
-        *(list(points.values()) for points in (pruned[0].point.values, _last(other)))
-    )
-    assert pruned[0].found.p == pytest.approx(expected.pvalue)
+    mine, theirs = (list(each.values()) for each in (pruned[0].point.values, _last(other)))
+    assert pruned[0].found.p == pytest.approx(stats.ttest_rel(mine, theirs)[1])
     assert "movement minus random (mask_criterion: movement against random)" in text
     assert pd.read_csv(tmp_path / "out" / "tests.csv")["difference"].iloc[-1] == pytest.approx(
         pruned[-1].found.difference
@@ -80,6 +78,23 @@ def test_cells_that_differ_in_more_are_refused_with_the_keys(tmp_path: Path) -> 
         compared(one, other)
     found, text = compared(one, other, by=["mask_criterion", "recipe.lr"])
     assert found and "mask_criterion: movement against random; recipe.lr: 0.1 against 0.3" in text
+
+
+def test_schedules_that_take_another_way_count_and_those_that_go_further_do_not(
+    tmp_path: Path,
+) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8})
+    longer = Sweep(tmp_path, "longer")
+    faster = Sweep(tmp_path, "faster")
+    for seed in range(4):
+        random: dict[str, Any] = {"choices": {"mask_criterion": "random"}}
+        longer.cell("l", seed, accuracies=[0.9, 0.7 + seed / 100, 0.6], **random)
+        faster.cell(
+            "f", seed, accuracies=[0.9, 0.7], sparsities=[0, 0.5], schedule__rate=0.5, **random
+        )
+    assert compared(one, longer)[0]
+    with pytest.raises(ValueError, match=r"\['mask_criterion', 'schedule.rate'\]"):
+        compared(one, faster)
 
 
 def test_sweeps_without_a_common_curve_are_refused(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_a_mask_is_reported_with_what_was_measured_of_it_or_without(tmp_path: Pa
         (["mask", "w.safetensors"], 1, "w.safetensors: mask of w has entries other than 0 and 1"),
         (["open_lth", "."], 1, "import: . is no open_lth folder"),
         (["open_lht", "."], 1, "import: open_lht; it is one of ['open_lth', 'mask']; did you mean"),
-        (["mask"], 2, "import: 1 words given; a kind and a path are two"),
+        (["mask"], 2, "import: 1 given; name two. usage:"),
     ],
 )
 def test_a_mistake_is_one_line(

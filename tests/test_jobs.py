@@ -23,7 +23,7 @@ def sweep(cell: Make, seeds: int = 4, **changes) -> Plan:
     )
 
 
-def jobs(made: Plan, count: int, left: list | None = None) -> list[Job]:
+def jobs(made: Plan, count: int | None, left: list | None = None) -> list[Job]:
     covered = {unit for pack, _ in left or [] for unit in pack.units}
     missing = [unit for unit in made.units if unit not in covered]
     names = share_out(made, missing, count, lambda stage: float(stage.length))
@@ -65,6 +65,12 @@ def test_what_several_jobs_need_is_a_job_of_its_own(cell: Make) -> None:
     found = jobs(sweep(cell, seeds=1), 3)
     assert [len(units(job)) for job in found] == [1, 2, 2, 2]
     assert [job.after for job in found[1:]] == [{found[0].name}] * 3
+
+
+def test_a_job_per_cell_is_one_also_where_some_bring_more_work(cell: Make) -> None:
+    found = jobs(sweep(cell), None)
+    assert [len(job.after) for job in found] == [0] * 4 + [1] * 12
+    assert all(len(units(job)) == 2 for job in found[4:])
 
 
 def test_jobs_have_near_equal_work(cell: Make) -> None:

@@ -29,6 +29,7 @@ def test_the_yaml_that_explains_the_keys_holds_every_key_at_its_default() -> Non
         ({"metrics": []}, "report.metrics: none"),
         ({"figures": ["layer"]}, "report.figures: 'layer'; did you mean `layers`"),
         ({"alpha": 5}, "report.alpha: 5"),
+        ({"ylim": [0.9, 0.8]}, "report.ylim: .*lower, upper"),
         ({"margin": "2 points"}, "report.margin: '2 points'"),
         ({"margin": -0.1}, "report.margin: -0.1"),
         ({"masks_at": [90]}, "report.masks_at: 90"),

@@ -89,5 +89,5 @@ def test_a_browser_draws_it(page: Path, tmp_path: Path, width: int) -> None:
     for colour in COLOURS[:2]:  # the two lines of the figure, loaded and in view
         near = np.abs(seen - np.array([round(255 * part) for part in to_rgb(colour)])).max(-1) < 12
         assert near.sum() > 100
-    rows = np.flatnonzero((seen < 128).all(-1).any(1))  # dark text
+    rows = np.flatnonzero((seen < 128).all(-1).sum(-1))  # dark text
     assert rows.max() > 1000  # down to the tables, below two figures

@@ -94,8 +94,11 @@ def test_the_curve_of_a_training_that_runs_is_there_from_its_checkpoint(
     [
         ("{", "not a sweep's manifest"),
         ("[]", "not a sweep's manifest"),
-        ('{"cells": [{"signature": "a", "seed": "0"}]}', "written before sweeps were mirrored"),
-        ('{"cells": []}', "written before sweeps were mirrored"),
+        (
+            '{"stages": {}, "cells": [{"signature": "a", "seed": "0"}]}',
+            "written before sweeps were mirrored",
+        ),
+        ('{"stages": {}, "cells": []}', "written before sweeps were mirrored"),
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path, content: str, line: str) -> None:

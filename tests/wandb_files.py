@@ -69,6 +69,6 @@ def _records(path: Path) -> Iterator[Any]:
         at += _HEADER + size
         whole = part if kind in (_FULL, _FIRST) else whole + part
         if kind in (_FULL, _LAST):
-            record = protobuf.Record()
+            record = protobuf.Record()  # pyright: ignore[reportAttributeAccessIssue]
             record.ParseFromString(whole)
             yield record

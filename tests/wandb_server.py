@@ -26,7 +26,7 @@ class WandbServer:
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
-        self.views: list[dict[str, Any]] = []
+        self.views: dict[str, dict[str, Any]] = {}
         self.requests: list[str] = []
         self.uploads: dict[str, bytes] = {}
         self.fault: Callable[[str], int | None] | None = None
@@ -191,6 +191,21 @@ class WandbServer:
         name = given["artifactID"]
         self.artifacts[name]["state"] = "COMMITTED"
         return {"commitArtifact": {"artifact": {"id": name, "digest": "d"}}}
+
+    def _UpsertView2(self, given: Mapping[str, Any]) -> Any:  # noqa: N802
+        name = given.get("id") or f"view{len(self.views)}"
+        self.views[name] = dict(given)
+        project = {"id": "1", "name": given["projectName"], "entityName": ENTITY}
+        about = {key: given.get(key) for key in ("name", "displayName", "description", "spec")}
+        return {"upsertView": {"view": {"id": name, "project": project, **about}}}
+
+    _upsertView = _UpsertView2  # noqa: N815
+
+    def _GetProjects(self, _: Any) -> Any:  # noqa: N802
+        about = {"id": "1", "name": "lt-sweeps", "entityName": ENTITY, "isBenchmark": False}
+        node = {"__typename": "Project", **about, "createdAt": "2026-01-01", "user": None}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": [{"node": node}]}}
 
     def _RunStoppedStatus(self, _: Any) -> Any:  # noqa: N802
         return {"project": {"run": {"stopped": False}}}

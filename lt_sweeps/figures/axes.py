@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 
+from lt_sweeps.layout import Layout, Published
 from lt_sweeps.points import Point
 from lt_sweeps.table import quantity
 
@@ -28,24 +29,36 @@ def place(point: Point, x: str) -> float:
     return 100 - point.percent if x == "sparsity" else float(point.level)
 
 
-def limits(curves: Sequence[Sequence[Point]], band: str, metric: str) -> tuple[float, float]:
+def limits(
+    curves: Sequence[Sequence[Point]], band: str, metric: str, beside: Sequence[Published] = ()
+) -> tuple[float, float]:
     """Lower and upper end of the y axis, in the record's unit.
 
     An accuracy's axis leaves out points far below the rest (under Tukey's fence, Q1 - 1.5 IQR, of
     all means) when showing them would flatten everything else, but always holds the best curve
-    whole.
+    whole. Published numbers are treated as curves are.
     """
     points = [point for curve in curves for point in curve]
-    edges = [edge for p in points for edge in (p.mean, *p.band(band)) if math.isfinite(edge)]
+    means = [(point.percent, point.mean) for point in points]
+    means += [(100 * (1 - at), value) for each in beside for at, value in each.points]
+    edges = [edge for p in points for edge in p.band(band) if math.isfinite(edge)]
+    edges += [mean for _, mean in means]
     low, high = min(edges), max(edges)
     if metric.endswith("accuracy"):
-        kept = high - 2 * (high - _floor(curves))
+        kept = high - 2 * (high - _floor(means))
         if high - low > 3 * (high - kept):
             low = kept
         low = max(low, 0.0)
         high = min(high, 1.0)
     room = 0.05 * (high - low) or 0.01
     return low - room, high + room
+
+
+def asked_limits(layout: Layout, metric: str) -> tuple[float, float] | None:
+    """The ends that the layout gives to the axis of its first metric."""
+    if layout.ylim is None or metric != layout.metrics[0]:
+        return None
+    return layout.ylim[0], layout.ylim[1]
 
 
 def x_axis(axes: Axes, lines: Lines, x: str, inches: float) -> None:
@@ -59,13 +72,17 @@ def x_axis(axes: Axes, lines: Lines, x: str, inches: float) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(6))
 
 
-def y_axis(axes: Axes, lines: Lines, *, band: str, metric: str) -> tuple[float, float]:
-    """Returns the ends, in the unit that is drawn."""
+def y_axis(
+    axes: Axes, lines: Lines, beside: Sequence[Published], *, layout: Layout, metric: str
+) -> float:
+    """Returns its lower end, in the unit that is drawn."""
     _, scale = quantity(metric)
-    bottom, top = (scale * limit for limit in limits(list(lines.values()), band, metric))
+    ends = asked_limits(layout, metric)
+    ends = ends or limits(list(lines.values()), layout.band, metric, beside)
+    bottom, top = (scale * end for end in ends)
     axes.set_ylim(bottom, top)
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    return bottom, top
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    return bottom
 
 
 def crossing(points: Sequence[Point], bottom: float, x: str) -> float | None:
@@ -102,12 +119,12 @@ def _remaining(axes: Axes, measured: Sequence[float], inches: float) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _floor(curves: Sequence[Sequence[Point]]) -> float:
-    """The lowest accuracy that must be visible."""
-    means = sorted(point.mean for curve in curves for point in curve)
+def _floor(found: Sequence[tuple[float, float]]) -> float:
+    """The lowest accuracy that must be visible, of pairs of percent remaining and mean."""
+    means = sorted(mean for _, mean in found)
     q1, q3 = means[len(means) // 4], means[(3 * len(means)) // 4]
     best: dict[float, float] = {}
-    for point in (point for curve in curves for point in curve):
-        left = round(point.percent, 1)
-        best[left] = max(best.get(left, 0.0), point.mean)
+    for percent, mean in found:
+        left = round(percent, 1)
+        best[left] = max(best.get(left, 0.0), mean)
     return max(means[0], min(q1 - 1.5 * (q3 - q1), *best.values()))

@@ -73,8 +73,9 @@ def _draw(data: pd.DataFrame) -> Sheet:
         Patch(facecolor="white", edgecolor=GREY, hatch="/////", label="shared", linewidth=0.6),
     ]
     made = sheet(len(groups), height=0.6 + rows_height(lines, each=0.19), legend=legend)
-    for axes, ((panel, quantity), here) in zip(made.axes, groups, strict=True):
-        decorate(axes, title=str(panel), x=_UNITS[str(quantity)], grid="x")
+    for axes, (_, here) in zip(made.axes, groups, strict=True):
+        panel, quantity = (str(here[name].iloc[0]) for name in ("panel", "quantity"))
+        decorate(axes, title=panel, x=_UNITS[quantity], grid="x")
         rows_panel(axes, lines)
         at = [lines.index(line) for line in here["line"]]
         axes.barh(at, here["own"], height=0.55, color=GREY, zorder=2)

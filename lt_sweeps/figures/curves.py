@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 
 from lt_sweeps.curves import Curve
-from lt_sweeps.figures.axes import limits
+from lt_sweeps.figures.axes import asked_limits, limits
 from lt_sweeps.figures.captions import (
     caption,
     levels,
@@ -93,11 +93,9 @@ def _legend(drawn: Sequence[Curve], layout: Layout, metric: str) -> list[Line2D]
     if any(not point.pruned for curve in drawn for point in curve.points):
         entries.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.6, label="dense"))
     published = [p for here in panels(drawn).values() for p in relevant(layout, here, metric)]
-    others = [p.label for p in published if p.label not in look]
     if published:
-        text = f"published ({', '.join(dict.fromkeys(others))})" if others else "published"
         ring = {"marker": "o", "markersize": 6, "markerfacecolor": "none"}
-        entries.append(Line2D([], [], linestyle="none", color=GREY, label=text, **ring))
+        entries.append(Line2D([], [], linestyle="none", color=GREY, label="published", **ring))
     return entries
 
 
@@ -165,7 +163,9 @@ def _outside(drawn: Sequence[Curve], layout: Layout, metric: str) -> str:
         lines = [points for curve in here if (points := shown(curve))]
         if lines:
             least = min(p.mean for points in lines for p in points)
-            if limits(lines, layout.band, metric)[0] > least:
+            beside = relevant(layout, here, metric)
+            ends = asked_limits(layout, metric)
+            if (ends or limits(lines, layout.band, metric, beside))[0] > least:
                 lowest = min(lowest, least)
     if lowest < math.inf:
         _, scale = quantity(metric)

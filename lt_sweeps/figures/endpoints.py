@@ -92,10 +92,11 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
     look = styles(lines)
     groups = list(data.groupby(["panel", "endpoint"], sort=False))
     made = sheet(len(groups), height=0.65 + rows_height(lines, each=0.17))
-    for axes, ((panel, endpoint), here) in zip(made.axes, groups, strict=True):
+    for axes, (_, here) in zip(made.axes, groups, strict=True):
+        panel, endpoint = (str(here[name].iloc[0]) for name in ("panel", "endpoint"))
         _, scale = quantity("test_accuracy")
-        says = NAMES[str(endpoint)]
-        decorate(axes, title=str(panel), x=f"{says[:1].upper()}{says[1:]} (%)", grid="x")
+        says = NAMES[endpoint]
+        decorate(axes, title=panel, x=f"{says[:1].upper()}{says[1:]} (%)", grid="x")
         rows_panel(axes, lines)
         for i, line in enumerate(lines):
             own = here[here["line"] == line]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from lt_sweeps.curves import Curve
 from lt_sweeps.figures.axes import X_NAMES, crossing, place, x_axis, y_axis
-from lt_sweeps.figures.paper import GREY, MARKER, NORMAL, Style, decorate
+from lt_sweeps.figures.paper import GREY, MARKER, NORMAL, SMALL, Style, decorate, plain
 from lt_sweeps.layout import Layout, Published
 from lt_sweeps.points import Point
 from lt_sweeps.table import quantity
@@ -44,13 +44,12 @@ def panel(
         _line(axes, curve, styles[curve.name], band=band, scale=scale, x=x)
     _dense(axes, curves, styles, scale)
     x_axis(axes, lines, x, 2.5)
-    bottom, top = y_axis(axes, lines, band=layout.band, metric=metric)
+    given = relevant(layout, curves, metric) if x != "level" else []
+    bottom = y_axis(axes, lines, given, layout=layout, metric=metric)
     for curve in curves:
         _fallen(axes, crossing(lines[curve.name], bottom / scale, x), styles[curve.name])
-    for published in relevant(layout, curves, metric):
-        low, high = _published(axes, published, styles, scale=scale, x=x)
-        bottom, top = min(bottom, low), max(top, high)
-    axes.set_ylim(bottom, top)
+    for published in given:
+        _published(axes, published, styles, scale=scale, x=x)
     _stars(axes, verdicts, styles, layout=layout, x=x)
 
 
@@ -127,12 +126,10 @@ def _fallen(axes: Axes, at: float | None, style: Style) -> None:
 
 def _published(
     axes: Axes, given: Published, styles: Mapping[str, Style], *, scale: float, x: str
-) -> tuple[float, float]:
-    """Rings around where somebody else's numbers lie; returns how far down and up they go."""
+) -> None:
+    """Rings around where somebody else's numbers lie."""
     style = styles.get(given.label)
     heights = [scale * value for _, value in given.points]
-    if x == "level":
-        return min(heights), max(heights)
     at = [100 * (1 - s) if x == "remaining" else 100 * s for s, _ in given.points]
     axes.plot(
         at,
@@ -145,7 +142,9 @@ def _published(
         color=style.color if style else GREY,
         zorder=5,
     )
-    return min(heights), max(heights)
+    if style is None:
+        text = {"textcoords": "offset points", "fontsize": SMALL, "color": GREY, "clip_on": True}
+        axes.annotate(plain(given.label), (at[-1], heights[-1]), (5, 0), va="center", **text)
 
 
 def _stars(

@@ -32,7 +32,7 @@ MARKERS = "os^DvPX<>p*h"
 # 9 colours, 12 markers, 4 dashes: no two of the first 36 lines look alike.
 DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))]
 # Type 42 fonts: text in a PDF stays text, and journals accept it.
-_RC = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
+_RC: Any = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
 
 
 class NotDrawn(Exception):
@@ -175,4 +175,4 @@ def _saved(drawn: Sheet, kind: str, **options: Any) -> bytes:
 
 def _legend_columns(legend: Sequence[Artist], width: float) -> int:
     longest = max((len(str(each.get_label())) for each in legend), default=0)
-    return max(1, min(len(legend), int(width / (0.5 + 0.052 * longest))))
+    return max(1, min(len(legend), int(width / (0.4 + 0.047 * longest))))

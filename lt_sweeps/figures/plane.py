@@ -41,7 +41,7 @@ def plane(found: Findings) -> list[Figure]:
         f"square that the mask keeps; n = {data['seeds'].max()} seeds together; "
         f"{100 * beyond:.1f}% of weights lie outside the squares shown."
     )
-    shown = data[data["inside"]].drop(columns="inside")
+    shown = pd.DataFrame([row for row in rows if row["inside"]]).drop(columns="inside")
     return [
         Figure("plane", caption(found, says, stages=stages), shown, stages, partial(_draw, shown))
     ]
@@ -85,11 +85,12 @@ def _draw(data: pd.DataFrame) -> Sheet:
     several = data["panel"].nunique() > 1
     made = sheet(len(groups), height=2.05 + 0.12 * several, beside=3)
     edges = np.linspace(-EDGE, EDGE, BINS + 1)
-    for axes, ((panel, line), here) in zip(made.axes, groups, strict=True):
+    for axes, (_, here) in zip(made.axes, groups, strict=True):
+        panel, line = (str(here[name].iloc[0]) for name in ("panel", "line"))
         part = np.full((BINS, BINS), np.nan)
         i, j = (np.digitize(here[name], edges) - 1 for name in ("w_i", "w_f"))
         part[j, i] = here["kept"] / here["weights"]
-        decorate(axes, title=f"{line}\n{panel}" if several else str(line), grid="")
+        decorate(axes, title=f"{line}\n{panel}" if several else line, grid="")
         axes.set_xlabel("$w_i$", labelpad=0)
         axes.set_ylabel("$w_f$", labelpad=-2)
         mesh = axes.pcolormesh(edges, edges, part, cmap="cividis_r", vmin=0, vmax=1)

@@ -80,8 +80,11 @@ def _draw(data: pd.DataFrame, names: Mapping[str, str]) -> Sheet:
         decorate(axes, title=str(title), x="Signs changed (%)", grid="x")
         rows_panel(axes, lines)
         for i, line in enumerate(lines):
-            own = here[here["line"] == line]
-            row(axes, i - 0.15, own["kept_flipped"].dropna(), look[line])
-            row(axes, i + 0.15, own["pruned_flipped"].dropna(), look[line], filled=False)
+            kept, pruned = (
+                here.loc[here["line"] == line, f"{which}_flipped"].dropna()
+                for which in ("kept", "pruned")
+            )
+            row(axes, i - 0.15, kept, look[line])
+            row(axes, i + 0.15, pruned, look[line], filled=False)
         axes.set_xlim(left=0)
     return made

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lt_sweeps.beside import beside
 from lt_sweeps.launchers.endings import STOPPED
 from lt_sweeps.launchers.queue import end
 from lt_sweeps.launchers.workers import Workers
@@ -42,8 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             host=socket.gethostname(),
             job=os.environ.get("SLURM_JOB_ID"),
         )
-        # Without its parent nobody would requeue this job: save, and leave the rest to the next.
-        seen_through = workers.run(lambda: bool(asked) or os.getppid() != parent)
+        config = sweep.manifest["cells"][0]["config"]
+        tracker = {} if submitted["canary"] else config.get("tracker", {})
+        with beside(sweep.folder, tracker, hurried=lambda: bool(asked)):
+            # Without its parent nobody would requeue this job: save, and leave the rest to the
+            # next.
+            seen_through = workers.run(lambda: bool(asked) or os.getppid() != parent)
     if not seen_through:
         return STOPPED
     # What failed in the canary, or in a job before, is the last jobs' to answer for: who waits

@@ -28,9 +28,9 @@ class Job:
 
 
 def share_out(
-    made: Plan, missing: Sequence[Unit], count: int, seconds: Callable[[Train], float]
+    made: Plan, missing: Sequence[Unit], count: int | None, seconds: Callable[[Train], float]
 ) -> dict[Unit, str]:
-    """The name of each missing unit's job, for `count` jobs of near equal work.
+    """The name of each missing unit's job, for `count` jobs of near equal work; None: one a cell.
 
     Neighbours in one group share what they stand on and stack: cells of one kind, then of one seed.
     """
@@ -41,7 +41,7 @@ def share_out(
     total, done = sum(work) or 1.0, 0.0
     owners: dict[Unit, set[int]] = {}
     for i, more in zip(ordered, work, strict=True):
-        group = min(count - 1, int((done + more / 2) / total * count))
+        group = i if count is None else min(count - 1, int((done + more / 2) / total * count))
         done += more
         for stage in wanting[i].trainings:
             if (unit := Unit(stage, wanting[i].seed)) in todo:

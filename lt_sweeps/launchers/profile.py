@@ -28,12 +28,12 @@ class Profile:
     memory: float = 16.0
     time: int | str = 240
     setup: list[str] = field(default_factory=list)
-    environment: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] | None = None
     container: str | None = None
     python: str | None = None
     mail: str | None = None
     mail_type: str | None = None
-    sbatch: dict[str, Any] = field(default_factory=dict)
+    sbatch: dict[str, Any] | None = None
     jobs: int | None = None
     hours_per_job: float | None = None
     pack: bool = True
@@ -61,7 +61,8 @@ class Profile:
 
     def parameters(self, *, job_name: str, tasks: int, chdir: str) -> dict[str, Any]:
         """The profile in submitit's words, for an array of `tasks` jobs."""
-        exports = [f"export {name}={shlex.quote(str(v))}" for name, v in self.environment.items()]
+        variables = (self.environment or {}).items()
+        exports = [f"export {name}={shlex.quote(str(value))}" for name, value in variables]
         setup = [*exports, *(["set -e", *self.setup, "set +e"] if self.setup else [])]
         found = {
             "job_name": job_name,
@@ -86,7 +87,7 @@ class Profile:
         own = {"signal": f"B:USR2@{self.signal_delay}", "requeue": True, "chdir": chdir}
         return {
             **{name: value for name, value in found.items() if value is not None},
-            "additional_parameters": {**own, **self.sbatch},
+            "additional_parameters": {**own, **(self.sbatch or {})},
         }
 
     def _check(self) -> None:
@@ -106,7 +107,7 @@ class Profile:
             both = f"jobs={self.jobs} and hours_per_job={self.hours_per_job:g}"
             raise ValueError(f"{WHERE}: {both}; give one of them")
         ours = {"array", "dependency", "job-name", "output", "error", "signal", "requeue", "wait"}
-        for key in self.sbatch:
+        for key in self.sbatch or {}:
             if key.replace("_", "-") in ours:
                 raise ValueError(f"{WHERE}.sbatch: {key} is set by this launcher")
 

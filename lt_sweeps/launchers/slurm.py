@@ -162,10 +162,10 @@ class _Submission:
     def _seconds(self, stage: Any) -> float:
         return self.speeds.seconds(stage, 1, self.device)[0]
 
-    def _count(self, new: Sequence[Unit]) -> int:
-        """How many jobs to cut the work into."""
+    def _count(self, new: Sequence[Unit]) -> int | None:
+        """How many jobs to cut the work into; None: one for each cell."""
         if not self.profile.pack:
-            return max(1, len(self.made.cells))
+            return None
         if self.profile.hours_per_job is None:
             return self.profile.jobs or 1
         seconds = sum(self._seconds(unit.stage) for unit in new)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def mirrored(runs: int, server: WandbServer) -> None:
         command(*WORDS, f"seed=range({runs})", f"root={root}", "name=bench")
         for mode in ("offline", "online"):
             server.runs.clear()
-            began, peak = time.monotonic(), 0.0
+            began, peak, used = time.monotonic(), 0.0, cpu()
             words = ["sync", "bench", f"root={root}", f"mode={mode}", "per_minute=100000"]
             process = subprocess.Popen([sys.executable, "-m", "lt_sweeps", *words])
             while process.poll() is None:
@@ -60,23 +61,24 @@ def mirrored(runs: int, server: WandbServer) -> None:
             took = time.monotonic() - began
             rows = sum(len(run["history"]) for run in server.runs.values())
             lines = f"{rows / len(server.runs):.0f} rows each, " if server.runs else ""
+            each, burnt = 1000 * took / (runs + 1), 1000 * (cpu() - used) / (runs + 1)
             print(
-                f"{mode}: {runs + 1} runs, {lines}{took:.1f} s, {1000 * took / (runs + 1):.0f} ms "
-                f"a run, {peak:.0f} MiB with W&B's service; exit status {process.returncode}",
+                f"{mode}: {runs + 1} runs, {lines}{took:.1f} s, {each:.0f} ms a run ({burnt:.0f} "
+                f"of CPU), {peak:.0f} MiB with W&B's service; exit status {process.returncode}",
                 flush=True,
             )
             shutil.rmtree(root / "wandb", ignore_errors=True)
 
 
-def trained(server: WandbServer, rounds: int = 5) -> None:
+def trained(server: WandbServer, rounds: int = 3) -> None:
     """Seconds of training in the records, with and without a tracker beside it, taking turns."""
     for number in range(rounds):
         for tracker in ("none", "wandb"):
             with tempfile.TemporaryDirectory() as folder:
                 more = [] if tracker == "none" else ["tracker.every=1"]
-                words = [*WORDS, "recipe.length=600ep", "recipe.evaluate_every=20ep", "workers=1"]
+                words = [*WORDS, "recipe.length=300ep", "recipe.evaluate_every=20ep", "workers=1"]
                 words += [f"tracker={tracker}", *more, "checkpoint_every=1", "seed=range(5)"]
-                began = time.monotonic()
+                began, used = time.monotonic(), cpu()
                 command(*words, f"root={folder}", "name=bench")
                 took = time.monotonic() - began
 
@@ -88,12 +90,22 @@ def trained(server: WandbServer, rounds: int = 5) -> None:
                 seconds = sum(row["seconds"] for row in rows)
                 steps = sum(row["train_steps"] for row in rows)
                 each = 1e6 * seconds / steps
-                print(f"{number} {tracker}: {each:.1f} us a step, {took:.1f} s in all", flush=True)
+                print(
+                    f"{number} {tracker}: {each:.1f} us a step, {took:.1f} s in all, "
+                    f"{cpu() - used:.1f} s of CPU",
+                    flush=True,
+                )
 
 
 def command(*words: str) -> None:
 
     subprocess.run([sys.executable, "-m", "lt_sweeps", *words], check=True, capture_output=True)
+
+
+def cpu() -> float:
+    """Seconds of CPU that all processes started here have used, once they have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def memory(pid: int) -> float:
