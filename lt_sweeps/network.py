@@ -101,7 +101,7 @@ class Network:
     @property
     def normalised(self) -> bool:
         """Whether it keeps running statistics of what flows through it."""
-        return any(name.endswith("running_mean") for name, _ in self.module().named_buffers())
+        return _normalised(self)
 
     def module(self, device: str = "meta") -> nn.Module:
         """A fresh module; on `meta`, its shapes only."""
@@ -128,6 +128,11 @@ class Network:
             "classes": self.classes,
             "prunable": [layer.name for layer in self.layers],
         }
+
+
+@functools.cache
+def _normalised(network: Network) -> bool:
+    return any(name.endswith("running_mean") for name, _ in network.module().named_buffers())
 
 
 @functools.cache

@@ -54,12 +54,11 @@ def test_given_densities_come_by_name_in_order_or_from_a_file(tmp_path: Path) ->
     expected = (40, 30, 6)
     by_name = {"c": 0.1, "a": 1, "b": 0.3}
     (tmp_path / "found.json").write_text(json.dumps(by_name))
-    for how in (
-        {"densities": by_name},
-        {"densities": [1, 0.3, 0.1]},
-        {"file": str(tmp_path / "found.json")},
+    for (target,) in (
+        given(LAYERS, densities=by_name),
+        given(LAYERS, densities=[1, 0.3, 0.1]),
+        given(LAYERS, file=str(tmp_path / "found.json")),
     ):
-        (target,) = given(LAYERS, **how)
         assert target.keep == expected and target.scope == "layer"
         assert target.sparsity == pytest.approx(1 - 76 / 200)
 

@@ -128,9 +128,9 @@ def test_wide_resnet_normalises_before_its_convolutions_and_adds_the_input():
     """With every convolution of a block's end at 0, a block of equal widths passes its input on."""
     torch.manual_seed(0)
     module = WideResNet(CIFAR, 10, depth=16, widen=1).eval()
-    block, x = module.stages[1][1], torch.randn(2, 32, 8, 8)
+    block, x = module.get_submodule("stages.1.1"), torch.randn(2, 32, 8, 8)
     with torch.no_grad():
-        block.conv2.weight.zero_()
+        block.get_parameter("conv2.weight").zero_()
     assert torch.equal(block(x), x)
     shapes = {n: tuple(p.shape) for n, p in module.named_parameters() if "shortcut" in n}
     assert shapes == {
