@@ -52,6 +52,6 @@ def hessian_gradient(
         outputs = functional_call(network.module("cpu"), state, (images,))
         loss = cross_entropy(outputs / temperature, labels)
         grads = torch.autograd.grad(loss, weights, create_graph=True)
-        squared = sum((grad * grad.detach()).sum() for grad in grads)
+        squared = torch.stack([(grad * grad.detach()).sum() for grad in grads]).sum()
         products = torch.autograd.grad(squared, weights)
     return {name: product[None] for name, product in zip(names, products, strict=True)}
