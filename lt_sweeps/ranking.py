@@ -32,10 +32,8 @@ def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
 
 
 def keep_top_of_each(
-    scores: Tensor, count: int, seeds: Sequence[Seed], *index: int | str
+    scores: Tensor, counts: Sequence[int], seeds: Sequence[Seed], *index: int | str
 ) -> Tensor:
     """The same for every replicate, `[R, n]`; ties are drawn by its seed and the `index`."""
     drawn = [generator(seed.role("noise"), "ties", *index) for seed in seeds]
-    return torch.stack(
-        [keep_top(*each) for each in zip(scores, [count] * len(seeds), drawn, strict=True)]
-    )
+    return torch.stack([keep_top(*each) for each in zip(scores, counts, drawn, strict=True)])

@@ -172,7 +172,7 @@ def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
     evidence = {name: each.state for name, each in found.items()}
     if "masked" in stage.reset.names:
         evidence["masked"] = _values(stage.trained, trained)
-    return pruning.restart(
+    start = pruning.restart(
         ticket(stage.pruned, seed, store).mask,
         trained,
         stage.reset,
@@ -185,6 +185,8 @@ def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
         level=stage.level,
         holds=not isinstance(stage.trained, Train) or stage.trained.sparsifier.holds,
     )
+    # Of a mask that has been cut no logits are left, and its ticket stacks with any other.
+    return start if has_logits(stage) else replace(start, learned={})
 
 
 def _values(stage: Train | Init, trained: Ticket) -> State:

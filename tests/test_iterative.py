@@ -122,6 +122,17 @@ def test_a_ticket_of_imp_continued_has_its_mask_on_the_dense_run_s_early_weights
     assert len(made.units) == 1 + 3 + 2, "the last level needs no further search"
 
 
+def test_what_a_learned_mask_and_a_criterion_keep_is_trained_in_one_stack(
+    cell: Make, run: Run
+) -> None:
+    learned = "lt_sweeps.methods.continuous_sparsification.continuous_sparsification"
+    methods = (CONTINUED, {"_target_": learned, "finetune": "same"})
+    made, store = run(*(cell(recipe=SGD, method=m, schedule__levels=1) for m in methods))
+    first, second = (planned.last for planned in made.cells)
+    assert first.group == second.group
+    assert not ticket(second.start, ONE, store).learned
+
+
 def test_twenty_percent_a_level_leaves_one_less_a_power_of_point_eight() -> None:
     layers = (Layer("a", (200_000,), "conv"), Layer("b", (67_696,), "conv"))
     targets = geometric(layers, levels=30, scope="global")

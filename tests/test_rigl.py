@@ -55,6 +55,22 @@ def test_every_layer_has_its_exact_number_of_weights_after_every_step(
     assert not any(moved[1::2]) and not any(moved[12:]), "the mask is fixed between and afterwards"
 
 
+def test_two_sparsities_in_one_stack_keep_their_own_numbers_of_weights(
+    cell: Make, run: Run
+) -> None:
+    asked = (0.5, 0.9)
+    cells = [cell(recipe=SGD, method=RIGL, schedule={**ERK, "sparsity": s}) for s in asked]
+    made, store = run(*cells)
+    first, second = (planned.last for planned in made.cells)
+    assert first.group == second.group
+    for found in (first, second):
+        cut = found.start.inputs[0]
+        assert isinstance(cut, Prune)
+        end = ticket(found, Seed.of(0), store)
+        kept = [int(end.mask[layer.name].sum()) for layer in found.network.layers]
+        assert tuple(kept) == cut.target.keep
+
+
 def test_what_grows_starts_from_zero_without_momentum_and_a_move_takes_the_place_of_a_step(
     cell: Make, tmp_path: Path
 ) -> None:

@@ -56,7 +56,9 @@ class Gradual(Sparsifier):
         for group, final in zip(groups, self.keep, strict=True):
             flat = torch.cat([live.weights[layer.name].abs().flatten(1) for layer in group], 1)
             count = self.remaining(flat.shape[1], final, step)
-            kept = keep_top_of_each(flat, count, live.seeds, "gradual", step, group[0].name)
+            kept = keep_top_of_each(
+                flat, [count] * len(flat), live.seeds, "gradual", step, group[0].name
+            )
             _write(kept, live, group)
 
     def remaining(self, size: int, final: int, step: int) -> int:

@@ -59,10 +59,11 @@ class RigL(Sparsifier):
         mask, weights, grads = of
         # A replicate that diverged keeps its count of weights, whichever they are.
         weights, grads = weights.nan_to_num().abs(), grads.nan_to_num().abs()
-        count = int(mask[0].sum())  # the same in all replicates
-        moving = int(self.moving(step) * count)
+        counts = [int(count) for count in mask.sum(1)]  # replicates may differ in sparsity
+        moving = [int(self.moving(step) * count) for count in counts]
+        staying = [count - moved for count, moved in zip(counts, moving, strict=True)]
         active = torch.where(mask != 0, weights, -1.0)
         where = (step, layer.name)
-        stay = keep_top_of_each(active, count - moving, live.seeds, "drop", *where)
+        stay = keep_top_of_each(active, staying, live.seeds, "drop", *where)
         absent = torch.where(stay, -1.0, grads)
         return stay | keep_top_of_each(absent, moving, live.seeds, "grow", *where)
