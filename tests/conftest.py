@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import TINY
 from wandb_server import WandbServer
 
 from lt_sweeps.cells import Cell
@@ -17,38 +18,6 @@ from lt_sweeps.plan import Plan, packs, plan
 from lt_sweeps.store import Store
 from lt_sweeps.sweep import freeze, write_records
 from lt_sweeps.training import Machine
-
-TINY: dict[str, Any] = {
-    "model": {"net": {"_target_": "lt_sweeps.models.FC", "hidden": [12, 8]}},
-    "dataset": {
-        "_target_": "lt_sweeps.datasets.synthetic",
-        "shape": [1, 4, 4],
-        "classes": 4,
-        "train": 64,
-        "validation": 32,
-        "test": 32,
-    },
-    "method": {"_target_": "lt_sweeps.methods.imp.imp"},
-    "mask_criterion": {"_target_": "lt_sweeps.criteria.large_final"},
-    "schedule": {"_target_": "lt_sweeps.schedules.geometric", "levels": 2},
-    "recipe": {
-        "_target_": "lt_sweeps.recipes.recipe",
-        "optimizer": "adam",
-        "lr": 0.01,
-        "batch_size": 16,
-        "length": "3ep",
-    },
-    "reset": {"_target_": "lt_sweeps.resets.rewind"},
-    "freeze": {"_target_": "lt_sweeps.freezes.zero"},
-    "seed": 0,
-    "seeds": {},
-    "report_at": "best",
-    "data_dir": "data",
-}
-CONV = {
-    "net": {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 4},
-    "prunable": {"exclude": ["output.weight"]},
-}
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONV
 from test_training import SGD
+from tiny import CONV
 
 from lt_sweeps.cells import Cell
 from lt_sweeps.ddpg import Agent

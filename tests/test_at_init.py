@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import CONV
 from test_training import SGD
+from tiny import CONV
 from torch.nn.functional import cross_entropy
 
 from lt_sweeps.cells import Cell

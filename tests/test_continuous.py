@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONV
+from tiny import CONV
 from torch import Tensor, tensor
 
 from lt_sweeps.call import Call

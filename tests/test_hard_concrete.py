@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONV
+from tiny import CONV
 from torch import tensor
 
 from lt_sweeps.cells import Cell

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONV
 from test_gradual import last, loop_of
 from test_training import SGD
+from tiny import CONV
 
 from lt_sweeps.cells import Cell
 from lt_sweeps.network import Layer

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONV
 from test_gradual import loop_of
 from test_training import SGD
+from tiny import CONV
 
 from lt_sweeps.cells import Cell
 from lt_sweeps.channels import scales, shares, slimmable

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONV
+from tiny import CONV
 from torch import Tensor
 
 from lt_sweeps.cells import Cell

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONV, TINY
+from tiny import CONV, TINY
 
 from lt_sweeps.cells import Cell
 from lt_sweeps.compute import compute

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import CONV, TINY
 from test_training import SGD
+from tiny import CONV, TINY
 
 from lt_sweeps.cells import Cell
 from lt_sweeps.plan import Plan, plan
