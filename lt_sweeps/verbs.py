@@ -195,8 +195,8 @@ def _taken(
     """Whether the flag is there, what the verb is for, and the keys that it is given."""
     where = [word for word in words if "=" not in word and word != flag]
     if len(where) != count:
-        needed = {1: "sweeps given; name one", 2: "words given; give two"}[count]
-        raise Usage(f"{verb}: {len(where)} {needed}. {USAGE[verb]}")
+        needed = {1: "sweeps given; name one", 2: "given; name two"}[count]
+        raise Usage(f"{verb}: {len(where)} {needed}. {USAGE[verb].splitlines()[0]}")
     return flag in words, where, dict(word.split("=", 1) for word in words if "=" in word)
 
 
