@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -111,7 +112,8 @@ def test_plan_starts_nothing(tmp_path: Path) -> None:
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it has ended
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     time.sleep(0.3)  # the fork server dies of its closed pipe
 

@@ -1,0 +1,40 @@
+"""Every preset plans, says what it is for, and its quick variant runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_conf import cells  # noqa: F401
+
+from lt_sweeps.cells import Cell
+from lt_sweeps.cli import main
+from lt_sweeps.complaints import CONF
+from lt_sweeps.plan import plan
+
+PRESETS = sorted(
+    str(path.relative_to(CONF / "experiment").with_suffix(""))
+    for path in (CONF / "experiment").rglob("*.yaml")
+)
+QUICK = [name for name in PRESETS if name.endswith("_quick")]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_plans(cells: Callable[..., list[Cell]], name: str) -> None:  # noqa: F811
+    made = plan(cells(f"experiment={name}"))
+    assert made.cells and {cell.labels["experiment"] for cell in made.cells} == {name}
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in QUICK])
+def test_a_preset_has_a_header_and_a_quick_variant(name: str) -> None:
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    for word in ("# Question:", "# Command:", "# Cost:", "# Expect:", f"experiment={name}"):
+        assert word in text, word
+    assert f"{name}_quick" in QUICK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_a_quick_variant_runs_to_its_report(name: str, tmp_path: Path) -> None:
+    assert main([f"experiment={name}", "seed=0,1", f"root={tmp_path}"]) == 0
+    (sweep,) = (tmp_path / "sweeps").iterdir()
+    assert any((sweep / "report").glob("*.png"))
