@@ -53,6 +53,17 @@ def beside(
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+        kept(sweep, "no answer")
+
+
+def kept(sweep: Path, reason: str) -> None:
+    """Say that the tracker lacks something, and that nothing is lost by it."""
+    print(
+        f"tracker: {reason}; results are kept, and `lt-sweeps sync {sweep}` uploads what is "
+        "missing",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 class Clock:

@@ -20,7 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from lt_sweeps.aggregates import aggregates
-from lt_sweeps.beside import Clock
+from lt_sweeps.beside import Clock, kept
 from lt_sweeps.complaints import CONF, unknown
 from lt_sweeps.runs import Run, frozen, sources
 from lt_sweeps.trackers import Session, Tracker, Unreachable, tracker
@@ -139,12 +139,7 @@ class Mirror:
         """Each reason once: nobody reads the hundredth."""
         if reason not in self._said:
             self._said.add(reason)
-            print(
-                f"tracker: {reason}; results are kept, and `lt-sweeps sync {self.sweep}` uploads "
-                "what is missing",
-                file=sys.stderr,
-                flush=True,
-            )
+            kept(self.sweep, reason)
 
 
 def _chosen(sweep: Path, given: Mapping[str, str], **usual: str) -> Tracker:

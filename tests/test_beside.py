@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from wandb_server import WandbServer
 
-from lt_sweeps.beside import Clock
+from lt_sweeps.beside import Clock, beside
 from lt_sweeps.cli import main
 from lt_sweeps.runs import sources
 
@@ -122,6 +122,19 @@ def test_a_tracker_that_fails_costs_a_sweep_one_line(
     assert "results are kept, and `lt-sweeps sync" in err
     done = list((tmp_path / "results").glob("runs/*/*/DONE"))
     assert len(done) == 2, "the results do not depend on it"
+
+
+def test_a_mirror_that_is_stuck_is_killed_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lt_sweeps.beside._GRACE", 0.0)
+    wandb = {"_target_": "lt_sweeps.trackers.wandb.Wandb", "linger": 0}
+    with beside(tmp_path, wandb):
+        pass
+    assert capfd.readouterr().err == (
+        f"tracker: no answer; results are kept, and `lt-sweeps sync {tmp_path}` uploads what is "
+        "missing\n"
+    )
 
 
 @pytest.mark.slow
