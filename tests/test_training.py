@@ -34,6 +34,7 @@ SGD = {
 }
 ADAMW = {**SGD, "optimizer": "adamw", "lr": 0.01, "momentum": 0.0, "nesterov": False}
 ADAM = {**ADAMW, "optimizer": "adam"}
+HALF = {"_target_": "lt_sweeps.schedules.one_shot", "sparsity": 0.5}
 METHODS: dict[str, dict] = {
     "dense": {},
     "imp": {},
@@ -75,8 +76,7 @@ def files(root: Path, pattern: str = "**/*.safetensors") -> dict[str, bytes]:
 def test_a_replicate_in_a_stack_equals_the_same_seed_alone(
     cell: Make, run: Run, tmp_path: Path, name: str
 ) -> None:
-    alike = {"_target_": "lt_sweeps.schedules.one_shot", "sparsity": 0.5}
-    more = {"schedule": alike} if name == "dnw" else {}
+    more = {"schedule": HALF} if name == "dnw" else {}
     cells = [
         cell(method=method(name), model=CONV, recipe=SGD, seed=seed, **more) for seed in (0, 1, 2)
     ]
@@ -84,6 +84,14 @@ def test_a_replicate_in_a_stack_equals_the_same_seed_alone(
     run(*cells, root=tmp_path / "alone", alone=True, lowering="loop")
     together, alone = files(tmp_path / "together"), files(tmp_path / "alone")
     assert together == alone and len(together) > 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_the_dense_network_as_its_level_0(cell: Make, name: str) -> None:
+    (planned,) = plan([cell(method=method(name), model=CONV, schedule=HALF)]).cells
+    (dense,) = plan([cell(model=CONV)]).cells
+    found = next(s for s in planned.trainings if planned.levels.get(s.key) == 0)
+    assert found == dense.trainings[0]
 
 
 @pytest.mark.parametrize("lowering", ["stacked", "vmap"])
