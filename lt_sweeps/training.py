@@ -76,7 +76,11 @@ class Loop:
         self.recipe, self.layers = first.training.recipe, first.network.layers
         self.device = torch.device(machine.device)
         self.stack = Stack(
-            first.network.module(), len(units), device=self.device, lowering=machine.lowering
+            first.network.module(),
+            len(units),
+            device=self.device,
+            lowering=machine.lowering,
+            smoothing=self.recipe.label_smoothing,
         )
         seeds, self.levels = [u.seed for u in units], [u.stage.level for u in units]
         dataset = first.training.task.dataset

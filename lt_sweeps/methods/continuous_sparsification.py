@@ -82,8 +82,9 @@ def exact_continuous_sparsification(
 ) -> tuple[Train, ...]:
     """As `continuous_sparsification`, but keep the largest s, as many as the schedule says.
 
-    One search serves all sparsities; one result per level of the schedule, after dense. With anneal=constant
-    and final_beta=1 the mask stays soft to the end, the ablation of the paper's appendix F.
+    One search serves all sparsities; one result per level of the schedule, after the dense network.
+    With anneal=constant and final_beta=1 the mask stays soft to the end, the ablation of the
+    paper's appendix F.
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
     searches = _searches(init, recipe, soft, s0, rounds, round_reset)
