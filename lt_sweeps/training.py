@@ -156,7 +156,7 @@ class Loop:
             gradients(self.batches.index(step), self._noise(step))
             masks.step(self.recipe.lr_at(step))
 
-        graph = self.device.type == "cuda" and not stack.stochastic
+        graph = self.device.type == "cuda" and not (stack.stochastic or self.batches.sent)
         update = self._replayed(body) if graph else eager
 
         def whole(step: int) -> None:
