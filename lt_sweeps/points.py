@@ -37,6 +37,8 @@ class Point:
     stages: frozenset[str]
     values: Mapping[str, float] = field(default_factory=dict)  # the finite ones, by seed
     at: tuple[str, ...] = ()  # what moved it along its line, beside the schedule
+    sparsity_total: float = math.nan  # of all parameters; NaN where records do not say
+    dense_resources: bool | None = None  # whether a training held more weights; None likewise
 
     @property
     def pruned(self) -> bool:
@@ -65,6 +67,8 @@ def point(rows: Sequence[Row], metric: str, at: tuple[str, ...] = ()) -> Point:
         stages=frozenset(row["stage"] for row in rows),
         values=values,
         at=at,
+        sparsity_total=float(np.mean([row.get("sparsity_total", math.nan) for row in rows])),
+        dense_resources=rows[0].get("dense_resources"),
         **asdict(spread(list(values.values()))),
     )
 
