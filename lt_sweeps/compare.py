@@ -1,13 +1,12 @@
 """Compare two sweeps, or two cells, that differ in one thing: level by level, and by endpoints.
 
-What else differs is a reason to refuse: a difference would not be known to come from what the
-reader thinks of. `by` names several things that are compared as one.
+What both have is drawn and tested as a report is, the other as the baseline of the one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lt_sweeps.curves import Curve
-from lt_sweeps.endpoints import endpoints
-from lt_sweeps.figures.paper import csv
+from lt_sweeps.endpoints import NAMES, endpoints
+from lt_sweeps.figures import figures
 from lt_sweeps.findings import Findings
 from lt_sweeps.layout import layout
-from lt_sweeps.names import belongs, differences, value
+from lt_sweeps.pairs import Both, Pair
 from lt_sweeps.printed import probability, test_table
-from lt_sweeps.reading import Cell, Reading, read
+from lt_sweeps.reading import read
 from lt_sweeps.statistics import compare as difference
-from lt_sweeps.summaries import PER_RUN, tests
-from lt_sweeps.table import quantity
-from lt_sweeps.verdicts import Verdict, against, caveats, corrected, partner
+from lt_sweeps.summaries import PER_RUN, ends, tests
+from lt_sweeps.table import quantity, records, summary
+from lt_sweeps.verdicts import Verdict, caveats
+from lt_sweeps.writing import tell, write
 
-Pair = tuple[Curve, Curve]
 _ENDS = "endpoints per run, %: difference ± half of its 95% interval"
+_FROM_TICKETS = {"overlap", "plane", "signs", "probabilities"}
 
 
 def compare(
@@ -41,7 +40,9 @@ def compare(
     console: Console | None = None,
     **asked: Any,
 ) -> list[Verdict]:
-    """Print `one` minus `other`, each a sweep, a root or a cell's folder; `out` gets tests.csv.
+    """Print and draw `one` minus `other`, each a sweep, a root or a cell's folder.
+
+    The folder is `out`, or `compare/` in the root of `one` and the two names in it.
 
     Raises: ValueError: they differ in more than one thing that `by` does not name, or share no
         curve.
@@ -53,96 +54,77 @@ def compare(
     for each in (mine, theirs):
         if not each.curves:
             raise ValueError(f"compare: {each.reading.name} has no records yet")
-    compared, pairs = _pairs(mine.curves, theirs.curves, by)
-    found = [v for a, b in pairs for v in against(a, b, alpha=how.alpha)]
-    verdicts = corrected(found, how.family)
-    _print(console, mine, theirs, compared, pairs, verdicts)
-    if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        (Path(out) / "tests.csv").write_bytes(csv(tests(verdicts, mine)))
-    return verdicts
-
-
-def _pairs(
-    mine: Sequence[Curve], theirs: Sequence[Curve], by: Sequence[str]
-) -> tuple[list[str], list[Pair]]:
-    """What is compared, and the curves that differ in nothing else."""
-    # Schedules that only go further are no difference; those that take another way are.
-    schedules = not all(_same_way(a, b) for a in mine for b in theirs if a.panel == b.panel)
-    ours, others = (_faces(curves, schedules=schedules) for curves in (mine, theirs))
-    axes = {*differences(ours), *differences(others)} - set(by)
-    apart = [key for key in differences([*ours, *others]) if key not in axes]
-    if len(apart) > 1 and not set(apart) <= set(by):
+    both = Both.of(mine, theirs, by)
+    if (needed := _FROM_TICKETS & set(how.figures or ())) and mine.reading.root != (
+        theirs.reading.root
+    ):
         raise ValueError(
-            f"compare: the two differ in {apart}; one of these may differ, or name all that are "
-            f"meant to: by={','.join(apart)}"
+            f"compare: report.figures {sorted(needed)} need the tickets of both in one root"
         )
-    pairs = [
-        (a, b)
-        for a, face in zip(mine, ours, strict=True)
-        for b, other in zip(theirs, others, strict=True)
-        if all(repr(value(face, axis)) == repr(value(other, axis)) for axis in axes)
-    ]
-    if not pairs:
-        raise ValueError(
-            f"compare: no curve of one matches one of the other in {sorted(axes)}: "
-            f"{[c.label for c in mine]} against {[c.label for c in theirs]}"
-        )
-    return apart, pairs
+    _print(console, both)
+    _write(both, out, console)
+    return both.tests
 
 
-def _faces(curves: Sequence[Curve], *, schedules: bool) -> list[Cell]:
-    """What tells curves apart, with or without the settings of their schedules."""
-    faces = []
-    for curve in curves:
-        own = curve.cells[0].settings if schedules else {}
-        schedule = {key: each for key, each in own.items() if belongs(key, ["schedule"])}
-        faces.append(Cell("", "", curve.choices, {**curve.settings, **schedule}))
-    return faces
+def _write(both: Both, out: Path | None, console: Console) -> None:
+    names = (both.one.reading.name, both.other.reading.name)
+    folder = both.reading.root / "compare" / "-".join(names) if out is None else Path(out)
+    drawn, missing = figures(both)
+    files = write(
+        both,
+        folder,
+        figures=drawn,
+        missing=missing,
+        tables=_tables(both),
+        data={
+            "records": records(both.curves),
+            "summary": summary(both.curves, metric=both.metric),
+            "tests": tests(both.verdicts, both),
+            "endpoints_by_line": ends(both),
+        },
+    )
+    tell(console, folder, drawn, files)
 
 
-def _same_way(one: Curve, other: Curve) -> bool:
-    """Whether the levels that both have are the same densities."""
-    shared = {p.level for p in one.points} & {p.level for p in other.points}
-    return all(any(partner(p, other) for p in one.points if p.level == level) for level in shared)
+def _tables(both: Both) -> Iterator[Table]:
+    for a, b in both.paired[1]:
+        own = [v for v in both.tests if v.curve is a and v.baseline is b]
+        if own:
+            yield test_table(own, both)
+    yield _endpoints(both.one, both.paired[1])
 
 
-def _print(
-    console: Console,
-    mine: Findings,
-    theirs: Findings,
-    compared: Sequence[str],
-    pairs: Sequence[Pair],
-    verdicts: Sequence[Verdict],
-) -> None:
-    console.print(_heading(mine.reading, theirs.reading, compared, pairs), markup=False)
-    for a, b in pairs:
-        own = [v for v in verdicts if v.curve is a and v.baseline is b]
-        console.print(test_table(own, mine) if own else f"{a.label}: no level to compare")
-    console.print(_endpoints(mine, pairs))
-    lines = caveats(verdicts, mine.layout)
-    if same := sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points):
-        levels = "1 level is" if same == 1 else f"{same} levels are"
-        lines.append(f"{levels} the same tickets on both sides, and not compared.")
-    for found, used in ((mine, [a for a, _ in pairs]), (theirs, [b for _, b in pairs])):
-        alone = [curve.label for curve in found.curves if curve not in used]
-        lines += [f"only in {found.reading.name}: {', '.join(alone)}"] if alone else []
-        lines += [f"{found.reading.name}: {found.reading.unfinished}"] * bool(
-            found.reading.unfinished
-        )
-        if len(found.reading.versions) > 1:
-            lines.append(f"{found.reading.name}: versions {', '.join(found.reading.versions)}")
-    if mine.reading.versions != theirs.reading.versions:
-        each = [", ".join(f.reading.versions) or "unknown" for f in (mine, theirs)]
-        lines.append(f"the versions of the code differ: {each[0]} against {each[1]}")
-    for line in lines:
+def _print(console: Console, both: Both) -> None:
+    console.print(both.layout.title, markup=False)
+    for table in _tables(both):
+        console.print(table)
+    for line in _says(both):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _heading(one: Reading, other: Reading, compared: Sequence[str], pairs: Sequence[Pair]) -> str:
-    a, b = (_faces([curve], schedules=True)[0] for curve in pairs[0])
-    what = "; ".join(f"{key}: {value(a, key)} against {value(b, key)}" for key in compared)
-    return f"{one.name} minus {other.name} ({what or 'the configs are equal'})"
+def _says(both: Both) -> Iterator[str]:
+    """What the tables do not: caveats, curves without a partner, what is unfinished or mixed."""
+    pairs = both.paired[1]
+    tested = [v.curve for v in both.tests]
+    for a, _ in pairs:
+        if a not in tested:
+            yield f"{a.label}: no level to compare"
+    yield from caveats(both.tests, both.layout)
+    if same := sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points):
+        levels = "1 level is" if same == 1 else f"{same} levels are"
+        yield f"{levels} the same tickets on both sides, and not compared."
+    for found, used in ((both.one, [a for a, _ in pairs]), (both.other, [b for _, b in pairs])):
+        reading = found.reading
+        if alone := [curve.label for curve in found.curves if curve not in used]:
+            yield f"only in {reading.name}: {', '.join(alone)}"
+        if reading.unfinished:
+            yield f"{reading.name}: {reading.unfinished}"
+        if len(reading.versions) > 1:
+            yield f"{reading.name}: versions {', '.join(reading.versions)}"
+    versions = [found.reading.versions for found in (both.one, both.other)]
+    if versions[0] != versions[1]:
+        each = [", ".join(some) or "unknown" for some in versions]
+        yield f"the versions of the code differ: {each[0]} against {each[1]}"
 
 
 def _endpoints(found: Findings, pairs: Sequence[Pair]) -> Table:
@@ -171,7 +153,7 @@ def _endpoints(found: Findings, pairs: Sequence[Pair]) -> Table:
             half = scale * (got.ci_high - got.difference)
             table.add_row(
                 Text(a.label),
-                name,
+                NAMES[name],
                 "-" if math.isnan(half) else f"{scale * got.difference:+.2f} ± {half:.2f}",
                 probability(got.p),
                 probability(got.p_exact, digits=4),

@@ -17,6 +17,7 @@ import yaml
 from lt_sweeps.layout import METRICS
 
 Row = Mapping[str, Any]
+_OF_A_RUN = ("config.yaml", "records.jsonl", "DONE")
 
 # What the report cannot do without; the metrics asked for join them.
 TYPES: dict[str, type | tuple[type, ...]] = {
@@ -126,7 +127,7 @@ def _folders(where: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
             yield root / "runs" / signature / seed, entry
     elif where.is_dir() and (not any(where.iterdir()) or _is_root(where) or _is_cell(where)):
         for folder in sorted(where.glob("*" if _is_cell(where) else "runs/*/*")):
-            if folder.is_dir():
+            if any((folder / name).is_file() for name in _OF_A_RUN):  # and not a cell's report
                 yield folder, {"signature": folder.parent.name, "seed": folder.name}
     else:
         raise ValueError(

@@ -17,7 +17,7 @@ import yaml
 
 from lt_sweeps.files import write_whole
 from lt_sweeps.plan import Planned, needs, trainings
-from lt_sweeps.sparsifiers import Amc, Gradual
+from lt_sweeps.sparsifiers import Amc, Gradual, Learned
 from lt_sweeps.stages import Evaluate, Init, Prune, Stage, Train, ancestors
 from lt_sweeps.store import Store, set_aside
 from lt_sweeps.transfers import Transfer
@@ -101,6 +101,7 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         "best_step": metrics["best_step"],
         **{f"best_{name}": _finite(metrics[f"best_{name}"]) for name in _METRICS},
         **{f"hard_{name}": metrics.get(f"hard_{name}") for name in _HARD},
+        "mask_chance": _chance(stage),
         "train_steps": stage.length,
         "epochs": _epochs(stage),
         # What had to be trained before it, each training once: what finding its ticket cost.
@@ -126,6 +127,15 @@ def dense_resources(stage: Train) -> bool:
 
 def _epochs(stage: Train) -> float:
     return stage.length / stage.training.recipe.steps_per_epoch
+
+
+def _chance(stage: Train) -> list[float] | None:
+    """How a learned mask's logits, as they ended, say what is kept: see `Learned.chance`."""
+    if not isinstance(stage.sparsifier, Learned):
+        return None
+    last = stage.sparsifier.temperature(max(stage.step - 1, 0), stage.training.recipe)
+    found = stage.sparsifier.chance(last)
+    return None if found is None else list(found)
 
 
 def _kind(planned: Planned, stage: Train) -> str:

@@ -7,8 +7,6 @@ files copied from elsewhere.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from lt_sweeps.figures import figures
-from lt_sweeps.figures.paper import csv, rendered
 from lt_sweeps.findings import Findings, findings
 from lt_sweeps.layout import layout
-from lt_sweeps.page import page
 from lt_sweeps.printed import end_tables, test_tables
-from lt_sweeps.provenance import FILE, changes, provenance, recorded
+from lt_sweeps.provenance import changes, recorded
 from lt_sweeps.reading import layouts, read
 from lt_sweeps.summaries import ends, tests
 from lt_sweeps.table import heading, records, summary, tables
 from lt_sweeps.verdicts import caveats
+from lt_sweeps.writing import tell, write
 
 PAGE_WIDTH = 10_000  # columns: on the page a table is never split
 
@@ -93,28 +90,21 @@ def _of_file(path: Path) -> Mapping[str, Any]:
 def _write_all(found: Findings, folder: Path, console: Console) -> None:
     """Write and print what was found, into one folder."""
     drawn, missing = figures(found)
-    files: dict[str, bytes] = {
-        "records.csv": csv(records(found.curves)),
-        "summary.csv": csv(summary(found.curves, metric=found.metric)),
-        "tests.csv": csv(tests(found.verdicts, found)),
-        "endpoints_by_line.csv": csv(ends(found)),
-    }
-    for figure in drawn:
-        files |= rendered(figure)
-    files["index.html"] = page(found, drawn, files, _tables(found, PAGE_WIDTH), missing)
-    about = provenance(found, drawn, files)
-    files[FILE] = json.dumps(about, indent=1).encode()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        _write(folder / name, content)
-    _print(found, missing, console)
-    kinds = sorted({name.rpartition(".")[2] for name in files})
-    console.print(
-        f"{folder}: index.html, {', '.join(f'{figure.name}.png' for figure in drawn)}, "
-        f"{len(files)} files in all ({', '.join(kinds)})",
-        markup=False,
-        soft_wrap=True,
+    files = write(
+        found,
+        folder,
+        figures=drawn,
+        missing=missing,
+        tables=_tables(found, PAGE_WIDTH),
+        data={
+            "records": records(found.curves),
+            "summary": summary(found.curves, metric=found.metric),
+            "tests": tests(found.verdicts, found),
+            "endpoints_by_line": ends(found),
+        },
     )
+    _print(found, missing, console)
+    tell(console, folder, drawn, files)
 
 
 def _tables(found: Findings, width: int) -> Iterator[Table]:
@@ -137,10 +127,3 @@ def _print(found: Findings, missing: Sequence[str], console: Console) -> None:
     says += [*caveats(found.verdicts, found.layout), *(missing if found.curves else [])]
     for line in (*says, *reading.notes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write whole: a reader sees the old file or the new one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content)
-    os.replace(part, path)

@@ -46,6 +46,18 @@ class Pruning:
     kept: NDArray[Any]
 
 
+@dataclass(frozen=True)
+class Learned:
+    """A learned mask as its training ended: a weight's chance to be kept, or its soft mask.
+
+    It is sigmoid(slope * logit + a constant): the slope of an annealed mask is its last beta.
+    """
+
+    stage: str
+    slope: float
+    chances: NDArray[Any]
+
+
 def weights(root: Path, stage: str, seed: str, moment: str = "end") -> Weights | None:
     """The stored ticket of a stage and a seed; None if it is not there.
 
@@ -75,15 +87,21 @@ def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
     return {seed: ticket.kept for seed, ticket in read.items() if ticket is not None}
 
 
-def learned(root: Path, curve: Curve, point: Point) -> dict[str, NDArray[Any]]:
-    """The chance sigmoid(logit) of every weight, by seed; nothing where no mask was learned."""
+def learned(root: Path, curve: Curve, point: Point) -> dict[str, Learned]:
+    """The mask that was learned for a point, by seed; nothing where none was, or it is not there.
+
+    It is the point's own, or that of the last search before it.
+    """
     found = {}
     for seed in curve.seeds:
-        row = _row(curve, point, seed)
-        ticket = weights(root, row[1]["stage"], seed) if row else None
-        if ticket is not None and ticket.logits:
-            flat = np.concatenate([each.ravel() for each in ticket.logits.values()])
-            found[seed] = scipy.special.expit(flat.astype(np.float64))
+        for cell, own in filter(None, [_row(curve, point, seed)]):
+            masks = [row for row in (*cell.search, own) if row.get("mask_chance")]
+            ticket = weights(root, masks[-1]["stage"], seed) if masks else None
+            if ticket is not None and ticket.logits:
+                slope, shift = masks[-1]["mask_chance"]
+                flat = np.concatenate([each.ravel() for each in ticket.logits.values()])
+                chances = scipy.special.expit(slope * flat.astype(np.float64) + shift)
+                found[seed] = Learned(masks[-1]["stage"], slope, chances)
     return found
 
 

@@ -159,3 +159,54 @@ def test_a_sweep_that_has_not_started_cannot_be_compared(tmp_path: Path) -> None
     other.cell("queued")
     with pytest.raises(ValueError, match="compare: two has no records yet"):
         compared(one, other)
+
+
+def test_both_are_drawn_with_bands_and_stars_and_it_is_said_where(tmp_path: Path) -> None:
+    one, other = (
+        made(tmp_path, name, {name: accuracy})
+        for name, accuracy in (("movement", 0.8), ("random", 0.7))
+    )
+    found, text = compared(one, other)
+    folder = tmp_path / "compare" / "movement-random"
+    assert f"{folder}: index.html, accuracy.png" in text
+    for name in ("index.html", "accuracy.png", "accuracy.pdf", "report.json"):
+        assert (folder / name).stat().st_size > 1000
+    data = pd.read_csv(folder / "accuracy.csv", keep_default_na=False)
+    assert list(dict.fromkeys(data["line"])) == ["movement", "random"]
+    assert data["mark"].tolist() == ["", found[-1].mark(0.05), "", ""] and found[-1].found.p < 0.05
+    assert (data["low"] < data["high"]).all() and set(data["n"]) == {4}
+    caption = (folder / "accuracy.txt").read_text()
+    assert caption.startswith("movement minus random (mask_criterion: movement against random).")
+
+
+def test_lines_that_are_called_the_same_are_told_apart_by_what_is_compared(tmp_path: Path) -> None:
+    one = made(tmp_path, "slow", {"movement": 0.8, "random": 0.7}, recipe__lr=0.1)
+    other = made(tmp_path, "fast", {"movement": 0.8, "random": 0.8}, recipe__lr=0.3)
+    compared(one, other, out=tmp_path / "out", labels={"movement": "moved"})
+    lines = pd.read_csv(tmp_path / "out" / "accuracy.csv")["line"].unique().tolist()
+    assert lines == [f"{c}, recipe.lr={lr}" for c in ("moved", "random") for lr in (0.1, 0.3)]
+
+
+def test_two_networks_are_drawn_in_one_panel(tmp_path: Path) -> None:
+    one, other = (
+        made(tmp_path, model, {"movement": 0.8}, choices={"model": model})
+        for model in ("fc", "conv4")
+    )
+    compared(one, other, out=tmp_path / "out")
+    data = pd.read_csv(tmp_path / "out" / "accuracy.csv")
+    assert data["panel"].unique().tolist() == ["fc on digits against conv4 on digits"]
+    assert data["line"].unique().tolist() == ["movement, fc", "movement, conv4"]
+
+
+def test_equal_configs_are_told_apart_by_the_names_of_the_sweeps(tmp_path: Path) -> None:
+    one, other = (made(tmp_path, name, {"movement": 0.8}) for name in ("mine", "yours"))
+    _, text = compared(one, other, out=tmp_path / "out")
+    lines = pd.read_csv(tmp_path / "out" / "accuracy.csv")["line"].unique().tolist()
+    assert lines == ["movement, mine", "movement, yours"]
+    assert "mine minus yours (the configs are equal)" in text
+
+
+def test_figures_from_tickets_need_one_root(tmp_path: Path) -> None:
+    one, other = (made(tmp_path / name, name, {name: 0.8}) for name in ("movement", "random"))
+    with pytest.raises(ValueError, match=r"report.figures \['overlap'\] need the tickets of both"):
+        compared(one, other, figures=["overlap"])

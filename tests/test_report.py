@@ -297,3 +297,9 @@ def test_the_report_needs_no_torch(sweep: Sweep) -> None:
     assert done.returncode == 0, done.stderr
     png = (sweep.folder / "report" / "accuracy.png").read_bytes()
     assert png.startswith(b"\x89PNG")
+
+
+def test_a_report_in_a_cells_folder_is_no_seed_of_it(sweep: Sweep) -> None:
+    cell = sweep.cell("a", accuracies=[0.9, 0.8]).parent
+    first, again = (_run(where)[0] for where in (cell, cell))
+    assert first == again and "unfinished" not in _run(sweep.root)[0]

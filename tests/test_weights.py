@@ -17,6 +17,7 @@ from lt_sweeps.curves import curves
 from lt_sweeps.figures.overlap import chance, jaccard
 from lt_sweeps.reading import read
 from lt_sweeps.report import report
+from lt_sweeps.sparsifiers.hard_concrete import chance as chance_of_gate
 from lt_sweeps.weights import learned, masks, nearest, prunings
 
 
@@ -87,11 +88,45 @@ def test_a_learned_masks_chances_are_the_sigmoid_of_its_logits(
     method = {"_target_": "lt_sweeps.methods.learned_supermask.learned_supermask", "bias": -1.0}
     made, store = run(cell(method=method))
     one = curve(tmp_path / "results")
-    (flat,) = learned(tmp_path / "results", one, one.points[-1]).values()
+    (mask,) = learned(tmp_path / "results", one, one.points[-1]).values()
     stage = made.cells[0].trainings[-1]
     logits = store.read(stage.key, made.cells[0].seed).learned
     expected = torch.cat([logits[name].flatten() for name in sorted(logits)]).double().sigmoid()
-    assert flat == pytest.approx(expected.numpy())
+    assert mask.chances == pytest.approx(expected.numpy())
+
+
+def test_an_annealed_mask_is_the_sigmoid_at_the_temperature_of_its_end(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    kind = "lt_sweeps.methods.continuous_sparsification.continuous_sparsification"
+    made, store = run(cell(method={"_target_": kind, "final_beta": 50.0, "finetune": "same"}))
+    root = tmp_path / "results"
+    (mask,) = learned(root, one := curve(root), one.points[-1]).values()
+    search = made.cells[0].trainings[0]
+    assert (mask.stage, mask.slope) == (search.key, 50)
+    logits = store.read(search.key, made.cells[0].seed).learned
+    expected = (50 * torch.cat([logits[name].flatten() for name in sorted(logits)])).sigmoid()
+    assert mask.chances == pytest.approx(expected.double().numpy(), abs=1e-6)
+    report(
+        root, out=tmp_path / "out", console=Console(file=io.StringIO()), figures=["probabilities"]
+    )
+    data = pd.read_csv(tmp_path / "out" / "probabilities.csv")
+    assert data["part"].sum() == pytest.approx(1)
+    assert (
+        "soft mask sigmoid(βs) at the last β (50)"
+        in (tmp_path / "out" / "probabilities.txt").read_text()
+    )
+
+
+def test_a_gates_chance_is_that_of_not_being_zero(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    made, store = run(cell(method={"_target_": "lt_sweeps.methods.l0.l0", "finetune": "same"}))
+    root = tmp_path / "results"
+    (mask,) = learned(root, one := curve(root), one.points[-1]).values()
+    logits = store.read(made.cells[0].trainings[0].key, made.cells[0].seed).learned
+    flat = torch.cat([logits[name].flatten() for name in sorted(logits)])
+    assert mask.chances == pytest.approx(chance_of_gate(flat).numpy(), abs=1e-6)
 
 
 def test_every_figure_of_tickets_is_drawn_from_a_real_sweep(root: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Figure: the chances to be kept that a learned mask ends with."""
+"""Figure: the chances to be kept, or the soft mask, that a learned mask ends with."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.curves import Curve
-from lt_sweeps.figures.captions import caption, levels
+from lt_sweeps.figures.captions import caption
 from lt_sweeps.figures.paper import Figure, NotDrawn, decorate, entry, sheet, styles
 from lt_sweeps.findings import Findings
-from lt_sweeps.points import Point
-from lt_sweeps.weights import learned
+from lt_sweeps.weights import Learned, learned
 
 BINS = 20
 
 
 def probabilities(found: Findings) -> list[Figure]:
-    """The distribution of sigmoid(logit) over the weights of each line's last learned mask."""
-    rows, points = [], []
+    """The distribution over the weights of each line's last learned mask."""
+    rows, behind = [], set()
     for curve in found.curves:
         for point in reversed(curve.points):
-            made = _rows(found, curve, point)
-            if made:
-                rows, points = rows + made, [*points, point]
+            masks = learned(found.reading.root, curve, point)
+            if masks:
+                rows += _rows(curve, masks)
+                behind |= {each.stage for each in masks.values()}
                 break
     if not rows:
         raise NotDrawn("no ticket in the store has a learned mask")
-    data, stages = pd.DataFrame(rows), levels(points)
+    data, stages = pd.DataFrame(rows), tuple(sorted(behind))
     density = data.drop_duplicates(["panel", "line"])
     means = ", ".join(
         f"{line} {100 * mean:.1f}%"
         for line, mean in zip(density["line"], density["mean_chance"], strict=True)
     )
     says = (
-        "Chance of a weight to be kept by the learned mask, sigmoid(logit), all layers together: "
-        f"mean and range over seeds (n = {data['n'].min()} to {data['n'].max()}). Mean chance: "
+        "What the learned mask ended with, all layers together: a weight's chance to be kept, or "
+        f"the soft mask sigmoid(βs){_slopes(data)}; mean and range over seeds "
+        f"(n = {data['n'].min()} to {data['n'].max()}). Mean chance: "
         f"{means}."
     )
     names = {curve.label: curve.name for curve in found.curves}
@@ -53,13 +54,18 @@ def probabilities(found: Findings) -> list[Figure]:
     ]
 
 
-def _rows(found: Findings, curve: Curve, point: Point) -> list[dict[str, object]]:
-    chances = learned(found.reading.root, curve, point)
-    if not chances:
-        return []
+def _slopes(data: pd.DataFrame) -> str:
+    """The last beta of each line, where masks are annealed."""
+    betas = sorted(set(data["slope"]) - {1.0})
+    return f" at the last β ({', '.join(f'{beta:g}' for beta in betas)})" if betas else ""
+
+
+def _rows(curve: Curve, masks: Mapping[str, Learned]) -> list[dict[str, object]]:
+    chances = [each.chances for each in masks.values()]
     edges = np.linspace(0, 1, BINS + 1)
-    parts = np.stack([np.histogram(each, bins=edges)[0] / each.size for each in chances.values()])
-    mean = float(np.mean([each.mean() for each in chances.values()]))
+    parts = np.stack([np.histogram(each, bins=edges)[0] / each.size for each in chances])
+    mean = float(np.mean([each.mean() for each in chances]))
+    slope = next(iter(masks.values())).slope
     return [
         {
             "panel": curve.panel,
@@ -70,6 +76,7 @@ def _rows(found: Findings, curve: Curve, point: Point) -> list[dict[str, object]
             "min": float(parts[:, i].min()),
             "max": float(parts[:, i].max()),
             "mean_chance": mean,
+            "slope": slope,
             "n": len(parts),
         }
         for i in range(BINS)

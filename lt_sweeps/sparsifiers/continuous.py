@@ -71,6 +71,9 @@ class Continuous(Learned):
     def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor:
         return self.lmbda * summed(self._mask(logits, temperature))
 
+    def chance(self, temperature: float) -> tuple[float, float]:
+        return temperature, 0.0
+
     def keeps(self, w: Tensor, logits: Tensor) -> Tensor:
         return logits > 0
 

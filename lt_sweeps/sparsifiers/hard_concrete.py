@@ -15,6 +15,7 @@ from lt_sweeps.sparsifiers.sparsifier import Learned, summed
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 _EDGE = 1e-6
+_SHIFT = -BETA * math.log(-GAMMA / ZETA)  # what makes a logit that of not being 0
 _LOWEST, _HIGHEST = math.log(1e-2), math.log(1e2)  # of log alpha: a gate stays within reach
 
 
@@ -63,6 +64,9 @@ class HardConcrete(Learned):
     def value(self, w: Tensor, logits: Tensor) -> Tensor:
         return w * fixed_gate(logits)
 
+    def chance(self, temperature: float) -> tuple[float, float]:
+        return 1.0, _SHIFT
+
     def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor:
         costs = self.lmbda + self.l2 / 2 * w.square() if self.l2 else self.lmbda
         return summed(costs * chance(logits).expand_as(w))
@@ -84,7 +88,7 @@ def fixed_gate(logits: Tensor) -> Tensor:
 
 def chance(logits: Tensor) -> Tensor:
     """P(gate is not 0)."""
-    return torch.sigmoid(logits - BETA * math.log(-GAMMA / ZETA))
+    return torch.sigmoid(logits + _SHIFT)
 
 
 def _stretched(s: Tensor) -> Tensor:

@@ -141,6 +141,13 @@ class Learned(Sparsifier):
         """The weights under the hard mask."""
         return self.value(w, logits) * self.keeps(w, logits)
 
+    def chance(self, temperature: float) -> tuple[float, float] | None:
+        """(a, b) where sigmoid(a logit + b) is the chance to be kept, or the soft mask; else None.
+
+        As numbers, because the figures that draw it know no torch.
+        """
+        return None
+
     def density(self, w: Tensor, logits: Tensor) -> Tensor:
         """Each weight's chance to be kept, `[R, *shape]` in [0, 1]."""
         return self.keeps(w, logits).to(w)

@@ -60,6 +60,9 @@ class Supermask(Learned):
     def hardened(self, w: Tensor, logits: Tensor) -> Tensor:
         return self._scaled(w, self.keeps(w, logits).to(w))
 
+    def chance(self, temperature: float) -> tuple[float, float]:
+        return 1.0, 0.0
+
     def density(self, w: Tensor, logits: Tensor) -> Tensor:
         return self.keeps(w, logits).to(w) if self.rounding else torch.sigmoid(logits)
 

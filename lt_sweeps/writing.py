@@ -1,0 +1,51 @@
+"""Writing: the folder of a report, with its figures, page, tables and what they stand on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from lt_sweeps.figures.paper import Figure, csv, rendered
+from lt_sweeps.files import write_whole
+from lt_sweeps.findings import Findings
+from lt_sweeps.page import page
+from lt_sweeps.provenance import FILE, provenance
+
+
+def write(
+    found: Findings,
+    folder: Path,
+    *,
+    figures: Sequence[Figure],
+    missing: Sequence[str],
+    tables: Iterable[Table],
+    data: Mapping[str, pd.DataFrame],
+) -> list[str]:
+    """Write everything, each file whole; returns the files' names.
+
+    `missing` says why other figures are not drawn; `data` are tables of numbers by their names.
+    """
+    files = {f"{name}.csv": csv(numbers) for name, numbers in data.items()}
+    for figure in figures:
+        files |= rendered(figure)
+    files["index.html"] = page(found, figures, files, tables, missing)
+    files[FILE] = json.dumps(provenance(found, figures, files), indent=1).encode()
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    return list(files)
+
+
+def tell(console: Console, folder: Path, figures: Sequence[Figure], files: Sequence[str]) -> None:
+    """Say where it lies."""
+    kinds = sorted({name.rpartition(".")[2] for name in files})
+    console.print(
+        f"{folder}: index.html, {', '.join(f'{figure.name}.png' for figure in figures)}, "
+        f"{len(files)} files in all ({', '.join(kinds)})",
+        markup=False,
+        soft_wrap=True,
+    )
