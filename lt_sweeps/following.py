@@ -107,9 +107,7 @@ def _table(found: Status) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for level in sorted({level for level, _ in grid}):
         row = [_part(found, grid.get((level, seed), [])) for seed in shown]
-        here = Counter(
-            found.states[unit] for seed in seeds for unit in grid.get((level, seed), [])
-        )
+        here = Counter(found.states[unit] for seed in seeds for unit in grid.get((level, seed), []))
         sums = [Text(str(here[state] or ""), _COLOURS[state]) for state in states]
         table.add_row(str(level), *row, *sums, *(str(collapsed.get(level) or "") for _ in lost))
     return table
