@@ -1,5 +1,6 @@
 """A data set of one's own: a folder of class folders of images."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,15 @@ class _Tree:
 
 
 def _scan(root: Path) -> _Tree:
+    """What a folder holds, looked at again only when one of its folders has changed."""
+    folders = [root, *(root / a for a in _folders(root))]
+    folders += [folder / name for folder in folders[1:] for name in _folders(folder)]
+    return _scanned(root, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
+
+
+# Every cell of a sweep asks, and a million files take seconds to list.
+@functools.lru_cache(maxsize=8)
+def _scanned(root: Path, stamp: tuple[tuple[Path, int], ...]) -> _Tree:
     top = _folders(root)
     # A folder of images that is called `train` is a class, one of folders is a split.
     parted = "train" in top and bool(_folders(root / "train"))
