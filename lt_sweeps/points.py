@@ -37,6 +37,7 @@ class Point:
     stages: frozenset[str]
     values: Mapping[str, float] = field(default_factory=dict)  # the finite ones, by seed
     at: tuple[str, ...] = ()  # what moved it along its line, beside the schedule
+    scored: bool = False  # as it was found, and not trained at this point
 
     @property
     def pruned(self) -> bool:
@@ -65,6 +66,7 @@ def point(rows: Sequence[Row], metric: str, at: tuple[str, ...] = ()) -> Point:
         stages=frozenset(row["stage"] for row in rows),
         values=values,
         at=at,
+        scored=all(map(is_scored, rows)),
         **asdict(spread(list(values.values()))),
     )
 
@@ -73,6 +75,11 @@ def is_finite(row: Row, metric: str) -> bool:
     """Whether a replicate counts: it did not diverge, and has the number asked for."""
     value = row.get(metric)
     return bool(row["finite"]) and value is not None and math.isfinite(value)
+
+
+def is_scored(row: Row) -> bool:
+    """Whether a replicate was only scored: of a supermask, that is a network that never learned."""
+    return row.get("kind") == "score"
 
 
 def percent(row: Row) -> float:

@@ -55,6 +55,8 @@ def end_tables(found: Findings) -> Iterator[Table]:
                 texts["peak"],
             )
             cells = [_ticket(named[n], scale) for n in ("sparsest_matching", "best_performing")]
+            if curve.dense is None:
+                cells[0] = ("-", "", "")  # nothing that it could match
             tickets.add_row(Text(curve.label), *(text for cell in cells for text in cell))
         yield runs
         yield tickets
