@@ -151,10 +151,12 @@ def _endpoints(found: Findings, pairs: Sequence[Pair]) -> Table:
                 alpha=found.layout.alpha,
             )
             half = scale * (got.ci_high - got.difference)
+            interval = "" if math.isnan(half) else f" ± {half:.2f}"
+            seen = f"{scale * got.difference:+.2f}{interval}"
             table.add_row(
                 Text(a.label),
                 NAMES[name],
-                "-" if math.isnan(half) else f"{scale * got.difference:+.2f} ± {half:.2f}",
+                "-" if math.isnan(got.difference) else seen,
                 probability(got.p),
                 probability(got.p_exact, digits=4),
                 got.test.removesuffix(" t"),

@@ -46,8 +46,9 @@ class Curve:
 
     @property
     def dense(self) -> Point | None:
-        """Its network before any pruning."""
-        return next((point for point in self.points if not point.pruned), None)
+        """Its network, or its panel's, before any pruning; none that is untrained."""
+        own = next((p for p in self.points if not (p.pruned or p.scored)), None)
+        return self.reference.dense if own is None and self.reference is not None else own
 
 
 def curves(cells: Iterable[Cell], *, metric: str, layout: Layout | None = None) -> list[Curve]:

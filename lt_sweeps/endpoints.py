@@ -15,7 +15,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from lt_sweeps.curves import Curve, distinct
 from lt_sweeps.layout import Layout
-from lt_sweeps.points import WHOLE, Point, is_finite, percent
+from lt_sweeps.points import WHOLE, Point, is_finite, is_scored, percent
 from lt_sweeps.reading import Row
 from lt_sweeps.searches import Cost, cost
 
@@ -86,7 +86,7 @@ def _run(curve: Curve, seed: str, metric: str) -> list[Row]:
 
 
 def _dense(run: Sequence[Row]) -> Row | None:
-    return next((row for row in run if percent(row) >= WHOLE), None)
+    return next((r for r in run if percent(r) >= WHOLE and not is_scored(r)), None)
 
 
 def _peak(run: Sequence[Row], metric: str, chooser: str) -> float:

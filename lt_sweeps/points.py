@@ -39,6 +39,7 @@ class Point:
     at: tuple[str, ...] = ()  # what moved it along its line, beside the schedule
     sparsity_total: float = math.nan  # of all parameters; NaN where records do not say
     dense_resources: bool | None = None  # whether a training held more weights; None likewise
+    scored: bool = False  # as it was found, and not trained at this point
 
     @property
     def pruned(self) -> bool:
@@ -69,6 +70,7 @@ def point(rows: Sequence[Row], metric: str, at: tuple[str, ...] = ()) -> Point:
         at=at,
         sparsity_total=float(np.mean([row.get("sparsity_total", math.nan) for row in rows])),
         dense_resources=rows[0].get("dense_resources"),
+        scored=all(map(is_scored, rows)),
         **asdict(spread(list(values.values()))),
     )
 
@@ -77,6 +79,11 @@ def is_finite(row: Row, metric: str) -> bool:
     """Whether a replicate counts: it did not diverge, and has the number asked for."""
     value = row.get(metric)
     return bool(row["finite"]) and value is not None and math.isfinite(value)
+
+
+def is_scored(row: Row) -> bool:
+    """Whether a replicate was only scored: of a supermask, that is a network that never learned."""
+    return row.get("kind") == "score"
 
 
 def percent(row: Row) -> float:

@@ -58,6 +58,8 @@ def end_tables(found: Findings) -> Iterator[Table]:
                 _ticket(named[name], scale, found.layout.workers)
                 for name in ("sparsest_matching", "best_performing")
             ]
+            if curve.dense is None:
+                cells[0] = ("-", "", "")  # nothing that it could match
             tickets.add_row(Text(curve.label), *(text for cell in cells for text in cell))
         yield runs
         yield tickets
@@ -87,9 +89,10 @@ def test_table(members: Sequence[Verdict], found: Findings) -> Table:
     for v in members:
         f = v.found
         low, high = scale * f.ci_low, scale * f.ci_high
+        interval = "" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
         table.add_row(
             remaining(v.point.percent),
-            Text(f"{scale * f.difference:+.2f} [{low:+.2f}, {high:+.2f}]"),
+            Text(f"{scale * f.difference:+.2f}{interval}"),
             v.mark(found.layout.alpha),
             *(probability(p) for p in (f.p, v.p_holm, f.p_student)),
             probability(f.p_exact, digits=4),

@@ -146,14 +146,13 @@ def _power(effect: float, n: int, *, paired: bool, alpha: float) -> float:
 def _paired(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
     d = a - b
     found = spread(d.tolist())
-    p = math.nan
-    if len(d) > 1 and not _constant(d):
-        p = float(DescrStatsW(d).ttest_mean(0)[1])
+    # Differences that are all the same tell nothing of their spread: no p, and no interval.
+    spreads = len(d) > 1 and not _constant(d)
     return {
         "difference": found.mean,
-        "ci_low": found.ci_low,
-        "ci_high": found.ci_high,
-        "p": p,
+        "ci_low": found.ci_low if spreads else math.nan,
+        "ci_high": found.ci_high if spreads else math.nan,
+        "p": float(DescrStatsW(d).ttest_mean(0)[1]) if spreads else math.nan,
         "sd": found.sd,
     }
 

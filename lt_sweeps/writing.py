@@ -43,9 +43,9 @@ def write(
 def tell(console: Console, folder: Path, figures: Sequence[Figure], files: Sequence[str]) -> None:
     """Say where it lies."""
     kinds = sorted({name.rpartition(".")[2] for name in files})
+    shown = ", ".join(["index.html", *(f"{figure.name}.png" for figure in figures)])
     console.print(
-        f"{folder}: index.html, {', '.join(f'{figure.name}.png' for figure in figures)}, "
-        f"{len(files)} files in all ({', '.join(kinds)})",
+        f"{folder}: {shown}, {len(files)} files in all ({', '.join(kinds)})",
         markup=False,
         soft_wrap=True,
     )

@@ -109,3 +109,31 @@ def test_a_level_without_all_its_seeds_is_not_shown_to_be_as_good(sweep: Sweep) 
         last = None if seed == 2 else 0.9 + 0.001 * seed
         sweep.cell("a", seed, accuracies=[0.9, last], sparsities=[0.0, 0.5])
     assert found(sweep, margin=0.05, least=50)["sparsest_tested"].sparsity == 0
+
+
+def test_a_network_that_was_only_scored_is_nothing_to_be_as_good_as(sweep: Sweep) -> None:
+    scored = {"more": {"kind": "score"}, "sparsities": HALVES}
+    sweep.cell("mask", accuracies=[0.1, 0.8, 0.7], **scored)
+    ends = found(sweep)
+    assert not ends["sparsest_not_inferior"].values and ends["sparsest_matching"].ticket is None
+    assert math.isnan(ends["sparsest_tested"].sparsity)
+    assert ends["peak"].values == {"0": 0.8} and ends["best_performing"].sparsity == 0.5
+
+
+def test_a_line_without_a_dense_network_of_its_own_is_measured_by_its_panels(sweep: Sweep) -> None:
+    for seed in (0, 1):
+        sweep.cell("d", seed, accuracies=[0.7], choices={"method": "dense"})
+        sweep.cell(
+            "mask",
+            seed,
+            accuracies=[0.1, 0.8, 0.6 + 0.001 * seed],
+            sparsities=HALVES,
+            stages=["guess", "m1", "m2"],
+            more={"kind": "score"},
+            choices={"method": "supermask"},
+        )
+    (one,) = findings(read(sweep.folder, metrics=["test_accuracy"]), {}).values()
+    ends = {e.name: e for curve, es in one.endpoints for e in es if len(curve.points) > 1}
+    assert ends["sparsest_not_inferior"].values == pytest.approx({"0": 0.5, "1": 0.5})
+    assert ends["sparsest_matching"].sparsity == pytest.approx(0.5)
+    assert ends["sparsest_tested"].sparsity == pytest.approx(0.5)

@@ -94,6 +94,7 @@ def test_what_does_not_vary_has_no_t_test() -> None:
     assert math.isnan(same.p) and math.isnan(same.p_student) and same.p_exact == 1
     apart = compared([0.5] * 5, [0.4] * 5)
     assert math.isnan(apart.p) and apart.p_exact == 0.0625
+    assert apart.difference == pytest.approx(0.1) and math.isnan(apart.ci_low), "no interval either"
     assert math.isnan(compared([1.0], [2.0]).p)
 
 

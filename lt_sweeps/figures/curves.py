@@ -91,7 +91,9 @@ def _legend(drawn: Sequence[Curve], layout: Layout, metric: str) -> list[Line2D]
     labels = {curve.name: curve.label for curve in drawn}
     entries = [entry(labels[name], style) for name, style in look.items()]
     if any(not point.pruned for curve in drawn for point in curve.points):
-        entries.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.6, label="dense"))
+        taken = "dense" in labels.values()
+        name = "mean of dense" if taken else "dense"
+        entries.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.6, label=name))
     published = [p for here in panels(drawn).values() for p in relevant(layout, here, metric)]
     if published:
         ring = {"marker": "o", "markersize": 6, "markerfacecolor": "none"}

@@ -11,7 +11,16 @@ from matplotlib.figure import Figure as Sheet
 from lt_sweeps.endpoints import NAMES
 from lt_sweeps.figures.captions import caption, margin
 from lt_sweeps.figures.panel import relevant
-from lt_sweeps.figures.paper import GREY, Figure, NotDrawn, decorate, rows_height, sheet, styles
+from lt_sweeps.figures.paper import (
+    GREY,
+    SMALL,
+    Figure,
+    NotDrawn,
+    decorate,
+    rows_height,
+    sheet,
+    styles,
+)
 from lt_sweeps.figures.rows import row, rows_panel
 from lt_sweeps.findings import Findings
 from lt_sweeps.names import by
@@ -96,7 +105,8 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
         panel, endpoint = (str(here[name].iloc[0]) for name in ("panel", "endpoint"))
         _, scale = quantity("test_accuracy")
         says = NAMES[endpoint]
-        decorate(axes, title=panel, x=f"{says[:1].upper()}{says[1:]} (%)", grid="x")
+        decorate(axes, title=panel, grid="x")
+        axes.set_xlabel(f"{says[:1].upper()}{says[1:]} (%)", fontsize=SMALL)
         rows_panel(axes, lines)
         for i, line in enumerate(lines):
             own = here[here["line"] == line]

@@ -155,8 +155,8 @@ def _stars(
     layout: Layout,
     x: str,
 ) -> None:
-    """A row above the panel for each tested line, a mark at each level where it differs."""
-    rows = list(dict.fromkeys(v.curve.name for v in verdicts))
+    """A row above the panel for each line that differs, a mark at each level where it does."""
+    rows = list(dict.fromkeys(v.curve.name for v in verdicts if v.mark(layout.alpha)))
     height = {name: 1.03 + 0.05 * (len(rows) - 1 - i) for i, name in enumerate(rows)}
     for name in rows:  # whose row it is, also in greyscale
         style = styles[name]

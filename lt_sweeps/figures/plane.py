@@ -83,7 +83,7 @@ def _squares(found: Findings, curve: Curve, point: Point) -> list[dict[str, obje
 def _draw(data: pd.DataFrame) -> Sheet:
     groups = list(data.groupby(["panel", "line"], sort=False))
     several = data["panel"].nunique() > 1
-    made = sheet(len(groups), height=2.05 + 0.12 * several, beside=3)
+    made = sheet(len(groups), height=2.3 + 0.12 * several, beside=3)
     edges = np.linspace(-EDGE, EDGE, BINS + 1)
     for axes, (_, here) in zip(made.axes, groups, strict=True):
         panel, line = (str(here[name].iloc[0]) for name in ("panel", "line"))

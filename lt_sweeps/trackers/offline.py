@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lt_sweeps.files import write_whole
+from lt_sweeps.trackers import written
 
 _NOTE, _PART = "mirrored.json", ".part-"
 
@@ -37,10 +39,22 @@ def scratch(folder: Path) -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def keep(scratch: Path, folder: Path, key: str, rows: int, done: bool) -> None:
-    """Move the run that was just finished from `scratch` to where people look for it."""
+def keep(
+    scratch: Path, folder: Path, key: str, rows: range, done: bool, *, patience: float
+) -> None:
+    """Move the run that was just finished from `scratch` to where people look for it.
+
+    `rows` are those that the file should hold, some seconds after W&B says that it has finished.
+
+    Raises: OSError: it does not.
+    """
     (made,) = scratch.glob(f"wandb/offline-run-*-{key}")
-    note = {"run": key, "rows": rows, "done": done}
+    limit = time.monotonic() + patience
+    while written.rows(made / f"run-{key}.wandb") != len(rows):
+        if time.monotonic() > limit:
+            raise OSError(f"W&B's file of {key} is not whole; is the disk full?")
+        time.sleep(0.02)
+    note = {"run": key, "rows": rows.stop, "done": done}
     write_whole(made / _NOTE, json.dumps(note).encode())
     # W&B's names have a resolution of one second, and it takes them in their order.
     place, number = folder / made.name, 0

@@ -7,6 +7,7 @@ again after a kill is only what did not arrive.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -73,7 +74,7 @@ class Wandb:
         # Staged artifacts must be where `wandb sync` finds them: beside the runs.
         os.environ.setdefault("WANDB_DATA_DIR", str(folder))
         os.environ.setdefault("WANDB_SILENT", "true")  # `silent` does not reach its login
-        with offline.scratch(folder) as scratch:
+        with _quiet_log(), offline.scratch(folder) as scratch:
             session = _Session(self, folder, scratch, job)
             try:
                 yield session
@@ -116,14 +117,15 @@ class _Session:
             first = mine.starting_step
             if self.tracker.mode == "offline":
                 first = offline.kept(self.folder).get(run.key, (0, False))[0]
-            for step in range(first, len(run.rows)):
+            rows = range(first, len(run.rows))
+            for step in rows:
                 mine.log(dict(run.rows[step]), step=step)
             mine.summary.update(dict(run.summary))
             for ticket in run.tickets if self.tracker.artifacts != "none" else ():
                 self._attach(mine, ticket)
             mine.finish()
         if self.tracker.mode == "offline":
-            offline.keep(Path(place), self.folder, run.key, len(run.rows), run.done)
+            self._keep(Path(place), run.key, rows, run.done)
 
     def close(self) -> None:
         """Let go of the job's run, if W&B lets us."""
@@ -131,7 +133,11 @@ class _Session:
             with suppress(Unreachable), self._answers():
                 self._job.finish()
             if self.tracker.mode == "offline":
-                offline.keep(self.scratch, self.folder, self._job.id, 0, False)
+                with suppress(OSError):  # what a machine did is no result
+                    self._keep(self.scratch, self._job.id, range(0), False)
+
+    def _keep(self, place: Path, key: str, rows: range, done: bool) -> None:
+        offline.keep(place, self.folder, key, rows, done, patience=self.tracker.timeout)
 
     def _begin(self, run: Run, place: str) -> Any:
         import wandb
@@ -233,3 +239,13 @@ class _Session:
             with suppress(Exception):
                 wandb.teardown()
             raise Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """W&B logs what it does to files; on a full disk Python would print a traceback per line."""
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = before
