@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, stdev
 
 import numpy as np
 from statsmodels.stats.weightstats import DescrStatsW
@@ -24,6 +25,7 @@ NAMES = {
     "sparsest_tested": "the same, held by a test at each level",
     "area": "mean accuracy over log density",
     "sparsest_matching": "sparsest matching ticket",
+    "sparsest_within_error": "the same, within one standard error of dense",
     "best_performing": "best performing ticket",
     "peak": "best level of each run",
 }
@@ -131,31 +133,39 @@ def _tested(curve: Curve, layout: Layout) -> float:
 
 
 def _tickets(curve: Curve, chooser: str, layout: Layout) -> list[Endpoint]:
-    """Sparsest matching and best performing ticket, picked by means over seeds of `chooser`."""
+    """Sparsest matching and best performing ticket, picked by means over seeds of `chooser`.
+
+    Matching is at least the dense mean, or, of the second, at most its standard error below it.
+    """
     scored = [
-        (_mean(curve, point, chooser), point)
+        (_chosen(curve, point, chooser), point)
         for point in curve.points
         if point.n_finite and point.percent > 0
     ]
-    tickets = [(score, point) for score, point in scored if point.pruned and not math.isnan(score)]
-    dense = math.nan if curve.dense is None else _mean(curve, curve.dense, chooser)
-    matching = [point for score, point in tickets if score >= dense]
-    sparsest = min(matching, key=lambda point: point.percent, default=None)
-    best = max(tickets, key=lambda pair: pair[0], default=(math.nan, None))[1]
+    tickets = [(fmean(scores), point) for scores, point in scored if scores and point.pruned]
+    dense = [] if curve.dense is None else _chosen(curve, curve.dense, chooser)
+
+    def sparsest(least: float) -> Point | None:
+        matching = [point for score, point in tickets if score >= least]
+        return min(matching, key=lambda point: point.percent, default=None)
+
+    mean = fmean(dense) if dense else math.nan
+    error = stdev(dense) / math.sqrt(len(dense)) if len(dense) > 1 else math.nan
+    picked = {
+        "sparsest_matching": sparsest(mean),
+        "sparsest_within_error": sparsest(mean - error),
+        "best_performing": max(tickets, key=lambda pair: pair[0], default=(0, None))[1],
+    }
+    return [_ticket(name, curve, point, layout) for name, point in picked.items()]
+
+
+def _chosen(curve: Curve, point: Point, chooser: str) -> list[float]:
+    """Another metric than its own, of a point's finite replicates."""
     return [
-        _ticket("sparsest_matching", curve, sparsest, layout),
-        _ticket("best_performing", curve, best, layout),
-    ]
-
-
-def _mean(curve: Curve, point: Point, chooser: str) -> float:
-    """The mean over a point's finite replicates of another metric than its own."""
-    values = [
         row[chooser]
         for row in distinct((*curve.cells, *(curve.reference.cells if curve.reference else ())))
         if row["stage"] in point.stages and row["seed"] in point.values and is_finite(row, chooser)
     ]
-    return float(np.mean(values)) if values else math.nan
 
 
 def _ticket(name: str, curve: Curve, point: Point | None, layout: Layout) -> Endpoint:

@@ -35,7 +35,10 @@ METRICS = (
     ),
     *("reported_step", "best_step", "train_steps", "seconds"),
 )
-ENDPOINTS = ("sparsest_not_inferior", "area", "sparsest_matching", "best_performing", "peak")
+ENDPOINTS = (
+    *("sparsest_not_inferior", "area", "peak"),
+    *("sparsest_matching", "sparsest_within_error", "best_performing"),
+)
 FIGURES = (
     *("curves", "by_sparsity", "early_stop", "endpoints", "layers", "cost"),  # from records
     *("overlap", "plane", "signs", "probabilities"),  # from tickets

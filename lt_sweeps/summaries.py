@@ -16,7 +16,10 @@ from lt_sweeps.statistics import compare, holm, spread
 from lt_sweeps.verdicts import Verdict, winning
 
 # What a bare number of an endpoint is; the others are in the unit of the metric.
-SPARSITIES = ("sparsest_not_inferior", "sparsest_tested", "sparsest_matching")
+SPARSITIES = (
+    *("sparsest_not_inferior", "sparsest_tested"),
+    *("sparsest_matching", "sparsest_within_error"),
+)
 PER_RUN = ("peak", "sparsest_not_inferior", "area")
 TESTS = (
     *("panel", "line", "baseline", "level", "percent_remaining", "test", "n", "n_baseline"),
@@ -78,7 +81,7 @@ def _end(curve: Curve, each: Endpoint) -> dict[str, Any]:
     values = list(each.values.values())
     per_run = each.name in PER_RUN
     numbers = asdict(spread(values)) if values else {}
-    if each.name in ("sparsest_tested", "sparsest_matching"):
+    if each.name in SPARSITIES and not per_run:
         numbers = {"mean": each.sparsity}
     return {
         "endpoint": each.name,

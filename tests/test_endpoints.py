@@ -75,6 +75,20 @@ def test_matching_and_best_tickets_come_from_means_with_their_search_cost(sweep:
     assert ends["best_performing"].cost.chain == 2
 
 
+def test_a_ticket_may_be_a_standard_error_of_dense_below_it(sweep: Sweep) -> None:
+    sweep.cell("a", 0, accuracies=[0.92, 0.93, 0.89, 0.8], sparsities=[0.0, 0.2, 0.5, 0.75])
+    sweep.cell("a", 1, accuracies=[0.88, 0.93, 0.88, 0.8], sparsities=[0.0, 0.2, 0.5, 0.75])
+    ends = found(sweep)
+    # dense .90, whose standard error is .02 (.0283 / sqrt 2); then .93, .885, .80
+    assert ends["sparsest_matching"].sparsity == pytest.approx(0.2)
+    assert ends["sparsest_within_error"].sparsity == pytest.approx(0.5)
+
+
+def test_of_one_seed_nothing_is_known_of_an_error(sweep: Sweep) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.95, 0.9], sparsities=HALVES)
+    assert found(sweep)["sparsest_within_error"].ticket is None
+
+
 def test_no_ticket_matches_a_better_dense_network(sweep: Sweep) -> None:
     sweep.cell("a", accuracies=[0.9, 0.8, 0.7], sparsities=HALVES)
     assert found(sweep)["sparsest_matching"].ticket is None
