@@ -1,23 +1,24 @@
 """Batches: a data set as tensors on the device, drawn per replicate from its own seed.
 
-There is no loader: the images lie on the device, a batch is an index. Order and augmentation of an
-epoch are pure functions of (seed, epoch), drawn on the CPU, so a batch is the same on any device,
-in any pack, and after any resume.
+There is no loader: the images lie on the device, a batch is an index; those that do not fit there
+stay where they are, and a batch of them is sent. Order and augmentation of an epoch are pure
+functions of (seed, epoch), drawn on the CPU, so a batch is the same on any device, in any pack, and
+after any resume.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from lt_sweeps.augmentations import applied, drawn
 from lt_sweeps.datasets import Dataset, Split
 from lt_sweeps.recipes import Recipe
 from lt_sweeps.seeds import Seed, generator
 
-_PADDING = 4
 EVALUATE_BATCH = 500
 
 
@@ -33,10 +34,9 @@ class Batches:
         device: torch.device,
     ) -> None:
         self._dataset, self._recipe, self._device = dataset, recipe, device
-        self._splits = {
-            name: Split(split.images.to(device), split.labels.to(device))
-            for name, split in dataset.load().items()
-        }
+        self._splits = {name: _placed(split, device) for name, split in dataset.load().items()}
+        # A captured graph cannot fetch from the host.
+        self.sent = any(each.images.device.type != device.type for each in self._splits.values())
         self._seeds, self._levels = seeds, levels
         self._epoch = -1
         # On the device once: a captured graph may not copy from the host.
@@ -44,13 +44,11 @@ class Batches:
         self._mean = torch.tensor(dataset.mean, device=device).view(shape)
         self._std = torch.tensor(dataset.std, device=device).view(shape)
         self.augments = recipe.augment != "none"
-        if self.augments:
-            self._padded = pad(self._splits["train"].images, (_PADDING,) * 4)
 
     def index(self, step: int) -> Tensor:
         """Which images the replicates train on at `step`, and how each is augmented.
 
-        `[R, B]` image numbers, or `[R, B, 4]` of (image, row offset, column offset, flip).
+        `[R, B]` image numbers, or `[R, B, 1 + n]` with what the augmentation has drawn.
         """
         epoch, position = divmod(step, self._recipe.steps_per_epoch)
         if epoch != self._epoch:
@@ -62,20 +60,20 @@ class Batches:
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The images `[R, B, C, H, W]` and labels `[R, B]` that an index names."""
         shape, split = index.shape[:2], self._splits["train"]
+        if not self.augments:
+            index = index[..., None]
+        image, how = index.flatten(0, 1).split([1, index.shape[2] - 1], 1)
+        image = image.squeeze(1)
+        images = self._fetch(split, image)
         if self.augments:
-            image, top, left, flip = index.flatten(0, 1).unbind(-1)
-            images = _crop_flip(self._padded, image, top, left, flip, split.images.shape[-2:])
-        else:
-            image = index.flatten()
-            images = split.images[image]
+            images = applied(self._recipe.augment, images, how)
         return self._normalise(images).unflatten(0, shape), split.labels[image].view(shape)
 
     def evaluation(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a split, in order: images `[B, C, H, W]` and labels `[B]`."""
-        images, labels = self._splits[split].images, self._splits[split].labels
-        for first in range(0, len(labels), EVALUATE_BATCH):
-            part = slice(first, first + EVALUATE_BATCH)
-            yield self._normalise(images[part]), labels[part]
+        labels = self._splits[split].labels
+        for part in torch.arange(len(labels), device=self._device).split(EVALUATE_BATCH):
+            yield self._normalise(self._fetch(self._splits[split], part)), labels[part]
 
     def _draw(self, epoch: int) -> Tensor:
         rows: dict[tuple[int, ...], Tensor] = {}
@@ -88,9 +86,9 @@ class Batches:
             images = torch.randperm(count, generator=generator(order, "order", *where))
             if self.augments:
                 draws = generator(augment, "augment", *where)
-                offsets = torch.randint(2 * _PADDING + 1, (count, 2), generator=draws)
-                flips = torch.randint(2, (count, 1), generator=draws)
-                images = torch.cat([images[:, None], offsets, flips], 1)
+                size = self._dataset.input_shape[1:]
+                how = drawn(self._recipe.augment, count, size, draws)
+                images = torch.cat([images[:, None], how], 1)
             rows[order, augment, level] = images
         return torch.stack([rows[key] for key in keys]).to(self._device)
 
@@ -99,8 +97,21 @@ class Batches:
         fresh = level if self._recipe.order == "fresh" else -1
         return seed.role("order"), seed.role("augment") if self.augments else 0, fresh
 
+    def _fetch(self, split: Split, image: Tensor) -> Tensor:
+        """Images by their numbers, on the device."""
+        return split.take(image.to(split.images.device)).to(self._device)
+
     def _normalise(self, images: Tensor) -> Tensor:
         return _normalised(images, self._dataset.scale, self._mean, self._std)
+
+
+def _placed(split: Split, device: torch.device) -> Split:
+    """A split on the device, or beside it if it would take more than a quarter of what is free."""
+    labels = split.labels.to(device)
+    fits = split.rows is None
+    if fits and device.type == "cuda":
+        fits = split.images.nbytes <= torch.cuda.mem_get_info(device)[0] // 4
+    return Split(split.images.to(device), labels) if fits else replace(split, labels=labels)
 
 
 def first_images(dataset: Dataset, seed: Seed, count: int) -> tuple[Tensor, Tensor]:
@@ -109,7 +120,7 @@ def first_images(dataset: Dataset, seed: Seed, count: int) -> tuple[Tensor, Tens
     split = dataset.load()["train"]
     mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (dataset.mean, dataset.std))
     return (
-        _normalised(split.images[order[:count]], dataset.scale, mean, std),
+        _normalised(split.take(order[:count]), dataset.scale, mean, std),
         split.labels[order[:count]],
     )
 
@@ -119,15 +130,3 @@ def _normalised(images: Tensor, scale: float, mean: Tensor, std: Tensor) -> Tens
     if scale != 1:
         images = images.div_(scale)
     return images.sub_(mean).div_(std) if len(mean) else images
-
-
-def _crop_flip(
-    padded: Tensor, image: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: torch.Size
-) -> Tensor:
-    """Each image's own crop of `size`, mirrored where `flip` is 1: `[N, C, H, W]`."""
-    height, width = size
-    rows = top[:, None] + torch.arange(height, device=top.device)
-    across = torch.arange(width, device=left.device).expand(len(left), width)
-    columns = left[:, None] + torch.where(flip[:, None] == 1, width - 1 - across, across)
-    picked = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2)

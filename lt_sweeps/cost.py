@@ -67,10 +67,11 @@ def stack_size(stage: Train, *, memory: int) -> int:
     one, dataset = shape(stage.network), stage.training.task.dataset
     # Weights, gradient, two moments, mask, pinned, best and three temporaries, all that again for a
     # learned mask; activations of a training batch twice, or of an evaluation batch; the images as
-    # bytes, padded ones beside them.
+    # bytes, of all splits, unless they are so many that they stay where they are.
     state = (20 if stage.sparsifier.learns else 10) * 4 * one.parameters
     batch = 4 * one.activations * max(2 * stage.training.recipe.batch_size, EVALUATE_BATCH)
     images = 3 * dataset.train_size * math.prod(dataset.input_shape)
+    images = 0 if images > memory // 4 else images
     return max(1, min(256, int((memory // 2 - images) // (state + batch))))
 
 

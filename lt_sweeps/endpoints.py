@@ -17,6 +17,7 @@ from lt_sweeps.curves import Curve, distinct
 from lt_sweeps.layout import Layout
 from lt_sweeps.points import WHOLE, Point, is_finite, is_scored, percent
 from lt_sweeps.reading import Row
+from lt_sweeps.searches import Cost, cost
 
 NAMES = {
     "sparsest_not_inferior": "highest sparsity not inferior to dense",
@@ -26,19 +27,6 @@ NAMES = {
     "best_performing": "best performing ticket",
     "peak": "best level of each run",
 }
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What finding a ticket takes, in epochs; retraining it is not part of it.
-
-    `chain` is the trainings before it; `sequential` all runs of its line to its level, one after
-    the other; `parallel` the longest of them, with a worker for each. NaN where records lack it.
-    """
-
-    chain: float = math.nan
-    sequential: float = math.nan
-    parallel: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ def endpoints(curve: Curve, *, metric: str, layout: Layout, least: float) -> lis
         for name, number in each.items()
     ]
     found.append(Endpoint("sparsest_tested", sparsity=_tested(curve, layout)))
-    return [*found, *_tickets(curve, metric, chooser)]
+    return [*found, *_tickets(curve, chooser, layout)]
 
 
 def not_inferior(point: Point, curve: Curve, layout: Layout) -> bool:
@@ -142,7 +130,7 @@ def _tested(curve: Curve, layout: Layout) -> float:
     return reached
 
 
-def _tickets(curve: Curve, metric: str, chooser: str) -> list[Endpoint]:
+def _tickets(curve: Curve, chooser: str, layout: Layout) -> list[Endpoint]:
     """Sparsest matching and best performing ticket, picked by means over seeds of `chooser`."""
     scored = [
         (_mean(curve, point, chooser), point)
@@ -155,8 +143,8 @@ def _tickets(curve: Curve, metric: str, chooser: str) -> list[Endpoint]:
     sparsest = min(matching, key=lambda point: point.percent, default=None)
     best = max(tickets, key=lambda pair: pair[0], default=(math.nan, None))[1]
     return [
-        _ticket("sparsest_matching", curve, sparsest, metric),
-        _ticket("best_performing", curve, best, metric),
+        _ticket("sparsest_matching", curve, sparsest, layout),
+        _ticket("best_performing", curve, best, layout),
     ]
 
 
@@ -170,39 +158,9 @@ def _mean(curve: Curve, point: Point, chooser: str) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
-def _ticket(name: str, curve: Curve, point: Point | None, metric: str) -> Endpoint:
+def _ticket(name: str, curve: Curve, point: Point | None, layout: Layout) -> Endpoint:
     if point is None:
         return Endpoint(name)
     sparsity = 1 - point.percent / 100
-    return Endpoint(name, point.values, point, sparsity, cost(curve, point))
-
-
-def cost(curve: Curve, point: Point) -> Cost:
-    """What finding the ticket of a point took, as the mean over the curve's seeds."""
-    by_seed = [_cost(curve, point, seed) for seed in curve.seeds]
-    known = [each for each in by_seed if each is not None]
-    if not known:
-        return Cost()
-    return Cost(*(float(np.mean(column)) for column in zip(*known, strict=True)))
-
-
-def _cost(curve: Curve, point: Point, seed: str) -> tuple[float, float, float] | None:
-    cells = [cell for cell in curve.cells if cell.seed == seed]
-    own = [c for c in cells if any(row["stage"] in point.stages for row in c.rows)]
-    before = [
-        {r["stage"]: _epochs(r) for r in (*c.search, *_above(c.rows, point.level))} for c in cells
-    ]
-    if not own:
-        return None
-    ticket = next(row for row in own[0].rows if row["stage"] in point.stages)
-    chain = ticket.get("search_epochs", sum(map(_epochs, _above(own[0].rows, point.level))))
-    every = {stage: epochs for rows in before for stage, epochs in rows.items()}
-    return chain, sum(every.values()), max(sum(rows.values()) for rows in before)
-
-
-def _above(rows: Sequence[Row], level: int) -> list[Row]:
-    return [row for row in rows if row["level"] < level]
-
-
-def _epochs(row: Row) -> float:
-    return float(row["epochs"]) if row.get("epochs") is not None else math.nan
+    spent = cost(curve, point, workers=layout.workers)
+    return Endpoint(name, point.values, point, sparsity, spent)

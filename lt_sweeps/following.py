@@ -100,15 +100,16 @@ def _table(found: Status) -> Table:
     seeds = list(dict.fromkeys(seed for _, seed in grid))
     shown = seeds if len(seeds) <= _SEEDS else []
     table = Table(box=None, padding=(0, 1))
-    for name in ("level", *(f"s{seed}" for seed in shown), *STATES, "collapsed"):
+    counts = Counter(found.states.values())
+    states = [state for state in STATES if counts[state] or state == STATES[0]]
+    lost = ["collapsed"] if any(collapsed.values()) else []
+    for name in ("level", *(f"s{seed}" for seed in shown), *states, *lost):
         table.add_column(name, justify="right", no_wrap=True)
     for level in sorted({level for level, _ in grid}):
         row = [_part(found, grid.get((level, seed), [])) for seed in shown]
-        states = Counter(
-            found.states[unit] for seed in seeds for unit in grid.get((level, seed), [])
-        )
-        sums = [Text(str(states[s] or ""), _COLOURS[s]) for s in STATES]
-        table.add_row(str(level), *row, *sums, str(collapsed.get(level) or ""))
+        here = Counter(found.states[unit] for seed in seeds for unit in grid.get((level, seed), []))
+        sums = [Text(str(here[state] or ""), _COLOURS[state]) for state in states]
+        table.add_row(str(level), *row, *sums, *(str(collapsed.get(level) or "") for _ in lost))
     return table
 
 

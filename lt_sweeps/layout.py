@@ -98,6 +98,7 @@ class Layout:
     family: Literal["line", "panel", "figure"] = "panel"
     margin: float | str = 0.005
     select: Literal["validation", "test"] = "validation"
+    workers: int | None = None
     masks_at: list[float] = field(default_factory=lambda: [0.5, 0.9])
     published: list[Any] = field(default_factory=list)
 
@@ -112,6 +113,8 @@ class Layout:
             raise ValueError(f"report.ylim: {self.ylim}; give [lower, upper] as the records do")
         if not 0 < self.alpha < 1:
             raise ValueError(f"report.alpha: {self.alpha}; a level lies between 0 and 1")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"report.workers: {self.workers}; give 1 or more, or null")
         for given in self.masks_at:
             if not 0 < given < 1:
                 raise ValueError(f"report.masks_at: {given}; a sparsity lies between 0 and 1")

@@ -103,6 +103,11 @@ class Network:
         """Whether it keeps running statistics of what flows through it."""
         return _normalised(self)
 
+    @property
+    def parameters(self) -> int:
+        """All of its parameters, prunable or not: biases, normalisation and the head among them."""
+        return sum(each.numel() for each in self.module().parameters())
+
     def module(self, device: str = "meta") -> nn.Module:
         """A fresh module; on `meta`, its shapes only."""
         with torch.device(device):

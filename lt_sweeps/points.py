@@ -38,6 +38,8 @@ class Point:
     values: Mapping[str, float] = field(default_factory=dict)  # the finite ones, by seed
     at: tuple[str, ...] = ()  # what moved it along its line, beside the schedule
     scored: bool = False  # as it was found, and not trained at this point
+    sparsity_total: float = math.nan  # of all parameters; NaN where records do not say
+    dense_resources: bool | None = None  # whether a training held more weights; None likewise
 
     @property
     def pruned(self) -> bool:
@@ -67,6 +69,8 @@ def point(rows: Sequence[Row], metric: str, at: tuple[str, ...] = ()) -> Point:
         values=values,
         at=at,
         scored=all(map(is_scored, rows)),
+        sparsity_total=float(np.mean([row.get("sparsity_total", math.nan) for row in rows])),
+        dense_resources=rows[0].get("dense_resources"),
         **asdict(spread(list(values.values()))),
     )
 

@@ -54,7 +54,10 @@ def end_tables(found: Findings) -> Iterator[Table]:
                 texts["area"],
                 texts["peak"],
             )
-            cells = [_ticket(named[n], scale) for n in ("sparsest_matching", "best_performing")]
+            cells = [
+                _ticket(named[name], scale, found.layout.workers)
+                for name in ("sparsest_matching", "best_performing")
+            ]
             if curve.dense is None:
                 cells[0] = ("-", "", "")  # nothing that it could match
             tickets.add_row(Text(curve.label), *(text for cell in cells for text in cell))
@@ -124,7 +127,7 @@ def _percent(part: float) -> str:
     return "-" if math.isnan(part) else f"{100 * part:.2f}"
 
 
-def _ticket(each: Endpoint, scale: float) -> tuple[str, str, str]:
+def _ticket(each: Endpoint, scale: float, workers: int | None) -> tuple[str, str, str]:
     """A ticket's sparsity (and where on its line), accuracy, and the epochs of finding it."""
     if each.ticket is None:
         return "none", "", ""
@@ -133,4 +136,5 @@ def _ticket(each: Endpoint, scale: float) -> tuple[str, str, str]:
     epochs = "-" if math.isnan(cost.chain) else f"{cost.chain:g}"
     if (cost.sequential, cost.parallel) != (cost.chain, cost.chain) and epochs != "-":
         epochs += f"\n{cost.sequential:g} in all\n{cost.parallel:g} in parallel"
+        epochs += "" if workers is None else f"\n{cost.makespan:g} on {workers}"
     return f"{_percent(each.sparsity)}{where}", f"{scale * each.ticket.mean:.2f}", epochs

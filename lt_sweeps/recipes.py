@@ -32,6 +32,7 @@ class Recipe:
     augment: str = "none"
     order: str = "same"
     drop_last: bool = True
+    label_smoothing: float = 0.0
 
     def lr_at(self, step: int) -> float:
         """The learning rate of the update that leads from `step` to `step + 1`."""
@@ -43,7 +44,10 @@ class Recipe:
         return self.lr * self.gamma ** sum(step >= milestone for milestone in self.milestones)
 
     def identity(self) -> dict[str, Any]:
-        return asdict(self)
+        given = asdict(self)
+        if not self.label_smoothing:  # it came later, and is left out so that nothing is renamed
+            del given["label_smoothing"]
+        return given
 
 
 def recipe(
@@ -62,7 +66,8 @@ def recipe(
     weight_decay: float = 0.0,
     betas: Sequence[float] = (0.9, 0.999),
     eps: float = 1e-8,
-    augment: Literal["none", "crop_flip"] = "none",
+    label_smoothing: float = 0.0,
+    augment: Literal["none", "crop_flip", "resized_crop_flip"] = "none",
     order: Literal["same", "fresh"] = "same",
     drop_last: bool = True,
     evaluate_every: str = "1ep",
@@ -73,7 +78,11 @@ def recipe(
         milestones: times at which the learning rate is multiplied by `gamma`.
         warmup: the learning rate rises linearly to `lr` over this time.
         decay: `step` follows the milestones, `cosine` falls to 0 at the end.
-        augment: `crop_flip` is a random crop after 4 pixels of zero padding, and a random flip.
+        label_smoothing: the part of a training label that is spread over all classes; losses of
+            evaluations know nothing of it.
+        augment: `crop_flip` is a random crop after 4 pixels of zero padding, and a random flip;
+            `resized_crop_flip` a crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3,
+            resized bilinearly, and a random flip.
         order: `same` draws the same batches at every level, `fresh` each level its own.
         drop_last: leave out the last batch of an epoch if it is not full.
         evaluate_every: time between evaluations on the validation set.
@@ -97,6 +106,8 @@ def recipe(
         raise ValueError("recipe: sgd takes no betas or eps; it has momentum and nesterov")
     if eps <= 0 or not 0 < gamma <= 1:
         raise ValueError(f"recipe: eps={eps}, gamma={gamma}; eps is above 0, gamma in (0, 1]")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"recipe: label_smoothing={label_smoothing}; it lies in [0, 1)")
     if decay == "cosine" and milestones:
         raise ValueError("recipe: a cosine decay has no milestones; drop one of the two")
     per_epoch = train_size // batch_size if drop_last else math.ceil(train_size / batch_size)
@@ -131,5 +142,6 @@ def recipe(
         augment=augment,
         order=order,
         drop_last=drop_last,
+        label_smoothing=float(label_smoothing),
         **times,
     )

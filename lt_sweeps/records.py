@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from lt_sweeps.files import write_whole
-from lt_sweeps.plan import Planned, trainings
+from lt_sweeps.plan import Planned, needs, trainings
 from lt_sweeps.sparsifiers import Amc, Gradual, Learned
 from lt_sweeps.stages import Evaluate, Init, Prune, Stage, Train, ancestors
 from lt_sweeps.store import Store, set_aside
@@ -73,6 +73,7 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
     remaining = json.loads(about["layers_remaining"])
     total = json.loads(about["layers_total"])
     labels, at = planned.labels, planned.report_at
+    pruned = sum(total.values()) - sum(remaining.values())
     reported = metrics["best_step"] if at == "best" else stage.step
     return {
         "experiment": labels["experiment"],
@@ -87,7 +88,8 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         "kind": _kind(planned, stage),
         "step": stage.step,
         "target_sparsity": _target(stage),
-        "sparsity": float(about["sparsity"]),
+        "sparsity": float(about["sparsity"]),  # of the prunable weights
+        "sparsity_total": pruned / stage.network.parameters,  # of all parameters
         "weights_remaining": sum(remaining.values()),
         "weights_total": sum(total.values()),
         "layers_remaining": remaining,
@@ -104,10 +106,23 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         "epochs": _epochs(stage),
         # What had to be trained before it, each training once: what finding its ticket cost.
         "search_epochs": sum(_epochs(before) for before in trainings(stage)[:-1]),
+        # The trainings that it starts from, of which the epochs of a search are made.
+        "after": [before.key for before in needs(stage)],
+        "dense_resources": dense_resources(stage),
         "finite": metrics["finite"],
         "collapsed": metrics[f"{at}_one_class"] or 0 in remaining.values(),
         **{name: cost.get(name) for name in ("seconds", "device", "stack_size", "code_version")},
     }
+
+
+def dense_resources(stage: Train) -> bool:
+    """Whether a training that led to a ticket held all weights, or more than the ticket keeps.
+
+    What a gradient is taken of without training with it (before training, or to grow weights) is
+    not held.
+    """
+    ways = trainings(stage)
+    return stage.level == 0 or any(w.level < stage.level or not w.sparsifier.lean for w in ways)
 
 
 def _epochs(stage: Train) -> float:

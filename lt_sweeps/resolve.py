@@ -31,7 +31,6 @@ from lt_sweeps.stages import (
     Search,
     Stage,
     Train,
-    has_logits,
     network_of,
 )
 from lt_sweeps.store import CorruptTicket, Store
@@ -98,7 +97,7 @@ def _logits(stage: Logits, seed: Seed, store: Store) -> Ticket:
     learned = {}
     for number, layer in enumerate(network_of(stage).layers):
         given: dict[str, Any] = {"kept": start.mask[layer.name][0]}
-        if has_logits(stage.start):
+        if stage.start.has_logits:
             given["logits"] = start.learned[layer.name][0]
         if "noise" in stage.given.names:
             drawn = generator(seed.role("noise"), "logits", stage.level, number)
@@ -186,7 +185,7 @@ def _reset(stage: Reset, seed: Seed, store: Store) -> Ticket:
         holds=not isinstance(stage.trained, Train) or stage.trained.sparsifier.holds,
     )
     # Of a mask that has been cut no logits are left, and its ticket stacks with any other.
-    return start if has_logits(stage) else replace(start, learned={})
+    return start if stage.has_logits else replace(start, learned={})
 
 
 def _values(stage: Train | Init, trained: Ticket) -> State:

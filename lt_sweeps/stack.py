@@ -70,6 +70,7 @@ class Stack:
         *,
         device: str | torch.device = "cpu",
         lowering: str = "auto",
+        smoothing: float = 0.0,
     ) -> None:
         if replicates < 1:
             raise ValueError(f"stack: replicates must be at least 1, got {replicates}")
@@ -97,11 +98,14 @@ class Stack:
             self.views(self.weights),
             self.views(self.grads),
             self.buffers,
+            smoothing,
         )
         self._noise_checked = self.stochastic
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         """Mean cross entropy of each replicate `[R]`, detached; its gradients replace `grads`.
+
+        Labels are smoothed as the stack was told.
 
         `x` is `[R, B, C, H, W]`, `y` is `[R, B]`. The forward pass is in training mode. `seeds`,
         one per replicate, are needed where the stack is `stochastic` and only there: a replicate's

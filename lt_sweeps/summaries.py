@@ -92,6 +92,7 @@ def _end(curve: Curve, each: Endpoint) -> dict[str, Any]:
         "search_epochs": each.cost.chain,
         "sequential_epochs": each.cost.sequential,
         "parallel_epochs": each.cost.parallel,
+        "makespan_epochs": each.cost.makespan,
     }
 
 

@@ -17,6 +17,7 @@ from lt_sweeps.layout import BANDS
 from lt_sweeps.points import Point, percent
 from lt_sweeps.reading import TYPES, Row
 
+YES_NO = {True: "yes", False: "no", None: ""}
 FACTS = ("model", "dataset", "method", "criterion", "reset", "freeze", "schedule", "recipe")
 
 
@@ -67,7 +68,13 @@ def summary(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
                 del numbers[name]
             numbers["at"] = " ".join(point.at)
             left = numbers.pop("percent")
-            place = {"sparsity": 1 - left / 100, "percent_remaining": left, "metric": metric}
+            place = {
+                "sparsity": 1 - left / 100,
+                "sparsity_total": numbers.pop("sparsity_total"),
+                "percent_remaining": left,
+                "dense_resources": YES_NO[numbers.pop("dense_resources")],
+                "metric": metric,
+            }
             rows.append(facts | place | {"n_seeds": len(curve.seeds)} | numbers)
     return pd.DataFrame(rows, columns=None if rows else ["curve", *FACTS])
 
@@ -113,7 +120,8 @@ def _column(curve: Curve, places: Sequence[Place], band: str, metric: str) -> tu
     ]
     label = curve.label.replace(" ", "\n")
     n = len(curve.seeds)
-    return f"{label}\n{n} seed{'s' * (n > 1)}", texts
+    lean = {point.dense_resources for point in curve.points if point.pruned} == {False}
+    return f"{label}\n{n} seed{'s' * (n > 1)}" + "\nnever dense" * lean, texts
 
 
 def _entry(point: Point, seeds: int, *, band: str, metric: str) -> str:

@@ -76,7 +76,11 @@ class Loop:
         self.recipe, self.layers = first.training.recipe, first.network.layers
         self.device = torch.device(machine.device)
         self.stack = Stack(
-            first.network.module(), len(units), device=self.device, lowering=machine.lowering
+            first.network.module(),
+            len(units),
+            device=self.device,
+            lowering=machine.lowering,
+            smoothing=self.recipe.label_smoothing,
         )
         seeds, self.levels = [u.seed for u in units], [u.stage.level for u in units]
         dataset = first.training.task.dataset
@@ -152,7 +156,7 @@ class Loop:
             gradients(self.batches.index(step), self._noise(step))
             masks.step(self.recipe.lr_at(step))
 
-        graph = self.device.type == "cuda" and not stack.stochastic
+        graph = self.device.type == "cuda" and not (stack.stochastic or self.batches.sent)
         update = self._replayed(body) if graph else eager
 
         def whole(step: int) -> None:

@@ -19,6 +19,7 @@ TINY = [
     *("recipe.batch_size=8", "model.net.hidden=[12,8]", "mask_criterion=large_final"),
     *("dataset.train=16", "dataset.validation=8", "dataset.test=8", "dataset.classes=4"),
 ]
+LARGE = ("vgg16", "resnet50")
 CHECKED = ("model", "dataset", "method", "mask_criterion", "schedule", "recipe", "reset", "freeze")
 
 
@@ -95,6 +96,7 @@ def test_a_recipe_trains_two_steps(cells, run, option: str) -> None:
         "method=dense",
         *TINY,
         *(["recipe.milestones=[]"] if "cont" in option else []),
+        *(["recipe.milestones=[]", "recipe.warmup=0it"] if "imagenet" in option else []),
     ]
     (cell,) = cells(*words)
     made, store = run(cell)
@@ -104,7 +106,7 @@ def test_a_recipe_trains_two_steps(cells, run, option: str) -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        pytest.param(option, marks=pytest.mark.slow) if option == "vgg16" else option
+        pytest.param(option, marks=pytest.mark.slow) if option in LARGE else option
         for option in options("model")
         if option != "fc"
     ],
@@ -112,7 +114,13 @@ def test_a_recipe_trains_two_steps(cells, run, option: str) -> None:
 def test_a_model_is_pruned_and_trains_two_steps(cells, run, option: str) -> None:
     words = [w for w in TINY if not w.startswith("model.")]
     wide = ["model.net.depth=10", "model.net.widen=1"]
-    narrow = {"resnet20": ["model.net.width=2"], "vgg16": [], "wrn28_10": wide, "wrn22_2": wide}
+    narrow = {
+        "resnet20": ["model.net.width=2"],
+        "vgg16": [],
+        "resnet50": [],
+        "wrn28_10": wide,
+        "wrn22_2": wide,
+    }
     narrow = narrow.get(option, ["model.net.hidden=[8]"])
     (cell,) = cells(
         f"model={option}", "dataset.shape=[3,8,8]", *words, *narrow, "schedule.levels=1"
@@ -124,7 +132,7 @@ def test_a_model_is_pruned_and_trains_two_steps(cells, run, option: str) -> None
 @pytest.mark.parametrize("option", options("dataset"))
 def test_a_dataset_plans(cells, tmp_path: Path, option: str) -> None:
     words = [f"dataset={option}", f"data_dir={tmp_path}", "seed=0", "mask_criterion=large_final"]
-    if option == "image_folder":
+    if option in ("image_folder", "imagenet"):
         pillow = pytest.importorskip("PIL.Image")
         for name in ("cat", "dog"):
             for number in range(40):
@@ -133,6 +141,8 @@ def test_a_dataset_plans(cells, tmp_path: Path, option: str) -> None:
                     tmp_path / "images" / name / f"{number}.png"
                 )
         words += [f"dataset.path={tmp_path / 'images'}", "recipe.batch_size=8"]
+    if option == "imagenet":
+        words += ["dataset.validation=20"]
     if option == "synthetic":
         words += ["dataset.train=64"]
     (cell,) = cells(*words)

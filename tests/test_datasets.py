@@ -5,11 +5,13 @@ import pickle
 import socket
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 
+from lt_sweeps.batches import Batches
 from lt_sweeps.datasets import (
     cifar10,
     cifar100,
@@ -20,6 +22,8 @@ from lt_sweeps.datasets import (
     synthetic,
 )
 from lt_sweeps.datasets.downloaded import _held_out, _held_out_per_class, _tensors
+from lt_sweeps.recipes import recipe
+from lt_sweeps.seeds import Seed
 
 GRAYS = {"cat": 10, "dog": 200}
 
@@ -298,6 +302,35 @@ def test_images_are_decoded_once(tmp_path):
         path.write_bytes(bytes(path.stat().st_size))
     again = prepared(image_folder(str(root), data_dir=str(tmp_path), validation=1))
     assert torch.equal(first["test"].images, again["test"].images)
+
+
+def test_images_that_do_not_fit_into_memory_stay_in_their_file(tmp_path, monkeypatch):
+    dataset = image_folder(str(draw_tree(tmp_path / "pets")), data_dir=str(tmp_path))
+    copied = prepared(dataset)
+    free = psutil.virtual_memory()._replace(available=0)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    mapped = dataset.load()
+    for name, split in mapped.items():
+        everything = torch.arange(len(split.labels))
+        assert split.rows is not None and len(split.images) == 20 and copied[name].rows is None
+        assert torch.equal(split.take(everything), copied[name].take(everything))
+        assert torch.equal(split.labels, copied[name].labels)
+
+
+def test_a_training_from_a_file_equals_one_from_memory(tmp_path, monkeypatch):
+    dataset = image_folder(str(draw_tree(tmp_path / "pets")), data_dir=str(tmp_path), size=8)
+    dataset.prepare()
+    how = {"optimizer": "sgd", "lr": 0.1, "batch_size": 7, "length": "1ep"}
+    asked = recipe(dataset.train_size, augment="resized_crop_flip", **how)
+    free, got = psutil.virtual_memory(), []
+    for available in (free.available, 0):
+        monkeypatch.setattr(
+            psutil, "virtual_memory", lambda left=available: free._replace(available=left)
+        )
+        batches = Batches(dataset, asked, [Seed.of(0)], [0], torch.device("cpu"))
+        got.append((*batches.take(batches.index(0)), *next(batches.evaluation("test"))))
+    for copied, mapped in zip(*got, strict=True):
+        assert torch.equal(copied, mapped)
 
 
 def test_the_fingerprint_moves_with_the_content_and_not_with_the_place(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from test_conf import cells  # noqa: F401
+from tiny import imagenet
 
 from lt_sweeps.cells import Cell
 from lt_sweeps.cli import main
@@ -19,7 +20,15 @@ QUICK = [name for name in PRESETS if name.endswith("_quick")]
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_plans(cells: Callable[..., list[Cell]], name: str) -> None:  # noqa: F811
+def test_a_preset_plans(
+    cells: Callable[..., list[Cell]],  # noqa: F811
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if name.endswith("imagenet"):
+        imagenet(tmp_path / "imagenet")
+    monkeypatch.chdir(tmp_path)
     made = plan(cells(f"experiment={name}"))
     assert made.cells and {cell.labels["experiment"] for cell in made.cells} == {name}
 

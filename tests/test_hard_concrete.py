@@ -100,7 +100,7 @@ def test_log_alpha_stays_within_reach() -> None:
 
 def test_gates_start_around_the_drop_rate(cell: Make, run: Run) -> None:
     made, store = run(cell(method=method(droprate=0.3)))
-    search = made.cells[0].trainings[0]
+    search = made.cells[0].trainings[1]
     drawn = torch.cat(
         [s.flatten() for s in ticket(search.start, Seed.of(0), store).learned.values()]
     )
@@ -116,7 +116,7 @@ def test_a_fixed_gate_goes_into_the_weight_and_stays_out_of_a_binary_mask(
     asked = [method(lmbda=0.001, mask_lr=40.0, mask=mask) for mask in ("gate", "binary", "sample")]
     made, store = run(*(cell(method=each) for each in asked))
     name, seed = "hidden.0.weight", Seed.of(0)
-    ended = ticket(made.cells[0].trainings[0], seed, store)
+    ended = ticket(made.cells[0].trainings[1], seed, store)
     fixed, w = fixed_gate(ended.learned[name]), ended.state[name]
     starts = [ticket(each.last.start, seed, store) for each in made.cells]
     assert 0 < (fixed > 0).sum() < fixed.numel()
@@ -129,7 +129,7 @@ def test_a_fixed_gate_goes_into_the_weight_and_stays_out_of_a_binary_mask(
 
 def test_a_mask_that_is_not_fixed_is_drawn_in_fine_tuning_too(cell: Make) -> None:
     made = plan([cell(method=method(mask="none", finetune={"lr": 0.001}))]).cells[0]
-    search, last = made.trainings
+    _, search, last = made.trainings
     assert isinstance(last, Train) and last.sparsifier == search.sparsifier
     assert last.training.recipe.lr == 0.001
 

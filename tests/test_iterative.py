@@ -141,6 +141,14 @@ def test_twenty_percent_a_level_leaves_one_less_a_power_of_point_eight() -> None
         assert 1 - targets[level - 1].keep[0] / 267_696 == pytest.approx(sparsity, abs=6e-5)
 
 
+def test_a_sparsity_takes_as_many_rounds_of_twenty_percent_as_logarithms_say() -> None:
+    layers = (Layer("a", (267_696,), "conv"),)
+    golden = {0.755: 7, 0.86: 9, 0.893: 11, 0.95: 14, 0.98: 18, 0.99: 21, 0.996: 25}
+    rounds = {s: len(geometric(layers, sparsity=s, scope="global")) for s in golden}
+    assert rounds == golden
+    assert (85 * rounds[0.893], 85 * rounds[0.996]) == (935, 2125)  # epochs of the search
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [

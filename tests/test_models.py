@@ -20,6 +20,7 @@ from lt_sweeps.models import (
     signed_constant,
     xavier_normal,
 )
+from lt_sweeps.network import Network
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)
@@ -53,6 +54,7 @@ def prunable(name, module):
         ("conv6", CIFAR, 9, 2_261_184, 1_418),
         ("resnet20", CIFAR, 19, 267_696, 272_282 - 267_696),
         ("vgg16", CIFAR, 13, 14_710_464, 5_130 + 2 * 4_224),
+        ("resnet50", CIFAR, 53, 23_454_912, 20_480 + 10 + 2 * 26_560),
         ("wrn28_10", CIFAR, 25, 36_196_272, 36_479_194 - 36_196_272),
         ("wrn22_2", CIFAR, 19, 1_064_880, 1_079_642 - 1_064_880),
     ],
@@ -142,6 +144,22 @@ def test_wide_resnet_normalises_before_its_convolutions_and_adds_the_input():
 def test_wide_resnet_refuses_a_depth_that_is_not_6n_plus_4():
     with pytest.raises(ValueError, match=r"WideResNet: depth=20; allowed are 10, 16, 22"):
         WideResNet(CIFAR, 10, depth=20)
+
+
+def test_resnet50_counts_the_weights_of_arxiv_2002_03231():
+    """Its convolutions and, for ImageNet's classes, its last layer, which an option prunes too."""
+    config = yaml.safe_load((CONF / "resnet50.yaml").read_text())
+    network = Network.of(config, (3, 224, 224), 1000)
+    assert len(network.layers) == 53
+    config["prunable"]["exclude"] = []
+    network = Network.of(config, (3, 224, 224), 1000)
+    assert sum(layer.size for layer in network.layers) == 25_502_912
+    assert network.layers[-1].kind == "output" and network.parameters == 25_557_032
+
+
+def test_resnet50_takes_colour_images():
+    with pytest.raises(ValueError, match="resnet50: images of 1 channels; it takes 3"):
+        models.resnet50(DIGITS, 10)
 
 
 def test_vgg_refuses_a_depth_that_does_not_exist():

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from tiny import imagenet
 from written import Sweep
 
 from lt_sweeps.cli import main
@@ -87,6 +88,8 @@ def test_the_commands_about_a_sweep_that_has_run_do_what_they_say(
 def test_a_launch_script_plans(
     script: Path, mylab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if "imagenet" in script.stem:
+        imagenet(mylab / "imagenet")
     text = script.read_text().replace("\\\n", " ").replace('"$@"', "")
     (command,) = (line for line in text.splitlines() if line.startswith("python -m lt_sweeps"))
     assert "distinct" in planned(command, capsys)

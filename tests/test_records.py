@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lt_sweeps.cells import Cell
-from lt_sweeps.plan import Plan
-from lt_sweeps.records import write
+from lt_sweeps.plan import Plan, plan
+from lt_sweeps.records import dense_resources, write
 from lt_sweeps.store import Store
 
 Make = Callable[..., Cell]
@@ -49,6 +49,62 @@ def test_the_row_holds_what_every_reader_needs(cell: Make, run: Run) -> None:
         "stack_size code_version finite collapsed"
     )
     assert not set(wanted.split()) - set(row)
+
+
+def test_two_sparsities_one_of_the_prunable_weights_and_one_of_all_parameters(
+    cell: Make, run: Run
+) -> None:
+    made, store = run(cell(schedule__levels=1, model__prunable={"exclude": ["output.weight"]}))
+    dense, row = read(folder(made, store) / "records.jsonl")
+    # 16*12 + 12*8 prunable weights; 8*4 of the output and 12 + 8 + 4 biases beside them
+    assert (dense["sparsity"], dense["sparsity_total"]) == (0, 0)
+    pruned = 288 - (154 + 77)
+    assert row["sparsity"] == pytest.approx(pruned / 288)
+    assert row["sparsity_total"] == pytest.approx(pruned / (288 + 32 + 24))
+
+
+@pytest.mark.parametrize(
+    ("method", "dense"),
+    [
+        ("dense.dense", True),
+        ("imp.imp", True),
+        ("gmp.gmp", True),
+        ("continuous_sparsification.continuous_sparsification", True),
+        ("l0.l0", True),
+        ("soft_threshold.soft_threshold", True),
+        ("rigl.rigl", False),
+        ("at_init.at_init", False),
+    ],
+)
+def test_dense_resources_are_those_of_every_training_that_led_to_a_ticket(
+    cell: Make, method: str, dense: bool
+) -> None:
+    half = {"_target_": "lt_sweeps.schedules.one_shot", "sparsity": 0.5}
+    random = {"_target_": "lt_sweeps.criteria.random"}
+    (made,) = plan(
+        [
+            cell(
+                method={"_target_": f"lt_sweeps.methods.{method}"},
+                schedule=half,
+                mask_criterion=random,
+            )
+        ]
+    ).cells
+    assert dense_resources(made.last) is dense
+
+
+def test_fine_tuning_a_network_that_was_always_sparse_needs_none(cell: Make) -> None:
+    rigl = {"_target_": "lt_sweeps.methods.rigl.rigl", "finetune": {"length": "1ep"}}
+    half = {"_target_": "lt_sweeps.schedules.one_shot", "sparsity": 0.5}
+    (made,) = plan([cell(method=rigl, schedule=half)]).cells
+    assert len(made.trainings) == 3 and not dense_resources(made.last)
+
+
+def test_a_row_names_the_trainings_that_it_starts_from(cell: Make, run: Run) -> None:
+    made, store = run(cell(schedule__levels=2))
+    rows = read(folder(made, store) / "records.jsonl")
+    stages = [row["stage"] for row in rows]
+    assert [set(row["after"]) for row in rows] == [set(), {stages[0]}, {*stages[:2]}]
 
 
 def test_report_at_end_reports_the_last_evaluation(cell: Make, run: Run) -> None:

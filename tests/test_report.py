@@ -53,6 +53,17 @@ def test_statistics_over_seeds_agree_with_hand_and_scipy(sweep: Sweep) -> None:
     assert "94.00 [90.00, 98.00]" in text and "5 seeds" in text
 
 
+def test_both_sparsities_and_dense_resources_are_columns_where_records_say(sweep: Sweep) -> None:
+    more = {"sparsity_total": 0.15, "dense_resources": False}
+    sweep.cell("a", accuracies=[0.9, 0.8], more=more)
+    sweep.cell("old", accuracies=[0.9, 0.8], choices={"mask_criterion": "movement"})
+    text, summary = _run(sweep.folder)
+    new, old = (summary[summary["level"] == 1].iloc[i] for i in (0, 1))
+    assert (new["sparsity_total"], new["dense_resources"]) == (pytest.approx(0.15), "no")
+    assert pd.isna(old["sparsity_total"]) and pd.isna(old["dense_resources"])
+    assert text.count("never dense") == 1
+
+
 def test_the_band_is_the_one_asked_for(sweep: Sweep) -> None:
     for seed, value in enumerate([0.90, 0.92]):
         sweep.cell("a", seed, accuracies=[value])

@@ -54,7 +54,7 @@ def test_a_threshold_is_a_layers_and_fine_tuning_starts_from_what_it_leaves(
     cell: Make, run: Run
 ) -> None:
     made, store = run(cell(method=method(s_init=-1.5)))
-    ended = ticket(made.cells[0].trainings[0], Seed.of(0), store)
+    ended = ticket(made.cells[0].trainings[1], Seed.of(0), store)
     start = ticket(made.cells[0].last.start, Seed.of(0), store)
     for name, s in ended.learned.items():
         w = ended.state[name]

@@ -152,6 +152,34 @@ def test_a_row_trains_as_it_does_alone_bit_for_bit(net, how):
 
 
 @pytest.mark.parametrize(("net", "how"), WAYS)
+def test_smoothed_labels_are_those_of_torch(net, how):
+    plain = Plain(NETS[net])
+    stack = Stack(plain.modules[0], R, lowering=how, smoothing=0.1)
+    stack.load(plain.state())
+    x, y = _batch(0, torch.float64)
+    losses = torch.stack(
+        [F.cross_entropy(m(x[r]), y[r], label_smoothing=0.1) for r, m in enumerate(plain.modules)]
+    )
+    _close(stack.loss(x, y), losses.detach())
+    names = list(stack.views(stack.grads))
+    weights = [[m.get_parameter(name) for name in names] for m in plain.modules]
+    own = [torch.autograd.grad(loss, each) for loss, each in zip(losses, weights, strict=True)]
+    for name, *theirs in zip(names, *own, strict=True):
+        _close(stack.views(stack.grads)[name], torch.stack(theirs))
+
+
+def test_a_chain_smooths_labels_bit_for_bit_as_autograd_does() -> None:
+    plain = Plain(NETS["fc"], torch.float32)
+    made = []
+    for how in ("chain", "loop"):
+        stack = Stack(plain.modules[0], R, lowering=how, smoothing=0.1)
+        stack.load(plain.state())
+        made.append((stack.loss(*_batch(0)), stack.grads.clone()))
+    for chain, loop in zip(*made, strict=True):
+        assert torch.equal(chain, loop)
+
+
+@pytest.mark.parametrize(("net", "how"), WAYS)
 def test_a_diverged_replicate_leaves_the_others_bit_identical(net, how):
     results = []
     for value in (1.0, torch.nan):

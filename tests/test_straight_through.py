@@ -39,7 +39,7 @@ def test_counts_are_exact_whatever_the_ties(sparsity: float) -> None:
 
 def test_a_weight_that_was_left_out_goes_on_training(cell: Make, run: Run) -> None:
     made, store = run(cell(method=method(), schedule=ONE_SHOT))
-    search = made.cells[0].trainings[0]
+    search = made.cells[0].trainings[1]
     began, ended = (ticket(each, Seed.of(0), store) for each in (search.start, search))
     w, then = began.state["hidden.0.weight"], ended.state["hidden.0.weight"]
     kept, moved = StraightThrough(0.75).keeps(w, NONE), w != then

@@ -11,7 +11,7 @@ from lt_sweeps.cells import Cell
 from lt_sweeps.compute import compute
 from lt_sweeps.evaluation import measure
 from lt_sweeps.masking import Held
-from lt_sweeps.plan import Plan, plan
+from lt_sweeps.plan import Plan, packs, plan
 from lt_sweeps.resolve import snapshot, ticket
 from lt_sweeps.seeds import Seed
 from lt_sweeps.store import Store
@@ -34,6 +34,7 @@ SGD = {
 }
 ADAMW = {**SGD, "optimizer": "adamw", "lr": 0.01, "momentum": 0.0, "nesterov": False}
 ADAM = {**ADAMW, "optimizer": "adam"}
+HALF = {"_target_": "lt_sweeps.schedules.one_shot", "sparsity": 0.5}
 METHODS: dict[str, dict] = {
     "dense": {},
     "imp": {},
@@ -43,6 +44,7 @@ METHODS: dict[str, dict] = {
     "imp_continued": {"protocol": "ticket", "to": "1ep"},
     "renda": {"retrain": "2ep"},
     "rigl": {"every": "2it"},
+    "at_init": {},
     "amc": {"episodes": 4, "warmup": 2, "finetune": {"length": "2ep"}},
     "slimming": {"finetune": {"length": "2ep"}},
     "transfer": {
@@ -71,19 +73,50 @@ def files(root: Path, pattern: str = "**/*.safetensors") -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob(pattern))}
 
 
+MORE = {"at_init": {"mask_criterion": {"_target_": "lt_sweeps.criteria.snip", "examples": 32}}}
+# What else than the sparsity of a schedule replicates of one stack may differ in.
+VARIED: dict[str, list[dict]] = {
+    "slimming": [{"percent": 0.3}, {"percent": 0.6}],
+    "continuous_sparsification": [{"scaling": False, "s0": s0} for s0 in (-0.01, 0.01)],
+    "l0": [{"droprate": 0.3}, {"droprate": 0.6}],
+    "soft_threshold": [{"s_init": -2.0}, {"s_init": -1.0}],
+}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_replicate_in_a_stack_equals_the_same_seed_alone(
     cell: Make, run: Run, tmp_path: Path, name: str
 ) -> None:
-    alike = {"_target_": "lt_sweeps.schedules.one_shot", "sparsity": 0.5}
-    more = {"schedule": alike} if name == "dnw" else {}
+    """In stacks that mix seeds, sparsities and whatever else a method lets its replicates have."""
     cells = [
-        cell(method=method(name), model=CONV, recipe=SGD, seed=seed, **more) for seed in (0, 1, 2)
+        cell(
+            method={**method(name), **VARIED.get(name, [{}, {}])[i]},
+            schedule={**HALF, "sparsity": sparsity},
+            model=CONV,
+            recipe=SGD,
+            seed=seed,
+            **MORE.get(name, {}),
+        )
+        for i, sparsity in enumerate((0.3, 0.8))
+        for seed in (0, 1)
     ]
-    run(*cells, root=tmp_path / "together", lowering="loop")
+    made, _ = run(*cells, root=tmp_path / "together", lowering="loop")
+    sizes = dict.fromkeys((unit.stage.key for unit in made.units), 99)
+    stacks = packs(made.units, stack_size=sizes, workers=1)
+    mixed = any(len({unit.stage for unit in each.units}) > 1 for each in stacks)
+    assert mixed == (name != "dense")
     run(*cells, root=tmp_path / "alone", alone=True, lowering="loop")
     together, alone = files(tmp_path / "together"), files(tmp_path / "alone")
-    assert together == alone and len(together) > 3
+    assert together == alone and len(together) > 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_the_dense_network_as_its_level_0(cell: Make, name: str) -> None:
+    more = MORE.get(name, {})
+    (planned,) = plan([cell(method=method(name), model=CONV, schedule=HALF, **more)]).cells
+    (dense,) = plan([cell(model=CONV)]).cells
+    found = next(s for s in planned.trainings if planned.levels.get(s.key) == 0)
+    assert found == dense.trainings[0]
 
 
 @pytest.mark.parametrize("lowering", ["stacked", "vmap"])

@@ -1,5 +1,6 @@
 """The tiny cell and the tiny convolutional net that tests train."""
 
+from pathlib import Path
 from typing import Any
 
 TINY: dict[str, Any] = {
@@ -29,6 +30,17 @@ TINY: dict[str, Any] = {
     "report_at": "best",
     "data_dir": "data",
 }
+
+
+def imagenet(folder: Path) -> None:
+    """As many images as a recipe for ImageNet wants: empty files, which no plan reads."""
+    for part, count in (("train", 6000), ("test", 1)):
+        for name in ("cat", "dog"):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                (folder / part / name / f"{number}.png").touch()
+
+
 CONV = {
     "net": {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 4},
     "prunable": {"exclude": ["output.weight"]},

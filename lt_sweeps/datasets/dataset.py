@@ -8,10 +8,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """Images [N, C, H, W], uint8 or float32, and their labels [N], int64."""
+    """Images [N, C, H, W], uint8 or float32, and their labels [N], int64.
+
+    Where `rows` [N] are given, `images` are a file's content, of which these are the split's: too
+    many to be copied out of it.
+    """
 
     images: Tensor
     labels: Tensor
+    rows: Tensor | None = None
+
+    def take(self, index: Tensor) -> Tensor:
+        """Images by their numbers within the split."""
+        return self.images[index if self.rows is None else self.rows[index]]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A data set of one's own: a folder of class folders of images."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 from lt_sweeps.call import ANY, omitted_at
 from lt_sweeps.datasets.dataset import Dataset, Split
-from lt_sweeps.files import write_whole
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _PARTS = ("train", "val", "test")
@@ -39,8 +38,8 @@ def image_folder(
     Subfolders `train` and, beside it, `test` or `val` are used as such. A split that has no folder
     is drawn by `seed` from the images that are not test or val already: as many as given, a
     fraction of them where below 1; where nothing is given, a fifth for test and a tenth for val.
-    The images are decoded once, into one file under `data_dir`. The fingerprint is of file names
-    and sizes: an edit that keeps both is not seen.
+    The images are decoded once, into one file under `data_dir`, which may be larger than memory.
+    The fingerprint is of file names and sizes: an edit that keeps both is not seen.
 
     Raises:
         ValueError: there are no class folders, a class has no images, or a split does not fit.
@@ -54,7 +53,7 @@ def image_folder(
         )
     tree = _scan(Path(path))
     where = _assign(tree, test, validation, seed)
-    name = f"{tree.fingerprint[:24]}-{channels}x{size}x{size}.safetensors"
+    name = f"{tree.fingerprint[:24]}-{channels}x{size}x{size}.npy"
     cache = Path(data_dir, "image_folder", name)
     return Dataset(
         input_shape=(channels, size, size),
@@ -81,6 +80,15 @@ class _Tree:
 
 
 def _scan(root: Path) -> _Tree:
+    """What a folder holds, looked at again only when one of its folders has changed."""
+    folders = [root, *(root / a for a in _folders(root))]
+    folders += [folder / name for folder in folders[1:] for name in _folders(folder)]
+    return _scanned(root, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
+
+
+# Every cell of a sweep asks, and a million files take seconds to list.
+@functools.lru_cache(maxsize=8)
+def _scanned(root: Path, stamp: tuple[tuple[Path, int], ...]) -> _Tree:
     top = _folders(root)
     # A folder of images that is called `train` is a class, one of folders is a split.
     parted = "train" in top and bool(_folders(root / "train"))
@@ -179,14 +187,17 @@ def _decode(tree: _Tree, cache: Path, channels: int, size: int) -> None:
     with FileLock(f"{cache}.lock"):
         if cache.exists():
             return
-        images = torch.empty(len(tree.files), channels, size, size, dtype=torch.uint8)
+        # Not in memory, which may be too small for it; the rename at the end makes it whole.
+        part, shape = cache.with_suffix(".part"), (len(tree.files), channels, size, size)
+        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
         # In threads this took twice as long: opening a small image is Python, not decoding.
         for index, file in enumerate(tree.files):
             images[index] = _pixels(tree.root / file, channels, size)
-        write_whole(cache, save({"images": images}))
+        images.flush()
+        part.replace(cache)
 
 
-def _pixels(path: Path, channels: int, size: int) -> Tensor:
+def _pixels(path: Path, channels: int, size: int) -> np.ndarray:
     # Pillow is slow to import and of use to nothing else.
     from PIL import Image, ImageOps
 
@@ -200,11 +211,14 @@ def _pixels(path: Path, channels: int, size: int) -> Tensor:
     except (OSError, ValueError) as error:
         raise ValueError(f"image_folder: cannot read `{path}`: {error}") from error
     square = ImageOps.fit(colours, (size, size), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(square))
-    return pixels.reshape(size, size, channels).permute(2, 0, 1)
+    return np.array(square).reshape(size, size, channels).transpose(2, 0, 1)
 
 
 def _load(tree: _Tree, cache: Path, where: _Where) -> dict[str, Split]:
-    images = load_file(cache)["images"]
-    labels = torch.from_numpy(tree.labels)
-    return {part: Split(images[index], labels[index]) for part, index in where.items()}
+    """The splits; in memory if they take up to a quarter of what is free, else in their file."""
+    stored = np.load(cache, mmap_mode="c")  # torch takes no array that is read-only
+    images, labels = torch.from_numpy(stored), torch.from_numpy(tree.labels)
+    rows = {part: torch.from_numpy(index) for part, index in where.items()}
+    if stored.nbytes > psutil.virtual_memory().available // 4:
+        return {part: Split(images, labels[index], index) for part, index in rows.items()}
+    return {part: Split(images[index], labels[index]) for part, index in rows.items()}

@@ -59,8 +59,11 @@ def lower(
     weights: Mapping[str, Tensor],
     grads: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
+    smoothing: float = 0.0,
 ) -> Lowering:
     """The lowering `how` of `module` over `[R, *shape]` views of weights, gradients and buffers.
+
+    `smoothing` is the part of a label that its loss spreads over all classes.
 
     Raises:
         ValueError: `module` has what this lowering cannot compute.
@@ -68,17 +71,17 @@ def lower(
     if how != "loop" and draws_noise(module):
         raise ValueError(f"lowering: `{how}` cannot draw each replicate's own noise; `loop` can")
     if how == "loop":
-        return Loop(module, weights, grads, buffers)
+        return Loop(module, weights, grads, buffers, smoothing)
     if how == "vmap":
-        return Vmap(module, weights, grads, buffers)
+        return Vmap(module, weights, grads, buffers, smoothing)
     if how == "chain":
         layers = chain_of(module)
         if not layers:
             raise ValueError("lowering: `chain` is for flatten, linear layers and ReLU alone")
-        return Chain(layers, weights, grads)
+        return Chain(layers, weights, grads, smoothing)
     if other := unstackable(module):
         raise ValueError(f"lowering: `{how}` does not know {other}; `loop` and `vmap` do")
-    return Stacked(module, weights, grads, buffers, grouped=how == "grouped")
+    return Stacked(module, weights, grads, buffers, smoothing, grouped=how == "grouped")
 
 
 def draws_noise(module: nn.Module) -> bool:

@@ -22,8 +22,13 @@ class Chain:
     """
 
     def __init__(
-        self, layers: Sequence[str], weights: Mapping[str, Tensor], grads: Mapping[str, Tensor]
+        self,
+        layers: Sequence[str],
+        weights: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        smoothing: float = 0.0,
     ) -> None:
+        self._smoothing = smoothing
         self._weights = [weights[f"{layer}.weight"] for layer in layers]
         self._biases = [weights.get(f"{layer}.bias") for layer in layers]
         self._grads = [(grads[f"{layer}.weight"], grads.get(f"{layer}.bias")) for layer in layers]
@@ -31,10 +36,7 @@ class Chain:
     @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
         *inputs, logits = self._forward(x.flatten(2))
-        logp = torch.log_softmax(logits, 2)
-        y = y[..., None]
-        ahead = torch.zeros_like(logp).scatter_(2, y, -1 / y.shape[1])
-        ahead = aten._log_softmax_backward_data(ahead, logp, 2, logp.dtype)
+        losses, ahead = self._smooth(logits, y) if self._smoothing else self._hard(logits, y)
         for i in reversed(range(len(inputs))):
             weight, bias = self._grads[i]
             torch.bmm(ahead.mT, inputs[i], out=weight)
@@ -43,10 +45,27 @@ class Chain:
             if i:
                 ahead = torch.bmm(ahead, self._weights[i])
                 ahead = aten.threshold_backward(ahead, inputs[i], 0)
-        return -logp.gather(2, y).mean((1, 2))
+        return losses
 
     def logits(self, x: Tensor) -> Tensor:
         return self._forward(x.flatten(1).expand(len(self._weights[0]), -1, -1))[-1]
+
+    def _hard(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses `[R]`, and their gradients by the logits."""
+        logp = torch.log_softmax(logits, 2)
+        y = y[..., None]
+        ahead = torch.zeros_like(logp).scatter_(2, y, -1 / y.shape[1])
+        ahead = aten._log_softmax_backward_data(ahead, logp, 2, logp.dtype)
+        return -logp.gather(2, y).mean((1, 2)), ahead
+
+    @torch.enable_grad()
+    def _smooth(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of smoothed labels, for which torch has no kernel of its own to call."""
+        leaf = logits.detach().requires_grad_()
+        pairs = zip(leaf, y, strict=True)
+        each = [F.cross_entropy(row, own, label_smoothing=self._smoothing) for row, own in pairs]
+        losses = torch.stack(each)
+        return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
 
     def _forward(self, x: Tensor) -> list[Tensor]:
         """The input of each layer, then the logits."""

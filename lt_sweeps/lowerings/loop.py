@@ -20,7 +20,9 @@ class Loop:
         weights: Mapping[str, Tensor],
         grads: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
+        smoothing: float = 0.0,
     ) -> None:
+        self._smoothing = smoothing
         replicates = range(len(next(iter(weights.values()))))
         self.rows = [row_of(module, weights, buffers, r) for r in replicates]
         self._trained = [[p for p in row.parameters() if p.requires_grad] for row in self.rows]
@@ -52,7 +54,7 @@ class Loop:
         return torch.stack(outputs)
 
     def _one(self, r: int, x: Tensor, y: Tensor) -> Tensor:
-        loss = F.cross_entropy(self.rows[r](x), y)
+        loss = F.cross_entropy(self.rows[r](x), y, label_smoothing=self._smoothing)
         grads = torch.autograd.grad(loss, self._trained[r], materialize_grads=True)
         torch._foreach_copy_(self._grads[r], grads)  # pyright: ignore[reportPrivateImportUsage]
         for owner, leaf, view in self._buffers[r]:

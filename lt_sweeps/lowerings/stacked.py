@@ -27,9 +27,11 @@ class Stacked:
         weights: Mapping[str, Tensor],
         grads: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
+        smoothing: float = 0.0,
         *,
         grouped: bool,
     ) -> None:
+        self._smoothing = smoothing
         self.replicates = len(next(iter(weights.values())))
         self._lone = row_of(module, weights, buffers, -1)
         trained = {name: p.requires_grad for name, p in self._lone.named_parameters()}
@@ -44,7 +46,8 @@ class Stacked:
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
         if not self._checked:
             self._check(x)
-        each = F.cross_entropy(self._net(x.flatten(0, 1)), y.flatten(), reduction="none")
+        logits, smoothing = self._net(x.flatten(0, 1)), self._smoothing
+        each = F.cross_entropy(logits, y.flatten(), reduction="none", label_smoothing=smoothing)
         losses = each.view(y.shape).mean(1)
         grads = torch.autograd.grad(losses.sum(), self._trained, materialize_grads=True)
         torch._foreach_copy_(self._grads, grads)  # pyright: ignore[reportPrivateImportUsage]

@@ -21,7 +21,9 @@ class Vmap:
         weights: Mapping[str, Tensor],
         grads: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
+        smoothing: float = 0.0,
     ) -> None:
+        self._smoothing = smoothing
         self._module = row_of(module, weights, buffers, 0)
         trained = {name for name, p in self._module.named_parameters() if p.requires_grad}
         self._weights = {name: each for name, each in weights.items() if name in trained}
@@ -56,6 +58,7 @@ class Vmap:
         y: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         state = {**weights, **fixed, **buffers}
-        loss = F.cross_entropy(functional_call(self._module, state, (x,)), y)
+        logits = functional_call(self._module, state, (x,))
+        loss = F.cross_entropy(logits, y, label_smoothing=self._smoothing)
         # functional_call puts buffers that the module replaced back into `state`
         return loss, {name: state[name] for name in buffers}

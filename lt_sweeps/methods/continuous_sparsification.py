@@ -33,7 +33,9 @@ def continuous_sparsification(
     origin: Literal["search", "dense"] = "search",
     finetune: Changes | None = "same",
 ) -> tuple[Train, ...]:
-    """Search for `rounds` rounds; after each, train what s > 0 keeps. One result per round.
+    """Search for `rounds` rounds; after each, train what s > 0 keeps.
+
+    One result per round, and the dense network first.
 
     Args:
         s0: every s at the start: the higher, the denser the mask becomes.
@@ -52,10 +54,11 @@ def continuous_sparsification(
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
     searches = _searches(init, recipe, soft, s0, rounds, round_reset)
     after = After(protocol, to, restart, finetune)
-    begun = Train(init, recipe) if (protocol, origin) == ("ticket", "dense") else searches[0]
+    dense = Train(init, recipe)
+    begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
     whole = Target.open(init.network.layers)
     cuts = [Prune(search, whole, HARD, origin=begun) for search in searches]
-    return tuple(after.train(cut, recipe, origin=begun) for cut in cuts)
+    return (dense, *(after.train(cut, recipe, origin=begun) for cut in cuts))
 
 
 def exact_continuous_sparsification(
@@ -79,15 +82,17 @@ def exact_continuous_sparsification(
 ) -> tuple[Train, ...]:
     """As `continuous_sparsification`, but keep the largest s, as many as the schedule says.
 
-    One search serves all sparsities; one result per level of the schedule. With anneal=constant
-    and final_beta=1 the mask stays soft to the end, the ablation of the paper's appendix F.
+    One search serves all sparsities; one result per level of the schedule, after the dense network.
+    With anneal=constant and final_beta=1 the mask stays soft to the end, the ablation of the
+    paper's appendix F.
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
     searches = _searches(init, recipe, soft, s0, rounds, round_reset)
     after = After(protocol, to, restart, finetune)
-    begun = Train(init, recipe) if (protocol, origin) == ("ticket", "dense") else searches[0]
+    dense = Train(init, recipe)
+    begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
     cuts = [Prune(searches[-1], target, SURE, origin=begun) for target in schedule]
-    return tuple(after.train(cut, recipe, origin=begun) for cut in cuts)
+    return (dense, *(after.train(cut, recipe, origin=begun) for cut in cuts))
 
 
 def _searches(

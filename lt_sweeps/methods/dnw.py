@@ -18,7 +18,7 @@ def dnw(
     *,
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
-) -> tuple[Train]:
+) -> tuple[Train, Train]:
     """Compute with the largest weights of each layer, train all, then fine-tune the largest.
 
     Args:
@@ -35,4 +35,4 @@ def dnw(
     start = logits("lt_sweeps.logits.none")
     search = Train(Logits(init, start), recipe, StraightThrough(target.sparsity))
     cut = Prune(search, target, HARD, origin=search)
-    return (pruning(finetune).train(cut, recipe, origin=search),)
+    return Train(init, recipe), pruning(finetune).train(cut, recipe, origin=search)

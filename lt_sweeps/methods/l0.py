@@ -27,7 +27,7 @@ def l0(
     mask: Literal["gate", "binary", "sample", "none"] = "gate",
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
-) -> tuple[Train]:
+) -> tuple[Train, Train]:
     """Train with gates that are drawn, fix a mask, fine-tune what it keeps.
 
     Args:
@@ -49,11 +49,12 @@ def l0(
     gates = HardConcrete(lmbda, l2, grain, mask_lr)
     search = Train(Logits(init, start), recipe, gates)
     if mask == "none":
-        return (_drawing_on(search, recipe, gates, finetune),)
+        return Train(init, recipe), _drawing_on(search, recipe, gates, finetune)
     found = SAMPLED if mask == "sample" else HARD
     cut = Prune(search, Target.open(init.network.layers), found, origin=search)
     kept = LEARNED if mask == "gate" else KEEP
-    return (pruning(finetune).train(cut, recipe, origin=search, kept=kept),)
+    result = pruning(finetune).train(cut, recipe, origin=search, kept=kept)
+    return Train(init, recipe), result
 
 
 def _drawing_on(

@@ -20,7 +20,7 @@ def soft_threshold(
     mask_lr: float = 1.0,
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
-) -> tuple[Train]:
+) -> tuple[Train, Train]:
     """Train weights and a threshold per layer, then fine-tune what is not 0.
 
     Args:
@@ -32,4 +32,4 @@ def soft_threshold(
     start = logits("lt_sweeps.logits.constant", value=float(s_init), grain="layer")
     search = Train(Logits(init, start), recipe, SoftThreshold(threshold_decay, mask_lr))
     cut = Prune(search, Target.open(init.network.layers), HARD, origin=search)
-    return (pruning(finetune).train(cut, recipe, origin=search),)
+    return Train(init, recipe), pruning(finetune).train(cut, recipe, origin=search)

@@ -4,6 +4,7 @@ from lt_sweeps.models.conv import Conv
 from lt_sweeps.models.fc import FC
 from lt_sweeps.models.initializers import glorot_normal, signed_constant, xavier_normal
 from lt_sweeps.models.resnet import ResNet
+from lt_sweeps.models.resnet50 import resnet50
 from lt_sweeps.models.vgg import VGG
 from lt_sweeps.models.wide_resnet import WideResNet
 
@@ -14,6 +15,7 @@ __all__ = [
     "ResNet",
     "WideResNet",
     "glorot_normal",
+    "resnet50",
     "signed_constant",
     "xavier_normal",
 ]

@@ -49,6 +49,11 @@ class Sparsifier:
     searches: ClassVar[bool] = False  # `search` finds the mask, in a stage of its own
     prunes: ClassVar[bool] = False  # the training ends one level further down
 
+    @property
+    def lean(self) -> bool:
+        """Whether a training never holds more weights than its mask keeps."""
+        return self.holds and not (self.remembers or self.learns)
+
     def acts(self, step: int, recipe: Recipe) -> bool:
         """Whether `rewire` is called before the update of `step`."""
         return False

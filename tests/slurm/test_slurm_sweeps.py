@@ -29,8 +29,9 @@ def own(run: Run, text: str = LUCK) -> str:
 
 def states(run: Run) -> list[str]:
     """What Slurm says of this sweep's jobs, also of those that are over."""
-    said = slurm("scontrol", "show", "job")
-    return re.findall(rf"JobName=lt-{re.escape(run.sweep.name)}-.*?JobState=(\w+)", said, re.S)
+    names = {json.loads(path.read_text())["name"] for path in run.sweep.glob("jobs/*.json")}
+    found = re.findall(r"JobName=(\S+).*?JobState=(\w+)", slurm("scontrol", "show", "job"), re.S)
+    return [state for name, state in found if name in names]
 
 
 def release(run: Run) -> None:
@@ -167,6 +168,18 @@ if "SLURM_JOB_ID" in os.environ:  # 400 MB more than what importing torch took
     size = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
     resource.setrlimit(resource.RLIMIT_AS, (size + 400 * 2**20,) * 2)
 """
+
+
+def test_packs_share_a_job_at_two_processes_each_gpu(run: Run, another: Callable[[], Run]) -> None:
+    words = [*SMALL, "recipe.lr=0.01,0.02", "seed=0,1"]
+    run(*words, *JOB, "hydra.launcher.jobs=1", "hydra.launcher.processes=2")
+    assert run.wait() == 0
+    assert set(states(run)) == {"COMPLETED"} and set(run.computed().values()) == {1}
+    logs = [path.read_text() for path in run.sweep.glob("logs/*.log")]
+    assert len(logs) >= 2, "a process each"
+    here = another()
+    here(*words, "workers=1")
+    assert run.results().keys() == here.results().keys()
 
 
 def test_a_stack_that_does_not_fit_is_halved_until_it_does(run: Run) -> None:
