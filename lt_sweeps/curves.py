@@ -126,7 +126,8 @@ def _points(cells: Sequence[Cell], metric: str, along: Sequence[str]) -> tuple[P
 
 
 def _at(cell: Cell, along: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{key}={value(cell, key)}" for key in along)
+    has = {*cell.choices, *cell.settings}
+    return tuple(f"{key}={value(cell, key)}" for key in along if key in has)
 
 
 def _place(row: Row) -> tuple[int, float | None]:

@@ -17,7 +17,11 @@ from lt_sweeps.summaries import PER_RUN
 from lt_sweeps.table import quantity, remaining
 from lt_sweeps.verdicts import Verdict
 
-_TICKETS = ("sparsest_matching", "sparsest_within_error", "best_performing")
+_TICKETS = {
+    "sparsest_matching": "matching",
+    "sparsest_within_error": "within 1 SE",
+    "best_performing": "best",
+}
 
 
 def end_tables(found: Findings) -> Iterator[Table]:
@@ -35,13 +39,8 @@ def end_tables(found: Findings) -> Iterator[Table]:
             ),
         )
         tickets = _table(
-            f"{panel}: tickets (%), and the epochs of finding them",
-            (
-                "",
-                *("sparsest\nmatching", "accuracy", "epochs"),
-                *("within 1 SE\nof dense", "accuracy", "epochs"),
-                *("best\nperforming", "accuracy", "epochs"),
-            ),
+            f"{panel}: sparsest tickets that match dense, or to one standard error, and best (%)",
+            ("", "", "sparsity", "accuracy", "epochs"),
         )
         for curve, each in pairs:
             named = {end.name: end for end in each}
@@ -53,10 +52,12 @@ def end_tables(found: Findings) -> Iterator[Table]:
                 texts["area"],
                 texts["peak"],
             )
-            cells = [_ticket(named[name], scale, found.layout.workers) for name in _TICKETS]
-            if curve.dense is None:
-                cells[:2] = [("-", "", "")] * 2  # nothing that they could match
-            tickets.add_row(Text(curve.label), *(text for cell in cells for text in cell))
+            kinds = [kind for kind in _TICKETS if curve.dense or kind == "best_performing"]
+            for kind in kinds:
+                label = curve.label if kind == kinds[0] else ""
+                cells = _ticket(named[kind], scale, found.layout.workers)
+                tickets.add_row(Text(label), _TICKETS[kind], *cells)
+            tickets.add_section()
         yield runs
         yield tickets
 
@@ -131,6 +132,7 @@ def _ticket(each: Endpoint, scale: float, workers: int | None) -> tuple[str, str
     cost = each.cost
     epochs = "-" if math.isnan(cost.chain) else f"{cost.chain:g}"
     if (cost.sequential, cost.parallel) != (cost.chain, cost.chain) and epochs != "-":
-        epochs += f"\n{cost.sequential:g} in all\n{cost.parallel:g} in parallel"
-        epochs += "" if workers is None else f"\n{cost.makespan:g} on {workers}"
+        of_all = [f"{cost.sequential:g} in all", f"{cost.parallel:g} in parallel"]
+        of_all += [] if workers is None else [f"{cost.makespan:g} on {workers}"]
+        epochs += f"\n{', '.join(of_all)}"
     return f"{_percent(each.sparsity)}{where}", f"{scale * each.ticket.mean:.2f}", epochs

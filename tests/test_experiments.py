@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from orderings import ORDERINGS
 from test_conf import cells  # noqa: F401
 from tiny import imagenet
 
@@ -47,3 +48,5 @@ def test_a_quick_variant_runs_to_its_report(name: str, tmp_path: Path) -> None:
     assert main([f"experiment={name}", "seed=0,1", f"root={tmp_path}"]) == 0
     (sweep,) = (tmp_path / "sweeps").iterdir()
     assert any((sweep / "report").glob("*.png"))
+    for ordering in ORDERINGS.get(name.removesuffix("_quick"), ()):
+        ordering.check(sweep / "report")
