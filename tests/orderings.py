@@ -80,4 +80,11 @@ ORDERINGS = {
         Inverted("large final", 12, {"reset": "rewind"}),
         Inverted("large final same sign", 12, {"reset": "constant_init_sign"}),
     ),
+    "deconstructing/learned_supermasks": (
+        Ordering("rescaled, initial weights", ("learned, initial weights",), 1, at="peak"),
+        Ordering("rescaled, signed constants", ("learned, signed constants",), 1, at="peak"),
+    ),
+    "deconstructing/random_signs": (
+        Ordering("signs as trained with", ("signs in another order",), 50, at="peak"),
+    ),
 }

@@ -150,7 +150,7 @@ def test_killed_ten_times_at_random_it_ends_with_the_same_bytes(
 
 def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     root = tmp_path / "results"
-    process = start(root, "recipe.length=4000ep", "schedule.levels=1")
+    process = start(root, "recipe.length=100000ep", "schedule.levels=1")
     limit = time.monotonic() + 120
     while not list(root.glob("tickets/*/*.safetensors")) and time.monotonic() < limit:
         time.sleep(0.05)

@@ -102,7 +102,7 @@ def test_an_annealed_mask_is_the_sigmoid_at_the_temperature_of_its_end(
     made, store = run(cell(method={"_target_": kind, "final_beta": 50.0, "finetune": "same"}))
     root = tmp_path / "results"
     (mask,) = learned(root, one := curve(root), one.points[-1]).values()
-    search = made.cells[0].trainings[0]
+    (search,) = (each for each in made.cells[0].trainings if each.has_logits)
     assert (mask.stage, mask.slope) == (search.key, 50)
     logits = store.read(search.key, made.cells[0].seed).learned
     expected = (50 * torch.cat([logits[name].flatten() for name in sorted(logits)])).sigmoid()
@@ -124,7 +124,8 @@ def test_a_gates_chance_is_that_of_not_being_zero(
     made, store = run(cell(method={"_target_": "lt_sweeps.methods.l0.l0", "finetune": "same"}))
     root = tmp_path / "results"
     (mask,) = learned(root, one := curve(root), one.points[-1]).values()
-    logits = store.read(made.cells[0].trainings[0].key, made.cells[0].seed).learned
+    (search,) = (each for each in made.cells[0].trainings if each.has_logits)
+    logits = store.read(search.key, made.cells[0].seed).learned
     flat = torch.cat([logits[name].flatten() for name in sorted(logits)])
     assert mask.chances == pytest.approx(chance_of_gate(flat).numpy(), abs=1e-6)
 
