@@ -73,6 +73,11 @@ ORDERINGS = {
         Ordering("constant, init sign", ("constant",), 2),
         Ordering("reinit", ("random mask, reinit",), 5),
     ),
+    "deconstructing/mask_0": (
+        Ordering("variant 1", ("zero",), 0.9),
+        Ordering("variant 2", ("zero",), 0.8),
+        Ordering("zero", ("control: reversed",), 0.9),
+    ),
     "deconstructing/supermasks": (
         Ordering("large final", _NO_BETTER, 30, at="peak", panel="rewind"),
         Ordering("large final", _NO_BETTER, 30, at="peak", panel="constant_init_sign"),
