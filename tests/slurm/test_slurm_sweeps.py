@@ -139,15 +139,14 @@ def test_a_time_limit_is_requeued_as_often_as_is_said(run: Run) -> None:
 def test_preempted_it_goes_on_from_its_checkpoint(run: Run) -> None:
     run(
         *WORDS,
-        "recipe.length=1000ep",
+        "recipe.length=5000ep",
         "hydra.launcher.canary=false",
         "seed=0",
         "mask_criterion=random",
         "hydra.launcher.jobs=1",
     )
-    while not list(run.sweep.glob("running/*.json")):
+    while not any("from step" in path.read_text() for path in run.sweep.glob("logs/*.log")):
         time.sleep(0.1)
-    time.sleep(3)
     nodes = ["--partition=prio", "--exclusive", "--mem=100", "--nodes=2", "--output=/dev/null"]
     slurm("sbatch", *nodes, "--wrap=sleep 1")
     assert run.wait() == 0, run("status", str(run.sweep), status=None)
