@@ -22,8 +22,8 @@ from lt_sweeps.pairs import Both, Pair
 from lt_sweeps.printed import probability, test_table
 from lt_sweeps.reading import read
 from lt_sweeps.statistics import compare as difference
-from lt_sweeps.summaries import PER_RUN, ends, tests
-from lt_sweeps.table import quantity, records, summary
+from lt_sweeps.summaries import PER_RUN
+from lt_sweeps.table import quantity
 from lt_sweeps.verdicts import Verdict, caveats
 from lt_sweeps.writing import tell, write
 
@@ -70,19 +70,7 @@ def _write(both: Both, out: Path | None, console: Console) -> None:
     names = (both.one.reading.name, both.other.reading.name)
     folder = both.reading.root / "compare" / "-".join(names) if out is None else Path(out)
     drawn, missing = figures(both)
-    files = write(
-        both,
-        folder,
-        figures=drawn,
-        missing=missing,
-        tables=_tables(both),
-        data={
-            "records": records(both.curves),
-            "summary": summary(both.curves, metric=both.metric),
-            "tests": tests(both.verdicts, both),
-            "endpoints_by_line": ends(both),
-        },
-    )
+    files = write(both, folder, figures=drawn, missing=missing, tables=_tables(both))
     tell(console, folder, drawn, files)
 
 

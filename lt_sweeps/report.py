@@ -21,8 +21,7 @@ from lt_sweeps.layout import layout
 from lt_sweeps.printed import end_tables, test_tables
 from lt_sweeps.provenance import changes, recorded
 from lt_sweeps.reading import layouts, read
-from lt_sweeps.summaries import ends, tests
-from lt_sweeps.table import heading, records, summary, tables
+from lt_sweeps.table import heading, tables
 from lt_sweeps.verdicts import caveats
 from lt_sweeps.writing import tell, write
 
@@ -90,19 +89,8 @@ def _of_file(path: Path) -> Mapping[str, Any]:
 def _write_all(found: Findings, folder: Path, console: Console) -> None:
     """Write and print what was found, into one folder."""
     drawn, missing = figures(found)
-    files = write(
-        found,
-        folder,
-        figures=drawn,
-        missing=missing,
-        tables=_tables(found, PAGE_WIDTH),
-        data={
-            "records": records(found.curves),
-            "summary": summary(found.curves, metric=found.metric),
-            "tests": tests(found.verdicts, found),
-            "endpoints_by_line": ends(found),
-        },
-    )
+    shown = _tables(found, PAGE_WIDTH)
+    files = write(found, folder, figures=drawn, missing=missing, tables=shown)
     _print(found, missing, console)
     tell(console, folder, drawn, files)
 

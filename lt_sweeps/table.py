@@ -64,7 +64,7 @@ def summary(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
         facts = {"curve": curve.label} | {name: choices.get(name) for name in FACTS}
         for point in curve.points:
             numbers = asdict(point)
-            for name in ("stages", "values"):
+            for name in ("stages", "values", "scored"):
                 del numbers[name]
             numbers["at"] = " ".join(point.at)
             left = numbers.pop("percent")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +14,8 @@ from lt_sweeps.files import write_whole
 from lt_sweeps.findings import Findings
 from lt_sweeps.page import page
 from lt_sweeps.provenance import FILE, provenance
+from lt_sweeps.summaries import ends, tests
+from lt_sweeps.table import records, summary
 
 
 def write(
@@ -24,12 +25,17 @@ def write(
     figures: Sequence[Figure],
     missing: Sequence[str],
     tables: Iterable[Table],
-    data: Mapping[str, pd.DataFrame],
 ) -> list[str]:
     """Write everything, each file whole; returns the files' names.
 
-    `missing` says why other figures are not drawn; `data` are tables of numbers by their names.
+    `missing` says why other figures are not drawn.
     """
+    data = {
+        "records": records(found.curves),
+        "summary": summary(found.curves, metric=found.metric),
+        "tests": tests(found.verdicts, found),
+        "endpoints_by_line": ends(found),
+    }
     files = {f"{name}.csv": csv(numbers) for name, numbers in data.items()}
     for figure in figures:
         files |= rendered(figure)

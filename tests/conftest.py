@@ -13,7 +13,9 @@ from tiny import TINY
 from wandb_server import WandbServer
 
 from lt_sweeps.cells import Cell
+from lt_sweeps.cli import main
 from lt_sweeps.compute import compute
+from lt_sweeps.launchers import local
 from lt_sweeps.plan import Plan, packs, plan
 from lt_sweeps.store import Store
 from lt_sweeps.sweep import freeze, write_records
@@ -41,6 +43,19 @@ def cell() -> Callable[..., Cell]:
         return Cell(config, {g: g for g in (*groups, "reset", "freeze")}, ())
 
     return make
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Cell]]:
+    """The cells of a command line."""
+
+    def compose(*words: str) -> list[Cell]:
+        found: list[Cell] = []
+        monkeypatch.setattr(local, "launch", lambda given: found.extend(given) or 0)
+        assert main(words) == 0
+        return found
+
+    return compose
 
 
 @pytest.fixture

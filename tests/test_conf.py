@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from lt_sweeps.cells import Cell
-from lt_sweeps.cli import main
 from lt_sweeps.complaints import CONF
-from lt_sweeps.launchers import local
 from lt_sweeps.plan import Plan, plan
 from lt_sweeps.stages import Evaluate
 from lt_sweeps.store import Store
@@ -25,19 +23,6 @@ CHECKED = ("model", "dataset", "method", "mask_criterion", "schedule", "recipe",
 
 def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-@pytest.fixture
-def cells(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Cell]]:
-    """The cells of a command line."""
-
-    def compose(*words: str) -> list[Cell]:
-        found: list[Cell] = []
-        monkeypatch.setattr(local, "launch", lambda given: found.extend(given) or 0)
-        assert main(words) == 0
-        return found
-
-    return compose
 
 
 def test_every_group_is_checked_here() -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from orderings import ORDERINGS
-from test_conf import cells  # noqa: F401
 from tiny import imagenet
 
 from lt_sweeps.cells import Cell
@@ -22,7 +21,7 @@ QUICK = [name for name in PRESETS if name.endswith("_quick")]
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_plans(
-    cells: Callable[..., list[Cell]],  # noqa: F811
+    cells: Callable[..., list[Cell]],
     name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

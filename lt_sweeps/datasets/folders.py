@@ -81,8 +81,10 @@ class _Tree:
 
 def _scan(root: Path) -> _Tree:
     """What a folder holds, looked at again only when one of its folders has changed."""
-    folders = [root, *(root / a for a in _folders(root))]
-    folders += [folder / name for folder in folders[1:] for name in _folders(folder)]
+    top = _folders(root)
+    folders = [root, *(root / name for name in top)]
+    if "train" in top:  # else these are the class folders, whose many files are no concern here
+        folders += [folder / name for folder in folders[1:] for name in _folders(folder)]
     return _scanned(root, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
 
 
