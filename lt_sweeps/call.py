@@ -79,15 +79,17 @@ class Call:
         return self.function(**{**self.args, **wanted})
 
     def identity(self) -> dict[str, Any]:
-        """What makes two calls the same: target and all arguments, as JSON values.
+        """What makes two calls the same: the function and all arguments, as JSON values.
 
-        A function from outside this package also counts by the source of its module (comments and
-        layout aside), so that a result does not survive an edit of the code that made it.
+        A function of this package counts by its public name, which stays when its file moves. A
+        function from elsewhere counts by its import path and by the source of its module (comments
+        and layout aside), so that a result does not survive an edit of the code that made it.
         """
         omitted = getattr(self.function, "omitted_at", {})
         args = {k: v for k, v in self.bound().items() if omitted.get(k, _KEPT) not in (ANY, v)}
-        identity: dict[str, Any] = {"target": self.target, "args": args}
-        if not self.target.startswith(("lt_sweeps.", "torch.", "torchvision.")):
+        name = public_name(self.function)
+        identity: dict[str, Any] = {"target": name or self.target, "args": args}
+        if name is None and not self.target.startswith(("torch.", "torchvision.")):
             identity["source"] = _source_hash(self.target)
         return identity
 
@@ -128,6 +130,31 @@ def omitted_at(**values: Any) -> Callable[[Callable[..., Any]], Callable[..., An
         return function
 
     return mark
+
+
+def public_name(function: Callable[..., Any]) -> str | None:
+    """The name of a function or class of this package in stage keys: `criteria.large_final`.
+
+    Its module, or a package around it, gives the first part: `FAMILY = "criteria"`. A family and
+    its functions keep their names for ever, whatever file they move to: a stage key with an import
+    path in it would turn every stored result into a missing one when somebody tidies up.
+
+    Returns None for a function from outside this package.
+
+    Raises:
+        ValueError: a function of this package in no family, which no result can name.
+    """
+    path = function.__module__
+    if path.partition(".")[0] != __name__.partition(".")[0]:
+        return None
+    while path:
+        if family := vars(importlib.import_module(path)).get("FAMILY"):
+            return f"{family}.{function.__qualname__}"
+        path = path.rpartition(".")[0]
+    raise ValueError(
+        f"`{function.__module__}.{function.__qualname__}` has no name in stage keys; its module, "
+        'or a package around it, needs a line such as `FAMILY = "criteria"`'
+    )
 
 
 def digest(value: Any) -> str:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FAMILY = "criteria"  # the first part of these names in stage keys, for ever
+
 
 def large_final(final: Tensor) -> Tensor:
     """|w_f|: magnitude pruning, the criterion of the lottery ticket hypothesis."""

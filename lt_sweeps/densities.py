@@ -15,6 +15,8 @@ from lt_sweeps.call import nearest
 from lt_sweeps.network import Layer
 from lt_sweeps.schedules import Target, checked, rising
 
+FAMILY = "densities"  # the first part of these names in stage keys, for ever
+
 
 def erk(layers: Sequence[Layer], *, sparsity: float) -> tuple[Target, ...]:
     """Erdos-Renyi-Kernel: a layer's density is proportional to (sum / product) of its dimensions.

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FAMILY = "freezes"  # the first part of these names in stage keys, for ever
+
 
 def zero(final: Tensor) -> Tensor:
     """0: the weight is gone."""

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+FAMILY = "logits"  # the first part of these names in stage keys, for ever
+
 Grain = Literal["weight", "channel", "layer"]
 """What has a logit of its own."""
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from lt_sweeps.times import steps
 
+FAMILY = "recipes"  # the first part of these names in stage keys, for ever
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from lt_sweeps.call import omitted_at
 
+FAMILY = "resets"  # the first part of these names in stage keys, for ever
+
 
 @omitted_at(restart=False)
 def rewind(

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from lt_sweeps.network import Layer
 
+FAMILY = "schedules"  # the first part of these names in stage keys, for ever
+
 Scope = Literal["layer", "global"]
 
 

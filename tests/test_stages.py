@@ -1,10 +1,20 @@
 """Stages are the same for equal content and different for anything that matters."""
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+import re
+import sys
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
+import lt_sweeps
+from lt_sweeps.call import Call, public_name
 from lt_sweeps.cells import Cell
+from lt_sweeps.complaints import CONF
 from lt_sweeps.plan import plan, planned_cell
 from lt_sweeps.stages import Init, ancestors
 
@@ -44,6 +54,47 @@ def test_the_plan_of_one_shot(cell: Make) -> None:
     ]
 
 
+def named_in_keys() -> Iterator[tuple[str, Callable]]:
+    """Every public function and class of a module that is in a family, by its name in keys."""
+    for module in pkgutil.walk_packages(lt_sweeps.__path__, "lt_sweeps."):
+        if module.name.endswith("__main__"):
+            continue
+        for name, value in vars(importlib.import_module(module.name)).items():
+            ours = callable(value) and getattr(value, "__module__", None) == module.name
+            if ours and not name.startswith("_") and not isinstance(value, type(Callable)):
+                with suppress(ValueError):  # it is in no family, so that no key can name it
+                    yield str(public_name(value)), value
+
+
+def test_no_two_functions_share_a_name_in_keys() -> None:
+    names = Counter(name for name, _ in named_in_keys())
+    assert len(names) > 80
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("group", ["mask_criterion", "reset", "freeze", "model", "dataset"])
+def test_what_an_option_calls_has_a_name_in_keys_that_no_move_changes(group: str) -> None:
+    for path in (CONF / group).glob("*.yaml"):
+        for target in re.findall(r"_target_: (lt_sweeps[\w.]+)", path.read_text()):
+            name = public_name(Call(target).function)
+            assert name is not None and name.count(".") == 1, target
+            assert "lt_sweeps" not in str(Call(target).identity()["target"])
+
+
+def test_a_function_of_ours_keeps_its_name_when_its_file_moves(monkeypatch) -> None:
+    function = Call("lt_sweeps.criteria.random").function
+    moved = types.ModuleType("lt_sweeps.elsewhere")
+    moved.FAMILY = "criteria"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lt_sweeps.elsewhere", moved)
+    monkeypatch.setattr(function, "__module__", "lt_sweeps.elsewhere")
+    assert public_name(function) == "criteria.random"
+
+
+def test_a_function_of_ours_in_no_family_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no name in stage keys"):
+        public_name(public_name)
+
+
 def test_keys_are_pinned(cell: Make) -> None:
     """A change here renames every result that users have: raise a stage's version instead."""
     last = planned_cell(cell()).last
@@ -52,11 +103,11 @@ def test_keys_are_pinned(cell: Make) -> None:
 
 
 PINNED = [
-    "8c92edfd39ec2a2c",
-    "8c7ddfd58acd67b5",
-    "4f0b25c632359644",
-    "b1d8886e25bf4b9f",
-    "42f78be235ec5385",
+    "bf05e805376621a8",
+    "4d0025ea77b27276",
+    "9659baa61d93d9ea",
+    "c8e4b2380f62a500",
+    "9d3dd552df8f4d21",
 ]
 
 

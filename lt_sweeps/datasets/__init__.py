@@ -9,6 +9,8 @@ from lt_sweeps.datasets.dataset import Dataset, Split
 from lt_sweeps.datasets.downloaded import cifar10, cifar100, fashion_mnist, mnist
 from lt_sweeps.datasets.folders import image_folder
 
+FAMILY = "datasets"  # the first part of these names in stage keys, for ever
+
 __all__ = [
     "Dataset",
     "Split",

@@ -8,6 +8,8 @@ from lt_sweeps.models.resnet50 import resnet50
 from lt_sweeps.models.vgg import VGG
 from lt_sweeps.models.wide_resnet import WideResNet
 
+FAMILY = "models"  # the first part of these names in stage keys, for ever
+
 __all__ = [
     "FC",
     "VGG",

@@ -11,6 +11,8 @@ from lt_sweeps.sparsifiers.sparsifier import FIXED, Free, Learned, Live, Sparsif
 from lt_sweeps.sparsifiers.straight_through import StraightThrough
 from lt_sweeps.sparsifiers.supermask import Supermask
 
+FAMILY = "sparsifiers"  # the first part of these names in stage keys, for ever
+
 __all__ = [
     "FIXED",
     "Amc",
