@@ -5,12 +5,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tiny import imagenet
-from written import Sweep
+from fixtures.fake_results import FakeSweep
+from fixtures.tiny_cell import imagenet
 
-from lt_sweeps.cli import main
+from lt_sweeps.cli.command_line import main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 COMMANDS = [
     line
@@ -68,7 +68,7 @@ def test_the_commands_about_a_sweep_that_has_run_do_what_they_say(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, lr in (("mine", 0.1), ("other", 0.2)):
-        sweep = Sweep(tmp_path / "results", name)
+        sweep = FakeSweep(tmp_path / "results", name)
         for criterion in ("large_final", "random"):
             for seed in (0, 1):
                 sweep.cell(
