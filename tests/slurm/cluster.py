@@ -21,6 +21,19 @@ SMALL = [
 JOB = ["device=cpu", "hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.memory=0.5"]
 
 
+PATIENT = """
+import time
+
+from lt_sweeps.models import FC
+
+
+class Patient(FC):
+    def forward(self, x):
+        time.sleep({seconds})
+        return super().forward(x)
+"""
+
+
 def slurm(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
@@ -45,6 +58,18 @@ class Run:
         self.status = done.returncode
         assert status in (None, done.returncode), done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def patient(self, seconds: float) -> list[str]:
+        """Words for a network whose every forward pass takes `seconds` or more, on any machine.
+
+        A fault that needs a job at work, or a time limit that must be reached, then does not depend
+        on how fast the machine is. The loop backend runs the forward pass of every replicate.
+        """
+        (self.folder / "patient.py").write_text(PATIENT.format(seconds=seconds))
+        folder = self.folder / "patient_conf" / "model"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "patient.yaml").write_text("net: {_target_: patient.Patient, hidden: [300, 100]}")
+        return [f"--config-dir={folder.parent}", "model=patient", "backend=loop"]
 
     @property
     def sweep(self) -> Path:
