@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TINY
-from wandb_server import WandbServer
+from fixtures.tiny_cell import TINY
+from fixtures.wandb_server import WandbServer
 
-from lt_sweeps.cells import Cell
-from lt_sweeps.cli import main
-from lt_sweeps.compute import compute
-from lt_sweeps.launchers import local
-from lt_sweeps.plan import Plan, packs, plan
-from lt_sweeps.store import Store
-from lt_sweeps.sweep import freeze, write_records
-from lt_sweeps.training import Machine
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution import local_launcher
+from lt_sweeps.execution.submission import freeze, write_records
+from lt_sweeps.execution.train_pack import compute
+from lt_sweeps.plan.planning import Plan, packs, plan
+from lt_sweeps.plan.unit import Machine
+from lt_sweeps.storage.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Cell]]:
 
     def compose(*words: str) -> list[Cell]:
         found: list[Cell] = []
-        monkeypatch.setattr(local, "launch", lambda given: found.extend(given) or 0)
+        monkeypatch.setattr(local_launcher, "launch", lambda given: found.extend(given) or 0)
         assert main(words) == 0
         return found
 

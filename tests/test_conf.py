@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lt_sweeps.cells import Cell
-from lt_sweeps.complaints import CONF
-from lt_sweeps.plan import Plan, plan
-from lt_sweeps.stages import Evaluate
-from lt_sweeps.store import Store
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import CONF
+from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stages import Evaluate
+from lt_sweeps.storage.store import Store
 
 TINY = [
     *("seed=0", "dataset=synthetic", "recipe.length=2it", "recipe.evaluate_every=1it"),

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from orderings import ORDERINGS
-from tiny import imagenet
+from fixtures.paper_orderings import ORDERINGS
+from fixtures.tiny_cell import imagenet
 
-from lt_sweeps.cells import Cell
-from lt_sweeps.cli import main
-from lt_sweeps.complaints import CONF
-from lt_sweeps.plan import plan
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import CONF
+from lt_sweeps.plan.planning import plan
 
 PRESETS = sorted(
     str(path.relative_to(CONF / "experiment").with_suffix(""))

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import setuptools
 import yaml
-from tiny import imagenet
+from fixtures.tiny_cell import imagenet
 
-from lt_sweeps.cells import Cell
-from lt_sweeps.cli import main
-from lt_sweeps.complaints import CONF
-from lt_sweeps.verbs import VERBS
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.cli.commands import VERBS
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import CONF
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 DOCUMENTS = {
     name: (ROOT / name).read_text()
     for name in (

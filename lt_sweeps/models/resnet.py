@@ -43,7 +43,7 @@ class ResNet(nn.Module):
         return self.output(self.stages(x).mean((2, 3)))
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """conv, norm, ReLU, conv, norm, plus the shortcut, then ReLU."""
 
     def __init__(self, channels: int, width: int, *, stride: int = 1) -> None:
@@ -62,8 +62,8 @@ class Block(nn.Module):
 
 
 def _stage(channels: int, width: int, blocks: int, *, stride: int) -> nn.Sequential:
-    rest = (Block(width, width) for _ in range(blocks - 1))
-    return nn.Sequential(Block(channels, width, stride=stride), *rest)
+    rest = (BasicBlock(width, width) for _ in range(blocks - 1))
+    return nn.Sequential(BasicBlock(channels, width, stride=stride), *rest)
 
 
 def _conv3x3(channels: int, width: int, *, stride: int = 1) -> nn.Conv2d:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lt_sweeps.call import Call
+from lt_sweeps.config.call import Call
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -41,7 +41,7 @@ class VGG(nn.Module):
         return self.output(x.mean((2, 3)))
 
 
-class Layer(nn.Module):
+class ConvLayer(nn.Module):
     """A 3x3 convolution, batch norm and ReLU; the norm makes a bias redundant."""
 
     def __init__(self, channels: int, width: int) -> None:
@@ -54,5 +54,5 @@ class Layer(nn.Module):
 
 
 def _block(channels: int, width: int, count: int) -> nn.Sequential:
-    rest = (Layer(width, width) for _ in range(count - 1))
-    return nn.Sequential(Layer(channels, width), *rest)
+    rest = (ConvLayer(width, width) for _ in range(count - 1))
+    return nn.Sequential(ConvLayer(channels, width), *rest)

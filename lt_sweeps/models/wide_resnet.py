@@ -34,8 +34,8 @@ class WideResNet(nn.Module):
         self.stem = _conv3x3(input_shape[0], channels)
         stages: list[nn.Module] = []
         for width, stride in ((16 * widen, 1), (32 * widen, 2), (64 * widen, 2)):
-            rest = (Block(width, width) for _ in range(blocks - 1))
-            stages.append(nn.Sequential(Block(channels, width, stride=stride), *rest))
+            rest = (PreActivationBlock(width, width) for _ in range(blocks - 1))
+            stages.append(nn.Sequential(PreActivationBlock(channels, width, stride=stride), *rest))
             channels = width
         self.stages = nn.Sequential(*stages)
         self.norm = nn.BatchNorm2d(channels)
@@ -46,7 +46,7 @@ class WideResNet(nn.Module):
         return self.output(torch.relu(self.norm(x)).mean((2, 3)))
 
 
-class Block(nn.Module):
+class PreActivationBlock(nn.Module):
     """norm, ReLU, conv, norm, ReLU, conv, plus the shortcut."""
 
     def __init__(self, channels: int, width: int, *, stride: int = 1) -> None:

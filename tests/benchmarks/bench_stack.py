@@ -1,6 +1,6 @@
-"""Replicate-steps per second of every lowering against a plain loop that trains one module.
+"""Replicate-steps per second of every backend against a plain loop that trains one module.
 
-    python tests/benchmarks/bench_stack.py fc conv4 --replicates 1,5 --lowerings auto,vmap
+    python tests/benchmarks/bench_stack.py fc conv4 --replicates 1,5 --backends auto,vmap
     python tests/benchmarks/bench_stack.py --device cuda --replicates 1,5,15,45
 
 (`PYTHONPATH=.` before it where the package is not installed.)
@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lt_sweeps.lowerings import LOWERINGS
 from lt_sweeps.models import FC, Conv, ResNet
-from lt_sweeps.optimizers import Optimizer
-from lt_sweeps.stack import Stack, graphed
+from lt_sweeps.training.backends.backend import BACKENDS
+from lt_sweeps.training.optimizers import Optimizer
+from lt_sweeps.training.stack import Stack, graphed
 
 IMAGES = 2000
 
@@ -66,12 +66,12 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)
     print(
-        f"{'net':9} {'lowering':16} {'R':>3} {'replicate-steps/s':>18} {'times plain':>12} {'n':>3}"
+        f"{'net':9} {'backend':16} {'R':>3} {'replicate-steps/s':>18} {'times plain':>12} {'n':>3}"
     )
     for net in options.nets:
         variants = [_plain(TASKS[net], device)]
         for replicates in options.replicates:
-            for how in options.lowerings:
+            for how in options.backends:
                 try:
                     variants.append(_stacked(TASKS[net], device, how, replicates))
                 except ValueError as error:
@@ -84,14 +84,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("nets", nargs="*", default=list(TASKS), metavar=f"NET of {list(TASKS)}")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--replicates", type=_integers, default=[1, 5], metavar="R,R,...")
-    parser.add_argument("--lowerings", type=_names, default=["auto"], metavar="NAME,NAME,...")
+    parser.add_argument("--backends", type=_names, default=["auto"], metavar="NAME,NAME,...")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="per variant and round, about")
     options = parser.parse_args()
     if unknown := sorted(set(options.nets) - set(TASKS)):
         parser.error(f"no nets {unknown}; there are {list(TASKS)}")
-    if unknown := sorted(set(options.lowerings) - set(LOWERINGS)):
-        parser.error(f"no lowerings {unknown}; there are {list(LOWERINGS)}")
+    if unknown := sorted(set(options.backends) - set(BACKENDS)):
+        parser.error(f"no backends {unknown}; there are {list(BACKENDS)}")
     return options
 
 
@@ -128,7 +128,7 @@ def _plain(task: Task, device: torch.device) -> Variant:
 
 def _stacked(task: Task, device: torch.device, how: str, replicates: int) -> Variant:
     torch.manual_seed(0)
-    stack = Stack(task.net(), replicates, device=device, lowering=how)
+    stack = Stack(task.net(), replicates, device=device, backend=how)
     images, labels, order = _data(task, device, replicates)
     momentum = 0.9 if task.optimizer == "sgd" else 0.0
     optimizer = Optimizer(stack.weights, stack.grads, optimizer=task.optimizer, momentum=momentum)
@@ -138,7 +138,7 @@ def _stacked(task: Task, device: torch.device, how: str, replicates: int) -> Var
         stack.loss(images[order], labels[order])
         optimizer.step(lr)
 
-    return Variant(f"{how}: {stack.lowering}", replicates, graphed(step, device))
+    return Variant(f"{how}: {stack.backend}", replicates, graphed(step, device))
 
 
 def _data(task: Task, device: torch.device, replicates: int) -> tuple[Tensor, Tensor, Tensor]:

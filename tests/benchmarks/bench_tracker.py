@@ -23,7 +23,7 @@ import psutil
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
-from wandb_server import WandbServer  # noqa: E402
+from fixtures.wandb_server import WandbServer  # noqa: E402
 
 WORDS = [
     *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),

@@ -33,4 +33,4 @@ set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-source CODE/lt_sweeps/launchers/job.sh 20 SWEEP/jobs/requeues-1."$SLURM_ARRAY_TASK_ID" env B=1 python3 CODE/job.py SWEEP 1 "$SLURM_ARRAY_TASK_ID"
+source CODE/lt_sweeps/execution/slurm/job.sh 20 SWEEP/jobs/requeues-1."$SLURM_ARRAY_TASK_ID" env B=1 python3 CODE/job.py SWEEP 1 "$SLURM_ARRAY_TASK_ID"

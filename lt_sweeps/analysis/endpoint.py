@@ -1,0 +1,176 @@
+"""One number for a whole curve, so that a claim needs one test and not one per level.
+
+Per run (a seed): `peak`, `sparsest_not_inferior` and `area`. Per line, from means over seeds: the
+sparsest matching and the best performing ticket of arXiv:1912.04427, with what finding them cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+
+import numpy as np
+from statsmodels.stats.weightstats import DescrStatsW
+
+from lt_sweeps.analysis.curve import Curve, distinct
+from lt_sweeps.analysis.points import WHOLE, Point, is_finite, is_scored, percent
+from lt_sweeps.analysis.results import Row
+from lt_sweeps.analysis.search_cost import Cost, cost
+from lt_sweeps.config.report_config import ReportConfig
+
+NAMES = {
+    "sparsest_not_inferior": "highest sparsity not inferior to dense",
+    "sparsest_tested": "the same, held by a test at each level",
+    "area": "mean accuracy over log density",
+    "sparsest_matching": "sparsest matching ticket",
+    "sparsest_within_error": "the same, within one standard error of dense",
+    "best_performing": "best performing ticket",
+    "peak": "best level of each run",
+}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint of a curve: a number per run (`values`), or one ticket picked from the means."""
+
+    name: str
+    values: Mapping[str, float] = field(default_factory=dict)  # by seed; for tickets, of its runs
+    ticket: Point | None = None
+    sparsity: float = math.nan
+    cost: Cost = field(default_factory=Cost)
+
+
+def endpoints(curve: Curve, *, metric: str, layout: ReportConfig, least: float) -> list[Endpoint]:
+    """Every endpoint of a curve; `least` is the density (in percent) down to which all lines go."""
+    runs = {seed: _run(curve, seed, metric) for seed in curve.seeds}
+    chooser = layout.chooser(metric)
+    each = {
+        "peak": lambda run: _peak(run, metric, chooser),
+        "sparsest_not_inferior": lambda run: _sparsest(run, metric, layout),
+        "area": lambda run: _area(run, metric, least),
+    }
+    found = [
+        Endpoint(name, {s: v for s, run in runs.items() if not math.isnan(v := number(run))})
+        for name, number in each.items()
+    ]
+    found.append(Endpoint("sparsest_tested", sparsity=_tested(curve, layout)))
+    return [*found, *_tickets(curve, chooser, layout)]
+
+
+def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
+    """Whether a one-sided paired t-test puts a point above dense minus the margin.
+
+    Every seed has to be there: one that diverged is no reason to believe in the others.
+    """
+    dense = curve.dense
+    if dense is None:
+        return False
+    above = [
+        value - layout.below(dense.values[seed])
+        for seed, value in point.values.items()
+        if seed in dense.values
+    ]
+    if len(above) < max(2, len(curve.seeds)):
+        return False
+    if np.ptp(above) < 1e-12:
+        return min(above) > 0
+    return bool(DescrStatsW(above).ttest_mean(0, alternative="larger")[1] < layout.alpha)
+
+
+def _run(curve: Curve, seed: str, metric: str) -> list[Row]:
+    """A seed's rows with a finite number, from the densest to the sparsest, dense among them."""
+    cells = (*curve.cells, *(curve.reference.cells if curve.reference else ()))
+    rows = distinct(cell for cell in cells if cell.seed == seed)
+    counted = [row for row in rows if is_finite(row, metric) and row["weights_remaining"]]
+    return sorted(counted, key=lambda row: -percent(row))
+
+
+def _dense(run: Sequence[Row]) -> Row | None:
+    return next((r for r in run if percent(r) >= WHOLE and not is_scored(r)), None)
+
+
+def _peak(run: Sequence[Row], metric: str, chooser: str) -> float:
+    tickets = [row for row in run if percent(row) < WHOLE and is_finite(row, chooser)]
+    return max(tickets, key=lambda row: row[chooser])[metric] if tickets else math.nan
+
+
+def _sparsest(run: Sequence[Row], metric: str, layout: ReportConfig) -> float:
+    dense = _dense(run)
+    if dense is None:
+        return math.nan
+    least = layout.below(dense[metric])
+    return max((1 - percent(row) / 100 for row in run if row[metric] >= least - 1e-9), default=0.0)
+
+
+def _area(run: Sequence[Row], metric: str, least: float) -> float:
+    """Trapezoids under the metric against log density from 100% to `least`, over that width."""
+    x = -np.log([percent(row) / 100 for row in run])
+    y = np.array([row[metric] for row in run], dtype=float)
+    end = -math.log(least / 100)
+    if len(run) < 2 or x[0] > 1e-9 or end <= 0 or x[-1] < end - 1e-9:
+        return math.nan
+    inside = x < end - 1e-9
+    x, y = np.append(x[inside], end), np.append(y[inside], np.interp(end, x, y))
+    return float(np.trapezoid(y, x) / end)
+
+
+def _tested(curve: Curve, layout: ReportConfig) -> float:
+    """The sparsest level that a chain of one-sided paired t-tests reaches.
+
+    Levels are tested from the densest on, each at the full alpha, and the first that is not shown
+    to lie above the margin ends it: in a fixed order this needs no correction (Maurer et al. 1995).
+    """
+    if curve.dense is None:
+        return math.nan
+    reached = 0.0
+    for point in curve.points:
+        if point.pruned and not not_inferior(point, curve, layout):
+            break
+        reached = 1 - point.percent / 100
+    return reached
+
+
+def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]:
+    """Sparsest matching and best performing ticket, picked by means over seeds of `chooser`.
+
+    Matching is at least the dense mean, or, of the second, at most its standard error below it.
+    """
+    scored = [
+        (_chosen(curve, point, chooser), point)
+        for point in curve.points
+        if point.n_finite and point.percent > 0
+    ]
+    tickets = [(fmean(scores), point) for scores, point in scored if scores and point.pruned]
+    dense = [] if curve.dense is None else _chosen(curve, curve.dense, chooser)
+
+    def sparsest(least: float) -> Point | None:
+        matching = [point for score, point in tickets if score >= least]
+        return min(matching, key=lambda point: point.percent, default=None)
+
+    mean = fmean(dense) if dense else math.nan
+    error = stdev(dense) / math.sqrt(len(dense)) if len(dense) > 1 else math.nan
+    picked = {
+        "sparsest_matching": sparsest(mean),
+        "sparsest_within_error": sparsest(mean - error),
+        "best_performing": max(tickets, key=lambda pair: pair[0], default=(0, None))[1],
+    }
+    return [_ticket(name, curve, point, layout) for name, point in picked.items()]
+
+
+def _chosen(curve: Curve, point: Point, chooser: str) -> list[float]:
+    """Another metric than its own, of a point's finite replicates."""
+    return [
+        row[chooser]
+        for row in distinct((*curve.cells, *(curve.reference.cells if curve.reference else ())))
+        if row["stage"] in point.stages and row["seed"] in point.values and is_finite(row, chooser)
+    ]
+
+
+def _ticket(name: str, curve: Curve, point: Point | None, layout: ReportConfig) -> Endpoint:
+    if point is None:
+        return Endpoint(name)
+    sparsity = 1 - point.percent / 100
+    spent = cost(curve, point, workers=layout.workers)
+    return Endpoint(name, point.values, point, sparsity, spent)

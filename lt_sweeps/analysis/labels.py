@@ -1,0 +1,130 @@
+"""What the lines and panels of a figure are called: by what differs, or as the layout asks.
+
+A *key* is a group (`mask_criterion`) or a dotted setting (`recipe.lr`). Each curve is named by one
+of its cells.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import chain
+from typing import Any, TypeVar
+
+from lt_sweeps.analysis.results import CellResults
+from lt_sweeps.config.call import nearest
+
+T = TypeVar("T")
+# A name starts with what the papers' legends start with.
+FIRST = ("mask_criterion", "method", "reset", "freeze", "recipe", "schedule")
+
+
+def panel(cell: CellResults, keys: Sequence[str]) -> str:
+    """The panel of a cell: `fc on digits`, and whatever else its figure is split by."""
+    words = [_word(cell, key) for key in keys if key not in ("model", "dataset")]
+    if {"model", "dataset"} <= set(keys):
+        words.insert(0, f"{cell.choices.get('model') or '?'} on {cell.choices.get('dataset')}")
+    else:
+        words[:0] = [str(cell.choices.get(k)) for k in ("model", "dataset") if k in keys]
+    return ", ".join(filter(None, words))
+
+
+def asked(cells: Sequence[CellResults], panels: Sequence[str], lines: Sequence[str]) -> list[str]:
+    """The names that the layout's `lines` give; and the signature, where only the code differs.
+
+    Raises: ValueError: two cells of one panel would share a name, though they differ.
+    """
+    names = [" ".join(filter(None, (_word(cell, key) for key in lines))) for cell in cells]
+    places = by(range(len(cells)), lambda i: (panel(cells[i], panels), names[i]))
+    for (place, name), found in places.items():
+        differs = differences([cells[i] for i in found])
+        if len(found) > 1 and not differs:
+            for i in found:
+                names[i] += f" {cells[i].signature[:8]}"
+        elif len(found) > 1:
+            raise ValueError(
+                f"report.lines: {len(found)} curves of `{place}` are all called `{name}`; they "
+                f"differ in {differs}; add it to `lines`, `panels` or `along`"
+            )
+    return names
+
+
+def automatic(cells: Sequence[CellResults], panels: Sequence[str]) -> list[str]:
+    """The shortest names that say everything that differs within a panel."""
+    grouped = by(cells, lambda cell: panel(cell, panels)).values()
+    options = dict.fromkeys(chain.from_iterable(map(_differing_options, grouped)))
+    ranked = sorted(options, key=lambda group: FIRST.index(group) if group in FIRST else len(FIRST))
+    settings = dict.fromkeys(chain.from_iterable(map(_differing_settings, grouped)))
+    labels = [_label(cell, ranked, list(settings)) for cell in cells]
+    places = [(panel(cell, panels), label) for cell, label in zip(cells, labels, strict=True)]
+    return [
+        f"{label} {cell.signature[:8]}" if places.count(place) > 1 else label
+        for cell, label, place in zip(cells, labels, places, strict=True)
+    ]
+
+
+def differences(cells: Sequence[CellResults]) -> list[str]:
+    """The groups and settings in which these cells differ, each said once."""
+    return _differing_options(cells) + _differing_settings(cells)
+
+
+def known(where: str, keys: Sequence[str], cells: Iterable[CellResults]) -> None:
+    """Raises: ValueError: a key is no group and no setting of any of these cells."""
+    found = dict.fromkeys(chain.from_iterable((*c.choices, *c.settings) for c in cells))
+    for key in keys:
+        if found and key not in found:
+            groups = [name for name in found if "." not in name]
+            raise ValueError(
+                f"{where}: `{key}` is no group and no setting of these cells{nearest(key, found)}; "
+                f"groups are {groups}, a setting is `recipe.lr`"
+            )
+
+
+def value(cell: CellResults, key: str) -> Any:
+    """A cell's option of a group, or its value of a setting."""
+    return cell.choices[key] if key in cell.choices else cell.settings.get(key)
+
+
+def belongs(key: str, keys: Iterable[str]) -> bool:
+    """Whether a setting is one of the keys, or inside one (a group holds its settings)."""
+    return any(key == each or key.startswith(f"{each}.") for each in keys)
+
+
+def by(things: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[T]]:
+    groups: dict[Any, list[T]] = {}
+    for thing in things:
+        groups.setdefault(key(thing), []).append(thing)
+    return groups
+
+
+def _word(cell: CellResults, key: str) -> str:
+    if key in cell.choices:
+        return cell.choices[key] or ""
+    return f"{key}={_text(cell.settings[key])}" if key in cell.settings else ""
+
+
+def _label(cell: CellResults, options: Sequence[str], settings: Sequence[str]) -> str:
+    words = [option for group in options if (option := cell.choices.get(group))]
+    words += [f"{k}={_text(cell.settings[k])}" for k in settings if k in cell.settings]
+    lone = (cell.choices.get("mask_criterion"), cell.choices.get("method"))
+    return " ".join(words) or next(filter(None, lone), cell.signature[:8])
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str).replace(" ", "")
+
+
+def _differing_options(cells: Sequence[CellResults]) -> list[str]:
+    groups = dict.fromkeys(chain.from_iterable(cell.choices for cell in cells))
+    return [g for g in groups if len({cell.choices.get(g) for cell in cells}) > 1]
+
+
+def _differing_settings(cells: Sequence[CellResults]) -> list[str]:
+    """Settings that differ, unless the option of their group already says so."""
+
+    def unexplained(key: str) -> bool:
+        values = by(cells, lambda cell: cell.choices.get(key.split(".")[0]))
+        return any(len({repr(c.settings.get(key)) for c in same}) > 1 for same in values.values())
+
+    keys = dict.fromkeys(chain.from_iterable(cell.settings for cell in cells))
+    return [key for key in keys if unexplained(key)]

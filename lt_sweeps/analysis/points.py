@@ -1,0 +1,91 @@
+"""What is known of one point of a curve: its place, and its statistics over seeds.
+
+Statistics are over the finite replicates. A collapsed one is a number like any other; both kinds
+are counted, so that no reader has to guess.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from lt_sweeps.analysis.results import Row
+from lt_sweeps.analysis.stats import spread
+
+WHOLE = 100 - 1e-9  # percent of weights remaining from which on none is pruned
+
+
+@dataclass(frozen=True)
+class Point:
+    """One level of a curve: where it lies, and the statistics of its replicates."""
+
+    level: int
+    target_sparsity: float | None
+    percent: float  # of weights remaining, measured; the mean where replicates differ
+    n: int
+    n_finite: int
+    n_collapsed: int
+    mean: float
+    min: float
+    max: float
+    sd: float
+    ci_low: float
+    ci_high: float
+    stages: frozenset[str]
+    values: Mapping[str, float] = field(default_factory=dict)  # the finite ones, by seed
+    at: tuple[str, ...] = ()  # what moved it along its line, beside the schedule
+    sparsity_total: float = math.nan  # of all parameters; NaN where records do not say
+    dense_resources: bool | None = None  # whether a training held more weights; None likewise
+    scored: bool = False  # as it was found, and not trained at this point
+
+    @property
+    def pruned(self) -> bool:
+        """Whether a weight is missing: a learned mask prunes at level 0 already."""
+        return self.percent < WHOLE
+
+    def band(self, kind: str) -> tuple[float, float]:
+        """Lower and upper edge of the band; NaN where this many replicates have none."""
+        if kind == "ci":
+            return self.ci_low, self.ci_high
+        if kind == "sd":
+            return self.mean - self.sd, self.mean + self.sd
+        return (self.min, self.max) if self.n_finite > 1 else (math.nan, math.nan)
+
+
+def point(rows: Sequence[Row], metric: str, at: tuple[str, ...] = ()) -> Point:
+    """The statistics of the rows that are replicates of each other."""
+    values = {row["seed"]: float(row[metric]) for row in rows if is_finite(row, metric)}
+    return Point(
+        level=rows[0]["level"],
+        target_sparsity=rows[0]["target_sparsity"],
+        percent=float(np.mean([percent(row) for row in rows])),
+        n=len(rows),
+        n_finite=len(values),
+        n_collapsed=sum(row["collapsed"] for row in rows),
+        stages=frozenset(row["stage"] for row in rows),
+        values=values,
+        at=at,
+        sparsity_total=float(np.mean([row.get("sparsity_total", math.nan) for row in rows])),
+        dense_resources=rows[0].get("dense_resources"),
+        scored=all(map(is_scored, rows)),
+        **asdict(spread(list(values.values()))),
+    )
+
+
+def is_finite(row: Row, metric: str) -> bool:
+    """Whether a replicate counts: it did not diverge, and has the number asked for."""
+    value = row.get(metric)
+    return bool(row["finite"]) and value is not None and math.isfinite(value)
+
+
+def is_scored(row: Row) -> bool:
+    """Whether a replicate was only scored: of a supermask, that is a network that never learned."""
+    return row.get("kind") == "score"
+
+
+def percent(row: Row) -> float:
+    """Percent of prunable weights remaining, from the measured counts."""
+    return 100 * row["weights_remaining"] / row["weights_total"]

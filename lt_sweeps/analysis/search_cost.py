@@ -1,0 +1,114 @@
+"""What finding a ticket took, in epochs: its search as a graph of trainings.
+
+Retraining a ticket is no part of its search, nor is anything that only later rounds needed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.points import Point
+from lt_sweeps.analysis.results import CellResults, Row
+
+After = Mapping[str, Collection[str]]
+"""The trainings that each one starts from, by stage."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What finding a ticket takes, in epochs. NaN where records lack it.
+
+    `chain` is the trainings before it. The others are of all that its line needed for tickets of
+    its level and less: `sequential` one after the other, `parallel` with a worker for each that is
+    ready, `makespan` with as many workers as the layout says.
+    """
+
+    chain: float = math.nan
+    sequential: float = math.nan
+    parallel: float = math.nan
+    makespan: float = math.nan
+
+
+def cost(curve: Curve, point: Point, *, workers: int | None = None) -> Cost:
+    """What finding the ticket of a point took, as the mean over the curve's seeds."""
+    by_seed = [_cost(curve, point, seed, workers) for seed in curve.seeds]
+    known = [each for each in by_seed if each is not None]
+    if not known:
+        return Cost()
+    return Cost(*(float(np.mean(column)) for column in zip(*known, strict=True)))
+
+
+def makespan(epochs: Mapping[str, float], after: After, *, workers: int) -> float:
+    """When all is trained by list scheduling.
+
+    A worker that is free takes the first training, in the order given, that waits for none.
+    """
+    if any(map(math.isnan, epochs.values())):
+        return math.nan
+    waiting, running, done, now = list(epochs), list[tuple[float, str]](), set[str](), 0.0
+    while waiting or running:
+        ready = [stage for stage in waiting if done.issuperset(after[stage])]
+        for stage in ready[: workers - len(running)]:
+            waiting.remove(stage)
+            heapq.heappush(running, (now + epochs[stage], stage))
+        assert running, "trainings that wait for each other"
+        now = running[0][0]
+        while running and running[0][0] == now:
+            done.add(heapq.heappop(running)[1])
+    return now
+
+
+def _cost(
+    curve: Curve, point: Point, seed: str, workers: int | None
+) -> tuple[float, float, float, float] | None:
+    cells = [cell for cell in curve.cells if cell.seed == seed]
+    rows = {row["stage"]: row for cell in cells for row in (*cell.search, *cell.rows)}
+    ticket = next((row for stage, row in rows.items() if stage in point.stages), None)
+    if ticket is None:
+        return None
+    after = {
+        row["stage"]: _after(row, cell) for cell in cells for row in (*cell.search, *cell.rows)
+    }
+    found = [row["stage"] for c in cells for row in c.rows if row["level"] <= point.level]
+    before = _before(found, after)
+    epochs = {stage: _epochs(row) for stage, row in rows.items() if stage in before}
+    epochs |= dict.fromkeys(before - rows.keys(), math.nan)
+    chain = sum(epochs[stage] for stage in _before([ticket["stage"]], after))
+    return (
+        ticket.get("search_epochs", chain),
+        sum(epochs.values()),
+        makespan(epochs, after, workers=max(1, len(epochs))),
+        math.nan if workers is None else makespan(epochs, after, workers=workers),
+    )
+
+
+def _before(stages: Iterable[str], after: After) -> set[str]:
+    """All that some trainings stand on."""
+    found: set[str] = set()
+    waiting = [each for stage in stages for each in after[stage]]
+    while waiting:
+        stage = waiting.pop()
+        if stage not in found:
+            found.add(stage)
+            waiting += after.get(stage, ())
+    return found
+
+
+def _after(row: Row, cell: CellResults) -> Collection[str]:
+    """What a training starts from; where a record does not say, all of the levels above it."""
+    if "after" in row:
+        return row["after"]
+    above = [r for r in (*cell.rows, *cell.search) if r["level"] < row["level"]]
+    result = row.get("kind") != "search"
+    beside = [r for r in cell.search if result and r["level"] == row["level"]]
+    return [each["stage"] for each in (*above, *beside)]
+
+
+def _epochs(row: Row) -> float:
+    return float(row["epochs"]) if row.get("epochs") is not None else math.nan

@@ -1,0 +1,193 @@
+"""What may be said: tests of each line against the layout's baseline, and which tickets win.
+
+A test is at one level. Holm corrects within the family that the layout declares, and everything
+that a reader needs to judge a p-value stands beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.endpoint import not_inferior
+from lt_sweeps.analysis.labels import by
+from lt_sweeps.analysis.points import Point
+from lt_sweeps.analysis.stats import Comparison, compare, detectable, holm
+from lt_sweeps.config.call import nearest
+from lt_sweeps.config.report_config import ReportConfig
+
+# Two sparsities are the same level of pruning where their densities differ by less than this part.
+SAME = 0.01
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line against another at one level: the comparison, corrected within its family."""
+
+    curve: Curve
+    baseline: Curve
+    point: Point
+    found: Comparison
+    p_holm: float = math.nan
+    p_exact_holm: float = math.nan
+
+    def mark(self, alpha: float) -> str:
+        """`★` or `×` where it is above or below after Holm, `☆` or `·` where only uncorrected.
+
+        Uncorrected is Student's two-sample test, the one that the stars of arXiv:1905.01067 are of.
+        """
+        if math.isnan(self.found.p):
+            return ""
+        above = self.found.difference > 0
+        if self.p_holm < alpha:
+            return "★" if above else "×"
+        return ("☆" if above else "·") if self.found.p_student < alpha else ""
+
+
+def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
+    """Every tested line at every level that it shares with the baseline of its panel.
+
+    Raises: ValueError: the layout names a line that no panel has.
+    """
+    if layout.baseline is None:
+        return []
+    names = list(dict.fromkeys(curve.name for curve in curves))
+    for where in ("baseline", "tested", "control", "highlight"):
+        given = getattr(layout, where) or []
+        _known(f"report.{where}", [given] if isinstance(given, str) else given, names)
+    found = [v for here in by(curves, lambda c: c.panel).values() for v in _panel(here, layout)]
+    return corrected(found, layout.family)
+
+
+def against(curve: Curve, baseline: Curve, *, alpha: float) -> Iterator[Verdict]:
+    """Two curves compared at each level that both have; not where they share their tickets."""
+    for point in curve.points:
+        other = partner(point, baseline)
+        if other is None or other.stages == point.stages:
+            continue
+        found = compare(
+            point.values,
+            other.values,
+            seeds=curve.seeds,
+            other_seeds=baseline.seeds,
+            alpha=alpha,
+        )
+        yield Verdict(curve, baseline, point, found)
+
+
+def corrected(verdicts: Sequence[Verdict], family: str) -> list[Verdict]:
+    """The verdicts with their p-values adjusted by Holm within each family."""
+    keys = {
+        "line": lambda v: (v.curve.panel, v.curve.name),
+        "panel": lambda v: v.curve.panel,
+        "figure": lambda v: "",
+    }
+    done = []
+    for members in by(verdicts, keys[family]).values():
+        adjusted = holm([v.found.p for v in members])
+        exact = holm([v.found.p_exact for v in members])
+        done += [
+            replace(v, p_holm=p, p_exact_holm=e)
+            for v, p, e in zip(members, adjusted, exact, strict=True)
+        ]
+    return done
+
+
+def partner(point: Point, curve: Curve) -> Point | None:
+    """The point of another curve at the same density, or None."""
+    near = min(curve.points, key=lambda p: abs(p.percent - point.percent), default=None)
+    if near is None or not math.isclose(near.percent, point.percent, rel_tol=SAME):
+        return None
+    return near
+
+
+def winning(
+    curve: Curve, verdicts: Sequence[Verdict], layout: ReportConfig
+) -> dict[frozenset[str], bool]:
+    """Which points are not inferior to dense, and better than the control, both by a test."""
+    better = {
+        v.point.stages
+        for v in verdicts
+        if v.p_holm < layout.alpha and v.found.difference > 0 and v.curve is curve
+    }
+    return {
+        point.stages: point.stages in better and not_inferior(point, curve, layout)
+        for point in curve.points
+        if point.pruned
+    }
+
+
+def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
+    """What limits these tests, as sentences: attainable p, power, what could not be tested."""
+    if not verdicts:
+        return []
+    tests = sorted({v.found.test for v in verdicts})
+    says = [
+        f"Tests against {verdicts[0].baseline.label}, at one level each: {' and '.join(tests)}, "
+        f"beside Student's two-sample t-test (arXiv:1905.01067) and an exact permutation test; "
+        f"Holm within each {layout.family} ({_sizes(verdicts, layout)}), α = {layout.alpha:g}."
+    ]
+    says += _attainable(verdicts, layout) + _power(verdicts, layout)
+    lost = [v for v in verdicts if v.found.n != v.found.asked]
+    if lost:
+        says.append(f"{len(lost)} of {len(verdicts)} tests lack seeds (diverged, or not yet done).")
+    if blank := sum(math.isnan(v.found.p) for v in verdicts):
+        says.append(f"{blank} could not be made: fewer than two seeds, or no spread at all.")
+    return says
+
+
+def _sizes(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
+    one = {"line": lambda v: (v.curve.panel, v.curve.name), "panel": lambda v: v.curve.panel}
+    groups = by(verdicts, one.get(layout.family, lambda v: "")).values()
+    sizes = sorted({sum(not math.isnan(v.found.p) for v in group) for group in groups})
+    return f"{sizes[0]} tests" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
+
+
+def _attainable(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
+    """Where the exact test can never reach the level asked for."""
+    least = {(v.found.test, v.found.n[0]): v.found.p_least for v in verdicts if min(v.found.n) > 1}
+    return [
+        f"With {n} {'pairs' if test == 'paired t' else 'seeds each'} the exact test cannot fall "
+        f"below p = {p:.4g}, so it never reaches {layout.alpha:g}."
+        for (test, n), p in least.items()
+        if p >= layout.alpha
+    ]
+
+
+def _power(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
+    """What these seeds could have seen, and how many the differences seen would need."""
+    known = [v.found for v in verdicts if v.found.sd > 0 and min(v.found.n) > 1]
+    if not known:
+        return []
+    middle = sorted(known, key=lambda each: each.sd)[len(known) // 2]
+    n, paired = min(middle.n), middle.test == "paired t"
+    seen = detectable(middle.sd, n, paired=paired, alpha=layout.alpha)
+    needs = float(np.median([each.seeds_needed for each in known]))
+    many = "more than 1000" if math.isinf(needs) else f"{needs:.0f}"
+    scale, unit = (100, " points") if layout.metrics[0].endswith("accuracy") else (1, "")
+    return [
+        f"Power: {n} seeds show a difference of {scale * seen:.2g}{unit} with 80% probability in a "
+        f"single test (standard deviation {scale * middle.sd:.2g}{unit}, the median); the median "
+        f"difference seen here would need {many} seeds."
+    ]
+
+
+def _panel(here: Sequence[Curve], layout: ReportConfig) -> Iterator[Verdict]:
+    baseline = next((curve for curve in here if curve.name == layout.baseline), None)
+    if baseline is None:
+        return
+    for curve in here:
+        if curve is not baseline and (layout.tested is None or curve.name in layout.tested):
+            yield from against(curve, baseline, alpha=layout.alpha)
+
+
+def _known(where: str, given: Sequence[str], names: Sequence[str]) -> None:
+    for name in given:
+        if name not in names:
+            raise ValueError(
+                f"{where}: no line is called `{name}`{nearest(name, names)}; lines are {names}"
+            )

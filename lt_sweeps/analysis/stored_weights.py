@@ -1,0 +1,162 @@
+"""Weights and masks of stored tickets as numpy arrays: what figures need beyond the records.
+
+Read by the ids in the records, without torch. A ticket that is not there (copied records, a store
+that was cleared) is None; one that does not match its checksum is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import scipy.special
+from numpy.typing import NDArray
+
+from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.points import Point
+from lt_sweeps.analysis.results import CellResults, Row
+
+_MASK, _LEARNED, _OPTIMIZER = "mask/", "learned/", "optimizer/"
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A ticket of one seed: tensors by `state_dict` name, what is kept, a learned mask's logits."""
+
+    values: Arrays
+    kept: Arrays
+    logits: Arrays
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What one pruning decided of a layer's weights that were left: flat arrays of one length."""
+
+    layer: str
+    init: NDArray[Any]  # in units of the standard deviation of the layer's initial weights
+    final: NDArray[Any]
+    kept: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LearnedLayer:
+    """A learned mask as its training ended: a weight's chance to be kept, or its soft mask.
+
+    It is sigmoid(slope * logit + a constant): the slope of an annealed mask is its last beta.
+    """
+
+    stage: str
+    slope: float
+    chances: NDArray[Any]
+
+
+def weights(root: Path, stage: str, seed: str, moment: str = "end") -> Weights | None:
+    """The stored ticket of a stage and a seed; None if it is not there.
+
+    Raises: ValueError: the file is not what was written.
+    """
+    suffix = "" if moment == "end" else f"@{moment}"
+    path = root / "tickets" / stage / f"{seed}{suffix}.safetensors"
+    try:
+        blob = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    tensors = _checked(path, blob)
+    prefixes = (_MASK, _LEARNED, _OPTIMIZER)
+    return Weights(
+        {name: t for name, t in tensors.items() if not name.startswith(prefixes)},
+        *(
+            {name.removeprefix(p): t for name, t in tensors.items() if name.startswith(p)}
+            for p in (_MASK, _LEARNED)
+        ),
+    )
+
+
+def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
+    """Which weights a point's tickets keep, by seed and layer; without the seeds not there."""
+    found = {seed: _row(curve, point, seed) for seed in curve.seeds}
+    read = {seed: weights(root, row[1]["stage"], seed) for seed, row in found.items() if row}
+    return {seed: ticket.kept for seed, ticket in read.items() if ticket is not None}
+
+
+def learned(root: Path, curve: Curve, point: Point) -> dict[str, LearnedLayer]:
+    """The mask that was learned for a point, by seed; nothing where none was, or it is not there.
+
+    It is the point's own, or that of the last search before it.
+    """
+    found = {}
+    for seed in curve.seeds:
+        for cell, own in filter(None, [_row(curve, point, seed)]):
+            masks = [row for row in (*cell.search, own) if row.get("mask_chance")]
+            ticket = weights(root, masks[-1]["stage"], seed) if masks else None
+            if ticket is not None and ticket.logits:
+                slope, shift = masks[-1]["mask_chance"]
+                flat = np.concatenate([each.ravel() for each in ticket.logits.values()])
+                chances = scipy.special.expit(slope * flat.astype(np.float64) + shift)
+                found[seed] = LearnedLayer(masks[-1]["stage"], slope, chances)
+    return found
+
+
+def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Pruning]:
+    """The pruning that led to a point, layer by layer; nothing where a ticket is not there.
+
+    `init` is the network's first initialisation, `final` the end of the training before the
+    pruning, both of the weights that the training before still had.
+    """
+    found = _row(curve, point, seed)
+    if found is None:
+        return
+    cell, row = found
+    before = [each for each in cell.rows if each["level"] == row["level"] - 1]
+    if not before or "init" not in row:
+        return
+    first = weights(root, row["init"], seed)
+    last = weights(root, before[-1]["stage"], seed)
+    after = weights(root, row["stage"], seed)
+    if first is None or last is None or after is None:
+        return
+    for layer, kept in after.kept.items():
+        left = last.kept[layer].astype(bool)
+        start = first.values[layer]
+        scale = float(start.std()) or 1.0
+        yield Pruning(layer, start[left] / scale, last.values[layer][left] / scale, kept[left])
+
+
+def nearest(curve: Curve, sparsity: float) -> Point | None:
+    """The pruned point whose density is nearest, if it is within a quarter of what was asked."""
+    density = 100 * (1 - sparsity)
+    pruned = [point for point in curve.points if point.pruned and point.percent > 0]
+    near = min(pruned, key=lambda p: abs(np.log(p.percent / density)), default=None)
+    return near if near is not None and abs(np.log(near.percent / density)) < 0.25 else None
+
+
+def _row(curve: Curve, point: Point, seed: str) -> tuple[CellResults, Row] | None:
+    return next(
+        (
+            (cell, row)
+            for cell in curve.cells
+            if cell.seed == seed
+            for row in cell.rows
+            if row["stage"] in point.stages
+        ),
+        None,
+    )
+
+
+def _checked(path: Path, blob: bytes) -> Arrays:
+    try:
+        size = struct.unpack("<Q", blob[:8])[0]
+        about = json.loads(blob[8 : 8 + size])["__metadata__"]
+        if hashlib.sha256(memoryview(blob)[8 + size :]).hexdigest() == about["body_sha256"]:
+            return dict(sorted(safetensors.numpy.load(blob).items()))
+    except (struct.error, ValueError, KeyError):
+        pass
+    raise ValueError(f"{path}: not the ticket that was written; `resume` computes it again")

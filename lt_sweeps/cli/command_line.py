@@ -1,0 +1,145 @@
+"""The command line: a verb and what it is for, or the words of a sweep, which Hydra composes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from lt_sweeps import __version__
+from lt_sweeps.cli.commands import HELP, VERBS, Usage, run
+from lt_sweeps.config.cells import from_config
+from lt_sweeps.config.errors import CONF, complaint, options, unknown
+from lt_sweeps.execution.hydra_plugins import register
+
+# Hydra's flags, and whether a value follows.
+FLAGS = {
+    **dict.fromkeys(HELP, False),
+    **dict.fromkeys(("--hydra-help", "--version", "--resolve"), False),
+    **dict.fromkeys(("-r", "--run", "-m", "--multirun", "-sc", "--shell-completion"), False),
+    **dict.fromkeys(("-c", "--cfg", "-p", "--package", "-i", "--info"), True),
+    **dict.fromkeys(("-cp", "--config-path", "-cn", "--config-name"), True),
+    **dict.fromkeys(("-cd", "--config-dir"), True),
+}
+# With one of these Hydra does something else than run.
+SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status, which is 0 only for success."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return _answered(lambda: _command(words))
+
+
+def _answered(run: Callable[[], int]) -> int:
+    """Run, and turn what goes wrong into one line and a status; a bug keeps its traceback."""
+    try:
+        return run()
+    except KeyboardInterrupt:
+        print("interrupted; the same words continue from here", file=sys.stderr)
+        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        line = complaint(error)
+        if line is None:
+            traceback.print_exc()
+        else:
+            print(f"error: {line}", file=sys.stderr)
+        return 2 if isinstance(error, Usage) else 1
+
+
+def _command(words: list[str]) -> int:
+    if words[:1] == ["--version"]:
+        print(f"lt-sweeps {__version__}")
+        return 0
+    first = words[0] if words else ""
+    if first in VERBS:
+        return run(first, words[1:])
+    if first == "plan":
+        return _compose(words[1:], dry_run=True)
+    if first and "=" not in first and first[0] not in "-~":
+        raise Usage(unknown("command", first, ["plan", *VERBS], what="commands"))
+    return _compose(words)
+
+
+def _compose(words: list[str], *, dry_run: bool = False) -> int:
+    """Let Hydra compose the words; our launcher, or `_job`, runs what comes of it."""
+    flags, overrides = _split(words)
+    if set(HELP) & set(flags):  # options of a person's own folder are listed too
+        overrides = [word for word in overrides if word.startswith("hydra.searchpath=")]
+    elif dry_run:
+        overrides.append("dry_run=true")
+    # Hydra falls back to a single run where it cannot read the mode for a mistake in the words.
+    if not SHOW & set(flags) and "hydra.mode=RUN" not in overrides:
+        flags = [flag for flag in flags if flag not in ("-r", "--run", "-m", "--multirun")] + ["-m"]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # mistakes reach us as exceptions
+    register()
+    before, sys.argv = sys.argv, [sys.argv[0], *flags, *overrides]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*is\nnot available|.*is not available")
+            _hydra()()
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Flags (with their values) and overrides; Hydra 1.3 wants them apart."""
+    flags, overrides, rest = [], [], iter(words)
+    for word in rest:
+        name = word.split("=", 1)[0]
+        if not word.startswith("-"):
+            overrides.append(_override(word))
+        elif name not in FLAGS:
+            raise Usage(unknown("flag", name, [f for f in FLAGS if f[1] == "-"], what="flags"))
+        else:
+            flags.append(word)
+            if FLAGS[name] and name == word:
+                flags += [value for value in [next(rest, None)] if value is not None]
+    return flags, overrides
+
+
+def _override(word: str) -> str:
+    key, _, value = word.partition("=")
+    if not word.startswith("~") and not value:
+        raise Usage(f"{key}: no value given; write {key}=VALUE")
+    if key and (CONF / key).is_dir() and not _names(value):
+        raise ValueError(unknown(key, value, options(key), what="options"))
+    # Every config has the group, so Hydra takes no plus; people write one by habit.
+    return word[1:] if key == "+experiment" else word
+
+
+def _names(value: str) -> bool:
+    """Whether Hydra reads it as a name; for a number it would not say of which group."""
+    try:
+        float(value)
+    except ValueError:
+        return value.lower() not in ("null", "true", "false")
+    return False
+
+
+def _hydra() -> Callable[[], None]:
+    # Hydra 1.3 warns where it is missing, 1.4 where it is given.
+    old = tuple(map(int, hydra.__version__.split(".")[:2])) < (1, 4)
+    version = {"version_base": "1.3"} if old else {}
+    return hydra.main(config_path=str(CONF), config_name="config", **version)(_job)
+
+
+def _job(config: DictConfig) -> None:
+    """One job by itself: `hydra.mode=RUN`, or a launcher that is not ours."""
+    from lt_sweeps.execution import local_launcher
+
+    status = _answered(
+        lambda: local_launcher.launch([from_config(config, cast(DictConfig, HydraConfig.get()))])
+    )
+    if status:
+        sys.exit(status)

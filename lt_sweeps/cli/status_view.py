@@ -1,0 +1,160 @@
+"""Following a sweep: its status as a table, and the logs of a cell."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lt_sweeps.execution.slurm.squeue import batches, output
+from lt_sweeps.execution.status import AT_WORK, STATES, Status
+from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
+
+_COLOURS: dict[str, str] = dict(
+    zip(STATES, ("green", "cyan", "yellow", "red", "magenta"), strict=True)
+)
+_SEEDS = 12  # columns; of more seeds only the sums are shown
+_NAMED = 20  # failing units that are listed
+
+
+def status(sweep: SweepFolder, console: Console, *, watch: float | None = None) -> int:
+    """Show where a sweep is, again every `watch` seconds while somebody is at work."""
+    found = Status.of(sweep)
+    if watch is None:
+        console.print(_shown(found))
+        return found.exit_status
+    with Live(_shown(found), console=console, auto_refresh=False) as live:
+        while found.exit_status == AT_WORK:
+            time.sleep(watch)
+            found = Status.of(SweepFolder(sweep.folder))
+            live.update(_shown(found), refresh=True)
+    return found.exit_status
+
+
+def logs(sweep: SweepFolder, cell: str) -> Iterator[str]:
+    """What was logged of a cell: by the packs that advance it, and by their jobs.
+
+    Raises:
+        ValueError: there is no such cell.
+    """
+    number = _cell(sweep, cell)
+    frozen = sweep.manifest["cells"][number]
+    wanted = {(key, frozen["seed"]) for key in frozen["stages"]}
+    advancing = [p for p in sweep.manifest["packs"] if wanted.intersection(units(p))]
+    names = {pack["name"] for pack in advancing}
+    paths = [sweep.log(p["name"]) for p in [*advancing, *sweep.packs(names)]]
+    paths += [Path(note["log"]) for unit, note in sweep.failures().items() if unit in wanted]
+    for batch in batches(sweep):
+        tasks = [n for n, packs in enumerate(batch.tasks) if names.intersection(packs)]
+        paths += [output(sweep, batch, task) for task in tasks]
+    for path in dict.fromkeys(paths):
+        with suppress(OSError):
+            yield f"==> {path} <=="
+            yield path.read_text().rstrip("\n")
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that says something; nothing where there is none."""
+    with suppress(OSError):
+        lines = [line for line in path.read_text().splitlines() if line.strip()]
+        return lines[-1].strip() if lines else ""
+    return ""
+
+
+def _cell(sweep: SweepFolder, cell: str) -> int:
+    names = [f"{each['signature']}/{each['seed']}" for each in sweep.manifest["cells"]]
+    numbered = cell.isdigit() and len(cell) < 8  # a signature has sixteen, of which few are digits
+    if numbered and int(cell) < len(names):
+        return int(cell)
+    found = [number for number, name in enumerate(names) if name.startswith(cell)]
+    if found and not numbered:
+        return found[0]
+    last = len(names) - 1
+    raise ValueError(
+        f"logs: {cell!r} is no cell of {sweep.folder.name}; give 0 to {last}, as `status` numbers "
+        f"them, or SIGNATURE/SEED such as {names[0]}"
+    )
+
+
+def _shown(found: Status) -> Group:
+    counts = Counter(found.states.values())
+    head = Text(f"{found.sweep.folder.name}: ", style="bold")
+    head.append(f"{len(found.finished)} of {len(found.cells)} cells done")
+    for state in STATES:
+        if counts[state]:
+            head.append(f", {counts[state]} units ", style="").append(state, _COLOURS[state])
+    if (left := found.seconds_left()) is not None and counts["running"]:
+        head.append(f", about {_duration(left)} to go")
+    return Group(head, _table(found), *_at_work(found), *_failed(found), *_lost(found))
+
+
+def _table(found: Status) -> Table:
+    grid, collapsed = found.grid(), found.collapsed()
+    seeds = list(dict.fromkeys(seed for _, seed in grid))
+    shown = seeds if len(seeds) <= _SEEDS else []
+    table = Table(box=None, padding=(0, 1))
+    counts = Counter(found.states.values())
+    states = [state for state in STATES if counts[state] or state == STATES[0]]
+    lost = ["collapsed"] if any(collapsed.values()) else []
+    for name in ("level", *(f"s{seed}" for seed in shown), *states, *lost):
+        table.add_column(name, justify="right", no_wrap=True)
+    for level in sorted({level for level, _ in grid}):
+        row = [_part(found, grid.get((level, seed), [])) for seed in shown]
+        here = Counter(found.states[unit] for seed in seeds for unit in grid.get((level, seed), []))
+        sums = [Text(str(here[state] or ""), _COLOURS[state]) for state in states]
+        table.add_row(str(level), *row, *sums, *(str(collapsed.get(level) or "") for _ in lost))
+    return table
+
+
+def _part(found: Status, members: Sequence[UnitName]) -> Text:
+    """How many of some cells are done; in the colour of the worst."""
+    states = [found.states[unit] for unit in members]
+    worst = max(states, key=STATES.index, default=STATES[0])
+    return Text(f"{states.count(STATES[0])}/{len(states)}", _COLOURS[worst])
+
+
+def _at_work(found: Status) -> Iterator[Text]:
+    stages = found.sweep.manifest["stages"]
+    for who, about in found.working.items():
+        for name, pack in about["packs"].items():
+            end = stages[pack["units"][0][0]]["end"]
+            at = f"step {pack['step']:,} of {end:,}"
+            yield Text(f"  {name} on {about['host']} ({who}): {at}", style="dim")
+
+
+def _failed(found: Status) -> Iterator[Text]:
+    broken = found.broken_cells()
+    for unit, cells in list(broken.items())[:_NAMED]:
+        note, stage = found.failures[unit], found.sweep.manifest["stages"][unit[0]]
+        which = ", ".join(map(str, cells[:5])) + (", ..." if len(cells) > 5 else "")
+        labels = found.cells[cells[0]]["labels"]
+        about = " ".join(str(labels[n]) for n in ("model", "mask_criterion") if labels.get(n))
+        where = f"({about}, seed {unit[1]}) at level {stage['level']}"
+        yield Text(f"failed: cell {which} {where}", style="red")
+        yield Text(f"  {last_line(Path(note['log'])) or note['reason']}")
+        yield Text(f"  {note['log']}", style="dim")
+    if len(broken) > _NAMED:
+        yield Text(f"  and {len(broken) - _NAMED} more", style="red")
+
+
+def _lost(found: Status) -> Iterator[Text]:
+    for batch, task in list(found.lost())[:_NAMED]:
+        path = output(found.sweep, batch, task)
+        what = "canary" if batch.canary else "job"
+        said = last_line(path) or "it never began: what it waited for failed, or it was cancelled"
+        yield Text(f"lost: {what} {batch.id}_{task} has left the queue unfinished", "magenta")
+        yield Text(f"  {said}")
+        yield Text(f"  {path}", style="dim")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,242 @@
+"""`Call`: a function and its arguments as a value, checked before anything runs."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import hashlib
+import importlib
+import inspect
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ANY = object()
+_KEPT = object()
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function by its import path, with the arguments that a yaml gave it.
+
+    Hashable and printable. The function's signature is the schema: `Call.of` refuses names and
+    types that it does not take. What the framework supplies at the time of the call (evidence,
+    shapes, stages) is passed by name, and only if the function names it.
+    """
+
+    target: str
+    arguments: str = "{}"
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], *, where: str, supplied: Collection[str] = ()) -> Call:
+        """The call that `config` (`_target_` plus arguments) describes.
+
+        Args:
+            where: what a person knows this by (`method`, `recipe`); it opens every error.
+            supplied: names that the framework will pass; a yaml may not set them.
+
+        Raises:
+            ValueError: the target cannot be imported, or an argument is unknown, missing or of
+                another type.
+        """
+        given = dict(config)
+        target = given.pop("_target_", None)
+        if not isinstance(target, str):
+            raise ValueError(f"{where}: no `_target_`; give the import path of a function")
+        call = cls(target, json.dumps(given, sort_keys=True))
+        call._check(where, frozenset(supplied))
+        return call
+
+    @property
+    def args(self) -> dict[str, Any]:
+        return json.loads(self.arguments)
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return _resolve(self.target)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters that the function takes."""
+        return tuple(_signature(self.target).parameters)
+
+    def bound(self) -> dict[str, Any]:
+        """Every argument that is not supplied by the framework, defaults included."""
+        args, parameters = self.args, _signature(self.target).parameters
+        return {
+            name: args.get(name, parameter.default)
+            for name, parameter in parameters.items()
+            if name in args or parameter.default is not inspect.Parameter.empty
+        }
+
+    def __call__(self, **supplied: Any) -> Any:
+        wanted = {name: value for name, value in supplied.items() if name in self.names}
+        return self.function(**{**self.args, **wanted})
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two calls the same: the function and all arguments, as JSON values.
+
+        A function of this package counts by its public name, which stays when its file moves. A
+        function from elsewhere counts by its import path and by the source of its module (comments
+        and layout aside), so that a result does not survive an edit of the code that made it.
+        """
+        omitted = getattr(self.function, "omitted_at", {})
+        args = {k: v for k, v in self.bound().items() if omitted.get(k, _KEPT) not in (ANY, v)}
+        name = public_name(self.function)
+        identity: dict[str, Any] = {"target": name or self.target, "args": args}
+        if name is None and not self.target.startswith(("torch.", "torchvision.")):
+            identity["source"] = _source_hash(self.target)
+        return identity
+
+    def __str__(self) -> str:
+        args = ", ".join(f"{name}={value!r}" for name, value in self.args.items())
+        return f"{self.target.rpartition('.')[2]}({args})"
+
+    def _check(self, where: str, supplied: frozenset[str]) -> None:
+        parameters = _signature(self.target).parameters
+        settable = [name for name in parameters if name not in supplied]
+        if unknown := sorted(set(self.args) - set(settable)):
+            raise ValueError(
+                f"{where}: `{self.target}` takes no {unknown}; it takes {settable}"
+                + nearest(unknown[0], settable)
+            )
+        missing = [
+            name
+            for name in settable
+            if name not in self.args and parameters[name].default is inspect.Parameter.empty
+        ]
+        if missing:
+            raise ValueError(f"{where}: `{self.target}` needs {missing}, which nothing gives")
+        hints = _hints(self.target)
+        for name, value in self.args.items():
+            if name in hints and not _fits(value, hints[name]):
+                raise ValueError(f"{where}: {name}={value!r} is no {_readable(hints[name])}")
+
+
+def omitted_at(**values: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Leave these arguments out of the key at these values, or at `ANY`.
+
+    For an argument added after results exist, whose given value changes nothing, and for one that
+    says where something lies and not what it is.
+    """
+
+    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.omitted_at = values  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def public_name(function: Callable[..., Any]) -> str | None:
+    """The name of a function or class of this package in stage keys: `criteria.large_final`.
+
+    Its module, or a package around it, gives the first part: `FAMILY = "criteria"`. A family and
+    its functions keep their names for ever, whatever file they move to: a stage key with an import
+    path in it would turn every stored result into a missing one when somebody tidies up.
+
+    Returns None for a function from outside this package.
+
+    Raises:
+        ValueError: a function of this package in no family, which no result can name.
+    """
+    path = function.__module__
+    if path.partition(".")[0] != __name__.partition(".")[0]:
+        return None
+    while path:
+        if family := vars(importlib.import_module(path)).get("FAMILY"):
+            return f"{family}.{function.__qualname__}"
+        path = path.rpartition(".")[0]
+    raise ValueError(
+        f"`{function.__module__}.{function.__qualname__}` has no name in stage keys; its module, "
+        'or a package around it, needs a line such as `FAMILY = "criteria"`'
+    )
+
+
+def digest(value: Any) -> str:
+    """A short name for a JSON value: equal for equal content, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def nearest(word: str, allowed: Collection[str]) -> str:
+    """`; did you mean x?` when something allowed is close to `word`, else nothing."""
+    close = difflib.get_close_matches(word, list(allowed), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+@functools.cache
+def _resolve(target: str) -> Callable[..., Any]:
+    path, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(path) if path else None
+    except ImportError as error:
+        raise ValueError(f"`{target}` cannot be imported: {error}") from None
+    function = getattr(module, name, None)
+    if not callable(function):
+        names = [n for n in dir(module) if not n.startswith("_")]
+        raise ValueError(f"`{path}` has no function `{name}`{nearest(name, names)}")
+    return function
+
+
+@functools.cache
+def _signature(target: str) -> inspect.Signature:
+    signature = inspect.signature(_resolve(target))
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ValueError(f"`{target}` takes `{parameter}`; name every argument instead")
+    return signature
+
+
+@functools.cache
+def _hints(target: str) -> dict[str, Any]:
+    function = _resolve(target)
+    return typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)  # type: ignore[misc]
+
+
+@functools.cache
+def _source_hash(target: str) -> str:
+    """The whole module counts: what the function calls lies beside it more often than not."""
+    module = inspect.getmodule(_resolve(target))
+    try:
+        source = inspect.getsource(module) if module is not None else ""
+    except (OSError, TypeError):
+        source = ""
+    if not source:
+        raise ValueError(f"`{target}` has no source to know its results by; put it in a file")
+    return digest(ast.dump(ast.parse(source)))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a yaml value may stand for a parameter annotated `hint` (unknown hints accept)."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if hint is type(None):
+        return value is None
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    if hint in (int, str):
+        return isinstance(value, hint)
+    if hint is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, dict)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Collection):
+        item = inner[0] if inner else Any
+        return isinstance(value, list) and all(_fits(v, item) for v in value)
+    return True
+
+
+def _readable(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(repr(option) for option in typing.get_args(hint))
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)

@@ -1,0 +1,148 @@
+"""A person's mistake in one line: what was given, the nearest valid name, what is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+CONF = next(
+    folder
+    for folder in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf")
+    if folder.is_dir()
+)
+
+
+def complaint(error: BaseException) -> str | None:
+    """The line that answers a mistake; None where the error is ours, or the machine's."""
+    match error:
+        case MissingConfigException():
+            return _unknown_option(error)
+        case OverrideParseException():
+            return (
+                f"{error.override}: not of the form key=value; a value with special characters "
+                "needs quotes: key='\"a value\"'"
+            )
+        case HydraException():
+            return _composition(error)
+        case OmegaConfBaseException():
+            return _config(error)
+        case YAMLError() | FileNotFoundError():
+            return _one_line(error)
+        case UserWarning() if "is not available" in str(error):  # hydra.searchpath
+            return f"{_one_line(error).split('path=')[-1]} hint: hydra.searchpath=[file://DIR]"
+        case ValueError() if _raised_in(error.__traceback__, ("lt_sweeps", "hydra")):
+            return str(error)
+    return None
+
+
+def unknown(where: str, given: str, allowed: Iterable[str], *, what: str) -> str:
+    """`mask_criterion: magnitud; did you mean magnitude_increase? options: ...`."""
+    names = sorted(allowed)
+    return f"{where}: {given}{_nearest(given, names)} {what}: {', '.join(names) or 'none'}"
+
+
+def options(group: str) -> set[str]:
+    """The options of a group that come with the package, those in folders of the group too."""
+    folder = CONF / group
+    return {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml")}
+
+
+def _nearest(given: str, names: Iterable[str]) -> str:
+    close = get_close_matches(given, list(names), n=1)
+    return f"; did you mean {close[0]}?" if close else ";"
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    path = error.missing_cfg_file or ""
+    if error.options is None:
+        return f"{path}: no such config; looked in {CONF} and hydra.searchpath"
+    group, option = _split(path)
+    line = unknown(group, option, options(group) | set(error.options), what="options")
+    return _source(str(error)) + line
+
+
+def _source(text: str) -> str:
+    """The config file at fault, where it is not the command line."""
+    found = re.match(r"In '(.+?)':", text)
+    return f"{found[1]}: " if found and found[1] not in ("config", "hydra/config") else ""
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Group and option: a group is a folder of conf/ or conf/hydra/; an option may be nested."""
+    depth = 2 if path.startswith("hydra/") else 1
+    parts = path.split("/")
+    return "/".join(parts[:depth]), "/".join(parts[depth:])
+
+
+def _composition(error: HydraException) -> str:
+    text, cause = str(error), error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        key = re.match(r"Could not override '(.+?)'", text)
+        return _unknown_key(key[1] if key else str(cause.full_key), cause)
+    if found := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
+        group = found[1] or found[2]
+        return f"{group}: chosen already; change it without a plus: {group}=OPTION"
+    if found := re.search(r"Could not override '(.+?)'\. No match in the defaults list", text):
+        groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+        return _source(text) + unknown("group", found[1], groups, what="groups")
+    if found := re.search(r"Ambiguous value for argument '(.+?)'", text):
+        return f"{found[1]}: several values; this command takes one"
+    if not text and isinstance(cause, OmegaConfBaseException):
+        return _config(cause)
+    return _one_line(error) if cause is None else f"{_one_line(error)}: {_one_line(cause)}"
+
+
+def _config(error: OmegaConfBaseException) -> str:
+    if isinstance(error, ConfigAttributeError | ConfigKeyError) and error.full_key:
+        return _unknown_key(error.full_key, error)
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if first.startswith("Missing mandatory value"):
+        return f"{error.full_key}: no value given; write {error.full_key}=VALUE"
+    return f"{error.full_key}: {first}" if error.full_key else first
+
+
+def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
+    node = error.parent_node
+    if not isinstance(node, DictConfig):
+        return f"{key}: no such key"
+    root = node._get_root()
+    known = list(_keys(root)) if isinstance(root, DictConfig) else []
+    # `lr` is more likely `recipe.lr` than a name that looks like it.
+    same = [name for name in known if name.endswith(f".{key}")]
+    near = f"; did you mean {same[0]}?" if same else _nearest(key, known)
+    inside = str(node._get_full_key(None))
+    names = ", ".join(sorted(name for name in map(str, node) if name != "hydra" and name[0] != "_"))
+    keys = f"keys of {inside}" if inside else "keys"
+    return f"{key}: unknown key{near} {keys}: {names or 'none'}"
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for name in map(str, node):
+        if f"{prefix}{name}" == "hydra" or name.startswith("_"):
+            continue
+        yield f"{prefix}{name}"
+        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
+            continue
+        value = node[name]
+        if isinstance(value, DictConfig):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def _raised_in(trace: TracebackType | None, packages: tuple[str, ...]) -> bool:
+    """Whether the frame that raised belongs to one of these packages."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return name.split(".")[0] in packages
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

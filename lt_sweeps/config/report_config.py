@@ -1,0 +1,176 @@
+"""`ReportConfig`: what a sweep's report looks like, as its experiment's yaml says under `report:`.
+
+`conf/report_keys.yaml` lists every key with its default and what it means; a test holds the two
+together. Nothing of it is part of a result: the manifest keeps it beside the cells, and no stage
+key, cell signature or record knows it, so figures can be redrawn in another way at any time.
+
+    # @package _global_
+    report:
+      title: Both criteria that keep large weights beat a random mask.
+      lines: [mask_criterion]
+      labels: {large_final: large final, random: random}
+      baseline: large_final
+      published:
+        - label: large_final
+          source: arXiv:1905.01067
+          where: {model: fc, dataset: mnist}
+          points: [[0, 0.9792], [0.589, 0.9822]] # [sparsity, value in the record's unit]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from lt_sweeps.config.call import Call, nearest
+
+METRICS = (
+    *(
+        f"{when}{split}_{what}"
+        for when in ("", "end_", "best_")
+        for split in ("test", "val")
+        for what in ("accuracy", "loss")
+    ),
+    *("reported_step", "best_step", "train_steps", "seconds"),
+)
+ENDPOINTS = (
+    *("sparsest_not_inferior", "area", "peak"),
+    *("sparsest_matching", "sparsest_within_error", "best_performing"),
+)
+FIGURES = (
+    *("curves", "by_sparsity", "early_stop", "endpoints", "layers", "cost"),  # from records
+    *("overlap", "plane", "signs", "probabilities"),  # from tickets
+)
+BANDS = {
+    "range": "range over seeds",
+    "sd": "± 1 standard deviation over seeds",
+    "ci": "95% t interval of the mean",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Numbers from elsewhere, drawn beside a line: `label` is a line's name, or a new one.
+
+    A metric's numbers are `points`, [sparsity, value] each; an endpoint's is one `value`.
+    """
+
+    label: str
+    source: str
+    points: list[Any] = field(default_factory=list)
+    value: float | None = None
+    metric: str = "test_accuracy"
+    where: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _known("report.published.metric", self.metric, (*METRICS, *ENDPOINTS))
+        if (self.value is None) == (self.metric in ENDPOINTS):
+            raise ValueError(
+                f"report.published: {self.label} gives {self.metric} as "
+                f"{'`points`' if self.value is None else '`value`'}; an endpoint has a `value`, "
+                "any other metric `points`"
+            )
+        for point in self.points:
+            if not (isinstance(point, list) and len(point) == 2 and all(map(_number, point))):
+                raise ValueError(f"report.published: {point!r} is no [sparsity, value]")
+            if not 0 <= point[0] < 1:
+                raise ValueError(f"report.published: sparsity {point[0]} lies outside [0, 1)")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """How the report draws a sweep; the keys are explained in `conf/report_keys.yaml`."""
+
+    title: str | None = None
+    figures: list[str] | None = None
+    x: Literal["remaining", "sparsity", "level"] = "remaining"
+    ylim: list[float] | None = None
+    metrics: list[str] = field(default_factory=lambda: ["test_accuracy"])
+    panels: list[str] = field(default_factory=lambda: ["model", "dataset"])
+    lines: list[str] | None = None
+    along: list[str] = field(default_factory=list)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    highlight: list[str] | None = None
+    band: Literal["range", "sd", "ci"] = "range"
+    baseline: str | None = None
+    tested: list[str] | None = None
+    control: str | None = None
+    alpha: float = 0.05
+    family: Literal["line", "panel", "figure"] = "panel"
+    margin: float | str = 0.005
+    select: Literal["validation", "test"] = "validation"
+    workers: int | None = None
+    masks_at: list[float] = field(default_factory=lambda: [0.5, 0.9])
+    published: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ValueError(f"report.metrics: none; give some of {', '.join(METRICS)}")
+        for name in self.metrics:
+            _known("report.metrics", name, METRICS)
+        for name in self.figures or ():
+            _known("report.figures", name, FIGURES)
+        if self.ylim is not None and not (len(self.ylim) == 2 and self.ylim[0] < self.ylim[1]):
+            raise ValueError(f"report.ylim: {self.ylim}; give [lower, upper] as the records do")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"report.alpha: {self.alpha}; a level lies between 0 and 1")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"report.workers: {self.workers}; give 1 or more, or null")
+        for given in self.masks_at:
+            if not 0 < given < 1:
+                raise ValueError(f"report.masks_at: {given}; a sparsity lies between 0 and 1")
+        self.below(1.0)
+        object.__setattr__(self, "published", [_published(each) for each in self.published])
+
+    def chooser(self, metric: str) -> str:
+        """The metric by which the best of several tickets is picked, where `metric` is shown."""
+        return metric.replace("test", "val") if self.select == "validation" else metric
+
+    def below(self, dense: float) -> float:
+        """The lowest value that is not inferior to `dense` by the margin."""
+        if isinstance(self.margin, str):
+            found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", self.margin)
+            if found is None or float(found[1]) >= 100:
+                raise ValueError(
+                    f"report.margin: {self.margin!r}; give a difference in accuracy (0.005) or a "
+                    "part of dense accuracy (2%)"
+                )
+            return dense * (1 - float(found[1]) / 100)
+        if self.margin < 0:
+            raise ValueError(f"report.margin: {self.margin}; it is how far below dense, so not < 0")
+        return dense - self.margin
+
+
+KEYS = tuple(each.name for each in fields(ReportConfig))
+
+
+def layout(given: Mapping[str, Any]) -> ReportConfig:
+    """The layout that the keys under `report:` describe.
+
+    Raises: ValueError naming the key, what was given and what is allowed.
+    """
+    Call.of({"_target_": "lt_sweeps.config.report_config.ReportConfig", **given}, where="report")
+    return ReportConfig(**given)  # not by the call, which would lose the order of `labels`
+
+
+def _published(given: Any) -> Published:
+    if isinstance(given, Published):
+        return given
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"report.published: {given!r} is no entry; it is {{label, source, points}}"
+        )
+    config = {"_target_": "lt_sweeps.config.report_config.Published", **given}
+    return Call.of(config, where="report.published")()
+
+
+def _known(where: str, given: Any, allowed: Iterable[str]) -> None:
+    names = list(allowed)
+    if given not in names:
+        raise ValueError(f"{where}: {given!r}{nearest(str(given), names)}; allowed are {names}")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,24 @@
+"""Data sets: images as tensors, split into train, val and test, the same for every seed.
+
+A data set is a function that returns a `Dataset`: its shape and sizes are known at once, its
+content is read by `load`. To add one, write such a function and one line of yaml.
+"""
+
+from lt_sweeps.data.bundled import digits, synthetic
+from lt_sweeps.data.dataset import Dataset, Split
+from lt_sweeps.data.downloaded import cifar10, cifar100, fashion_mnist, mnist
+from lt_sweeps.data.folders import image_folder
+
+FAMILY = "datasets"  # the first part of these names in stage keys, for ever
+
+__all__ = [
+    "Dataset",
+    "Split",
+    "cifar10",
+    "cifar100",
+    "digits",
+    "fashion_mnist",
+    "image_folder",
+    "mnist",
+    "synthetic",
+]

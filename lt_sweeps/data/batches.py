@@ -1,0 +1,132 @@
+"""Batches: a data set as tensors on the device, drawn per replicate from its own seed.
+
+There is no loader: the images lie on the device, a batch is an index; those that do not fit there
+stay where they are, and a batch of them is sent. Order and augmentation of an epoch are pure
+functions of (seed, epoch), drawn on the CPU, so a batch is the same on any device, in any pack, and
+after any resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.config.recipes import Recipe
+from lt_sweeps.config.seeds import Seed, generator
+from lt_sweeps.data import Dataset, Split
+from lt_sweeps.data.augmentations import applied, drawn
+
+EVALUATE_BATCH = 500
+
+
+class Batches:
+    """Training batches `[R, B, C, H, W]` and evaluation batches `[B, C, H, W]`."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        seeds: Sequence[Seed],
+        levels: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self._dataset, self._recipe, self._device = dataset, recipe, device
+        self._splits = {name: _placed(split, device) for name, split in dataset.load().items()}
+        # A captured graph cannot fetch from the host.
+        self.sent = any(each.images.device.type != device.type for each in self._splits.values())
+        self._seeds, self._levels = seeds, levels
+        self._epoch = -1
+        # On the device once: a captured graph may not copy from the host.
+        shape = (len(dataset.mean), 1, 1)
+        self._mean = torch.tensor(dataset.mean, device=device).view(shape)
+        self._std = torch.tensor(dataset.std, device=device).view(shape)
+        self.augments = recipe.augment != "none"
+
+    def index(self, step: int) -> Tensor:
+        """Which images the replicates train on at `step`, and how each is augmented.
+
+        `[R, B]` image numbers, or `[R, B, 1 + n]` with what the augmentation has drawn.
+        """
+        epoch, position = divmod(step, self._recipe.steps_per_epoch)
+        if epoch != self._epoch:
+            self._order = self._draw(epoch)
+            self._epoch = epoch
+        first = position * self._recipe.batch_size
+        return self._order[:, first : first + self._recipe.batch_size]
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The images `[R, B, C, H, W]` and labels `[R, B]` that an index names."""
+        shape, split = index.shape[:2], self._splits["train"]
+        if not self.augments:
+            index = index[..., None]
+        image, how = index.flatten(0, 1).split([1, index.shape[2] - 1], 1)
+        image = image.squeeze(1)
+        images = self._fetch(split, image)
+        if self.augments:
+            images = applied(self._recipe.augment, images, how)
+        return self._normalise(images).unflatten(0, shape), split.labels[image].view(shape)
+
+    def evaluation(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """All of a split, in order: images `[B, C, H, W]` and labels `[B]`."""
+        labels = self._splits[split].labels
+        for part in torch.arange(len(labels), device=self._device).split(EVALUATE_BATCH):
+            yield self._normalise(self._fetch(self._splits[split], part)), labels[part]
+
+    def _draw(self, epoch: int) -> Tensor:
+        rows: dict[tuple[int, ...], Tensor] = {}
+        keys = [
+            self._key(seed, level) for seed, level in zip(self._seeds, self._levels, strict=True)
+        ]
+        for order, augment, level in dict.fromkeys(keys):
+            count = self._dataset.train_size
+            where = (level, epoch) if level >= 0 else (epoch,)
+            images = torch.randperm(count, generator=generator(order, "order", *where))
+            if self.augments:
+                draws = generator(augment, "augment", *where)
+                size = self._dataset.input_shape[1:]
+                how = drawn(self._recipe.augment, count, size, draws)
+                images = torch.cat([images[:, None], how], 1)
+            rows[order, augment, level] = images
+        return torch.stack([rows[key] for key in keys]).to(self._device)
+
+    def _key(self, seed: Seed, level: int) -> tuple[int, int, int]:
+        """What decides a replicate's epoch; `order: same` makes every level draw alike."""
+        fresh = level if self._recipe.order == "fresh" else -1
+        return seed.role("order"), seed.role("augment") if self.augments else 0, fresh
+
+    def _fetch(self, split: Split, image: Tensor) -> Tensor:
+        """Images by their numbers, on the device."""
+        return split.take(image.to(split.images.device)).to(self._device)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return _normalised(images, self._dataset.scale, self._mean, self._std)
+
+
+def _placed(split: Split, device: torch.device) -> Split:
+    """A split on the device, or beside it if it would take more than a quarter of what is free."""
+    labels = split.labels.to(device)
+    fits = split.rows is None
+    if fits and device.type == "cuda":
+        fits = split.images.nbytes <= torch.cuda.mem_get_info(device)[0] // 4
+    return Split(split.images.to(device), labels) if fits else replace(split, labels=labels)
+
+
+def first_images(dataset: Dataset, seed: Seed, count: int) -> tuple[Tensor, Tensor]:
+    """The first `count` training images of a seed's first epoch, as they are, and their labels."""
+    order = torch.randperm(dataset.train_size, generator=generator(seed.role("order"), "order", 0))
+    split = dataset.load()["train"]
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (dataset.mean, dataset.std))
+    return (
+        _normalised(split.take(order[:count]), dataset.scale, mean, std),
+        split.labels[order[:count]],
+    )
+
+
+def _normalised(images: Tensor, scale: float, mean: Tensor, std: Tensor) -> Tensor:
+    images = images.to(torch.float32, copy=True)
+    if scale != 1:
+        images = images.div_(scale)
+    return images.sub_(mean).div_(std) if len(mean) else images

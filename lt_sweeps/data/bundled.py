@@ -1,0 +1,92 @@
+"""Data sets that need no download: one that ships with scikit-learn, and one that is drawn."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from lt_sweeps.data.dataset import Dataset, Split, check_size
+
+
+def digits(*, validation: int = 300, test: int = 360) -> Dataset:
+    """1,797 handwritten digits of 8x8 pixels, bundled with scikit-learn: nothing to download."""
+    check_size("digits: test", test, 1795)
+    check_size("digits: validation", validation, 1796 - test)
+    return Dataset(
+        input_shape=(1, 8, 8),
+        classes=10,
+        train_size=1797 - test - validation,
+        prepare=_import_sklearn,
+        load=partial(_load_digits, validation, test),
+        scale=16.0,
+    )
+
+
+def synthetic(
+    *,
+    shape: Sequence[int] = (1, 8, 8),
+    classes: int = 10,
+    train: int = 512,
+    validation: int = 128,
+    test: int = 256,
+    noise: float = 1.0,
+    seed: int = 0,
+) -> Dataset:
+    """Gaussian class prototypes plus `noise` times a unit normal, in equally frequent classes.
+
+    Each split has a stream of its own: a longer train split leaves the other two as they are.
+    """
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"synthetic: shape={list(shape)}; it takes [channels, height, width]")
+    for name, size in (("train", train), ("validation", validation), ("test", test)):
+        if size < 1:
+            raise ValueError(f"synthetic: {name}={size}; it takes 1 or more images")
+    sizes = {"train": train, "val": validation, "test": test}
+    return Dataset(
+        input_shape=(shape[0], shape[1], shape[2]),
+        classes=classes,
+        train_size=train,
+        prepare=_nothing,
+        load=partial(_draw_synthetic, tuple(shape), classes, sizes, noise, seed),
+    )
+
+
+def _import_sklearn() -> None:
+    """Its import takes seconds: here it is paid once, and processes forked later have it."""
+    import sklearn.datasets  # noqa: F401
+
+
+def _nothing() -> None:
+    """There is nothing to prepare."""
+
+
+def _load_digits(validation: int, test: int) -> dict[str, Split]:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.from_numpy(images.astype(np.uint8)).reshape(-1, 1, 8, 8)
+    targets = torch.from_numpy(labels.astype(np.int64))
+    order = np.random.RandomState(0).permutation(len(labels))
+    # The test images come first, so that they do not depend on the size of the validation split.
+    where = {
+        "train": np.sort(order[test + validation :]),
+        "val": order[test : test + validation],
+        "test": order[:test],
+    }
+    return {name: Split(pixels[index], targets[index]) for name, index in where.items()}
+
+
+def _draw_synthetic(
+    shape: tuple[int, ...], classes: int, sizes: dict[str, int], noise: float, seed: int
+) -> dict[str, Split]:
+    prototypes = np.random.RandomState([seed, 0]).standard_normal((classes, *shape))
+    splits = {}
+    for stream, (name, size) in enumerate(sizes.items(), start=1):
+        labels = np.arange(size) % classes
+        draws = np.random.RandomState([seed, stream]).standard_normal((size, *shape))
+        # A gray of 128 with 32 to the unit leaves four standard deviations on either side.
+        pixels = np.clip(128 + 32 * (prototypes[labels] + noise * draws), 0, 255)
+        images = torch.from_numpy(pixels.round().astype(np.uint8))
+        splits[name] = Split(images, torch.from_numpy(labels.astype(np.int64)))
+    return splits

@@ -1,0 +1,101 @@
+"""The canary: two steps of a pack of each kind, before the others spend hours to find out.
+
+Every training before it is cut to two steps as well, and its weights then stand for all its
+snapshots, so that criteria, resets and freezes work on real tickets. Nothing of it is kept but the
+notes of what failed, and which packs had to be halved.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.execution.submission import members
+from lt_sweeps.plan.planning import Pack
+from lt_sweeps.plan.stages import Prune, Reset, Train, ancestors
+from lt_sweeps.plan.unit import Machine, Unit
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.ticket import stack
+from lt_sweeps.training.training_loop import TrainingLoop
+
+_STEPS = 2
+
+
+def chosen(packs: Sequence[Pack]) -> list[Pack]:
+    """A pack of each kind, and those that it stands on.
+
+    Packs of a kind differ in seeds and levels only, of which nothing breaks.
+    """
+    made_by = {(u.stage.key, u.seed): pack for pack in packs for u in pack.units}
+    found: dict[str, Pack] = {}
+    seen: set[tuple[object, ...]] = set()
+    for pack in packs:
+        if (kind := _kind(pack)) in seen:
+            continue
+        seen.add(kind)
+        for unit in pack.units:
+            for stage in ancestors(unit.stage):
+                if before := made_by.get((stage.key, unit.seed)):
+                    found[before.name] = before
+    return [pack for pack in packs if pack.name in found]
+
+
+def two_steps(
+    sweep: SweepFolder,
+    pack: Mapping[str, Any],
+    scratch: Store,
+    *,
+    device: str,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train a frozen pack for two steps, and let what comes of it stand for all its snapshots."""
+    made, chosen = members(sweep, pack)
+    for unit in chosen:
+        _borrow(unit, Store(sweep.root), scratch)
+    first = chosen[0].stage
+    end = first.start.step + min(_STEPS, first.length)
+    wanted = {unit: made.moments.get(unit.stage.key, frozenset()) for unit in chosen}
+    machine = Machine(**{**pack["machine"], "device": device, "checkpoint_every": 0.0})
+    moments = [frozenset({end}) | (wanted[unit] & {"start"}) for unit in chosen]
+    loop = TrainingLoop(chosen, scratch, machine, moments=moments, stopped=stopped)
+    loop.start(stack([ticket(unit.stage.start, unit.seed, scratch) for unit in chosen]))
+    loop.run(end)
+    loop.test()
+    for unit in chosen:
+        trained = scratch.read(unit.stage.key, unit.seed, end)
+        for moment in {"end", *wanted[unit]} - {"start", end}:
+            scratch.write(unit.stage.key, unit.seed, trained, {}, moment)
+
+
+def _borrow(unit: Unit, store: Store, scratch: Store) -> None:
+    """Copy the tickets that a unit stands on, where they are stored and the canary has none."""
+    for stage in ancestors(unit.stage.start):
+        path = scratch.path(stage.key, unit.seed)
+        found = store.path(stage.key, unit.seed).parent
+        for source in [*found.glob(path.name), *found.glob(f"{unit.seed}@*.safetensors")]:
+            if not (target := path.with_name(source.name)).exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+
+
+def _kind(pack: Pack) -> tuple[object, ...]:
+    first = pack.units[0].stage
+    return (
+        *(part for part in first.group if part != str(first.depth)),
+        first.start.step,
+        str(first.network.identity()),
+        len(pack.units),
+        frozenset(_restart(unit.stage) for unit in pack.units),
+    )
+
+
+def _restart(stage: Train) -> tuple[str, ...]:
+    """How the start of a training was made: its criterion, its reset and its freeze."""
+    made = [part for part in ancestors(stage.start) if isinstance(part, (Prune, Reset))][-2:]
+    return tuple(
+        str(part.criterion.call) if isinstance(part, Prune) else f"{part.reset} {part.freeze}"
+        for part in made
+    )

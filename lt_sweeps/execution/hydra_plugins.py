@@ -1,0 +1,116 @@
+"""Our sweeper and launcher as Hydra sees them: thin, without torch until something runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import Container, DictConfig, OmegaConf
+
+from lt_sweeps.config.cells import Cell, SweepSpec, multirun
+
+
+def register() -> None:
+    """Make our two classes known to Hydra, under the names by which anyone imports them.
+
+    Hydra 1.3 takes only classes of the `hydra_plugins` namespace, which it looks for in the
+    folders of `sys.path`. It finds none for an editable install (and 1.4 warns of that), nor in a
+    clone that was never installed. Hydra 1.4 takes any class that was registered; so does 1.3 once
+    its check of the name looks among those.
+    """
+    plugins = Plugins.instance()
+    for plugin in (CellSweeper, CellLauncher, SlurmLauncher):
+        plugins.register(plugin)
+    if hasattr(Plugins, "is_in_toplevel_plugins_module"):
+        names = plugins.class_name_to_class
+        setattr(Plugins, "is_in_toplevel_plugins_module", staticmethod(names.__contains__))  # noqa: B010
+
+
+class CellLauncher(Launcher):
+    """Runs the cells of a multirun together, so that they can share and stack their work."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """For sweepers that are not ours: every job is composed here, by itself."""
+        loader = self.hydra_context.config_loader
+        cells = [
+            cell
+            for words in job_overrides
+            for cell in multirun(loader, self.config, SweepSpec(), words)
+        ]
+        return self.launch_cells(cells)
+
+    def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
+        """Run the cells to their end; a failure ends the process with its exit status."""
+        status = self.start(cells)
+        if status:
+            sys.exit(status)
+        # A sweeper takes any other status as unfinished.
+        return [JobReturn(status=JobStatus.COMPLETED, overrides=cell.overrides) for cell in cells]
+
+    def start(self, cells: list[Cell]) -> int:
+        """Work on the cells, on this machine; returns the exit status."""
+        from lt_sweeps.execution import local_launcher
+
+        return local_launcher.launch(cells)
+
+
+class SlurmLauncher(CellLauncher):
+    """Submits the cells of a multirun to a cluster, and returns."""
+
+    def __init__(self, **profile: Any) -> None:
+        self.profile = profile
+
+    def start(self, cells: list[Cell]) -> int:
+        from lt_sweeps.execution.slurm import slurm_launcher
+        from lt_sweeps.execution.slurm.resources import SlurmResources
+
+        given = {
+            name: OmegaConf.to_container(value, resolve=True)
+            if isinstance(value, Container)
+            else value
+            for name, value in self.profile.items()
+        }
+        return slurm_launcher.launch(cells, SlurmResources.of(given))
+
+
+class CellSweeper(Sweeper):
+    """Hands all cells of a multirun to the launcher at once."""
+
+    def __init__(self, params: Any = None, arms: Any = None, companions: Any = None) -> None:
+        self.swept = SweepSpec(params or {}, arms or (), companions or {})
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
+        assert self.config is not None and self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        cells = multirun(loader, self.config, self.swept, arguments)
+        if isinstance(self.launcher, CellLauncher):
+            return self.launcher.launch_cells(cells)
+        assert self.launcher is not None
+        jobs = [list(cell.overrides) for cell in cells]
+        returns = self.launcher.launch(jobs, initial_job_idx=0)
+        for job in returns:
+            _ = job.return_value  # raises what the job raised
+        return returns

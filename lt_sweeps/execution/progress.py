@@ -1,0 +1,92 @@
+"""Progress: one live panel while a sweep runs on this machine, and nothing where nobody looks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lt_sweeps.storage.sweep_folder import SweepFolder
+
+
+class ProgressPanel:
+    """What every worker is at, how much of the work is done, and when it will be."""
+
+    def __init__(
+        self, sweep: SweepFolder, packs: Sequence[Mapping[str, Any]], console: Console
+    ) -> None:
+        self._stages = sweep.manifest["stages"]
+        self._total = sum(map(self._work, packs)) or 1  # of none, all is done
+        self._steps: dict[str, int] = {}
+        self._running: dict[str, Mapping[str, Any]] = {}
+        self._done = 0.0
+        self._began = time.monotonic()
+        self._live = Live(
+            get_renderable=self._render,
+            console=console,
+            refresh_per_second=4,
+            transient=True,
+        )
+        self._shown = console.is_terminal and bool(packs)
+
+    def __enter__(self) -> ProgressPanel:
+        if self._shown:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            self._live.stop()
+
+    def start(self, pack: Mapping[str, Any]) -> None:
+        self._running[pack["name"]] = pack
+        self._steps[pack["name"]] = self._stage(pack)["start"]
+
+    def step(self, pack: Mapping[str, Any], step: int) -> None:
+        self._steps[pack["name"]] = step
+
+    def stop(self, pack: Mapping[str, Any], *, done: bool) -> None:
+        self._running.pop(pack["name"], None)
+        self._done += self._work(pack) * done
+
+    def _stage(self, pack: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._stages[pack["units"][0][0]]
+
+    def _work(self, pack: Mapping[str, Any]) -> int:
+        stage = self._stage(pack)
+        return len(pack["units"]) * (stage["end"] - stage["start"])
+
+    def _render(self) -> Group:
+        done = self._done + sum(
+            len(pack["units"]) * (self._steps[name] - self._stage(pack)["start"])
+            for name, pack in self._running.items()
+        )
+        elapsed = time.monotonic() - self._began
+        left = elapsed * (self._total - done) / done if done else None
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            ProgressBar(total=self._total, completed=done, width=40),
+            f"{done / self._total:4.0%}",
+            f"{done / max(elapsed, 1e-9):,.0f} replicate-steps/s",
+            f"{_clock(elapsed)} gone, {'?' if left is None else _clock(left)} to go",
+        )
+        return Group(bar, *(self._line(pack) for pack in self._running.values()))
+
+    def _line(self, pack: Mapping[str, Any]) -> Text:
+        return Text(
+            f"  {pack['name']}: level {pack['level']}, {len(pack['units'])} stacked, "
+            f"step {self._steps[pack['name']]:,} of {self._stage(pack)['end']:,}",
+            style="dim",
+        )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,26 @@
+"""Resume: what is missing of a frozen sweep, by the launcher that it was started with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import yaml
+
+from lt_sweeps.execution import local_launcher
+from lt_sweeps.execution.slurm import slurm_launcher
+from lt_sweeps.storage.sweep_folder import SweepFolder
+
+
+def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
+    """Do or submit exactly what is missing; returns the exit status.
+
+    Args:
+        words: keys of the launcher that are other than before.
+    """
+    given = {key: yaml.safe_load(value) for key, value in words.items()}
+    launcher = sweep.manifest["launcher"]["name"]
+    if launcher == "slurm":
+        return slurm_launcher.resume(sweep, given)
+    if given:
+        raise ValueError(f"resume: a local sweep takes no {[*given]}")
+    return local_launcher.resume(sweep)

@@ -1,0 +1,118 @@
+"""The body of a Slurm job: its packs of a sweep, from the frozen manifest alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lt_sweeps.execution.exit_codes import STOPPED
+from lt_sweeps.execution.slurm.squeue import end
+from lt_sweeps.execution.worker_pool import Workers
+from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
+from lt_sweeps.tracking.mirror_process import beside
+
+_ASKING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`job.py SWEEP BATCH TASK`: the exit status is 0, 1 where something failed, or 75: stopped."""
+    folder, batch, task = sys.argv[1:] if arguments is None else arguments
+    asked: list[int] = []
+    for number in _ASKING:
+        signal.signal(number, lambda number, _: asked.append(number))
+    parent, sweep = os.getppid(), SweepFolder(Path(folder))
+    submitted = json.loads((sweep.folder / "jobs" / f"{batch}.json").read_text())
+    packs, known = sweep.packs(submitted["tasks"][int(task)]), sweep.failures()
+    with tempfile.TemporaryDirectory() as scratch:
+        workers = Workers(
+            sweep,
+            packs,
+            _devices(submitted["device"], 1 if submitted["canary"] else submitted["processes"]),
+            who=f"{batch}.{task}",
+            panel=_Lines(),
+            preload=submitted["preload"],
+            scratch=Path(scratch) if submitted["canary"] else None,
+            host=socket.gethostname(),
+            job=os.environ.get("SLURM_JOB_ID"),
+        )
+        config = sweep.manifest["cells"][0]["config"]
+        tracker = {} if submitted["canary"] else config.get("tracker", {})
+        with beside(sweep.folder, tracker, hurried=lambda: bool(asked)):
+            # Without its parent nobody would requeue this job: save, and leave the rest to the
+            # next.
+            seen_through = workers.run(lambda: bool(asked) or os.getppid() != parent)
+    if not seen_through:
+        return STOPPED
+    # What failed in the canary, or in a job before, is the last jobs' to answer for: who waits
+    # for this one has work that does not stand on it.
+    excused = known if submitted["waited_for"][int(task)] else {}
+    failed = {unit: why for unit, why in workers.failed.items() if unit not in excused}
+    status = _result(sweep, packs, failed, canary=submitted["canary"])
+    end(sweep, int(batch), int(task), status)
+    return status
+
+
+def _result(
+    sweep: SweepFolder,
+    packs: Sequence[Mapping[str, Any]],
+    failed: Mapping[UnitName, str],
+    *,
+    canary: bool,
+) -> int:
+    """The exit status, which is Slurm's truth: 1 where something failed.
+
+    A canary lets go what there is to go on with, and fails only if nothing trains.
+    """
+    mine = [unit for pack in packs for unit in units(pack)]
+    broken = [unit for unit in mine if unit in failed]
+    for unit in broken:
+        _say(f"error: {'/'.join(unit)}: {failed[unit]}")
+    if canary:
+        _spread(sweep, broken, failed)
+        return int(len(broken) == len(mine))
+    return int(bool(broken))
+
+
+def _spread(
+    sweep: SweepFolder, broken: Sequence[UnitName], reasons: Mapping[UnitName, str]
+) -> None:
+    """What the canary finds of one seed holds for all: they differ in what is drawn alone."""
+    found = {key: reasons[key, seed] for key, seed in broken}
+    for cell in sweep.manifest["cells"]:
+        for key in cell["stages"]:
+            if key in found:
+                sweep.fail((key, cell["seed"]), f"canary: {found[key]}", "canary")
+
+
+def _devices(device: str, processes: int) -> list[str]:
+    """An entry per process: `processes` on each GPU of the job, or on its cores."""
+    if device == "cpu":
+        return ["cpu"] * processes
+    gpus = len(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))
+    return [f"cuda:{number}" for _ in range(processes) for number in range(gpus)]
+
+
+class _Lines:
+    """A line in the job's output for every pack that starts or ends."""
+
+    def start(self, pack: Mapping[str, Any]) -> None:
+        _say(f"{pack['name']}: {len(pack['units'])} units")
+
+    def step(self, pack: Mapping[str, Any], step: int) -> None:
+        pass
+
+    def stop(self, pack: Mapping[str, Any], *, done: bool) -> None:
+        _say(f"{pack['name']}: {'done' if done else 'not done'}")
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # no room for it; the work goes on
+        print(line, flush=True)

@@ -1,0 +1,130 @@
+"""Profile: what a job asks of a Slurm cluster, as a yaml under `hydra/launcher` says it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lt_sweeps.config.call import Call, nearest
+
+WHERE = "hydra.launcher"
+
+
+@dataclass(frozen=True)
+class SlurmResources:
+    """The keys of conf/hydra/launcher/slurm.yaml, which says what each is."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus: int | str = 1
+    gpu_memory: float = 24.0
+    cpus: int = 4
+    memory: float = 16.0
+    time: int | str = 240
+    setup: list[str] = field(default_factory=list)
+    environment: dict[str, Any] | None = None
+    container: str | None = None
+    python: str | None = None
+    mail: str | None = None
+    mail_type: str | None = None
+    sbatch: dict[str, Any] | None = None
+    jobs: int | None = None
+    hours_per_job: float | None = None
+    pack: bool = True
+    processes: int = 1
+    parallel: int = 256
+    canary: bool = True
+    max_requeues: int = 20
+    signal_delay: int = 120
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> SlurmResources:
+        """Raises: ValueError: a key that nothing knows, or a value that is none."""
+        target = f"{cls.__module__}.{cls.__qualname__}"
+        profile = Call.of({"_target_": target, **given}, where=WHERE)()
+        profile._check()
+        return profile
+
+    @property
+    def gpu_count(self) -> int:
+        """How many GPUs a job has: `gpus` is a number, or a type and a number (`a100:2`)."""
+        return int(str(self.gpus).rpartition(":")[2])
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def parameters(self, *, job_name: str, tasks: int, chdir: str) -> dict[str, Any]:
+        """The profile in submitit's words, for an array of `tasks` jobs."""
+        variables = (self.environment or {}).items()
+        exports = [f"export {name}={shlex.quote(str(value))}" for name, value in variables]
+        setup = [*exports, *(["set -e", *self.setup, "set +e"] if self.setup else [])]
+        found = {
+            "job_name": job_name,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "gpus_per_node": self.gpus if self.gpu_count else None,
+            "cpus_per_task": self.cpus,
+            "mem": f"{round(self.memory * 1024)}M",
+            "time": self.time,
+            "nodes": 1,
+            "ntasks_per_node": 1,
+            "mail_user": self.mail,
+            "mail_type": self.mail_type,
+            "setup": setup or None,
+            "array_parallelism": min(self.parallel, tasks),
+            "stderr_to_stdout": True,
+            "use_srun": False,
+        }
+        # B: the batch shell alone is signalled, and passes it on to the one process it concerns.
+        own = {"signal": f"B:USR2@{self.signal_delay}", "requeue": True, "chdir": chdir}
+        return {
+            **{name: value for name, value in found.items() if value is not None},
+            "additional_parameters": {**own, **(self.sbatch or {})},
+        }
+
+    def _check(self) -> None:
+        if not re.fullmatch(r"(\w[\w.-]*:)?\d+", str(self.gpus)):
+            raise ValueError(f"{WHERE}: gpus={self.gpus!r}; give a number, or TYPE:NUMBER")
+        if not re.fullmatch(r"\d+|(\d+-)?\d+(:\d+){0,2}", str(self.time)):
+            raise ValueError(f"{WHERE}: time={self.time!r}; give minutes, or D-HH:MM:SS")
+        for name in ("cpus", "processes", "parallel", "jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{WHERE}: {name}={value!r}; give a whole number from 1 up")
+        for name in ("memory", "gpu_memory", "hours_per_job"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{WHERE}: {name}={value!r}; give a number above 0")
+        if self.jobs is not None and self.hours_per_job is not None:
+            both = f"jobs={self.jobs} and hours_per_job={self.hours_per_job:g}"
+            raise ValueError(f"{WHERE}: {both}; give one of them")
+        ours = {"array", "dependency", "job-name", "output", "error", "signal", "requeue", "wait"}
+        for key in self.sbatch or {}:
+            if key.replace("_", "-") in ours:
+                raise ValueError(f"{WHERE}.sbatch: {key} is set by this launcher")
+
+
+def check_options(profile: SlurmResources) -> None:
+    """Refuse options under `sbatch` that this cluster's `sbatch` does not list.
+
+    Raises:
+        ValueError: names each, and the valid ones.
+    """
+    if not profile.sbatch:
+        return
+    text = subprocess.run(["sbatch", "--help"], capture_output=True, text=True, check=True).stdout
+    known = sorted(set(re.findall(r"--([a-z][\w-]+)", text)))
+    unknown = [key for key in profile.sbatch if key.replace("_", "-") not in known]
+    if unknown:
+        raise ValueError(
+            f"{WHERE}.sbatch: Slurm knows no {unknown}{nearest(unknown[0], known)}; "
+            f"it knows {known}"
+        )

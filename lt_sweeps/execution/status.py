@@ -1,0 +1,184 @@
+"""Status: where a sweep is, from its files alone, so that it works offline and while jobs run.
+
+Where a queue answers it is asked too: it knows of jobs that ended without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, over, queued
+from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
+
+DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "missing"
+STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
+
+COMPLETE, BROKEN, AT_WORK = 0, 1, 3
+"""Exit statuses: all is done; something is not and nobody is at it; somebody is."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """A sweep as it was found."""
+
+    sweep: SweepFolder
+    stored: frozenset[UnitName]
+    failures: Mapping[UnitName, Mapping[str, Any]]
+    working: Mapping[str, Mapping[str, Any]]
+    held: frozenset[tuple[int, int]]  # array and task of the jobs that may still come
+    asked_slurm: bool
+    finished: frozenset[int]  # cells all of whose records are written
+
+    @classmethod
+    def of(cls, sweep: SweepFolder) -> Status:
+        submitted = batches(sweep)
+        ended = over(sweep)
+        tasks = {(b.number, task) for b in submitted for task in range(len(b.tasks))}
+        held, asked = frozenset(tasks - ended.keys()), False
+        if submitted and has_slurm():
+            with suppress(ValueError):  # it does not answer: the files are what there is
+                held, asked = frozenset(queued(sweep, timeout=10)) & tasks, True
+        return cls(
+            sweep, _stored(sweep), sweep.failures(), sweep.running(), held, asked, _finished(sweep)
+        )
+
+    @cached_property
+    def states(self) -> dict[UnitName, str]:
+        """Each unit's state."""
+        running = {
+            tuple(unit)
+            for who in self.working.values()
+            for pack in who["packs"].values()
+            for unit in pack["units"]
+        }
+        waiting = self._waiting()
+        found = {}
+        for unit in self._units():
+            if unit in self.stored:
+                found[unit] = DONE
+            elif unit in running:
+                found[unit] = RUNNING
+            elif unit in self.failures:
+                found[unit] = FAILED
+            else:
+                found[unit] = QUEUED if unit in waiting else MISSING
+        return found
+
+    @property
+    def exit_status(self) -> int:
+        if len(self.finished) == len(self.cells):
+            return COMPLETE
+        states = set(self.states.values())
+        return AT_WORK if states & {RUNNING, QUEUED} or self.working else BROKEN
+
+    @property
+    def cells(self) -> Sequence[Mapping[str, Any]]:
+        return self.sweep.manifest["cells"]
+
+    def grid(self) -> dict[tuple[int, str], list[UnitName]]:
+        """The units that cells report, by level and seed; a shared one once for each cell."""
+        found: dict[tuple[int, str], list[UnitName]] = {}
+        for cell in self.cells:
+            for key, level in cell["levels"].items():
+                found.setdefault((level, cell["seed"]), []).append((key, cell["seed"]))
+        return found
+
+    def collapsed(self) -> dict[int, int]:
+        """How many tickets of each level predict one class or have lost a layer."""
+        found: dict[int, int] = {}
+        for cell in self.cells:
+            path = self.sweep.root / "runs" / cell["signature"] / cell["seed"] / "records.jsonl"
+            with suppress(OSError, ValueError):
+                for row in map(json.loads, path.read_text().splitlines()):
+                    found[row["level"]] = found.get(row["level"], 0) + bool(row["collapsed"])
+        return found
+
+    def seconds_left(self) -> float | None:
+        """By the speeds measured under this root, where there are any and somebody works."""
+        at_once = sum(len(each["packs"]) for each in self.working.values())
+        stages = self.sweep.manifest["stages"]
+        try:
+            known = json.loads((self.sweep.root / "speeds.json").read_text())
+        except (OSError, ValueError):
+            return None
+        left = 0.0
+        for (key, _), state in self.states.items():
+            if state in (RUNNING, QUEUED):
+                stage = stages[key]
+                rates = [r for name, r in known.items() if name.startswith(f"{stage['kind']} ")]
+                if not rates:
+                    return None
+                left += (stage["end"] - stage["start"]) / min(rates)
+        return left / at_once if at_once else None
+
+    def broken_cells(self) -> dict[UnitName, list[int]]:
+        """The units that failed by themselves, and the cells that miss them."""
+        own = {
+            unit: note for unit, note in self.failures.items() if "not begun" not in note["reason"]
+        }
+        found: dict[UnitName, list[int]] = {}
+        for number, cell in enumerate(self.cells):
+            for key in cell["stages"]:
+                if (key, cell["seed"]) in own and self.states[key, cell["seed"]] == FAILED:
+                    found.setdefault((key, cell["seed"]), []).append(number)
+        return found
+
+    def lost(self) -> Iterator[tuple[Batch, int]]:
+        """Jobs that are neither queued nor have said that they ended, with work left to do.
+
+        Of several that had the same work it is the last.
+        """
+        packs = {pack["name"]: pack for pack in self.sweep.manifest["packs"]}
+        ended, seen = over(self.sweep), set[str]()
+        for batch in reversed(batches(self.sweep)) if self.asked_slurm else ():
+            for task, names in enumerate(batch.tasks):
+                at, new = (batch.number, task), [name for name in names if name not in seen]
+                seen.update(() if batch.canary else names)
+                left = [u for name in new for u in units(packs[name]) if u not in self.stored]
+                failed = all(unit in self.failures for unit in left)
+                if at not in self.held and at not in ended and left and not failed:
+                    yield batch, task
+
+    def _units(self) -> Iterator[UnitName]:
+        seen = {(key, cell["seed"]): None for cell in self.cells for key in cell["stages"]}
+        return iter(seen)
+
+    def _waiting(self) -> set[UnitName]:
+        """What a queued job, or a local process that is at work, will still come to."""
+        packs = {pack["name"]: pack for pack in self.sweep.manifest["packs"]}
+        named = {batch.number: batch for batch in batches(self.sweep)}
+        names = {name for number, task in self.held for name in named[number].tasks[task]}
+        names |= {name for each in self.working.values() for name in each["queue"]}
+        return {unit for name in names if name in packs for unit in units(packs[name])}
+
+
+def _stored(sweep: SweepFolder) -> frozenset[UnitName]:
+    """The units whose tickets are stored; one beside a checkpoint is still being written."""
+    wanted: dict[str, set[str]] = {}
+    for cell in sweep.manifest["cells"]:
+        for key in cell["stages"]:
+            wanted.setdefault(key, set()).add(cell["seed"])
+    found = set()
+    for key, seeds in wanted.items():
+        try:
+            names = set(os.listdir(sweep.root / "tickets" / key))
+        except FileNotFoundError:
+            continue
+        partial = {name.partition(".partial-")[0] for name in names if ".partial-" in name}
+        found |= {(key, s) for s in seeds if f"{s}.safetensors" in names and s not in partial}
+    return frozenset(found)
+
+
+def _finished(sweep: SweepFolder) -> frozenset[int]:
+    runs = sweep.root / "runs"
+    return frozenset(
+        number
+        for number, cell in enumerate(sweep.manifest["cells"])
+        if (runs / cell["signature"] / cell["seed"] / "DONE").exists()
+    )

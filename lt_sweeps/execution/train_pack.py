@@ -1,0 +1,122 @@
+"""Compute: units that train together, claimed, continued from their checkpoints, never twice."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from filelock import BaseFileLock
+
+from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.plan.planning import stored
+from lt_sweeps.plan.unit import Machine, Unit
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.ticket import stack
+from lt_sweeps.training.training_loop import Interrupted, TrainingLoop
+
+_log = logging.getLogger("lt_sweeps")
+
+
+def compute(
+    units: Sequence[Unit],
+    moments: Mapping[str, frozenset[Any]],
+    store: Store,
+    machine: Machine,
+    *,
+    progress: Callable[[int], None] = lambda step: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train what is missing of `units`, waiting for whatever another process has in hand."""
+    waiting = list(units)
+    while waiting:
+        claims = _claim(waiting, store)
+        try:
+            mine = [unit for unit in claims if not stored(unit, moments, store)]
+            if mine:
+                _train(mine, moments, store, machine, progress, stopped)
+        finally:
+            for claim in claims.values():
+                claim.release()
+        waiting = [unit for unit in waiting if unit not in claims]
+        if waiting and not mine:  # another process is at them
+            progress(waiting[0].stage.start.step)
+            if stopped():
+                raise Interrupted("stopped while waiting for another process")
+            time.sleep(0.2)
+
+
+def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, BaseFileLock]:
+    """The units that no other process has in hand; none if the first is in one's.
+
+    Two processes at the same pack so never share it out between them.
+    """
+    claims: dict[Unit, BaseFileLock] = {}
+    for unit in units:
+        claim = store.claim(unit.stage.key, unit.seed)
+        if claim is not None:
+            claims[unit] = claim
+            store.sweep_up(unit.stage.key, unit.seed)
+        elif not claims:
+            break
+    return claims
+
+
+def _train(
+    units: Sequence[Unit],
+    moments: Mapping[str, frozenset[Any]],
+    store: Store,
+    machine: Machine,
+    progress: Callable[[int], None],
+    stopped: Callable[[], bool],
+) -> None:
+    """Train units stacked, each group from the latest checkpoint that all of it has."""
+    for group, step in _by_checkpoint(units, moments, store):
+        wanted = [moments.get(unit.stage.key, frozenset()) for unit in group]
+        loop = TrainingLoop(
+            group, store, machine, moments=wanted, progress=progress, stopped=stopped
+        )
+        if step is None:
+            loop.start(stack([ticket(unit.stage.start, unit.seed, store) for unit in group]))
+        else:
+            loop.restore(step)
+        _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))
+        loop.run(_until(group, wanted, store))
+        _log.info("computed %s", _names(group))
+
+
+def _names(units: Sequence[Unit]) -> str:
+    return " ".join(f"{unit.stage.key}/{unit.seed}" for unit in units)
+
+
+def _by_checkpoint(
+    units: Sequence[Unit], moments: Mapping[str, frozenset[Any]], store: Store
+) -> list[tuple[list[Unit], int | None]]:
+    """Units that can go on together, and the step of the checkpoint that they go on from.
+
+    A checkpoint past a snapshot that is missing is of no use.
+    """
+    found: dict[Unit, set[int]] = {}
+    for unit in units:
+        key, seed = unit.stage.key, unit.seed
+        wanted = [m for m in moments.get(key, ()) if isinstance(m, int)]
+        first = min((m for m in wanted if not store.has(key, seed, m)), default=unit.stage.step)
+        found[unit] = {step for step in store.checkpoints(key, seed) if step <= first}
+    if shared := set.intersection(*found.values()):
+        return [(list(units), max(shared))]
+    groups: dict[int | None, list[Unit]] = {}
+    for unit, steps in found.items():
+        groups.setdefault(max(steps, default=None), []).append(unit)
+    return [(group, step) for step, group in groups.items()]
+
+
+def _until(units: Sequence[Unit], wanted: Sequence[frozenset[Any]], store: Store) -> int | None:
+    """The step after which nothing is missing: the end, unless only early snapshots are."""
+    steps: set[int] = set()
+    for unit, moments in zip(units, wanted, strict=True):
+        absent = [m for m in ("end", *moments) if not store.has(unit.stage.key, unit.seed, m)]
+        if "end" in absent or "best" in absent:
+            return None
+        steps |= {moment for moment in absent if isinstance(moment, int)}
+    return max(steps, default=None)

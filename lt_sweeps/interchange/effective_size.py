@@ -1,0 +1,153 @@
+"""Live: what of a ticket lies on a path from the input to the output, and what it costs.
+
+A weight that is kept but that nothing reaches, or that reaches nothing, computes nothing: it does
+not count (arXiv:2107.02306). Paths are those of the network's own forward pass, run once on ones
+and zeros: a weight is 1 where it is there, an activation is 1 where something arrives, and its
+gradient is positive where something goes on. A bias is not an arrival: what it adds is a constant.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from lt_sweeps.models.network import Network
+
+_CONNECT = ("linear", "conv1d", "conv2d", "conv3d")
+_NORMALISE = ("batch_norm", "layer_norm", "group_norm", "instance_norm")
+# What passes something on where something arrives, and may have made something of nothing.
+_PASS = (
+    *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),
+    *("sigmoid", "tanh", "softplus", "hardtanh", "hardswish", "hardsigmoid"),
+    *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parameters and operations of one example's forward pass, of the whole network and live.
+
+    A multiplication and an addition are two operations; only convolutions and linear layers count.
+    """
+
+    parameters_total: int
+    parameters_effective: int
+    weights_effective: int
+    flops_total: int
+    flops_effective: int
+
+    def columns(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def size(network: Network, present: Mapping[str, Tensor]) -> Size:
+    """The size of a network of which `present` says which prunable weights are there."""
+    module = network.module().to_empty(device="cpu").eval()
+    ones = {name: _ones(name, p) for name, p in module.named_parameters()}
+    ones |= {name: present[name].double() for name in present}
+    passed, alive = _paths(module, network, ones)
+    layers = {layer.name for layer in network.layers}
+    return Size(
+        parameters_total=sum(p.numel() for p in module.parameters()),
+        parameters_effective=sum(int(each.sum()) for each in alive.values()),
+        weights_effective=sum(int(alive[name].sum()) for name in layers),
+        flops_total=2 * sum(ones[name].numel() * passed[name] for name in passed),
+        flops_effective=2 * sum(int(alive[name].sum()) * passed[name] for name in passed),
+    )
+
+
+def _ones(name: str, parameter: Tensor) -> Tensor:
+    """Weights of 1; biases of 0, which carry a gradient and add nothing."""
+    return torch.full(parameter.shape, 0.0 if _bias(name) else 1.0, dtype=torch.float64)
+
+
+def _bias(name: str) -> bool:
+    return name.rpartition(".")[2] == "bias"
+
+
+def _paths(
+    module: nn.Module, network: Network, ones: Mapping[str, Tensor]
+) -> tuple[dict[str, int], dict[str, Tensor]]:
+    """How often each weight is used in one forward pass, and which parameters are on a path."""
+    leaves = {name: each.clone().requires_grad_() for name, each in ones.items()}
+    mode = _Paths({id(leaf): name for name, leaf in leaves.items()})
+    buffers = {name: torch.zeros_like(b) for name, b in module.named_buffers()}
+    image = torch.ones(1, *network.input_shape, dtype=torch.float64)
+    with mode:
+        functional_call(module, {**leaves, **buffers}, (image,)).sum().backward()
+    grads = {n: torch.zeros_like(x) if x.grad is None else x.grad for n, x in leaves.items()}
+    alive = {name: (grad > 0) & ((ones[name] > 0) | _bias(name)) for name, grad in grads.items()}
+    return mode.passed, alive
+
+
+class _Paths(TorchFunctionMode):
+    """A forward pass in which numbers only say whether anything is there."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self._names = names
+        self.passed: dict[str, int] = {}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given, name = kwargs or {}, getattr(func, "__name__", "")
+        if name in _CONNECT:
+            made = func(*args, **given)
+            weight = self._names.get(id(given.get("weight", args[1] if len(args) > 1 else None)))
+            if weight is not None:
+                places = made.shape[:-1] if name == "linear" else made.shape[2:]
+                self.passed[weight] = self.passed.get(weight, 0) + math.prod(places)
+            return _Present.apply(made)
+        if name in _PASS:
+            return args[0]
+        if name in _NORMALISE:
+            return _scaled(args[0], inspect.signature(func).bind(*args, **given).arguments, name)
+        if "max_pool" in name:
+            return _pooled(name, *args, **given)
+        return func(*args, **given)
+
+
+class _Present(torch.autograd.Function):
+    """1 where anything arrives, and back where anything goes on: no depth overflows it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (grad > 0).to(grad.dtype)
+
+
+def _scaled(x: Tensor, given: Mapping[str, Any], name: str) -> Tensor:
+    """A normalisation shifts and scales; only its own parameters matter to what is there."""
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    for parameter, put in (("weight", torch.mul), ("bias", torch.add)):
+        value = given.get(parameter)
+        if value is not None:
+            x = put(x, value if name == "layer_norm" else value.view(shape))
+    return x
+
+
+def _pooled(name: str, x: Tensor, *args: Any, **given: Any) -> Tensor:
+    """The mean instead of the highest, of which only one of several equals would go on."""
+    if name.startswith("adaptive"):
+        return getattr(F, name.replace("max", "avg"))(x, args[0])
+    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    asked = {**dict(zip(names, args, strict=False)), **given}
+    kept = {name: asked[name] for name in ("kernel_size", "stride", "padding", "ceil_mode")}
+    return getattr(F, name.replace("max", "avg"))(x, **kept)

@@ -1,0 +1,42 @@
+"""`ImportedLevel`: one trained level of somebody else's experiment, in our terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImportedLevel:
+    """A level: which cell and seed it belongs to, its mask, and what is known beside it.
+
+    `choices` are the names it has in tables, `config` what tells its cell from others. `state` is
+    empty where only the mask is known, `metrics` holds what was measured (`test_accuracy`, ...).
+    """
+
+    choices: Mapping[str, str]
+    config: Mapping[str, Any]
+    seed: int
+    level: int
+    mask: Mapping[str, Tensor]
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    history: tuple[Mapping[str, float], ...] = ()
+    step: int = 0
+    target_sparsity: float | None = None
+
+
+def binary(mask: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The masks as bool.
+
+    Raises: ValueError: none at all, or one with an entry that is neither 0 nor 1.
+    """
+    for name, tensor in mask.items():
+        if ((tensor != 0) & (tensor != 1)).any():
+            raise ValueError(f"{where}: mask of {name} has entries other than 0 and 1")
+    if not mask:
+        raise ValueError(f"{where}: no mask in it; a mask is a tensor of 0 and 1 for each weight")
+    return {name: tensor.bool() for name, tensor in mask.items()}

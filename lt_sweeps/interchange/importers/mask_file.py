@@ -1,0 +1,60 @@
+"""A mask in a safetensors file, whoever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
+
+_PREFIX, _SUFFIX, _ORIGINAL = "mask/", "_mask", "_orig"
+
+
+def mask(
+    path: Path, *, seed: int = 0, level: int = 1, metrics: Mapping[str, float]
+) -> ImportedLevel:
+    """The mask in a file: `mask/<name>` as in our tickets, `<name>_mask` as in torch's pruned
+    modules, or else every tensor under its own name.
+
+    Weights beside the masks (`<name>`, or `<name>_orig`) come along, pruned.
+
+    Raises: ValueError: no safetensors file, or no mask in it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"import: {path} is no safetensors file: {error}") from None
+    masks, state = _split(tensors)
+    kept = binary(masks, str(path))
+    for name in kept:
+        if name in state and state[name].shape != kept[name].shape:
+            raise ValueError(f"import: {path}: mask and weights of {name} differ in shape")
+    return ImportedLevel(
+        choices={
+            **dict.fromkeys(("model", "dataset"), "unknown"),
+            "method": "imported",
+            "mask_criterion": path.stem,
+        },
+        config={"imported": path.name},
+        seed=seed,
+        level=level,
+        mask=kept,
+        state={name: t * kept[name] if name in kept else t for name, t in state.items()},
+        metrics=metrics,
+    )
+
+
+def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Masks and weights by the name of the weight."""
+    if any(name.startswith(_PREFIX) for name in tensors):
+        masks = {n.removeprefix(_PREFIX): t for n, t in tensors.items() if n.startswith(_PREFIX)}
+        return masks, {n: t for n, t in tensors.items() if "/" not in n}
+    if any(name.endswith(_SUFFIX) for name in tensors):
+        masks = {n.removesuffix(_SUFFIX): t for n, t in tensors.items() if n.endswith(_SUFFIX)}
+        rest = {n.removesuffix(_ORIGINAL): t for n, t in tensors.items() if not n.endswith(_SUFFIX)}
+        return masks, rest
+    return dict(tensors), {}

@@ -1,0 +1,119 @@
+"""The results folder of open_lth (github.com/facebookresearch/open_lth).
+
+`lottery_<hash>/replicate_<n>/level_<k>/main/` holds `mask.pth`, `model_ep<e>_it<i>.pth` and
+`logger`, with lines `name,iteration,value`; a branch of a lottery lies beside `main`. Pickles are
+read as data only: what would run code is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
+
+_MODEL = re.compile(r"model_ep(\d+)_it(\d+)\.pth")
+
+
+def open_lth(path: Path) -> tuple[list[ImportedLevel], list[str]]:
+    """Every level that has been trained, and a line for each that has not.
+
+    `path` is a folder of lotteries, or one of them.
+
+    Raises: ValueError: no lottery there, or a file that cannot be read.
+    """
+    lotteries = [path] if path.name.startswith("lottery_") else sorted(path.glob("lottery_*"))
+    runs = [run for each in lotteries for run in sorted(each.glob("replicate_*/level_*/*"))]
+    runs = [run for run in runs if run.is_dir()]
+    if not runs:
+        raise ValueError(
+            f"import: {path} is no open_lth folder; it has lottery_*/replicate_*/level_*"
+        )
+    begun = [run for run in runs if not ((run / "logger").exists() and (run / "mask.pth").exists())]
+    found = [_found(run) for run in runs if run not in begun]
+    return found, [f"{run}: not trained to its end, left out" for run in begun]
+
+
+def _found(run: Path) -> ImportedLevel:
+    lottery, replicate, level = run.parent.parent.parent, run.parent.parent, run.parent
+    config = _hparams(replicate / "level_0" / "main" / "hparams.log")
+    logged = _logged(run / "logger")
+    last = max(logged)
+    mask = binary(_load(run / "mask.pth"), str(run / "mask.pth"))
+    fraction = config.get("pruning_fraction")
+    number = _number(level)
+    metrics = {f"test_{what}": logged[last].get(f"test_{what}") for what in ("accuracy", "loss")}
+    return ImportedLevel(
+        choices={
+            "model": str(config.get("model_name", "unknown")),
+            "dataset": str(config.get("dataset_name", "unknown")),
+            "method": "imp" if run.name == "main" else run.name.rpartition("_")[0],
+            "mask_criterion": str(config.get("pruning_strategy", "unknown")),
+        },
+        config={"open_lth": lottery.name, "branch": run.name, **config},
+        seed=_number(replicate),
+        level=number,
+        mask=mask,
+        state=_state(run, mask),
+        metrics={name: value for name, value in metrics.items() if value is not None},
+        history=tuple({"step": step, **logged[step]} for step in sorted(logged)),
+        step=last,
+        target_sparsity=1 - (1 - float(fraction)) ** number if fraction and number else None,
+    )
+
+
+def _state(run: Path, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The final weights, pruned as in every forward pass; none where they were not kept."""
+    models = {match: path for path in run.iterdir() if (match := _MODEL.fullmatch(path.name))}
+    if not models:
+        return {}
+    last = max(models, key=lambda match: (int(match[1]), int(match[2])))
+    state = {n.removeprefix("module."): t for n, t in _load(models[last]).items()}
+    if missing := sorted(set(mask) - set(state)):
+        raise ValueError(f"{models[last]}: no weights {missing}, of which mask.pth has masks")
+    return {name: t * mask[name] if name in mask else t for name, t in state.items()}
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _logged(path: Path) -> dict[int, dict[str, float]]:
+    """Iteration -> what was measured there, `test_accuracy` and the like."""
+    logged: dict[int, dict[str, float]] = {}
+    for number, line in enumerate(path.read_text().split(), start=1):
+        try:
+            name, iteration, value = line.split(",")
+            at = logged.setdefault(int(iteration), {})
+            if not name.endswith("_examples"):
+                at[name] = float(value)
+        except ValueError:
+            raise ValueError(f"{path}:{number}: {line!r} is no `name,iteration,value`") from None
+    if not logged:
+        raise ValueError(f"{path}: empty; it has lines `name,iteration,value`")
+    return logged
+
+
+def _hparams(path: Path) -> dict[str, Any]:
+    """`    * lr => 0.1`, as open_lth prints every setting that is not its default."""
+    if not path.exists():
+        raise ValueError(f"{path}: missing; it says what the experiment was")
+    return dict(re.findall(r"^\s+\* (\w+) => (.*)$", path.read_text(), re.MULTILINE))
+
+
+def _number(folder: Path) -> int:
+    _, _, number = folder.name.rpartition("_")
+    if not number.isdigit():
+        raise ValueError(
+            f"import: {folder} has no number; open_lth calls it replicate_N or level_N"
+        )
+    return int(number)

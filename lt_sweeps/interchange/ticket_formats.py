@@ -1,0 +1,90 @@
+"""Forms of a ticket for other code: plain weights, torch's pruning masks, sparse tensors."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from lt_sweeps.config.call import nearest
+from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.ticket import Ticket
+
+State = dict[str, Tensor]
+
+
+def state_dict(ticket: Ticket) -> State:
+    """The weights as `load_state_dict` takes them; a pruned one has the value it is pinned to."""
+    return {name: tensor[0].clone() for name, tensor in ticket.state.items()}
+
+
+def pruned(ticket: Ticket) -> State:
+    """`<name>_orig` and `<name>_mask`, as in the `state_dict` of a module that torch has pruned."""
+    state = state_dict(ticket)
+    for name, mask in _zero_where_pruned(ticket, "prune").items():
+        weight = state.pop(name)
+        state[f"{name}_orig"], state[f"{name}_mask"] = weight, mask.to(weight.dtype)
+    return state
+
+
+def sparse(ticket: Ticket) -> State:
+    """Prunable weights as sparse COO tensors of what is kept, the others as they are."""
+    state = state_dict(ticket)
+    for name, mask in _zero_where_pruned(ticket, "sparse").items():
+        index = mask.nonzero().T
+        values = state[name][mask]
+        state[name] = torch.sparse_coo_tensor(
+            index, values, mask.shape, is_coalesced=True, check_invariants=True
+        )
+    return state
+
+
+FORMS = {"state_dict": state_dict, "prune": pruned, "sparse": sparse}
+
+
+def apply(module: nn.Module, ticket: Ticket) -> nn.Module:
+    """Load a ticket into a module, its masks through `torch.nn.utils.prune`; returns the module."""
+    module.load_state_dict(state_dict(ticket))
+    for name, mask in _zero_where_pruned(ticket, "prune").items():
+        owner, _, parameter = name.rpartition(".")
+        prune.custom_from_mask(module.get_submodule(owner), parameter, mask)
+    return module
+
+
+def write(ticket: Ticket, form: str, out: Path) -> None:
+    """Write a ticket in a form, by the suffix of `out` as torch's or as a safetensors file.
+
+    Raises: ValueError: an unknown form or suffix, or a form that cannot hold this ticket.
+    """
+    if form not in FORMS:
+        raise ValueError(f"export: form {form!r}; it is one of {[*FORMS]}{nearest(form, FORMS)}")
+    if not ticket.state:
+        raise ValueError(f"export: the ticket for {out} is a mask without weights")
+    state = FORMS[form](ticket)
+    if out.suffix == ".safetensors" and form != "sparse":
+        content = safetensors.torch.save(state)
+    elif out.suffix in (".pt", ".pth"):
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+    else:
+        suffixes = [".pt", ".pth", *([] if form == "sparse" else [".safetensors"])]
+        raise ValueError(f"export: {out} with form {form}; a suffix is one of {suffixes}")
+    write_whole(out, content)
+
+
+def _zero_where_pruned(ticket: Ticket, form: str) -> Mapping[str, Tensor]:
+    """The masks, where every pruned weight is zero: these forms have no place for another value."""
+    masks = {name: mask[0] for name, mask in ticket.mask.items()}
+    for name, mask in masks.items():
+        if ticket.state[name][0][~mask].count_nonzero():
+            raise ValueError(
+                f"export: form {form}: pruned weights of {name} are pinned to values other than 0, "
+                "which it cannot hold; hint: form=state_dict"
+            )
+    return masks

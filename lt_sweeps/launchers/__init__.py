@@ -1,1 +1,0 @@
-"""Where packs of units run: this machine, or a cluster."""

@@ -1,8 +1,0 @@
-"""The dense network: the baseline of every comparison."""
-
-from lt_sweeps.stages import Init, Train, Training
-
-
-def dense(init: Init, recipe: Training) -> Train:
-    """Train the whole network."""
-    return Train(init, recipe)

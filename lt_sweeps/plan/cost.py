@@ -1,0 +1,131 @@
+"""Cost: what a training takes, from its shapes, and from what trainings here took before."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from lt_sweeps.data.batches import EVALUATE_BATCH
+from lt_sweeps.models.network import Network
+from lt_sweeps.plan.stages import Train
+from lt_sweeps.storage.atomic_write import write_whole
+
+# First guesses, replaced by this root's own measurements: multiply-adds per second, seconds a step.
+_RATE = {"cpu": 1.5e10, "cuda": 2e13}
+_STEP = {"cpu": 4e-4, "cuda": 1e-4}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One example's forward pass: multiply-adds, and numbers kept for the backward pass."""
+
+    multiply_adds: int
+    activations: int
+    parameters: int
+
+
+@functools.cache
+def shape(network: Network) -> Shape:
+    """Counted in one example's forward pass, with whatever the memory holds as weights."""
+    # Not on `meta`: its first forward pass imports three seconds of torch.
+    module = network.module().to_empty(device="cpu").eval()
+    counts = {"multiply_adds": 0, "activations": 0}
+
+    def count(part: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, torch.Tensor) and not list(part.children()):
+            counts["activations"] += output.numel()
+            if isinstance(part, nn.Linear):
+                counts["multiply_adds"] += part.weight.numel()
+            elif isinstance(part, nn.Conv2d):
+                positions = output.shape[-1] * output.shape[-2]
+                counts["multiply_adds"] += part.weight.numel() * positions
+
+    for part in module.modules():
+        part.register_forward_hook(count)
+    with torch.no_grad():
+        module(torch.zeros(1, *network.input_shape))
+    return Shape(**counts, parameters=sum(p.numel() for p in module.parameters()))
+
+
+def free_memory(device: str) -> int:
+    """Bytes that are free on a device of this machine."""
+    cuda = device.startswith("cuda")
+    return torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+
+
+def stack_size(stage: Train, *, memory: int) -> int:
+    """How many replicates fit into half of `memory`, in bytes."""
+    one, dataset = shape(stage.network), stage.training.task.dataset
+    # Weights, gradient, two moments, mask, pinned, best and three temporaries, all that again for a
+    # learned mask; activations of a training batch twice, or of an evaluation batch; the images as
+    # bytes, of all splits, unless they are so many that they stay where they are.
+    state = (20 if stage.sparsifier.learns else 10) * 4 * one.parameters
+    batch = 4 * one.activations * max(2 * stage.training.recipe.batch_size, EVALUATE_BATCH)
+    images = 3 * dataset.train_size * math.prod(dataset.input_shape)
+    images = 0 if images > memory // 4 else images
+    return max(1, min(256, int((memory // 2 - images) // (state + batch))))
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Replicate-steps per second and worker, measured under this root."""
+
+    path: Path
+    known: dict[str, float]
+
+    @classmethod
+    def of(cls, root: Path) -> Speeds:
+        """What is known; a file that cannot be read is as good as none, for it is only a guess."""
+        path = root / "speeds.json"
+        try:
+            known = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            known = {}
+        fine = isinstance(known, dict) and all(isinstance(v, float) for v in known.values())
+        return cls(path, known if fine else {})
+
+    def seconds(self, stage: Train, replicates: int, device: str) -> tuple[float, bool]:
+        """Estimated seconds of a stacked training, and whether it rests on a measurement.
+
+        `device` is `cpu`, a GPU's name, or `cuda` for a GPU that is not here to be asked.
+        """
+        recipe, steps = stage.training.recipe, stage.length
+        rate = self._rate(kind(stage), device)
+        if rate is not None:
+            return steps * replicates / rate, True
+        name = "cpu" if device == "cpu" else "cuda"
+        work = 3 * shape(stage.network).multiply_adds * recipe.batch_size * replicates
+        return steps * (work / _RATE[name] + _STEP[name]), False
+
+    def _rate(self, kind: str, device: str) -> float | None:
+        if device != "cuda":
+            return self.known.get(f"{kind} {device}")
+        on_gpus = [
+            rate
+            for name, rate in self.known.items()
+            if name.startswith(f"{kind} ") and not name.endswith(" cpu")
+        ]
+        return min(on_gpus, default=None)
+
+    def learn(self, stage: Train, cost: Mapping[str, Any]) -> None:
+        """Remember what a whole training took, all its interruptions included."""
+        if not cost.get("seconds") or not stage.length:
+            return
+        rate, name = stage.length / cost["seconds"], f"{kind(stage)} {cost['device']}"
+        self.known[name] = (self.known[name] + rate) / 2 if name in self.known else rate
+        write_whole(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
+
+
+def kind(stage: Train) -> str:
+    """What trainings of one speed on one device share."""
+    recipe = stage.training.recipe
+    return f"{stage.network.net} {stage.network.input_shape} b{recipe.batch_size}"

@@ -1,0 +1,39 @@
+"""IMP-Continued: iterative pruning without going back between the levels (arXiv:1912.04427)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lt_sweeps.plan.methods.finetuning import KEEP, ZERO
+from lt_sweeps.plan.stages import Init, Prune, Reset, Train, Training
+from lt_sweeps.sparsity.evidence import Criterion, reset
+from lt_sweeps.sparsity.schedules import Target
+
+
+def imp_continued(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    mask_criterion: Criterion,
+    *,
+    protocol: Literal["prune", "ticket"] = "prune",
+    to: str = "0it",
+    restart: bool = False,
+) -> Train | tuple[Train, ...]:
+    """Train, prune a little, go on with the whole recipe from the weights as they are.
+
+    Args:
+        protocol: `prune` has the networks themselves as results; `ticket` uses their training to
+            search for masks, and trains each level's mask on the dense run's weights at time `to`.
+        restart: such a ticket begins the recipe anew, instead of going on from `to`.
+    """
+    early = reset(
+        {"_target_": "lt_sweeps.sparsity.resets.transplant", "to": to, "restart": restart}
+    )
+    dense = trained = Train(init, recipe)
+    tickets = [dense]
+    for target in schedule:
+        cut = Prune(trained, target, mask_criterion, origin=dense)
+        trained = Train(Reset(cut, KEEP, ZERO, origin=dense), recipe)
+        tickets.append(Train(Reset(cut, early, ZERO, origin=dense), recipe))
+    return trained if protocol == "prune" else tuple(tickets)

@@ -1,0 +1,62 @@
+"""AMC: densities by layer that an agent finds, then fine-tuning (arXiv:1802.03494)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lt_sweeps.models.network import Network
+from lt_sweeps.plan.methods.finetuning import KEEP, ZERO, finetuned
+from lt_sweeps.plan.methods.ticket_search import Protocol, refuse_ticket
+from lt_sweeps.plan.stages import Changes, Init, Reset, Search, Train, Training
+from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.sparsifiers import Amc
+from lt_sweeps.sparsity.sparsifiers.amc import least
+
+UNCLAIMED = "its densities suit the trained weights that they were found on, and nobody claims more"
+
+
+def amc(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    *,
+    episodes: int = 400,
+    warmup: int = 100,
+    lowest: float = 0.02,
+    recalibrate: int = 0,
+    protocol: Protocol = "prune",
+    finetune: Changes = "same",
+) -> tuple[Train, Train]:
+    """Train, find densities that leave as many weights as the last target says, fine-tune.
+
+    Densities that are known already need no agent: method=magnitude schedule=densities.
+
+    Args:
+        episodes: how often densities are tried, for one evaluation on the validation set each.
+        warmup: episodes at random, before the agent learns.
+        lowest: density of a layer.
+        recalibrate: training batches to estimate batch-norm statistics from before each of them.
+        finetune: the keys of the recipe in which the fine-tuning differs.
+    """
+    refuse_ticket(protocol, "amc", because=UNCLAIMED)
+    network, keep = init.network, sum(schedule[-1].keep)
+    sparsifier = Amc(keep, _strides(network), episodes, warmup, float(lowest), recalibrate)
+    fewest = sum(least(layer.size, lowest) for layer in network.layers)
+    if keep < fewest:
+        total = sum(layer.size for layer in network.layers)
+        raise ValueError(
+            f"method: lowest={lowest:g} leaves {fewest} weights, sparsity {1 - fewest / total:.4f} "
+            f"at most, and the schedule asks for {1 - keep / total:.4f}; give a lower one"
+        )
+    dense = Train(init, recipe)
+    search = Search(Reset(dense, KEEP, ZERO, origin=dense), recipe, sparsifier)
+    return dense, finetuned(search, recipe, finetune)
+
+
+def _strides(network: Network) -> tuple[int, ...]:
+    modules = dict(network.module().named_modules())
+    parts = [modules[layer.name.removesuffix(".weight")] for layer in network.layers]
+    return tuple(
+        part.stride[0] if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else 1
+        for part in parts
+    )

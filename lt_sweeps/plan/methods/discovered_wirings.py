@@ -1,0 +1,38 @@
+"""DNW: discovering neural wirings, unstructured (arXiv:1906.00586)."""
+
+from __future__ import annotations
+
+from lt_sweeps.plan.methods.ticket_search import HARD, Protocol, pruning, refuse_ticket
+from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training
+from lt_sweeps.sparsity.evidence import logits
+from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.sparsifiers import StraightThrough
+
+UNCLAIMED = "which weights it computes with changes to the end, and nobody claims its last choice"
+
+
+def dnw(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    *,
+    protocol: Protocol = "prune",
+    finetune: Changes | None = "same",
+) -> tuple[Train, Train]:
+    """Compute with the largest weights of each layer, train all, then fine-tune the largest.
+
+    Args:
+        finetune: the keys of the recipe in which fine-tuning differs; null only scores.
+    """
+    refuse_ticket(protocol, "dnw", because=UNCLAIMED)
+    target, layers = schedule[-1], init.network.layers
+    alike = tuple(round(layer.size * (1 - target.sparsity)) for layer in layers)
+    if target.scope != "layer" or target.keep != alike:
+        raise ValueError(
+            "schedule: dnw leaves the same fraction of every layer; give schedule=one_shot or "
+            "sparsities with scope=layer"
+        )
+    start = logits("lt_sweeps.sparsity.mask_logits.none")
+    search = Train(Logits(init, start), recipe, StraightThrough(target.sparsity))
+    cut = Prune(search, target, HARD, origin=search)
+    return Train(init, recipe), pruning(finetune).train(cut, recipe, origin=search)

@@ -1,0 +1,76 @@
+"""RigL: one training that is sparse from start to end, and moves its mask (arXiv:1911.11134)."""
+
+from __future__ import annotations
+
+from lt_sweeps.config.durations import steps
+from lt_sweeps.plan.methods.finetuning import finetuned
+from lt_sweeps.plan.methods.pruning_at_init import sparse
+from lt_sweeps.plan.methods.ticket_search import Protocol, refuse_ticket
+from lt_sweeps.plan.stages import Changes, Init, Train, Training
+from lt_sweeps.sparsity.evidence import Criterion
+from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.sparsifiers import RigL
+
+NEVER_DENSE = "it has no dense network whose early weights a mask could be put on"
+RANDOM = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.random"})
+
+
+def rigl(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    *,
+    fraction: float = 0.3,
+    every: str = "100it",
+    begin: float = 0.0,
+    end: float = 0.75,
+    multiplier: int = 1,
+    protocol: Protocol = "prune",
+    finetune: Changes | None = None,
+) -> tuple[Train, Train]:
+    """Train at the layers' densities of the schedule's last target, from a random mask.
+
+    Args:
+        fraction: of a layer's weights, those that move at first; less and less, along a cosine.
+        every: time between two moves.
+        begin: the part of the training after which moves begin.
+        end: the part of it after which the mask is fixed.
+        multiplier: the training is so many times as long, milestones and warm-up included.
+        finetune: the keys of the recipe in which a fine-tuning after it differs; null for none.
+    """
+    refuse_ticket(protocol, "rigl", because=NEVER_DENSE)
+    target, longer = schedule[-1], _stretched(recipe, multiplier)
+    if target.scope != "layer":
+        raise ValueError(
+            "method: RigL keeps the number of weights in each layer, which a global schedule does "
+            "not say; use schedule=erk, schedule=uniform, or scope=layer"
+        )
+    if not 0 <= begin < end <= 1:
+        raise ValueError(
+            f"method: begin={begin:g}, end={end:g}; give parts of the recipe, 0 <= begin < end <= 1"
+        )
+    length = longer.recipe.length
+    sparsifier = RigL(
+        fraction=float(fraction),
+        begin=int(begin * length),
+        end=int(end * length),
+        every=steps(every, recipe.recipe.steps_per_epoch, where="method.every"),
+    )
+    trained = Train(sparse(init, recipe, target, RANDOM), longer, sparsifier)
+    result = trained if finetune is None else finetuned(trained, recipe, finetune)
+    return Train(init, recipe), result
+
+
+def _stretched(training: Training, times: int) -> Training:
+    """The same recipe, everything in it taking so many times as long."""
+    if times < 1:
+        raise ValueError(f"method.multiplier: {times}; give 1 or more")
+    if times == 1:
+        return training
+    recipe = training.recipe
+    keys = {
+        "length": f"{times * recipe.length}it",
+        "milestones": [f"{times * step}it" for step in recipe.milestones],
+        "warmup": f"{times * recipe.warmup}it",
+    }
+    return training.changed(keys, where="method.multiplier")

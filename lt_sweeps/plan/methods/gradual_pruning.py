@@ -1,0 +1,52 @@
+"""GMP, gradual magnitude pruning: one training that prunes on the way (arXiv:1710.01878)."""
+
+from __future__ import annotations
+
+from lt_sweeps.config.durations import steps
+from lt_sweeps.plan.methods.finetuning import finetuned
+from lt_sweeps.plan.methods.ticket_search import Protocol, refuse_ticket
+from lt_sweeps.plan.stages import Changes, Init, Train, Training
+from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.sparsifiers import Gradual
+
+UNCLAIMED = "its mask belongs to weights that were pruned on the way, and nobody claims it for one"
+
+
+def gmp(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    *,
+    begin: float = 0.2,
+    end: float = 0.77,
+    every: str = "100it",
+    power: float = 3.0,
+    protocol: Protocol = "prune",
+    finetune: Changes | None = None,
+) -> tuple[Train, Train]:
+    """Prune while training, to exactly the schedule's last target.
+
+    Args:
+        begin: the part of the recipe after which pruning begins.
+        end: the part of it after which the mask is fixed.
+        every: time between two prunings.
+        power: 3 is the cubic schedule.
+        finetune: the keys of the recipe in which a fine-tuning after it differs; null for none.
+    """
+    refuse_ticket(protocol, "gmp", because=UNCLAIMED)
+    target, length = schedule[-1], recipe.recipe.length
+    if not 0 <= begin < end < 1:
+        raise ValueError(
+            f"method: begin={begin:g}, end={end:g}; give parts of the recipe, 0 <= begin < end < 1"
+        )
+    sparsifier = Gradual(
+        target.scope,
+        target.keep,
+        begin=int(begin * length),
+        end=int(end * length),
+        every=steps(every, recipe.recipe.steps_per_epoch, where="method.every"),
+        power=float(power),
+    )
+    pruned = Train(init, recipe, sparsifier)
+    result = pruned if finetune is None else finetuned(pruned, recipe, finetune)
+    return Train(init, recipe), result

@@ -1,0 +1,73 @@
+"""L0 regularisation by hard concrete gates (arXiv:1712.01312), as arXiv:1912.04427 compares it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from lt_sweeps.plan.methods.ticket_search import (
+    HARD,
+    KEEP,
+    LEARNED,
+    Protocol,
+    pruning,
+    refuse_ticket,
+)
+from lt_sweeps.plan.stages import Changes, Evaluate, Init, Logits, Prune, Train, Training
+from lt_sweeps.sparsity.evidence import Criterion, logits
+from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.sparsifiers import HardConcrete
+
+SAMPLED = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.sampled"})
+STOCHASTIC = "its gates are drawn anew in every step and lie between 0 and 1"
+
+
+def l0(
+    init: Init,
+    recipe: Training,
+    *,
+    lmbda: float = 1e-6,
+    l2: float = 0.0,
+    droprate: float = 0.5,
+    grain: Literal["weight", "channel"] = "weight",
+    mask_lr: float = 1.0,
+    mask: Literal["gate", "binary", "sample", "none"] = "gate",
+    protocol: Protocol = "prune",
+    finetune: Changes | None = "same",
+) -> tuple[Train, Train]:
+    """Train with gates that are drawn, fix a mask, fine-tune what it keeps.
+
+    Args:
+        lmbda: per weight, times the expected number of weights that are not 0.
+        l2: weight decay of a weight by its chance to be kept, beside the recipe's.
+        droprate: of the gates at the start.
+        grain: what has a gate: a `weight`, or a `channel` (an output feature map of a convolution,
+            an input of a linear layer).
+        mask: fixed for fine-tuning: where the test's `gate` is not 0, its value kept in the weight;
+            the same without its value (`binary`); one `sample`. `none` goes on drawing, which
+            arXiv:1912.04427's authors found to fail.
+        finetune: the keys of the recipe in which fine-tuning differs; null only scores.
+    """
+    refuse_ticket(protocol, "l0", because=STOCHASTIC)
+    if not 0 < droprate < 1:
+        raise ValueError(f"method: droprate={droprate}; it lies between 0 and 1")
+    mean = math.log((1 - droprate) / droprate)
+    start = logits("lt_sweeps.sparsity.mask_logits.normal", mean=mean, std=0.01, grain=grain)
+    gates = HardConcrete(lmbda, l2, grain, mask_lr)
+    search = Train(Logits(init, start), recipe, gates)
+    if mask == "none":
+        return Train(init, recipe), _drawing_on(search, recipe, gates, finetune)
+    found = SAMPLED if mask == "sample" else HARD
+    cut = Prune(search, Target.open(init.network.layers), found, origin=search)
+    kept = LEARNED if mask == "gate" else KEEP
+    result = pruning(finetune).train(cut, recipe, origin=search, kept=kept)
+    return Train(init, recipe), result
+
+
+def _drawing_on(
+    search: Train, recipe: Training, gates: HardConcrete, finetune: Changes | None
+) -> Train:
+    on = Logits(search, logits("lt_sweeps.sparsity.mask_logits.carried"))
+    if finetune is None:
+        return Evaluate(on, recipe, gates)
+    return Train(on, recipe.changed(finetune, where="method.finetune"), gates)

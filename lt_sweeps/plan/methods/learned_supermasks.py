@@ -1,0 +1,104 @@
+"""Learned supermasks: only the mask is trained (arXiv:1905.01067, section 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lt_sweeps.config.call import Call
+from lt_sweeps.plan.stages import Evaluate, Init, Logits, Prune, Reset, Train, Training
+from lt_sweeps.sparsity.evidence import Criterion, logits
+from lt_sweeps.sparsity.evidence import reset as reset_of
+from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.sparsifiers import Supermask
+
+ZERO = Call("lt_sweeps.sparsity.freezes.zero")
+INIT = Call("lt_sweeps.sparsity.freezes.init")
+
+
+def learned_supermask(
+    init: Init,
+    recipe: Training,
+    reset: Call,
+    *,
+    bias: float = 0.0,
+    rescale: bool = False,
+    rounding: bool = False,
+    mask_lr: float = 1.0,
+    randomise_signs: bool = False,
+) -> Train | tuple[Evaluate]:
+    """Train a chance to be kept for every weight; the weights stay as `reset` leaves the initial.
+
+    Args:
+        bias: every logit at the start; the lower, the sparser the mask becomes.
+        rescale: divide a layer's weights by the fraction of them that is kept.
+        rounding: round the chances instead of drawing by them.
+        mask_lr: the logits' learning rate as a multiple of the recipe's.
+        randomise_signs: score the trained mask on weights whose signs are in another order, a
+            control that must fall to chance.
+    """
+    start = Logits(
+        Reset(init, reset, ZERO, origin=init),
+        logits("lt_sweeps.sparsity.mask_logits.constant", value=float(bias)),
+    )
+    trained = Train(start, recipe, Supermask(rescale, rounding, mask_lr))
+    if not randomise_signs:
+        return trained
+    signs = reset_of({"_target_": "lt_sweeps.sparsity.resets.random_signs"})
+    control = Reset(trained, signs, ZERO, origin=trained)
+    return (Evaluate(control, recipe, trained.sparsifier),)
+
+
+def learned_supermask_from(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    mask_criterion: Criterion,
+    reset: Call,
+    *,
+    dense: Mapping[str, Any] | None = None,
+    strength: float = 2.0,
+    rescale: bool = False,
+    rounding: bool = False,
+    mask_lr: float = 1.0,
+) -> Train:
+    """As `learned_supermask`, from the mask that a criterion finds at the schedule's last level.
+
+    Args:
+        dense: the keys of the recipe in which the dense run, which the criterion looks at, differs.
+        strength: logits start there where that mask keeps a weight, and at minus that elsewhere.
+    """
+    found = Train(init, recipe.changed(dense or {}, where="method.dense"))
+    cut = Prune(found, schedule[-1], mask_criterion, origin=found)
+    start = Logits(
+        Reset(cut, reset, INIT, origin=found),
+        logits("lt_sweeps.sparsity.mask_logits.by_mask", strength=float(strength)),
+    )
+    return Train(start, recipe, Supermask(rescale, rounding, mask_lr))
+
+
+def supermask_ticket(
+    init: Init,
+    recipe: Training,
+    reset: Call,
+    freeze: Call,
+    *,
+    search: Mapping[str, Any] | None = None,
+    bias: float = 0.0,
+    rescale: bool = False,
+    mask_lr: float = 1.0,
+) -> tuple[Train]:
+    """Train the weights under one draw of a learned mask.
+
+    Args:
+        search: the keys of the recipe in which the mask's training differs.
+    """
+    start = Logits(init, logits("lt_sweeps.sparsity.mask_logits.constant", value=float(bias)))
+    learnt = Train(
+        start,
+        recipe.changed(search or {}, where="method.search"),
+        Supermask(rescale, False, mask_lr),
+    )
+    drawn = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.drawn"})
+    cut = Prune(learnt, Target.open(init.network.layers), drawn, origin=learnt)
+    return (Train(Reset(cut, reset, freeze, origin=learnt), recipe),)

@@ -1,0 +1,75 @@
+"""After pruning: fine-tuning, or rewinding of weights or learning rate (arXiv:2003.02389)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.durations import steps
+from lt_sweeps.plan.methods.finetuning import KEEP, ZERO
+from lt_sweeps.plan.stages import Init, Prune, Reset, Train, Training
+from lt_sweeps.sparsity.evidence import Criterion, reset
+from lt_sweeps.sparsity.schedules import Target
+
+Mode = Literal["finetune", "weight_rewind", "lr_rewind", "low_lr_rewind", "reinit"]
+
+
+def renda(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    mask_criterion: Criterion,
+    *,
+    mode: Mode = "lr_rewind",
+    retrain: str | None = None,
+    iterative: bool = True,
+    finetune_lr: float | None = None,
+) -> Train:
+    """Train, prune, and train again for the time `retrain`; at every level if it is `iterative`.
+
+    With T the recipe's end and t the time of retraining, `finetune` goes on with the weights of T
+    at a constant learning rate, `weight_rewind` with the weights of T-t and the recipe from T-t,
+    `lr_rewind` with weights and momentum of T and the recipe from T-t, `low_lr_rewind` with the
+    weights of T-t at a constant rate, `reinit` with new weights and the recipe from T-t.
+
+    Args:
+        retrain: null for the whole recipe.
+        iterative: else there is one cut, to the schedule's last sparsity.
+        finetune_lr: the constant rate; null for the recipe's last.
+    """
+    length = recipe.recipe.length
+    time = _steps(retrain, recipe)
+    back, low = f"{length - time}it", _constant(recipe, time, finetune_lr)
+    start, retraining = {
+        "finetune": (KEEP, low),
+        "weight_rewind": (_reset("rewind", to=back), recipe),
+        "lr_rewind": (_reset("keep", at=back, momentum=True), recipe),
+        "low_lr_rewind": (_reset("rewind", to=back, restart=True), low),
+        "reinit": (_reset("redraw", at=back), recipe),
+    }[mode]
+    dense = ticket = Train(init, recipe)
+    for target in schedule if iterative else schedule[-1:]:
+        cut = Prune(ticket, target, mask_criterion, origin=dense)
+        ticket = Train(Reset(cut, start, ZERO, origin=dense), retraining)
+    return ticket
+
+
+def _steps(retrain: str | None, recipe: Training) -> int:
+    """How long a level retrains."""
+    length, per_epoch = recipe.recipe.length, recipe.recipe.steps_per_epoch
+    time = length if retrain is None else steps(retrain, per_epoch, where="method.retrain")
+    if not 0 < time <= length:
+        raise ValueError(f"method.retrain: {retrain} is step {time}; give 1 to {length} steps")
+    return time
+
+
+def _constant(recipe: Training, time: int, lr: float | None) -> Training:
+    """A recipe of `time` steps at one learning rate."""
+    last = recipe.recipe.lr_at(recipe.recipe.length - 1)
+    flat = {"milestones": [], "warmup": "0it", "decay": "step"}
+    keys = {"length": f"{time}it", "lr": last if lr is None else lr, **flat}
+    return recipe.changed(keys, where="method.finetune_lr")
+
+
+def _reset(name: str, **arguments: Any) -> Call:
+    return reset({"_target_": f"lt_sweeps.sparsity.resets.{name}", **arguments})

@@ -1,0 +1,32 @@
+"""One-shot pruning with fine-tuning: of large weights, unless a criterion says otherwise
+(arXiv:1506.02626)."""
+
+from __future__ import annotations
+
+from lt_sweeps.plan.methods.ticket_search import KEEP, AfterMask, Protocol
+from lt_sweeps.plan.stages import Changes, Init, Prune, Train, Training
+from lt_sweeps.sparsity.evidence import Criterion
+from lt_sweeps.sparsity.schedules import Target
+
+
+def magnitude(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    mask_criterion: Criterion,
+    *,
+    protocol: Protocol = "prune",
+    to: str = "0it",
+    restart: bool = False,
+    finetune: Changes | None = "same",
+) -> Train:
+    """Train, prune to the schedule's last sparsity, fine-tune.
+
+    Args:
+        protocol: `ticket` trains the mask on the weights of time `to` instead, and with `restart`
+            begins the recipe anew.
+        finetune: the keys of the recipe in which the fine-tuning differs; null only scores.
+    """
+    dense = Train(init, recipe)
+    cut = Prune(dense, schedule[-1], mask_criterion, origin=dense)
+    return AfterMask(protocol, to, restart, finetune).train(cut, recipe, origin=dense, kept=KEEP)

@@ -1,0 +1,71 @@
+"""Network Slimming: whole channels go, by the size of their batch-norm scale (arXiv:1708.06519)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lt_sweeps.config.call import Call
+from lt_sweeps.models.network import Network
+from lt_sweeps.plan.methods.finetuning import finetuned
+from lt_sweeps.plan.methods.ticket_search import Protocol, refuse_ticket
+from lt_sweeps.plan.stages import Changes, Init, Prune, Train, Training
+from lt_sweeps.sparsity.channel_pruning import scales, slimmable
+from lt_sweeps.sparsity.evidence import Criterion
+from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.sparsifiers import Slimming
+
+STRUCTURED = "its masks are of whole channels"
+
+
+def slimming(
+    init: Init,
+    recipe: Training,
+    *,
+    lmbda: float = 1e-4,
+    percent: float = 0.5,
+    scale: float = 0.5,
+    protocol: Protocol = "prune",
+    finetune: Changes = "same",
+) -> tuple[Train, Train]:
+    """Train with a penalty on batch-norm scales, take channels out, fine-tune.
+
+    A channel that goes takes along the weights that write to it and those that read it. Channels
+    that a residual sum ties to others stay, and so does the largest of each layer.
+
+    Args:
+        lmbda: of the penalty, times the sum of all scales' magnitudes.
+        percent: the fraction of the channels that goes, in (0, 1); the sparsity follows from it.
+        scale: what all batch-norm scales start from.
+        finetune: the keys of the recipe in which the fine-tuning differs.
+    """
+    refuse_ticket(protocol, "slimming", because=STRUCTURED)
+    if not 0 < percent < 1:
+        raise ValueError(f"method: percent={percent:g}; give a fraction between 0 and 1")
+    if not scale > 0:
+        raise ValueError(f"method: scale={scale:g}; give a positive scale")
+    _check(init.network)
+    begun = Init(_scaled(init.network, float(scale)))
+    penalised = Train(begun, recipe, Slimming(float(lmbda), scales(init.network)))
+    slim = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.slim", "percent": float(percent)})
+    cut = Prune(penalised, Target.open(init.network.layers), slim, origin=penalised)
+    return Train(init, recipe), finetuned(cut, recipe, finetune)
+
+
+def _check(network: Network) -> None:
+    if not scales(network):
+        raise ValueError(
+            f"method: slimming takes channels out by their batch-norm scales, and {network.net} "
+            "has no batch norm; use model=resnet20 or vgg16, or one of your own that has"
+        )
+    if not slimmable(network):
+        raise ValueError(
+            f"method: slimming takes out channels that prunable weights write to and layers alone "
+            f"read, and no batch norm of {network.net} has any"
+        )
+
+
+def _scaled(network: Network, scale: float) -> Network:
+    """The network with another start for its batch norms."""
+    first = network.init and {"_target_": network.init.target, **network.init.args}
+    init = {"_target_": "lt_sweeps.models.scales.scaled_norms", "scale": scale, "first": first}
+    return replace(network, init=Call.of(init, where="model.init", supplied=("module",)))

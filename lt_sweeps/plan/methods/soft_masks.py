@@ -1,0 +1,110 @@
+"""Continuous Sparsification: rounds of an annealed soft mask (arXiv:1912.04427)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lt_sweeps.plan.methods.ticket_search import HARD, AfterMask, Protocol
+from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training
+from lt_sweeps.sparsity.evidence import Criterion, logits
+from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.sparsifiers import Continuous
+from lt_sweeps.sparsity.sparsifiers.continuous import Anneal
+
+SURE = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.large_logit"})
+Rounding = Literal["paper", "released"]
+
+
+def continuous_sparsification(
+    init: Init,
+    recipe: Training,
+    *,
+    s0: float = 0.0,
+    lmbda: float = 1e-8,
+    final_beta: float = 200.0,
+    anneal: Anneal = "epoch",
+    rounds: int = 1,
+    round_reset: Rounding = "paper",
+    mask_lr: float = 1.0,
+    scaling: bool = True,
+    protocol: Protocol = "prune",
+    to: str = "0it",
+    restart: bool = False,
+    origin: Literal["search", "dense"] = "search",
+    finetune: Changes | None = "same",
+) -> tuple[Train, ...]:
+    """Search for `rounds` rounds; after each, train what s > 0 keeps.
+
+    One result per round, and the dense network first.
+
+    Args:
+        s0: every s at the start: the higher, the denser the mask becomes.
+        lmbda: of the penalty, times the sum of the soft masks.
+        anneal: how beta rises to `final_beta`; `constant` has it there throughout.
+        round_reset: what s restarts from: `paper` is min(final_beta s, s0); the `released` script
+            has lost the factor, so that it opens again what the round before had closed.
+        mask_lr: the learning rate of s as a multiple of the recipe's.
+        scaling: divide the soft mask by sigmoid(s0), so that it starts at 1.
+        protocol: `prune` keeps the weights that the search ended with; `ticket` takes those of time
+            `to`, and with `restart` begins the recipe anew.
+        origin: whose early weights a ticket takes: the search's, or a dense run's.
+        finetune: the keys of the recipe in which the training of what is kept differs from the
+            search; null only scores it.
+    """
+    soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
+    searches = _searches(init, recipe, soft, s0, rounds, round_reset)
+    after = AfterMask(protocol, to, restart, finetune)
+    dense = Train(init, recipe)
+    begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
+    whole = Target.open(init.network.layers)
+    cuts = [Prune(search, whole, HARD, origin=begun) for search in searches]
+    return (dense, *(after.train(cut, recipe, origin=begun) for cut in cuts))
+
+
+def exact_continuous_sparsification(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    *,
+    s0: float = 0.0,
+    lmbda: float = 1e-8,
+    final_beta: float = 200.0,
+    anneal: Anneal = "epoch",
+    rounds: int = 1,
+    round_reset: Rounding = "paper",
+    mask_lr: float = 1.0,
+    scaling: bool = True,
+    protocol: Protocol = "prune",
+    to: str = "0it",
+    restart: bool = False,
+    origin: Literal["search", "dense"] = "search",
+    finetune: Changes | None = "same",
+) -> tuple[Train, ...]:
+    """As `continuous_sparsification`, but keep the largest s, as many as the schedule says.
+
+    One search serves all sparsities; one result per level of the schedule, after the dense network.
+    With anneal=constant and final_beta=1 the mask stays soft to the end, the ablation of the
+    paper's appendix F.
+    """
+    soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
+    searches = _searches(init, recipe, soft, s0, rounds, round_reset)
+    after = AfterMask(protocol, to, restart, finetune)
+    dense = Train(init, recipe)
+    begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
+    cuts = [Prune(searches[-1], target, SURE, origin=begun) for target in schedule]
+    return (dense, *(after.train(cut, recipe, origin=begun) for cut in cuts))
+
+
+def _searches(
+    init: Init, recipe: Training, soft: Continuous, s0: float, rounds: int, round_reset: Rounding
+) -> list[Train]:
+    """Each round goes on with weights and s of the one before; learning rate and beta restart."""
+    if rounds < 1:
+        raise ValueError(f"method: rounds={rounds}; give 1 or more")
+    start = logits("lt_sweeps.sparsity.mask_logits.constant", value=float(s0))
+    searches = [Train(Logits(init, start), recipe, soft)]
+    beta = soft.final_beta if round_reset == "paper" else 1.0
+    again = logits("lt_sweeps.sparsity.mask_logits.reopened", beta=float(beta), highest=float(s0))
+    for _ in range(1, rounds):
+        searches.append(Train(Logits(searches[-1], again), recipe, soft))
+    return searches

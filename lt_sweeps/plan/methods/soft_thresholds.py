@@ -1,0 +1,35 @@
+"""STR: soft threshold reparameterization (arXiv:2002.03231)."""
+
+from __future__ import annotations
+
+from lt_sweeps.plan.methods.ticket_search import HARD, Protocol, pruning, refuse_ticket
+from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training
+from lt_sweeps.sparsity.evidence import logits
+from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.sparsifiers import SoftThreshold
+
+SHRUNK = "what its thresholds leave of a weight is smaller than the weight"
+
+
+def soft_threshold(
+    init: Init,
+    recipe: Training,
+    *,
+    s_init: float = -100.0,
+    threshold_decay: float = 5e-4,
+    mask_lr: float = 1.0,
+    protocol: Protocol = "prune",
+    finetune: Changes | None = "same",
+) -> tuple[Train, Train]:
+    """Train weights and a threshold per layer, then fine-tune what is not 0.
+
+    Args:
+        s_init: where every s starts, from which its decay alone brings it to a threshold.
+        threshold_decay: the weight decay of s.
+        finetune: the keys of the recipe in which fine-tuning differs; null only scores.
+    """
+    refuse_ticket(protocol, "str", because=SHRUNK)
+    start = logits("lt_sweeps.sparsity.mask_logits.constant", value=float(s_init), grain="layer")
+    search = Train(Logits(init, start), recipe, SoftThreshold(threshold_decay, mask_lr))
+    cut = Prune(search, Target.open(init.network.layers), HARD, origin=search)
+    return Train(init, recipe), pruning(finetune).train(cut, recipe, origin=search)

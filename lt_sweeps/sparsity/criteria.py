@@ -1,0 +1,179 @@
+"""Mask criteria: a score per weight, the highest stay (arXiv:1905.01067, section 3 and S2).
+
+A criterion is an elementwise function that names the evidence it needs. `init` and `final` are the
+two snapshots that it compares; which moments they are is config. `noise` is uniform in [0, 1).
+Weights are ranked within a layer, or over all layers, by the schedule's scope; equal scores are
+ordered at random from the seed. The tensors are vectors of the weights that compete: those left in
+one layer, or in all layers. A criterion that returns bools is the mask itself, whatever the
+schedule asks for. `grad` is a gradient of the loss, `logits` are those of a learned mask.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FAMILY = "criteria"  # the first part of these names in stage keys, for ever
+
+
+def large_final(final: Tensor) -> Tensor:
+    """|w_f|: magnitude pruning, the criterion of the lottery ticket hypothesis."""
+    return final.abs()
+
+
+def small_final(final: Tensor) -> Tensor:
+    return -final.abs()
+
+
+def large_init(init: Tensor) -> Tensor:
+    return init.abs()
+
+
+def small_init(init: Tensor) -> Tensor:
+    return -init.abs()
+
+
+def large_init_large_final(init: Tensor, final: Tensor) -> Tensor:
+    """min(rank |w_i|, rank |w_f|): large both before and after.
+
+    Ranks stand for the paper's min(alpha |w_f|, |w_i|), whose alpha aligns the percentiles.
+    """
+    return torch.minimum(_rank(init.abs()), _rank(final.abs()))
+
+
+def small_init_small_final(init: Tensor, final: Tensor) -> Tensor:
+    """The rank form of -max(alpha |w_f|, |w_i|): small both before and after."""
+    return torch.minimum(_rank(-init.abs()), _rank(-final.abs()))
+
+
+def magnitude_increase(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f| - |w_i|, signed."""
+    return final.abs() - init.abs()
+
+
+def movement(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f - w_i|."""
+    return (final - init).abs()
+
+
+def random(noise: Tensor) -> Tensor:
+    return noise
+
+
+def snip(init: Tensor, grad: Tensor, *, examples: int = 128) -> Tensor:
+    """|g w_i|: how much the loss would change without the weight (arXiv:1810.02340).
+
+    g is the gradient of the mean loss at `grad`'s moment on the first `examples` training images.
+    """
+    return (init * grad).abs()
+
+
+def grad(grad: Tensor, *, examples: int = 128) -> Tensor:
+    """|g|, the gradient as for `snip`."""
+    return grad.abs()
+
+
+def grasp(
+    init: Tensor, hessian_grad: Tensor, *, examples: int = 128, temperature: float = 200.0
+) -> Tensor:
+    """w_i (Hg): those without which the gradient's norm would shrink most (arXiv:2002.07376).
+
+    g and H are gradient and Hessian of the loss as for `snip`, its outputs over `temperature`.
+    """
+    return init * hessian_grad
+
+
+def synflow(flow: Tensor, *, rounds: int = 100) -> Tensor:
+    """|w dR/dw|, R being what flows through the network of |w| (arXiv:2006.05467).
+
+    In so many rounds the density falls by equal factors, and the flow is that of what is left.
+    """
+    return flow
+
+
+def learned(logits: Tensor) -> Tensor:
+    """Keep exactly the weights whose logit is above 0: the hard mask, which no schedule sets."""
+    return logits > 0
+
+
+def slim(channel: Tensor, *, percent: float) -> Tensor:
+    """Keep what belongs to no channel whose share is `percent` or less; no schedule sets it.
+
+    A channel's share is the fraction of channels of smaller batch-norm scale (arXiv:1708.06519).
+    """
+    return channel > percent
+
+
+def hard(keeps: Tensor) -> Tensor:
+    """Keep exactly what a learned mask keeps, as its sparsifier has it; no schedule sets it."""
+    return keeps
+
+
+def sampled(sampled: Tensor) -> Tensor:
+    """Keep what one draw of a learned mask keeps; no schedule sets it."""
+    return sampled
+
+
+def large_logit(logits: Tensor, final: Tensor) -> Tensor:
+    """The logit of a learned mask: as many as the schedule says, those most sure to be kept.
+
+    Equal logits, which are common, are ordered by |w_f|.
+    """
+    order = final.abs().argsort(stable=True)
+    order = order[logits[order].argsort(stable=True)]
+    first, second = logits[order], final.abs()[order]
+    rises = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    ranks = torch.zeros(len(order), dtype=torch.float64, device=logits.device)
+    ranks[order[1:]] = rises.double().cumsum(0)
+    return ranks
+
+
+def drawn(logits: Tensor, noise: Tensor) -> Tensor:
+    """One draw of a learned mask: each weight stays with the chance sigmoid(logit)."""
+    return noise < torch.sigmoid(logits)
+
+
+def large_final_same_sign(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f| where the sign stayed, else 0: once those run out, random other weights fill up."""
+    return final.abs() * _same_sign(init, final)
+
+
+def large_final_diff_sign(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f| where the sign flipped, else 0. Few flip, so most of what is kept is random."""
+    return final.abs() * _diff_sign(init, final)
+
+
+def magnitude_increase_same_sign(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f| - |w_i| where the sign stayed, else 0, which outranks the weights that shrank."""
+    return magnitude_increase(init, final) * _same_sign(init, final)
+
+
+def magnitude_increase_diff_sign(init: Tensor, final: Tensor) -> Tensor:
+    """|w_f| - |w_i| where the sign flipped, else 0."""
+    return magnitude_increase(init, final) * _diff_sign(init, final)
+
+
+def large_final_same_sign_single(init: Tensor, final: Tensor) -> Tensor:
+    """Keep exactly the weights whose sign stayed: a mask of its own, which no schedule sets."""
+    return _same_sign(init, final)
+
+
+def large_final_diff_sign_single(init: Tensor, final: Tensor) -> Tensor:
+    """Keep exactly the weights whose sign flipped: a mask of its own, which no schedule sets."""
+    return _diff_sign(init, final)
+
+
+def _same_sign(init: Tensor, final: Tensor) -> Tensor:
+    return init.sign() == final.sign()
+
+
+def _diff_sign(init: Tensor, final: Tensor) -> Tensor:
+    return init.sign() != final.sign()
+
+
+def _rank(score: Tensor) -> Tensor:
+    """Position of each weight in increasing order of score: [0, n), exact in float64."""
+    flat = score.flatten()
+    ranks = torch.empty(flat.numel(), dtype=torch.float64, device=score.device)
+    ranks[flat.argsort(stable=True)] = torch.arange(flat.numel(), dtype=torch.float64).to(ranks)
+    return ranks.view_as(score)

@@ -1,0 +1,84 @@
+"""Evidence: the snapshots that criteria, resets and freezes ask for by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lt_sweeps.config.call import Call
+
+_CRITERION = {
+    "init": "start",
+    "final": "end",
+    "best": "best",
+    "origin": "origin",
+    "grad": "start",
+    "hessian_grad": "start",
+    "flow": "start",
+    "logits": "end",
+    "keeps": "end",
+    "sampled": "end",
+    "channel": "end",
+    "noise": None,
+}
+UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # what a network has before it is trained
+ON_DATA = ("grad", "hessian_grad")  # what depends on training images
+LEARNED = ("logits", "keeps", "sampled")  # what only the training of a mask ends with
+_RESET = ("origin", "init", "final", "masked", "kept", "cut", "noise", "fresh")
+_LOGITS = ("kept", "logits", "noise")
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A mask criterion, and the moments that its snapshots are taken at (None: it is drawn)."""
+
+    call: Call
+    evidence: tuple[tuple[str, str | None], ...]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Criterion:
+        """The criterion that a yaml describes: `_target_`, snapshots by name, other arguments."""
+        where = "mask_criterion"
+        target = str(config.get("_target_"))
+        names = _evidence(Call(target), where, tuple(_CRITERION))
+        evidence = {name: config.get(name, _CRITERION.get(name)) for name in names}
+        evidence.update({n: n.removeprefix("at_") for n in names if n.startswith("at_")})
+        for name, moment in evidence.items():
+            if (name == "noise") != (moment is None):
+                raise ValueError(f"{where}.{name}: {moment!r} is no moment of a training")
+        rest = {key: value for key, value in config.items() if key not in names}
+        call = Call.of(rest, where=where, supplied=names)
+        return cls(call, tuple(evidence.items()))
+
+
+def reset(config: Mapping[str, Any], where: str = "reset") -> Call:
+    """The reset or freeze (`where`) that a yaml describes."""
+    return _call(config, where, _RESET)
+
+
+def logits(target: str, **arguments: Any) -> Call:
+    """What a learned mask's logits start from."""
+    return _call({"_target_": target, **arguments}, "method", _LOGITS)
+
+
+def _call(config: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> Call:
+    names = _evidence(Call(str(config.get("_target_"))), where, allowed)
+    return Call.of(config, where=where, supplied=names)
+
+
+def _evidence(call: Call, where: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the tensors that a function asks for."""
+    names = tuple(
+        name
+        for name, parameter in inspect.signature(call.function).parameters.items()
+        if "Tensor" in str(parameter.annotation) or parameter.annotation is parameter.empty
+    )
+    timed = allowed == tuple(_CRITERION)
+    unknown = [n for n in names if n not in allowed and not (timed and n.startswith("at_"))]
+    if unknown:
+        raise ValueError(
+            f"{where}: `{call.target}` names evidence {unknown}; it can have {list(allowed)}"
+        )
+    return names

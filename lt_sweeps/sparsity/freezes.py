@@ -1,0 +1,52 @@
+"""Freezes (mask-0 actions): what a pruned weight is pinned to (arXiv:1905.01067, section 4).
+
+A freeze is a function of one layer's weights that names the evidence it needs, as a reset does:
+`init`, `final`, `kept`, `noise`, and `cut`, the weights that are pruned now. It decides once, when
+a weight is pruned; the value then stays for all later levels. One whose `kept_too` is true also
+says what a kept weight's initial value becomes, before the reset.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FAMILY = "freezes"  # the first part of these names in stage keys, for ever
+
+
+def zero(final: Tensor) -> Tensor:
+    """0: the weight is gone."""
+    return torch.zeros_like(final)
+
+
+def init(init: Tensor) -> Tensor:
+    """The weight's initial value."""
+    return init
+
+
+def final(final: Tensor) -> Tensor:
+    """The value that the weight was trained to."""
+    return final
+
+
+def variant(init: Tensor, final: Tensor, *, kept_too: bool = False) -> Tensor:
+    """0 for a weight that training moved towards 0, its initial value for any other.
+
+    Without `kept_too` it is the paper's variant 1. With it variant 2: kept weights that moved
+    towards 0 start from 0 as well, and are trained.
+    """
+    return torch.where(init.abs() > final.abs(), 0.0, init)
+
+
+def reversed_variant(init: Tensor, final: Tensor) -> Tensor:
+    """The control: 0 for a weight that moved away from 0."""
+    return torch.where(init.abs() < final.abs(), 0.0, init)
+
+
+def random_zeros(init: Tensor, final: Tensor, cut: Tensor, noise: Tensor) -> Tensor:
+    """The control: as many zeros as variant 1 has among the weights pruned now, anywhere there."""
+    zeros = int((init.abs() > final.abs())[cut].sum())
+    order = torch.where(cut, noise, torch.inf).flatten().argsort(stable=True)
+    values = init.flatten().clone()
+    values[order[:zeros]] = 0.0
+    return values.view_as(init)

@@ -1,0 +1,73 @@
+"""Logits: what a learned mask starts from, one function of a layer each.
+
+They name the evidence they need: `kept` (the mask so far), `logits` (those that the training before
+ended with), `noise` (uniform in [0, 1)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+FAMILY = "logits"  # the first part of these names in stage keys, for ever
+
+Grain = Literal["weight", "channel", "layer"]
+"""What has a logit of its own."""
+
+
+def constant(kept: Tensor, *, value: float = 0.0, grain: Grain = "weight") -> Tensor:
+    """The same for all weights: each is kept with the chance sigmoid(value)."""
+    return torch.full(grained(kept.shape, grain), float(value))
+
+
+def normal(
+    kept: Tensor, noise: Tensor, *, mean: float, std: float, grain: Grain = "weight"
+) -> Tensor:
+    """Drawn around `mean`."""
+    uniform = first(noise, grained(kept.shape, grain)).double().clamp(min=2.0**-25)
+    return (mean + std * torch.special.ndtri(uniform)).float()
+
+
+def by_mask(kept: Tensor, *, strength: float = 2.0) -> Tensor:
+    """`strength` where the mask keeps a weight, minus that where it does not."""
+    return torch.where(kept, float(strength), -float(strength))
+
+
+def reopened(logits: Tensor, *, beta: float, highest: float) -> Tensor:
+    """min(beta s, highest), for another round of Continuous Sparsification (arXiv:1912.04427).
+
+    With the final beta, a weight that was suppressed stays so, and one that survived is at most
+    where all began, to be decided anew.
+    """
+    return (beta * logits).clamp(max=float(highest))
+
+
+def none(kept: Tensor) -> Tensor:
+    """No logits: for masks that the weights themselves decide."""
+    return torch.zeros(0)
+
+
+def carried(logits: Tensor) -> Tensor:
+    """As the training before left them."""
+    return logits
+
+
+def grained(shape: Sequence[int], grain: Grain) -> tuple[int, ...]:
+    """The shape of a layer's logits, such that they go with its weights.
+
+    A channel is an output feature map of a convolution, and an input of a linear layer.
+    """
+    if grain == "weight":
+        return tuple(shape)
+    ones = (1,) * (len(shape) - 1)
+    if grain == "layer":
+        return (1, *ones)
+    return (shape[0], *ones) if len(shape) > 2 else (1, shape[1])
+
+
+def first(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """The leading entries of `values`, as many as `shape` has along its last dimensions."""
+    return values[(..., *[slice(size) for size in shape])]

@@ -1,0 +1,164 @@
+"""Schedules: how many weights are left at each level.
+
+A schedule is a function of the network's prunable layers that returns one `Target` per level. A
+rate is the fraction of the weights still there that one level prunes; a sparsity is the fraction of
+all prunable weights pruned so far, in [0, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lt_sweeps.models.network import Layer
+
+FAMILY = "schedules"  # the first part of these names in stage keys, for ever
+
+Scope = Literal["layer", "global"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """How many weights a level leaves: one count per layer, or one over all layers.
+
+    `sparsity` is what was asked for, NaN for nothing; the counts are what that rounds to.
+    """
+
+    scope: Scope
+    keep: tuple[int, ...]
+    sparsity: float
+
+    @classmethod
+    def open(cls, layers: Sequence[Layer]) -> Target:
+        """Whatever the criterion keeps: for those that are masks themselves."""
+        return cls("layer", tuple(layer.size for layer in layers), math.nan)
+
+    def groups(self, layers: Sequence[Layer]) -> list[tuple[Sequence[Layer], int]]:
+        """Layers that compete with each other, and how many weights they keep."""
+        together = [layers] if self.scope == "global" else [[layer] for layer in layers]
+        return list(zip(together, self.keep, strict=True))
+
+    def identity(self) -> dict[str, Any]:
+        """The counts alone: schedules that agree on them share their levels."""
+        return {"scope": self.scope, "keep": list(self.keep)}
+
+
+def geometric(
+    layers: Sequence[Layer],
+    *,
+    levels: int | None = None,
+    sparsity: float | None = None,
+    conv: float = 0.2,
+    hidden: float = 0.2,
+    output: float = 0.2,
+    scope: Scope = "layer",
+) -> tuple[Target, ...]:
+    """Prune a rate of the remaining weights per level, by the layer's kind.
+
+    Ends after `levels`, or exactly at `sparsity`: the levels before it are those of the endless
+    schedule, so that cells with different targets share them. A global scope needs one rate.
+    Counts are rounded as in arXiv:1905.01067: what a level prunes is floored.
+    """
+    rates = {"conv": conv, "hidden": hidden, "output": output}
+    for kind, rate in rates.items():
+        if not 0 < rate < 1:
+            raise ValueError(f"schedule: {kind}={rate} is no rate; it lies between 0 and 1")
+    if (levels is None) == (sparsity is None):
+        raise ValueError(
+            f"schedule: give either levels or sparsity, got levels={levels}, sparsity={sparsity}"
+        )
+    if levels is not None and levels < 1:
+        raise ValueError(f"schedule: levels={levels}; give 1 or more")
+    used = {layer.kind: rates[layer.kind] for layer in layers}
+    if scope == "global" and len(set(used.values())) > 1:
+        raise ValueError(f"schedule: a global scope needs one rate, got {used}")
+    sizes = _sizes(layers, scope)
+    bases = [1 - used[layer.kind] for layer in layers][: len(sizes)]
+
+    def nominal(level: float) -> float:
+        return 1 - sum(n * base**level for n, base in zip(sizes, bases, strict=True)) / sum(sizes)
+
+    whole, last = levels, None
+    if sparsity is not None:
+        if sparsity == 0:
+            raise ValueError("schedule: sparsity 0 prunes nothing; use method=dense")
+        whole, last = _levels_to(checked(sparsity), nominal)
+    targets, keep = [], sizes
+    for level in range(1, (whole or 0) + 1):
+        keep = [n - int(n * ((1 - b) * 100.0) / 100) for n, b in zip(keep, bases, strict=True)]
+        targets.append(Target(scope, tuple(keep), nominal(level)))
+    if last is not None:
+        keep = [round(n * base**last) for n, base in zip(sizes, bases, strict=True)]
+        targets.append(Target(scope, tuple(keep), nominal(last)))
+    return rising(targets, layers)
+
+
+def sparsities(
+    layers: Sequence[Layer], *, sparsity: Sequence[float], scope: Scope = "layer"
+) -> tuple[Target, ...]:
+    """An explicit list of sparsities, one per level; within a layer each is the layer's own."""
+    if not sparsity:
+        raise ValueError("schedule: sparsity=[] has no level; list at least one")
+    sizes = _sizes(layers, scope)
+    targets = [
+        Target(scope, tuple(round(n * (1 - checked(s))) for n in sizes), float(s)) for s in sparsity
+    ]
+    return rising(targets, layers)
+
+
+def one_shot(
+    layers: Sequence[Layer], *, sparsity: float, scope: Scope = "layer"
+) -> tuple[Target, ...]:
+    """One level at one sparsity."""
+    return sparsities(layers, sparsity=[sparsity], scope=scope)
+
+
+def _sizes(layers: Sequence[Layer], scope: Scope) -> list[int]:
+    sizes = [layer.size for layer in layers]
+    return sizes if scope == "layer" else [sum(sizes)]
+
+
+def _levels_to(sparsity: float, nominal: Callable[[float], float]) -> tuple[int, float | None]:
+    """Whole levels before `sparsity`, and the fractional last one unless a whole one hits it."""
+    close = 1e-3 * (1 - sparsity)
+    whole = 0
+    while nominal(whole + 1) < sparsity + close:
+        whole += 1
+    if abs(nominal(whole) - sparsity) <= close:
+        return whole, None
+    low, high = float(whole), whole + 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if nominal(middle) < sparsity else (low, middle)
+    return whole, high
+
+
+def checked(sparsity: float) -> float:
+    if not 0 <= sparsity < 1:
+        hint = f"; did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
+        raise ValueError(f"schedule: sparsity {sparsity:g} lies outside [0, 1){hint}")
+    return sparsity
+
+
+def rising(targets: list[Target], layers: Sequence[Layer]) -> tuple[Target, ...]:
+    """The targets, if sparsity rises at every level and no layer is emptied.
+
+    Raises:
+        ValueError: it does not, or a layer is; a global scope can only tell when it prunes.
+    """
+    full = Target(targets[0].scope, tuple(_sizes(layers, targets[0].scope)), 0.0)
+    for level, (before, now) in enumerate(zip([full, *targets], targets, strict=False), 1):
+        if sum(now.keep) >= sum(before.keep):
+            raise ValueError(
+                f"schedule: sparsity must rise at every level, got {before.sparsity:.6g} at level "
+                f"{level - 1} and {now.sparsity:.6g} at level {level}"
+            )
+        if 0 in now.keep:
+            layer = layers[now.keep.index(0)].name if now.scope == "layer" else "every layer"
+            raise ValueError(
+                f"schedule: level {level} (sparsity {now.sparsity:.6g}) leaves nothing of "
+                f"{layer}; prune less, or exclude it"
+            )
+    return tuple(targets)

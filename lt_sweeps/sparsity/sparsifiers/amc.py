@@ -1,0 +1,140 @@
+"""AMC: an agent finds how dense each layer is to be, within a budget (arXiv:1802.03494)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.config.seeds import Seed, generator
+from lt_sweeps.models.network import Layer
+from lt_sweeps.sparsity.sparsifiers.ddpg import Agent
+from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier, TrainingState
+
+_REMEMBERED = 100  # episodes
+
+
+@dataclass(frozen=True)
+class Amc(Sparsifier):
+    """Keep exactly `keep` weights, the largest of each layer; how many there, an agent tries out.
+
+    An episode goes through the layers and gives each a density; its reward is the accuracy on the
+    validation set that they leave. The best episode's mask stays.
+
+    Args:
+        strides: of the layers, which the agent sees.
+        lowest: density of a layer.
+        recalibrate: training batches to estimate batch-norm statistics from before each reward.
+    """
+
+    keep: int
+    strides: tuple[int, ...]
+    episodes: int = 400
+    warmup: int = 100
+    lowest: float = 0.02
+    recalibrate: int = 0
+
+    searches: ClassVar[bool] = True
+    prunes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.warmup < 0 or self.recalibrate < 0:
+            raise ValueError(
+                f"method: episodes={self.episodes}, warmup={self.warmup}, "
+                f"recalibrate={self.recalibrate}; there is an episode, and no number is negative"
+            )
+        if not 0 < self.lowest < 1:
+            raise ValueError(f"method: lowest={self.lowest:g}; give a density between 0 and 1")
+
+    def search(self, live: TrainingState, score: Callable[[], Sequence[float]]) -> None:
+        walks = [Walk(self, live.layers, seed) for seed in live.seeds]
+        ranks = {layer.name: _ranks(live.weights[layer.name]) for layer in live.layers}
+        for _ in range(self.episodes):
+            _write(live.mask, ranks, [walk.go() for walk in walks])
+            for walk, reward in zip(walks, score(), strict=True):
+                walk.learn(reward)
+        _write(live.mask, ranks, [walk.best for walk in walks])
+
+
+class Walk:
+    """One replicate's episodes: through the layers, from the first to the last."""
+
+    def __init__(self, amc: Amc, layers: Sequence[Layer], seed: Seed) -> None:
+        self.amc, self.sizes = amc, [layer.size for layer in layers]
+        self.fixed = _features(layers, amc.strides)
+        self.least = [least(size, amc.lowest) for size in self.sizes]
+        self.agent = Agent(
+            self.fixed.shape[1] + 3,
+            generator(seed.role("noise"), "amc"),
+            warmup=amc.warmup,
+            memory=_REMEMBERED * len(layers),
+        )
+        self.best, self._highest = list(self.sizes), -1.0
+
+    def go(self) -> list[int]:
+        """An episode: how many weights each layer keeps, `keep` in all.
+
+        An action is clipped so that the layers after it can still meet the budget, each between
+        its least density and 1.
+        """
+        total, left, before = sum(self.sizes), self.amc.keep, 1.0
+        self.states, self.actions, self.counts = [], [], []
+        for n, size in enumerate(self.sizes):
+            rest, floor = sum(self.sizes[n + 1 :]), sum(self.least[n + 1 :])
+            reduced = sum(self.sizes[:n]) - sum(self.counts)
+            now = torch.tensor([reduced / total, rest / total, before])
+            state = torch.cat([self.fixed[n], now])
+            low, high = max(self.least[n], left - rest), min(size, left - floor)
+            count = min(max(round(self.agent.act(state) * size), low), high)
+            before, left = count / size, left - count
+            self.states.append(state)
+            self.actions.append(before)
+            self.counts.append(count)
+        return self.counts
+
+    def learn(self, reward: float) -> None:
+        self.agent.learn(self.states, self.actions, reward)
+        if reward > self._highest:
+            self.best, self._highest = self.counts, reward
+
+
+def least(size: int, lowest: float) -> int:
+    """The fewest weights that a layer may keep."""
+    return max(1, round(lowest * size))
+
+
+def _features(layers: Sequence[Layer], strides: Sequence[int]) -> Tensor:
+    """What the agent knows of each layer beforehand, from 0 to 1 over the layers: `[L, 7]`."""
+    rows = [
+        [
+            float(n),
+            float(layer.kind == "conv"),
+            float(layer.shape[1]),
+            float(layer.shape[0]),
+            float(stride),
+            float(layer.shape[-1] if len(layer.shape) > 2 else 1),
+            float(layer.size),
+        ]
+        for n, (layer, stride) in enumerate(zip(layers, strides, strict=True))
+    ]
+    table = torch.tensor(rows)
+    low, high = table.amin(0), table.amax(0)
+    return (table - low) / (high - low).clamp(min=1)
+
+
+def _ranks(weights: Tensor) -> Tensor:
+    """Each weight's place by magnitude in its layer, 0 for the largest: `[R, n]`."""
+    order = weights.flatten(1).abs().argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)
+
+
+def _write(
+    mask: Mapping[str, Tensor], ranks: Mapping[str, Tensor], counts: Sequence[Sequence[int]]
+) -> None:
+    for (name, places), kept in zip(ranks.items(), zip(*counts, strict=True), strict=True):
+        number = torch.tensor(kept, device=places.device)[:, None]
+        mask[name].copy_((places < number).view_as(mask[name]))

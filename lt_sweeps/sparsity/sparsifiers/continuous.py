@@ -1,0 +1,84 @@
+"""Continuous Sparsification: a soft mask that is annealed until it is binary (arXiv:1912.04427)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.config.recipes import Recipe
+from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, summed
+
+Anneal = Literal["epoch", "step", "linear", "constant"]
+
+
+@dataclass(frozen=True)
+class Continuous(LearnedSparsifier):
+    """Weights times c sigmoid(beta s), and `lmbda` times the sum of these masks in the loss.
+
+    beta rises from 1 to `final_beta`, exponentially, in every epoch (as released) or in every step
+    (as written), or linearly in every step; or it is `final_beta` throughout. A hard mask keeps
+    s > 0. c is 1, or with `scaled_from` 1 / sigmoid of that initial s, so that all masks are 1 at
+    the start.
+    """
+
+    lmbda: float = 1e-8
+    final_beta: float = 200.0
+    anneal: Anneal = "epoch"
+    scaled_from: float | None = None
+    lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lmbda < 0:
+            raise ValueError(f"method: lmbda={self.lmbda}; it is not negative")
+        if not self.final_beta > 0 or (self.anneal != "constant" and self.final_beta < 1):
+            raise ValueError(
+                f"method: final_beta={self.final_beta}; beta rises from 1, so it ends at 1 or "
+                "above, and a constant beta is above 0"
+            )
+        if not self.lr > 0:
+            raise ValueError(f"method: mask_lr={self.lr}; give a positive multiple")
+
+    @property
+    def lr_scale(self) -> float:
+        return self.lr
+
+    @property
+    def scale(self) -> float:
+        """c: what a mask of 1 multiplies a weight by."""
+        return 1.0 if self.scaled_from is None else 1 + math.exp(-self.scaled_from)
+
+    def temperature(self, step: int, recipe: Recipe) -> float:
+        """beta."""
+        if self.anneal == "constant":
+            return self.final_beta
+        if self.anneal == "epoch":
+            every = recipe.steps_per_epoch
+            now, last = step // every, -(-recipe.length // every) - 1
+        else:
+            now, last = step, recipe.length - 1
+        done = now / last if last else 1.0
+        if self.anneal == "linear":
+            return 1 + (self.final_beta - 1) * done
+        return self.final_beta**done
+
+    def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
+        return w * self._mask(logits, temperature)
+
+    def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor:
+        return self.lmbda * summed(self._mask(logits, temperature))
+
+    def chance(self, temperature: float) -> tuple[float, float]:
+        return temperature, 0.0
+
+    def keeps(self, w: Tensor, logits: Tensor) -> Tensor:
+        return logits > 0
+
+    def value(self, w: Tensor, logits: Tensor) -> Tensor:
+        return self.scale * w
+
+    def _mask(self, logits: Tensor, temperature: Tensor) -> Tensor:
+        return self.scale * torch.sigmoid(temperature * logits)

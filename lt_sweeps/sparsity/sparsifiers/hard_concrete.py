@@ -1,0 +1,95 @@
+"""L0: gates drawn from the hard concrete distribution (arXiv:1712.01312)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.models.network import Layer
+from lt_sweeps.sparsity.mask_logits import Grain, first, grained
+from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, summed
+
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+_EDGE = 1e-6
+_SHIFT = -BETA * math.log(-GAMMA / ZETA)  # what makes a logit that of not being 0
+_LOWEST, _HIGHEST = math.log(1e-2), math.log(1e2)  # of log alpha: a gate stays within reach
+
+
+@dataclass(frozen=True)
+class HardConcrete(LearnedSparsifier):
+    """Weights times a gate in [0, 1], drawn in every forward pass of the training; fixed in a test.
+
+    A logit is log alpha. The loss has `lmbda` times the expected number of weights that are not
+    0, and `l2` times half the expected sum of their squares. `grain` is what shares a gate.
+    """
+
+    lmbda: float = 0.0
+    l2: float = 0.0
+    grain: Grain = "weight"
+    lr: float = 1.0
+
+    draws: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.lmbda < 0 or self.l2 < 0:
+            raise ValueError(f"method: lmbda={self.lmbda}, l2={self.l2}; neither is negative")
+        if self.grain == "layer":
+            raise ValueError("method: grain='layer'; a gate is a `weight`'s or a `channel`'s")
+        if not self.lr > 0:
+            raise ValueError(f"method: mask_lr={self.lr}; give a positive multiple")
+
+    @property
+    def lr_scale(self) -> float:
+        return self.lr
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        return grained(layer.shape, self.grain)
+
+    def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
+        return w * gate(logits, first(noise, logits.shape[1:]))
+
+    def deployed(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
+        return self.value(w, logits)
+
+    def keeps(self, w: Tensor, logits: Tensor) -> Tensor:
+        return (fixed_gate(logits) > 0).expand_as(w)
+
+    def sampled(self, w: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
+        return (gate(logits, first(noise, logits.shape[1:])) > 0).expand_as(w)
+
+    def value(self, w: Tensor, logits: Tensor) -> Tensor:
+        return w * fixed_gate(logits)
+
+    def chance(self, temperature: float) -> tuple[float, float]:
+        return 1.0, _SHIFT
+
+    def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor:
+        costs = self.lmbda + self.l2 / 2 * w.square() if self.l2 else self.lmbda
+        return summed(costs * chance(logits).expand_as(w))
+
+    def after_step(self, logits: Tensor) -> None:
+        logits.clamp_(_LOWEST, _HIGHEST)
+
+
+def gate(logits: Tensor, noise: Tensor) -> Tensor:
+    """The gate that uniform noise in [0, 1) draws."""
+    u = _EDGE + (1 - 2 * _EDGE) * noise
+    return _stretched(torch.sigmoid((torch.logit(u) + logits) / BETA))
+
+
+def fixed_gate(logits: Tensor) -> Tensor:
+    """The gate of a test: 0 from log alpha = -log 11 downwards, 1 from log 11 upwards."""
+    return _stretched(torch.sigmoid(logits))
+
+
+def chance(logits: Tensor) -> Tensor:
+    """P(gate is not 0)."""
+    return torch.sigmoid(logits + _SHIFT)
+
+
+def _stretched(s: Tensor) -> Tensor:
+    return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)

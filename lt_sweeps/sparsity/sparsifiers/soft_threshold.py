@@ -1,0 +1,52 @@
+"""STR: a threshold per layer, learned by shrinking weights below it to 0 (arXiv:2002.03231)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.models.network import Layer
+from lt_sweeps.sparsity.mask_logits import grained
+from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier
+
+
+@dataclass(frozen=True)
+class SoftThreshold(LearnedSparsifier):
+    """sign(w) relu(|w| - sigmoid(s)), where a layer has one s.
+
+    `threshold_decay`, the weight decay of s, raises the threshold: from where sigmoid(s) and its
+    gradient are 0 nothing else does, so it and the initial s decide when sparsity sets in.
+    """
+
+    threshold_decay: float = 5e-4
+    lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.threshold_decay < 0:
+            raise ValueError(
+                f"method: threshold_decay={self.threshold_decay}; a decay is not negative"
+            )
+        if not self.lr > 0:
+            raise ValueError(f"method: mask_lr={self.lr}; give a positive multiple")
+
+    @property
+    def lr_scale(self) -> float:
+        return self.lr
+
+    @property
+    def decay(self) -> float:
+        return self.threshold_decay
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        return grained(layer.shape, "layer")
+
+    def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
+        return self.value(w, logits)
+
+    def keeps(self, w: Tensor, logits: Tensor) -> Tensor:
+        return w.abs() > torch.sigmoid(logits)
+
+    def value(self, w: Tensor, logits: Tensor) -> Tensor:
+        return w.sign() * (w.abs() - torch.sigmoid(logits)).relu()

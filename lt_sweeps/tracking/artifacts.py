@@ -1,0 +1,32 @@
+"""Artifacts: what a tracker is given of a ticket, named so that equal content has one name."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from lt_sweeps.storage.atomic_write import write_whole
+
+_MASK = "mask/"
+
+
+def content(ticket: Path, kind: str, masks: Path) -> tuple[str, Path]:
+    """Name and file of a `ticket`, or of its `mask` alone, which is written under `masks`.
+
+    The name is by content: tickets that two cells share, and masks that two tickets share, are
+    stored once.
+    """
+    if kind == "ticket":
+        with safe_open(ticket, framework="numpy") as file:
+            return file.metadata()["body_sha256"][:16], ticket
+    with safe_open(ticket, framework="numpy") as file:
+        names = sorted(name for name in file.keys() if name.startswith(_MASK))  # noqa: SIM118
+        blob = save({name.removeprefix(_MASK): file.get_tensor(name) for name in names})
+    name = hashlib.sha256(blob).hexdigest()[:16]
+    path = masks / f"{name}.safetensors"
+    if not path.exists():
+        write_whole(path, blob, first_wins=True)
+    return name, path

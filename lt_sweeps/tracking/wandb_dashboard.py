@@ -1,0 +1,240 @@
+"""`dashboard`: a sweep's W&B workspace and report, from one definition.
+
+`SECTIONS` is that definition: what is drawn against what. A workspace's sections and a report's
+chapters are both made of it, without a network; only saving asks the server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lt_sweeps.analysis.results import layouts, read
+from lt_sweeps.analysis.sweep_analysis import Analysis, findings
+from lt_sweeps.config.report_config import KEYS
+from lt_sweeps.reporting.result_tables import remaining, summary
+from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.tracking.tracked_runs import Source, frozen, sources
+
+# How W&B draws the band that the report's layout names.
+_AREA = {"range": "minmax", "sd": "stddev", "ci": "stderr"}
+_NAMES = ("project", "entity")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines of `y` (names, or a pattern of names) against `x`, one per cell over its seeds."""
+
+    title: str
+    x: str
+    y: tuple[str, ...] = ()
+    pattern: str | None = None
+
+
+_LEFT = "percent_remaining"
+SECTIONS: dict[str, tuple[Plot, ...]] = {
+    "Accuracy": (
+        Plot("Test accuracy against percent remaining", _LEFT, ("ticket/test_accuracy",)),
+        Plot(
+            "Mean over seeds, 95 % interval",
+            _LEFT,
+            tuple(f"{kind}/ticket/test_accuracy" for kind in ("mean", "ci_low", "ci_high")),
+        ),
+        Plot("Test accuracy against sparsity", "sparsity", ("ticket/test_accuracy",)),
+    ),
+    "Convergence": (
+        Plot("Step of the lowest validation loss", _LEFT, ("ticket/best_step",)),
+        Plot("Validation accuracy", "step", ("val/accuracy",)),
+        Plot("Validation and training loss", "step", ("val/loss", "train/loss")),
+    ),
+    "Layers": (Plot("Sparsity of each layer", "level", pattern="^layers/.*"),),
+    "Supermasks": (
+        Plot("Accuracy before training", _LEFT, ("ticket/untrained_val_accuracy",)),
+        Plot("Accuracy of the learned mask made hard", _LEFT, ("ticket/hard_test_accuracy",)),
+        Plot("The search for a mask", "step", pattern="^search/.*"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep's runs are in W&B."""
+
+    project: str
+    entity: str
+
+
+def dashboard(sweep: Path, *, out: Path | None = None, save: str = "true", **asked: str) -> Path:
+    """Write a sweep's workspace and report as W&B takes them, and save both there.
+
+    `asked` are `project` and `entity` in place of the sweep's, and keys of the report's
+    layout (`baseline=random`). Saved again, they replace what was saved before.
+
+    Raises: ValueError: a wrong key or value, W&B's library is missing, or it cannot be reached.
+    """
+    if save not in ("true", "false"):
+        raise ValueError(f"dashboard: save={save}; it is true or false")
+    found, place = sources(sweep), _place(sweep, asked)
+    keys = {k: yaml.safe_load(v) for k, v in asked.items() if k not in _NAMES}
+    needed = {m for each in layouts(sweep).values() for m in each.get("metrics", ())}
+    drawn = findings(read(sweep, metrics={"test_accuracy", *needed}), keys)
+    verdicts = "\n\n".join(verdict_table(each) for each in drawn.values())
+    band = next(iter(drawn.values())).layout.band
+    workspace, report = definition(sweep.name, found, place, verdicts, band=band)
+    path = sweep / "dashboard.json" if out is None else Path(out)
+    before = _saved(path, place)
+    workspace._internal_name, workspace._internal_id, report.id = before
+    if save == "true":
+        _save(workspace, report)
+    now = [workspace._internal_name, workspace._internal_id, report.id]
+    specs = {
+        "place": asdict(place),
+        "saved": now,
+        "workspace": workspace._to_model().model_dump(mode="json", by_alias=True),
+        "report": report._to_model().model_dump(mode="json", by_alias=True),
+    }
+    write_whole(path, json.dumps(specs, indent=1).encode())
+    print(f"{path}: workspace and report" + ("" if save == "true" else ", not saved in W&B"))
+    return path
+
+
+def definition(
+    name: str, cells: Sequence[Source], place: Place, verdicts: str, *, band: str
+) -> tuple[Any, Any]:
+    """The workspace and the report, as values of `wandb_workspaces`; no server is asked."""
+    library, workspaces, expr = _library()
+    line = _line(cells)
+    panels = {
+        section: [_panel(library, plot, line, band) for plot in plots]
+        for section, plots in SECTIONS.items()
+    }
+    # By cell, not by group: a group may be shared by many sweeps.
+    mine = expr.And(expr.Config("cell").isin(sorted({cell.signature for cell in cells})))
+    told = library.MarkdownPanel(markdown=verdicts)
+    workspace = workspaces.Workspace(
+        entity=place.entity,
+        project=place.project,
+        name=name,
+        sections=[
+            workspaces.Section(name=title, panels=drawn, is_open=True)
+            for title, drawn in {**panels, "Verdicts": [told]}.items()
+        ],
+        runset_settings=workspaces.RunsetSettings(filters=mine, groupby=[expr.Config(line)]),
+    )
+    blocks: list[Any] = [library.TableOfContents()]
+    for title, drawn in panels.items():
+        # A run set without a project is of the report's own.
+        runs = library.Runset(name=name, filters=mine, groupby=[f"config.{line}"])
+        blocks += [library.H1(title), library.PanelGrid(runsets=[runs], panels=drawn)]
+    blocks += [library.H1("Verdicts"), library.MarkdownBlock(verdicts)]
+    report = library.Report(
+        project=place.project, entity=place.entity, title=name, blocks=blocks, width="fluid"
+    )
+    return workspace, report
+
+
+def verdict_table(found: Analysis) -> str:
+    """What may be said of the lines at each level, as markdown; or their means, without tests."""
+    if not found.verdicts:
+        return _means(found)
+    rows = [
+        "| line | % remaining | difference | p | p after Holm | p exact | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for verdict in found.verdicts:
+        seen = verdict.found
+        rows.append(
+            f"| {verdict.curve.label} | {remaining(verdict.point.percent)} "
+            f"| {seen.difference:+.4f} [{seen.ci_low:+.4f}, {seen.ci_high:+.4f}] "
+            f"| {seen.p:.3g} ({seen.test}) | {verdict.p_holm:.3g} | {seen.p_exact:.3g} "
+            f"| {verdict.mark(found.layout.alpha)} |"
+        )
+    baseline = found.verdicts[0].baseline.label
+    return "\n".join([f"{found.metric} against {baseline}", "", *rows])
+
+
+def _means(found: Analysis) -> str:
+    table = summary(found.curves, metric=found.metric)
+    if not len(table):
+        return "no records yet"
+    rows = [f"{found.metric}; no tests, for the layout names no baseline", ""]
+    rows += ["| line | % remaining | mean | range | finite |", "|---|---|---|---|---|"]
+    for row in table.to_dict("records"):
+        rows.append(
+            f"| {row['curve']} | {remaining(row['percent_remaining'])} | {row['mean']:.4f} "
+            f"| [{row['min']:.4f}, {row['max']:.4f}] | {row['n_finite']} of {row['n_seeds']} |"
+        )
+    return "\n".join(rows)
+
+
+def _panel(library: Any, plot: Plot, line: str, band: str) -> Any:
+    remain = plot.x == _LEFT
+    return library.LinePlot(
+        title=plot.title,
+        x=plot.x,
+        y=list(plot.y),
+        metric_regex=plot.pattern,
+        log_x=remain,
+        title_x="percent of weights remaining" if remain else plot.x,
+        groupby=library.Config(line),
+        groupby_aggfunc="mean",
+        groupby_rangefunc=_AREA[band],
+    )
+
+
+def _line(cells: Sequence[Source]) -> str:
+    """The key that tells lines apart: the criterion, unless cells differ in something else too."""
+    pairs = {(cell.labels.get("mask_criterion"), cell.signature) for cell in cells}
+    return "criterion" if len({criterion for criterion, _ in pairs}) == len(pairs) else "cell"
+
+
+def _place(sweep: Path, asked: dict[str, str]) -> Place:
+    for key in asked:
+        if key not in (*_NAMES, *KEYS):
+            raise ValueError(f"dashboard: no key {key}; it has {[*_NAMES, 'out', 'save', *KEYS]}")
+    said = frozen(sweep)[0]["config"].get("tracker") or {}
+    entity = asked.get("entity") or said.get("entity") or ""
+    return Place(asked.get("project") or said.get("project") or "lt-sweeps", entity)
+
+
+def _library() -> tuple[Any, Any, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from wandb_workspaces import expr, workspaces
+            from wandb_workspaces.reports import v2
+    except ImportError:
+        raise ValueError(
+            "dashboard: wandb-workspaces is not installed; hint: pip install lt-sweeps[wandb]"
+        ) from None
+    return v2, workspaces, expr
+
+
+def _saved(path: Path, place: Place) -> tuple[str, str, str]:
+    """What W&B calls what was saved there before, so that saving again replaces it."""
+    said = json.loads(path.read_text()) if path.exists() else {}
+    name, view, report = said["saved"] if said.get("place") == asdict(place) else ("", "", "")
+    return name, view, report
+
+
+def _save(workspace: Any, report: Any) -> None:
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    if not wandb.login(prompt=False, verify=False):
+        raise ValueError("dashboard: no API key; run `wandb login`, or set WANDB_API_KEY")
+    try:
+        entity = workspace.entity or wandb.Api().default_entity
+        workspace.entity = report.entity = entity
+        workspace.save()
+        report.save()
+    except (wandb.Error, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"dashboard: {reason}; save=false writes it without W&B") from None

@@ -1,0 +1,92 @@
+"""Ways to compute a stack's losses, gradients and logits; each equals the plain `nn.Module`.
+
+`loop`     R modules whose parameters are views of the rows, one after another: any module, and bit
+           for bit the lone run on the CPU
+`chain`    linear layers with ReLU between them, forward and backward by hand as batched products:
+           bit for bit the lone run on the CPU
+`stacked`  replicates folded into the batch: linear layers as one batched product, convolutions and
+           normalisation one replicate after another, all else as it is
+`grouped`  as `stacked`, with one grouped convolution and one normalisation for all replicates
+`vmap`     `torch.func`: any module without noise, at about twice the kernels
+
+`auto` follows a rule on the device and the layers, never a timing, so that the same command gives
+the same bytes. On one CPU core `chain` pays and folding convolutions costs: five replicates, in
+replicate-steps against the best plain loop of one module (`tests/benchmarks/bench_stack.py`,
+medians of 7 to 15 rounds): LeNet-300-100 chain 1.44, stacked 1.21, vmap 1.04, loop 1.02; Conv-4
+loop 1.0, stacked 0.63; ResNet-20 loop 0.99, stacked 0.60, grouped 0.42. On a GPU nothing is
+measured yet; there every kernel saved should pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from lt_sweeps.training.backends.chain import ChainBackend, chain_of
+from lt_sweeps.training.backends.loop_backend import LoopBackend
+from lt_sweeps.training.backends.stacked import StackedBackend, unstackable
+from lt_sweeps.training.backends.vmap import VmapBackend
+
+BACKENDS = ("auto", "loop", "chain", "stacked", "grouped", "vmap")
+
+
+class Backend(Protocol):
+    """One way to compute a stack; `loss` overwrites the gradients that it was built with."""
+
+    def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor: ...
+
+    def logits(self, x: Tensor) -> Tensor: ...
+
+
+def choose(module: nn.Module, device: torch.device) -> str:
+    """What `auto` means for this module on this device."""
+    if draws_noise(module):
+        return "loop"
+    if chain_of(module):
+        return "chain"
+    if device.type == "cpu":
+        return "loop"
+    return "vmap" if unstackable(module) else "stacked"
+
+
+def lower(
+    how: str,
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    smoothing: float = 0.0,
+) -> Backend:
+    """The backend `how` of `module` over `[R, *shape]` views of weights, gradients and buffers.
+
+    `smoothing` is the part of a label that its loss spreads over all classes.
+
+    Raises:
+        ValueError: `module` has what this backend cannot compute.
+    """
+    if how != "loop" and draws_noise(module):
+        raise ValueError(f"backend: `{how}` cannot draw each replicate's own noise; `loop` can")
+    if how == "loop":
+        return LoopBackend(module, weights, grads, buffers, smoothing)
+    if how == "vmap":
+        return VmapBackend(module, weights, grads, buffers, smoothing)
+    if how == "chain":
+        layers = chain_of(module)
+        if not layers:
+            raise ValueError("backend: `chain` is for flatten, linear layers and ReLU alone")
+        return ChainBackend(layers, weights, grads, smoothing)
+    if other := unstackable(module):
+        raise ValueError(f"backend: `{how}` does not know {other}; `loop` and `vmap` do")
+    return StackedBackend(module, weights, grads, buffers, smoothing, grouped=how == "grouped")
+
+
+def draws_noise(module: nn.Module) -> bool:
+    """Whether a layer draws random numbers; a module says so itself by a true `stochastic`."""
+    return any(
+        isinstance(each, (_DropoutNd, nn.RReLU)) or getattr(each, "stochastic", False) is True
+        for each in module.modules()
+    )

@@ -1,0 +1,136 @@
+"""`loop`: one ordinary module per replicate, its parameters and buffers views of the stack's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LoopBackend:
+    """Forward and backward of one replicate after another; their resting state is training mode."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        weights: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        smoothing: float = 0.0,
+    ) -> None:
+        self._smoothing = smoothing
+        replicates = range(len(next(iter(weights.values()))))
+        self.rows = [row_of(module, weights, buffers, r) for r in replicates]
+        self._trained = [[p for p in row.parameters() if p.requires_grad] for row in self.rows]
+        names = [name for name, p in self.rows[0].named_parameters() if p.requires_grad]
+        self._grads = [[grads[name][r] for name in names] for r in replicates]
+        self._buffers = [
+            [_owned(row, name, each[r]) for name, each in buffers.items()]
+            for r, row in enumerate(self.rows)
+        ]
+        self._channels_last: bool | None = None
+
+    def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
+        x = self._laid_out(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        with _forked(x.device, seeds):
+            losses = []
+            for r in range(len(self.rows)):
+                if seeds is not None:
+                    torch.manual_seed(seeds[r])
+                losses.append(self._one(r, _aligned(x[r]), y[r]))
+        return torch.stack(losses)
+
+    def logits(self, x: Tensor) -> Tensor:
+        x = self._laid_out(x)
+        outputs = []
+        for row in self.rows:
+            row.eval()
+            outputs.append(row(x))
+            row.train()
+        return torch.stack(outputs)
+
+    def _one(self, r: int, x: Tensor, y: Tensor) -> Tensor:
+        loss = F.cross_entropy(self.rows[r](x), y, label_smoothing=self._smoothing)
+        grads = torch.autograd.grad(loss, self._trained[r], materialize_grads=True)
+        torch._foreach_copy_(self._grads[r], grads)  # pyright: ignore[reportPrivateImportUsage]
+        for owner, leaf, view in self._buffers[r]:
+            now = owner._buffers[leaf]
+            if now is not view:  # the module replaced it instead of writing to it
+                assert now is not None
+                view.copy_(now.detach())
+                owner._buffers[leaf] = view
+        return loss.detach()
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        """Images as channels_last where that is faster (1.3 times, on the CPU) and possible."""
+        if self._channels_last is None:
+            self._channels_last = x.device.type == "cpu" and _takes_channels_last(self.rows[0], x)
+        return x.contiguous(memory_format=torch.channels_last) if self._channels_last else x
+
+
+def row_of(
+    module: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], r: int
+) -> nn.Module:
+    """A copy of `module` in training mode whose parameters and saved buffers are row `r`.
+
+    Raises:
+        ValueError: `module` is on meta and has a buffer that no state will ever fill.
+    """
+    row = copy.deepcopy(module).train()
+    views = {
+        id(parameter): nn.Parameter(weights[name][r], parameter.requires_grad)
+        for name, parameter in row.named_parameters()
+    }
+    for name, parameter in list(row.named_parameters(remove_duplicate=False)):
+        owner, leaf = _owner(row, name)
+        owner._parameters[leaf] = views[id(parameter)]  # the same one for a tied weight
+    for name, each in buffers.items():
+        owner, leaf = _owner(row, name)
+        owner._buffers[leaf] = each[r]
+    if lost := [name for name, buffer in row.named_buffers() if buffer.is_meta]:
+        raise ValueError(f"model: {lost} are buffers with persistent=False; build it on the cpu")
+    return row.to(next(iter(weights.values())).device)
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf
+
+
+def _owned(row: nn.Module, name: str, view: Tensor) -> tuple[nn.Module, str, Tensor]:
+    owner, leaf = _owner(row, name)
+    owner._buffers[leaf] = view
+    return owner, leaf, view
+
+
+def _takes_channels_last(row: nn.Module, x: Tensor) -> bool:
+    """Whether the forward pass runs on channels_last images; `x.view(len(x), -1)` does not."""
+    if x.ndim != 4 or not any(isinstance(each, nn.Conv2d) for each in row.modules()):
+        return False
+    row.eval()
+    try:
+        with torch.no_grad():
+            row(x[:2].contiguous(memory_format=torch.channels_last))
+    except RuntimeError:
+        return False
+    finally:
+        row.train()
+    return True
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """`x` at an address like a lone run's: some CPU products round by the alignment of a row."""
+    return x.clone() if x.device.type == "cpu" and x.data_ptr() % 64 else x
+
+
+@contextmanager
+def _forked(device: torch.device, seeds: Sequence[int] | None) -> Iterator[None]:
+    if seeds is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield

@@ -1,0 +1,224 @@
+"""`stacked` and `grouped`: replicates folded into the batch, `[R * B, ...]` from end to end.
+
+The layers that hold weights or look across the batch are replaced by ones that unfold it; whatever
+else the forward pass does (ReLU, pooling, flatten, additions) never notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lt_sweeps.training.backends.loop_backend import row_of
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class StackedBackend:
+    """The module with stacked layers; `grouped` computes convolutions and norms all at once."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        weights: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        smoothing: float = 0.0,
+        *,
+        grouped: bool,
+    ) -> None:
+        self._smoothing = smoothing
+        self.replicates = len(next(iter(weights.values())))
+        self._lone = row_of(module, weights, buffers, -1)
+        trained = {name: p.requires_grad for name, p in self._lone.named_parameters()}
+        leaves = {
+            name: each.detach().requires_grad_(trained[name]) for name, each in weights.items()
+        }
+        self._trained = [each for each in leaves.values() if each.requires_grad]
+        self._grads = [grads[name] for name in leaves if trained[name]]
+        self._net = _fold(row_of(module, weights, buffers, 0), leaves, buffers, grouped)
+        self._checked = self.replicates == 1
+
+    def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
+        if not self._checked:
+            self._check(x)
+        logits, smoothing = self._net(x.flatten(0, 1)), self._smoothing
+        each = F.cross_entropy(logits, y.flatten(), reduction="none", label_smoothing=smoothing)
+        losses = each.view(y.shape).mean(1)
+        grads = torch.autograd.grad(losses.sum(), self._trained, materialize_grads=True)
+        torch._foreach_copy_(self._grads, grads)  # pyright: ignore[reportPrivateImportUsage]
+        return losses.detach()
+
+    def logits(self, x: Tensor) -> Tensor:
+        folded = x.expand(self.replicates, *x.shape).flatten(0, 1)
+        self._net.eval()
+        outputs = self._net(folded)
+        self._net.train()
+        return outputs.unflatten(0, (self.replicates, -1))
+
+    @torch.no_grad()
+    def _check(self, x: Tensor) -> None:
+        """Once: refuses a forward pass that looks across the batch outside of a known layer."""
+        self._net.eval()
+        here = self._net(x.flatten(0, 1)).unflatten(0, x.shape[:2])[-1]
+        self._net.train()
+        lone = self._lone.eval()(x[-1])
+        if (here - lone).norm() > 0.05 * lone.norm():
+            raise ValueError(
+                "backend: `stacked` needs a forward pass that treats every example by itself, "
+                "and this model's does not; `loop` and `vmap` take any"
+            )
+        self._checked = True
+
+
+def unstackable(module: nn.Module) -> str:
+    """The first thing that no stacked layer covers; empty if there is none."""
+    covered = {id(t) for each in module.modules() if _known(each) for t in _tensors(each)}
+    for name, each in module.named_modules():
+        if isinstance(each, _NORMS) and not _known(each):
+            return f"`{name}`, {each}"
+        for tensor in (*each.parameters(recurse=False), *each.buffers(recurse=False)):
+            if id(tensor) not in covered:
+                return f"`{name}`, {type(each).__name__}"
+    return ""
+
+
+class _Linear(nn.Module):
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.unflatten(0, (len(self.weight), -1)).flatten(1, -2)
+        # weight first: its gradient then comes out in the weight's own order, not transposed
+        if self.bias is None:
+            out = torch.bmm(self.weight, rows.mT)
+        else:
+            out = torch.baddbmm(self.bias[..., None], self.weight, rows.mT)
+        return out.mT.reshape(*x.shape[:-1], -1)
+
+
+class _Conv(nn.Module):
+    def __init__(
+        self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, *, grouped: bool
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias, self.grouped = weight, bias, grouped
+        self.options: Any = {
+            "stride": conv.stride,
+            "padding": conv.padding,
+            "dilation": conv.dilation,
+            "groups": conv.groups,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, bias = len(self.weight), self.bias
+        if self.grouped:
+            weight = self.weight.flatten(0, 1)
+            bias = bias if bias is None else bias.flatten()
+            options = {**self.options, "groups": count * self.options["groups"]}
+            return _apart(F.conv2d(_beside(x, count), weight, bias, **options), count)
+        biases = [None] * count if bias is None else bias
+        each = zip(x.chunk(count), self.weight, biases, strict=True)
+        return torch.cat([F.conv2d(part, w, b, **self.options) for part, w, b in each])
+
+
+class _Norm(nn.Module):
+    def __init__(
+        self,
+        norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d,
+        get: Callable[[str], Tensor | None],
+        count: int,
+        *,
+        grouped: bool,
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias = get("weight"), get("bias")
+        self.mean, self.var = get("running_mean"), get("running_var")
+        self.batches = get("num_batches_tracked")
+        self.momentum, self.eps = norm.momentum, norm.eps
+        self.count, self.grouped = count, grouped
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.batches is not None:
+            self.batches.add_(1)
+        per_row = (self.mean, self.var, self.weight, self.bias)
+        if self.grouped:
+            # the statistics are written to, so they must be views; the weights may be copies
+            args = tuple(each if each is None else each.reshape(-1) for each in per_row)
+            return _apart(self._norm(_beside(x, self.count), args), self.count)
+        rows = zip(*([None] * self.count if t is None else t for t in per_row), strict=True)
+        parts = zip(x.chunk(self.count), rows, strict=True)
+        return torch.cat([self._norm(part, row) for part, row in parts])
+
+    def _norm(self, x: Tensor, args: tuple[Any, ...]) -> Tensor:
+        mean, var, weight, bias = args
+        batch = self.training or mean is None
+        return F.batch_norm(x, mean, var, weight, bias, batch, self.momentum or 0.0, self.eps)
+
+
+def _fold(
+    net: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], grouped: bool
+) -> nn.Module:
+    """`net` with every known layer replaced by its stacked one, a layer used twice by one."""
+    names = {id(t): name for name, t in (*net.named_parameters(), *net.named_buffers())}
+    stacks = {**weights, **buffers}
+    made: dict[nn.Module, nn.Module] = {}
+
+    def stacked(layer: nn.Module) -> nn.Module:
+        def get(leaf: str) -> Tensor | None:
+            own = getattr(layer, leaf)
+            return None if own is None else stacks[names[id(own)]]
+
+        if layer not in made:
+            made[layer] = _layer(layer, get, len(next(iter(weights.values()))), grouped)
+        return made[layer]
+
+    if _known(net):
+        return stacked(net)
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if _known(child):
+                parent._modules[name] = stacked(child)
+    return net
+
+
+def _layer(
+    layer: nn.Module, get: Callable[[str], Tensor | None], count: int, grouped: bool
+) -> nn.Module:
+    if isinstance(layer, _NORMS):
+        return _Norm(layer, get, count, grouped=grouped)
+    weight = get("weight")
+    assert weight is not None, "a linear or convolution layer has a weight"
+    if isinstance(layer, nn.Conv2d):
+        return _Conv(layer, weight, get("bias"), grouped=grouped)
+    return _Linear(weight, get("bias"))
+
+
+def _known(layer: nn.Module) -> bool:
+    """Exactly a layer that is stacked here: no subclass, no hook, no unusual option."""
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+        return False
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+        return False
+    if isinstance(layer, _NORMS) and layer.momentum is None:
+        return False
+    return type(layer) in (nn.Linear, nn.Conv2d, *_NORMS)
+
+
+def _tensors(layer: nn.Module) -> list[Tensor]:
+    return [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+
+
+def _beside(x: Tensor, count: int) -> Tensor:
+    """[R * B, C, ...] as [B, R * C, ...]."""
+    return x.unflatten(0, (count, -1)).transpose(0, 1).flatten(1, 2)
+
+
+def _apart(x: Tensor, count: int) -> Tensor:
+    """[B, R * C, ...] as [R * B, C, ...]."""
+    return x.unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)

@@ -1,0 +1,64 @@
+"""`vmap`: `torch.func` over the replicates, for any module and as the oracle of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+
+from lt_sweeps.training.backends.loop_backend import row_of
+
+
+class VmapBackend:
+    """One functional call of the unmodified module, mapped over the replicates."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        weights: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        smoothing: float = 0.0,
+    ) -> None:
+        self._smoothing = smoothing
+        self._module = row_of(module, weights, buffers, 0)
+        trained = {name for name, p in self._module.named_parameters() if p.requires_grad}
+        self._weights = {name: each for name, each in weights.items() if name in trained}
+        self._fixed = {name: each for name, each in weights.items() if name not in trained}
+        self._grads, self._buffers = grads, dict(buffers)
+        self._step = torch.vmap(grad_and_value(self._loss, has_aux=True))
+
+    @torch.no_grad()
+    def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
+        grads, (losses, buffers) = self._step(self._weights, self._fixed, self._buffers, x, y)
+        for name, grad in grads.items():
+            self._grads[name].copy_(grad)
+        for name, buffer in buffers.items():
+            self._buffers[name].copy_(buffer)
+        return losses
+
+    def logits(self, x: Tensor) -> Tensor:
+        def one(state: dict[str, Tensor]) -> Tensor:
+            return functional_call(self._module, state, (x,))
+
+        self._module.eval()
+        outputs = torch.vmap(one)({**self._weights, **self._fixed, **self._buffers})
+        self._module.train()
+        return outputs
+
+    def _loss(
+        self,
+        weights: dict[str, Tensor],
+        fixed: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        state = {**weights, **fixed, **buffers}
+        logits = functional_call(self._module, state, (x,))
+        loss = F.cross_entropy(logits, y, label_smoothing=self._smoothing)
+        # functional_call puts buffers that the module replaced back into `state`
+        return loss, {name: state[name] for name in buffers}

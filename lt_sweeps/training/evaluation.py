@@ -1,0 +1,56 @@
+"""Evaluation: a stack on all of a split, in sums over examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import cross_entropy, one_hot
+
+from lt_sweeps.data.batches import Batches
+from lt_sweeps.training.stack import Stack
+
+
+class Score(NamedTuple):
+    """One replicate's mean cross entropy, accuracy in [0, 1], and whether it predicts one class."""
+
+    loss: float
+    accuracy: float
+    one_class: bool
+
+
+def measure(stack: Stack, batches: Batches, split: str) -> list[Score]:
+    """Every replicate on the whole of a split; leaves batch-norm statistics alone."""
+    loss = torch.zeros(stack.replicates, dtype=torch.float64, device=stack.device)
+    right, predictions, count = loss.clone(), None, 0
+    for x, y in batches.evaluation(split):
+        logits = stack.logits(x)
+        labels = y.expand(len(logits), -1)
+        loss += cross_entropy(logits.mT, labels, reduction="none").double().sum(1)
+        predicted = logits.argmax(2)
+        right += (predicted == labels).double().sum(1)
+        seen = one_hot(predicted, logits.shape[2]).sum(1)
+        predictions = seen if predictions is None else predictions + seen
+        count += len(y)
+    assert predictions is not None, f"{split} is empty"
+    one_class = (predictions > 0).sum(1) == 1
+    numbers = zip(
+        (loss / count).tolist(), (right / count).tolist(), one_class.tolist(), strict=True
+    )
+    return [Score(*each) for each in numbers]
+
+
+def mean(scores: Sequence[Sequence[Score]]) -> list[Score]:
+    """Each replicate's mean over several evaluations: the accuracies', not of an ensemble."""
+    if len(scores) == 1:
+        return list(scores[0])
+    return [
+        Score(
+            fmean(each.loss for each in own),
+            fmean(each.accuracy for each in own),
+            all(each.one_class for each in own),
+        )
+        for own in zip(*scores, strict=True)
+    ]

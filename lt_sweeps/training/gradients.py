@@ -1,0 +1,57 @@
+"""Gradients: what the loss at a ticket says of each weight, for criteria that ask for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from lt_sweeps.config.seeds import Seed, draw
+from lt_sweeps.data.batches import first_images
+from lt_sweeps.models.network import Network
+from lt_sweeps.plan.stages import Task
+from lt_sweeps.storage.ticket import State, Ticket
+from lt_sweeps.training.stack import Stack
+
+
+def gradient(ticket: Ticket, network: Network, task: Task, seed: Seed, examples: int) -> State:
+    """The gradient of the mean loss on the first training images, by prunable layer: `[1, *shape]`.
+
+    The images are those that the seed's first epoch begins with, without augmentation; it is
+    computed on the CPU, so that a mask does not depend on the device. Pruned weights have a
+    gradient too: the loss is that of the weights as they are.
+    """
+    stack = Stack(network.module(), 1)
+    stack.load(ticket.state)
+    images, labels = first_images(task.dataset, seed, examples)
+    seeds = [draw(seed.role("noise"), "gradient")] if stack.stochastic else None
+    stack.loss(images[None], labels[None], seeds)
+    views = stack.views(stack.grads)
+    return {layer.name: torch.clone(views[layer.name]) for layer in network.layers}
+
+
+def hessian_gradient(
+    ticket: Ticket,
+    network: Network,
+    task: Task,
+    seed: Seed,
+    examples: int,
+    temperature: float,
+) -> State:
+    """The Hessian times the gradient, both with respect to the prunable layers: `[1, *shape]`.
+
+    Of the mean loss on the images that `gradient` takes, the outputs divided by `temperature`.
+    """
+    images, labels = first_images(task.dataset, seed, examples)
+    state: dict[str, Tensor] = {name: tensor[0].clone() for name, tensor in ticket.state.items()}
+    names = [layer.name for layer in network.layers]
+    weights = [state[name].requires_grad_() for name in names]
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draw(seed.role("noise"), "gradient"))
+        outputs = functional_call(network.module("cpu"), state, (images,))
+        loss = cross_entropy(outputs / temperature, labels)
+        grads = torch.autograd.grad(loss, weights, create_graph=True)
+        squared = torch.stack([(grad * grad.detach()).sum() for grad in grads]).sum()
+        products = torch.autograd.grad(squared, weights)
+    return {name: product[None] for name, product in zip(names, products, strict=True)}

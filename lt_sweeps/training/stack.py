@@ -1,0 +1,226 @@
+"""`Stack`: R replicates of one model in one flat buffer; the only place that knows replicates.
+
+Everything a training touches is `[R, P]`: a run is a row, so the optimizer, the mask, a rewind and
+a checkpoint are one operation for any R. How the forward and backward passes are computed is a
+backend (`lt_sweeps.training.backends.backend`); none of them changes what a row means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from lt_sweeps.training.backends.backend import BACKENDS, Backend, choose, draws_noise, lower
+
+_ALIGN = 64  # elements: a ten-element bias must not push the next weight off a vector boundary
+
+
+@dataclass(frozen=True)
+class BufferLayout:
+    """Where each parameter lies in a row of the flat buffer: name -> (offset, shape)."""
+
+    slots: Mapping[str, tuple[int, tuple[int, ...]]]
+    size: int
+
+    @classmethod
+    def of(cls, module: nn.Module) -> BufferLayout:
+        """The parameters of `module` in their own order."""
+        return cls.of_shapes({name: tuple(p.shape) for name, p in module.named_parameters()})
+
+    @classmethod
+    def of_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> BufferLayout:
+        """Tensors one after another, each padded to 64 elements."""
+        slots, offset = {}, 0
+        for name, shape in shapes.items():
+            slots[name] = (offset, shape)
+            offset += -(-prod(shape) // _ALIGN) * _ALIGN
+        return cls(slots, offset)
+
+    def __getitem__(self, name: str) -> tuple[int, tuple[int, ...]]:
+        return self.slots[name]
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Named views `[R, *shape]` into `flat` `[R, P]`."""
+        return {
+            name: flat[:, offset : offset + prod(shape)].view(len(flat), *shape)
+            for name, (offset, shape) in self.slots.items()
+        }
+
+
+class Stack:
+    """R replicates of one ordinary `nn.Module`, which may lie on any device, "meta" included.
+
+    Every row starts as a copy of `module` (from meta: zeros, until `load`). `stochastic` modules
+    draw noise in their forward pass (dropout), so their `loss` takes seeds and cannot be captured
+    in a CUDA graph; a module whose noise is no layer's says so by an attribute `stochastic = True`.
+
+    Raises:
+        ValueError: no such backend, or one that cannot compute this module.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        replicates: int,
+        *,
+        device: str | torch.device = "cpu",
+        backend: str = "auto",
+        smoothing: float = 0.0,
+    ) -> None:
+        if replicates < 1:
+            raise ValueError(f"stack: replicates must be at least 1, got {replicates}")
+        if backend not in BACKENDS:
+            raise ValueError(f"stack: no backend `{backend}`; there are {list(BACKENDS)}")
+        self.replicates = replicates
+        self.device = torch.device(device)
+        self.layout = BufferLayout.of(module)
+        self.weights = torch.zeros(
+            replicates, self.layout.size, dtype=_dtype(module), device=self.device
+        )
+        self.grads = torch.zeros_like(self.weights)
+        self.buffers = {
+            name: torch.zeros((replicates, *buffer.shape), dtype=buffer.dtype, device=self.device)
+            for name, buffer in _saved_buffers(module).items()
+        }
+        mine = {**self.views(self.weights), **self.buffers}
+        self._named = {name: mine[name] for name in module.state_dict() if name in mine}
+        self._copy_from(module)
+        self.stochastic = draws_noise(module)
+        self.backend = choose(module, self.device) if backend == "auto" else backend
+        self._backend: Backend = lower(
+            self.backend,
+            module,
+            self.views(self.weights),
+            self.views(self.grads),
+            self.buffers,
+            smoothing,
+        )
+        self._noise_checked = self.stochastic
+
+    def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """Mean cross entropy of each replicate `[R]`, detached; its gradients replace `grads`.
+
+        Labels are smoothed as the stack was told.
+
+        `x` is `[R, B, C, H, W]`, `y` is `[R, B]`. The forward pass is in training mode. `seeds`,
+        one per replicate, are needed where the stack is `stochastic` and only there: a replicate's
+        noise is a function of its own seed, and torch's global generators are left as they were.
+        """
+        if self.stochastic and (seeds is None or len(seeds) != self.replicates):
+            raise ValueError(
+                f"stack: this model draws noise and needs {self.replicates} seeds per step, "
+                f"got {seeds}"
+            )
+        if not self._noise_checked:
+            self._noise_checked = True
+            with _without_noise(self.device):
+                return self._backend.loss(x, y, None)
+        return self._backend.loss(x, y, seeds if self.stochastic else None)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """Outputs `[R, B, K]` in evaluation mode; every replicate sees all `x` `[B, C, H, W]`."""
+        return self._backend.logits(x)
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Named views `[R, *shape]` into any `[R, P]` buffer."""
+        return self.layout.views(flat)
+
+    def flat(self, named: Mapping[str, Tensor], fill: float = 0.0) -> Tensor:
+        """The `[R, P]` buffer of `named`, tensors `[R, *shape]`; the rest of it is `fill`."""
+        flat = torch.full_like(self.weights, fill)
+        views = self.views(flat)
+        if unknown := sorted(set(named) - set(views)):
+            raise ValueError(f"stack: no parameters {unknown}; there are {sorted(views)}")
+        for name, value in named.items():
+            views[name].copy_(value)
+        return flat
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Sets weights and buffers, in place, from `[R, *shape]` tensors by `state_dict` name."""
+        mine = self._named
+        if set(state) != set(mine):
+            missing, unknown = sorted(set(mine) - set(state)), sorted(set(state) - set(mine))
+            raise ValueError(f"stack: state lacks {missing} and has unknown {unknown}")
+        for name, value in state.items():
+            if value.shape != mine[name].shape:
+                raise ValueError(
+                    f"stack: `{name}` is {list(value.shape)}; it must be {list(mine[name].shape)}"
+                )
+            mine[name].copy_(value)
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of weights and buffers, `[R, *shape]` by `state_dict` name."""
+        return {
+            name: value.clone(memory_format=torch.contiguous_format)
+            for name, value in self._named.items()
+        }
+
+    def _copy_from(self, module: nn.Module) -> None:
+        state = module.state_dict()
+        for name, mine in self._named.items():
+            if not state[name].is_meta:
+                mine.copy_(state[name])
+
+
+def graphed(
+    step: Callable[[], None],
+    device: str | torch.device,
+    *,
+    restore: Sequence[Tensor] = (),
+) -> Callable[[], None]:
+    """`step` as one replayed CUDA graph; on any other device `step` itself.
+
+    The warm-up takes three real steps, so `restore` names every tensor that `step` changes and a
+    later step reads (weights, buffers, moments, counters): they are put back to what they were.
+    `step` must read its inputs from tensors that stay where they are, and never wait for the host.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return step
+    with torch.cuda.device(device):
+        before = [tensor.clone() for tensor in restore]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        for tensor, value in zip(restore, before, strict=True):
+            tensor.copy_(value)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+    return graph.replay
+
+
+@contextmanager
+def _without_noise(device: torch.device) -> Iterator[None]:
+    """Refuses a body that draws from torch's global generator: such noise would be nobody's."""
+    cuda = device.type == "cuda"
+    before = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
+    yield
+    after = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
+    if not torch.equal(before, after):
+        raise ValueError(
+            "model: its forward pass draws random numbers; set `stochastic = True` on the module"
+        )
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    if len(dtypes) != 1:
+        raise ValueError(
+            f"model: its parameters must share one dtype, got {sorted(map(str, dtypes))}"
+        )
+    return dtypes.pop()
+
+
+def _saved_buffers(module: nn.Module) -> dict[str, Tensor]:
+    saved = module.state_dict(keep_vars=True)
+    return {name: buffer for name, buffer in module.named_buffers() if name in saved}

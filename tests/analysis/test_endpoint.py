@@ -1,0 +1,155 @@
+"""Endpoints of curves whose numbers can be worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.fake_results import FakeSweep
+
+from lt_sweeps.analysis.endpoint import Endpoint, endpoints
+from lt_sweeps.analysis.results import read
+from lt_sweeps.analysis.sweep_analysis import findings
+from lt_sweeps.config.report_config import layout
+
+HALVES = [0.0, 0.5, 0.75]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> FakeSweep:
+    return FakeSweep(tmp_path)
+
+
+def found(sweep: FakeSweep, *, least: float = 25.0, **asked: Any) -> dict[str, Endpoint]:
+    """The endpoints of the sweep's one curve."""
+    how = layout(asked)
+    (one,) = findings(read(sweep.folder, metrics=["test_accuracy"]), asked).values()
+    (curve,) = one.curves
+    ends = endpoints(curve, metric="test_accuracy", layout=how, least=least)
+    return {each.name: each for each in ends}
+
+
+def test_the_area_is_the_mean_accuracy_over_log_density(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.9, 0.8], sparsities=HALVES)
+    # halves are equal steps of log density: (.9 + .9) / 2 and (.9 + .8) / 2, averaged
+    assert found(sweep)["area"].values["0"] == pytest.approx(0.875)
+    # down to 50 / √2 percent: half a step at .9 to .85 more
+    assert found(sweep, least=50 / math.sqrt(2))["area"].values["0"] == pytest.approx(
+        (0.9 * 1 + 0.5 * (0.9 + 0.85) / 2) / 1.5
+    )
+
+
+def test_the_sparsest_not_inferior_is_each_runs_own(sweep: FakeSweep) -> None:
+    sweep.cell("a", 0, accuracies=[0.9, 0.9, 0.88], sparsities=HALVES)
+    sweep.cell("a", 1, accuracies=[0.9, 0.86, 0.88], sparsities=HALVES)
+    values = found(sweep, margin=0.02)["sparsest_not_inferior"].values
+    assert values == pytest.approx({"0": 0.75, "1": 0.75})
+    assert found(sweep, margin=0.0)["sparsest_not_inferior"].values["1"] == 0
+    relative = found(sweep, margin="5%")["sparsest_not_inferior"].values  # .9 * .95 = .855
+    assert relative["1"] == pytest.approx(0.75)
+
+
+def test_the_peak_is_picked_by_validation_or_by_test(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.95, 0.6, 0.8], sparsities=HALVES, val=[0.95, 0.9, 0.5])
+    assert found(sweep)["peak"].values["0"] == 0.6
+    assert found(sweep, select="test")["peak"].values["0"] == 0.8  # dense is no ticket
+
+
+def test_a_run_that_lost_a_level_has_no_area_and_is_missing_from_n(sweep: FakeSweep) -> None:
+    sweep.cell("a", 0, accuracies=[0.9, 0.9, 0.8], sparsities=HALVES)
+    sweep.cell("a", 1, accuracies=[0.9, 0.9, None], sparsities=HALVES)
+    assert set(found(sweep)["area"].values) == {"0"}
+
+
+def test_matching_and_best_tickets_come_from_means_with_their_search_cost(sweep: FakeSweep) -> None:
+    sparsities = [0.0, 0.2, 0.5, 0.75]
+    sweep.cell("a", 0, accuracies=[0.90, 0.94, 0.91, 0.80], sparsities=sparsities)
+    sweep.cell("a", 1, accuracies=[0.90, 0.92, 0.91, 0.99], sparsities=sparsities)
+    ends = found(sweep)
+    # means: dense .90, then .93, .91, .895
+    assert ends["sparsest_matching"].sparsity == pytest.approx(0.5)
+    assert ends["best_performing"].sparsity == pytest.approx(0.2)
+    assert ends["sparsest_matching"].cost.chain == 4  # two levels before it, two epochs each
+    assert ends["best_performing"].cost.chain == 2
+
+
+def test_a_ticket_may_be_a_standard_error_of_dense_below_it(sweep: FakeSweep) -> None:
+    sweep.cell("a", 0, accuracies=[0.92, 0.93, 0.89, 0.8], sparsities=[0.0, 0.2, 0.5, 0.75])
+    sweep.cell("a", 1, accuracies=[0.88, 0.93, 0.88, 0.8], sparsities=[0.0, 0.2, 0.5, 0.75])
+    ends = found(sweep)
+    # dense .90, whose standard error is .02 (.0283 / sqrt 2); then .93, .885, .80
+    assert ends["sparsest_matching"].sparsity == pytest.approx(0.2)
+    assert ends["sparsest_within_error"].sparsity == pytest.approx(0.5)
+
+
+def test_of_one_seed_nothing_is_known_of_an_error(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.95, 0.9], sparsities=HALVES)
+    assert found(sweep)["sparsest_within_error"].ticket is None
+
+
+def test_no_ticket_matches_a_better_dense_network(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.8, 0.7], sparsities=HALVES)
+    assert found(sweep)["sparsest_matching"].ticket is None
+
+
+def test_a_search_over_several_runs_costs_their_sum_or_with_workers_the_longest(
+    sweep: FakeSweep,
+) -> None:
+    for bias, accuracies in ((0, [0.9, 0.95]), (1, [0.9, 0.91])):
+        sweep.cell(
+            f"b{bias}",
+            accuracies=list(accuracies),
+            sparsities=[0.0, 0.5 + 0.2 * bias],
+            stages=[f"dense{bias}", f"t{bias}"],
+            method__bias=bias,
+        )
+    cost = found(sweep, along=["method.bias"], least=50)["sparsest_matching"].cost
+    assert (cost.chain, cost.sequential, cost.parallel) == (2, 4, 2)
+
+
+def test_the_tested_sparsity_stops_at_the_first_level_that_is_not_shown(sweep: FakeSweep) -> None:
+    for seed, wobble in enumerate((-0.001, 0.0, 0.001)):
+        accuracies: list[float | None] = [0.9, 0.9 + wobble, 0.85 + wobble, 0.9 + wobble]
+        sweep.cell("a", seed, accuracies=accuracies, sparsities=[0.0, 0.5, 0.75, 0.9])
+    assert found(sweep, margin=0.01, least=10)["sparsest_tested"].sparsity == pytest.approx(0.5)
+    # nine tenths is as good as a half, but behind a level that failed
+    assert found(sweep, margin=0.1, least=10)["sparsest_tested"].sparsity == pytest.approx(0.9)
+
+
+def test_a_level_without_all_its_seeds_is_not_shown_to_be_as_good(sweep: FakeSweep) -> None:
+    for seed in range(3):
+        last = None if seed == 2 else 0.9 + 0.001 * seed
+        sweep.cell("a", seed, accuracies=[0.9, last], sparsities=[0.0, 0.5])
+    assert found(sweep, margin=0.05, least=50)["sparsest_tested"].sparsity == 0
+
+
+def test_a_network_that_was_only_scored_is_nothing_to_be_as_good_as(sweep: FakeSweep) -> None:
+    scored = {"more": {"kind": "score"}, "sparsities": HALVES}
+    sweep.cell("mask", accuracies=[0.1, 0.8, 0.7], **scored)
+    ends = found(sweep)
+    assert not ends["sparsest_not_inferior"].values and ends["sparsest_matching"].ticket is None
+    assert math.isnan(ends["sparsest_tested"].sparsity)
+    assert ends["peak"].values == {"0": 0.8} and ends["best_performing"].sparsity == 0.5
+
+
+def test_a_line_without_a_dense_network_of_its_own_is_measured_by_its_panels(
+    sweep: FakeSweep,
+) -> None:
+    for seed in (0, 1):
+        sweep.cell("d", seed, accuracies=[0.7], choices={"method": "dense"})
+        sweep.cell(
+            "mask",
+            seed,
+            accuracies=[0.1, 0.8, 0.6 + 0.001 * seed],
+            sparsities=HALVES,
+            stages=["guess", "m1", "m2"],
+            more={"kind": "score"},
+            choices={"method": "supermask"},
+        )
+    (one,) = findings(read(sweep.folder, metrics=["test_accuracy"]), {}).values()
+    ends = {e.name: e for curve, es in one.endpoints for e in es if len(curve.points) > 1}
+    assert ends["sparsest_not_inferior"].values == pytest.approx({"0": 0.5, "1": 0.5})
+    assert ends["sparsest_matching"].sparsity == pytest.approx(0.5)
+    assert ends["sparsest_tested"].sparsity == pytest.approx(0.5)

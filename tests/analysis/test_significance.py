@@ -1,0 +1,137 @@
+"""Tests of lines against a baseline: which are made, how they are corrected, what is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.fake_results import FakeSweep
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from lt_sweeps.analysis.results import read
+from lt_sweeps.analysis.significance import caveats, winning
+from lt_sweeps.analysis.sweep_analysis import Analysis, findings
+
+NOISE = (0.000, 0.002, -0.001, 0.003, -0.002)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> FakeSweep:
+    return FakeSweep(tmp_path)
+
+
+def line(
+    sweep: FakeSweep,
+    criterion: str,
+    levels: list[float],
+    *,
+    seeds: int = 5,
+    spread: float = 0.0,
+    **more: Any,
+) -> None:
+    """A criterion's cells: per level, the same noise for each seed, and a spread of its own."""
+    for seed in range(seeds):
+        own = spread * (seed - 2) ** 2
+        sweep.cell(
+            criterion,
+            seed,
+            accuracies=[0.9 + NOISE[seed], *(each + NOISE[seed] + own for each in levels)],
+            choices={"mask_criterion": criterion},
+            **more,
+        )
+
+
+def found(sweep: FakeSweep, **asked: Any) -> Analysis:
+    reading = read(sweep.folder, metrics=["test_accuracy"])
+    return next(iter(findings(reading, asked).values()))
+
+
+def test_each_level_is_tested_by_itself_and_holm_counts_a_panel(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9, 0.9])
+    line(sweep, "movement", [0.89, 0.88], spread=0.001)
+    line(sweep, "random", [0.85, 0.899], spread=0.002)
+    verdicts = found(sweep, baseline="large_final").verdicts
+    assert [(v.curve.name, v.point.level) for v in verdicts] == [
+        *(("movement", 1), ("movement", 2), ("random", 1), ("random", 2)),
+    ]
+    by_hand = []
+    for v in verdicts:
+        theirs = v.baseline.points[v.point.level].values
+        by_hand.append(stats.ttest_rel(*_side_by_side(v.point.values, theirs))[1])
+    assert [v.found.p for v in verdicts] == pytest.approx(by_hand)
+    assert [v.p_holm for v in verdicts] == pytest.approx(multipletests(by_hand, method="holm")[1])
+
+
+def _side_by_side(mine: Any, theirs: Any) -> Any:
+    return [mine[seed] for seed in mine], [theirs[seed] for seed in mine]
+
+
+def test_the_family_that_holm_corrects_is_the_one_declared(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9, 0.9])
+    line(sweep, "movement", [0.89, 0.88], spread=0.001)
+    line(sweep, "random", [0.85, 0.899], spread=0.002)
+    lines = found(sweep, baseline="large_final", family="line").verdicts
+    first = lines[:2]
+    expected = multipletests([v.found.p for v in first], method="holm")[1]
+    assert [v.p_holm for v in first] == pytest.approx(expected)
+
+
+def test_a_mark_says_above_below_and_whether_it_outlives_holm(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9, 0.9, 0.9])
+    line(sweep, "movement", [0.95, 0.85, 0.9 + 0.0001], spread=0.0005)
+    (up, down, level) = found(sweep, baseline="large_final").verdicts
+    assert (up.mark(0.05), down.mark(0.05), level.mark(0.05)) == ("★", "×", "")
+    assert up.found.p_student < 1e-8 < up.p_holm
+    assert (up.mark(1e-8), up.mark(1e-15)) == ("☆", "")
+
+
+def test_shared_tickets_are_not_tested_against_themselves(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9], stages=["dense", "a"])
+    line(sweep, "movement", [0.8], stages=["dense", "b"], spread=0.001)
+    assert [v.point.level for v in found(sweep, baseline="large_final").verdicts] == [1]
+
+
+def test_only_the_lines_asked_for_are_tested(sweep: FakeSweep) -> None:
+    for criterion in ("large_final", "movement", "random"):
+        line(sweep, criterion, [0.9], spread=0.001 * len(criterion))
+    verdicts = found(sweep, baseline="random", tested=["movement"]).verdicts
+    assert {v.curve.name for v in verdicts} == {"movement"}
+
+
+def test_a_line_that_is_not_there_is_answered_with_the_nearest(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9])
+    with pytest.raises(ValueError, match="report.baseline: .*`large_fina`; did you mean `large_f"):
+        _ = found(sweep, baseline="large_fina").verdicts
+
+
+def test_the_limits_of_five_seeds_are_said(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9])
+    line(sweep, "movement", [0.899], spread=0.001)
+    one = found(sweep, baseline="large_final")
+    says = " ".join(caveats(one.verdicts, one.layout))
+    assert "paired t, beside Student's" in says and "Holm within each panel (1 tests)" in says
+    assert "cannot fall below p = 0.0625, so it never reaches 0.05" in says
+    assert "Power: 5 seeds show a difference of" in says
+
+
+def test_lost_seeds_are_counted_beside_the_tests(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9])
+    line(sweep, "movement", [0.89], seeds=4, spread=0.001)
+    sweep.cell("movement", 4, accuracies=[0.9, None], choices={"mask_criterion": "movement"})
+    one = found(sweep, baseline="large_final")
+    (verdict,) = one.verdicts
+    assert (verdict.found.n, verdict.found.asked) == ((4, 4), (5, 5))
+    assert "1 of 1 tests lack seeds" in " ".join(caveats(one.verdicts, one.layout))
+
+
+def test_a_winning_ticket_is_not_inferior_to_dense_and_better_than_the_control(
+    sweep: FakeSweep,
+) -> None:
+    line(sweep, "large_final", [0.9, 0.8], spread=0.0003)
+    line(sweep, "random", [0.85, 0.7])
+    one = found(sweep, control="random", margin=0.01)
+    (curve,) = (each for each in one.curves if each.name == "large_final")
+    won = winning(curve, one.controlled, one.layout)
+    assert [won[point.stages] for point in curve.points if point.pruned] == [True, False]

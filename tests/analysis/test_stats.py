@@ -1,0 +1,135 @@
+"""Statistics against values worked by hand, and against scipy and statsmodels."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from scipy import stats
+from statsmodels.stats.power import TTestIndPower, TTestPower
+
+from lt_sweeps.analysis.stats import (
+    Comparison,
+    compare,
+    detectable,
+    holm,
+    least_p,
+    seeds_needed,
+    spread,
+)
+
+SEEDS = tuple("01234")
+ONE = [2.0, 4.0, 6.0, 8.0, 10.0]
+OTHER = [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def compared(one: list[float], other: list[float], *, paired: bool = True) -> Comparison:
+    beside = SEEDS[: len(other)] if paired else tuple(f"b{i}" for i in range(len(other)))
+    mine = SEEDS[: len(one)]
+    return compare(
+        dict(zip(mine, one, strict=True)),
+        dict(zip(beside, other, strict=True)),
+        seeds=mine,
+        other_seeds=beside,
+        alpha=0.05,
+    )
+
+
+def test_spread_agrees_with_hand_and_scipy() -> None:
+    found = spread([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (found.mean, found.min, found.max) == (3, 1, 5)
+    assert found.sd == pytest.approx(math.sqrt(10 / 4))
+    expected = stats.t.interval(0.95, 4, loc=3, scale=math.sqrt(2.5 / 5))
+    assert (found.ci_low, found.ci_high) == pytest.approx(expected)
+
+
+def test_one_replicate_has_no_spread_and_none_has_nothing() -> None:
+    assert spread([2.0]).mean == 2 and math.isnan(spread([2.0]).ci_low)
+    assert math.isnan(spread([]).mean)
+
+
+def test_equal_seeds_are_paired() -> None:
+    found = compared(ONE, OTHER)  # the differences are 1, 2, 3, 4, 5
+    assert found.test == "paired t" and found.difference == 3
+    # t = 3 / (1.5811 / √5) = 4.2426 with 4 degrees of freedom
+    assert found.p == pytest.approx(2 * stats.t.sf(3 / math.sqrt(2.5 / 5), 4))
+    assert found.p == pytest.approx(stats.ttest_rel(ONE, OTHER)[1])
+    assert found.p_exact == found.p_least == 2 / 2**5  # all five signs point one way
+    assert found.ci_low == pytest.approx(3 - stats.t.ppf(0.975, 4) * math.sqrt(2.5 / 5))
+
+
+def test_other_seeds_are_compared_by_welch() -> None:
+    found = compared(ONE, OTHER[:4], paired=False)
+    expected = stats.ttest_ind(ONE, OTHER[:4], equal_var=False)
+    assert found.test == "Welch t" and found.n == (5, 4)
+    assert found.p == pytest.approx(expected[1])
+    interval = expected.confidence_interval(0.95)
+    assert (found.ci_low, found.ci_high) == pytest.approx((interval.low, interval.high))
+    assert found.p_student == pytest.approx(stats.ttest_ind(ONE, OTHER[:4])[1])
+
+
+def test_the_papers_test_stands_beside_the_paired_one() -> None:
+    assert compared(ONE, OTHER).p_student == pytest.approx(stats.ttest_ind(ONE, OTHER)[1])
+
+
+def test_the_exact_test_counts_arrangements() -> None:
+    # of C(4, 2) = 6 ways to label, the one seen and its mirror are the most extreme: 2 / 6
+    found = compared([3.0, 4.0], [1.0, 2.0], paired=False)
+    assert found.p_exact == pytest.approx(1 / 3) and found.exact
+    # signs of (1, -2): |1 - 2| = 1 or more in all four of the four
+    assert compared([2.0, 0.0], [1.0, 2.0]).p_exact == 1
+
+
+def test_a_seed_that_one_side_has_lost_leaves_both_and_is_counted() -> None:
+    one = {"0": 2.0, "1": 4.0, "2": 6.0}
+    found = compare(
+        one, {"0": 1.0, "2": 2.0}, seeds=("0", "1", "2"), other_seeds=("0", "1", "2"), alpha=0.05
+    )
+    assert found.test == "paired t" and found.n == (2, 2) and found.asked == (3, 3)
+    assert found.difference == pytest.approx((1 + 4) / 2)
+
+
+def test_what_does_not_vary_has_no_t_test() -> None:
+    same = compared([0.5] * 5, [0.5] * 5)
+    assert math.isnan(same.p) and math.isnan(same.p_student) and same.p_exact == 1
+    apart = compared([0.5] * 5, [0.4] * 5)
+    assert math.isnan(apart.p) and apart.p_exact == 0.0625
+    assert apart.difference == pytest.approx(0.1) and math.isnan(apart.ci_low), "no interval either"
+    assert math.isnan(compared([1.0], [2.0]).p)
+
+
+def test_a_constant_beside_one_that_varies_is_compared_without_a_warning() -> None:
+    found = compared(ONE, [0.1135] * 5)  # a collapsed network scores the same for every seed
+    assert found.p_student == pytest.approx(
+        stats.ttest_ind_from_stats(6, math.sqrt(10), 5, 0.1135, 0, 5)[1]
+    )
+
+
+def test_holm_agrees_with_hand_and_leaves_nan_out() -> None:
+    # sorted .01 .03 .04 times 3 2 1, never falling: .03 .06 .06
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    adjusted = holm([0.01, math.nan, 0.03])
+    assert math.isnan(adjusted[1]) and adjusted[::2] == pytest.approx([0.02, 0.03])
+    assert holm([]) == []
+
+
+def test_five_pairs_stop_at_0_0625_and_six_do_not() -> None:
+    assert least_p((5, 5), paired=True) == 0.0625
+    assert least_p((6, 6), paired=True) == 0.03125
+    assert least_p((5, 5), paired=False) == pytest.approx(2 / 252)
+
+
+def test_the_seeds_needed_are_the_fewest_that_statsmodels_gives_the_power_to() -> None:
+    for paired, solver in ((True, TTestPower()), (False, TTestIndPower())):
+        exact = solver.solve_power(effect_size=1.0, alpha=0.05, power=0.8)
+        assert seeds_needed(1.0, 1.0, paired=paired, alpha=0.05) == math.ceil(exact)
+    assert seeds_needed(0.001, 1.0, paired=True, alpha=0.05) == math.inf
+    assert math.isnan(seeds_needed(1.0, 0.0, paired=True, alpha=0.05))
+
+
+def test_the_detectable_difference_has_80_percent_power_by_the_noncentral_t() -> None:
+    found = detectable(1.0, 5, paired=True, alpha=0.05)
+    edge = stats.t.ppf(0.975, 4)
+    shift = found * math.sqrt(5)
+    power = stats.nct.sf(edge, 4, shift) + stats.nct.cdf(-edge, 4, shift)
+    assert power == pytest.approx(0.8, abs=1e-4)

@@ -1,0 +1,150 @@
+"""What figures read from tickets, against the tickets that the framework wrote."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from lt_sweeps.analysis.curve import curves
+from lt_sweeps.analysis.results import read
+from lt_sweeps.analysis.stored_weights import learned, masks, nearest, prunings
+from lt_sweeps.reporting.figures.mask_overlap import chance, jaccard
+from lt_sweeps.reporting.sweep_report import report
+from lt_sweeps.sparsity.sparsifiers.hard_concrete import chance as chance_of_gate
+
+
+@pytest.fixture
+def root(cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path) -> Path:
+    """A tiny sweep of two criteria and two seeds."""
+    kinds = ("lt_sweeps.sparsity.criteria.large_final", "lt_sweeps.sparsity.criteria.random")
+    run(*(cell(mask_criterion={"_target_": kind}, seed=seed) for kind in kinds for seed in (0, 1)))
+    return tmp_path / "results"
+
+
+def curve(root: Path, number: int = 0):
+    return curves(read(root, metrics=["test_accuracy"]).cells, metric="test_accuracy")[number]
+
+
+def test_masks_hold_what_the_records_count(root: Path) -> None:
+    one = curve(root)
+    last = one.points[-1]
+    found = masks(root, one, last)
+    assert set(found) == {"0", "1"}
+    for kept in found.values():
+        left = sum(int(mask.sum()) for mask in kept.values())
+        assert left == round(last.percent / 100 * sum(mask.size for mask in kept.values()))
+
+
+def test_a_pruning_keeps_the_weights_that_its_criterion_says(root: Path) -> None:
+    cells = read(root, metrics=["test_accuracy"]).cells
+    drawn = curves(cells, metric="test_accuracy")
+    kinds = [each.settings["mask_criterion._target_"].rpartition(".")[2] for each in drawn]
+    one = drawn[kinds.index("large_final")]
+    for each in prunings(root, one, one.points[-1], "0"):
+        kept, size = each.kept.astype(bool), np.abs(each.final.astype(float))
+        assert size[kept].min() >= size[~kept].max()
+
+
+def test_a_point_is_looked_at_only_near_the_sparsity_asked_for(root: Path) -> None:
+    one = curve(root)
+    near = nearest(one, 0.36)
+    assert near is not None and near.level == 2
+    assert nearest(one, 0.95) is None
+
+
+def test_a_ticket_that_is_not_there_is_left_out_and_a_changed_one_is_an_error(root: Path) -> None:
+    one = curve(root)
+    last = one.points[-1]
+    (stage,) = last.stages
+    (root / "tickets" / stage / "1.safetensors").unlink()
+    assert set(masks(root, one, last)) == {"0"}
+    path = root / "tickets" / stage / "0.safetensors"
+    blob = bytearray(path.read_bytes())
+    blob[-1] ^= 1
+    path.write_bytes(blob)
+    with pytest.raises(ValueError, match="not the ticket that was written"):
+        masks(root, one, last)
+
+
+def test_overlap_is_that_of_the_sets_and_chance_that_of_their_densities() -> None:
+    one = {"a": np.array([1, 1, 0, 0], bool), "b": np.array([1, 1], bool)}
+    other = {"a": np.array([1, 0, 1, 0], bool), "b": np.array([1, 0], bool)}
+    assert jaccard(one, other) == pytest.approx(2 / 5)
+    # a: 4 · ¼ both, 4 · ¾ either; b: 2 · ½ both, 2 either
+    assert chance(one, other) == pytest.approx(2 / 5)
+
+
+def test_a_learned_masks_chances_are_the_sigmoid_of_its_logits(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    method = {"_target_": "lt_sweeps.plan.methods.learned_supermask", "bias": -1.0}
+    made, store = run(cell(method=method))
+    one = curve(tmp_path / "results")
+    (mask,) = learned(tmp_path / "results", one, one.points[-1]).values()
+    stage = made.cells[0].trainings[-1]
+    logits = store.read(stage.key, made.cells[0].seed).learned
+    expected = torch.cat([logits[name].flatten() for name in sorted(logits)]).double().sigmoid()
+    assert mask.chances == pytest.approx(expected.numpy())
+
+
+def test_an_annealed_mask_is_the_sigmoid_at_the_temperature_of_its_end(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    kind = "lt_sweeps.plan.methods.continuous_sparsification"
+    made, store = run(cell(method={"_target_": kind, "final_beta": 50.0, "finetune": "same"}))
+    root = tmp_path / "results"
+    (mask,) = learned(root, one := curve(root), one.points[-1]).values()
+    (search,) = (each for each in made.cells[0].trainings if each.has_logits)
+    assert (mask.stage, mask.slope) == (search.key, 50)
+    logits = store.read(search.key, made.cells[0].seed).learned
+    expected = (50 * torch.cat([logits[name].flatten() for name in sorted(logits)])).sigmoid()
+    assert mask.chances == pytest.approx(expected.double().numpy(), abs=1e-6)
+    report(
+        root, out=tmp_path / "out", console=Console(file=io.StringIO()), figures=["probabilities"]
+    )
+    data = pd.read_csv(tmp_path / "out" / "probabilities.csv")
+    assert data["part"].sum() == pytest.approx(1)
+    assert (
+        "soft mask sigmoid(βs) at the last β (50)"
+        in (tmp_path / "out" / "probabilities.txt").read_text()
+    )
+
+
+def test_a_gates_chance_is_that_of_not_being_zero(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    made, store = run(cell(method={"_target_": "lt_sweeps.plan.methods.l0", "finetune": "same"}))
+    root = tmp_path / "results"
+    (mask,) = learned(root, one := curve(root), one.points[-1]).values()
+    (search,) = (each for each in made.cells[0].trainings if each.has_logits)
+    logits = store.read(search.key, made.cells[0].seed).learned
+    flat = torch.cat([logits[name].flatten() for name in sorted(logits)])
+    assert mask.chances == pytest.approx(chance_of_gate(flat).numpy(), abs=1e-6)
+
+
+def test_every_figure_of_tickets_is_drawn_from_a_real_sweep(root: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), record=True, width=160)
+    wanted = ["overlap", "plane", "signs", "layers"]
+    report(root, out=tmp_path / "out", console=console, figures=wanted, masks_at=[0.36])
+    assert "not drawn" not in console.export_text()
+    signs = pd.read_csv(tmp_path / "out" / "signs.csv")
+    assert len(signs) == 4 and (signs["kept"] > 0).all()
+    plane = pd.read_csv(tmp_path / "out" / "plane.csv")
+    assert (plane["kept"] <= plane["weights"]).all() and plane["seeds"].unique() == [2]
+
+
+def test_what_cannot_be_drawn_is_said(root: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), record=True, width=160)
+    asked = {"figures": ["probabilities", "plane"], "masks_at": [0.99]}
+    report(root, out=tmp_path / "out", console=console, **asked)
+    text = console.export_text()
+    assert "probabilities: not drawn, no ticket in the store has a learned mask" in text
+    assert "plane: not drawn" in text

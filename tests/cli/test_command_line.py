@@ -1,0 +1,241 @@
+"""The command line answers a mistake in one line, and tells what it can do without torch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import yaml
+
+from lt_sweeps import __version__
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import CONF, options
+from lt_sweeps.execution import local_launcher
+
+CRITERIA = ", ".join(sorted(options("mask_criterion")))
+GROUPS = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+TOP = {*GROUPS, "report", *yaml.safe_load((CONF / "config.yaml").read_text())}
+TOP -= {"hydra", "defaults", "experiment"}
+KEYS = ", ".join(sorted(TOP))
+
+Answer = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Answer:
+    """Exit status and standard error of a command line that must not reach the launcher."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local_launcher, "launch", _raising(AssertionError("launched")))
+
+    def run(*words: str) -> tuple[int, str]:
+        return main(words), capsys.readouterr().err
+
+    return run
+
+
+def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
+    def launch(cells: list[Cell]) -> NoReturn:
+        raise error
+
+    return launch
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["mask_criterion=magnitud"],
+            f"mask_criterion: magnitud; did you mean magnitude_increase? options: {CRITERIA}",
+        ),
+        (
+            ["mask_criterion=random,magnitud"],
+            f"mask_criterion: magnitud; did you mean magnitude_increase? options: {CRITERIA}",
+        ),
+        (["mask_criterion=0.8"], f"mask_criterion: 0.8; options: {CRITERIA}"),
+        (
+            ["mask_criterio=random"],
+            f"mask_criterio: unknown key; did you mean mask_criterion? keys: {KEYS}",
+        ),
+        (
+            ["recipe.lrr=1"],
+            "recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: *length, lr, *",
+        ),
+        (
+            ["recipe.lrr=1,2"],
+            "recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: *length, lr, *",
+        ),
+        (
+            ["seed=0,1", "recipe.lrr=1"],
+            "recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: *length, lr, *",
+        ),
+        (["lr=1"], f"lr: unknown key; did you mean recipe.lr? keys: {KEYS}"),
+        (["sed=1"], f"sed: unknown key; did you mean seed? keys: {KEYS}"),
+        (["seed.x=1"], "seed.x: unknown key; did you mean seed? keys of seed: none"),
+        (["seed=3,3"], "seed: 3 given twice; each seed once"),
+        (["plan", "seed=0,3,1,3"], "seed: 3 given twice; each seed once"),
+        (["reset=keep,keep"], "reset: keep given twice; each value once"),
+        (
+            ["seed=interval(0,1)"],
+            "seed: interval(0,1) has no end; list its values as a,b,c or range(n)",
+        ),
+        (["seed=range(0)"], "seed: range(0) holds no value; give at least one"),
+        (
+            ["seed=[1,2"],
+            "seed=[1,2: not of the form key=value; a value with special characters needs quotes: "
+            "key='\"a value\"'",
+        ),
+        (["name=???"], "name: no value given; write name=VALUE"),
+        (["name=${foo}"], "name: Interpolation key 'foo' not found"),
+        (["+freeze=zero"], "freeze: chosen already; change it without a plus: freeze=OPTION"),
+        (["+freeze=init"], "freeze: chosen already; change it without a plus: freeze=OPTION"),
+        (["hydra/launcher=locl"], "hydra/launcher: locl; did you mean local? options: *"),
+        (["--config-dir=nowhere"], "*nowhere' not found"),
+        (["--cfg", "job", "seed=1,2"], "seed=1,2: several values; this command takes one"),
+        (["report", "none_such"], "report: none_such; sweeps in results: none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_status_1(answer: Answer, words: list[str], line: str) -> None:
+    status, text = answer(*words)
+    assert status == 1
+    # `*` stands for what depends on the place or on what else is installed
+    expected = ".*".join(map(re.escape, f"error: {line}\n".split("*")))
+    assert re.fullmatch(expected, text), text
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["pln", "seed=1"], "command: pln; did you mean plan? commands: *"),
+        (["seed="], "seed: no value given; write seed=VALUE"),
+        (["seed=1", "recipe"], "recipe: no value given; write recipe=VALUE"),
+        (["report"], "report: 0 sweeps given; name one. usage: lt-sweeps report *"),
+        (["report", ".", "bnd=sd"], "report: bnd; did you mean band? keys: *"),
+        (["--cofig", "job"], "flag: --cofig; did you mean --cfg? flags: --cfg, *"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_line_that_is_no_command_is_status_2(answer: Answer, words: list[str], line: str) -> None:
+    status, text = answer(*words)
+    assert status == 2
+    assert re.fullmatch(".*".join(map(re.escape, f"error: {line}\n".split("*"))), text), text
+
+
+def test_a_mistake_in_an_experiment_is_answered_like_one_in_a_word(
+    answer: Answer, tmp_path: Path
+) -> None:
+    file = tmp_path / "own" / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\ndefaults: [{override /reset: rewnd}]\n")
+    allowed = ", ".join(sorted(options("reset")))
+    line = f"reset: rewnd; did you mean rewind? options: {allowed}"
+    assert answer("--config-dir=own", "experiment=mine") == (1, f"error: {line}\n")
+
+
+def test_an_experiment_that_is_no_yaml_is_one_line(answer: Answer, tmp_path: Path) -> None:
+    file = tmp_path / "own" / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("seed: [1\n")
+    status, text = answer("--config-dir=own", "experiment=mine")
+    assert (status, text.count("\n")) == (1, 1)
+    assert "mine.yaml" in text
+
+
+def test_our_own_value_errors_are_one_line(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # range checks of a plan are raised inside the package
+    source = "def launch(cells): raise ValueError('schedule: sparsity is 80; it lies in [0, 1)')"
+    scope: dict[str, Callable[[list[Cell]], int]] = {"__name__": "lt_sweeps.sparsity.schedules"}  # type: ignore
+    exec(source, scope)
+    monkeypatch.setattr(local_launcher, "launch", scope["launch"])
+    assert answer("hydra.mode=RUN") == (1, "error: schedule: sparsity is 80; it lies in [0, 1)\n")
+
+
+@pytest.mark.parametrize("words", [["mask_criterion=random"], ["hydra.mode=RUN"]])
+def test_a_bug_keeps_its_traceback(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr(local_launcher, "launch", _raising(ValueError("from elsewhere")))
+    status, text = answer(*words)
+    assert status == 1
+    assert text.startswith("Traceback")
+    assert text.endswith("ValueError: from elsewhere\n")
+
+
+@pytest.mark.parametrize("words", [["mask_criterion=random"], ["hydra.mode=RUN"]])
+def test_the_launchers_status_is_the_exit_status(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr(local_launcher, "launch", lambda cells: 75)
+    assert answer(*words) == (75, "")
+
+
+def test_an_interrupt_says_how_to_go_on(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_launcher, "launch", _raising(KeyboardInterrupt()))
+    assert answer("mask_criterion=random") == (
+        130,
+        "interrupted; the same words continue from here\n",
+    )
+
+
+@pytest.mark.parametrize("words", ["--help", "plan --help", "--cfg job", "report --help"])
+def test_what_only_prints_needs_no_torch(words: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from lt_sweeps.cli.command_line import main; status = main(sys.argv[1:]); "
+        "assert not {'torch', 'matplotlib', 'pandas'} & set(sys.modules); sys.exit(status)"
+    )
+    package = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *words.split()],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": package, "PYTHONWARNINGS": "error"},
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_help_lists_every_option_of_every_group(
+    answer: Answer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    listed = dict(re.findall(r"^([\w/]+): (.+)$", text, re.MULTILINE))
+    for group in GROUPS - {"hydra"}:
+        for option in options(group):
+            folder, _, name = f"{group}/{option}".rpartition("/")
+            assert name in listed[folder].split(", "), f"{group}={option}"
+
+
+def test_help_explains_every_key(answer: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    explained = set(re.findall(r"^(\w+)  +\S", capsys.readouterr().out, re.MULTILINE))
+    assert explained >= TOP - GROUPS
+
+
+def test_help_lists_the_options_of_a_persons_own_folder(
+    answer: Answer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    (tmp_path / "own" / "model" / "mine.yaml").write_text("net: {_target_: mine.Net}\n")
+    assert main(["--help", "--config-dir=own", "seed=1,2"]) == 0
+    assert re.search(r"^model: .*\bmine\b", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_cfg_job_shows_the_config(answer: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["seed=7", "--cfg", "job"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["seed"], "hydra" in shown) == (7, False)
+
+
+def test_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lt-sweeps {__version__}\n"

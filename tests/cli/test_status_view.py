@@ -1,0 +1,118 @@
+"""A sweep's status is read from its files, whoever wrote them, and needs no torch."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lt_sweeps.cli.status_view import logs, status
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.slurm.squeue import Batch
+from lt_sweeps.execution.status import AT_WORK, BROKEN, COMPLETE, Status
+from lt_sweeps.execution.submission import freeze, work
+from lt_sweeps.plan.planning import packs, plan
+from lt_sweeps.plan.unit import Machine
+from lt_sweeps.storage.sweep_folder import SweepFolder, halves, units
+
+Make = Callable[..., Cell]
+
+
+@pytest.fixture
+def sweep(cell: Make, tmp_path: Path) -> SweepFolder:
+    """Two seeds, three levels, a pack per level; nothing computed yet."""
+    made = plan([cell(seed=seed) for seed in (0, 1)])
+    sizes = {unit.stage.key: 9 for unit in made.units}
+    found = packs(made.units, stack_size=sizes, workers=1)
+    return freeze(made, found, Machine(), root=tmp_path, name="mine")
+
+
+def said(sweep: SweepFolder) -> tuple[int, str]:
+    console = Console(width=200, record=True, file=io.StringIO())
+    return status(SweepFolder(sweep.folder), console), console.export_text()
+
+
+def test_what_nobody_is_at_is_missing(sweep: SweepFolder) -> None:
+    found, text = said(sweep)
+    assert found == BROKEN
+    assert "mine: 0 of 2 cells done, 6 units missing" in text
+
+
+def test_what_is_computed_is_done(sweep: SweepFolder) -> None:
+    for pack in sweep.packs():
+        work(sweep, pack, device="cpu")
+    found, text = said(sweep)
+    assert found == COMPLETE
+    assert "mine: 2 of 2 cells done, 6 units done" in text
+
+
+def test_who_works_says_so_and_the_rest_is_queued(sweep: SweepFolder) -> None:
+    first, second, third = sweep.packs()
+    work(sweep, first, device="cpu")
+    at = {second["name"]: {"units": second["units"], "step": 4}}
+    sweep.beat("local-here-1", packs=at, queue=[third["name"]], host="here")
+    found, text = said(sweep)
+    assert found == AT_WORK
+    assert "0 of 2 cells done, 2 units done, 2 units running, 2 units queued" in text
+    assert "on here (local-here-1): step 4 of 12" in text
+    sweep.rest("local-here-1")
+    assert said(sweep)[0] == BROKEN
+
+
+def test_who_has_said_nothing_for_long_is_not_at_work(
+    sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pack, *_) = sweep.packs()
+    at = {pack["name"]: {"units": pack["units"], "step": 4}}
+    sweep.beat("local-here-1", packs=at, queue=[], host="here")
+    monkeypatch.setattr("lt_sweeps.storage.sweep_folder.STALE", 0.0)
+    assert said(sweep)[0] == BROKEN
+
+
+def test_a_submitted_job_is_queued_until_it_says_that_it_ended(sweep: SweepFolder) -> None:
+    names = [pack["name"] for pack in sweep.packs()]
+    Batch(0, "lt-mine.0", [names], "cpu", 1, [], [False], id="77").write(sweep)
+    assert said(sweep)[0] == AT_WORK or Status.of(sweep).asked_slurm
+
+
+def test_a_failing_cell_is_named_with_its_logs_last_line_and_path(sweep: SweepFolder) -> None:
+    (pack, *_) = sweep.packs()
+    log = sweep.log(pack["name"])
+    log.parent.mkdir()
+    log.write_text("Traceback:\nRuntimeError: no such luck\n")
+    sweep.fail(units(pack)[1], "RuntimeError: no such luck", pack["name"])
+    found, text = said(sweep)
+    assert found == BROKEN
+    assert "failed: cell 1 (model mask_criterion, seed 1) at level 0" in text
+    assert "  RuntimeError: no such luck" in text and str(log) in text
+
+
+def test_logs_of_a_cell_are_those_of_the_packs_that_advance_it(sweep: SweepFolder) -> None:
+    for pack in sweep.packs():
+        log = sweep.log(pack["name"])
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(f"this is {pack['name']}\n")
+    text = "\n".join(logs(sweep, "1"))
+    assert all(f"this is {pack['name']}" in text for pack in sweep.packs())
+    with pytest.raises(ValueError, match="logs: '2' is no cell of mine; give 0 to 1"):
+        list(logs(sweep, "2"))
+
+
+def test_a_halved_pack_is_its_halves(sweep: SweepFolder) -> None:
+    first, *others = sweep.packs()
+    one, other = sweep.halve(first)
+    assert [one["units"], other["units"]] == [first["units"][:1], first["units"][1:]]
+    assert sweep.packs() == [*halves(first), *others]
+
+
+def test_it_starts_without_torch(sweep: SweepFolder) -> None:
+    code = "import sys; from lt_sweeps.cli.command_line import main\n"
+    code += "s = main(['status', sys.argv[1]])\n"
+    code += "assert 'torch' not in sys.modules; sys.exit(s)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(sweep.folder)], capture_output=True, text=True
+    )
+    assert done.returncode == BROKEN, done.stderr

@@ -1,0 +1,230 @@
+"""A multirun becomes its cells: the right ones, as Hydra composes them, at the price of a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import OmegaConf
+
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import CONF
+from lt_sweeps.execution import local_launcher
+
+Multirun = Callable[..., list[Cell]]
+DEFAULT = ["large_final", "magnitude_increase", "random"]
+
+
+@pytest.fixture
+def multirun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Multirun:
+    """Run the command line up to the launcher; gives the cells that it received."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> list[Cell]:
+        cells: list[Cell] = []
+        monkeypatch.setattr(local_launcher, "launch", lambda given: cells.extend(given) or 0)
+        assert main(words) == 0
+        return cells
+
+    return run
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Callable[..., str]:
+    """Write a person's own folder of options; gives the flag that adds it."""
+
+    def write(**options: str) -> str:
+        for path, text in options.items():
+            file = tmp_path / "own" / f"{path.replace('__', '/')}.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        return f"--config-dir={tmp_path / 'own'}"
+
+    return write
+
+
+@pytest.fixture
+def composes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The words of every compose that Hydra is asked for."""
+    asked: list[list[str]] = []
+    load = ConfigLoaderImpl.load_configuration
+
+    def counted(self: ConfigLoaderImpl, config_name: str, overrides: list[str], *args, **kwargs):
+        asked.append(overrides)
+        return load(self, config_name, overrides, *args, **kwargs)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    return asked
+
+
+def composed_by_hydra(words: tuple[str, ...], folder: Path = CONF) -> object:
+    old = hydra.__version__.startswith("1.3")
+    with hydra.initialize_config_dir(str(folder), **({"version_base": "1.3"} if old else {})):
+        return OmegaConf.to_container(hydra.compose("config", list(words)), resolve=True)
+
+
+def values(cells: list[Cell], key: str) -> list[object]:
+    return [cell.choices.get(key, cell.config.get(key)) for cell in cells]
+
+
+def test_the_default_sweep_is_five_seeds_of_three_criteria(multirun: Multirun) -> None:
+    cells = multirun()
+    given = list(zip(values(cells, "seed"), values(cells, "mask_criterion"), strict=True))
+    assert given == list(product(range(5), DEFAULT))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("mask_criterion=large_final,random", "seed=3", "schedule.levels=2,5"),
+        ("mask_criterion=random", "reset=rewind,keep", "freeze=zero,init", "seed=1"),
+        ("mask_criterion=random", "seed=1", "model.net.hidden=[10],[20,20]", "seeds.init=1,2"),
+        ("mask_criterion=random", "seed=1,2", "name=s-${seed}-${recipe.lr}", "recipe.lr=2.5"),
+        ("mask_criterion=random", "seed=1", "name=b,'${recipe.lr}'"),
+        ("mask_criterion=random", "seed=1", "++recipe.lr=null,'a b'", "+new=x,3"),
+        ("mask_criterion=random", "seed=0", "seeds={init:1},{init:2}", "seeds.init=4,5"),
+    ],
+    ids=["plain", "groups", "lists", "references", "reference", "plus", "inside"],
+)
+def test_every_cell_is_what_hydra_composes_for_its_words(
+    multirun: Multirun, words: tuple[str, ...]
+) -> None:
+    cells = multirun(*words)
+    assert len(cells) == len({cell.overrides for cell in cells}) > 1
+    for cell in cells:
+        assert {**cell.config, "report": cell.report} == composed_by_hydra(cell.overrides)
+
+
+def test_options_that_change_the_same_key_are_composed_together(
+    multirun: Multirun, conf: Callable[..., str]
+) -> None:
+    text = "# @package _global_\nshared: {}\n"
+    own = conf(freeze__one=text.format("one"), reset__two=text.format("two"))
+    cells = multirun(own, "freeze=zero,one", "reset=keep,two", "seed=1", "mask_criterion=random")
+    # freeze follows reset in the defaults list, so it has the last word
+    assert values(cells, "shared") == [None, "two", "one", "one"]
+
+
+def test_a_thousand_cells_of_nine_criteria_are_nine_composes(
+    multirun: Multirun, composes: list[list[str]]
+) -> None:
+    criteria = sorted(file.stem for file in (CONF / "mask_criterion").iterdir())[:9]
+    words = [f"mask_criterion={','.join(criteria)}", "seed=range(5)", "schedule.levels=range(1,25)"]
+    assert len(multirun(*words)) == 9 * 5 * 24
+    own = 2  # before our sweeper starts: one for hydra.mode, one for the sweeper itself
+    assert len(composes) <= 9 + own
+
+
+def test_options_of_different_groups_are_composed_one_group_at_a_time(
+    multirun: Multirun, composes: list[list[str]]
+) -> None:
+    criteria = "mask_criterion=large_final,random,movement"
+    assert len(multirun(criteria, "reset=keep,rewind", "freeze=zero,init")) == 5 * 3 * 2 * 2
+    assert len(composes) <= 1 + 2 + 1 + 1 + 2
+
+
+def test_a_word_replaces_the_sweep_of_the_config(multirun: Multirun) -> None:
+    assert values(multirun("seed=7"), "seed") == [7, 7, 7]
+    assert values(multirun("++seed=7", "mask_criterion=random"), "seed") == [7]
+
+
+def test_m_makes_no_difference(multirun: Multirun) -> None:
+    words = ("seed=1,2", "mask_criterion=random")
+    assert multirun("-m", *words) == multirun(*words) == multirun(*words, "--multirun")
+
+
+def test_choices_name_the_option_of_every_group(multirun: Multirun) -> None:
+    (cell,) = multirun("seed=0", "mask_criterion=movement", "method=one_shot")
+    assert cell.choices["mask_criterion"] == "movement"
+    assert cell.choices["method"] == "one_shot"
+    assert cell.choices["tracker"] == "none"
+    assert "experiment" not in cell.choices
+    assert not any(group.startswith("hydra") for group in cell.choices)
+
+
+def test_a_config_holds_nothing_of_hydra(multirun: Multirun) -> None:
+    (cell,) = multirun("seed=0", "mask_criterion=random")
+    assert "hydra" not in cell.config
+    assert type(cell.config["model"]) is dict
+
+
+def test_plan_is_the_same_cells_with_dry_run(multirun: Multirun) -> None:
+    (plan,) = multirun("plan", "seed=0", "mask_criterion=random")
+    (cell,) = multirun("seed=0", "mask_criterion=random")
+    assert plan.config == {**cell.config, "dry_run": True}
+
+
+EXPERIMENT = """# @package _global_
+defaults: [{override /method: one_shot}]
+hydra: {sweeper: {params: {seed: "range(2)", mask_criterion: movement}}}
+"""
+
+
+@pytest.mark.parametrize("word", ["experiment=paper/table", "+experiment=paper/table"])
+def test_an_experiment_brings_its_sweep(
+    multirun: Multirun, conf: Callable[..., str], word: str
+) -> None:
+    cells = multirun(conf(experiment__paper__table=EXPERIMENT), word)
+    assert values(cells, "seed") == [0, 1]
+    assert values(cells, "mask_criterion") == ["movement"] * 2
+    assert values(cells, "method") == ["one_shot"] * 2
+    assert values(cells, "experiment") == ["paper/table"] * 2
+
+
+def test_a_word_wins_over_an_experiment(multirun: Multirun, conf: Callable[..., str]) -> None:
+    cells = multirun(conf(experiment__x=EXPERIMENT), "experiment=x", "seed=9", "method=imp")
+    assert (values(cells, "seed"), values(cells, "method")) == ([9], ["imp"])
+
+
+def test_an_experiment_can_drop_a_default_sweep(
+    multirun: Multirun, conf: Callable[..., str]
+) -> None:
+    text = "# @package _global_\nhydra: {sweeper: {params: {seed: null, mask_criterion: null}}}\n"
+    (cell,) = multirun(conf(experiment__x=text), "experiment=x")
+    assert (cell.config["seed"], cell.choices["mask_criterion"]) == (0, "large_final")
+
+
+def test_several_experiments_each_bring_their_own_sweep(
+    multirun: Multirun, conf: Callable[..., str]
+) -> None:
+    other = EXPERIMENT.replace("range(2)", "5").replace("one_shot", "dense")
+    own = conf(experiment__x=EXPERIMENT, experiment__y=other)
+    cells = multirun(own, "experiment=x,y")
+    assert values(cells, "experiment") == ["x", "x", "y"]
+    assert values(cells, "method") == ["one_shot", "one_shot", "dense"]
+    assert values(cells, "seed") == [0, 1, 5]
+
+
+def test_a_folder_joins_by_the_search_path_too(
+    multirun: Multirun, conf: Callable[..., str], tmp_path: Path
+) -> None:
+    conf(experiment__x=EXPERIMENT)
+    assert len(multirun(f"hydra.searchpath=[file://{tmp_path / 'own'}]", "experiment=x")) == 2
+
+
+def test_a_single_run_is_one_cell(multirun: Multirun) -> None:
+    (cell,) = multirun("hydra.mode=RUN", "seed=3")
+    assert (cell.config["seed"], cell.choices["mask_criterion"]) == (3, "large_final")
+
+
+def test_hydras_own_sweeper_gives_the_same_cells(multirun: Multirun) -> None:
+    words = ("seed=1,2", "mask_criterion=random")
+    basic = multirun("hydra/sweeper=basic", *words)
+    ours = multirun(*words)
+    assert [(c.config, c.choices) for c in basic] == [(c.config, c.choices) for c in ours]
+
+
+def test_a_foreign_launcher_runs_every_cell_by_itself(multirun: Multirun) -> None:
+    cells = multirun("hydra/launcher=basic", "seed=1,2", "mask_criterion=random")
+    assert values(cells, "seed") == [1, 2]
+
+
+def test_hydra_leaves_no_folders(multirun: Multirun, tmp_path: Path) -> None:
+    multirun("mask_criterion=random")
+    multirun("hydra.mode=RUN", "seed=3")
+    assert list(tmp_path.iterdir()) == []

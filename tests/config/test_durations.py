@@ -1,0 +1,18 @@
+"""Times are epochs or steps, and never a bare number."""
+
+import pytest
+
+from lt_sweeps.config.durations import steps
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"), [("160ep", 1600), ("500it", 500), ("0.5ep", 5), ("0it", 0), (0, 0)]
+)
+def test_times_in_steps(time: str, expected: int) -> None:
+    assert steps(time, 10) == expected
+
+
+@pytest.mark.parametrize("wrong", ["160", 160, "ep", "-1ep", "1.5it", "2 epochs"])
+def test_anything_else_is_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match="recipe.length: "):
+        steps(wrong, 10, where="recipe.length")  # type: ignore[arg-type]

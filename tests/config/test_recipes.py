@@ -1,0 +1,52 @@
+"""Learning rates over a training against torch's own schedulers."""
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
+
+from lt_sweeps.config.recipes import Recipe, recipe
+
+
+def made(**keys: object) -> Recipe:
+    given = {"optimizer": "sgd", "lr": 0.4, "batch_size": 10, "length": "12ep", **keys}
+    return recipe(100, **given)  # pyright: ignore[reportArgumentType]
+
+
+def rates(of: Recipe) -> list[float]:
+    return [of.lr_at(step) for step in range(of.length)]
+
+
+def test_a_warm_up_rises_linearly_and_a_cosine_falls_to_0() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.4)
+    warm = LinearLR(optimizer, start_factor=1 / 20, total_iters=19)  # at 0.4 in its last step
+    fall = CosineAnnealingLR(optimizer, T_max=100)
+    scheduler = SequentialLR(optimizer, [warm, fall], milestones=[20])
+    theirs = []
+    for _ in range(120):
+        theirs.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates(made(decay="cosine", warmup="2ep")) == pytest.approx(theirs)
+
+
+def test_milestones_are_counted_from_the_start_of_the_warm_up() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.4)
+    scheduler, theirs = MultiStepLR(optimizer, milestones=[60, 90]), []
+    for _ in range(120):
+        theirs.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    ours = rates(made(warmup="2ep", milestones=["6ep", "9ep"]))
+    assert ours[20:] == pytest.approx(theirs[20:])
+    assert ours[:20] == pytest.approx([0.4 * n / 20 for n in range(1, 21)])
+
+
+def test_labels_that_are_not_smoothed_leave_a_recipe_s_name_as_it_was() -> None:
+    assert "label_smoothing" not in made().identity()
+    assert made(label_smoothing=0.1).identity()["label_smoothing"] == 0.1
+
+
+@pytest.mark.parametrize("given", [-0.1, 1.0])
+def test_smoothing_is_a_part_of_the_label(given: float) -> None:
+    with pytest.raises(ValueError, match="recipe: label_smoothing=.*; it lies in"):
+        made(label_smoothing=given)

@@ -1,0 +1,83 @@
+"""What an experiment may say of its report, and what is answered to a mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lt_sweeps.config.errors import CONF
+from lt_sweeps.config.report_config import ReportConfig, layout
+from lt_sweeps.plan.planning import plan
+
+
+def test_the_yaml_that_explains_the_keys_holds_every_key_at_its_default() -> None:
+    assert yaml.safe_load((CONF / "report_keys.yaml").read_text()) == asdict(ReportConfig())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"bands": "ci"}, r"report: .* takes no \['bands'\].*did you mean `band`"),
+        ({"band": "iqr"}, "report: band='iqr' is no one of 'range', 'sd', 'ci'"),
+        ({"metrics": ["test_acuracy"]}, "report.metrics: 'test_acuracy'.*mean `test_accuracy`"),
+        ({"metrics": []}, "report.metrics: none"),
+        ({"figures": ["layer"]}, "report.figures: 'layer'; did you mean `layers`"),
+        ({"alpha": 5}, "report.alpha: 5"),
+        ({"ylim": [0.9, 0.8]}, "report.ylim: .*lower, upper"),
+        ({"margin": "2 points"}, "report.margin: '2 points'"),
+        ({"margin": -0.1}, "report.margin: -0.1"),
+        ({"masks_at": [90]}, "report.masks_at: 90"),
+        ({"published": [{"label": "a", "points": [[0, 1]]}]}, r"report.published: .*\['source'\]"),
+        (
+            {"published": [{"label": "a", "source": "s", "points": [[58.9, 0.9]]}]},
+            "report.published: sparsity 58.9",
+        ),
+        (
+            {"published": [{"label": "a", "source": "s", "points": [[0, "97%"]]}]},
+            r"is no \[sparsity, value\]",
+        ),
+        (
+            {"published": [{"label": "a", "source": "s", "metric": "peak", "points": [[0, 1]]}]},
+            "an endpoint has a `value`",
+        ),
+    ],
+)
+def test_a_mistake_is_answered_with_what_is_allowed(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        layout(given)
+
+
+def test_a_margin_is_a_difference_or_a_part_of_dense_accuracy() -> None:
+    assert layout({"margin": 0.01}).below(0.9) == pytest.approx(0.89)
+    assert layout({"margin": "2%"}).below(0.9) == pytest.approx(0.882)
+
+
+def test_the_layout_changes_no_signature_and_lies_in_the_manifest(
+    cell: Callable[..., Any], tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    from lt_sweeps.execution.submission import freeze
+    from lt_sweeps.plan.unit import Machine
+
+    bare = cell()
+    drawn = replace(bare, report={"band": "ci"})
+    one, other = plan([bare]), plan([drawn])
+    assert one.cells[0].signature == other.cells[0].signature
+    sweep = freeze(other, [], Machine(), root=tmp_path, name="s")
+    manifest = json.loads((sweep.folder / "manifest.json").read_text())
+    assert manifest["reports"] == {"default": {"band": "ci"}}
+    assert all("report" not in each["config"] for each in manifest["cells"])
+
+
+def test_a_mistake_in_the_layout_is_said_when_the_plan_is_made(cell: Callable[..., Any]) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match=r"report: .* takes no \['lines_by'\]"):
+        plan([replace(cell(), report={"lines_by": []})])

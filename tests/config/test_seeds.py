@@ -1,0 +1,30 @@
+"""Draws depend on their name alone."""
+
+import pytest
+import torch
+
+from lt_sweeps.config.seeds import Seed, generator
+
+
+def test_a_draw_is_made_again_from_its_name() -> None:
+    torch.manual_seed(1)
+    first = torch.randperm(9, generator=generator(3, "order", 7))
+    torch.manual_seed(2)
+    assert torch.equal(first, torch.randperm(9, generator=generator(3, "order", 7)))
+
+
+@pytest.mark.parametrize("other", [(4, "order", 7), (3, "noise", 7), (3, "order", 8)])
+def test_seed_purpose_and_index_each_change_a_draw(other: tuple) -> None:
+    first = torch.rand(4, generator=generator(3, "order", 7))
+    assert not torch.equal(first, torch.rand(4, generator=generator(*other)))
+
+
+def test_roles_can_be_set_apart_and_the_label_says_so() -> None:
+    seed = Seed.of(3, {"order": 9, "noise": None, "init": 3})
+    assert (seed.role("order"), seed.role("init"), str(seed)) == (9, 3, "3-order9")
+
+
+@pytest.mark.parametrize("wrong", ["abc", 1.5, -1, True, None])
+def test_a_seed_is_a_whole_number_from_0_up(wrong: object) -> None:
+    with pytest.raises(ValueError, match="is no seed"):
+        Seed.of(wrong)

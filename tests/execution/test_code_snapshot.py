@@ -1,0 +1,62 @@
+"""The code that a job runs is the code that was submitted."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lt_sweeps.execution.slurm.code_snapshot import snapshot
+
+SUBMIT = """
+import sys
+sys.path.insert(0, {mine!r})
+import mylab.nets, alone
+from pathlib import Path
+from lt_sweeps.execution.slurm.code_snapshot import snapshot
+print(snapshot(Path({code!r})))
+"""
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """The snapshot of a submission that imported a package without __init__ and a module."""
+    mine = tmp_path / "mine"
+    (mine / "mylab" / "__pycache__").mkdir(parents=True)
+    (mine / "mylab" / "nets.py").write_text("WIDTH = 1\n")
+    (mine / "alone.py").write_text("import mylab.nets\n")
+    script = SUBMIT.format(mine=str(mine), code=str(tmp_path / "code"))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return Path(done.stdout.strip())
+
+
+def test_it_holds_the_package_its_conf_and_a_persons_own_modules(copied: Path) -> None:
+    names = {str(path.relative_to(copied)) for path in copied.rglob("*") if path.is_file()}
+    assert {
+        "lt_sweeps/execution/submission.py",
+        "lt_sweeps/execution/slurm/job.sh",
+        "conf/config.yaml",
+    } <= names
+    assert {"mylab/nets.py", "alone.py", "job.py"} <= names
+    assert not any("torch" in name.split("/")[0] or "__pycache__" in name for name in names)
+
+
+def test_a_job_imports_from_it_and_not_from_where_it_starts(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "mylab" / "nets.py").write_text("WIDTH = 2\n")
+    probe = copied / "probe.py"
+    probe.write_text("import lt_sweeps, mylab.nets; print(lt_sweeps.__file__, mylab.nets.WIDTH)")
+    done = subprocess.run(
+        [sys.executable, str(probe)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path / "mine",
+    )
+    assert done.stdout.split() == [str(copied / "lt_sweeps" / "__init__.py"), "1"]
+
+
+def test_the_same_code_is_copied_once(tmp_path: Path) -> None:
+    assert snapshot(tmp_path) == snapshot(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1

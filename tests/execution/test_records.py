@@ -1,0 +1,166 @@
+"""Records are made from what is stored, whole, and never silently wrong."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.records import dense_resources, write
+from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.storage.store import Store
+
+Make = Callable[..., Cell]
+Run = Callable[..., tuple[Plan, Store]]
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def folder(made: Plan, store: Store) -> Path:
+    return store.root / "runs" / made.cells[0].signature / "0"
+
+
+def test_a_row_per_level_measured_from_the_mask(cell: Make, run: Run) -> None:
+    made, store = run(cell(schedule__levels=2))
+    rows = read(folder(made, store) / "records.jsonl")
+    assert [row["level"] for row in rows] == [0, 1, 2]
+    assert [row["target_sparsity"] for row in rows] == [None, 0.2, 0.36]
+    # 16*12 + 12*8 + 8*4 weights; what a level prunes of each layer is floored.
+    assert [row["weights_remaining"] for row in rows] == [320, 154 + 77 + 26, 124 + 62 + 21]
+    assert [row["sparsity"] for row in rows] == [1 - row["weights_remaining"] / 320 for row in rows]
+    assert rows[1]["layers_remaining"] == {
+        "hidden.0.weight": 154,
+        "hidden.1.weight": 77,
+        "output.weight": 26,
+    }
+
+
+def test_the_row_holds_what_every_reader_needs(cell: Make, run: Run) -> None:
+    made, store = run(cell())
+    row = read(folder(made, store) / "records.jsonl")[1]
+    wanted = (
+        "experiment cell seed model dataset method criterion reset freeze level stage step "
+        "target_sparsity sparsity weights_remaining weights_total layers_remaining layers_total "
+        "val_loss val_accuracy test_loss test_accuracy end_val_loss end_val_accuracy "
+        "end_test_loss end_test_accuracy reported_step report_at train_steps seconds device "
+        "stack_size code_version finite collapsed"
+    )
+    assert not set(wanted.split()) - set(row)
+
+
+def test_two_sparsities_one_of_the_prunable_weights_and_one_of_all_parameters(
+    cell: Make, run: Run
+) -> None:
+    made, store = run(cell(schedule__levels=1, model__prunable={"exclude": ["output.weight"]}))
+    dense, row = read(folder(made, store) / "records.jsonl")
+    # 16*12 + 12*8 prunable weights; 8*4 of the output and 12 + 8 + 4 biases beside them
+    assert (dense["sparsity"], dense["sparsity_total"]) == (0, 0)
+    pruned = 288 - (154 + 77)
+    assert row["sparsity"] == pytest.approx(pruned / 288)
+    assert row["sparsity_total"] == pytest.approx(pruned / (288 + 32 + 24))
+
+
+@pytest.mark.parametrize(
+    ("method", "dense"),
+    [
+        ("dense", True),
+        ("imp", True),
+        ("gmp", True),
+        ("continuous_sparsification", True),
+        ("l0", True),
+        ("soft_threshold", True),
+        ("rigl", False),
+        ("at_init", False),
+    ],
+)
+def test_dense_resources_are_those_of_every_training_that_led_to_a_ticket(
+    cell: Make, method: str, dense: bool
+) -> None:
+    half = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5}
+    random = {"_target_": "lt_sweeps.sparsity.criteria.random"}
+    (made,) = plan(
+        [
+            cell(
+                method={"_target_": f"lt_sweeps.plan.methods.{method}"},
+                schedule=half,
+                mask_criterion=random,
+            )
+        ]
+    ).cells
+    assert dense_resources(made.last) is dense
+
+
+def test_fine_tuning_a_network_that_was_always_sparse_needs_none(cell: Make) -> None:
+    rigl = {"_target_": "lt_sweeps.plan.methods.rigl", "finetune": {"length": "1ep"}}
+    half = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5}
+    (made,) = plan([cell(method=rigl, schedule=half)]).cells
+    assert len(made.trainings) == 3 and not dense_resources(made.last)
+
+
+def test_a_row_names_the_trainings_that_it_starts_from(cell: Make, run: Run) -> None:
+    made, store = run(cell(schedule__levels=2))
+    rows = read(folder(made, store) / "records.jsonl")
+    stages = [row["stage"] for row in rows]
+    assert [set(row["after"]) for row in rows] == [set(), {stages[0]}, {*stages[:2]}]
+
+
+def test_report_at_end_reports_the_last_evaluation(cell: Make, run: Run) -> None:
+    made, store = run(cell(report_at="end"))
+    row = read(folder(made, store) / "records.jsonl")[0]
+    assert row["reported_step"] == row["step"] == 12
+    assert row["test_accuracy"] == row["end_test_accuracy"]
+
+
+def test_done_comes_last_and_names_the_records(cell: Make, run: Run) -> None:
+    made, store = run(cell())
+    place = folder(made, store)
+    before = (place / "records.jsonl").stat().st_mtime_ns
+    assert write(made.cells[0], store)
+    assert (place / "records.jsonl").stat().st_mtime_ns == before, "written once"
+
+
+def test_changed_records_are_set_aside_and_made_again(cell: Make, run: Run, caplog) -> None:
+    made, store = run(cell())
+    place = folder(made, store)
+    right = (place / "records.jsonl").read_bytes()
+    (place / "records.jsonl").write_bytes(right.replace(b'"level": 1', b'"level": 7'))
+    assert write(made.cells[0], store)
+    assert (place / "records.jsonl").read_bytes() == right
+    assert "records that do not match" in caplog.text
+    assert (place / "records.jsonl.corrupt-0").exists()
+
+
+def test_a_harmed_config_is_written_again(cell: Make, run: Run) -> None:
+    made, store = run(cell())
+    config = folder(made, store) / "config.yaml"
+    right = config.read_bytes()
+    config.write_bytes(b"")
+    assert write(made.cells[0], store)
+    assert config.read_bytes() == right
+
+
+def test_an_unfinished_cell_has_the_rows_it_has_and_no_done(cell: Make, run: Run) -> None:
+    made, store = run(cell())
+    place = folder(made, store)
+    (place / "DONE").unlink()
+    store.path(made.cells[0].last.key, 0).unlink()
+    assert not write(made.cells[0], store)
+    assert [row["level"] for row in read(place / "records.jsonl")] == [0, 1]
+    assert not (place / "DONE").exists()
+
+
+def test_an_emptied_network_is_a_result_that_says_so(cell: Make, run: Run) -> None:
+    single = {"_target_": "lt_sweeps.sparsity.criteria.large_final_diff_sign_single"}
+    made, store = run(cell(schedule__levels=1, mask_criterion=single, recipe__lr=1e-6))
+    row = read(folder(made, store) / "records.jsonl")[1]
+    assert row["weights_remaining"] == 0 and row["collapsed"] and row["finite"]
+
+
+def test_rows_are_valid_json_even_where_a_loss_is_not_a_number(cell: Make, run: Run) -> None:
+    made, store = run(cell(recipe__lr=1e30, recipe__optimizer="sgd"))
+    for line in (folder(made, store) / "records.jsonl").read_text().splitlines():
+        row = json.loads(line, parse_constant=lambda name: pytest.fail(name))
+        assert row["finite"] is False and row["end_val_loss"] is None

@@ -1,0 +1,54 @@
+"""A profile is refused where it is wrong, before anything is submitted."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lt_sweeps.config.errors import CONF
+from lt_sweeps.execution.slurm.resources import SlurmResources
+
+
+def test_the_yaml_lists_every_key_at_its_default() -> None:
+    given = yaml.safe_load((CONF / "hydra" / "launcher" / "slurm.yaml").read_text())
+    del given["_target_"]
+    assert SlurmResources.of(given) == SlurmResources()
+    assert list(given) != [] and set(given) == set(SlurmResources().record())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gpuz": 1}, r"takes no \['gpuz'\]; it takes .*'gpus'.*did you mean `gpus`"),
+        ({"gpus": "many"}, "gpus='many'; give a number, or TYPE:NUMBER"),
+        ({"time": "4 hours"}, "time='4 hours'; give minutes, or D-HH:MM:SS"),
+        ({"cpus": 0}, "cpus=0; give a whole number from 1 up"),
+        ({"memory": -1}, "memory=-1; give a number above 0"),
+        ({"jobs": 2, "hours_per_job": 3.0}, "jobs=2 and hours_per_job=3; give one of them"),
+        ({"sbatch": {"signal": "USR1"}}, "sbatch: signal is set by this launcher"),
+        ({"canary": "no"}, "canary='no' is no bool"),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_allowed(given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SlurmResources.of(given)
+
+
+def test_a_type_of_gpu_is_asked_for_by_name() -> None:
+    profile = SlurmResources.of({"gpus": "a100:2"})
+    words = profile.parameters(job_name="x", tasks=3, chdir="/")
+    assert words["gpus_per_node"] == "a100:2" and profile.gpu_count == 2
+
+
+def test_a_profile_of_ones_own_says_only_what_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lt_sweeps.cli.command_line import main
+
+    folder = tmp_path / "hydra" / "launcher"
+    folder.mkdir(parents=True)
+    (folder / "lab.yaml").write_text("defaults: [slurm, _self_]\npartition: a100\njobs: 3\n")
+    words = [f"--config-dir={tmp_path}", "hydra/launcher=lab", "--cfg", "hydra"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "partition: a100" in said and "max_requeues: 20" in said

@@ -1,0 +1,157 @@
+"""A sweep is frozen, resumed as it was, and never done twice."""
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.submission import find, freeze, unfinished, work
+from lt_sweeps.execution.train_pack import compute
+from lt_sweeps.plan.planning import Plan, packs, plan
+from lt_sweeps.plan.unit import Machine
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.training.training_loop import Interrupted, TrainingLoop
+
+Make = Callable[..., Cell]
+
+
+def all_packs(made: Plan) -> list:
+    return packs(made.units, stack_size={u.stage.key: 9 for u in made.units}, workers=1)
+
+
+def frozen(made: Plan, root: Path, name: str | None = None) -> SweepFolder:
+    return freeze(made, all_packs(made), Machine(), root=root, name=name)
+
+
+def test_a_pack_is_worked_on_from_the_manifest_alone(cell: Make, tmp_path: Path) -> None:
+    made = plan([cell(seed=seed) for seed in (0, 1)])
+    sweep = SweepFolder(frozen(made, tmp_path).folder)
+    for pack in sweep.manifest["packs"]:
+        work(sweep, pack, device="cpu")
+    assert not made.missing(Store(tmp_path))
+    assert len(list(tmp_path.glob("runs/*/*/DONE"))) == 2
+
+
+def test_the_same_cells_are_the_same_sweep_and_others_are_not(cell: Make, tmp_path: Path) -> None:
+    one, other = plan([cell()]), plan([cell(), cell(seed=1)])
+    assert find(one, root=tmp_path, name=None) == frozen(one, tmp_path)
+    assert find(other, root=tmp_path, name=None) != find(one, root=tmp_path, name=None)
+
+
+def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
+    frozen(plan([cell()]), tmp_path, "mine")
+    with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep"):
+        frozen(plan([cell(seed=1)]), tmp_path, "mine")
+
+
+def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> None:
+    made = plan([cell(seed=seed) for seed in (0, 1, 2)])
+    sweep = frozen(made, tmp_path)
+    names = [pack["name"] for pack in sweep.manifest["packs"]]
+    work(sweep, sweep.manifest["packs"][0], device="cpu")
+    left = unfinished(sweep, made, Store(tmp_path))
+    assert [pack.name for pack in left] == names[1:]
+
+
+def test_a_seed_more_computes_only_what_is_new(cell: Make, tmp_path: Path) -> None:
+    first = plan([cell(seed=seed) for seed in (0, 1)])
+    for pack in all_packs(first):
+        compute(pack.units, first.moments, Store(tmp_path), Machine())
+    more = plan([cell(seed=seed, schedule__levels=3) for seed in (0, 1, 2)])
+    missing = more.missing(Store(tmp_path))
+    assert [(u.stage.level, u.seed.value) for u in missing] == [
+        (0, 2),
+        (1, 2),
+        (2, 2),
+        (3, 0),
+        (3, 1),
+        (3, 2),
+    ]
+
+
+def test_a_corrupt_ticket_is_missing_again(cell: Make, tmp_path: Path) -> None:
+    made, store = plan([cell()]), Store(tmp_path)
+    for pack in all_packs(made):
+        compute(pack.units, made.moments, store, Machine())
+    unit = made.units[1]
+    path = store.path(unit.stage.key, 0)
+    before = path.read_bytes()
+    path.write_bytes(before[:-10])
+    assert made.missing(store) == (unit,)
+    compute([unit], made.moments, store, Machine())
+    assert path.read_bytes() == before
+
+
+def _compute(root: Path, cells: list[Cell], barrier) -> None:
+    """Compute all packs, and note every training that ends."""
+    finish = TrainingLoop._finish
+
+    def noted(loop: TrainingLoop, results) -> None:
+        with (root / "trained").open("a") as file:
+            file.writelines(f"{unit.stage.key}/{unit.seed}\n" for unit in loop.units)
+        finish(loop, results)
+
+    setattr(TrainingLoop, "_finish", noted)  # noqa: B010
+    made = plan(cells)
+    barrier.wait()
+    for pack in all_packs(made):
+        compute(pack.units, made.moments, Store(root), Machine())
+
+
+@pytest.mark.parametrize("theirs", [(1, 2, 3), (0, 1, 2)], ids=["overlapping", "the same"])
+def test_two_processes_on_one_root_double_nothing(
+    cell: Make, tmp_path: Path, theirs: tuple[int, ...]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    long = {"schedule__levels": 1, "recipe__length": "30ep"}
+    seeds = [(0, 1, 2), theirs]
+    both = [
+        context.Process(
+            target=_compute, args=(tmp_path, [cell(seed=s, **long) for s in of], barrier)
+        )
+        for of in seeds
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(timeout=120)
+    assert [process.exitcode for process in both] == [0, 0]
+    trained = (tmp_path / "trained").read_text().split()
+    assert len(trained) == len(set(trained)) == 2 * len(set(sum(seeds, ())))
+
+
+def test_who_waits_for_another_process_can_be_stopped(cell: Make, tmp_path: Path) -> None:
+    made, store = plan([cell()]), Store(tmp_path)
+    claim = store.claim(made.units[0].stage.key, 0)
+    with pytest.raises(Interrupted):
+        compute(made.units[:1], made.moments, store, Machine(), stopped=lambda: True)
+    assert claim is not None
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", 5])
+def test_a_name_is_a_folders(cell: Make, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="is no folder's name"):
+        find(plan([cell()]), root=tmp_path, name=name)
+
+
+def test_two_that_freeze_one_sweep_keep_each_others_packs(cell: Make, tmp_path: Path) -> None:
+    made = plan([cell(seed=seed) for seed in (0, 1)])
+    halves = packs(made.units, stack_size={u.stage.key: 9 for u in made.units}, workers=2)
+    frozen(made, tmp_path)
+    sweep = freeze(made, halves, Machine(), root=tmp_path, name=None)
+    names = {pack["name"] for pack in sweep.manifest["packs"]}
+    assert names == {pack.name for pack in [*all_packs(made), *halves]}
+
+
+def test_what_a_killed_process_was_writing_is_swept_up(cell: Make, tmp_path: Path) -> None:
+    made, store = plan([cell()]), Store(tmp_path)
+    unit = made.units[0]
+    debris = store.path(unit.stage.key, 0).with_name(".0.safetensors.abc")
+    debris.parent.mkdir(parents=True)
+    debris.write_bytes(b"half a ticket")
+    compute([unit], made.moments, store, Machine())
+    assert not debris.exists()

@@ -1,0 +1,114 @@
+"""What lies on a path, worked out by hand and by brute force."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lt_sweeps.interchange.effective_size import size
+from lt_sweeps.models.network import Network
+
+FC = {"_target_": "lt_sweeps.models.FC"}
+
+
+def network(net: dict, shape: tuple[int, int, int], classes: int) -> Network:
+    return Network.of({"net": net}, shape, classes)
+
+
+def full(net: Network) -> dict[str, Tensor]:
+    return {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in net.layers}
+
+
+def test_a_unit_that_nothing_reaches_and_one_that_reaches_nothing_do_not_count() -> None:
+    # 2 inputs, hidden units a b c, 1 output
+    net = network({**FC, "hidden": [3]}, (1, 1, 2), 1)
+    kept = {
+        "hidden.0.weight": torch.tensor([[1, 0], [0, 0], [1, 1]]).bool(),  # nothing reaches b
+        "output.weight": torch.tensor([[1, 1, 0]]).bool(),  # c reaches nothing
+    }
+    found = size(net, kept)
+    assert found.weights_effective == 2  # input 0 to a, a to the output
+    # and the biases of a, of b (a constant, which goes on) and of the output
+    assert found.parameters_effective == 2 + 3
+    assert found.parameters_total == 6 + 3 + 3 + 1
+    assert (found.flops_total, found.flops_effective) == (2 * 9, 2 * 2)
+
+
+def live_by_enumeration(kept: list[Tensor]) -> int:
+    """Weights on any path, path by path."""
+    on: set[tuple[int, int, int]] = set()
+    widths = [kept[0].shape[1], *(k.shape[0] for k in kept)]
+    for units in itertools.product(*map(range, widths)):
+        steps = [(n, units[n + 1], units[n]) for n in range(len(kept))]
+        if all(kept[n][out, into] for n, out, into in steps):
+            on.update(steps)
+    return len(on)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_it_agrees_with_every_path_walked(seed: int) -> None:
+    net = network({**FC, "hidden": [5, 4]}, (1, 2, 3), 3)
+    draws = torch.Generator().manual_seed(seed)
+    kept = {x.name: torch.rand(x.shape, generator=draws) < 0.25 for x in net.layers}
+    assert size(net, kept).weights_effective == live_by_enumeration(list(kept.values()))
+
+
+def test_all_of_a_dense_network_is_live_and_its_operations_are_counted() -> None:
+    net = network(
+        {"_target_": "lt_sweeps.models.Conv", "blocks": [[2]], "hidden": [3]}, (1, 4, 4), 2
+    )
+    found = size(net, full(net))
+    assert found.parameters_effective == found.parameters_total
+    # 16 positions of 2*1*9 weights, then 2*2*2 pooled values to 3 units and on to 2
+    assert found.flops_effective == found.flops_total == 2 * (16 * 18 + 8 * 3 + 3 * 2)
+
+
+def test_pooling_lets_every_position_go_on() -> None:
+    # the corner of the kernel sees only padding at the first place of each pooling window
+    net = network(
+        {"_target_": "lt_sweeps.models.Conv", "blocks": [[1]], "hidden": [1]}, (1, 2, 2), 1
+    )
+    kept = full(net)
+    kept["blocks.0.0.weight"] = torch.zeros(1, 1, 3, 3, dtype=torch.bool)
+    kept["blocks.0.0.weight"][0, 0, 0, 0] = True
+    assert size(net, kept).weights_effective == 3
+
+
+def test_a_channel_that_dies_takes_what_stands_on_it_and_the_shortcut_lives() -> None:
+    net = network({"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 2}, (1, 8, 8), 2)
+    kept = full(net)
+    dense = size(net, kept)
+    assert dense.parameters_effective == dense.parameters_total
+    # the first block's second convolution dies; the identity goes around it
+    kept["stages.0.0.conv2.weight"][:] = False
+    found = size(net, kept)
+    gone = kept["stages.0.0.conv1.weight"].numel() + kept["stages.0.0.conv2.weight"].numel()
+    assert dense.weights_effective - found.weights_effective == gone
+
+
+def test_a_constant_activation_is_no_arrival() -> None:
+    class Sigmoid(nn.Sequential):
+        def __init__(self, input_shape, classes) -> None:
+            super().__init__(
+                nn.Flatten(), nn.Linear(2, 2), nn.Sigmoid(), nn.LayerNorm(2), nn.Linear(2, classes)
+            )
+
+    import lt_sweeps.models
+
+    lt_sweeps.models.Sigmoid = Sigmoid  # type: ignore[attr-defined]
+    try:
+        net = network({"_target_": "lt_sweeps.models.Sigmoid"}, (1, 1, 2), 1)
+        kept = full(net)
+        kept["1.weight"][0] = False
+        # two weights into unit 1, one out of it: sigmoid(0) = 0.5 is no path
+        assert size(net, kept).weights_effective == 3
+    finally:
+        del lt_sweeps.models.Sigmoid  # type: ignore[attr-defined]
+
+
+def test_a_deep_network_neither_overflows_nor_underflows() -> None:
+    net = network({"_target_": "lt_sweeps.models.ResNet", "depth": 110, "width": 4}, (3, 8, 8), 10)
+    assert size(net, full(net)).weights_effective == sum(layer.size for layer in net.layers)

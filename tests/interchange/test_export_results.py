@@ -1,0 +1,111 @@
+"""Export: tidy tables that say what the records say, and tickets for other code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.interchange.export_results import export
+
+Make = Callable[..., Cell]
+Swept = Callable[..., Path]
+
+
+@pytest.fixture
+def exported(cell: Make, swept: Swept) -> tuple[Path, Path]:
+    folder = swept(*(cell(seed=seed) for seed in (0, 1)))
+    return folder, export(folder)
+
+
+def test_a_row_per_cell_seed_and_level(exported: tuple[Path, Path]) -> None:
+    folder, out = exported
+    rows = pd.read_parquet(out / "records.parquet")
+    paths = sorted(folder.parent.parent.glob("runs/*/*/records.jsonl"))
+    records = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    assert len(rows) == len(records) == 6
+    for name in ("cell", "seed", "level", "test_accuracy", "sparsity", "stage"):
+        assert list(rows[name]) == [record[name] for record in records]
+
+
+def test_csv_and_parquet_hold_the_same(exported: tuple[Path, Path]) -> None:
+    _, out = exported
+    for name in ("records", "curves"):
+        parquet = pd.read_parquet(out / f"{name}.parquet")
+        assert len(parquet) and parquet.to_csv(index=False) == (out / f"{name}.csv").read_text()
+
+
+def test_a_curve_row_per_evaluation(exported: tuple[Path, Path]) -> None:
+    _, out = exported
+    rows = pd.read_parquet(out / "curves.parquet")
+    # 2 seeds, 3 levels, evaluations at 0, 4, 8 and 12
+    assert len(rows) == 2 * 3 * 4
+    assert set(rows["step"]) == {0, 4, 8, 12}
+
+
+def test_the_sizes_of_the_network_and_of_what_is_live(exported: tuple[Path, Path]) -> None:
+    _, out = exported
+    rows = pd.read_parquet(out / "records.parquet")
+    dense = rows[rows["level"] == 0].iloc[0]
+    # 16*12 + 12*8 + 8*4 weights and 12 + 8 + 4 biases
+    assert dense["parameters_total"] == dense["parameters_effective"] == 320 + 24
+    assert dense["flops_total"] == dense["flops_effective"] == 2 * 320
+    assert (rows["weights_effective"] <= rows["weights_remaining"]).all()
+
+
+def test_an_unfinished_sweep_is_exported_as_far_as_it_goes(
+    cell: Make, swept: Swept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = swept(cell(seed=0), cell(seed=1))
+    (path,) = folder.parent.parent.glob("runs/*/1")
+    for file in path.iterdir():
+        file.unlink()
+    out = export(folder, effective="false")
+    assert "1 of 2 cells unfinished" in capsys.readouterr().out
+    assert set(pd.read_csv(out / "records.csv")["seed"]) == {0}
+
+
+def test_a_ticket_by_its_file(
+    cell: Make, swept: Swept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = swept(cell())
+    ticket = next(folder.parent.parent.glob("tickets/*/0.safetensors"))
+    assert main(["export", str(ticket), "form=prune", f"out={tmp_path / 'x.pt'}"]) == 0
+    assert "output.weight_orig" in torch.load(tmp_path / "x.pt", weights_only=True)
+    ticket.write_bytes(ticket.read_bytes()[:-1] + b"#")
+    assert main(["export", str(ticket), f"out={tmp_path / 'y.pt'}"]) == 1
+    assert "do not match their checksum" in capsys.readouterr().err
+    assert not (tmp_path / "y.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "line"),
+    [
+        ([".", "form=prune"], 1, "export: form=prune is for a ticket; . is a folder"),
+        (["."], 1, "export: . has no records yet"),
+        ([".", "effective=no"], 1, "export: effective=no; it is true or false"),
+        ([".", "forms=prune"], 2, "export: forms; did you mean form? keys:"),
+        (["nowhere"], 1, "export: nowhere; sweeps in results: none"),
+        (["file.txt"], 1, "export: file.txt is no ticket"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    status: int,
+    line: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if words == ["file.txt"]:
+        Path("file.txt").write_text("")
+    assert main(["export", *words]) == status
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {line}") and err.count("\n") == 1

@@ -1,0 +1,230 @@
+"""Other people's results become records that a report reads, and nothing wrong gets in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from rich.console import Console
+
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.interchange.export_results import export
+from lt_sweeps.interchange.import_results import import_
+from lt_sweeps.reporting.sweep_report import report
+from lt_sweeps.storage.store import Store
+
+HPARAMS = """\
+Dataset Hyperparameters
+    * dataset_name => mnist
+    * batch_size => 128
+Model Hyperparameters
+    * model_name => mnist_lenet_300_100
+Pruning Hyperparameters
+    * pruning_strategy => sparse_global
+    * pruning_fraction => 0.2
+Training Hyperparameters
+    * lr => 0.1
+    * training_steps => 60it"""
+
+
+def level(main: Path, kept: list[int], accuracy: float, *, iterations: int = 60) -> None:
+    """A level as open_lth writes it: the mask as int32, the logger without a last newline."""
+    main.mkdir(parents=True)
+    mask = torch.tensor(kept, dtype=torch.int32).reshape(2, 5)
+    torch.save({"fc.weight": mask}, main / "mask.pth")
+    state = {"fc.weight": torch.arange(10.0).reshape(2, 5), "fc.bias": torch.ones(2)}
+    torch.save(state, main / "model_ep0_it0.pth")
+    torch.save({**state, "fc.bias": torch.full((2,), 7.0)}, main / f"model_ep0_it{iterations}.pth")
+    lines = [f"test_loss,{iterations},0.3", f"test_accuracy,{iterations},{accuracy}"]
+    (main / "logger").write_text("\n".join(["test_accuracy,0,0.1", *lines, "test_examples,60,9.0"]))
+    if "level_0" in str(main):
+        (main / "hparams.log").write_text(HPARAMS)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "open_lth_data"
+    for replicate, accuracy in ((1, 0.9), (2, 0.8)):
+        place = folder / "lottery_0123" / f"replicate_{replicate}"
+        level(place / "level_0" / "main", [1] * 10, accuracy)
+        level(place / "level_1" / "main", [1] * 8 + [0] * 2, accuracy - 0.1)
+    return folder
+
+
+def rows(root: Path) -> list[dict]:
+    paths = sorted(root.glob("runs/*/*/records.jsonl"))
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def test_a_record_per_replicate_and_level(data: Path, tmp_path: Path) -> None:
+    import_("open_lth", data, root=tmp_path / "r")
+    found = rows(tmp_path / "r")
+    assert [(row["seed"], row["level"], row["test_accuracy"]) for row in found] == [
+        ("1", 0, 0.9),
+        ("1", 1, pytest.approx(0.8)),
+        ("2", 0, 0.8),
+        ("2", 1, pytest.approx(0.7)),
+    ]
+    assert len({row["cell"] for row in found}) == 1
+    assert [row["weights_remaining"] for row in found] == [10, 8, 10, 8]
+    assert found[1]["target_sparsity"] == pytest.approx(0.2) and found[1]["step"] == 60
+
+
+def test_the_ticket_is_the_final_one_pruned(data: Path, tmp_path: Path) -> None:
+    import_("open_lth", data, root=tmp_path / "r")
+    row = rows(tmp_path / "r")[1]
+    ticket = Store(tmp_path / "r").read(row["stage"], "1")
+    assert ticket.state["fc.weight"][0, 1].tolist() == [5, 6, 7, 0, 0]
+    assert ticket.state["fc.bias"][0].tolist() == [7, 7]
+
+
+def test_it_is_reported_and_exported_like_a_sweep_of_ours(data: Path, tmp_path: Path) -> None:
+    sweep = import_(
+        "open_lth", data, root=tmp_path / "r", name="theirs", mask_criterion="magnitude"
+    )
+    console = Console(record=True, width=120)
+    report(sweep, console=console)
+    text = console.export_text()
+    assert "mnist_lenet_300_100 on mnist" in text and "85.00 [80.00, 90.00]" in text
+    curves = pd.read_parquet(export(sweep) / "curves.parquet")
+    assert list(curves["test_accuracy"])[:2] == [0.1, 0.9]
+
+
+def test_again_is_the_same_and_other_content_is_another_sweep(data: Path, tmp_path: Path) -> None:
+    import_("open_lth", data, root=tmp_path / "r", name="theirs")
+    before = rows(tmp_path / "r")
+    import_("open_lth", data / "lottery_0123", root=tmp_path / "r", name="theirs")
+    assert rows(tmp_path / "r") == before
+    with pytest.raises(ValueError, match="'theirs' is taken by another sweep"):
+        import_("open_lth", data, root=tmp_path / "r", name="theirs", model="fc")
+
+
+def test_a_level_that_is_not_trained_is_left_out_and_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "lottery_0123" / "replicate_2" / "level_1" / "main" / "logger").unlink()
+    import_("open_lth", data, root=tmp_path / "r")
+    assert len(rows(tmp_path / "r")) == 3
+    assert "replicate_2/level_1/main: not trained to its end, left out" in capsys.readouterr().out
+
+
+def test_a_branch_is_a_cell_of_its_own(data: Path, tmp_path: Path) -> None:
+    place = data / "lottery_0123" / "replicate_1" / "level_1" / "randomly_prune_4567"
+    level(place, [0, 0] + [1] * 8, 0.5)
+    import_("open_lth", data, root=tmp_path / "r")
+    (branch,) = (row for row in rows(tmp_path / "r") if row["method"] == "randomly_prune")
+    assert (branch["level"], branch["test_accuracy"]) == (1, 0.5)
+
+
+def break_pickle(main: Path) -> None:
+    class Evil:
+        def __reduce__(self):
+            return print, ("ran",)
+
+    torch.save(Evil(), main / "mask.pth")
+
+
+@pytest.mark.parametrize(
+    ("harm", "line"),
+    [
+        (lambda main: (main / "mask.pth").write_bytes(b"PK"), "mask.pth: cannot be read"),
+        (break_pickle, "mask.pth: cannot be read"),
+        (lambda main: torch.save({"fc.weight": torch.tensor([2])}, main / "mask.pth"), "0 and 1"),
+        (lambda main: torch.save({}, main / "mask.pth"), "no mask in it"),
+        (lambda main: (main / "logger").write_text("a,b"), "logger:1: 'a,b' is no `name,iteration"),
+        (lambda main: (main / "logger").write_text(""), "logger: empty"),
+        (lambda main: (main / "hparams.log").unlink(), "hparams.log: missing"),
+        (
+            lambda main: torch.save({"x": torch.ones(1)}, main / "model_ep1_it0.pth"),
+            r"no weights \['fc.weight'\]",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_and_nothing_is_written(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm, line: str
+) -> None:
+    harm(data / "lottery_0123" / "replicate_1" / "level_0" / "main")
+    with pytest.raises(ValueError, match=line):
+        import_("open_lth", data, root=tmp_path / "r")
+    assert not (tmp_path / "r").exists() and "ran" not in capsys.readouterr().out
+
+
+MASK = {"a.weight": torch.tensor([[1, 0], [1, 1]]), "b.weight": torch.tensor([[0, 0], [1, 1]])}
+WEIGHTS = {name: torch.full((2, 2), 3.0) for name in MASK}
+
+
+@pytest.mark.parametrize(
+    ("content", "weights"),
+    [
+        (MASK, False),
+        ({n: m.bool() for n, m in MASK.items()}, False),
+        ({f"mask/{n}": m.bool() for n, m in MASK.items()} | WEIGHTS, True),
+        (
+            {f"{n}_mask": m.float() for n, m in MASK.items()}
+            | {f"{n}_orig": w for n, w in WEIGHTS.items()},
+            True,
+        ),
+    ],
+    ids=["plain", "bool", "ours", "torch.prune"],
+)
+def test_any_safetensors_mask(
+    tmp_path: Path, content: dict[str, torch.Tensor], weights: bool
+) -> None:
+    safetensors.torch.save_file(content, tmp_path / "m.safetensors")
+    import_("mask", tmp_path / "m.safetensors", root=tmp_path / "r", seed="4", level="2")
+    (row,) = rows(tmp_path / "r")
+    assert (row["seed"], row["level"], row["kind"]) == ("4", 2, "mask")
+    assert (row["weights_remaining"], row["weights_total"]) == (5, 8)
+    assert row["layers_remaining"] == {"a.weight": 3, "b.weight": 2}
+    ticket = Store(tmp_path / "r").read(row["stage"], "4")
+    assert torch.equal(ticket.mask["a.weight"][0], MASK["a.weight"].bool())
+    assert bool(ticket.state) is weights
+    if weights:
+        assert ticket.state["b.weight"][0].tolist() == [[0, 0], [3, 3]]
+
+
+def test_a_mask_is_reported_with_what_was_measured_of_it_or_without(tmp_path: Path) -> None:
+    safetensors.torch.save_file(MASK, tmp_path / "m.safetensors")
+    sweep = import_("mask", tmp_path / "m.safetensors", root=tmp_path / "r")
+    report(sweep, console=Console(record=True))
+    sweep = import_(
+        "mask", tmp_path / "m.safetensors", root=tmp_path / "s", test_accuracy="0.75", model="fc"
+    )
+    console = Console(record=True, width=120)
+    report(sweep, console=console)
+    assert "75.00" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "line"),
+    [
+        (["mask", "none.safetensors"], 1, "import: none.safetensors is not there"),
+        (["mask", "text"], 1, "import: text is no safetensors file"),
+        (["mask", "m.safetensors", "seed=a"], 1, "import: seed=a; it is a count"),
+        (["mask", "m.safetensors", "test_accuracy=97"], 1, "import: test_accuracy=97; it is"),
+        (["mask", "m.safetensors", "sed=1"], 1, "import: no key sed; it has"),
+        (["mask", "w.safetensors"], 1, "w.safetensors: mask of w has entries other than 0 and 1"),
+        (["open_lth", "."], 1, "import: . is no open_lth folder"),
+        (["open_lht", "."], 1, "import: open_lht; it is one of ['open_lth', 'mask']; did you mean"),
+        (["mask"], 2, "import: 1 given; name two. usage:"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    status: int,
+    line: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("x")
+    safetensors.torch.save_file(MASK, "m.safetensors")
+    safetensors.torch.save_file({"w": torch.tensor([0.5])}, "w.safetensors")
+    assert main(["import", *words]) == status
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+    assert not Path("results").exists()

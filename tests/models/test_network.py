@@ -1,0 +1,94 @@
+"""What is prunable, of which kind, and how it is drawn."""
+
+import pytest
+import torch
+from torch import nn
+
+from lt_sweeps.config.seeds import Seed
+from lt_sweeps.models.network import Network
+
+CONV4 = {"net": {"_target_": "lt_sweeps.models.Conv", "blocks": [[8, 8]], "hidden": [16, 16]}}
+
+
+class Odd(nn.Module):
+    """A linear module that is not the last one used, and a normalisation named `weight`."""
+
+    def __init__(self, classes: int, width: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(16)
+        self.inner = nn.Linear(16, width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inner(self.norm(x.flatten(1))))
+
+
+ODD = {"net": {"_target_": f"{__name__}.Odd"}}
+
+
+def of(config: dict) -> Network:
+    return Network.of(config, (1, 4, 4), 3)
+
+
+def test_convolutions_hidden_and_output_layers_are_told_apart() -> None:
+    assert [layer.kind for layer in of(CONV4).layers] == [
+        "conv",
+        "conv",
+        "hidden",
+        "hidden",
+        "output",
+    ]
+
+
+def test_biases_and_normalisation_are_never_prunable() -> None:
+    assert [layer.name for layer in of(ODD).layers] == ["inner.weight", "head.weight"]
+
+
+def test_patterns_choose_and_kinds_can_be_said() -> None:
+    network = of({**ODD, "prunable": {"exclude": ["head*"]}, "kinds": {"inner*": "output"}})
+    assert [(layer.name, layer.kind) for layer in network.layers] == [("inner.weight", "output")]
+
+
+def test_a_model_of_ones_own_receives_what_it_names() -> None:
+    assert of(ODD).layers[1].shape == (3, 4)
+
+
+def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = of(ODD).draw(Seed(1))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(7)
+    again, other = of(ODD).draw(Seed(1)), of(ODD).draw(Seed(2))
+    assert torch.equal(first["inner.weight"], again["inner.weight"])
+    assert not torch.equal(first["inner.weight"], other["inner.weight"])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "model: no `net`"),
+        ({**ODD, "widht": 3}, "model: no key `widht`"),
+        (
+            {"net": {**ODD["net"], "widht": 3}},
+            r"model.net: .*takes no \['widht'\]; it takes .*did you",
+        ),
+        ({"net": {**ODD["net"], "width": "wide"}}, "model.net: width='wide' is no int"),
+        ({"net": {"_target_": "torch.nn.Flatten"}}, "has no prunable weight"),
+        ({**ODD, "prunable": {"only": []}}, "model.prunable: no key"),
+        ({**ODD, "prunable": {"exclude": ["haed*"]}}, "prunable.exclude: `haed.*matches none of"),
+        ({**ODD, "prunable": {"include": "head*"}}, "model.prunable: .*lists of patterns"),
+        ({**ODD, "prunable": {"include": [5]}}, "model.prunable: .*lists of patterns"),
+        ({**ODD, "kinds": "conv"}, "model.kinds: 'conv'; give a kind by pattern"),
+        ({"net": None}, "model: no `net`"),
+        ({**ODD, "kinds": {"inner*": "dense"}}, "model.kinds: 'dense' is no kind"),
+        ({**ODD, "kinds": {"outer*": "conv"}}, "model.kinds: `outer\\*` matches none of"),
+        (
+            {"net": {"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 2}},
+            "cannot be",
+        ),
+    ],
+)
+def test_a_wrong_model_is_answered(config: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        of(config)

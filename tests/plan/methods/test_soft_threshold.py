@@ -1,0 +1,71 @@
+"""STR: shrinking, the drift that raises a threshold, and what it is no ticket for."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import tensor
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.seeds import Seed
+from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.sparsity.sparsifiers import SoftThreshold
+from lt_sweeps.storage.store import Store
+from lt_sweeps.training.optimizers import Optimizer
+
+Make = Callable[..., Cell]
+Run = Callable[..., tuple[Plan, Store]]
+NONE = torch.zeros(0)
+
+
+def method(**options: object) -> dict:
+    return {
+        "_target_": "lt_sweeps.plan.methods.soft_threshold",
+        "finetune": "same",
+    } | options
+
+
+def test_weights_shrink_by_the_threshold_and_no_further_than_0() -> None:
+    w, half = tensor([[2.0, -2, 0.3, -0.3]]), tensor([[0.0]])
+    assert SoftThreshold().weights(w, half, NONE, NONE).tolist() == [[1.5, -1.5, 0, 0]]
+    assert SoftThreshold().keeps(w, half).tolist() == [[True, True, False, False]]
+
+
+def test_far_below_0_a_threshold_has_no_gradient() -> None:
+    """In float32 neither it nor sigmoid's derivative is left at -100: its decay alone moves it."""
+    w, s = torch.randn(1, 5), tensor([[-100.0]], requires_grad=True)
+    made = SoftThreshold().weights(w, s, NONE, NONE)
+    assert torch.equal(made, w)
+    assert torch.autograd.grad(made.sum(), s)[0].item() == pytest.approx(0, abs=1e-40)
+
+
+@pytest.mark.parametrize(("decay", "then"), [(5e-4, -0.005), (1e-4, -13.9)])
+def test_the_decay_alone_raises_s_as_the_authors_say(decay: float, then: float) -> None:
+    """56 epochs of 352 steps at learning rate 0.1 and momentum 0.9."""
+    s, grads = torch.full((1, 1), -100.0), torch.zeros(1, 1)
+    sgd = Optimizer(s, grads, momentum=0.9, weight_decay=decay)
+    for _ in range(56 * 352):
+        sgd.step(0.1)
+    assert s.item() == pytest.approx(then, rel=0.06)
+
+
+def test_a_threshold_is_a_layers_and_fine_tuning_starts_from_what_it_leaves(
+    cell: Make, run: Run
+) -> None:
+    made, store = run(cell(method=method(s_init=-1.5)))
+    ended = ticket(made.cells[0].trainings[1], Seed.of(0), store)
+    start = ticket(made.cells[0].last.start, Seed.of(0), store)
+    for name, s in ended.learned.items():
+        w = ended.state[name]
+        assert s.numel() == 1
+        assert torch.equal(start.state[name], w.sign() * (w.abs() - s.sigmoid()).relu())
+        assert torch.equal(start.mask[name], start.state[name] != 0)
+    assert not all(kept.all() for kept in start.mask.values())
+
+
+def test_it_has_no_tickets(cell: Make) -> None:
+    with pytest.raises(ValueError, match="str finds no tickets, what its thresholds leave"):
+        plan([cell(method=method(protocol="ticket"))])
+    with pytest.raises(ValueError, match="method: threshold_decay=-1.0"):
+        plan([cell(method=method(threshold_decay=-1.0))])

@@ -1,0 +1,82 @@
+"""Every stage once, whoever asks for it; packs of what can train together."""
+
+from collections.abc import Callable
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.plan.planning import dependencies, packs, plan
+
+Make = Callable[..., Cell]
+
+
+def test_ten_targets_and_five_seeds_take_55_trainings_and_not_325(cell: Make) -> None:
+    made = plan(
+        [cell(schedule__levels=n, seed=s) for n in range(1, 11) for s in range(5)],
+    )
+    assert (made.asked, len(made.units)) == (325, 55)
+
+
+def test_ten_target_sparsities_share_their_levels_too(cell: Make) -> None:
+    targets = [round(1 - 0.8**n, 4) for n in range(1, 11)]
+    made = plan(
+        [
+            cell(schedule__levels=None, schedule__sparsity=t, seed=s)
+            for t in targets
+            for s in range(5)
+        ]
+    )
+    assert len(made.units) == 55
+
+
+def test_criteria_share_the_dense_training(cell: Make) -> None:
+    names = ["large_final", "random", "movement"]
+    made = plan(
+        [
+            cell(mask_criterion={"_target_": f"lt_sweeps.sparsity.criteria.{n}"}, seed=s)
+            for n in names
+            for s in (0, 1)
+        ]
+    )
+    assert len(made.units) == 2 + 3 * 2 * 2
+
+
+def test_an_axis_that_the_method_does_not_take_makes_no_new_cell(cell: Make) -> None:
+    dense = {"_target_": "lt_sweeps.plan.methods.dense"}
+    names = ["large_final", "random"]
+    made = plan(
+        [
+            cell(method=dense, mask_criterion={"_target_": f"lt_sweeps.sparsity.criteria.{n}"})
+            for n in names
+        ]
+    )
+    assert len(made.cells) == 1
+    assert made.cells[0].labels["mask_criterion"] is None
+
+
+def sizes(made, **options) -> list[int]:
+    units = made.units
+    size = options.get("stack_size", 99)
+    found = packs(
+        units, stack_size={u.stage.key: size for u in units}, workers=options.get("workers", 1)
+    )
+    return [len(pack.units) for pack in found]
+
+
+def test_a_level_trains_stacked_in_stacks_of_near_equal_size(cell: Make) -> None:
+    made = plan([cell(schedule__levels=1, seed=s) for s in range(7)])
+    assert sizes(made) == [7, 7]
+    assert sizes(made, stack_size=3) == [2, 2, 3, 2, 2, 3]
+    assert sizes(made, workers=2) == [3, 4, 3, 4]
+
+
+def test_another_recipe_is_another_pack(cell: Make) -> None:
+    made = plan([cell(schedule__levels=1), cell(schedule__levels=1, recipe__lr=0.5)])
+    assert sizes(made) == [1, 1, 1, 1]
+
+
+def test_a_pack_waits_only_for_what_its_own_units_are_made_from(cell: Make) -> None:
+    made = plan([cell(schedule__levels=2, seed=s) for s in range(4)])
+    found = packs(made.units, stack_size={u.stage.key: 9 for u in made.units}, workers=2)
+    needs = dependencies(found)
+    left, right = found[0::2], found[1::2]
+    assert needs[left[2].name] == {left[0].name, left[1].name}
+    assert needs[right[1].name] == {right[0].name}

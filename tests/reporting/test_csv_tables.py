@@ -1,0 +1,70 @@
+"""The tables of tests and endpoints, as CSV and as the terminal shows them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.fake_results import FakeSweep
+from scipy import stats
+
+from lt_sweeps.analysis.results import read
+from lt_sweeps.analysis.sweep_analysis import Analysis, findings
+from lt_sweeps.reporting.csv_tables import ends
+from lt_sweeps.reporting.csv_tables import tests as table_of_tests
+from lt_sweeps.reporting.terminal_tables import probability
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Analysis:
+    """Two lines of four seeds; the second loses a point, and one seed at its last level."""
+    sweep = FakeSweep(tmp_path)
+    for criterion, down in (("large_final", 0.0), ("random", 0.01)):
+        for seed in range(4):
+            last: Any = 0.88 - down + down * seed / 10
+            if (criterion, seed) == ("random", 3):
+                last = None
+            sweep.cell(
+                criterion,
+                seed,
+                accuracies=[0.9 + seed / 1000, 0.89 - down + down * seed / 10, last],
+                stages=["dense", f"{criterion}-1", f"{criterion}-2"],
+                choices={"mask_criterion": criterion},
+            )
+    asked = {"baseline": "large_final", "control": "large_final"}
+    (one,) = findings(read(sweep.folder, metrics=["test_accuracy"]), asked).values()
+    return one
+
+
+def test_a_test_stands_with_all_that_is_needed_to_judge_it(found: Analysis) -> None:
+    table = table_of_tests(found.verdicts, found)
+    assert table["level"].tolist() == [1, 2] and set(table["test"]) == {"paired t"}
+    assert table["n"].tolist() == [4, 3] and table["n_asked"].tolist() == [4, 4]
+    differences = [-0.01, -0.009, -0.008, -0.007]
+    assert table["difference"][0] == pytest.approx(-0.0085)
+    assert table["p"][0] == pytest.approx(stats.ttest_1samp(differences, 0.0)[1])
+    assert table["p_exact"][0] == table["p_exact_least"][0] == 2 / 2**4
+    assert table["p_holm"][0] == pytest.approx(max(2 * min(table["p"]), table["p"][0]))
+
+
+def test_an_endpoint_is_compared_with_the_baselines_and_counts_its_runs(found: Analysis) -> None:
+    table = ends(found).set_index(["line", "endpoint"])
+    area = table.loc[("random", "area")]
+    assert (area["n"], area["n_asked"]) == (3, 4)  # a run without its last level has no area
+    assert area["test"] == "paired t" and area["difference"] < 0
+    peak = table.loc[("random", "peak")]
+    assert peak["difference"] == pytest.approx(-0.0085)
+    assert math.isnan(table.loc[("large_final", "peak")]["difference"])
+
+
+def test_a_ticket_stands_with_its_level_and_cost(found: Analysis) -> None:
+    best = ends(found).set_index(["line", "endpoint"]).loc[("large_final", "best_performing")]
+    assert best["level"] == 1 and best["value"] == pytest.approx(0.89)
+    assert best["search_epochs"] == 2  # the dense training
+
+
+def test_a_probability_is_written_as_a_reader_says_it() -> None:
+    assert [probability(p) for p in (0.0342, 0.0004, math.nan)] == ["0.034", "<0.001", "-"]
+    assert probability(0.0625, digits=4) == "0.0625"

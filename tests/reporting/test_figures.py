@@ -1,0 +1,188 @@
+"""Figures: what is plotted, in which layout, and what their captions and files say."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from fixtures.fake_results import FakeSweep
+from matplotlib.colors import to_rgb
+from rich.console import Console
+
+from lt_sweeps.analysis.results import read
+from lt_sweeps.analysis.sweep_analysis import Analysis, findings
+from lt_sweeps.reporting.figures.accuracy_curves import curves
+from lt_sweeps.reporting.figures.style import COLUMN, PAGE, rendered, styles
+from lt_sweeps.reporting.sweep_report import report
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> FakeSweep:
+    return FakeSweep(tmp_path)
+
+
+def found(sweep: FakeSweep, **asked: Any) -> Analysis:
+    reading = read(sweep.folder, metrics=["test_accuracy"])
+    return next(iter(findings(reading, asked).values()))
+
+
+def criteria(sweep: FakeSweep, *names: str, seeds: int = 2, **more: Any) -> None:
+    for number, name in enumerate(names):
+        for seed in range(seeds):
+            sweep.cell(
+                f"{name}{len(more)}",
+                seed,
+                accuracies=[0.9, 0.8 - 0.1 * number + 0.01 * seed],
+                choices={"mask_criterion": name, **more.get("choices", {})},
+            )
+
+
+def plotted(sweep: FakeSweep, **asked: Any) -> pd.DataFrame:
+    return curves(found(sweep, **asked))[0].data
+
+
+def test_the_csv_holds_what_is_drawn(sweep: FakeSweep) -> None:
+    criteria(sweep, "large_final")
+    data = plotted(sweep)
+    last = data.iloc[-1]
+    assert (last["mean"], last["low"], last["high"], last["n"]) == pytest.approx(
+        (0.805, 0.8, 0.81, 2)
+    )
+    assert last["percent_remaining"] == 80
+
+
+def test_lines_are_split_named_and_ordered_as_the_layout_says(sweep: FakeSweep) -> None:
+    criteria(sweep, "large_final", "random")
+    labels = {"random": "a random mask", "large_final": "large final"}
+    data = plotted(sweep, lines=["mask_criterion"], labels=labels)
+    assert list(dict.fromkeys(data["line"])) == ["a random mask", "large final"]
+
+
+def test_two_curves_of_one_name_are_refused_with_what_differs(sweep: FakeSweep) -> None:
+    for lr in (0.1, 0.2):
+        sweep.cell(f"lr{lr}", accuracies=[0.9, 0.8], recipe__lr=lr)
+    with pytest.raises(ValueError, match=r"all called `large_final`; they differ in \['recipe.lr'"):
+        plotted(sweep, lines=["mask_criterion"])
+    with pytest.raises(ValueError, match="report.lines: `mask_criterio` is no group.*did you mean"):
+        plotted(sweep, lines=["mask_criterio"])
+
+
+def test_what_moves_a_point_along_its_line_makes_no_line_of_its_own(sweep: FakeSweep) -> None:
+    for bias, sparsity in ((0, 0.3), (-1, 0.6)):
+        sweep.cell(
+            f"b{bias}",
+            accuracies=[0.9, 0.8],
+            sparsities=[0, sparsity],
+            stages=["dense", f"b{bias}"],
+            method__bias=bias,
+        )
+    data = plotted(sweep, along=["method.bias"])
+    assert data["line"].nunique() == 1 and data["percent_remaining"].tolist() == [100, 70, 40]
+
+
+def test_one_line_in_another_panel_for_each_of_the_keys_asked_for(sweep: FakeSweep) -> None:
+    for lr in (0.1, 0.2):
+        sweep.cell(f"lr{lr}", accuracies=[0.9, 0.8], recipe__lr=lr)
+    data = plotted(sweep, panels=["model", "dataset", "recipe.lr"])
+    assert set(data["panel"]) == {"fc on digits, recipe.lr=0.1", "fc on digits, recipe.lr=0.2"}
+
+
+def test_published_numbers_are_drawn_where_they_belong_with_their_source(sweep: FakeSweep) -> None:
+    criteria(sweep, "large_final")
+    entry = {"label": "large_final", "source": "arXiv:1905.01067", "points": [[0.2, 0.95]]}
+    elsewhere = {**entry, "where": {"model": "conv4"}}
+    figure = curves(found(sweep, published=[entry, elsewhere]))[0]
+    given = figure.data[figure.data["source"] != ""]
+    assert given["mean"].tolist() == [0.95] and given["percent_remaining"].tolist() == [80]
+    assert "Rings: published numbers, arXiv:1905.01067." in figure.caption
+    (axes,) = figure.draw().axes
+    assert axes.get_ylim()[1] >= 95  # the axis makes room for it
+
+
+def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> None:
+    for criterion, down in (("large_final", 0.0), ("random", 0.1)):
+        for seed in range(3):
+            sweep.cell(
+                criterion,
+                seed,
+                accuracies=[0.9, 0.9 - down + 0.001 * seed],
+                choices={"mask_criterion": criterion},
+            )
+    figure = curves(found(sweep, baseline="large_final", margin=0.02, title="A takeaway."))[0]
+    for says in (
+        "A takeaway. Mean over seeds, n = 3; band: range over seeds.",
+        "At the lowest validation loss.",
+        "paired t",
+        "Holm within each panel",
+        "Not inferior to dense by 2 points",
+        "large_final 80%, random 100%",
+        "From 3 stages (dense, large_final-1, random-1).",
+    ):
+        assert says in figure.caption
+    assert figure.stages == ("dense", "large_final-1", "random-1")
+
+
+def test_an_unfinished_sweep_is_drawn_with_what_is_missing_marked(sweep: FakeSweep) -> None:
+    sweep.cell("a", 0, accuracies=[0.9, 0.8])
+    sweep.cell("a", 1, accuracies=[0.9], done=False)
+    figure = curves(found(sweep))[0]
+    assert figure.data["n_missing"].tolist() == [0, 1]
+    assert "Faint marker: seeds are missing there (1 in all)." in figure.caption
+    assert "Unfinished: 1 of 2 cells unfinished." in figure.caption
+    markers = [line for line in figure.draw().axes[0].lines if line.get_marker() == "o"]
+    assert [line.get_alpha() for line in markers] == [1.0, 0.35]
+
+
+def test_collapsed_and_diverged_replicates_are_marked_and_counted(sweep: FakeSweep) -> None:
+    sweep.cell("a", 0, accuracies=[0.9, 0.1], collapsed={1})
+    sweep.cell("a", 1, accuracies=[0.9, None])
+    figure = curves(found(sweep))[0]
+    assert figure.data["n_collapsed"].tolist() == [0, 1]
+    assert figure.data["n_diverged"].tolist() == [0, 1]
+    assert "collapsed (1 in all), or diverged and is left out of the mean (1)" in figure.caption
+
+
+def test_versions_of_the_code_that_are_mixed_are_named(sweep: FakeSweep) -> None:
+    sweep.cell("a", 0, accuracies=[0.9])
+    sweep.cell("a", 1, accuracies=[0.9], more={"code_version": "0.2.0"})
+    assert "Made by 2 versions of the code: 0.1.0, 0.2.0." in curves(found(sweep))[0].caption
+
+
+def test_each_experiment_of_a_sweep_is_reported_in_its_own_layout(sweep: FakeSweep) -> None:
+    sweep.reports = {"one": {"band": "sd"}, "two": {"band": "ci"}}
+    for name in sweep.reports:
+        sweep.cell(name, accuracies=[0.9, 0.8], experiment=name)
+    out = report(sweep.folder, console=Console(file=io.StringIO()), figures=["curves"])
+    bands = [pd.read_csv(out / name / "accuracy.csv")["band"][0] for name in ("one", "two")]
+    assert bands == ["sd", "ci"]
+
+
+def test_one_panel_is_a_column_wide_and_two_are_a_page(sweep: FakeSweep) -> None:
+    for model, inches in (("fc", COLUMN), ("conv4", PAGE)):
+        sweep.cell(model, accuracies=[0.9, 0.8], choices={"model": model})
+        png = rendered(curves(found(sweep, lines=["mask_criterion"], panels=["model"]))[0])
+        (width,) = struct.unpack(">I", png["accuracy.png"][16:20])
+        assert width == round(inches * 300)
+
+
+def test_the_same_numbers_give_the_same_files(sweep: FakeSweep) -> None:
+    criteria(sweep, "large_final", "random")
+    one, other = (rendered(curves(found(sweep))[0]) for _ in range(2))
+    assert one == other and {name.rpartition(".")[2] for name in one} == {
+        *("png", "pdf", "csv", "txt")
+    }
+
+
+def test_lines_stay_apart_without_colour() -> None:
+    look = list(styles([str(i) for i in range(12)]).values())
+    assert len({(style.marker, str(style.dash)) for style in look}) == 12
+    shades = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in map(to_rgb, _colours(look))]
+    assert max(shades) < 0.75  # none is too pale for paper
+
+
+def _colours(look: list[Any]) -> list[str]:
+    return [style.color for style in look]

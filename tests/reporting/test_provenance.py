@@ -1,0 +1,83 @@
+"""`report --check` fails when what is behind a figure has changed, and only then."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from fixtures.fake_results import FakeSweep
+from rich.console import Console
+
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.reporting.sweep_report import check, report
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> FakeSweep:
+    made = FakeSweep(tmp_path)
+    made.cell("a", 0, accuracies=[0.9, 0.8])
+    made.cell("a", 1, accuracies=[0.9, 0.85])
+    report(made.folder, console=Console(file=io.StringIO()), figures=["curves", "cost"], band="sd")
+    return made
+
+
+def checked(sweep: FakeSweep) -> tuple[bool, str]:
+    console = Console(file=io.StringIO(), record=True, width=200)
+    return check(sweep.folder, console=console), console.export_text()
+
+
+def rewritten(sweep: FakeSweep, **changes: object) -> None:
+    path = sweep.root / "runs" / "a" / "0" / "records.jsonl"
+    rows = [json.loads(line) | changes for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_an_unchanged_report_stands_in_the_layout_that_it_was_drawn_in(sweep: FakeSweep) -> None:
+    before = sorted((sweep.folder / "report").iterdir())
+    stands, text = checked(sweep)
+    assert stands and "every figure is what the data say" in text
+    assert sorted((sweep.folder / "report").iterdir()) == before
+
+
+def test_other_numbers_fail_and_the_figures_that_they_are_in_are_named(sweep: FakeSweep) -> None:
+    rewritten(sweep, test_accuracy=0.7)
+    stands, text = checked(sweep)
+    assert not stands and "accuracy: its numbers have changed" in text and "cost" not in text
+
+
+def test_another_version_of_a_stage_fails_though_its_numbers_are_equal(sweep: FakeSweep) -> None:
+    path = sweep.root / "runs" / "a" / "1" / "records.jsonl"
+    path.write_text(path.read_text().replace('"a-1"', '"b-1"'))
+    stands, text = checked(sweep)
+    assert not stands and "1 stages new, 0 gone" in text
+
+
+def test_more_seeds_fail(sweep: FakeSweep) -> None:
+    sweep.cell("a", 2, accuracies=[0.9, 0.8])
+    assert not checked(sweep)[0]
+
+
+def test_an_edited_or_lost_file_fails(sweep: FakeSweep) -> None:
+    (sweep.folder / "report" / "accuracy.csv").write_text("mean\n0.99\n")
+    (sweep.folder / "report" / "accuracy.png").unlink()
+    _, text = checked(sweep)
+    assert "accuracy.csv: the file is not the one written" in text
+    assert "accuracy.png: the file is gone" in text
+
+
+def test_a_report_that_was_never_written_cannot_be_checked(tmp_path: Path) -> None:
+    made = FakeSweep(tmp_path, "other")
+    made.cell("a", accuracies=[0.9])
+    with pytest.raises(ValueError, match=r"check: no .*report\.json; `report` writes it"):
+        check(made.folder, console=Console(file=io.StringIO()))
+
+
+def test_the_command_fails_with_status_1(
+    sweep: FakeSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(sweep.folder), "--check"]) == 0
+    rewritten(sweep, test_accuracy=0.7)
+    assert main(["report", str(sweep.folder), "--check"]) == 1
+    assert "accuracy: its numbers have changed" in capsys.readouterr().out

@@ -1,0 +1,212 @@
+"""`compare A B`: what is compared with what, and what is refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from fixtures.fake_results import FakeSweep
+from rich.console import Console
+from scipy import stats
+
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.reporting.sweep_comparison import compare
+
+NOISE = (0.000, 0.002, -0.001, 0.003)
+
+
+def made(root: Path, name: str, criteria: dict[str, float], **more: Any) -> FakeSweep:
+    """A sweep of four seeds: an accuracy for each criterion, with the seeds' noise."""
+    sweep = FakeSweep(root, name)
+    for criterion, accuracy in criteria.items():
+        for seed, noise in enumerate(NOISE):
+            sweep.cell(
+                f"{name}-{criterion}",
+                seed,
+                accuracies=[0.9 + noise, accuracy + noise * (1 + 10 * (1 - accuracy))],
+                choices={"mask_criterion": criterion, **more.get("choices", {})},
+                **{key: value for key, value in more.items() if key != "choices"},
+            )
+    return sweep
+
+
+def compared(one: FakeSweep, other: FakeSweep, **asked: Any) -> tuple[list[Any], str]:
+    console = Console(file=io.StringIO(), record=True, width=200)
+    found = compare(one.folder, other.folder, console=console, **asked)
+    return found, console.export_text()
+
+
+def test_two_sweeps_that_differ_in_one_option_are_compared_level_by_level(tmp_path: Path) -> None:
+    one, other = (
+        made(tmp_path, name, {name: accuracy})
+        for name, accuracy in (("movement", 0.8), ("random", 0.7))
+    )
+    found, text = compared(one, other, out=tmp_path / "out")
+    pruned = [v for v in found if v.point.level]
+    mine, theirs = (list(each.values()) for each in (pruned[0].point.values, _last(other)))
+    assert pruned[0].found.p == pytest.approx(stats.ttest_rel(mine, theirs)[1])
+    assert "movement minus random (mask_criterion: movement against random)" in text
+    assert pd.read_csv(tmp_path / "out" / "tests.csv")["difference"].iloc[-1] == pytest.approx(
+        pruned[-1].found.difference
+    )
+
+
+def _last(sweep: FakeSweep) -> dict[str, float]:
+    from lt_sweeps.analysis.curve import curves
+    from lt_sweeps.analysis.results import read
+
+    cells = read(sweep.folder, metrics=["test_accuracy"]).cells
+    return dict(curves(cells, metric="test_accuracy")[0].points[-1].values)
+
+
+def test_curves_are_matched_by_what_varies_inside_and_the_rest_is_said(tmp_path: Path) -> None:
+    one = made(tmp_path, "slow", {"movement": 0.8, "random": 0.7}, recipe__lr=0.1)
+    other = made(tmp_path, "fast", {"movement": 0.8, "large_final": 0.8}, recipe__lr=0.3)
+    found, text = compared(one, other)
+    assert {v.curve.label for v in found} == {"movement"}
+    assert "recipe.lr: 0.1 against 0.3" in text
+    assert "only in slow: random" in text and "only in fast: large_final" in text
+
+
+def test_cells_that_differ_in_more_are_refused_with_the_keys(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8}, recipe__lr=0.1)
+    other = made(tmp_path, "two", {"random": 0.8}, recipe__lr=0.3)
+    with pytest.raises(ValueError, match=r"differ in \['mask_criterion', 'recipe.lr'\].*by=mask"):
+        compared(one, other)
+    found, text = compared(one, other, by=["mask_criterion", "recipe.lr"])
+    assert found and "mask_criterion: movement against random; recipe.lr: 0.1 against 0.3" in text
+
+
+def test_schedules_that_take_another_way_count_and_those_that_go_further_do_not(
+    tmp_path: Path,
+) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8})
+    longer = FakeSweep(tmp_path, "longer")
+    faster = FakeSweep(tmp_path, "faster")
+    for seed in range(4):
+        random: dict[str, Any] = {"choices": {"mask_criterion": "random"}}
+        longer.cell("l", seed, accuracies=[0.9, 0.7 + seed / 100, 0.6], **random)
+        faster.cell(
+            "f", seed, accuracies=[0.9, 0.7], sparsities=[0, 0.5], schedule__rate=0.5, **random
+        )
+    assert compared(one, longer)[0]
+    with pytest.raises(ValueError, match=r"\['mask_criterion', 'schedule.rate'\]"):
+        compared(one, faster)
+
+
+def test_sweeps_without_a_common_curve_are_refused(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8, "random": 0.7}, recipe__lr=0.1)
+    other = made(tmp_path, "two", {"large_final": 0.8, "large_init": 0.8}, recipe__lr=0.3)
+    with pytest.raises(ValueError, match=r"no curve of one matches.*\['mask_criterion'\]"):
+        compared(one, other)
+
+
+def test_other_seeds_are_compared_by_welch(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8})
+    other = FakeSweep(tmp_path, "two")
+    for seed in (7, 8, 9):
+        other.cell(
+            "r", seed, accuracies=[0.9, 0.7 + seed / 1000], choices={"mask_criterion": "random"}
+        )
+    found, text = compared(one, other)
+    assert {v.found.test for v in found} == {"Welch t"} and "Welch t" in text
+
+
+def test_the_same_tickets_are_not_compared_with_themselves(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8}, stages=["dense", "m"])
+    other = made(tmp_path, "two", {"random": 0.7}, stages=["dense", "r"])
+    found, text = compared(one, other)
+    assert [v.point.level for v in found] == [1]
+    assert "1 level is the same tickets on both sides" in text
+
+
+def test_two_cells_are_compared_by_their_signatures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(tmp_path, "s", {"movement": 0.8, "random": 0.7})
+    words = ["compare", "s-movement", "s-random", f"root={tmp_path}", "margin=2%"]
+    assert main(words) == 0
+    assert "mask_criterion: movement against random" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["one"], 2, "compare: 1 given; name two"),
+        (["one", "none_such"], 1, "compare: none_such; sweeps in"),
+        (["one", "one", "alfa=0.1"], 2, "compare: alfa; did you mean alpha?"),
+        (["one", "one", "alpha=7"], 1, "report.alpha: 7"),
+    ],
+)
+def test_a_mistake_is_answered(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    status: int,
+    said: str,
+) -> None:
+    made(tmp_path, "one", {"movement": 0.8})
+    assert main(["compare", *words, f"root={tmp_path}"]) == status
+    assert said in capsys.readouterr().err
+
+
+def test_a_sweep_that_has_not_started_cannot_be_compared(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8})
+    other = FakeSweep(tmp_path, "two")
+    other.cell("queued")
+    with pytest.raises(ValueError, match="compare: two has no records yet"):
+        compared(one, other)
+
+
+def test_both_are_drawn_with_bands_and_stars_and_it_is_said_where(tmp_path: Path) -> None:
+    one, other = (
+        made(tmp_path, name, {name: accuracy})
+        for name, accuracy in (("movement", 0.8), ("random", 0.7))
+    )
+    found, text = compared(one, other)
+    folder = tmp_path / "compare" / "movement-random"
+    assert f"{folder}: index.html, accuracy.png" in text
+    for name in ("index.html", "accuracy.png", "accuracy.pdf", "report.json"):
+        assert (folder / name).stat().st_size > 1000
+    data = pd.read_csv(folder / "accuracy.csv", keep_default_na=False)
+    assert list(dict.fromkeys(data["line"])) == ["movement", "random"]
+    assert data["mark"].tolist() == ["", found[-1].mark(0.05), "", ""] and found[-1].found.p < 0.05
+    assert (data["low"] < data["high"]).all() and set(data["n"]) == {4}
+    caption = (folder / "accuracy.txt").read_text()
+    assert caption.startswith("movement minus random (mask_criterion: movement against random).")
+
+
+def test_lines_that_are_called_the_same_are_told_apart_by_what_is_compared(tmp_path: Path) -> None:
+    one = made(tmp_path, "slow", {"movement": 0.8, "random": 0.7}, recipe__lr=0.1)
+    other = made(tmp_path, "fast", {"movement": 0.8, "random": 0.8}, recipe__lr=0.3)
+    compared(one, other, out=tmp_path / "out", labels={"movement": "moved"})
+    lines = pd.read_csv(tmp_path / "out" / "accuracy.csv")["line"].unique().tolist()
+    assert lines == [f"{c}, recipe.lr={lr}" for c in ("moved", "random") for lr in (0.1, 0.3)]
+
+
+def test_two_networks_are_drawn_in_one_panel(tmp_path: Path) -> None:
+    one, other = (
+        made(tmp_path, model, {"movement": 0.8}, choices={"model": model})
+        for model in ("fc", "conv4")
+    )
+    compared(one, other, out=tmp_path / "out")
+    data = pd.read_csv(tmp_path / "out" / "accuracy.csv")
+    assert data["panel"].unique().tolist() == ["fc on digits against conv4 on digits"]
+    assert data["line"].unique().tolist() == ["movement, fc", "movement, conv4"]
+
+
+def test_equal_configs_are_told_apart_by_the_names_of_the_sweeps(tmp_path: Path) -> None:
+    one, other = (made(tmp_path, name, {"movement": 0.8}) for name in ("mine", "yours"))
+    _, text = compared(one, other, out=tmp_path / "out")
+    lines = pd.read_csv(tmp_path / "out" / "accuracy.csv")["line"].unique().tolist()
+    assert lines == ["movement, mine", "movement, yours"]
+    assert "mine minus yours (the configs are equal)" in text
+
+
+def test_figures_from_tickets_need_one_root(tmp_path: Path) -> None:
+    one, other = (made(tmp_path / name, name, {name: 0.8}) for name in ("movement", "random"))
+    with pytest.raises(ValueError, match=r"report.figures \['overlap'\] need the tickets of both"):
+        compared(one, other, figures=["overlap"])

@@ -1,0 +1,308 @@
+"""What a report says, checked with numbers that can be worked out by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from fixtures.fake_results import FakeSweep
+from rich.console import Console
+from scipy import stats
+
+from lt_sweeps.analysis.points import Point
+from lt_sweeps.reporting.figures.axes import limits
+from lt_sweeps.reporting.sweep_report import report
+
+
+def _run(where: Path, **options: Any) -> tuple[str, Any]:
+    """The terminal's text and summary.csv; warnings are errors, from drawing too."""
+    console = Console(width=160, record=True, file=io.StringIO())
+    folder = report(where, console=console, **{"figures": [], **options})
+    assert (folder / "records.csv").exists()
+    return console.export_text(), pd.read_csv(folder / "summary.csv")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> FakeSweep:
+    return FakeSweep(tmp_path)
+
+
+def test_statistics_over_seeds_agree_with_hand_and_scipy(sweep: FakeSweep) -> None:
+    values = [0.90, 0.92, 0.94, 0.96, 0.98]
+    for seed, value in enumerate(values):
+        sweep.cell("a", seed, accuracies=[0.5, value])
+    text, summary = _run(sweep.folder)
+    point = summary.iloc[1]
+    assert (point["n"], point["n_finite"], point["n_collapsed"]) == (5, 5, 0)
+    assert point["mean"] == pytest.approx(0.94)
+    assert (point["min"], point["max"]) == (0.90, 0.98)
+    assert point["sd"] == pytest.approx(
+        math.sqrt(0.004 / 4)
+    )  # .04² + .02² + .02² + .04² over n - 1
+    expected = stats.t.interval(0.95, 4, loc=0.94, scale=stats.sem(values))
+    assert (point["ci_low"], point["ci_high"]) == pytest.approx(expected)
+    assert point["percent_remaining"] == 80 and point["sparsity"] == pytest.approx(0.2)
+    assert "94.00 [90.00, 98.00]" in text and "5 seeds" in text
+
+
+def test_both_sparsities_and_dense_resources_are_columns_where_records_say(
+    sweep: FakeSweep,
+) -> None:
+    more = {"sparsity_total": 0.15, "dense_resources": False}
+    sweep.cell("a", accuracies=[0.9, 0.8], more=more)
+    sweep.cell("old", accuracies=[0.9, 0.8], choices={"mask_criterion": "movement"})
+    text, summary = _run(sweep.folder)
+    new, old = (summary[summary["level"] == 1].iloc[i] for i in (0, 1))
+    assert (new["sparsity_total"], new["dense_resources"]) == (pytest.approx(0.15), "no")
+    assert pd.isna(old["sparsity_total"]) and pd.isna(old["dense_resources"])
+    assert text.count("never dense") == 1
+
+
+def test_the_band_is_the_one_asked_for(sweep: FakeSweep) -> None:
+    for seed, value in enumerate([0.90, 0.92]):
+        sweep.cell("a", seed, accuracies=[value])
+    assert "91.00 [90.00, 92.00]" in _run(sweep.folder)[0]
+    assert "91.00 ± 1.41" in _run(sweep.folder, band="sd")[0]  # √2 · 1
+    assert "91.00 ± 12.71" in _run(sweep.folder, band="ci")[0]  # t(.975, 1) = 12.706, times 1
+
+
+def test_a_diverged_replicate_is_counted_and_left_out_of_the_mean(sweep: FakeSweep) -> None:
+    for seed, value in enumerate([0.8, 0.9, None]):
+        sweep.cell("a", seed, accuracies=[0.9, value])
+    text, summary = _run(sweep.folder)
+    assert summary["n"][1] == 3 and summary["n_finite"][1] == 2
+    assert summary["mean"][1] == pytest.approx(0.85)
+    assert "2 of 3 finite" in text
+
+
+def test_a_point_without_a_finite_replicate_is_shown_as_such(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9, None])
+    assert "none finite" in _run(sweep.folder)[0]
+
+
+def test_a_collapsed_replicate_is_counted_and_kept_in_the_mean(sweep: FakeSweep) -> None:
+    sweep.cell("a", 0, accuracies=[0.9, 0.9])
+    sweep.cell("a", 1, accuracies=[0.9, 0.1], collapsed={1})
+    text, summary = _run(sweep.folder)
+    assert summary["n_collapsed"].tolist() == [0, 1]
+    assert summary["mean"][1] == pytest.approx(0.5)
+    assert "1 of 2 collapsed" in text
+
+
+def test_cells_that_differ_in_length_alone_are_one_curve_and_share_their_tickets(
+    sweep: FakeSweep,
+) -> None:
+    stages = ["dense", "s1", "s2"]
+    sweep.cell("short", accuracies=[0.9, 0.8], stages=stages)
+    sweep.cell("long", accuracies=[0.9, 0.8, 0.7], stages=stages)
+    _, summary = _run(sweep.folder)
+    assert summary["level"].tolist() == [0, 1, 2]
+    assert summary["n"].tolist() == [1, 1, 1]
+    records = pd.read_csv(sweep.folder / "report" / "records.csv")
+    assert len(records) == 5 and records["repeats"].tolist().count(True) == 2
+
+
+def test_a_one_shot_multirun_is_one_curve(sweep: FakeSweep) -> None:
+    for seed in (0, 1):
+        for sparsity in (0.5, 0.9):
+            sweep.cell(
+                f"s{sparsity}",
+                seed,
+                accuracies=[0.9, 1 - sparsity],
+                sparsities=[0, sparsity],
+                schedule__sparsity=sparsity,
+            )
+    _, summary = _run(sweep.folder)
+    assert summary["curve"].nunique() == 1
+    assert summary["percent_remaining"].tolist() == [100, 50, 10]
+    assert summary["n"].tolist() == [2, 2, 2]
+
+
+def test_schedules_that_disagree_where_they_overlap_are_two_curves(sweep: FakeSweep) -> None:
+    sweep.cell("slow", accuracies=[0.9, 0.8, 0.7], schedule__rate=0.2)
+    sweep.cell("fast", accuracies=[0.9, 0.8, 0.7], sparsities=[0, 0.5, 0.75], schedule__rate=0.5)
+    _, summary = _run(sweep.folder)
+    assert set(summary["curve"]) == {"schedule.rate=0.2", "schedule.rate=0.5"}
+
+
+def test_two_versions_of_one_config_are_never_pooled(sweep: FakeSweep) -> None:
+    sweep.cell("old", accuracies=[0.9, 0.8])
+    sweep.cell("new", accuracies=[0.9, 0.7])
+    _, summary = _run(sweep.folder)
+    assert set(summary["curve"]) == {"large_final old", "large_final new"}
+    assert set(summary["n"]) == {1}
+
+
+def test_a_label_says_what_differs_options_first(sweep: FakeSweep) -> None:
+    for criterion in ("movement", "random"):
+        for lr in (0.1, 0.2):
+            sweep.cell(
+                f"{criterion}{lr}",
+                accuracies=[0.9, 0.8],
+                choices={"mask_criterion": criterion},
+                recipe__lr=lr,
+            )
+    _, summary = _run(sweep.folder)
+    assert list(dict.fromkeys(summary["curve"])) == [
+        "movement recipe.lr=0.1",
+        "movement recipe.lr=0.2",
+        "random recipe.lr=0.1",
+        "random recipe.lr=0.2",
+    ]
+
+
+def test_a_setting_that_its_option_implies_is_not_in_the_label(sweep: FakeSweep) -> None:
+    for criterion in ("movement", "random"):
+        sweep.cell(criterion, accuracies=[0.9], choices={"mask_criterion": criterion})
+    assert set(_run(sweep.folder)[1]["curve"]) == {"movement", "random"}
+
+
+def test_each_model_has_its_own_panel_and_its_own_sparsities(sweep: FakeSweep) -> None:
+    for model, sparsity in (("fc", 0.2), ("conv4", 0.19)):
+        sweep.cell(model, accuracies=[0.9, 0.8], sparsities=[0, sparsity], choices={"model": model})
+    text, summary = _run(sweep.folder)
+    assert "fc on digits" in text and "conv4 on digits" in text
+    assert summary["percent_remaining"].tolist() == [100, 80, 100, 81]
+
+
+def test_an_unfinished_sweep_shows_what_there_is_and_says_so(sweep: FakeSweep) -> None:
+    sweep.cell("a", 0, accuracies=[0.9, 0.8])
+    sweep.cell("a", 1, accuracies=[0.9], done=False)
+    sweep.cell("a", 2)
+    text, summary = _run(sweep.folder)
+    assert "2 of 3 cells unfinished" in text
+    assert summary["n"].tolist() == [2, 1]
+    assert "1 of 3 seeds" in text
+
+
+def test_a_level_that_no_seed_has_reached_is_marked(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.8], choices={"mask_criterion": "movement"})
+    sweep.cell("b", accuracies=[0.9], done=False)
+    assert "not yet" in _run(sweep.folder)[0]
+
+
+def test_a_sweep_that_has_not_started_and_an_empty_root_are_reported(
+    sweep: FakeSweep, tmp_path: Path
+) -> None:
+    sweep.cell("a")
+    text, summary = _run(sweep.folder)
+    assert "1 of 1 cells unfinished" in text and "no records yet" in text
+    assert summary.empty
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no records yet" in _run(empty)[0]
+
+
+def test_a_root_is_the_runs_of_all_its_sweeps(tmp_path: Path) -> None:
+    for name, criterion in (("one", "movement"), ("two", "random")):
+        FakeSweep(tmp_path, name).cell(
+            criterion, accuracies=[0.9], choices={"mask_criterion": criterion}
+        )
+    _, summary = _run(tmp_path)
+    assert summary["curve"].tolist() == ["movement", "random"]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"cell": "a", "se', "not valid JSON"),
+        ("[1]", "a JSON list"),
+        ("", "not valid JSON"),
+        ("level: null", "`level` is None"),
+        ("test_accuracy: null", "`test_accuracy` is null though `finite` is true"),
+        ("test_accuracy: 97.2", "an accuracy lies in"),
+        ("seed: '7'", "its folder says otherwise"),
+        ("stage:", "no ['stage']"),
+    ],
+)
+def test_a_corrupt_record_stops_the_report_and_is_named(
+    sweep: FakeSweep, line: str, fault: str
+) -> None:
+    path = sweep.cell("a", accuracies=[0.9, 0.8]) / "records.jsonl"
+    first, second, _ = path.read_text().split("\n")
+    if line.endswith(":"):
+        row = json.loads(second)
+        del row[line[:-1]]
+        line = json.dumps(row)
+    elif ": " in line and not line.startswith("{"):
+        line = json.dumps(json.loads(second) | yaml.safe_load(line))
+    path.write_text(f"{first}\n{line}\n{second}\n")
+    with pytest.raises(ValueError) as error:
+        report(sweep.folder)
+    assert f"{path}:2: " in str(error.value) and fault in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_half_written_last_line_is_left_out_only_while_the_cell_runs(sweep: FakeSweep) -> None:
+    folder = sweep.cell("a", accuracies=[0.9, 0.8], done=False)
+    path = folder / "records.jsonl"
+    path.write_text(path.read_text()[:-40])
+    text, summary = _run(sweep.folder)
+    assert "records.jsonl:2: half-written" in text.replace("\n", "")
+    assert summary["level"].tolist() == [0]
+    (folder / "DONE").touch()
+    with pytest.raises(ValueError, match=r"records\.jsonl:2: not valid JSON"):
+        report(sweep.folder)
+
+
+def test_what_is_wrongly_asked_for_is_named_with_what_is_allowed(
+    sweep: FakeSweep, tmp_path: Path
+) -> None:
+    sweep.cell("a", accuracies=[0.9])
+    with pytest.raises(ValueError, match="report: band='iqr' is no one of 'range', 'sd', 'ci'"):
+        report(sweep.folder, band="iqr")
+    with pytest.raises(ValueError, match="report.metrics: 'acc'.*allowed are"):
+        report(sweep.folder, metrics=["acc"])
+    with pytest.raises(ValueError, match=r"manifest\.json.*runs/"):
+        report(tmp_path / "nowhere")
+
+
+def test_the_axis_leaves_out_a_collapsed_curve_but_holds_the_best_one_whole() -> None:
+    def line(*means: float) -> list[Point]:
+        nan = math.nan
+        return [
+            Point(i, None, 100 * 0.5**i, 1, 1, 0, m, m, m, nan, nan, nan, frozenset())
+            for i, m in enumerate(means)
+        ]
+
+    good, bad = line(0.98, 0.98, 0.98, 0.96), line(0.98, 0.97, 0.11, 0.11)
+    low, high = limits([good, good, bad], "range", "test_accuracy")
+    assert 0.85 < low < 0.96 and 0.98 < high < 1
+    low, _ = limits([bad], "range", "test_accuracy")
+    assert low < 0.11
+
+
+def test_another_metric_has_its_own_figure_in_its_own_unit(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9])
+    text, summary = _run(sweep.folder, metrics=["val_loss"], figures=["curves"])
+    assert summary["mean"][0] == pytest.approx(0.1) and "0.1000" in text
+    assert (sweep.folder / "report" / "val_loss.png").exists()
+
+
+def test_the_report_needs_no_torch(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.8])
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from lt_sweeps.reporting.sweep_report import report\n"
+        "report(Path(sys.argv[1])); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(sweep.folder)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    png = (sweep.folder / "report" / "accuracy.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+
+
+def test_a_report_in_a_cells_folder_is_no_seed_of_it(sweep: FakeSweep) -> None:
+    cell = sweep.cell("a", accuracies=[0.9, 0.8]).parent
+    first, again = (_run(where)[0] for where in (cell, cell))
+    assert first == again and "unfinished" not in _run(sweep.root)[0]

@@ -1,0 +1,183 @@
+"""Pruning keeps exactly what it is told, and a pruned weight stays where it was put."""
+
+import pytest
+import torch
+from torch import tensor
+from torch.nn.utils import prune as torch_prune
+
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.seeds import Seed
+from lt_sweeps.models.network import Layer
+from lt_sweeps.sparsity.pruning import keep_top, prune, restart
+from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.storage.ticket import Ticket, remaining, sparsity
+
+LAYERS = (Layer("a", (2, 3), "hidden"), Layer("b", (4,), "output"))
+ALL = {"a": torch.ones(1, 2, 3, dtype=torch.bool), "b": torch.ones(1, 4, dtype=torch.bool)}
+FINAL = {"a": tensor([[[1.0, -2, 3], [4, -5, 6]]]), "b": tensor([[0.5, 7, -8, 9]])}
+LARGE = Call("lt_sweeps.sparsity.criteria.large_final")
+
+
+def ties(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def cut(target: Target, kept=ALL, criterion: Call = LARGE, seed: int = 0, final=FINAL):
+    evidence = {"final": final} if "final" in criterion.names else {}
+    return prune(kept, target, criterion, evidence, layers=LAYERS, seed=Seed(seed), level=1)
+
+
+@pytest.mark.parametrize("count", range(9))
+@pytest.mark.parametrize(
+    "scores",
+    [
+        torch.arange(8.0),
+        torch.zeros(8),
+        tensor([1.0, 1, 1, 2, 2, 2, 3, 3]),
+        torch.full((8,), torch.nan),
+    ],
+)
+def test_exactly_the_count_is_kept_whatever_the_ties(scores: torch.Tensor, count: int) -> None:
+    assert int(keep_top(scores, count, ties()).sum()) == count
+
+
+def test_the_highest_are_kept() -> None:
+    scores = torch.randn(500, generator=ties())
+    kept = keep_top(scores, 120, ties())
+    assert torch.equal(kept.nonzero().squeeze(1), scores.topk(120).indices.sort().values)
+
+
+def test_ties_are_broken_at_random_from_the_seed() -> None:
+    first = keep_top(torch.zeros(64), 32, ties(0))
+    assert torch.equal(first, keep_top(torch.zeros(64), 32, ties(0)))
+    assert not torch.equal(first, keep_top(torch.zeros(64), 32, ties(1)))
+    assert 0 < int(first[:32].sum()) < 32, "the first positions are not favoured"
+
+
+def test_nan_is_the_lowest_score() -> None:
+    assert keep_top(tensor([torch.nan, -5.0, 1.0]), 2, ties()).tolist() == [False, True, True]
+
+
+def test_layers_are_ranked_by_themselves() -> None:
+    mask = cut(Target("layer", (2, 1), 0.7))
+    assert mask["a"][0].tolist() == [[False] * 3, [False, True, True]]
+    assert mask["b"][0].tolist() == [False, False, False, True]
+
+
+def test_a_global_scope_ranks_all_layers_together() -> None:
+    mask = cut(Target("global", (4,), 0.6))
+    assert {name: int(n) for name, n in remaining(mask).items()} == {"a": 1, "b": 3}
+
+
+def test_global_magnitude_pruning_equals_torchs_own() -> None:
+    modules = [torch.nn.Linear(6, 7), torch.nn.Linear(7, 5)]
+    weights = {str(n): m.weight.detach().clone()[None] for n, m in enumerate(modules)}
+    layers = [Layer(n, tuple(w.shape[1:]), "hidden") for n, w in weights.items()]
+    full = {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}
+    mask = prune(
+        full,
+        Target("global", (30,), 0),
+        LARGE,
+        {"final": weights},
+        layers=layers,
+        seed=Seed(0),
+        level=1,
+    )
+    torch_prune.global_unstructured(
+        [(m, "weight") for m in modules], torch_prune.L1Unstructured, amount=77 - 30
+    )
+    for number, module in enumerate(modules):
+        assert torch.equal(mask[str(number)][0], dict(module.named_buffers())["weight_mask"] != 0)
+
+
+@pytest.mark.parametrize("criterion", ["random", "large_final", "small_final"])
+def test_masks_only_shrink(criterion: str) -> None:
+    first = cut(
+        Target("layer", (4, 3), 0.3), criterion=Call(f"lt_sweeps.sparsity.criteria.{criterion}")
+    )
+    second = cut(
+        Target("layer", (2, 1), 0.7), first, Call(f"lt_sweeps.sparsity.criteria.{criterion}")
+    )
+    assert all(bool((second[n] <= first[n]).all()) for n in first)
+    assert sparsity(second).item() == pytest.approx(0.7)
+
+
+def test_random_differs_between_seeds_and_from_magnitude() -> None:
+    target, random = Target("layer", (3, 2), 0.5), Call("lt_sweeps.sparsity.criteria.random")
+    masks = [cut(target, criterion=random, seed=seed)["a"] for seed in (0, 0, 1)]
+    assert torch.equal(masks[0], masks[1])
+    big = Target("layer", (3, 2), 0.5)
+    assert any(
+        not torch.equal(cut(big, criterion=random, seed=s)["a"], cut(big)["a"]) for s in range(3)
+    )
+
+
+def test_a_criterion_that_returns_bools_is_the_mask() -> None:
+    signs = Call("lt_sweeps.sparsity.criteria.large_final_same_sign_single")
+    init = {name: -w if name == "b" else w for name, w in FINAL.items()}
+    mask = prune(
+        ALL,
+        Target("layer", (1, 1), 0),
+        signs,
+        {"init": init, "final": FINAL},
+        layers=LAYERS,
+        seed=Seed(0),
+        level=1,
+    )
+    assert {n: int(left) for n, left in remaining(mask).items()} == {"a": 6, "b": 0}
+
+
+def test_restart_rewinds_the_kept_and_pins_the_pruned_for_good() -> None:
+    origin = {
+        "a": torch.full((1, 2, 3), 0.1),
+        "b": torch.full((1, 4), 0.2),
+        "bias": tensor([[1.0]]),
+    }
+    before = {"a": ALL["a"].clone(), "b": tensor([[False, True, True, True]])}
+    after = {"a": ALL["a"].clone(), "b": tensor([[False, False, True, True]])}
+    state = {**FINAL, "b": tensor([[0.25, 7, -8, 9]]), "bias": tensor([[2.0]])}
+    init = {"a": origin["a"], "b": tensor([[0.5, 0.3, 0.2, 0.1]])}
+    for freeze, pinned in (("zero", 0.0), ("init", 0.3)):
+        ticket = restart(
+            after,
+            Ticket(state, before, 100),
+            Call("lt_sweeps.sparsity.resets.rewind"),
+            Call(f"lt_sweeps.sparsity.freezes.{freeze}"),
+            {"origin": origin, "final": state, "init": init},
+            base=Ticket(origin, before),
+            step=0,
+            layers=LAYERS,
+            seed=Seed(0),
+            level=2,
+        )
+        # Pruned a level ago: stays at 0.25. Pruned now: the freeze's value. Kept: rewound.
+        expected = tensor([0.25, pinned, 0.2, 0.1])
+        assert torch.equal(ticket.state["b"][0], expected)
+        assert ticket.state["bias"].item() == 1.0, "what is not prunable is the origin's"
+
+
+def test_ranks_are_among_the_weights_that_are_left() -> None:
+    """Of weights 4 to 7 the smaller rank is highest for 5 and 6; what is pruned does not count."""
+    layer = (Layer("a", (8,), "hidden"),)
+    left = {"a": tensor([[False] * 4 + [True] * 4])}
+    init = {"a": tensor([[9.0, 9, 9, 9, 1, 3, 2, 4]])}
+    final = {"a": tensor([[0.0, 0, 0, 0, 2, 3, 4, 1]])}
+    both = Call("lt_sweeps.sparsity.criteria.large_init_large_final")
+    evidence = {"init": init, "final": final}
+    mask = prune(
+        left, Target("layer", (1,), 0), both, evidence, layers=layer, seed=Seed(0), level=1
+    )
+    assert mask["a"][0].nonzero().flatten().tolist() == [5]
+
+
+def test_a_global_scope_ranks_over_all_layers_alike() -> None:
+    layers = (Layer("big", (1000,), "hidden"), Layer("small", (10,), "output"))
+    kept = {layer.name: torch.ones(1, *layer.shape, dtype=torch.bool) for layer in layers}
+    draws = torch.Generator().manual_seed(0)
+    state = {layer.name: torch.randn(1, *layer.shape, generator=draws) for layer in layers}
+    both = Call("lt_sweeps.sparsity.criteria.large_init_large_final")
+    evidence = {"init": state, "final": state}
+    mask = prune(
+        kept, Target("global", (202,), 0), both, evidence, layers=layers, seed=Seed(0), level=1
+    )
+    assert 0 < int(mask["small"].sum()) < 10

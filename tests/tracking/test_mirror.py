@@ -1,0 +1,245 @@
+"""A sweep in W&B: every row once, whatever happens on the way, and nothing in training waits."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures.wandb_server import WandbServer
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.tracking.mirror import sync
+from lt_sweeps.tracking.tracked_runs import sources
+
+REPOSITORY = Path(__file__).parents[2]
+DENSE = {"_target_": "lt_sweeps.plan.methods.dense"}
+Make = Callable[..., Cell]
+Swept = Callable[..., Path]
+
+
+def once(server: WandbServer, folder: Path) -> None:
+    """Each run's rows are in the server, in order, each once, and no run is there twice."""
+    runs = {source.run.key: source.run for source in sources(folder)}
+    assert set(runs) <= set(server.runs)
+    for key, run in runs.items():
+        assert [row["_step"] for row in server.rows(key)] == list(range(len(run.rows)))
+        sent = [
+            {k: row.get(k) for k in want}
+            for row, want in zip(server.rows(key), run.rows, strict=True)
+        ]
+        assert sent == [dict(row) for row in run.rows]
+
+
+def test_a_sweep_is_mirrored_with_names_groups_and_axes(
+    cell: Make, swept: Swept, wandb_server: WandbServer
+) -> None:
+    folder = swept(cell(seed=0), cell(seed=1))
+    assert sync(folder) == 0
+    once(wandb_server, folder)
+    first, second, mean = wandb_server.runs.values()
+    assert first["about"] == {
+        "project": "lt-sweeps",
+        "displayName": f"mask_criterion-model-dataset-{first['name'][:6]}-s0",
+        "groupName": "default",
+        "jobType": "method",
+        "tags": ["mask_criterion", "method", "model", "dataset"],
+    }
+    assert first["state"] == second["state"] == mean["state"] == "finished"
+    assert first["config"]["recipe"]["value"]["lr"] == 0.01
+    assert first["config"]["seed"]["value"] == 0
+    assert first["summary"]["levels"] == 3
+
+
+def test_a_cell_over_its_seeds_is_a_run_with_mean_and_interval(
+    cell: Make, swept: Swept, wandb_server: WandbServer
+) -> None:
+    folder = swept(*(cell(seed=seed) for seed in range(3)))
+    assert sync(folder) == 0
+    (mean,) = (run for run in wandb_server.runs.values() if "-mean-" in run["name"])
+    last = wandb_server.rows(mean["name"])[-1]
+    values = [source.results[-1]["ticket/test_accuracy"] for source in sources(folder)]
+    assert last["mean/ticket/test_accuracy"] == pytest.approx(sum(values) / 3)
+    assert last["ci_low/ticket/test_accuracy"] < min(values)
+    assert (last["ticket/seeds"], last["ticket/finite_seeds"]) == (3, 3)
+    assert mean["about"]["jobType"] == "mean over seeds"
+
+
+def test_again_sends_nothing(cell: Make, swept: Swept, wandb_server: WandbServer) -> None:
+    folder = swept(cell(seed=0), cell(seed=1))
+    assert sync(folder) == 0
+    wandb_server.requests.clear()
+    assert sync(folder) == 0
+    assert not {"UpsertBucket", "file_stream"} & set(wandb_server.requests)
+    once(wandb_server, folder)
+
+
+def test_a_run_that_grew_is_the_same_run_and_gets_the_rest(
+    cell: Make, swept: Swept, wandb_server: WandbServer
+) -> None:
+    folder = swept(cell())
+    (path,) = folder.parent.parent.glob("runs/*/0")
+    whole, done = (path / "records.jsonl").read_text(), (path / "DONE").read_text()
+    (path / "DONE").unlink()
+    (path / "records.jsonl").write_text(whole.splitlines(keepends=True)[0])
+    assert sync(folder) == 0
+    (run,) = wandb_server.runs.values()
+    assert run["state"] == "running", "a cell that is not done is not finished"
+    begun = len(run["history"])
+    (path / "records.jsonl").write_text(whole)
+    (path / "DONE").write_text(done)
+    assert sync(folder) == 0
+    assert list(wandb_server.runs.values()) == [run] and run["state"] == "finished"
+    assert 0 < begun < len(run["history"])
+    once(wandb_server, folder)
+
+
+def test_rows_that_a_server_dropped_without_a_word_are_noticed_and_sent_again(
+    cell: Make, swept: Swept, wandb_server: WandbServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = swept(cell())
+    # W&B's client takes a 404 for final, drops the rows and finishes as if all were well
+    wandb_server.fault = lambda path: 404 if "file_stream" in path else None
+    assert sync(folder) == 1
+    assert "1 of 1 runs have not arrived; results are kept, and `lt-sweeps sync" in (
+        capsys.readouterr().err
+    )
+    wandb_server.fault = None
+    assert sync(folder) == 0
+    once(wandb_server, folder)
+
+
+def refuse(status: int) -> Callable[[str], int]:
+    return lambda path: status
+
+
+def delay(path: str) -> None:
+    time.sleep(3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (refuse(401), "401"),
+        (refuse(403), "403"),
+        (refuse(429), "429|did not respond"),
+        (refuse(503), "503|did not respond"),
+        (delay, "did not respond|timed out"),
+    ],
+    ids=["wrong key", "forbidden", "rate limit", "down", "slow"],
+)
+def test_a_server_that_refuses_delays_or_fails_is_one_line_and_later_all_is_sent(
+    cell: Make,
+    swept: Swept,
+    wandb_server: WandbServer,
+    capsys: pytest.CaptureFixture[str],
+    fault: Callable[[str], int | None],
+    says: str,
+) -> None:
+    folder = swept(cell())
+    wandb_server.fault = fault
+    began = time.monotonic()
+    assert sync(folder, timeout="2") == 1
+    assert time.monotonic() - began < 20
+    err = capsys.readouterr().err
+    assert err.startswith("tracker: ") and err.count("\n") == 1
+    assert re.search(says, err, re.IGNORECASE), err
+    wandb_server.fault = None
+    assert sync(folder) == 0
+    once(wandb_server, folder)
+
+
+def test_an_address_where_nobody_answers_is_one_line(
+    cell: Make,
+    swept: Swept,
+    wandb_server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert sync(swept(cell()), timeout="2") == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_without_a_key_nobody_is_asked_for_one(
+    cell: Make,
+    swept: Swept,
+    wandb_server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert sync(swept(cell())) == 1
+    assert "no API key; run `wandb login`, or set WANDB_API_KEY" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"mod": "offline"}, "sync: mod; did you mean mode? keys: artifacts, entity, *"),
+        ({"mode": "onlin"}, "tracker: mode='onlin' is no one of 'online', 'offline'"),
+        ({"per_minute": "0"}, "tracker.per_minute: 0; it is above 0"),
+        ({"timeout": "soon"}, "tracker: timeout='soon' is no float"),
+        ({"project": "a/b"}, "tracker.project: 'a/b'; W&B takes no *"),
+        ({"artifacts": "weights"}, "*is no one of 'none', 'masks', 'tickets'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused(
+    cell: Make, swept: Swept, given: dict[str, str], line: str
+) -> None:
+    expected = ".*".join(map(re.escape, line.split("*")))
+    with pytest.raises(ValueError, match=f"^{expected}"):
+        sync(swept(cell()), **given)
+
+
+@pytest.mark.slow
+def test_a_sync_killed_at_any_moment_goes_on_from_what_arrived(
+    cell: Make, swept: Swept, wandb_server: WandbServer
+) -> None:
+    folder = swept(*(cell(seed=seed, recipe__length="40ep") for seed in range(4)))
+    for killed_after in (1, 3, 5):
+        asked = Counter[str]()
+
+        def slowly(path: str, asked: Counter[str] = asked, most: int = killed_after) -> None:
+            asked["stream"] += "file_stream" in path
+            if asked["stream"] > most:
+                time.sleep(30)  # the rows are on their way when the kill comes
+
+        wandb_server.fault = slowly
+        words = [sys.executable, "-m", "lt_sweeps", "sync", str(folder)]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        process = subprocess.Popen(words, env=environment, start_new_session=True)
+        limit = time.monotonic() + 60
+        while asked["stream"] <= killed_after and time.monotonic() < limit:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert asked["stream"] > killed_after, "killed while it was sending"
+    wandb_server.fault = None
+    assert sync(folder) == 0
+    assert len(wandb_server.runs) == 5
+    once(wandb_server, folder)
+
+
+def test_masks_are_stored_once_for_all_runs_that_share_them(
+    cell: Make, swept: Swept, wandb_server: WandbServer
+) -> None:
+    folder = swept(*(cell(seed=seed) for seed in range(3)))
+    assert sync(folder) == 0 and not wandb_server.artifacts
+    assert sync(folder, artifacts="masks") == 0
+    # the dense mask is everybody's; level 1 and 2 are each seed's own
+    assert len(wandb_server.artifacts) == 1 + 2 * 3
+    assert max(each["logged"] for each in wandb_server.artifacts.values()) == 3
+    stored = [name for name in wandb_server.uploads if name.endswith(".safetensors")]
+    assert len(stored) == 7
+    wandb_server.requests.clear()
+    assert sync(folder, artifacts="masks") == 0
+    assert "CreateArtifact" not in wandb_server.requests
+    once(wandb_server, folder)

@@ -1,0 +1,52 @@
+"""Gradients for criteria, against autograd on the plain module."""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.seeds import Seed, generator
+from lt_sweeps.execution.materialize import snapshot, ticket
+from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stages import Prune, Reset
+from lt_sweeps.storage.store import Store
+from lt_sweeps.training.gradients import gradient
+
+Make = Callable[..., Cell]
+Run = Callable[..., tuple[Plan, Store]]
+
+SNIP = {"_target_": "lt_sweeps.sparsity.criteria.snip", "examples": 24}
+
+
+def by_hand(stage, state: dict[str, torch.Tensor], examples: int) -> torch.Tensor:
+    module = stage.network.module("cpu")
+    module.load_state_dict({name: tensor[0] for name, tensor in state.items()})
+    split = stage.training.task.dataset.load()["train"]
+    order = torch.randperm(64, generator=generator(0, "order", 0))[:examples]
+    cross_entropy(module(split.images[order].float() / 255), split.labels[order]).backward()
+    return module.get_parameter("hidden.0.weight").grad
+
+
+def test_it_is_the_gradient_of_the_mean_loss_on_the_first_images(cell: Make, tmp_path) -> None:
+    stage, store = plan([cell()]).units[0].stage, Store(tmp_path)
+    start = ticket(stage.start, Seed.of(0), store)
+    ours = gradient(start, stage.network, stage.training.task, Seed.of(0), 24)
+    assert torch.allclose(ours["hidden.0.weight"][0], by_hand(stage, dict(start.state), 24))
+    assert set(ours) == {"hidden.0.weight", "hidden.1.weight", "output.weight"}
+
+
+def test_snip_cuts_by_the_gradient_at_the_start_of_its_own_round(cell: Make, run: Run) -> None:
+    """Not of the dense start: the second round's network is another one."""
+    made, store = run(cell(mask_criterion=SNIP, schedule__levels=2))
+    for unit in made.units[1:]:
+        assert isinstance(unit.stage.start, Reset)
+        pruned = unit.stage.start.pruned
+        assert isinstance(pruned, Prune)
+        before = snapshot(pruned.trained, "start", Seed.of(0), store)
+        kept = before.mask["hidden.0.weight"][0]
+        score = (
+            before.state["hidden.0.weight"][0] * by_hand(pruned.trained, dict(before.state), 24)
+        ).abs()
+        mask = ticket(pruned, Seed.of(0), store).mask["hidden.0.weight"][0]
+        assert score[mask].min() >= score[kept & ~mask].max()

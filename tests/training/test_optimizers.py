@@ -1,0 +1,155 @@
+"""`Optimizer` against `torch.optim`, and its rows against each other."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lt_sweeps.training.optimizers import Optimizer
+
+OPTIONS = {
+    "sgd": {"optimizer": "sgd"},
+    "momentum": {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 1e-2},
+    "nesterov": {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+    "adam": {"optimizer": "adam", "weight_decay": 1e-2},
+    "adamw": {"optimizer": "adamw", "weight_decay": 1e-2, "betas": (0.8, 0.99), "eps": 1e-6},
+}
+TORCH = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+RATES = (0.1, 0.1, 0.05, 0.01)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_it_equals_the_unfused_torch_optimizer(options):
+    start = _draw(0)
+    weights, grads = start.clone(), torch.zeros_like(start)
+    ours = Optimizer(weights, grads, **options)
+    parameter = torch.nn.Parameter(start.clone())
+    rest = {name: value for name, value in options.items() if name != "optimizer"}
+    theirs = TORCH[options["optimizer"]]([parameter], lr=1.0, foreach=False, fused=False, **rest)
+    for step, lr in enumerate(RATES):
+        grads.copy_(_draw(step + 1))
+        parameter.grad = grads.clone()
+        theirs.param_groups[0]["lr"] = lr
+        ours.step(lr)
+        theirs.step()
+        torch.testing.assert_close(weights, parameter.detach(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_row_equals_the_same_row_alone_bit_for_bit(options):
+    together = _train(_draw(0), options, slice(None))
+    for row in (slice(0, 1), slice(2, 3)):
+        assert torch.equal(_train(_draw(0)[row], options, row), together[row])
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_row_restored_into_another_stack_continues_bit_for_bit(options):
+    weights, grads = _draw(0), torch.zeros(3, 128)
+    whole = Optimizer(weights, grads, **options)
+    for step in range(2):
+        _step(whole, grads, step)
+    row = {name: value[1:2] for name, value in whole.state().items()}
+    alone, alone_grads = weights[1:2].clone(), torch.zeros(1, 128)
+    resumed = Optimizer(alone, alone_grads, **options)
+    resumed.load_state(row)
+    for step in range(2, 4):
+        _step(whole, grads, step)
+        _step(resumed, alone_grads, step, slice(1, 2))
+    assert torch.equal(alone, weights[1:2])
+
+
+def test_rows_at_different_steps_can_share_a_stack():
+    options = OPTIONS["adam"]
+    older, older_grads = _draw(0)[:1], torch.zeros(1, 128)
+    first = Optimizer(older, older_grads, **options)
+    _step(first, older_grads, 0, slice(0, 1))
+    fresh = Optimizer(torch.zeros(1, 128), torch.zeros(1, 128), **options)
+    weights, grads = torch.cat([older, _draw(0)[1:2]]), torch.zeros(2, 128)
+    both = Optimizer(weights, grads, **options)
+    pair = (first.state(), fresh.state())
+    both.load_state({name: torch.cat([each[name] for each in pair]) for name in pair[0]})
+    _step(both, grads, 1, slice(0, 2))
+    _step(first, older_grads, 1, slice(0, 1))
+    assert torch.equal(weights[:1], older)
+    assert both.state()["step"].tolist() == [2, 1]
+
+
+def test_a_row_of_nan_stays_alone():
+    clean, dirty = _draw(0), _draw(0)
+    dirty[1] = torch.nan
+    for weights in (clean, dirty):
+        grads = torch.zeros_like(weights)
+        optimizer = Optimizer(weights, grads, **OPTIONS["adam"])
+        for step in range(2):
+            _step(optimizer, grads, step)
+    assert torch.equal(clean[[0, 2]], dirty[[0, 2]])
+    assert dirty[1].isnan().all()
+
+
+def test_a_masked_weight_with_a_masked_gradient_does_not_move():
+    weights, grads, mask = _draw(0), torch.zeros(3, 128), (_draw(9) > 0).float()
+    optimizer = Optimizer(weights, grads, **{**OPTIONS["adam"], "weight_decay": 0.0})
+    _step(optimizer, grads, 0)
+    optimizer.mask_(mask)
+    before = weights.clone()
+    grads.copy_(_draw(1) * mask)
+    optimizer.step(0.1)
+    assert torch.equal(weights[mask == 0], before[mask == 0])
+    assert not torch.equal(weights[mask == 1], before[mask == 1])
+
+
+def test_the_learning_rate_may_be_a_tensor():
+    results = []
+    for lr in (0.1, torch.tensor(0.1, dtype=torch.float64)):
+        weights, grads = _draw(0), _draw(1)
+        Optimizer(weights, grads, **OPTIONS["adam"]).step(lr)
+        results.append(weights)
+    assert torch.equal(*results)
+
+
+def test_the_state_is_a_copy():
+    weights, grads = _draw(0), torch.zeros(3, 128)
+    optimizer = Optimizer(weights, grads, **OPTIONS["momentum"])
+    before = optimizer.state()
+    _step(optimizer, grads, 0)
+    assert before["momentum"].count_nonzero() == 0
+    assert optimizer.state()["momentum"].count_nonzero() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "lion"}, r"no `lion`; there are \['sgd', 'adam', 'adamw'\]"),
+        ({"optimizer": "adam", "momentum": 0.9}, "`adam` takes no momentum"),
+        ({"optimizer": "sgd", "betas": (0.8, 0.9)}, "`sgd` takes no betas"),
+        ({"optimizer": "sgd", "nesterov": True}, "nesterov needs momentum"),
+        ({"optimizer": "sgd", "momentum": 1.5}, r"momentum must lie in \[0, 1\), got 1.5"),
+        ({"optimizer": "sgd", "weight_decay": -1.0}, "weight_decay must be at least 0, got -1.0"),
+        ({"optimizer": "adam", "betas": (0.9,)}, "betas must be two numbers"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Optimizer(torch.zeros(1, 64), torch.zeros(1, 64), **options)
+
+
+def test_a_state_of_another_optimizer_is_refused():
+    sgd = Optimizer(torch.zeros(1, 64), torch.zeros(1, 64), **OPTIONS["momentum"])
+    with pytest.raises(ValueError, match="`sgd` keeps"):
+        sgd.load_state({"exp_avg": torch.zeros(1, 64), "step": torch.zeros(1)})
+
+
+def _draw(seed: int) -> Tensor:
+    return torch.randn(3, 128, generator=torch.Generator().manual_seed(seed))
+
+
+def _step(optimizer: Optimizer, grads: Tensor, step: int, rows: slice = slice(None)) -> None:
+    grads.copy_(_draw(step + 1)[rows])
+    optimizer.step(RATES[step])
+
+
+def _train(weights: Tensor, options: dict, rows: slice) -> Tensor:
+    weights, grads = weights.clone(), torch.zeros_like(weights)
+    optimizer = Optimizer(weights, grads, **options)
+    for step in range(len(RATES)):
+        _step(optimizer, grads, step, rows)
+    return weights
