@@ -1,98 +1,257 @@
-"""README's examples are the files that they say they are, and its commands run or plan."""
+"""The documents keep what they say: their commands plan or run, their links lead somewhere, their
+samples are files that work, and their tables name every option and key."""
 
 import re
+import runpy
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fixtures.fake_results import FakeSweep
+import setuptools
+import yaml
 from fixtures.tiny_cell import imagenet
 
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.cli.commands import VERBS
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import CONF
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-COMMANDS = [
-    line
-    for language, block in BLOCKS
-    if language == "bash"
-    for line in block.replace("\\\n", "").splitlines()
-    if line.startswith("python -m lt_sweeps")
-]
-REPORTS = [line for line in COMMANDS if line.split()[3] in ("report", "compare")]
-COMMANDS = [line for line in COMMANDS if line not in REPORTS]
+DOCUMENTS = {
+    name: (ROOT / name).read_text()
+    for name in (
+        *("README.md", "conf/README.md", "lt_sweeps/README.md", "tests/README.md"),
+        *("launch/README.md", "launch/results.md", ".github/CONTRIBUTING.md", "CHANGELOG.md"),
+    )
+}
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+OURS = "python -m lt_sweeps"
+SHELL = {"python", ".", "cd", "pip", "git", "ruff", "pyright", "lint-imports", "pre-commit"}
+READS_RESULTS = ("report", "compare", "status", "logs", "export", "dashboard")
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 
 
-@pytest.fixture
-def mylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with README's files in it, as a person would have made them."""
-    for _, block in BLOCKS:
-        if match := re.match(r"# (\S+\.(?:py|yaml))\n", block):
-            path = tmp_path / match[1]
+def blocks(*languages: str) -> list[str]:
+    found = [match for text in DOCUMENTS.values() for match in BLOCK.findall(text)]
+    return [block for language, block in found if language in languages]
+
+
+def commands() -> list[str]:
+    """Every command that a reader is told to type, once each, in the order of the documents."""
+    lines = [
+        *(line for block in blocks("bash") for line in _joined(block)),
+        *(line[2:] for block in blocks("console") for line in block.splitlines() if line[0] == "$"),
+        *(code for text in DOCUMENTS.values() for code in re.findall(rf"`({OURS} [^`]*)`", text)),
+    ]
+    parts = (part.strip() for line in lines for part in line.split("&&"))
+    return list(dict.fromkeys(part for part in parts if part and not part.startswith("#")))
+
+
+def _joined(block: str) -> list[str]:
+    return block.replace("\\\n", " ").replace("&&\n", "&& ").splitlines()
+
+
+def words(command: str) -> list[str]:
+    return shlex.split(command, comments=True)[3:]
+
+
+OWN = [command for command in commands() if command.startswith(OURS)]
+READING = [command for command in OWN if (words(command) or [""])[0] in READS_RESULTS]
+SHOWING = [command for command in OWN if {"--help", "--cfg"} & set(words(command))]
+PLANNED = [command for command in OWN if command not in READING + SHOWING]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the samples of all documents in it, as a person would have made them."""
+    folder = tmp_path_factory.mktemp("mylab")
+    for block in blocks("python", "yaml"):
+        if match := re.match(r"(?:# @package .*\n)?# (\S+\.(?:py|yaml))\n", block):
+            path = folder / match[1]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+    return folder
 
 
-def planned(command: str, capsys: pytest.CaptureFixture[str]) -> str:
-    words = shlex.split(command)[3:]
-    assert main(words if words[:1] == ["plan"] else ["plan", *words]) == 0
-    return capsys.readouterr().out
+@pytest.fixture
+def mylab(written: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(written)
+    monkeypatch.syspath_prepend(written)
+    return written
+
+
+def planned(command: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    given = words(command)
+    assert main(["plan", *(given[1:] if given[:1] == ["plan"] else given), *more]) == 0
+    return re.sub(r"[ \n]+", " ", capsys.readouterr().out)
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(COMMANDS) >= 10 and len(SCRIPTS) >= 1
+    assert len(PLANNED) >= 25 and len(READING) >= 5 and len(SCRIPTS) >= 15
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", PLANNED)
 def test_a_command_plans(mylab: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    if "dataset.path=DIR" in command and not (mylab / "DIR").exists():
+        imagenet(mylab / "DIR")
     assert "distinct" in planned(command, capsys)
 
 
-def test_the_numbers_that_readme_gives_are_those_that_plan_prints(
+@pytest.mark.parametrize("command", SHOWING)
+def test_a_command_shows_what_it_says(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main(words(command)) == 0
+    assert "mask_criterion" in capsys.readouterr().out
+
+
+def test_plan_prints_the_lines_that_the_documents_show(
     mylab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "185 distinct (37 stages), where each cell alone would take 195" in planned(
-        COMMANDS[0], capsys
-    )
+    checked = 0
+    for block in blocks("console"):
+        for entry in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *shown = entry.splitlines()
+            if words(command)[:1] == ["plan"]:
+                output = planned(command, capsys)
+                for line in shown:
+                    assert line == "..." or re.sub(" +", " ", line) in output
+                    checked += 1
+    assert checked
+    (command,) = (c for c in PLANNED if "schedule.levels=range(1,11)" in c)
     assert "55 distinct (11 stages), where each cell alone would take 325" in planned(
-        COMMANDS[1], capsys
+        command, capsys
     )
 
 
-def test_the_commands_about_a_sweep_that_has_run_do_what_they_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_commands_about_results_run(
+    cells: Callable[..., list[Cell]],
+    swept: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, lr in (("mine", 0.1), ("other", 0.2)):
-        sweep = FakeSweep(tmp_path / "results", name)
-        for criterion in ("large_final", "random"):
-            for seed in (0, 1):
-                sweep.cell(
-                    f"{name}-{criterion}",
-                    seed,
-                    accuracies=[0.9, 0.8 + lr * seed / 10],
-                    choices={"mask_criterion": criterion},
-                    recipe__lr=lr,
-                )
-    assert REPORTS
-    for command in REPORTS:
-        assert main(shlex.split(command)[3:]) == 0
-    assert (tmp_path / "results/sweeps/mine/report/index.html").exists()
+    short = [
+        *("mask_criterion=large_final,random", "seed=0,1", "schedule.levels=1"),
+        *("dataset=synthetic", "dataset.train=64", "recipe.length=2ep", "model.net.hidden=[12,8]"),
+    ]
+    for name, more in (("first", []), ("lower_rate", ["recipe.lr=6e-4"])):
+        sweep = swept(*cells(*short, *more))
+        sweep.rename(sweep.with_name(name))
+    for ticket in (tmp_path / "results/tickets").glob("*/0.safetensors"):
+        (tmp_path / "results/tickets/KEY").mkdir(exist_ok=True)
+        (tmp_path / "results/tickets/KEY/0.safetensors").write_bytes(ticket.read_bytes())
+    assert READING
+    for command in READING:
+        assert main(words(command)) == 0, command
+    assert (tmp_path / "results/sweeps/first/report/index.html").exists()
 
 
+def test_every_other_command_is_a_program_that_is_there() -> None:
+    for command in commands():
+        if not command.startswith(OURS):
+            program, *rest = shlex.split(command, comments=True)
+            assert program in SHELL or (ROOT / program).is_file(), command
+            for path in rest:
+                if re.fullmatch(r"(tests|launch|lt_sweeps|conf|\.ci)/[\w./]+", path):
+                    assert (ROOT / path).exists(), command
+
+
+def test_a_summary_of_commands_names_only_verbs_that_exist() -> None:
+    lines = [line for block in blocks("text") for line in block.splitlines()]
+    verbs = [line.split()[3] for line in lines if line.startswith(OURS)]
+    assert verbs and {verb for verb in verbs if not verb.isupper()} <= {*VERBS, "plan"}
+
+
+def test_readme_is_read_in_five_minutes() -> None:
+    assert len(DOCUMENTS["README.md"].split()) <= 1800
+    assert all(len(line) <= 120 for line in DOCUMENTS["README.md"].splitlines())
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_link_leads_to_a_file_and_a_heading_that_exist(name: str) -> None:
+    prose = BLOCK.sub("", DOCUMENTS[name])
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if link.startswith("https://"):
+            continue
+        path, _, heading = link.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), link
+        if heading:
+            assert heading in _anchors(file), link
+
+
+def _anchors(file: Path) -> set[str]:
+    """The anchors that GitHub makes of a document's headings."""
+    titles = re.findall(r"^#+ (.*)$", BLOCK.sub("", file.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_pypi_is_given_absolute_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", metadata.update)
+    runpy.run_path(str(ROOT / "setup.py"))
+    links = re.findall(r"\]\(([^)\s]+)\)", metadata["long_description"])
+    assert links and all(link.startswith(("https://", "#")) for link in links)
+    assert any(link.startswith("https://raw.githubusercontent.com/") for link in links)
+
+
+def test_conf_readme_names_every_option_and_every_key() -> None:
+    text = BLOCK.sub("", DOCUMENTS["conf/README.md"])
+    named = set(re.findall(r"[\w@.]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    options = {
+        path.stem
+        for path in CONF.glob("*/*.yaml")
+        if not path.stem.startswith("_") and path.parent.name != "experiment"
+    }
+    keys = {
+        key
+        for fragment in ("config.yaml", "recipe/_keys.yaml", "report/_keys.yaml")
+        for key in yaml.safe_load((CONF / fragment).read_text())
+    }
+    assert not (options | keys) - named - {"_target_", "defaults", "hydra", "budget"}
+
+
+def test_launch_readme_names_every_script_and_every_experiment() -> None:
+    text = DOCUMENTS["launch/README.md"]
+    presets = {
+        path.relative_to(CONF / "experiment").with_suffix("")
+        for path in CONF.glob("experiment/*/*.yaml")
+        if not path.stem.endswith("_quick") and not path.stem.startswith("_")
+    }
+    for name in (*(path.name for path in SCRIPTS), *map(str, presets)):
+        assert f"`{name}`" in text, name
+
+
+def command_of(script: Path) -> str:
+    text = script.read_text().replace("\\\n", " ").replace('"$@"', "")
+    (command,) = (line for line in text.splitlines() if line.startswith(OURS))
+    return command
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_launch_script_plans(
     script: Path, mylab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "imagenet" in script.stem:
         imagenet(mylab / "imagenet")
-    text = script.read_text().replace("\\\n", " ").replace('"$@"', "")
-    (command,) = (line for line in text.splitlines() if line.startswith("python -m lt_sweeps"))
-    assert "distinct" in planned(command, capsys)
+    # One seed, in the place of "$@": the preset's own test plans all of them.
+    assert "distinct" in planned(command_of(script), capsys, "seed=0")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_launch_script_is_an_experiment_on_its_models_or_plans(
+    script: Path, mylab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = dict(word.split("=", 1) for word in words(command_of(script)))
+    if "experiment" not in given:
+        assert "distinct" in planned(command_of(script), capsys)
+        return
+    assert set(given) <= {"experiment", "model"}
+    for key, option in given.items():
+        for name in option.split(","):
+            assert (CONF / key / f"{name}.yaml").exists()
 
 
 def test_the_header_of_a_launch_script_says_what_it_is_for() -> None:
