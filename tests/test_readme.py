@@ -2,14 +2,11 @@
 samples are files that work, and their tables name every option and key."""
 
 import re
-import runpy
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import setuptools
 import yaml
 from fixtures.tiny_cell import imagenet
 
@@ -185,15 +182,6 @@ def _anchors(file: Path) -> set[str]:
     """The anchors that GitHub makes of a document's headings."""
     titles = re.findall(r"^#+ (.*)$", BLOCK.sub("", file.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-def test_pypi_is_given_absolute_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    metadata: dict[str, Any] = {}
-    monkeypatch.setattr(setuptools, "setup", metadata.update)
-    runpy.run_path(str(ROOT / "setup.py"))
-    links = re.findall(r"\]\(([^)\s]+)\)", metadata["long_description"])
-    assert links and all(link.startswith(("https://", "#")) for link in links)
-    assert any(link.startswith("https://raw.githubusercontent.com/") for link in links)
 
 
 def test_conf_readme_names_every_option_and_every_key() -> None:
