@@ -118,7 +118,7 @@ KINDS = (
 @pytest.mark.slow
 def test_a_sweep_with_two_dozen_faults_equals_an_undisturbed_one(disk: Path, run: Run) -> None:
     began = time.monotonic()
-    run(*run.patient(0.008), *WORDS)
+    run(*run.patient(0.005), *WORDS)
     print(f"\nfrom command to prompt: {time.monotonic() - began:.1f} s")
     began = time.monotonic()
     assert run.wait(limit=900) == 0, run("status", str(run.sweep), status=None)
@@ -127,7 +127,7 @@ def test_a_sweep_with_two_dozen_faults_equals_an_undisturbed_one(disk: Path, run
     disturbed = Run(disk)
     faults = Faults(disturbed, disk, random.Random(0))
     began, resumed = time.monotonic(), 0
-    disturbed(*disturbed.patient(0.008), *WORDS)
+    disturbed(*disturbed.patient(0.005), *WORDS)
     status = 3
     while status != 0 and time.monotonic() - began < 1500:
         if sum(faults.counts.values()) < FAULTS:
