@@ -15,15 +15,15 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
+from lt_sweeps.config.recipes import Recipe
 
 
 class Optimizer:
     """Updates `weights` `[R, P]` in place from `grads` `[R, P]`; both must stay where they are.
 
-    `momentum` and `nesterov` are for sgd, `betas` and `eps` for adam and adamw. Weight decay is
-    added to the gradient, except for adamw, where it is decoupled. At the start the moments and
-    the step counts are zero.
+    `momentum` and `nesterov` are for sgd, `betas` and `eps` for adam and adamw; a `Recipe` refuses
+    what its optimizer would ignore. Weight decay is added to the gradient, except for adamw, where
+    it is decoupled. At the start the moments and the step counts are zero.
     """
 
     def __init__(
@@ -38,9 +38,6 @@ class Optimizer:
         betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer: no `{optimizer}`; there are {list(OPTIMIZERS)}")
-        _check(optimizer, momentum, nesterov, weight_decay, betas, eps)
         self.optimizer = optimizer
         self._options: dict[str, Any] = (
             {"momentum": momentum, "nesterov": nesterov, "dampening": 0.0}
@@ -53,6 +50,22 @@ class Optimizer:
         self._steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
         self._rows = [list(each) for each in (weights, grads, *self._moments.values())]
         self._step_rows = list(self._steps)
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, weights: Tensor, grads: Tensor, *, weight_decay: float | None = None
+    ) -> Optimizer:
+        """The recipe's optimizer, with another weight decay where one is given."""
+        return cls(
+            weights,
+            grads,
+            optimizer=recipe.optimizer,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay if weight_decay is None else weight_decay,
+            betas=recipe.betas,
+            eps=recipe.eps,
+        )
 
     @torch.no_grad()
     def step(self, lr: float | Tensor) -> None:
@@ -91,28 +104,3 @@ class Optimizer:
     def tensors(self) -> dict[str, Tensor]:
         """The moments `[R, P]` and the step counts `[R]` themselves."""
         return {**self._moments, "step": self._steps}
-
-
-def _check(
-    optimizer: str,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    betas: Sequence[float],
-    eps: float,
-) -> None:
-    """Refuses what would be ignored or make no sense: a setting never silently does nothing."""
-    if optimizer != "sgd" and (momentum or nesterov):
-        raise ValueError(f"optimizer: `{optimizer}` takes no momentum or nesterov; use betas")
-    if optimizer == "sgd" and (tuple(betas) != (0.9, 0.999) or eps != 1e-8):
-        raise ValueError("optimizer: `sgd` takes no betas or eps; adam and adamw do")
-    if nesterov and not momentum:
-        raise ValueError("optimizer: nesterov needs momentum above 0, got 0")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"optimizer: momentum must lie in [0, 1), got {momentum}")
-    if weight_decay < 0:
-        raise ValueError(f"optimizer: weight_decay must be at least 0, got {weight_decay}")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas) or eps <= 0:
-        raise ValueError(
-            f"optimizer: betas must be two numbers in [0, 1) and eps above 0, got {betas} and {eps}"
-        )
