@@ -15,7 +15,14 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from lt_sweeps.training.backends.backend import BACKENDS, Backend, choose, draws_noise, lower
+from lt_sweeps.training.backends.backend import (
+    BACKENDS,
+    Backend,
+    choose_backend,
+    draws_noise,
+    make_backend,
+)
+from lt_sweeps.training.backends.stack_views import StackViews
 
 _ALIGN = 64  # elements: a ten-element bias must not push the next weight off a vector boundary
 
@@ -91,14 +98,10 @@ class Stack:
         self._named = {name: mine[name] for name in module.state_dict() if name in mine}
         self._copy_from(module)
         self.stochastic = draws_noise(module)
-        self.backend = choose(module, self.device) if backend == "auto" else backend
-        self._backend: Backend = lower(
-            self.backend,
-            module,
-            self.views(self.weights),
-            self.views(self.grads),
-            self.buffers,
-            smoothing,
+        self.backend = choose_backend(module, self.device) if backend == "auto" else backend
+        views = self.views(self.weights), self.views(self.grads)
+        self._backend: Backend = make_backend(
+            self.backend, module, StackViews(*views, self.buffers, smoothing)
         )
         self._noise_checked = self.stochastic
 

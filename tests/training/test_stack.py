@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_sweeps.models import FC, Conv, ResNet
-from lt_sweeps.training.backends.backend import choose
+from lt_sweeps.training.backends.backend import choose_backend
 from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.stack import Stack, graphed
 
@@ -290,7 +290,7 @@ def test_the_state_goes_round_through_a_module_on_meta():
 def test_auto_is_a_rule_on_device_and_layers():
     def rule(device: str) -> list[str]:
         nets = [*NETS.values(), Bare, noisy]
-        return [choose(net(), torch.device(device)) for net in nets]
+        return [choose_backend(net(), torch.device(device)) for net in nets]
 
     assert rule("cpu") == ["chain", "loop", "loop", "loop", "loop"]
     assert rule("cuda") == ["chain", "stacked", "stacked", "vmap", "loop"]
@@ -311,7 +311,7 @@ def test_auto_is_a_rule_on_device_and_layers():
     ],
 )
 def test_a_chain_is_flatten_and_linear_layers_with_relu_between(layers, chained):
-    assert (choose(nn.Sequential(*layers), torch.device("cpu")) == "chain") is chained
+    assert (choose_backend(nn.Sequential(*layers), torch.device("cpu")) == "chain") is chained
 
 
 def test_a_hook_is_no_part_of_a_chain():
