@@ -23,7 +23,7 @@ from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Supermask
 from lt_sweeps.storage.store import Store
 from lt_sweeps.training.counter_noise import Noise
-from lt_sweeps.training.mask_action import LearnedMask
+from lt_sweeps.training.learned_mask import LearnedMask
 from lt_sweeps.training.training_loop import TrainingLoop
 
 Make = Callable[..., Cell]
@@ -189,7 +189,7 @@ def test_a_test_is_the_mean_accuracy_of_ten_networks_and_not_of_an_ensemble(
     loop.step = unit.stage.step
     accuracies = []
     for sample in range(10):
-        loop.masking.deploy([loop.step], loop._keys("test", loop.step, sample))
+        loop.masking.deploy([loop.step], loop.scorer.keys("test", loop.step, sample))
         right = 0
         for x, y in loop.batches.evaluation("test"):
             right += int((loop.stack.logits(x)[0].argmax(1) == y).sum())

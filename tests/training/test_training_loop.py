@@ -16,7 +16,7 @@ from lt_sweeps.plan.unit import Machine, Unit
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
 from lt_sweeps.training.evaluation import measure
-from lt_sweeps.training.mask_action import FixedMask
+from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.training_loop import TrainingLoop
 
 Make = Callable[..., Cell]
@@ -247,8 +247,7 @@ def test_a_checkpoint_past_a_missing_snapshot_is_not_gone_on_from(
     dense = made.units[0]
     loop = TrainingLoop([dense], store, Machine(), moments=[frozenset()])
     loop.start(ticket(dense.stage.start, dense.seed, store))
-    loop.step = left
-    loop.save_checkpoint()
+    loop.files.write_checkpoint(left, seconds=0.0)
     later, _ = run(cell(recipe=ADAM, schedule__levels=1, reset__to="5it"))
     assert store.has(dense.stage.key, 0, 5) and not later.missing(store)
     assert not store.checkpoints(dense.stage.key, 0)
@@ -399,8 +398,7 @@ def test_evaluating_leaves_batch_norm_statistics_alone(cell: Make, tmp_path: Pat
     loop.start(ticket(stage.start, Seed.of(0), store))
     loop.update()(0)
     before = loop.stack.state()
-    loop.evaluate()
-    loop.test()
+    loop.scorer.results(1)
     after = loop.stack.state()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert before["norm.running_mean"].any()

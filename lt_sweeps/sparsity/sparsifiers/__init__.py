@@ -13,6 +13,7 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import (
     LearnedSparsifier,
     Sparsifier,
     TrainingState,
+    overrides,
 )
 from lt_sweeps.sparsity.sparsifiers.straight_through import StraightThrough
 from lt_sweeps.sparsity.sparsifiers.supermask import Supermask
@@ -34,4 +35,5 @@ __all__ = [
     "StraightThrough",
     "Supermask",
     "TrainingState",
+    "overrides",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,9 +36,6 @@ class Amc(Sparsifier):
     lowest: float = 0.02
     recalibrate: int = 0
 
-    searches: ClassVar[bool] = True
-    prunes: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.warmup < 0 or self.recalibrate < 0:
             raise ValueError(
@@ -49,14 +45,18 @@ class Amc(Sparsifier):
         if not 0 < self.lowest < 1:
             raise ValueError(f"method: lowest={self.lowest:g}; give a density between 0 and 1")
 
-    def search(self, live: TrainingState, score: Callable[[], Sequence[float]]) -> None:
-        walks = [Walk(self, live.layers, seed) for seed in live.seeds]
-        ranks = {layer.name: _ranks(live.weights[layer.name]) for layer in live.layers}
+    @property
+    def kept_at_end(self) -> int:
+        return self.keep
+
+    def search(self, state: TrainingState, score: Callable[[int], Sequence[float]]) -> None:
+        walks = [Walk(self, state.layers, seed) for seed in state.seeds]
+        ranks = {layer.name: _ranks(state.weights[layer.name]) for layer in state.layers}
         for _ in range(self.episodes):
-            _write(live.mask, ranks, [walk.go() for walk in walks])
-            for walk, reward in zip(walks, score(), strict=True):
+            _write(state.mask, ranks, [walk.go() for walk in walks])
+            for walk, reward in zip(walks, score(self.recalibrate), strict=True):
                 walk.learn(reward)
-        _write(live.mask, ranks, [walk.best for walk in walks])
+        _write(state.mask, ranks, [walk.best for walk in walks])
 
 
 class Walk:

@@ -32,6 +32,7 @@ class Continuous(LearnedSparsifier):
     lr: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.lmbda < 0:
             raise ValueError(f"method: lmbda={self.lmbda}; it is not negative")
         if not self.final_beta > 0 or (self.anneal != "constant" and self.final_beta < 1):
@@ -39,12 +40,6 @@ class Continuous(LearnedSparsifier):
                 f"method: final_beta={self.final_beta}; beta rises from 1, so it ends at 1 or "
                 "above, and a constant beta is above 0"
             )
-        if not self.lr > 0:
-            raise ValueError(f"method: mask_lr={self.lr}; give a positive multiple")
-
-    @property
-    def lr_scale(self) -> float:
-        return self.lr
 
     @property
     def scale(self) -> float:
@@ -71,8 +66,8 @@ class Continuous(LearnedSparsifier):
     def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor:
         return self.lmbda * summed(self._mask(logits, temperature))
 
-    def chance(self, temperature: float) -> tuple[float, float]:
-        return temperature, 0.0
+    def chance(self, step: int, recipe: Recipe) -> tuple[float, float]:
+        return self.temperature(step, recipe), 0.0
 
     def keeps(self, w: Tensor, logits: Tensor) -> Tensor:
         return logits > 0

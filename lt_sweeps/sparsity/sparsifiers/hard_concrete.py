@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.models.network import Layer
 from lt_sweeps.sparsity.mask_logits import Grain, first, grained
 from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, summed
@@ -32,19 +32,12 @@ class HardConcrete(LearnedSparsifier):
     grain: Grain = "weight"
     lr: float = 1.0
 
-    draws: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.lmbda < 0 or self.l2 < 0:
             raise ValueError(f"method: lmbda={self.lmbda}, l2={self.l2}; neither is negative")
         if self.grain == "layer":
             raise ValueError("method: grain='layer'; a gate is a `weight`'s or a `channel`'s")
-        if not self.lr > 0:
-            raise ValueError(f"method: mask_lr={self.lr}; give a positive multiple")
-
-    @property
-    def lr_scale(self) -> float:
-        return self.lr
 
     def shape(self, layer: Layer) -> tuple[int, ...]:
         return grained(layer.shape, self.grain)
@@ -64,12 +57,12 @@ class HardConcrete(LearnedSparsifier):
     def value(self, w: Tensor, logits: Tensor) -> Tensor:
         return w * fixed_gate(logits)
 
-    def chance(self, temperature: float) -> tuple[float, float]:
+    def chance(self, step: int, recipe: Recipe) -> tuple[float, float]:
         return 1.0, _SHIFT
 
     def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor:
         costs = self.lmbda + self.l2 / 2 * w.square() if self.l2 else self.lmbda
-        return summed(costs * chance(logits).expand_as(w))
+        return summed(costs * open_chance(logits).expand_as(w))
 
     def after_step(self, logits: Tensor) -> None:
         logits.clamp_(_LOWEST, _HIGHEST)
@@ -86,7 +79,7 @@ def fixed_gate(logits: Tensor) -> Tensor:
     return _stretched(torch.sigmoid(logits))
 
 
-def chance(logits: Tensor) -> Tensor:
+def open_chance(logits: Tensor) -> Tensor:
     """P(gate is not 0)."""
     return torch.sigmoid(logits + _SHIFT)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.models.network import Layer
-from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier, TrainingState
+from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier, TrainingState, When
 from lt_sweeps.sparsity.top_k import keep_top_of_each
 
 
@@ -30,9 +29,6 @@ class RigL(Sparsifier):
     end: int
     every: int
 
-    moves: ClassVar[bool] = True
-    replaces_step: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1 or self.every < 1:
             raise ValueError(
@@ -40,22 +36,23 @@ class RigL(Sparsifier):
                 "in (0, 1], and there is a step at least in between"
             )
 
-    def acts(self, step: int, recipe: Recipe) -> bool:
-        return self.begin <= step < self.end and (step - self.begin) % self.every == 0
+    def acts(self, step: int, recipe: Recipe) -> When | None:
+        due = self.begin <= step < self.end and (step - self.begin) % self.every == 0
+        return "instead" if due else None
 
     def moving(self, step: int) -> float:
         """The part of a layer's weights that moves at a step."""
         return self.fraction / 2 * (1 + math.cos(math.pi * step / self.end))
 
-    def rewire(self, live: TrainingState, step: int, recipe: Recipe) -> None:
-        for layer in live.layers:
-            mask = live.mask[layer.name]
-            kept = self._moved(layer, live, step)
+    def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:
+        for layer in state.layers:
+            mask = state.mask[layer.name]
+            kept = self._moved(layer, state, step)
             mask.copy_(kept.view_as(mask))
 
-    def _moved(self, layer: Layer, live: TrainingState, step: int) -> Tensor:
+    def _moved(self, layer: Layer, state: TrainingState, step: int) -> Tensor:
         """A layer's next mask: bool `[R, n]`."""
-        of = [each[layer.name].flatten(1) for each in (live.mask, live.weights, live.grads)]
+        of = [each[layer.name].flatten(1) for each in (state.mask, state.weights, state.grads)]
         mask, weights, grads = of
         # A replicate that diverged keeps its count of weights, whichever they are.
         weights, grads = weights.nan_to_num().abs(), grads.nan_to_num().abs()
@@ -64,6 +61,6 @@ class RigL(Sparsifier):
         staying = [count - moved for count, moved in zip(counts, moving, strict=True)]
         active = torch.where(mask != 0, weights, -1.0)
         where = (step, layer.name)
-        stay = keep_top_of_each(active, staying, live.seeds, "drop", *where)
+        stay = keep_top_of_each(active, staying, state.seeds, "drop", *where)
         absent = torch.where(stay, -1.0, grads)
-        return stay | keep_top_of_each(absent, moving, live.seeds, "grow", *where)
+        return stay | keep_top_of_each(absent, moving, state.seeds, "grow", *where)

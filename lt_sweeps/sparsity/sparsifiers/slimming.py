@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,8 +16,6 @@ class Slimming(Sparsifier):
 
     lmbda: float
     scales: tuple[str, ...]
-
-    regularises: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.lmbda >= 0:

@@ -24,16 +24,11 @@ class SoftThreshold(LearnedSparsifier):
     lr: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.threshold_decay < 0:
             raise ValueError(
                 f"method: threshold_decay={self.threshold_decay}; a decay is not negative"
             )
-        if not self.lr > 0:
-            raise ValueError(f"method: mask_lr={self.lr}; give a positive multiple")
-
-    @property
-    def lr_scale(self) -> float:
-        return self.lr
 
     @property
     def decay(self) -> float:
