@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.recipes import Recipe
-from lt_sweeps.config.seeds import Seed
-from lt_sweeps.models.network import Layer
+from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.sparsifiers import Sparsifier, TrainingState, overrides
 from lt_sweeps.storage.ticket import State, Ticket, remaining
 from lt_sweeps.training.mask_action import MaskAction
@@ -24,17 +22,10 @@ class FixedMask(MaskAction):
     `left` is what a sparsifier remembers of them; it is added before the mask is rewired.
     """
 
-    def __init__(
-        self,
-        stack: Stack,
-        sparsifier: Sparsifier,
-        recipe: Recipe,
-        layers: Sequence[Layer],
-        seeds: Sequence[Seed],
-    ) -> None:
+    def __init__(self, stack: Stack, units: Sequence[Unit]) -> None:
         weights, grads = stack.weights, stack.grads
-        super().__init__(stack, sparsifier, recipe, layers, seeds, weights=weights, grads=grads)
-        self.sparsifier = sparsifier
+        super().__init__(stack, units, weights=weights, grads=grads)
+        self.sparsifier = sparsifier = units[0].stage.sparsifier
         self.mask, self.kept = torch.ones_like(weights), torch.ones_like(weights)
         self.pinned = torch.zeros_like(weights)
         remembers = overrides(sparsifier, Sparsifier.remembered)
@@ -114,14 +105,13 @@ class FixedMask(MaskAction):
         self.optimizer.mask_(self.mask)  # a pruned weight has no momentum
 
     def _training_state(self) -> TrainingState:
-        flats = [f for f in self.optimizer.tensors.values() if f.shape == self.mask.shape]
         return TrainingState(
             layers=self.layers,
             weights=self._by_layer(self.stack.weights),
             grads=self._by_layer(self.stack.grads),
             mask=self._by_layer(self.mask),
-            moments=tuple(self._by_layer(flat) for flat in flats),
-            seeds=self.seeds,
+            moments=tuple(self._by_layer(flat) for flat in self.optimizer.moments.values()),
+            seeds=tuple(unit.seed for unit in self.units),
         )
 
     def _bools(self) -> dict[str, Tensor]:

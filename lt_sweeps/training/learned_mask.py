@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.recipes import Recipe
-from lt_sweeps.config.seeds import Seed, draw
-from lt_sweeps.models.network import Layer
+from lt_sweeps.config.seeds import draw
+from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier, overrides
 from lt_sweeps.sparsity.sparsifiers.sparsifier import per_replicate
 from lt_sweeps.storage.ticket import Ticket
@@ -28,28 +27,20 @@ class LearnedMask(MaskAction):
     stack's own weights are computed from the two in every forward pass.
     """
 
-    def __init__(
-        self,
-        stack: Stack,
-        sparsifier: LearnedSparsifier,
-        recipe: Recipe,
-        layers: Sequence[Layer],
-        seeds: Sequence[Seed],
-    ) -> None:
+    def __init__(self, stack: Stack, units: Sequence[Unit]) -> None:
         self.raw, self.grads = torch.zeros_like(stack.weights), torch.zeros_like(stack.weights)
-        super().__init__(
-            stack, sparsifier, recipe, layers, seeds, weights=self.raw, grads=self.grads
-        )
+        super().__init__(stack, units, weights=self.raw, grads=self.grads)
+        sparsifier = units[0].stage.sparsifier
+        assert isinstance(sparsifier, LearnedSparsifier)
         self.sparsifier = sparsifier
-        self.layout = BufferLayout.of_shapes(
-            {layer.name: sparsifier.shape(layer) for layer in layers}
-        )
+        shapes = {layer.name: sparsifier.shape(layer) for layer in self.layers}
+        self.layout = BufferLayout.of_shapes(shapes)
         size = (stack.replicates, self.layout.size)
         self.logits = torch.zeros(size, dtype=stack.weights.dtype, device=stack.device)
         self.trained["logits"] = self.logits
         logit_grads = torch.zeros_like(self.logits)
         self.logit_optimizer = Optimizer.of(
-            recipe, self.logits, logit_grads, weight_decay=sparsifier.decay
+            self.recipe, self.logits, logit_grads, weight_decay=sparsifier.decay
         )
         self.temperature = torch.ones(stack.replicates, device=stack.device)
         self.noise = Noise(stack.replicates, stack.layout.size, stack.device)
@@ -76,11 +67,11 @@ class LearnedMask(MaskAction):
         for name, view in self.layout.views(self.logits).items():
             view.copy_(ticket.learned[name])
 
-    def at(self, step: int, levels: Sequence[int]) -> None:
+    def at(self, step: int) -> None:
         self.temperature.fill_(self.sparsifier.temperature(step, self.recipe))
         if self._draws:
-            pairs = zip(self.seeds, levels, strict=True)
-            self.noise.seed([draw(s.role("noise"), "sample", level, step) for s, level in pairs])
+            pairs = [(unit.seed.role("noise"), unit.stage.level) for unit in self.units]
+            self.noise.seed([draw(noise, "sample", level, step) for noise, level in pairs])
 
     def compute(self) -> None:
         self.stack.weights.copy_(self.raw)

@@ -10,10 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from lt_sweeps.config.recipes import Recipe
-from lt_sweeps.config.seeds import Seed
-from lt_sweeps.models.network import Layer
-from lt_sweeps.sparsity.sparsifiers import Sparsifier
+from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.ticket import State, Ticket
 from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.stack import Stack
@@ -22,27 +19,15 @@ _BUFFERS = "buffers/"
 
 
 class MaskAction:
-    """The mask of a stack in training, and the optimizer that trains the weights under it.
-
-    Args:
-        weights, grads: what the optimizer trains, `[R, P]`.
-    """
+    """The mask of a stack in training, and the optimizer of `weights` `[R, P]` under it."""
 
     def __init__(
-        self,
-        stack: Stack,
-        sparsifier: Sparsifier,
-        recipe: Recipe,
-        layers: Sequence[Layer],
-        seeds: Sequence[Seed],
-        *,
-        weights: Tensor,
-        grads: Tensor,
+        self, stack: Stack, units: Sequence[Unit], *, weights: Tensor, grads: Tensor
     ) -> None:
-        self.stack, self.recipe = stack, recipe
-        self.layers, self.seeds = tuple(layers), tuple(seeds)
-        self.optimizer = Optimizer.of(recipe, weights, grads)
-        self.samples = sparsifier.samples
+        stage = units[0].stage
+        self.stack, self.units, self.recipe = stack, units, stage.training.recipe
+        self.layers, self.samples = stage.network.layers, stage.sparsifier.samples
+        self.optimizer = Optimizer.of(self.recipe, weights, grads)
         # Every tensor that a step changes, `[R, ...]` by the name that a checkpoint calls it.
         buffers = {f"{_BUFFERS}{name}": buffer for name, buffer in stack.buffers.items()}
         self.trained: dict[str, Tensor] = {"weights": weights, **buffers}
@@ -62,7 +47,7 @@ class MaskAction:
     def ready(self) -> None:
         """Settle what a step must do, before the first one: a captured graph repeats it."""
 
-    def at(self, step: int, levels: Sequence[int]) -> None:
+    def at(self, step: int) -> None:
         """Set the tensors that a step reads and that a captured graph cannot compute."""
 
     def rewire(self, step: int) -> None:
@@ -94,26 +79,19 @@ class MaskAction:
         raise NotImplementedError
 
     def moments(self) -> dict[str, Tensor]:
-        """The optimizer's flat moments, `[R, P]`, under `<moment>/<parameter>`."""
-        moments: dict[str, Tensor] = {}
-        for moment, tensor in self.optimizer.tensors.items():
-            if tensor.shape == self.stack.weights.shape:
-                views = self.stack.views(tensor)
-                moments |= {f"{moment}/{name}": view for name, view in views.items()}
-            else:
-                moments[moment] = tensor
-        return moments
+        """The optimizer's moments under `<moment>/<parameter>`, and the count of its steps."""
+        moments = {moment: self.stack.views(t) for moment, t in self.optimizer.moments.items()}
+        named = {f"{m}/{name}": v for m, views in moments.items() for name, v in views.items()}
+        return {**named, "step": self.optimizer.steps}
 
     def load_moments(self, moments: State) -> None:
         """Go on with the moments of a snapshot within a training."""
-        tensors = {}
-        for moment, tensor in self.optimizer.tensors.items():
-            if tensor.shape == self.stack.weights.shape:
-                names = self.stack.layout.slots
-                tensors[moment] = self.stack.flat({n: moments[f"{moment}/{n}"] for n in names})
-            else:
-                tensors[moment] = moments[moment]
-        self.optimizer.load_state(tensors)
+        names = self.stack.layout.slots
+        flats = {
+            moment: self.stack.flat({name: moments[f"{moment}/{name}"] for name in names})
+            for moment in self.optimizer.moments
+        }
+        self.optimizer.load_state({**flats, "step": moments["step"]})
 
     def _state(self, weights: Tensor, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`weights` `[R, P]` and the buffers among `trained`, by their `state_dict` names."""

@@ -46,10 +46,10 @@ class Optimizer:
         )
         self._options |= {"weight_decay": weight_decay, "maximize": False, "fused": True}
         names = ("exp_avg", "exp_avg_sq") if optimizer != "sgd" else ("momentum",) * bool(momentum)
-        self._moments = {name: torch.zeros_like(weights) for name in names}
-        self._steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
-        self._rows = [list(each) for each in (weights, grads, *self._moments.values())]
-        self._step_rows = list(self._steps)
+        self.moments = {name: torch.zeros_like(weights) for name in names}
+        self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
+        self._rows = [list(each) for each in (weights, grads, *self.moments.values())]
+        self._step_rows = list(self.steps)
 
     @classmethod
     def of(
@@ -73,7 +73,7 @@ class Optimizer:
         every replay."""
         weights, grads, *moments = self._rows
         if self.optimizer == "sgd":
-            self._steps.add_(1)
+            self.steps.add_(1)
             buffers = list[Tensor | None](moments[0] if moments else [None] * len(weights))
             sgd(weights, grads, buffers, lr=lr, **self._options)
         else:
@@ -97,10 +97,10 @@ class Optimizer:
 
     def mask_(self, mask: Tensor) -> None:
         """Multiplies the moments by the float `mask` `[R, P]`: a pruned weight has no momentum."""
-        for moment in self._moments.values():
+        for moment in self.moments.values():
             moment.mul_(mask)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The moments `[R, P]` and the step counts `[R]` themselves."""
-        return {**self._moments, "step": self._steps}
+        return {**self.moments, "step": self.steps}

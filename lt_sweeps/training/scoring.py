@@ -7,33 +7,24 @@ from typing import Any
 
 from lt_sweeps.config.seeds import draw
 from lt_sweeps.data.batches import Batches
-from lt_sweeps.plan.unit import Unit
 from lt_sweeps.training.evaluation import Score, mean_scores, measure
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.mask_action import MaskAction
-from lt_sweeps.training.stack import Stack
 
 
 class Scorer:
     """Computes the stack's weights as an evaluation sees them, and measures them."""
 
-    def __init__(
-        self,
-        units: Sequence[Unit],
-        stack: Stack,
-        batches: Batches,
-        masking: MaskAction,
-        history: TrainingHistory,
-    ) -> None:
-        self.units, self.stack, self.batches = units, stack, batches
-        self.masking, self.history = masking, history
+    def __init__(self, masking: MaskAction, batches: Batches, history: TrainingHistory) -> None:
+        self.masking, self.batches, self.history = masking, batches, history
+        self.units = masking.units
 
     def validate(self, step: int) -> None:
         """Validate, unless a checkpoint taken at this very step has the scores already."""
         if self.history.step < step:
             self.masking.check(step)
             self.masking.deploy([step] * len(self.units), self.keys("validate", step))
-            self.history.add(step, measure(self.stack, self.batches, "val"))
+            self.history.add(step, self.measure("val"))
 
     def results(self, step: int) -> list[dict[str, Any]]:
         """Each replicate's results at its best evaluation and at the end, which is `step`."""
@@ -47,6 +38,10 @@ class Scorer:
             {**self.history.results(r, best[r], end[r]), **hard[r]} for r in range(len(self.units))
         ]
 
+    def measure(self, split: str) -> list[Score]:
+        """Each replicate's score with the stack's weights as they are."""
+        return measure(self.masking.stack, self.batches, split)
+
     def keys(self, purpose: str, *index: int) -> list[int]:
         """The keys by which a learned mask is drawn in an evaluation, one for each replicate."""
         return [draw(unit.seed.role("noise"), purpose, *index) for unit in self.units]
@@ -59,7 +54,7 @@ class Scorer:
         scores = []
         for sample in range(self.masking.samples):
             self.masking.deploy(at, self.keys("test", step, sample))
-            scores.append(measure(self.stack, self.batches, "test"))
+            scores.append(self.measure("test"))
         return mean_scores(scores)
 
     def _hard_accuracies(self, step: int) -> list[dict[str, float]]:
@@ -67,7 +62,7 @@ class Scorer:
         if not self.units[0].stage.sparsifier.learns:
             return [{} for _ in self.units]
         self.masking.deploy([step] * len(self.units), self.keys("test", step), hard=True)
-        splits = {split: measure(self.stack, self.batches, split) for split in ("val", "test")}
+        splits = {split: self.measure(split) for split in ("val", "test")}
         return [
             {f"hard_{split}_accuracy": scores[r].accuracy for split, scores in splits.items()}
             for r in range(len(self.units))

@@ -17,10 +17,8 @@ from lt_sweeps.config.seeds import draw
 from lt_sweeps.data.batches import Batches
 from lt_sweeps.plan.stages import Evaluate, Moment
 from lt_sweeps.plan.unit import Machine, Unit
-from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
-from lt_sweeps.training.evaluation import measure
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.learned_mask import LearnedMask
@@ -57,26 +55,21 @@ class TrainingLoop:
         first = self.stage = units[0].stage
         self.units, self.machine, self.progress, self.stopped = units, machine, progress, stopped
         self.recipe, self.device = first.training.recipe, torch.device(machine.device)
-        stack = self.stack = Stack(
+        self.stack = Stack(
             first.network.module(),
             len(units),
             device=self.device,
             backend=machine.backend,
             smoothing=self.recipe.label_smoothing,
         )
-        seeds, self.levels = [u.seed for u in units], [u.stage.level for u in units]
+        seeds, levels = [unit.seed for unit in units], [unit.stage.level for unit in units]
         dataset = first.training.task.dataset
-        self.batches = Batches(dataset, self.recipe, seeds, self.levels, self.device)
-        rest = self.recipe, first.network.layers, seeds
-        self.masking = (
-            LearnedMask(stack, first.sparsifier, *rest)
-            if isinstance(first.sparsifier, LearnedSparsifier)
-            else FixedMask(stack, first.sparsifier, *rest)
-        )
+        self.batches = Batches(dataset, self.recipe, seeds, levels, self.device)
+        self.masking = (LearnedMask if first.sparsifier.learns else FixedMask)(self.stack, units)
         self.step, self.end, self.seconds = first.start.step, first.step, 0.0
         self.history = TrainingHistory(self.masking.trained, self.step)
-        self.scorer = Scorer(units, stack, self.batches, self.masking, self.history)
-        self.files = UnitFiles(units, store, machine, moments, self.masking, self.history)
+        self.scorer = Scorer(self.masking, self.batches, self.history)
+        self.files = UnitFiles(store, machine, moments, self.masking, self.history)
 
     def start(self, ticket: Ticket) -> None:
         """Begin from a ticket of R replicates."""
@@ -142,7 +135,7 @@ class TrainingLoop:
         optimise = self._eager if eager else self._replayed()
 
         def update(step: int) -> None:
-            self.masking.at(step, self.levels)
+            self.masking.at(step)
             if when := sparsifier.acts(step, recipe):
                 self.history.mask_changed(step)
                 if when == "instead":
@@ -214,11 +207,11 @@ class TrainingLoop:
             raise Interrupted("stopped in a search, which starts anew")
         self.progress(self.step)
         self._estimate_statistics(batches)
-        return [score.accuracy for score in measure(self.stack, self.batches, "val")]
+        return [score.accuracy for score in self.scorer.measure("val")]
 
     def _estimate_statistics(self, batches: int) -> None:
         """Batch-norm statistics of a network that is scored as it is, from training batches."""
         for step in range(batches):
-            self.masking.at(step, self.levels)
+            self.masking.at(step)
             self.masking.compute()
             self.stack.loss(*self.batches.take(self.batches.index(step)), self._seeds(step))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.plan.stages import Evaluate, Moment, Search
-from lt_sweeps.plan.unit import Machine, Unit
+from lt_sweeps.plan.unit import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training.history import TrainingHistory
@@ -26,15 +26,14 @@ class UnitFiles:
 
     def __init__(
         self,
-        units: Sequence[Unit],
         store: Store,
         machine: Machine,
         moments: Sequence[frozenset[Moment]],
         masking: MaskAction,
         history: TrainingHistory,
     ) -> None:
-        self.units, self.store, self.machine, self.moments = units, store, machine, moments
-        self.masking, self.history = masking, history
+        self.store, self.machine, self.moments = store, machine, moments
+        self.units, self.masking, self.history = masking.units, masking, history
 
     def snapshot(self, moment: Moment, step: int) -> None:
         """Save the units as they are, where somebody needs this moment."""

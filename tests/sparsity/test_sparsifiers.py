@@ -168,7 +168,7 @@ def test_every_forward_pass_and_every_replicate_draws_its_own_mask(cell: Make) -
     loop.masking.raw.fill_(1.0)
     masks = []
     for step in (0, 0, 1):
-        loop.masking.at(step, [0, 0])
+        loop.masking.at(step)
         loop.masking.compute()
         masks.append(loop.stack.views(loop.stack.weights)["hidden.0.weight"].clone())
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])

@@ -404,6 +404,17 @@ def test_evaluating_leaves_batch_norm_statistics_alone(cell: Make, tmp_path: Pat
     assert before["norm.running_mean"].any()
 
 
+def test_a_training_that_ends_between_two_evaluations_can_be_tested(cell: Make, run: Run) -> None:
+    """As the canary's two steps do, from whatever step they begin at."""
+    made, store = run(cell(recipe__evaluate_every="5it", schedule__levels=1, reset__to="6it"))
+    unit = made.units[-1]
+    loop = TrainingLoop([unit], store, Machine(), moments=[frozenset()])
+    loop.start(ticket(unit.stage.start, unit.seed, store))
+    loop.run(until=8)
+    (results,) = loop.scorer.results(loop.step)
+    assert loop.step == 8 and results["best_step"] == 8
+
+
 def test_the_reported_test_accuracy_is_the_one_at_the_lowest_validation_loss(
     cell: Make, run: Run
 ) -> None:
