@@ -23,7 +23,7 @@ Scope = Literal["layer", "global"]
 class Target:
     """How many weights a level leaves: one count per layer, or one over all layers.
 
-    `sparsity` is what was asked for, NaN for nothing; the counts are what that rounds to.
+    `sparsity` is the one that was asked for, NaN where none was; `keep` is what it rounds to.
     """
 
     scope: Scope
@@ -32,7 +32,7 @@ class Target:
 
     @classmethod
     def open(cls, layers: Sequence[Layer]) -> Target:
-        """Whatever the criterion keeps: for those that are masks themselves."""
+        """No number of weights, for criteria that return a mask."""
         return cls("layer", tuple(layer.size for layer in layers), math.nan)
 
     def groups(self, layers: Sequence[Layer]) -> list[tuple[Sequence[Layer], int]]:
@@ -41,7 +41,7 @@ class Target:
         return list(zip(together, self.keep, strict=True))
 
     def identity(self) -> dict[str, Any]:
-        """The counts alone: schedules that agree on them share their levels."""
+        """The counts alone, so that schedules with equal counts share their levels."""
         return {"scope": self.scope, "keep": list(self.keep)}
 
 
@@ -64,7 +64,7 @@ def geometric(
     rates = {"conv": conv, "hidden": hidden, "output": output}
     for kind, rate in rates.items():
         if not 0 < rate < 1:
-            raise ValueError(f"schedule: {kind}={rate} is no rate; it lies between 0 and 1")
+            raise ValueError(f"schedule: {kind}={rate}; a rate lies between 0 and 1")
     if (levels is None) == (sparsity is None):
         raise ValueError(
             f"schedule: give either levels or sparsity, got levels={levels}, sparsity={sparsity}"
@@ -98,9 +98,9 @@ def geometric(
 def sparsities(
     layers: Sequence[Layer], *, sparsity: Sequence[float], scope: Scope = "layer"
 ) -> tuple[Target, ...]:
-    """An explicit list of sparsities, one per level; within a layer each is the layer's own."""
+    """An explicit list of sparsities, one per level, each of every layer or of all together."""
     if not sparsity:
-        raise ValueError("schedule: sparsity=[] has no level; list at least one")
+        raise ValueError("schedule: sparsity=[]; list at least one")
     sizes = _sizes(layers, scope)
     targets = [
         Target(scope, tuple(round(n * (1 - checked(s))) for n in sizes), float(s)) for s in sparsity
@@ -121,7 +121,10 @@ def _sizes(layers: Sequence[Layer], scope: Scope) -> list[int]:
 
 
 def _levels_to(sparsity: float, nominal: Callable[[float], float]) -> tuple[int, float | None]:
-    """Whole levels before `sparsity`, and the fractional last one unless a whole one hits it."""
+    """How many whole levels come before `sparsity`, and the fractional level that reaches it.
+
+    The latter is None where a whole level comes within 0.1 percent of the density.
+    """
     close = 1e-3 * (1 - sparsity)
     whole = 0
     while nominal(whole + 1) < sparsity + close:
@@ -136,6 +139,7 @@ def _levels_to(sparsity: float, nominal: Callable[[float], float]) -> tuple[int,
 
 
 def checked(sparsity: float) -> float:
+    """`sparsity`, if it lies in [0, 1)."""
     if not 0 <= sparsity < 1:
         hint = f"; did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
         raise ValueError(f"schedule: sparsity {sparsity:g} lies outside [0, 1){hint}")
@@ -146,7 +150,8 @@ def rising(targets: list[Target], layers: Sequence[Layer]) -> tuple[Target, ...]
     """The targets, if sparsity rises at every level and no layer is emptied.
 
     Raises:
-        ValueError: it does not, or a layer is; a global scope can only tell when it prunes.
+        ValueError: it does not, or a layer is emptied. In a global scope only the pruning itself
+            shows whether a layer is.
     """
     full = Target(targets[0].scope, tuple(_sizes(layers, targets[0].scope)), 0.0)
     for level, (before, now) in enumerate(zip([full, *targets], targets, strict=False), 1):

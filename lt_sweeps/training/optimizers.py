@@ -1,7 +1,7 @@
 """`Optimizer`: SGD, Adam and AdamW on one flat parameter `[R, P]`, one fused kernel per row.
 
-Each row is a tensor of its own to torch, with its own step count, so that a row never depends on
-the others and can be saved, restored and packed with other rows exactly.
+Torch sees each row as a tensor of its own, with a count of steps of its own. So a row does not
+depend on the others, and can be saved, restored and stacked with other rows without any rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lt_sweeps.config.recipes import Recipe
 
 
 class Optimizer:
-    """Updates `weights` `[R, P]` in place from `grads` `[R, P]`; both must stay where they are.
+    """Update `weights` `[R, P]` in place from `grads` `[R, P]`; both must stay where they are.
 
     `momentum` and `nesterov` are for sgd, `betas` and `eps` for adam and adamw; a `Recipe` refuses
     what its optimizer would ignore. Weight decay is added to the gradient, except for adamw, where
@@ -69,8 +69,10 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, lr: float | Tensor) -> None:
-        """One update at learning rate `lr`; in a CUDA graph a tensor on the device, read anew at
-        every replay."""
+        """One update at learning rate `lr`.
+
+        In a CUDA graph `lr` is a tensor on the device, which every replay reads anew.
+        """
         weights, grads, *moments = self._rows
         if self.optimizer == "sgd":
             self.steps.add_(1)
@@ -82,25 +84,24 @@ class Optimizer:
             update(weights, grads, first, second, [], self._step_rows, lr=lr, **self._options)
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of the moments `[R, P]` and of the step counts `[R]`."""
+        """Copies of the moments `[R, P]` and of the counts of steps `[R]`."""
         return {name: value.clone() for name, value in self.tensors.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continues, in place, from what `state` returned; rows may come from different stacks."""
-        mine = self.tensors
-        if set(state) != set(mine):
+        """Continue, in place, from what `state` returned; rows may come from different stacks."""
+        if set(state) != set(self.tensors):
             raise ValueError(
-                f"optimizer: `{self.optimizer}` keeps {sorted(mine)}, got {sorted(state)}"
+                f"optimizer: got {sorted(state)}; `{self.optimizer}` keeps {sorted(self.tensors)}"
             )
-        for name, value in mine.items():
-            value.copy_(state[name])
+        for name, tensor in self.tensors.items():
+            tensor.copy_(state[name])
 
     def mask_(self, mask: Tensor) -> None:
-        """Multiplies the moments by the float `mask` `[R, P]`: a pruned weight has no momentum."""
+        """Multiply the moments by the float `mask` `[R, P]`: a pruned weight has no momentum."""
         for moment in self.moments.values():
             moment.mul_(mask)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The moments `[R, P]` and the step counts `[R]` themselves."""
+        """The moments `[R, P]` and the counts of steps `[R]` themselves."""
         return {**self.moments, "step": self.steps}

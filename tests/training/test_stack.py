@@ -333,7 +333,7 @@ def test_a_backend_refuses_what_it_cannot_compute():
     for net, how, message in [
         (NETS["conv"], "chain", "`chain` is for flatten, linear layers and ReLU alone"),
         (Bare, "stacked", "`stacked` does not know ``, Bare; `loop` and `vmap` do"),
-        (NETS["fc"], "fast", "no backend `fast`; there are"),
+        (NETS["fc"], "fast", "stack: backend `fast`; give one of"),
     ]:
         with pytest.raises(ValueError, match=message):
             _stack_of(Plain(net), how)

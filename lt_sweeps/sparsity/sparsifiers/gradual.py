@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lt_sweeps.config.recipes import Recipe
-from lt_sweeps.models.network import Layer
 from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier, TrainingState, When
-from lt_sweeps.sparsity.top_k import keep_top_of_each
+from lt_sweeps.sparsity.top_k import by_layer, keep_top_of_each
 
 
 @dataclass(frozen=True)
 class Gradual(Sparsifier):
-    """Keep the largest weights, ever fewer, from step `begin` to `end`, where `keep` are left.
+    """Keep the largest weights, fewer at every pruning from step `begin` to `end`.
 
-    The mask is found anew every so many steps among all weights: a pruned one has the value that
-    it was pruned at, and returns if that has become large. It is fixed from `end` on. `keep` are
-    counts by layer, or one over all layers, as in a schedule's target.
+    A pruning comes every `every` steps and ranks all weights anew: a pruned weight keeps the value
+    that it was pruned at, and returns if that is among the largest again. From `end` on the mask is
+    fixed. `keep` are the weights left then, by layer or over all layers, as in a `Target`.
     """
 
     scope: str
@@ -32,7 +30,9 @@ class Gradual(Sparsifier):
 
     def __post_init__(self) -> None:
         if not 0 <= self.begin < self.end:
-            raise ValueError(f"method: it prunes from step {self.begin} to {self.end}; begin first")
+            raise ValueError(
+                f"method: begin={self.begin}, end={self.end} steps; begin comes before end"
+            )
         if self.every < 1 or not self.power > 0:
             raise ValueError(
                 f"method: every={self.every} steps, power={self.power:g}; both are above 0"
@@ -52,14 +52,15 @@ class Gradual(Sparsifier):
         return 1 - min(1.0, max(0.0, left)) ** self.power
 
     def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:
-        groups = [state.layers] if self.scope == "global" else [[each] for each in state.layers]
+        groups = [state.layers] if self.scope == "global" else [[layer] for layer in state.layers]
         for group, final in zip(groups, self.keep, strict=True):
             flat = torch.cat([state.weights[layer.name].abs().flatten(1) for layer in group], 1)
             count = self.remaining(flat.shape[1], final, step)
             kept = keep_top_of_each(
                 flat, [count] * len(flat), state.seeds, "gradual", step, group[0].name
             )
-            _write(kept, state, group)
+            for name, mask in by_layer(kept, group).items():
+                state.mask[name].copy_(mask)
 
     def remembered(self, weights: Tensor, mask: Tensor) -> Tensor:
         return weights * (1 - mask)
@@ -67,9 +68,3 @@ class Gradual(Sparsifier):
     def remaining(self, size: int, final: int, step: int) -> int:
         """How many of `size` weights are left at a step, `final` at the end."""
         return size - round((size - final) * self.done(step))
-
-
-def _write(kept: Tensor, state: TrainingState, group: Sequence[Layer]) -> None:
-    parts = kept.split([layer.size for layer in group], 1)
-    for layer, part in zip(group, parts, strict=True):
-        state.mask[layer.name].copy_(part.view_as(state.mask[layer.name]))

@@ -15,16 +15,17 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, summed
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 _EDGE = 1e-6
-_SHIFT = -BETA * math.log(-GAMMA / ZETA)  # what makes a logit that of not being 0
-_LOWEST, _HIGHEST = math.log(1e-2), math.log(1e2)  # of log alpha: a gate stays within reach
+_SHIFT = -BETA * math.log(-GAMMA / ZETA)  # P(gate is not 0) is sigmoid(log alpha + this)
+_LOWEST, _HIGHEST = math.log(1e-2), math.log(1e2)  # of log alpha, as the authors' code clamps it
 
 
 @dataclass(frozen=True)
 class HardConcrete(LearnedSparsifier):
-    """Weights times a gate in [0, 1], drawn in every forward pass of the training; fixed in a test.
+    """Weights times gates in [0, 1], drawn in every forward pass of the training, fixed in a test.
 
-    A logit is log alpha. The loss has `lmbda` times the expected number of weights that are not
-    0, and `l2` times half the expected sum of their squares. `grain` is what shares a gate.
+    A logit is log alpha. Added to the loss are `lmbda` times the expected number of weights that
+    are not 0, and `l2` times half the expected sum of their squares. `grain` says whether each
+    weight has a gate of its own, or a channel shares one.
     """
 
     lmbda: float = 0.0
@@ -35,9 +36,9 @@ class HardConcrete(LearnedSparsifier):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.lmbda < 0 or self.l2 < 0:
-            raise ValueError(f"method: lmbda={self.lmbda}, l2={self.l2}; neither is negative")
+            raise ValueError(f"method: lmbda={self.lmbda}, l2={self.l2}; give 0 or more")
         if self.grain == "layer":
-            raise ValueError("method: grain='layer'; a gate is a `weight`'s or a `channel`'s")
+            raise ValueError("method: grain='layer'; give weight or channel")
 
     def shape(self, layer: Layer) -> tuple[int, ...]:
         return grained(layer.shape, self.grain)
@@ -75,7 +76,7 @@ def gate(logits: Tensor, noise: Tensor) -> Tensor:
 
 
 def fixed_gate(logits: Tensor) -> Tensor:
-    """The gate of a test: 0 from log alpha = -log 11 downwards, 1 from log 11 upwards."""
+    """The gate of a test: 0 for log alpha below -log 11, and 1 above log 11."""
     return _stretched(torch.sigmoid(logits))
 
 

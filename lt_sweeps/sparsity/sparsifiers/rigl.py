@@ -17,11 +17,11 @@ from lt_sweeps.sparsity.top_k import keep_top_of_each
 
 @dataclass(frozen=True)
 class RigL(Sparsifier):
-    """Every so many steps up to `end`, move part of each layer's weights; their number stays.
+    """Replace part of each layer's weights every `every` steps up to `end`; their number stays.
 
-    The part is `fraction` at first and falls to 0 along a cosine. The smallest weights drop out;
-    of all that is not kept then, those with the largest gradient grow, from 0 unless they have
-    just dropped out. Such a step takes the place of the optimizer's.
+    The part is `fraction` at first and falls to 0 along a cosine. The smallest weights drop out.
+    Of all weights that are out then, those with the largest gradients grow: from 0, unless they
+    have just dropped out. Such a step takes the place of the optimizer's update.
     """
 
     fraction: float
@@ -32,8 +32,8 @@ class RigL(Sparsifier):
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1 or self.every < 1:
             raise ValueError(
-                f"method: fraction={self.fraction:g}, every={self.every} steps; a fraction lies "
-                "in (0, 1], and there is a step at least in between"
+                f"method: fraction={self.fraction:g}, every={self.every} steps; give a fraction "
+                "in (0, 1] and 1 step or more"
             )
 
     def acts(self, step: int, recipe: Recipe) -> When | None:
@@ -41,7 +41,7 @@ class RigL(Sparsifier):
         return "instead" if due else None
 
     def moving(self, step: int) -> float:
-        """The part of a layer's weights that moves at a step."""
+        """The part of a layer's weights that is replaced at a step."""
         return self.fraction / 2 * (1 + math.cos(math.pi * step / self.end))
 
     def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:
@@ -52,15 +52,15 @@ class RigL(Sparsifier):
 
     def _moved(self, layer: Layer, state: TrainingState, step: int) -> Tensor:
         """A layer's next mask: bool `[R, n]`."""
-        of = [each[layer.name].flatten(1) for each in (state.mask, state.weights, state.grads)]
-        mask, weights, grads = of
-        # A replicate that diverged keeps its count of weights, whichever they are.
+        tensors = (state.mask, state.weights, state.grads)
+        mask, weights, grads = (named[layer.name].flatten(1) for named in tensors)
+        # A replicate that diverged keeps its number of weights, no matter which ones.
         weights, grads = weights.nan_to_num().abs(), grads.nan_to_num().abs()
         counts = [int(count) for count in mask.sum(1)]  # replicates may differ in sparsity
         moving = [int(self.moving(step) * count) for count in counts]
         staying = [count - moved for count, moved in zip(counts, moving, strict=True)]
         active = torch.where(mask != 0, weights, -1.0)
-        where = (step, layer.name)
-        stay = keep_top_of_each(active, staying, state.seeds, "drop", *where)
+        index = (step, layer.name)
+        stay = keep_top_of_each(active, staying, state.seeds, "drop", *index)
         absent = torch.where(stay, -1.0, grads)
-        return stay | keep_top_of_each(absent, moving, state.seeds, "grow", *where)
+        return stay | keep_top_of_each(absent, moving, state.seeds, "grow", *index)

@@ -1,4 +1,4 @@
-"""Learned supermasks: a chance per weight to be kept, trained with the weights as they were drawn.
+"""Learned supermasks: each weight's chance to be kept is trained, the weights stay as drawn.
 
 (arXiv:1905.01067, section 5.2.)
 """
@@ -24,10 +24,10 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import (
 class Supermask(LearnedSparsifier):
     """Keep a weight with probability sigmoid(logit), drawn anew in every forward pass.
 
-    The gradient passes the draw straight through, as if it were the probability. `rescale` is
-    dynamic weight rescaling: a layer's kept weights are multiplied by the inverse of the fraction
-    that is kept. `rounding` trains without draws: a random half of the weights is rounded in each
-    forward pass, the other half is multiplied by its probability; a test rounds them all.
+    The gradient goes through the draw as if it were the probability. With `rescale`, dynamic
+    weight rescaling, a layer's kept weights are divided by the fraction that is kept. `rounding`
+    draws no mask: in each forward pass the probabilities of a random half of the weights are
+    rounded to 0 or 1, the others multiply their weights as they are; a test rounds them all.
     """
 
     rescale: bool = False

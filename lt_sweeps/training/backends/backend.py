@@ -1,20 +1,20 @@
 """Ways to compute a stack's losses, gradients and logits; each equals the plain `nn.Module`.
 
-`loop`     R modules whose parameters are views of the rows, one after another: any module, and bit
-           for bit the lone run on the CPU
-`chain`    linear layers with ReLU between them, forward and backward by hand as batched products:
-           bit for bit the lone run on the CPU
+`loop`     R modules whose parameters are views of the rows, one after another: takes any module;
+           on the CPU a row equals the same replicate alone, bit for bit
+`chain`    linear layers with ReLU between them, forward and backward by hand as batched products;
+           on the CPU a row equals the same replicate alone, bit for bit
 `stacked`  replicates folded into the batch: linear layers as one batched product, convolutions and
            normalisation one replicate after another, all else as it is
 `grouped`  as `stacked`, with one grouped convolution and one normalisation for all replicates
-`vmap`     `torch.func`: any module without noise, at about twice the kernels
+`vmap`     `torch.func`: takes any module without noise, and starts about twice the kernels
 
-`auto` follows a rule on the device and the layers, never a timing, so that the same command gives
-the same bytes. On one CPU core `chain` pays and folding convolutions costs: five replicates, in
+`auto` is a rule on the device and the layers, never a timing, so that the same command gives the
+same bytes. On one CPU core `chain` pays and folding convolutions costs: five replicates, in
 replicate-steps against the best plain loop of one module (`tests/benchmarks/bench_stack.py`,
 medians of 7 to 15 rounds): LeNet-300-100 chain 1.44, stacked 1.21, vmap 1.04, loop 1.02; Conv-4
 loop 1.0, stacked 0.63; ResNet-20 loop 0.99, stacked 0.60, grouped 0.42. On a GPU nothing is
-measured yet; there every kernel saved should pay.
+measured yet; there every kernel that is not started should pay.
 """
 
 from __future__ import annotations

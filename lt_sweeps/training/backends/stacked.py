@@ -1,7 +1,7 @@
 """`stacked` and `grouped`: replicates folded into the batch, `[R * B, ...]` from end to end.
 
-The layers that hold weights or look across the batch are replaced by ones that unfold it; whatever
-else the forward pass does (ReLU, pooling, flatten, additions) never notices.
+Layers that hold weights or look across the batch are replaced by ones that unfold it. All else in
+a forward pass (ReLU, pooling, flatten, additions) treats examples one by one, and stays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class StackedBackend:
-    """The module with stacked layers; `grouped` computes convolutions and norms all at once."""
+    """The module with stacked layers.
+
+    `grouped` computes the convolutions and norms of all replicates in one call.
+    """
 
     def __init__(self, module: nn.Module, views: StackViews, *, grouped: bool) -> None:
         self._smoothing, self.replicates = views.smoothing, views.replicates
@@ -87,7 +90,7 @@ class _Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.unflatten(0, (len(self.weight), -1)).flatten(1, -2)
-        # weight first: its gradient then comes out in the weight's own order, not transposed
+        # The weight comes first, because its gradient then has the weight's layout in memory.
         if self.bias is None:
             out = torch.bmm(self.weight, rows.mT)
         else:
@@ -141,7 +144,7 @@ class _Norm(nn.Module):
             self.batches.add_(1)
         per_row = (self.mean, self.var, self.weight, self.bias)
         if self.grouped:
-            # the statistics are written to, so they must be views; the weights may be copies
+            # Statistics are written to, so theirs must be views; those of weights may be copies.
             args = tuple(t if t is None else t.reshape(-1) for t in per_row)
             return _apart(self._norm(_beside(x, self.count), args), self.count)
         rows = zip(*([None] * self.count if t is None else t for t in per_row), strict=True)
@@ -157,7 +160,7 @@ class _Norm(nn.Module):
 def _fold(
     net: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], grouped: bool
 ) -> nn.Module:
-    """`net` with every known layer replaced by its stacked one, a layer used twice by one."""
+    """`net` with every known layer replaced by a stacked one; a shared layer stays shared."""
     names = {id(t): name for name, t in (*net.named_parameters(), *net.named_buffers())}
     stacks = {**weights, **buffers}
     folded: dict[nn.Module, nn.Module] = {}
@@ -193,7 +196,7 @@ def _layer(
 
 
 def _known(layer: nn.Module) -> bool:
-    """Exactly a layer that is stacked here: no subclass, no hook, no unusual option."""
+    """Whether a layer has a stacked form: not a subclass, and without hooks or rare options."""
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
         return False
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":

@@ -147,7 +147,7 @@ def test_channels_leave_whole_or_not_at_all(cell: Make, run: Run) -> None:
     [
         ({"protocol": "ticket"}, "method: protocol='ticket'; l0 finds no tickets, its gates are"),
         ({"lmbda": -1.0}, "method: lmbda=-1.0"),
-        ({"l2": -1.0}, "method: lmbda=1e-06, l2=-1.0; neither is negative"),
+        ({"l2": -1.0}, "method: lmbda=1e-06, l2=-1.0; give 0 or more"),
         ({"droprate": 1.0}, "method: droprate=1.0; it lies between 0 and 1"),
         ({"grain": "layer"}, "method: grain='layer' is no one of 'weight', 'channel'"),
         ({"mask": "fixed"}, "method: mask='fixed' is no one of 'gate', 'binary', 'sample', 'none'"),
