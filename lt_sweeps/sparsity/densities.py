@@ -13,7 +13,7 @@ import yaml
 
 from lt_sweeps.config.call import nearest
 from lt_sweeps.models.network import Layer
-from lt_sweeps.sparsity.schedules import Target, checked, rising
+from lt_sweeps.sparsity.schedules import Target, checked_sparsity, rising_targets
 
 FAMILY = "densities"  # the first part of these names in stage keys, for ever
 
@@ -24,7 +24,7 @@ def erk(layers: Sequence[Layer], *, sparsity: float) -> tuple[Target, ...]:
     A layer whose density would exceed 1 is dense, and the other layers become sparser for it. All
     layers together prune the sum of `sparsity` of each, rounded down (arXiv:1911.11134).
     """
-    return _one_level(layers, _erk(layers, checked(sparsity)), sparsity)
+    return _one_level(layers, _erk(layers, checked_sparsity(sparsity)), sparsity)
 
 
 def uniform(
@@ -34,7 +34,7 @@ def uniform(
 
     So the network as a whole keeps more than 1 - `sparsity`.
     """
-    density = 1 - checked(sparsity)
+    density = 1 - checked_sparsity(sparsity)
     shares = [1.0 if dense_first and not n else density for n in range(len(layers))]
     return _one_level(layers, shares, sparsity)
 
@@ -50,25 +50,23 @@ def given(
     Raises:
         ValueError: a layer's density is missing or outside (0, 1], or there is no such layer.
     """
-    where = "schedule.densities"
+    key = "schedule.densities"
     if bool(densities) == (file is not None):
-        raise ValueError(f"{where}: give either densities or a file of them, got {densities!r}")
+        raise ValueError(f"{key}: give either densities or a file of them, got {densities!r}")
     shares = densities if file is None else _read(file)
     names = [layer.name for layer in layers]
     if not isinstance(shares, Mapping):
         if len(shares) != len(names):
-            raise ValueError(f"{where}: {len(shares)} numbers for {len(names)} layers, {names}")
+            raise ValueError(f"{key}: {len(shares)} numbers for {len(names)} layers, {names}")
         shares = dict(zip(names, shares, strict=True))
     for name, share in shares.items():
         if name not in names:
-            raise ValueError(
-                f"{where}: no layer `{name}`; layers are {names}{nearest(name, names)}"
-            )
+            raise ValueError(f"{key}: no layer `{name}`; layers are {names}{nearest(name, names)}")
         if not isinstance(share, (int, float)) or not 0 < share <= 1:
             hint = f"; did you mean {share / 100:g}?" if isinstance(share, int | float) else ""
-            raise ValueError(f"{where}: {share!r} for {name} lies outside (0, 1]{hint}")
+            raise ValueError(f"{key}: {share!r} for {name} lies outside (0, 1]{hint}")
     if missing := [name for name in names if name not in shares]:
-        raise ValueError(f"{where}: nothing for {missing}; give a density for every layer")
+        raise ValueError(f"{key}: nothing for {missing}; give a density for every layer")
     shares = [float(shares[name]) for name in names]
     kept = sum(layer.size * share for layer, share in zip(layers, shares, strict=True))
     return _one_level(layers, shares, 1 - kept / sum(layer.size for layer in layers))
@@ -78,7 +76,7 @@ def _one_level(
     layers: Sequence[Layer], shares: Sequence[float], sparsity: float
 ) -> tuple[Target, ...]:
     keep = [round(layer.size * share) for layer, share in zip(layers, shares, strict=True)]
-    return rising([Target("layer", tuple(keep), float(sparsity))], layers)
+    return rising_targets([Target("layer", tuple(keep), float(sparsity))], layers)
 
 
 def _erk(layers: Sequence[Layer], sparsity: float) -> list[float]:

@@ -84,7 +84,7 @@ def geometric(
     if sparsity is not None:
         if sparsity == 0:
             raise ValueError("schedule: sparsity 0 prunes nothing; use method=dense")
-        whole, last = _levels_to(checked(sparsity), nominal)
+        whole, last = _levels_to(checked_sparsity(sparsity), nominal)
     targets, keep = [], sizes
     for level in range(1, (whole or 0) + 1):
         keep = [n - int(n * ((1 - b) * 100.0) / 100) for n, b in zip(keep, bases, strict=True)]
@@ -92,7 +92,7 @@ def geometric(
     if last is not None:
         keep = [round(n * base**last) for n, base in zip(sizes, bases, strict=True)]
         targets.append(Target(scope, tuple(keep), nominal(last)))
-    return rising(targets, layers)
+    return rising_targets(targets, layers)
 
 
 def sparsities(
@@ -103,9 +103,10 @@ def sparsities(
         raise ValueError("schedule: sparsity=[]; list at least one")
     sizes = _sizes(layers, scope)
     targets = [
-        Target(scope, tuple(round(n * (1 - checked(s))) for n in sizes), float(s)) for s in sparsity
+        Target(scope, tuple(round(n * (1 - checked_sparsity(s))) for n in sizes), float(s))
+        for s in sparsity
     ]
-    return rising(targets, layers)
+    return rising_targets(targets, layers)
 
 
 def one_shot(
@@ -126,19 +127,19 @@ def _levels_to(sparsity: float, nominal: Callable[[float], float]) -> tuple[int,
     The latter is None where a whole level comes within 0.1 percent of the density.
     """
     close = 1e-3 * (1 - sparsity)
-    whole = 0
-    while nominal(whole + 1) < sparsity + close:
-        whole += 1
-    if abs(nominal(whole) - sparsity) <= close:
-        return whole, None
-    low, high = float(whole), whole + 1.0
+    levels = 0
+    while nominal(levels + 1) < sparsity + close:
+        levels += 1
+    if abs(nominal(levels) - sparsity) <= close:
+        return levels, None
+    low, high = float(levels), levels + 1.0
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if nominal(middle) < sparsity else (low, middle)
-    return whole, high
+    return levels, high
 
 
-def checked(sparsity: float) -> float:
+def checked_sparsity(sparsity: float) -> float:
     """`sparsity`, if it lies in [0, 1)."""
     if not 0 <= sparsity < 1:
         hint = f"; did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
@@ -146,7 +147,7 @@ def checked(sparsity: float) -> float:
     return sparsity
 
 
-def rising(targets: list[Target], layers: Sequence[Layer]) -> tuple[Target, ...]:
+def rising_targets(targets: list[Target], layers: Sequence[Layer]) -> tuple[Target, ...]:
     """The targets, if sparsity rises at every level and no layer is emptied.
 
     Raises:

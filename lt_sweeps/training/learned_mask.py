@@ -59,7 +59,7 @@ class LearnedMask(MaskAction):
     @property
     def tensors(self) -> dict[str, Tensor]:
         optimizers = {"optimizer": self.optimizer, "logit_optimizer": self.logit_optimizer}
-        return {f"{o}/{n}": t for o, each in optimizers.items() for n, t in each.tensors.items()}
+        return {f"{name}/{t}": o.tensors[t] for name, o in optimizers.items() for t in o.tensors}
 
     def begin(self, ticket: Ticket) -> None:
         assert all(bool(kept.all()) for kept in ticket.mask.values()), "a learned mask starts whole"
@@ -128,11 +128,9 @@ class LearnedMask(MaskAction):
 
     def ticket(self, trained: Mapping[str, Tensor], step: int) -> Ticket:
         state = self._state(trained["weights"], trained)
-        whole = {
-            layer.name: torch.ones_like(state[layer.name], dtype=torch.bool)
-            for layer in self.layers
-        }
-        return Ticket(state, whole, step, learned=self.layout.views(trained["logits"]))
+        names = [layer.name for layer in self.layers]
+        kept = {name: torch.ones_like(state[name], dtype=torch.bool) for name in names}
+        return Ticket(state, kept, step, learned=self.layout.views(trained["logits"]))
 
     def _forward(
         self, w: Tensor, logits: Tensor, out: Tensor, temperature: Tensor, noise: Tensor

@@ -48,7 +48,7 @@ class Optimizer:
         names = ("exp_avg", "exp_avg_sq") if optimizer != "sgd" else ("momentum",) * bool(momentum)
         self.moments = {name: torch.zeros_like(weights) for name in names}
         self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
-        self._rows = [list(each) for each in (weights, grads, *self.moments.values())]
+        self._rows = [list(flat) for flat in (weights, grads, *self.moments.values())]
         self._step_rows = list(self.steps)
 
     @classmethod

@@ -153,11 +153,11 @@ class Stack:
             missing, unknown = sorted(set(tensors) - set(state)), sorted(set(state) - set(tensors))
             raise ValueError(f"stack: state lacks {missing} and has unknown {unknown}")
         for name, value in state.items():
-            if value.shape != (own := tensors[name]).shape:
+            if value.shape != (tensor := tensors[name]).shape:
                 raise ValueError(
-                    f"stack: `{name}` is {list(value.shape)}; it must be {list(own.shape)}"
+                    f"stack: `{name}` is {list(value.shape)}; it must be {list(tensor.shape)}"
                 )
-            own.copy_(value)
+            tensor.copy_(value)
 
     def state(self) -> dict[str, Tensor]:
         """Copies of weights and buffers, `[R, *shape]` by `state_dict` name."""

@@ -97,5 +97,5 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 @torch.no_grad()
 def _follow(slow: nn.Module, fast: nn.Module) -> None:
-    for mine, theirs in zip(slow.parameters(), fast.parameters(), strict=True):
-        mine.lerp_(theirs, _SLOW)
+    for target, trained in zip(slow.parameters(), fast.parameters(), strict=True):
+        target.lerp_(trained, _SLOW)

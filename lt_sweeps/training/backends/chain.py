@@ -80,11 +80,11 @@ class ChainBackend:
 def chain_of(module: nn.Module) -> list[str]:
     """The linear layers of a module that is flatten, linear, ReLU, linear, ...; of others none."""
     linears = {name: part for name, part in module.named_modules() if type(part) is nn.Linear}
-    theirs = {
+    chained = {
         f"{name}.{leaf}" for name, part in linears.items() for leaf, _ in part.named_parameters()
     }
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    if not linears or theirs != trained or len(trained) != len(module.state_dict()):
+    if not linears or chained != trained or len(trained) != len(module.state_dict()):
         return []
     if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
         return []
@@ -92,8 +92,8 @@ def chain_of(module: nn.Module) -> list[str]:
     if ways[0] != ways[1] or ways[0][:1] != ["flatten"]:
         return []
     layers, links = ways[0][1::2], ways[0][2::2]
-    chained = sorted(layers) == sorted(linears) and len(layers) == len(links) + 1
-    return layers if chained and set(links) <= {"relu"} else []
+    linked = sorted(layers) == sorted(linears) and len(layers) == len(links) + 1
+    return layers if linked and set(links) <= {"relu"} else []
 
 
 def _steps(module: nn.Module, *, training: bool) -> list[str]:

@@ -77,7 +77,7 @@ def _owned(row: nn.Module, name: str, view: Tensor) -> tuple[nn.Module, str, Ten
 
 def _takes_channels_last(row: nn.Module, x: Tensor) -> bool:
     """Whether the forward pass runs on channels_last images; `x.view(len(x), -1)` does not."""
-    if x.ndim != 4 or not any(isinstance(each, nn.Conv2d) for each in row.modules()):
+    if x.ndim != 4 or not any(isinstance(part, nn.Conv2d) for part in row.modules()):
         return False
     row.eval()
     try:
