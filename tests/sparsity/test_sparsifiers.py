@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ from fixtures.tiny_cell import CONV
 from torch import Tensor
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, plan, planned_cell
-from lt_sweeps.plan.stages import Evaluate, Prune, Train
+from lt_sweeps.plan.stages import Evaluate, Init, Logits, Prune, Train, Training
 from lt_sweeps.plan.unit import Machine
-from lt_sweeps.sparsity.evidence import Criterion
+from lt_sweeps.sparsity.evidence import Criterion, logits
 from lt_sweeps.sparsity.schedules import Target
-from lt_sweeps.sparsity.sparsifiers import Supermask
+from lt_sweeps.sparsity.sparsifiers import (
+    LearnedSparsifier,
+    Sparsifier,
+    Supermask,
+    TrainingState,
+    When,
+)
 from lt_sweeps.storage.store import Store
 from lt_sweeps.training.counter_noise import Noise
 from lt_sweeps.training.learned_mask import LearnedMask
@@ -321,6 +329,60 @@ def test_only_logits_cut_a_learned_mask_and_only_a_learned_mask_is_cut_by_them(c
     snip = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.snip", "examples": 8})
     with pytest.raises(ValueError, match="learns a mask"):
         Prune(search, Target.open(search.network.layers), snip, origin=search)
+
+
+@dataclass(frozen=True)
+class Halving(Sparsifier):
+    """A sparsifier of one's own: every other weight of each layer is pruned at one step."""
+
+    at: int
+    kept: int
+
+    @property
+    def kept_at_end(self) -> int:
+        return self.kept
+
+    def acts(self, step: int, recipe: Recipe) -> When | None:
+        return "before" if step == self.at else None
+
+    def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:
+        for layer in state.layers:
+            state.mask[layer.name].view(len(state.seeds), -1)[:, 1::2] = 0
+
+
+@dataclass(frozen=True)
+class Gate(LearnedSparsifier):
+    """A learned mask of one's own."""
+
+    def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
+        return w * torch.tanh(logits)
+
+    def keeps(self, w: Tensor, logits: Tensor) -> Tensor:
+        return logits > 1.0
+
+
+def halved(init: Init, recipe: Training, *, at: int) -> tuple[Train, Train]:
+    kept = sum(-(-layer.size // 2) for layer in init.network.layers)
+    return Train(init, recipe), Train(init, recipe, Halving(at, kept))
+
+
+def gated(init: Init, recipe: Training) -> tuple[Train, Train]:
+    start = logits("lt_sweeps.sparsity.mask_logits.constant", value=1.0)
+    return Train(init, recipe), Train(Logits(init, start), recipe, Gate())
+
+
+def test_a_sparsifier_of_one_s_own_is_a_class_and_nothing_else(cell: Make, run: Run) -> None:
+    halving = {"_target_": f"{__name__}.halved", "at": 3}
+    made, store = run(cell(method=halving), cell(method={"_target_": f"{__name__}.gated"}))
+    for number in (0, 1):
+        dense, result = rows(made, store, number)
+        assert (dense["level"], result["level"]) == (0, 1)
+        assert 0 < result["sparsity"] < 1
+    end = ticket(made.cells[0].last, Seed.of(0), store)
+    assert all(bool(kept.flatten()[::2].all()) for kept in end.mask.values())
+    assert all(not state[~end.mask[n]].any() for n, state in end.state.items() if n in end.mask)
+    halves = rows(made, store)[1]
+    assert halves["target_sparsity"] == halves["sparsity"] == 0.5
 
 
 def _files(root: Path) -> dict[str, bytes]:

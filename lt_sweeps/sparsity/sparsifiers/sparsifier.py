@@ -156,6 +156,10 @@ class LearnedSparsifier(Sparsifier):
         return True
 
     @property
+    def prunes(self) -> bool:
+        return True
+
+    @property
     def decay(self) -> float:
         """Weight decay of the logits."""
         return 0.0
