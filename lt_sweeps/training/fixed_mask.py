@@ -78,6 +78,8 @@ class FixedMask(MaskAction):
 
     def step(self, lr: float | Tensor) -> None:
         self.sparsifier.regularise(*self._views)
+        # A pruned weight at 0 has no gradient, so no optimizer moves it: its momentum is 0 and so
+        # is what weight decay takes from it. One that is pinned elsewhere decays, and is put back.
         if self._masks:
             self.stack.grads.mul_(self.mask)
         self.optimizer.step(lr)

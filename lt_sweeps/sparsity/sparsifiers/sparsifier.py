@@ -55,7 +55,7 @@ class Sparsifier:
     `rewire`      changes the mask; afterwards `remembered` says what pruned weights leave behind
     `regularise`  in every update, between the gradients and the optimizer: adds to the gradients
 
-    A plan and a record ask the properties.
+    Plans and records ask the properties: what a training does to the mask, before it has run.
     """
 
     samples: ClassVar[int] = 1  # networks drawn for a test, whose accuracies are averaged
@@ -88,19 +88,22 @@ class Sparsifier:
     def search(self, state: TrainingState, score: Callable[[int], Sequence[float]]) -> None:
         """Find a mask, in place.
 
-        `score` gives each replicate's validation accuracy under the mask that is set, with
-        batch-norm statistics estimated from so many training batches.
+        `score(n)` gives each replicate's validation accuracy under the mask that is set, with
+        batch-norm statistics estimated from n training batches.
         """
 
     def acts(self, step: int, recipe: Recipe) -> When | None:
-        """Whether `rewire` is called at `step`, and whether the optimizer's update follows it."""
+        """Whether `rewire` is called at `step`: `before` the optimizer's update, or `instead`."""
         return None
 
     def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:
         """Change the mask, in place."""
 
     def remembered(self, weights: Tensor, mask: Tensor) -> Tensor:
-        """What is added to a layer's weights when the mask is rewired the next time."""
+        """What pruned weights leave behind: it is added to a layer's weights at the next `rewire`.
+
+        Called after `rewire`, with the weights as they were before it; by default nothing is left.
+        """
         raise NotImplementedError
 
     def regularise(self, weights: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
