@@ -231,7 +231,7 @@ def test_logits_start_from_the_mask_of_a_criterion(cell: Make, run: Run) -> None
     )
     stage = made.units[-1].stage
     start, drawn = (ticket(s, Seed.of(0), store) for s in (stage.start, made.units[0].stage.start))
-    logits = torch.cat([each.flatten() for each in start.learned.values()])
+    logits = torch.cat([layer.flatten() for layer in start.learned.values()])
     assert set(logits.unique().tolist()) == {3.0, -3.0}
     kept = made.cells[0].last.start.inputs[0]
     mask = ticket(kept, Seed.of(0), store).mask
@@ -266,10 +266,10 @@ def test_untrained_supermasks_are_scored_on_the_weights_as_drawn(cell: Make, run
     supermask = {"_target_": "lt_sweeps.plan.methods.supermask"}
     made, store = run(cell(method=supermask, schedule__levels=3))
     scores = [unit.stage for unit in made.units if isinstance(unit.stage, Evaluate)]
-    found = rows(made, store)
-    assert [row["kind"] for row in found] == ["search", *["score"] * 4]
-    assert [row["level"] for row in found[1:]] == [0, 1, 2, 3]
-    assert all(row["train_steps"] == 0 for row in found[1:])
+    records = rows(made, store)
+    assert [row["kind"] for row in records] == ["search", *["score"] * 4]
+    assert [row["level"] for row in records[1:]] == [0, 1, 2, 3]
+    assert all(row["train_steps"] == 0 for row in records[1:])
     drawn = ticket(made.units[0].stage.start, Seed.of(0), store).state
     for stage in scores:
         at = ticket(stage, Seed.of(0), store)
@@ -292,7 +292,7 @@ def test_batch_norm_statistics_are_those_of_the_masked_net(cell: Make, run: Run)
     module = unit.stage.network.module("cpu")
     module.load_state_dict({n: t[0] for n, t in start.state.items()})
     seen: list[Tensor] = []
-    module.norm.register_forward_hook(lambda _, given, __: seen.append(given[0]))  # pyright: ignore
+    module.norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))  # pyright: ignore
     with torch.no_grad():
         module.train()(x)
     close = seen[0].mean((0, 2, 3))

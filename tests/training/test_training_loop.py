@@ -95,7 +95,7 @@ def test_a_replicate_in_a_stack_equals_the_same_seed_alone(
     made, _ = run(*cells, root=tmp_path / "together", backend="loop")
     sizes = dict.fromkeys((unit.stage.key for unit in made.units), 99)
     stacks = packs(made.units, stack_size=sizes, workers=1)
-    mixed = any(len({unit.stage for unit in each.units}) > 1 for each in stacks)
+    mixed = any(len({unit.stage for unit in pack.units}) > 1 for pack in stacks)
     assert mixed == (name != "dense")
     run(*cells, root=tmp_path / "alone", alone=True, backend="loop")
     together, alone = files(tmp_path / "together"), files(tmp_path / "alone")
@@ -107,8 +107,8 @@ def test_every_method_has_the_dense_network_as_its_level_0(cell: Make, name: str
     more = MORE.get(name, {})
     (planned,) = plan([cell(method=method(name), model=CONV, schedule=HALF, **more)]).cells
     (dense,) = plan([cell(model=CONV)]).cells
-    found = next(s for s in planned.trainings if planned.levels.get(s.key) == 0)
-    assert found == dense.trainings[0]
+    level_0 = next(s for s in planned.trainings if planned.levels.get(s.key) == 0)
+    assert level_0 == dense.trainings[0]
 
 
 @pytest.mark.parametrize("backend", ["stacked", "vmap"])
