@@ -29,12 +29,34 @@ class Recipe:
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, ...] = (0.9, 0.999)
     eps: float = 1e-8
     augment: str = "none"
     order: str = "same"
     drop_last: bool = True
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what the optimizer would ignore: a setting never silently does nothing."""
+        sgd, betas = self.optimizer == "sgd", self.betas
+        if self.optimizer not in ("sgd", "adam", "adamw"):
+            raise ValueError(f"recipe: optimizer={self.optimizer!r}; give sgd, adam or adamw")
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas) or self.eps <= 0:
+            raise ValueError(
+                f"recipe: betas={list(betas)}, eps={self.eps}; give two numbers in [0, 1), and an "
+                "eps above 0"
+            )
+        if not sgd and (self.momentum or self.nesterov):
+            raise ValueError(f"recipe: {self.optimizer} takes no momentum or nesterov; use betas")
+        if sgd and (betas != (0.9, 0.999) or self.eps != 1e-8):
+            raise ValueError("recipe: sgd takes no betas or eps; use momentum and nesterov")
+        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
+            raise ValueError(
+                f"recipe: momentum={self.momentum}, nesterov={self.nesterov}; momentum lies in "
+                "[0, 1), and nesterov needs it"
+            )
+        if self.weight_decay < 0:
+            raise ValueError(f"recipe: weight_decay={self.weight_decay}; give 0 or more")
 
     def lr_at(self, step: int) -> float:
         """The learning rate of the update that leads from `step` to `step + 1`."""
@@ -95,19 +117,8 @@ def recipe(
         )
     if not lr > 0:
         raise ValueError(f"recipe: lr={lr}; give a positive learning rate")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"recipe: betas={list(betas)}; give two numbers in [0, 1)")
-    if optimizer != "sgd" and (momentum or nesterov):
-        raise ValueError(f"recipe: {optimizer} takes no momentum or nesterov; it has betas")
-    if not 0 <= momentum < 1 or (nesterov and not momentum) or weight_decay < 0:
-        raise ValueError(
-            f"recipe: momentum={momentum}, nesterov={nesterov}, weight_decay={weight_decay}; "
-            "momentum lies in [0, 1), nesterov needs it, and decay is not negative"
-        )
-    if optimizer == "sgd" and (tuple(betas) != (0.9, 0.999) or eps != 1e-8):
-        raise ValueError("recipe: sgd takes no betas or eps; it has momentum and nesterov")
-    if eps <= 0 or not 0 < gamma <= 1:
-        raise ValueError(f"recipe: eps={eps}, gamma={gamma}; eps is above 0, gamma in (0, 1]")
+    if not 0 < gamma <= 1:
+        raise ValueError(f"recipe: gamma={gamma}; it lies in (0, 1]")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"recipe: label_smoothing={label_smoothing}; it lies in [0, 1)")
     if decay == "cosine" and milestones:
@@ -139,7 +150,7 @@ def recipe(
         momentum=float(momentum),
         nesterov=nesterov,
         weight_decay=float(weight_decay),
-        betas=(float(betas[0]), float(betas[1])),
+        betas=tuple(float(beta) for beta in betas),
         eps=float(eps),
         augment=augment,
         order=order,

@@ -63,7 +63,7 @@ def two_steps(
     loop = TrainingLoop(chosen, scratch, machine, moments=moments, stopped=stopped)
     loop.start(stack([ticket(unit.stage.start, unit.seed, scratch) for unit in chosen]))
     loop.run(end)
-    loop.test()
+    loop.scorer.results(end)
     for unit in chosen:
         trained = scratch.read(unit.stage.key, unit.seed, end)
         for moment in {"end", *wanted[unit]} - {"start", end}:

@@ -18,7 +18,6 @@ import yaml
 from lt_sweeps.plan.planning import Planned, needs, trainings
 from lt_sweeps.plan.stages import Evaluate, Init, Prune, Stage, Train, ancestors
 from lt_sweeps.plan.stages.transfer import Transfer
-from lt_sweeps.sparsity.sparsifiers import Amc, Gradual, LearnedSparsifier
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.store import Store, set_aside
 
@@ -130,11 +129,8 @@ def _epochs(stage: Train) -> float:
 
 
 def _chance(stage: Train) -> list[float] | None:
-    """How a learned mask's final logits say what is kept: see `LearnedSparsifier.chance`."""
-    if not isinstance(stage.sparsifier, LearnedSparsifier):
-        return None
-    last = stage.sparsifier.temperature(max(stage.step - 1, 0), stage.training.recipe)
-    found = stage.sparsifier.chance(last)
+    """How a learned mask's final logits say what is kept: see `Sparsifier.chance`."""
+    found = stage.sparsifier.chance(max(stage.step - 1, 0), stage.training.recipe)
     return None if found is None else list(found)
 
 
@@ -150,10 +146,8 @@ def _target(stage: Stage) -> float | None:
     while not isinstance(stage, Init):
         if isinstance(stage, Prune):
             return _finite(round(stage.target.sparsity, 10))
-        if isinstance(stage, Train) and isinstance(stage.sparsifier, Gradual | Amc):
-            keep, layers = stage.sparsifier.keep, stage.network.layers
-            left = keep if isinstance(keep, int) else sum(keep)
-            return round(1 - left / sum(layer.size for layer in layers), 10)
+        if isinstance(stage, Train) and (keep := stage.sparsifier.kept_at_end) is not None:
+            return round(1 - keep / sum(layer.size for layer in stage.network.layers), 10)
         stage = stage.found if isinstance(stage, Transfer) else stage.inputs[0]
     return None
 

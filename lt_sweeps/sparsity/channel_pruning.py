@@ -1,8 +1,8 @@
-"""Channels: which batch norms scale channels that can be taken out, and what is taken out then.
+"""Channels: which channels of a batch norm can be removed, and which weights go with them.
 
-A channel can go if whatever it says is read by convolution and linear layers alone, and by them as
-one of their inputs: not, that is, where it is added to another. What reads what is found by trying
-it out, so any `nn.Module` will do.
+A channel can be removed if only convolution and linear layers read it, each as one of its own
+input channels. It cannot where it is added to another channel, as at the end of a residual block.
+Which layer reads which channel is found by running the network, so any `nn.Module` will do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _STAYS = math.inf
 
 @dataclass(frozen=True)
 class Norm:
-    """A batch norm whose channels can go: its scale, the weights before it, the weights after."""
+    """A batch norm whose channels can be removed, as parameter names.
+
+    `scale` is its own, `writer` the layer that it normalises, `readers` the layers that read it.
+    """
 
     scale: str
     writer: str
@@ -41,20 +44,21 @@ def scales(network: Network) -> tuple[str, ...]:
 
 @functools.cache
 def slimmable(network: Network) -> tuple[Norm, ...]:
-    """The batch norms whose channels can go, in the network's order."""
+    """The batch norms whose channels can be removed, in the network's order."""
     trial = _Trial(network)
-    found = (trial.norm(name) for name in trial.norms)
-    return tuple(norm for norm in found if norm is not None)
+    norms = (trial.norm(name) for name in trial.norms)
+    return tuple(norm for norm in norms if norm is not None)
 
 
 def shares(network: Network, state: State) -> dict[str, Tensor]:
-    """How large each weight's channel is among all that can go: `[1, *shape]` by layer.
+    """The share of each weight's channel: `[1, *shape]` by layer.
 
-    A channel's share is the fraction of them whose scale is smaller in magnitude, in [0, 1); that
-    of a norm's largest, and of what belongs to no such channel, is infinite. A weight has the
-    smaller one of the channel that it writes to and the one that it reads.
+    A channel's share is the fraction of all removable channels whose scale is smaller in
+    magnitude, in [0, 1). It is infinite for the largest channel of a norm, so that each keeps one.
+    A weight has the smaller share of two channels, the one it writes to and the one it reads; that
+    of a weight without a removable channel is infinite.
     """
-    found = {layer.name: torch.full(layer.shape, _STAYS).double() for layer in network.layers}
+    weights = {layer.name: torch.full(layer.shape, _STAYS).double() for layer in network.layers}
     norms = slimmable(network)
     sizes = {norm.scale: state[norm.scale][0].double().abs() for norm in norms}
     ordered = torch.cat(list(sizes.values())).sort().values
@@ -62,19 +66,22 @@ def shares(network: Network, state: State) -> dict[str, Tensor]:
         share = torch.searchsorted(ordered, sizes[norm.scale]).double() / len(ordered)
         share[sizes[norm.scale].argmax()] = _STAYS
         for name, dim in ((norm.writer, 0), *((reader, 1) for reader in norm.readers)):
-            if name in found:
-                found[name] = torch.minimum(found[name], _along(share, found[name], dim))
-    return {name: score[None] for name, score in found.items()}
+            if name in weights:
+                weights[name] = torch.minimum(weights[name], _along(share, weights[name], dim))
+    return {name: score[None] for name, score in weights.items()}
 
 
 def _along(share: Tensor, weight: Tensor, dim: int) -> Tensor:
     """A channel's share for every weight; a linear layer may read several pixels of a channel."""
-    each = share.repeat_interleave(weight.shape[dim] // len(share))
-    return each.view(-1, *[1] * (weight.ndim - 1 - dim)).expand_as(weight)
+    shares = share.repeat_interleave(weight.shape[dim] // len(share))
+    return shares.view(-1, *[1] * (weight.ndim - 1 - dim)).expand_as(weight)
 
 
 class _Trial:
-    """A network whose every number is positive, so that nothing is 0 but what is made so."""
+    """A network run on one image, to see which layers read the channels of a batch norm.
+
+    All its numbers are positive, so that a layer's input is 0 only where it has been silenced.
+    """
 
     def __init__(self, network: Network) -> None:
         draws = torch.Generator().manual_seed(0)
@@ -85,7 +92,7 @@ class _Trial:
             if tensor.is_floating_point():
                 drawn = 0.5 + torch.rand(tensor.shape, generator=draws)
                 fan = 4 * tensor[0].numel() if tensor.ndim > 1 else 1  # numbers do not grow
-                # With its mean below 0 a norm passes on more than 0 even where nothing came in.
+                # A running mean below 0 makes a norm's output positive even where its input is 0.
                 tensor.copy_(-drawn if name.endswith("running_mean") else drawn / fan)
         self.x = torch.rand(1, *network.input_shape, generator=draws)
         named = dict(self.module.named_modules())
@@ -93,17 +100,23 @@ class _Trial:
         self.weighted = {name: part for name, part in named.items() if isinstance(part, _WEIGHTED)}
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
-        self.whole = self._run({n: self._remember(n) for n in (*self.norms, *self.weighted)})
+        self.output = self._run({n: self._remember(n) for n in (*self.norms, *self.weighted)})
 
     def norm(self, name: str) -> Norm | None:
-        """What belongs to a batch norm, if its channels can go."""
+        """The weights that belong to a batch norm, if its channels can be removed.
+
+        The norm and the layer before it are silenced: their outputs are 0. Each layer whose whole
+        input is 0 then is a reader, and answers with the output that it had before. If the
+        network's output is as before too, nothing but these readers has looked at the norm.
+        """
+        # The layer before a norm is the one whose output tensor the norm was called with.
         writers = [n for n in self.weighted if self.outputs.get(n) is self.inputs.get(name)]
         if not writers or f"{writers[0]}.weight" not in self.prunable:
             return None
         readers: list[str] = []
         hooks = {n: self._answer(n, readers) for n in self.weighted}
-        silent = {name: _nothing, writers[0]: _nothing}
-        same = torch.equal(self._run({**hooks, **silent}), self.whole)
+        silent = {name: _zeros, writers[0]: _zeros}
+        same = torch.equal(self._run({**hooks, **silent}), self.output)
         grouped = any(getattr(self.weighted[n], "groups", 1) != 1 for n in (*readers, writers[0]))
         if not same or not readers or grouped:
             return None
@@ -111,16 +124,16 @@ class _Trial:
         return Norm(first, rest[0], tuple(rest[1:]))
 
     def _remember(self, name: str) -> Any:
-        def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-            self.inputs[name], self.outputs[name] = given[0], output
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.inputs[name], self.outputs[name] = inputs[0], output
 
         return hook
 
     def _answer(self, name: str, readers: list[str]) -> Any:
-        """Notes who is given nothing, and has it answer as if it had been given all."""
+        """A hook that notes a layer whose input is 0, and gives it the output it had before."""
 
-        def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if given[0].any():
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if inputs[0].any():
                 return None
             readers.append(name)
             return self.outputs[name]
@@ -138,5 +151,5 @@ class _Trial:
                 handle.remove()
 
 
-def _nothing(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _zeros(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return torch.zeros_like(output)

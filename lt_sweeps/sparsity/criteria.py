@@ -1,11 +1,11 @@
 """Mask criteria: a score per weight, the highest stay (arXiv:1905.01067, section 3 and S2).
 
-A criterion is an elementwise function that names the evidence it needs. `init` and `final` are the
-two snapshots that it compares; which moments they are is config. `noise` is uniform in [0, 1).
-Weights are ranked within a layer, or over all layers, by the schedule's scope; equal scores are
-ordered at random from the seed. The tensors are vectors of the weights that compete: those left in
-one layer, or in all layers. A criterion that returns bools is the mask itself, whatever the
-schedule asks for. `grad` is a gradient of the loss, `logits` are those of a learned mask.
+A criterion is an elementwise function that names the evidence it needs:
+- `init` and `final`, the two snapshots that it compares; their moments are config
+- `noise`, uniform in [0, 1); `grad`, a gradient of the loss; `logits`, those of a learned mask
+The tensors are vectors of the weights that compete: those left in one layer, or in all layers, by
+the schedule's scope. Equal scores are ordered at random from the seed. A criterion that returns
+bools is the mask itself, whatever number of weights the schedule asks for.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def grad(grad: Tensor, *, examples: int = 128) -> Tensor:
 def grasp(
     init: Tensor, hessian_grad: Tensor, *, examples: int = 128, temperature: float = 200.0
 ) -> Tensor:
-    """w_i (Hg): those without which the gradient's norm would shrink most (arXiv:2002.07376).
+    """w_i (Hg): the weights stay whose removal would shrink the gradient's norm most.
+
+    (arXiv:2002.07376.)
 
     g and H are gradient and Hessian of the loss as for `snip`, its outputs over `temperature`.
     """
@@ -84,40 +86,40 @@ def grasp(
 
 
 def synflow(flow: Tensor, *, rounds: int = 100) -> Tensor:
-    """|w dR/dw|, R being what flows through the network of |w| (arXiv:2006.05467).
+    """|w dR/dw|, where R is the output of the network of |w| for ones (arXiv:2006.05467).
 
-    In so many rounds the density falls by equal factors, and the flow is that of what is left.
+    The density falls by equal factors in `rounds` rounds, each scored on the weights left so far.
     """
     return flow
 
 
 def learned(logits: Tensor) -> Tensor:
-    """Keep exactly the weights whose logit is above 0: the hard mask, which no schedule sets."""
+    """Keep exactly the weights whose logit is above 0, whatever the schedule asks for."""
     return logits > 0
 
 
 def slim(channel: Tensor, *, percent: float) -> Tensor:
-    """Keep what belongs to no channel whose share is `percent` or less; no schedule sets it.
+    """Keep the weights of channels whose share is above `percent` (arXiv:1708.06519).
 
-    A channel's share is the fraction of channels of smaller batch-norm scale (arXiv:1708.06519).
+    A channel's share is the fraction of channels that have a smaller batch-norm scale.
     """
     return channel > percent
 
 
 def hard(keeps: Tensor) -> Tensor:
-    """Keep exactly what a learned mask keeps, as its sparsifier has it; no schedule sets it."""
+    """Keep exactly the weights of the hard mask that a sparsifier has learned."""
     return keeps
 
 
 def sampled(sampled: Tensor) -> Tensor:
-    """Keep what one draw of a learned mask keeps; no schedule sets it."""
+    """Keep exactly the weights of one draw of a learned mask."""
     return sampled
 
 
 def large_logit(logits: Tensor, final: Tensor) -> Tensor:
-    """The logit of a learned mask: as many as the schedule says, those most sure to be kept.
+    """The logit of a learned mask: the weights most sure to be kept stay.
 
-    Equal logits, which are common, are ordered by |w_f|.
+    Equal logits are common; they are ordered by |w_f|.
     """
     order = final.abs().argsort(stable=True)
     order = order[logits[order].argsort(stable=True)]
@@ -134,7 +136,7 @@ def drawn(logits: Tensor, noise: Tensor) -> Tensor:
 
 
 def large_final_same_sign(init: Tensor, final: Tensor) -> Tensor:
-    """|w_f| where the sign stayed, else 0: once those run out, random other weights fill up."""
+    """|w_f| where the sign stayed, else 0; if too few have kept theirs, random others stay too."""
     return final.abs() * _same_sign(init, final)
 
 
@@ -154,12 +156,12 @@ def magnitude_increase_diff_sign(init: Tensor, final: Tensor) -> Tensor:
 
 
 def large_final_same_sign_single(init: Tensor, final: Tensor) -> Tensor:
-    """Keep exactly the weights whose sign stayed: a mask of its own, which no schedule sets."""
+    """Keep exactly the weights whose sign stayed, whatever the schedule asks for."""
     return _same_sign(init, final)
 
 
 def large_final_diff_sign_single(init: Tensor, final: Tensor) -> Tensor:
-    """Keep exactly the weights whose sign flipped: a mask of its own, which no schedule sets."""
+    """Keep exactly the weights whose sign flipped, whatever the schedule asks for."""
     return _diff_sign(init, final)
 
 

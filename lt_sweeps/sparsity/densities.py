@@ -13,7 +13,7 @@ import yaml
 
 from lt_sweeps.config.call import nearest
 from lt_sweeps.models.network import Layer
-from lt_sweeps.sparsity.schedules import Target, checked, rising
+from lt_sweeps.sparsity.schedules import Target, checked_sparsity, rising_targets
 
 FAMILY = "densities"  # the first part of these names in stage keys, for ever
 
@@ -21,17 +21,20 @@ FAMILY = "densities"  # the first part of these names in stage keys, for ever
 def erk(layers: Sequence[Layer], *, sparsity: float) -> tuple[Target, ...]:
     """Erdos-Renyi-Kernel: a layer's density is proportional to (sum / product) of its dimensions.
 
-    A layer whose density would exceed 1 is dense, and the others take over its share. Every layer
-    has as many weights to give as its own sparsity would leave, rounded up (arXiv:1911.11134).
+    A layer whose density would exceed 1 is dense, and the other layers become sparser for it. All
+    layers together prune the sum of `sparsity` of each, rounded down (arXiv:1911.11134).
     """
-    return _one_level(layers, _erk(layers, checked(sparsity)), sparsity)
+    return _one_level(layers, _erk(layers, checked_sparsity(sparsity)), sparsity)
 
 
 def uniform(
     layers: Sequence[Layer], *, sparsity: float, dense_first: bool = True
 ) -> tuple[Target, ...]:
-    """The same density in all layers but the first, which is dense; overall there is more left."""
-    density = 1 - checked(sparsity)
+    """The same density in all layers but the first, which is dense and prunes nothing.
+
+    So the network as a whole keeps more than 1 - `sparsity`.
+    """
+    density = 1 - checked_sparsity(sparsity)
     shares = [1.0 if dense_first and not n else density for n in range(len(layers))]
     return _one_level(layers, shares, sparsity)
 
@@ -45,29 +48,26 @@ def given(
     """A density for every layer, by name or in the network's order, here or in a yaml or json file.
 
     Raises:
-        ValueError: one that is missing, unknown, or no density.
+        ValueError: a layer's density is missing or outside (0, 1], or there is no such layer.
     """
-    where = "schedule.densities"
+    key = "schedule.densities"
     if bool(densities) == (file is not None):
-        raise ValueError(f"{where}: give either densities or a file of them, got {densities!r}")
-    found = densities if file is None else _read(file)
+        raise ValueError(f"{key}: give either densities or a file of them, got {densities!r}")
+    shares = densities if file is None else _read(file)
     names = [layer.name for layer in layers]
-    if not isinstance(found, Mapping):
-        if len(found) != len(names):
-            raise ValueError(f"{where}: {len(found)} numbers for {len(names)} layers, {names}")
-        found = dict(zip(names, found, strict=True))
-    for name in found:
+    if not isinstance(shares, Mapping):
+        if len(shares) != len(names):
+            raise ValueError(f"{key}: {len(shares)} numbers for {len(names)} layers, {names}")
+        shares = dict(zip(names, shares, strict=True))
+    for name, share in shares.items():
         if name not in names:
-            raise ValueError(
-                f"{where}: no layer `{name}`; layers are {names}{nearest(name, names)}"
-            )
-    if missing := [name for name in names if name not in found]:
-        raise ValueError(f"{where}: nothing for {missing}; give a density for every layer")
-    for name, share in found.items():
+            raise ValueError(f"{key}: no layer `{name}`; layers are {names}{nearest(name, names)}")
         if not isinstance(share, (int, float)) or not 0 < share <= 1:
             hint = f"; did you mean {share / 100:g}?" if isinstance(share, int | float) else ""
-            raise ValueError(f"{where}: {share!r} for {name} lies outside (0, 1]{hint}")
-    shares = [float(found[name]) for name in names]
+            raise ValueError(f"{key}: {share!r} for {name} lies outside (0, 1]{hint}")
+    if missing := [name for name in names if name not in shares]:
+        raise ValueError(f"{key}: nothing for {missing}; give a density for every layer")
+    shares = [float(shares[name]) for name in names]
     kept = sum(layer.size * share for layer, share in zip(layers, shares, strict=True))
     return _one_level(layers, shares, 1 - kept / sum(layer.size for layer in layers))
 
@@ -76,14 +76,14 @@ def _one_level(
     layers: Sequence[Layer], shares: Sequence[float], sparsity: float
 ) -> tuple[Target, ...]:
     keep = [round(layer.size * share) for layer, share in zip(layers, shares, strict=True)]
-    return rising([Target("layer", tuple(keep), float(sparsity))], layers)
+    return rising_targets([Target("layer", tuple(keep), float(sparsity))], layers)
 
 
 def _erk(layers: Sequence[Layer], sparsity: float) -> list[float]:
-    """The densities, making dense whatever exceeds 1 most, until nothing does."""
+    """The densities: the layer that exceeds 1 most becomes dense, until none exceeds it."""
     sizes = [layer.size for layer in layers]
     raw = [sum(layer.shape) / layer.size for layer in layers]
-    # 0.9 * 10 is 9.000000000000002 or so in other places: nine decimals are the same everywhere.
+    # A product such as 0.9 * 10 is not exact: rounded to nine decimals, its floor is the one meant.
     zeros = [math.floor(round(sparsity * size, 9)) for size in sizes]
     sparse = set(range(len(layers)))
     while sparse:
@@ -98,9 +98,9 @@ def _erk(layers: Sequence[Layer], sparsity: float) -> list[float]:
 
 def _read(file: str) -> Mapping[str, float] | Sequence[float]:
     try:
-        found = yaml.safe_load(Path(file).read_text())
+        densities = yaml.safe_load(Path(file).read_text())
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"schedule.file: {file} cannot be read: {error}") from None
-    if not isinstance(found, (Mapping, list)):
-        raise ValueError(f"schedule.file: {file} holds {found!r}; give densities by layer")
-    return found
+    if not isinstance(densities, (Mapping, list)):
+        raise ValueError(f"schedule.file: {file} holds {densities!r}; give densities by layer")
+    return densities

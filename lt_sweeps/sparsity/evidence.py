@@ -1,4 +1,7 @@
-"""Evidence: the snapshots that criteria, resets and freezes ask for by name."""
+"""Evidence: what criteria, resets and freezes may ask for, by the names of their parameters.
+
+Most evidence is a snapshot of the weights at a moment of a training; some is computed from one.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 from lt_sweeps.config.call import Call
 
-_CRITERION = {
+_CRITERION = {  # by its name, the moment that it is of if a yaml does not say another
     "init": "start",
     "final": "end",
     "best": "best",
@@ -23,23 +26,23 @@ _CRITERION = {
     "channel": "end",
     "noise": None,
 }
-UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # what a network has before it is trained
-ON_DATA = ("grad", "hessian_grad")  # what depends on training images
-LEARNED = ("logits", "keeps", "sampled")  # what only the training of a mask ends with
+UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # known before a network is trained
+ON_DATA = ("grad", "hessian_grad")  # computed from training images
+LEARNED = ("logits", "keeps", "sampled")  # known where a mask has been trained, and only there
 _RESET = ("origin", "init", "final", "masked", "kept", "cut", "noise", "fresh")
 _LOGITS = ("kept", "logits", "noise")
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A mask criterion, and the moments that its snapshots are taken at (None: it is drawn)."""
+    """A mask criterion, and the moment of each of its evidence; None for noise, which is drawn."""
 
     call: Call
     evidence: tuple[tuple[str, str | None], ...]
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Criterion:
-        """The criterion that a yaml describes: `_target_`, snapshots by name, other arguments."""
+        """The criterion that a yaml describes: `_target_`, moments by evidence, arguments."""
         where = "mask_criterion"
         target = str(config.get("_target_"))
         names = _evidence(Call(target), where, tuple(_CRITERION))
@@ -47,7 +50,9 @@ class Criterion:
         evidence.update({n: n.removeprefix("at_") for n in names if n.startswith("at_")})
         for name, moment in evidence.items():
             if (name == "noise") != (moment is None):
-                raise ValueError(f"{where}.{name}: {moment!r} is no moment of a training")
+                raise ValueError(
+                    f"{where}.{name}: got {moment!r}; noise has no moment, and all else has one"
+                )
         rest = {key: value for key, value in config.items() if key not in names}
         call = Call.of(rest, where=where, supplied=names)
         return cls(call, tuple(evidence.items()))
@@ -59,7 +64,7 @@ def reset(config: Mapping[str, Any], where: str = "reset") -> Call:
 
 
 def logits(target: str, **arguments: Any) -> Call:
-    """What a learned mask's logits start from."""
+    """The initial logits of a learned mask: a function of `mask_logits` and its arguments."""
     return _call({"_target_": target, **arguments}, "method", _LOGITS)
 
 

@@ -1,9 +1,9 @@
 """Freezes (mask-0 actions): what a pruned weight is pinned to (arXiv:1905.01067, section 4).
 
 A freeze is a function of one layer's weights that names the evidence it needs, as a reset does:
-`init`, `final`, `kept`, `noise`, and `cut`, the weights that are pruned now. It decides once, when
-a weight is pruned; the value then stays for all later levels. One whose `kept_too` is true also
-says what a kept weight's initial value becomes, before the reset.
+`init`, `final`, `kept`, `noise`, and `cut`, the weights that are pruned now. A weight gets its
+value when it is pruned, and keeps it at all later levels. Where the argument `kept_too` is true,
+kept weights get the freeze's value as their initial value too, from which the reset goes on.
 """
 
 from __future__ import annotations

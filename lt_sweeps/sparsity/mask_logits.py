@@ -1,6 +1,6 @@
-"""Logits: what a learned mask starts from, one function of a layer each.
+"""Initial logits of a learned mask: each option is a function of one layer.
 
-They name the evidence they need: `kept` (the mask so far), `logits` (those that the training before
+It names the evidence it needs: `kept` (the mask so far), `logits` (those that the training before
 ended with), `noise` (uniform in [0, 1)).
 """
 
@@ -15,18 +15,18 @@ from torch import Tensor
 FAMILY = "logits"  # the first part of these names in stage keys, for ever
 
 Grain = Literal["weight", "channel", "layer"]
-"""What has a logit of its own."""
+"""How many weights share a logit: none, those of a channel, or all of a layer."""
 
 
 def constant(kept: Tensor, *, value: float = 0.0, grain: Grain = "weight") -> Tensor:
-    """The same for all weights: each is kept with the chance sigmoid(value)."""
+    """The same logit for all weights: each is kept with the chance sigmoid(value)."""
     return torch.full(grained(kept.shape, grain), float(value))
 
 
 def normal(
     kept: Tensor, noise: Tensor, *, mean: float, std: float, grain: Grain = "weight"
 ) -> Tensor:
-    """Drawn around `mean`."""
+    """Logits drawn from a normal distribution."""
     uniform = first(noise, grained(kept.shape, grain)).double().clamp(min=2.0**-25)
     return (mean + std * torch.special.ndtri(uniform)).float()
 
@@ -39,24 +39,24 @@ def by_mask(kept: Tensor, *, strength: float = 2.0) -> Tensor:
 def reopened(logits: Tensor, *, beta: float, highest: float) -> Tensor:
     """min(beta s, highest), for another round of Continuous Sparsification (arXiv:1912.04427).
 
-    With the final beta, a weight that was suppressed stays so, and one that survived is at most
-    where all began, to be decided anew.
+    With `beta` the final one, a suppressed weight stays suppressed; with `highest` the initial s, a
+    weight that survived starts where all began, and may be pruned in this round.
     """
     return (beta * logits).clamp(max=float(highest))
 
 
 def none(kept: Tensor) -> Tensor:
-    """No logits: for masks that the weights themselves decide."""
+    """No logits, for masks that depend on the weights alone."""
     return torch.zeros(0)
 
 
 def carried(logits: Tensor) -> Tensor:
-    """As the training before left them."""
+    """The logits that the training before ended with."""
     return logits
 
 
 def grained(shape: Sequence[int], grain: Grain) -> tuple[int, ...]:
-    """The shape of a layer's logits, such that they go with its weights.
+    """The shape of a layer's logits, which broadcasts to that of its weights.
 
     A channel is an output feature map of a convolution, and an input of a linear layer.
     """

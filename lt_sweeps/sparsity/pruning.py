@@ -1,12 +1,11 @@
 """Pruning: scores become masks, kept weights restart, pruned weights are pinned.
 
-Everything here is one replicate's: the stack comes later.
+Tensors are those of one replicate, `[1, *shape]`: tickets are stacked only for a training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,15 +40,13 @@ def prune(
     mask: dict[str, Tensor] = {}
     for group, count in target.groups(layers):
         names = [layer.name for layer in group]
-        given = {
+        left = {
             name: torch.cat([state[n][kept[n]] for n in names]) for name, state in evidence.items()
         }
         if "noise" in criterion.names:
-            drawn = [
-                _uniform(layer, noise, "criterion", level)[kept[layer.name][0]] for layer in group
-            ]
-            given["noise"] = torch.cat(drawn)
-        score = criterion(**given)
+            drawn = [_uniform(la, noise, "criterion", level)[kept[la.name][0]] for la in group]
+            left["noise"] = torch.cat(drawn)
+        score = criterion(**left)
         ties = generator(noise, "ties", level, *(names if target.scope == "layer" else ()))
         stays = score if score.dtype == torch.bool else keep_top(score, count, ties)
         sizes = [int(kept[name].sum()) for name in names]
@@ -118,10 +115,10 @@ def _call(
     purpose: str,
 ) -> Tensor:
     """A reset or freeze on one layer of one replicate."""
-    given: dict[str, Any] = {n: e[layer.name][0] for n, e in evidence.items() if n in call.names}
+    named = {n: state[layer.name][0] for n, state in evidence.items() if n in call.names}
     if "noise" in call.names:
-        given["noise"] = _uniform(layer, seed.role("noise"), purpose, level)
-    return call(**given)
+        named["noise"] = _uniform(layer, seed.role("noise"), purpose, level)
+    return call(**named)
 
 
 def _uniform(layer: Layer, seed: int, purpose: str, level: int) -> Tensor:

@@ -1,14 +1,17 @@
 """Resets (mask-1 actions): what a kept weight restarts from (arXiv:1905.01067, section 4).
 
-A reset is a function of one layer's weights that names the evidence it needs, tensors of the whole
-layer: `init` (its initial weights as the resets before have left them, the pruned ones included),
-`origin` (those of the dense run), `final` (where the training ended), `masked` (what a learned mask
-made of those), `kept` (the mask), `noise` (uniform in [0, 1)), `fresh` (another draw of the
-initialisation). It returns the layer's initial
-weights, pruned ones included, from which the next level's reset goes on; the mask lies over them.
+A reset is a function of one layer that names the evidence it needs. Evidence are tensors of the
+whole layer:
+- `init`, its initial weights as the resets of earlier levels have left them
+- `origin`, those of the dense run; `fresh`, another draw of the initialisation
+- `final`, the weights at the end of the training; `masked`, what a learned mask made of these
+- `kept`, the mask; `noise`, uniform in [0, 1)
+It returns the layer's initial weights, with values for pruned ones too: they are not trained at
+this level, but the reset of the next level receives them as `init`.
 
-A reset that has `to` begins with the dense run at that time, and puts biases, normalisation and the
-step back to it; one that has not leaves them as trained and starts the recipe anew.
+A reset with an argument `to` goes back to the dense run at that time: biases, normalisation and the
+step of the recipe are those of that time as well. One without leaves all of them as trained, and
+the recipe starts anew.
 """
 
 from __future__ import annotations
@@ -36,23 +39,24 @@ def rewind(
 
 @omitted_at(at=None, momentum=False)
 def keep(final: Tensor, *, at: str | None = None, momentum: bool = False) -> Tensor:
-    """The trained weights: the recipe starts anew from where the network is (fine-tuning).
+    """The trained weights stay, and the recipe starts anew (fine-tuning).
 
-    With `at` it goes on from that time of it instead, learning rate and data order included; with
+    With `at` the recipe goes on from that time instead, learning rate and data order included; with
     `momentum` the optimizer's moments are kept too (learning-rate rewinding, arXiv:2003.02389).
     """
     return final
 
 
 def learned(masked: Tensor) -> Tensor:
-    """The trained weights as a learned mask left them (gated, shrunk): its fine-tuning."""
+    """The trained weights as a learned mask has gated or shrunk them: fine-tuning after it."""
     return masked
 
 
 def transplant(origin: Tensor, *, to: str = "0it", restart: bool = False) -> Tensor:
-    """The dense run's weights at time `to`, as in `rewind`, whatever the levels in between did.
+    """The dense run's weights at time `to`, whatever the levels in between have started from.
 
-    After levels that kept their weights, `rewind` would go back to what they began with.
+    `rewind` differs after levels that kept their trained weights: it goes back to the weights that
+    the last of them started from.
     """
     return origin
 
@@ -69,8 +73,8 @@ def reinit(
 ) -> Tensor:
     """The layer's initial weights in another order, pruned ones among them.
 
-    With `sign` each position keeps the sign of its initial weight. With `rescale` they are those of
-    the dense run, over the fraction of the layer that is kept.
+    With `sign` each position keeps the sign of its initial weight. With `rescale` the weights are
+    those of the dense run, divided by the fraction of the layer that is kept.
     """
     base = origin if rescale else init
     return _signed(_shuffled(base, noise), base, sign) * _factor(kept, rescale)
@@ -120,8 +124,8 @@ def redraw(fresh: Tensor, *, to: str = "0it", at: str | None = None) -> Tensor:
 def mask_init(init: Tensor, kept: Tensor, *, to: str = "0it", frees: bool = True) -> Tensor:
     """Rewind, with the pruned weights at 0 and trained like the others: a mask on the start alone.
 
-    The next level still prunes among the weights that the mask kept. (`frees` says that the
-    training after it holds no mask; without it this is `rewind`.)
+    The next level still prunes only among the weights that the mask kept. `frees` says that pruned
+    weights train in the next training; without it this is `rewind`.
     """
     return init
 

@@ -23,7 +23,7 @@ Scope = Literal["layer", "global"]
 class Target:
     """How many weights a level leaves: one count per layer, or one over all layers.
 
-    `sparsity` is what was asked for, NaN for nothing; the counts are what that rounds to.
+    `sparsity` is the one that was asked for, NaN where none was; `keep` is what it rounds to.
     """
 
     scope: Scope
@@ -32,7 +32,7 @@ class Target:
 
     @classmethod
     def open(cls, layers: Sequence[Layer]) -> Target:
-        """Whatever the criterion keeps: for those that are masks themselves."""
+        """No number of weights, for criteria that return a mask."""
         return cls("layer", tuple(layer.size for layer in layers), math.nan)
 
     def groups(self, layers: Sequence[Layer]) -> list[tuple[Sequence[Layer], int]]:
@@ -41,7 +41,7 @@ class Target:
         return list(zip(together, self.keep, strict=True))
 
     def identity(self) -> dict[str, Any]:
-        """The counts alone: schedules that agree on them share their levels."""
+        """The counts alone, so that schedules with equal counts share their levels."""
         return {"scope": self.scope, "keep": list(self.keep)}
 
 
@@ -64,7 +64,7 @@ def geometric(
     rates = {"conv": conv, "hidden": hidden, "output": output}
     for kind, rate in rates.items():
         if not 0 < rate < 1:
-            raise ValueError(f"schedule: {kind}={rate} is no rate; it lies between 0 and 1")
+            raise ValueError(f"schedule: {kind}={rate}; a rate lies between 0 and 1")
     if (levels is None) == (sparsity is None):
         raise ValueError(
             f"schedule: give either levels or sparsity, got levels={levels}, sparsity={sparsity}"
@@ -84,7 +84,7 @@ def geometric(
     if sparsity is not None:
         if sparsity == 0:
             raise ValueError("schedule: sparsity 0 prunes nothing; use method=dense")
-        whole, last = _levels_to(checked(sparsity), nominal)
+        whole, last = _levels_to(checked_sparsity(sparsity), nominal)
     targets, keep = [], sizes
     for level in range(1, (whole or 0) + 1):
         keep = [n - int(n * ((1 - b) * 100.0) / 100) for n, b in zip(keep, bases, strict=True)]
@@ -92,20 +92,21 @@ def geometric(
     if last is not None:
         keep = [round(n * base**last) for n, base in zip(sizes, bases, strict=True)]
         targets.append(Target(scope, tuple(keep), nominal(last)))
-    return rising(targets, layers)
+    return rising_targets(targets, layers)
 
 
 def sparsities(
     layers: Sequence[Layer], *, sparsity: Sequence[float], scope: Scope = "layer"
 ) -> tuple[Target, ...]:
-    """An explicit list of sparsities, one per level; within a layer each is the layer's own."""
+    """An explicit list of sparsities, one per level, each of every layer or of all together."""
     if not sparsity:
-        raise ValueError("schedule: sparsity=[] has no level; list at least one")
+        raise ValueError("schedule: sparsity=[]; list at least one")
     sizes = _sizes(layers, scope)
     targets = [
-        Target(scope, tuple(round(n * (1 - checked(s))) for n in sizes), float(s)) for s in sparsity
+        Target(scope, tuple(round(n * (1 - checked_sparsity(s))) for n in sizes), float(s))
+        for s in sparsity
     ]
-    return rising(targets, layers)
+    return rising_targets(targets, layers)
 
 
 def one_shot(
@@ -121,32 +122,37 @@ def _sizes(layers: Sequence[Layer], scope: Scope) -> list[int]:
 
 
 def _levels_to(sparsity: float, nominal: Callable[[float], float]) -> tuple[int, float | None]:
-    """Whole levels before `sparsity`, and the fractional last one unless a whole one hits it."""
+    """How many whole levels come before `sparsity`, and the fractional level that reaches it.
+
+    The latter is None where a whole level comes within 0.1 percent of the density.
+    """
     close = 1e-3 * (1 - sparsity)
-    whole = 0
-    while nominal(whole + 1) < sparsity + close:
-        whole += 1
-    if abs(nominal(whole) - sparsity) <= close:
-        return whole, None
-    low, high = float(whole), whole + 1.0
+    levels = 0
+    while nominal(levels + 1) < sparsity + close:
+        levels += 1
+    if abs(nominal(levels) - sparsity) <= close:
+        return levels, None
+    low, high = float(levels), levels + 1.0
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if nominal(middle) < sparsity else (low, middle)
-    return whole, high
+    return levels, high
 
 
-def checked(sparsity: float) -> float:
+def checked_sparsity(sparsity: float) -> float:
+    """`sparsity`, if it lies in [0, 1)."""
     if not 0 <= sparsity < 1:
         hint = f"; did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
         raise ValueError(f"schedule: sparsity {sparsity:g} lies outside [0, 1){hint}")
     return sparsity
 
 
-def rising(targets: list[Target], layers: Sequence[Layer]) -> tuple[Target, ...]:
+def rising_targets(targets: list[Target], layers: Sequence[Layer]) -> tuple[Target, ...]:
     """The targets, if sparsity rises at every level and no layer is emptied.
 
     Raises:
-        ValueError: it does not, or a layer is; a global scope can only tell when it prunes.
+        ValueError: it does not, or a layer is emptied. In a global scope only the pruning itself
+            shows whether a layer is.
     """
     full = Target(targets[0].scope, tuple(_sizes(layers, targets[0].scope)), 0.0)
     for level, (before, now) in enumerate(zip([full, *targets], targets, strict=False), 1):

@@ -1,4 +1,4 @@
-"""Ranking: which of some scores are the highest, exactly as many as are asked for."""
+"""Top k: the highest of some scores, exactly as many as are asked for."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.seeds import Seed, generator
+from lt_sweeps.models.network import Layer
 
 
 def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
     """Which of `scores` `[n]` are the `count` highest: bool `[n]`, exactly `min(count, n)` True.
 
-    Equal scores at the boundary are chosen among at random; NaN is the lowest score of all.
+    Scores that equal the lowest one kept are chosen among at random. NaN counts as -inf.
     """
     if count >= len(scores):
         return torch.ones_like(scores, dtype=torch.bool)
@@ -24,16 +25,24 @@ def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
     keep = scores > boundary
     tied = (scores == boundary).nonzero().squeeze(1)
     need = count - int(keep.sum())
-    # The order of ties is drawn only where it decides something: it hardly ever does.
-    keep[tied if need == len(tied) else tied[torch.randperm(len(tied), generator=ties)[:need]]] = (
-        True
-    )
+    # A threshold alone would keep all of the tied scores and with them more than `count`: after
+    # pruning to 0 or with a criterion of few values, thousands. So only as many of them stay as
+    # are missing. Drawing an order of them all takes time, and hardly ever do ties have to be cut.
+    if need < len(tied):
+        tied = tied[torch.randperm(len(tied), generator=ties)[:need]]
+    keep[tied] = True
     return keep
 
 
 def keep_top_of_each(
     scores: Tensor, counts: Sequence[int], seeds: Sequence[Seed], *index: int | str
 ) -> Tensor:
-    """The same for every replicate, `[R, n]`; ties are drawn by its seed and the `index`."""
-    drawn = [generator(seed.role("noise"), "ties", *index) for seed in seeds]
-    return torch.stack([keep_top(*each) for each in zip(scores, counts, drawn, strict=True)])
+    """`keep_top` of every replicate: `[R, n]`. Its seed and the `index` draw among ties."""
+    ties = [generator(seed.role("noise"), "ties", *index) for seed in seeds]
+    return torch.stack([keep_top(*row) for row in zip(scores, counts, ties, strict=True)])
+
+
+def by_layer(flat: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """`flat` `[..., n]`, the weights of several layers one after another, as `[..., *shape]`."""
+    parts = zip(layers, flat.split([layer.size for layer in layers], -1), strict=True)
+    return {layer.name: part.view(*flat.shape[:-1], *layer.shape) for layer, part in parts}

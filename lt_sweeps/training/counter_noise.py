@@ -1,7 +1,8 @@
-"""Noise: uniform numbers by counter, made on the device, the same on every device.
+"""Uniform noise from a counter-based generator: the same numbers on every device.
 
-A number is a function of (key, position) alone, so a mask that is sampled anew in every forward
-pass needs neither a generator's state nor a copy from the host, and can lie in a CUDA graph.
+A number is a function of a key and of its position alone. So a mask that is drawn anew in every
+forward pass has no generator's state to save, needs no numbers from the host but its key, and can
+be drawn inside a CUDA graph.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 
 class Noise:
-    """Uniform numbers in [0, 1), `[R, size]`; each replicate's from its own key."""
+    """Uniform numbers in [0, 1): `[R, size]`, each row from its replicate's own key."""
 
     def __init__(self, replicates: int, size: int, device: str | torch.device = "cpu") -> None:
         positions = torch.arange(size, dtype=torch.int32, device=device)
@@ -21,12 +22,13 @@ class Noise:
         self.keys = torch.zeros(replicates, 1, dtype=torch.int32, device=device)
 
     def seed(self, keys: Sequence[int]) -> None:
-        """Set each replicate's key: what it draws until the next one."""
+        """Set each replicate's key; until the next one every draw is the same."""
+        # The low 32 bits, as torch's signed integers.
         low = [(key & 0xFFFFFFFF) - ((key & 0x80000000) << 1) for key in keys]
         self.keys.copy_(torch.tensor(low, dtype=torch.int32)[:, None])
 
     def draw(self) -> Tensor:
-        """The keys' numbers, multiples of 2^-24: `[R, size]`."""
+        """The numbers of the keys, multiples of 2^-24, which float32 holds exactly: `[R, size]`."""
         bits = _mix_(self._positions + self.keys)
         return _shifted(bits, 8).float().mul_(2.0**-24)
 
@@ -42,5 +44,5 @@ def _mix_(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Right, filled with zeros: torch's own shift repeats the sign."""
+    """Shift right and fill with zeros, where torch's own shift repeats the sign."""
     return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)

@@ -1,4 +1,7 @@
-"""Evaluation: a stack on all of a split, in sums over examples."""
+"""Evaluation: the scores of a stack on all of a split, as sums over its examples.
+
+Sums, so that a score does not depend on how a split is cut into batches.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from lt_sweeps.training.stack import Stack
 
 
 class Score(NamedTuple):
-    """One replicate's mean cross entropy, accuracy in [0, 1], and whether it predicts one class."""
+    """One replicate's mean cross entropy, its accuracy in [0, 1], and whether it is constant.
+
+    `one_class` is true where it predicts one and the same class for every image.
+    """
 
     loss: float
     accuracy: float
@@ -22,35 +28,35 @@ class Score(NamedTuple):
 
 
 def measure(stack: Stack, batches: Batches, split: str) -> list[Score]:
-    """Every replicate on the whole of a split; leaves batch-norm statistics alone."""
+    """Every replicate's score on the whole of a split; leaves batch-norm statistics alone."""
     loss = torch.zeros(stack.replicates, dtype=torch.float64, device=stack.device)
-    right, predictions, count = loss.clone(), None, 0
+    correct, predictions, count = loss.clone(), None, 0
     for x, y in batches.evaluation(split):
         logits = stack.logits(x)
         labels = y.expand(len(logits), -1)
         loss += cross_entropy(logits.mT, labels, reduction="none").double().sum(1)
         predicted = logits.argmax(2)
-        right += (predicted == labels).double().sum(1)
-        seen = one_hot(predicted, logits.shape[2]).sum(1)
-        predictions = seen if predictions is None else predictions + seen
+        correct += (predicted == labels).double().sum(1)
+        counts = one_hot(predicted, logits.shape[2]).sum(1)
+        predictions = counts if predictions is None else predictions + counts
         count += len(y)
     assert predictions is not None, f"{split} is empty"
     one_class = (predictions > 0).sum(1) == 1
     numbers = zip(
-        (loss / count).tolist(), (right / count).tolist(), one_class.tolist(), strict=True
+        (loss / count).tolist(), (correct / count).tolist(), one_class.tolist(), strict=True
     )
-    return [Score(*each) for each in numbers]
+    return [Score(*row) for row in numbers]
 
 
-def mean(scores: Sequence[Sequence[Score]]) -> list[Score]:
-    """Each replicate's mean over several evaluations: the accuracies', not of an ensemble."""
+def mean_scores(scores: Sequence[Sequence[Score]]) -> list[Score]:
+    """Each replicate's mean score over several evaluations; that of an ensemble is another."""
     if len(scores) == 1:
         return list(scores[0])
     return [
         Score(
-            fmean(each.loss for each in own),
-            fmean(each.accuracy for each in own),
-            all(each.one_class for each in own),
+            fmean(score.loss for score in replicate),
+            fmean(score.accuracy for score in replicate),
+            all(score.one_class for score in replicate),
         )
-        for own in zip(*scores, strict=True)
+        for replicate in zip(*scores, strict=True)
     ]

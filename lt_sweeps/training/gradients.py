@@ -1,4 +1,4 @@
-"""Gradients: what the loss at a ticket says of each weight, for criteria that ask for it."""
+"""Gradients of the loss at a ticket, for the criteria that ask for them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lt_sweeps.training.stack import Stack
 def gradient(ticket: Ticket, network: Network, task: Task, seed: Seed, examples: int) -> State:
     """The gradient of the mean loss on the first training images, by prunable layer: `[1, *shape]`.
 
-    The images are those that the seed's first epoch begins with, without augmentation; it is
-    computed on the CPU, so that a mask does not depend on the device. Pruned weights have a
-    gradient too: the loss is that of the weights as they are.
+    The images are those that the seed's first epoch begins with, without augmentation. The gradient
+    is computed on the CPU, so that a mask does not depend on the device. Pruned weights have one
+    too: it says what the loss would do if the weight changed from the value it is pinned to.
     """
     stack = Stack(network.module(), 1)
     stack.load(ticket.state)
@@ -41,7 +41,7 @@ def hessian_gradient(
 ) -> State:
     """The Hessian times the gradient, both with respect to the prunable layers: `[1, *shape]`.
 
-    Of the mean loss on the images that `gradient` takes, the outputs divided by `temperature`.
+    The loss is the mean on the images that `gradient` takes, its outputs divided by `temperature`.
     """
     images, labels = first_images(task.dataset, seed, examples)
     state: dict[str, Tensor] = {name: tensor[0].clone() for name, tensor in ticket.state.items()}
@@ -52,6 +52,7 @@ def hessian_gradient(
         outputs = functional_call(network.module("cpu"), state, (images,))
         loss = cross_entropy(outputs / temperature, labels)
         grads = torch.autograd.grad(loss, weights, create_graph=True)
+        # One g is detached, so the derivative of g.g is Hg and not 2Hg.
         squared = torch.stack([(grad * grad.detach()).sum() for grad in grads]).sum()
         products = torch.autograd.grad(squared, weights)
     return {name: product[None] for name, product in zip(names, products, strict=True)}

@@ -1,7 +1,7 @@
 """`Optimizer`: SGD, Adam and AdamW on one flat parameter `[R, P]`, one fused kernel per row.
 
-Each row is a tensor of its own to torch, with its own step count, so that a row never depends on
-the others and can be saved, restored and packed with other rows exactly.
+Torch sees each row as a tensor of its own, with a count of steps of its own. So a row does not
+depend on the others, and can be saved, restored and stacked with other rows without any rounding.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
+from lt_sweeps.config.recipes import Recipe
 
 
 class Optimizer:
-    """Updates `weights` `[R, P]` in place from `grads` `[R, P]`; both must stay where they are.
+    """Update `weights` `[R, P]` in place from `grads` `[R, P]`; both must stay where they are.
 
-    `momentum` and `nesterov` are for sgd, `betas` and `eps` for adam and adamw. Weight decay is
-    added to the gradient, except for adamw, where it is decoupled. At the start the moments and
-    the step counts are zero.
+    `momentum` and `nesterov` are for sgd, `betas` and `eps` for adam and adamw; a `Recipe` refuses
+    what its optimizer would ignore. Weight decay is added to the gradient, except for adamw, where
+    it is decoupled. At the start the moments and the step counts are zero.
     """
 
     def __init__(
@@ -38,9 +38,6 @@ class Optimizer:
         betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer: no `{optimizer}`; there are {list(OPTIMIZERS)}")
-        _check(optimizer, momentum, nesterov, weight_decay, betas, eps)
         self.optimizer = optimizer
         self._options: dict[str, Any] = (
             {"momentum": momentum, "nesterov": nesterov, "dampening": 0.0}
@@ -49,18 +46,36 @@ class Optimizer:
         )
         self._options |= {"weight_decay": weight_decay, "maximize": False, "fused": True}
         names = ("exp_avg", "exp_avg_sq") if optimizer != "sgd" else ("momentum",) * bool(momentum)
-        self._moments = {name: torch.zeros_like(weights) for name in names}
-        self._steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
-        self._rows = [list(each) for each in (weights, grads, *self._moments.values())]
-        self._step_rows = list(self._steps)
+        self.moments = {name: torch.zeros_like(weights) for name in names}
+        self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
+        self._rows = [list(flat) for flat in (weights, grads, *self.moments.values())]
+        self._step_rows = list(self.steps)
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, weights: Tensor, grads: Tensor, *, weight_decay: float | None = None
+    ) -> Optimizer:
+        """The recipe's optimizer, with another weight decay where one is given."""
+        return cls(
+            weights,
+            grads,
+            optimizer=recipe.optimizer,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay if weight_decay is None else weight_decay,
+            betas=recipe.betas,
+            eps=recipe.eps,
+        )
 
     @torch.no_grad()
     def step(self, lr: float | Tensor) -> None:
-        """One update at learning rate `lr`; in a CUDA graph a tensor on the device, read anew at
-        every replay."""
+        """One update at learning rate `lr`.
+
+        In a CUDA graph `lr` is a tensor on the device, which every replay reads anew.
+        """
         weights, grads, *moments = self._rows
         if self.optimizer == "sgd":
-            self._steps.add_(1)
+            self.steps.add_(1)
             buffers = list[Tensor | None](moments[0] if moments else [None] * len(weights))
             sgd(weights, grads, buffers, lr=lr, **self._options)
         else:
@@ -69,50 +84,24 @@ class Optimizer:
             update(weights, grads, first, second, [], self._step_rows, lr=lr, **self._options)
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of the moments `[R, P]` and of the step counts `[R]`."""
+        """Copies of the moments `[R, P]` and of the counts of steps `[R]`."""
         return {name: value.clone() for name, value in self.tensors.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continues, in place, from what `state` returned; rows may come from different stacks."""
-        mine = self.tensors
-        if set(state) != set(mine):
+        """Continue, in place, from what `state` returned; rows may come from different stacks."""
+        if set(state) != set(self.tensors):
             raise ValueError(
-                f"optimizer: `{self.optimizer}` keeps {sorted(mine)}, got {sorted(state)}"
+                f"optimizer: got {sorted(state)}; `{self.optimizer}` keeps {sorted(self.tensors)}"
             )
-        for name, value in mine.items():
-            value.copy_(state[name])
+        for name, tensor in self.tensors.items():
+            tensor.copy_(state[name])
 
     def mask_(self, mask: Tensor) -> None:
-        """Multiplies the moments by the float `mask` `[R, P]`: a pruned weight has no momentum."""
-        for moment in self._moments.values():
+        """Multiply the moments by the float `mask` `[R, P]`: a pruned weight has no momentum."""
+        for moment in self.moments.values():
             moment.mul_(mask)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The moments `[R, P]` and the step counts `[R]` themselves."""
-        return {**self._moments, "step": self._steps}
-
-
-def _check(
-    optimizer: str,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    betas: Sequence[float],
-    eps: float,
-) -> None:
-    """Refuses what would be ignored or make no sense: a setting never silently does nothing."""
-    if optimizer != "sgd" and (momentum or nesterov):
-        raise ValueError(f"optimizer: `{optimizer}` takes no momentum or nesterov; use betas")
-    if optimizer == "sgd" and (tuple(betas) != (0.9, 0.999) or eps != 1e-8):
-        raise ValueError("optimizer: `sgd` takes no betas or eps; adam and adamw do")
-    if nesterov and not momentum:
-        raise ValueError("optimizer: nesterov needs momentum above 0, got 0")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"optimizer: momentum must lie in [0, 1), got {momentum}")
-    if weight_decay < 0:
-        raise ValueError(f"optimizer: weight_decay must be at least 0, got {weight_decay}")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas) or eps <= 0:
-        raise ValueError(
-            f"optimizer: betas must be two numbers in [0, 1) and eps above 0, got {betas} and {eps}"
-        )
+        """The moments `[R, P]` and the counts of steps `[R]` themselves."""
+        return {**self.moments, "step": self.steps}

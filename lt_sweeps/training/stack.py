@@ -1,8 +1,9 @@
-"""`Stack`: R replicates of one model in one flat buffer; the only place that knows replicates.
+"""`Stack`: R replicates of one model in one flat buffer.
 
-Everything a training touches is `[R, P]`: a run is a row, so the optimizer, the mask, a rewind and
-a checkpoint are one operation for any R. How the forward and backward passes are computed is a
-backend (`lt_sweeps.training.backends.backend`); none of them changes what a row means.
+Everything that a training changes is `[R, P]`, one row for each replicate, so the optimizer, the
+mask, a rewind and a checkpoint are one operation for any R. A backend computes the forward and
+backward passes (`lt_sweeps.training.backends.backend`): another one is another speed, and equal up
+to rounding.
 """
 
 from __future__ import annotations
@@ -15,9 +16,17 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from lt_sweeps.training.backends.backend import BACKENDS, Backend, choose, draws_noise, lower
+from lt_sweeps.training.backends.backend import (
+    BACKENDS,
+    Backend,
+    choose_backend,
+    draws_noise,
+    make_backend,
+)
+from lt_sweeps.training.backends.stack_views import StackViews
 
-_ALIGN = 64  # elements: a ten-element bias must not push the next weight off a vector boundary
+# Elements: every tensor begins on a vector boundary, also after a bias of ten elements.
+_ALIGN = 64
 
 
 @dataclass(frozen=True)
@@ -55,12 +64,14 @@ class BufferLayout:
 class Stack:
     """R replicates of one ordinary `nn.Module`, which may lie on any device, "meta" included.
 
-    Every row starts as a copy of `module` (from meta: zeros, until `load`). `stochastic` modules
-    draw noise in their forward pass (dropout), so their `loss` takes seeds and cannot be captured
-    in a CUDA graph; a module whose noise is no layer's says so by an attribute `stochastic = True`.
+    Every row starts as a copy of `module`; from "meta" it is zeros until `load`. A `stochastic`
+    module draws noise in its forward pass (dropout): its `loss` takes seeds and cannot be captured
+    in a CUDA graph. A module that draws noise outside of torch's dropout layers says so by an
+    attribute `stochastic = True`. `smoothing` is the part of a label that a training's loss spreads
+    over all classes.
 
     Raises:
-        ValueError: no such backend, or one that cannot compute this module.
+        ValueError: there is no such backend, or it cannot compute this module.
     """
 
     def __init__(
@@ -75,7 +86,7 @@ class Stack:
         if replicates < 1:
             raise ValueError(f"stack: replicates must be at least 1, got {replicates}")
         if backend not in BACKENDS:
-            raise ValueError(f"stack: no backend `{backend}`; there are {list(BACKENDS)}")
+            raise ValueError(f"stack: backend `{backend}`; give one of {list(BACKENDS)}")
         self.replicates = replicates
         self.device = torch.device(device)
         self.layout = BufferLayout.of(module)
@@ -87,29 +98,23 @@ class Stack:
             name: torch.zeros((replicates, *buffer.shape), dtype=buffer.dtype, device=self.device)
             for name, buffer in _saved_buffers(module).items()
         }
-        mine = {**self.views(self.weights), **self.buffers}
-        self._named = {name: mine[name] for name in module.state_dict() if name in mine}
+        tensors = {**self.views(self.weights), **self.buffers}
+        self._named = {name: tensors[name] for name in module.state_dict() if name in tensors}
         self._copy_from(module)
         self.stochastic = draws_noise(module)
-        self.backend = choose(module, self.device) if backend == "auto" else backend
-        self._backend: Backend = lower(
-            self.backend,
-            module,
-            self.views(self.weights),
-            self.views(self.grads),
-            self.buffers,
-            smoothing,
+        self.backend = choose_backend(module, self.device) if backend == "auto" else backend
+        views = self.views(self.weights), self.views(self.grads)
+        self._backend: Backend = make_backend(
+            self.backend, module, StackViews(*views, self.buffers, smoothing)
         )
         self._noise_checked = self.stochastic
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         """Mean cross entropy of each replicate `[R]`, detached; its gradients replace `grads`.
 
-        Labels are smoothed as the stack was told.
-
-        `x` is `[R, B, C, H, W]`, `y` is `[R, B]`. The forward pass is in training mode. `seeds`,
-        one per replicate, are needed where the stack is `stochastic` and only there: a replicate's
-        noise is a function of its own seed, and torch's global generators are left as they were.
+        `x` is `[R, B, C, H, W]`, `y` is `[R, B]`. The forward pass is in training mode. A stack
+        that is `stochastic` needs `seeds`, one per replicate, which its noise is a function of;
+        torch's global generators are left as they were.
         """
         if self.stochastic and (seeds is None or len(seeds) != self.replicates):
             raise ValueError(
@@ -142,17 +147,17 @@ class Stack:
         return flat
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Sets weights and buffers, in place, from `[R, *shape]` tensors by `state_dict` name."""
-        mine = self._named
-        if set(state) != set(mine):
-            missing, unknown = sorted(set(mine) - set(state)), sorted(set(state) - set(mine))
+        """Set weights and buffers, in place, from `[R, *shape]` tensors by `state_dict` name."""
+        tensors = self._named
+        if set(state) != set(tensors):
+            missing, unknown = sorted(set(tensors) - set(state)), sorted(set(state) - set(tensors))
             raise ValueError(f"stack: state lacks {missing} and has unknown {unknown}")
         for name, value in state.items():
-            if value.shape != mine[name].shape:
+            if value.shape != (tensor := tensors[name]).shape:
                 raise ValueError(
-                    f"stack: `{name}` is {list(value.shape)}; it must be {list(mine[name].shape)}"
+                    f"stack: `{name}` is {list(value.shape)}; it must be {list(tensor.shape)}"
                 )
-            mine[name].copy_(value)
+            tensor.copy_(value)
 
     def state(self) -> dict[str, Tensor]:
         """Copies of weights and buffers, `[R, *shape]` by `state_dict` name."""
@@ -163,9 +168,9 @@ class Stack:
 
     def _copy_from(self, module: nn.Module) -> None:
         state = module.state_dict()
-        for name, mine in self._named.items():
+        for name, tensor in self._named.items():
             if not state[name].is_meta:
-                mine.copy_(state[name])
+                tensor.copy_(state[name])
 
 
 def graphed(
@@ -176,8 +181,8 @@ def graphed(
 ) -> Callable[[], None]:
     """`step` as one replayed CUDA graph; on any other device `step` itself.
 
-    The warm-up takes three real steps, so `restore` names every tensor that `step` changes and a
-    later step reads (weights, buffers, moments, counters): they are put back to what they were.
+    The warm-up takes three real steps. So `restore` lists every tensor that `step` changes and a
+    later step reads (weights, buffers, moments, counters); their values are put back afterwards.
     `step` must read its inputs from tensors that stay where they are, and never wait for the host.
     """
     device = torch.device(device)
@@ -201,7 +206,10 @@ def graphed(
 
 @contextmanager
 def _without_noise(device: torch.device) -> Iterator[None]:
-    """Refuses a body that draws from torch's global generator: such noise would be nobody's."""
+    """Refuse a body that draws from torch's global generator.
+
+    Such noise would depend on what else the process has drawn, and not on a replicate's seed.
+    """
     cuda = device.type == "cuda"
     before = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
     yield

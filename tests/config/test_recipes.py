@@ -50,3 +50,24 @@ def test_labels_that_are_not_smoothed_leave_a_recipe_s_name_as_it_was() -> None:
 def test_smoothing_is_a_part_of_the_label(given: float) -> None:
     with pytest.raises(ValueError, match="recipe: label_smoothing=.*; it lies in"):
         made(label_smoothing=given)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"optimizer": "adam", "momentum": 0.9}, "recipe: adam takes no momentum"),
+        ({"betas": (0.8, 0.9)}, "recipe: sgd takes no betas"),
+        ({"nesterov": True}, "nesterov needs it"),
+        ({"momentum": 1.5}, r"recipe: momentum=1.5, .*\[0, 1\)"),
+        ({"weight_decay": -1.0}, "recipe: weight_decay=-1.0; give 0 or more"),
+        ({"optimizer": "adam", "betas": (0.9,)}, r"recipe: betas=\[0.9\].*give two numbers"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(keys: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(**keys)
+
+
+def test_a_recipe_that_is_built_by_hand_is_checked_too() -> None:
+    with pytest.raises(ValueError, match="recipe: optimizer='lion'; give sgd, adam or adamw"):
+        Recipe("lion", 0.1, batch_size=10, length=10, steps_per_epoch=5, evaluate_every=5)

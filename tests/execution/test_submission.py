@@ -13,7 +13,8 @@ from lt_sweeps.plan.planning import Plan, packs, plan
 from lt_sweeps.plan.unit import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
-from lt_sweeps.training.training_loop import Interrupted, TrainingLoop
+from lt_sweeps.training.training_loop import Interrupted
+from lt_sweeps.training.unit_files import UnitFiles
 
 Make = Callable[..., Cell]
 
@@ -87,14 +88,14 @@ def test_a_corrupt_ticket_is_missing_again(cell: Make, tmp_path: Path) -> None:
 
 def _compute(root: Path, cells: list[Cell], barrier) -> None:
     """Compute all packs, and note every training that ends."""
-    finish = TrainingLoop._finish
+    finish = UnitFiles.finish
 
-    def noted(loop: TrainingLoop, results) -> None:
+    def noted(files: UnitFiles, *results) -> None:
         with (root / "trained").open("a") as file:
-            file.writelines(f"{unit.stage.key}/{unit.seed}\n" for unit in loop.units)
-        finish(loop, results)
+            file.writelines(f"{unit.stage.key}/{unit.seed}\n" for unit in files.units)
+        finish(files, *results)
 
-    setattr(TrainingLoop, "_finish", noted)  # noqa: B010
+    setattr(UnitFiles, "finish", noted)  # noqa: B010
     made = plan(cells)
     barrier.wait()
     for pack in all_packs(made):

@@ -180,9 +180,9 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
         ({"recipe__momentum": 0.9}, "recipe: adam takes no momentum"),
         ({"recipe__batch_size": 65}, "recipe: batch_size=65; the training set has 64 images"),
         ({"schedule__levels": "two"}, "schedule: levels='two' is no int | None"),
-        ({"mask_criterion__final": None}, "mask_criterion.final: None is no moment"),
+        ({"mask_criterion__final": None}, "mask_criterion.final: got None; noise has no moment"),
         ({"seeds": 5}, "seeds: 5; give a seed by role"),
-        ({"recipe__gamma": -3.0}, "recipe: eps=1e-08, gamma=-3.0"),
+        ({"recipe__gamma": -3.0}, "recipe: gamma=-3.0"),
         ({"recipe__warmup": "9ep"}, "recipe: warmup .36 steps. is longer than the 12"),
         (
             {"recipe__decay": "cosine", "recipe__milestones": ["1ep"]},

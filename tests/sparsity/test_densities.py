@@ -53,11 +53,11 @@ def test_uniform_leaves_the_first_layer_whole_unless_told_otherwise() -> None:
 def test_given_densities_come_by_name_in_order_or_from_a_file(tmp_path: Path) -> None:
     expected = (40, 30, 6)
     by_name = {"c": 0.1, "a": 1, "b": 0.3}
-    (tmp_path / "found.json").write_text(json.dumps(by_name))
+    (tmp_path / "densities.json").write_text(json.dumps(by_name))
     for (target,) in (
         given(LAYERS, densities=by_name),
         given(LAYERS, densities=[1, 0.3, 0.1]),
-        given(LAYERS, file=str(tmp_path / "found.json")),
+        given(LAYERS, file=str(tmp_path / "densities.json")),
     ):
         assert target.keep == expected and target.scope == "layer"
         assert target.sparsity == pytest.approx(1 - 76 / 200)

@@ -45,13 +45,13 @@ def test_random_zeros_has_as_many_zeros_as_variant_1_where_weights_are_cut(seed:
 def levels(cell: Make, run: Run, freeze: dict, **more: object) -> list[dict[str, torch.Tensor]]:
     """Of the first layer: start, mask, where training ended, at each of three levels."""
     made, store = run(cell(freeze=freeze, schedule__levels=3, **more))
-    found = []
+    levels = []
     for unit in made.units[1:]:
         start, end = (ticket(s, Seed.of(0), store) for s in (unit.stage.start, unit.stage))
         assert isinstance(unit.stage.start, Reset) and isinstance(unit.stage.start.trained, Train)
         before = ticket(unit.stage.start.trained, Seed.of(0), store)
         drawn = ticket(made.units[0].stage.start, Seed.of(0), store)
-        found.append(
+        levels.append(
             {
                 "init": drawn.state[LAYER][0],
                 "start": start.state[LAYER][0],
@@ -61,7 +61,7 @@ def levels(cell: Make, run: Run, freeze: dict, **more: object) -> list[dict[str,
                 "held": ~before.mask[LAYER][0],
             }
         )
-    return found
+    return levels
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def chain(cell: Make, run: Run, reset: dict, **more: object) -> tuple[list[Reset
 
 def starts(stages: list[Reset], store: Store) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Weights and mask of the first layer, as each level starts."""
-    found = [ticket(stage, Seed.of(0), store) for stage in stages]
-    return [(each.state[LAYER][0], each.mask[LAYER][0]) for each in found]
+    tickets = [ticket(stage, Seed.of(0), store) for stage in stages]
+    return [(level.state[LAYER][0], level.mask[LAYER][0]) for level in tickets]
 
 
 def _init(stage: Reset, store: Store) -> torch.Tensor:

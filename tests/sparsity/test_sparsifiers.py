@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,25 @@ from fixtures.tiny_cell import CONV
 from torch import Tensor
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, plan, planned_cell
-from lt_sweeps.plan.stages import Evaluate, Prune, Train
+from lt_sweeps.plan.stages import Evaluate, Init, Logits, Prune, Train, Training
 from lt_sweeps.plan.unit import Machine
-from lt_sweeps.sparsity.evidence import Criterion
+from lt_sweeps.sparsity.evidence import Criterion, logits
 from lt_sweeps.sparsity.schedules import Target
-from lt_sweeps.sparsity.sparsifiers import Supermask
+from lt_sweeps.sparsity.sparsifiers import (
+    LearnedSparsifier,
+    Sparsifier,
+    Supermask,
+    TrainingState,
+    When,
+)
 from lt_sweeps.storage.store import Store
 from lt_sweeps.training.counter_noise import Noise
-from lt_sweeps.training.mask_action import LearnedMask
+from lt_sweeps.training.learned_mask import LearnedMask
 from lt_sweeps.training.training_loop import TrainingLoop
 
 Make = Callable[..., Cell]
@@ -168,7 +176,7 @@ def test_every_forward_pass_and_every_replicate_draws_its_own_mask(cell: Make) -
     loop.masking.raw.fill_(1.0)
     masks = []
     for step in (0, 0, 1):
-        loop.masking.at(step, [0, 0])
+        loop.masking.at(step)
         loop.masking.compute()
         masks.append(loop.stack.views(loop.stack.weights)["hidden.0.weight"].clone())
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
@@ -189,7 +197,7 @@ def test_a_test_is_the_mean_accuracy_of_ten_networks_and_not_of_an_ensemble(
     loop.step = unit.stage.step
     accuracies = []
     for sample in range(10):
-        loop.masking.deploy([loop.step], loop._keys("test", loop.step, sample))
+        loop.masking.deploy([loop.step], loop.scorer.keys("test", loop.step, sample))
         right = 0
         for x, y in loop.batches.evaluation("test"):
             right += int((loop.stack.logits(x)[0].argmax(1) == y).sum())
@@ -223,7 +231,7 @@ def test_logits_start_from_the_mask_of_a_criterion(cell: Make, run: Run) -> None
     )
     stage = made.units[-1].stage
     start, drawn = (ticket(s, Seed.of(0), store) for s in (stage.start, made.units[0].stage.start))
-    logits = torch.cat([each.flatten() for each in start.learned.values()])
+    logits = torch.cat([layer.flatten() for layer in start.learned.values()])
     assert set(logits.unique().tolist()) == {3.0, -3.0}
     kept = made.cells[0].last.start.inputs[0]
     mask = ticket(kept, Seed.of(0), store).mask
@@ -258,10 +266,10 @@ def test_untrained_supermasks_are_scored_on_the_weights_as_drawn(cell: Make, run
     supermask = {"_target_": "lt_sweeps.plan.methods.supermask"}
     made, store = run(cell(method=supermask, schedule__levels=3))
     scores = [unit.stage for unit in made.units if isinstance(unit.stage, Evaluate)]
-    found = rows(made, store)
-    assert [row["kind"] for row in found] == ["search", *["score"] * 4]
-    assert [row["level"] for row in found[1:]] == [0, 1, 2, 3]
-    assert all(row["train_steps"] == 0 for row in found[1:])
+    records = rows(made, store)
+    assert [row["kind"] for row in records] == ["search", *["score"] * 4]
+    assert [row["level"] for row in records[1:]] == [0, 1, 2, 3]
+    assert all(row["train_steps"] == 0 for row in records[1:])
     drawn = ticket(made.units[0].stage.start, Seed.of(0), store).state
     for stage in scores:
         at = ticket(stage, Seed.of(0), store)
@@ -284,7 +292,7 @@ def test_batch_norm_statistics_are_those_of_the_masked_net(cell: Make, run: Run)
     module = unit.stage.network.module("cpu")
     module.load_state_dict({n: t[0] for n, t in start.state.items()})
     seen: list[Tensor] = []
-    module.norm.register_forward_hook(lambda _, given, __: seen.append(given[0]))  # pyright: ignore
+    module.norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))  # pyright: ignore
     with torch.no_grad():
         module.train()(x)
     close = seen[0].mean((0, 2, 3))
@@ -321,6 +329,60 @@ def test_only_logits_cut_a_learned_mask_and_only_a_learned_mask_is_cut_by_them(c
     snip = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.snip", "examples": 8})
     with pytest.raises(ValueError, match="learns a mask"):
         Prune(search, Target.open(search.network.layers), snip, origin=search)
+
+
+@dataclass(frozen=True)
+class Halving(Sparsifier):
+    """A sparsifier of one's own: every other weight of each layer is pruned at one step."""
+
+    at: int
+    kept: int
+
+    @property
+    def kept_at_end(self) -> int:
+        return self.kept
+
+    def acts(self, step: int, recipe: Recipe) -> When | None:
+        return "before" if step == self.at else None
+
+    def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:
+        for layer in state.layers:
+            state.mask[layer.name].view(len(state.seeds), -1)[:, 1::2] = 0
+
+
+@dataclass(frozen=True)
+class Gate(LearnedSparsifier):
+    """A learned mask of one's own."""
+
+    def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
+        return w * torch.tanh(logits)
+
+    def keeps(self, w: Tensor, logits: Tensor) -> Tensor:
+        return logits > 1.0
+
+
+def halved(init: Init, recipe: Training, *, at: int) -> tuple[Train, Train]:
+    kept = sum(-(-layer.size // 2) for layer in init.network.layers)
+    return Train(init, recipe), Train(init, recipe, Halving(at, kept))
+
+
+def gated(init: Init, recipe: Training) -> tuple[Train, Train]:
+    start = logits("lt_sweeps.sparsity.mask_logits.constant", value=1.0)
+    return Train(init, recipe), Train(Logits(init, start), recipe, Gate())
+
+
+def test_a_sparsifier_of_one_s_own_is_a_class_and_nothing_else(cell: Make, run: Run) -> None:
+    halving = {"_target_": f"{__name__}.halved", "at": 3}
+    made, store = run(cell(method=halving), cell(method={"_target_": f"{__name__}.gated"}))
+    for number in (0, 1):
+        dense, result = rows(made, store, number)
+        assert (dense["level"], result["level"]) == (0, 1)
+        assert 0 < result["sparsity"] < 1
+    end = ticket(made.cells[0].last, Seed.of(0), store)
+    assert all(bool(kept.flatten()[::2].all()) for kept in end.mask.values())
+    assert all(not state[~end.mask[n]].any() for n, state in end.state.items() if n in end.mask)
+    halves = rows(made, store)[1]
+    assert halves["target_sparsity"] == halves["sparsity"] == 0.5
 
 
 def _files(root: Path) -> dict[str, bytes]:

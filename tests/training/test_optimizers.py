@@ -115,23 +115,6 @@ def test_the_state_is_a_copy():
     assert optimizer.state()["momentum"].count_nonzero() > 0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"optimizer": "lion"}, r"no `lion`; there are \['sgd', 'adam', 'adamw'\]"),
-        ({"optimizer": "adam", "momentum": 0.9}, "`adam` takes no momentum"),
-        ({"optimizer": "sgd", "betas": (0.8, 0.9)}, "`sgd` takes no betas"),
-        ({"optimizer": "sgd", "nesterov": True}, "nesterov needs momentum"),
-        ({"optimizer": "sgd", "momentum": 1.5}, r"momentum must lie in \[0, 1\), got 1.5"),
-        ({"optimizer": "sgd", "weight_decay": -1.0}, "weight_decay must be at least 0, got -1.0"),
-        ({"optimizer": "adam", "betas": (0.9,)}, "betas must be two numbers"),
-    ],
-)
-def test_a_setting_that_would_do_nothing_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Optimizer(torch.zeros(1, 64), torch.zeros(1, 64), **options)
-
-
 def test_a_state_of_another_optimizer_is_refused():
     sgd = Optimizer(torch.zeros(1, 64), torch.zeros(1, 64), **OPTIONS["momentum"])
     with pytest.raises(ValueError, match="`sgd` keeps"):

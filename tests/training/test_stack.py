@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_sweeps.models import FC, Conv, ResNet
-from lt_sweeps.training.backends.backend import choose
+from lt_sweeps.training.backends.backend import choose_backend
 from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.stack import Stack, graphed
 
@@ -90,7 +90,9 @@ class Plain:
     def __init__(self, net: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> None:
         torch.manual_seed(0)
         self.modules = [net().to(dtype) for _ in range(R)]
-        self.optimizers = [torch.optim.Adam(each.parameters(), lr=0.01) for each in self.modules]
+        self.optimizers = [
+            torch.optim.Adam(module.parameters(), lr=0.01) for module in self.modules
+        ]
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         losses = []
@@ -103,7 +105,7 @@ class Plain:
 
     def state(self) -> dict[str, Tensor]:
         states = [module.state_dict() for module in self.modules]
-        return {name: torch.stack([each[name] for each in states]) for name in states[0]}
+        return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
 @pytest.mark.parametrize(("net", "how"), WAYS)
@@ -136,8 +138,8 @@ def test_the_loop_is_the_plain_module_bit_for_bit(net):
         assert torch.equal(loss, plain.step(last.unflatten(0, (R, B)), y))
         for name, grads in stack.views(stack.grads).items():
             theirs = [module.get_parameter(name).grad for module in plain.modules]
-            assert torch.equal(grads, torch.stack([each for each in theirs if each is not None]))
-        assert all(torch.equal(plain.state()[name], each) for name, each in statistics.items())
+            assert torch.equal(grads, torch.stack([grad for grad in theirs if grad is not None]))
+        assert all(torch.equal(plain.state()[name], value) for name, value in statistics.items())
 
 
 @pytest.mark.parametrize(("net", "how"), [("fc", "chain"), ("fc", "loop"), ("resnet", "loop")])
@@ -163,8 +165,9 @@ def test_smoothed_labels_are_those_of_torch(net, how):
     _close(stack.loss(x, y), losses.detach())
     names = list(stack.views(stack.grads))
     weights = [[m.get_parameter(name) for name in names] for m in plain.modules]
-    own = [torch.autograd.grad(loss, each) for loss, each in zip(losses, weights, strict=True)]
-    for name, *theirs in zip(names, *own, strict=True):
+    pairs = zip(losses, weights, strict=True)
+    grads = [torch.autograd.grad(loss, parameters) for loss, parameters in pairs]
+    for name, *theirs in zip(names, *grads, strict=True):
         _close(stack.views(stack.grads)[name], torch.stack(theirs))
 
 
@@ -290,7 +293,7 @@ def test_the_state_goes_round_through_a_module_on_meta():
 def test_auto_is_a_rule_on_device_and_layers():
     def rule(device: str) -> list[str]:
         nets = [*NETS.values(), Bare, noisy]
-        return [choose(net(), torch.device(device)) for net in nets]
+        return [choose_backend(net(), torch.device(device)) for net in nets]
 
     assert rule("cpu") == ["chain", "loop", "loop", "loop", "loop"]
     assert rule("cuda") == ["chain", "stacked", "stacked", "vmap", "loop"]
@@ -311,7 +314,7 @@ def test_auto_is_a_rule_on_device_and_layers():
     ],
 )
 def test_a_chain_is_flatten_and_linear_layers_with_relu_between(layers, chained):
-    assert (choose(nn.Sequential(*layers), torch.device("cpu")) == "chain") is chained
+    assert (choose_backend(nn.Sequential(*layers), torch.device("cpu")) == "chain") is chained
 
 
 def test_a_hook_is_no_part_of_a_chain():
@@ -333,7 +336,7 @@ def test_a_backend_refuses_what_it_cannot_compute():
     for net, how, message in [
         (NETS["conv"], "chain", "`chain` is for flatten, linear layers and ReLU alone"),
         (Bare, "stacked", "`stacked` does not know ``, Bare; `loop` and `vmap` do"),
-        (NETS["fc"], "fast", "no backend `fast`; there are"),
+        (NETS["fc"], "fast", "stack: backend `fast`; give one of"),
     ]:
         with pytest.raises(ValueError, match=message):
             _stack_of(Plain(net), how)
@@ -354,7 +357,7 @@ def test_a_graph_replays_the_steps_that_eager_takes(net, how):
     for capture in (False, True):
         stack = _stack_of(Plain(NETS[net], torch.float32), how, device="cuda")
         optimizer = Optimizer(stack.weights, stack.grads, optimizer="adam")
-        x, y = (each.cuda() for each in _batch(0))
+        x, y = (tensor.cuda() for tensor in _batch(0))
         lr, losses = torch.tensor(0.01, device="cuda"), torch.zeros(R, device="cuda")
 
         def step(stack=stack, optimizer=optimizer, x=x, y=y, lr=lr, losses=losses) -> None:
@@ -363,8 +366,8 @@ def test_a_graph_replays_the_steps_that_eager_takes(net, how):
 
         kept = [stack.weights, *stack.buffers.values(), *optimizer.tensors.values()]
         take = graphed(step, "cuda", restore=kept) if capture else step
-        for each in range(4):
-            x.copy_(_batch(each)[0])
+        for seed in range(4):
+            x.copy_(_batch(seed)[0])
             take()
         results.append((losses.clone(), stack.weights.clone()))
     for eager, replayed in zip(*results, strict=True):

@@ -16,7 +16,7 @@ from lt_sweeps.plan.unit import Machine, Unit
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
 from lt_sweeps.training.evaluation import measure
-from lt_sweeps.training.mask_action import FixedMask
+from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.training_loop import TrainingLoop
 
 Make = Callable[..., Cell]
@@ -95,7 +95,7 @@ def test_a_replicate_in_a_stack_equals_the_same_seed_alone(
     made, _ = run(*cells, root=tmp_path / "together", backend="loop")
     sizes = dict.fromkeys((unit.stage.key for unit in made.units), 99)
     stacks = packs(made.units, stack_size=sizes, workers=1)
-    mixed = any(len({unit.stage for unit in each.units}) > 1 for each in stacks)
+    mixed = any(len({unit.stage for unit in pack.units}) > 1 for pack in stacks)
     assert mixed == (name != "dense")
     run(*cells, root=tmp_path / "alone", alone=True, backend="loop")
     together, alone = files(tmp_path / "together"), files(tmp_path / "alone")
@@ -107,8 +107,8 @@ def test_every_method_has_the_dense_network_as_its_level_0(cell: Make, name: str
     more = MORE.get(name, {})
     (planned,) = plan([cell(method=method(name), model=CONV, schedule=HALF, **more)]).cells
     (dense,) = plan([cell(model=CONV)]).cells
-    found = next(s for s in planned.trainings if planned.levels.get(s.key) == 0)
-    assert found == dense.trainings[0]
+    level_0 = next(s for s in planned.trainings if planned.levels.get(s.key) == 0)
+    assert level_0 == dense.trainings[0]
 
 
 @pytest.mark.parametrize("backend", ["stacked", "vmap"])
@@ -247,8 +247,7 @@ def test_a_checkpoint_past_a_missing_snapshot_is_not_gone_on_from(
     dense = made.units[0]
     loop = TrainingLoop([dense], store, Machine(), moments=[frozenset()])
     loop.start(ticket(dense.stage.start, dense.seed, store))
-    loop.step = left
-    loop.save_checkpoint()
+    loop.files.write_checkpoint(left, seconds=0.0)
     later, _ = run(cell(recipe=ADAM, schedule__levels=1, reset__to="5it"))
     assert store.has(dense.stage.key, 0, 5) and not later.missing(store)
     assert not store.checkpoints(dense.stage.key, 0)
@@ -399,11 +398,21 @@ def test_evaluating_leaves_batch_norm_statistics_alone(cell: Make, tmp_path: Pat
     loop.start(ticket(stage.start, Seed.of(0), store))
     loop.update()(0)
     before = loop.stack.state()
-    loop.evaluate()
-    loop.test()
+    loop.scorer.results(1)
     after = loop.stack.state()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert before["norm.running_mean"].any()
+
+
+def test_a_training_that_ends_between_two_evaluations_can_be_tested(cell: Make, run: Run) -> None:
+    """As the canary's two steps do, from whatever step they begin at."""
+    made, store = run(cell(recipe__evaluate_every="5it", schedule__levels=1, reset__to="6it"))
+    unit = made.units[-1]
+    loop = TrainingLoop([unit], store, Machine(), moments=[frozenset()])
+    loop.start(ticket(unit.stage.start, unit.seed, store))
+    loop.run(until=8)
+    (results,) = loop.scorer.results(loop.step)
+    assert loop.step == 8 and results["best_step"] == 8
 
 
 def test_the_reported_test_accuracy_is_the_one_at_the_lowest_validation_loss(

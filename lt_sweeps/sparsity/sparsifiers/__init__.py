@@ -1,4 +1,8 @@
-"""Sparsifiers: how sparsity acts inside a training; a family with one file each."""
+"""Sparsifiers: how sparsity acts inside a training; a family with one file each.
+
+One of your own is a subclass of `Sparsifier` or `LearnedSparsifier` in any module, which overrides
+the methods it needs, and a method (`plan/methods/`) that passes it to a training.
+"""
 
 from lt_sweeps.sparsity.sparsifiers.amc import Amc
 from lt_sweeps.sparsity.sparsifiers.continuous import Continuous
@@ -13,6 +17,8 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import (
     LearnedSparsifier,
     Sparsifier,
     TrainingState,
+    When,
+    overrides,
 )
 from lt_sweeps.sparsity.sparsifiers.straight_through import StraightThrough
 from lt_sweeps.sparsity.sparsifiers.supermask import Supermask
@@ -34,4 +40,6 @@ __all__ = [
     "StraightThrough",
     "Supermask",
     "TrainingState",
+    "When",
+    "overrides",
 ]

@@ -1,10 +1,9 @@
-"""AMC: an agent finds how dense each layer is to be, within a budget (arXiv:1802.03494)."""
+"""AMC: an agent searches for the densities of the layers within a budget (arXiv:1802.03494)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,14 +18,15 @@ _REMEMBERED = 100  # episodes
 
 @dataclass(frozen=True)
 class Amc(Sparsifier):
-    """Keep exactly `keep` weights, the largest of each layer; how many there, an agent tries out.
+    """Keep exactly `keep` weights, the largest of each layer, with the densities of an agent.
 
-    An episode goes through the layers and gives each a density; its reward is the accuracy on the
-    validation set that they leave. The best episode's mask stays.
+    An episode goes through the layers and gives each a density. Its reward is the accuracy on the
+    validation set under the mask with these densities. The best episode's mask stays.
 
     Args:
-        strides: of the layers, which the agent sees.
-        lowest: density of a layer.
+        strides: the strides of the layers, which the agent sees.
+        warmup: the first episodes, in which the agent acts at random.
+        lowest: the lowest density that a layer may have.
         recalibrate: training batches to estimate batch-norm statistics from before each reward.
     """
 
@@ -37,30 +37,31 @@ class Amc(Sparsifier):
     lowest: float = 0.02
     recalibrate: int = 0
 
-    searches: ClassVar[bool] = True
-    prunes: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.warmup < 0 or self.recalibrate < 0:
             raise ValueError(
                 f"method: episodes={self.episodes}, warmup={self.warmup}, "
-                f"recalibrate={self.recalibrate}; there is an episode, and no number is negative"
+                f"recalibrate={self.recalibrate}; give 1 episode or more, and no negative number"
             )
         if not 0 < self.lowest < 1:
             raise ValueError(f"method: lowest={self.lowest:g}; give a density between 0 and 1")
 
-    def search(self, live: TrainingState, score: Callable[[], Sequence[float]]) -> None:
-        walks = [Walk(self, live.layers, seed) for seed in live.seeds]
-        ranks = {layer.name: _ranks(live.weights[layer.name]) for layer in live.layers}
+    @property
+    def kept_at_end(self) -> int:
+        return self.keep
+
+    def search(self, state: TrainingState, score: Callable[[int], Sequence[float]]) -> None:
+        walks = [Walk(self, state.layers, seed) for seed in state.seeds]
+        ranks = {layer.name: _ranks(state.weights[layer.name]) for layer in state.layers}
         for _ in range(self.episodes):
-            _write(live.mask, ranks, [walk.go() for walk in walks])
-            for walk, reward in zip(walks, score(), strict=True):
+            _write(state.mask, ranks, [walk.go() for walk in walks])
+            for walk, reward in zip(walks, score(self.recalibrate), strict=True):
                 walk.learn(reward)
-        _write(live.mask, ranks, [walk.best for walk in walks])
+        _write(state.mask, ranks, [walk.best for walk in walks])
 
 
 class Walk:
-    """One replicate's episodes: through the layers, from the first to the last."""
+    """The episodes of one replicate, each through the layers from the first to the last."""
 
     def __init__(self, amc: Amc, layers: Sequence[Layer], seed: Seed) -> None:
         self.amc, self.sizes = amc, [layer.size for layer in layers]
@@ -75,10 +76,10 @@ class Walk:
         self.best, self._highest = list(self.sizes), -1.0
 
     def go(self) -> list[int]:
-        """An episode: how many weights each layer keeps, `keep` in all.
+        """Act in an episode: how many weights each layer keeps, `keep` in all.
 
-        An action is clipped so that the layers after it can still meet the budget, each between
-        its least density and 1.
+        An action is clipped so that the layers after it can still meet the budget with densities
+        between their lowest one and 1.
         """
         total, left, before = sum(self.sizes), self.amc.keep, 1.0
         self.states, self.actions, self.counts = [], [], []
@@ -96,6 +97,7 @@ class Walk:
         return self.counts
 
     def learn(self, reward: float) -> None:
+        """End the episode with its reward."""
         self.agent.learn(self.states, self.actions, reward)
         if reward > self._highest:
             self.best, self._highest = self.counts, reward
@@ -107,7 +109,11 @@ def least(size: int, lowest: float) -> int:
 
 
 def _features(layers: Sequence[Layer], strides: Sequence[int]) -> Tensor:
-    """What the agent knows of each layer beforehand, from 0 to 1 over the layers: `[L, 7]`."""
+    """What the agent sees of each layer, scaled to 0 to 1 over the layers: `[L, 7]`.
+
+    Its position, whether it is a convolution, its channels in and out, stride, width of the kernel
+    and number of weights.
+    """
     rows = [
         [
             float(n),
@@ -126,7 +132,7 @@ def _features(layers: Sequence[Layer], strides: Sequence[int]) -> Tensor:
 
 
 def _ranks(weights: Tensor) -> Tensor:
-    """Each weight's place by magnitude in its layer, 0 for the largest: `[R, n]`."""
+    """Each weight's rank by magnitude in its layer, 0 for the largest: `[R, n]`."""
     order = weights.flatten(1).abs().argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
@@ -135,6 +141,7 @@ def _ranks(weights: Tensor) -> Tensor:
 def _write(
     mask: Mapping[str, Tensor], ranks: Mapping[str, Tensor], counts: Sequence[Sequence[int]]
 ) -> None:
+    """Keep the largest weights of each layer, by the counts of each replicate."""
     for (name, places), kept in zip(ranks.items(), zip(*counts, strict=True), strict=True):
         number = torch.tensor(kept, device=places.device)[:, None]
         mask[name].copy_((places < number).view_as(mask[name]))

@@ -19,10 +19,10 @@ Anneal = Literal["epoch", "step", "linear", "constant"]
 class Continuous(LearnedSparsifier):
     """Weights times c sigmoid(beta s), and `lmbda` times the sum of these masks in the loss.
 
-    beta rises from 1 to `final_beta`, exponentially, in every epoch (as released) or in every step
-    (as written), or linearly in every step; or it is `final_beta` throughout. A hard mask keeps
-    s > 0. c is 1, or with `scaled_from` 1 / sigmoid of that initial s, so that all masks are 1 at
-    the start.
+    beta rises from 1 to `final_beta`: exponentially with every epoch (`epoch`, the released code)
+    or with every step (`step`, the paper), or linearly with every step (`linear`); with `constant`
+    it is `final_beta` throughout. The hard mask keeps the weights with s > 0. c is 1, or with
+    `scaled_from` 1 / sigmoid of that initial s, so that all masks are 1 at the start.
     """
 
     lmbda: float = 1e-8
@@ -32,23 +32,18 @@ class Continuous(LearnedSparsifier):
     lr: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.lmbda < 0:
-            raise ValueError(f"method: lmbda={self.lmbda}; it is not negative")
+            raise ValueError(f"method: lmbda={self.lmbda}; give 0 or more")
         if not self.final_beta > 0 or (self.anneal != "constant" and self.final_beta < 1):
             raise ValueError(
                 f"method: final_beta={self.final_beta}; beta rises from 1, so it ends at 1 or "
                 "above, and a constant beta is above 0"
             )
-        if not self.lr > 0:
-            raise ValueError(f"method: mask_lr={self.lr}; give a positive multiple")
-
-    @property
-    def lr_scale(self) -> float:
-        return self.lr
 
     @property
     def scale(self) -> float:
-        """c: what a mask of 1 multiplies a weight by."""
+        """c, the factor of a weight whose mask is 1."""
         return 1.0 if self.scaled_from is None else 1 + math.exp(-self.scaled_from)
 
     def temperature(self, step: int, recipe: Recipe) -> float:
@@ -71,8 +66,8 @@ class Continuous(LearnedSparsifier):
     def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor:
         return self.lmbda * summed(self._mask(logits, temperature))
 
-    def chance(self, temperature: float) -> tuple[float, float]:
-        return temperature, 0.0
+    def chance(self, step: int, recipe: Recipe) -> tuple[float, float]:
+        return self.temperature(step, recipe), 0.0
 
     def keeps(self, w: Tensor, logits: Tensor) -> Tensor:
         return logits > 0

@@ -1,7 +1,7 @@
 """DDPG: an agent that learns one number in [0, 1] per step of an episode (arXiv:1509.02971).
 
-With the settings of AMC (arXiv:1802.03494): two hidden layers of 300, an exploration that narrows
-by episode, and rewards that count from their moving average.
+The settings are those of AMC (arXiv:1802.03494): two hidden layers of 300 units, an exploration
+that narrows with every episode, and rewards less their moving average.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 _HIDDEN = 300
 _BATCH = 64
-_SLOW = 0.01  # how far the target networks follow in an update
+_SLOW = 0.01  # how far the target networks move towards the trained ones in an update
 _AVERAGED = 0.5  # weight of a new reward in the moving average
-_SIGMA, _DECAY = 0.5, 0.95  # of the exploration, per episode after the warm-up
+_SIGMA, _DECAY = 0.5, 0.95  # noise of the exploration, and its factor for every episode
 
 
 class Agent:
-    """Acts on states `[S]`; what it draws depends on its generator alone.
+    """Acts on states `[S]`. What it draws depends on its own generator alone.
 
     Args:
         warmup: episodes of random actions, before it learns.
-        memory: steps that it remembers.
+        memory: how many steps it remembers, of which each update draws a batch.
     """
 
     def __init__(self, states: int, draws: torch.Generator, *, warmup: int, memory: int) -> None:
@@ -41,7 +41,7 @@ class Agent:
         self.episode = 0
 
     def act(self, state: Tensor) -> float:
-        """What the actor says, and some noise that stays within [0, 1]."""
+        """The actor's action with noise, a normal distribution that is truncated to [0, 1]."""
         uniform = torch.rand((), generator=self._draws, dtype=torch.float64)
         if self.episode < self._warmup:
             return float(uniform)
@@ -53,7 +53,7 @@ class Agent:
         return float(drawn.nan_to_num(float(mean)).clamp(0, 1))
 
     def learn(self, states: Sequence[Tensor], actions: Sequence[float], reward: float) -> None:
-        """End an episode; its reward is that of each of its steps."""
+        """End an episode: each of its steps gets its reward."""
         before = reward if self._average is None else self._average
         self._average = before + _AVERAGED * (reward - before)
         after = [*states[1:], states[-1]]
@@ -97,5 +97,5 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 @torch.no_grad()
 def _follow(slow: nn.Module, fast: nn.Module) -> None:
-    for mine, theirs in zip(slow.parameters(), fast.parameters(), strict=True):
-        mine.lerp_(theirs, _SLOW)
+    for target, trained in zip(slow.parameters(), fast.parameters(), strict=True):
+        target.lerp_(trained, _SLOW)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from lt_sweeps.config.recipes import Recipe
-from lt_sweeps.models.network import Layer
-from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier, TrainingState
-from lt_sweeps.sparsity.top_k import keep_top_of_each
+from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier, TrainingState, When
+from lt_sweeps.sparsity.top_k import by_layer, keep_top_of_each
 
 
 @dataclass(frozen=True)
 class Gradual(Sparsifier):
-    """Keep the largest weights, ever fewer, from step `begin` to `end`, where `keep` are left.
+    """Keep the largest weights, fewer at every pruning from step `begin` to `end`.
 
-    The mask is found anew every so many steps among all weights: a pruned one has the value that
-    it was pruned at, and returns if that has become large. It is fixed from `end` on. `keep` are
-    counts by layer, or one over all layers, as in a schedule's target.
+    A pruning comes every `every` steps and ranks all weights anew: a pruned weight keeps the value
+    that it was pruned at, and returns if that is among the largest again. From `end` on the mask is
+    fixed. `keep` are the weights left then, by layer or over all layers, as in a `Target`.
     """
 
     scope: str
@@ -30,43 +28,43 @@ class Gradual(Sparsifier):
     every: int
     power: float = 3.0
 
-    moves: ClassVar[bool] = True
-    remembers: ClassVar[bool] = True
-    prunes: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if not 0 <= self.begin < self.end:
-            raise ValueError(f"method: it prunes from step {self.begin} to {self.end}; begin first")
+            raise ValueError(
+                f"method: begin={self.begin}, end={self.end} steps; begin comes before end"
+            )
         if self.every < 1 or not self.power > 0:
             raise ValueError(
                 f"method: every={self.every} steps, power={self.power:g}; both are above 0"
             )
 
-    def acts(self, step: int, recipe: Recipe) -> bool:
-        due = (step - self.begin) % self.every == 0
-        return self.begin <= step <= self.end and (due or step == self.end)
+    @property
+    def kept_at_end(self) -> int:
+        return sum(self.keep)
+
+    def acts(self, step: int, recipe: Recipe) -> When | None:
+        due = (step - self.begin) % self.every == 0 or step == self.end
+        return "before" if due and self.begin <= step <= self.end else None
 
     def done(self, step: int) -> float:
         """The fraction of the pruning that is done at a step: 0 to 1, fast and then slow."""
         left = (self.end - step) / (self.end - self.begin)
         return 1 - min(1.0, max(0.0, left)) ** self.power
 
-    def rewire(self, live: TrainingState, step: int, recipe: Recipe) -> None:
-        groups = [live.layers] if self.scope == "global" else [[each] for each in live.layers]
+    def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:
+        groups = [state.layers] if self.scope == "global" else [[layer] for layer in state.layers]
         for group, final in zip(groups, self.keep, strict=True):
-            flat = torch.cat([live.weights[layer.name].abs().flatten(1) for layer in group], 1)
+            flat = torch.cat([state.weights[layer.name].abs().flatten(1) for layer in group], 1)
             count = self.remaining(flat.shape[1], final, step)
             kept = keep_top_of_each(
-                flat, [count] * len(flat), live.seeds, "gradual", step, group[0].name
+                flat, [count] * len(flat), state.seeds, "gradual", step, group[0].name
             )
-            _write(kept, live, group)
+            for name, mask in by_layer(kept, group).items():
+                state.mask[name].copy_(mask)
+
+    def remembered(self, weights: Tensor, mask: Tensor) -> Tensor:
+        return weights * (1 - mask)
 
     def remaining(self, size: int, final: int, step: int) -> int:
         """How many of `size` weights are left at a step, `final` at the end."""
         return size - round((size - final) * self.done(step))
-
-
-def _write(kept: torch.Tensor, live: TrainingState, group: Sequence[Layer]) -> None:
-    parts = kept.split([layer.size for layer in group], 1)
-    for layer, part in zip(group, parts, strict=True):
-        live.mask[layer.name].copy_(part.view_as(live.mask[layer.name]))

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.models.network import Layer
 from lt_sweeps.sparsity.mask_logits import Grain, first, grained
 from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, summed
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 _EDGE = 1e-6
-_SHIFT = -BETA * math.log(-GAMMA / ZETA)  # what makes a logit that of not being 0
-_LOWEST, _HIGHEST = math.log(1e-2), math.log(1e2)  # of log alpha: a gate stays within reach
+_SHIFT = -BETA * math.log(-GAMMA / ZETA)  # P(gate is not 0) is sigmoid(log alpha + this)
+_LOWEST, _HIGHEST = math.log(1e-2), math.log(1e2)  # of log alpha, as the authors' code clamps it
 
 
 @dataclass(frozen=True)
 class HardConcrete(LearnedSparsifier):
-    """Weights times a gate in [0, 1], drawn in every forward pass of the training; fixed in a test.
+    """Weights times gates in [0, 1], drawn in every forward pass of the training, fixed in a test.
 
-    A logit is log alpha. The loss has `lmbda` times the expected number of weights that are not
-    0, and `l2` times half the expected sum of their squares. `grain` is what shares a gate.
+    A logit is log alpha. Added to the loss are `lmbda` times the expected number of weights that
+    are not 0, and `l2` times half the expected sum of their squares. `grain` says whether each
+    weight has a gate of its own, or a channel shares one.
     """
 
     lmbda: float = 0.0
@@ -32,19 +33,12 @@ class HardConcrete(LearnedSparsifier):
     grain: Grain = "weight"
     lr: float = 1.0
 
-    draws: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.lmbda < 0 or self.l2 < 0:
-            raise ValueError(f"method: lmbda={self.lmbda}, l2={self.l2}; neither is negative")
+            raise ValueError(f"method: lmbda={self.lmbda}, l2={self.l2}; give 0 or more")
         if self.grain == "layer":
-            raise ValueError("method: grain='layer'; a gate is a `weight`'s or a `channel`'s")
-        if not self.lr > 0:
-            raise ValueError(f"method: mask_lr={self.lr}; give a positive multiple")
-
-    @property
-    def lr_scale(self) -> float:
-        return self.lr
+            raise ValueError("method: grain='layer'; give weight or channel")
 
     def shape(self, layer: Layer) -> tuple[int, ...]:
         return grained(layer.shape, self.grain)
@@ -64,12 +58,12 @@ class HardConcrete(LearnedSparsifier):
     def value(self, w: Tensor, logits: Tensor) -> Tensor:
         return w * fixed_gate(logits)
 
-    def chance(self, temperature: float) -> tuple[float, float]:
+    def chance(self, step: int, recipe: Recipe) -> tuple[float, float]:
         return 1.0, _SHIFT
 
     def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor:
         costs = self.lmbda + self.l2 / 2 * w.square() if self.l2 else self.lmbda
-        return summed(costs * chance(logits).expand_as(w))
+        return summed(costs * open_chance(logits).expand_as(w))
 
     def after_step(self, logits: Tensor) -> None:
         logits.clamp_(_LOWEST, _HIGHEST)
@@ -82,11 +76,11 @@ def gate(logits: Tensor, noise: Tensor) -> Tensor:
 
 
 def fixed_gate(logits: Tensor) -> Tensor:
-    """The gate of a test: 0 from log alpha = -log 11 downwards, 1 from log 11 upwards."""
+    """The gate of a test: 0 for log alpha below -log 11, and 1 above log 11."""
     return _stretched(torch.sigmoid(logits))
 
 
-def chance(logits: Tensor) -> Tensor:
+def open_chance(logits: Tensor) -> Tensor:
     """P(gate is not 0)."""
     return torch.sigmoid(logits + _SHIFT)
 

@@ -5,24 +5,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.models.network import Layer
-from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier, TrainingState
+from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier, TrainingState, When
 from lt_sweeps.sparsity.top_k import keep_top_of_each
 
 
 @dataclass(frozen=True)
 class RigL(Sparsifier):
-    """Every so many steps up to `end`, move part of each layer's weights; their number stays.
+    """Replace part of each layer's weights every `every` steps up to `end`; their number stays.
 
-    The part is `fraction` at first and falls to 0 along a cosine. The smallest weights drop out;
-    of all that is not kept then, those with the largest gradient grow, from 0 unless they have
-    just dropped out. Such a step takes the place of the optimizer's.
+    The part is `fraction` at first and falls to 0 along a cosine. The smallest weights drop out.
+    Of all weights that are out then, those with the largest gradients grow: from 0, unless they
+    have just dropped out. Such a step takes the place of the optimizer's update.
     """
 
     fraction: float
@@ -30,40 +29,38 @@ class RigL(Sparsifier):
     end: int
     every: int
 
-    moves: ClassVar[bool] = True
-    replaces_step: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1 or self.every < 1:
             raise ValueError(
-                f"method: fraction={self.fraction:g}, every={self.every} steps; a fraction lies "
-                "in (0, 1], and there is a step at least in between"
+                f"method: fraction={self.fraction:g}, every={self.every} steps; give a fraction "
+                "in (0, 1] and 1 step or more"
             )
 
-    def acts(self, step: int, recipe: Recipe) -> bool:
-        return self.begin <= step < self.end and (step - self.begin) % self.every == 0
+    def acts(self, step: int, recipe: Recipe) -> When | None:
+        due = self.begin <= step < self.end and (step - self.begin) % self.every == 0
+        return "instead" if due else None
 
     def moving(self, step: int) -> float:
-        """The part of a layer's weights that moves at a step."""
+        """The part of a layer's weights that is replaced at a step."""
         return self.fraction / 2 * (1 + math.cos(math.pi * step / self.end))
 
-    def rewire(self, live: TrainingState, step: int, recipe: Recipe) -> None:
-        for layer in live.layers:
-            mask = live.mask[layer.name]
-            kept = self._moved(layer, live, step)
+    def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:
+        for layer in state.layers:
+            mask = state.mask[layer.name]
+            kept = self._moved(layer, state, step)
             mask.copy_(kept.view_as(mask))
 
-    def _moved(self, layer: Layer, live: TrainingState, step: int) -> Tensor:
+    def _moved(self, layer: Layer, state: TrainingState, step: int) -> Tensor:
         """A layer's next mask: bool `[R, n]`."""
-        of = [each[layer.name].flatten(1) for each in (live.mask, live.weights, live.grads)]
-        mask, weights, grads = of
-        # A replicate that diverged keeps its count of weights, whichever they are.
+        tensors = (state.mask, state.weights, state.grads)
+        mask, weights, grads = (named[layer.name].flatten(1) for named in tensors)
+        # A replicate that diverged keeps its number of weights, no matter which ones.
         weights, grads = weights.nan_to_num().abs(), grads.nan_to_num().abs()
         counts = [int(count) for count in mask.sum(1)]  # replicates may differ in sparsity
         moving = [int(self.moving(step) * count) for count in counts]
         staying = [count - moved for count, moved in zip(counts, moving, strict=True)]
         active = torch.where(mask != 0, weights, -1.0)
-        where = (step, layer.name)
-        stay = keep_top_of_each(active, staying, live.seeds, "drop", *where)
+        index = (step, layer.name)
+        stay = keep_top_of_each(active, staying, state.seeds, "drop", *index)
         absent = torch.where(stay, -1.0, grads)
-        return stay | keep_top_of_each(absent, moving, live.seeds, "grow", *where)
+        return stay | keep_top_of_each(absent, moving, state.seeds, "grow", *index)

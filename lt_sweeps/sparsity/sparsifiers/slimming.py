@@ -1,10 +1,9 @@
-"""Slimming: a penalty on batch-norm scales, for channels to be told apart by (arXiv:1708.06519)."""
+"""Slimming: a penalty on batch-norm scales, so that some channels fade out (arXiv:1708.06519)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,16 +12,14 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier
 
 @dataclass(frozen=True)
 class Slimming(Sparsifier):
-    """The L1 norm of `scales`, which are parameter names, times `lmbda` is added to the loss."""
+    """Add `lmbda` times the L1 norm of the batch-norm `scales` (parameter names) to the loss."""
 
     lmbda: float
     scales: tuple[str, ...]
 
-    regularises: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if not self.lmbda >= 0:
-            raise ValueError(f"method: lmbda={self.lmbda:g}; a penalty is not negative")
+            raise ValueError(f"method: lmbda={self.lmbda:g}; give 0 or more")
 
     def regularise(self, weights: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
         for name in self.scales:

@@ -14,26 +14,19 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier
 
 @dataclass(frozen=True)
 class SoftThreshold(LearnedSparsifier):
-    """sign(w) relu(|w| - sigmoid(s)), where a layer has one s.
+    """sign(w) relu(|w| - sigmoid(s)), with one s for each layer.
 
-    `threshold_decay`, the weight decay of s, raises the threshold: from where sigmoid(s) and its
-    gradient are 0 nothing else does, so it and the initial s decide when sparsity sets in.
+    s starts far below 0, where sigmoid(s) and its gradient are 0. From there only its weight decay,
+    `threshold_decay`, raises it, so the two decide when sparsity sets in.
     """
 
     threshold_decay: float = 5e-4
     lr: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.threshold_decay < 0:
-            raise ValueError(
-                f"method: threshold_decay={self.threshold_decay}; a decay is not negative"
-            )
-        if not self.lr > 0:
-            raise ValueError(f"method: mask_lr={self.lr}; give a positive multiple")
-
-    @property
-    def lr_scale(self) -> float:
-        return self.lr
+            raise ValueError(f"method: threshold_decay={self.threshold_decay}; give 0 or more")
 
     @property
     def decay(self) -> float:

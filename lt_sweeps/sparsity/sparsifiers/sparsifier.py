@@ -1,7 +1,8 @@
 """`Sparsifier`: how sparsity acts inside a training; `LearnedSparsifier`: masks that are trained.
 
-Both are values, so they are part of a training's identity. Their functions see one layer at a
-time, tensors `[R, *shape]`, and never know which replicate is whose.
+Both are values, so they are part of a training's identity. A behaviour is a method that a subclass
+overrides: every method has a default that does nothing. The methods see one layer at a time,
+tensors `[R, *shape]`, and never ask which replicate is whose.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -18,14 +19,21 @@ from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.models.network import Layer
 
+When = Literal["before", "instead"]
+"""When the mask is rewired: before the optimizer's update of a step, or instead of it."""
+
+Update = Callable[[float | Tensor], None]
+"""One step of an optimizer, at a learning rate."""
+
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A training between two steps, by layer: what a sparsifier that moves its mask may change.
+    """A training between two steps, by layer: what a sparsifier that changes its mask works on.
 
-    `weights` and `grads` (of the step's batch, before any mask) are `[R, *shape]`, as is `mask`,
-    1.0 where a weight is kept; `moments` are the optimizer's. A weight pruned here becomes 0; one
-    brought back starts from what it was if the sparsifier remembers it, else from 0.
+    `weights`, `grads` and `mask` are `[R, *shape]`; the mask is 1.0 where a weight is kept. `grads`
+    are those of the step's batch, before any mask, where the mask is rewired instead of the
+    update. `moments` are the optimizer's. A weight pruned here becomes 0. One brought back starts
+    from what `remembered` has made of it, else from 0.
     """
 
     layers: tuple[Layer, ...]
@@ -38,34 +46,75 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Sparsifier:
-    """How sparsity acts inside a training. This base class is the fixed mask."""
+    """How sparsity acts inside a training. This base class is the fixed mask.
 
-    learns: ClassVar[bool] = False  # it is a `LearnedSparsifier`
-    holds: ClassVar[bool] = True  # pruned weights stay where they are pinned
-    moves: ClassVar[bool] = False  # `rewire` changes the mask on the way
-    remembers: ClassVar[bool] = False  # it sees pruned weights as they were, to bring them back
-    replaces_step: ClassVar[bool] = False  # where it does, the optimizer's step is left out
-    regularises: ClassVar[bool] = False  # `regularise` changes the gradients
-    searches: ClassVar[bool] = False  # `search` finds the mask, in a stage of its own
-    prunes: ClassVar[bool] = False  # the training ends one level further down
+    A training calls, in this order:
+
+    `search`      once, before the first step: finds a mask by trying masks out
+    `acts`        before every step: says whether `rewire` is called at this step
+    `rewire`      changes the mask; afterwards `remembered` says what pruned weights leave behind
+    `regularise`  in every update, between the gradients and the optimizer: adds to the gradients
+
+    Plans and records ask the properties: what a training does to the mask, before it has run.
+    """
+
+    samples: ClassVar[int] = 1  # networks drawn for a test, whose accuracies are averaged
+
+    @property
+    def learns(self) -> bool:
+        """Whether it trains logits, from which the mask is computed: a `LearnedSparsifier`."""
+        return False
+
+    @property
+    def holds(self) -> bool:
+        """Whether pruned weights stay at the values that they are pinned to."""
+        return True
 
     @property
     def lean(self) -> bool:
         """Whether a training never holds more weights than its mask keeps."""
-        return self.holds and not (self.remembers or self.learns)
+        return self.holds and not (self.learns or overrides(self, Sparsifier.remembered))
 
-    def acts(self, step: int, recipe: Recipe) -> bool:
-        """Whether `rewire` is called before the update of `step`."""
-        return False
+    @property
+    def kept_at_end(self) -> int | None:
+        """How many weights it leaves in all, where it prunes to a number; else None."""
+        return None
 
-    def rewire(self, live: TrainingState, step: int, recipe: Recipe) -> None:
+    @property
+    def prunes(self) -> bool:
+        """Whether a training ends one level further down than it starts."""
+        return self.kept_at_end is not None
+
+    def search(self, state: TrainingState, score: Callable[[int], Sequence[float]]) -> None:
+        """Find a mask, in place.
+
+        `score(n)` gives each replicate's validation accuracy under the mask that is set, with
+        batch-norm statistics estimated from n training batches.
+        """
+
+    def acts(self, step: int, recipe: Recipe) -> When | None:
+        """Whether `rewire` is called at `step`: `before` the optimizer's update, or `instead`."""
+        return None
+
+    def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:
         """Change the mask, in place."""
 
-    def search(self, live: TrainingState, score: Callable[[], Sequence[float]]) -> None:
-        """Find a mask, in place; `score` is each replicate's accuracy under the one that is set."""
+    def remembered(self, weights: Tensor, mask: Tensor) -> Tensor:
+        """What pruned weights leave behind: it is added to a layer's weights at the next `rewire`.
+
+        Called after `rewire`, with the weights as they were before it; by default nothing is left.
+        """
+        raise NotImplementedError
 
     def regularise(self, weights: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
-        """Add to the gradients of a step, in place, by parameter name: a penalty on weights."""
+        """Add the gradient of a penalty on weights to a step's gradients, by parameter name."""
+
+    def chance(self, step: int, recipe: Recipe) -> tuple[float, float] | None:
+        """(a, b) where sigmoid(a logit + b) is the chance to be kept, or the soft mask; else None.
+
+        Numbers and no tensors, because the figures that draw it start without torch.
+        """
+        return None
 
     def identity(self) -> dict[str, Any]:
         kind = type(self)
@@ -73,36 +122,45 @@ class Sparsifier:
         return Call(f"{kind.__module__}.{kind.__qualname__}", arguments).identity()
 
     def __str__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in asdict(self).items())
-        return f"{type(self).__name__}({given})"
+        arguments = ", ".join(f"{name}={value!r}" for name, value in asdict(self).items())
+        return f"{type(self).__name__}({arguments})"
 
 
 @dataclass(frozen=True)
 class Free(Sparsifier):
     """No mask at all: pruned weights only start where they are put, and train like any other."""
 
-    holds: ClassVar[bool] = False
+    @property
+    def holds(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
 class LearnedSparsifier(Sparsifier):
     """Weights that are a function of raw weights and of logits, trained with them.
 
-    Logits are of any `shape` that goes with the layer's, one for each weight, channel or layer. A
-    subclass gives `weights`, by which gradients reach both, and `keeps`. `temperature` comes
-    as `[R, 1, ...]`, `noise` as uniform numbers in [0, 1) of the weight's shape, new in every
-    forward pass, where the class `draws`.
+    A layer's logits may have any `shape` that goes with that of its weights: one for each weight,
+    channel or layer. A subclass gives at least `weights`, through which gradients reach both, and
+    `keeps`. A training step calls `weights` and `penalty`, then `update` and `after_step`; a test
+    calls `deployed` and `hardened`.
+
+    `temperature` is `[R, 1, ...]`. `noise` holds uniform numbers in [0, 1) of the weight's shape,
+    new ones in every forward pass, where the class overrides `sampled`; it means nothing elsewhere.
     """
 
-    learns: ClassVar[bool] = True
-    trains_weights: ClassVar[bool] = True  # else all but the logits stays as it was drawn
-    draws: ClassVar[bool] = False
-    samples: ClassVar[int] = 1  # networks drawn for a test, whose accuracies are averaged
+    lr = 1.0  # of the logits, as a multiple of the recipe's; a field where it can be chosen
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"method: mask_lr={self.lr}; give a positive multiple")
 
     @property
-    def lr_scale(self) -> float:
-        """The logits' learning rate, as a multiple of the recipe's."""
-        return 1.0
+    def learns(self) -> bool:
+        return True
+
+    @property
+    def prunes(self) -> bool:
+        return True
 
     @property
     def decay(self) -> float:
@@ -121,6 +179,18 @@ class LearnedSparsifier(Sparsifier):
         """The weights that a training step computes with: `[R, *shape]`."""
         raise NotImplementedError
 
+    def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor | None:
+        """What a layer adds to the loss: `[R]`."""
+        return None
+
+    def update(self, weights: Update, logits: Update, lr: float | Tensor) -> None:
+        """Step the optimizer of all weights and that of the logits, at the recipe's rate `lr`."""
+        weights(lr)
+        logits(lr * self.lr)
+
+    def after_step(self, logits: Tensor) -> None:
+        """Bring logits that an update has taken too far back into their range, in place."""
+
     def deployed(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
         """The weights that an evaluation computes with."""
         return self.weights(w, logits, temperature, noise)
@@ -130,38 +200,32 @@ class LearnedSparsifier(Sparsifier):
         raise NotImplementedError
 
     def sampled(self, w: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
-        """One draw of the mask: bool `[R, *shape]`."""
+        """One draw of the mask, of a class that draws it anew in every step: bool `[R, *shape]`."""
         return self.keeps(w, logits)
 
     def value(self, w: Tensor, logits: Tensor) -> Tensor:
-        """What a weight is worth where a hard mask keeps it: `[R, *shape]`."""
+        """The value that a weight has under the hard mask if it is kept: `[R, *shape]`."""
         return w
 
     def hardened(self, w: Tensor, logits: Tensor) -> Tensor:
         """The weights under the hard mask."""
         return self.value(w, logits) * self.keeps(w, logits)
 
-    def chance(self, temperature: float) -> tuple[float, float] | None:
-        """(a, b) where sigmoid(a logit + b) is the chance to be kept, or the soft mask; else None.
-
-        As numbers, because the figures that draw it know no torch.
-        """
-        return None
-
     def density(self, w: Tensor, logits: Tensor) -> Tensor:
         """Each weight's chance to be kept, `[R, *shape]` in [0, 1]."""
         return self.keeps(w, logits).to(w)
 
-    def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor | None:
-        """What a layer adds to the loss: `[R]`."""
-        return None
-
-    def after_step(self, logits: Tensor) -> None:
-        """Keep the logits where they belong, in place."""
-
 
 FIXED = Sparsifier()
 """The fixed mask, which is left out of a training's key."""
+
+
+def overrides(sparsifier: Sparsifier, method: Callable[..., Any]) -> bool:
+    """Whether a sparsifier has its own version of a `method` of a base class.
+
+    So that a training does not pay for a default that does nothing.
+    """
+    return getattr(type(sparsifier), method.__name__) is not method
 
 
 def per_replicate(values: Tensor, like: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier
 
 @dataclass(frozen=True)
 class StraightThrough(LearnedSparsifier):
-    """Compute with the largest weights of each layer; train them all, as if none were left out.
+    """Compute with the largest weights of each layer, and train all weights.
 
-    It has no logits: a weight's own magnitude decides, and one that was left out may return.
+    A weight that is left out gets the gradient that it would have if it were kept, so it may grow
+    and return. There are no logits: the magnitude of a weight decides.
     """
 
     sparsity: float
@@ -24,7 +25,7 @@ class StraightThrough(LearnedSparsifier):
         return (0,)
 
     def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
-        # The difference is 0 in the forward pass where a weight is kept, and its negative else.
+        # The difference is detached: it sets w to its hardened value, and the gradient to w is 1.
         return w + (self.hardened(w, logits) - w).detach()
 
     def keeps(self, w: Tensor, logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Learned supermasks: a chance per weight to be kept, trained with the weights as they were drawn.
+"""Learned supermasks: each weight's chance to be kept is trained, the weights stay as drawn.
 
 (arXiv:1905.01067, section 5.2.)
 """
@@ -11,34 +11,30 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, per_replicate, summed
+from lt_sweeps.config.recipes import Recipe
+from lt_sweeps.sparsity.sparsifiers.sparsifier import (
+    LearnedSparsifier,
+    Update,
+    per_replicate,
+    summed,
+)
 
 
 @dataclass(frozen=True)
 class Supermask(LearnedSparsifier):
     """Keep a weight with probability sigmoid(logit), drawn anew in every forward pass.
 
-    The gradient passes the draw straight through, as if it were the probability. `rescale` is
-    dynamic weight rescaling: a layer's kept weights are multiplied by the inverse of the fraction
-    that is kept. `rounding` trains without draws: a random half of the weights is rounded in each
-    forward pass, the other half is multiplied by its probability; a test rounds them all.
+    The gradient goes through the draw as if it were the probability. With `rescale`, dynamic
+    weight rescaling, a layer's kept weights are divided by the fraction that is kept. `rounding`
+    draws no mask: in each forward pass the probabilities of a random half of the weights are
+    rounded to 0 or 1, the others multiply their weights as they are; a test rounds them all.
     """
 
     rescale: bool = False
     rounding: bool = False
     lr: float = 1.0
 
-    trains_weights: ClassVar[bool] = False
-    draws: ClassVar[bool] = True
     samples: ClassVar[int] = 10
-
-    def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"method: mask_lr={self.lr}; give a positive multiple")
-
-    @property
-    def lr_scale(self) -> float:
-        return self.lr
 
     def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
         chance = torch.sigmoid(logits)
@@ -49,18 +45,24 @@ class Supermask(LearnedSparsifier):
             drawn = (noise < fixed).to(w)
         return self._scaled(w, drawn + (chance - fixed))
 
+    def update(self, weights: Update, logits: Update, lr: float | Tensor) -> None:
+        logits(lr * self.lr)  # all else stays as it was drawn
+
     def deployed(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
         if self.rounding:
             return self.hardened(w, logits)
-        return self._scaled(w, (noise < torch.sigmoid(logits)).to(w))
+        return self._scaled(w, self.sampled(w, logits, noise).to(w))
 
     def keeps(self, w: Tensor, logits: Tensor) -> Tensor:
         return logits > 0
 
+    def sampled(self, w: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
+        return noise < torch.sigmoid(logits)
+
     def hardened(self, w: Tensor, logits: Tensor) -> Tensor:
         return self._scaled(w, self.keeps(w, logits).to(w))
 
-    def chance(self, temperature: float) -> tuple[float, float]:
+    def chance(self, step: int, recipe: Recipe) -> tuple[float, float]:
         return 1.0, 0.0
 
     def density(self, w: Tensor, logits: Tensor) -> Tensor:
@@ -69,5 +71,5 @@ class Supermask(LearnedSparsifier):
     def _scaled(self, w: Tensor, mask: Tensor) -> Tensor:
         if not self.rescale:
             return w * mask
-        kept = summed(mask).clamp(min=1)  # nothing kept is nothing, however it is scaled
+        kept = summed(mask).clamp(min=1)  # a layer that keeps nothing stays 0
         return w * mask * per_replicate(w[0].numel() / kept, w)

@@ -1,25 +1,25 @@
 """Ways to compute a stack's losses, gradients and logits; each equals the plain `nn.Module`.
 
-`loop`     R modules whose parameters are views of the rows, one after another: any module, and bit
-           for bit the lone run on the CPU
-`chain`    linear layers with ReLU between them, forward and backward by hand as batched products:
-           bit for bit the lone run on the CPU
+`loop`     R modules whose parameters are views of the rows, one after another: takes any module;
+           on the CPU a row equals the same replicate alone, bit for bit
+`chain`    linear layers with ReLU between them, forward and backward by hand as batched products;
+           on the CPU a row equals the same replicate alone, bit for bit
 `stacked`  replicates folded into the batch: linear layers as one batched product, convolutions and
            normalisation one replicate after another, all else as it is
 `grouped`  as `stacked`, with one grouped convolution and one normalisation for all replicates
-`vmap`     `torch.func`: any module without noise, at about twice the kernels
+`vmap`     `torch.func`: takes any module without noise, and starts about twice the kernels
 
-`auto` follows a rule on the device and the layers, never a timing, so that the same command gives
-the same bytes. On one CPU core `chain` pays and folding convolutions costs: five replicates, in
+`auto` is a rule on the device and the layers, never a timing, so that the same command gives the
+same bytes. On one CPU core `chain` pays and folding convolutions costs: five replicates, in
 replicate-steps against the best plain loop of one module (`tests/benchmarks/bench_stack.py`,
 medians of 7 to 15 rounds): LeNet-300-100 chain 1.44, stacked 1.21, vmap 1.04, loop 1.02; Conv-4
 loop 1.0, stacked 0.63; ResNet-20 loop 0.99, stacked 0.60, grouped 0.42. On a GPU nothing is
-measured yet; there every kernel saved should pay.
+measured yet; there every kernel that is not started should pay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -28,6 +28,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from lt_sweeps.training.backends.chain import ChainBackend, chain_of
 from lt_sweeps.training.backends.loop_backend import LoopBackend
+from lt_sweeps.training.backends.stack_views import StackViews
 from lt_sweeps.training.backends.stacked import StackedBackend, unstackable
 from lt_sweeps.training.backends.vmap import VmapBackend
 
@@ -42,8 +43,8 @@ class Backend(Protocol):
     def logits(self, x: Tensor) -> Tensor: ...
 
 
-def choose(module: nn.Module, device: torch.device) -> str:
-    """What `auto` means for this module on this device."""
+def choose_backend(module: nn.Module, device: torch.device) -> str:
+    """The backend that `auto` stands for, for this module on this device."""
     if draws_noise(module):
         return "loop"
     if chain_of(module):
@@ -53,40 +54,31 @@ def choose(module: nn.Module, device: torch.device) -> str:
     return "vmap" if unstackable(module) else "stacked"
 
 
-def lower(
-    how: str,
-    module: nn.Module,
-    weights: Mapping[str, Tensor],
-    grads: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
-    smoothing: float = 0.0,
-) -> Backend:
-    """The backend `how` of `module` over `[R, *shape]` views of weights, gradients and buffers.
-
-    `smoothing` is the part of a label that its loss spreads over all classes.
+def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
+    """The backend called `name` of a module, over the views of a stack.
 
     Raises:
         ValueError: `module` has what this backend cannot compute.
     """
-    if how != "loop" and draws_noise(module):
-        raise ValueError(f"backend: `{how}` cannot draw each replicate's own noise; `loop` can")
-    if how == "loop":
-        return LoopBackend(module, weights, grads, buffers, smoothing)
-    if how == "vmap":
-        return VmapBackend(module, weights, grads, buffers, smoothing)
-    if how == "chain":
+    if name != "loop" and draws_noise(module):
+        raise ValueError(f"backend: `{name}` cannot draw each replicate's own noise; `loop` can")
+    if name == "loop":
+        return LoopBackend(module, views)
+    if name == "vmap":
+        return VmapBackend(module, views)
+    if name == "chain":
         layers = chain_of(module)
         if not layers:
             raise ValueError("backend: `chain` is for flatten, linear layers and ReLU alone")
-        return ChainBackend(layers, weights, grads, smoothing)
-    if other := unstackable(module):
-        raise ValueError(f"backend: `{how}` does not know {other}; `loop` and `vmap` do")
-    return StackedBackend(module, weights, grads, buffers, smoothing, grouped=how == "grouped")
+        return ChainBackend(layers, views)
+    if layer := unstackable(module):
+        raise ValueError(f"backend: `{name}` does not know {layer}; `loop` and `vmap` do")
+    return StackedBackend(module, views, grouped=name == "grouped")
 
 
 def draws_noise(module: nn.Module) -> bool:
     """Whether a layer draws random numbers; a module says so itself by a true `stochastic`."""
     return any(
-        isinstance(each, (_DropoutNd, nn.RReLU)) or getattr(each, "stochastic", False) is True
-        for each in module.modules()
+        isinstance(part, (_DropoutNd, nn.RReLU)) or getattr(part, "stochastic", False) is True
+        for part in module.modules()
     )

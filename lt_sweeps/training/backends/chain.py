@@ -1,16 +1,19 @@
 """`chain`: linear layers with ReLU between them, forward and backward written by hand.
 
-Autograd's share of so small a step is a third of it, and gradients go straight to their place.
+Autograd takes a third of so small a step; written by hand, gradients also go straight to their
+place in the stack.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+
+from lt_sweeps.training.backends.stack_views import StackViews
 
 aten = torch.ops.aten
 
@@ -21,14 +24,8 @@ class ChainBackend:
     The kernels are those that autograd would call on each replicate alone.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[str],
-        weights: Mapping[str, Tensor],
-        grads: Mapping[str, Tensor],
-        smoothing: float = 0.0,
-    ) -> None:
-        self._smoothing = smoothing
+    def __init__(self, layers: Sequence[str], views: StackViews) -> None:
+        self._smoothing, weights, grads = views.smoothing, views.weights, views.grads
         self._weights = [weights[f"{layer}.weight"] for layer in layers]
         self._biases = [weights.get(f"{layer}.bias") for layer in layers]
         self._grads = [(grads[f"{layer}.weight"], grads.get(f"{layer}.bias")) for layer in layers]
@@ -63,8 +60,8 @@ class ChainBackend:
         """The same of smoothed labels, for which torch has no kernel of its own to call."""
         leaf = logits.detach().requires_grad_()
         pairs = zip(leaf, y, strict=True)
-        each = [F.cross_entropy(row, own, label_smoothing=self._smoothing) for row, own in pairs]
-        losses = torch.stack(each)
+        smoothing = self._smoothing
+        losses = torch.stack([F.cross_entropy(*pair, label_smoothing=smoothing) for pair in pairs])
         return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
 
     def _forward(self, x: Tensor) -> list[Tensor]:
@@ -81,26 +78,26 @@ class ChainBackend:
 
 
 def chain_of(module: nn.Module) -> list[str]:
-    """The linear layers of a module that is flatten, linear, ReLU, linear, ...; else nothing."""
-    linears = {name: each for name, each in module.named_modules() if type(each) is nn.Linear}
-    theirs = {
-        f"{name}.{leaf}" for name, each in linears.items() for leaf, _ in each.named_parameters()
+    """The linear layers of a module that is flatten, linear, ReLU, linear, ...; of others none."""
+    linears = {name: part for name, part in module.named_modules() if type(part) is nn.Linear}
+    chained = {
+        f"{name}.{leaf}" for name, part in linears.items() for leaf, _ in part.named_parameters()
     }
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    if not linears or theirs != trained or len(trained) != len(module.state_dict()):
+    if not linears or chained != trained or len(trained) != len(module.state_dict()):
         return []
-    if any(each._forward_hooks or each._forward_pre_hooks for each in module.modules()):
+    if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
         return []
     ways = [_steps(module, training=mode) for mode in (True, False)]
     if ways[0] != ways[1] or ways[0][:1] != ["flatten"]:
         return []
     layers, links = ways[0][1::2], ways[0][2::2]
-    chained = sorted(layers) == sorted(linears) and len(layers) == len(links) + 1
-    return layers if chained and set(links) <= {"relu"} else []
+    linked = sorted(layers) == sorted(linears) and len(layers) == len(links) + 1
+    return layers if linked and set(links) <= {"relu"} else []
 
 
 def _steps(module: nn.Module, *, training: bool) -> list[str]:
-    """What a forward pass does, in order; nothing where it is no plain sequence of known steps."""
+    """The steps of a forward pass in order; empty where one does not just follow the other."""
     module = copy.deepcopy(module).train(training)
     try:
         nodes = list(fx.Tracer().trace(module).nodes)
@@ -113,12 +110,12 @@ def _steps(module: nn.Module, *, training: bool) -> list[str]:
 
 def _step(module: nn.Module, node: fx.Node) -> str:
     if node.op == "call_module":
-        each = module.get_submodule(str(node.target))
-        if type(each) is nn.Linear:
+        part = module.get_submodule(str(node.target))
+        if type(part) is nn.Linear:
             return str(node.target)
-        if type(each) is nn.Flatten and (each.start_dim, each.end_dim) == (1, -1):
+        if type(part) is nn.Flatten and (part.start_dim, part.end_dim) == (1, -1):
             return "flatten"
-        return "relu" if type(each) is nn.ReLU else "?"
+        return "relu" if type(part) is nn.ReLU else "?"
     if node.target in ("relu", "relu_", torch.relu, F.relu):
         return "relu"
     if node.target in ("flatten", torch.flatten) and not node.kwargs:

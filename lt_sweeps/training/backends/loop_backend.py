@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_sweeps.training.backends.stack_views import StackViews, owner_of
+
 
 class LoopBackend:
-    """Forward and backward of one replicate after another; their resting state is training mode."""
+    """Forward and backward of one replicate after another.
 
-    def __init__(
-        self,
-        module: nn.Module,
-        weights: Mapping[str, Tensor],
-        grads: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
-        smoothing: float = 0.0,
-    ) -> None:
-        self._smoothing = smoothing
-        replicates = range(len(next(iter(weights.values()))))
-        self.rows = [row_of(module, weights, buffers, r) for r in replicates]
+    The modules are in training mode between two calls.
+    """
+
+    def __init__(self, module: nn.Module, views: StackViews) -> None:
+        self._smoothing = views.smoothing
+        replicates = range(views.replicates)
+        self.rows = [views.row(module, r) for r in replicates]
         self._trained = [[p for p in row.parameters() if p.requires_grad] for row in self.rows]
         names = [name for name, p in self.rows[0].named_parameters() if p.requires_grad]
-        self._grads = [[grads[name][r] for name in names] for r in replicates]
+        self._grads = [[views.grads[name][r] for name in names] for r in replicates]
         self._buffers = [
-            [_owned(row, name, each[r]) for name, each in buffers.items()]
+            [_owned(row, name, buffer[r]) for name, buffer in views.buffers.items()]
             for r, row in enumerate(self.rows)
         ]
         self._channels_last: bool | None = None
@@ -72,44 +69,15 @@ class LoopBackend:
         return x.contiguous(memory_format=torch.channels_last) if self._channels_last else x
 
 
-def row_of(
-    module: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], r: int
-) -> nn.Module:
-    """A copy of `module` in training mode whose parameters and saved buffers are row `r`.
-
-    Raises:
-        ValueError: `module` is on meta and has a buffer that no state will ever fill.
-    """
-    row = copy.deepcopy(module).train()
-    views = {
-        id(parameter): nn.Parameter(weights[name][r], parameter.requires_grad)
-        for name, parameter in row.named_parameters()
-    }
-    for name, parameter in list(row.named_parameters(remove_duplicate=False)):
-        owner, leaf = _owner(row, name)
-        owner._parameters[leaf] = views[id(parameter)]  # the same one for a tied weight
-    for name, each in buffers.items():
-        owner, leaf = _owner(row, name)
-        owner._buffers[leaf] = each[r]
-    if lost := [name for name, buffer in row.named_buffers() if buffer.is_meta]:
-        raise ValueError(f"model: {lost} are buffers with persistent=False; build it on the cpu")
-    return row.to(next(iter(weights.values())).device)
-
-
-def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, leaf = name.rpartition(".")
-    return module.get_submodule(path), leaf
-
-
 def _owned(row: nn.Module, name: str, view: Tensor) -> tuple[nn.Module, str, Tensor]:
-    owner, leaf = _owner(row, name)
+    owner, leaf = owner_of(row, name)
     owner._buffers[leaf] = view
     return owner, leaf, view
 
 
 def _takes_channels_last(row: nn.Module, x: Tensor) -> bool:
     """Whether the forward pass runs on channels_last images; `x.view(len(x), -1)` does not."""
-    if x.ndim != 4 or not any(isinstance(each, nn.Conv2d) for each in row.modules()):
+    if x.ndim != 4 or not any(isinstance(part, nn.Conv2d) for part in row.modules()):
         return False
     row.eval()
     try:

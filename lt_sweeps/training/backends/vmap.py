@@ -1,34 +1,27 @@
-"""`vmap`: `torch.func` over the replicates, for any module and as the oracle of the others."""
+"""`vmap`: `torch.func` over the replicates, for any module; tests compare the others with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
-from lt_sweeps.training.backends.loop_backend import row_of
+from lt_sweeps.training.backends.stack_views import StackViews
 
 
 class VmapBackend:
     """One functional call of the unmodified module, mapped over the replicates."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        weights: Mapping[str, Tensor],
-        grads: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
-        smoothing: float = 0.0,
-    ) -> None:
-        self._smoothing = smoothing
-        self._module = row_of(module, weights, buffers, 0)
+    def __init__(self, module: nn.Module, views: StackViews) -> None:
+        self._smoothing = views.smoothing
+        self._module = views.row(module, 0)
         trained = {name for name, p in self._module.named_parameters() if p.requires_grad}
-        self._weights = {name: each for name, each in weights.items() if name in trained}
-        self._fixed = {name: each for name, each in weights.items() if name not in trained}
-        self._grads, self._buffers = grads, dict(buffers)
+        self._weights = {name: w for name, w in views.weights.items() if name in trained}
+        self._fixed = {name: w for name, w in views.weights.items() if name not in trained}
+        self._grads, self._buffers = views.grads, dict(views.buffers)
         self._step = torch.vmap(grad_and_value(self._loss, has_aux=True))
 
     @torch.no_grad()

@@ -88,15 +88,15 @@ def test_the_best_episode_s_mask_stays_and_has_the_largest_weights_of_each_layer
     draws = torch.Generator().manual_seed(0)
     weights = {"w": torch.randn(1, 4, 5, generator=draws), "v": torch.randn(1, 5, 4)}
     mask = {name: torch.ones_like(tensor) for name, tensor in weights.items()}
-    live = TrainingState((layer, other), weights, weights, mask, (), (Seed.of(0),))
+    state = TrainingState((layer, other), weights, weights, mask, (), (Seed.of(0),))
     seen: list[tuple[float, torch.Tensor]] = []
 
-    def score() -> list[float]:
+    def score(batches: int) -> list[float]:
         accuracy = -abs(float(mask["w"].sum()) - 9) / 40 + 0.5
         seen.append((accuracy, mask["w"].clone()))
         return [accuracy]
 
-    Amc(16, (1, 1), episodes=20, warmup=20).search(live, score)
+    Amc(16, (1, 1), episodes=20, warmup=20).search(state, score)
     _, kept = max(seen, key=lambda each: each[0])
     assert torch.equal(mask["w"], kept) and mask["w"].sum() + mask["v"].sum() == 16
     assert weights["w"][mask["w"] == 1].abs().min() >= weights["w"][mask["w"] == 0].abs().max()

@@ -231,7 +231,7 @@ def test_beta_1_is_another_search(cell: Make) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lmbda": -1e-8}, "method: lmbda=-1e-08; it is not negative"),
+        ({"lmbda": -1e-8}, "method: lmbda=-1e-08; give 0 or more"),
         ({"final_beta": 0.5}, "method: final_beta=0.5; beta rises from 1"),
         ({"final_beta": 0.0, "anneal": "constant"}, "method: final_beta=0.0; beta rises"),
         ({"mask_lr": 0.0}, "method: mask_lr=0.0; give a positive"),

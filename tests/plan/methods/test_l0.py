@@ -16,7 +16,7 @@ from lt_sweeps.models.network import Layer
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Train
 from lt_sweeps.sparsity.sparsifiers import HardConcrete
-from lt_sweeps.sparsity.sparsifiers.hard_concrete import BETA, chance, fixed_gate, gate
+from lt_sweeps.sparsity.sparsifiers.hard_concrete import BETA, fixed_gate, gate, open_chance
 from lt_sweeps.storage.store import Store
 
 Make = Callable[..., Cell]
@@ -37,7 +37,7 @@ def test_chances_and_test_gates_are_those_of_the_table() -> None:
     }
     for log_alpha, (open_, value) in golden.items():
         at = tensor([float(log_alpha)], dtype=torch.float64)
-        assert chance(at).item() == pytest.approx(open_, abs=5e-7)
+        assert open_chance(at).item() == pytest.approx(open_, abs=5e-7)
         assert fixed_gate(at).item() == pytest.approx(value, abs=5e-7)
 
 
@@ -53,7 +53,7 @@ def test_a_test_gate_is_closed_below_minus_log_11_and_open_above_log_11() -> Non
 def test_draws_are_open_as_often_as_the_formula_says(log_alpha: float) -> None:
     noise = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     drawn = gate(torch.full_like(noise, log_alpha), noise)
-    expected = chance(tensor(log_alpha)).item()
+    expected = open_chance(tensor(log_alpha)).item()
     error = math.sqrt(expected * (1 - expected) / len(noise))
     assert (drawn > 0).double().mean().item() == pytest.approx(expected, abs=4 * error)
     assert drawn.min() >= 0 and drawn.max() <= 1
@@ -147,7 +147,7 @@ def test_channels_leave_whole_or_not_at_all(cell: Make, run: Run) -> None:
     [
         ({"protocol": "ticket"}, "method: protocol='ticket'; l0 finds no tickets, its gates are"),
         ({"lmbda": -1.0}, "method: lmbda=-1.0"),
-        ({"l2": -1.0}, "method: lmbda=1e-06, l2=-1.0; neither is negative"),
+        ({"l2": -1.0}, "method: lmbda=1e-06, l2=-1.0; give 0 or more"),
         ({"droprate": 1.0}, "method: droprate=1.0; it lies between 0 and 1"),
         ({"grain": "layer"}, "method: grain='layer' is no one of 'weight', 'channel'"),
         ({"mask": "fixed"}, "method: mask='fixed' is no one of 'gate', 'binary', 'sample', 'none'"),

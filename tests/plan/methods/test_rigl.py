@@ -96,7 +96,7 @@ def test_the_smallest_drop_and_the_largest_gradients_grow() -> None:
         ([9.0, 9, 5.0, 1, 3, 2], [1, 1, 1, 0, 0, 0]),
     ):
         mask = torch.tensor([[1.0, 1, 1, 0, 0, 0]])
-        live = TrainingState(
+        state = TrainingState(
             layers=(layer,),
             weights={"w": torch.tensor([[-3.0, 2, 0.1, 0, 0, 0]])},
             grads={"w": torch.tensor([gradient])},
@@ -104,7 +104,7 @@ def test_the_smallest_drop_and_the_largest_gradients_grow() -> None:
             moments=(),
             seeds=(Seed.of(0),),
         )
-        rigl.rewire(live, 0, None)  # type: ignore[arg-type]
+        rigl.rewire(state, 0, None)  # type: ignore[arg-type]
         assert mask[0].tolist() == expected
 
 
@@ -112,8 +112,8 @@ def test_a_diverged_replicate_keeps_its_number_of_weights() -> None:
     (layer,) = _layers(6)
     mask = torch.tensor([[1.0, 1, 1, 0, 0, 0]])
     nan = torch.full((1, 6), torch.nan)
-    live = TrainingState((layer,), {"w": nan}, {"w": nan}, {"w": mask}, (), (Seed.of(0),))
-    RigL(1.0, begin=0, end=100, every=10).rewire(live, 0, None)  # type: ignore[arg-type]
+    state = TrainingState((layer,), {"w": nan}, {"w": nan}, {"w": mask}, (), (Seed.of(0),))
+    RigL(1.0, begin=0, end=100, every=10).rewire(state, 0, None)  # type: ignore[arg-type]
     assert mask.sum() == 3
 
 

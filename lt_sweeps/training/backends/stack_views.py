@@ -1,0 +1,56 @@
+"""`StackViews`: what every backend computes on, and one row of it as an ordinary module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class StackViews:
+    """Views `[R, *shape]`, by name, of a stack's weights, gradients and buffers.
+
+    A backend reads the weights, overwrites the gradients, and updates the buffers in training.
+    `smoothing` is the part of a label that the loss spreads over all classes.
+    """
+
+    weights: Mapping[str, Tensor]
+    grads: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    smoothing: float = 0.0
+
+    @property
+    def replicates(self) -> int:
+        return len(next(iter(self.weights.values())))
+
+    def row(self, module: nn.Module, r: int) -> nn.Module:
+        """A copy of `module` in training mode whose parameters and saved buffers are row `r`.
+
+        Raises:
+            ValueError: `module` is on meta and has a buffer that no state will ever fill.
+        """
+        row = copy.deepcopy(module).train()
+        views = {
+            id(parameter): nn.Parameter(self.weights[name][r], parameter.requires_grad)
+            for name, parameter in row.named_parameters()
+        }
+        for name, parameter in list(row.named_parameters(remove_duplicate=False)):
+            owner, leaf = owner_of(row, name)
+            owner._parameters[leaf] = views[id(parameter)]  # the same one for a tied weight
+        for name, buffer in self.buffers.items():
+            owner, leaf = owner_of(row, name)
+            owner._buffers[leaf] = buffer[r]
+        if lost := [name for name, buffer in row.named_buffers() if buffer.is_meta]:
+            raise ValueError(
+                f"model: {lost} are buffers with persistent=False; build it on the cpu"
+            )
+        return row.to(next(iter(self.weights.values())).device)
+
+
+def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The submodule that holds a parameter or buffer, and its name there."""
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf

@@ -1,0 +1,120 @@
+"""`FixedMask`: weights trained in place, under a mask that only a sparsifier changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.sparsity.sparsifiers import Sparsifier, TrainingState, overrides
+from lt_sweeps.storage.ticket import State, Ticket, remaining
+from lt_sweeps.training.mask_action import MaskAction
+from lt_sweeps.training.stack import Stack
+
+
+class FixedMask(MaskAction):
+    """The stack's own weights; a pruned one is put back to its pinned value after every step.
+
+    All buffers are `[R, P]`: `mask` is what the training holds, `kept` what a ticket reports. They
+    differ where the sparsifier holds nothing (`Free`). `pinned` are the values of pruned weights.
+    `left` is what a sparsifier remembers of them; it is added before the mask is rewired.
+    """
+
+    def __init__(self, stack: Stack, units: Sequence[Unit]) -> None:
+        weights, grads = stack.weights, stack.grads
+        super().__init__(stack, units, weights=weights, grads=grads)
+        self.sparsifier = sparsifier = units[0].stage.sparsifier
+        self.mask, self.kept = torch.ones_like(weights), torch.ones_like(weights)
+        self.pinned = torch.zeros_like(weights)
+        remembers = overrides(sparsifier, Sparsifier.remembered)
+        self.left = torch.zeros_like(weights) if remembers else None
+        self._masks = self._pins = False
+        self._views = stack.views(weights), stack.views(grads)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        buffers = {"mask": self.mask, "kept": self.kept, "pinned": self.pinned}
+        buffers |= {} if self.left is None else {"left": self.left}
+        return buffers | {f"optimizer/{n}": t for n, t in self.optimizer.tensors.items()}
+
+    def begin(self, ticket: Ticket) -> None:
+        floats = {name: kept.float() for name, kept in ticket.mask.items()}
+        self.kept.copy_(self.stack.flat(floats, fill=1.0))
+        if self.sparsifier.holds:
+            self.mask.copy_(self.kept)
+            torch.mul(self.stack.weights, 1 - self.mask, out=self.pinned)
+
+    def search(self, score: Callable[[int], Sequence[float]]) -> None:
+        if not overrides(self.sparsifier, Sparsifier.search):
+            return
+        dense = self.stack.weights.clone()
+
+        def masked(batches: int) -> Sequence[float]:
+            torch.mul(dense, self.mask, out=self.stack.weights)
+            return score(batches)
+
+        self.sparsifier.search(self._training_state(), masked)
+        self.kept.copy_(self.mask)
+        torch.mul(dense, self.mask, out=self.stack.weights)
+
+    def ready(self) -> None:
+        rewired = overrides(self.sparsifier, Sparsifier.rewire)
+        self._masks = rewired or bool((self.mask == 0).any())
+        self._pins = bool((self.pinned != 0).any())
+
+    def rewire(self, step: int) -> None:
+        if self.left is not None:
+            self.stack.weights.add_(self.left)
+        state = self._training_state()
+        self.sparsifier.rewire(state, step, self.recipe)
+        self.kept.copy_(self.mask)
+        if self.left is not None:
+            for name, left in self._by_layer(self.left).items():
+                left.copy_(self.sparsifier.remembered(state.weights[name], state.mask[name]))
+        self.stack.weights.mul_(self.mask)
+        self.optimizer.mask_(self.mask)
+
+    def step(self, lr: float | Tensor) -> None:
+        self.sparsifier.regularise(*self._views)
+        # A pruned weight at 0 has no gradient, so no optimizer moves it: its momentum is 0 and so
+        # is what weight decay takes from it. One that is pinned elsewhere decays, and is put back.
+        if self._masks:
+            self.stack.grads.mul_(self.mask)
+        self.optimizer.step(lr)
+        if self._pins:
+            torch.addcmul(self.pinned, self.stack.weights, self.mask, out=self.stack.weights)
+            if self.recipe.weight_decay:  # it turns a pinned value into momentum
+                self.optimizer.mask_(self.mask)
+
+    def check(self, step: int) -> None:
+        """A pruned weight never moves: checked in every run, at every evaluation."""
+        moved = (self.stack.weights * (1 - self.mask) != self.pinned).any(1)
+        diverged = ~self.stack.weights.isfinite().all(1)
+        assert not (moved & ~diverged).any(), f"pruned weights moved by step {step}"
+
+    def remaining(self) -> dict[str, Tensor]:
+        return remaining(self._bools())
+
+    def ticket(self, trained: Mapping[str, Tensor], step: int) -> Ticket:
+        # Where a replicate has diverged, NaN times the mask is NaN in the pruned weights too.
+        exact = torch.where(self.mask != 0, trained["weights"], self.pinned)
+        return Ticket(self._state(exact, trained), self._bools(), step)
+
+    def load_moments(self, moments: State) -> None:
+        super().load_moments(moments)
+        self.optimizer.mask_(self.mask)  # a pruned weight has no momentum
+
+    def _training_state(self) -> TrainingState:
+        return TrainingState(
+            layers=self.layers,
+            weights=self._by_layer(self.stack.weights),
+            grads=self._by_layer(self.stack.grads),
+            mask=self._by_layer(self.mask),
+            moments=tuple(self._by_layer(flat) for flat in self.optimizer.moments.values()),
+            seeds=tuple(unit.seed for unit in self.units),
+        )
+
+    def _bools(self) -> dict[str, Tensor]:
+        return {name: view != 0 for name, view in self._by_layer(self.kept).items()}

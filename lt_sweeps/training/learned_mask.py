@@ -1,0 +1,156 @@
+"""`LearnedMask`: raw weights and logits, from which every step computes the stack's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.config.seeds import draw
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier, overrides
+from lt_sweeps.sparsity.sparsifiers.sparsifier import per_replicate
+from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.training.counter_noise import Noise
+from lt_sweeps.training.mask_action import MaskAction
+from lt_sweeps.training.optimizers import Optimizer
+from lt_sweeps.training.stack import BufferLayout, Stack
+
+_Computed = tuple[Tensor, Tensor, Tensor, Tensor | None]  # w, logits, weights, penalty
+
+
+class LearnedMask(MaskAction):
+    """A mask that is trained with the weights under it; its ticket keeps all of them.
+
+    `raw` are the weights that are trained, `[R, P]`; `logits` those of all layers, `[R, L]`. The
+    stack's own weights are computed from the two in every forward pass.
+    """
+
+    def __init__(self, stack: Stack, units: Sequence[Unit]) -> None:
+        self.raw, self.grads = torch.zeros_like(stack.weights), torch.zeros_like(stack.weights)
+        super().__init__(stack, units, weights=self.raw, grads=self.grads)
+        sparsifier = units[0].stage.sparsifier
+        assert isinstance(sparsifier, LearnedSparsifier)
+        self.sparsifier = sparsifier
+        shapes = {layer.name: sparsifier.shape(layer) for layer in self.layers}
+        self.layout = BufferLayout.of_shapes(shapes)
+        size = (stack.replicates, self.layout.size)
+        self.logits = torch.zeros(size, dtype=stack.weights.dtype, device=stack.device)
+        self.trained["logits"] = self.logits
+        logit_grads = torch.zeros_like(self.logits)
+        self.logit_optimizer = Optimizer.of(
+            self.recipe, self.logits, logit_grads, weight_decay=sparsifier.decay
+        )
+        self.temperature = torch.ones(stack.replicates, device=stack.device)
+        self.noise = Noise(stack.replicates, stack.layout.size, stack.device)
+        self._draws = overrides(sparsifier, LearnedSparsifier.sampled)
+        self._computed: list[_Computed] = []
+        # A CPU rounds the ends of a vector otherwise than its middle, and where an end is depends
+        # on the replicates beside it: there each is computed by itself.
+        rows = range(stack.replicates)
+        cpu = stack.device.type == "cpu"
+        self._parts = [slice(r, r + 1) for r in rows] if cpu else [slice(None)]
+        self._raw, self._out = self._of(self.raw), self._of(stack.weights)
+        self._logits = self._of(self.logits, self.layout)
+        upstream, grads = self._of(stack.grads), self._of(self.grads)
+        self._grads = list(zip(upstream, grads, self._of(logit_grads, self.layout), strict=True))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        optimizers = {"optimizer": self.optimizer, "logit_optimizer": self.logit_optimizer}
+        return {f"{name}/{t}": o.tensors[t] for name, o in optimizers.items() for t in o.tensors}
+
+    def begin(self, ticket: Ticket) -> None:
+        assert all(bool(kept.all()) for kept in ticket.mask.values()), "a learned mask starts whole"
+        self.raw.copy_(self.stack.weights)
+        for name, view in self.layout.views(self.logits).items():
+            view.copy_(ticket.learned[name])
+
+    def at(self, step: int) -> None:
+        self.temperature.fill_(self.sparsifier.temperature(step, self.recipe))
+        if self._draws:
+            pairs = [(unit.seed.role("noise"), unit.stage.level) for unit in self.units]
+            self.noise.seed([draw(noise, "sample", level, step) for noise, level in pairs])
+
+    def compute(self) -> None:
+        self.stack.weights.copy_(self.raw)
+        with torch.enable_grad():
+            self._computed = [self._forward(*layer) for layer in self._layers_now()]
+
+    def step(self, lr: float | Tensor) -> None:
+        # The way back goes in two legs, because a backend differentiates with respect to the flat
+        # buffer that it reads, `stack.weights`, and knows nothing of a mask:
+        #   1. The backend has left dL/dW in `stack.grads`, W being the weights it computed with.
+        #   2. In `compute` each layer's W was computed from leaves w and s (raw weights, logits)
+        #      under autograd. Its graph, kept until now, leads dL/dW (`upstream`) on to w and s.
+        # All that has no logits (biases, batch norms) is its own W: there dL/dW is copied as it
+        # is, and the layers are then written over. A penalty is a part of the loss by itself, one
+        # number for each replicate, so it enters the second leg with a gradient of 1. Where W does
+        # not depend on s, the gradient is 0 and not an error (`materialize_grads`): DNW's logits
+        # are empty. The optimizers step after the last layer only, because a step writes to the
+        # buffers that w and s are views of, from which the graphs of the other layers still read.
+        self.grads.copy_(self.stack.grads)
+        for layer, (upstream, grad, logit_grad) in zip(self._computed, self._grads, strict=True):
+            w, logits, weights, penalty = layer
+            outputs = [weights] if penalty is None else [weights, penalty]
+            ahead = [upstream] if penalty is None else [upstream, torch.ones_like(penalty)]
+            back = torch.autograd.grad(outputs, [w, logits], ahead, materialize_grads=True)
+            grad.copy_(back[0])
+            logit_grad.copy_(back[1])
+        self._computed = []
+        self.sparsifier.update(self.optimizer.step, self.logit_optimizer.step, lr)
+        for logits in self._logits:
+            self.sparsifier.after_step(logits)
+
+    @torch.no_grad()
+    def deploy(self, steps: Sequence[int], keys: Sequence[int], *, hard: bool = False) -> None:
+        # An evaluation sees the network as the update before it computed it.
+        at = [self.sparsifier.temperature(max(step - 1, 0), self.recipe) for step in steps]
+        self.temperature.copy_(torch.tensor(at))
+        self.noise.seed(keys)
+        self.stack.weights.copy_(self.raw)
+        for w, logits, out, temperature, noise in self._layers_now():
+            out.copy_(
+                self.sparsifier.hardened(w, logits)
+                if hard
+                else self.sparsifier.deployed(w, logits, temperature, noise)
+            )
+
+    def remaining(self) -> dict[str, Tensor]:
+        """Weights that each layer keeps, or can be expected to: `[R]`, rounded."""
+        kept = [
+            self.sparsifier.density(w, logits).double().flatten(1).sum(1).round()
+            for w, logits in zip(self._raw, self._logits, strict=True)
+        ]
+        count = len(self._parts)
+        return {la.name: torch.cat(kept[i * count :][:count]) for i, la in enumerate(self.layers)}
+
+    def ticket(self, trained: Mapping[str, Tensor], step: int) -> Ticket:
+        state = self._state(trained["weights"], trained)
+        names = [layer.name for layer in self.layers]
+        kept = {name: torch.ones_like(state[name], dtype=torch.bool) for name in names}
+        return Ticket(state, kept, step, learned=self.layout.views(trained["logits"]))
+
+    def _forward(
+        self, w: Tensor, logits: Tensor, out: Tensor, temperature: Tensor, noise: Tensor
+    ) -> _Computed:
+        w, logits = w.detach().requires_grad_(), logits.detach().requires_grad_()
+        weights = self.sparsifier.weights(w, logits, temperature, noise)
+        out.copy_(weights.detach())
+        return w, logits, weights, self.sparsifier.penalty(w, logits, temperature)
+
+    def _layers_now(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """By layer: raw weights, logits, where the weights go, temperature and noise."""
+        noise = self.noise.draw() if self._draws else self.raw
+        views = zip(self._raw, self._logits, self._out, self._of(noise), strict=True)
+        temperatures = [self.temperature[part] for part in self._parts] * len(self.layers)
+        return [
+            (w, logits, out, per_replicate(temperature, w), drawn)
+            for (w, logits, out, drawn), temperature in zip(views, temperatures, strict=True)
+        ]
+
+    def _of(self, flat: Tensor, layout: BufferLayout | None = None) -> list[Tensor]:
+        """A flat buffer by layer, and within it by what is computed together."""
+        views = (layout or self.stack.layout).views(flat)
+        return [views[layer.name][part] for layer in self.layers for part in self._parts]

@@ -1,0 +1,69 @@
+"""`Scorer`: a stack in training, scored on the validation set on the way and tested at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lt_sweeps.config.seeds import draw
+from lt_sweeps.data.batches import Batches
+from lt_sweeps.training.evaluation import Score, mean_scores, measure
+from lt_sweeps.training.history import TrainingHistory
+from lt_sweeps.training.mask_action import MaskAction
+
+
+class Scorer:
+    """Computes the stack's weights as an evaluation sees them, and measures them."""
+
+    def __init__(self, masking: MaskAction, batches: Batches, history: TrainingHistory) -> None:
+        self.masking, self.batches, self.history = masking, batches, history
+        self.units = masking.units
+
+    def validate(self, step: int) -> None:
+        """Validate, unless a checkpoint taken at this very step has the scores already."""
+        if self.history.step < step:
+            self.masking.check(step)
+            self.masking.deploy([step] * len(self.units), self.keys("validate", step))
+            self.history.add(step, self.measure("val"))
+
+    def results(self, step: int) -> list[dict[str, Any]]:
+        """Each replicate's results at its best evaluation and at the end, which is `step`."""
+        self.validate(step)
+        best = end = self._tested(step, [step] * len(self.units))
+        hard = self._hard_accuracies(step)
+        if any(at != step for at in self.history.best_step):
+            with self.history.at_best():
+                best = self._tested(step, self.history.best_step)
+        return [
+            {**self.history.results(r, best[r], end[r]), **hard[r]} for r in range(len(self.units))
+        ]
+
+    def measure(self, split: str) -> list[Score]:
+        """Each replicate's score with the stack's weights as they are."""
+        return measure(self.masking.stack, self.batches, split)
+
+    def keys(self, purpose: str, *index: int) -> list[int]:
+        """The keys by which a learned mask is drawn in an evaluation, one for each replicate."""
+        return [draw(unit.seed.role("noise"), purpose, *index) for unit in self.units]
+
+    def _tested(self, step: int, at: Sequence[int]) -> list[Score]:
+        """On the test set, with each replicate's temperature of the step that it is `at`.
+
+        The mean over as many networks as the sparsifier draws for a test.
+        """
+        scores = []
+        for sample in range(self.masking.samples):
+            self.masking.deploy(at, self.keys("test", step, sample))
+            scores.append(self.measure("test"))
+        return mean_scores(scores)
+
+    def _hard_accuracies(self, step: int) -> list[dict[str, float]]:
+        """Accuracies under the hard mask, where the mask is learned and may be soft."""
+        if not self.units[0].stage.sparsifier.learns:
+            return [{} for _ in self.units]
+        self.masking.deploy([step] * len(self.units), self.keys("test", step), hard=True)
+        splits = {split: self.measure(split) for split in ("val", "test")}
+        return [
+            {f"hard_{split}_accuracy": scores[r].accuracy for split, scores in splits.items()}
+            for r in range(len(self.units))
+        ]

@@ -1,0 +1,117 @@
+"""`UnitFiles`: what a stacked training writes into the store, and goes on from: a file per unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.plan.stages import Evaluate, Moment, Search
+from lt_sweeps.plan.unit import Machine
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.training.history import TrainingHistory
+from lt_sweeps.training.mask_action import MaskAction
+
+
+class UnitFiles:
+    """Tickets, snapshots and checkpoints of the units of one stack.
+
+    Args:
+        moments: the snapshots to save of each unit.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        machine: Machine,
+        moments: Sequence[frozenset[Moment]],
+        masking: MaskAction,
+        history: TrainingHistory,
+    ) -> None:
+        self.store, self.machine, self.moments = store, machine, moments
+        self.units, self.masking, self.history = masking.units, masking, history
+
+    def snapshot(self, moment: Moment, step: int) -> None:
+        """Save the units as they are, where somebody needs this moment."""
+        rows = [r for r, moments in enumerate(self.moments) if moment in moments]
+        if rows:
+            ticket = self.masking.ticket(self.masking.trained, step)
+            if moment != "start":
+                ticket = replace(ticket, optimizer=self.masking.moments())
+            for r in rows:
+                self._write(r, moment, ticket[r])
+
+    def write_checkpoint(self, step: int, seconds: float) -> None:
+        """Everything that the rest of the training depends on."""
+        tensors = self._tensors()
+        for r, unit in enumerate(self.units):
+            row = {name: tensor[r] for name, tensor in tensors.items()}
+            metadata = {**self.history.metadata(r), "seconds": seconds}
+            self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, metadata)
+        for unit in self.units:
+            self.store.drop_checkpoints(unit.stage.key, unit.seed, before=step)
+
+    def read_checkpoint(self, step: int) -> float:
+        """Put back what the checkpoints of all units at `step` hold.
+
+        Returns the seconds that the training had taken by then: the longest of its units, which
+        may come from different stacks.
+        """
+        tensors, seconds = self._tensors(), 0.0
+        for r, unit in enumerate(self.units):
+            metadata, row = self.store.read_checkpoint(unit.stage.key, unit.seed, step)
+            for name, tensor in tensors.items():
+                tensor[r] = row[name].to(tensor)
+            self.history.restore(r, metadata)
+            seconds = max(seconds, float(metadata["seconds"]))
+        return seconds
+
+    def drop_checkpoints(self) -> None:
+        """Remove the checkpoints of a training that has ended."""
+        for unit in self.units:
+            self.store.drop_checkpoints(unit.stage.key, unit.seed)
+
+    def finish(self, step: int, seconds: float, results: Sequence[dict[str, Any]]) -> None:
+        """Write every ticket; the checkpoint before it makes a torn end repeat with equal bytes."""
+        self.write_checkpoint(step, seconds)
+        stack = self.masking.stack
+        name = torch.cuda.get_device_name if stack.device.type == "cuda" else str
+        cost = {
+            "seconds": round(seconds / len(self.units), 3),
+            "device": name(stack.device),
+            "stack_size": len(self.units),
+            "backend": stack.backend,
+            "code_version": self.machine.code_version,
+        }
+        first = self.units[0].stage
+        scored = isinstance(first, Evaluate) and not isinstance(first, Search)
+        best = self.masking.ticket(self.history.best, step)
+        last = self.masking.ticket(self.masking.trained, step)
+        for r, unit in enumerate(self.units):
+            if "best" in self.moments[r]:
+                self._write(r, "best", best[r])
+            self.store.write_cost(unit.stage.key, unit.seed, cost)
+            # A ticket that was only scored is left empty: it can be made again from its start.
+            ticket = Ticket({}, {}, step) if scored else last[r]
+            self._write(r, "end", ticket, metrics=results[r], history=self.history.rows[r])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The whole state of the training, `[R, ...]`, by the name that a checkpoint calls it."""
+        masking = self.masking
+        return {**masking.trained, **masking.tensors, **self.history.tensors()}
+
+    def _write(self, r: int, moment: Moment, ticket: Ticket, **metadata: Any) -> None:
+        unit, remaining = self.units[r], self.masking.remaining()
+        total = {layer.name: layer.size for layer in self.masking.layers}
+        metadata = {
+            "level": unit.stage.level,
+            "sparsity": 1 - sum(int(n[r]) for n in remaining.values()) / sum(total.values()),
+            "layers_remaining": {name: int(n[r]) for name, n in remaining.items()},
+            "layers_total": total,
+            **metadata,
+        }
+        self.store.write(unit.stage.key, unit.seed, ticket, metadata, moment)
