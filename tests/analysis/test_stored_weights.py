@@ -18,7 +18,7 @@ from lt_sweeps.analysis.results import read
 from lt_sweeps.analysis.stored_weights import learned, masks, nearest, prunings
 from lt_sweeps.reporting.figures.mask_overlap import chance, jaccard
 from lt_sweeps.reporting.sweep_report import report
-from lt_sweeps.sparsity.sparsifiers.hard_concrete import chance as chance_of_gate
+from lt_sweeps.sparsity.sparsifiers.hard_concrete import open_chance as chance_of_gate
 
 
 @pytest.fixture
