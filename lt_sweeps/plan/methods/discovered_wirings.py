@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lt_sweeps.plan.methods.ticket_search import HARD, Protocol, pruning, refuse_ticket
-from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training
+from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
 from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import StraightThrough
@@ -18,7 +18,7 @@ def dnw(
     *,
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
-) -> tuple[Train, Train]:
+) -> tuple[Train, Work]:
     """Compute with the largest weights of each layer, train all, then fine-tune the largest.
 
     Args:

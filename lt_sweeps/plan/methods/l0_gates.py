@@ -13,7 +13,7 @@ from lt_sweeps.plan.methods.ticket_search import (
     pruning,
     refuse_ticket,
 )
-from lt_sweeps.plan.stages import Changes, Evaluate, Init, Logits, Prune, Train, Training
+from lt_sweeps.plan.stages import Changes, Evaluate, Init, Logits, Prune, Train, Training, Work
 from lt_sweeps.sparsity.evidence import Criterion, logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import HardConcrete
@@ -34,7 +34,7 @@ def l0(
     mask: Literal["gate", "binary", "sample", "none"] = "gate",
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
-) -> tuple[Train, Train]:
+) -> tuple[Train, Work]:
     """Train with gates that are drawn, fix a mask, fine-tune what it keeps.
 
     Args:
@@ -66,7 +66,7 @@ def l0(
 
 def _drawing_on(
     search: Train, recipe: Training, gates: HardConcrete, finetune: Changes | None
-) -> Train:
+) -> Work:
     on = Logits(search, logits("lt_sweeps.sparsity.mask_logits.carried"))
     if finetune is None:
         return Evaluate(on, recipe, gates)

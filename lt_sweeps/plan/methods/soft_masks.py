@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from lt_sweeps.plan.methods.ticket_search import HARD, AfterMask, Protocol
-from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training
+from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
 from lt_sweeps.sparsity.evidence import Criterion, logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Continuous
@@ -32,7 +32,7 @@ def continuous_sparsification(
     restart: bool = False,
     origin: Literal["search", "dense"] = "search",
     finetune: Changes | None = "same",
-) -> tuple[Train, ...]:
+) -> tuple[Work, ...]:
     """Search for `rounds` rounds; after each, train what s > 0 keeps.
 
     One result per round, and the dense network first.
@@ -79,7 +79,7 @@ def exact_continuous_sparsification(
     restart: bool = False,
     origin: Literal["search", "dense"] = "search",
     finetune: Changes | None = "same",
-) -> tuple[Train, ...]:
+) -> tuple[Work, ...]:
     """As `continuous_sparsification`, but keep the largest s, as many as the schedule says.
 
     One search serves all sparsities; one result per level of the schedule, after the dense network.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lt_sweeps.plan.methods.ticket_search import HARD, Protocol, pruning, refuse_ticket
-from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training
+from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
 from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import SoftThreshold
@@ -20,7 +20,7 @@ def soft_threshold(
     mask_lr: float = 1.0,
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
-) -> tuple[Train, Train]:
+) -> tuple[Train, Work]:
     """Train weights and a threshold per layer, then fine-tune what is not 0.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.plan.methods.finetuning import KEEP, ZERO
-from lt_sweeps.plan.stages import Changes, Evaluate, Prune, Reset, Train, Training
+from lt_sweeps.plan.stages import Changes, Evaluate, Prune, Reset, Train, Training, Work
 from lt_sweeps.sparsity.evidence import Criterion, reset
 
 Protocol = Literal["prune", "ticket"]
@@ -36,7 +36,7 @@ class AfterMask:
     restart: bool
     finetune: Changes | None
 
-    def train(self, cut: Prune, recipe: Training, *, origin: Train, kept: Call = LEARNED) -> Train:
+    def train(self, cut: Prune, recipe: Training, *, origin: Train, kept: Call = LEARNED) -> Work:
         """Train what a cut keeps: from `kept`, or a ticket from the early weights of `origin`."""
         early = {
             "_target_": "lt_sweeps.sparsity.resets.rewind",

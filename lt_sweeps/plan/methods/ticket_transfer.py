@@ -9,8 +9,19 @@ from typing import Any, Literal
 from lt_sweeps.config.call import Call
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.methods.finetuning import ZERO
-from lt_sweeps.plan.stages import Changes, Init, Reset, Stage, Task, Train, Training, ancestors
-from lt_sweeps.plan.stages.transfer import Transfer, check_head
+from lt_sweeps.plan.stages import (
+    Changes,
+    Init,
+    Reset,
+    Stage,
+    Task,
+    Train,
+    Training,
+    Transfer,
+    Work,
+    ancestors,
+)
+from lt_sweeps.plan.stages.transfer import check_head
 from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.evidence import reset as reset_of
 from lt_sweeps.sparsity.schedules import Target
@@ -75,7 +86,7 @@ def _tickets(search: Mapping[str, Any], given: Mapping[str, Any]) -> list[Reset]
     call = Call.of(search, where=where, supplied=SUPPLIED)
     result = call(**given)
     results = result if isinstance(result, tuple) else ancestors(result)
-    trained = [stage for stage in results if isinstance(stage, Train) and stage.level > 0]
+    trained = [stage for stage in results if isinstance(stage, Work) and stage.level > 0]
     found = [t.start for t in trained if isinstance(t.start, Reset) and t.sparsifier == FIXED]
     if not found or len(found) < len(trained):
         raise ValueError(
