@@ -15,7 +15,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.stages import Init, Moment, Task, Train, Training, Work, ancestors
+from lt_sweeps.plan.stages import Init, Moment, Task, Training, Work, ancestors
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import Criterion, reset
 from lt_sweeps.storage.store import Store
@@ -149,7 +149,13 @@ def planned_cell(cell: Cell) -> Planned:
         lasts,
         found,
         {stage.key: stage.level for stage in found} if chain else _numbered(lasts),
-        digest([experiment, lasts[0].key if chain else _keys(lasts), config["report_at"]]),
+        digest(
+            [
+                experiment,
+                lasts[0].key if chain else [last.key for last in lasts],
+                config["report_at"],
+            ]
+        ),
         {**labels, "experiment": experiment},
     )
 
@@ -202,17 +208,17 @@ def dependencies(packs: Sequence[Pack]) -> dict[str, set[str]]:
 
 
 @functools.cache
-def needs(stage: Work) -> tuple[Train, ...]:
-    """The trainings whose tickets a work starts from, without those that they start from."""
-    trained: dict[str, Train] = {}
+def needs(stage: Work) -> tuple[Work, ...]:
+    """The work whose stored tickets a stage starts from, without what that starts from."""
+    stored: dict[str, Work] = {}
     waiting = list(stage.inputs)
     while waiting:
         current = waiting.pop()
-        if isinstance(current, Train):
-            trained[current.key] = current
+        if isinstance(current, Work) and current.stores_ticket:
+            stored[current.key] = current
         else:  # a score stores no ticket: its own start has it
             waiting += current.inputs
-    return tuple(trained.values())
+    return tuple(stored.values())
 
 
 @functools.cache
@@ -255,10 +261,6 @@ def trainings(*lasts: Work) -> tuple[Work, ...]:
 def _numbered(results: Sequence[Work]) -> dict[str, int]:
     """Levels of several results: their places, from 0 where the first is dense and from 1 else."""
     return {stage.key: n for n, stage in enumerate(results, min(1, results[0].level))}
-
-
-def _keys(lasts: Sequence[Work]) -> list[str]:
-    return [last.key for last in lasts]
 
 
 @functools.cache

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lt_sweeps.plan.methods.ticket_search import HARD, AfterMask, Protocol
+from lt_sweeps.plan.methods.after_search import HARD, AfterMask, Protocol, criterion_by
 from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
-from lt_sweeps.sparsity.evidence import Criterion, logits
+from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Continuous
 from lt_sweeps.sparsity.sparsifiers.continuous import Anneal
 
-SURE = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.large_logit"})
+SURE = criterion_by("large_logit")
 Rounding = Literal["paper", "released"]
 
 
@@ -53,7 +53,7 @@ def continuous_sparsification(
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
     searches = _searches(init, recipe, soft, s0, rounds, round_reset)
-    after = AfterMask(protocol, to, restart, finetune)
+    after = AfterMask(finetune, protocol, to, restart)
     dense = Train(init, recipe)
     begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
     whole = Target.open(init.network.layers)
@@ -88,7 +88,7 @@ def exact_continuous_sparsification(
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
     searches = _searches(init, recipe, soft, s0, rounds, round_reset)
-    after = AfterMask(protocol, to, restart, finetune)
+    after = AfterMask(finetune, protocol, to, restart)
     dense = Train(init, recipe)
     begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
     cuts = [Prune(searches[-1], target, SURE, origin=begun) for target in schedule]

@@ -29,10 +29,6 @@ class Logits(Stage):
     start: Stage
     given: Call
 
-    @property
-    def inputs(self) -> tuple[Stage, ...]:
-        return (self.start,)
-
     @cached_property
     def level(self) -> int:
         """The number of masks learned so far; a mask that the logits are made from is not one."""
@@ -66,10 +62,6 @@ class Prune(Stage):
     criterion: Criterion
     origin: Work | Init
     task: Task | None = None
-
-    @property
-    def inputs(self) -> tuple[Stage, ...]:
-        return (self.trained, self.origin)
 
     @cached_property
     def level(self) -> int:

@@ -55,10 +55,6 @@ class Reset(Stage):
             )
         super().__post_init__()
 
-    @property
-    def inputs(self) -> tuple[Stage, ...]:
-        return (self.pruned, self.origin)
-
     @cached_property
     def to(self) -> Moment | None:
         """The moment of `origin` that the reset goes back to, if it does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,10 +47,11 @@ class Stage:
         }
         return digest(content)
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Stage, ...]:
-        """The stages that it is made from; the first has the same network."""
-        return ()
+        """The stages that it is made from, its fields in order; the first has its network."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return tuple(value for value in values if isinstance(value, Stage))
 
     @cached_property
     def network(self) -> Network:

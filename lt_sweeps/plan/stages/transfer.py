@@ -31,10 +31,6 @@ class Transfer(Stage):
         check_head(self.onto.network, self.found.network)
         super().__post_init__()
 
-    @property
-    def inputs(self) -> tuple[Stage, ...]:
-        return (self.onto, self.found) if self.body is None else (self.onto, self.found, self.body)
-
     @cached_property
     def level(self) -> int:
         return self.found.level

@@ -35,10 +35,6 @@ class Work(Stage):
             )
         super().__post_init__()
 
-    @property
-    def inputs(self) -> tuple[Stage, ...]:
-        return (self.start,)
-
     @cached_property
     def level(self) -> int:
         return self.start.level + (self.sparsifier.prunes or self.sparsifier.learns)
