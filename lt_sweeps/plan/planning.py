@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lt_sweeps.config.call import Call, digest, nearest
 from lt_sweeps.config.cells import Cell
@@ -134,11 +133,10 @@ def planned_cell(cell: Cell) -> Planned:
     layout(cell.report)  # a mistake in it is said before anything runs
     asked = {key: value for key, value in config.items() if key not in MACHINE_KEYS}
     lasts, chain = _last_stages(json.dumps(asked, sort_keys=True), config["data_dir"])
-    found = trainings(*lasts)
+    work, keys = trainings(*lasts), [last.key for last in lasts]
+    counts = ("model", "dataset", "method", "recipe", *Call(config["method"]["_target_"]).names)
     labels = {
-        group: option
-        if group in ("model", "dataset", "method", "recipe") or group in _named(config["method"])
-        else None
+        group: option if group in counts else None
         for group, option in cell.choices.items()
         if group not in ("tracker", "experiment")
     }
@@ -147,15 +145,9 @@ def planned_cell(cell: Cell) -> Planned:
         cell,
         Seed.of(config["seed"], config["seeds"]),
         lasts,
-        found,
-        {stage.key: stage.level for stage in found} if chain else _numbered(lasts),
-        digest(
-            [
-                experiment,
-                lasts[0].key if chain else [last.key for last in lasts],
-                config["report_at"],
-            ]
-        ),
+        work,
+        {stage.key: stage.level for stage in work} if chain else _numbered(lasts),
+        digest([experiment, keys[0] if chain else keys, config["report_at"]]),
         {**labels, "experiment": experiment},
     )
 
@@ -245,10 +237,6 @@ def _last_stages(config: str, data_dir: str) -> tuple[tuple[Work, ...], bool]:
             f"method: `{method.target}` returned {last!r}; give a Train, an Evaluate, or several"
         )
     return lasts, not isinstance(last, tuple)
-
-
-def _named(method: Mapping[str, Any]) -> tuple[str, ...]:
-    return Call(method["_target_"]).names
 
 
 @functools.cache

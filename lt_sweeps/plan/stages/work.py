@@ -77,7 +77,8 @@ class Work(Stage):
     def group(self) -> tuple[str, ...]:
         """What units that are stacked have in common, beside their network and their step."""
         kind = digest(self.sparsifier.identity()) if self.sparsifier != FIXED else ""
-        return (type(self).__name__, str(self.depth), self.training.key, kind)
+        statistics = str(self.statistics_batches)
+        return (type(self).__name__, str(self.depth), self.training.key, kind, statistics)
 
     def moment(self, time: str, *, where: str) -> Moment:
         """The moment within a training that `time` names in a config.
@@ -157,10 +158,6 @@ class Evaluate(Work):
     @property
     def statistics_batches(self) -> int:
         return self.statistics if self.network.normalised else 0
-
-    @property
-    def group(self) -> tuple[str, ...]:
-        return (*super().group, str(self.statistics))
 
     def fields(self) -> dict[str, Any]:
         # All that a score takes from the recipe are the batches for these statistics.
