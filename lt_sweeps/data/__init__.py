@@ -1,7 +1,7 @@
-"""Data sets: images as tensors, split into train, val and test, the same for every seed.
+"""Data sets and batches: images as tensors, in splits train, val and test that no seed changes.
 
 A data set is a function that returns a `Dataset`: its shape and sizes are known at once, its
-content is read by `load`. To add one, write such a function and one line of yaml.
+content is read by `load`. To add one, write such a function and a yaml in `conf/dataset`.
 """
 
 from lt_sweeps.data.bundled import digits, synthetic

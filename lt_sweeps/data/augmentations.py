@@ -1,7 +1,8 @@
-"""Augmentations: what becomes of a batch's images, each by its own draws.
+"""Augmentations of training images: random crops and flips.
 
-An augmentation draws integers per image beforehand, on the CPU, and is applied to a batch wherever
-it lies: the same images on any device and in any pack.
+An augmentation has two steps. `draw_augmentation` draws a few integers per image on the CPU, before
+the epoch; `augment` applies them to a batch on its device. So an image is augmented alike on any
+device and in any pack.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _PADDING = 4
 _AREA, _ASPECT, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 
 
-def drawn(name: str, count: int, size: tuple[int, int], draws: Generator) -> Tensor:
+def draw_augmentation(name: str, count: int, size: tuple[int, int], draws: Generator) -> Tensor:
     """How each of `count` images of `size` (rows, columns) is augmented: `[count, n]` integers."""
     if name == "crop_flip":
         corner = [torch.randint(2 * _PADDING + 1, (count, 2), generator=draws)]
@@ -25,26 +26,27 @@ def drawn(name: str, count: int, size: tuple[int, int], draws: Generator) -> Ten
     return torch.cat([*corner, torch.randint(2, (count, 1), generator=draws)], 1)
 
 
-def applied(name: str, images: Tensor, how: Tensor) -> Tensor:
+def augment(name: str, images: Tensor, how: Tensor) -> Tensor:
     """The images `[N, C, H, W]`, each augmented as its row of `how` `[N, n]` says."""
     return (_crop_flip if name == "crop_flip" else _resized_crop_flip)(images, how)
 
 
 def _boxes(count: int, size: tuple[int, int], draws: Generator) -> list[Tensor]:
-    """Boxes of a random area and aspect, the first of ten that fits, or the whole image.
+    """A box per image, of random area and aspect ratio: corners and sizes, `[count, 2]` each.
 
-    As torchvision's RandomResizedCrop; `[count, 2]` corners and `[count, 2]` sizes.
+    Ten are drawn and the first that fits into the image is taken; if none fits, the whole image.
+    As torchvision's RandomResizedCrop.
     """
     sides, whole = torch.tensor(size)[:, None], torch.tensor(size)
     area, aspect = torch.rand(2, _TRIES, count, generator=draws)
     area = math.prod(size) * (_AREA[0] + (_AREA[1] - _AREA[0]) * area)
     low, high = map(math.log, _ASPECT)
     aspect = torch.exp(low + (high - low) * aspect)
-    tried = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()], -1).round().long()
-    fits = ((tried > 0) & (tried <= whole)).all(-1)
+    tries = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()], -1).round().long()
+    fits = ((tries > 0) & (tries <= whole)).all(-1)
     first = torch.where(fits, torch.arange(_TRIES)[:, None], _TRIES).amin(0)
-    tried = torch.cat([tried, whole.expand(1, count, 2)])
-    boxes = tried[first, torch.arange(count)]
+    tries = torch.cat([tries, whole.expand(1, count, 2)])
+    boxes = tries[first, torch.arange(count)]
     room = sides.T - boxes
     corner = (torch.rand(count, 2, generator=draws) * (room + 1)).long()
     return [corner.minimum(room), boxes]
@@ -67,7 +69,7 @@ def _resized_crop_flip(images: Tensor, how: Tensor) -> Tensor:
     (top, left, tall, wide, flip), (height, width) = how.unbind(1), images.shape[2:]
     rows, columns = _centres(top, tall, height), _centres(left, wide, width)
     columns = torch.where(flip[:, None] == 1, columns.flip(1), columns)
-    # grid_sample counts from -1 at an image's one edge to 1 at the other
+    # `grid_sample` has -1 at the left and upper edge of an image, and 1 at the right and lower.
     x, y = (2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1
     grid = torch.stack(
         [x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1
@@ -76,7 +78,10 @@ def _resized_crop_flip(images: Tensor, how: Tensor) -> Tensor:
 
 
 def _centres(first: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where the `size` pixels lie that `length` pixels from `first` on become: `[N, size]`."""
+    """Where to sample the image for `size` pixels of a box: `[N, size]` positions in pixels.
+
+    The box has `length` pixels from `first` on, both `[N]`.
+    """
     at = (torch.arange(size, device=first.device) + 0.5) * (length[:, None] / size) - 0.5
-    # nothing beyond the box is looked at
+    # Positions stop at the outermost pixels of the box, so that no pixel outside it is read.
     return first[:, None] + at.clamp(min=0).minimum(length[:, None] - 1)

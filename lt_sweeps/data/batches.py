@@ -1,9 +1,9 @@
-"""Batches: a data set as tensors on the device, drawn per replicate from its own seed.
+"""Batches of a data set, each replicate's drawn from its own seed.
 
-There is no loader: the images lie on the device, a batch is an index; those that do not fit there
-stay where they are, and a batch of them is sent. Order and augmentation of an epoch are pure
-functions of (seed, epoch), drawn on the CPU, so a batch is the same on any device, in any pack, and
-after any resume.
+There is no loader: the images lie on the device and a batch is an index into them. Images that do
+not fit on the device stay in main memory or in their file, and each batch is copied. Order and
+augmentation of an epoch are pure functions of (seed, epoch), drawn on the CPU, so a batch is the
+same on any device, in any pack, and after any resume.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.data import Dataset, Split
-from lt_sweeps.data.augmentations import applied, drawn
+from lt_sweeps.data.augmentations import augment, draw_augmentation
 
 EVALUATE_BATCH = 500
 
@@ -35,20 +35,20 @@ class Batches:
     ) -> None:
         self._dataset, self._recipe, self._device = dataset, recipe, device
         self._splits = {name: _placed(split, device) for name, split in dataset.load().items()}
-        # A captured graph cannot fetch from the host.
-        self.sent = any(each.images.device.type != device.type for each in self._splits.values())
+        # Whether batches are copied to the device, which a captured graph cannot do.
+        self.sent = any(split.images.device.type != device.type for split in self._splits.values())
         self._seeds, self._levels = seeds, levels
         self._epoch = -1
-        # On the device once: a captured graph may not copy from the host.
+        # Copied to the device here, because a captured graph cannot copy from the host.
         shape = (len(dataset.mean), 1, 1)
         self._mean = torch.tensor(dataset.mean, device=device).view(shape)
         self._std = torch.tensor(dataset.std, device=device).view(shape)
         self.augments = recipe.augment != "none"
 
     def index(self, step: int) -> Tensor:
-        """Which images the replicates train on at `step`, and how each is augmented.
+        """The images that the replicates train on at `step`, and how each is augmented.
 
-        `[R, B]` image numbers, or `[R, B, 1 + n]` with what the augmentation has drawn.
+        `[R, B]` image numbers, or `[R, B, 1 + n]` with the n integers that the augmentation drew.
         """
         epoch, position = divmod(step, self._recipe.steps_per_epoch)
         if epoch != self._epoch:
@@ -58,7 +58,7 @@ class Batches:
         return self._order[:, first : first + self._recipe.batch_size]
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The images `[R, B, C, H, W]` and labels `[R, B]` that an index names."""
+        """The images `[R, B, C, H, W]` and labels `[R, B]` of an `index`."""
         shape, split = index.shape[:2], self._splits["train"]
         if not self.augments:
             index = index[..., None]
@@ -66,7 +66,7 @@ class Batches:
         image = image.squeeze(1)
         images = self._fetch(split, image)
         if self.augments:
-            images = applied(self._recipe.augment, images, how)
+            images = augment(self._recipe.augment, images, how)
         return self._normalise(images).unflatten(0, shape), split.labels[image].view(shape)
 
     def evaluation(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -80,20 +80,21 @@ class Batches:
         keys = [
             self._key(seed, level) for seed, level in zip(self._seeds, self._levels, strict=True)
         ]
-        for order, augment, level in dict.fromkeys(keys):
+        for order, crops, level in dict.fromkeys(keys):
             count = self._dataset.train_size
-            where = (level, epoch) if level >= 0 else (epoch,)
-            images = torch.randperm(count, generator=generator(order, "order", *where))
+            times = (level, epoch) if level >= 0 else (epoch,)
+            images = torch.randperm(count, generator=generator(order, "order", *times))
             if self.augments:
-                draws = generator(augment, "augment", *where)
+                draws = generator(crops, "augment", *times)
                 size = self._dataset.input_shape[1:]
-                how = drawn(self._recipe.augment, count, size, draws)
+                how = draw_augmentation(self._recipe.augment, count, size, draws)
                 images = torch.cat([images[:, None], how], 1)
-            rows[order, augment, level] = images
+            rows[order, crops, level] = images
         return torch.stack([rows[key] for key in keys]).to(self._device)
 
     def _key(self, seed: Seed, level: int) -> tuple[int, int, int]:
-        """What decides a replicate's epoch; `order: same` makes every level draw alike."""
+        """What an epoch is drawn from: seeds of order and augmentation, and with `order: fresh` the
+        level; else -1, so that every level has the same order."""
         fresh = level if self._recipe.order == "fresh" else -1
         return seed.role("order"), seed.role("augment") if self.augments else 0, fresh
 
@@ -106,7 +107,7 @@ class Batches:
 
 
 def _placed(split: Split, device: torch.device) -> Split:
-    """A split on the device, or beside it if it would take more than a quarter of what is free."""
+    """A split on the device; one that needs over a quarter of the free memory stays outside it."""
     labels = split.labels.to(device)
     fits = split.rows is None
     if fits and device.type == "cuda":
@@ -115,10 +116,10 @@ def _placed(split: Split, device: torch.device) -> Split:
 
 
 def first_images(dataset: Dataset, seed: Seed, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` training images of a seed's first epoch, as they are, and their labels."""
+    """The first `count` training images of a seed's first epoch, not augmented, with labels."""
     order = torch.randperm(dataset.train_size, generator=generator(seed.role("order"), "order", 0))
     split = dataset.load()["train"]
-    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (dataset.mean, dataset.std))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (dataset.mean, dataset.std))
     return (
         _normalised(split.take(order[:count]), dataset.scale, mean, std),
         split.labels[order[:count]],

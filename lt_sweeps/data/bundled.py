@@ -1,4 +1,4 @@
-"""Data sets that need no download: one that ships with scikit-learn, and one that is drawn."""
+"""Data sets without a download: one that ships with scikit-learn, and one drawn at random."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -35,7 +35,7 @@ def synthetic(
 ) -> Dataset:
     """Gaussian class prototypes plus `noise` times a unit normal, in equally frequent classes.
 
-    Each split has a stream of its own: a longer train split leaves the other two as they are.
+    Each split has its own stream of draws: a longer train split leaves the other two unchanged.
     """
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"synthetic: shape={list(shape)}; it takes [channels, height, width]")
@@ -53,7 +53,7 @@ def synthetic(
 
 
 def _import_sklearn() -> None:
-    """Its import takes seconds: here it is paid once, and processes forked later have it."""
+    """Import scikit-learn, which takes seconds, before worker processes are forked from this."""
     import sklearn.datasets  # noqa: F401
 
 
@@ -69,12 +69,12 @@ def _load_digits(validation: int, test: int) -> dict[str, Split]:
     targets = torch.from_numpy(labels.astype(np.int64))
     order = np.random.RandomState(0).permutation(len(labels))
     # The test images come first, so that they do not depend on the size of the validation split.
-    where = {
+    rows = {
         "train": np.sort(order[test + validation :]),
         "val": order[test : test + validation],
         "test": order[:test],
     }
-    return {name: Split(pixels[index], targets[index]) for name, index in where.items()}
+    return {name: Split(pixels[index], targets[index]) for name, index in rows.items()}
 
 
 def _draw_synthetic(
@@ -85,7 +85,7 @@ def _draw_synthetic(
     for stream, (name, size) in enumerate(sizes.items(), start=1):
         labels = np.arange(size) % classes
         draws = np.random.RandomState([seed, stream]).standard_normal((size, *shape))
-        # A gray of 128 with 32 to the unit leaves four standard deviations on either side.
+        # Centred at gray 128 with 32 to a standard deviation, a byte holds four of them each way.
         pixels = np.clip(128 + 32 * (prototypes[labels] + noise * draws), 0, 255)
         images = torch.from_numpy(pixels.round().astype(np.uint8))
         splits[name] = Split(images, torch.from_numpy(labels.astype(np.int64)))

@@ -1,4 +1,4 @@
-"""What a data set is."""
+"""`Dataset` and `Split`: a data set before and after it is read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from torch import Tensor
 class Split:
     """Images [N, C, H, W], uint8 or float32, and their labels [N], int64.
 
-    Where `rows` [N] are given, `images` are a file's content, of which these are the split's: too
-    many to be copied out of it.
+    Where `rows` [N] are given, `images` is the whole data set in its file, too large to be copied,
+    and `rows` says which of them belong to the split.
     """
 
     images: Tensor
@@ -25,12 +25,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of a data set before it is read, and how to read it.
+    """A data set: what is known before it is read, and how to read it.
 
     `prepare` downloads or decodes on first use, and raises FileNotFoundError naming what is
-    missing and where it may be placed. `load`, after it, returns the splits train, val and test.
-    `images / scale` lies in [0, 1]; where `mean` and `std` are given, training then subtracts and
-    divides by them per channel. `fingerprint` identifies content that the arguments do not fix.
+    missing and where to put it. `load`, called after it, returns the splits train, val and test.
+    `images / scale` lies in [0, 1]. Where `mean` and `std` are given, training subtracts the one
+    and divides by the other, per channel. `fingerprint` identifies content that the arguments do
+    not fix.
     """
 
     input_shape: tuple[int, int, int]
@@ -44,7 +45,7 @@ class Dataset:
     fingerprint: str = ""
 
 
-def check_size(name: str, given: int, most: int) -> None:
-    """Refuse a split that is empty or leaves nothing over."""
-    if not isinstance(given, int) or not 1 <= given <= most:
-        raise ValueError(f"{name}={given!r}; it takes 1 to {most} images")
+def check_size(name: str, size: int, most: int) -> None:
+    """Raises: ValueError: a split is empty, or leaves no image for the other splits."""
+    if not isinstance(size, int) or not 1 <= size <= most:
+        raise ValueError(f"{name}={size!r}; it takes 1 to {most} images")

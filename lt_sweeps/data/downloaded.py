@@ -25,7 +25,7 @@ _IDX_BYTES = {
     "t10k-images-idx3-ubyte": 16 + 10_000 * 784,
     "t10k-labels-idx1-ubyte": 8 + 10_000,
 }
-# A network that is silent for this long counts as absent.
+# A download that receives nothing for this long has failed.
 _PATIENCE_SECONDS = 10.0
 
 
@@ -114,11 +114,11 @@ def _held_out(count: int, labels: np.ndarray) -> np.ndarray:
 
 
 def _held_out_per_class(count: int, labels: np.ndarray) -> np.ndarray:
-    """Validation indices, equally many of each class."""
+    """Validation indices, as many of one class as of any other."""
     rng = np.random.RandomState(0)
     members = [np.flatnonzero(labels == k) for k in np.unique(labels)]
-    each = count // len(members)
-    return np.concatenate([rng.choice(index, each, replace=False) for index in members])
+    per_class = count // len(members)
+    return np.concatenate([rng.choice(index, per_class, replace=False) for index in members])
 
 
 def _load_torchvision(
@@ -141,7 +141,7 @@ def _tensors(data: Any) -> Split:
 
 
 def _source(kind: str) -> Any:
-    # Importing torchvision takes a second, which planning a sweep should not wait for.
+    # Imported here, because it takes a second and planning a sweep does not need it.
     from torchvision import datasets
 
     return getattr(datasets, kind)
@@ -162,7 +162,7 @@ def _missing(kind: str, data_dir: str) -> list[Path]:
 
 
 def _download(name: str, kind: str, data_dir: str) -> None:
-    """Fetch what is missing; one process downloads while the others wait for it."""
+    """Download the files that are missing; other processes wait for the one that downloads."""
     if not _missing(kind, data_dir):
         return
     reason = "the download left them incomplete; delete them and try again"
@@ -185,7 +185,7 @@ def _download(name: str, kind: str, data_dir: str) -> None:
 
 @contextmanager
 def _short_and_silent() -> Iterator[None]:
-    """Give up on a silent network soon, and keep the progress bars of torchvision out of logs."""
+    """Set a timeout for the network, and keep the progress bars of torchvision out of logs."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE_SECONDS)
     try:

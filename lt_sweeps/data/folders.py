@@ -1,4 +1,4 @@
-"""A data set of one's own: a folder of class folders of images."""
+"""`image_folder`: a data set of your own, from a folder with one folder of images per class."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ from lt_sweeps.data.dataset import Dataset, Split
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _PARTS = ("train", "val", "test")
-_Where = dict[str, np.ndarray]
+_Rows = dict[str, np.ndarray]
 
 
 @omitted_at(path=ANY, data_dir=ANY)
@@ -35,11 +35,12 @@ def image_folder(
 ) -> Dataset:
     """Images in one folder per class, each cropped centrally to a square of `size` pixels.
 
-    Subfolders `train` and, beside it, `test` or `val` are used as such. A split that has no folder
-    is drawn by `seed` from the images that are not test or val already: as many as given, a
-    fraction of them where below 1; where nothing is given, a fifth for test and a tenth for val.
-    The images are decoded once, into one file under `data_dir`, which may be larger than memory.
-    The fingerprint is of file names and sizes: an edit that keeps both is not seen.
+    If `path` has a folder `train`, it and the folders `test` and `val` beside it are the splits. A
+    split without a folder is drawn by `seed` from the other images. `test` and `validation` say
+    how many it takes, or which fraction of them where below 1; by default a fifth for test and a
+    tenth for validation. The images are decoded once, into one file under `data_dir`, which may be
+    larger than memory. The fingerprint is of file names and sizes: an edit that keeps both goes
+    unnoticed.
 
     Raises:
         ValueError: there are no class folders, a class has no images, or a split does not fit.
@@ -52,15 +53,15 @@ def image_folder(
             "both none"
         )
     tree = _scan(Path(path))
-    where = _assign(tree, test, validation, seed)
+    splits = _assign(tree, test, validation, seed)
     name = f"{tree.fingerprint[:24]}-{channels}x{size}x{size}.npy"
     cache = Path(data_dir, "image_folder", name)
     return Dataset(
         input_shape=(channels, size, size),
         classes=tree.classes,
-        train_size=len(where["train"]),
+        train_size=len(splits["train"]),
         prepare=partial(_decode, tree, cache, channels, size),
-        load=partial(_load, tree, cache, where),
+        load=partial(_load, tree, cache, splits),
         mean=tuple(mean),
         std=tuple(std),
         fingerprint=tree.fingerprint,
@@ -80,19 +81,19 @@ class _Tree:
 
 
 def _scan(root: Path) -> _Tree:
-    """What a folder holds, looked at again only when one of its folders has changed."""
+    """The images below a folder, listed again only when one of its folders has changed."""
     top = _folders(root)
     folders = [root, *(root / name for name in top)]
-    if "train" in top:  # else these are the class folders, whose many files are no concern here
+    if "train" in top:  # else these are class folders, whose times already are in `folders`
         folders += [folder / name for folder in folders[1:] for name in _folders(folder)]
     return _scanned(root, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
 
 
-# Every cell of a sweep asks, and a million files take seconds to list.
+# Cached, because every cell of a sweep needs it, and a million files take seconds to list.
 @functools.lru_cache(maxsize=8)
 def _scanned(root: Path, stamp: tuple[tuple[Path, int], ...]) -> _Tree:
     top = _folders(root)
-    # A folder of images that is called `train` is a class, one of folders is a split.
+    # A folder `train` is a split if it holds folders; if it holds images it is a class.
     parted = "train" in top and bool(_folders(root / "train"))
     if parted and (others := sorted(set(top) - set(_PARTS))):
         raise ValueError(
@@ -101,16 +102,16 @@ def _scanned(root: Path, stamp: tuple[tuple[Path, int], ...]) -> _Tree:
         )
     names = _folders(root / "train") if parted else top
     if len(names) < 2:
-        where = root / "train" if parted else root
+        above = root / "train" if parted else root
         raise ValueError(
-            f"image_folder: `{where}` has {len(names)} class folders; it takes two or more, each "
-            "with the images of one class"
+            f"image_folder: `{above}` has {len(names)} class folders; it takes two or more, "
+            "each with the images of one class"
         )
-    found = []
+    images = []
     for part in top if parted else [""]:
-        found += _images(root, part, names)
-    listing = "\n".join(f"{file}\t{(root / file).stat().st_size}" for file, _, _ in found)
-    files, labels, parts = zip(*found, strict=True)
+        images += _images(root, part, names)
+    listing = "\n".join(f"{file}\t{(root / file).stat().st_size}" for file, _, _ in images)
+    files, labels, parts = zip(*images, strict=True)
     return _Tree(
         root=root,
         files=files,
@@ -121,15 +122,15 @@ def _scanned(root: Path, stamp: tuple[tuple[Path, int], ...]) -> _Tree:
     )
 
 
-def _folders(where: Path) -> list[str]:
-    if not where.is_dir():
-        raise ValueError(f"image_folder: `{where}` is no folder; `path` takes one of class folders")
-    return sorted(p.name for p in where.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _folders(path: Path) -> list[str]:
+    if not path.is_dir():
+        raise ValueError(f"image_folder: `{path}` is not a folder; give one with class folders")
+    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _images(root: Path, part: str, names: list[str]) -> list[tuple[str, int, str]]:
-    """Each image below one part of the tree: its path within the tree, its label, the part."""
-    found = []
+    """The images of one part of the tree, each with its path in the tree, its label, the part."""
+    images = []
     if strangers := set(_folders(root / part)) - set(names):
         raise ValueError(
             f"image_folder: `{root / part}` has classes {sorted(strangers)}; `train` has {names}"
@@ -141,34 +142,34 @@ def _images(root: Path, part: str, names: list[str]) -> list[tuple[str, int, str
                 f"image_folder: no images in `{root / part / name}`; it takes files that end in "
                 f"{', '.join(sorted(_SUFFIXES))}"
             )
-        found += [(file.relative_to(root).as_posix(), label, part) for file in files]
-    return found
+        images += [(file.relative_to(root).as_posix(), label, part) for file in files]
+    return images
 
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 
-def _assign(tree: _Tree, test: float | None, validation: float | None, seed: int) -> _Where:
-    """The images of each split; a split without a folder of its own is drawn from the rest."""
+def _assign(tree: _Tree, test: float | None, validation: float | None, seed: int) -> _Rows:
+    """The row numbers of each split; a split without a folder is drawn from the other images."""
     rest = np.flatnonzero(~np.isin(tree.parts, ("val", "test")))
     rest = np.random.RandomState(seed).permutation(rest)
     pool = len(rest)
-    where = {}
+    splits = {}
     for part, name, size, usual in (
         ("test", "test", test, 0.2),
         ("val", "validation", validation, 0.1),
     ):
-        own = np.flatnonzero(tree.parts == part)
-        if len(own) and size is not None:
+        rows = np.flatnonzero(tree.parts == part)
+        if len(rows) and size is not None:
             raise ValueError(
                 f"image_folder: {name}={size} and `{tree.root / part}` exists; it takes one of them"
             )
-        if not len(own):
+        if not len(rows):
             count = _count(name, usual if size is None else size, pool, room=len(rest) - 1)
-            own, rest = rest[:count], rest[count:]
-        where[part] = own
-    return {"train": np.sort(rest), **where}
+            rows, rest = rest[:count], rest[count:]
+        splits[part] = rows
+    return {"train": np.sort(rest), **splits}
 
 
 def _count(name: str, size: float, pool: int, *, room: int) -> int:
@@ -182,17 +183,17 @@ def _count(name: str, size: float, pool: int, *, room: int) -> int:
 
 
 def _decode(tree: _Tree, cache: Path, channels: int, size: int) -> None:
-    """Write every image into one file, whole or not at all; one process does it for all."""
+    """Decode every image into one file, which appears when it is complete; one process does it."""
     if cache.exists():
         return
     cache.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{cache}.lock"):
         if cache.exists():
             return
-        # Not in memory, which may be too small for it; the rename at the end makes it whole.
+        # A mapped file, because memory may be too small. It has its name only when it is complete.
         part, shape = cache.with_suffix(".part"), (len(tree.files), channels, size, size)
         images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-        # In threads this took twice as long: opening a small image is Python, not decoding.
+        # Threads took twice as long: most of the time goes to Python code, not to decoding.
         for index, file in enumerate(tree.files):
             images[index] = _pixels(tree.root / file, channels, size)
         images.flush()
@@ -200,12 +201,12 @@ def _decode(tree: _Tree, cache: Path, channels: int, size: int) -> None:
 
 
 def _pixels(path: Path, channels: int, size: int) -> np.ndarray:
-    # Pillow is slow to import and of use to nothing else.
+    # Imported here, because it is slow to import and nothing else needs it.
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
-            # Pillow clips more than eight bits per pixel to white instead of scaling them.
+            # Pillow would clip values beyond eight bits to white instead of scaling them.
             if file.mode.startswith(("I", "F")):
                 raise ValueError(f"{file.mode} pixels; it takes eight bits per channel")
             upright = ImageOps.exif_transpose(file)
@@ -216,11 +217,11 @@ def _pixels(path: Path, channels: int, size: int) -> np.ndarray:
     return np.array(square).reshape(size, size, channels).transpose(2, 0, 1)
 
 
-def _load(tree: _Tree, cache: Path, where: _Where) -> dict[str, Split]:
-    """The splits; in memory if they take up to a quarter of what is free, else in their file."""
-    stored = np.load(cache, mmap_mode="c")  # torch takes no array that is read-only
+def _load(tree: _Tree, cache: Path, splits: _Rows) -> dict[str, Split]:
+    """The splits: in memory if they take at most a quarter of what is free, else in their file."""
+    stored = np.load(cache, mmap_mode="c")  # copy on write: torch refuses a read-only array
     images, labels = torch.from_numpy(stored), torch.from_numpy(tree.labels)
-    rows = {part: torch.from_numpy(index) for part, index in where.items()}
+    rows = {part: torch.from_numpy(index) for part, index in splits.items()}
     if stored.nbytes > psutil.virtual_memory().available // 4:
         return {part: Split(images, labels[index], index) for part, index in rows.items()}
     return {part: Split(images[index], labels[index]) for part, index in rows.items()}

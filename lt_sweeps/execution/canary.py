@@ -7,6 +7,7 @@ notes of what failed, and which packs had to be halved.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.submission import members
 from lt_sweeps.plan.planning import Pack
-from lt_sweeps.plan.stages import Prune, Reset, Train, ancestors
+from lt_sweeps.plan.stages import Work, ancestors
 from lt_sweeps.plan.unit import Machine, Unit
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -92,10 +93,7 @@ def _kind(pack: Pack) -> tuple[object, ...]:
     )
 
 
-def _restart(stage: Train) -> tuple[str, ...]:
-    """How the start of a training was made: its criterion, its reset and its freeze."""
-    made = [part for part in ancestors(stage.start) if isinstance(part, (Prune, Reset))][-2:]
-    return tuple(
-        str(part.criterion.call) if isinstance(part, Prune) else f"{part.reset} {part.freeze}"
-        for part in made
-    )
+def _restart(stage: Work) -> tuple[str, ...]:
+    """The functions that made the start of a training: its criterion, its reset and its freeze."""
+    calls = [before.calls for before in ancestors(stage.start) if before.calls]
+    return tuple(str(call) for call in itertools.chain(*calls[-2:]))

@@ -16,8 +16,7 @@ from typing import Any
 import yaml
 
 from lt_sweeps.plan.planning import Planned, needs, trainings
-from lt_sweeps.plan.stages import Evaluate, Init, Prune, Stage, Train, ancestors
-from lt_sweeps.plan.stages.transfer import Transfer
+from lt_sweeps.plan.stages import Init, Work, ancestors
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.store import Store, set_aside
 
@@ -64,7 +63,7 @@ def _config(planned: Planned) -> bytes:
     return yaml.safe_dump(about, sort_keys=False).encode()
 
 
-def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
+def _row(planned: Planned, stage: Work, store: Store) -> dict[str, Any] | None:
     about = store.metadata(stage.key, planned.seed)
     if about is None:
         return None
@@ -86,7 +85,7 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
         "init": next(s.key for s in ancestors(stage) if isinstance(s, Init)),
         "kind": _kind(planned, stage),
         "step": stage.step,
-        "target_sparsity": _target(stage),
+        "target_sparsity": stage.target_sparsity,
         "sparsity": float(about["sparsity"]),  # of the prunable weights
         "sparsity_total": pruned / stage.network.parameters,  # of all parameters
         "weights_remaining": sum(remaining.values()),
@@ -114,7 +113,7 @@ def _row(planned: Planned, stage: Train, store: Store) -> dict[str, Any] | None:
     }
 
 
-def dense_resources(stage: Train) -> bool:
+def dense_resources(stage: Work) -> bool:
     """Whether a training that led to a ticket held all weights, or more than the ticket keeps.
 
     What a gradient is taken of without training with it (before training, or to grow weights) is
@@ -124,32 +123,21 @@ def dense_resources(stage: Train) -> bool:
     return stage.level == 0 or any(w.level < stage.level or not w.sparsifier.lean for w in ways)
 
 
-def _epochs(stage: Train) -> float:
+def _epochs(stage: Work) -> float:
     return stage.length / stage.training.recipe.steps_per_epoch
 
 
-def _chance(stage: Train) -> list[float] | None:
+def _chance(stage: Work) -> list[float] | None:
     """How a learned mask's final logits say what is kept: see `Sparsifier.chance`."""
     found = stage.sparsifier.chance(max(stage.step - 1, 0), stage.training.recipe)
     return None if found is None else list(found)
 
 
-def _kind(planned: Planned, stage: Train) -> str:
+def _kind(planned: Planned, stage: Work) -> str:
     """What a row tells of: a result of the cell (`train`, `score`), or the `search` for one."""
     if stage.key not in planned.levels:
         return "search"
-    return "score" if isinstance(stage, Evaluate) else "train"
-
-
-def _target(stage: Stage) -> float | None:
-    """The sparsity that was asked of a ticket, where anything asked for one."""
-    while not isinstance(stage, Init):
-        if isinstance(stage, Prune):
-            return _finite(round(stage.target.sparsity, 10))
-        if isinstance(stage, Train) and (keep := stage.sparsifier.kept_at_end) is not None:
-            return round(1 - keep / sum(layer.size for layer in stage.network.layers), 10)
-        stage = stage.found if isinstance(stage, Transfer) else stage.inputs[0]
-    return None
+    return "train" if stage.length else "score"
 
 
 def _finite(value: float) -> float | None:

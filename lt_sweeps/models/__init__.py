@@ -1,4 +1,7 @@
-"""The networks of the two papers, as ordinary modules that know nothing of replicates or masks."""
+"""Networks: ordinary `nn.Module`s, without replicates or masks, and `Network`, which describes one.
+
+The door is `Network.of` in `network`. To add a model, write a module and a yaml in `conf/model`.
+"""
 
 from lt_sweeps.models.conv import Conv
 from lt_sweeps.models.fc import FC

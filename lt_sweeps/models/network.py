@@ -1,4 +1,4 @@
-"""`Network`: which model, what of it can be pruned, and how its weights are first drawn."""
+"""`Network`: a model, its prunable layers, and how its weights are drawn."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class Network:
         _check_patterns(config)
         prunable = {"include": ["*"], "exclude": [], **(config.get("prunable") or {})}
         if unknown := sorted(set(prunable) - {"include", "exclude"}):
-            raise ValueError(f"model.prunable: no key {unknown}; it has ['include', 'exclude']")
+            raise ValueError(f"model.prunable: no key {unknown}; keys are ['include', 'exclude']")
         init, kinds = config.get("init"), config.get("kinds") or {}
         if wrong := sorted(set(kinds.values()) - set(KINDS)):
-            raise ValueError(f"model.kinds: {wrong[0]!r} is no kind; kinds are {list(KINDS)}")
+            raise ValueError(f"model.kinds: got {wrong[0]!r}; a kind is one of {list(KINDS)}")
         network = cls(
             Call.of(config["net"], where="model.net", supplied=("input_shape", "classes")),
             input_shape,
@@ -88,25 +88,38 @@ class Network:
         return network
 
     @property
+    @functools.cache  # noqa: B019 (networks are few)
     def layers(self) -> tuple[Layer, ...]:
         """The prunable layers in the module's order."""
-        return _layers(self)
+        candidates = _candidates(self)
+        names = [layer.name for layer in candidates]
+        patterns = {
+            "prunable.include": self.include,
+            "prunable.exclude": self.exclude,
+            "kinds": [pattern for pattern, _ in self.kinds],
+        }
+        for key, listed in patterns.items() if candidates else ():
+            for pattern in listed:
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    raise ValueError(f"model.{key}: `{pattern}` matches none of {names}")
+        return tuple(layer for layer in candidates if self._prunes(layer.name))
 
     @property
     def head(self) -> str | None:
-        """The module that tells the classes apart: the last linear one."""
+        """The name of the output layer: the last linear module."""
         linear = [n for n, part in self.module().named_modules() if isinstance(part, nn.Linear)]
         return linear[-1] if linear else None
 
     @property
+    @functools.cache  # noqa: B019 (networks are few)
     def normalised(self) -> bool:
-        """Whether it keeps running statistics of what flows through it."""
-        return _normalised(self)
+        """Whether it has batch norms with running statistics."""
+        return any(name.endswith("running_mean") for name, _ in self.module().named_buffers())
 
     @property
     def parameters(self) -> int:
-        """All of its parameters, prunable or not: biases, normalisation and the head among them."""
-        return sum(each.numel() for each in self.module().parameters())
+        """The number of its parameters, prunable or not: biases and normalisation count too."""
+        return sum(tensor.numel() for tensor in self.module().parameters())
 
     def module(self, device: str = "meta") -> nn.Module:
         """A fresh module; on `meta`, its shapes only."""
@@ -116,7 +129,7 @@ class Network:
     def draw(self, seed: Seed, *index: int | str) -> dict[str, Tensor]:
         """The initial `state_dict`, drawn on the CPU from the seed's `init` role alone.
 
-        With an `index`, another one.
+        Every `index` gives another draw.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw(seed.role("init"), "init", *index))
@@ -124,6 +137,10 @@ class Network:
             if self.init is not None:
                 self.init(module=module)
         return {name: tensor.detach() for name, tensor in module.state_dict().items()}
+
+    def _prunes(self, name: str) -> bool:
+        included = any(fnmatchcase(name, pattern) for pattern in self.include)
+        return included and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -136,72 +153,43 @@ class Network:
 
 
 @functools.cache
-def _normalised(network: Network) -> bool:
-    return any(name.endswith("running_mean") for name, _ in network.module().named_buffers())
-
-
-@functools.cache
-def _layers(network: Network) -> tuple[Layer, ...]:
-    candidates = _candidates(network)
-    if not candidates:
-        return ()
-    names = [layer.name for layer in candidates]
-    patterns = {
-        "prunable.include": network.include,
-        "prunable.exclude": network.exclude,
-        "kinds": [pattern for pattern, _ in network.kinds],
-    }
-    for where, given in patterns.items():
-        for pattern in given:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(f"model.{where}: `{pattern}` matches none of {names}")
-    return tuple(layer for layer in candidates if _matches(network, layer.name))
-
-
-@functools.cache
 def _candidates(network: Network) -> tuple[Layer, ...]:
-    """Every convolution's and linear module's weight; the last linear one is the output layer."""
+    """The weights of all convolutions and linear modules; the last linear one is the output."""
     try:
         module = network.module()
     except (TypeError, NotImplementedError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"model: {network.net} cannot be built: {error}") from error
-    found = {
+    weighted = {
         f"{name}.weight".lstrip("."): part
         for name, part in module.named_modules()
         if isinstance(part, (*_CONV, nn.Linear))
     }
-    linear = [name for name, part in found.items() if isinstance(part, nn.Linear)]
+    linear = [name for name, part in weighted.items() if isinstance(part, nn.Linear)]
     kinds = dict(network.kinds)
 
     def kind(name: str, part: nn.Module) -> str:
-        for pattern, given in kinds.items():
+        for pattern, chosen in kinds.items():
             if fnmatchcase(name, pattern):
-                return given
+                return chosen
         if isinstance(part, _CONV):
             return "conv"
         return "output" if name == linear[-1] else "hidden"
 
     return tuple(
-        Layer(name, tuple(part.weight.shape), kind(name, part)) for name, part in found.items()
+        Layer(name, tuple(part.weight.shape), kind(name, part)) for name, part in weighted.items()
     )
 
 
 def _check_patterns(config: Mapping[str, Any]) -> None:
-    """Raises: ValueError: `prunable` or `kinds` of another form than the yaml's."""
+    """Raises: ValueError: `prunable` or `kinds` is not of the form that a model yaml has."""
     prunable, kinds = config.get("prunable") or {}, config.get("kinds") or {}
     lists = isinstance(prunable, Mapping) and all(
-        isinstance(given, list) and all(isinstance(pattern, str) for pattern in given)
-        for given in prunable.values()
+        isinstance(listed, list) and all(isinstance(pattern, str) for pattern in listed)
+        for listed in prunable.values()
     )
     if not lists:
         raise ValueError(
-            f"model.prunable: {prunable!r}; give include and exclude, lists of patterns"
+            f"model.prunable: got {prunable!r}; give `include` and `exclude`, lists of patterns"
         )
     if not isinstance(kinds, Mapping):
-        raise ValueError(f"model.kinds: {kinds!r}; give a kind by pattern of names")
-
-
-def _matches(network: Network, name: str) -> bool:
-    return any(fnmatchcase(name, p) for p in network.include) and not any(
-        fnmatchcase(name, p) for p in network.exclude
-    )
+        raise ValueError(f"model.kinds: got {kinds!r}; give kinds by pattern of names")

@@ -29,7 +29,7 @@ class ResNet(nn.Module):
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"ResNet: depth={depth}; allowed are 8, 14, 20, 26, 32, ... (6n + 2)")
         blocks = (depth - 2) // 6
-        self.stem = _conv3x3(input_shape[0], width)
+        self.stem = conv3x3(input_shape[0], width)
         self.norm = nn.BatchNorm2d(width)
         self.stages = nn.Sequential(
             _stage(width, width, blocks, stride=1),
@@ -48,9 +48,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, *, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(channels, width, stride=stride)
+        self.conv1 = conv3x3(channels, width, stride=stride)
         self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(width, width)
+        self.conv2 = conv3x3(width, width)
         self.norm2 = nn.BatchNorm2d(width)
         self.shortcut = nn.Identity()
         if stride != 1 or channels != width:
@@ -66,5 +66,5 @@ def _stage(channels: int, width: int, blocks: int, *, stride: int) -> nn.Sequent
     return nn.Sequential(BasicBlock(channels, width, stride=stride), *rest)
 
 
-def _conv3x3(channels: int, width: int, *, stride: int = 1) -> nn.Conv2d:
+def conv3x3(channels: int, width: int, *, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=False)

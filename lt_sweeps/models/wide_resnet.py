@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lt_sweeps.models.resnet import conv3x3
+
 
 class WideResNet(nn.Module):
     """Three stages of widths 16k, 32k, 64k, normalised before every convolution (arXiv:1605.07146).
 
     Depth counts the convolutions and the output layer. Where a block changes the shape, its
-    shortcut is a 1x1 convolution of the normalised input. There is no dropout; the final pooling
+    shortcut is a 1x1 convolution of the normalised input. There is no dropout. The final pooling
     is global.
 
     Raises:
@@ -31,7 +33,7 @@ class WideResNet(nn.Module):
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"WideResNet: depth={depth}; allowed are 10, 16, 22, 28, ... (6n + 4)")
         blocks, channels = (depth - 4) // 6, 16
-        self.stem = _conv3x3(input_shape[0], channels)
+        self.stem = conv3x3(input_shape[0], channels)
         stages: list[nn.Module] = []
         for width, stride in ((16 * widen, 1), (32 * widen, 2), (64 * widen, 2)):
             rest = (PreActivationBlock(width, width) for _ in range(blocks - 1))
@@ -52,9 +54,9 @@ class PreActivationBlock(nn.Module):
     def __init__(self, channels: int, width: int, *, stride: int = 1) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels)
-        self.conv1 = _conv3x3(channels, width, stride=stride)
+        self.conv1 = conv3x3(channels, width, stride=stride)
         self.norm2 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(width, width)
+        self.conv2 = conv3x3(width, width)
         self.shortcut = None
         if stride != 1 or channels != width:
             self.shortcut = nn.Conv2d(channels, width, kernel_size=1, stride=stride, bias=False)
@@ -63,7 +65,3 @@ class PreActivationBlock(nn.Module):
         ahead = torch.relu(self.norm1(x))
         y = self.conv2(torch.relu(self.norm2(self.conv1(ahead))))
         return y + (x if self.shortcut is None else self.shortcut(ahead))
-
-
-def _conv3x3(channels: int, width: int, *, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=False)

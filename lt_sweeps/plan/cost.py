@@ -16,7 +16,7 @@ from torch import nn
 
 from lt_sweeps.data.batches import EVALUATE_BATCH
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.stages import Train
+from lt_sweeps.plan.stages import Work
 from lt_sweeps.storage.atomic_write import write_whole
 
 # First guesses, replaced by this root's own measurements: multiply-adds per second, seconds a step.
@@ -62,7 +62,7 @@ def free_memory(device: str) -> int:
     return torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
 
 
-def stack_size(stage: Train, *, memory: int) -> int:
+def stack_size(stage: Work, *, memory: int) -> int:
     """How many replicates fit into half of `memory`, in bytes."""
     one, dataset = shape(stage.network), stage.training.task.dataset
     # Weights, gradient, two moments, mask, pinned, best and three temporaries, all that again for a
@@ -93,7 +93,7 @@ class Speeds:
         fine = isinstance(known, dict) and all(isinstance(v, float) for v in known.values())
         return cls(path, known if fine else {})
 
-    def seconds(self, stage: Train, replicates: int, device: str) -> tuple[float, bool]:
+    def seconds(self, stage: Work, replicates: int, device: str) -> tuple[float, bool]:
         """Estimated seconds of a stacked training, and whether it rests on a measurement.
 
         `device` is `cpu`, a GPU's name, or `cuda` for a GPU that is not here to be asked.
@@ -116,7 +116,7 @@ class Speeds:
         ]
         return min(on_gpus, default=None)
 
-    def learn(self, stage: Train, cost: Mapping[str, Any]) -> None:
+    def learn(self, stage: Work, cost: Mapping[str, Any]) -> None:
         """Remember what a whole training took, all its interruptions included."""
         if not cost.get("seconds") or not stage.length:
             return
@@ -125,7 +125,7 @@ class Speeds:
         write_whole(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
 
 
-def kind(stage: Train) -> str:
+def kind(stage: Work) -> str:
     """What trainings of one speed on one device share."""
     recipe = stage.training.recipe
     return f"{stage.network.net} {stage.network.input_shape} b{recipe.batch_size}"

@@ -8,24 +8,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lt_sweeps.config.call import Call, digest, nearest
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.stages import (
-    Evaluate,
-    Init,
-    Moment,
-    Prune,
-    Reset,
-    Task,
-    Train,
-    Training,
-    ancestors,
-)
+from lt_sweeps.plan.stages import Init, Moment, Task, Training, Work, ancestors
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import Criterion, reset
 from lt_sweeps.storage.store import Store
@@ -45,23 +34,23 @@ _SUPPLIED = ("init", "recipe", "schedule", "mask_criterion", "reset", "freeze")
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell with what it takes: its seed, its last stages, and the trainings up to there.
+    """A cell with what it takes: its seed, its last stages, and all work up to there.
 
     `signature` names the cell for all its seeds: equal for cells that ask for the same thing.
-    `labels` are the options that count in it; an axis that the method does not take is None.
-    `levels` are those of the trainings that are results, by key; the others are a search for them.
+    `labels` are the options that count in it; None for a group that the method does not take.
+    `levels` has the level of every work that is a result, by key; all other work is the search.
     """
 
     cell: Cell
     seed: Seed
-    lasts: tuple[Train, ...]
-    trainings: tuple[Train, ...]
+    lasts: tuple[Work, ...]
+    trainings: tuple[Work, ...]
     levels: Mapping[str, int]
     signature: str
     labels: Mapping[str, str | None]
 
     @property
-    def last(self) -> Train:
+    def last(self) -> Work:
         return self.lasts[-1]
 
     @property
@@ -96,16 +85,16 @@ class Plan:
 
     @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
-        """Every training for every seed that wants it, once, after those that it stands on."""
-        found = {
+        """All work for every seed that needs it, once, after the work that it starts from."""
+        units = {
             (stage.key, cell.seed): Unit(stage, cell.seed)
             for cell in self.cells
             for stage in cell.trainings
         }
-        return tuple(sorted(found.values(), key=lambda unit: unit.stage.depth))
+        return tuple(sorted(units.values(), key=lambda unit: unit.stage.depth))
 
     def missing(self, store: Store) -> tuple[Unit, ...]:
-        """The units that are not stored, or lack a snapshot that somebody needs."""
+        """The units that are not stored, or lack a snapshot that a later stage needs."""
         return tuple(unit for unit in self.units if not stored(unit, self.moments, store))
 
 
@@ -116,14 +105,16 @@ def plan(cells: Sequence[Cell]) -> Plan:
         ValueError: a cell is wrong: the first line of every error says where.
     """
     planned = [planned_cell(cell) for cell in cells]
-    distinct = {(each.signature, each.seed): each for each in planned}
+    distinct = {(cell.signature, cell.seed): cell for cell in planned}
     moments: dict[str, set[Moment]] = {}
-    for last in {last.key: last for each in planned for last in each.lasts}.values():
-        for train, moment in _wanted(last):
-            moments.setdefault(train.key, set()).add(moment)
+    lasts = {last.key: last for cell in planned for last in cell.lasts}.values()
+    for stage in itertools.chain.from_iterable(map(ancestors, lasts)):
+        for source, moment in stage.snapshots:
+            if source.must_save(moment):
+                moments.setdefault(source.key, set()).add(moment)
     return Plan(
         tuple(distinct.values()),
-        sum(len(each.trainings) for each in planned),
+        sum(len(cell.trainings) for cell in planned),
         {key: frozenset(wanted) for key, wanted in moments.items()},
     )
 
@@ -142,11 +133,10 @@ def planned_cell(cell: Cell) -> Planned:
     layout(cell.report)  # a mistake in it is said before anything runs
     asked = {key: value for key, value in config.items() if key not in MACHINE_KEYS}
     lasts, chain = _last_stages(json.dumps(asked, sort_keys=True), config["data_dir"])
-    found = trainings(*lasts)
+    work, keys = trainings(*lasts), [last.key for last in lasts]
+    counts = ("model", "dataset", "method", "recipe", *Call(config["method"]["_target_"]).names)
     labels = {
-        group: option
-        if group in ("model", "dataset", "method", "recipe") or group in _named(config["method"])
-        else None
+        group: option if group in counts else None
         for group, option in cell.choices.items()
         if group not in ("tracker", "experiment")
     }
@@ -155,18 +145,18 @@ def planned_cell(cell: Cell) -> Planned:
         cell,
         Seed.of(config["seed"], config["seeds"]),
         lasts,
-        found,
-        {stage.key: stage.level for stage in found} if chain else _numbered(lasts),
-        digest([experiment, lasts[0].key if chain else _keys(lasts), config["report_at"]]),
+        work,
+        {stage.key: stage.level for stage in work} if chain else _numbered(lasts),
+        digest([experiment, keys[0] if chain else keys, config["report_at"]]),
         {**labels, "experiment": experiment},
     )
 
 
 def stored(unit: Unit, moments: Mapping[str, frozenset[Moment]], store: Store) -> bool:
-    """Whether nothing of a unit has to be computed. A start can be made again without training.
+    """Whether nothing of a unit has to be computed; its start can be made again without training.
 
-    A ticket beside a checkpoint belongs to a pack that was killed while it wrote its tickets: it
-    is repeated from there with the others, byte for byte.
+    A ticket beside a checkpoint belongs to a pack that was killed while it wrote its tickets. The
+    pack then goes on from the checkpoint and writes them again, with the same bytes.
     """
     key, seed = unit.stage.key, unit.seed
     wanted = moments.get(key, frozenset()) - {"start"}
@@ -177,25 +167,25 @@ def stored(unit: Unit, moments: Mapping[str, frozenset[Moment]], store: Store) -
 def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int) -> list[Pack]:
     """Units that can train together, in stacks of near equal size, enough for all workers.
 
-    Units keep the order of their cells, so a pack's next level is mostly the pack beside it and
-    two workers can go down their own halves without waiting for each other.
+    Units keep the order of their cells, so that the units of a pack stay together at the next
+    level, and two workers can each go through the levels of their half without waiting.
     """
     kinds: dict[tuple[int | str | bool, ...], list[Unit]] = {}
     for unit in units:
-        stage = unit.stage
-        kind = (*stage.group, *_start(stage), _net(stage))
+        stage, start = unit.stage, unit.stage.start
+        kind = (*stage.group, start.step, start.has_momentum, _network_key(stage.network))
         kinds.setdefault(kind, []).append(unit)
-    made: list[Pack] = []
+    stacks: list[Pack] = []
     for members in kinds.values():
         largest = stack_size[members[0].stage.key]
         count = max(math.ceil(len(members) / largest), min(workers, len(members)))
         edges = [len(members) * i // count for i in range(count + 1)]
-        made += [Pack(tuple(members[first:last])) for first, last in itertools.pairwise(edges)]
-    return made
+        stacks += [Pack(tuple(members[first:last])) for first, last in itertools.pairwise(edges)]
+    return stacks
 
 
 def dependencies(packs: Sequence[Pack]) -> dict[str, set[str]]:
-    """Which packs must be done before each: those that train what its units are made from."""
+    """The packs that must be done before each pack, by name: they train what it starts from."""
     made_by = {(u.stage.key, u.seed): pack.name for pack in packs for u in pack.units}
     return {
         pack.name: {
@@ -210,21 +200,21 @@ def dependencies(packs: Sequence[Pack]) -> dict[str, set[str]]:
 
 
 @functools.cache
-def needs(stage: Train) -> tuple[Train, ...]:
-    """The trainings whose tickets this one starts from, without what those stand on in turn."""
-    found: dict[str, Train] = {}
+def needs(stage: Work) -> tuple[Work, ...]:
+    """The work whose stored tickets a stage starts from, without what that starts from."""
+    stored: dict[str, Work] = {}
     waiting = list(stage.inputs)
     while waiting:
         current = waiting.pop()
-        if isinstance(current, Train) and not isinstance(current, Evaluate):
-            found[current.key] = current
-        else:  # what is evaluated is found through its own start
+        if isinstance(current, Work) and current.stores_ticket:
+            stored[current.key] = current
+        else:  # a score stores no ticket: its own start has it
             waiting += current.inputs
-    return tuple(found.values())
+    return tuple(stored.values())
 
 
 @functools.cache
-def _last_stages(config: str, data_dir: str) -> tuple[tuple[Train, ...], bool]:
+def _last_stages(config: str, data_dir: str) -> tuple[tuple[Work, ...], bool]:
     """What the method returns, and whether it is one chain, all of whose levels are results."""
     asked = json.loads(config)
     task = Task(Call.of(asked["dataset"], where="dataset", supplied=("data_dir",)), data_dir)
@@ -242,55 +232,25 @@ def _last_stages(config: str, data_dir: str) -> tuple[tuple[Train, ...], bool]:
     }
     last = method(**{name: builders[name]() for name in _SUPPLIED if name in method.names})
     lasts = last if isinstance(last, tuple) else (last,)
-    if not lasts or not all(isinstance(each, Train) for each in lasts):
-        raise ValueError(f"method: `{method.target}` returns {last!r}; it is a Train, or several")
+    if not lasts or not all(isinstance(stage, Work) for stage in lasts):
+        raise ValueError(
+            f"method: `{method.target}` returned {last!r}; give a Train, an Evaluate, or several"
+        )
     return lasts, not isinstance(last, tuple)
 
 
-def _named(method: Mapping[str, Any]) -> tuple[str, ...]:
-    return Call(method["_target_"]).names
-
-
 @functools.cache
-def trainings(*lasts: Train) -> tuple[Train, ...]:
-    """The trainings up to `lasts`, each once and after those that it stands on."""
-    found = (stage for last in lasts for stage in ancestors(last) if isinstance(stage, Train))
-    return tuple({stage.key: stage for stage in found}.values())
+def trainings(*lasts: Work) -> tuple[Work, ...]:
+    """All work up to `lasts`, each once and after the work that it starts from."""
+    work = (stage for last in lasts for stage in ancestors(last) if isinstance(stage, Work))
+    return tuple({stage.key: stage for stage in work}.values())
 
 
-def _numbered(results: Sequence[Train]) -> dict[str, int]:
-    """Several results of one cell by their place, from 0 only where nothing is pruned there."""
+def _numbered(results: Sequence[Work]) -> dict[str, int]:
+    """Levels of several results: their places, from 0 where the first is dense and from 1 else."""
     return {stage.key: n for n, stage in enumerate(results, min(1, results[0].level))}
 
 
-def _keys(lasts: Sequence[Train]) -> list[str]:
-    return [last.key for last in lasts]
-
-
-def _start(stage: Train) -> tuple[int, bool]:
-    """Where in the recipe a training starts, and whether with moments of the optimizer."""
-    start = stage.start
-    return start.step, isinstance(start, Reset) and bool(start.reset.bound().get("momentum"))
-
-
 @functools.cache
-def _net(stage: Train) -> str:
-    return digest(stage.network.identity())
-
-
-def _wanted(last: Train) -> Iterable[tuple[Train, Moment]]:
-    """The snapshots that the stages up to `last` need beside each training's end."""
-    for stage in ancestors(last):
-        found: Iterable[tuple[Train | Init, Moment] | None] = ()
-        if isinstance(stage, Prune):
-            found = [snapshot for _, snapshot in stage.evidence]
-        elif isinstance(stage, Reset):
-            found = stage.evidence.values()
-        for snapshot in found:
-            if snapshot is None or snapshot[1] == "end":
-                continue
-            train, moment = snapshot
-            if isinstance(train, Init):
-                continue
-            if moment != "start" or not isinstance(train.start, Init):
-                yield train, moment
+def _network_key(network: Network) -> str:
+    return digest(network.identity())

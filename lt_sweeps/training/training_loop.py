@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lt_sweeps.config.seeds import draw
 from lt_sweeps.data.batches import Batches
-from lt_sweeps.plan.stages import Evaluate, Moment
+from lt_sweeps.plan.stages import Moment
 from lt_sweeps.plan.unit import Machine, Unit
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
@@ -78,8 +78,7 @@ class TrainingLoop:
         if ticket.optimizer:
             self.masking.load_moments(ticket.optimizer)
         self.masking.search(self._accuracies)
-        if isinstance(self.stage, Evaluate) and self.stage.network.normalised:
-            self._estimate_statistics(self.stage.statistics)
+        self._estimate_statistics(self.stage.statistics_batches)
         self.files.snapshot("start", self.step)
 
     def restore(self, step: int) -> None:

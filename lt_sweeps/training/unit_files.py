@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lt_sweeps.plan.stages import Evaluate, Moment, Search
+from lt_sweeps.plan.stages import Moment
 from lt_sweeps.plan.unit import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
@@ -87,8 +87,7 @@ class UnitFiles:
             "backend": stack.backend,
             "code_version": self.machine.code_version,
         }
-        first = self.units[0].stage
-        scored = isinstance(first, Evaluate) and not isinstance(first, Search)
+        whole = self.units[0].stage.stores_ticket
         best = self.masking.ticket(self.history.best, step)
         last = self.masking.ticket(self.masking.trained, step)
         for r, unit in enumerate(self.units):
@@ -96,7 +95,7 @@ class UnitFiles:
                 self._write(r, "best", best[r])
             self.store.write_cost(unit.stage.key, unit.seed, cost)
             # A ticket that was only scored is left empty: it can be made again from its start.
-            ticket = Ticket({}, {}, step) if scored else last[r]
+            ticket = last[r] if whole else Ticket({}, {}, step)
             self._write(r, "end", ticket, metrics=results[r], history=self.history.rows[r])
 
     def _tensors(self) -> dict[str, Tensor]:

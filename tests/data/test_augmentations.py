@@ -8,13 +8,13 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as theirs
 
-from lt_sweeps.data.augmentations import applied, drawn
+from lt_sweeps.data.augmentations import augment, draw_augmentation
 
 COUNT, SIZE = 400, (12, 12)
 
 
 def how(name: str, seed: int = 0) -> Tensor:
-    return drawn(name, COUNT, SIZE, torch.Generator().manual_seed(seed))
+    return draw_augmentation(name, COUNT, SIZE, torch.Generator().manual_seed(seed))
 
 
 def images(count: int) -> Tensor:
@@ -24,7 +24,7 @@ def images(count: int) -> Tensor:
 
 def test_a_resized_crop_is_that_of_torchvision() -> None:
     boxes = how("resized_crop_flip")
-    got = applied("resized_crop_flip", images(COUNT), boxes)
+    got = augment("resized_crop_flip", images(COUNT), boxes)
     assert boxes[:, -1].unique().tolist() == [0, 1]
     for picture, image, (top, left, tall, wide, flip) in zip(
         got, images(COUNT), boxes.tolist(), strict=True
@@ -39,7 +39,7 @@ def test_a_resized_crop_is_that_of_torchvision() -> None:
 def test_boxes_lie_within_the_image_and_have_the_areas_and_aspects_asked_for() -> None:
     size = (224, 224)
     draws = torch.Generator().manual_seed(0)
-    top, left, tall, wide, _ = drawn("resized_crop_flip", 2000, size, draws).unbind(1)
+    top, left, tall, wide, _ = draw_augmentation("resized_crop_flip", 2000, size, draws).unbind(1)
     assert (top >= 0).all() and (top + tall <= 224).all()
     assert (left >= 0).all() and (left + wide <= 224).all()
     area, aspect = tall * wide / 224**2, wide / tall
@@ -52,7 +52,7 @@ def test_boxes_lie_within_the_image_and_have_the_areas_and_aspects_asked_for() -
 
 def test_what_never_fits_is_the_whole_image() -> None:
     draws = torch.Generator().manual_seed(0)
-    flat = drawn("resized_crop_flip", 50, (1, 400), draws)
+    flat = draw_augmentation("resized_crop_flip", 50, (1, 400), draws)
     whole = (flat[:, 2] == 1) & (flat[:, 3] == 400)
     assert whole.any() and (flat[whole][:, :2] == 0).all()
 
@@ -60,8 +60,8 @@ def test_what_never_fits_is_the_whole_image() -> None:
 @pytest.mark.parametrize("name", ["crop_flip", "resized_crop_flip"])
 def test_an_image_is_augmented_by_its_own_draws_alone(name: str) -> None:
     draws = how(name)
-    together = applied(name, images(COUNT), draws)
+    together = augment(name, images(COUNT), draws)
     part = slice(7, 9)
-    assert torch.equal(applied(name, images(COUNT)[part], draws[part]), together[part])
+    assert torch.equal(augment(name, images(COUNT)[part], draws[part]), together[part])
     assert not torch.equal(how(name, seed=1), draws)
     assert math.prod(together.shape) == math.prod(images(COUNT).shape)

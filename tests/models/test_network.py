@@ -79,9 +79,9 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
         ({**ODD, "prunable": {"exclude": ["haed*"]}}, "prunable.exclude: `haed.*matches none of"),
         ({**ODD, "prunable": {"include": "head*"}}, "model.prunable: .*lists of patterns"),
         ({**ODD, "prunable": {"include": [5]}}, "model.prunable: .*lists of patterns"),
-        ({**ODD, "kinds": "conv"}, "model.kinds: 'conv'; give a kind by pattern"),
+        ({**ODD, "kinds": "conv"}, "model.kinds: got 'conv'; give kinds by pattern"),
         ({"net": None}, "model: no `net`"),
-        ({**ODD, "kinds": {"inner*": "dense"}}, "model.kinds: 'dense' is no kind"),
+        ({**ODD, "kinds": {"inner*": "dense"}}, "model.kinds: got 'dense'; a kind is one of"),
         ({**ODD, "kinds": {"outer*": "conv"}}, "model.kinds: `outer\\*` matches none of"),
         (
             {"net": {"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 2}},

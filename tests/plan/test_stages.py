@@ -168,7 +168,7 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
     [
         (
             {"mask_criterion__final": "ended"},
-            "mask_criterion.final: 'ended' is no moment; give one",
+            "mask_criterion.final: got 'ended'; give one of",
         ),
         ({"mask_criterion__init": "start"}, r"mask_criterion: .*takes no \['init'\]"),
         ({"mask_criterion__final": "99ep"}, "mask_criterion.final: 99ep is step 396, outside the"),

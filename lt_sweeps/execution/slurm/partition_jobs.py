@@ -14,7 +14,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from lt_sweeps.config.call import digest
 from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, packs
-from lt_sweeps.plan.stages import Train
+from lt_sweeps.plan.stages import Work
 from lt_sweeps.plan.unit import Unit
 
 
@@ -28,7 +28,7 @@ class Job:
 
 
 def share_out(
-    made: Plan, missing: Sequence[Unit], count: int | None, seconds: Callable[[Train], float]
+    made: Plan, missing: Sequence[Unit], count: int | None, seconds: Callable[[Work], float]
 ) -> dict[Unit, str]:
     """The name of each missing unit's job, for `count` jobs of near equal work; None: one a cell.
 
@@ -75,7 +75,7 @@ def _place(cell: Planned, number: int) -> tuple[str, str, int, int]:
 
 
 def _marginal(
-    cells: Sequence[Planned], todo: set[Unit], seconds: Callable[[Train], float]
+    cells: Sequence[Planned], todo: set[Unit], seconds: Callable[[Work], float]
 ) -> list[float]:
     """What each cell adds to the work of those before it."""
     seen: set[Unit] = set()

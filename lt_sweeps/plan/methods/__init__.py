@@ -9,7 +9,6 @@ from lt_sweeps.plan.methods.dense_training import dense
 from lt_sweeps.plan.methods.density_search import amc
 from lt_sweeps.plan.methods.discovered_wirings import dnw
 from lt_sweeps.plan.methods.drop_and_grow import rigl
-from lt_sweeps.plan.methods.found_supermasks import supermask
 from lt_sweeps.plan.methods.gradual_pruning import gmp
 from lt_sweeps.plan.methods.iterative_pruning import imp
 from lt_sweeps.plan.methods.l0_gates import l0
@@ -22,6 +21,7 @@ from lt_sweeps.plan.methods.learning_rate_rewinding import renda
 from lt_sweeps.plan.methods.magnitude_pruning import magnitude
 from lt_sweeps.plan.methods.network_slimming import slimming
 from lt_sweeps.plan.methods.one_shot_pruning import one_shot
+from lt_sweeps.plan.methods.pruned_supermasks import supermask
 from lt_sweeps.plan.methods.pruning_at_init import at_init
 from lt_sweeps.plan.methods.soft_masks import (
     continuous_sparsification,

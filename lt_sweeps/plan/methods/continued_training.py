@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lt_sweeps.plan.methods.finetuning import KEEP, ZERO
+from lt_sweeps.plan.methods.after_search import KEEP, ZERO, reset_by
 from lt_sweeps.plan.stages import Init, Prune, Reset, Train, Training
-from lt_sweeps.sparsity.evidence import Criterion, reset
+from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target
 
 
@@ -27,9 +27,7 @@ def imp_continued(
             search for masks, and trains each level's mask on the dense run's weights at time `to`.
         restart: such a ticket begins the recipe anew, instead of going on from `to`.
     """
-    early = reset(
-        {"_target_": "lt_sweeps.sparsity.resets.transplant", "to": to, "restart": restart}
-    )
+    early = reset_by("transplant", to=to, restart=restart)
     dense = trained = Train(init, recipe)
     tickets = [dense]
     for target in schedule:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.methods.finetuning import KEEP, ZERO, finetuned
-from lt_sweeps.plan.methods.ticket_search import Protocol, refuse_ticket
+from lt_sweeps.plan.methods.after_search import KEEP, ZERO, Protocol, finetuned, refuse_ticket
 from lt_sweeps.plan.stages import Changes, Init, Reset, Search, Train, Training
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Amc
 from lt_sweeps.sparsity.sparsifiers.amc import least
-
-UNCLAIMED = "its densities suit the trained weights that they were found on, and nobody claims more"
 
 
 def amc(
@@ -38,7 +35,7 @@ def amc(
         recalibrate: training batches to estimate batch-norm statistics from before each of them.
         finetune: the keys of the recipe in which the fine-tuning differs.
     """
-    refuse_ticket(protocol, "amc", because=UNCLAIMED)
+    refuse_ticket(protocol, "amc", because="its densities suit trained weights")
     network, keep = init.network, sum(schedule[-1].keep)
     sparsifier = Amc(keep, _strides(network), episodes, warmup, float(lowest), recalibrate)
     fewest = sum(least(layer.size, lowest) for layer in network.layers)

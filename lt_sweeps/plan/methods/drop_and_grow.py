@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from lt_sweeps.config.durations import steps
-from lt_sweeps.plan.methods.finetuning import finetuned
+from lt_sweeps.plan.methods.after_search import Protocol, criterion_by, finetuned, refuse_ticket
 from lt_sweeps.plan.methods.pruning_at_init import sparse
-from lt_sweeps.plan.methods.ticket_search import Protocol, refuse_ticket
 from lt_sweeps.plan.stages import Changes, Init, Train, Training
-from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import RigL
 
-NEVER_DENSE = "it has no dense network whose early weights a mask could be put on"
-RANDOM = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.random"})
+RANDOM = criterion_by("random")
 
 
 def rigl(
@@ -38,7 +35,11 @@ def rigl(
         multiplier: the training is so many times as long, milestones and warm-up included.
         finetune: the keys of the recipe in which a fine-tuning after it differs; null for none.
     """
-    refuse_ticket(protocol, "rigl", because=NEVER_DENSE)
+    refuse_ticket(
+        protocol,
+        "rigl",
+        because="it trains no dense network",
+    )
     target, longer = schedule[-1], _stretched(recipe, multiplier)
     if target.scope != "layer":
         raise ValueError(

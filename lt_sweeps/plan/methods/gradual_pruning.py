@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from lt_sweeps.config.durations import steps
-from lt_sweeps.plan.methods.finetuning import finetuned
-from lt_sweeps.plan.methods.ticket_search import Protocol, refuse_ticket
+from lt_sweeps.plan.methods.after_search import Protocol, finetuned, refuse_ticket
 from lt_sweeps.plan.stages import Changes, Init, Train, Training
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Gradual
-
-UNCLAIMED = "its mask belongs to weights that were pruned on the way, and nobody claims it for one"
 
 
 def gmp(
@@ -33,7 +30,7 @@ def gmp(
         power: 3 is the cubic schedule.
         finetune: the keys of the recipe in which a fine-tuning after it differs; null for none.
     """
-    refuse_ticket(protocol, "gmp", because=UNCLAIMED)
+    refuse_ticket(protocol, "gmp", because="its mask suits weights trained under it")
     target, length = schedule[-1], recipe.recipe.length
     if not 0 <= begin < end < 1:
         raise ValueError(

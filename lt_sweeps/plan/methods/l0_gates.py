@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from lt_sweeps.plan.methods.ticket_search import (
+from lt_sweeps.plan.methods.after_search import (
     HARD,
     KEEP,
     LEARNED,
+    AfterMask,
     Protocol,
-    pruning,
+    criterion_by,
     refuse_ticket,
 )
-from lt_sweeps.plan.stages import Changes, Evaluate, Init, Logits, Prune, Train, Training
-from lt_sweeps.sparsity.evidence import Criterion, logits
+from lt_sweeps.plan.stages import Changes, Evaluate, Init, Logits, Prune, Train, Training, Work
+from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import HardConcrete
 
-SAMPLED = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.sampled"})
-STOCHASTIC = "its gates are drawn anew in every step and lie between 0 and 1"
+SAMPLED = criterion_by("sampled")
 
 
 def l0(
@@ -34,7 +34,7 @@ def l0(
     mask: Literal["gate", "binary", "sample", "none"] = "gate",
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
-) -> tuple[Train, Train]:
+) -> tuple[Train, Work]:
     """Train with gates that are drawn, fix a mask, fine-tune what it keeps.
 
     Args:
@@ -48,7 +48,7 @@ def l0(
             arXiv:1912.04427's authors found to fail.
         finetune: the keys of the recipe in which fine-tuning differs; null only scores.
     """
-    refuse_ticket(protocol, "l0", because=STOCHASTIC)
+    refuse_ticket(protocol, "l0", because="its gates are drawn anew in every step")
     if not 0 < droprate < 1:
         raise ValueError(f"method: droprate={droprate}; it lies between 0 and 1")
     mean = math.log((1 - droprate) / droprate)
@@ -60,13 +60,13 @@ def l0(
     found = SAMPLED if mask == "sample" else HARD
     cut = Prune(search, Target.open(init.network.layers), found, origin=search)
     kept = LEARNED if mask == "gate" else KEEP
-    result = pruning(finetune).train(cut, recipe, origin=search, kept=kept)
+    result = AfterMask(finetune).train(cut, recipe, origin=search, kept=kept)
     return Train(init, recipe), result
 
 
 def _drawing_on(
     search: Train, recipe: Training, gates: HardConcrete, finetune: Changes | None
-) -> Train:
+) -> Work:
     on = Logits(search, logits("lt_sweeps.sparsity.mask_logits.carried"))
     if finetune is None:
         return Evaluate(on, recipe, gates)

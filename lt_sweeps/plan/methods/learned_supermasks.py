@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.plan.methods.after_search import ZERO, criterion_by, reset_by
 from lt_sweeps.plan.stages import Evaluate, Init, Logits, Prune, Reset, Train, Training
 from lt_sweeps.sparsity.evidence import Criterion, logits
-from lt_sweeps.sparsity.evidence import reset as reset_of
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Supermask
 
-ZERO = Call("lt_sweeps.sparsity.freezes.zero")
 INIT = Call("lt_sweeps.sparsity.freezes.init")
 
 
@@ -44,7 +43,7 @@ def learned_supermask(
     trained = Train(start, recipe, Supermask(rescale, rounding, mask_lr))
     if not randomise_signs:
         return trained
-    signs = reset_of({"_target_": "lt_sweeps.sparsity.resets.random_signs"})
+    signs = reset_by("random_signs")
     control = Reset(trained, signs, ZERO, origin=trained)
     return (Evaluate(control, recipe, trained.sparsifier),)
 
@@ -99,6 +98,6 @@ def supermask_ticket(
         recipe.changed(search or {}, where="method.search"),
         Supermask(rescale, False, mask_lr),
     )
-    drawn = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.drawn"})
+    drawn = criterion_by("drawn")
     cut = Prune(learnt, Target.open(init.network.layers), drawn, origin=learnt)
     return (Train(Reset(cut, reset, freeze, origin=learnt), recipe),)

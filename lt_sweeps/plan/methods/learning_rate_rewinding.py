@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from lt_sweeps.config.call import Call
 from lt_sweeps.config.durations import steps
-from lt_sweeps.plan.methods.finetuning import KEEP, ZERO
+from lt_sweeps.plan.methods.after_search import KEEP, ZERO, reset_by
 from lt_sweeps.plan.stages import Init, Prune, Reset, Train, Training
-from lt_sweeps.sparsity.evidence import Criterion, reset
+from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target
 
 Mode = Literal["finetune", "weight_rewind", "lr_rewind", "low_lr_rewind", "reinit"]
@@ -42,10 +41,10 @@ def renda(
     back, low = f"{length - time}it", _constant(recipe, time, finetune_lr)
     start, retraining = {
         "finetune": (KEEP, low),
-        "weight_rewind": (_reset("rewind", to=back), recipe),
-        "lr_rewind": (_reset("keep", at=back, momentum=True), recipe),
-        "low_lr_rewind": (_reset("rewind", to=back, restart=True), low),
-        "reinit": (_reset("redraw", at=back), recipe),
+        "weight_rewind": (reset_by("rewind", to=back), recipe),
+        "lr_rewind": (reset_by("keep", at=back, momentum=True), recipe),
+        "low_lr_rewind": (reset_by("rewind", to=back, restart=True), low),
+        "reinit": (reset_by("redraw", at=back), recipe),
     }[mode]
     dense = ticket = Train(init, recipe)
     for target in schedule if iterative else schedule[-1:]:
@@ -69,7 +68,3 @@ def _constant(recipe: Training, time: int, lr: float | None) -> Training:
     flat = {"milestones": [], "warmup": "0it", "decay": "step"}
     keys = {"length": f"{time}it", "lr": last if lr is None else lr, **flat}
     return recipe.changed(keys, where="method.finetune_lr")
-
-
-def _reset(name: str, **arguments: Any) -> Call:
-    return reset({"_target_": f"lt_sweeps.sparsity.resets.{name}", **arguments})

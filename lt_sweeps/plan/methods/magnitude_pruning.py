@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from lt_sweeps.plan.methods.ticket_search import KEEP, AfterMask, Protocol
-from lt_sweeps.plan.stages import Changes, Init, Prune, Train, Training
+from lt_sweeps.plan.methods.after_search import KEEP, AfterMask, Protocol
+from lt_sweeps.plan.stages import Changes, Init, Prune, Train, Training, Work
 from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target
 
@@ -19,7 +19,7 @@ def magnitude(
     to: str = "0it",
     restart: bool = False,
     finetune: Changes | None = "same",
-) -> Train:
+) -> Work:
     """Train, prune to the schedule's last sparsity, fine-tune.
 
     Args:
@@ -29,4 +29,4 @@ def magnitude(
     """
     dense = Train(init, recipe)
     cut = Prune(dense, schedule[-1], mask_criterion, origin=dense)
-    return AfterMask(protocol, to, restart, finetune).train(cut, recipe, origin=dense, kept=KEEP)
+    return AfterMask(finetune, protocol, to, restart).train(cut, recipe, origin=dense, kept=KEEP)

@@ -6,15 +6,11 @@ from dataclasses import replace
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.methods.finetuning import finetuned
-from lt_sweeps.plan.methods.ticket_search import Protocol, refuse_ticket
+from lt_sweeps.plan.methods.after_search import Protocol, criterion_by, finetuned, refuse_ticket
 from lt_sweeps.plan.stages import Changes, Init, Prune, Train, Training
 from lt_sweeps.sparsity.channel_pruning import scales, slimmable
-from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Slimming
-
-STRUCTURED = "its masks are of whole channels"
 
 
 def slimming(
@@ -38,7 +34,7 @@ def slimming(
         scale: what all batch-norm scales start from.
         finetune: the keys of the recipe in which the fine-tuning differs.
     """
-    refuse_ticket(protocol, "slimming", because=STRUCTURED)
+    refuse_ticket(protocol, "slimming", because="its masks remove whole channels")
     if not 0 < percent < 1:
         raise ValueError(f"method: percent={percent:g}; give a fraction between 0 and 1")
     if not scale > 0:
@@ -46,7 +42,7 @@ def slimming(
     _check(init.network)
     begun = Init(_scaled(init.network, float(scale)))
     penalised = Train(begun, recipe, Slimming(float(lmbda), scales(init.network)))
-    slim = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.slim", "percent": float(percent)})
+    slim = criterion_by("slim", percent=float(percent))
     cut = Prune(penalised, Target.open(init.network.layers), slim, origin=penalised)
     return Train(init, recipe), finetuned(cut, recipe, finetune)
 

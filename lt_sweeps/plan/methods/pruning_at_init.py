@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lt_sweeps.plan.methods.finetuning import KEEP, ZERO
+from lt_sweeps.plan.methods.after_search import KEEP, ZERO
 from lt_sweeps.plan.stages import Init, Prune, Reset, Train, Training
 from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lt_sweeps.plan.methods.ticket_search import HARD, AfterMask, Protocol
-from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training
-from lt_sweeps.sparsity.evidence import Criterion, logits
+from lt_sweeps.plan.methods.after_search import HARD, AfterMask, Protocol, criterion_by
+from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
+from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Continuous
 from lt_sweeps.sparsity.sparsifiers.continuous import Anneal
 
-SURE = Criterion.of({"_target_": "lt_sweeps.sparsity.criteria.large_logit"})
+SURE = criterion_by("large_logit")
 Rounding = Literal["paper", "released"]
 
 
@@ -32,7 +32,7 @@ def continuous_sparsification(
     restart: bool = False,
     origin: Literal["search", "dense"] = "search",
     finetune: Changes | None = "same",
-) -> tuple[Train, ...]:
+) -> tuple[Work, ...]:
     """Search for `rounds` rounds; after each, train what s > 0 keeps.
 
     One result per round, and the dense network first.
@@ -53,7 +53,7 @@ def continuous_sparsification(
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
     searches = _searches(init, recipe, soft, s0, rounds, round_reset)
-    after = AfterMask(protocol, to, restart, finetune)
+    after = AfterMask(finetune, protocol, to, restart)
     dense = Train(init, recipe)
     begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
     whole = Target.open(init.network.layers)
@@ -79,7 +79,7 @@ def exact_continuous_sparsification(
     restart: bool = False,
     origin: Literal["search", "dense"] = "search",
     finetune: Changes | None = "same",
-) -> tuple[Train, ...]:
+) -> tuple[Work, ...]:
     """As `continuous_sparsification`, but keep the largest s, as many as the schedule says.
 
     One search serves all sparsities; one result per level of the schedule, after the dense network.
@@ -88,7 +88,7 @@ def exact_continuous_sparsification(
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
     searches = _searches(init, recipe, soft, s0, rounds, round_reset)
-    after = AfterMask(protocol, to, restart, finetune)
+    after = AfterMask(finetune, protocol, to, restart)
     dense = Train(init, recipe)
     begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
     cuts = [Prune(searches[-1], target, SURE, origin=begun) for target in schedule]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from lt_sweeps.plan.methods.ticket_search import HARD, Protocol, pruning, refuse_ticket
-from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training
+from lt_sweeps.plan.methods.after_search import HARD, AfterMask, Protocol, refuse_ticket
+from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
 from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import SoftThreshold
-
-SHRUNK = "what its thresholds leave of a weight is smaller than the weight"
 
 
 def soft_threshold(
@@ -20,7 +18,7 @@ def soft_threshold(
     mask_lr: float = 1.0,
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
-) -> tuple[Train, Train]:
+) -> tuple[Train, Work]:
     """Train weights and a threshold per layer, then fine-tune what is not 0.
 
     Args:
@@ -28,8 +26,8 @@ def soft_threshold(
         threshold_decay: the weight decay of s.
         finetune: the keys of the recipe in which fine-tuning differs; null only scores.
     """
-    refuse_ticket(protocol, "str", because=SHRUNK)
+    refuse_ticket(protocol, "str", because="its thresholds make every weight smaller")
     start = logits("lt_sweeps.sparsity.mask_logits.constant", value=float(s_init), grain="layer")
     search = Train(Logits(init, start), recipe, SoftThreshold(threshold_decay, mask_lr))
     cut = Prune(search, Target.open(init.network.layers), HARD, origin=search)
-    return Train(init, recipe), pruning(finetune).train(cut, recipe, origin=search)
+    return Train(init, recipe), AfterMask(finetune).train(cut, recipe, origin=search)

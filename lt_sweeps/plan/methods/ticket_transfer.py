@@ -8,11 +8,21 @@ from typing import Any, Literal
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.methods.finetuning import ZERO
-from lt_sweeps.plan.stages import Changes, Init, Reset, Stage, Task, Train, Training, ancestors
-from lt_sweeps.plan.stages.transfer import Transfer, check_head
+from lt_sweeps.plan.methods.after_search import ZERO, reset_by
+from lt_sweeps.plan.stages import (
+    Changes,
+    Init,
+    Reset,
+    Stage,
+    Task,
+    Train,
+    Training,
+    Transfer,
+    Work,
+    ancestors,
+)
+from lt_sweeps.plan.stages.transfer import check_head
 from lt_sweeps.sparsity.evidence import Criterion
-from lt_sweeps.sparsity.evidence import reset as reset_of
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import FIXED
 
@@ -57,46 +67,39 @@ def transfer(
     )
     start = Init(_on(init.network, training.task))
     check_head(init.network, start.network)
-    given = (start, training, schedule, mask_criterion, reset, freeze)
-    found = _tickets(search, dict(zip(SUPPLIED, given, strict=True)))
-    body = _whole if mask == "random" else _itself
+    supplied = (start, training, schedule, mask_criterion, reset, freeze)
+    tickets = _tickets(search, dict(zip(SUPPLIED, supplied, strict=True)))
     dense = Train(init, recipe)
     onto: Stage = init if weights != "target" else _early(dense, to, restart)
-    tickets = [
-        Transfer(onto, each, body(each) if weights == "source" else None, mask == "random")
-        for each in found
-    ]
-    return (dense, *(Train(each, recipe) for each in tickets))
+    random = mask == "random"
+    bodies = [None if weights != "source" else _whole(t) if random else t for t in tickets]
+    starts = [Transfer(onto, t, b, random) for t, b in zip(tickets, bodies, strict=True)]
+    return (dense, *(Train(start, recipe) for start in starts))
 
 
-def _tickets(search: Mapping[str, Any], given: Mapping[str, Any]) -> list[Reset]:
+def _tickets(search: Mapping[str, Any], supplied: Mapping[str, Any]) -> list[Reset]:
     """The tickets that a method trains, from the densest on."""
     where = "method.search"
     call = Call.of(search, where=where, supplied=SUPPLIED)
-    result = call(**given)
+    result = call(**supplied)
     results = result if isinstance(result, tuple) else ancestors(result)
-    trained = [stage for stage in results if isinstance(stage, Train) and stage.level > 0]
-    found = [t.start for t in trained if isinstance(t.start, Reset) and t.sparsifier == FIXED]
-    if not found or len(found) < len(trained):
+    trained = [stage for stage in results if isinstance(stage, Work) and stage.level > 0]
+    tickets = [w.start for w in trained if isinstance(w.start, Reset) and w.sparsifier == FIXED]
+    if not tickets or len(tickets) < len(trained):
         raise ValueError(
             f"{where}: `{call.target}` trains no ticket that is a mask on given weights; "
             "imp and continuous_sparsification with protocol=ticket do"
         )
-    return found
+    return tickets
 
 
 def _whole(ticket: Reset) -> Reset:
-    """The weights that a ticket starts from, the pruned ones included."""
+    """The weights that a ticket starts from, pruned ones included, for a mask of another place."""
     return Reset(ticket.origin, ticket.reset, ZERO, origin=ticket.origin)
 
 
-def _itself(ticket: Reset) -> Reset:
-    return ticket
-
-
 def _early(dense: Train, to: str, restart: bool) -> Reset:
-    back = reset_of({"_target_": "lt_sweeps.sparsity.resets.rewind", "to": to, "restart": restart})
-    return Reset(dense, back, ZERO, origin=dense)
+    return Reset(dense, reset_by("rewind", to=to, restart=restart), ZERO, origin=dense)
 
 
 def _on(network: Network, task: Task) -> Network:

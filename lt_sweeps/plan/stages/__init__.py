@@ -7,9 +7,10 @@ it: they change speed, never what is drawn or computed.
 
 from lt_sweeps.plan.stages.prune import EXAMPLES, Logits, Prune
 from lt_sweeps.plan.stages.reset import Reset, retrain
-from lt_sweeps.plan.stages.stage import Init, Moment, Stage, ancestors, network_of
+from lt_sweeps.plan.stages.stage import Init, Moment, Snapshot, Stage, ancestors
 from lt_sweeps.plan.stages.task import Changes, Task, Training
-from lt_sweeps.plan.stages.train import Evaluate, Search, Train
+from lt_sweeps.plan.stages.transfer import Transfer
+from lt_sweeps.plan.stages.work import Evaluate, Search, Train, Work
 
 __all__ = [
     "EXAMPLES",
@@ -21,11 +22,13 @@ __all__ = [
     "Prune",
     "Reset",
     "Search",
+    "Snapshot",
     "Stage",
     "Task",
     "Train",
     "Training",
+    "Transfer",
+    "Work",
     "ancestors",
-    "network_of",
     "retrain",
 ]

@@ -1,15 +1,16 @@
-"""Prunings: a mask, or what a learned one starts from."""
+"""`Prune` and `Logits`: a mask, and the logits from which one is learned."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.plan.stages.stage import Init, Moment, Stage
+from lt_sweeps.plan.stages.stage import Init, Snapshot, Stage
 from lt_sweeps.plan.stages.task import Task
-from lt_sweeps.plan.stages.train import Train
+from lt_sweeps.plan.stages.work import Work
 from lt_sweeps.sparsity.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion
 from lt_sweeps.sparsity.schedules import Target
 
@@ -22,24 +23,20 @@ class Logits(Stage):
     """Give a network the logits that a learned mask starts from; all of its weights are kept.
 
     `given` is a function of one layer that names the evidence it needs: `kept` (the mask of
-    `start`), `logits` (those it ended with), `noise`.
+    `start`), `logits` (those that `start` ended with), `noise`.
     """
 
     start: Stage
     given: Call
 
-    @property
-    def inputs(self) -> tuple[Stage, ...]:
-        return (self.start,)
-
-    @property
+    @cached_property
     def level(self) -> int:
-        """The masks that were learned so far: one that it starts from is only a beginning."""
+        """The number of masks learned so far; a mask that the logits are made from is not one."""
         return self.start.level if self.start.has_logits else 0
 
     @property
-    def step(self) -> int:
-        return 0
+    def calls(self) -> tuple[Call, ...]:
+        return (self.given,)
 
     @property
     def has_logits(self) -> bool:
@@ -56,43 +53,56 @@ class Logits(Stage):
 class Prune(Stage):
     """Score the weights that are left and keep as many as the target says.
 
-    A network that has not been trained is pruned by what its start has; then `task` has the images
-    of a gradient.
+    A network that has not been trained is pruned by what is known of its initial weights; then
+    `task` has the images that a gradient is computed on.
     """
 
-    trained: Train | Init
+    trained: Work | Init
     target: Target
     criterion: Criterion
-    origin: Train | Init
+    origin: Work | Init
     task: Task | None = None
-    evidence: tuple[tuple[str, tuple[Train | Init, Moment] | None], ...] = field(
-        init=False, repr=False
-    )
-    _level: int = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        # A learned mask counts as a level by itself: here it only becomes hard.
-        object.__setattr__(self, "_level", self.trained.level + (not self.trained.has_logits))
-        found = tuple((n, self._find(n, time)) for n, time in self.criterion.evidence)
-        object.__setattr__(self, "evidence", found)
-        super().__post_init__()
-
-    @property
-    def inputs(self) -> tuple[Stage, ...]:
-        return (self.trained, self.origin)
-
-    @property
+    @cached_property
     def level(self) -> int:
-        return self._level
+        # A training that learned a mask has counted the level; pruning makes its mask hard.
+        return self.trained.level + (not self.trained.has_logits)
 
     @property
     def step(self) -> int:
         return self.trained.step
 
+    @cached_property
+    def evidence(self) -> dict[str, Snapshot | None]:
+        """The snapshot behind each name that the criterion asks for; None for noise."""
+        return {name: self._snapshot(name, time) for name, time in self.criterion.evidence}
+
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        return tuple(snapshot for snapshot in self.evidence.values() if snapshot is not None)
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        return (self.criterion.call,)
+
+    @property
+    def target_sparsity(self) -> float | None:
+        sparsity = round(self.target.sparsity, 10)
+        return sparsity if math.isfinite(sparsity) else None
+
+    @property
+    def data(self) -> Task:
+        """The task whose images a gradient is computed on."""
+        training = self.origin.training
+        task = self.task if training is None else training.task
+        assert task is not None, "an untrained network is pruned by a gradient, and has no task"
+        return task
+
     def fields(self) -> dict[str, Any]:
+        times = dict(self.criterion.evidence)
         moments = {
-            name: found and ["origin" if time == "origin" else "trained", found[1]]
-            for (name, time), (_, found) in zip(self.criterion.evidence, self.evidence, strict=True)
+            name: snapshot and ["origin" if times[name] == "origin" else "trained", snapshot[1]]
+            for name, snapshot in self.evidence.items()
         }
         task = {}
         if self.task is not None and {*moments} & {*ON_DATA}:
@@ -104,7 +114,7 @@ class Prune(Stage):
             **task,
         }
 
-    def _find(self, name: str, time: str | None) -> tuple[Train | Init, Moment] | None:
+    def _snapshot(self, name: str, time: str | None) -> Snapshot | None:
         where = f"mask_criterion.{name}"
         if time is None:
             return None
@@ -112,9 +122,12 @@ class Prune(Stage):
             self._check_examples()
         if time == "origin":
             return self.origin, "start"
-        if isinstance(self.trained, Init):
-            return self._untrained(name, time)
-        learns = self.trained.sparsifier.learns
+        if self.trained.training is None and (name not in UNTRAINED or time != "start"):
+            raise ValueError(
+                f"{where}: {time!r} of a network that is pruned before it is trained; such a "
+                f"criterion can have {list(UNTRAINED)}, at start"
+            )
+        learns = self.trained.has_logits
         if (name in LEARNED) != learns and name in (*LEARNED, *ON_DATA, "flow"):
             has = "learns a mask" if learns else "learns no mask"
             raise ValueError(
@@ -122,13 +135,6 @@ class Prune(Stage):
                 f"pruned {has}; a learned mask is cut by its logits, any other by the rest"
             )
         return self.trained, self.trained.moment(str(time), where=where)
-
-    @property
-    def data(self) -> Task:
-        """The task whose images a gradient is of."""
-        task = self.task if isinstance(self.origin, Init) else self.origin.training.task
-        assert task is not None, "a gradient of a network that nothing was said to train on"
-        return task
 
     def _check_examples(self) -> None:
         count = self.criterion.call.bound().get("examples", EXAMPLES)
@@ -138,15 +144,7 @@ class Prune(Stage):
                 f"mask_criterion: examples={count}; the training set has {size} images"
             )
 
-    def _untrained(self, name: str, time: str) -> tuple[Train | Init, Moment]:
-        if name not in UNTRAINED or time != "start":
-            raise ValueError(
-                f"mask_criterion.{name}: {time!r} of a network that is pruned before it is "
-                f"trained; such a criterion can have {list(UNTRAINED)}, at start"
-            )
-        return self.trained, "start"
-
     def __str__(self) -> str:
-        asked = self.target.sparsity
-        to = "" if math.isnan(asked) else f", to sparsity {asked:.4f}"
+        sparsity = self.target.sparsity
+        to = "" if math.isnan(sparsity) else f", to sparsity {sparsity:.4f}"
         return f"prune   {self.criterion.call}{to}"

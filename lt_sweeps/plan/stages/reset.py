@@ -1,16 +1,17 @@
-"""Resets: what a pruned network restarts from."""
+"""`Reset`: what a pruned network restarts from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.durations import steps
 from lt_sweeps.plan.stages.prune import Prune
-from lt_sweeps.plan.stages.stage import Init, Moment, Stage
+from lt_sweeps.plan.stages.stage import Init, Moment, Snapshot, Stage
 from lt_sweeps.plan.stages.task import Training
-from lt_sweeps.plan.stages.train import Train
+from lt_sweeps.plan.stages.work import Train, Work
 from lt_sweeps.sparsity.sparsifiers import FIXED, Free
 
 
@@ -18,33 +19,31 @@ from lt_sweeps.sparsity.sparsifiers import FIXED, Free
 class Reset(Stage):
     """Put kept weights where they restart from and pin the pruned ones.
 
-    `pruned` may also be a network that nothing was pruned of: then all of it is kept.
+    `pruned` may also be a network that nothing was pruned of: then all of it is kept. `origin` is
+    the dense run, to which a reset with `to` goes back.
     """
 
-    pruned: Prune | Train | Init
+    pruned: Prune | Work | Init
     reset: Call
     freeze: Call
-    origin: Train | Init
-    to: Moment | None = field(init=False, repr=False)
-    at: int | None = field(init=False, repr=False)
-    _level: int = field(init=False, repr=False)
+    origin: Work | Init
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_level", self.pruned.level)
-        time = self.reset.bound().get("to")
-        if "origin" in self._names and time is None:
+        if "origin" in self.names and self.to is None:
             raise ValueError(
                 f"freeze: `{self.freeze.target}` names `origin`, which `{self.reset.target}` "
                 "does not go back to; it has `init` and `final`"
             )
-        to = None if time is None else self._moment(time)
-        if to in ("end", "best"):
+        if self.to == "end":
             raise ValueError(
-                f"reset.to: {time} is the end of the training; nothing would be left to train"
-                if to == "end"
-                else "reset.to: `best` has no step to go on from; give a time (`500it`, `2ep`)"
+                f"reset.to: {self.reset.bound()['to']} is the end of the training; nothing would "
+                "be left to train"
             )
-        if "masked" in self._names and not self.trained.has_logits:
+        if self.to == "best":
+            raise ValueError(
+                "reset.to: `best` has no step to go on from; give a time (`500it`, `2ep`)"
+            )
+        if "masked" in self.names and not self.trained.has_logits:
             raise ValueError(
                 f"reset: `{self.reset.target}` starts from what a learned mask made of weights, "
                 "and no mask was learned; reset=keep starts from the weights"
@@ -54,17 +53,23 @@ class Reset(Stage):
                 f"freeze: {self.freeze}; `{self.reset.target}` starts pruned weights at 0 and "
                 "trains them, so nothing is frozen; it goes with freeze=zero"
             )
-        object.__setattr__(self, "to", to)
-        object.__setattr__(self, "at", self._at(self.reset.bound().get("at")))
         super().__post_init__()
 
-    @property
-    def inputs(self) -> tuple[Stage, ...]:
-        return (self.pruned, self.origin)
+    @cached_property
+    def to(self) -> Moment | None:
+        """The moment of `origin` that the reset goes back to, if it does."""
+        time = self.reset.bound().get("to")
+        return None if time is None else self.origin.moment(time, where="reset.to")
 
-    @property
-    def level(self) -> int:
-        return self._level
+    @cached_property
+    def at(self) -> int | None:
+        """The step of the recipe that the next training goes on from, where the reset says so."""
+        time, training = self.reset.bound().get("at"), self.origin.training
+        if time is None:
+            return None
+        if training is None:
+            raise ValueError(f"reset.at: {time} of a network that is not trained; leave it out")
+        return steps(time, training.recipe.steps_per_epoch, where="reset.at")
 
     @property
     def step(self) -> int:
@@ -74,46 +79,46 @@ class Reset(Stage):
         return self.to if isinstance(self.to, int) and not restarts else 0
 
     @property
-    def trained(self) -> Train | Init:
+    def trained(self) -> Work | Init:
         """The network as it was when it was pruned."""
-        return self.pruned.trained if isinstance(self.pruned, Prune) else self.pruned
+        return self.pruned.trained
+
+    @property
+    def before(self) -> Reset | None:
+        """The reset that the training before this one began with, if it began with one."""
+        return next((stage for stage in self.trained.inputs if isinstance(stage, Reset)), None)
+
+    @property
+    def base(self) -> Snapshot:
+        """The weights whose biases, normalisation and momentum the next training starts from."""
+        if self.to is not None:
+            return self.origin, self.to
+        return self.trained, self.trained.step if self.has_momentum else "end"
+
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        return (self.base,)
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        return (self.reset, self.freeze)
+
+    @property
+    def names(self) -> set[str]:
+        """The evidence that the reset and the freeze ask for."""
+        return {*self.reset.names, *self.freeze.names}
 
     @property
     def has_logits(self) -> bool:
         return self.pruned.has_logits
 
     @property
+    def has_momentum(self) -> bool:
+        return bool(self.reset.bound().get("momentum"))
+
+    @property
     def frees(self) -> bool:
         return bool(self.reset.bound().get("frees"))
-
-    @property
-    def evidence(self) -> dict[str, tuple[Train | Init, Moment]]:
-        """Which snapshots the reset and the freeze need, by the name they call them."""
-        found: dict[str, tuple[Train | Init, Moment]] = {"final": (self.trained, "end")}
-        if self.to is not None:
-            found["origin"] = (self.origin, self.to)
-        elif self.reset.bound().get("momentum"):  # which only a snapshot holds
-            found["final"] = (self.trained, self.trained.step)
-        return found
-
-    @property
-    def _names(self) -> set[str]:
-        return {*self.reset.names, *self.freeze.names}
-
-    def _moment(self, time: str) -> Moment:
-        if isinstance(self.origin, Init):
-            if not time.startswith("0"):
-                raise ValueError(f"reset.to: {time} of a network that is not trained; give 0it")
-            return "start"
-        return self.origin.moment(time, where="reset.to")
-
-    def _at(self, time: str | None) -> int | None:
-        """The step of the recipe that a reset goes on from, where it says so."""
-        if time is None:
-            return None
-        if isinstance(self.origin, Init):
-            raise ValueError(f"reset.at: {time} of a network that is not trained; leave it out")
-        return steps(time, self.origin.training.recipe.steps_per_epoch, where="reset.at")
 
     def fields(self) -> dict[str, Any]:
         reset = self.reset.identity()
@@ -128,5 +133,5 @@ class Reset(Stage):
 
 
 def retrain(start: Reset, training: Training) -> Train:
-    """The training after a reset: its mask is fixed, unless the reset frees what is pruned."""
+    """The training after a reset: its mask is fixed, unless the reset frees pruned weights."""
     return Train(start, training, Free() if start.frees else FIXED)

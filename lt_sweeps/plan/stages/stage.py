@@ -1,46 +1,72 @@
-"""The base of all stages, and where every chain of them begins."""
+"""The base of all stages, and `Init`, which every chain of stages begins with."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.call import Call, digest
 from lt_sweeps.models.network import Network
+from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier
+
+if TYPE_CHECKING:
+    from lt_sweeps.plan.stages.work import Work
 
 Moment = int | str
 """When within a training: a step, or `start`, `end`, `best` (lowest validation loss)."""
 
+Snapshot = tuple["Init | Work", Moment]
+"""The weights of a network at a moment of its training."""
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """The base of all stages; equal by key."""
+    """The base of all stages; equal by key.
+
+    Whoever needs to know something of a stage asks one of these properties, and not for its class.
+    """
 
     version: ClassVar[int] = 1
-    trains: ClassVar[bool] = False
-    key: str = field(init=False, repr=False)
-    depth: int = field(init=False, repr=False)  # trainings, one after another, up to here
 
     def __post_init__(self) -> None:
-        deepest = max((stage.depth for stage in self.inputs), default=0)
-        object.__setattr__(self, "depth", deepest + self.trains)
+        # Each of these asks the inputs. Worked out now, while the inputs know theirs, because a
+        # plan of a hundred levels would otherwise recurse through all of them.
+        _ = self.network, self.level, self.depth, self.key
+
+    @cached_property
+    def key(self) -> str:
+        """What the stage's results are stored under."""
         content = {
             "kind": type(self).__name__,
             "version": self.version,
             "fields": self.fields(),
             "inputs": [stage.key for stage in self.inputs],
         }
-        object.__setattr__(self, "key", digest(content))
+        return digest(content)
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Stage, ...]:
-        return ()
+        """The stages that it is made from, its fields in order; the first has its network."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return tuple(value for value in values if isinstance(value, Stage))
 
-    @property
+    @cached_property
+    def network(self) -> Network:
+        """The network that its tickets are of."""
+        return self.inputs[0].network
+
+    @cached_property
     def level(self) -> int:
         """How many times the network has been pruned to get here."""
         return self.inputs[0].level if self.inputs else 0
+
+    @cached_property
+    def depth(self) -> int:
+        """How many pieces of work have to be done one after another to get here."""
+        return max((stage.depth for stage in self.inputs), default=0)
 
     @property
     def step(self) -> int:
@@ -48,8 +74,28 @@ class Stage:
         return 0
 
     @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """The moments of earlier trainings that it is computed from."""
+        return ()
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The functions of criteria, resets and the like that it calls."""
+        return ()
+
+    @property
+    def target_sparsity(self) -> float | None:
+        """The sparsity that a schedule asked for last, on the way here."""
+        return self.inputs[0].target_sparsity if self.inputs else None
+
+    @property
     def has_logits(self) -> bool:
         """Whether its tickets hold the logits of a learned mask."""
+        return False
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether its tickets hold the optimizer's moments, for the training after it."""
         return False
 
     @property
@@ -58,6 +104,7 @@ class Stage:
         return False
 
     def fields(self) -> dict[str, Any]:
+        """What counts in the key beside the inputs."""
         return {}
 
     def __eq__(self, other: object) -> bool:
@@ -69,15 +116,44 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Init(Stage):
-    """Draw the initial weights."""
+    """Draw the initial weights of a network.
 
-    network: Network
+    It can be asked what a training can, so that an untrained network is pruned and reset like a
+    trained one.
+    """
+
+    model: Network
+    training: ClassVar[None] = None
+    sparsifier: ClassVar[Sparsifier] = FIXED
+
+    @cached_property
+    def network(self) -> Network:
+        return self.model
+
+    @property
+    def trained(self) -> Init:
+        """Itself: a reset may start from a network that nothing was pruned of."""
+        return self
+
+    def moment(self, time: str, *, where: str) -> Moment:
+        """The only moment of a network that is not trained.
+
+        Raises:
+            ValueError: `time` is a later one.
+        """
+        if time != "start" and not time.startswith("0"):
+            raise ValueError(f"{where}: {time} of a network that is not trained; give 0it")
+        return "start"
+
+    def must_save(self, moment: Moment) -> bool:
+        """No: it is drawn again wherever it is needed."""
+        return False
 
     def fields(self) -> dict[str, Any]:
-        return self.network.identity()
+        return self.model.identity()
 
     def __str__(self) -> str:
-        return f"init    {self.network.net}"
+        return f"init    {self.model.net}"
 
 
 def ancestors(stage: Stage) -> Iterator[Stage]:
@@ -93,11 +169,4 @@ def ancestors(stage: Stage) -> Iterator[Stage]:
             yield current
         else:
             waiting.append((current, True))
-            waiting.extend((each, False) for each in current.inputs if each.key not in seen)
-
-
-def network_of(stage: Stage) -> Network:
-    """The network that a stage's tickets are of: a stage's first input has the same."""
-    while not isinstance(stage, Init):
-        stage = stage.inputs[0]
-    return stage.network
+            waiting.extend((before, False) for before in current.inputs if before.key not in seen)

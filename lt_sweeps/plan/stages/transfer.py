@@ -1,23 +1,25 @@
-"""Transfer: a ticket that was found on one task, on the network of another."""
+"""`Transfer`: a ticket that was found on one task, on the network of another."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.stages import Reset, Stage, network_of
+from lt_sweeps.plan.stages.reset import Reset
+from lt_sweeps.plan.stages.stage import Stage
 
 
 @dataclass(frozen=True, eq=False)
 class Transfer(Stage):
-    """Put a mask on another task's network, whose head stays its own and whole.
+    """Put the mask of a ticket on another task's network, whose head is its own and never pruned.
 
     Args:
-        onto: that network's weights.
-        found: the ticket whose mask it is.
-        body: whose weights all but the head takes; None leaves those of `onto`.
-        shuffled: the mask's places are drawn anew within each layer, a control.
+        onto: the weights of that network.
+        found: the ticket whose mask is taken.
+        body: the weights of all but the head; None leaves those of `onto`.
+        shuffled: move the mask's places at random within each layer, a control.
     """
 
     onto: Stage
@@ -26,17 +28,16 @@ class Transfer(Stage):
     shuffled: bool = False
 
     def __post_init__(self) -> None:
-        check_head(network_of(self.onto), network_of(self.found))
+        check_head(self.onto.network, self.found.network)
         super().__post_init__()
 
-    @property
-    def inputs(self) -> tuple[Stage, ...]:
-        both = (self.onto, self.found)
-        return both if self.body is None else (*both, self.body)
-
-    @property
+    @cached_property
     def level(self) -> int:
         return self.found.level
+
+    @property
+    def target_sparsity(self) -> float | None:
+        return self.found.target_sparsity
 
     @property
     def step(self) -> int:
@@ -51,14 +52,17 @@ class Transfer(Stage):
 
 
 def check_head(here: Network, there: Network) -> None:
-    """Raises: ValueError: two networks that do not differ in a head alone that is never pruned."""
+    """Raises: ValueError: the networks differ in more than the head, or the head is prunable."""
     head = here.head
-    shapes = [
-        {name: tensor.shape for name, tensor in each.module().state_dict().items()}
-        for each in (here, there)
+    bodies = [
+        {
+            name: tensor.shape
+            for name, tensor in network.module().state_dict().items()
+            if not _of(name, head)
+        }
+        for network in (here, there)
     ]
-    rest = [{k: v for k, v in each.items() if not _of(k, head)} for each in shapes]
-    if rest[0] != rest[1]:
+    if bodies[0] != bodies[1]:
         raise ValueError(
             f"method.source: {there.net} on images of {list(there.input_shape)} and on those of "
             f"{list(here.input_shape)} differs in more than its last linear layer; a ticket "
@@ -66,13 +70,13 @@ def check_head(here: Network, there: Network) -> None:
         )
     if head is not None and f"{head}.weight" in {layer.name for layer in here.layers}:
         raise ValueError(
-            f"model.prunable: {head}.weight is the head, which a transfer puts a new one in place "
-            f"of; exclude it (model.prunable.exclude=[{head}.weight])"
+            f"model.prunable: {head}.weight is the head, which a transfer replaces by a new one; "
+            f"exclude it (model.prunable.exclude=[{head}.weight])"
         )
 
 
-def body(network: Network) -> tuple[str, ...]:
-    """What a network shares with that of another task: all of its state but the head."""
+def body_of(network: Network) -> tuple[str, ...]:
+    """The parameters and buffers that networks of two tasks share: all but those of the head."""
     return tuple(n for n in network.module().state_dict() if not _of(n, network.head))
 
 

@@ -134,7 +134,7 @@ def test_a_search_is_known_by_what_it_tries(cell: Make) -> None:
         ({"lowest": 0.3}, "lowest=0.3 leaves 97 weights, sparsity 0.6969 at most, .* asks for 0.8"),
         ({"lowest": 0.0}, "method: lowest=0; give a density between 0 and 1"),
         ({"episodes": 0}, "method: episodes=0, warmup=3"),
-        ({"protocol": "ticket"}, "amc finds no tickets"),
+        ({"protocol": "ticket"}, "amc cannot search for tickets"),
     ],
 )
 def test_what_is_wrong_is_said_when_the_plan_is_made(

@@ -66,5 +66,5 @@ def test_layers_that_keep_different_fractions_are_refused(cell: Make, schedule: 
 
 
 def test_it_claims_no_tickets(cell: Make) -> None:
-    with pytest.raises(ValueError, match="dnw finds no tickets, which weights it computes with"):
+    with pytest.raises(ValueError, match="dnw cannot search for tickets, because its mask changes"):
         plan([cell(method=method(protocol="ticket"), schedule=ONE_SHOT)])

@@ -89,7 +89,7 @@ def test_the_best_evaluation_is_one_of_the_final_mask(cell: Make, run: Run) -> N
         ({"end": 1.0}, "method: begin=0.2, end=1; give parts"),
         ({"every": "0it"}, "method: every=0 steps"),
         ({"every": 100}, "method: every=100 is no str"),
-        ({"protocol": "ticket"}, "gmp finds no tickets"),
+        ({"protocol": "ticket"}, "gmp cannot search for tickets"),
         ({"power": -1.0}, "power=-1"),
         ({"finetune": {"lenght": "2ep"}}, "method.finetune: .*takes no .'lenght'"),
     ],

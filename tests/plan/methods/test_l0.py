@@ -145,7 +145,7 @@ def test_channels_leave_whole_or_not_at_all(cell: Make, run: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "ticket"}, "method: protocol='ticket'; l0 finds no tickets, its gates are"),
+        ({"protocol": "ticket"}, "method: protocol=ticket; l0 cannot search for tickets, because"),
         ({"lmbda": -1.0}, "method: lmbda=-1.0"),
         ({"l2": -1.0}, "method: lmbda=1e-06, l2=-1.0; give 0 or more"),
         ({"droprate": 1.0}, "method: droprate=1.0; it lies between 0 and 1"),

@@ -65,7 +65,7 @@ def test_a_threshold_is_a_layers_and_fine_tuning_starts_from_what_it_leaves(
 
 
 def test_it_has_no_tickets(cell: Make) -> None:
-    with pytest.raises(ValueError, match="str finds no tickets, what its thresholds leave"):
+    with pytest.raises(ValueError, match="str cannot search for tickets, because its thresholds"):
         plan([cell(method=method(protocol="ticket"))])
     with pytest.raises(ValueError, match="method: threshold_decay=-1.0"):
         plan([cell(method=method(threshold_decay=-1.0))])

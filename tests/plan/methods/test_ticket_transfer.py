@@ -10,8 +10,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import snapshot, ticket
 from lt_sweeps.plan.planning import Plan, plan
-from lt_sweeps.plan.stages import Reset, Train
-from lt_sweeps.plan.stages.transfer import Transfer
+from lt_sweeps.plan.stages import Reset, Train, Transfer, Work
 from lt_sweeps.storage.store import Store
 
 Make = Callable[..., Cell]
@@ -31,7 +30,7 @@ def asked(cell: Make, **changes) -> Cell:
     return cell(model=CONV, recipe=SGD, reset__to="1ep", method={**TRANSFER, **changes})
 
 
-def found(made: Plan) -> list[tuple[Train, Transfer]]:
+def found(made: Plan) -> list[tuple[Work, Transfer]]:
     pairs = [(last, last.start) for last in made.cells[0].lasts]
     return [(last, start) for last, start in pairs if isinstance(start, Transfer)]
 

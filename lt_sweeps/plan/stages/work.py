@@ -1,0 +1,185 @@
+"""Work: the stages that a device computes, stacked, and whose results are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from lt_sweeps.config.call import digest, nearest
+from lt_sweeps.config.durations import steps
+from lt_sweeps.plan.stages.stage import Moment, Stage
+from lt_sweeps.plan.stages.task import Training
+from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier
+
+
+@dataclass(frozen=True, eq=False)
+class Work(Stage):
+    """The base of what is done to a ticket on a task: a training, a score or a search."""
+
+    stores_ticket: ClassVar[bool] = True  # else the ticket is that of its start
+    start: Stage
+    training: Training
+    sparsifier: Sparsifier = FIXED
+
+    def __post_init__(self) -> None:
+        if self.sparsifier.learns != self.start.has_logits:
+            raise ValueError(
+                f"method: {self.sparsifier} after {self.start}; a sparsifier that learns a mask "
+                "starts from logits, and no other sparsifier does"
+            )
+        if self.start.frees and self.sparsifier.holds:
+            raise ValueError(
+                f"method: {self.sparsifier} holds pruned weights at their values, and "
+                f"{self.start} lets them train; that reset goes with method=imp and one_shot"
+            )
+        super().__post_init__()
+
+    @cached_property
+    def level(self) -> int:
+        return self.start.level + (self.sparsifier.prunes or self.sparsifier.learns)
+
+    @cached_property
+    def depth(self) -> int:
+        return self.start.depth + 1
+
+    @property
+    def step(self) -> int:
+        return self.start.step
+
+    @property
+    def length(self) -> int:
+        """Optimizer steps that it takes."""
+        return self.step - self.start.step
+
+    @property
+    def statistics_batches(self) -> int:
+        """Training batches from which batch-norm statistics are estimated anew at its start."""
+        return 0
+
+    @property
+    def trained(self) -> Work:
+        """Itself: a reset may start from a network that nothing was pruned of."""
+        return self
+
+    @property
+    def has_logits(self) -> bool:
+        return self.sparsifier.learns
+
+    @property
+    def target_sparsity(self) -> float | None:
+        kept = self.sparsifier.kept_at_end
+        if kept is None:
+            return self.start.target_sparsity
+        return round(1 - kept / sum(layer.size for layer in self.network.layers), 10)
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """What units that are stacked have in common, beside their network and their step."""
+        kind = digest(self.sparsifier.identity()) if self.sparsifier != FIXED else ""
+        statistics = str(self.statistics_batches)
+        return (type(self).__name__, str(self.depth), self.training.key, kind, statistics)
+
+    def moment(self, time: str, *, where: str) -> Moment:
+        """The moment within a training that `time` names in a config.
+
+        Raises:
+            ValueError: `time` names no moment, or one outside the training.
+        """
+        if time in ("start", "end", "best"):
+            return time
+        recipe = self.training.recipe
+        if not time[:1].isdigit():
+            names = ["start", "origin", "end", "best"]
+            raise ValueError(
+                f"{where}: got {time!r}; give one of {names} or a time (`500it`, `2ep`)"
+                + nearest(time, names)
+            )
+        step = steps(time, recipe.steps_per_epoch, where=where)
+        first = self.start.step
+        if not first <= step <= recipe.length:
+            raise ValueError(
+                f"{where}: {time} is step {step}, outside the training (steps {first} to "
+                f"{recipe.length})"
+            )
+        return {first: "start", recipe.length: "end"}.get(step, step)
+
+    def must_save(self, moment: Moment) -> bool:
+        """Whether a ticket at `moment` has to be saved for the stages that need it.
+
+        The end always is, and the start of the first training is the stored initialisation.
+        """
+        return moment != "end" and (moment != "start" or bool(self.start.inputs))
+
+
+@dataclass(frozen=True, eq=False)
+class Train(Work):
+    """Train a ticket from its step to the end of the recipe; a sparsifier may change its mask."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.length < 1:
+            raise ValueError(
+                f"method: a training from step {self.start.step} of a recipe of {self.step} steps; "
+                "nothing would be left to train"
+            )
+
+    @property
+    def step(self) -> int:
+        return self.training.recipe.length
+
+    def fields(self) -> dict[str, Any]:
+        acts = self.sparsifier != FIXED
+        return {
+            **self.training.identity(),
+            **({"sparsifier": self.sparsifier.identity()} if acts else {}),
+        }
+
+    def __str__(self) -> str:
+        recipe = self.training.recipe
+        acts = f", {self.sparsifier}" if self.sparsifier != FIXED else ""
+        return (
+            f"train   {self.training.task.call}, {recipe.optimizer} lr {recipe.lr:g}, "
+            f"steps {self.start.step} to {recipe.length}{acts}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluate(Work):
+    """Score a ticket as it is.
+
+    A network with batch norm has its statistics estimated anew from `statistics` training batches,
+    because the ones it has were measured under another mask or at another moment.
+    """
+
+    stores_ticket: ClassVar[bool] = False
+    statistics: int = 200
+
+    @property
+    def statistics_batches(self) -> int:
+        return self.statistics if self.network.normalised else 0
+
+    def fields(self) -> dict[str, Any]:
+        # All that a score takes from the recipe are the batches for these statistics.
+        batches = self.network.normalised and {"batch_size": self.training.recipe.batch_size}
+        return {
+            "task": self.training.task.identity(),
+            "statistics": batches and {**batches, "batches": self.statistics},
+            **({"sparsifier": self.sparsifier.identity()} if self.sparsifier.learns else {}),
+        }
+
+    def __str__(self) -> str:
+        return f"score   {self.training.task.call}"
+
+
+@dataclass(frozen=True, eq=False)
+class Search(Evaluate):
+    """Find a mask by scoring many, without a step of training; its ticket has that mask."""
+
+    stores_ticket: ClassVar[bool] = True
+
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "sparsifier": self.sparsifier.identity()}
+
+    def __str__(self) -> str:
+        return f"search  {self.training.task.call}, {self.sparsifier}"
