@@ -15,8 +15,9 @@ from typing import Any
 
 from lt_sweeps.analysis.labels import asked, automatic, belongs, by, known, panel, value
 from lt_sweeps.analysis.points import Point, point
-from lt_sweeps.analysis.results import CellResults, Row
+from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.config.report_config import ReportConfig
+from lt_sweeps.storage.record import Record
 
 # How much tells two curves apart, tried in turn while cells clash: see `_groups`.
 APART_BY_CONFIG, APART_BY_SCHEDULE, APART_BY_SIGNATURE = range(3)
@@ -100,11 +101,11 @@ def curves(
     return sorted(drawn, key=lambda c: order.index(c.name) if c.name in order else len(order))
 
 
-def distinct(cells: Iterable[CellResults]) -> list[Row]:
+def distinct(cells: Iterable[CellResults]) -> list[Record]:
     """The rows of these cells, each trained ticket once."""
-    rows: dict[tuple[str, str], Row] = {}
+    rows: dict[tuple[str, str], Record] = {}
     for row in chain.from_iterable(cell.rows for cell in cells):
-        rows.setdefault((row["stage"], row["seed"]), row)
+        rows.setdefault((row.stage, row.seed), row)
     return list(rows.values())
 
 
@@ -132,10 +133,10 @@ def _at(cell: CellResults, along: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{key}={value(cell, key)}" for key in along if key in has)
 
 
-def _place(row: Row) -> tuple[int, float | None]:
+def _place(row: Record) -> tuple[int, float | None]:
     """What replicates of one point share; the target tells apart one-shot cells, all at level 1."""
-    target = row["target_sparsity"]
-    return row["level"], None if target is None else round(target, 9)
+    target = row.target_sparsity
+    return row.level, None if target is None else round(target, 9)
 
 
 def _groups(
@@ -166,7 +167,7 @@ def _identity(cell: CellResults, along: Sequence[str], apart: int) -> str:
 def _clash(cells: Sequence[CellResults]) -> bool:
     """Whether two of the cells disagree about the same level or the same replicate."""
     rows = distinct(cells)
-    replicates = {(_place(row), row["seed"]) for row in rows}
+    replicates = {(_place(row), row.seed) for row in rows}
     by_level = by({_place(row) for row in rows}, lambda place: place[0])
-    iterative = any(row["level"] > 1 for row in rows)
+    iterative = any(row.level > 1 for row in rows)
     return len(replicates) < len(rows) or (iterative and any(len(p) > 1 for p in by_level.values()))

@@ -15,10 +15,11 @@ import numpy as np
 from statsmodels.stats.weightstats import DescrStatsW
 
 from lt_sweeps.analysis.curve import Curve, distinct
-from lt_sweeps.analysis.points import WHOLE, Point, is_finite, is_scored, percent
-from lt_sweeps.analysis.results import Row
+from lt_sweeps.analysis.points import WHOLE, Point
+from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.search_cost import Cost, cost
 from lt_sweeps.config.report_config import ReportConfig
+from lt_sweeps.storage.record import Record
 
 NAMES = {
     "sparsest_not_inferior": "highest sparsity not inferior to dense",
@@ -79,35 +80,40 @@ def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
     return bool(DescrStatsW(above).ttest_mean(0, alternative="larger")[1] < layout.alpha)
 
 
-def _run(curve: Curve, seed: str, metric: str) -> list[Row]:
+def _run(curve: Curve, seed: str, metric: str) -> list[Record]:
     """A seed's rows with a finite number, from the densest to the sparsest, dense among them."""
-    cells = (*curve.cells, *(curve.reference.cells if curve.reference else ()))
-    rows = distinct(cell for cell in cells if cell.seed == seed)
-    counted = [row for row in rows if is_finite(row, metric) and row["weights_remaining"]]
-    return sorted(counted, key=lambda row: -percent(row))
+    rows = distinct(cell for cell in _cells(curve) if cell.seed == seed)
+    counted = [r for r in rows if r.weights_remaining and not math.isnan(r.value(metric))]
+    return sorted(counted, key=lambda row: -row.percent_remaining)
 
 
-def _dense(run: Sequence[Row]) -> Row | None:
-    return next((r for r in run if percent(r) >= WHOLE and not is_scored(r)), None)
+def _cells(curve: Curve) -> tuple[CellResults, ...]:
+    """The cells of a curve, and those of the dense line that it is compared with."""
+    return (*curve.cells, *(curve.reference.cells if curve.reference else ()))
 
 
-def _peak(run: Sequence[Row], metric: str, chooser: str) -> float:
-    tickets = [row for row in run if percent(row) < WHOLE and is_finite(row, chooser)]
-    return max(tickets, key=lambda row: row[chooser])[metric] if tickets else math.nan
+def _peak(run: Sequence[Record], metric: str, chooser: str) -> float:
+    tickets = [
+        row for row in run if row.percent_remaining < WHOLE and not math.isnan(row.value(chooser))
+    ]
+    best = max(tickets, key=lambda row: row.value(chooser), default=None)
+    return math.nan if best is None else best.value(metric)
 
 
-def _sparsest(run: Sequence[Row], metric: str, layout: ReportConfig) -> float:
-    dense = _dense(run)
+def _sparsest(run: Sequence[Record], metric: str, layout: ReportConfig) -> float:
+    dense = next((r for r in run if r.percent_remaining >= WHOLE and r.kind != "score"), None)
     if dense is None:
         return math.nan
-    least = layout.below(dense[metric])
-    return max((1 - percent(row) / 100 for row in run if row[metric] >= least - 1e-9), default=0.0)
+    least = layout.below(dense.value(metric)) - 1e-9
+    return max(
+        (1 - r.percent_remaining / 100 for r in run if r.value(metric) >= least), default=0.0
+    )
 
 
-def _area(run: Sequence[Row], metric: str, least: float) -> float:
+def _area(run: Sequence[Record], metric: str, least: float) -> float:
     """Trapezoids under the metric against log density from 100% to `least`, over that width."""
-    x = -np.log([percent(row) / 100 for row in run])
-    y = np.array([row[metric] for row in run], dtype=float)
+    x = -np.log([row.percent_remaining / 100 for row in run])
+    y = np.array([row.value(metric) for row in run])
     end = -math.log(least / 100)
     if len(run) < 2 or x[0] > 1e-9 or end <= 0 or x[-1] < end - 1e-9:
         return math.nan
@@ -161,11 +167,9 @@ def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]
 
 def _chosen(curve: Curve, point: Point, chooser: str) -> list[float]:
     """Another metric than its own, of a point's finite replicates."""
-    return [
-        row[chooser]
-        for row in distinct((*curve.cells, *(curve.reference.cells if curve.reference else ())))
-        if row["stage"] in point.stages and row["seed"] in point.values and is_finite(row, chooser)
-    ]
+    rows = [r for r in distinct(_cells(curve)) if r.stage in point.stages]
+    values = [row.value(chooser) for row in rows if row.seed in point.values]
+    return [value for value in values if not math.isnan(value)]
 
 
 def _ticket(name: str, curve: Curve, point: Point | None, layout: ReportConfig) -> Endpoint:

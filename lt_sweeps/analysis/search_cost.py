@@ -14,7 +14,8 @@ import numpy as np
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.results import CellResults, Row
+from lt_sweeps.analysis.results import CellResults
+from lt_sweeps.storage.record import Record
 
 After = Mapping[str, Collection[str]]
 """The trainings that each one starts from, by stage."""
@@ -68,20 +69,19 @@ def _cost(
     curve: Curve, point: Point, seed: str, workers: int | None
 ) -> tuple[float, float, float, float] | None:
     cells = [cell for cell in curve.cells if cell.seed == seed]
-    rows = {row["stage"]: row for cell in cells for row in (*cell.search, *cell.rows)}
+    pairs = [(row, cell) for cell in cells for row in (*cell.search, *cell.rows)]
+    rows = {row.stage: row for row, _ in pairs}
     ticket = next((row for stage, row in rows.items() if stage in point.stages), None)
     if ticket is None:
         return None
-    after = {
-        row["stage"]: _after(row, cell) for cell in cells for row in (*cell.search, *cell.rows)
-    }
-    found = [row["stage"] for c in cells for row in c.rows if row["level"] <= point.level]
-    before = _before(found, after)
+    after = {row.stage: _after(row, cell) for row, cell in pairs}
+    line = [row.stage for cell in cells for row in cell.rows if row.level <= point.level]
+    before = _before(line, after)
     epochs = {stage: _epochs(row) for stage, row in rows.items() if stage in before}
     epochs |= dict.fromkeys(before - rows.keys(), math.nan)
-    chain = sum(epochs[stage] for stage in _before([ticket["stage"]], after))
+    chain = sum(epochs[stage] for stage in _before([ticket.stage], after))
     return (
-        ticket.get("search_epochs", chain),
+        chain if ticket.search_epochs is None else ticket.search_epochs,
         sum(epochs.values()),
         makespan(epochs, after, workers=max(1, len(epochs))),
         math.nan if workers is None else makespan(epochs, after, workers=workers),
@@ -100,15 +100,12 @@ def _before(stages: Iterable[str], after: After) -> set[str]:
     return found
 
 
-def _after(row: Row, cell: CellResults) -> Collection[str]:
-    """What a training starts from; where a record does not say, all of the levels above it."""
-    if "after" in row:
-        return row["after"]
-    above = [r for r in (*cell.rows, *cell.search) if r["level"] < row["level"]]
-    result = row.get("kind") != "search"
-    beside = [r for r in cell.search if result and r["level"] == row["level"]]
-    return [each["stage"] for each in (*above, *beside)]
+def _after(row: Record, cell: CellResults) -> Collection[str]:
+    """The trainings that one starts from; of an imported one, all of the levels above it."""
+    if row.after is not None:
+        return row.after
+    return [other.stage for other in cell.rows if other.level < row.level]
 
 
-def _epochs(row: Row) -> float:
-    return float(row["epochs"]) if row.get("epochs") is not None else math.nan
+def _epochs(row: Record) -> float:
+    return math.nan if row.epochs is None else row.epochs

@@ -6,9 +6,6 @@ that was cleared) is None; one that does not match its checksum is an error.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +18,17 @@ from numpy.typing import NDArray
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.results import CellResults, Row
+from lt_sweeps.analysis.results import CellResults
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.ticket_file import (
+    LEARNED,
+    MASK,
+    CorruptTicket,
+    read_content,
+    split_by_prefix,
+    ticket_path,
+)
 
-_MASK, _LEARNED, _OPTIMIZER = "mask/", "learned/", "optimizer/"
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -63,31 +68,25 @@ def weights(root: Path, stage: str, seed: str, moment: str = "end") -> Weights |
 
     Raises: ValueError: the file is not what was written.
     """
-    suffix = "" if moment == "end" else f"@{moment}"
-    path = root / "tickets" / stage / f"{seed}{suffix}.safetensors"
+    path = ticket_path(root, stage, seed, moment)
     try:
-        blob = path.read_bytes()
+        _, content = read_content(path)
     except FileNotFoundError:
         return None
-    tensors = _checked(path, blob)
-    prefixes = (_MASK, _LEARNED, _OPTIMIZER)
-    return Weights(
-        {name: t for name, t in tensors.items() if not name.startswith(prefixes)},
-        *(
-            {name.removeprefix(p): t for name, t in tensors.items() if name.startswith(p)}
-            for p in (_MASK, _LEARNED)
-        ),
-    )
+    except CorruptTicket as error:
+        raise ValueError(f"{path}: {error}; `resume` computes it again") from None
+    named = split_by_prefix(dict(sorted(safetensors.numpy.load(content).items())))
+    return Weights(named[""], named[MASK], named[LEARNED])
 
 
 def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
     """Which weights a point's tickets keep, by seed and layer; without the seeds not there."""
     found = {seed: _row(curve, point, seed) for seed in curve.seeds}
-    read = {seed: weights(root, row[1]["stage"], seed) for seed, row in found.items() if row}
+    read = {seed: weights(root, row[1].stage, seed) for seed, row in found.items() if row}
     return {seed: ticket.kept for seed, ticket in read.items() if ticket is not None}
 
 
-def learned(root: Path, curve: Curve, point: Point) -> dict[str, LearnedLayer]:
+def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, LearnedLayer]:
     """The mask that was learned for a point, by seed; nothing where none was, or it is not there.
 
     It is the point's own, or that of the last search before it.
@@ -95,13 +94,15 @@ def learned(root: Path, curve: Curve, point: Point) -> dict[str, LearnedLayer]:
     found = {}
     for seed in curve.seeds:
         for cell, own in filter(None, [_row(curve, point, seed)]):
-            masks = [row for row in (*cell.search, own) if row.get("mask_chance")]
-            ticket = weights(root, masks[-1]["stage"], seed) if masks else None
+            masks = [(r.stage, r.mask_chance) for r in (*cell.search, own) if r.mask_chance]
+            if not masks:
+                continue
+            stage, (slope, shift) = masks[-1]
+            ticket = weights(root, stage, seed)
             if ticket is not None and ticket.logits:
-                slope, shift = masks[-1]["mask_chance"]
-                flat = np.concatenate([each.ravel() for each in ticket.logits.values()])
-                chances = scipy.special.expit(slope * flat.astype(np.float64) + shift)
-                found[seed] = LearnedLayer(masks[-1]["stage"], slope, chances)
+                logits = np.concatenate([layer.ravel() for layer in ticket.logits.values()])
+                chances = scipy.special.expit(slope * logits.astype(np.float64) + shift)
+                found[seed] = LearnedLayer(stage, slope, chances)
     return found
 
 
@@ -115,12 +116,12 @@ def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Prun
     if found is None:
         return
     cell, row = found
-    before = [each for each in cell.rows if each["level"] == row["level"] - 1]
-    if not before or "init" not in row:
+    before = [each for each in cell.rows if each.level == row.level - 1]
+    if not before or row.init is None:
         return
-    first = weights(root, row["init"], seed)
-    last = weights(root, before[-1]["stage"], seed)
-    after = weights(root, row["stage"], seed)
+    first = weights(root, row.init, seed)
+    last = weights(root, before[-1].stage, seed)
+    after = weights(root, row.stage, seed)
     if first is None or last is None or after is None:
         return
     for layer, kept in after.kept.items():
@@ -130,7 +131,7 @@ def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Prun
         yield Pruning(layer, start[left] / scale, last.values[layer][left] / scale, kept[left])
 
 
-def nearest(curve: Curve, sparsity: float) -> Point | None:
+def point_near(curve: Curve, sparsity: float) -> Point | None:
     """The pruned point whose density is nearest, if it is within a quarter of what was asked."""
     density = 100 * (1 - sparsity)
     pruned = [point for point in curve.points if point.pruned and point.percent > 0]
@@ -138,25 +139,14 @@ def nearest(curve: Curve, sparsity: float) -> Point | None:
     return near if near is not None and abs(np.log(near.percent / density)) < 0.25 else None
 
 
-def _row(curve: Curve, point: Point, seed: str) -> tuple[CellResults, Row] | None:
+def _row(curve: Curve, point: Point, seed: str) -> tuple[CellResults, Record] | None:
     return next(
         (
             (cell, row)
             for cell in curve.cells
             if cell.seed == seed
             for row in cell.rows
-            if row["stage"] in point.stages
+            if row.stage in point.stages
         ),
         None,
     )
-
-
-def _checked(path: Path, blob: bytes) -> Arrays:
-    try:
-        size = struct.unpack("<Q", blob[:8])[0]
-        about = json.loads(blob[8 : 8 + size])["__metadata__"]
-        if hashlib.sha256(memoryview(blob)[8 + size :]).hexdigest() == about["body_sha256"]:
-            return dict(sorted(safetensors.numpy.load(blob).items()))
-    except (struct.error, ValueError, KeyError):
-        pass
-    raise ValueError(f"{path}: not the ticket that was written; `resume` computes it again")

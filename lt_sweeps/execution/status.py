@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, over, queued
+from lt_sweeps.storage.record import read_record_file, run_folder
 from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "missing"
@@ -93,10 +94,9 @@ class Status:
         """How many tickets of each level predict one class or have lost a layer."""
         found: dict[int, int] = {}
         for cell in self.cells:
-            path = self.sweep.root / "runs" / cell["signature"] / cell["seed"] / "records.jsonl"
-            with suppress(OSError, ValueError):
-                for row in map(json.loads, path.read_text().splitlines()):
-                    found[row["level"]] = found.get(row["level"], 0) + bool(row["collapsed"])
+            folder = run_folder(self.sweep.root, cell["signature"], cell["seed"])
+            for row in read_record_file(folder).records:
+                found[row.level] = found.get(row.level, 0) + row.collapsed
         return found
 
     def seconds_left(self) -> float | None:
@@ -176,9 +176,8 @@ def _stored(sweep: SweepFolder) -> frozenset[UnitName]:
 
 
 def _finished(sweep: SweepFolder) -> frozenset[int]:
-    runs = sweep.root / "runs"
     return frozenset(
         number
         for number, cell in enumerate(sweep.manifest["cells"])
-        if (runs / cell["signature"] / cell["seed"] / "DONE").exists()
+        if (run_folder(sweep.root, cell["signature"], cell["seed"]) / "DONE").exists()
     )

@@ -9,8 +9,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
+from lt_sweeps.storage.ticket_file import MASK
 
-_PREFIX, _SUFFIX, _ORIGINAL = "mask/", "_mask", "_orig"
+_SUFFIX, _ORIGINAL = "_mask", "_orig"
 
 
 def mask(
@@ -50,8 +51,8 @@ def mask(
 
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Masks and weights by the name of the weight."""
-    if any(name.startswith(_PREFIX) for name in tensors):
-        masks = {n.removeprefix(_PREFIX): t for n, t in tensors.items() if n.startswith(_PREFIX)}
+    if any(name.startswith(MASK) for name in tensors):
+        masks = {n.removeprefix(MASK): t for n, t in tensors.items() if n.startswith(MASK)}
         return masks, {n: t for n, t in tensors.items() if "/" not in n}
     if any(name.endswith(_SUFFIX) for name in tensors):
         masks = {n.removesuffix(_SUFFIX): t for n, t in tensors.items() if n.endswith(_SUFFIX)}
