@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from lt_sweeps.storage.record import CellRecords, Record, read_record_file, run_folder
+from lt_sweeps.storage.record import CellRecords, Record, RunFolder
 
 _OF_A_RUN = ("config.yaml", "records.jsonl", "DONE")
 
@@ -80,7 +80,7 @@ def read(where: Path, *, metrics: Collection[str]) -> Results:
     notes: list[str] = []
     cells: list[CellResults] = []
     for folder, entry in _folders(where):
-        stored = read_record_file(folder, needed=metrics)
+        stored = RunFolder(folder).read(needed=metrics)
         faults += stored.faults
         cells.append(_cell(folder, entry, stored, faults))
         notes += filter(None, [stored.half_written])
@@ -110,7 +110,7 @@ def _folders(where: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
             (e["signature"], str(e["seed"])): e for e in _manifest(where / "manifest.json")["cells"]
         }
         for (signature, seed), entry in entries.items():
-            yield run_folder(root, signature, seed), entry
+            yield RunFolder.of(root, signature, seed).path, entry
     elif where.is_dir() and (not any(where.iterdir()) or _is_root(where) or _is_cell(where)):
         for folder in sorted(where.glob("*" if _is_cell(where) else "runs/*/*")):
             if any((folder / name).is_file() for name in _OF_A_RUN):  # and not a cell's report

@@ -19,15 +19,9 @@ from numpy.typing import NDArray
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
 from lt_sweeps.analysis.results import CellResults
+from lt_sweeps.storage import ticket_file
 from lt_sweeps.storage.record import Record
-from lt_sweeps.storage.ticket_file import (
-    LEARNED,
-    MASK,
-    CorruptTicket,
-    read_content,
-    split_by_prefix,
-    ticket_path,
-)
+from lt_sweeps.storage.ticket_file import LEARNED, MASK, CorruptTicket
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -68,14 +62,14 @@ def weights(root: Path, stage: str, seed: str, moment: str = "end") -> Weights |
 
     Raises: ValueError: the file is not what was written.
     """
-    path = ticket_path(root, stage, seed, moment)
+    path = ticket_file.ticket_path(root, stage, seed, moment)
     try:
-        _, content = read_content(path)
+        _, content = ticket_file.read_content(path)
     except FileNotFoundError:
         return None
     except CorruptTicket as error:
         raise ValueError(f"{path}: {error}; `resume` computes it again") from None
-    named = split_by_prefix(dict(sorted(safetensors.numpy.load(content).items())))
+    named = ticket_file.split_by_prefix(dict(sorted(safetensors.numpy.load(content).items())))
     return Weights(named[""], named[MASK], named[LEARNED])
 
 

@@ -13,16 +13,7 @@ from lt_sweeps.plan.planning import Planned, needs, trainings
 from lt_sweeps.plan.stages import Evaluate, Init, Prune, Stage, Train, ancestors
 from lt_sweeps.plan.stages.transfer import Transfer
 from lt_sweeps.sparsity.sparsifiers import Amc, Gradual, LearnedSparsifier
-from lt_sweeps.storage.atomic_write import write_whole
-from lt_sweeps.storage.record import (
-    MEASURED,
-    Record,
-    cell_config,
-    chosen_options,
-    is_intact,
-    run_folder,
-    write_record_file,
-)
+from lt_sweeps.storage.record import MEASURED, Record, RunFolder, chosen_options, kept_weights
 from lt_sweeps.storage.store import Store, set_aside
 
 
@@ -31,20 +22,16 @@ def record_cell(planned: Planned, store: Store) -> bool:
 
     Records that do not match the checksum in `DONE` are set aside and written again.
     """
-    folder = run_folder(store.root, planned.signature, planned.seed)
-    records, done, config = folder / "records.jsonl", folder / "DONE", folder / "config.yaml"
-    cell = planned.cell
-    content = cell_config(planned.signature, planned.seed, cell.choices, cell.config)
-    if not config.exists() or config.read_bytes() != content:
-        write_whole(config, content)
-    if done.exists() and records.exists():
-        if is_intact(folder):
+    folder = RunFolder.of(store.root, planned.signature, planned.seed)
+    folder.write_config(planned.cell.choices, planned.cell.config)
+    if folder.done.exists() and folder.records.exists():
+        if folder.is_intact:
             return True
-        set_aside(records, "records that do not match their checksum")
-        done.unlink()
+        set_aside(folder.records, "records that do not match their checksum")
+        folder.done.unlink()
     known = [row for stage in planned.trainings if (row := _record(planned, stage, store))]
     complete = len(known) == len(planned.trainings)
-    write_record_file(folder, known, complete=complete)
+    folder.write(known, complete=complete)
     return complete
 
 
@@ -71,10 +58,7 @@ def _record(planned: Planned, stage: Train, store: Store) -> Record | None:
         target_sparsity=_target_sparsity(stage),
         sparsity=float(about["sparsity"]),
         sparsity_total=pruned / stage.network.parameters,
-        weights_remaining=sum(remaining.values()),
-        weights_total=sum(total.values()),
-        layers_remaining=remaining,
-        layers_total=total,
+        **kept_weights(remaining, total),
         report_at=at,
         reported_step=metrics["best_step"] if at == "best" else stage.step,
         **{name: metrics[f"{at}_{name}"] for name in MEASURED},

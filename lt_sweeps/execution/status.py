@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, over, queued
-from lt_sweeps.storage.record import read_record_file, run_folder
+from lt_sweeps.storage.record import RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "missing"
@@ -94,8 +94,8 @@ class Status:
         """How many tickets of each level predict one class or have lost a layer."""
         found: dict[int, int] = {}
         for cell in self.cells:
-            folder = run_folder(self.sweep.root, cell["signature"], cell["seed"])
-            for row in read_record_file(folder).records:
+            folder = RunFolder.of(self.sweep.root, cell["signature"], cell["seed"])
+            for row in folder.read().records:
                 found[row.level] = found.get(row.level, 0) + row.collapsed
         return found
 
@@ -179,5 +179,5 @@ def _finished(sweep: SweepFolder) -> frozenset[int]:
     return frozenset(
         number
         for number, cell in enumerate(sweep.manifest["cells"])
-        if (run_folder(sweep.root, cell["signature"], cell["seed"]) / "DONE").exists()
+        if RunFolder.of(sweep.root, cell["signature"], cell["seed"]).done.exists()
     )

@@ -22,10 +22,9 @@ from lt_sweeps.storage.record import (
     GROUPS,
     MEASURED,
     Record,
-    cell_config,
+    RunFolder,
     chosen_options,
-    run_folder,
-    write_record_file,
+    kept_weights,
 )
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import FORMAT, SweepFolder
@@ -93,9 +92,9 @@ def _write(found: Sequence[ImportedLevel], root: Path, name: str) -> SweepFolder
         records = [_record(e, stage, signature) for e, stage in zip(levels, stages, strict=True)]
         config = {**levels[0].config, "seed": seed}
         about = {"signature": signature, "seed": str(seed), "choices": dict(levels[0].choices)}
-        folder = run_folder(root, signature, seed)
-        write_whole(folder / "config.yaml", cell_config(signature, seed, about["choices"], config))
-        write_record_file(folder, records, complete=True)
+        folder = RunFolder.of(root, signature, seed)
+        folder.write_config(levels[0].choices, config)
+        folder.write(records, complete=True)
         frozen = {stage: each.level for stage, each in zip(stages, levels, strict=True)}
         labels = {**levels[0].choices, "experiment": "imported"}
         entries.append({**about, "labels": labels, "stages": stages, "levels": frozen})
@@ -160,10 +159,7 @@ def _record(imported: ImportedLevel, stage: str, signature: str) -> Record:
         step=imported.step,
         target_sparsity=imported.target_sparsity,
         sparsity=1 - sum(left.values()) / sum(total.values()),
-        weights_remaining=sum(left.values()),
-        weights_total=sum(total.values()),
-        layers_remaining=left,
-        layers_total=total,
+        **kept_weights(left, total),
         report_at="end",
         reported_step=imported.step,
         **measured,

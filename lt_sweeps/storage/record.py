@@ -17,7 +17,7 @@ import json
 import math
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,13 +145,23 @@ class Record:
         return float(number) if self.finite and number is not None else math.nan
 
 
-COLUMNS = tuple(field.name for field in fields(Record))
+_TYPES = typing.get_type_hints(Record)
+COLUMNS = tuple(_TYPES)
 
 
 def chosen_options(choices: Mapping[str, str | None]) -> dict[str, Any]:
     """The option of each group under the name of its column in a record."""
+    options = {group: choices.get(group) for group in GROUPS}
+    return {"criterion" if g == "mask_criterion" else g: name for g, name in options.items()}
+
+
+def kept_weights(remaining: Mapping[str, int], total: Mapping[str, int]) -> dict[str, Any]:
+    """The columns that count weights, from the counts of each layer."""
     return {
-        "criterion" if group == "mask_criterion" else group: choices.get(group) for group in GROUPS
+        "weights_remaining": sum(remaining.values()),
+        "weights_total": sum(total.values()),
+        "layers_remaining": remaining,
+        "layers_total": total,
     }
 
 
@@ -169,67 +179,75 @@ class CellRecords:
     half_written: str = ""
 
 
-def run_folder(root: Path, signature: str, seed: object) -> Path:
-    """Where the results of a cell and seed lie."""
-    return root / "runs" / signature / str(seed)
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a cell and seed: `<root>/runs/<cell signature>/<seed>`."""
 
+    path: Path
 
-def cell_config(
-    signature: str, seed: object, choices: Mapping[str, str | None], config: Mapping[str, Any]
-) -> bytes:
-    """The content of a cell's `config.yaml`."""
-    content = {"signature": signature, "seed": str(seed), "choices": dict(choices)}
-    return yaml.safe_dump({**content, "config": dict(config)}, sort_keys=False).encode()
+    @classmethod
+    def of(cls, root: Path, signature: str, seed: object) -> RunFolder:
+        return cls(root / "runs" / signature / str(seed))
 
+    @property
+    def records(self) -> Path:
+        return self.path / "records.jsonl"
 
-def write_record_file(folder: Path, records: Sequence[Record], *, complete: bool) -> None:
-    """Write the records of a cell, and then `DONE` if they are all of them."""
-    content = "".join(map(_line, records)).encode()
-    write_whole(folder / "records.jsonl", content)
-    if complete:
-        write_whole(folder / "DONE", _checksum(content))
+    @property
+    def done(self) -> Path:
+        return self.path / "DONE"
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether the records are those that `DONE` was written for."""
+        return self.done.read_bytes() == _checksum(self.records.read_bytes())
 
-def is_intact(folder: Path) -> bool:
-    """Whether the records are those that `DONE` was written for."""
-    return (folder / "DONE").read_bytes() == _checksum((folder / "records.jsonl").read_bytes())
+    def write_config(self, choices: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Write what was chosen and the resolved config, unless they are there already."""
+        about = {"signature": self.path.parent.name, "seed": self.path.name}
+        content = {**about, "choices": dict(choices), "config": dict(config)}
+        text = yaml.safe_dump(content, sort_keys=False).encode()
+        file = self.path / "config.yaml"
+        if not file.exists() or file.read_bytes() != text:
+            write_whole(file, text)
 
+    def write(self, records: Sequence[Record], *, complete: bool) -> None:
+        """Write the records, and then `DONE` if they are all that the cell will have."""
+        content = "".join(map(_line, records)).encode()
+        write_whole(self.records, content)
+        if complete:
+            write_whole(self.done, _checksum(content))
 
-def read_record_file(folder: Path, *, needed: Collection[str] = ()) -> CellRecords:
-    """Read the records of a cell; `needed` are metrics that every finite replicate must have."""
-    path = folder / "records.jsonl"
-    done = (folder / "DONE").exists()  # looked up first: the records that it stands for are there
-    if not path.exists():
-        return CellRecords((), done, (f"{path}: missing, though the cell is DONE",) * done)
-    records: list[Record] = []
-    faults: list[str] = []
-    half_written = ""
-    *lines, rest = path.read_bytes().decode(errors="replace").split("\n")
-    for number, line in enumerate([*lines, *filter(None, [rest])], start=1):
-        parsed = _parsed(line, folder, needed)
-        if isinstance(parsed, Record):
-            records.append(parsed)
-        elif number > len(lines) and not done and parsed.startswith("not valid JSON"):
-            half_written = f"{path}:{number}: half-written line of an unfinished cell, left out"
-        else:
-            faults.append(f"{path}:{number}: {parsed}")
-    return CellRecords(tuple(records), done, tuple(faults), half_written)
+    def read(self, *, needed: Collection[str] = ()) -> CellRecords:
+        """Read the records; `needed` are metrics that every finite replicate must have."""
+        done = self.done.exists()  # looked up first: the records that it stands for are there
+        if not self.records.exists():
+            missing = f"{self.records}: missing, though the cell is DONE"
+            return CellRecords((), done, (missing,) if done else ())
+        records: list[Record] = []
+        faults: list[str] = []
+        half_written = ""
+        *lines, rest = self.records.read_bytes().decode(errors="replace").split("\n")
+        for number, line in enumerate([*lines, *filter(None, [rest])], start=1):
+            place, parsed = f"{self.records}:{number}", _parsed(line, self.path, needed)
+            if isinstance(parsed, Record):
+                records.append(parsed)
+            elif number > len(lines) and not done and parsed.startswith("not valid JSON"):
+                half_written = f"{place}: half-written line of an unfinished cell, left out"
+            else:
+                faults.append(f"{place}: {parsed}")
+        return CellRecords(tuple(records), done, tuple(faults), half_written)
 
 
 def _line(record: Record) -> str:
     """A record as JSON, which knows no NaN and no infinity: a diverged loss is null."""
-    return json.dumps({name: _finite(value) for name, value in vars(record).items()}) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    row = vars(record).items()
+    finite = {k: v for k, v in row if not isinstance(v, float) or math.isfinite(v)}
+    return json.dumps(dict.fromkeys(COLUMNS) | finite) + "\n"
 
 
 def _checksum(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode() + b"\n"
-
-
-_HINTS = typing.get_type_hints(Record)
 
 
 def _parsed(line: str, folder: Path, needed: Collection[str]) -> Record | str:
@@ -252,7 +270,7 @@ def _faults(row: Mapping[str, Any], folder: Path, needed: Collection[str]) -> It
     if unknown := sorted(row.keys() - set(COLUMNS)):
         yield f"unknown {unknown}; a record has only {[*COLUMNS]}"
     for name in COLUMNS:
-        if not fits(row[name], _HINTS[name]):
+        if not fits(row[name], _TYPES[name]):
             yield f"`{name}` is {row[name]!r}"
     if not (0 <= row["weights_remaining"] <= row["weights_total"] and row["weights_total"]):
         yield f"`weights_remaining` is {row['weights_remaining']} of {row['weights_total']}"

@@ -21,20 +21,10 @@ import torch
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 from torch import Tensor
 
+from lt_sweeps.storage import ticket_file
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.ticket import Ticket
-from lt_sweeps.storage.ticket_file import (
-    FORMAT,
-    LEARNED,
-    MASK,
-    OPTIMIZER,
-    CorruptTicket,
-    metadata_checksum,
-    read_content,
-    read_metadata,
-    split_by_prefix,
-    ticket_path,
-)
+from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER, CorruptTicket
 
 _LEASE = 60.0  # seconds
 _log = logging.getLogger("lt_sweeps")
@@ -47,7 +37,7 @@ class Store:
     root: Path
 
     def path(self, key: str, seed: object, moment: int | str = "end") -> Path:
-        return ticket_path(self.root, key, seed, moment)
+        return ticket_file.ticket_path(self.root, key, seed, moment)
 
     def has(self, key: str, seed: object, moment: int | str = "end") -> bool:
         return self.metadata(key, seed, moment) is not None
@@ -56,7 +46,7 @@ class Store:
         """What a stored ticket says of itself, or None: absent, or set aside as corrupt."""
         path = self.path(key, seed, moment)
         try:
-            return read_metadata(path)
+            return ticket_file.read_metadata(path)
         except FileNotFoundError:
             return None
         except CorruptTicket as error:
@@ -189,7 +179,7 @@ def _tensors(ticket: Ticket) -> dict[str, Tensor]:
 
 
 def _ticket(tensors: Mapping[str, Tensor], *, step: int) -> Ticket:
-    named = split_by_prefix({name: tensor[None] for name, tensor in tensors.items()})
+    named = ticket_file.split_by_prefix({name: tensor[None] for name, tensor in tensors.items()})
     return Ticket(named[""], named[MASK], step, named[OPTIMIZER], named[LEARNED])
 
 
@@ -203,13 +193,13 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     blob = safetensors.torch.save(named)
     size = struct.unpack("<Q", blob[:8])[0]
     header, body = json.loads(blob[8 : 8 + size]), memoryview(blob)[8 + size :]
-    about |= {"format": FORMAT, "body_sha256": hashlib.sha256(body).hexdigest()}
-    about["metadata_sha256"] = metadata_checksum(about)
+    about |= {"format": ticket_file.FORMAT, "body_sha256": hashlib.sha256(body).hexdigest()}
+    about["metadata_sha256"] = ticket_file.metadata_checksum(about)
     text = json.dumps({"__metadata__": about, **header}, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + body
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    about, content = read_content(path)
+    about, content = ticket_file.read_content(path)
     return about, {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.storage.record import Record, read_record_file, run_folder
+from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.ticket_file import CorruptTicket, read_metadata, ticket_path
 
 Row = Mapping[str, Any]
@@ -176,7 +176,7 @@ def _levels(cell: Mapping[str, Any], stages: Mapping[str, Any]) -> list[tuple[st
 
 def _source(root: Path, cell: Mapping[str, Any]) -> Source:
     signature, seed = cell["signature"], str(cell["seed"])
-    stored = read_record_file(run_folder(root, signature, seed))
+    stored = RunFolder.of(root, signature, seed).read()
     if stored.faults:
         raise ValueError("\n".join(stored.faults))
     records = {record.stage: record for record in stored.records}

@@ -10,7 +10,7 @@ from fixtures.fake_results import FakeSweep
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.records import dense_resources, record_cell
 from lt_sweeps.plan.planning import Plan, plan
-from lt_sweeps.storage.record import chosen_options, read_record_file
+from lt_sweeps.storage.record import RunFolder, chosen_options
 from lt_sweeps.storage.store import Store
 
 Make = Callable[..., Cell]
@@ -43,7 +43,7 @@ def test_a_row_per_level_measured_from_the_mask(cell: Make, run: Run) -> None:
 def test_what_is_written_is_read_and_every_field_of_a_result_is_known(cell: Make, run: Run) -> None:
     made, store = run(cell())
     path = folder(made, store) / "records.jsonl"
-    stored = read_record_file(path.parent)
+    stored = RunFolder(path.parent).read()
     assert stored.done and not stored.faults
     assert [vars(record) for record in stored.records] == read(path)
     unknown = {name for name, value in vars(stored.records[1]).items() if value is None}
@@ -58,8 +58,8 @@ def test_what_is_written_is_read_and_every_field_of_a_result_is_known(cell: Make
 def test_a_fake_record_knows_what_a_real_one_knows(cell: Make, run: Run, tmp_path: Path) -> None:
     """The tests of reports stand on fakes: a field that they leave out would be tested nowhere."""
     made, store = run(cell())
-    real = read_record_file(folder(made, store)).records
-    fake = read_record_file(FakeSweep(tmp_path).cell("a", accuracies=[0.9, 0.8, 0.7])).records
+    real = RunFolder(folder(made, store)).read().records
+    fake = RunFolder(FakeSweep(tmp_path).cell("a", accuracies=[0.9, 0.8, 0.7])).read().records
     for one, other in zip(real, fake, strict=True):
         known = {name for name, value in vars(one).items() if value is not None}
         missing = {name for name in known if getattr(other, name) is None}

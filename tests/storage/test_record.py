@@ -18,8 +18,7 @@ from lt_sweeps.storage.record import (
     COLUMNS,
     FORMAT,
     Record,
-    read_record_file,
-    write_record_file,
+    RunFolder,
 )
 from lt_sweeps.tracking.tracked_runs import RESULTS
 
@@ -35,7 +34,7 @@ def change(folder: Path, **changes: Any) -> tuple[str, ...]:
     first, *others = path.read_text().splitlines()
     row = {k: v for k, v in (json.loads(first) | changes).items() if v != "absent"}
     path.write_text("".join(line + "\n" for line in (json.dumps(row), *others)))
-    return read_record_file(folder).faults
+    return RunFolder(folder).read().faults
 
 
 def test_every_list_of_metrics_names_fields_of_a_record() -> None:
@@ -73,19 +72,19 @@ def test_a_row_that_is_not_a_record_is_a_fault(
 
 
 def test_a_loss_that_is_no_number_is_written_as_null(folder: Path) -> None:
-    first, _ = read_record_file(folder).records
-    write_record_file(folder, [replace(first, val_loss=math.nan, finite=False)], complete=False)
-    (record,) = read_record_file(folder).records
+    first, _ = RunFolder(folder).read().records
+    RunFolder(folder).write([replace(first, val_loss=math.nan, finite=False)], complete=False)
+    (record,) = RunFolder(folder).read().records
     assert record.val_loss is None and math.isnan(record.value("val_accuracy"))
 
 
 def test_a_cell_without_rows_yet_has_no_faults(folder: Path) -> None:
     (folder / "DONE").unlink()
-    write_record_file(folder, [], complete=False)
-    stored = read_record_file(folder)
+    RunFolder(folder).write([], complete=False)
+    stored = RunFolder(folder).read()
     assert not (stored.records or stored.done or stored.faults or stored.half_written)
     (folder / "records.jsonl").unlink()
-    assert read_record_file(folder) == stored
+    assert RunFolder(folder).read() == stored
 
 
 def test_records_are_read_without_torch() -> None:
