@@ -13,7 +13,15 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from lt_sweeps.analysis.labels import asked, automatic, belongs, by, known, panel, value
+from lt_sweeps.analysis.labels import (
+    automatic_labels,
+    check_keys,
+    group_by,
+    is_within,
+    labels_from_keys,
+    panel_label,
+    value_of,
+)
 from lt_sweeps.analysis.points import Point, point
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.config.report_config import ReportConfig
@@ -65,7 +73,7 @@ def curves(
     layout = ReportConfig() if layout is None else layout
     found = [cell for cell in cells if cell.choices]
     for where in ("panels", "lines", "along"):
-        known(f"report.{where}", getattr(layout, where) or (), found)
+        check_keys(f"report.{where}", getattr(layout, where) or (), found)
     groups = list(_groups(found, layout.along))
     # Where only the schedule's length differs inside the curve, the schedule is not its name.
     faces = [
@@ -74,21 +82,21 @@ def curves(
             settings={
                 key: each
                 for key, each in group[0].settings.items()
-                if not belongs(key, layout.along) and (apart or not belongs(key, ["schedule"]))
+                if not is_within(key, layout.along) and (apart or not is_within(key, ["schedule"]))
             },
             choices={k: v for k, v in group[0].choices.items() if k not in layout.along},
         )
         for group, apart in groups
     ]
     if layout.lines is None:
-        names = automatic(faces, layout.panels)
+        names = automatic_labels(faces, layout.panels)
     else:
-        names = asked(faces, layout.panels, layout.lines)
+        names = labels_from_keys(faces, layout.panels, layout.lines)
     drawn = [
         Curve(
             name=name,
             label=layout.labels.get(name, name),
-            panel=panel(face, layout.panels),
+            panel=panel_label(face, layout.panels),
             choices=face.choices,
             settings=face.settings,
             cells=tuple(group),
@@ -119,8 +127,8 @@ def _referred(curve: Curve, drawn: Sequence[Curve]) -> Curve:
 
 def _points(cells: Sequence[CellResults], metric: str, along: Sequence[str]) -> tuple[Point, ...]:
     points: dict[frozenset[str], Point] = {}
-    for at, group in by(cells, lambda cell: _at(cell, along)).items():
-        for rows in by(distinct(group), _place).values():
+    for at, group in group_by(cells, lambda cell: _at(cell, along)).items():
+        for rows in group_by(distinct(group), _place).values():
             made = point(rows, metric, at)
             # The dense network is one point, wherever on the line its tickets were found.
             if made.stages not in points or points[made.stages].n < made.n:
@@ -130,7 +138,7 @@ def _points(cells: Sequence[CellResults], metric: str, along: Sequence[str]) -> 
 
 def _at(cell: CellResults, along: Sequence[str]) -> tuple[str, ...]:
     has = {*cell.choices, *cell.settings}
-    return tuple(f"{key}={value(cell, key)}" for key in along if key in has)
+    return tuple(f"{key}={value_of(cell, key)}" for key in along if key in has)
 
 
 def _place(row: Record) -> tuple[int, float | None]:
@@ -148,8 +156,8 @@ def _groups(
     the schedule tells the curves apart; and failing that (a newer version of the same config), the
     signature.
     """
-    for group in by(cells, lambda cell: _identity(cell, along, apart)).values():
-        parts = by(group, lambda cell: _at(cell, along)).values()
+    for group in group_by(cells, lambda cell: _identity(cell, along, apart)).values():
+        parts = group_by(group, lambda cell: _at(cell, along)).values()
         if apart < APART_BY_SIGNATURE and any(map(_clash, parts)):
             yield from _groups(group, along, apart + 1)
         else:
@@ -158,7 +166,7 @@ def _groups(
 
 def _identity(cell: CellResults, along: Sequence[str], apart: int) -> str:
     aside = [*along, *(["schedule"] if apart < APART_BY_SCHEDULE else [])]
-    settings = {key: each for key, each in cell.settings.items() if not belongs(key, aside)}
+    settings = {key: each for key, each in cell.settings.items() if not is_within(key, aside)}
     choices = {group: option for group, option in cell.choices.items() if group not in along}
     signature = cell.signature if apart >= APART_BY_SIGNATURE else ""
     return json.dumps([choices, settings, signature], sort_keys=True, default=str)
@@ -168,6 +176,6 @@ def _clash(cells: Sequence[CellResults]) -> bool:
     """Whether two of the cells disagree about the same level or the same replicate."""
     rows = distinct(cells)
     replicates = {(_place(row), row.seed) for row in rows}
-    by_level = by({_place(row) for row in rows}, lambda place: place[0])
+    by_level = group_by({_place(row) for row in rows}, lambda place: place[0])
     iterative = any(row.level > 1 for row in rows)
     return len(replicates) < len(rows) or (iterative and any(len(p) > 1 for p in by_level.values()))

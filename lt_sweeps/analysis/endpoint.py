@@ -1,7 +1,8 @@
-"""One number for a whole curve, so that a claim needs one test and not one per level.
+"""Endpoints: one number for a whole curve, so that a claim needs one test and not one per level.
 
-Per run (a seed): `peak`, `sparsest_not_inferior` and `area`. Per line, from means over seeds: the
-sparsest matching and the best performing ticket of arXiv:1912.04427, with what finding them cost.
+For each run (a seed): `peak`, `sparsest_not_inferior` and `area`. For each line, from means over
+seeds: the sparsest matching and the best performing ticket of arXiv:1912.04427, and what it cost to
+find them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from lt_sweeps.analysis.curve import Curve, distinct
 from lt_sweeps.analysis.points import WHOLE, Point
 from lt_sweeps.analysis.results import CellResults
-from lt_sweeps.analysis.search_cost import Cost, cost
+from lt_sweeps.analysis.search_cost import Cost, ticket_cost
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.storage.record import Record
 
@@ -43,27 +44,27 @@ class Endpoint:
     cost: Cost = field(default_factory=Cost)
 
 
-def endpoints(curve: Curve, *, metric: str, layout: ReportConfig, least: float) -> list[Endpoint]:
+def endpoints(curve: Curve, metric: str, layout: ReportConfig, *, least: float) -> list[Endpoint]:
     """Every endpoint of a curve; `least` is the density (in percent) down to which all lines go."""
     runs = {seed: _run(curve, seed, metric) for seed in curve.seeds}
     chooser = layout.chooser(metric)
-    each = {
+    per_run = {
         "peak": lambda run: _peak(run, metric, chooser),
         "sparsest_not_inferior": lambda run: _sparsest(run, metric, layout),
         "area": lambda run: _area(run, metric, least),
     }
-    found = [
+    ends = [
         Endpoint(name, {s: v for s, run in runs.items() if not math.isnan(v := number(run))})
-        for name, number in each.items()
+        for name, number in per_run.items()
     ]
-    found.append(Endpoint("sparsest_tested", sparsity=_tested(curve, layout)))
-    return [*found, *_tickets(curve, chooser, layout)]
+    tested = Endpoint("sparsest_tested", sparsity=_sparsest_tested(curve, layout))
+    return [*ends, tested, *_tickets(curve, chooser, layout)]
 
 
 def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
     """Whether a one-sided paired t-test puts a point above dense minus the margin.
 
-    Every seed has to be there: one that diverged is no reason to believe in the others.
+    Every seed must be there: dropping the seeds that diverged would make a level look better.
     """
     dense = curve.dense
     if dense is None:
@@ -122,12 +123,18 @@ def _area(run: Sequence[Record], metric: str, least: float) -> float:
     return float(np.trapezoid(y, x) / end)
 
 
-def _tested(curve: Curve, layout: ReportConfig) -> float:
-    """The sparsest level that a chain of one-sided paired t-tests reaches.
-
-    Levels are tested from the densest on, each at the full alpha, and the first that is not shown
-    to lie above the margin ends it: in a fixed order this needs no correction (Maurer et al. 1995).
-    """
+def _sparsest_tested(curve: Curve, layout: ReportConfig) -> float:
+    """The highest sparsity that a chain of tests shows to be not inferior to dense."""
+    # The question is how far a network can be pruned, so the answer is one sparsity. Testing every
+    # level and taking the sparsest that passes would be wrong: with twenty levels at alpha = 0.05
+    # one passes by chance, and the sparsest ones, where a loss is largest, profit most from that.
+    # Bonferroni or Holm over the levels would be right, and with five seeds show nothing at all.
+    #
+    # Instead the order is fixed in advance, from the densest level to the sparsest, and the first
+    # level that fails ends the chain, whatever lies behind it. A false claim then needs the first
+    # level that is truly inferior to pass its own test, which happens with probability alpha, so
+    # every test has the full alpha and no correction is due (fixed-sequence testing, Maurer et al.
+    # 1995). The price: one noisy level hides all that lie behind it.
     if curve.dense is None:
         return math.nan
     reached = 0.0
@@ -139,9 +146,10 @@ def _tested(curve: Curve, layout: ReportConfig) -> float:
 
 
 def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]:
-    """Sparsest matching and best performing ticket, picked by means over seeds of `chooser`.
+    """The sparsest matching and the best performing ticket, by means over seeds of `chooser`.
 
-    Matching is at least the dense mean, or, of the second, at most its standard error below it.
+    A ticket matches if its mean is at least that of dense; `sparsest_within_error` lets it be lower
+    by the standard error of dense.
     """
     scored = [
         (_chosen(curve, point, chooser), point)
@@ -166,7 +174,7 @@ def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]
 
 
 def _chosen(curve: Curve, point: Point, chooser: str) -> list[float]:
-    """Another metric than its own, of a point's finite replicates."""
+    """The metric by which tickets are chosen, of a point's finite replicates."""
     rows = [r for r in distinct(_cells(curve)) if r.stage in point.stages]
     values = [row.value(chooser) for row in rows if row.seed in point.values]
     return [value for value in values if not math.isnan(value)]
@@ -176,5 +184,5 @@ def _ticket(name: str, curve: Curve, point: Point | None, layout: ReportConfig) 
     if point is None:
         return Endpoint(name)
     sparsity = 1 - point.percent / 100
-    spent = cost(curve, point, workers=layout.workers)
+    spent = ticket_cost(curve, point, workers=layout.workers)
     return Endpoint(name, point.values, point, sparsity, spent)

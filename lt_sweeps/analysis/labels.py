@@ -19,7 +19,7 @@ T = TypeVar("T")
 FIRST = ("mask_criterion", "method", "reset", "freeze", "recipe", "schedule")
 
 
-def panel(cell: CellResults, keys: Sequence[str]) -> str:
+def panel_label(cell: CellResults, keys: Sequence[str]) -> str:
     """The panel of a cell: `fc on digits`, and whatever else its figure is split by."""
     words = [_word(cell, key) for key in keys if key not in ("model", "dataset")]
     if {"model", "dataset"} <= set(keys):
@@ -29,13 +29,15 @@ def panel(cell: CellResults, keys: Sequence[str]) -> str:
     return ", ".join(filter(None, words))
 
 
-def asked(cells: Sequence[CellResults], panels: Sequence[str], lines: Sequence[str]) -> list[str]:
+def labels_from_keys(
+    cells: Sequence[CellResults], panels: Sequence[str], lines: Sequence[str]
+) -> list[str]:
     """The names that the layout's `lines` give; and the signature, where only the code differs.
 
     Raises: ValueError: two cells of one panel would share a name, though they differ.
     """
     names = [" ".join(filter(None, (_word(cell, key) for key in lines))) for cell in cells]
-    places = by(range(len(cells)), lambda i: (panel(cells[i], panels), names[i]))
+    places = group_by(range(len(cells)), lambda i: (panel_label(cells[i], panels), names[i]))
     for (place, name), found in places.items():
         differs = differences([cells[i] for i in found])
         if len(found) > 1 and not differs:
@@ -49,14 +51,14 @@ def asked(cells: Sequence[CellResults], panels: Sequence[str], lines: Sequence[s
     return names
 
 
-def automatic(cells: Sequence[CellResults], panels: Sequence[str]) -> list[str]:
+def automatic_labels(cells: Sequence[CellResults], panels: Sequence[str]) -> list[str]:
     """The shortest names that say everything that differs within a panel."""
-    grouped = by(cells, lambda cell: panel(cell, panels)).values()
+    grouped = group_by(cells, lambda cell: panel_label(cell, panels)).values()
     options = dict.fromkeys(chain.from_iterable(map(_differing_options, grouped)))
     ranked = sorted(options, key=lambda group: FIRST.index(group) if group in FIRST else len(FIRST))
     settings = dict.fromkeys(chain.from_iterable(map(_differing_settings, grouped)))
     labels = [_label(cell, ranked, list(settings)) for cell in cells]
-    places = [(panel(cell, panels), label) for cell, label in zip(cells, labels, strict=True)]
+    places = [(panel_label(cell, panels), label) for cell, label in zip(cells, labels, strict=True)]
     return [
         f"{label} {cell.signature[:8]}" if places.count(place) > 1 else label
         for cell, label, place in zip(cells, labels, places, strict=True)
@@ -68,7 +70,7 @@ def differences(cells: Sequence[CellResults]) -> list[str]:
     return _differing_options(cells) + _differing_settings(cells)
 
 
-def known(where: str, keys: Sequence[str], cells: Iterable[CellResults]) -> None:
+def check_keys(where: str, keys: Sequence[str], cells: Iterable[CellResults]) -> None:
     """Raises: ValueError: a key is no group and no setting of any of these cells."""
     found = dict.fromkeys(chain.from_iterable((*c.choices, *c.settings) for c in cells))
     for key in keys:
@@ -80,17 +82,17 @@ def known(where: str, keys: Sequence[str], cells: Iterable[CellResults]) -> None
             )
 
 
-def value(cell: CellResults, key: str) -> Any:
+def value_of(cell: CellResults, key: str) -> Any:
     """A cell's option of a group, or its value of a setting."""
     return cell.choices[key] if key in cell.choices else cell.settings.get(key)
 
 
-def belongs(key: str, keys: Iterable[str]) -> bool:
+def is_within(key: str, keys: Iterable[str]) -> bool:
     """Whether a setting is one of the keys, or inside one (a group holds its settings)."""
     return any(key == each or key.startswith(f"{each}.") for each in keys)
 
 
-def by(things: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[T]]:
+def group_by(things: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[T]]:
     groups: dict[Any, list[T]] = {}
     for thing in things:
         groups.setdefault(key(thing), []).append(thing)
@@ -123,7 +125,7 @@ def _differing_settings(cells: Sequence[CellResults]) -> list[str]:
     """Settings that differ, unless the option of their group already says so."""
 
     def unexplained(key: str) -> bool:
-        values = by(cells, lambda cell: cell.choices.get(key.split(".")[0]))
+        values = group_by(cells, lambda cell: cell.choices.get(key.split(".")[0]))
         return any(len({repr(c.settings.get(key)) for c in same}) > 1 for same in values.values())
 
     keys = dict.fromkeys(chain.from_iterable(cell.settings for cell in cells))

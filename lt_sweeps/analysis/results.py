@@ -71,7 +71,7 @@ class Results:
         return tuple(sorted(filter(None, found)))
 
 
-def read(where: Path, *, metrics: Collection[str]) -> Results:
+def read_results(where: Path, *, metrics: Collection[str]) -> Results:
     """Read the cells of a sweep folder (one with manifest.json) or of a whole root.
 
     Raises: ValueError with one line per thing that cannot be read.

@@ -36,7 +36,7 @@ class Cost:
     makespan: float = math.nan
 
 
-def cost(curve: Curve, point: Point, *, workers: int | None = None) -> Cost:
+def ticket_cost(curve: Curve, point: Point, *, workers: int | None = None) -> Cost:
     """What finding the ticket of a point took, as the mean over the curve's seeds."""
     by_seed = [_cost(curve, point, seed, workers) for seed in curve.seeds]
     known = [each for each in by_seed if each is not None]

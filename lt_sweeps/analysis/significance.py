@@ -14,9 +14,9 @@ import numpy as np
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import not_inferior
-from lt_sweeps.analysis.labels import by
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.stats import Comparison, compare, detectable, holm
+from lt_sweeps.analysis.stats import Comparison, compare_replicates, detectable, holm
 from lt_sweeps.config.call import nearest
 from lt_sweeps.config.report_config import ReportConfig
 
@@ -59,17 +59,19 @@ def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
     for where in ("baseline", "tested", "control", "highlight"):
         given = getattr(layout, where) or []
         _known(f"report.{where}", [given] if isinstance(given, str) else given, names)
-    found = [v for here in by(curves, lambda c: c.panel).values() for v in _panel(here, layout)]
-    return corrected(found, layout.family)
+    found = [
+        v for here in group_by(curves, lambda c: c.panel).values() for v in _panel(here, layout)
+    ]
+    return correct_by_holm(found, layout.family)
 
 
-def against(curve: Curve, baseline: Curve, *, alpha: float) -> Iterator[Verdict]:
+def compare_curves(curve: Curve, baseline: Curve, *, alpha: float) -> Iterator[Verdict]:
     """Two curves compared at each level that both have; not where they share their tickets."""
     for point in curve.points:
-        other = partner(point, baseline)
+        other = point_at_density(point, baseline)
         if other is None or other.stages == point.stages:
             continue
-        found = compare(
+        found = compare_replicates(
             point.values,
             other.values,
             seeds=curve.seeds,
@@ -79,7 +81,7 @@ def against(curve: Curve, baseline: Curve, *, alpha: float) -> Iterator[Verdict]
         yield Verdict(curve, baseline, point, found)
 
 
-def corrected(verdicts: Sequence[Verdict], family: str) -> list[Verdict]:
+def correct_by_holm(verdicts: Sequence[Verdict], family: str) -> list[Verdict]:
     """The verdicts with their p-values adjusted by Holm within each family."""
     keys = {
         "line": lambda v: (v.curve.panel, v.curve.name),
@@ -87,7 +89,7 @@ def corrected(verdicts: Sequence[Verdict], family: str) -> list[Verdict]:
         "figure": lambda v: "",
     }
     done = []
-    for members in by(verdicts, keys[family]).values():
+    for members in group_by(verdicts, keys[family]).values():
         adjusted = holm([v.found.p for v in members])
         exact = holm([v.found.p_exact for v in members])
         done += [
@@ -97,7 +99,7 @@ def corrected(verdicts: Sequence[Verdict], family: str) -> list[Verdict]:
     return done
 
 
-def partner(point: Point, curve: Curve) -> Point | None:
+def point_at_density(point: Point, curve: Curve) -> Point | None:
     """The point of another curve at the same density, or None."""
     near = min(curve.points, key=lambda p: abs(p.percent - point.percent), default=None)
     if near is None or not math.isclose(near.percent, point.percent, rel_tol=SAME):
@@ -142,7 +144,7 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
 
 def _sizes(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
     one = {"line": lambda v: (v.curve.panel, v.curve.name), "panel": lambda v: v.curve.panel}
-    groups = by(verdicts, one.get(layout.family, lambda v: "")).values()
+    groups = group_by(verdicts, one.get(layout.family, lambda v: "")).values()
     sizes = sorted({sum(not math.isnan(v.found.p) for v in group) for group in groups})
     return f"{sizes[0]} tests" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
 
@@ -182,7 +184,7 @@ def _panel(here: Sequence[Curve], layout: ReportConfig) -> Iterator[Verdict]:
         return
     for curve in here:
         if curve is not baseline and (layout.tested is None or curve.name in layout.tested):
-            yield from against(curve, baseline, alpha=layout.alpha)
+            yield from compare_curves(curve, baseline, alpha=layout.alpha)
 
 
 def _known(where: str, given: Sequence[str], names: Sequence[str]) -> None:

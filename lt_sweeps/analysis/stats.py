@@ -71,7 +71,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean, float(x.min()), float(x.max()), sd, mean - half, mean + half)
 
 
-def compare(
+def compare_replicates(
     one: Mapping[str, float],
     other: Mapping[str, float],
     *,

@@ -10,9 +10,9 @@ from fixtures.fake_results import FakeSweep
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from lt_sweeps.analysis.results import read
+from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.significance import caveats, winning
-from lt_sweeps.analysis.sweep_analysis import Analysis, findings
+from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 
 NOISE = (0.000, 0.002, -0.001, 0.003, -0.002)
 
@@ -44,8 +44,8 @@ def line(
 
 
 def found(sweep: FakeSweep, **asked: Any) -> Analysis:
-    reading = read(sweep.folder, metrics=["test_accuracy"])
-    return next(iter(findings(reading, asked).values()))
+    reading = read_results(sweep.folder, metrics=["test_accuracy"])
+    return next(iter(analyses(reading, asked).values()))
 
 
 def test_each_level_is_tested_by_itself_and_holm_counts_a_panel(sweep: FakeSweep) -> None:

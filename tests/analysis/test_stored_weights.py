@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from lt_sweeps.analysis.curve import curves
-from lt_sweeps.analysis.results import read
+from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.stored_weights import learned_masks, masks, point_near, prunings
 from lt_sweeps.reporting.figures.mask_overlap import chance, jaccard
 from lt_sweeps.reporting.sweep_report import report
@@ -30,7 +30,9 @@ def root(cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path) -> P
 
 
 def curve(root: Path, number: int = 0):
-    return curves(read(root, metrics=["test_accuracy"]).cells, metric="test_accuracy")[number]
+    return curves(read_results(root, metrics=["test_accuracy"]).cells, metric="test_accuracy")[
+        number
+    ]
 
 
 def test_masks_hold_what_the_records_count(root: Path) -> None:
@@ -44,7 +46,7 @@ def test_masks_hold_what_the_records_count(root: Path) -> None:
 
 
 def test_a_pruning_keeps_the_weights_that_its_criterion_says(root: Path) -> None:
-    cells = read(root, metrics=["test_accuracy"]).cells
+    cells = read_results(root, metrics=["test_accuracy"]).cells
     drawn = curves(cells, metric="test_accuracy")
     kinds = [each.settings["mask_criterion._target_"].rpartition(".")[2] for each in drawn]
     one = drawn[kinds.index("large_final")]

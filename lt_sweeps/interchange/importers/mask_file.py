@@ -1,4 +1,4 @@
-"""A mask in a safetensors file, whoever wrote it."""
+"""Read a mask from a safetensors file of ours, of torch, or of anybody's."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from lt_sweeps.storage.ticket_file import MASK
 _SUFFIX, _ORIGINAL = "_mask", "_orig"
 
 
-def mask(
+def read_mask(
     path: Path, *, seed: int = 0, level: int = 1, metrics: Mapping[str, float]
 ) -> ImportedLevel:
-    """The mask in a file: `mask/<name>` as in our tickets, `<name>_mask` as in torch's pruned
-    modules, or else every tensor under its own name.
+    """The mask in a file, by the names of its tensors.
 
-    Weights beside the masks (`<name>`, or `<name>_orig`) come along, pruned.
+    A mask is `mask/<name>` as in our tickets, `<name>_mask` as in modules that torch has pruned,
+    or else every tensor under its own name. Weights beside the masks (`<name>` or `<name>_orig`)
+    are imported too, with pruned weights set to 0.
 
     Raises: ValueError: no safetensors file, or no mask in it.
     """
@@ -28,7 +29,7 @@ def mask(
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"import: {path} is no safetensors file: {error}") from None
+        raise ValueError(f"import: {path} is not a safetensors file: {error}") from None
     masks, state = _split(tensors)
     kept = binary(masks, str(path))
     for name in kept:
