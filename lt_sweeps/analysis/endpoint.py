@@ -126,9 +126,9 @@ def _area(run: Sequence[Record], metric: str, least: float) -> float:
 def _sparsest_tested(curve: Curve, layout: ReportConfig) -> float:
     """The highest sparsity that a chain of tests shows to be not inferior to dense."""
     # The question is how far a network can be pruned, so the answer is one sparsity. Testing every
-    # level and taking the sparsest that passes would be wrong: with twenty levels at alpha = 0.05
-    # one passes by chance, and the sparsest ones, where a loss is largest, profit most from that.
-    # Bonferroni or Holm over the levels would be right, and with five seeds show nothing at all.
+    # level and taking the sparsest that passes would be wrong: of twenty levels at alpha = 0.05
+    # a level passes by chance, and that level is then the answer, however sparse it is. Correcting
+    # over all levels (Bonferroni, Holm) would be right, but takes most of the power of five seeds.
     #
     # Instead the order is fixed in advance, from the densest level to the sparsest, and the first
     # level that fails ends the chain, whatever lies behind it. A false claim then needs the first

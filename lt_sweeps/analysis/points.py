@@ -1,7 +1,7 @@
-"""What is known of one point of a curve: its place, and its statistics over seeds.
+"""`Point`: one point of a curve, with its density and its statistics over seeds.
 
-Statistics are over the finite replicates. A collapsed one is a number like any other; both kinds
-are counted, so that no reader has to guess.
+Statistics leave out replicates that diverged and keep those that collapsed, whose accuracy is a
+number like any other. Both are counted, so that no reader has to guess.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Point:
     ci_high: float
     stages: frozenset[str]
     values: Mapping[str, float] = field(default_factory=dict)  # the finite ones, by seed
-    at: tuple[str, ...] = ()  # what moved it along its line, beside the schedule
+    at: tuple[str, ...] = ()  # its values of the layout's `along` keys, such as `method.bias=0.1`
     sparsity_total: float = math.nan  # of all parameters; NaN where records do not say
-    dense_resources: bool | None = None  # whether a training held more weights; None likewise
-    scored: bool = False  # as it was found, and not trained at this point
+    dense_resources: bool | None = None  # whether a training held more weights than the ticket
+    scored: bool = False  # evaluated as it was found, without a training of its own
 
     @property
     def pruned(self) -> bool:
@@ -47,7 +47,7 @@ class Point:
         return self.percent < WHOLE
 
     def band(self, kind: str) -> tuple[float, float]:
-        """Lower and upper edge of the band; NaN where this many replicates have none."""
+        """Lower and upper edge of the band; NaN if there are too few replicates for one."""
         if kind == "ci":
             return self.ci_low, self.ci_high
         if kind == "sd":

@@ -1,13 +1,14 @@
-"""Read what a sweep or a whole root has produced, from its plain-text files only (no torch).
+"""`Results`: what a sweep or a whole root has produced, read from its plain-text files (no torch).
 
-A record line that cannot be read stops the report; the one line left out, and said so, is the
-half-written last line of a cell that is not done: its writer is still at it, or will repeat it.
+A line that cannot be read stops the report. Only the half-written last line of a cell that is not
+done is left out, with a note: its writer is still at work, or will write it again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from lt_sweeps.storage.record import CellRecords, Record, RunFolder
 
 _OF_A_RUN = ("config.yaml", "records.jsonl", "DONE")
 
-# Keys of a job config that say where and how fast, or which replicate; never what is computed.
+# Keys of a config that say where and how fast a cell runs, or which replicate it is. They do not
+# change what is computed, so cells that differ in them make one curve.
 ASIDE = frozenset(
     {
         *("seed", "seeds", "root", "data_dir", "device", "stack_size", "workers", "backend"),
@@ -29,10 +31,10 @@ ASIDE = frozenset(
 
 @dataclass(frozen=True)
 class CellResults:
-    """One cell on disk: what was chosen, the rows it has so far, and whether it is done.
+    """One cell and seed on disk: what was chosen, its rows so far, and whether it is done.
 
-    `settings` is the resolved config with dotted keys, without the keys in `ASIDE`. `rows` are its
-    results; `search` are the trainings that it took to find them, where they are none themselves.
+    `settings` is the resolved config with dotted keys, without the keys in `ASIDE`. `rows` are the
+    results; `search` are the trainings that only led to them.
     """
 
     signature: str
@@ -47,9 +49,9 @@ class CellResults:
 
 @dataclass(frozen=True)
 class Results:
-    """Every cell of a sweep or of a root, and what the reader should know about the files.
+    """Every cell of a sweep or of a root, with `notes` on its files for whoever reads a report.
 
-    `layouts` is what each experiment's yaml says of its report; a root has none.
+    `layouts` holds the keys under `report:` of each experiment; a root has none.
     """
 
     name: str
@@ -86,18 +88,16 @@ def read_results(where: Path, *, metrics: Collection[str]) -> Results:
         notes += filter(None, [stored.half_written])
     if faults:
         raise ValueError("\n".join(faults))
-    known = list(_known(cells))
-    here = where.resolve()
-    if (where / "manifest.json").is_file():
-        return Results(here.name, tuple(known), tuple(notes), here.parent.parent, layouts(where))
-    # A sweep keeps the order in which it was written; a root's folders have only hashes.
-    known.sort(key=lambda cell: (str(cell.choices), cell.signature))
-    root = here.parent.parent if _is_cell(where) else here
-    return Results(here.name, tuple(known), tuple(notes), root)
+    known, here = list(_known(cells)), where.resolve()
+    is_sweep = (where / "manifest.json").is_file()
+    if not is_sweep:  # a sweep keeps the order in which it was written; folders are only hashes
+        known.sort(key=lambda cell: (str(cell.choices), cell.signature))
+    root = here.parent.parent if is_sweep or _is_cell(where) else here
+    return Results(here.name, tuple(known), tuple(notes), root, layouts(where))
 
 
 def layouts(where: Path) -> Mapping[str, Mapping[str, Any]]:
-    """What each experiment of a sweep says of its report; nothing where `where` is a root."""
+    """The keys under `report:` of each experiment of a sweep; nothing for a root."""
     path = where / "manifest.json"
     return _manifest(path).get("reports", {}) if path.is_file() else {}
 
@@ -117,8 +117,8 @@ def _folders(where: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
                 yield folder, {"signature": folder.parent.name, "seed": folder.name}
     else:
         raise ValueError(
-            f"report: `{where}` is neither; allowed are a sweep's folder (it holds manifest.json), "
-            "a root (it holds runs/) and a cell's folder in runs/"
+            f"report: `{where}` has no results; give a sweep's folder (it holds manifest.json), "
+            "a root (it holds runs/) or a cell's folder in runs/"
         )
 
 
@@ -149,24 +149,22 @@ def _cell(
     """The results in a cell's folder; what is wrong with its config joins the `faults`."""
     path = folder / "config.yaml"
     # The manifest may hold a queued cell's choices before the cell has a folder.
-    said: Any = entry
+    content: Any = entry
     if path.exists():
-        try:
-            said = yaml.safe_load(path.read_text())
-        except yaml.YAMLError:
-            said = None
-        if not isinstance(said, dict) or not {"choices", "config"} <= set(said):
+        with suppress(yaml.YAMLError):
+            content = yaml.safe_load(path.read_text())
+        if not isinstance(content, dict) or not {"choices", "config"} <= set(content):
             faults.append(f"{path}: not a cell's config; it holds `choices` and `config`")
-            said = {}
+            content = {}
     elif stored.records and "choices" not in entry:
         faults.append(f"{path}: missing; records.jsonl beside it cannot be placed without it")
-    chosen = said.get("choices") or {}
+    chosen = content.get("choices") or {}
     choices = {
         group: option
         for group, option in chosen.items()
         if group not in ASIDE and not group.startswith("hydra")
     }
-    settings = _flat(said.get("config") or {})
+    settings = _flat(content.get("config") or {})
     return CellResults(
         entry["signature"],
         str(entry["seed"]),
@@ -192,8 +190,8 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _known(cells: list[CellResults]) -> Iterator[CellResults]:
-    """What is known of a started cell holds for a queued one of its signature: all but the seed."""
-    known = {cell.signature: cell for cell in cells if cell.choices}
+    """The cells, a queued one with the config of a started cell that differs only in the seed."""
+    started = {cell.signature: cell for cell in cells if cell.choices}
     for cell in cells:
-        like = known.get(cell.signature, cell)
-        yield replace(cell, choices=like.choices, settings=cell.settings or like.settings)
+        alike = started.get(cell.signature, cell)
+        yield replace(cell, choices=alike.choices, settings=cell.settings or alike.settings)

@@ -1,6 +1,6 @@
-"""What finding a ticket took, in epochs: its search as a graph of trainings.
+"""The cost of finding a ticket, in epochs: its search as a graph of trainings.
 
-Retraining a ticket is no part of its search, nor is anything that only later rounds needed.
+Neither the training of the ticket itself nor what only later rounds needed belongs to its search.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.storage.record import Record
 
 After = Mapping[str, Collection[str]]
-"""The trainings that each one starts from, by stage."""
+"""The trainings that each training starts from, by stage."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What finding a ticket takes, in epochs. NaN where records lack it.
+    """Epochs that finding a ticket takes; NaN if a record does not say how long it was.
 
-    `chain` is the trainings before it. The others are of all that its line needed for tickets of
-    its level and less: `sequential` one after the other, `parallel` with a worker for each that is
-    ready, `makespan` with as many workers as the layout says.
+    `chain` counts the trainings that the ticket itself descends from. The others count every
+    training that its line needed for tickets up to its level: `sequential` one after the other,
+    `parallel` with a worker for each that is ready, `makespan` with the layout's `workers`.
     """
 
     chain: float = math.nan
@@ -37,18 +37,16 @@ class Cost:
 
 
 def ticket_cost(curve: Curve, point: Point, *, workers: int | None = None) -> Cost:
-    """What finding the ticket of a point took, as the mean over the curve's seeds."""
-    by_seed = [_cost(curve, point, seed, workers) for seed in curve.seeds]
-    known = [each for each in by_seed if each is not None]
-    if not known:
-        return Cost()
-    return Cost(*(float(np.mean(column)) for column in zip(*known, strict=True)))
+    """The cost of finding the ticket of a point, as the mean over the curve's seeds."""
+    by_seed = [_seed_cost(curve, point, seed, workers) for seed in curve.seeds]
+    columns = zip(*filter(None, by_seed), strict=True)
+    return Cost(*(float(np.mean(column)) for column in columns))
 
 
 def makespan(epochs: Mapping[str, float], after: After, *, workers: int) -> float:
-    """When all is trained by list scheduling.
+    """The epoch at which all trainings are done, by list scheduling.
 
-    A worker that is free takes the first training, in the order given, that waits for none.
+    A free worker takes the first training, in the order given, whose predecessors are done.
     """
     if any(map(math.isnan, epochs.values())):
         return math.nan
@@ -65,7 +63,7 @@ def makespan(epochs: Mapping[str, float], after: After, *, workers: int) -> floa
     return now
 
 
-def _cost(
+def _seed_cost(
     curve: Curve, point: Point, seed: str, workers: int | None
 ) -> tuple[float, float, float, float] | None:
     cells = [cell for cell in curve.cells if cell.seed == seed]
@@ -89,15 +87,15 @@ def _cost(
 
 
 def _before(stages: Iterable[str], after: After) -> set[str]:
-    """All that some trainings stand on."""
-    found: set[str] = set()
-    waiting = [each for stage in stages for each in after[stage]]
+    """All trainings that some trainings descend from."""
+    ancestors: set[str] = set()
+    waiting = [parent for stage in stages for parent in after[stage]]
     while waiting:
         stage = waiting.pop()
-        if stage not in found:
-            found.add(stage)
+        if stage not in ancestors:
+            ancestors.add(stage)
             waiting += after.get(stage, ())
-    return found
+    return ancestors
 
 
 def _after(row: Record, cell: CellResults) -> Collection[str]:

@@ -1,7 +1,8 @@
-"""Weights and masks of stored tickets as numpy arrays: what figures need beyond the records.
+"""Weights and masks of stored tickets as numpy arrays, for figures that need more than records.
 
-Read by the ids in the records, without torch. A ticket that is not there (copied records, a store
-that was cleared) is None; one that does not match its checksum is an error.
+They are found by the stage keys in the records and read without torch. A ticket that is not there
+(records were copied, or the store was cleared) is None; one that does not match its checksum is an
+error.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Weights:
-    """A ticket of one seed: tensors by `state_dict` name, what is kept, a learned mask's logits."""
+    """A ticket of one seed, by parameter name: its tensors, its mask, a learned mask's logits."""
 
     values: Arrays
     kept: Arrays
@@ -37,7 +38,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What one pruning decided of a layer's weights that were left: flat arrays of one length."""
+    """The weights of a layer that were left before a pruning: flat arrays of one length."""
 
     layer: str
     init: NDArray[Any]  # in units of the standard deviation of the layer's initial weights
@@ -47,9 +48,9 @@ class Pruning:
 
 @dataclass(frozen=True)
 class LearnedLayer:
-    """A learned mask as its training ended: a weight's chance to be kept, or its soft mask.
+    """A learned mask at the end of its training: each weight's chance to be kept, or soft mask.
 
-    It is sigmoid(slope * logit + a constant): the slope of an annealed mask is its last beta.
+    `chances` are sigmoid(slope * logit + shift); the slope of an annealed mask is its last beta.
     """
 
     stage: str
@@ -74,18 +75,18 @@ def weights(root: Path, stage: str, seed: str, moment: str = "end") -> Weights |
 
 
 def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
-    """Which weights a point's tickets keep, by seed and layer; without the seeds not there."""
-    found = {seed: _row(curve, point, seed) for seed in curve.seeds}
-    read = {seed: weights(root, row[1].stage, seed) for seed, row in found.items() if row}
-    return {seed: ticket.kept for seed, ticket in read.items() if ticket is not None}
+    """Which weights a point's tickets keep, by seed and layer; only of seeds that are stored."""
+    rows = {seed: found[1] for seed in curve.seeds if (found := _row(curve, point, seed))}
+    tickets = {seed: weights(root, row.stage, seed) for seed, row in rows.items()}
+    return {seed: ticket.kept for seed, ticket in tickets.items() if ticket is not None}
 
 
 def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, LearnedLayer]:
-    """The mask that was learned for a point, by seed; nothing where none was, or it is not there.
+    """The learned mask of a point, by seed; only of seeds that have one and whose ticket is stored.
 
-    It is the point's own, or that of the last search before it.
+    It is the mask that the point itself learned, or else the last search before it.
     """
-    found = {}
+    learned = {}
     for seed in curve.seeds:
         for cell, own in filter(None, [_row(curve, point, seed)]):
             masks = [(r.stage, r.mask_chance) for r in (*cell.search, own) if r.mask_chance]
@@ -96,15 +97,15 @@ def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, LearnedLa
             if ticket is not None and ticket.logits:
                 logits = np.concatenate([layer.ravel() for layer in ticket.logits.values()])
                 chances = scipy.special.expit(slope * logits.astype(np.float64) + shift)
-                found[seed] = LearnedLayer(stage, slope, chances)
-    return found
+                learned[seed] = LearnedLayer(stage, slope, chances)
+    return learned
 
 
 def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Pruning]:
-    """The pruning that led to a point, layer by layer; nothing where a ticket is not there.
+    """The pruning that led to a point, layer by layer; nothing if a ticket is not stored.
 
-    `init` is the network's first initialisation, `final` the end of the training before the
-    pruning, both of the weights that the training before still had.
+    `init` is the network's first initialisation and `final` the end of the training before the
+    pruning, both only of the weights that this training still had.
     """
     found = _row(curve, point, seed)
     if found is None:
@@ -126,7 +127,7 @@ def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Prun
 
 
 def point_near(curve: Curve, sparsity: float) -> Point | None:
-    """The pruned point whose density is nearest, if it is within a quarter of what was asked."""
+    """The pruned point with the nearest density, if that is within a factor of exp(0.25) of it."""
     density = 100 * (1 - sparsity)
     pruned = [point for point in curve.points if point.pruned and point.percent > 0]
     near = min(pruned, key=lambda p: abs(np.log(p.percent / density)), default=None)

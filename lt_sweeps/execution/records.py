@@ -13,7 +13,7 @@ from lt_sweeps.plan.planning import Planned, needs, trainings
 from lt_sweeps.plan.stages import Evaluate, Init, Prune, Stage, Train, ancestors
 from lt_sweeps.plan.stages.transfer import Transfer
 from lt_sweeps.sparsity.sparsifiers import Amc, Gradual, LearnedSparsifier
-from lt_sweeps.storage.record import MEASURED, Record, RunFolder, chosen_options, kept_weights
+from lt_sweeps.storage.record import MEASURED, Record, RunFolder
 from lt_sweeps.storage.store import Store, set_aside
 
 
@@ -49,7 +49,7 @@ def _record(planned: Planned, stage: Train, store: Store) -> Record | None:
         experiment=planned.labels["experiment"],
         cell=planned.signature,
         seed=str(planned.seed),
-        **chosen_options(planned.labels),
+        **Record.option_columns(planned.labels),
         level=planned.levels.get(stage.key, stage.level),
         stage=stage.key,
         init=next(s.key for s in ancestors(stage) if isinstance(s, Init)),
@@ -58,7 +58,7 @@ def _record(planned: Planned, stage: Train, store: Store) -> Record | None:
         target_sparsity=_target_sparsity(stage),
         sparsity=float(about["sparsity"]),
         sparsity_total=pruned / stage.network.parameters,
-        **kept_weights(remaining, total),
+        **Record.weight_columns(remaining, total),
         report_at=at,
         reported_step=metrics["best_step"] if at == "best" else stage.step,
         **{name: metrics[f"{at}_{name}"] for name in MEASURED},

@@ -59,17 +59,12 @@ class Status:
             for unit in pack["units"]
         }
         waiting = self._waiting()
-        found = {}
-        for unit in self._units():
-            if unit in self.stored:
-                found[unit] = DONE
-            elif unit in running:
-                found[unit] = RUNNING
-            elif unit in self.failures:
-                found[unit] = FAILED
-            else:
-                found[unit] = QUEUED if unit in waiting else MISSING
-        return found
+        # The first that holds counts: a unit may be stored after it failed, or fail while queued.
+        order = {DONE: self.stored, RUNNING: running, FAILED: self.failures, QUEUED: waiting}
+        return {
+            unit: next((state for state, those in order.items() if unit in those), MISSING)
+            for unit in self._units()
+        }
 
     @property
     def exit_status(self) -> int:

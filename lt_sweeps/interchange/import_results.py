@@ -18,14 +18,7 @@ from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 from lt_sweeps.interchange.importers.mask_file import read_mask
 from lt_sweeps.interchange.importers.open_lth_folder import read_open_lth
 from lt_sweeps.storage.atomic_write import write_whole
-from lt_sweeps.storage.record import (
-    GROUPS,
-    MEASURED,
-    Record,
-    RunFolder,
-    chosen_options,
-    kept_weights,
-)
+from lt_sweeps.storage.record import GROUPS, MEASURED, Record, RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import FORMAT, SweepFolder
 from lt_sweeps.storage.ticket import Ticket
@@ -139,7 +132,7 @@ def _kept(level: ImportedLevel) -> dict[str, Any]:
     left = {name: int(tensor.sum()) for name, tensor in level.mask.items()}
     total = {name: tensor.numel() for name, tensor in level.mask.items()}
     return {
-        **kept_weights(left, total),
+        **Record.weight_columns(left, total),
         "sparsity": 1 - sum(left.values()) / sum(total.values()),
         "collapsed": 0 in left.values(),
     }
@@ -153,7 +146,7 @@ def _record(level: ImportedLevel, stage: str, signature: str) -> Record:
         experiment="imported",
         cell=signature,
         seed=str(level.seed),
-        **chosen_options(level.choices),
+        **Record.option_columns(level.choices),
         level=level.level,
         stage=stage,
         kind="train" if measured["test_accuracy"] is not None else "mask",

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch import Tensor
 
 from lt_sweeps.config.call import nearest
 from lt_sweeps.storage.atomic_write import write_whole
@@ -45,15 +44,6 @@ def sparse_tensors(ticket: Ticket) -> State:
 
 
 FORMS = {"state_dict": state_dict, "prune": torch_pruned, "sparse": sparse_tensors}
-
-
-def apply(module: nn.Module, ticket: Ticket) -> nn.Module:
-    """Load a ticket into a module, its masks through `torch.nn.utils.prune`; returns the module."""
-    module.load_state_dict(state_dict(ticket))
-    for name, mask in _zero_where_pruned(ticket, "prune").items():
-        owner, _, parameter = name.rpartition(".")
-        prune.custom_from_mask(module.get_submodule(owner), parameter, mask)
-    return module
 
 
 def write_ticket(ticket: Ticket, form: str, out: Path) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
 from lt_sweeps.config.report_config import BANDS
-from lt_sweeps.storage.record import COLUMNS, Record, chosen_options
+from lt_sweeps.storage.record import COLUMNS, Record
 
 YES_NO = {True: "yes", False: "no", None: ""}
 
@@ -59,7 +59,7 @@ def summary(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
     """The statistics of each curve at each level, in the units of the records."""
     rows: list[dict[str, Any]] = []
     for curve in curves:
-        facts = {"curve": curve.label} | chosen_options(curve.choices)
+        facts = {"curve": curve.label} | Record.option_columns(curve.choices)
         for point in curve.points:
             numbers = asdict(point)
             for name in ("stages", "values", "scored"):
@@ -74,7 +74,7 @@ def summary(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
                 "metric": metric,
             }
             rows.append(facts | place | {"n_seeds": len(curve.seeds)} | numbers)
-    return pd.DataFrame(rows, columns=None if rows else ["curve", *chosen_options({})])
+    return pd.DataFrame(rows, columns=None if rows else ["curve", *Record.option_columns({})])
 
 
 def _compression(row: Record) -> float | None:

@@ -144,25 +144,22 @@ class Record:
         number = getattr(self, metric)
         return float(number) if self.finite and number is not None else math.nan
 
+    @staticmethod
+    def option_columns(choices: Mapping[str, str | None]) -> dict[str, Any]:
+        """The option of each group under the name of its column."""
+        options = {group: choices.get(group) for group in GROUPS}
+        return {"criterion" if g == "mask_criterion" else g: name for g, name in options.items()}
+
+    @staticmethod
+    def weight_columns(left: Mapping[str, int], total: Mapping[str, int]) -> dict[str, Any]:
+        """The columns that count weights, from the counts of each layer."""
+        remaining, weights = sum(left.values()), sum(total.values())
+        layers = {"layers_remaining": left, "layers_total": total}
+        return {"weights_remaining": remaining, "weights_total": weights, **layers}
+
 
 _TYPES = typing.get_type_hints(Record)
 COLUMNS = tuple(_TYPES)
-
-
-def chosen_options(choices: Mapping[str, str | None]) -> dict[str, Any]:
-    """The option of each group under the name of its column in a record."""
-    options = {group: choices.get(group) for group in GROUPS}
-    return {"criterion" if g == "mask_criterion" else g: name for g, name in options.items()}
-
-
-def kept_weights(remaining: Mapping[str, int], total: Mapping[str, int]) -> dict[str, Any]:
-    """The columns that count weights, from the counts of each layer."""
-    return {
-        "weights_remaining": sum(remaining.values()),
-        "weights_total": sum(total.values()),
-        "layers_remaining": remaining,
-        "layers_total": total,
-    }
 
 
 @dataclass(frozen=True)

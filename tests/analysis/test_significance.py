@@ -93,6 +93,13 @@ def test_shared_tickets_are_not_tested_against_themselves(sweep: FakeSweep) -> N
     assert [v.point.level for v in found(sweep, baseline="large_final").verdicts] == [1]
 
 
+def test_densities_are_one_level_if_they_differ_by_at_most_a_hundredth(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9, 0.9], sparsities=[0.0, 0.5, 0.8])
+    # 504 against 500 of 1000 weights are 0.8% of 504; 205 against 200 are 2.4% of 205
+    line(sweep, "movement", [0.8, 0.8], sparsities=[0.0, 0.496, 0.795], spread=0.001)
+    assert [v.point.level for v in found(sweep, baseline="large_final").verdicts] == [1]
+
+
 def test_only_the_lines_asked_for_are_tested(sweep: FakeSweep) -> None:
     for criterion in ("large_final", "movement", "random"):
         line(sweep, criterion, [0.9], spread=0.001 * len(criterion))

@@ -10,7 +10,7 @@ from fixtures.fake_results import FakeSweep
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.records import dense_resources, record_cell
 from lt_sweeps.plan.planning import Plan, plan
-from lt_sweeps.storage.record import RunFolder, chosen_options
+from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.store import Store
 
 Make = Callable[..., Cell]
@@ -48,7 +48,7 @@ def test_what_is_written_is_read_and_every_field_of_a_result_is_known(cell: Make
     assert [vars(record) for record in stored.records] == read(path)
     unknown = {name for name, value in vars(stored.records[1]).items() if value is None}
     # what only a learned mask has, and groups without an option in the tiny cell
-    assert unknown - set(chosen_options({})) == {
+    assert unknown - set(Record.option_columns({})) == {
         "hard_val_accuracy",
         "hard_test_accuracy",
         "mask_chance",
@@ -63,7 +63,7 @@ def test_a_fake_record_knows_what_a_real_one_knows(cell: Make, run: Run, tmp_pat
     for one, other in zip(real, fake, strict=True):
         known = {name for name, value in vars(one).items() if value is not None}
         missing = {name for name in known if getattr(other, name) is None}
-        assert missing <= set(chosen_options({}))  # a test says which options its cells have
+        assert missing <= set(Record.option_columns({}))  # a test says which options its cells have
 
 
 def test_two_sparsities_one_of_the_prunable_weights_and_one_of_all_parameters(

@@ -10,7 +10,6 @@ import torch
 from torch.nn.utils import prune
 
 from lt_sweeps.interchange.ticket_formats import (
-    apply,
     sparse_tensors,
     state_dict,
     torch_pruned,
@@ -53,16 +52,13 @@ def test_a_state_dict_loads_into_the_plain_module(images: torch.Tensor) -> None:
     torch.testing.assert_close(module(images), reference(images))
 
 
-def test_pruned_loads_into_a_module_that_torch_pruned(images: torch.Tensor) -> None:
+def test_pruned_loads_into_a_module_of_torch_and_its_masks_hold_while_it_trains(
+    images: torch.Tensor,
+) -> None:
     module = net()
     for part in (*module.hidden, module.output):
         prune.identity(part, "weight")
     module.load_state_dict(torch_pruned(a_ticket()))
-    torch.testing.assert_close(module(images), reference(images))
-
-
-def test_applied_masks_hold_while_the_module_trains(images: torch.Tensor) -> None:
-    module = apply(net(), a_ticket())
     torch.testing.assert_close(module(images), reference(images))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     module(images).sum().backward()

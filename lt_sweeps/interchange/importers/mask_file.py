@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
-from lt_sweeps.storage.ticket_file import MASK
+from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
 _SUFFIX, _ORIGINAL = "_mask", "_orig"
 
@@ -52,9 +52,9 @@ def read_mask(
 
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Masks and weights by the name of the weight."""
-    if any(name.startswith(MASK) for name in tensors):
-        masks = {n.removeprefix(MASK): t for n, t in tensors.items() if n.startswith(MASK)}
-        return masks, {n: t for n, t in tensors.items() if "/" not in n}
+    groups = split_by_prefix(tensors)
+    if groups[MASK]:
+        return groups[MASK], groups[""]
     if any(name.endswith(_SUFFIX) for name in tensors):
         masks = {n.removesuffix(_SUFFIX): t for n, t in tensors.items() if n.endswith(_SUFFIX)}
         rest = {n.removesuffix(_ORIGINAL): t for n, t in tensors.items() if not n.endswith(_SUFFIX)}
