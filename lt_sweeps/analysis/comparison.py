@@ -10,15 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from lt_sweeps.analysis import significance
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.labels import differences, is_within, labels_from_keys, value_of
 from lt_sweeps.analysis.results import CellResults, Results
-from lt_sweeps.analysis.significance import (
-    Verdict,
-    compare_curves,
-    correct_by_holm,
-    point_at_density,
-)
 from lt_sweeps.analysis.sweep_analysis import Analysis
 
 Pair = tuple[Curve, Curve]
@@ -94,11 +89,11 @@ class SweepComparison(Analysis):
         return matching_curves(self.one.curves, self.other.curves, self.by)
 
     @cached_property
-    def tests(self) -> list[Verdict]:
+    def tests(self) -> list[significance.Verdict]:
         """Every curve of one against its partner, under the names of their own sweeps."""
         alpha, pairs = self.one.layout.alpha, self.paired[1]
-        verdicts = [v for a, b in pairs for v in compare_curves(a, b, alpha=alpha)]
-        return correct_by_holm(verdicts, self.one.layout.family)
+        verdicts = [v for a, b in pairs for v in significance.compare_curves(a, b, alpha=alpha)]
+        return significance.correct_by_holm(verdicts, self.one.layout.family)
 
     def curves_of(self, metric: str) -> list[Curve]:
         mine, theirs = self.one.curves_of(metric), self.other.curves_of(metric)
@@ -106,7 +101,7 @@ class SweepComparison(Analysis):
         return [curve for pair in pairs for curve in self._named(pair, between)]
 
     @cached_property
-    def verdicts(self) -> list[Verdict]:
+    def verdicts(self) -> list[significance.Verdict]:
         """The same tests, of the curves as they are drawn."""
         named = [self._named((v.curve, v.baseline), self.paired[0]) for v in self.tests]
         pairs = zip(self.tests, named, strict=True)
@@ -118,7 +113,7 @@ class SweepComparison(Analysis):
         labels, sides = self.one.layout.labels, (self.one, self.other)
         names = []
         for curve, config, side in zip(pair, _configs(pair, schedules=True), sides, strict=True):
-            what = labels_from_keys([config], (), between)[0] or side.reading.name
+            what = labels_from_keys([config], [panel], between)[0] or side.reading.name
             names.append(", ".join(dict.fromkeys([curve.label, labels.get(what, what)])))
         if names[0] == names[1]:
             names = [f"{name} ({side})" for name, side in zip(names, "AB", strict=True)]
@@ -140,5 +135,6 @@ def _same_densities(one: Curve, other: Curve) -> bool:
     """Whether the curves have the same densities at the levels that both of them have."""
     shared = {p.level for p in one.points} & {p.level for p in other.points}
     return all(
-        any(point_at_density(p, other) for p in one.points if p.level == level) for level in shared
+        any(significance.point_at_density(p, other) for p in one.points if p.level == level)
+        for level in shared
     )

@@ -68,21 +68,22 @@ def curves(
         labels.check_keys(f"report.{where}", getattr(layout, where) or (), started)
     groups = list(_groups(started, layout.along))
     configs = [_shared_config(group[0], layout.along, apart) for group, apart in groups]
+    panels = [labels.panel_label(config, layout.panels) for config in configs]
     if layout.lines is None:
-        names = labels.automatic_labels(configs, layout.panels)
+        names = labels.automatic_labels(configs, panels)
     else:
-        names = labels.labels_from_keys(configs, layout.panels, layout.lines)
+        names = labels.labels_from_keys(configs, panels, layout.lines)
     drawn = [
         Curve(
             name=name,
             label=layout.labels.get(name, name),
-            panel=labels.panel_label(config, layout.panels),
+            panel=panel,
             choices=config.choices,
             settings=config.settings,
             cells=tuple(group),
             points=_points(group, metric, layout.along),
         )
-        for name, config, (group, _) in zip(names, configs, groups, strict=True)
+        for name, panel, config, (group, _) in zip(names, panels, configs, groups, strict=True)
     ]
     order = list(layout.labels)
     return sorted(

@@ -151,11 +151,8 @@ def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]
     A ticket matches if its mean is at least that of dense; `sparsest_within_error` lets it be lower
     by the standard error of dense.
     """
-    scored = [
-        (_chosen(curve, point, chooser), point)
-        for point in curve.points
-        if point.n_finite and point.percent > 0
-    ]
+    points = [point for point in curve.points if point.n_finite and point.percent > 0]
+    scored = [(_chosen(curve, point, chooser), point) for point in points]
     tickets = [(fmean(scores), point) for scores, point in scored if scores and point.pruned]
     dense = [] if curve.dense is None else _chosen(curve, curve.dense, chooser)
 

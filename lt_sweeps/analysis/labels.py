@@ -37,7 +37,7 @@ def labels_from_keys(
     Raises: ValueError: two cells of one panel would share a label, though they differ.
     """
     labels = [" ".join(filter(None, (_word(cell, key) for key in lines))) for cell in cells]
-    places = _places(cells, panels, labels)
+    places = list(zip(panels, labels, strict=True))
     for (panel, label), group in group_by(range(len(cells)), places.__getitem__).items():
         if differ := differences([cells[i] for i in group]):
             raise ValueError(
@@ -49,25 +49,20 @@ def labels_from_keys(
 
 def automatic_labels(cells: Sequence[CellResults], panels: Sequence[str]) -> list[str]:
     """The shortest labels that say everything that differs within a panel."""
-    by_panel = group_by(cells, lambda cell: panel_label(cell, panels)).values()
-    groups = dict.fromkeys(chain.from_iterable(map(_differing_options, by_panel)))
+    by_panel = group_by(range(len(cells)), panels.__getitem__).values()
+    grouped = [[cells[i] for i in group] for group in by_panel]
+    groups = dict.fromkeys(chain.from_iterable(map(_differing_options, grouped)))
     ranked = sorted(groups, key=lambda group: FIRST.index(group) if group in FIRST else len(FIRST))
-    settings = dict.fromkeys(chain.from_iterable(map(_differing_settings, by_panel)))
+    settings = dict.fromkeys(chain.from_iterable(map(_differing_settings, grouped)))
     labels = [_label(cell, ranked, list(settings)) for cell in cells]
-    return _with_signatures(cells, _places(cells, panels, labels))
-
-
-def _places(
-    cells: Sequence[CellResults], panels: Sequence[str], labels: Sequence[str]
-) -> list[tuple[str, str]]:
-    return [(panel_label(c, panels), label) for c, label in zip(cells, labels, strict=True)]
+    return _with_signatures(cells, list(zip(panels, labels, strict=True)))
 
 
 def _with_signatures(cells: Sequence[CellResults], places: Sequence[tuple[str, str]]) -> list[str]:
     """The labels, with the start of the signature on those that a panel has more than once."""
     return [
-        f"{label} {cell.signature[:8]}" if places.count((panel, label)) > 1 else label
-        for cell, (panel, label) in zip(cells, places, strict=True)
+        f"{place[1]} {cell.signature[:8]}" if places.count(place) > 1 else place[1]
+        for cell, place in zip(cells, places, strict=True)
     ]
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.storage.record import Record
 
 After = Mapping[str, Collection[str]]
@@ -67,12 +66,11 @@ def _seed_cost(
     curve: Curve, point: Point, seed: str, workers: int | None
 ) -> tuple[float, float, float, float] | None:
     cells = [cell for cell in curve.cells if cell.seed == seed]
-    pairs = [(row, cell) for cell in cells for row in (*cell.search, *cell.rows)]
-    rows = {row.stage: row for row, _ in pairs}
+    rows = {row.stage: row for cell in cells for row in (*cell.search, *cell.rows)}
+    after = {stage: row.after for stage, row in rows.items() if row.after is not None}
     ticket = next((row for stage, row in rows.items() if stage in point.stages), None)
-    if ticket is None:
+    if ticket is None or len(after) < len(rows):  # an imported result does not say what it needed
         return None
-    after = {row.stage: _after(row, cell) for row, cell in pairs}
     line = [row.stage for cell in cells for row in cell.rows if row.level <= point.level]
     before = _before(line, after)
     epochs = {stage: _epochs(row) for stage, row in rows.items() if stage in before}
@@ -96,13 +94,6 @@ def _before(stages: Iterable[str], after: After) -> set[str]:
             ancestors.add(stage)
             waiting += after.get(stage, ())
     return ancestors
-
-
-def _after(row: Record, cell: CellResults) -> Collection[str]:
-    """The trainings that one starts from; of an imported one, all of the levels above it."""
-    if row.after is not None:
-        return row.after
-    return [other.stage for other in cell.rows if other.level < row.level]
 
 
 def _epochs(row: Record) -> float:
