@@ -67,7 +67,9 @@ def test_two_curves_of_one_name_are_refused_with_what_differs(sweep: FakeSweep) 
         sweep.cell(f"lr{lr}", accuracies=[0.9, 0.8], recipe__lr=lr)
     with pytest.raises(ValueError, match=r"all called `large_final`; they differ in \['recipe.lr'"):
         plotted(sweep, lines=["mask_criterion"])
-    with pytest.raises(ValueError, match="report.lines: .*group or setting `mask_criterio`; did you mean"):
+    with pytest.raises(
+        ValueError, match="report.lines: .*group or setting `mask_criterio`; did you mean"
+    ):
         plotted(sweep, lines=["mask_criterio"])
 
 
