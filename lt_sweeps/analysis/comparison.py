@@ -1,7 +1,7 @@
-"""Pairs: which curves of two readings are compared, and both of them as findings to draw.
+"""Two sweeps compared: which curves belong together, and both as one `Analysis` to draw.
 
-What differs besides what is compared is a reason to refuse: a difference would not be known to
-come from what the reader thinks of. `by` names several things that are compared as one.
+Curves are compared if they differ in one thing. If they differ in more, nobody could say which of
+them makes the difference, so that is refused, unless the user names all that may differ in `by`.
 """
 
 from __future__ import annotations
@@ -10,50 +10,50 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from lt_sweeps.analysis import significance
 from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.labels import asked, belongs, differences, value
+from lt_sweeps.analysis.labels import differences, is_within, labels_from_keys, value_of
 from lt_sweeps.analysis.results import CellResults, Results
-from lt_sweeps.analysis.significance import Verdict, against, corrected, partner
 from lt_sweeps.analysis.sweep_analysis import Analysis
 
 Pair = tuple[Curve, Curve]
 
 
-def paired(
+def matching_curves(
     mine: Sequence[Curve], theirs: Sequence[Curve], by: Sequence[str]
 ) -> tuple[list[str], list[Pair]]:
-    """What is compared, and the curves that differ in nothing else.
+    """The keys in which two sweeps differ, and the pairs of curves that differ in nothing else.
 
-    Raises: ValueError: they differ in more than one thing that `by` does not name, or share no
-        curve.
+    Raises: ValueError: they differ in more than one key that `by` does not name, or no curve of one
+        matches a curve of the other.
     """
-    # Schedules that only go further are no difference; those that take another way are.
-    schedules = not all(_same_way(a, b) for a in mine for b in theirs if a.panel == b.panel)
-    ours, others = (_faces(curves, schedules=schedules) for curves in (mine, theirs))
-    axes = {*differences(ours), *differences(others)} - set(by)
-    apart = [key for key in differences([*ours, *others]) if key not in axes]
-    if len(apart) > 1 and not set(apart) <= set(by):
+    # A schedule that only goes further is the same schedule; one with other densities is not.
+    schedules = not all(_same_densities(a, b) for a in mine for b in theirs if a.panel == b.panel)
+    ours, others = (_configs(curves, schedules=schedules) for curves in (mine, theirs))
+    within = {*differences(ours), *differences(others)} - set(by)
+    between = [key for key in differences([*ours, *others]) if key not in within]
+    if len(between) > 1 and not set(between) <= set(by):
         raise ValueError(
-            f"compare: the two differ in {apart}; one of these may differ, or name all that are "
-            f"meant to: by={','.join(apart)}"
+            f"compare: the two differ in {between}; one of these may differ, or name all that are "
+            f"meant to: by={','.join(between)}"
         )
     pairs = [
         (a, b)
-        for a, face in zip(mine, ours, strict=True)
+        for a, config in zip(mine, ours, strict=True)
         for b, other in zip(theirs, others, strict=True)
-        if all(repr(value(face, axis)) == repr(value(other, axis)) for axis in axes)
+        if all(repr(value_of(config, key)) == repr(value_of(other, key)) for key in within)
     ]
     if not pairs:
         raise ValueError(
-            f"compare: no curve of one matches one of the other in {sorted(axes)}: "
+            f"compare: no curve of one matches one of the other in {sorted(within)}: "
             f"{[c.label for c in mine]} against {[c.label for c in theirs]}"
         )
-    return apart, pairs
+    return between, pairs
 
 
 @dataclass(frozen=True)
 class SweepComparison(Analysis):
-    """What two findings share, as one to draw: each curve that has a partner, and the partner."""
+    """Two sweeps as one to draw: the curves of both that match, in a panel for each pair."""
 
     one: Analysis
     other: Analysis
@@ -61,88 +61,80 @@ class SweepComparison(Analysis):
 
     @staticmethod
     def of(one: Analysis, other: Analysis, by: Sequence[str]) -> SweepComparison:
-        reading = Results(
+        both = Results(
             name=f"{one.reading.name} minus {other.reading.name}",
             cells=(*one.reading.cells, *other.reading.cells),
             notes=(*one.reading.notes, *other.reading.notes),
             root=one.reading.root,
         )
-        apart, pairs = paired(one.curves, other.curves, by)
-        what = _compared(pairs[0], apart) or "the configs are equal"
-        how = replace(
+        between, pairs = matching_curves(one.curves, other.curves, by)
+        a, b = _configs(pairs[0], schedules=True)
+        what = "; ".join(f"{k}: {value_of(a, k)} against {value_of(b, k)}" for k in between)
+        layout = replace(
             one.layout,
-            title=one.layout.title or f"{reading.name} ({what})",
+            title=one.layout.title or f"{both.name} ({what or 'the configs are equal'})",
             figures=one.layout.figures or ["curves", "endpoints"],
-            # What names lines of one side has no meaning where both are drawn.
+            # These name lines of one sweep, and mean nothing where lines of both are drawn.
             labels={},
             baseline=None,
             tested=None,
             control=None,
             highlight=None,
         )
-        return SweepComparison(reading, how, one, other, tuple(by))
+        return SweepComparison(both, layout, one, other, tuple(by))
 
     @cached_property
     def paired(self) -> tuple[list[str], list[Pair]]:
-        """What is compared, and the curves as each side calls them."""
-        return paired(self.one.curves, self.other.curves, self.by)
+        """What differs, and the curves under the names that they have in their own sweep."""
+        return matching_curves(self.one.curves, self.other.curves, self.by)
 
     @cached_property
-    def tests(self) -> list[Verdict]:
-        """Every curve of one against its partner, as each side calls them."""
-        alpha = self.one.layout.alpha
-        found = [v for a, b in self.paired[1] for v in against(a, b, alpha=alpha)]
-        return corrected(found, self.one.layout.family)
+    def tests(self) -> list[significance.Verdict]:
+        """Every curve of one against its partner, under the names of their own sweeps."""
+        alpha, pairs = self.one.layout.alpha, self.paired[1]
+        verdicts = [v for a, b in pairs for v in significance.compare_curves(a, b, alpha=alpha)]
+        return significance.correct_by_holm(verdicts, self.one.layout.family)
 
     def curves_of(self, metric: str) -> list[Curve]:
-        apart, pairs = paired(self.one.curves_of(metric), self.other.curves_of(metric), self.by)
-        return [curve for pair in pairs for curve in self._named(pair, apart)]
+        mine, theirs = self.one.curves_of(metric), self.other.curves_of(metric)
+        between, pairs = matching_curves(mine, theirs, self.by)
+        return [curve for pair in pairs for curve in self._named(pair, between)]
 
     @cached_property
-    def verdicts(self) -> list[Verdict]:
+    def verdicts(self) -> list[significance.Verdict]:
         """The same tests, of the curves as they are drawn."""
-        found = []
-        for each in self.tests:
-            curve, baseline = self._named((each.curve, each.baseline), self.paired[0])
-            found.append(replace(each, curve=curve, baseline=baseline))
-        return found
+        named = [self._named((v.curve, v.baseline), self.paired[0]) for v in self.tests]
+        pairs = zip(self.tests, named, strict=True)
+        return [replace(verdict, curve=a, baseline=b) for verdict, (a, b) in pairs]
 
-    def _named(self, pair: Pair, apart: Sequence[str]) -> Pair:
-        """The two under names that tell them apart, in one panel."""
+    def _named(self, pair: Pair, between: Sequence[str]) -> Pair:
+        """The two curves in one panel, under names that tell them apart."""
         panel = " against ".join(dict.fromkeys(curve.panel for curve in pair))
-        labels = self.one.layout.labels
+        labels, sides = self.one.layout.labels, (self.one, self.other)
         names = []
-        for curve, face, side in zip(
-            pair, _faces(pair, schedules=True), (self.one, self.other), strict=True
-        ):
-            what = asked([face], (), apart)[0] or side.reading.name
+        for curve, config, side in zip(pair, _configs(pair, schedules=True), sides, strict=True):
+            what = labels_from_keys([config], [panel], between)[0] or side.reading.name
             names.append(", ".join(dict.fromkeys([curve.label, labels.get(what, what)])))
         if names[0] == names[1]:
             names = [f"{name} ({side})" for name, side in zip(names, "AB", strict=True)]
-        a, b = (
-            replace(curve, name=name, label=name, panel=panel)
-            for curve, name in zip(pair, names, strict=True)
-        )
+        a, b = (replace(c, name=n, label=n, panel=panel) for c, n in zip(pair, names, strict=True))
         return a, b
 
 
-def _compared(pair: Pair, apart: Sequence[str]) -> str:
-    """What is compared with what: `recipe.lr: 0.1 against 0.3`."""
-    a, b = _faces(pair, schedules=True)
-    return "; ".join(f"{key}: {value(a, key)} against {value(b, key)}" for key in apart)
-
-
-def _faces(curves: Sequence[Curve], *, schedules: bool) -> list[CellResults]:
-    """What tells curves apart, with or without the settings of their schedules."""
-    faces = []
+def _configs(curves: Sequence[Curve], *, schedules: bool) -> list[CellResults]:
+    """The choices and settings of each curve, with or without those of its schedule."""
+    configs = []
     for curve in curves:
-        own = curve.cells[0].settings if schedules else {}
-        schedule = {key: each for key, each in own.items() if belongs(key, ["schedule"])}
-        faces.append(CellResults("", "", curve.choices, {**curve.settings, **schedule}))
-    return faces
+        settings = curve.cells[0].settings if schedules else {}
+        schedule = {key: v for key, v in settings.items() if is_within(key, ["schedule"])}
+        configs.append(CellResults("", "", curve.choices, {**curve.settings, **schedule}))
+    return configs
 
 
-def _same_way(one: Curve, other: Curve) -> bool:
-    """Whether the levels that both have are the same densities."""
+def _same_densities(one: Curve, other: Curve) -> bool:
+    """Whether the curves have the same densities at the levels that both of them have."""
     shared = {p.level for p in one.points} & {p.level for p in other.points}
-    return all(any(partner(p, other) for p in one.points if p.level == level) for level in shared)
+    return all(
+        any(significance.point_at_density(p, other) for p in one.points if p.level == level)
+        for level in shared
+    )

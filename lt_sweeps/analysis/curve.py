@@ -1,7 +1,7 @@
-"""Which cells make a curve, and what it is called.
+"""`Curve`: the cells that a figure draws as one line, with their points and their label.
 
-A curve is what a figure draws as one line: cells that differ in nothing but the seed, in how far
-their schedule goes, and in what the layout's `along` names.
+Cells make one curve if they differ only in the seed, in how far their schedule goes, and in the
+keys that the layout names under `along`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from lt_sweeps.analysis.labels import asked, automatic, belongs, by, known, panel, value
+from lt_sweeps.analysis import labels
 from lt_sweeps.analysis.points import Point, point
-from lt_sweeps.analysis.results import CellResults, Row
+from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.config.report_config import ReportConfig
+from lt_sweeps.storage.record import Record
 
 # How much tells two curves apart, tried in turn while cells clash: see `_groups`.
 APART_BY_CONFIG, APART_BY_SCHEDULE, APART_BY_SIGNATURE = range(3)
@@ -24,7 +25,7 @@ APART_BY_CONFIG, APART_BY_SCHEDULE, APART_BY_SIGNATURE = range(3)
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of the figure and one column of the table: `name` in a layout, `label` to read."""
+    """One line of a figure and one column of a table: `name` in a layout, `label` in the legend."""
 
     name: str
     label: str
@@ -37,7 +38,7 @@ class Curve:
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
-        """The replicates that each point has once every cell is done."""
+        """The seeds that every point has once all cells are done."""
         return tuple(dict.fromkeys(cell.seed for cell in self.cells))
 
     @property
@@ -46,7 +47,7 @@ class Curve:
 
     @property
     def dense(self) -> Point | None:
-        """Its network, or its panel's, before any pruning; none that is untrained."""
+        """The trained network before any pruning: the line's own, or that of its reference."""
         own = next((p for p in self.points if not (p.pruned or p.scored)), None)
         return self.reference.dense if own is None and self.reference is not None else own
 
@@ -56,60 +57,54 @@ def curves(
 ) -> list[Curve]:
     """The curves of these cells, in the layout's order and with its names.
 
-    A cell of which nothing is known yet (queued, and no cell of its signature has started) is in
-    no curve.
+    A queued cell is in no curve until a cell of its signature has started: its choices are not
+    known before.
 
     Raises: ValueError: the layout names what no cell has, or does not tell its lines apart.
     """
-    layout = ReportConfig() if layout is None else layout
-    found = [cell for cell in cells if cell.choices]
+    layout = layout or ReportConfig()
+    started = [cell for cell in cells if cell.choices]
     for where in ("panels", "lines", "along"):
-        known(f"report.{where}", getattr(layout, where) or (), found)
-    groups = list(_groups(found, layout.along))
-    # Where only the schedule's length differs inside the curve, the schedule is not its name.
-    faces = [
-        replace(
-            group[0],
-            settings={
-                key: each
-                for key, each in group[0].settings.items()
-                if not belongs(key, layout.along) and (apart or not belongs(key, ["schedule"]))
-            },
-            choices={k: v for k, v in group[0].choices.items() if k not in layout.along},
-        )
-        for group, apart in groups
-    ]
+        labels.check_keys(f"report.{where}", getattr(layout, where) or (), started)
+    groups = list(_groups(started, layout.along))
+    configs = [_shared_config(group[0], layout.along, apart) for group, apart in groups]
+    panels = [labels.panel_label(config, layout.panels) for config in configs]
     if layout.lines is None:
-        names = automatic(faces, layout.panels)
+        names = labels.automatic_labels(configs, panels)
     else:
-        names = asked(faces, layout.panels, layout.lines)
+        names = labels.labels_from_keys(configs, panels, layout.lines)
     drawn = [
         Curve(
             name=name,
             label=layout.labels.get(name, name),
-            panel=panel(face, layout.panels),
-            choices=face.choices,
-            settings=face.settings,
+            panel=panel,
+            choices=config.choices,
+            settings=config.settings,
             cells=tuple(group),
             points=_points(group, metric, layout.along),
         )
-        for name, face, (group, _) in zip(names, faces, groups, strict=True)
+        for name, panel, config, (group, _) in zip(names, panels, configs, groups, strict=True)
     ]
-    drawn = [_referred(curve, drawn) for curve in drawn]
     order = list(layout.labels)
-    return sorted(drawn, key=lambda c: order.index(c.name) if c.name in order else len(order))
+    return sorted(
+        (_with_reference(curve, drawn) for curve in drawn),
+        key=lambda c: order.index(c.name) if c.name in order else len(order),
+    )
 
 
-def distinct(cells: Iterable[CellResults]) -> list[Row]:
+def distinct(cells: Iterable[CellResults]) -> list[Record]:
     """The rows of these cells, each trained ticket once."""
-    rows: dict[tuple[str, str], Row] = {}
+    rows: dict[tuple[str, str], Record] = {}
     for row in chain.from_iterable(cell.rows for cell in cells):
-        rows.setdefault((row["stage"], row["seed"]), row)
+        rows.setdefault((row.stage, row.seed), row)
     return list(rows.values())
 
 
-def _referred(curve: Curve, drawn: Sequence[Curve]) -> Curve:
-    """A line that began with a search, or sparse, is compared with the one dense line beside it."""
+def _with_reference(curve: Curve, drawn: Sequence[Curve]) -> Curve:
+    """A line without a dense network of its own is compared with the one dense line of its panel.
+
+    Such a line began with a search for a mask, or with a sparse network.
+    """
     if curve.dense is not None:
         return curve
     dense = [c for c in drawn if c.panel == curve.panel and not any(p.pruned for p in c.points)]
@@ -118,55 +113,69 @@ def _referred(curve: Curve, drawn: Sequence[Curve]) -> Curve:
 
 def _points(cells: Sequence[CellResults], metric: str, along: Sequence[str]) -> tuple[Point, ...]:
     points: dict[frozenset[str], Point] = {}
-    for at, group in by(cells, lambda cell: _at(cell, along)).items():
-        for rows in by(distinct(group), _place).values():
-            made = point(rows, metric, at)
-            # The dense network is one point, wherever on the line its tickets were found.
-            if made.stages not in points or points[made.stages].n < made.n:
-                points[made.stages] = made
+    for at, group in labels.group_by(cells, lambda cell: _position(cell, along)).items():
+        for rows in labels.group_by(distinct(group), _level).values():
+            new = point(rows, metric, at)
+            # The dense network is one point, wherever on the line its tickets come from.
+            if new.stages not in points or points[new.stages].n < new.n:
+                points[new.stages] = new
     return tuple(sorted(points.values(), key=lambda p: (-p.percent, p.level)))
 
 
-def _at(cell: CellResults, along: Sequence[str]) -> tuple[str, ...]:
-    has = {*cell.choices, *cell.settings}
-    return tuple(f"{key}={value(cell, key)}" for key in along if key in has)
+def _position(cell: CellResults, along: Sequence[str]) -> tuple[str, ...]:
+    """The values of the keys along which the cells of one line differ."""
+    keys = {*cell.choices, *cell.settings}
+    return tuple(f"{key}={labels.value_of(cell, key)}" for key in along if key in keys)
 
 
-def _place(row: Row) -> tuple[int, float | None]:
-    """What replicates of one point share; the target tells apart one-shot cells, all at level 1."""
-    target = row["target_sparsity"]
-    return row["level"], None if target is None else round(target, 9)
+def _level(row: Record) -> tuple[int, float | None]:
+    """What replicates of one point share: one-shot cells are all at level 1, with other targets."""
+    target = row.target_sparsity
+    return row.level, None if target is None else round(target, 9)
 
 
 def _groups(
     cells: Iterable[CellResults], along: Sequence[str], apart: int = APART_BY_CONFIG
 ) -> Iterator[tuple[list[CellResults], int]]:
-    """Cells that make one curve each, and what had to be looked at to tell them apart.
-
-    Schedules of different lengths make one curve if they agree where they overlap. If they do not,
-    the schedule tells the curves apart; and failing that (a newer version of the same config), the
-    signature.
-    """
-    for group in by(cells, lambda cell: _identity(cell, along, apart)).values():
-        parts = by(group, lambda cell: _at(cell, along)).values()
-        if apart < APART_BY_SIGNATURE and any(map(_clash, parts)):
+    """The cells of each curve, and what had to be looked at to tell them from the others."""
+    # Cells with the same config but for the seed and the schedule go into one group at first. The
+    # schedule is left out because two kinds of cells belong on one line although it differs: a
+    # sweep that was taken further (12 levels, then 20), and a multirun of one-shot cells, where
+    # every cell is one point of the line.
+    #
+    # That is too coarse where schedules take different ways (20% or 50% of the weights at each
+    # level). Then two cells of the group disagree about a level, see `_clash`, and the group is
+    # split by the schedule too. If cells still disagree, their configs are equal and something else
+    # differs that the signature knows of, such as the version of our numerical code: pooling old
+    # and new replicates would be wrong, so the group is split by the signature. Only a group that
+    # clashes is split: the label of every other line stays as short as before.
+    for group in labels.group_by(cells, lambda cell: _identity(cell, along, apart)).values():
+        positions = labels.group_by(group, lambda cell: _position(cell, along)).values()
+        if apart < APART_BY_SIGNATURE and any(map(_clash, positions)):
             yield from _groups(group, along, apart + 1)
         else:
             yield group, apart
 
 
-def _identity(cell: CellResults, along: Sequence[str], apart: int) -> str:
+def _shared_config(cell: CellResults, along: Sequence[str], apart: int) -> CellResults:
+    """A cell with only the choices and settings that are the same for every cell of its curve."""
     aside = [*along, *(["schedule"] if apart < APART_BY_SCHEDULE else [])]
-    settings = {key: each for key, each in cell.settings.items() if not belongs(key, aside)}
+    settings = {k: v for k, v in cell.settings.items() if not labels.is_within(k, aside)}
     choices = {group: option for group, option in cell.choices.items() if group not in along}
+    return replace(cell, choices=choices, settings=settings)
+
+
+def _identity(cell: CellResults, along: Sequence[str], apart: int) -> str:
+    config = _shared_config(cell, along, apart)
     signature = cell.signature if apart >= APART_BY_SIGNATURE else ""
-    return json.dumps([choices, settings, signature], sort_keys=True, default=str)
+    return json.dumps([config.choices, config.settings, signature], sort_keys=True, default=str)
 
 
 def _clash(cells: Sequence[CellResults]) -> bool:
     """Whether two of the cells disagree about the same level or the same replicate."""
     rows = distinct(cells)
-    replicates = {(_place(row), row["seed"]) for row in rows}
-    by_level = by({_place(row) for row in rows}, lambda place: place[0])
-    iterative = any(row["level"] > 1 for row in rows)
-    return len(replicates) < len(rows) or (iterative and any(len(p) > 1 for p in by_level.values()))
+    levels = {_level(row) for row in rows}
+    replicates = {(_level(row), row.seed) for row in rows}
+    has_several_targets = len(levels) > len({level for level, _ in levels})
+    iterative = any(row.level > 1 for row in rows)
+    return len(replicates) < len(rows) or (iterative and has_several_targets)

@@ -1,7 +1,8 @@
-"""One number for a whole curve, so that a claim needs one test and not one per level.
+"""Endpoints: one number for a whole curve, so that a claim needs one test and not one per level.
 
-Per run (a seed): `peak`, `sparsest_not_inferior` and `area`. Per line, from means over seeds: the
-sparsest matching and the best performing ticket of arXiv:1912.04427, with what finding them cost.
+For each run (a seed): `peak`, `sparsest_not_inferior` and `area`. For each line, from means over
+seeds: the sparsest matching and the best performing ticket of arXiv:1912.04427, and what it cost to
+find them.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 from statsmodels.stats.weightstats import DescrStatsW
 
 from lt_sweeps.analysis.curve import Curve, distinct
-from lt_sweeps.analysis.points import WHOLE, Point, is_finite, is_scored, percent
-from lt_sweeps.analysis.results import Row
-from lt_sweeps.analysis.search_cost import Cost, cost
+from lt_sweeps.analysis.points import WHOLE, Point
+from lt_sweeps.analysis.results import CellResults
+from lt_sweeps.analysis.search_cost import Cost, ticket_cost
 from lt_sweeps.config.report_config import ReportConfig
+from lt_sweeps.storage.record import Record
 
 NAMES = {
     "sparsest_not_inferior": "highest sparsity not inferior to dense",
@@ -42,27 +44,27 @@ class Endpoint:
     cost: Cost = field(default_factory=Cost)
 
 
-def endpoints(curve: Curve, *, metric: str, layout: ReportConfig, least: float) -> list[Endpoint]:
+def endpoints(curve: Curve, metric: str, layout: ReportConfig, *, least: float) -> list[Endpoint]:
     """Every endpoint of a curve; `least` is the density (in percent) down to which all lines go."""
     runs = {seed: _run(curve, seed, metric) for seed in curve.seeds}
     chooser = layout.chooser(metric)
-    each = {
+    per_run = {
         "peak": lambda run: _peak(run, metric, chooser),
         "sparsest_not_inferior": lambda run: _sparsest(run, metric, layout),
         "area": lambda run: _area(run, metric, least),
     }
-    found = [
+    ends = [
         Endpoint(name, {s: v for s, run in runs.items() if not math.isnan(v := number(run))})
-        for name, number in each.items()
+        for name, number in per_run.items()
     ]
-    found.append(Endpoint("sparsest_tested", sparsity=_tested(curve, layout)))
-    return [*found, *_tickets(curve, chooser, layout)]
+    tested = Endpoint("sparsest_tested", sparsity=_sparsest_tested(curve, layout))
+    return [*ends, tested, *_tickets(curve, chooser, layout)]
 
 
 def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
     """Whether a one-sided paired t-test puts a point above dense minus the margin.
 
-    Every seed has to be there: one that diverged is no reason to believe in the others.
+    Every seed must be there: dropping the seeds that diverged would make a level look better.
     """
     dense = curve.dense
     if dense is None:
@@ -79,35 +81,40 @@ def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
     return bool(DescrStatsW(above).ttest_mean(0, alternative="larger")[1] < layout.alpha)
 
 
-def _run(curve: Curve, seed: str, metric: str) -> list[Row]:
+def _run(curve: Curve, seed: str, metric: str) -> list[Record]:
     """A seed's rows with a finite number, from the densest to the sparsest, dense among them."""
-    cells = (*curve.cells, *(curve.reference.cells if curve.reference else ()))
-    rows = distinct(cell for cell in cells if cell.seed == seed)
-    counted = [row for row in rows if is_finite(row, metric) and row["weights_remaining"]]
-    return sorted(counted, key=lambda row: -percent(row))
+    rows = distinct(cell for cell in _cells(curve) if cell.seed == seed)
+    counted = [r for r in rows if r.weights_remaining and not math.isnan(r.value(metric))]
+    return sorted(counted, key=lambda row: -row.percent_remaining)
 
 
-def _dense(run: Sequence[Row]) -> Row | None:
-    return next((r for r in run if percent(r) >= WHOLE and not is_scored(r)), None)
+def _cells(curve: Curve) -> tuple[CellResults, ...]:
+    """The cells of a curve, and those of the dense line that it is compared with."""
+    return (*curve.cells, *(curve.reference.cells if curve.reference else ()))
 
 
-def _peak(run: Sequence[Row], metric: str, chooser: str) -> float:
-    tickets = [row for row in run if percent(row) < WHOLE and is_finite(row, chooser)]
-    return max(tickets, key=lambda row: row[chooser])[metric] if tickets else math.nan
+def _peak(run: Sequence[Record], metric: str, chooser: str) -> float:
+    tickets = [
+        row for row in run if row.percent_remaining < WHOLE and not math.isnan(row.value(chooser))
+    ]
+    best = max(tickets, key=lambda row: row.value(chooser), default=None)
+    return math.nan if best is None else best.value(metric)
 
 
-def _sparsest(run: Sequence[Row], metric: str, layout: ReportConfig) -> float:
-    dense = _dense(run)
+def _sparsest(run: Sequence[Record], metric: str, layout: ReportConfig) -> float:
+    dense = next((r for r in run if r.percent_remaining >= WHOLE and r.kind != "score"), None)
     if dense is None:
         return math.nan
-    least = layout.below(dense[metric])
-    return max((1 - percent(row) / 100 for row in run if row[metric] >= least - 1e-9), default=0.0)
+    least = layout.below(dense.value(metric)) - 1e-9
+    return max(
+        (1 - r.percent_remaining / 100 for r in run if r.value(metric) >= least), default=0.0
+    )
 
 
-def _area(run: Sequence[Row], metric: str, least: float) -> float:
+def _area(run: Sequence[Record], metric: str, least: float) -> float:
     """Trapezoids under the metric against log density from 100% to `least`, over that width."""
-    x = -np.log([percent(row) / 100 for row in run])
-    y = np.array([row[metric] for row in run], dtype=float)
+    x = -np.log([row.percent_remaining / 100 for row in run])
+    y = np.array([row.value(metric) for row in run])
     end = -math.log(least / 100)
     if len(run) < 2 or x[0] > 1e-9 or end <= 0 or x[-1] < end - 1e-9:
         return math.nan
@@ -116,12 +123,18 @@ def _area(run: Sequence[Row], metric: str, least: float) -> float:
     return float(np.trapezoid(y, x) / end)
 
 
-def _tested(curve: Curve, layout: ReportConfig) -> float:
-    """The sparsest level that a chain of one-sided paired t-tests reaches.
-
-    Levels are tested from the densest on, each at the full alpha, and the first that is not shown
-    to lie above the margin ends it: in a fixed order this needs no correction (Maurer et al. 1995).
-    """
+def _sparsest_tested(curve: Curve, layout: ReportConfig) -> float:
+    """The highest sparsity that a chain of tests shows to be not inferior to dense."""
+    # The question is how far a network can be pruned, so the answer is one sparsity. Testing every
+    # level and taking the sparsest that passes would be wrong: of twenty levels at alpha = 0.05
+    # a level passes by chance, and that level is then the answer, however sparse it is. Correcting
+    # over all levels (Bonferroni, Holm) would be right, but takes most of the power of five seeds.
+    #
+    # Instead the order is fixed in advance, from the densest level to the sparsest, and the first
+    # level that fails ends the chain, whatever lies behind it. A false claim then needs the first
+    # level that is truly inferior to pass its own test, which happens with probability alpha, so
+    # every test has the full alpha and no correction is due (fixed-sequence testing, Maurer et al.
+    # 1995). The price: one noisy level hides all that lie behind it.
     if curve.dense is None:
         return math.nan
     reached = 0.0
@@ -133,15 +146,13 @@ def _tested(curve: Curve, layout: ReportConfig) -> float:
 
 
 def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]:
-    """Sparsest matching and best performing ticket, picked by means over seeds of `chooser`.
+    """The sparsest matching and the best performing ticket, by means over seeds of `chooser`.
 
-    Matching is at least the dense mean, or, of the second, at most its standard error below it.
+    A ticket matches if its mean is at least that of dense; `sparsest_within_error` lets it be lower
+    by the standard error of dense.
     """
-    scored = [
-        (_chosen(curve, point, chooser), point)
-        for point in curve.points
-        if point.n_finite and point.percent > 0
-    ]
+    points = [point for point in curve.points if point.n_finite and point.percent > 0]
+    scored = [(_chosen(curve, point, chooser), point) for point in points]
     tickets = [(fmean(scores), point) for scores, point in scored if scores and point.pruned]
     dense = [] if curve.dense is None else _chosen(curve, curve.dense, chooser)
 
@@ -160,17 +171,15 @@ def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]
 
 
 def _chosen(curve: Curve, point: Point, chooser: str) -> list[float]:
-    """Another metric than its own, of a point's finite replicates."""
-    return [
-        row[chooser]
-        for row in distinct((*curve.cells, *(curve.reference.cells if curve.reference else ())))
-        if row["stage"] in point.stages and row["seed"] in point.values and is_finite(row, chooser)
-    ]
+    """The metric by which tickets are chosen, of a point's finite replicates."""
+    rows = [r for r in distinct(_cells(curve)) if r.stage in point.stages]
+    values = [row.value(chooser) for row in rows if row.seed in point.values]
+    return [value for value in values if not math.isnan(value)]
 
 
 def _ticket(name: str, curve: Curve, point: Point | None, layout: ReportConfig) -> Endpoint:
     if point is None:
         return Endpoint(name)
     sparsity = 1 - point.percent / 100
-    spent = cost(curve, point, workers=layout.workers)
+    spent = ticket_cost(curve, point, workers=layout.workers)
     return Endpoint(name, point.values, point, sparsity, spent)

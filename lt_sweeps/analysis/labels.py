@@ -1,7 +1,7 @@
-"""What the lines and panels of a figure are called: by what differs, or as the layout asks.
+"""Labels of the lines and panels of a figure: what differs, or the keys that the layout gives.
 
-A *key* is a group (`mask_criterion`) or a dotted setting (`recipe.lr`). Each curve is named by one
-of its cells.
+A *key* is a group (`mask_criterion`) or a dotted setting (`recipe.lr`). One cell of a curve stands
+for the curve.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.config.call import nearest
 
 T = TypeVar("T")
-# A name starts with what the papers' legends start with.
+# A label starts as the legends of the papers do.
 FIRST = ("mask_criterion", "method", "reset", "freeze", "recipe", "schedule")
 
 
-def panel(cell: CellResults, keys: Sequence[str]) -> str:
-    """The panel of a cell: `fc on digits`, and whatever else its figure is split by."""
+def panel_label(cell: CellResults, keys: Sequence[str]) -> str:
+    """The panel of a cell: `fc on digits`, then the other keys by which the figure is split."""
     words = [_word(cell, key) for key in keys if key not in ("model", "dataset")]
     if {"model", "dataset"} <= set(keys):
         words.insert(0, f"{cell.choices.get('model') or '?'} on {cell.choices.get('dataset')}")
@@ -29,68 +29,71 @@ def panel(cell: CellResults, keys: Sequence[str]) -> str:
     return ", ".join(filter(None, words))
 
 
-def asked(cells: Sequence[CellResults], panels: Sequence[str], lines: Sequence[str]) -> list[str]:
-    """The names that the layout's `lines` give; and the signature, where only the code differs.
+def labels_from_keys(
+    cells: Sequence[CellResults], panels: Sequence[str], lines: Sequence[str]
+) -> list[str]:
+    """The labels that the layout's `lines` give, with the signature if only the code differs.
 
-    Raises: ValueError: two cells of one panel would share a name, though they differ.
+    Raises: ValueError: two cells of one panel would share a label, though they differ.
     """
-    names = [" ".join(filter(None, (_word(cell, key) for key in lines))) for cell in cells]
-    places = by(range(len(cells)), lambda i: (panel(cells[i], panels), names[i]))
-    for (place, name), found in places.items():
-        differs = differences([cells[i] for i in found])
-        if len(found) > 1 and not differs:
-            for i in found:
-                names[i] += f" {cells[i].signature[:8]}"
-        elif len(found) > 1:
+    labels = [" ".join(filter(None, (_word(cell, key) for key in lines))) for cell in cells]
+    places = list(zip(panels, labels, strict=True))
+    for (panel, label), group in group_by(range(len(cells)), places.__getitem__).items():
+        if differ := differences([cells[i] for i in group]):
             raise ValueError(
-                f"report.lines: {len(found)} curves of `{place}` are all called `{name}`; they "
-                f"differ in {differs}; add it to `lines`, `panels` or `along`"
+                f"report.lines: {len(group)} curves of `{panel}` are all called `{label}`; they "
+                f"differ in {differ}; add it to `lines`, `panels` or `along`"
             )
-    return names
+    return _with_signatures(cells, places)
 
 
-def automatic(cells: Sequence[CellResults], panels: Sequence[str]) -> list[str]:
-    """The shortest names that say everything that differs within a panel."""
-    grouped = by(cells, lambda cell: panel(cell, panels)).values()
-    options = dict.fromkeys(chain.from_iterable(map(_differing_options, grouped)))
-    ranked = sorted(options, key=lambda group: FIRST.index(group) if group in FIRST else len(FIRST))
+def automatic_labels(cells: Sequence[CellResults], panels: Sequence[str]) -> list[str]:
+    """The shortest labels that say everything that differs within a panel."""
+    by_panel = group_by(range(len(cells)), panels.__getitem__).values()
+    grouped = [[cells[i] for i in group] for group in by_panel]
+    groups = dict.fromkeys(chain.from_iterable(map(_differing_options, grouped)))
+    ranked = sorted(groups, key=lambda group: FIRST.index(group) if group in FIRST else len(FIRST))
     settings = dict.fromkeys(chain.from_iterable(map(_differing_settings, grouped)))
     labels = [_label(cell, ranked, list(settings)) for cell in cells]
-    places = [(panel(cell, panels), label) for cell, label in zip(cells, labels, strict=True)]
+    return _with_signatures(cells, list(zip(panels, labels, strict=True)))
+
+
+def _with_signatures(cells: Sequence[CellResults], places: Sequence[tuple[str, str]]) -> list[str]:
+    """The labels, with the start of the signature on those that a panel has more than once."""
     return [
-        f"{label} {cell.signature[:8]}" if places.count(place) > 1 else label
-        for cell, label, place in zip(cells, labels, places, strict=True)
+        f"{place[1]} {cell.signature[:8]}" if places.count(place) > 1 else place[1]
+        for cell, place in zip(cells, places, strict=True)
     ]
 
 
 def differences(cells: Sequence[CellResults]) -> list[str]:
-    """The groups and settings in which these cells differ, each said once."""
+    """The groups and settings in which these cells differ."""
     return _differing_options(cells) + _differing_settings(cells)
 
 
-def known(where: str, keys: Sequence[str], cells: Iterable[CellResults]) -> None:
-    """Raises: ValueError: a key is no group and no setting of any of these cells."""
-    found = dict.fromkeys(chain.from_iterable((*c.choices, *c.settings) for c in cells))
-    for key in keys:
-        if found and key not in found:
-            groups = [name for name in found if "." not in name]
+def check_keys(where: str, keys: Sequence[str], cells: Iterable[CellResults]) -> None:
+    """Raises: ValueError: none of the cells has a group or a setting of that name."""
+    known = dict.fromkeys(chain.from_iterable((*c.choices, *c.settings) for c in cells))
+    for key in keys if known else ():
+        if key not in known:
+            groups = [name for name in known if "." not in name]
             raise ValueError(
-                f"{where}: `{key}` is no group and no setting of these cells{nearest(key, found)}; "
+                f"{where}: these cells have no group or setting `{key}`{nearest(key, known)}; "
                 f"groups are {groups}, a setting is `recipe.lr`"
             )
 
 
-def value(cell: CellResults, key: str) -> Any:
+def value_of(cell: CellResults, key: str) -> Any:
     """A cell's option of a group, or its value of a setting."""
     return cell.choices[key] if key in cell.choices else cell.settings.get(key)
 
 
-def belongs(key: str, keys: Iterable[str]) -> bool:
-    """Whether a setting is one of the keys, or inside one (a group holds its settings)."""
-    return any(key == each or key.startswith(f"{each}.") for each in keys)
+def is_within(key: str, keys: Iterable[str]) -> bool:
+    """Whether a setting is one of the keys, or lies in a group that is one of them."""
+    return any(key == other or key.startswith(f"{other}.") for other in keys)
 
 
-def by(things: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[T]]:
+def group_by(things: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[T]]:
     groups: dict[Any, list[T]] = {}
     for thing in things:
         groups.setdefault(key(thing), []).append(thing)
@@ -123,7 +126,7 @@ def _differing_settings(cells: Sequence[CellResults]) -> list[str]:
     """Settings that differ, unless the option of their group already says so."""
 
     def unexplained(key: str) -> bool:
-        values = by(cells, lambda cell: cell.choices.get(key.split(".")[0]))
+        values = group_by(cells, lambda cell: cell.choices.get(key.split(".")[0]))
         return any(len({repr(c.settings.get(key)) for c in same}) > 1 for same in values.values())
 
     keys = dict.fromkeys(chain.from_iterable(cell.settings for cell in cells))

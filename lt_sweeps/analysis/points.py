@@ -1,7 +1,7 @@
-"""What is known of one point of a curve: its place, and its statistics over seeds.
+"""`Point`: one point of a curve, with its density and its statistics over seeds.
 
-Statistics are over the finite replicates. A collapsed one is a number like any other; both kinds
-are counted, so that no reader has to guess.
+Statistics leave out replicates that diverged and keep those that collapsed, whose accuracy is a
+number like any other. Both are counted, so that no reader has to guess.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from lt_sweeps.analysis.results import Row
 from lt_sweeps.analysis.stats import spread
+from lt_sweeps.storage.record import Record
 
 WHOLE = 100 - 1e-9  # percent of weights remaining from which on none is pruned
 
@@ -36,10 +36,10 @@ class Point:
     ci_high: float
     stages: frozenset[str]
     values: Mapping[str, float] = field(default_factory=dict)  # the finite ones, by seed
-    at: tuple[str, ...] = ()  # what moved it along its line, beside the schedule
+    at: tuple[str, ...] = ()  # its values of the layout's `along` keys, such as `method.bias=0.1`
     sparsity_total: float = math.nan  # of all parameters; NaN where records do not say
-    dense_resources: bool | None = None  # whether a training held more weights; None likewise
-    scored: bool = False  # as it was found, and not trained at this point
+    dense_resources: bool | None = None  # whether a training held more weights than the ticket
+    scored: bool = False  # evaluated as it was found, without a training of its own
 
     @property
     def pruned(self) -> bool:
@@ -47,7 +47,7 @@ class Point:
         return self.percent < WHOLE
 
     def band(self, kind: str) -> tuple[float, float]:
-        """Lower and upper edge of the band; NaN where this many replicates have none."""
+        """Lower and upper edge of the band; NaN if there are too few replicates for one."""
         if kind == "ci":
             return self.ci_low, self.ci_high
         if kind == "sd":
@@ -55,37 +55,22 @@ class Point:
         return (self.min, self.max) if self.n_finite > 1 else (math.nan, math.nan)
 
 
-def point(rows: Sequence[Row], metric: str, at: tuple[str, ...] = ()) -> Point:
+def point(rows: Sequence[Record], metric: str, at: tuple[str, ...] = ()) -> Point:
     """The statistics of the rows that are replicates of each other."""
-    values = {row["seed"]: float(row[metric]) for row in rows if is_finite(row, metric)}
+    values = {row.seed: v for row in rows if not math.isnan(v := row.value(metric))}
+    totals = [math.nan if row.sparsity_total is None else row.sparsity_total for row in rows]
     return Point(
-        level=rows[0]["level"],
-        target_sparsity=rows[0]["target_sparsity"],
-        percent=float(np.mean([percent(row) for row in rows])),
+        level=rows[0].level,
+        target_sparsity=rows[0].target_sparsity,
+        percent=float(np.mean([row.percent_remaining for row in rows])),
         n=len(rows),
         n_finite=len(values),
-        n_collapsed=sum(row["collapsed"] for row in rows),
-        stages=frozenset(row["stage"] for row in rows),
+        n_collapsed=sum(row.collapsed for row in rows),
+        stages=frozenset(row.stage for row in rows),
         values=values,
         at=at,
-        sparsity_total=float(np.mean([row.get("sparsity_total", math.nan) for row in rows])),
-        dense_resources=rows[0].get("dense_resources"),
-        scored=all(map(is_scored, rows)),
+        sparsity_total=float(np.mean(totals)),
+        dense_resources=rows[0].dense_resources,
+        scored=all(row.kind == "score" for row in rows),
         **asdict(spread(list(values.values()))),
     )
-
-
-def is_finite(row: Row, metric: str) -> bool:
-    """Whether a replicate counts: it did not diverge, and has the number asked for."""
-    value = row.get(metric)
-    return bool(row["finite"]) and value is not None and math.isfinite(value)
-
-
-def is_scored(row: Row) -> bool:
-    """Whether a replicate was only scored: of a supermask, that is a network that never learned."""
-    return row.get("kind") == "score"
-
-
-def percent(row: Row) -> float:
-    """Percent of prunable weights remaining, from the measured counts."""
-    return 100 * row["weights_remaining"] / row["weights_total"]

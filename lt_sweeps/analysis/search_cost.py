@@ -1,6 +1,6 @@
-"""What finding a ticket took, in epochs: its search as a graph of trainings.
+"""The cost of finding a ticket, in epochs: its search as a graph of trainings.
 
-Retraining a ticket is no part of its search, nor is anything that only later rounds needed.
+Neither the training of the ticket itself nor what only later rounds needed belongs to its search.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.results import CellResults, Row
+from lt_sweeps.storage.record import Record
 
 After = Mapping[str, Collection[str]]
-"""The trainings that each one starts from, by stage."""
+"""The trainings that each training starts from, by stage."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What finding a ticket takes, in epochs. NaN where records lack it.
+    """Epochs that finding a ticket takes; NaN if a record does not say how long it was.
 
-    `chain` is the trainings before it. The others are of all that its line needed for tickets of
-    its level and less: `sequential` one after the other, `parallel` with a worker for each that is
-    ready, `makespan` with as many workers as the layout says.
+    `chain` counts the trainings that the ticket itself descends from. The others count every
+    training that its line needed for tickets up to its level: `sequential` one after the other,
+    `parallel` with a worker for each that is ready, `makespan` with the layout's `workers`.
     """
 
     chain: float = math.nan
@@ -35,19 +35,17 @@ class Cost:
     makespan: float = math.nan
 
 
-def cost(curve: Curve, point: Point, *, workers: int | None = None) -> Cost:
-    """What finding the ticket of a point took, as the mean over the curve's seeds."""
-    by_seed = [_cost(curve, point, seed, workers) for seed in curve.seeds]
-    known = [each for each in by_seed if each is not None]
-    if not known:
-        return Cost()
-    return Cost(*(float(np.mean(column)) for column in zip(*known, strict=True)))
+def ticket_cost(curve: Curve, point: Point, *, workers: int | None = None) -> Cost:
+    """The cost of finding the ticket of a point, as the mean over the curve's seeds."""
+    by_seed = [_seed_cost(curve, point, seed, workers) for seed in curve.seeds]
+    columns = zip(*filter(None, by_seed), strict=True)
+    return Cost(*(float(np.mean(column)) for column in columns))
 
 
 def makespan(epochs: Mapping[str, float], after: After, *, workers: int) -> float:
-    """When all is trained by list scheduling.
+    """The epoch at which all trainings are done, by list scheduling.
 
-    A worker that is free takes the first training, in the order given, that waits for none.
+    A free worker takes the first training, in the order given, whose predecessors are done.
     """
     if any(map(math.isnan, epochs.values())):
         return math.nan
@@ -64,24 +62,22 @@ def makespan(epochs: Mapping[str, float], after: After, *, workers: int) -> floa
     return now
 
 
-def _cost(
+def _seed_cost(
     curve: Curve, point: Point, seed: str, workers: int | None
 ) -> tuple[float, float, float, float] | None:
     cells = [cell for cell in curve.cells if cell.seed == seed]
-    rows = {row["stage"]: row for cell in cells for row in (*cell.search, *cell.rows)}
+    rows = {row.stage: row for cell in cells for row in (*cell.search, *cell.rows)}
+    after = {stage: row.after for stage, row in rows.items() if row.after is not None}
     ticket = next((row for stage, row in rows.items() if stage in point.stages), None)
-    if ticket is None:
+    if ticket is None or len(after) < len(rows):  # an imported result does not say what it needed
         return None
-    after = {
-        row["stage"]: _after(row, cell) for cell in cells for row in (*cell.search, *cell.rows)
-    }
-    found = [row["stage"] for c in cells for row in c.rows if row["level"] <= point.level]
-    before = _before(found, after)
+    line = [row.stage for cell in cells for row in cell.rows if row.level <= point.level]
+    before = _before(line, after)
     epochs = {stage: _epochs(row) for stage, row in rows.items() if stage in before}
     epochs |= dict.fromkeys(before - rows.keys(), math.nan)
-    chain = sum(epochs[stage] for stage in _before([ticket["stage"]], after))
+    chain = sum(epochs[stage] for stage in _before([ticket.stage], after))
     return (
-        ticket.get("search_epochs", chain),
+        chain if ticket.search_epochs is None else ticket.search_epochs,
         sum(epochs.values()),
         makespan(epochs, after, workers=max(1, len(epochs))),
         math.nan if workers is None else makespan(epochs, after, workers=workers),
@@ -89,26 +85,16 @@ def _cost(
 
 
 def _before(stages: Iterable[str], after: After) -> set[str]:
-    """All that some trainings stand on."""
-    found: set[str] = set()
-    waiting = [each for stage in stages for each in after[stage]]
+    """All trainings that some trainings descend from."""
+    ancestors: set[str] = set()
+    waiting = [parent for stage in stages for parent in after[stage]]
     while waiting:
         stage = waiting.pop()
-        if stage not in found:
-            found.add(stage)
+        if stage not in ancestors:
+            ancestors.add(stage)
             waiting += after.get(stage, ())
-    return found
+    return ancestors
 
 
-def _after(row: Row, cell: CellResults) -> Collection[str]:
-    """What a training starts from; where a record does not say, all of the levels above it."""
-    if "after" in row:
-        return row["after"]
-    above = [r for r in (*cell.rows, *cell.search) if r["level"] < row["level"]]
-    result = row.get("kind") != "search"
-    beside = [r for r in cell.search if result and r["level"] == row["level"]]
-    return [each["stage"] for each in (*above, *beside)]
-
-
-def _epochs(row: Row) -> float:
-    return float(row["epochs"]) if row.get("epochs") is not None else math.nan
+def _epochs(row: Record) -> float:
+    return math.nan if row.epochs is None else row.epochs

@@ -1,7 +1,7 @@
-"""What may be said: tests of each line against the layout's baseline, and which tickets win.
+"""Significance: each line tested against the layout's baseline, and which tickets win.
 
-A test is at one level. Holm corrects within the family that the layout declares, and everything
-that a reader needs to judge a p-value stands beside it.
+Every test is at one level. Holm's method corrects within the family that the layout declares, and
+what a reader needs to judge a p-value is reported with it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,21 @@ import numpy as np
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import not_inferior
-from lt_sweeps.analysis.labels import by
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.stats import Comparison, compare, detectable, holm
+from lt_sweeps.analysis.stats import Comparison, compare_replicates, detectable, holm
 from lt_sweeps.config.call import nearest
 from lt_sweeps.config.report_config import ReportConfig
 
-# Two sparsities are the same level of pruning where their densities differ by less than this part.
+# Two densities are the same level if they differ by at most 1% of the larger. Counts of weights are
+# rounded in each layer, so one target gives densities that differ a little from line to line, while
+# neighbouring levels differ by 20% of the density (arXiv:1905.01067).
 SAME = 0.01
+_FAMILIES = {
+    "line": lambda verdict: (verdict.curve.panel, verdict.curve.name),
+    "panel": lambda verdict: verdict.curve.panel,
+    "figure": lambda verdict: "",
+}
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,9 @@ class Verdict:
     p_exact_holm: float = math.nan
 
     def mark(self, alpha: float) -> str:
-        """`★` or `×` where it is above or below after Holm, `☆` or `·` where only uncorrected.
+        """`★` or `×` if the line is above or below after Holm, `☆` or `·` if only uncorrected.
 
-        Uncorrected is Student's two-sample test, the one that the stars of arXiv:1905.01067 are of.
+        Uncorrected means Student's two-sample test, by which arXiv:1905.01067 gives its stars.
         """
         if math.isnan(self.found.p):
             return ""
@@ -58,18 +65,29 @@ def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
     names = list(dict.fromkeys(curve.name for curve in curves))
     for where in ("baseline", "tested", "control", "highlight"):
         given = getattr(layout, where) or []
-        _known(f"report.{where}", [given] if isinstance(given, str) else given, names)
-    found = [v for here in by(curves, lambda c: c.panel).values() for v in _panel(here, layout)]
-    return corrected(found, layout.family)
+        for name in {given} if isinstance(given, str) else given:
+            if name not in names:
+                raise ValueError(
+                    f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
+                    f"{names}"
+                )
+    verdicts = []
+    for panel in group_by(curves, lambda curve: curve.panel).values():
+        baseline = next((curve for curve in panel if curve.name == layout.baseline), None)
+        tested = [c for c in panel if layout.tested is None or c.name in layout.tested]
+        for curve in tested:
+            if baseline is not None and curve is not baseline:
+                verdicts += compare_curves(curve, baseline, alpha=layout.alpha)
+    return correct_by_holm(verdicts, layout.family)
 
 
-def against(curve: Curve, baseline: Curve, *, alpha: float) -> Iterator[Verdict]:
-    """Two curves compared at each level that both have; not where they share their tickets."""
+def compare_curves(curve: Curve, baseline: Curve, *, alpha: float) -> Iterator[Verdict]:
+    """Compare two curves at each level that both have, unless they share its tickets."""
     for point in curve.points:
-        other = partner(point, baseline)
+        other = point_at_density(point, baseline)
         if other is None or other.stages == point.stages:
             continue
-        found = compare(
+        found = compare_replicates(
             point.values,
             other.values,
             seeds=curve.seeds,
@@ -79,25 +97,20 @@ def against(curve: Curve, baseline: Curve, *, alpha: float) -> Iterator[Verdict]
         yield Verdict(curve, baseline, point, found)
 
 
-def corrected(verdicts: Sequence[Verdict], family: str) -> list[Verdict]:
-    """The verdicts with their p-values adjusted by Holm within each family."""
-    keys = {
-        "line": lambda v: (v.curve.panel, v.curve.name),
-        "panel": lambda v: v.curve.panel,
-        "figure": lambda v: "",
-    }
-    done = []
-    for members in by(verdicts, keys[family]).values():
-        adjusted = holm([v.found.p for v in members])
+def correct_by_holm(verdicts: Sequence[Verdict], family: str) -> list[Verdict]:
+    """The verdicts with p-values adjusted by Holm's method within each family."""
+    corrected = []
+    for members in group_by(verdicts, _FAMILIES[family]).values():
+        p_holm = holm([v.found.p for v in members])
         exact = holm([v.found.p_exact for v in members])
-        done += [
+        corrected += [
             replace(v, p_holm=p, p_exact_holm=e)
-            for v, p, e in zip(members, adjusted, exact, strict=True)
+            for v, p, e in zip(members, p_holm, exact, strict=True)
         ]
-    return done
+    return corrected
 
 
-def partner(point: Point, curve: Curve) -> Point | None:
+def point_at_density(point: Point, curve: Curve) -> Point | None:
     """The point of another curve at the same density, or None."""
     near = min(curve.points, key=lambda p: abs(p.percent - point.percent), default=None)
     if near is None or not math.isclose(near.percent, point.percent, rel_tol=SAME):
@@ -108,7 +121,7 @@ def partner(point: Point, curve: Curve) -> Point | None:
 def winning(
     curve: Curve, verdicts: Sequence[Verdict], layout: ReportConfig
 ) -> dict[frozenset[str], bool]:
-    """Which points are not inferior to dense, and better than the control, both by a test."""
+    """Which points win: tests show them not inferior to dense, and better than the control."""
     better = {
         v.point.stages
         for v in verdicts
@@ -122,7 +135,7 @@ def winning(
 
 
 def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """What limits these tests, as sentences: attainable p, power, what could not be tested."""
+    """The limits of these tests as sentences: attainable p, power, what could not be tested."""
     if not verdicts:
         return []
     tests = sorted({v.found.test for v in verdicts})
@@ -141,14 +154,13 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
 
 
 def _sizes(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
-    one = {"line": lambda v: (v.curve.panel, v.curve.name), "panel": lambda v: v.curve.panel}
-    groups = by(verdicts, one.get(layout.family, lambda v: "")).values()
-    sizes = sorted({sum(not math.isnan(v.found.p) for v in group) for group in groups})
+    families = group_by(verdicts, _FAMILIES[layout.family]).values()
+    sizes = sorted({sum(not math.isnan(v.found.p) for v in family) for family in families})
     return f"{sizes[0]} tests" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
 
 
 def _attainable(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """Where the exact test can never reach the level asked for."""
+    """Where the exact test has too few seeds to ever reach alpha."""
     least = {(v.found.test, v.found.n[0]): v.found.p_least for v in verdicts if min(v.found.n) > 1}
     return [
         f"With {n} {'pairs' if test == 'paired t' else 'seeds each'} the exact test cannot fall "
@@ -159,35 +171,18 @@ def _attainable(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
 
 
 def _power(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """What these seeds could have seen, and how many the differences seen would need."""
+    """The difference that these seeds can show, and the seeds that the seen ones would need."""
     known = [v.found for v in verdicts if v.found.sd > 0 and min(v.found.n) > 1]
     if not known:
         return []
     middle = sorted(known, key=lambda each: each.sd)[len(known) // 2]
     n, paired = min(middle.n), middle.test == "paired t"
-    seen = detectable(middle.sd, n, paired=paired, alpha=layout.alpha)
+    visible = detectable(middle.sd, n, paired=paired, alpha=layout.alpha)
     needs = float(np.median([each.seeds_needed for each in known]))
     many = "more than 1000" if math.isinf(needs) else f"{needs:.0f}"
     scale, unit = (100, " points") if layout.metrics[0].endswith("accuracy") else (1, "")
     return [
-        f"Power: {n} seeds show a difference of {scale * seen:.2g}{unit} with 80% probability in a "
-        f"single test (standard deviation {scale * middle.sd:.2g}{unit}, the median); the median "
-        f"difference seen here would need {many} seeds."
+        f"Power: {n} seeds show a difference of {scale * visible:.2g}{unit} with 80% probability "
+        f"in a single test (standard deviation {scale * middle.sd:.2g}{unit}, the median); the "
+        f"median difference seen here would need {many} seeds."
     ]
-
-
-def _panel(here: Sequence[Curve], layout: ReportConfig) -> Iterator[Verdict]:
-    baseline = next((curve for curve in here if curve.name == layout.baseline), None)
-    if baseline is None:
-        return
-    for curve in here:
-        if curve is not baseline and (layout.tested is None or curve.name in layout.tested):
-            yield from against(curve, baseline, alpha=layout.alpha)
-
-
-def _known(where: str, given: Sequence[str], names: Sequence[str]) -> None:
-    for name in given:
-        if name not in names:
-            raise ValueError(
-                f"{where}: no line is called `{name}`{nearest(name, names)}; lines are {names}"
-            )

@@ -1,14 +1,12 @@
-"""Weights and masks of stored tickets as numpy arrays: what figures need beyond the records.
+"""Weights and masks of stored tickets as numpy arrays, for figures that need more than records.
 
-Read by the ids in the records, without torch. A ticket that is not there (copied records, a store
-that was cleared) is None; one that does not match its checksum is an error.
+They are found by the stage keys in the records and read without torch. A ticket that is not there
+(records were copied, or the store was cleared) is None; one that does not match its checksum is an
+error.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +19,17 @@ from numpy.typing import NDArray
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.results import CellResults, Row
+from lt_sweeps.analysis.results import CellResults
+from lt_sweeps.storage import ticket_file
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.ticket_file import LEARNED, MASK, CorruptTicket
 
-_MASK, _LEARNED, _OPTIMIZER = "mask/", "learned/", "optimizer/"
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A ticket of one seed: tensors by `state_dict` name, what is kept, a learned mask's logits."""
+    """A ticket of one seed, by parameter name: its tensors, its mask, a learned mask's logits."""
 
     values: Arrays
     kept: Arrays
@@ -38,7 +38,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What one pruning decided of a layer's weights that were left: flat arrays of one length."""
+    """The weights of a layer that were left before a pruning: flat arrays of one length."""
 
     layer: str
     init: NDArray[Any]  # in units of the standard deviation of the layer's initial weights
@@ -48,9 +48,9 @@ class Pruning:
 
 @dataclass(frozen=True)
 class LearnedLayer:
-    """A learned mask as its training ended: a weight's chance to be kept, or its soft mask.
+    """A learned mask at the end of its training: each weight's chance to be kept, or soft mask.
 
-    It is sigmoid(slope * logit + a constant): the slope of an annealed mask is its last beta.
+    `chances` are sigmoid(slope * logit + shift); the slope of an annealed mask is its last beta.
     """
 
     stage: str
@@ -63,64 +63,60 @@ def weights(root: Path, stage: str, seed: str, moment: str = "end") -> Weights |
 
     Raises: ValueError: the file is not what was written.
     """
-    suffix = "" if moment == "end" else f"@{moment}"
-    path = root / "tickets" / stage / f"{seed}{suffix}.safetensors"
+    path = ticket_file.ticket_path(root, stage, seed, moment)
     try:
-        blob = path.read_bytes()
+        _, content = ticket_file.read_content(path)
     except FileNotFoundError:
         return None
-    tensors = _checked(path, blob)
-    prefixes = (_MASK, _LEARNED, _OPTIMIZER)
-    return Weights(
-        {name: t for name, t in tensors.items() if not name.startswith(prefixes)},
-        *(
-            {name.removeprefix(p): t for name, t in tensors.items() if name.startswith(p)}
-            for p in (_MASK, _LEARNED)
-        ),
-    )
+    except CorruptTicket as error:
+        raise ValueError(f"{path}: {error}; `resume` computes it again") from None
+    named = ticket_file.split_by_prefix(dict(sorted(safetensors.numpy.load(content).items())))
+    return Weights(named[""], named[MASK], named[LEARNED])
 
 
 def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
-    """Which weights a point's tickets keep, by seed and layer; without the seeds not there."""
-    found = {seed: _row(curve, point, seed) for seed in curve.seeds}
-    read = {seed: weights(root, row[1]["stage"], seed) for seed, row in found.items() if row}
-    return {seed: ticket.kept for seed, ticket in read.items() if ticket is not None}
+    """Which weights a point's tickets keep, by seed and layer; only of seeds that are stored."""
+    rows = {seed: found[1] for seed in curve.seeds if (found := _row(curve, point, seed))}
+    tickets = {seed: weights(root, row.stage, seed) for seed, row in rows.items()}
+    return {seed: ticket.kept for seed, ticket in tickets.items() if ticket is not None}
 
 
-def learned(root: Path, curve: Curve, point: Point) -> dict[str, LearnedLayer]:
-    """The mask that was learned for a point, by seed; nothing where none was, or it is not there.
+def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, LearnedLayer]:
+    """The learned mask of a point, by seed; only of seeds that have one and whose ticket is stored.
 
-    It is the point's own, or that of the last search before it.
+    It is the mask that the point itself learned, or else the last search before it.
     """
-    found = {}
+    learned = {}
     for seed in curve.seeds:
         for cell, own in filter(None, [_row(curve, point, seed)]):
-            masks = [row for row in (*cell.search, own) if row.get("mask_chance")]
-            ticket = weights(root, masks[-1]["stage"], seed) if masks else None
+            masks = [(r.stage, r.mask_chance) for r in (*cell.search, own) if r.mask_chance]
+            if not masks:
+                continue
+            stage, (slope, shift) = masks[-1]
+            ticket = weights(root, stage, seed)
             if ticket is not None and ticket.logits:
-                slope, shift = masks[-1]["mask_chance"]
-                flat = np.concatenate([each.ravel() for each in ticket.logits.values()])
-                chances = scipy.special.expit(slope * flat.astype(np.float64) + shift)
-                found[seed] = LearnedLayer(masks[-1]["stage"], slope, chances)
-    return found
+                logits = np.concatenate([layer.ravel() for layer in ticket.logits.values()])
+                chances = scipy.special.expit(slope * logits.astype(np.float64) + shift)
+                learned[seed] = LearnedLayer(stage, slope, chances)
+    return learned
 
 
 def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Pruning]:
-    """The pruning that led to a point, layer by layer; nothing where a ticket is not there.
+    """The pruning that led to a point, layer by layer; nothing if a ticket is not stored.
 
-    `init` is the network's first initialisation, `final` the end of the training before the
-    pruning, both of the weights that the training before still had.
+    `init` is the network's first initialisation and `final` the end of the training before the
+    pruning, both only of the weights that this training still had.
     """
     found = _row(curve, point, seed)
     if found is None:
         return
     cell, row = found
-    before = [each for each in cell.rows if each["level"] == row["level"] - 1]
-    if not before or "init" not in row:
+    before = [each for each in cell.rows if each.level == row.level - 1]
+    if not before or row.init is None:
         return
-    first = weights(root, row["init"], seed)
-    last = weights(root, before[-1]["stage"], seed)
-    after = weights(root, row["stage"], seed)
+    first = weights(root, row.init, seed)
+    last = weights(root, before[-1].stage, seed)
+    after = weights(root, row.stage, seed)
     if first is None or last is None or after is None:
         return
     for layer, kept in after.kept.items():
@@ -130,33 +126,15 @@ def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Prun
         yield Pruning(layer, start[left] / scale, last.values[layer][left] / scale, kept[left])
 
 
-def nearest(curve: Curve, sparsity: float) -> Point | None:
-    """The pruned point whose density is nearest, if it is within a quarter of what was asked."""
+def point_near(curve: Curve, sparsity: float) -> Point | None:
+    """The pruned point with the nearest density, if that is within a factor of exp(0.25) of it."""
     density = 100 * (1 - sparsity)
     pruned = [point for point in curve.points if point.pruned and point.percent > 0]
     near = min(pruned, key=lambda p: abs(np.log(p.percent / density)), default=None)
     return near if near is not None and abs(np.log(near.percent / density)) < 0.25 else None
 
 
-def _row(curve: Curve, point: Point, seed: str) -> tuple[CellResults, Row] | None:
-    return next(
-        (
-            (cell, row)
-            for cell in curve.cells
-            if cell.seed == seed
-            for row in cell.rows
-            if row["stage"] in point.stages
-        ),
-        None,
-    )
-
-
-def _checked(path: Path, blob: bytes) -> Arrays:
-    try:
-        size = struct.unpack("<Q", blob[:8])[0]
-        about = json.loads(blob[8 : 8 + size])["__metadata__"]
-        if hashlib.sha256(memoryview(blob)[8 + size :]).hexdigest() == about["body_sha256"]:
-            return dict(sorted(safetensors.numpy.load(blob).items()))
-    except (struct.error, ValueError, KeyError):
-        pass
-    raise ValueError(f"{path}: not the ticket that was written; `resume` computes it again")
+def _row(curve: Curve, point: Point, seed: str) -> tuple[CellResults, Record] | None:
+    """The record of a point and seed, with its cell."""
+    pairs = ((cell, row) for cell in curve.cells if cell.seed == seed for row in cell.rows)
+    return next((pair for pair in pairs if pair[1].stage in point.stages), None)

@@ -1,4 +1,4 @@
-"""`Analysis`: everything that a report says of some cells, before any of it is drawn or printed."""
+"""`Analysis`: all that a report says of some cells, before any of it is drawn or printed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from lt_sweeps.analysis.curve import Curve, curves
 from lt_sweeps.analysis.endpoint import Endpoint, endpoints
-from lt_sweeps.analysis.labels import by
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.results import Results
 from lt_sweeps.analysis.significance import Verdict, verdicts
 from lt_sweeps.config.report_config import ReportConfig, layout
@@ -29,9 +29,9 @@ class Analysis:
 
     @property
     def accuracy(self) -> str:
-        """The metric that tests of being as good as dense, and endpoints, are of."""
-        found = [name for name in self.layout.metrics if name.endswith("accuracy")]
-        return found[0] if found else "test_accuracy"
+        """The metric by which tickets are compared with the dense network, as endpoints are."""
+        accuracies = (name for name in self.layout.metrics if name.endswith("accuracy"))
+        return next(accuracies, "test_accuracy")
 
     @cached_property
     def curves(self) -> list[Curve]:
@@ -49,43 +49,40 @@ class Analysis:
         """Every line against the layout's control, which a winning ticket has to beat."""
         if self.layout.control is None:
             return []
-        return verdicts(
-            self.curves, replace(self.layout, baseline=self.layout.control, tested=None)
-        )
+        control = replace(self.layout, baseline=self.layout.control, tested=None)
+        return verdicts(self.curves, control)
 
     @cached_property
     def endpoints(self) -> list[tuple[Curve, list[Endpoint]]]:
         """The endpoints of each curve; areas within a panel go down to the same density."""
-        found = []
-        for here in by(self.curves_of(self.accuracy), lambda curve: curve.panel).values():
-            ends = [c.points[-1].percent for c in here if c.points and c.points[-1].percent > 0]
-            least = max(ends, default=100.0)
-            found += [
-                (c, endpoints(c, metric=self.accuracy, layout=self.layout, least=least))
-                for c in here
-            ]
-        return found
+        ends = []
+        for panel in group_by(self.curves_of(self.accuracy), lambda curve: curve.panel).values():
+            sparsest = [c.points[-1].percent for c in panel if c.points and c.points[-1].percent]
+            least = max(sparsest, default=100.0)
+            ends += [(c, endpoints(c, self.accuracy, self.layout, least=least)) for c in panel]
+        return ends
 
     @cached_property
     def stages(self) -> tuple[str, ...]:
-        """The ids of all trainings behind it."""
-        found = {s for curve in self.curves for point in curve.points for s in point.stages}
-        return tuple(sorted(found))
+        """The stage keys of all trainings behind the curves."""
+        points = [point for curve in self.curves for point in curve.points]
+        return tuple(sorted({stage for point in points for stage in point.stages}))
 
 
-def findings(reading: Results, asked: Mapping[str, Any]) -> dict[str, Analysis]:
-    """The findings of each experiment of a reading, by its name; `asked` overrides their layouts.
+def analyses(results: Results, overrides: Mapping[str, Any]) -> dict[str, Analysis]:
+    """The analysis of each experiment, by its name; `overrides` are keys of `report:` on top.
 
-    A root, and a sweep of one experiment, is one.
+    A root is one analysis, and so is a sweep whose experiments have the same layout: its name is
+    then empty.
     """
-    experiments = by(reading.cells, lambda cell: cell.experiment)
-    given = [reading.layouts.get(name, {}) for name in experiments]
-    if not reading.layouts or all(each == given[0] for each in given):
-        return {"": Analysis(reading, layout({**(given[0] if given else {}), **asked}))}
+    experiments = group_by(results.cells, lambda cell: cell.experiment)
+    layouts = {name: results.layouts.get(name, {}) for name in experiments}
+    first = next(iter(layouts.values()), {})
+    if not results.layouts or all(each == first for each in layouts.values()):
+        return {"": Analysis(results, layout({**first, **overrides}))}
     return {
         name: Analysis(
-            replace(reading, name=name, cells=tuple(cells)),
-            layout({**reading.layouts.get(name, {}), **asked}),
+            replace(results, name=name, cells=tuple(cells)), layout({**layouts[name], **overrides})
         )
         for name, cells in experiments.items()
     }

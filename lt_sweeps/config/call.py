@@ -114,7 +114,7 @@ class Call:
             raise ValueError(f"{where}: `{self.target}` needs {missing}, which nothing gives")
         hints = _hints(self.target)
         for name, value in self.args.items():
-            if name in hints and not _fits(value, hints[name]):
+            if name in hints and not fits(value, hints[name]):
                 raise ValueError(f"{where}: {name}={value!r} is no {_readable(hints[name])}")
 
 
@@ -211,13 +211,13 @@ def _source_hash(target: str) -> str:
     return digest(ast.dump(ast.parse(source)))
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a yaml value may stand for a parameter annotated `hint` (unknown hints accept)."""
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a yaml or JSON value may stand where `hint` is the type (unknown hints accept)."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in inner)
+        return any(fits(value, option) for option in inner)
     if origin is typing.Literal:
         return value in inner
     if hint is type(None):
@@ -232,7 +232,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, dict)
     if origin is not None and isinstance(origin, type) and issubclass(origin, Collection):
         item = inner[0] if inner else Any
-        return isinstance(value, list) and all(_fits(v, item) for v in value)
+        return isinstance(value, list) and all(fits(v, item) for v in value)
     return True
 
 

@@ -1,6 +1,6 @@
-"""Status: where a sweep is, from its files alone, so that it works offline and while jobs run.
+"""`Status`: how far a sweep has come, from its files, so that it works offline and while jobs run.
 
-Where a queue answers it is asked too: it knows of jobs that ended without a word.
+If Slurm answers, it is asked too: it knows which jobs ended without writing so into a file.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from functools import cached_property
 from typing import Any
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, over, queued
+from lt_sweeps.storage.record import RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
 
 COMPLETE, BROKEN, AT_WORK = 0, 1, 3
-"""Exit statuses: all is done; something is not and nobody is at it; somebody is."""
+"""Exit statuses: all is done; something is missing and nothing works on it; something does."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """A sweep as it was found."""
+    """A sweep at one moment."""
 
     sweep: SweepFolder
     stored: frozenset[UnitName]
@@ -42,7 +43,7 @@ class Status:
         tasks = {(b.number, task) for b in submitted for task in range(len(b.tasks))}
         held, asked = frozenset(tasks - ended.keys()), False
         if submitted and has_slurm():
-            with suppress(ValueError):  # it does not answer: the files are what there is
+            with suppress(ValueError):  # Slurm does not answer: the files must do
                 held, asked = frozenset(queued(sweep, timeout=10)) & tasks, True
         return cls(
             sweep, _stored(sweep), sweep.failures(), sweep.running(), held, asked, _finished(sweep)
@@ -58,17 +59,12 @@ class Status:
             for unit in pack["units"]
         }
         waiting = self._waiting()
-        found = {}
-        for unit in self._units():
-            if unit in self.stored:
-                found[unit] = DONE
-            elif unit in running:
-                found[unit] = RUNNING
-            elif unit in self.failures:
-                found[unit] = FAILED
-            else:
-                found[unit] = QUEUED if unit in waiting else MISSING
-        return found
+        # The first that holds counts: a unit may be stored after it failed, or fail while queued.
+        order = {DONE: self.stored, RUNNING: running, FAILED: self.failures, QUEUED: waiting}
+        return {
+            unit: next((state for state, those in order.items() if unit in those), MISSING)
+            for unit in dict.fromkeys((k, c["seed"]) for c in self.cells for k in c["stages"])
+        }
 
     @property
     def exit_status(self) -> int:
@@ -90,17 +86,16 @@ class Status:
         return found
 
     def collapsed(self) -> dict[int, int]:
-        """How many tickets of each level predict one class or have lost a layer."""
+        """How many tickets of each level predict only one class or have lost a layer."""
         found: dict[int, int] = {}
         for cell in self.cells:
-            path = self.sweep.root / "runs" / cell["signature"] / cell["seed"] / "records.jsonl"
-            with suppress(OSError, ValueError):
-                for row in map(json.loads, path.read_text().splitlines()):
-                    found[row["level"]] = found.get(row["level"], 0) + bool(row["collapsed"])
+            folder = RunFolder.of(self.sweep.root, cell["signature"], cell["seed"])
+            for row in folder.read().records:
+                found[row.level] = found.get(row.level, 0) + row.collapsed
         return found
 
     def seconds_left(self) -> float | None:
-        """By the speeds measured under this root, where there are any and somebody works."""
+        """An estimate by speeds measured under this root; None without any, or if nothing runs."""
         at_once = sum(len(each["packs"]) for each in self.working.values())
         stages = self.sweep.manifest["stages"]
         try:
@@ -118,7 +113,7 @@ class Status:
         return left / at_once if at_once else None
 
     def broken_cells(self) -> dict[UnitName, list[int]]:
-        """The units that failed by themselves, and the cells that miss them."""
+        """The units that failed by themselves, with the cells that need them."""
         own = {
             unit: note for unit, note in self.failures.items() if "not begun" not in note["reason"]
         }
@@ -130,9 +125,9 @@ class Status:
         return found
 
     def lost(self) -> Iterator[tuple[Batch, int]]:
-        """Jobs that are neither queued nor have said that they ended, with work left to do.
+        """Jobs that left Slurm's queue without writing that they ended, with work left to do.
 
-        Of several that had the same work it is the last.
+        If several jobs were given the same work, only the last is reported.
         """
         packs = {pack["name"]: pack for pack in self.sweep.manifest["packs"]}
         ended, seen = over(self.sweep), set[str]()
@@ -145,12 +140,8 @@ class Status:
                 if at not in self.held and at not in ended and left and not failed:
                     yield batch, task
 
-    def _units(self) -> Iterator[UnitName]:
-        seen = {(key, cell["seed"]): None for cell in self.cells for key in cell["stages"]}
-        return iter(seen)
-
     def _waiting(self) -> set[UnitName]:
-        """What a queued job, or a local process that is at work, will still come to."""
+        """The units that a queued job, or a local process at work, will still compute."""
         packs = {pack["name"]: pack for pack in self.sweep.manifest["packs"]}
         named = {batch.number: batch for batch in batches(self.sweep)}
         names = {name for number, task in self.held for name in named[number].tasks[task]}
@@ -159,7 +150,7 @@ class Status:
 
 
 def _stored(sweep: SweepFolder) -> frozenset[UnitName]:
-    """The units whose tickets are stored; one beside a checkpoint is still being written."""
+    """The units with a stored ticket; a ticket with a checkpoint beside it is not final yet."""
     wanted: dict[str, set[str]] = {}
     for cell in sweep.manifest["cells"]:
         for key in cell["stages"]:
@@ -176,9 +167,8 @@ def _stored(sweep: SweepFolder) -> frozenset[UnitName]:
 
 
 def _finished(sweep: SweepFolder) -> frozenset[int]:
-    runs = sweep.root / "runs"
     return frozenset(
         number
         for number, cell in enumerate(sweep.manifest["cells"])
-        if (runs / cell["signature"] / cell["seed"] / "DONE").exists()
+        if RunFolder.of(sweep.root, cell["signature"], cell["seed"]).done.exists()
     )

@@ -163,7 +163,7 @@ def write_records(planned: Planned, store: Store) -> bool:
     folder = store.root / "runs" / planned.signature
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{planned.seed}.lock"):
-        return records.write(planned, store)
+        return records.record_cell(planned, store)
 
 
 def _content(made: Plan) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,12 +45,9 @@ class Size:
     flops_total: int
     flops_effective: int
 
-    def columns(self) -> dict[str, int]:
-        return asdict(self)
 
-
-def size(network: Network, present: Mapping[str, Tensor]) -> Size:
-    """The size of a network of which `present` says which prunable weights are there."""
+def network_size(network: Network, present: Mapping[str, Tensor]) -> Size:
+    """The size of a network; `present` says which of its prunable weights take part."""
     module = network.module().to_empty(device="cpu").eval()
     ones = {name: _ones(name, p) for name, p in module.named_parameters()}
     ones |= {name: present[name].double() for name in present}

@@ -1,20 +1,21 @@
-"""`export`: a sweep as tidy tables, a ticket in the forms that other code reads."""
+"""`export`: a sweep as tidy tables, or a ticket in a format that other code reads."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from lt_sweeps.analysis.results import read
-from lt_sweeps.analysis.sweep_analysis import findings
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.interchange import ticket_formats as forms
-from lt_sweeps.interchange.effective_size import Size, size
+from lt_sweeps.interchange.effective_size import Size, network_size
+from lt_sweeps.interchange.ticket_formats import write_ticket
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import planned_cell
 from lt_sweeps.reporting.result_tables import records
@@ -28,9 +29,9 @@ def export(
 ) -> Path:
     """Export a sweep's folder or a root as tables, or a ticket's file in a form.
 
-    Tables are `records` (a row per cell, seed and level) and `curves` (a row per evaluation), each
-    as CSV and as parquet, in the folder `out`; `effective` counts what lies on live paths, which
-    takes every ticket into the hand. Returns where it is.
+    The tables are `records` (a row per cell, seed and level) and `curves` (a row per evaluation),
+    each as CSV and as parquet, in the folder `out`. With `effective`, records also have the columns
+    of `Size`, for which every ticket is read. Returns the file or folder that was written.
 
     Raises: ValueError: a wrong argument, nothing to export, or files that cannot be read.
     """
@@ -41,20 +42,18 @@ def export(
         raise ValueError(f"export: form={form} is for a ticket; {where} is a folder")
     if effective not in ("true", "false"):
         raise ValueError(f"export: effective={effective}; it is true or false")
-    reading = read(where, metrics=())
-    drawn = [curve for found in findings(reading, {}).values() for curve in found.curves]
-    rows = records(drawn)
+    results = read_results(where, metrics=())
+    rows = records([c for found in analyses(results, {}).values() for c in found.curves])
     if not len(rows):
         raise ValueError(f"export: {where} has no records yet")
-    root = where.resolve().parent.parent if (where / "manifest.json").exists() else where
     if effective == "true":
-        rows = rows.join(pd.DataFrame(_sizes(rows, root), index=rows.index))
+        rows = rows.join(pd.DataFrame(_sizes(rows, results.root), index=rows.index))
     folder = where / "export" if out is None else Path(out)
-    for name, frame in {"records": rows, "curves": _curves(rows, root)}.items():
+    for name, frame in {"records": rows, "curves": _curves(rows, results.root)}.items():
         write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
         write_whole(folder / f"{name}.parquet", frame.to_parquet(index=False))
-    if reading.unfinished:
-        print(f"{reading.name}: {reading.unfinished}; exported as far as it goes")
+    if results.unfinished:
+        print(f"{results.name}: {results.unfinished}; exported as far as it goes")
     print(f"{folder}: records and curves as .csv and .parquet")
     return folder
 
@@ -63,10 +62,12 @@ def _ticket(path: Path, form: str, out: Path | None) -> Path:
     seed, _, moment = path.stem.partition("@")
     key, root = path.parent.name, path.resolve().parent.parent.parent
     if path.suffix != ".safetensors" or path.parent.parent.name != "tickets":
-        raise ValueError(f"export: {path} is no ticket; it is ROOT/tickets/STAGE/SEED.safetensors")
+        raise ValueError(
+            f"export: {path} is not a ticket; a ticket is ROOT/tickets/STAGE/SEED.safetensors"
+        )
     place = Path(out) if out is not None else Path(f"{key}-{path.stem}-{form}.pt")
     try:
-        forms.write(Store(root).read(key, seed, moment or "end"), form, place)
+        write_ticket(Store(root).read(key, seed, moment or "end"), form, place)
     except CorruptTicket as error:
         raise ValueError(f"{path}: {error}; it has been set aside, run the sweep again") from None
     print(f"{place}: {form}")
@@ -74,14 +75,14 @@ def _ticket(path: Path, form: str, out: Path | None) -> Path:
 
 
 def _curves(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """Every evaluation of every training, with what tells the trainings apart."""
-    about = ["curve", "cell", "seed", "level", "stage"]
-    found = [
-        {**place, **at}
-        for place in rows.loc[:, about].to_dict(orient="records")
-        for at in history(root / "tickets" / place["stage"], place["seed"])
+    """A row for every evaluation of every training, with the columns that name the training."""
+    names = ["curve", "cell", "seed", "level", "stage"]
+    evaluations = [
+        {**training, **evaluation}
+        for training in rows.loc[:, names].to_dict(orient="records")
+        for evaluation in history(root / "tickets" / training["stage"], training["seed"])
     ]
-    return pd.DataFrame(found, columns=None if found else [*about, "step"])
+    return pd.DataFrame(evaluations, columns=None if evaluations else [*names, "step"])
 
 
 def _sizes(rows: pd.DataFrame, root: Path) -> Iterator[dict[str, Any]]:
@@ -89,25 +90,25 @@ def _sizes(rows: pd.DataFrame, root: Path) -> Iterator[dict[str, Any]]:
     store, empty = Store(root), dict.fromkeys(Size.__dataclass_fields__)
 
     @functools.cache
-    def of(cell: str, stage: str, seed: str) -> Mapping[str, Any]:
+    def size_of(cell: str, stage: str, seed: str) -> Mapping[str, Any]:
         network = _networks(root, cell).get(stage)
         if network is None or not store.has(stage, seed):
             return empty
         ticket = store.read(stage, seed)
-        # A weight that is pruned but pinned to a value is there.
-        there = {n: mask[0] | (ticket.state[n][0] != 0) for n, mask in ticket.mask.items()}
-        return size(network, there).columns()
+        # A pruned weight that is pinned to another value than 0 takes part in the network.
+        present = {n: mask[0] | (ticket.state[n][0] != 0) for n, mask in ticket.mask.items()}
+        return asdict(network_size(network, present))
 
-    for place in rows.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records"):
-        yield dict(of(**place))
+    for training in rows.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records"):
+        yield dict(size_of(**training))
 
 
 @functools.cache
 def _networks(root: Path, cell: str) -> Mapping[str, Network]:
-    """The network of each training of a cell that was planned here; imported ones have none."""
+    """The network of each training of a cell, by stage; an imported cell has none."""
     for path in sorted(root.glob(f"runs/{cell}/*/config.yaml")):
-        said = yaml.safe_load(path.read_text())
-        if "method" in said["config"]:
-            planned = planned_cell(Cell(said["config"], said["choices"], ()))
+        stored = yaml.safe_load(path.read_text())
+        if "method" in stored["config"]:
+            planned = planned_cell(Cell(stored["config"], stored["choices"], ()))
             return {stage.key: stage.network for stage in planned.trainings}
     return {}

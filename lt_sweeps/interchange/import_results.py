@@ -1,4 +1,4 @@
-"""`import`: what others have computed, as a sweep with the same tickets and records as ours."""
+"""`import`: results of other code, written as a sweep with the same tickets and records as ours."""
 
 from __future__ import annotations
 
@@ -13,86 +13,82 @@ from typing import Any
 import torch
 import yaml
 
-from lt_sweeps.config.call import digest, nearest
-from lt_sweeps.execution.records import put
+from lt_sweeps.config.call import digest, fits, nearest
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
-from lt_sweeps.interchange.importers.mask_file import mask
-from lt_sweeps.interchange.importers.open_lth_folder import open_lth
+from lt_sweeps.interchange.importers.mask_file import read_mask
+from lt_sweeps.interchange.importers.open_lth_folder import read_open_lth
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.record import GROUPS, MEASURED, Record, RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import FORMAT, SweepFolder
-from lt_sweeps.storage.ticket import Ticket, remaining, sparsity
+from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.ticket_file import MASK
 
 KINDS = ("open_lth", "mask")
-_CHOICES = ("model", "dataset", "method", "mask_criterion", "reset", "freeze", "schedule", "recipe")
-_METRICS = ("test_accuracy", "test_loss", "val_accuracy", "val_loss")
+_COUNT = (int, "a count")
 
 
-def import_(kind: str, path: Path, *, root: Path, name: str | None = None, **given: str) -> Path:
+def import_(kind: str, path: Path, *, root: Path, name: str | None = None, **options: str) -> Path:
     """Import an `open_lth` folder or a `mask` as a sweep of `root`; returns the sweep's folder.
 
-    `given` are names of options (`model=fc`, `mask_criterion=large_final`) by which it joins cells
-    of ours in a figure; for a mask also `seed`, `level` and what was measured (`test_accuracy`).
+    `options` are names of options (`model=fc`, `mask_criterion=large_final`) by which a figure puts
+    imported cells beside ours; for a mask also `seed`, `level` and metrics (`test_accuracy=0.97`).
 
     Raises: ValueError: an unknown kind or key, or nothing there that can be read.
     """
     if kind not in KINDS:
         raise ValueError(f"import: {kind}; it is one of {[*KINDS]}{nearest(kind, KINDS)}")
-    numbers = ("seed", "level", *_METRICS) if kind == "mask" else ()
-    for key in given:
-        if key not in (*_CHOICES, *numbers):
-            allowed = [*_CHOICES, *numbers, "root", "name"]
-            raise ValueError(f"import: no key {key}; it has {allowed}{nearest(key, allowed)}")
+    numbers = ("seed", "level", *MEASURED) if kind == "mask" else ()
+    allowed = [*GROUPS, *numbers, "root", "name"]
+    for key in options.keys() - {*GROUPS, *numbers}:
+        raise ValueError(f"import: no key {key}; it has {allowed}{nearest(key, allowed)}")
     if not path.exists():
         raise ValueError(f"import: {path} is not there")
-    found, notes = open_lth(path) if kind == "open_lth" else ([_mask(path, given)], [])
-    named = {key: value for key, value in given.items() if key in _CHOICES}
-    found = [replace(each, choices={**each.choices, **named}) for each in found]
-    sweep = _write(found, root, name or f"{kind}-{path.stem}")
+    levels, notes = read_open_lth(path) if kind == "open_lth" else ([_mask(path, options)], [])
+    named = {key: option for key, option in options.items() if key in GROUPS}
+    levels = [replace(level, choices={**level.choices, **named}) for level in levels]
+    sweep = _write(levels, root, name or f"{kind}-{path.stem}")
     for note in notes:
         print(note)
     return sweep.folder
 
 
-def _mask(path: Path, given: Mapping[str, str]) -> ImportedLevel:
-    numbers: dict[str, Any] = {}
-    for key in ("seed", "level", *_METRICS):
-        if key in given:
-            value = yaml.safe_load(given[key])
-            whole = key in ("seed", "level")
-            fine = isinstance(value, int) and value >= 0 if whole else _measured(key, value)
-            if isinstance(value, bool) or not fine:
-                raise ValueError(f"import: {key}={given[key]}; it is {'a count' if whole else key}")
-            numbers[key] = value
-    metrics = {key: float(numbers.pop(key)) for key in _METRICS if key in numbers}
-    return mask(path, **numbers, metrics=metrics)
+def _mask(path: Path, options: Mapping[str, str]) -> ImportedLevel:
+    """The mask of a file, with the numbers among the options."""
+    numbers = {key: yaml.safe_load(text) for key, text in options.items() if key not in GROUPS}
+    for key, value in numbers.items():
+        kind, meaning = (float, f"a number, as a record's {key}") if key in MEASURED else _COUNT
+        most = 1 if key.endswith("accuracy") else math.inf
+        if not fits(value, kind) or not (0 <= value <= most or key.endswith("loss")):
+            raise ValueError(f"import: {key}={options[key]}; it is {meaning}")
+    metrics = {key: float(numbers.pop(key)) for key in MEASURED if key in numbers}
+    return read_mask(path, **numbers, metrics=metrics)
 
 
-def _measured(key: str, value: Any) -> bool:
-    number = isinstance(value, (int, float)) and math.isfinite(value)
-    return number and (0 <= value <= 1 if key.endswith("accuracy") else True)
-
-
-def _write(found: Sequence[ImportedLevel], root: Path, name: str) -> SweepFolder:
-    """Tickets first, then records, then the manifest that names them."""
+def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFolder:
+    """Write tickets first, then records, then the manifest that names them."""
     cells: dict[tuple[str, int], list[ImportedLevel]] = {}
-    for each in found:
-        signature = digest(["imported", dict(each.choices), dict(each.config)])
-        cells.setdefault((signature, each.seed), []).append(each)
+    for level in sorted(imported, key=lambda level: level.level):
+        signature = digest(["imported", dict(level.choices), dict(level.config)])
+        cells.setdefault((signature, level.seed), []).append(level)
     store, entries = Store(root), []
     for (signature, seed), levels in cells.items():
-        levels.sort(key=lambda each: each.level)
-        stages = [_ticket(each, store) for each in levels]
-        rows = [_row(e, stage, signature) for e, stage in zip(levels, stages, strict=True)]
-        config = {**levels[0].config, "seed": seed}
-        about = {"signature": signature, "seed": str(seed), "choices": dict(levels[0].choices)}
-        folder = root / "runs" / signature / str(seed)
-        write_whole(folder / "config.yaml", yaml.safe_dump({**about, "config": config}).encode())
-        put(folder, rows, complete=True)
-        frozen = {stage: each.level for stage, each in zip(stages, levels, strict=True)}
-        labels = {**levels[0].choices, "experiment": "imported"}
-        entries.append({**about, "labels": labels, "stages": stages, "levels": frozen})
-        entries[-1]["config"] = config
+        stages = {_store_ticket(level, store): level for level in levels}
+        choices, config = dict(levels[0].choices), {**levels[0].config, "seed": seed}
+        folder = RunFolder.of(root, signature, seed)
+        folder.write_config(choices, config)
+        folder.write([_record(level, s, signature) for s, level in stages.items()], complete=True)
+        entries.append(
+            {
+                "signature": signature,
+                "seed": str(seed),
+                "choices": choices,
+                "labels": {**choices, "experiment": "imported"},
+                "stages": list(stages),
+                "levels": {stage: level.level for stage, level in stages.items()},
+                "config": config,
+            }
+        )
     return _sweep(entries, root, name)
 
 
@@ -114,64 +110,54 @@ def _sweep(entries: Sequence[Mapping[str, Any]], root: Path, name: str) -> Sweep
     return sweep
 
 
-def _ticket(found: ImportedLevel, store: Store) -> str:
+def _store_ticket(level: ImportedLevel, store: Store) -> str:
     """Store the ticket of a level under a key of its content; returns the key."""
-    kept = {name: tensor[None] for name, tensor in found.mask.items()}
-    ticket = Ticket({name: t[None] for name, t in found.state.items()}, kept, found.step)
-    content = {name: _sum(t) for name, t in {**found.state, **_prefixed(found.mask)}.items()}
-    key = digest(["imported", dict(found.config), found.level, content])
-    about = {
-        "level": found.level,
-        "sparsity": float(sparsity(kept)),
-        "layers_remaining": {name: int(n) for name, n in remaining(kept).items()},
-        "layers_total": {name: tensor.numel() for name, tensor in found.mask.items()},
-        "history": list(found.history),
-    }
-    store.write(key, found.seed, ticket, about)
+    state = {name: tensor[None] for name, tensor in level.state.items()}
+    ticket = Ticket(state, {name: tensor[None] for name, tensor in level.mask.items()}, level.step)
+    masks = {MASK + name: tensor for name, tensor in level.mask.items()}
+    content = {name: _checksum(tensor) for name, tensor in {**level.state, **masks}.items()}
+    key = digest(["imported", dict(level.config), level.level, content])
+    kept = _kept(level)
+    about = {name: kept[name] for name in ("sparsity", "layers_remaining", "layers_total")}
+    store.write(key, level.seed, ticket, {"level": level.level, "history": level.history, **about})
     return key
 
 
-def _prefixed(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"mask/{name}": tensor for name, tensor in named.items()}
-
-
-def _sum(tensor: torch.Tensor) -> str:
+def _checksum(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
-def _row(found: ImportedLevel, stage: str, signature: str) -> dict[str, Any]:
-    """The record of a level: what is not known of it is null."""
-    left = {name: int(tensor.sum()) for name, tensor in found.mask.items()}
-    total = {name: tensor.numel() for name, tensor in found.mask.items()}
-    measured = {name: found.metrics.get(name) for name in _METRICS}
-    finite = all(tensor.isfinite().all() for tensor in found.state.values())
-    choices = found.choices
+def _kept(level: ImportedLevel) -> dict[str, Any]:
+    """What the mask of a level keeps, as columns of a record."""
+    left = {name: int(tensor.sum()) for name, tensor in level.mask.items()}
+    total = {name: tensor.numel() for name, tensor in level.mask.items()}
     return {
-        "experiment": "imported",
-        "cell": signature,
-        "seed": str(found.seed),
-        **{name: choices.get(name) for name in ("model", "dataset", "method")},
-        "criterion": choices.get("mask_criterion"),
-        **{name: choices.get(name) for name in ("reset", "freeze", "schedule", "recipe")},
-        "level": found.level,
-        "stage": stage,
-        "kind": "train" if measured["test_accuracy"] is not None else "mask",
-        "step": found.step,
-        "target_sparsity": found.target_sparsity,
+        **Record.weight_columns(left, total),
         "sparsity": 1 - sum(left.values()) / sum(total.values()),
-        "weights_remaining": sum(left.values()),
-        "weights_total": sum(total.values()),
-        "layers_remaining": left,
-        "layers_total": total,
-        "report_at": "end",
-        "reported_step": found.step,
+        "collapsed": 0 in left.values(),
+    }
+
+
+def _record(level: ImportedLevel, stage: str, signature: str) -> Record:
+    """The record of a level; fields that are not given are unknown, and None."""
+    measured: dict[str, Any] = {name: level.metrics.get(name) for name in MEASURED}
+    finite = all(tensor.isfinite().all() for tensor in level.state.values())
+    return Record(
+        experiment="imported",
+        cell=signature,
+        seed=str(level.seed),
+        **Record.option_columns(level.choices),
+        level=level.level,
+        stage=stage,
+        kind="train" if measured["test_accuracy"] is not None else "mask",
+        step=level.step,
+        target_sparsity=level.target_sparsity,
+        **_kept(level),
+        report_at="end",
+        reported_step=level.step,
         **measured,
         **{f"end_{name}": value for name, value in measured.items()},
-        "best_step": None,
-        **{f"best_{name}": None for name in _METRICS},
-        "train_steps": found.step,
-        "finite": finite and all(map(math.isfinite, found.metrics.values())),
-        "collapsed": 0 in left.values(),
-        **dict.fromkeys(("seconds", "device", "stack_size")),
-        "code_version": "imported",
-    }
+        train_steps=level.step,
+        finite=finite and all(map(math.isfinite, level.metrics.values())),
+        code_version="imported",
+    )

@@ -1,4 +1,4 @@
-"""Forms of a ticket for other code: plain weights, torch's pruning masks, sparse tensors."""
+"""Tickets as other code reads them: weights, torch's pruning masks, sparse tensors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch import Tensor
 
 from lt_sweeps.config.call import nearest
 from lt_sweeps.storage.atomic_write import write_whole
@@ -23,7 +22,7 @@ def state_dict(ticket: Ticket) -> State:
     return {name: tensor[0].clone() for name, tensor in ticket.state.items()}
 
 
-def pruned(ticket: Ticket) -> State:
+def torch_pruned(ticket: Ticket) -> State:
     """`<name>_orig` and `<name>_mask`, as in the `state_dict` of a module that torch has pruned."""
     state = state_dict(ticket)
     for name, mask in _zero_where_pruned(ticket, "prune").items():
@@ -32,7 +31,7 @@ def pruned(ticket: Ticket) -> State:
     return state
 
 
-def sparse(ticket: Ticket) -> State:
+def sparse_tensors(ticket: Ticket) -> State:
     """Prunable weights as sparse COO tensors of what is kept, the others as they are."""
     state = state_dict(ticket)
     for name, mask in _zero_where_pruned(ticket, "sparse").items():
@@ -44,20 +43,11 @@ def sparse(ticket: Ticket) -> State:
     return state
 
 
-FORMS = {"state_dict": state_dict, "prune": pruned, "sparse": sparse}
+FORMS = {"state_dict": state_dict, "prune": torch_pruned, "sparse": sparse_tensors}
 
 
-def apply(module: nn.Module, ticket: Ticket) -> nn.Module:
-    """Load a ticket into a module, its masks through `torch.nn.utils.prune`; returns the module."""
-    module.load_state_dict(state_dict(ticket))
-    for name, mask in _zero_where_pruned(ticket, "prune").items():
-        owner, _, parameter = name.rpartition(".")
-        prune.custom_from_mask(module.get_submodule(owner), parameter, mask)
-    return module
-
-
-def write(ticket: Ticket, form: str, out: Path) -> None:
-    """Write a ticket in a form, by the suffix of `out` as torch's or as a safetensors file.
+def write_ticket(ticket: Ticket, form: str, out: Path) -> None:
+    """Write a ticket in a form; the suffix of `out` chooses a file of torch or of safetensors.
 
     Raises: ValueError: an unknown form or suffix, or a form that cannot hold this ticket.
     """
@@ -79,7 +69,11 @@ def write(ticket: Ticket, form: str, out: Path) -> None:
 
 
 def _zero_where_pruned(ticket: Ticket, form: str) -> Mapping[str, Tensor]:
-    """The masks, where every pruned weight is zero: these forms have no place for another value."""
+    """The masks of a ticket, all of whose pruned weights must be 0.
+
+    Torch multiplies by the mask and a sparse tensor leaves out what is pruned, so neither can hold
+    another value.
+    """
     masks = {name: mask[0] for name, mask in ticket.mask.items()}
     for name, mask in masks.items():
         if ticket.state[name][0][~mask].count_nonzero():

@@ -10,9 +10,9 @@ import pandas as pd
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import Endpoint
-from lt_sweeps.analysis.labels import by
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, winning
-from lt_sweeps.analysis.stats import compare, holm, spread
+from lt_sweeps.analysis.stats import compare_replicates, holm, spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
 
 # What a bare number of an endpoint is; the others are in the unit of the metric.
@@ -102,7 +102,7 @@ def _end(curve: Curve, each: Endpoint) -> dict[str, Any]:
 def _differences(found: Analysis) -> list[dict[str, Any]]:
     """Endpoints per run against the baseline's, Holm over the lines of a panel."""
     rows: list[dict[str, Any]] = []
-    for pairs in by(found.endpoints, lambda pair: pair[0].panel).values():
+    for pairs in group_by(found.endpoints, lambda pair: pair[0].panel).values():
         base = next((p for p in pairs if p[0].name == found.layout.baseline), None)
         if base is None:
             continue
@@ -124,7 +124,7 @@ def _against(
     if curve is base[0]:
         return None
     mine, theirs = (next(e for e in es if e.name == name).values for es in (each, base[1]))
-    got = compare(
+    got = compare_replicates(
         mine, theirs, seeds=curve.seeds, other_seeds=base[0].seeds, alpha=found.layout.alpha
     )
     return {

@@ -13,12 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.points import Point, percent
-from lt_sweeps.analysis.results import TYPES, Row
+from lt_sweeps.analysis.points import Point
 from lt_sweeps.config.report_config import BANDS
+from lt_sweeps.storage.record import COLUMNS, Record
 
 YES_NO = {True: "yes", False: "no", None: ""}
-FACTS = ("model", "dataset", "method", "criterion", "reset", "freeze", "schedule", "recipe")
 
 
 def quantity(metric: str) -> tuple[str, float]:
@@ -44,24 +43,23 @@ def records(curves: Sequence[Curve]) -> pd.DataFrame:
     for curve in curves:
         seen: set[tuple[str, str]] = set()
         for row in (row for cell in curve.cells for row in cell.rows):
-            ticket = row["stage"], row["seed"]
+            ticket = row.stage, row.seed
             derived = {
                 "curve": curve.label,
                 "repeats": ticket in seen,
-                "percent_remaining": percent(row),
+                "percent_remaining": row.percent_remaining,
                 "compression": _compression(row),
             }
             seen.add(ticket)
-            rows.append({k: _plain(v) for k, v in (derived | dict(row)).items()})
-    return pd.DataFrame(rows, columns=None if rows else ["curve", *TYPES])
+            rows.append({k: _plain(v) for k, v in (derived | vars(row)).items()})
+    return pd.DataFrame(rows, columns=None if rows else ["curve", *COLUMNS])
 
 
 def summary(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
     """The statistics of each curve at each level, in the units of the records."""
     rows: list[dict[str, Any]] = []
     for curve in curves:
-        choices = {"criterion": curve.choices.get("mask_criterion"), **curve.choices}
-        facts = {"curve": curve.label} | {name: choices.get(name) for name in FACTS}
+        facts = {"curve": curve.label} | Record.option_columns(curve.choices)
         for point in curve.points:
             numbers = asdict(point)
             for name in ("stages", "values", "scored"):
@@ -76,11 +74,11 @@ def summary(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
                 "metric": metric,
             }
             rows.append(facts | place | {"n_seeds": len(curve.seeds)} | numbers)
-    return pd.DataFrame(rows, columns=None if rows else ["curve", *FACTS])
+    return pd.DataFrame(rows, columns=None if rows else ["curve", *Record.option_columns({})])
 
 
-def _compression(row: Row) -> float | None:
-    return row["weights_total"] / row["weights_remaining"] if row["weights_remaining"] else None
+def _compression(row: Record) -> float | None:
+    return row.weights_total / row.weights_remaining if row.weights_remaining else None
 
 
 def _plain(value: Any) -> Any:

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from lt_sweeps.analysis.comparison import Pair, SweepComparison
 from lt_sweeps.analysis.endpoint import NAMES, endpoints
-from lt_sweeps.analysis.results import read
+from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.significance import Verdict, caveats
-from lt_sweeps.analysis.stats import compare as difference
+from lt_sweeps.analysis.stats import compare_replicates
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.csv_tables import PER_RUN
@@ -49,7 +49,7 @@ def compare(
     """
     console = Console() if console is None else console
     how = layout(asked)
-    readings = [read(Path(where), metrics=set(how.metrics)) for where in (one, other)]
+    readings = [read_results(Path(where), metrics=set(how.metrics)) for where in (one, other)]
     mine, theirs = (Analysis(reading, how) for reading in readings)
     for each in (mine, theirs):
         if not each.curves:
@@ -131,7 +131,7 @@ def _endpoints(found: Analysis, pairs: Sequence[Pair]) -> Table:
             for c in (a, b)
         )
         for name in PER_RUN:
-            got = difference(
+            got = compare_replicates(
                 left[name],
                 right[name],
                 seeds=a.seeds,

@@ -15,9 +15,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from lt_sweeps.analysis.results import layouts, read
+from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.significance import caveats
-from lt_sweeps.analysis.sweep_analysis import Analysis, findings
+from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.figures import figures
 from lt_sweeps.reporting.provenance import changes, recorded
@@ -75,7 +75,7 @@ def check(where: Path, *, out: Path | None = None, console: Console | None = Non
 def _found(where: Path, asked: Mapping[str, Any]) -> dict[str, Analysis]:
     given = list(layouts(where).values()) or [{}]
     needed = {m for each in given for m in layout({**each, **asked}).metrics}
-    return findings(read(where, metrics=needed), asked)
+    return analyses(read_results(where, metrics=needed), asked)
 
 
 def _of_file(path: Path) -> Mapping[str, Any]:

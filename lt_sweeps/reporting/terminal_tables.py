@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import Endpoint
-from lt_sweeps.analysis.labels import by
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
@@ -27,7 +27,7 @@ _TICKETS = {
 def end_tables(found: Analysis) -> Iterator[Table]:
     """The endpoints for the terminal, per panel: those of runs, and the tickets with their cost."""
     _, scale = quantity(found.accuracy)
-    for panel, pairs in by(found.endpoints, lambda pair: pair[0].panel).items():
+    for panel, pairs in group_by(found.endpoints, lambda pair: pair[0].panel).items():
         runs = _table(
             f"{panel}: endpoints (%), mean ± half of its 95% interval",
             (
@@ -71,7 +71,7 @@ def _table(title: str, heads: Sequence[str]) -> Table:
 
 def test_tables(found: Analysis) -> Iterator[Table]:
     """The tests for the terminal, one table per tested line."""
-    for members in by(found.verdicts, lambda v: (v.curve.panel, v.curve.name)).values():
+    for members in group_by(found.verdicts, lambda v: (v.curve.panel, v.curve.name)).values():
         yield test_table(members, found)
 
 

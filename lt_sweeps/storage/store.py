@@ -1,9 +1,8 @@
 """The store: tickets by (stage key, seed), whole or absent, first writer wins, checksummed.
 
-A ticket is one safetensors file: weights and buffers under their `state_dict` names, masks under
-`mask/<name>`, a learned mask's logits under `learned/<name>`, what it is in the metadata. Beside it
-lie the snapshots of its training (`<seed>@<moment>`) and, while it trains, its checkpoints. There
-is no pickle on any read path.
+A ticket is one safetensors file (`ticket_file` says what is in it). Beside it lie the snapshots of
+its training (`<seed>@<moment>`) and, while it trains, its checkpoints. There is no pickle on any
+read path.
 """
 
 from __future__ import annotations
@@ -22,17 +21,13 @@ import torch
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 from torch import Tensor
 
+from lt_sweeps.storage import ticket_file
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER, CorruptTicket
 
-FORMAT = "lt_sweeps.storage.ticket/1"
-_MASK, _OPTIMIZER, _LEARNED = "mask/", "optimizer/", "learned/"
 _LEASE = 60.0  # seconds
 _log = logging.getLogger("lt_sweeps")
-
-
-class CorruptTicket(Exception):
-    """A stored file that does not hold what was written; it has been set aside."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,7 @@ class Store:
     root: Path
 
     def path(self, key: str, seed: object, moment: int | str = "end") -> Path:
-        suffix = "" if moment == "end" else f"@{moment}"
-        return self.root / "tickets" / key / f"{seed}{suffix}.safetensors"
+        return ticket_file.ticket_path(self.root, key, seed, moment)
 
     def has(self, key: str, seed: object, moment: int | str = "end") -> bool:
         return self.metadata(key, seed, moment) is not None
@@ -52,7 +46,7 @@ class Store:
         """What a stored ticket says of itself, or None: absent, or set aside as corrupt."""
         path = self.path(key, seed, moment)
         try:
-            return _metadata(path)
+            return ticket_file.read_metadata(path)
         except FileNotFoundError:
             return None
         except CorruptTicket as error:
@@ -178,18 +172,15 @@ def set_aside(path: Path, reason: str) -> None:
 def _tensors(ticket: Ticket) -> dict[str, Tensor]:
     return {
         **{name: tensor[0] for name, tensor in ticket.state.items()},
-        **{_MASK + name: tensor[0] for name, tensor in ticket.mask.items()},
-        **{_OPTIMIZER + name: tensor[0] for name, tensor in ticket.optimizer.items()},
-        **{_LEARNED + name: tensor[0] for name, tensor in ticket.learned.items()},
+        **{MASK + name: tensor[0] for name, tensor in ticket.mask.items()},
+        **{OPTIMIZER + name: tensor[0] for name, tensor in ticket.optimizer.items()},
+        **{LEARNED + name: tensor[0] for name, tensor in ticket.learned.items()},
     }
 
 
 def _ticket(tensors: Mapping[str, Tensor], *, step: int) -> Ticket:
-    named: dict[str, dict[str, Tensor]] = {"": {}, _MASK: {}, _OPTIMIZER: {}, _LEARNED: {}}
-    for name, tensor in tensors.items():
-        prefix = next((p for p in named if p and name.startswith(p)), "")
-        named[prefix][name.removeprefix(prefix)] = tensor[None]
-    return Ticket(named[""], named[_MASK], step, named[_OPTIMIZER], named[_LEARNED])
+    named = ticket_file.split_by_prefix({name: tensor[None] for name, tensor in tensors.items()})
+    return Ticket(named[""], named[MASK], step, named[OPTIMIZER], named[LEARNED])
 
 
 def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
@@ -202,51 +193,13 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     blob = safetensors.torch.save(named)
     size = struct.unpack("<Q", blob[:8])[0]
     header, body = json.loads(blob[8 : 8 + size]), memoryview(blob)[8 + size :]
-    about |= {"format": FORMAT, "body_sha256": hashlib.sha256(body).hexdigest()}
-    about["metadata_sha256"] = _metadata_sum(about)
+    about |= {"format": ticket_file.FORMAT, "body_sha256": hashlib.sha256(body).hexdigest()}
+    about["metadata_sha256"] = ticket_file.metadata_checksum(about)
     text = json.dumps({"__metadata__": about, **header}, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + body
 
 
-def _metadata_sum(about: Mapping[str, str]) -> str:
-    content = {name: value for name, value in about.items() if name != "metadata_sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """The checked metadata, from the head of the file alone.
-
-    Raises:
-        CorruptTicket: cut short, or changed.
-    """
-    with path.open("rb") as file:
-        head = file.read(8)
-        size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        actual = path.stat().st_size
-        if not 0 < size <= actual - 8:
-            raise CorruptTicket("cut short")
-        try:
-            header = json.loads(file.read(size))
-            about = header.pop("__metadata__")
-            expected = 8 + size + max([t["data_offsets"][1] for t in header.values()], default=0)
-            known = about["format"] == FORMAT
-            intact = about["metadata_sha256"] == _metadata_sum(about)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise CorruptTicket("its header is unreadable") from None
-    if not known:
-        raise CorruptTicket(f"it is no {FORMAT}, but {about['format']}")
-    if actual != expected:
-        raise CorruptTicket(f"{actual} bytes where {expected} were written")
-    if not intact:
-        raise CorruptTicket("its metadata does not match its checksum")
-    return about
-
-
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    about = _metadata(path)
-    blob = path.read_bytes()
-    size = struct.unpack("<Q", blob[:8])[0]
-    if hashlib.sha256(memoryview(blob)[8 + size :]).hexdigest() != about["body_sha256"]:
-        raise CorruptTicket("its tensors do not match their checksum")
-    return about, {name: torch.clone(t) for name, t in safetensors.torch.load(blob).items()}
+    about, content = ticket_file.read_content(path)
+    return about, {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}

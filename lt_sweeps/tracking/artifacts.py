@@ -9,8 +9,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from lt_sweeps.storage.atomic_write import write_whole
-
-_MASK = "mask/"
+from lt_sweeps.storage.ticket_file import MASK, read_metadata
 
 
 def content(ticket: Path, kind: str, masks: Path) -> tuple[str, Path]:
@@ -20,11 +19,10 @@ def content(ticket: Path, kind: str, masks: Path) -> tuple[str, Path]:
     stored once.
     """
     if kind == "ticket":
-        with safe_open(ticket, framework="numpy") as file:
-            return file.metadata()["body_sha256"][:16], ticket
+        return read_metadata(ticket)["body_sha256"][:16], ticket
     with safe_open(ticket, framework="numpy") as file:
-        names = sorted(name for name in file.keys() if name.startswith(_MASK))  # noqa: SIM118
-        blob = save({name.removeprefix(_MASK): file.get_tensor(name) for name in names})
+        names = sorted(name for name in file.keys() if name.startswith(MASK))  # noqa: SIM118
+        blob = save({name.removeprefix(MASK): file.get_tensor(name) for name in names})
     name = hashlib.sha256(blob).hexdigest()[:16]
     path = masks / f"{name}.safetensors"
     if not path.exists():

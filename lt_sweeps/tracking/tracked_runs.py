@@ -8,14 +8,17 @@ again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.ticket_file import CorruptTicket, read_metadata, ticket_path
 
 Row = Mapping[str, Any]
+"""One line of a tracker: numbers by the names that a tracker shows."""
+
 RESULTS = (
     *("test_accuracy", "test_loss", "val_accuracy", "val_loss", "end_test_accuracy"),
     *("hard_val_accuracy", "hard_test_accuracy"),
@@ -55,11 +58,11 @@ class Level:
     number: int
     offset: int
     history: tuple[Row, ...]
-    record: Row | None
+    record: Record | None
 
     @property
     def is_result(self) -> bool:
-        return self.record is not None and self.record.get("kind") != "search"
+        return self.record is not None and self.record.is_result
 
     @property
     def curve(self) -> list[Row]:
@@ -74,16 +77,16 @@ class Level:
         record = self.record
         assert record is not None
         what = "ticket" if self.is_result else "search"
-        row = self.place(record["step"])
-        row |= {f"{what}/{name}": record.get(name) for name in RESULTS}
-        if self.history and self.history[0]["step"] < record["step"]:
+        row = self.place(record.step)
+        row |= {f"{what}/{name}": getattr(record, name) for name in RESULTS}
+        if self.history and self.history[0]["step"] < record.step:
             # Before its first step a ticket is a supermask: what it knows is in its mask.
             row[f"{what}/untrained_val_accuracy"] = self.history[0].get("val_accuracy")
         if self.is_result:
-            left, total = record["layers_remaining"], record["layers_total"]
+            left, total = record.layers_remaining, record.layers_total
             row |= {f"layers/{name}": 1 - left[name] / total[name] for name in total}
-            row["sparsity"] = record["sparsity"]
-            row["percent_remaining"] = 100 * record["weights_remaining"] / record["weights_total"]
+            row["sparsity"] = record.sparsity
+            row["percent_remaining"] = record.percent_remaining
         return {name: value for name, value in row.items() if value is not None}
 
     def place(self, step: int) -> dict[str, Any]:
@@ -173,9 +176,10 @@ def _levels(cell: Mapping[str, Any], stages: Mapping[str, Any]) -> list[tuple[st
 
 def _source(root: Path, cell: Mapping[str, Any]) -> Source:
     signature, seed = cell["signature"], str(cell["seed"])
-    folder = root / "runs" / signature / seed
-    done = (folder / "DONE").exists()  # before the records: what it vouches for is in them
-    records = {row["stage"]: row for row in _records(folder / "records.jsonl")}
+    stored = RunFolder.of(root, signature, seed).read()
+    if stored.faults:
+        raise ValueError("\n".join(stored.faults))
+    records = {record.stage: record for record in stored.records}
     levels: list[Level] = []
     tickets: list[Path] = []
     offset = 0
@@ -186,20 +190,11 @@ def _source(root: Path, cell: Mapping[str, Any]) -> Source:
         levels.append(Level(number, offset, seen, record))
         if record is None:
             break
-        tickets.append(root / "tickets" / stage / f"{seed}.safetensors")
-        offset += record["step"] if record["train_steps"] else 0
+        tickets.append(ticket_path(root, stage, seed))
+        offset += record.step if record.train_steps else 0
     return Source(
-        signature, seed, cell["labels"], cell["config"], tuple(levels), done, tuple(tickets)
+        signature, seed, cell["labels"], cell["config"], tuple(levels), stored.done, tuple(tickets)
     )
-
-
-def _records(path: Path) -> Iterator[Row]:
-    lines = path.read_text().splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: not valid JSON ({error})") from None
 
 
 def history(folder: Path, seed: str) -> tuple[Row, ...]:
@@ -208,9 +203,8 @@ def history(folder: Path, seed: str) -> tuple[Row, ...]:
     latest = sorted(partial, key=lambda path: int(path.stem.rpartition("-")[2]), reverse=True)
     for path in (folder / f"{seed}.safetensors", *latest):
         try:
-            with safe_open(path, framework="numpy") as file:
-                return tuple(json.loads(file.metadata()["history"]))
-        except (OSError, SafetensorError, KeyError):
+            return tuple(json.loads(read_metadata(path)["history"]))
+        except (OSError, CorruptTicket, KeyError):
             continue  # not there yet, or gone since; the sweep itself reports what is corrupt
     return ()
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from lt_sweeps.analysis.results import layouts, read
-from lt_sweeps.analysis.sweep_analysis import Analysis, findings
+from lt_sweeps.analysis.results import layouts, read_results
+from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.config.report_config import KEYS
 from lt_sweeps.reporting.result_tables import remaining, summary
 from lt_sweeps.storage.atomic_write import write_whole
@@ -84,7 +84,7 @@ def dashboard(sweep: Path, *, out: Path | None = None, save: str = "true", **ask
     found, place = sources(sweep), _place(sweep, asked)
     keys = {k: yaml.safe_load(v) for k, v in asked.items() if k not in _NAMES}
     needed = {m for each in layouts(sweep).values() for m in each.get("metrics", ())}
-    drawn = findings(read(sweep, metrics={"test_accuracy", *needed}), keys)
+    drawn = analyses(read_results(sweep, metrics={"test_accuracy", *needed}), keys)
     verdicts = "\n\n".join(verdict_table(each) for each in drawn.values())
     band = next(iter(drawn.values())).layout.band
     workspace, report = definition(sweep.name, found, place, verdicts, band=band)

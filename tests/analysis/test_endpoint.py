@@ -10,8 +10,8 @@ import pytest
 from fixtures.fake_results import FakeSweep
 
 from lt_sweeps.analysis.endpoint import Endpoint, endpoints
-from lt_sweeps.analysis.results import read
-from lt_sweeps.analysis.sweep_analysis import findings
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.report_config import layout
 
 HALVES = [0.0, 0.5, 0.75]
@@ -25,9 +25,9 @@ def sweep(tmp_path: Path) -> FakeSweep:
 def found(sweep: FakeSweep, *, least: float = 25.0, **asked: Any) -> dict[str, Endpoint]:
     """The endpoints of the sweep's one curve."""
     how = layout(asked)
-    (one,) = findings(read(sweep.folder, metrics=["test_accuracy"]), asked).values()
+    (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), asked).values()
     (curve,) = one.curves
-    ends = endpoints(curve, metric="test_accuracy", layout=how, least=least)
+    ends = endpoints(curve, "test_accuracy", how, least=least)
     return {each.name: each for each in ends}
 
 
@@ -148,7 +148,7 @@ def test_a_line_without_a_dense_network_of_its_own_is_measured_by_its_panels(
             more={"kind": "score"},
             choices={"method": "supermask"},
         )
-    (one,) = findings(read(sweep.folder, metrics=["test_accuracy"]), {}).values()
+    (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), {}).values()
     ends = {e.name: e for curve, es in one.endpoints for e in es if len(curve.points) > 1}
     assert ends["sparsest_not_inferior"].values == pytest.approx({"0": 0.5, "1": 0.5})
     assert ends["sparsest_matching"].sparsity == pytest.approx(0.5)

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.results import read
-from lt_sweeps.analysis.search_cost import cost, makespan
-from lt_sweeps.analysis.sweep_analysis import findings
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.search_cost import makespan, ticket_cost
+from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.cells import Cell
 
 Make = Callable[..., Cell]
 
 
 def curve(folder: Path, **asked: Any) -> Curve:
-    (found,) = findings(read(folder, metrics=["test_accuracy"]), asked).values()
+    (found,) = analyses(read_results(folder, metrics=["test_accuracy"]), asked).values()
     (one,) = found.curves
     return one
 
@@ -53,7 +53,7 @@ def test_an_early_round_does_not_count_later_ones(cell: Make, swept: Callable[..
     cells = [cell(method={**search, "s0": s0}, recipe__length="2ep") for s0 in (0.0, 0.1, 0.2)]
     found = curve(swept(*cells), along=["method.s0"])
     for point in found.points[1:]:
-        spent, rounds = cost(found, point, workers=2), point.level
+        spent, rounds = ticket_cost(found, point, workers=2), point.level
         assert spent.chain == spent.parallel == 2 * rounds
         assert spent.sequential == 3 * 2 * rounds
         # two of the chains side by side, and the third after them
@@ -63,6 +63,6 @@ def test_an_early_round_does_not_count_later_ones(cell: Make, swept: Callable[..
 
 def test_levels_that_runs_share_are_searched_once(cell: Make, swept: Callable[..., Path]) -> None:
     found = curve(swept(*[cell(schedule__levels=levels) for levels in (1, 2, 3)]))
-    spent = [cost(found, point, workers=1) for point in found.points if point.pruned]
+    spent = [ticket_cost(found, point, workers=1) for point in found.points if point.pruned]
     for rounds, each in enumerate(spent, start=1):  # of three epochs, the dense one the first
         assert each.chain == each.sequential == each.parallel == each.makespan == 3 * rounds

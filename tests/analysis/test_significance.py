@@ -10,9 +10,9 @@ from fixtures.fake_results import FakeSweep
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from lt_sweeps.analysis.results import read
+from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.significance import caveats, winning
-from lt_sweeps.analysis.sweep_analysis import Analysis, findings
+from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 
 NOISE = (0.000, 0.002, -0.001, 0.003, -0.002)
 
@@ -44,8 +44,8 @@ def line(
 
 
 def found(sweep: FakeSweep, **asked: Any) -> Analysis:
-    reading = read(sweep.folder, metrics=["test_accuracy"])
-    return next(iter(findings(reading, asked).values()))
+    reading = read_results(sweep.folder, metrics=["test_accuracy"])
+    return next(iter(analyses(reading, asked).values()))
 
 
 def test_each_level_is_tested_by_itself_and_holm_counts_a_panel(sweep: FakeSweep) -> None:
@@ -90,6 +90,13 @@ def test_a_mark_says_above_below_and_whether_it_outlives_holm(sweep: FakeSweep) 
 def test_shared_tickets_are_not_tested_against_themselves(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9], stages=["dense", "a"])
     line(sweep, "movement", [0.8], stages=["dense", "b"], spread=0.001)
+    assert [v.point.level for v in found(sweep, baseline="large_final").verdicts] == [1]
+
+
+def test_densities_are_one_level_if_they_differ_by_at_most_a_hundredth(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9, 0.9], sparsities=[0.0, 0.5, 0.8])
+    # 504 against 500 of 1000 weights are 0.8% of 504; 205 against 200 are 2.4% of 205
+    line(sweep, "movement", [0.8, 0.8], sparsities=[0.0, 0.496, 0.795], spread=0.001)
     assert [v.point.level for v in found(sweep, baseline="large_final").verdicts] == [1]
 
 

@@ -10,7 +10,7 @@ from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from lt_sweeps.analysis.stats import (
     Comparison,
-    compare,
+    compare_replicates,
     detectable,
     holm,
     least_p,
@@ -26,7 +26,7 @@ OTHER = [1.0, 2.0, 3.0, 4.0, 5.0]
 def compared(one: list[float], other: list[float], *, paired: bool = True) -> Comparison:
     beside = SEEDS[: len(other)] if paired else tuple(f"b{i}" for i in range(len(other)))
     mine = SEEDS[: len(one)]
-    return compare(
+    return compare_replicates(
         dict(zip(mine, one, strict=True)),
         dict(zip(beside, other, strict=True)),
         seeds=mine,
@@ -82,7 +82,7 @@ def test_the_exact_test_counts_arrangements() -> None:
 
 def test_a_seed_that_one_side_has_lost_leaves_both_and_is_counted() -> None:
     one = {"0": 2.0, "1": 4.0, "2": 6.0}
-    found = compare(
+    found = compare_replicates(
         one, {"0": 1.0, "2": 2.0}, seeds=("0", "1", "2"), other_seeds=("0", "1", "2"), alpha=0.05
     )
     assert found.test == "paired t" and found.n == (2, 2) and found.asked == (3, 3)

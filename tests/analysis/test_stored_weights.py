@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 
 from lt_sweeps.analysis.curve import curves
-from lt_sweeps.analysis.results import read
-from lt_sweeps.analysis.stored_weights import learned, masks, nearest, prunings
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.stored_weights import learned_masks, masks, point_near, prunings
 from lt_sweeps.reporting.figures.mask_overlap import chance, jaccard
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.sparsity.sparsifiers.hard_concrete import open_chance as chance_of_gate
@@ -30,7 +30,9 @@ def root(cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path) -> P
 
 
 def curve(root: Path, number: int = 0):
-    return curves(read(root, metrics=["test_accuracy"]).cells, metric="test_accuracy")[number]
+    return curves(read_results(root, metrics=["test_accuracy"]).cells, metric="test_accuracy")[
+        number
+    ]
 
 
 def test_masks_hold_what_the_records_count(root: Path) -> None:
@@ -44,7 +46,7 @@ def test_masks_hold_what_the_records_count(root: Path) -> None:
 
 
 def test_a_pruning_keeps_the_weights_that_its_criterion_says(root: Path) -> None:
-    cells = read(root, metrics=["test_accuracy"]).cells
+    cells = read_results(root, metrics=["test_accuracy"]).cells
     drawn = curves(cells, metric="test_accuracy")
     kinds = [each.settings["mask_criterion._target_"].rpartition(".")[2] for each in drawn]
     one = drawn[kinds.index("large_final")]
@@ -55,9 +57,9 @@ def test_a_pruning_keeps_the_weights_that_its_criterion_says(root: Path) -> None
 
 def test_a_point_is_looked_at_only_near_the_sparsity_asked_for(root: Path) -> None:
     one = curve(root)
-    near = nearest(one, 0.36)
+    near = point_near(one, 0.36)
     assert near is not None and near.level == 2
-    assert nearest(one, 0.95) is None
+    assert point_near(one, 0.95) is None
 
 
 def test_a_ticket_that_is_not_there_is_left_out_and_a_changed_one_is_an_error(root: Path) -> None:
@@ -70,7 +72,7 @@ def test_a_ticket_that_is_not_there_is_left_out_and_a_changed_one_is_an_error(ro
     blob = bytearray(path.read_bytes())
     blob[-1] ^= 1
     path.write_bytes(blob)
-    with pytest.raises(ValueError, match="not the ticket that was written"):
+    with pytest.raises(ValueError, match="tensors do not match their checksum; `resume`"):
         masks(root, one, last)
 
 
@@ -88,7 +90,7 @@ def test_a_learned_masks_chances_are_the_sigmoid_of_its_logits(
     method = {"_target_": "lt_sweeps.plan.methods.learned_supermask", "bias": -1.0}
     made, store = run(cell(method=method))
     one = curve(tmp_path / "results")
-    (mask,) = learned(tmp_path / "results", one, one.points[-1]).values()
+    (mask,) = learned_masks(tmp_path / "results", one, one.points[-1]).values()
     stage = made.cells[0].trainings[-1]
     logits = store.read(stage.key, made.cells[0].seed).learned
     expected = torch.cat([logits[name].flatten() for name in sorted(logits)]).double().sigmoid()
@@ -101,7 +103,7 @@ def test_an_annealed_mask_is_the_sigmoid_at_the_temperature_of_its_end(
     kind = "lt_sweeps.plan.methods.continuous_sparsification"
     made, store = run(cell(method={"_target_": kind, "final_beta": 50.0, "finetune": "same"}))
     root = tmp_path / "results"
-    (mask,) = learned(root, one := curve(root), one.points[-1]).values()
+    (mask,) = learned_masks(root, one := curve(root), one.points[-1]).values()
     (search,) = (each for each in made.cells[0].trainings if each.has_logits)
     assert (mask.stage, mask.slope) == (search.key, 50)
     logits = store.read(search.key, made.cells[0].seed).learned
@@ -123,7 +125,7 @@ def test_a_gates_chance_is_that_of_not_being_zero(
 ) -> None:
     made, store = run(cell(method={"_target_": "lt_sweeps.plan.methods.l0", "finetune": "same"}))
     root = tmp_path / "results"
-    (mask,) = learned(root, one := curve(root), one.points[-1]).values()
+    (mask,) = learned_masks(root, one := curve(root), one.points[-1]).values()
     (search,) = (each for each in made.cells[0].trainings if each.has_logits)
     logits = store.read(search.key, made.cells[0].seed).learned
     flat = torch.cat([logits[name].flatten() for name in sorted(logits)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lt_sweeps.interchange.effective_size import size
+from lt_sweeps.interchange.effective_size import network_size
 from lt_sweeps.models.network import Network
 
 FC = {"_target_": "lt_sweeps.models.FC"}
@@ -29,7 +29,7 @@ def test_a_unit_that_nothing_reaches_and_one_that_reaches_nothing_do_not_count()
         "hidden.0.weight": torch.tensor([[1, 0], [0, 0], [1, 1]]).bool(),  # nothing reaches b
         "output.weight": torch.tensor([[1, 1, 0]]).bool(),  # c reaches nothing
     }
-    found = size(net, kept)
+    found = network_size(net, kept)
     assert found.weights_effective == 2  # input 0 to a, a to the output
     # and the biases of a, of b (a constant, which goes on) and of the output
     assert found.parameters_effective == 2 + 3
@@ -53,14 +53,14 @@ def test_it_agrees_with_every_path_walked(seed: int) -> None:
     net = network({**FC, "hidden": [5, 4]}, (1, 2, 3), 3)
     draws = torch.Generator().manual_seed(seed)
     kept = {x.name: torch.rand(x.shape, generator=draws) < 0.25 for x in net.layers}
-    assert size(net, kept).weights_effective == live_by_enumeration(list(kept.values()))
+    assert network_size(net, kept).weights_effective == live_by_enumeration(list(kept.values()))
 
 
 def test_all_of_a_dense_network_is_live_and_its_operations_are_counted() -> None:
     net = network(
         {"_target_": "lt_sweeps.models.Conv", "blocks": [[2]], "hidden": [3]}, (1, 4, 4), 2
     )
-    found = size(net, full(net))
+    found = network_size(net, full(net))
     assert found.parameters_effective == found.parameters_total
     # 16 positions of 2*1*9 weights, then 2*2*2 pooled values to 3 units and on to 2
     assert found.flops_effective == found.flops_total == 2 * (16 * 18 + 8 * 3 + 3 * 2)
@@ -74,17 +74,17 @@ def test_pooling_lets_every_position_go_on() -> None:
     kept = full(net)
     kept["blocks.0.0.weight"] = torch.zeros(1, 1, 3, 3, dtype=torch.bool)
     kept["blocks.0.0.weight"][0, 0, 0, 0] = True
-    assert size(net, kept).weights_effective == 3
+    assert network_size(net, kept).weights_effective == 3
 
 
 def test_a_channel_that_dies_takes_what_stands_on_it_and_the_shortcut_lives() -> None:
     net = network({"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 2}, (1, 8, 8), 2)
     kept = full(net)
-    dense = size(net, kept)
+    dense = network_size(net, kept)
     assert dense.parameters_effective == dense.parameters_total
     # the first block's second convolution dies; the identity goes around it
     kept["stages.0.0.conv2.weight"][:] = False
-    found = size(net, kept)
+    found = network_size(net, kept)
     gone = kept["stages.0.0.conv1.weight"].numel() + kept["stages.0.0.conv2.weight"].numel()
     assert dense.weights_effective - found.weights_effective == gone
 
@@ -104,11 +104,11 @@ def test_a_constant_activation_is_no_arrival() -> None:
         kept = full(net)
         kept["1.weight"][0] = False
         # two weights into unit 1, one out of it: sigmoid(0) = 0.5 is no path
-        assert size(net, kept).weights_effective == 3
+        assert network_size(net, kept).weights_effective == 3
     finally:
         del lt_sweeps.models.Sigmoid  # type: ignore[attr-defined]
 
 
 def test_a_deep_network_neither_overflows_nor_underflows() -> None:
     net = network({"_target_": "lt_sweeps.models.ResNet", "depth": 110, "width": 4}, (3, 8, 8), 10)
-    assert size(net, full(net)).weights_effective == sum(layer.size for layer in net.layers)
+    assert network_size(net, full(net)).weights_effective == sum(layer.size for layer in net.layers)

@@ -92,7 +92,7 @@ def test_a_ticket_by_its_file(
         ([".", "effective=no"], 1, "export: effective=no; it is true or false"),
         ([".", "forms=prune"], 2, "export: forms; did you mean form? keys:"),
         (["nowhere"], 1, "export: nowhere; sweeps in results: none"),
-        (["file.txt"], 1, "export: file.txt is no ticket"),
+        (["file.txt"], 1, "export: file.txt is not a ticket"),
     ],
 )
 def test_a_mistake_is_one_line(

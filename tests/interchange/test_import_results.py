@@ -135,7 +135,10 @@ def break_pickle(main: Path) -> None:
         (break_pickle, "mask.pth: cannot be read"),
         (lambda main: torch.save({"fc.weight": torch.tensor([2])}, main / "mask.pth"), "0 and 1"),
         (lambda main: torch.save({}, main / "mask.pth"), "no mask in it"),
-        (lambda main: (main / "logger").write_text("a,b"), "logger:1: 'a,b' is no `name,iteration"),
+        (
+            lambda main: (main / "logger").write_text("a,b"),
+            "logger:1: 'a,b' is not `name,",
+        ),
         (lambda main: (main / "logger").write_text(""), "logger: empty"),
         (lambda main: (main / "hparams.log").unlink(), "hparams.log: missing"),
         (
@@ -203,12 +206,12 @@ def test_a_mask_is_reported_with_what_was_measured_of_it_or_without(tmp_path: Pa
     ("words", "status", "line"),
     [
         (["mask", "none.safetensors"], 1, "import: none.safetensors is not there"),
-        (["mask", "text"], 1, "import: text is no safetensors file"),
+        (["mask", "text"], 1, "import: text is not a safetensors file"),
         (["mask", "m.safetensors", "seed=a"], 1, "import: seed=a; it is a count"),
         (["mask", "m.safetensors", "test_accuracy=97"], 1, "import: test_accuracy=97; it is"),
         (["mask", "m.safetensors", "sed=1"], 1, "import: no key sed; it has"),
         (["mask", "w.safetensors"], 1, "w.safetensors: mask of w has entries other than 0 and 1"),
-        (["open_lth", "."], 1, "import: . is no open_lth folder"),
+        (["open_lth", "."], 1, "import: . is not an open_lth folder"),
         (["open_lht", "."], 1, "import: open_lht; it is one of ['open_lth', 'mask']; did you mean"),
         (["mask"], 2, "import: 1 given; name two. usage:"),
     ],

@@ -9,7 +9,12 @@ import safetensors.torch
 import torch
 from torch.nn.utils import prune
 
-from lt_sweeps.interchange.ticket_formats import apply, pruned, sparse, state_dict, write
+from lt_sweeps.interchange.ticket_formats import (
+    sparse_tensors,
+    state_dict,
+    torch_pruned,
+    write_ticket,
+)
 from lt_sweeps.models import FC
 from lt_sweeps.storage.ticket import Ticket
 
@@ -47,16 +52,13 @@ def test_a_state_dict_loads_into_the_plain_module(images: torch.Tensor) -> None:
     torch.testing.assert_close(module(images), reference(images))
 
 
-def test_pruned_loads_into_a_module_that_torch_pruned(images: torch.Tensor) -> None:
+def test_pruned_loads_into_a_module_of_torch_and_its_masks_hold_while_it_trains(
+    images: torch.Tensor,
+) -> None:
     module = net()
     for part in (*module.hidden, module.output):
         prune.identity(part, "weight")
-    module.load_state_dict(pruned(a_ticket()))
-    torch.testing.assert_close(module(images), reference(images))
-
-
-def test_applied_masks_hold_while_the_module_trains(images: torch.Tensor) -> None:
-    module = apply(net(), a_ticket())
+    module.load_state_dict(torch_pruned(a_ticket()))
     torch.testing.assert_close(module(images), reference(images))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     module(images).sum().backward()
@@ -67,7 +69,7 @@ def test_applied_masks_hold_while_the_module_trains(images: torch.Tensor) -> Non
 
 
 def test_sparse_holds_what_is_kept_and_nothing_else() -> None:
-    found, ticket = sparse(a_ticket()), a_ticket()
+    found, ticket = sparse_tensors(a_ticket()), a_ticket()
     for name, mask in ticket.mask.items():
         assert found[name].is_sparse and found[name]._nnz() == int(mask.sum())
         torch.testing.assert_close(found[name].to_dense(), ticket.state[name][0])
@@ -77,16 +79,16 @@ def test_sparse_holds_what_is_kept_and_nothing_else() -> None:
 @pytest.mark.parametrize("form", ["prune", "sparse"])
 def test_a_pinned_value_that_a_form_cannot_hold_is_refused(form: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pinned to values other than 0"):
-        write(a_ticket(pinned=0.5), form, tmp_path / "x.pt")
-    write(a_ticket(pinned=0.5), "state_dict", tmp_path / "x.pt")
+        write_ticket(a_ticket(pinned=0.5), form, tmp_path / "x.pt")
+    write_ticket(a_ticket(pinned=0.5), "state_dict", tmp_path / "x.pt")
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
 def test_files_load_without_this_package(tmp_path: Path) -> None:
-    write(a_ticket(), "sparse", tmp_path / "x.pt")
+    write_ticket(a_ticket(), "sparse", tmp_path / "x.pt")
     loaded = torch.load(tmp_path / "x.pt", weights_only=True)
     assert loaded["output.weight"].is_sparse
-    write(a_ticket(), "prune", tmp_path / "x.safetensors")
+    write_ticket(a_ticket(), "prune", tmp_path / "x.safetensors")
     assert "output.weight_mask" in safetensors.torch.load_file(tmp_path / "x.safetensors")
 
 
@@ -100,5 +102,5 @@ def test_files_load_without_this_package(tmp_path: Path) -> None:
 )
 def test_a_wrong_form_or_suffix_is_refused(tmp_path: Path, form: str, name: str, line: str) -> None:
     with pytest.raises(ValueError, match=line):
-        write(a_ticket(), form, tmp_path / name)
+        write_ticket(a_ticket(), form, tmp_path / name)
     assert not list(tmp_path.iterdir())

@@ -10,8 +10,8 @@ import pytest
 from fixtures.fake_results import FakeSweep
 from scipy import stats
 
-from lt_sweeps.analysis.results import read
-from lt_sweeps.analysis.sweep_analysis import Analysis, findings
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.reporting.csv_tables import ends
 from lt_sweeps.reporting.csv_tables import tests as table_of_tests
 from lt_sweeps.reporting.terminal_tables import probability
@@ -34,7 +34,7 @@ def found(tmp_path: Path) -> Analysis:
                 choices={"mask_criterion": criterion},
             )
     asked = {"baseline": "large_final", "control": "large_final"}
-    (one,) = findings(read(sweep.folder, metrics=["test_accuracy"]), asked).values()
+    (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), asked).values()
     return one
 
 

@@ -13,8 +13,8 @@ from fixtures.fake_results import FakeSweep
 from matplotlib.colors import to_rgb
 from rich.console import Console
 
-from lt_sweeps.analysis.results import read
-from lt_sweeps.analysis.sweep_analysis import Analysis, findings
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.reporting.figures.accuracy_curves import curves
 from lt_sweeps.reporting.figures.style import COLUMN, PAGE, rendered, styles
 from lt_sweeps.reporting.sweep_report import report
@@ -26,8 +26,8 @@ def sweep(tmp_path: Path) -> FakeSweep:
 
 
 def found(sweep: FakeSweep, **asked: Any) -> Analysis:
-    reading = read(sweep.folder, metrics=["test_accuracy"])
-    return next(iter(findings(reading, asked).values()))
+    reading = read_results(sweep.folder, metrics=["test_accuracy"])
+    return next(iter(analyses(reading, asked).values()))
 
 
 def criteria(sweep: FakeSweep, *names: str, seeds: int = 2, **more: Any) -> None:
@@ -67,7 +67,9 @@ def test_two_curves_of_one_name_are_refused_with_what_differs(sweep: FakeSweep) 
         sweep.cell(f"lr{lr}", accuracies=[0.9, 0.8], recipe__lr=lr)
     with pytest.raises(ValueError, match=r"all called `large_final`; they differ in \['recipe.lr'"):
         plotted(sweep, lines=["mask_criterion"])
-    with pytest.raises(ValueError, match="report.lines: `mask_criterio` is no group.*did you mean"):
+    with pytest.raises(
+        ValueError, match="report.lines: .*group or setting `mask_criterio`; did you mean"
+    ):
         plotted(sweep, lines=["mask_criterio"])
 
 

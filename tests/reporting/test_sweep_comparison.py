@@ -56,9 +56,9 @@ def test_two_sweeps_that_differ_in_one_option_are_compared_level_by_level(tmp_pa
 
 def _last(sweep: FakeSweep) -> dict[str, float]:
     from lt_sweeps.analysis.curve import curves
-    from lt_sweeps.analysis.results import read
+    from lt_sweeps.analysis.results import read_results
 
-    cells = read(sweep.folder, metrics=["test_accuracy"]).cells
+    cells = read_results(sweep.folder, metrics=["test_accuracy"]).cells
     return dict(curves(cells, metric="test_accuracy")[0].points[-1].values)
 
 

@@ -58,7 +58,8 @@ def test_both_sparsities_and_dense_resources_are_columns_where_records_say(
 ) -> None:
     more = {"sparsity_total": 0.15, "dense_resources": False}
     sweep.cell("a", accuracies=[0.9, 0.8], more=more)
-    sweep.cell("old", accuracies=[0.9, 0.8], choices={"mask_criterion": "movement"})
+    unknown = {"sparsity_total": None, "dense_resources": None}
+    sweep.cell("b", accuracies=[0.9, 0.8], more=unknown, choices={"mask_criterion": "movement"})
     text, summary = _run(sweep.folder)
     new, old = (summary[summary["level"] == 1].iloc[i] for i in (0, 1))
     assert (new["sparsity_total"], new["dense_resources"]) == (pytest.approx(0.15), "no")

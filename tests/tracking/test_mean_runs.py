@@ -8,25 +8,30 @@ from typing import Any
 
 import pytest
 
+from lt_sweeps.storage.record import Record
 from lt_sweeps.tracking.mean_runs import aggregates
 from lt_sweeps.tracking.tracked_runs import Level, Source
 
-RECORD: dict[str, Any] = {
-    "step": 10,
-    "kind": "train",
-    "sparsity": 0.5,
-    "weights_remaining": 2,
-    "weights_total": 4,
-    "layers_remaining": {"w": 2},
-    "layers_total": {"w": 4},
-    "finite": True,
-    "collapsed": False,
-}
+RECORD = Record(
+    experiment="e",
+    cell="0" * 16,
+    seed="0",
+    level=0,
+    stage="s",
+    kind="train",
+    step=10,
+    sparsity=0.5,
+    **Record.weight_columns({"w": 2}, {"w": 4}),
+    report_at="end",
+    train_steps=10,
+    finite=True,
+    collapsed=False,
+)
 
 
 def level(number: int, accuracy: float | None, **more: Any) -> Level:
     curve = {"step": 10, "val_loss": 1.0, "val_accuracy": accuracy or 0.0, "train_loss": 1.0}
-    return Level(number, 10 * number, (curve,), {**RECORD, "test_accuracy": accuracy, **more})
+    return Level(number, 10 * number, (curve,), replace(RECORD, test_accuracy=accuracy, **more))
 
 
 def source(seed: int, *levels: Level, done: bool = True) -> Source:

@@ -1,4 +1,4 @@
-"""`ImportedLevel`: one trained level of somebody else's experiment, in our terms."""
+"""`ImportedLevel`: one trained level of an experiment of other code, in our terms."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImportedLevel:
-    """A level: which cell and seed it belongs to, its mask, and what is known beside it.
+    """One level of one seed: its mask, and whatever else is known of it.
 
-    `choices` are the names it has in tables, `config` what tells its cell from others. `state` is
-    empty where only the mask is known, `metrics` holds what was measured (`test_accuracy`, ...).
+    `choices` are the option names that tables show, `config` is what tells its cell from others.
+    `state` is empty if only the mask is known. `metrics` are named as in a record
+    (`test_accuracy`), `history` holds the evaluations of the training.
     """
 
     choices: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""A mask in a safetensors file, whoever wrote it."""
+"""Read a mask from a safetensors file of ours, of torch, or of anybody's."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
+from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
-_PREFIX, _SUFFIX, _ORIGINAL = "mask/", "_mask", "_orig"
+_SUFFIX, _ORIGINAL = "_mask", "_orig"
 
 
-def mask(
+def read_mask(
     path: Path, *, seed: int = 0, level: int = 1, metrics: Mapping[str, float]
 ) -> ImportedLevel:
-    """The mask in a file: `mask/<name>` as in our tickets, `<name>_mask` as in torch's pruned
-    modules, or else every tensor under its own name.
+    """The mask in a file, by the names of its tensors.
 
-    Weights beside the masks (`<name>`, or `<name>_orig`) come along, pruned.
+    A mask is `mask/<name>` as in our tickets, `<name>_mask` as in modules that torch has pruned,
+    or else every tensor under its own name. Weights beside the masks (`<name>` or `<name>_orig`)
+    are imported too, with pruned weights set to 0.
 
     Raises: ValueError: no safetensors file, or no mask in it.
     """
@@ -27,7 +29,7 @@ def mask(
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"import: {path} is no safetensors file: {error}") from None
+        raise ValueError(f"import: {path} is not a safetensors file: {error}") from None
     masks, state = _split(tensors)
     kept = binary(masks, str(path))
     for name in kept:
@@ -50,9 +52,9 @@ def mask(
 
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Masks and weights by the name of the weight."""
-    if any(name.startswith(_PREFIX) for name in tensors):
-        masks = {n.removeprefix(_PREFIX): t for n, t in tensors.items() if n.startswith(_PREFIX)}
-        return masks, {n: t for n, t in tensors.items() if "/" not in n}
+    groups = split_by_prefix(tensors)
+    if groups[MASK]:
+        return groups[MASK], groups[""]
     if any(name.endswith(_SUFFIX) for name in tensors):
         masks = {n.removesuffix(_SUFFIX): t for n, t in tensors.items() if n.endswith(_SUFFIX)}
         rest = {n.removesuffix(_ORIGINAL): t for n, t in tensors.items() if not n.endswith(_SUFFIX)}

@@ -1,8 +1,8 @@
-"""The results folder of open_lth (github.com/facebookresearch/open_lth).
+"""Read the results folder of open_lth (github.com/facebookresearch/open_lth).
 
 `lottery_<hash>/replicate_<n>/level_<k>/main/` holds `mask.pth`, `model_ep<e>_it<i>.pth` and
-`logger`, with lines `name,iteration,value`; a branch of a lottery lies beside `main`. Pickles are
-read as data only: what would run code is refused.
+`logger`, with lines `name,iteration,value`; a branch of a lottery lies beside `main`. Its pickles
+are loaded with torch's `weights_only`, which refuses a file that would run code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
 _MODEL = re.compile(r"model_ep(\d+)_it(\d+)\.pth")
 
 
-def open_lth(path: Path) -> tuple[list[ImportedLevel], list[str]]:
+def read_open_lth(path: Path) -> tuple[list[ImportedLevel], list[str]]:
     """Every level that has been trained, and a line for each that has not.
 
     `path` is a folder of lotteries, or one of them.
@@ -29,19 +29,19 @@ def open_lth(path: Path) -> tuple[list[ImportedLevel], list[str]]:
     Raises: ValueError: no lottery there, or a file that cannot be read.
     """
     lotteries = [path] if path.name.startswith("lottery_") else sorted(path.glob("lottery_*"))
-    runs = [run for each in lotteries for run in sorted(each.glob("replicate_*/level_*/*"))]
-    runs = [run for run in runs if run.is_dir()]
+    folders = [f for lottery in lotteries for f in sorted(lottery.glob("replicate_*/level_*/*"))]
+    runs = [folder for folder in folders if folder.is_dir()]
     if not runs:
         raise ValueError(
-            f"import: {path} is no open_lth folder; it has lottery_*/replicate_*/level_*"
+            f"import: {path} is not an open_lth folder; it has no lottery_*/replicate_*/level_*"
         )
-    begun = [run for run in runs if not ((run / "logger").exists() and (run / "mask.pth").exists())]
-    found = [_found(run) for run in runs if run not in begun]
-    return found, [f"{run}: not trained to its end, left out" for run in begun]
+    complete = [r for r in runs if (r / "logger").exists() and (r / "mask.pth").exists()]
+    notes = [f"{r}: not trained to its end, left out" for r in runs if r not in complete]
+    return [_level(run) for run in complete], notes
 
 
-def _found(run: Path) -> ImportedLevel:
-    lottery, replicate, level = run.parent.parent.parent, run.parent.parent, run.parent
+def _level(run: Path) -> ImportedLevel:
+    level, replicate, lottery, *_ = run.parents
     config = _hparams(replicate / "level_0" / "main" / "hparams.log")
     logged = _logged(run / "logger")
     last = max(logged)
@@ -76,7 +76,7 @@ def _state(run: Path, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
     last = max(models, key=lambda match: (int(match[1]), int(match[2])))
     state = {n.removeprefix("module."): t for n, t in _load(models[last]).items()}
     if missing := sorted(set(mask) - set(state)):
-        raise ValueError(f"{models[last]}: no weights {missing}, of which mask.pth has masks")
+        raise ValueError(f"{models[last]}: no weights {missing}, though mask.pth has masks of them")
     return {name: t * mask[name] if name in mask else t for name, t in state.items()}
 
 
@@ -97,7 +97,7 @@ def _logged(path: Path) -> dict[int, dict[str, float]]:
             if not name.endswith("_examples"):
                 at[name] = float(value)
         except ValueError:
-            raise ValueError(f"{path}:{number}: {line!r} is no `name,iteration,value`") from None
+            raise ValueError(f"{path}:{number}: {line!r} is not `name,iteration,value`") from None
     if not logged:
         raise ValueError(f"{path}: empty; it has lines `name,iteration,value`")
     return logged
@@ -106,7 +106,7 @@ def _logged(path: Path) -> dict[int, dict[str, float]]:
 def _hparams(path: Path) -> dict[str, Any]:
     """`    * lr => 0.1`, as open_lth prints every setting that is not its default."""
     if not path.exists():
-        raise ValueError(f"{path}: missing; it says what the experiment was")
+        raise ValueError(f"{path}: missing; it lists the settings of the experiment")
     return dict(re.findall(r"^\s+\* (\w+) => (.*)$", path.read_text(), re.MULTILINE))
 
 

@@ -47,7 +47,7 @@ def by_sparsity(found: Analysis) -> list[Figure]:
 
 def early_stop(found: Analysis) -> list[Figure]:
     """The evaluation with the lowest validation loss: how soon a ticket learns."""
-    if not any(row.get("best_step") is not None for c in found.reading.cells for row in c.rows):
+    if not any(row.best_step is not None for c in found.reading.cells for row in c.rows):
         raise NotDrawn("no record says when its validation loss was lowest")
     return [_figure(found, "best_step", found.layout.x)]
 

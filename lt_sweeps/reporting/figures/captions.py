@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.labels import by
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.points import Point
 from lt_sweeps.analysis.significance import Verdict, caveats
 from lt_sweeps.analysis.sweep_analysis import Analysis
@@ -125,4 +125,4 @@ def levels(points: Sequence[Point]) -> tuple[str, ...]:
 
 def panels(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     """The curves by the panel that they are drawn in."""
-    return by(curves, lambda curve: curve.panel)
+    return group_by(curves, lambda curve: curve.panel)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.endpoint import NAMES
-from lt_sweeps.analysis.labels import by
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.csv_tables import PER_RUN
 from lt_sweeps.reporting.figures.captions import caption, margin
@@ -90,7 +90,7 @@ def _published(found: Analysis) -> list[dict[str, object]]:
             "value": each.value,
             "source": each.source,
         }
-        for panel, here in by(found.curves, lambda curve: curve.panel).items()
+        for panel, here in group_by(found.curves, lambda curve: curve.panel).items()
         for endpoint in PER_RUN
         for each in relevant(found.layout, here, endpoint)
     ]

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from lt_sweeps.analysis.curve import Curve, distinct
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.stored_weights import nearest
+from lt_sweeps.analysis.stored_weights import point_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import caption, levels
 from lt_sweeps.reporting.figures.style import (
@@ -34,7 +34,7 @@ def layers(found: Analysis) -> list[Figure]:
         (curve, point)
         for given in found.layout.masks_at
         for curve in found.curves
-        if (point := nearest(curve, given)) is not None
+        if (point := point_near(curve, given)) is not None
     ]
     data = pd.DataFrame([row for curve, point in looked for row in _rows(curve, point)])
     if data.empty:
@@ -54,10 +54,10 @@ def layers(found: Analysis) -> list[Figure]:
 
 
 def _rows(curve: Curve, point: Point) -> list[dict[str, object]]:
-    rows = [row for row in distinct(curve.cells) if row["stage"] in point.stages]
+    rows = [row for row in distinct(curve.cells) if row.stage in point.stages]
     made = []
-    for number, layer in enumerate(rows[0]["layers_remaining"]):
-        left = [100 * r["layers_remaining"][layer] / r["layers_total"][layer] for r in rows]
+    for number, layer in enumerate(rows[0].layers_remaining):
+        left = [100 * r.layers_remaining[layer] / r.layers_total[layer] for r in rows]
         made.append(
             {
                 "panel": f"{curve.panel}, {remaining(point.percent)}% left",

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.stored_weights import Arrays, masks, nearest
+from lt_sweeps.analysis.stored_weights import Arrays, masks, point_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import caption, levels, panels
 from lt_sweeps.reporting.figures.style import (
@@ -37,7 +37,7 @@ def overlap(found: Analysis) -> list[Figure]:
             looked = [
                 (curve, point, masks(found.reading.root, curve, point))
                 for curve in here
-                if (point := nearest(curve, given)) is not None
+                if (point := point_near(curve, given)) is not None
             ]
             rows += [row for one in looked for other in looked for row in _pair(one, other)]
             points += [point for _, point, kept in looked if kept]

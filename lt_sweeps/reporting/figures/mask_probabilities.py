@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.stored_weights import LearnedLayer, learned
+from lt_sweeps.analysis.stored_weights import LearnedLayer, learned_masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import caption
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn, decorate, entry, sheet, styles
@@ -23,7 +23,7 @@ def probabilities(found: Analysis) -> list[Figure]:
     rows, behind = [], set()
     for curve in found.curves:
         for point in reversed(curve.points):
-            masks = learned(found.reading.root, curve, point)
+            masks = learned_masks(found.reading.root, curve, point)
             if masks:
                 rows += _rows(curve, masks)
                 behind |= {each.stage for each in masks.values()}

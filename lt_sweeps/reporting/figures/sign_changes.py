@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.stored_weights import nearest, prunings
+from lt_sweeps.analysis.stored_weights import point_near, prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import caption, levels
 from lt_sweeps.reporting.figures.dot_rows import row, rows_panel
@@ -33,7 +33,7 @@ def signs(found: Analysis) -> list[Figure]:
     rows, points = [], []
     for given in found.layout.masks_at:
         for curve in found.curves:
-            point = nearest(curve, given)
+            point = point_near(curve, given)
             made = [] if point is None else _rows(found, curve, point)
             rows += made
             points += [point] if made and point is not None else []

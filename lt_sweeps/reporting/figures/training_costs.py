@@ -20,9 +20,7 @@ _UNITS = {"epochs": "Epochs trained", "seconds": "Seconds"}
 
 def cost(found: Analysis) -> list[Figure]:
     """Epochs and seconds per line, the part of units that other lines use too apart."""
-    uses = Counter(
-        (row["stage"], row["seed"]) for curve in found.curves for row in distinct(curve.cells)
-    )
+    uses = Counter((row.stage, row.seed) for curve in found.curves for row in distinct(curve.cells))
     rows = [row for curve in found.curves for row in _rows(curve, uses)]
     if not rows:
         raise NotDrawn("no records yet")
@@ -47,9 +45,9 @@ def _rows(curve: Curve, uses: Counter[tuple[str, str]]) -> list[dict[str, object
     units = distinct(curve.cells)
     made = []
     for quantity in _UNITS:
-        known = [row for row in units if row.get(quantity) is not None]
-        own = [row for row in known if uses[row["stage"], row["seed"]] == 1]
-        total, alone = (sum(row[quantity] for row in some) for some in (known, own))
+        known = [row for row in units if getattr(row, quantity) is not None]
+        own = [row for row in known if uses[row.stage, row.seed] == 1]
+        total, alone = (sum(getattr(row, quantity) for row in some) for some in (known, own))
         made.append(
             {
                 "panel": curve.panel,
@@ -58,7 +56,7 @@ def _rows(curve: Curve, uses: Counter[tuple[str, str]]) -> list[dict[str, object
                 "own": alone,
                 "shared": total - alone,
                 "units": len(units),
-                "units_shared": sum(uses[row["stage"], row["seed"]] > 1 for row in units),
+                "units_shared": sum(uses[row.stage, row.seed] > 1 for row in units),
                 "units_unknown": len(units) - len(known),
             }
         )

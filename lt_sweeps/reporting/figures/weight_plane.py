@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.stored_weights import nearest, prunings
+from lt_sweeps.analysis.stored_weights import point_near, prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import caption, levels
 from lt_sweeps.reporting.figures.style import SMALL, Figure, NotDrawn, decorate, sheet
@@ -25,7 +25,7 @@ def plane(found: Analysis) -> list[Figure]:
     """The plane of each line at the first of the layout's sparsities, all seeds together."""
     rows, points = [], []
     for curve in found.curves:
-        point = nearest(curve, found.layout.masks_at[0]) if found.layout.masks_at else None
+        point = point_near(curve, found.layout.masks_at[0]) if found.layout.masks_at else None
         if point is not None:
             made = _squares(found, curve, point)
             rows += made

@@ -1,0 +1,94 @@
+"""A record has one writer and one reader, and a file that it did not write is never believed."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.fake_results import FakeSweep
+
+from lt_sweeps.config.report_config import METRICS
+from lt_sweeps.storage.record import (
+    COLUMNS,
+    FORMAT,
+    Record,
+    RunFolder,
+)
+from lt_sweeps.tracking.tracked_runs import RESULTS
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return FakeSweep(tmp_path).cell("a", accuracies=[0.9, 0.8])
+
+
+def change(folder: Path, **changes: Any) -> tuple[str, ...]:
+    """What is said of the file once its first record is changed."""
+    path = folder / "records.jsonl"
+    first, *others = path.read_text().splitlines()
+    row = {k: v for k, v in (json.loads(first) | changes).items() if v != "absent"}
+    path.write_text("".join(line + "\n" for line in (json.dumps(row), *others)))
+    return RunFolder(folder).read().faults
+
+
+def test_every_list_of_metrics_names_fields_of_a_record() -> None:
+    assert {*METRICS, *RESULTS} <= set(COLUMNS)
+
+
+def test_a_line_begins_with_the_version_and_has_every_field(folder: Path) -> None:
+    row = json.loads((folder / "records.jsonl").read_text().splitlines()[0])
+    assert list(row) == [field.name for field in fields(Record)]
+    assert next(iter(row.items())) == ("format", FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, ""),
+        ({"format": "lt_sweeps.record/0"}, "its format is 'lt_sweeps.record/0'"),
+        ({"stage": "absent"}, "no ['stage']"),
+        ({"colour": "red"}, "unknown ['colour']"),
+        ({"level": 1.5}, "`level` is 1.5"),
+        ({"level": True}, "`level` is True"),
+        ({"kind": "guess"}, "`kind` is 'guess'"),
+        ({"layers_total": [1]}, "`layers_total` is [1]"),
+        ({"weights_remaining": 1001}, "`weights_remaining` is 1001 of 1000"),
+        ({"test_accuracy": 90.0}, "an accuracy lies in [0, 1]"),
+        ({"cell": "b"}, "its folder says otherwise"),
+    ],
+)
+def test_a_row_that_is_not_a_record_is_a_fault(
+    folder: Path, changes: dict[str, Any], fault: str
+) -> None:
+    faults = change(folder, **changes)
+    assert len(faults) == bool(fault)
+    assert all(f"{folder / 'records.jsonl'}:1: " in each and fault in each for each in faults)
+
+
+def test_a_loss_that_is_no_number_is_written_as_null(folder: Path) -> None:
+    first, _ = RunFolder(folder).read().records
+    RunFolder(folder).write([replace(first, val_loss=math.nan, finite=False)], complete=False)
+    (record,) = RunFolder(folder).read().records
+    assert record.val_loss is None and math.isnan(record.value("val_accuracy"))
+
+
+def test_a_cell_without_rows_yet_has_no_faults(folder: Path) -> None:
+    (folder / "DONE").unlink()
+    RunFolder(folder).write([], complete=False)
+    stored = RunFolder(folder).read()
+    assert not (stored.records or stored.done or stored.faults or stored.half_written)
+    (folder / "records.jsonl").unlink()
+    assert RunFolder(folder).read() == stored
+
+
+def test_records_are_read_without_torch() -> None:
+    code = "import sys, lt_sweeps.storage.record, lt_sweeps.storage.ticket_file\n"
+    code += "assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
