@@ -17,7 +17,7 @@ from lt_sweeps.interchange import ticket_formats as forms
 from lt_sweeps.interchange.effective_size import Size, size
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import planned_cell
-from lt_sweeps.reporting.result_tables import records
+from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.tracking.tracked_runs import history
@@ -43,7 +43,7 @@ def export(
         raise ValueError(f"export: effective={effective}; it is true or false")
     reading = read(where, metrics=())
     drawn = [curve for found in findings(reading, {}).values() for curve in found.curves]
-    rows = records(drawn)
+    rows = records_table(drawn)
     if not len(rows):
         raise ValueError(f"export: {where} has no records yet")
     root = where.resolve().parent.parent if (where / "manifest.json").exists() else where
