@@ -29,13 +29,14 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
     _, scale = metric_unit(analysis.accuracy)
     for panel, pairs in by(analysis.endpoints, lambda pair: pair[0].panel).items():
         runs = new_table(
-            f"{panel}: endpoints (%), mean ± half of its 95% interval",
+            f"{panel}: highest sparsity not inferior to dense, and accuracies (%); mean ± half of its "
+            "95% interval",
             (
                 "",
-                "sparsest not\ninferior, per run",
-                "sparsest not\ninferior, tested",
-                "mean accuracy\nover log density",
-                "best\nlevel",
+                "sparsity,\nper run",
+                "sparsity,\ntested",
+                "accuracy over\nlog density",
+                "accuracy at\nbest level",
             ),
         )
         tickets = new_table(
