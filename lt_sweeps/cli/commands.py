@@ -79,9 +79,9 @@ def _compare(words: list[str]) -> int:
     _, where, given = _taken("compare", words, count=2)
     root, out, by = (given.pop(key, None) for key in ("root", "out", "by"))
     _check_keys("compare", given, {*KEYS, "root", "out", "by"})
-    from lt_sweeps.reporting.sweep_comparison import compare
+    from lt_sweeps.reporting.sweep_comparison import compare_sweeps
 
-    compare(
+    compare_sweeps(
         *(_sweep("compare", each, root) for each in where),
         by=by.split(",") if by else (),
         out=Path(out) if out else None,

@@ -18,7 +18,7 @@ from lt_sweeps.interchange.effective_size import Size, network_size
 from lt_sweeps.interchange.ticket_formats import write_ticket
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import planned_cell
-from lt_sweeps.reporting.result_tables import records
+from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.tracking.tracked_runs import history
@@ -43,7 +43,8 @@ def export(
     if effective not in ("true", "false"):
         raise ValueError(f"export: effective={effective}; it is true or false")
     results = read_results(where, metrics=())
-    rows = records([c for found in analyses(results, {}).values() for c in found.curves])
+    drawn = [curve for found in analyses(results, {}).values() for curve in found.curves]
+    rows = records_table(drawn)
     if not len(rows):
         raise ValueError(f"export: {where} has no records yet")
     if effective == "true":

@@ -1,4 +1,5 @@
-"""Tables, page and figures of a sweep, from its records.
+"""Tables, figures and the page of a sweep, from its records: everything that a reader is shown.
 
-Door: `sweep_report.report` and `sweep_comparison.compare`.
+What may be said of the numbers is decided in `analysis`; nothing here computes a result.
+Door: `sweep_report.report` and `sweep_comparison.compare_sweeps`.
 """

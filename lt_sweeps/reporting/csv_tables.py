@@ -1,8 +1,9 @@
-"""The tests and the endpoints as tables: a row each, in the units of the records."""
+"""The CSV files of a report: records, summary, tests and endpoints, in the units of the records."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,140 +13,193 @@ from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import Endpoint
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, winning
-from lt_sweeps.analysis.stats import compare_replicates, holm, spread
+from lt_sweeps.analysis.stats import Comparison, compare_replicates, holm, spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.storage.record import COLUMNS, Record
 
-# What a bare number of an endpoint is; the others are in the unit of the metric.
+YES_NO = {True: "yes", False: "no", None: ""}
+# Endpoints whose number is a sparsity; the others are in the unit of the metric.
 SPARSITIES = (
     *("sparsest_not_inferior", "sparsest_tested"),
     *("sparsest_matching", "sparsest_within_error"),
 )
 PER_RUN = ("peak", "sparsest_not_inferior", "area")
-TESTS = (
-    *("panel", "line", "baseline", "level", "percent_remaining", "test", "n", "n_baseline"),
-    *("n_asked", "difference", "ci_low", "ci_high", "p", "p_holm", "p_student", "p_exact"),
-    *("p_exact_holm", "p_exact_least", "exact", "sd", "seeds_needed", "mark", "winning"),
-)
 ENDPOINTS = ("panel", "line", "endpoint", "n", "n_asked", "mean")
 
+CurveEndpoints = tuple[Curve, Sequence[Endpoint]]
 
-def tests(verdicts: Sequence[Verdict], found: Analysis) -> pd.DataFrame:
-    """Every test, with what is needed to judge it."""
-    wins = _wins(found)
+
+def records_table(curves: Sequence[Curve]) -> pd.DataFrame:
+    """Every row of every cell, with its curve; `repeats` marks a ticket that an earlier row has."""
+    rows: list[dict[str, Any]] = []
+    for curve in curves:
+        seen: set[tuple[str, str]] = set()
+        for row in (row for cell in curve.cells for row in cell.rows):
+            ticket = row.stage, row.seed
+            derived = {
+                "curve": curve.label,
+                "repeats": ticket in seen,
+                "percent_remaining": row.percent_remaining,
+                "compression": _compression(row),
+            }
+            seen.add(ticket)
+            rows.append({key: _scalar(value) for key, value in (derived | vars(row)).items()})
+    return pd.DataFrame(rows, columns=None if rows else ["curve", *COLUMNS])
+
+
+def summary_table(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
+    """The statistics of each curve at each level, in the units of the records."""
+    rows: list[dict[str, Any]] = []
+    for curve in curves:
+        facts = {"curve": curve.label} | Record.option_columns(curve.choices)
+        for point in curve.points:
+            numbers = asdict(point)
+            for name in ("stages", "values", "scored"):
+                del numbers[name]
+            numbers["at"] = " ".join(point.at)
+            left = numbers.pop("percent")
+            place = {
+                "sparsity": 1 - left / 100,
+                "sparsity_total": numbers.pop("sparsity_total"),
+                "percent_remaining": left,
+                "dense_resources": YES_NO[numbers.pop("dense_resources")],
+                "metric": metric,
+            }
+            rows.append(facts | place | {"n_seeds": len(curve.seeds)} | numbers)
+    return pd.DataFrame(rows, columns=None if rows else ["curve", *Record.option_columns({})])
+
+
+def verdicts_table(analysis: Analysis) -> pd.DataFrame:
+    """One row per test, with everything that is needed to judge it."""
+    wins, alpha = _wins(analysis), analysis.layout.alpha
+    columns: dict[str, Callable[[Verdict], Any]] = {
+        "panel": lambda v: v.curve.panel,
+        "line": lambda v: v.curve.label,
+        "baseline": lambda v: v.baseline.label,
+        "level": lambda v: v.point.level,
+        "percent_remaining": lambda v: v.point.percent,
+        "test": lambda v: v.found.test,
+        "n": lambda v: v.found.n[0],
+        "n_baseline": lambda v: v.found.n[1],
+        "n_asked": lambda v: v.found.asked[0],
+        "difference": lambda v: v.found.difference,
+        "ci_low": lambda v: v.found.ci_low,
+        "ci_high": lambda v: v.found.ci_high,
+        "p": lambda v: v.found.p,
+        "p_holm": lambda v: v.p_holm,
+        "p_student": lambda v: v.found.p_student,
+        "p_exact": lambda v: v.found.p_exact,
+        "p_exact_holm": lambda v: v.p_exact_holm,
+        "p_exact_least": lambda v: v.found.p_least,
+        "exact": lambda v: v.found.exact,
+        "sd": lambda v: v.found.sd,
+        "seeds_needed": lambda v: v.found.seeds_needed,
+        "mark": lambda v: v.mark(alpha),
+        "winning": lambda v: wins.get((v.curve.panel, v.curve.name, v.point.stages)),
+    }
+    # Column by column, so that a report without tests has the same columns as one with some.
+    return pd.DataFrame(
+        {name: list(map(value, analysis.verdicts)) for name, value in columns.items()}
+    )
+
+
+def endpoints_table(analysis: Analysis) -> pd.DataFrame:
+    """Every endpoint of every line, with its difference to the baseline's where there is one."""
     rows = [
-        {
-            "panel": v.curve.panel,
-            "line": v.curve.label,
-            "baseline": v.baseline.label,
-            "level": v.point.level,
-            "percent_remaining": v.point.percent,
-            "test": v.found.test,
-            "n": v.found.n[0],
-            "n_baseline": v.found.n[1],
-            "n_asked": v.found.asked[0],
-            "difference": v.found.difference,
-            "ci_low": v.found.ci_low,
-            "ci_high": v.found.ci_high,
-            "p": v.found.p,
-            "p_holm": v.p_holm,
-            "p_student": v.found.p_student,
-            "p_exact": v.found.p_exact,
-            "p_exact_holm": v.p_exact_holm,
-            "p_exact_least": v.found.p_least,
-            "exact": v.found.exact,
-            "sd": v.found.sd,
-            "seeds_needed": v.found.seeds_needed,
-            "mark": v.mark(found.layout.alpha),
-            "winning": wins.get((v.curve.panel, v.curve.name, v.point.stages)),
-        }
-        for v in verdicts
-    ]
-    return pd.DataFrame(rows, columns=list(TESTS))
-
-
-def ends(found: Analysis) -> pd.DataFrame:
-    """Every endpoint of every line, and its difference to the baseline's where there is one."""
-    rows = [
-        {"panel": curve.panel, "line": curve.label, **_end(curve, each)}
-        for curve, endpoints in found.endpoints
-        for each in endpoints
+        {"panel": curve.panel, "line": curve.label, **_endpoint(curve, endpoint)}
+        for curve, endpoints in analysis.endpoints
+        for endpoint in endpoints
     ]
     data = pd.DataFrame(rows, columns=None if rows else list(ENDPOINTS))
-    differences = pd.DataFrame(_differences(found))
+    differences = pd.DataFrame(_differences(analysis))
     if differences.empty:
         return data
     return data.merge(differences, how="left", on=["panel", "line", "endpoint"])
 
 
-def _end(curve: Curve, each: Endpoint) -> dict[str, Any]:
-    values = list(each.values.values())
-    per_run = each.name in PER_RUN
+def compare_endpoint(
+    name: str, mine: CurveEndpoints, theirs: CurveEndpoints, *, alpha: float
+) -> Comparison:
+    """One endpoint per run of two lines, compared over their seeds."""
+    values = [{e.name: e.values for e in endpoints}[name] for _, endpoints in (mine, theirs)]
+    return compare_replicates(
+        *values, seeds=mine[0].seeds, other_seeds=theirs[0].seeds, alpha=alpha
+    )
+
+
+def _endpoint(curve: Curve, endpoint: Endpoint) -> dict[str, Any]:
+    values, ticket = list(endpoint.values.values()), endpoint.ticket
+    per_run = endpoint.name in PER_RUN
     numbers = asdict(spread(values)) if values else {}
-    if each.name in SPARSITIES and not per_run:
-        numbers = {"mean": each.sparsity}
+    # The values of a picked ticket are the metric of its runs, and its own number is a sparsity,
+    # which all its runs share: it has no spread.
+    if endpoint.name in SPARSITIES and not per_run:
+        numbers = {"mean": endpoint.sparsity}
     return {
-        "endpoint": each.name,
-        "n": len(values) if per_run or each.ticket else None,
+        "endpoint": endpoint.name,
+        "n": len(values) if per_run or ticket else None,
         "n_asked": len(curve.seeds),
         **numbers,
-        "sparsity": each.sparsity,
-        "level": each.ticket.level if each.ticket else None,
-        "at": " ".join(each.ticket.at) if each.ticket else "",
-        "value": each.ticket.mean if each.ticket else None,
-        "search_epochs": each.cost.chain,
-        "sequential_epochs": each.cost.sequential,
-        "parallel_epochs": each.cost.parallel,
-        "makespan_epochs": each.cost.makespan,
+        "sparsity": endpoint.sparsity,
+        "level": ticket.level if ticket else None,
+        "at": " ".join(ticket.at) if ticket else "",
+        "value": ticket.mean if ticket else None,
+        "search_epochs": endpoint.cost.chain,
+        "sequential_epochs": endpoint.cost.sequential,
+        "parallel_epochs": endpoint.cost.parallel,
+        "makespan_epochs": endpoint.cost.makespan,
     }
 
 
-def _differences(found: Analysis) -> list[dict[str, Any]]:
-    """Endpoints per run against the baseline's, Holm over the lines of a panel."""
+def _differences(analysis: Analysis) -> list[dict[str, Any]]:
+    """Endpoints per run against the baseline's, with Holm's correction within a panel."""
     rows: list[dict[str, Any]] = []
-    for pairs in group_by(found.endpoints, lambda pair: pair[0].panel).values():
-        base = next((p for p in pairs if p[0].name == found.layout.baseline), None)
+    alpha = analysis.layout.alpha
+    for pairs in group_by(analysis.endpoints, lambda pair: pair[0].panel).values():
+        base = next((p for p in pairs if p[0].name == analysis.layout.baseline), None)
         if base is None:
             continue
         for name in PER_RUN:
-            family = [_against(curve, each, base, name, found) for curve, each in pairs]
-            tested = [row for row in family if row is not None]
+            tested = [
+                _difference(pair[0], name, compare_endpoint(name, pair, base, alpha=alpha))
+                for pair in pairs
+                if pair[0] is not base[0]
+            ]
             adjusted = holm([row["p"] for row in tested])
             rows += [row | {"p_holm": p} for row, p in zip(tested, adjusted, strict=True)]
     return rows
 
 
-def _against(
-    curve: Curve,
-    each: Sequence[Endpoint],
-    base: tuple[Curve, Sequence[Endpoint]],
-    name: str,
-    found: Analysis,
-) -> dict[str, Any] | None:
-    if curve is base[0]:
-        return None
-    mine, theirs = (next(e for e in es if e.name == name).values for es in (each, base[1]))
-    got = compare_replicates(
-        mine, theirs, seeds=curve.seeds, other_seeds=base[0].seeds, alpha=found.layout.alpha
-    )
+def _difference(curve: Curve, name: str, comparison: Comparison) -> dict[str, Any]:
     return {
         "panel": curve.panel,
         "line": curve.label,
         "endpoint": name,
-        "test": got.test,
-        "difference": got.difference,
-        "difference_low": got.ci_low,
-        "difference_high": got.ci_high,
-        "p": got.p,
-        "p_exact": got.p_exact,
-        "p_exact_least": got.p_least,
+        "test": comparison.test,
+        "difference": comparison.difference,
+        "difference_low": comparison.ci_low,
+        "difference_high": comparison.ci_high,
+        "p": comparison.p,
+        "p_exact": comparison.p_exact,
+        "p_exact_least": comparison.p_least,
     }
 
 
-def _wins(found: Analysis) -> Mapping[tuple[str, str, frozenset[str]], bool]:
+def _wins(analysis: Analysis) -> Mapping[tuple[str, str, frozenset[str]], bool]:
     """Which points are winning tickets, where the layout names a control."""
     return {
         (curve.panel, curve.name, stages): won
-        for curve in found.curves
-        for stages, won in winning(curve, found.controlled, found.layout).items()
-        if found.controlled
+        for curve in analysis.curves
+        for stages, won in winning(curve, analysis.controlled, analysis.layout).items()
+        if analysis.controlled
     }
+
+
+def _compression(row: Record) -> float | None:
+    """How many times fewer weights there are; None where none is left."""
+    return row.weights_total / row.weights_remaining if row.weights_remaining else None
+
+
+def _scalar(value: Any) -> Any:
+    """A value for one field of a CSV file: what is nested becomes JSON."""
+    return json.dumps(value) if isinstance(value, (dict, list)) else value

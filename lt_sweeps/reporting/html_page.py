@@ -1,4 +1,4 @@
-"""The report as one HTML page that stands alone: pictures, numbers and captions are inside it."""
+"""The report as one HTML file that can be mailed: pictures, numbers and captions are inside it."""
 
 from __future__ import annotations
 
@@ -11,54 +11,56 @@ from rich.table import Table
 
 from lt_sweeps.analysis.significance import caveats
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.reporting.figures.captions import versions_sentence
 from lt_sweeps.reporting.figures.style import Figure
 
 _TEMPLATE = Path(__file__).with_name("page.html")
-_KINDS = {"pdf": "application/pdf", "csv": "text/csv"}
-_ZOOM = 1.35  # pixels of a page for one of paper: 96 to the inch would be hard to read
+_MIME_TYPES = {"pdf": "application/pdf", "csv": "text/csv"}
+_ZOOM = 1.35  # larger than on paper: 6.5 points at 96 pixels to the inch are hard to read
 
 
-def page(
-    found: Analysis,
+def report_page(
+    analysis: Analysis,
     figures: Sequence[Figure],
     files: Mapping[str, bytes],
     tables: Iterable[Table],
     missing: Sequence[str],
 ) -> bytes:
-    """The page, from the figures' own files and the terminal's own tables."""
-    reading = found.reading
+    """The page, made from the files of the figures and the tables of the terminal."""
+    reading = analysis.reading
     seeds = {cell.seed for cell in reading.cells}
     warnings = [
-        reading.unfinished and f"Unfinished: {reading.unfinished}. What is missing is marked.",
-        len(reading.versions) > 1
-        and f"Made by {len(reading.versions)} versions of the code: {', '.join(reading.versions)}.",
+        reading.unfinished and f"Unfinished: {reading.unfinished}. Missing numbers are marked.",
+        versions_sentence(reading.versions),
         *reading.notes,
         *missing,
     ]
     html = Environment(autoescape=True).from_string(_TEMPLATE.read_text())
     return html.render(
         name=reading.name,
-        facts=f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(found.stages)} stages; "
-        f"code {', '.join(reading.versions) or 'unknown'}.",
+        facts=f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages. "
+        f"Version of the code: {', '.join(reading.versions) or 'unknown'}.",
         warnings=[line for line in warnings if line],
         figures=[_figure(figure, files) for figure in figures],
-        caveats=caveats(found.verdicts, found.layout),
+        caveats=caveats(analysis.verdicts, analysis.layout),
         tables=[_table(table) for table in tables],
     ).encode()
 
 
 def _figure(figure: Figure, files: Mapping[str, bytes]) -> dict[str, object]:
     png = files[f"{figure.name}.png"]
-    width = int.from_bytes(png[16:20], "big")  # of the PNG's first chunk, at 300 to the inch
+    # A PNG starts with 8 bytes of signature, then its IHDR chunk: length, name, and at byte 16 the
+    # width. It was drawn at 300 pixels to the inch, and browsers count 96.
+    width = int.from_bytes(png[16:20], "big")
     links = {
-        kind: f"data:{mime};base64,{_text(files[f'{figure.name}.{kind}'])}"
-        for kind, mime in _KINDS.items()
+        kind: f"data:{mime};base64,{_base64(files[f'{figure.name}.{kind}'])}"
+        for kind, mime in _MIME_TYPES.items()
     }
     return {
         "name": figure.name,
         "caption": figure.caption,
         "stages": figure.stages,
-        "png": _text(png),
+        "png": _base64(png),
         "width": round(width / 300 * 96 * _ZOOM),
         "links": links,
     }
@@ -73,5 +75,5 @@ def _table(table: Table) -> dict[str, object]:
     }
 
 
-def _text(content: bytes) -> str:
+def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()

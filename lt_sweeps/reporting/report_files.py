@@ -1,57 +1,151 @@
-"""Writing: the folder of a report, with its figures, page, tables and what they stand on."""
+"""The folder of a report: what is written into it, and whether it still is what the data say.
+
+`report.json` beside the figures holds the layout in which they were drawn and, for each figure, its
+stages and the checksums of its numbers and files.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.csv_tables import ends, tests
-from lt_sweeps.reporting.figures.style import Figure, csv, rendered
-from lt_sweeps.reporting.html_page import page
-from lt_sweeps.reporting.provenance import FILE, provenance
-from lt_sweeps.reporting.result_tables import records, summary
+from lt_sweeps.reporting.csv_tables import (
+    endpoints_table,
+    records_table,
+    summary_table,
+    verdicts_table,
+)
+from lt_sweeps.reporting.figures import draw_figures
+from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
+from lt_sweeps.reporting.html_page import report_page
 from lt_sweeps.storage.atomic_write import write_whole
 
+FILE = "report.json"
+FORMAT = "lt_sweeps.report/1"
 
-def write(
-    found: Analysis,
-    folder: Path,
-    *,
-    figures: Sequence[Figure],
-    missing: Sequence[str],
-    tables: Iterable[Table],
-) -> list[str]:
-    """Write everything, each file whole; returns the files' names.
 
-    `missing` says why other figures are not drawn.
+def write_report(
+    analysis: Analysis, folder: Path, tables: Iterable[Table]
+) -> tuple[list[str], str]:
+    """Draw and write everything, each file whole; `tables` are shown on the page.
+
+    Returns why some figures are not drawn, and a line that says what was written where.
     """
+    figures, missing = draw_figures(analysis)
     data = {
-        "records": records(found.curves),
-        "summary": summary(found.curves, metric=found.metric),
-        "tests": tests(found.verdicts, found),
-        "endpoints_by_line": ends(found),
+        "records": records_table(analysis.curves),
+        "summary": summary_table(analysis.curves, metric=analysis.metric),
+        "tests": verdicts_table(analysis),
+        "endpoints_by_line": endpoints_table(analysis),
     }
-    files = {f"{name}.csv": csv(numbers) for name, numbers in data.items()}
+    files = {f"{name}.csv": csv_bytes(numbers) for name, numbers in data.items()}
     for figure in figures:
-        files |= rendered(figure)
-    files["index.html"] = page(found, figures, files, tables, missing)
-    files[FILE] = json.dumps(provenance(found, figures, files), indent=1).encode()
+        files |= figure_files(figure)
+    files["index.html"] = report_page(analysis, figures, files, tables, missing)
+    # Last, because it holds the checksums of all others: a report that was interrupted while it was
+    # written has no report.json, or the former one, and `--check` finds the files that differ.
+    files[FILE] = json.dumps(_report_json(analysis, figures, files), indent=1).encode()
     for name, content in files.items():
         write_whole(folder / name, content)
-    return list(files)
-
-
-def tell(console: Console, folder: Path, figures: Sequence[Figure], files: Sequence[str]) -> None:
-    """Say where it lies."""
-    kinds = sorted({name.rpartition(".")[2] for name in files})
+    kinds = ", ".join(sorted({name.rpartition(".")[2] for name in files}))
     shown = ", ".join(["index.html", *(f"{figure.name}.png" for figure in figures)])
-    console.print(
-        f"{folder}: {shown}, {len(files)} files in all ({', '.join(kinds)})",
-        markup=False,
-        soft_wrap=True,
-    )
+    return missing, f"{folder}: {shown}, {len(files)} files in all ({kinds})"
+
+
+def read_report_json(folder: Path) -> dict[str, Any]:
+    """What the last report in a folder says of itself.
+
+    Raises: ValueError: no report has been written there.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(
+            f"check: {path} is missing; `report` without --check writes it with the figures"
+        ) from None
+    except ValueError as error:
+        raise ValueError(
+            f"check: {path} is not valid JSON ({error}); `report` rewrites it"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"check: {path} is not in the format {FORMAT}; `report` rewrites it")
+    return content
+
+
+def report_changes(
+    folder: Path, written: Mapping[str, Any], figures: Sequence[Figure]
+) -> list[str]:
+    """A line for each difference between a written report and its figures as drawn today."""
+    now = {figure.name: figure for figure in figures}
+    changes = []
+    for name, before in written["figures"].items():
+        if name not in now:
+            changes.append(f"{name}: the data no longer allow this figure")
+        elif before["numbers"] != _checksum(csv_bytes(now[name].data)):
+            changes.append(f"{name}: its numbers have changed{_stages(before, now[name])}")
+        # Equal numbers of other stages are a change too: another version of the code, or another
+        # recipe, that happens to end with the same accuracies.
+        elif before["stages"] != list(now[name].stages):
+            changes.append(f"{name}: it rests on other stages{_stages(before, now[name])}")
+    changes += [
+        f"{name}: new, not in the written report" for name in now if name not in written["figures"]
+    ]
+    return changes + [
+        f"{name}: {fault}"
+        for name, checksum in written["files"].items()
+        if (fault := _fault(folder / name, checksum))
+    ]
+
+
+def print_lines(console: Console, lines: Iterable[str]) -> None:
+    """Print lines as they are: no markup in a name, no colours in a number, no hard line ends."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _report_json(
+    analysis: Analysis, figures: Sequence[Figure], files: Mapping[str, bytes]
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "name": analysis.reading.name,
+        "unfinished": analysis.reading.unfinished,
+        "code_versions": list(analysis.reading.versions),
+        "layout": asdict(analysis.layout),
+        "figures": {
+            figure.name: {
+                "caption": figure.caption,
+                "stages": list(figure.stages),
+                "numbers": _checksum(csv_bytes(figure.data)),
+            }
+            for figure in figures
+        },
+        "files": {name: _checksum(content) for name, content in files.items()},
+    }
+
+
+def _stages(before: Mapping[str, Any], now: Figure) -> str:
+    new = set(now.stages) - set(before["stages"])
+    gone = set(before["stages"]) - set(now.stages)
+    return f" ({len(new)} stages new, {len(gone)} gone)" if new or gone else ""
+
+
+def _fault(path: Path, checksum: str) -> str:
+    """What is wrong with a written file; nothing if it is as it was written."""
+    if not path.exists():
+        return "the file is gone"
+    unchanged = _checksum(path.read_bytes()) == checksum
+    return "" if unchanged else "the file was changed after it was written"
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

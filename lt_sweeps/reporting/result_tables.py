@@ -1,95 +1,54 @@
-"""The report's tables: for the terminal, and records.csv and summary.csv for everything else."""
+"""The table of a metric with a column per curve, and how numbers are written in all tables."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
 
-import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
 from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.points import Point
 from lt_sweeps.config.report_config import BANDS
-from lt_sweeps.storage.record import COLUMNS, Record
 
-YES_NO = {True: "yes", False: "no", None: ""}
+Place = tuple[int, str]
+Column = tuple[str, list[str]]
 
 
-def quantity(metric: str) -> tuple[str, float]:
-    """Name of a metric with its unit, and the factor from the record's unit to it."""
+def metric_unit(metric: str) -> tuple[str, float]:
+    """The name of a metric with the unit it is shown in, and the factor from the records to it."""
     name = {"best_step": "early-stop step"}.get(metric, metric.replace("_", " "))
     return (f"{name} (%)", 100.0) if metric.endswith("accuracy") else (name, 1.0)
 
 
-def tables(
+def accuracy_tables(
     curves: Sequence[Curve], *, title: str, band: str, metric: str, width: int
 ) -> Iterator[Table]:
-    """One table per panel, or several where its curves are more than `width` columns can show."""
-    for panel in dict.fromkeys(curve.panel for curve in curves):
-        here = [curve for curve in curves if curve.panel == panel]
-        columns = [_column(curve, _places(here), band, metric) for curve in here]
+    """One table per panel, or several where its curves do not fit into `width` characters."""
+    for panel, members in group_by(curves, lambda curve: curve.panel).items():
+        places = _places(members)
+        columns = [_column(curve, places, band, metric) for curve in members]
+        # rich would squeeze columns that do not fit until every number is broken over two lines.
+        # The first two columns and the frame take 16 characters of each table.
         for part in _parts(columns, width - 16):
-            yield _table(_places(here), part, title=f"{title}\n{panel}")
+            yield _table(places, part, title=f"{title}\n{panel}")
 
 
-def records(curves: Sequence[Curve]) -> pd.DataFrame:
-    """Every row of every cell, with its curve; `repeats` marks a ticket given before."""
-    rows: list[dict[str, Any]] = []
-    for curve in curves:
-        seen: set[tuple[str, str]] = set()
-        for row in (row for cell in curve.cells for row in cell.rows):
-            ticket = row.stage, row.seed
-            derived = {
-                "curve": curve.label,
-                "repeats": ticket in seen,
-                "percent_remaining": row.percent_remaining,
-                "compression": _compression(row),
-            }
-            seen.add(ticket)
-            rows.append({k: _plain(v) for k, v in (derived | vars(row)).items()})
-    return pd.DataFrame(rows, columns=None if rows else ["curve", *COLUMNS])
+def new_table(title: str, heads: Sequence[str]) -> Table:
+    """An empty table: numbers to the right, and columns without a head to the left.
+
+    Texts are `Text`, because rich would read a label such as `hidden=[300,100]` as markup.
+    """
+    table = Table(title=Text(title), title_justify="left")
+    for head in heads:
+        table.add_column(Text(head), justify="right" if head else "left")
+    return table
 
 
-def summary(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
-    """The statistics of each curve at each level, in the units of the records."""
-    rows: list[dict[str, Any]] = []
-    for curve in curves:
-        facts = {"curve": curve.label} | Record.option_columns(curve.choices)
-        for point in curve.points:
-            numbers = asdict(point)
-            for name in ("stages", "values", "scored"):
-                del numbers[name]
-            numbers["at"] = " ".join(point.at)
-            left = numbers.pop("percent")
-            place = {
-                "sparsity": 1 - left / 100,
-                "sparsity_total": numbers.pop("sparsity_total"),
-                "percent_remaining": left,
-                "dense_resources": YES_NO[numbers.pop("dense_resources")],
-                "metric": metric,
-            }
-            rows.append(facts | place | {"n_seeds": len(curve.seeds)} | numbers)
-    return pd.DataFrame(rows, columns=None if rows else ["curve", *Record.option_columns({})])
-
-
-def _compression(row: Record) -> float | None:
-    return row.weights_total / row.weights_remaining if row.weights_remaining else None
-
-
-def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (dict, list)) else value
-
-
-Place = tuple[int, str]
-
-
-def remaining(value: float) -> str:
-    """Percent remaining as a reader says it: 100, 41.1, 16.9, 6.96, 0.50."""
+def percent_text(value: float) -> str:
+    """A percent of weights remaining with three digits: 100, 41.1, 16.9, 6.96, 0.50."""
     if value >= 10:
         return "100" if value > 99.95 else f"{value:.1f}"
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
@@ -97,6 +56,7 @@ def remaining(value: float) -> str:
 
 def _places(curves: Sequence[Curve]) -> list[Place]:
     """The rows of a panel's table, from the densest to the sparsest."""
+    # A row is a level at a percent as written: curves whose sparsities differ by rounding share it.
     points = sorted(
         (point for curve in curves for point in curve.points),
         key=lambda point: (-point.percent, point.level),
@@ -105,7 +65,7 @@ def _places(curves: Sequence[Curve]) -> list[Place]:
 
 
 def _place(point: Point) -> Place:
-    return point.level, remaining(point.percent)
+    return point.level, percent_text(point.percent)
 
 
 def _column(curve: Curve, places: Sequence[Place], band: str, metric: str) -> tuple[str, list[str]]:
@@ -119,11 +79,13 @@ def _column(curve: Curve, places: Sequence[Place], band: str, metric: str) -> tu
     label = curve.label.replace(" ", "\n")
     n = len(curve.seeds)
     lean = {point.dense_resources for point in curve.points if point.pruned} == {False}
+    # A method that never trains the dense network is cheaper than its accuracy shows.
     return f"{label}\n{n} seed{'s' * (n > 1)}" + "\nnever dense" * lean, texts
 
 
 def _entry(point: Point, seeds: int, *, band: str, metric: str) -> str:
-    _, scale = quantity(metric)
+    """Mean and band, and a line for each reason not to trust them as they stand."""
+    _, scale = metric_unit(metric)
     digits = 2 if scale == 100 else 4
     lines = ["none finite"]
     if point.n_finite:
@@ -142,11 +104,8 @@ def _entry(point: Point, seeds: int, *, band: str, metric: str) -> str:
     return "\n".join(lines)
 
 
-Column = tuple[str, list[str]]
-
-
 def _parts(columns: Sequence[Column], width: int) -> Iterator[list[Column]]:
-    """The columns in as few runs as fit the width, never an empty one."""
+    """The columns in order, cut into as few groups as fit the width; no group is empty."""
     part: list[Column] = []
     used = 0
     for column in columns:
@@ -162,18 +121,15 @@ def _parts(columns: Sequence[Column], width: int) -> Iterator[list[Column]]:
 
 
 def _table(places: Sequence[Place], columns: Sequence[Column], *, title: str) -> Table:
-    # Text, not str: a label such as `hidden=[300,100]` is not markup.
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("% left", justify="right", no_wrap=True)
-    table.add_column("level", justify="right", no_wrap=True)
-    for header, _ in columns:
-        table.add_column(Text(header), justify="right")
+    table = new_table(title, ["% left", "level", *(header for header, _ in columns)])
+    for column in table.columns[:2]:
+        column.no_wrap = True
     for i, (level, left) in enumerate(places):
         table.add_row(left, str(level), *(Text(texts[i]) for _, texts in columns))
     return table
 
 
-def heading(name: str, unfinished: str, *, band: str, metric: str) -> str:
+def tables_title(name: str, unfinished: str, *, band: str, metric: str) -> str:
     """What the tables show, in one line."""
-    says = f"{name}: {quantity(metric)[0]}, mean and {BANDS[band]}"
-    return f"{says}; {unfinished}" if unfinished else says
+    title = f"{name}: {metric_unit(metric)[0]}, mean and {BANDS[band]}"
+    return f"{title}; {unfinished}" if unfinished else title

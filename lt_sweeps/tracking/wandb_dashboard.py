@@ -19,7 +19,8 @@ import yaml
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.config.report_config import KEYS
-from lt_sweeps.reporting.result_tables import remaining, summary
+from lt_sweeps.reporting.csv_tables import summary_table
+from lt_sweeps.reporting.result_tables import percent_text
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.tracking.tracked_runs import Source, frozen, sources
 
@@ -151,7 +152,7 @@ def verdict_table(found: Analysis) -> str:
     for verdict in found.verdicts:
         seen = verdict.found
         rows.append(
-            f"| {verdict.curve.label} | {remaining(verdict.point.percent)} "
+            f"| {verdict.curve.label} | {percent_text(verdict.point.percent)} "
             f"| {seen.difference:+.4f} [{seen.ci_low:+.4f}, {seen.ci_high:+.4f}] "
             f"| {seen.p:.3g} ({seen.test}) | {verdict.p_holm:.3g} | {seen.p_exact:.3g} "
             f"| {verdict.mark(found.layout.alpha)} |"
@@ -161,14 +162,14 @@ def verdict_table(found: Analysis) -> str:
 
 
 def _means(found: Analysis) -> str:
-    table = summary(found.curves, metric=found.metric)
+    table = summary_table(found.curves, metric=found.metric)
     if not len(table):
         return "no records yet"
     rows = [f"{found.metric}; no tests, for the layout names no baseline", ""]
     rows += ["| line | % remaining | mean | range | finite |", "|---|---|---|---|---|"]
     for row in table.to_dict("records"):
         rows.append(
-            f"| {row['curve']} | {remaining(row['percent_remaining'])} | {row['mean']:.4f} "
+            f"| {row['curve']} | {percent_text(row['percent_remaining'])} | {row['mean']:.4f} "
             f"| [{row['min']:.4f}, {row['max']:.4f}] | {row['n_finite']} of {row['n_seeds']} |"
         )
     return "\n".join(rows)

@@ -16,7 +16,7 @@ from rich.console import Console
 from lt_sweeps.analysis.curve import curves
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.stored_weights import learned_masks, masks, point_near, prunings
-from lt_sweeps.reporting.figures.mask_overlap import chance, jaccard
+from lt_sweeps.reporting.figures.mask_overlap import chance_overlap, jaccard
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.sparsity.sparsifiers.hard_concrete import open_chance as chance_of_gate
 
@@ -81,7 +81,7 @@ def test_overlap_is_that_of_the_sets_and_chance_that_of_their_densities() -> Non
     other = {"a": np.array([1, 0, 1, 0], bool), "b": np.array([1, 0], bool)}
     assert jaccard(one, other) == pytest.approx(2 / 5)
     # a: 4 · ¼ both, 4 · ¾ either; b: 2 · ½ both, 2 either
-    assert chance(one, other) == pytest.approx(2 / 5)
+    assert chance_overlap(one, other) == pytest.approx(2 / 5)
 
 
 def test_a_learned_masks_chances_are_the_sigmoid_of_its_logits(
@@ -148,5 +148,5 @@ def test_what_cannot_be_drawn_is_said(root: Path, tmp_path: Path) -> None:
     asked = {"figures": ["probabilities", "plane"], "masks_at": [0.99]}
     report(root, out=tmp_path / "out", console=console, **asked)
     text = console.export_text()
-    assert "probabilities: not drawn, no ticket in the store has a learned mask" in text
+    assert "probabilities: not drawn, because no ticket in the store has a learned mask" in text
     assert "plane: not drawn" in text

@@ -12,9 +12,8 @@ from scipy import stats
 
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
-from lt_sweeps.reporting.csv_tables import ends
-from lt_sweeps.reporting.csv_tables import tests as table_of_tests
-from lt_sweeps.reporting.terminal_tables import probability
+from lt_sweeps.reporting.csv_tables import endpoints_table, verdicts_table
+from lt_sweeps.reporting.terminal_tables import p_text
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def found(tmp_path: Path) -> Analysis:
 
 
 def test_a_test_stands_with_all_that_is_needed_to_judge_it(found: Analysis) -> None:
-    table = table_of_tests(found.verdicts, found)
+    table = verdicts_table(found)
     assert table["level"].tolist() == [1, 2] and set(table["test"]) == {"paired t"}
     assert table["n"].tolist() == [4, 3] and table["n_asked"].tolist() == [4, 4]
     differences = [-0.01, -0.009, -0.008, -0.007]
@@ -50,7 +49,7 @@ def test_a_test_stands_with_all_that_is_needed_to_judge_it(found: Analysis) -> N
 
 
 def test_an_endpoint_is_compared_with_the_baselines_and_counts_its_runs(found: Analysis) -> None:
-    table = ends(found).set_index(["line", "endpoint"])
+    table = endpoints_table(found).set_index(["line", "endpoint"])
     area = table.loc[("random", "area")]
     assert (area["n"], area["n_asked"]) == (3, 4)  # a run without its last level has no area
     assert area["test"] == "paired t" and area["difference"] < 0
@@ -60,11 +59,15 @@ def test_an_endpoint_is_compared_with_the_baselines_and_counts_its_runs(found: A
 
 
 def test_a_ticket_stands_with_its_level_and_cost(found: Analysis) -> None:
-    best = ends(found).set_index(["line", "endpoint"]).loc[("large_final", "best_performing")]
+    best = (
+        endpoints_table(found)
+        .set_index(["line", "endpoint"])
+        .loc[("large_final", "best_performing")]
+    )
     assert best["level"] == 1 and best["value"] == pytest.approx(0.89)
     assert best["search_epochs"] == 2  # the dense training
 
 
 def test_a_probability_is_written_as_a_reader_says_it() -> None:
-    assert [probability(p) for p in (0.0342, 0.0004, math.nan)] == ["0.034", "<0.001", "-"]
-    assert probability(0.0625, digits=4) == "0.0625"
+    assert [p_text(p) for p in (0.0342, 0.0004, math.nan)] == ["0.034", "<0.001", "-"]
+    assert p_text(0.0625, digits=4) == "0.0625"

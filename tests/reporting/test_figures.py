@@ -15,8 +15,8 @@ from rich.console import Console
 
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
-from lt_sweeps.reporting.figures.accuracy_curves import curves
-from lt_sweeps.reporting.figures.style import COLUMN, PAGE, rendered, styles
+from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
+from lt_sweeps.reporting.figures.style import COLUMN, PAGE, figure_files, line_styles
 from lt_sweeps.reporting.sweep_report import report
 
 
@@ -42,7 +42,7 @@ def criteria(sweep: FakeSweep, *names: str, seeds: int = 2, **more: Any) -> None
 
 
 def plotted(sweep: FakeSweep, **asked: Any) -> pd.DataFrame:
-    return curves(found(sweep, **asked))[0].data
+    return metric_figures(found(sweep, **asked))[0].data
 
 
 def test_the_csv_holds_what_is_drawn(sweep: FakeSweep) -> None:
@@ -97,7 +97,7 @@ def test_published_numbers_are_drawn_where_they_belong_with_their_source(sweep: 
     criteria(sweep, "large_final")
     entry = {"label": "large_final", "source": "arXiv:1905.01067", "points": [[0.2, 0.95]]}
     elsewhere = {**entry, "where": {"model": "conv4"}}
-    figure = curves(found(sweep, published=[entry, elsewhere]))[0]
+    figure = metric_figures(found(sweep, published=[entry, elsewhere]))[0]
     given = figure.data[figure.data["source"] != ""]
     assert given["mean"].tolist() == [0.95] and given["percent_remaining"].tolist() == [80]
     assert "Rings: published numbers, arXiv:1905.01067." in figure.caption
@@ -114,10 +114,12 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
                 accuracies=[0.9, 0.9 - down + 0.001 * seed],
                 choices={"mask_criterion": criterion},
             )
-    figure = curves(found(sweep, baseline="large_final", margin=0.02, title="A takeaway."))[0]
+    figure = metric_figures(found(sweep, baseline="large_final", margin=0.02, title="A takeaway."))[
+        0
+    ]
     for says in (
         "A takeaway. Mean over seeds, n = 3; band: range over seeds.",
-        "At the lowest validation loss.",
+        "Evaluated at the lowest validation loss.",
         "paired t",
         "Holm within each panel",
         "Not inferior to dense by 2 points",
@@ -131,7 +133,7 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
 def test_an_unfinished_sweep_is_drawn_with_what_is_missing_marked(sweep: FakeSweep) -> None:
     sweep.cell("a", 0, accuracies=[0.9, 0.8])
     sweep.cell("a", 1, accuracies=[0.9], done=False)
-    figure = curves(found(sweep))[0]
+    figure = metric_figures(found(sweep))[0]
     assert figure.data["n_missing"].tolist() == [0, 1]
     assert "Faint marker: seeds are missing there (1 in all)." in figure.caption
     assert "Unfinished: 1 of 2 cells unfinished." in figure.caption
@@ -142,16 +144,20 @@ def test_an_unfinished_sweep_is_drawn_with_what_is_missing_marked(sweep: FakeSwe
 def test_collapsed_and_diverged_replicates_are_marked_and_counted(sweep: FakeSweep) -> None:
     sweep.cell("a", 0, accuracies=[0.9, 0.1], collapsed={1})
     sweep.cell("a", 1, accuracies=[0.9, None])
-    figure = curves(found(sweep))[0]
+    figure = metric_figures(found(sweep))[0]
     assert figure.data["n_collapsed"].tolist() == [0, 1]
     assert figure.data["n_diverged"].tolist() == [0, 1]
-    assert "collapsed (1 in all), or diverged and is left out of the mean (1)" in figure.caption
+    assert (
+        "collapsed (1 in all), or diverged and is left out of the mean (1 in all)" in figure.caption
+    )
 
 
 def test_versions_of_the_code_that_are_mixed_are_named(sweep: FakeSweep) -> None:
     sweep.cell("a", 0, accuracies=[0.9])
     sweep.cell("a", 1, accuracies=[0.9], more={"code_version": "0.2.0"})
-    assert "Made by 2 versions of the code: 0.1.0, 0.2.0." in curves(found(sweep))[0].caption
+    assert (
+        "Made by 2 versions of the code: 0.1.0, 0.2.0." in metric_figures(found(sweep))[0].caption
+    )
 
 
 def test_each_experiment_of_a_sweep_is_reported_in_its_own_layout(sweep: FakeSweep) -> None:
@@ -166,21 +172,23 @@ def test_each_experiment_of_a_sweep_is_reported_in_its_own_layout(sweep: FakeSwe
 def test_one_panel_is_a_column_wide_and_two_are_a_page(sweep: FakeSweep) -> None:
     for model, inches in (("fc", COLUMN), ("conv4", PAGE)):
         sweep.cell(model, accuracies=[0.9, 0.8], choices={"model": model})
-        png = rendered(curves(found(sweep, lines=["mask_criterion"], panels=["model"]))[0])
+        png = figure_files(
+            metric_figures(found(sweep, lines=["mask_criterion"], panels=["model"]))[0]
+        )
         (width,) = struct.unpack(">I", png["accuracy.png"][16:20])
         assert width == round(inches * 300)
 
 
 def test_the_same_numbers_give_the_same_files(sweep: FakeSweep) -> None:
     criteria(sweep, "large_final", "random")
-    one, other = (rendered(curves(found(sweep))[0]) for _ in range(2))
+    one, other = (figure_files(metric_figures(found(sweep))[0]) for _ in range(2))
     assert one == other and {name.rpartition(".")[2] for name in one} == {
         *("png", "pdf", "csv", "txt")
     }
 
 
 def test_lines_stay_apart_without_colour() -> None:
-    look = list(styles([str(i) for i in range(12)]).values())
+    look = list(line_styles([str(i) for i in range(12)]).values())
     assert len({(style.marker, str(style.dash)) for style in look}) == 12
     shades = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in map(to_rgb, _colours(look))]
     assert max(shades) < 0.75  # none is too pale for paper

@@ -13,7 +13,7 @@ from rich.console import Console
 from scipy import stats
 
 from lt_sweeps.cli.command_line import main
-from lt_sweeps.reporting.sweep_comparison import compare
+from lt_sweeps.reporting.sweep_comparison import compare_sweeps
 
 NOISE = (0.000, 0.002, -0.001, 0.003)
 
@@ -35,7 +35,7 @@ def made(root: Path, name: str, criteria: dict[str, float], **more: Any) -> Fake
 
 def compared(one: FakeSweep, other: FakeSweep, **asked: Any) -> tuple[list[Any], str]:
     console = Console(file=io.StringIO(), record=True, width=200)
-    found = compare(one.folder, other.folder, console=console, **asked)
+    found = compare_sweeps(one.folder, other.folder, console=console, **asked)
     return found, console.export_text()
 
 
@@ -157,7 +157,7 @@ def test_a_sweep_that_has_not_started_cannot_be_compared(tmp_path: Path) -> None
     one = made(tmp_path, "one", {"movement": 0.8})
     other = FakeSweep(tmp_path, "two")
     other.cell("queued")
-    with pytest.raises(ValueError, match="compare: two has no records yet"):
+    with pytest.raises(ValueError, match="compare: `two` has no records yet"):
         compared(one, other)
 
 
@@ -208,5 +208,5 @@ def test_equal_configs_are_told_apart_by_the_names_of_the_sweeps(tmp_path: Path)
 
 def test_figures_from_tickets_need_one_root(tmp_path: Path) -> None:
     one, other = (made(tmp_path / name, name, {name: 0.8}) for name in ("movement", "random"))
-    with pytest.raises(ValueError, match=r"report.figures \['overlap'\] need the tickets of both"):
+    with pytest.raises(ValueError, match=r"report.figures=\['overlap'\] reads the tickets of both"):
         compared(one, other, figures=["overlap"])

@@ -18,7 +18,7 @@ from rich.console import Console
 from scipy import stats
 
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.reporting.figures.axes import limits
+from lt_sweeps.reporting.figures.axes import y_limits
 from lt_sweeps.reporting.sweep_report import report
 
 
@@ -275,9 +275,9 @@ def test_the_axis_leaves_out_a_collapsed_curve_but_holds_the_best_one_whole() ->
         ]
 
     good, bad = line(0.98, 0.98, 0.98, 0.96), line(0.98, 0.97, 0.11, 0.11)
-    low, high = limits([good, good, bad], "range", "test_accuracy")
+    low, high = y_limits([good, good, bad], "range", "test_accuracy")
     assert 0.85 < low < 0.96 and 0.98 < high < 1
-    low, _ = limits([bad], "range", "test_accuracy")
+    low, _ = y_limits([bad], "range", "test_accuracy")
     assert low < 0.11
 
 

@@ -1,44 +1,53 @@
-"""Figures: from what a report found to pictures at the size a paper prints them."""
+"""Figures of a report, each in a file of its own, at the size in which a paper prints them.
+
+A figure is a function of the analysis. It raises `NotDrawn` with a reason where the data lack what
+it needs. To add one: write the function, name it in `FIGURES` and in `report_config`.
+Door: `draw_figures`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.accuracy_curves import by_sparsity, curves, early_stop
-from lt_sweeps.reporting.figures.endpoint_dots import endpoints
-from lt_sweeps.reporting.figures.layer_survival import layers
-from lt_sweeps.reporting.figures.mask_overlap import overlap
-from lt_sweeps.reporting.figures.mask_probabilities import probabilities
-from lt_sweeps.reporting.figures.sign_changes import signs
+from lt_sweeps.reporting.figures.accuracy_curves import (
+    early_stop_figures,
+    metric_figures,
+    sparsity_figures,
+)
+from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
+from lt_sweeps.reporting.figures.layer_survival import layer_figures
+from lt_sweeps.reporting.figures.mask_overlap import overlap_figures
+from lt_sweeps.reporting.figures.mask_probabilities import probability_figures
+from lt_sweeps.reporting.figures.sign_changes import sign_figures
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
-from lt_sweeps.reporting.figures.training_costs import cost
-from lt_sweeps.reporting.figures.weight_plane import plane
+from lt_sweeps.reporting.figures.training_costs import cost_figures
+from lt_sweeps.reporting.figures.weight_plane import plane_figures
 
-# By the names of `report.figures`, in the order of a page.
-DRAWN: Mapping[str, Callable[[Analysis], list[Figure]]] = {
-    "curves": curves,
-    "by_sparsity": by_sparsity,
-    "early_stop": early_stop,
-    "endpoints": endpoints,
-    "layers": layers,
-    "cost": cost,
-    "overlap": overlap,
-    "plane": plane,
-    "signs": signs,
-    "probabilities": probabilities,
+# By their names in `report.figures`, in their order on the page.
+FIGURES: Mapping[str, Callable[[Analysis], list[Figure]]] = {
+    "curves": metric_figures,
+    "by_sparsity": sparsity_figures,
+    "early_stop": early_stop_figures,
+    "endpoints": endpoint_figures,
+    "layers": layer_figures,
+    "cost": cost_figures,
+    "overlap": overlap_figures,
+    "plane": plane_figures,
+    "signs": sign_figures,
+    "probabilities": probability_figures,
 }
 
 
-def figures(found: Analysis) -> tuple[list[Figure], list[str]]:
-    """The figures that the layout asks for, or all that the data allow; and why others are not."""
-    wanted = found.layout.figures
+def draw_figures(analysis: Analysis) -> tuple[list[Figure], list[str]]:
+    """The figures that the layout names, or all that the data allow; and why others are missing."""
+    wanted = analysis.layout.figures
     drawn: list[Figure] = []
-    missing: list[str] = []
-    for name, draw in DRAWN.items():
+    reasons: list[str] = []
+    for name, draw in FIGURES.items():
         if wanted is None or name in wanted:
             try:
-                drawn += draw(found)
+                drawn += draw(analysis)
             except NotDrawn as reason:
-                missing.append(f"{name}: not drawn, {reason}")
-    return drawn, missing
+                reasons.append(f"{name}: not drawn, because {reason}")
+    return drawn, reasons

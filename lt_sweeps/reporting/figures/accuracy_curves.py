@@ -13,102 +13,114 @@ from matplotlib.lines import Line2D
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.config.report_config import ReportConfig
-from lt_sweeps.reporting.figures.axes import asked_limits, limits
+from lt_sweeps.config.report_config import Published, ReportConfig
+from lt_sweeps.reporting.figures.axes import configured_limits, y_limits
 from lt_sweeps.reporting.figures.captions import (
+    by_panel,
     caption,
-    levels,
-    marks,
-    matching,
-    panels,
-    reported,
-    seeds,
-    tests,
+    marker_sentence,
+    not_inferior_sentence,
+    report_at_sentence,
+    seeds_sentence,
+    stage_ids,
+    tests_sentence,
 )
-from lt_sweeps.reporting.figures.curve_panel import panel, relevant, shown
-from lt_sweeps.reporting.figures.style import GREY, Figure, NotDrawn, entry, sheet, styles
-from lt_sweeps.reporting.result_tables import quantity
+from lt_sweeps.reporting.figures.curve_panel import draw_panel, drawable_points, published_for
+from lt_sweeps.reporting.figures.style import (
+    GREY,
+    Figure,
+    NotDrawn,
+    legend_entry,
+    line_styles,
+    new_sheet,
+)
+from lt_sweeps.reporting.result_tables import metric_unit
 
-_BY = {"remaining": "", "sparsity": "_by_sparsity", "level": "_by_level"}
+_SUFFIXES = {"remaining": "", "sparsity": "_by_sparsity", "level": "_by_level"}  # of file names
 
 
-def curves(found: Analysis) -> list[Figure]:
-    """Each metric of the layout against its x; the first one with the tests' stars."""
-    layout = found.layout
+def metric_figures(analysis: Analysis) -> list[Figure]:
+    """Each metric of `report.metrics` against `report.x`; the first one with stars of tests."""
+    layout = analysis.layout
     return [
-        _figure(found, metric, layout.x, found.verdicts if metric == found.metric else ())
+        _figure(analysis, metric, layout.x, analysis.verdicts if metric == analysis.metric else ())
         for metric in layout.metrics
     ]
 
 
-def by_sparsity(found: Analysis) -> list[Figure]:
-    return [_figure(found, found.metric, "sparsity")]
+def sparsity_figures(analysis: Analysis) -> list[Figure]:
+    """The first metric against sparsity on a linear axis."""
+    return [_figure(analysis, analysis.metric, "sparsity")]
 
 
-def early_stop(found: Analysis) -> list[Figure]:
-    """The evaluation with the lowest validation loss: how soon a ticket learns."""
-    if not any(row.best_step is not None for c in found.reading.cells for row in c.rows):
-        raise NotDrawn("no record says when its validation loss was lowest")
-    return [_figure(found, "best_step", found.layout.x)]
+def early_stop_figures(analysis: Analysis) -> list[Figure]:
+    """The step with the lowest validation loss, which says how soon a ticket learns."""
+    if not any(row.best_step is not None for c in analysis.reading.cells for row in c.rows):
+        raise NotDrawn("no record has a `best_step`, the step with the lowest validation loss")
+    return [_figure(analysis, "best_step", analysis.layout.x)]
 
 
-def _figure(found: Analysis, metric: str, x: str, verdicts: Sequence[Verdict] = ()) -> Figure:
-    drawn = found.curves_of(metric)
+def _figure(analysis: Analysis, metric: str, x: str, verdicts: Sequence[Verdict] = ()) -> Figure:
+    curves = analysis.curves_of(metric)
     name = "accuracy" if metric == "test_accuracy" else metric
-    stages = levels([point for curve in drawn for point in curve.points])
-    says = (
-        seeds(drawn, found.layout),
-        reported(drawn, metric),
-        _stop(metric),
-        marks(drawn),
-        _outside(drawn, found.layout, metric),
-        _sources(found.layout, drawn, metric, x),
-        tests(verdicts, found.layout),
-        matching(found) if metric == found.accuracy and x == found.layout.x else "",
+    stages = stage_ids([point for curve in curves for point in curve.points])
+    sentences = (
+        seeds_sentence(curves, analysis.layout),
+        report_at_sentence(curves, metric),
+        "Early-stop step: the step with the lowest validation loss."
+        if metric in ("best_step", "reported_step")
+        else "",
+        marker_sentence(curves),
+        _outside(curves, analysis.layout, metric),
+        _sources(analysis.layout, curves, metric, x),
+        tests_sentence(verdicts, analysis.layout),
+        not_inferior_sentence(analysis)
+        if metric == analysis.accuracy and x == analysis.layout.x
+        else "",
     )
     return Figure(
-        name=name + _BY[x],
-        caption=caption(found, *says, stages=stages),
-        data=_data(drawn, found.layout, metric, verdicts),
+        name=name + _SUFFIXES[x],
+        caption=caption(analysis, *sentences, stages=stages),
+        data=_data(curves, analysis.layout, metric, verdicts),
         stages=stages,
-        draw=partial(_draw, drawn, found.layout, metric, x, verdicts),
+        draw=partial(_draw, curves, analysis.layout, metric, x, verdicts),
     )
 
 
 def _draw(
-    drawn: Sequence[Curve], layout: ReportConfig, metric: str, x: str, verdicts: Sequence[Verdict]
+    curves: Sequence[Curve], layout: ReportConfig, metric: str, x: str, verdicts: Sequence[Verdict]
 ) -> Sheet:
-    look = styles([curve.name for curve in drawn])
-    made = sheet(len(panels(drawn)) or 1, legend=_legend(drawn, layout, metric))
-    for axes, here in zip(made.axes, list(panels(drawn).values()) or [[]], strict=True):
-        own = [v for v in verdicts if here and v.curve.panel == here[0].panel]
-        panel(axes, here, look, layout=layout, metric=metric, x=x, verdicts=own)
-    return made
+    styles = line_styles([curve.name for curve in curves])
+    sheet = new_sheet(len(by_panel(curves)) or 1, legend=_legend(curves, layout, metric))
+    # Without records there is one panel, which says so.
+    for axes, panel_curves in zip(sheet.axes, list(by_panel(curves).values()) or [[]], strict=True):
+        own = [v for v in verdicts if panel_curves and v.curve.panel == panel_curves[0].panel]
+        draw_panel(axes, panel_curves, styles, layout=layout, metric=metric, x=x, verdicts=own)
+    return sheet
 
 
-def _legend(drawn: Sequence[Curve], layout: ReportConfig, metric: str) -> list[Line2D]:
-    look = styles([curve.name for curve in drawn])
-    labels = {curve.name: curve.label for curve in drawn}
-    entries = [entry(labels[name], style) for name, style in look.items()]
-    if any(not point.pruned for curve in drawn for point in curve.points):
-        taken = "dense" in labels.values()
-        name = "mean of dense" if taken else "dense"
+def _legend(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> list[Line2D]:
+    styles = line_styles([curve.name for curve in curves])
+    labels = {curve.name: curve.label for curve in curves}
+    entries = [legend_entry(labels[name], style) for name, style in styles.items()]
+    if any(not point.pruned for curve in curves for point in curve.points):
+        # A line of the sweep may be called `dense` itself.
+        name = "mean of dense" if "dense" in labels.values() else "dense"
         entries.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.6, label=name))
-    published = [p for here in panels(drawn).values() for p in relevant(layout, here, metric)]
-    if published:
+    if _all_published(curves, layout, metric):
         ring = {"marker": "o", "markersize": 6, "markerfacecolor": "none"}
         entries.append(Line2D([], [], linestyle="none", color=GREY, label="published", **ring))
     return entries
 
 
 def _data(
-    drawn: Sequence[Curve], layout: ReportConfig, metric: str, verdicts: Sequence[Verdict]
+    curves: Sequence[Curve], layout: ReportConfig, metric: str, verdicts: Sequence[Verdict]
 ) -> pd.DataFrame:
     """Everything that is plotted, in the units of the records."""
-    star = {(v.curve.panel, v.curve.name, v.point.stages): v.mark(layout.alpha) for v in verdicts}
+    stars = {(v.curve.panel, v.curve.name, v.point.stages): v.mark(layout.alpha) for v in verdicts}
     rows = []
-    for curve in drawn:
-        for point in shown(curve):
+    for curve in curves:
+        for point in drawable_points(curve):
             low, high = point.band(layout.band)
             rows.append(
                 {
@@ -126,59 +138,57 @@ def _data(
                     "n_collapsed": point.n_collapsed,
                     "n_diverged": point.n - point.n_finite,
                     "n_missing": len(curve.seeds) - point.n,
-                    "mark": star.get((curve.panel, curve.name, point.stages), ""),
+                    "mark": stars.get((curve.panel, curve.name, point.stages), ""),
                     "source": "",
                 }
             )
-    for title, here in panels(drawn).items():
-        for each in relevant(layout, here, metric):
+    for title, panel_curves in by_panel(curves).items():
+        for published in published_for(layout, panel_curves, metric):
             rows += [
                 {
                     "panel": title,
-                    "line": each.label,
+                    "line": published.label,
                     "percent_remaining": 100 * (1 - sparsity),
                     "sparsity": sparsity,
                     "metric": metric,
                     "mean": value,
-                    "source": each.source,
+                    "source": published.source,
                 }
-                for sparsity, value in each.points
+                for sparsity, value in published.points
             ]
     return pd.DataFrame(rows, columns=None if rows else ["panel", "line", "metric", "mean"])
 
 
-def _stop(metric: str) -> str:
-    return (
-        "Early-stop step: the evaluation with the lowest validation loss."
-        if metric in ("best_step", "reported_step")
-        else ""
-    )
-
-
-def _outside(drawn: Sequence[Curve], layout: ReportConfig, metric: str) -> str:
-    """What the picture does not show: points below the axis, and those without a number."""
-    says = []
-    if sum(len(curve.points) - len(shown(curve)) for curve in drawn):
-        says.append("Levels with no finite replicate or no weight left are not drawn.")
+def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> str:
+    """The points that the picture leaves out: those below its axis, and those without a number."""
+    sentences = []
+    if sum(len(curve.points) - len(drawable_points(curve)) for curve in curves):
+        sentences.append("Levels with no finite replicate or no weight left are not drawn.")
     lowest = math.inf
-    for here in panels(drawn).values():
-        lines = [points for curve in here if (points := shown(curve))]
+    for panel_curves in by_panel(curves).values():
+        lines = [points for curve in panel_curves if (points := drawable_points(curve))]
         if lines:
             least = min(p.mean for points in lines for p in points)
-            beside = relevant(layout, here, metric)
-            ends = asked_limits(layout, metric)
-            if (ends or limits(lines, layout.band, metric, beside))[0] > least:
+            beside = published_for(layout, panel_curves, metric)
+            ends = configured_limits(layout, metric)
+            if (ends or y_limits(lines, layout.band, metric, beside))[0] > least:
                 lowest = min(lowest, least)
     if lowest < math.inf:
-        _, scale = quantity(metric)
+        _, scale = metric_unit(metric)
         unit = "%" if scale == 100 else ""
-        says.append(f"▼: leaves the panel, down to {scale * lowest:.4g}{unit}.")
-    return " ".join(says)
+        sentences.append(f"▼: leaves the panel, down to {scale * lowest:.4g}{unit}.")
+    return " ".join(sentences)
 
 
-def _sources(layout: ReportConfig, drawn: Sequence[Curve], metric: str, x: str) -> str:
+def _all_published(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> list[Published]:
+    """The published numbers of all panels."""
+    panels = by_panel(curves).values()
+    return [line for panel in panels for line in published_for(layout, panel, metric)]
+
+
+def _sources(layout: ReportConfig, curves: Sequence[Curve], metric: str, x: str) -> str:
     if x == "level":
         return ""
-    given = [p for here in panels(drawn).values() for p in relevant(layout, here, metric)]
-    sources = list(dict.fromkeys(each.source for each in given))
+    published = _all_published(curves, layout, metric)
+    sources = list(dict.fromkeys(line.source for line in published))
     return f"Rings: published numbers, {'; '.join(sources)}." if sources else ""

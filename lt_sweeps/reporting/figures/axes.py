@@ -1,4 +1,4 @@
-"""The two axes of a panel of curves: where they end, and what is written at them."""
+"""The two axes of a panel of curves: their limits, ticks and labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFor
 
 from lt_sweeps.analysis.points import Point
 from lt_sweeps.config.report_config import Published, ReportConfig
-from lt_sweeps.reporting.result_tables import quantity
+from lt_sweeps.reporting.result_tables import metric_unit
 
 TICK_SPACE = 0.25  # inches between two tick labels
 X_NAMES = {
@@ -22,47 +22,57 @@ X_NAMES = {
 Lines = Mapping[str, Sequence[Point]]
 
 
-def place(point: Point, x: str) -> float:
-    """Where a point lies on the x axis of this kind."""
+def x_position(point: Point, x: str) -> float:
+    """The place of a point on an x axis that shows `x` (a key of `X_NAMES`)."""
     if x == "remaining":
         return point.percent
     return 100 - point.percent if x == "sparsity" else float(point.level)
 
 
-def limits(
-    curves: Sequence[Sequence[Point]], band: str, metric: str, beside: Sequence[Published] = ()
+def y_limits(
+    curves: Sequence[Sequence[Point]], band: str, metric: str, published: Sequence[Published] = ()
 ) -> tuple[float, float]:
     """Lower and upper end of the y axis, in the record's unit.
 
-    An accuracy's axis leaves out points far below the rest (under Tukey's fence, Q1 - 1.5 IQR, of
-    all means) when showing them would flatten everything else, but always holds the best curve
-    whole. Published numbers are treated as curves are.
+    The axis of an accuracy leaves out points far below the rest where they would flatten everything
+    else, but it always holds the best curve whole. Published numbers are treated as curves are.
     """
+    # Near 99% sparsity some curves fall to chance (10% of ten classes), while the differences that
+    # a paper is about are one or two points at 97%. On an axis from 10% to 98% nobody sees them.
+    # So: `floor` is the lowest mean that must be visible. The axis may go down twice as far below
+    # the top as the floor lies (`cut`); it is cut there only if the data would make it more than
+    # three times as long. Between the two factors nothing is cut: a slightly flat picture is better
+    # than one that hides a point for little gain. Curves that leave are marked, and the caption
+    # says how far down they go.
     points = [point for curve in curves for point in curve]
     means = [(point.percent, point.mean) for point in points]
-    means += [(100 * (1 - at), value) for each in beside for at, value in each.points]
+    means += [(100 * (1 - at), value) for line in published for at, value in line.points]
     edges = [edge for p in points for edge in p.band(band) if math.isfinite(edge)]
     edges += [mean for _, mean in means]
     low, high = min(edges), max(edges)
     if metric.endswith("accuracy"):
-        kept = high - 2 * (high - _floor(means))
-        if high - low > 3 * (high - kept):
-            low = kept
+        cut = high - 2 * (high - _floor(means))
+        if high - low > 3 * (high - cut):
+            low = cut
+        # The edge of a band of standard deviations may lie above 100%; the axis does not.
         low = max(low, 0.0)
         high = min(high, 1.0)
+    # Room for markers; where all numbers are equal, enough for an axis to exist.
     room = 0.05 * (high - low) or 0.01
     return low - room, high + room
 
 
-def asked_limits(layout: ReportConfig, metric: str) -> tuple[float, float] | None:
-    """The ends that the layout gives to the axis of its first metric."""
+def configured_limits(layout: ReportConfig, metric: str) -> tuple[float, float] | None:
+    """The limits that `report.ylim` sets, which are meant for the first metric alone."""
     if layout.ylim is None or metric != layout.metrics[0]:
         return None
     return layout.ylim[0], layout.ylim[1]
 
 
-def x_axis(axes: Axes, lines: Lines, x: str, inches: float) -> None:
+def set_x_axis(axes: Axes, lines: Lines, x: str, inches: float) -> None:
     """Percent remaining reversed and logarithmic, as the papers draw it; the others linear."""
+    # Each pruning keeps the same fraction of what is left, so levels are evenly spaced on a
+    # logarithmic axis; on a linear one the sparse half of a curve is the last 2% of its width.
     measured = sorted({p.percent for points in lines.values() for p in points}, reverse=True)
     if x == "remaining":
         _remaining(axes, measured, inches)
@@ -72,33 +82,36 @@ def x_axis(axes: Axes, lines: Lines, x: str, inches: float) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(6))
 
 
-def y_axis(
-    axes: Axes, lines: Lines, beside: Sequence[Published], *, layout: ReportConfig, metric: str
+def set_y_axis(
+    axes: Axes, lines: Lines, published: Sequence[Published], *, layout: ReportConfig, metric: str
 ) -> float:
-    """Returns its lower end, in the unit that is drawn."""
-    _, scale = quantity(metric)
-    ends = asked_limits(layout, metric)
-    ends = ends or limits(list(lines.values()), layout.band, metric, beside)
+    """Set limits and ticks; returns the lower limit, in the unit that is drawn."""
+    _, scale = metric_unit(metric)
+    ends = configured_limits(layout, metric)
+    ends = ends or y_limits(list(lines.values()), layout.band, metric, published)
     bottom, top = (scale * end for end in ends)
     axes.set_ylim(bottom, top)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     return bottom
 
 
-def crossing(points: Sequence[Point], bottom: float, x: str) -> float | None:
-    """Where a line first falls through the bottom: straight between two points as drawn."""
-    for i, here in enumerate(points):
-        if here.mean < bottom:
+def where_it_leaves(points: Sequence[Point], bottom: float, x: str) -> float | None:
+    """The x position at which a line first falls through the bottom of its panel, or None."""
+    for i, point in enumerate(points):
+        if point.mean < bottom:
             last = points[max(i - 1, 0)]
-            fall = last.mean - here.mean
+            fall = last.mean - point.mean
             part = (last.mean - bottom) / fall if fall else 0
+            # The mark has to sit on the line as drawn, and a line that is straight on a logarithmic
+            # axis goes through the geometric means of its ends.
             if x == "remaining":
-                return last.percent * (here.percent / last.percent) ** part
-            return place(last, x) + (place(here, x) - place(last, x)) * part
+                return last.percent * (point.percent / last.percent) ** part
+            return x_position(last, x) + (x_position(point, x) - x_position(last, x)) * part
     return None
 
 
-def tick(x: float) -> str:
+def tick_text(x: float) -> str:
+    """A percent in as few characters as tell neighbours apart: 51, 16.8, 0.55."""
     return f"{x:.0f}" if x >= 19.95 else f"{x:.1f}" if x >= 0.95 else f"{x:.2g}"
 
 
@@ -106,25 +119,34 @@ def _remaining(axes: Axes, measured: Sequence[float], inches: float) -> None:
     """A tick at every measured percent, a label where there is room."""
     axes.set_xscale("log")
     most, least = measured[0], measured[-1]
+    # 3% of the width on each side, in factors because the axis is logarithmic; where a single
+    # percent was measured that is no width, so at least a factor of 1.03. The limits are given
+    # from large to small, which turns the axis round: pruning goes to the right.
     margin = max((most / least) ** 0.03, 1.03)
     axes.set_xlim(most * margin, least / margin)
     decades = math.log10(most / least * margin**2)
+    # From the densest on, a percent gets its label if that of the last one is TICK_SPACE away.
+    # Powers of ten would be easier to place, and no level lies at one.
     labelled: list[float] = []
     for x in measured:
         if not labelled or math.log10(labelled[-1] / x) / decades * inches >= TICK_SPACE:
             labelled.append(x)
     axes.xaxis.set_major_locator(FixedLocator(labelled))
-    axes.xaxis.set_major_formatter(FixedFormatter([tick(x) for x in labelled]))
+    axes.xaxis.set_major_formatter(FixedFormatter([tick_text(x) for x in labelled]))
     axes.xaxis.set_minor_locator(FixedLocator(list(measured)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _floor(found: Sequence[tuple[float, float]]) -> float:
-    """The lowest accuracy that must be visible, of pairs of percent remaining and mean."""
-    means = sorted(mean for _, mean in found)
+def _floor(points: Sequence[tuple[float, float]]) -> float:
+    """The lowest accuracy that must be visible, from pairs of percent remaining and mean."""
+    # Points below Tukey's fence, Q1 - 1.5 IQR of all means, are outliers and may be left out. The
+    # best curve may not: where every curve falls, the fall of the best is the result. The best mean
+    # at each percent stands for it, since one curve may be best when dense and another when sparse.
+    means = sorted(mean for _, mean in points)
     q1, q3 = means[len(means) // 4], means[(3 * len(means)) // 4]
     best: dict[float, float] = {}
-    for percent, mean in found:
-        left = round(percent, 1)
-        best[left] = max(best.get(left, 0.0), mean)
+    for percent, mean in points:
+        # Two schedules of one rate reach 16.78% and 16.79%, which are one place.
+        place = round(percent, 1)
+        best[place] = max(best.get(place, 0.0), mean)
     return max(means[0], min(q1 - 1.5 * (q3 - q1), *best.values()))

@@ -1,10 +1,17 @@
-"""The sentences of a caption: what a reader must know to judge a figure."""
+"""The sentences of a caption: everything that a reader needs in order to judge a figure.
+
+A caption is read away from its report, beside a picture that was copied into a paper or a chat. It
+therefore repeats how many seeds there are, which test was used and what is missing.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.labels import group_by
@@ -12,37 +19,55 @@ from lt_sweeps.analysis.points import Point
 from lt_sweeps.analysis.significance import Verdict, caveats
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import BANDS, ReportConfig
+from lt_sweeps.reporting.figures.style import Figure
+from lt_sweeps.reporting.result_tables import percent_text
 
 
-def caption(found: Analysis, *says: str, stages: Sequence[str]) -> str:
-    """The takeaway, what is particular to the figure, and what holds for every one of them."""
-    title = (found.layout.title or "").rstrip(".")
-    whole = [f"{title}." if title else "", *says, *state(found), behind(stages)]
+def caption(analysis: Analysis, *sentences: str, stages: Sequence[str]) -> str:
+    """The takeaway, the sentences of this figure, and those that every figure has."""
+    title = (analysis.layout.title or "").rstrip(".")
+    unfinished = analysis.reading.unfinished
+    whole = [
+        f"{title}." if title else "",
+        *sentences,
+        f"Unfinished: {unfinished}." if unfinished else "",
+        versions_sentence(analysis.reading.versions),
+        _stages_sentence(stages),
+    ]
     return " ".join(filter(None, whole))
 
 
-def state(found: Analysis) -> list[str]:
-    """What is not as it should be: cells that are not done, more than one version of the code."""
-    versions, unfinished = found.reading.versions, found.reading.unfinished
-    return [
-        f"Unfinished: {unfinished}." if unfinished else "",
-        f"Made by {len(versions)} versions of the code: {', '.join(versions)}."
-        if len(versions) > 1
-        else "",
-    ]
+def one_figure(
+    analysis: Analysis,
+    name: str,
+    data: pd.DataFrame,
+    stages: tuple[str, ...],
+    draw: Callable[[], Sheet],
+    *sentences: str,
+) -> list[Figure]:
+    """The figures of a kind that has only one, with its caption."""
+    return [Figure(name, caption(analysis, *sentences, stages=stages), data, stages, draw)]
 
 
-def behind(stages: Sequence[str]) -> str:
-    """The trainings behind a figure: their number, and a digest that names the whole set."""
+def versions_sentence(versions: Sequence[str]) -> str:
+    """A warning where the records come from more than one version of the code."""
+    several = f"Made by {len(versions)} versions of the code: {', '.join(versions)}."
+    return several if len(versions) > 1 else ""
+
+
+def _stages_sentence(stages: Sequence[str]) -> str:
+    """The stages behind a figure: their number, and their names or a digest of all of them."""
     if not stages:
         return ""
+    # Two figures with the same digest show the same trainings, whoever made them. Twelve hex digits
+    # (48 bits) tell apart every pair of figures that a lab will draw.
     name = hashlib.sha256("\n".join(sorted(stages)).encode()).hexdigest()[:12]
     named = ", ".join(stages) if len(stages) <= 3 else f"set {name}"
     return f"From {len(stages)} stage{'s' * (len(stages) > 1)} ({named})."
 
 
-def seeds(curves: Sequence[Curve], layout: ReportConfig) -> str:
-    """How many seeds a mean is of, and what the band is."""
+def seeds_sentence(curves: Sequence[Curve], layout: ReportConfig) -> str:
+    """How many seeds the means are taken over, and what the band shows."""
     points = [point for curve in curves for point in curve.points if point.n_finite]
     if not points:
         return ""
@@ -56,73 +81,79 @@ def seeds(curves: Sequence[Curve], layout: ReportConfig) -> str:
     return f"Mean over seeds, {n}; band{only}: {BANDS[layout.band]}."
 
 
-def marks(curves: Sequence[Curve]) -> str:
-    """What an open and a faint marker say, where there is one."""
+def marker_sentence(curves: Sequence[Curve]) -> str:
+    """The meaning of open and of faint markers, where the figure has some."""
     points = [(curve, point) for curve in curves for point in curve.points]
     lost = sum(p.n_collapsed for _, p in points), sum(p.n - p.n_finite for _, p in points)
     absent = sum(len(curve.seeds) - point.n for curve, point in points)
-    says = []
+    sentences = []
     if any(lost):
-        says.append(
+        sentences.append(
             f"Open marker: a replicate collapsed ({lost[0]} in all), or diverged and is left out "
-            f"of the mean ({lost[1]})."
+            f"of the mean ({lost[1]} in all)."
         )
     if absent:
-        says.append(f"Faint marker: seeds are missing there ({absent} in all).")
-    return " ".join(says)
+        sentences.append(f"Faint marker: seeds are missing there ({absent} in all).")
+    return " ".join(sentences)
 
 
-def reported(curves: Sequence[Curve], metric: str) -> str:
-    """Where in training the number was taken, if all curves agree."""
+def report_at_sentence(curves: Sequence[Curve], metric: str) -> str:
+    """The moment of training that the number is taken from, where all curves agree on it."""
     when = {curve.settings.get("report_at") for curve in curves}
     if metric.split("_")[0] in ("test", "val") and len(when) == 1:
         return {
-            "best": "At the lowest validation loss.",
-            "end": "At the end of training.",
+            "best": "Evaluated at the lowest validation loss.",
+            "end": "Evaluated at the end of training.",
         }.get(str(when.pop()), "")
     return ""
 
 
-def tests(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
-    """What the stars mean, which tests they are of, and what limits them."""
+def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
+    """The meaning of stars and crosses, the tests behind them, and the limits of those tests."""
     if not verdicts:
         return ""
-    above = (
-        "Filled star (cross): above (below) the baseline after Holm; open: only by Student's "
-        "test, uncorrected."
+    marks = (
+        "Star: above the baseline; cross: below it. Filled: significant after Holm's correction; "
+        "open: only by Student's test, uncorrected."
     )
-    return " ".join([above, *caveats(verdicts, layout)])
+    return " ".join([marks, *caveats(verdicts, layout)])
 
 
-def matching(found: Analysis) -> str:
-    """Down to where each line is shown to be as good as dense, and by which test and margin."""
+def not_inferior_sentence(analysis: Analysis) -> str:
+    """How sparse each line may be and still be as good as dense, with the test and its margin."""
     reached = {
-        curve.label: each.sparsity
-        for curve, ends in found.endpoints
-        for each in ends
-        if each.name == "sparsest_tested" and not math.isnan(each.sparsity)
+        curve.label: endpoint.sparsity
+        for curve, endpoints in analysis.endpoints
+        for endpoint in endpoints
+        if endpoint.name == "sparsest_tested" and not math.isnan(endpoint.sparsity)
     }
-    if not reached or max(len(curve.seeds) for curve in found.curves) < 2:
+    # A t-test of one seed does not exist, and a list of 0% for every line would read as a result.
+    if not reached or max(len(curve.seeds) for curve in analysis.curves) < 2:
         return ""
-    lines = ", ".join(f"{label} {100 * (1 - s):.3g}%" for label, s in reached.items())
+    lines = ", ".join(f"{label} {100 * (1 - part):.3g}%" for label, part in reached.items())
     return (
-        f"Not inferior to dense by {margin(found.layout)} (one-sided paired t, level after level, "
-        f"α = {found.layout.alpha:g}) down to: {lines}."
+        f"Not inferior to dense by {margin_text(analysis.layout)} (one-sided paired t-test, level "
+        f"after level, α = {analysis.layout.alpha:g}) down to these weights remaining: {lines}."
     )
 
 
-def margin(layout: ReportConfig) -> str:
-    """The margin as a reader says it."""
+def margin_text(layout: ReportConfig) -> str:
+    """The margin below dense that still counts as equal, as a reader says it."""
     if isinstance(layout.margin, str):
         return f"{layout.margin} of its accuracy"
     return f"{100 * layout.margin:g} points"
 
 
-def levels(points: Sequence[Point]) -> tuple[str, ...]:
+def stage_ids(points: Sequence[Point]) -> tuple[str, ...]:
     """The ids of the stages behind these points."""
     return tuple(sorted({stage for point in points for stage in point.stages}))
 
 
-def panels(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+def by_panel(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     """The curves by the panel that they are drawn in."""
     return group_by(curves, lambda curve: curve.panel)
+
+
+def panel_at(curve: Curve, point: Point) -> str:
+    """The title of a panel that shows one sparsity: `fc on digits, 20.0% left`."""
+    return f"{curve.panel}, {percent_text(point.percent)}% left"

@@ -1,4 +1,4 @@
-"""One panel of curves: means, bands, the dense reference, stars, and numbers from elsewhere."""
+"""One panel of curves: means, bands, the dense reference, stars and published numbers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.config.report_config import Published, ReportConfig
-from lt_sweeps.reporting.figures.axes import X_NAMES, crossing, place, x_axis, y_axis
-from lt_sweeps.reporting.figures.style import GREY, MARKER, NORMAL, SMALL, Style, decorate, plain
-from lt_sweeps.reporting.result_tables import quantity
+from lt_sweeps.reporting.figures.axes import (
+    X_NAMES,
+    set_x_axis,
+    set_y_axis,
+    where_it_leaves,
+    x_position,
+)
+from lt_sweeps.reporting.figures.style import GREY, MARKER, NORMAL, SMALL, Style, decorate, escaped
+from lt_sweeps.reporting.result_tables import metric_unit
 
-# How a verdict's mark is drawn: marker, and whether it is filled.
+# How the mark of a verdict is drawn: marker, and whether it is filled. Markers and not text,
+# because fonts lack these characters or set them off centre.
 MARKS = {"★": ("*", True), "☆": ("*", False), "×": ("X", True), "·": ("X", False)}
-_FAINT = 0.35  # where seeds are missing
+_FAINT = 0.35  # opacity of a marker where seeds are missing
 
 
-def panel(
+def draw_panel(
     axes: Axes,
     curves: Sequence[Curve],
     styles: Mapping[str, Style],
@@ -30,58 +37,79 @@ def panel(
     verdicts: Sequence[Verdict] = (),
 ) -> None:
     """Draw the curves of one panel into axes of about a column's width."""
-    name, scale = quantity(metric)
+    name, scale = metric_unit(metric)
     title = curves[0].panel if curves else ""
     decorate(axes, title=title, x=X_NAMES[x], y=name[0].upper() + name[1:])
-    lines = {curve.name: shown(curve) for curve in curves}
+    lines = {curve.name: drawable_points(curve) for curve in curves}
     if not any(lines.values()):
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, "no records yet", transform=axes.transAxes, ha="center", color=GREY)
         return
     for curve in curves:
+        # With ten lines the bands cover each other; `report.highlight` says whose are drawn.
         banded = layout.highlight is None or curve.name in layout.highlight
         band = layout.band if banded else None
         _line(axes, curve, styles[curve.name], band=band, scale=scale, x=x)
     _dense(axes, curves, styles, scale)
-    x_axis(axes, lines, x, 2.5)
-    given = relevant(layout, curves, metric) if x != "level" else []
-    bottom = y_axis(axes, lines, given, layout=layout, metric=metric)
+    set_x_axis(axes, lines, x, 2.5)
+    # A published number has a sparsity and no level, so it has no place on that axis.
+    published_lines = published_for(layout, curves, metric) if x != "level" else []
+    bottom = set_y_axis(axes, lines, published_lines, layout=layout, metric=metric)
     for curve in curves:
-        _fallen(axes, crossing(lines[curve.name], bottom / scale, x), styles[curve.name])
-    for published in given:
+        _fallen(axes, where_it_leaves(lines[curve.name], bottom / scale, x), styles[curve.name])
+    for published in published_lines:
         _published(axes, published, styles, scale=scale, x=x)
     _stars(axes, verdicts, styles, layout=layout, x=x)
 
 
-def shown(curve: Curve) -> list[Point]:
-    """The points that can be drawn: finite ones, with weights left (the axis is a logarithm)."""
+def drawable_points(curve: Curve) -> list[Point]:
+    """The points with a finite mean and with weights left: 0% has no place on a logarithm."""
     return [point for point in curve.points if point.n_finite and point.percent > 0]
 
 
-def relevant(layout: ReportConfig, curves: Sequence[Curve], metric: str) -> list[Published]:
-    """The published numbers of a metric that belong into a panel."""
+def published_for(layout: ReportConfig, curves: Sequence[Curve], metric: str) -> list[Published]:
+    """The published numbers of a metric whose `where` fits a curve of the panel."""
     return [
-        each
-        for each in layout.published
-        if each.metric == metric
+        published
+        for published in layout.published
+        if published.metric == metric
         and any(
-            all(curve.choices.get(group) == option for group, option in each.where.items())
+            all(curve.choices.get(group) == option for group, option in published.where.items())
             for curve in curves
         )
     ]
 
 
+def draw_rings(axes: Axes, x: Sequence[float], y: Sequence[float], color: str) -> None:
+    """Rings at published numbers, wide enough to be seen around a marker of ours."""
+    axes.plot(
+        x,
+        y,
+        linestyle="none",
+        marker="o",
+        markersize=7,
+        markerfacecolor="none",
+        markeredgewidth=0.8,
+        color=color,
+        zorder=5,
+    )
+
+
 def _line(
     axes: Axes, curve: Curve, style: Style, *, band: str | None, scale: float, x: str
 ) -> None:
-    points = shown(curve)
-    at = [place(point, x) for point in points]
+    """A curve with its band; `band` is None where no band is drawn."""
+    points = drawable_points(curve)
+    at = [x_position(point, x) for point in points]
     y = [scale * point.mean for point in points]
     if band is not None:
         edges = [point.band(band) for point in points]
         low, high = [scale * low for low, _ in edges], [scale * high for _, high in edges]
         axes.fill_between(at, low, high, color=style.color, alpha=0.16, linewidth=0)
     axes.plot(at, y, color=style.color, linestyle=style.dash, linewidth=1.0)
+    # Marker by marker, because a marker also says what happened at its level: open where a
+    # replicate collapsed or diverged, faint where seeds are missing. The mean there is of other
+    # seeds than its neighbours', and a reader must not take the step between them for an effect.
     for left, height, point in zip(at, y, points, strict=True):
         lost = point.n_collapsed > 0 or point.n_finite < point.n
         axes.plot(
@@ -99,18 +127,20 @@ def _line(
 
 def _dense(axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Style], scale: float) -> None:
     """A thin line at each distinct dense training: grey if the panel shares one."""
-    found: dict[frozenset[str], tuple[Point, str]] = {}
+    # Curves that share their dense training would draw the same line on top of each other. In an
+    # unfinished sweep they know different numbers of its seeds; the mean of most seeds is drawn.
+    trainings: dict[frozenset[str], tuple[Point, str]] = {}
     for curve in curves:
-        for point in (p for p in shown(curve) if not p.pruned):
-            if point.stages not in found or found[point.stages][0].n < point.n:
-                found[point.stages] = point, curve.name
-    for point, name in found.values():
-        color = GREY if len(found) == 1 else styles[name].color
+        for point in (p for p in drawable_points(curve) if not p.pruned):
+            if point.stages not in trainings or trainings[point.stages][0].n < point.n:
+                trainings[point.stages] = point, curve.name
+    for point, name in trainings.values():
+        color = GREY if len(trainings) == 1 else styles[name].color
         axes.axhline(scale * point.mean, color=color, linestyle="--", linewidth=0.6, zorder=1)
 
 
 def _fallen(axes: Axes, at: float | None, style: Style) -> None:
-    """A mark where a line leaves through the bottom."""
+    """A triangle on the bottom of the panel, at `at`, where a line leaves it."""
     if at is not None:
         axes.plot(
             at,
@@ -125,26 +155,16 @@ def _fallen(axes: Axes, at: float | None, style: Style) -> None:
 
 
 def _published(
-    axes: Axes, given: Published, styles: Mapping[str, Style], *, scale: float, x: str
+    axes: Axes, published: Published, styles: Mapping[str, Style], *, scale: float, x: str
 ) -> None:
-    """Rings around where somebody else's numbers lie."""
-    style = styles.get(given.label)
-    heights = [scale * value for _, value in given.points]
-    at = [100 * (1 - s) if x == "remaining" else 100 * s for s, _ in given.points]
-    axes.plot(
-        at,
-        heights,
-        linestyle="none",
-        marker="o",
-        markersize=7,
-        markerfacecolor="none",
-        markeredgewidth=0.8,
-        color=style.color if style else GREY,
-        zorder=5,
-    )
+    """Rings at published numbers: in the colour of the line of that name, or grey with a name."""
+    style = styles.get(published.label)
+    heights = [scale * value for _, value in published.points]
+    at = [100 * (1 - s) if x == "remaining" else 100 * s for s, _ in published.points]
+    draw_rings(axes, at, heights, style.color if style else GREY)
     if style is None:
         text = {"textcoords": "offset points", "fontsize": SMALL, "color": GREY, "clip_on": True}
-        axes.annotate(plain(given.label), (at[-1], heights[-1]), (5, 0), va="center", **text)
+        axes.annotate(escaped(published.label), (at[-1], heights[-1]), (5, 0), va="center", **text)
 
 
 def _stars(
@@ -156,9 +176,13 @@ def _stars(
     x: str,
 ) -> None:
     """A row above the panel for each line that differs, a mark at each level where it does."""
+    # Inside the panel the stars of several lines would cover the lines and each other. Rows are
+    # placed in fractions of the panel (1 is its top), 5% apart, the first line uppermost; their x
+    # is in data, so that a star stands over its level. The title makes room above them.
     rows = list(dict.fromkeys(v.curve.name for v in verdicts if v.mark(layout.alpha)))
     height = {name: 1.03 + 0.05 * (len(rows) - 1 - i) for i, name in enumerate(rows)}
-    for name in rows:  # whose row it is, also in greyscale
+    for name in rows:
+        # The line's own marker at the start of its row says whose it is, also in greyscale.
         style = styles[name]
         axes.plot(
             -0.03,
@@ -176,7 +200,7 @@ def _stars(
         marker, filled = MARKS[mark]
         color = styles[verdict.curve.name].color
         axes.plot(
-            place(verdict.point, x),
+            x_position(verdict.point, x),
             height[verdict.curve.name],
             marker=marker,
             markersize=4.5 if marker == "*" else 3.2,

@@ -1,4 +1,4 @@
-"""Figure: one number per run and line, with the published ones beside them."""
+"""Figure: the endpoints that have one number per run, with published numbers beside them."""
 
 from __future__ import annotations
 
@@ -9,117 +9,101 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.endpoint import NAMES
-from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.csv_tables import PER_RUN
-from lt_sweeps.reporting.figures.captions import caption, margin
-from lt_sweeps.reporting.figures.curve_panel import relevant
-from lt_sweeps.reporting.figures.dot_rows import row, rows_panel
+from lt_sweeps.reporting.figures.captions import by_panel, margin_text, one_figure
+from lt_sweeps.reporting.figures.curve_panel import draw_rings, published_for
+from lt_sweeps.reporting.figures.dot_rows import draw_row, prepare_rows
 from lt_sweeps.reporting.figures.style import (
     GREY,
     SMALL,
     Figure,
     NotDrawn,
     decorate,
+    line_styles,
+    panels_of,
     rows_height,
-    sheet,
-    styles,
 )
-from lt_sweeps.reporting.result_tables import quantity
+from lt_sweeps.reporting.result_tables import metric_unit
 
 
-def endpoints(found: Analysis) -> list[Figure]:
+def endpoint_figures(analysis: Analysis) -> list[Figure]:
     """The endpoints that are a number per run, a panel each."""
-    rows = [row for curve, _ in found.endpoints for row in _rows(found, curve.name, curve.panel)]
-    rows += _published(found)
+    rows = [*_measured(analysis), *_published(analysis)]
     if not any(row["seed"] for row in rows):
         raise NotDrawn("no run has an endpoint yet")
     data = pd.DataFrame(rows)
-    looks = found.layout
     sources = list(dict.fromkeys(data.loc[data["source"] != "", "source"]))
-    says = (
-        f"A number per run: ticks are seeds, markers their mean (n = {_n(data)}), lines their "
-        f"range. Not inferior: at most {margin(looks)} below the same seed's dense network. "
-        f"Best level: picked by {looks.select} accuracy.",
+    sentences = (
+        f"One number per run: ticks are seeds, markers their mean (n = {_n(data)}), lines their "
+        f"range. Not inferior: at most {margin_text(analysis.layout)} below the dense network of "
+        f"the same seed. Best level: the level with the highest {analysis.layout.select} accuracy.",
         f"Rings: published numbers, {'; '.join(sources)}." if sources else "",
     )
-    return [
-        Figure(
-            "endpoints",
-            caption(found, *says, stages=found.stages),
-            data,
-            found.stages,
-            partial(_draw, data, [curve.label for curve in found.curves]),
-        )
-    ]
+    draw = partial(_draw, data, [curve.label for curve in analysis.curves])
+    return one_figure(analysis, "endpoints", data, analysis.stages, draw, *sentences)
 
 
 def _n(data: pd.DataFrame) -> str:
+    """How many seeds the means are taken over: `5`, or `3 to 5` where some lack an endpoint."""
     runs = data[data["seed"] != ""]
     counts = runs.groupby(["panel", "line", "endpoint"]).size()
     least, most = counts.min(), counts.max()
     return str(most) if least == most else f"{least} to {most}"
 
 
-def _rows(found: Analysis, name: str, panel: str) -> list[dict[str, object]]:
+def _measured(analysis: Analysis) -> list[dict[str, object]]:
     return [
         {
             "panel": curve.panel,
             "line": curve.label,
-            "endpoint": each.name,
+            "endpoint": endpoint.name,
             "seed": seed,
             "value": value,
             "source": "",
         }
-        for curve, ends in found.endpoints
-        if (curve.name, curve.panel) == (name, panel)
-        for each in ends
-        if each.name in PER_RUN
-        for seed, value in each.values.items()
+        for curve, endpoints in analysis.endpoints
+        for endpoint in endpoints
+        if endpoint.name in PER_RUN
+        for seed, value in endpoint.values.items()
     ]
 
 
-def _published(found: Analysis) -> list[dict[str, object]]:
-    labels = {curve.name: curve.label for curve in found.curves}
+def _published(analysis: Analysis) -> list[dict[str, object]]:
+    """Published numbers, which have no seed; `value` of one is its only point."""
+    # A published line may have the name of a line of ours. Its ring then stands in that row.
+    labels = {curve.name: curve.label for curve in analysis.curves}
     return [
         {
             "panel": panel,
-            "line": labels.get(each.label, each.label),
+            "line": labels.get(published.label, published.label),
             "endpoint": endpoint,
             "seed": "",
-            "value": each.value,
-            "source": each.source,
+            "value": published.value,
+            "source": published.source,
         }
-        for panel, here in group_by(found.curves, lambda curve: curve.panel).items()
+        for panel, curves in by_panel(analysis.curves).items()
         for endpoint in PER_RUN
-        for each in relevant(found.layout, here, endpoint)
+        for published in published_for(analysis.layout, curves, endpoint)
     ]
 
 
 def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
+    # Our lines first, so that they have the styles of the other figures.
     lines = list(dict.fromkeys([*labels, *data["line"]]))
-    look = styles(lines)
-    groups = list(data.groupby(["panel", "endpoint"], sort=False))
-    made = sheet(len(groups), height=0.65 + rows_height(lines, each=0.17))
-    for axes, (_, here) in zip(made.axes, groups, strict=True):
-        panel, endpoint = (str(here[name].iloc[0]) for name in ("panel", "endpoint"))
-        _, scale = quantity("test_accuracy")
-        says = NAMES[endpoint]
+    styles = line_styles(lines)
+    # Every endpoint per run is a sparsity or an accuracy, and both are drawn in percent.
+    _, scale = metric_unit("test_accuracy")
+    height = 0.65 + rows_height(lines, each=0.17)
+    sheet, panels = panels_of(data, "panel", "endpoint", height=height)
+    for axes, (panel, endpoint), panel_rows in panels:
+        name = NAMES[endpoint]
         decorate(axes, title=panel, grid="x")
-        axes.set_xlabel(f"{says[:1].upper()}{says[1:]} (%)", fontsize=SMALL)
-        rows_panel(axes, lines)
+        axes.set_xlabel(f"{name[:1].upper()}{name[1:]} (%)", fontsize=SMALL)
+        prepare_rows(axes, lines)
         for i, line in enumerate(lines):
-            own = here[here["line"] == line]
-            row(axes, i, scale * own.loc[own["seed"] != "", "value"], look[line])
-            rings = scale * own.loc[own["seed"] == "", "value"]
-            axes.plot(
-                rings,
-                [i] * len(rings),
-                linestyle="none",
-                marker="o",
-                markersize=7.5,
-                markerfacecolor="none",
-                color=GREY,
-                zorder=4,
-            )
-    return made
+            rows = panel_rows[panel_rows["line"] == line]
+            draw_row(axes, i, scale * rows.loc[rows["seed"] != "", "value"], styles[line])
+            rings = scale * rows.loc[rows["seed"] == "", "value"]
+            draw_rings(axes, list(rings), [i] * len(rings), GREY)
+    return sheet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -14,53 +15,48 @@ from lt_sweeps.analysis.curve import Curve, distinct
 from lt_sweeps.analysis.points import Point
 from lt_sweeps.analysis.stored_weights import point_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import caption, levels
+from lt_sweeps.reporting.figures.captions import one_figure, panel_at, stage_ids
 from lt_sweeps.reporting.figures.style import (
     MARKER,
     Figure,
     NotDrawn,
     decorate,
-    entry,
-    plain,
-    sheet,
-    styles,
+    draw_banded_line,
+    escaped,
+    legend_entry,
+    line_styles,
+    panels_of,
 )
-from lt_sweeps.reporting.result_tables import remaining
 
 
-def layers(found: Analysis) -> list[Figure]:
+def layer_figures(analysis: Analysis) -> list[Figure]:
     """Percent of each layer's weights remaining, a panel per network and sparsity."""
-    looked = [
+    levels = [
         (curve, point)
-        for given in found.layout.masks_at
-        for curve in found.curves
-        if (point := point_near(curve, given)) is not None
+        for sparsity in analysis.layout.masks_at
+        for curve in analysis.curves
+        if (point := point_near(curve, sparsity)) is not None
     ]
-    data = pd.DataFrame([row for curve, point in looked for row in _rows(curve, point)])
+    data = pd.DataFrame([row for curve, point in levels for row in _rows(curve, point)])
     if data.empty:
-        raise NotDrawn("no level near the sparsities of `masks_at`")
-    stages = levels([point for _, point in looked])
-    says = "Percent of each layer's weights remaining; mean and range over seeds."
-    labels = {curve.label: curve.name for curve in found.curves}
-    return [
-        Figure(
-            "layers",
-            caption(found, says, stages=stages),
-            data,
-            stages,
-            partial(_draw, data, labels),
-        )
-    ]
+        raise NotDrawn("no line has a level near a sparsity of `report.masks_at`")
+    # Styles follow the order of all lines, so that a line looks as it does in the other figures
+    # even when some line has no level here.
+    draw = partial(_draw, data, {curve.label: curve.name for curve in analysis.curves})
+    stages = stage_ids([point for _, point in levels])
+    sentence = "Percent of each layer's weights remaining; mean and range over seeds."
+    return one_figure(analysis, "layers", data, stages, draw, sentence)
 
 
 def _rows(curve: Curve, point: Point) -> list[dict[str, object]]:
-    rows = [row for row in distinct(curve.cells) if row.stage in point.stages]
-    made = []
-    for number, layer in enumerate(rows[0].layers_remaining):
-        left = [100 * r.layers_remaining[layer] / r.layers_total[layer] for r in rows]
-        made.append(
+    """One row per layer, in the order of the network."""
+    records = [row for row in distinct(curve.cells) if row.stage in point.stages]
+    rows = []
+    for number, layer in enumerate(records[0].layers_remaining):
+        left = [100 * r.layers_remaining[layer] / r.layers_total[layer] for r in records]
+        rows.append(
             {
-                "panel": f"{curve.panel}, {remaining(point.percent)}% left",
+                "panel": panel_at(curve, point),
                 "line": curve.label,
                 "layer": layer,
                 "number": number,
@@ -70,45 +66,35 @@ def _rows(curve: Curve, point: Point) -> list[dict[str, object]]:
                 "n": len(left),
             }
         )
-    return made
+    return rows
 
 
-def _draw(data: pd.DataFrame, names: dict[str, str]) -> Sheet:
-    look = styles(list(names))
-    shown = list(dict.fromkeys(data["line"]))
-    made = sheet(data["panel"].nunique(), legend=[entry(label, look[label]) for label in shown])
-    for axes, (title, here) in zip(made.axes, data.groupby("panel", sort=False), strict=True):
-        decorate(axes, title=str(title), x="Layer", y="Weights remaining (%)")
-        for label, line in here.groupby("line", sort=False):
-            style = look[str(label)]
-            axes.fill_between(
-                line["number"], line["min"], line["max"], color=style.color, alpha=0.16, linewidth=0
-            )
-            axes.plot(
-                line["number"],
-                line["mean"],
-                color=style.color,
-                marker=style.marker,
-                linestyle=style.dash,
-                markersize=MARKER,
-                linewidth=1.0,
-            )
+def _draw(data: pd.DataFrame, names: Mapping[str, str]) -> Sheet:
+    styles = line_styles(list(names))
+    legend = [legend_entry(line, styles[line]) for line in dict.fromkeys(data["line"])]
+    sheet, panels = panels_of(data, "panel", legend=legend)
+    for axes, (title,), panel_rows in panels:
+        decorate(axes, title=title, x="Layer", y="Weights remaining (%)")
+        for line, rows in panel_rows.groupby("line", sort=False):
+            bands = [rows[name] for name in ("mean", "min", "max")]
+            draw_banded_line(axes, rows["number"], *bands, style=styles[str(line)], marker=MARKER)
         _log_percent(axes)
-        names_here = here.drop_duplicates("number").sort_values("number")["layer"]
-        axes.set_xticks(range(len(names_here)), [_short(name) for name in names_here])
-        if len(names_here) > 5:
+        layers = panel_rows.drop_duplicates("number").sort_values("number")["layer"]
+        # All layers end in `.weight`, which says nothing.
+        labels = [escaped(layer.removesuffix(".weight")) for layer in layers]
+        axes.set_xticks(range(len(labels)), labels)
+        # More than five names of layers do not fit beside each other in a panel of one column.
+        if len(labels) > 5:
             axes.tick_params(axis="x", labelrotation=90)
-    return made
+    return sheet
 
 
 def _log_percent(axes: Axes) -> None:
-    """A logarithmic axis that reads 5, 10, 20, 50, 100."""
+    """Make the y axis logarithmic, with ticks that read 5, 10, 20, 50, 100."""
+    # Global pruning leaves 90% of one layer and 2% of another: on a linear axis all the sparse
+    # layers, where networks break, lie on the bottom. Minor ticks get no label, because between
+    # 20 and 50 matplotlib would print 30 and 40 over each other.
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _short(layer: str) -> str:
-    """A layer's name without what all of them share."""
-    return plain(layer.removesuffix(".weight"))

@@ -14,56 +14,61 @@ from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
 from lt_sweeps.analysis.stored_weights import Arrays, masks, point_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import caption, levels, panels
+from lt_sweeps.reporting.figures.captions import by_panel, one_figure, panel_at, stage_ids
 from lt_sweeps.reporting.figures.style import (
     SMALL,
     Figure,
     NotDrawn,
     decorate,
+    panels_of,
     rows_height,
-    sheet,
-    wrapped,
+    wrapped_label,
 )
-from lt_sweeps.reporting.result_tables import remaining
 
-Looked = tuple[Curve, Point, Mapping[str, Arrays]]
+MaskedPoint = tuple[Curve, Point, Mapping[str, Arrays]]  # with its masks by seed
 
 
-def overlap(found: Analysis) -> list[Figure]:
+def overlap_figures(analysis: Analysis) -> list[Figure]:
     """Jaccard overlap of masks, a matrix per network and sparsity."""
     rows, points = [], []
-    for given in found.layout.masks_at:
-        for here in panels(found.curves).values():
-            looked = [
-                (curve, point, masks(found.reading.root, curve, point))
-                for curve in here
-                if (point := point_near(curve, given)) is not None
+    for sparsity in analysis.layout.masks_at:
+        for curves in by_panel(analysis.curves).values():
+            masked = [
+                (curve, point, masks(analysis.reading.root, curve, point))
+                for curve in curves
+                if (point := point_near(curve, sparsity)) is not None
             ]
-            rows += [row for one in looked for other in looked for row in _pair(one, other)]
-            points += [point for _, point, kept in looked if kept]
+            rows += [row for one in masked for other in masked for row in _pair(one, other)]
+            points += [point for _, point, by_seed in masked if by_seed]
     if not rows:
-        raise NotDrawn("no tickets of at least two seeds or lines near `masks_at` in the store")
-    data, stages = pd.DataFrame(rows), levels(points)
-    says = (
-        "Overlap of masks (kept by both, of those kept by either, %): on the diagonal between the "
-        "seeds of a line, beside it between two lines at the same seed; means over "
-        f"{data['n'].min()} to {data['n'].max()} pairs. `Chance` is what independent masks with "
-        "these densities of layers would share."
+        raise NotDrawn(
+            "the store lacks the masks of two seeds or two lines near a sparsity of "
+            "`report.masks_at`"
+        )
+    data = pd.DataFrame(rows)
+    sentence = (
+        "Overlap of masks: weights that both keep, in percent of those that at least one keeps. On "
+        "the diagonal between the seeds of a line, elsewhere between two lines at the same seed; "
+        f"means over {data['n'].min()} to {data['n'].max()} pairs. `Chance` is the overlap of "
+        "independent masks with the same densities in each layer."
     )
-    return [
-        Figure("overlap", caption(found, says, stages=stages), data, stages, partial(_draw, data))
-    ]
+    draw = partial(_draw, data)
+    return one_figure(analysis, "overlap", data, stage_ids(points), draw, sentence)
 
 
 def jaccard(one: Arrays, other: Arrays) -> float:
-    """Weights that both keep, as a part of those that either keeps."""
+    """The number of weights that both masks keep, over the number that at least one keeps."""
     both = sum(int((one[layer] & other[layer]).sum()) for layer in one)
     either = sum(int((one[layer] | other[layer]).sum()) for layer in one)
     return both / either if either else 1.0
 
 
-def chance(one: Arrays, other: Arrays) -> float:
-    """The overlap to expect of independent masks with the same density in each layer."""
+def chance_overlap(one: Arrays, other: Arrays) -> float:
+    """The overlap of two independent masks with the same density in each layer."""
+    # Layer by layer, because masks that prune the same layers hard overlap without having any
+    # single weight in common by more than accident. A weight is kept by both with probability pq
+    # and by at least one with p + q - pq. The ratio of the two expectations stands in for the
+    # expectation of the ratio, which over thousands of weights is the same.
     both = either = 0.0
     for layer, kept in one.items():
         p, q = float(kept.mean()), float(other[layer].mean())
@@ -72,34 +77,43 @@ def chance(one: Arrays, other: Arrays) -> float:
     return both / either if either else 1.0
 
 
-def _pair(one: Looked, other: Looked) -> Iterator[dict[str, object]]:
-    (curve, point, mine), (beside, _, theirs) = one, other
-    same = curve is beside
+def _pair(one: MaskedPoint, other: MaskedPoint) -> Iterator[dict[str, object]]:
+    """The row of two lines, or of a line with itself; none where no two masks can be compared."""
+    (curve, point, masks), (other_curve, _, other_masks) = one, other
+    # Between two lines only masks of the same seed are compared: they started from the same
+    # weights, so what differs is what the lines differ in. A line's masks are compared between
+    # seeds instead, which says how much of a mask is the seed's.
     pairs: Sequence[tuple[str, str]] = (
-        list(combinations(mine, 2)) if same else [(s, s) for s in mine if s in theirs]
+        list(combinations(masks, 2))
+        if curve is other_curve
+        else [(seed, seed) for seed in masks if seed in other_masks]
     )
     if pairs:
-        found = [jaccard(mine[a], theirs[b]) for a, b in pairs]
+        overlaps = [jaccard(masks[a], other_masks[b]) for a, b in pairs]
+        chances = [chance_overlap(masks[a], other_masks[b]) for a, b in pairs]
         yield {
-            "panel": f"{curve.panel}, {remaining(point.percent)}% left",
+            "panel": panel_at(curve, point),
             "line": curve.label,
-            "other": beside.label,
-            "overlap": float(np.mean(found)),
-            "min": min(found),
-            "max": max(found),
-            "chance": float(np.mean([chance(mine[a], theirs[b]) for a, b in pairs])),
+            "other": other_curve.label,
+            "overlap": float(np.mean(overlaps)),
+            "min": min(overlaps),
+            "max": max(overlaps),
+            "chance": float(np.mean(chances)),
             "n": len(pairs),
         }
 
 
 def _draw(data: pd.DataFrame) -> Sheet:
     lines = list(dict.fromkeys(data["line"]))
-    made = sheet(data["panel"].nunique(), height=1.1 + rows_height(lines, each=0.24))
-    for axes, (title, here) in zip(made.axes, data.groupby("panel", sort=False), strict=True):
-        matrix = here.pivot_table(index="line", columns="other", values="overlap", sort=False)
+    sheet, panels = panels_of(data, "panel", height=1.1 + rows_height(lines, each=0.24))
+    for axes, (title,), rows in panels:
+        matrix = rows.pivot_table(index="line", columns="other", values="overlap", sort=False)
         matrix = matrix.reindex(index=lines, columns=lines)
-        expected = f"{100 * here['chance'].mean():.0f}"
-        decorate(axes, title=f"{title} (chance {expected}%)", grid="")
+        # One chance for the panel: lines at one sparsity differ in it by a percent or two.
+        chance = f"{100 * rows['chance'].mean():.0f}"
+        decorate(axes, title=f"{title} (chance {chance}%)", grid="")
+        # White is no overlap. Full overlap stops short of black (1 of 1.3) and large numbers are
+        # written in white, so that every number can be read on its square.
         axes.imshow(matrix, cmap="Greys", vmin=0, vmax=1.3, aspect="auto")
         for i, row in enumerate(matrix.to_numpy()):
             for j, value in enumerate(row):
@@ -107,8 +121,9 @@ def _draw(data: pd.DataFrame) -> Sheet:
                     color = "white" if value > 0.75 else "black"
                     text = f"{100 * value:.0f}"
                     axes.text(j, i, text, ha="center", va="center", fontsize=SMALL, color=color)
-        names = [wrapped(line) for line in lines]
+        names = [wrapped_label(line) for line in lines]
+        # Anchored at their ends, slanted names point at their column and not beside it.
         axes.set_xticks(range(len(lines)), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(lines)), names)
         axes.tick_params(length=0)
-    return made
+    return sheet

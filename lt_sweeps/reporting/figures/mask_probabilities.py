@@ -1,4 +1,4 @@
-"""Figure: the chances to be kept, or the soft mask, that a learned mask ends with."""
+"""Figure: how the chances to be kept, or the soft mask, of a learned mask are distributed."""
 
 from __future__ import annotations
 
@@ -12,59 +12,60 @@ from matplotlib.figure import Figure as Sheet
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.stored_weights import LearnedLayer, learned_masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import caption
-from lt_sweeps.reporting.figures.style import Figure, NotDrawn, decorate, entry, sheet, styles
+from lt_sweeps.reporting.figures.captions import one_figure
+from lt_sweeps.reporting.figures.style import (
+    Figure,
+    NotDrawn,
+    decorate,
+    draw_banded_line,
+    legend_entry,
+    line_styles,
+    panels_of,
+)
 
-BINS = 20
+BINS = 20  # of 5% each
 
 
-def probabilities(found: Analysis) -> list[Figure]:
+def probability_figures(analysis: Analysis) -> list[Figure]:
     """The distribution over the weights of each line's last learned mask."""
-    rows, behind = [], set()
-    for curve in found.curves:
+    rows, stages = [], set()
+    for curve in analysis.curves:
+        # The sparsest level with a learned mask: a line may go on with levels of another kind, such
+        # as a finetuned ticket whose mask is fixed.
         for point in reversed(curve.points):
-            masks = learned_masks(found.reading.root, curve, point)
+            masks = learned_masks(analysis.reading.root, curve, point)
             if masks:
                 rows += _rows(curve, masks)
-                behind |= {each.stage for each in masks.values()}
+                stages |= {mask.stage for mask in masks.values()}
                 break
     if not rows:
         raise NotDrawn("no ticket in the store has a learned mask")
-    data, stages = pd.DataFrame(rows), tuple(sorted(behind))
+    data = pd.DataFrame(rows)
     density = data.drop_duplicates(["panel", "line"])
     means = ", ".join(
         f"{line} {100 * mean:.1f}%"
         for line, mean in zip(density["line"], density["mean_chance"], strict=True)
     )
-    says = (
-        "What the learned mask ended with, all layers together: a weight's chance to be kept, or "
-        f"the soft mask sigmoid(βs){_slopes(data)}; mean and range over seeds "
-        f"(n = {data['n'].min()} to {data['n'].max()}). Mean chance: "
-        f"{means}."
+    draw = partial(_draw, data, {curve.label: curve.name for curve in analysis.curves})
+    sentence = (
+        "The learned mask at its end, all layers together: a weight's chance to be kept, or its "
+        f"soft mask sigmoid(βs){_slopes(data)}; mean and range over seeds "
+        f"(n = {data['n'].min()} to {data['n'].max()}). Mean over weights: {means}."
     )
-    names = {curve.label: curve.name for curve in found.curves}
-    return [
-        Figure(
-            "probabilities",
-            caption(found, says, stages=stages),
-            data,
-            stages,
-            partial(_draw, data, names),
-        )
-    ]
+    return one_figure(analysis, "probabilities", data, tuple(sorted(stages)), draw, sentence)
 
 
 def _slopes(data: pd.DataFrame) -> str:
-    """The last beta of each line, where masks are annealed."""
+    """The values of β at the end, where a mask was annealed (β = 1 is no annealing)."""
     betas = sorted(set(data["slope"]) - {1.0})
     return f" at the last β ({', '.join(f'{beta:g}' for beta in betas)})" if betas else ""
 
 
 def _rows(curve: Curve, masks: Mapping[str, LearnedLayer]) -> list[dict[str, object]]:
-    chances = [each.chances for each in masks.values()]
+    chances = [mask.chances for mask in masks.values()]
     edges = np.linspace(0, 1, BINS + 1)
-    parts = np.stack([np.histogram(each, bins=edges)[0] / each.size for each in chances])
-    mean = float(np.mean([each.mean() for each in chances]))
+    parts = np.stack([np.histogram(seed, bins=edges)[0] / seed.size for seed in chances])
+    mean = float(np.mean([seed.mean() for seed in chances]))
     slope = next(iter(masks.values())).slope
     return [
         {
@@ -84,25 +85,16 @@ def _rows(curve: Curve, masks: Mapping[str, LearnedLayer]) -> list[dict[str, obj
 
 
 def _draw(data: pd.DataFrame, names: Mapping[str, str]) -> Sheet:
-    look = styles(list(names))
-    shown = list(dict.fromkeys(data["line"]))
-    made = sheet(data["panel"].nunique(), legend=[entry(line, look[line]) for line in shown])
-    for axes, (title, here) in zip(made.axes, data.groupby("panel", sort=False), strict=True):
-        decorate(axes, title=str(title), x="Chance to be kept", y="Weights (%)")
-        for line, own in here.groupby("line", sort=False):
-            style = look[str(line)]
-            middle = (own["from"] + own["to"]) / 2
-            low, high = 100 * own["min"], 100 * own["max"]
-            axes.fill_between(middle, low, high, color=style.color, alpha=0.16, linewidth=0)
-            axes.plot(
-                middle,
-                100 * own["part"],
-                color=style.color,
-                marker=style.marker,
-                linestyle=style.dash,
-                markersize=2.5,
-                linewidth=1.0,
-            )
+    styles = line_styles(list(names))
+    legend = [legend_entry(line, styles[line]) for line in dict.fromkeys(data["line"])]
+    sheet, panels = panels_of(data, "panel", legend=legend)
+    for axes, (title,), panel_rows in panels:
+        decorate(axes, title=title, x="Chance to be kept", y="Weights (%)")
+        for line, rows in panel_rows.groupby("line", sort=False):
+            # A line through the middles of the bins: bars of several lines would hide each other.
+            middle = (rows["from"] + rows["to"]) / 2
+            percents = [100 * rows[name] for name in ("part", "min", "max")]
+            draw_banded_line(axes, middle, *percents, style=styles[str(line)], marker=2.5)
         axes.set_xlim(0, 1)
         axes.set_ylim(bottom=0)
-    return made
+    return sheet

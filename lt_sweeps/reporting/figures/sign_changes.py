@@ -14,56 +14,55 @@ from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
 from lt_sweeps.analysis.stored_weights import point_near, prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import caption, levels
-from lt_sweeps.reporting.figures.dot_rows import row, rows_panel
+from lt_sweeps.reporting.figures.captions import one_figure, panel_at, stage_ids
+from lt_sweeps.reporting.figures.dot_rows import draw_row, prepare_rows
 from lt_sweeps.reporting.figures.style import (
     GREY,
     Figure,
     NotDrawn,
     decorate,
+    line_styles,
+    panels_of,
     rows_height,
-    sheet,
-    styles,
 )
-from lt_sweeps.reporting.result_tables import remaining
 
 
-def signs(found: Analysis) -> list[Figure]:
-    """Percent of weights whose sign at the end is not that of their initialisation."""
+def sign_figures(analysis: Analysis) -> list[Figure]:
+    """Percent of weights whose sign at the end differs from that of their initialisation."""
     rows, points = [], []
-    for given in found.layout.masks_at:
-        for curve in found.curves:
-            point = point_near(curve, given)
-            made = [] if point is None else _rows(found, curve, point)
-            rows += made
-            points += [point] if made and point is not None else []
+    for sparsity in analysis.layout.masks_at:
+        for curve in analysis.curves:
+            point = point_near(curve, sparsity)
+            if point is not None and (lines := _rows(analysis, curve, point)):
+                rows += lines
+                points.append(point)
     if not rows:
-        raise NotDrawn("no tickets near `masks_at` in the store, or no ids of inits")
-    data, stages = pd.DataFrame(rows), levels(points)
-    says = (
-        "Weights whose sign differs between initialisation and the end of the training before the "
-        "pruning (%): filled, of those that it keeps; open, of those that it prunes. Ticks are "
-        f"seeds (n = {data['seed'].nunique()}), markers their mean, lines their range."
-    )
-    names = {curve.label: curve.name for curve in found.curves}
-    return [
-        Figure(
-            "signs", caption(found, says, stages=stages), data, stages, partial(_draw, data, names)
+        raise NotDrawn(
+            "the store lacks the weights around every pruning near a sparsity of `report.masks_at`"
         )
-    ]
+    data = pd.DataFrame(rows)
+    draw = partial(_draw, data, {curve.label: curve.name for curve in analysis.curves})
+    sentence = (
+        "Percent of weights that changed sign between initialisation and the end of the training "
+        "before the pruning: filled, weights that the pruning keeps; open, weights that it prunes. "
+        f"Ticks are seeds (n = {data['seed'].nunique()}), markers their mean, lines their range."
+    )
+    return one_figure(analysis, "signs", data, stage_ids(points), draw, sentence)
 
 
-def _rows(found: Analysis, curve: Curve, point: Point) -> list[dict[str, object]]:
-    made = []
+def _rows(analysis: Analysis, curve: Curve, point: Point) -> list[dict[str, object]]:
+    """One row per seed; a seed whose weights are not stored is left out."""
+    rows = []
     for seed in curve.seeds:
-        layers = list(prunings(found.reading.root, curve, point, seed))
+        layers = list(prunings(analysis.reading.root, curve, point, seed))
         if not layers:
             continue
-        kept = np.concatenate([each.kept for each in layers]).astype(bool)
-        flipped = np.concatenate([np.sign(e.init) != np.sign(e.final) for e in layers])
-        made.append(
+        kept = np.concatenate([layer.kept for layer in layers]).astype(bool)
+        # Three signs: a weight that ends at exactly 0 counts as changed.
+        flipped = np.concatenate([np.sign(lay.init) != np.sign(lay.final) for lay in layers])
+        rows.append(
             {
-                "panel": f"{curve.panel}, {remaining(point.percent)}% left",
+                "panel": panel_at(curve, point),
                 "line": curve.label,
                 "seed": seed,
                 "kept_flipped": 100 * float(flipped[kept].mean()),
@@ -72,27 +71,28 @@ def _rows(found: Analysis, curve: Curve, point: Point) -> list[dict[str, object]
                 "pruned": int((~kept).sum()),
             }
         )
-    return made
+    return rows
 
 
 def _draw(data: pd.DataFrame, names: Mapping[str, str]) -> Sheet:
-    look = styles(list(names))
+    styles = line_styles(list(names))
     lines = list(dict.fromkeys(data["line"]))
     dots = [
         Line2D([], [], linestyle="none", marker="o", color=GREY, markersize=4, label=text, **face)
         for text, face in {"kept": {}, "pruned": {"markerfacecolor": "white"}}.items()
     ]
     height = 0.6 + rows_height(lines, each=0.26)
-    made = sheet(data["panel"].nunique(), height=height, legend=dots)
-    for axes, (title, here) in zip(made.axes, data.groupby("panel", sort=False), strict=True):
-        decorate(axes, title=str(title), x="Signs changed (%)", grid="x")
-        rows_panel(axes, lines)
+    sheet, panels = panels_of(data, "panel", height=height, legend=dots)
+    for axes, (title,), panel_rows in panels:
+        decorate(axes, title=title, x="Signs changed (%)", grid="x")
+        prepare_rows(axes, lines)
         for i, line in enumerate(lines):
             kept, pruned = (
-                here.loc[here["line"] == line, f"{which}_flipped"].dropna()
-                for which in ("kept", "pruned")
+                panel_rows.loc[panel_rows["line"] == line, f"{part}_flipped"].dropna()
+                for part in ("kept", "pruned")
             )
-            row(axes, i - 0.15, kept, look[line])
-            row(axes, i + 0.15, pruned, look[line], filled=False)
+            # Side by side in the row of their line: the two often lie at the same place.
+            draw_row(axes, i - 0.15, kept, styles[line])
+            draw_row(axes, i + 0.15, pruned, styles[line], filled=False)
         axes.set_xlim(left=0)
-    return made
+    return sheet

@@ -1,4 +1,4 @@
-"""Paper: the sizes, fonts, lines and files of every figure, and `Figure` itself.
+"""The style of every figure on paper: sizes, fonts, line styles and files; and `Figure` itself.
 
 A panel is 3.25 inches wide, a column of a two-column page; two panels fill the page. Colours are
 Okabe and Ito's, and markers and dashes differ too, so that lines stay apart for every reader and
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,26 +22,33 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 
+# Figures are drawn at the size of the printed page, so that a font size here is the printed one:
+# a figure that LaTeX scales down has labels below the 6 points that most journals ask for.
 COLUMN, PAGE = 3.25, 6.75  # inches
 GREY, PALE = "#555555", "#E5E5E5"
 SMALL, NORMAL = 6.5, 7.5  # points
-MARKER = 3.2
+MARKER = 3.2  # points
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"]
 COLOURS += ["#E69F00", "#56B4E9", "#7A4A12", "#7F7F00"]
 MARKERS = "os^DvPX<>p*h"
-# 9 colours, 12 markers, 4 dashes: no two of the first 36 lines look alike.
+# Each list is walked round at its own length. 9 colours, 12 markers and 4 dashes meet again in the
+# same combination only after 36 lines (their least common multiple), so no two of the first 36 look
+# alike; 12 markers alone keep the first 12 apart in greyscale.
 DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))]
 # Type 42 fonts: text in a PDF stays text, and journals accept it.
 _RC: Any = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
 
 
 class NotDrawn(Exception):
-    """A figure that the data do not allow; says why."""
+    """Raised by a figure that the data cannot fill; its text is the reason a reader is given."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture: its file name, its caption, the numbers plotted and what they stand on."""
+    """One picture: its file name, its caption, the plotted numbers and the stages behind them.
+
+    Drawing is postponed: `report --check` compares numbers and stages and never needs a picture.
+    """
 
     name: str
     caption: str
@@ -59,31 +66,39 @@ class Style:
     dash: Any  # a matplotlib line style
 
 
-def styles(names: Sequence[str]) -> dict[str, Style]:
-    """A style for each line, in their order."""
+def line_styles(names: Sequence[str]) -> dict[str, Style]:
+    """A style for each line, by its position, so that a line looks alike in every figure."""
     return {
         name: Style(COLOURS[i % 9], MARKERS[i % 12], DASHES[i % 4])
         for i, name in enumerate(dict.fromkeys(names))
     }
 
 
-def sheet(
+def new_sheet(
     panels: int, *, height: float = 2.1, legend: Sequence[Artist] = (), beside: int = 2
 ) -> Sheet:
-    """An empty figure of so many panels, at most `beside` in a row, its legend below."""
+    """An empty figure of `panels` panels, at most `beside` in a row, with its legend below.
+
+    `height` is the height of one row of panels in inches.
+    """
     columns = min(panels, beside)
     rows = math.ceil(panels / columns)
     width = COLUMN if columns == 1 else PAGE
     legend_columns = _legend_columns(legend, width)
     legend_rows = math.ceil(len(legend) / legend_columns)
+    # The legend adds to the height (0.15 inches a row at 6.5 points) instead of taking it from the
+    # panels. The constrained layout then gives it exactly that room, because "outside" tells it
+    # to count the legend. The canvas is made here and not through pyplot, which would keep every
+    # figure of a long report open and would want a display.
     with mpl.rc_context(_RC):
-        made = Sheet(figsize=(width, height * rows + 0.15 * legend_rows), layout="constrained")
-        FigureCanvasAgg(made)
-        grid = made.subplots(rows, columns, squeeze=False).flat
+        sheet = Sheet(figsize=(width, height * rows + 0.15 * legend_rows), layout="constrained")
+        FigureCanvasAgg(sheet)
+        grid = sheet.subplots(rows, columns, squeeze=False).flat
+        # An odd number of panels leaves a hole in the last row.
         for axes in list(grid)[panels:]:
             axes.remove()
     if legend:
-        made.legend(
+        sheet.legend(
             handles=list(legend),
             loc="outside lower center",
             ncols=legend_columns,
@@ -94,28 +109,48 @@ def sheet(
             labelspacing=0.3,
             borderpad=0.1,
         )
-    return made
+    return sheet
 
 
-def entry(label: str, style: Style) -> Line2D:
+def legend_entry(label: str, style: Style) -> Line2D:
     """A line's entry in the legend."""
-    return Line2D(
-        [],
-        [],
-        color=style.color,
-        marker=style.marker,
-        linestyle=style.dash,
-        markersize=MARKER,
-        linewidth=1.0,
-        label=plain(label),
-    )
+    return Line2D([], [], **_line(style, MARKER), label=escaped(label))
+
+
+def panels_of(
+    data: pd.DataFrame, *keys: str, **options: Any
+) -> tuple[Sheet, Iterator[tuple[Axes, list[str], pd.DataFrame]]]:
+    """An empty figure with a panel for each value of `keys`, and for each: axes, values, rows.
+
+    `options` are those of `new_sheet`.
+    """
+    # Without sort=False pandas orders panels by name, and a figure by its table would differ.
+    groups: list[Any] = list(data.groupby(list(keys), sort=False))
+    sheet = new_sheet(len(groups), **options)
+    panels = zip(sheet.axes, groups, strict=True)
+    return sheet, ((axes, list(map(str, names)), rows) for axes, (names, rows) in panels)
+
+
+def draw_banded_line(
+    axes: Axes,
+    x: pd.Series,
+    middle: pd.Series,
+    low: pd.Series,
+    high: pd.Series,
+    style: Style,
+    marker: float,
+) -> None:
+    """A line with markers of a size, in a band from `low` to `high`."""
+    # No edge: the bands of two lines that cross would otherwise show four more lines.
+    axes.fill_between(x, low, high, color=style.color, alpha=0.16, linewidth=0)
+    axes.plot(x, middle, **_line(style, marker))
 
 
 def decorate(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y") -> None:
-    """Titles, small ticks, a pale grid along one axis and no box."""
-    axes.set_title(plain(title), fontsize=NORMAL)
-    axes.set_xlabel(plain(x), fontsize=NORMAL)
-    axes.set_ylabel(plain(y), fontsize=NORMAL)
+    """Set titles, small ticks, a pale grid along one axis, and no box around the panel."""
+    axes.set_title(escaped(title), fontsize=NORMAL)
+    axes.set_xlabel(escaped(x), fontsize=NORMAL)
+    axes.set_ylabel(escaped(y), fontsize=NORMAL)
     axes.tick_params(labelsize=SMALL, width=0.6, length=2.5)
     axes.tick_params(which="minor", width=0.4, length=1.5)
     axes.spines[["top", "right"]].set_visible(False)
@@ -124,55 +159,70 @@ def decorate(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str
     axes.set_axisbelow(True)
 
 
-def plain(text: str) -> str:
-    """Text that matplotlib does not read as mathematics."""
+def escaped(text: str) -> str:
+    """Text in which matplotlib does not take what stands between two `$` for mathematics."""
     return text.replace("$", r"\$")
 
 
-def wrapped(label: str) -> str:
+def wrapped_label(label: str) -> str:
     """A label for the left of an axis: lines of at most 24 characters."""
-    return plain(textwrap.fill(label, 24))
+    return escaped(textwrap.fill(label, 24))
 
 
 def rows_height(labels: Sequence[str], *, each: float) -> float:
-    """Inches for a row per label: `each`, or more where a label takes several lines."""
-    lines = max((wrapped(label).count("\n") + 1 for label in labels), default=1)
+    """Inches for one row per label: `each`, or more where a label takes several lines."""
+    # Rows are equally high, so the longest label decides; 0.12 inches is a line at 6.5 points.
+    lines = max((wrapped_label(label).count("\n") + 1 for label in labels), default=1)
     return len(labels) * max(each, 0.12 * lines)
 
 
-def rendered(figure: Figure) -> Mapping[str, bytes]:
-    """The figure as its files: PNG, PDF, the numbers as CSV, and caption and ids as text."""
+def figure_files(figure: Figure) -> Mapping[str, bytes]:
+    """The figure as its files: PNG, PDF, its numbers as CSV, its caption and stages as text."""
     with mpl.rc_context(_RC):
-        drawn = figure.draw()
-        png = _saved(drawn, "png", dpi=300, metadata={"Description": figure.caption})
-        drawn.set_layout_engine("none")  # it lies as it should; another pass takes as long again
-        pdf = _saved(
-            drawn, "pdf", metadata={"Title": figure.name, "Subject": figure.caption, **_NO_DATE}
-        )
+        sheet = figure.draw()
+        png = _saved(sheet, "png", dpi=300, metadata={"Description": figure.caption})
+        # Saving the PNG has laid out the figure. A second layout for the PDF would give the same
+        # positions and double the time.
+        sheet.set_layout_engine("none")
+        # Without a creation date the same numbers give the same bytes, which checksums need.
+        about = {"Title": figure.name, "Subject": figure.caption, "CreationDate": None}
+        pdf = _saved(sheet, "pdf", metadata=about)
     ids = "".join(f"{stage}\n" for stage in figure.stages)
     text = f"{figure.caption}\n\nStages ({len(figure.stages)}):\n{ids}"
     return {
         f"{figure.name}.png": png,
         f"{figure.name}.pdf": pdf,
-        f"{figure.name}.csv": csv(figure.data),
+        f"{figure.name}.csv": csv_bytes(figure.data),
         f"{figure.name}.txt": text.encode(),
     }
 
 
-def csv(data: pd.DataFrame) -> bytes:
+def csv_bytes(data: pd.DataFrame) -> bytes:
     """The numbers of a figure or table, the same bytes for the same numbers."""
     return data.to_csv(index=False, lineterminator="\n").encode()
 
 
-_NO_DATE = {"CreationDate": None}
+def _line(style: Style, marker: float) -> dict[str, Any]:
+    """What matplotlib calls the parts of a style; `marker` is the size of markers in points."""
+    return {
+        "color": style.color,
+        "marker": style.marker,
+        "linestyle": style.dash,
+        "markersize": marker,
+        "linewidth": 1.0,
+    }
 
 
-def _saved(drawn: Sheet, kind: str, **options: Any) -> bytes:
+def _saved(sheet: Sheet, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    drawn.savefig(file, format=kind, **options)
+    sheet.savefig(file, format=kind, **options)
     return file.getvalue()
 
 
 def _legend_columns(legend: Sequence[Artist], width: float) -> int:
+    """How many entries of a legend stand beside each other in `width` inches."""
+    # The layout does not shrink a legend that is too wide, it cuts it off. Measuring the text needs
+    # a drawn figure, so its width is estimated: an entry is 0.4 inches of line and margin, and
+    # 0.047 inches for each character of the longest label, a wide one at 6.5 points.
     longest = max((len(str(each.get_label())) for each in legend), default=0)
     return max(1, min(len(legend), int(width / (0.4 + 0.047 * longest))))

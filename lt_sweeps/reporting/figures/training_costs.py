@@ -1,4 +1,4 @@
-"""Figure: what each line took to compute, and what it shared with the others."""
+"""Figure: the training that each line took, and how much of it other lines share."""
 
 from __future__ import annotations
 
@@ -11,81 +11,80 @@ from matplotlib.patches import Patch
 
 from lt_sweeps.analysis.curve import Curve, distinct
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import caption
-from lt_sweeps.reporting.figures.dot_rows import rows_panel
-from lt_sweeps.reporting.figures.style import GREY, Figure, NotDrawn, decorate, rows_height, sheet
+from lt_sweeps.reporting.figures.captions import one_figure
+from lt_sweeps.reporting.figures.dot_rows import prepare_rows
+from lt_sweeps.reporting.figures.style import (
+    GREY,
+    Figure,
+    NotDrawn,
+    decorate,
+    panels_of,
+    rows_height,
+)
 
 _UNITS = {"epochs": "Epochs trained", "seconds": "Seconds"}
 
 
-def cost(found: Analysis) -> list[Figure]:
-    """Epochs and seconds per line, the part of units that other lines use too apart."""
-    uses = Counter((row.stage, row.seed) for curve in found.curves for row in distinct(curve.cells))
-    rows = [row for curve in found.curves for row in _rows(curve, uses)]
+def cost_figures(analysis: Analysis) -> list[Figure]:
+    """Epochs and seconds per line, with the trainings that other lines use too drawn apart."""
+    # A line's bar must count each training once, however many of its cells asked for it, and the
+    # bars of all lines would count a shared one (such as the dense training) once per line. So a
+    # unit (stage and seed) is counted over the lines that use it: used once, it is the line's own.
+    uses = Counter(
+        (row.stage, row.seed) for curve in analysis.curves for row in distinct(curve.cells)
+    )
+    rows = [row for curve in analysis.curves for row in _rows(curve, uses)]
     if not rows:
         raise NotDrawn("no records yet")
     data = pd.DataFrame(rows)
-    asked = sum(len(cell.rows) for cell in found.reading.cells)
-    says = (
-        f"What each line took, all seeds together. {asked} trainings were asked for, {len(uses)} "
-        f"were needed; {sum(n > 1 for n in uses.values())} of them serve several lines (hatched)."
+    requested = sum(len(cell.rows) for cell in analysis.reading.cells)
+    sentence = (
+        f"Training per line, all seeds together. The cells asked for {requested} trainings; "
+        f"{len(uses)} were needed, and {sum(n > 1 for n in uses.values())} of these serve several "
+        "lines (hatched)."
     )
-    return [
-        Figure(
-            "cost",
-            caption(found, says, stages=found.stages),
-            data,
-            found.stages,
-            partial(_draw, data),
-        )
-    ]
+    return one_figure(analysis, "cost", data, analysis.stages, partial(_draw, data), sentence)
 
 
 def _rows(curve: Curve, uses: Counter[tuple[str, str]]) -> list[dict[str, object]]:
-    units = distinct(curve.cells)
-    made = []
+    """A line's epochs and its seconds; an imported ticket may know neither."""
+    units = [(uses[row.stage, row.seed] > 1, row) for row in distinct(curve.cells)]
+    rows = []
     for quantity in _UNITS:
-        known = [row for row in units if getattr(row, quantity) is not None]
-        own = [row for row in known if uses[row.stage, row.seed] == 1]
-        total, alone = (sum(getattr(row, quantity) for row in some) for some in (known, own))
-        made.append(
+        known = [
+            (shared, getattr(row, quantity))
+            for shared, row in units
+            if getattr(row, quantity) is not None
+        ]
+        total = sum(value for _, value in known)
+        own = sum(value for shared, value in known if not shared)
+        rows.append(
             {
                 "panel": curve.panel,
                 "line": curve.label,
                 "quantity": quantity,
-                "own": alone,
-                "shared": total - alone,
+                "own": own,
+                "shared": total - own,
                 "units": len(units),
-                "units_shared": sum(uses[row.stage, row.seed] > 1 for row in units),
+                "units_shared": sum(shared for shared, _ in units),
                 "units_unknown": len(units) - len(known),
             }
         )
-    return made
+    return rows
 
 
 def _draw(data: pd.DataFrame) -> Sheet:
-    groups = list(data.groupby(["panel", "quantity"], sort=False))
     lines = list(dict.fromkeys(data["line"]))
-    legend = [
-        Patch(facecolor=GREY, label="its own"),
-        Patch(facecolor="white", edgecolor=GREY, hatch="/////", label="shared", linewidth=0.6),
-    ]
-    made = sheet(len(groups), height=0.6 + rows_height(lines, each=0.19), legend=legend)
-    for axes, (_, here) in zip(made.axes, groups, strict=True):
-        panel, quantity = (str(here[name].iloc[0]) for name in ("panel", "quantity"))
+    # Hatched rather than another grey: greys come out of a printer alike.
+    hatched = {"facecolor": "white", "edgecolor": GREY, "hatch": "/////", "linewidth": 0.6}
+    legend = [Patch(facecolor=GREY, label="its own"), Patch(label="shared", **hatched)]
+    height = 0.6 + rows_height(lines, each=0.19)
+    sheet, panels = panels_of(data, "panel", "quantity", height=height, legend=legend)
+    for axes, (panel, quantity), rows in panels:
         decorate(axes, title=panel, x=_UNITS[quantity], grid="x")
-        rows_panel(axes, lines)
-        at = [lines.index(line) for line in here["line"]]
-        axes.barh(at, here["own"], height=0.55, color=GREY, zorder=2)
-        axes.barh(
-            at,
-            here["shared"],
-            left=here["own"],
-            height=0.55,
-            facecolor="white",
-            edgecolor=GREY,
-            hatch="/////",
-            linewidth=0.6,
-            zorder=2,
-        )
-    return made
+        prepare_rows(axes, lines)
+        heights = [lines.index(line) for line in rows["line"]]
+        bar = {"height": 0.55, "zorder": 2}
+        axes.barh(heights, rows["own"], color=GREY, **bar)
+        axes.barh(heights, rows["shared"], left=rows["own"], **bar, **hatched)
+    return sheet

@@ -14,56 +14,58 @@ from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
 from lt_sweeps.analysis.stored_weights import point_near, prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import caption, levels
-from lt_sweeps.reporting.figures.style import SMALL, Figure, NotDrawn, decorate, sheet
-from lt_sweeps.reporting.result_tables import remaining
+from lt_sweeps.reporting.figures.captions import one_figure, panel_at, stage_ids
+from lt_sweeps.reporting.figures.style import SMALL, Figure, NotDrawn, decorate, panels_of
 
 EDGE, BINS = 3.0, 48  # standard deviations shown to each side, and squares across
 
 
-def plane(found: Analysis) -> list[Figure]:
+def plane_figures(analysis: Analysis) -> list[Figure]:
     """The plane of each line at the first of the layout's sparsities, all seeds together."""
     rows, points = [], []
-    for curve in found.curves:
-        point = point_near(curve, found.layout.masks_at[0]) if found.layout.masks_at else None
-        if point is not None:
-            made = _squares(found, curve, point)
-            rows += made
-            points += [point] if made else []
+    # A plane per line at one sparsity fills a page already.
+    for sparsity in analysis.layout.masks_at[:1]:
+        for curve in analysis.curves:
+            point = point_near(curve, sparsity)
+            if point is not None and (squares := _squares(analysis, curve, point)):
+                rows += squares
+                points.append(point)
     if not rows:
-        raise NotDrawn("no tickets near the first of `masks_at` in the store, or no ids of inits")
-    data, stages = pd.DataFrame(rows), levels(points)
+        raise NotDrawn(
+            "the store lacks the weights around every pruning near the first sparsity of "
+            "`report.masks_at`"
+        )
+    data = pd.DataFrame(rows)
     beyond = 1 - data.loc[data["inside"], "weights"].sum() / data["weights"].sum()
-    where = ", ".join(dict.fromkeys(data["panel"]))
-    says = (
-        f"{where}. Weights before the pruning that led here, by initial weight w_i and final "
-        "weight w_f (in standard deviations of their layer's initial weights): the part of each "
-        f"square that the mask keeps; n = {data['seeds'].max()} seeds together; "
-        f"{100 * beyond:.1f}% of weights lie outside the squares shown."
+    sentence = (
+        f"{', '.join(dict.fromkeys(data['panel']))}. Each square holds the weights with that "
+        "initial value w_i and that final value w_f before the pruning, in standard deviations of "
+        "their layer's initial weights; its colour is the part of them that the pruning keeps. "
+        f"n = {data['seeds'].max()} seeds together; {100 * beyond:.1f}% of weights lie outside the "
+        "squares shown."
     )
-    shown = pd.DataFrame([row for row in rows if row["inside"]]).drop(columns="inside")
-    return [
-        Figure("plane", caption(found, says, stages=stages), shown, stages, partial(_draw, shown))
-    ]
+    shown = data[data["inside"]].drop(columns="inside").astype({"weights": int, "kept": int})
+    draw = partial(_draw, shown)
+    return one_figure(analysis, "plane", shown, stage_ids(points), draw, sentence)
 
 
-def _squares(found: Analysis, curve: Curve, point: Point) -> list[dict[str, object]]:
-    """How many weights lie in each square, and how many of them are kept."""
+def _squares(analysis: Analysis, curve: Curve, point: Point) -> list[dict[str, object]]:
+    """A row per square that holds weights, with how many are kept; and one for all outside."""
     edges = np.linspace(-EDGE, EDGE, BINS + 1)
     counts = np.zeros((2, BINS, BINS))
     total = seeds = 0
     for seed in curve.seeds:
-        layers = list(prunings(found.reading.root, curve, point, seed))
+        layers = list(prunings(analysis.reading.root, curve, point, seed))
         seeds += bool(layers)
-        for each in layers:
-            total += each.kept.size
-            for i, chosen in enumerate((slice(None), each.kept.astype(bool))):
-                at = each.init[chosen].ravel(), each.final[chosen].ravel()
-                counts[i] += np.histogram2d(*at, bins=(edges, edges))[0]
+        for layer in layers:
+            total += layer.kept.size
+            # counts[0] is of all weights, counts[1] of those kept: their ratio is what is drawn.
+            for i, chosen in enumerate((slice(None), layer.kept.astype(bool))):
+                places = layer.init[chosen].ravel(), layer.final[chosen].ravel()
+                counts[i] += np.histogram2d(*places, bins=(edges, edges))[0]
     if not total:
         return []
-    panel = f"{curve.panel}, {remaining(point.percent)}% left"
-    about = {"panel": panel, "line": curve.label, "seeds": seeds}
+    about = {"panel": panel_at(curve, point), "line": curve.label, "seeds": seeds}
     middle = (edges[:-1] + edges[1:]) / 2
     rows: list[dict[str, object]] = [
         {
@@ -81,29 +83,28 @@ def _squares(found: Analysis, curve: Curve, point: Point) -> list[dict[str, obje
 
 
 def _draw(data: pd.DataFrame) -> Sheet:
-    groups = list(data.groupby(["panel", "line"], sort=False))
     several = data["panel"].nunique() > 1
-    made = sheet(len(groups), height=2.3 + 0.12 * several, beside=3)
+    height = 2.3 + 0.12 * several  # a second line of title
+    sheet, panels = panels_of(data, "panel", "line", height=height, beside=3)
     edges = np.linspace(-EDGE, EDGE, BINS + 1)
-    for axes, (_, here) in zip(made.axes, groups, strict=True):
-        panel, line = (str(here[name].iloc[0]) for name in ("panel", "line"))
+    for axes, (panel, line), rows in panels:
+        # Squares without weights stay NaN and white: no weight is neither kept nor pruned. Rows of
+        # the matrix are y, so w_f comes first.
         part = np.full((BINS, BINS), np.nan)
-        i, j = (np.digitize(here[name], edges) - 1 for name in ("w_i", "w_f"))
-        part[j, i] = here["kept"] / here["weights"]
+        i, j = (np.digitize(rows[name], edges) - 1 for name in ("w_i", "w_f"))
+        part[j, i] = rows["kept"] / rows["weights"]
         decorate(axes, title=f"{line}\n{panel}" if several else line, grid="")
         axes.set_xlabel("$w_i$", labelpad=0)
         axes.set_ylabel("$w_f$", labelpad=-2)
         mesh = axes.pcolormesh(edges, edges, part, cmap="cividis_r", vmin=0, vmax=1)
+        # As vectors 2,304 squares a panel make a PDF slow to open and show hairlines between them.
         mesh.set_rasterized(True)
         axes.axhline(0, color="black", linewidth=0.3)
         axes.axvline(0, color="black", linewidth=0.3)
         axes.set(aspect="equal", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
-    _bar(made)
-    return made
-
-
-def _bar(made: Sheet) -> None:
+    # One bar for all panels, which share their scale.
     colours = ScalarMappable(Normalize(0, 1), cmap="cividis_r")
-    bar = made.colorbar(colours, ax=list(made.axes), shrink=0.6, aspect=25, ticks=[0, 0.5, 1])
+    bar = sheet.colorbar(colours, ax=list(sheet.axes), shrink=0.6, aspect=25, ticks=[0, 0.5, 1])
     bar.ax.tick_params(labelsize=SMALL, width=0.4, length=2)
     bar.set_label("part kept")
+    return sheet

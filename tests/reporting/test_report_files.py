@@ -63,14 +63,14 @@ def test_an_edited_or_lost_file_fails(sweep: FakeSweep) -> None:
     (sweep.folder / "report" / "accuracy.csv").write_text("mean\n0.99\n")
     (sweep.folder / "report" / "accuracy.png").unlink()
     _, text = checked(sweep)
-    assert "accuracy.csv: the file is not the one written" in text
+    assert "accuracy.csv: the file was changed after it was written" in text
     assert "accuracy.png: the file is gone" in text
 
 
 def test_a_report_that_was_never_written_cannot_be_checked(tmp_path: Path) -> None:
     made = FakeSweep(tmp_path, "other")
     made.cell("a", accuracies=[0.9])
-    with pytest.raises(ValueError, match=r"check: no .*report\.json; `report` writes it"):
+    with pytest.raises(ValueError, match=r"check: .*report\.json is missing; `report` without"):
         check(made.folder, console=Console(file=io.StringIO()))
 
 
