@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 import torch
+from fixtures.command_line import CommandLine
 from fixtures.tiny_cell import TINY
 from fixtures.wandb_server import WandbServer
 
@@ -91,6 +93,12 @@ def swept(run: Callable[..., tuple[Plan, Store]], tmp_path: Path) -> Callable[..
     return swept
 
 
+@pytest.fixture(scope="session")
+def command_line(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    """Run a command line in this process; returns its status and what was printed."""
+    return CommandLine(tmp_path_factory.mktemp("command_line"))
+
+
 @pytest.fixture
 def wandb_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
     """A W&B server on loopback that this process, and those it starts, are logged in to."""
@@ -98,6 +106,8 @@ def wandb_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Wa
     server = WandbServer()
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
+    # matplotlib lists the fonts again, for some seconds, where it finds no list.
+    monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # no key of a person's
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)

@@ -70,7 +70,8 @@ class Mirror:
         with suppress(OSError):
             os.nice(10)
         wait = self.tracker.every
-        while not self.clock.ended:
+        # At least once: a sweep that had little to do may have ended before this process started.
+        while True:
             try:
                 with self.tracker.session(self._root, job=_job(self.sweep)) as session:
                     self.clock.wait(wait)
@@ -82,7 +83,8 @@ class Mirror:
             except (Unreachable, OSError, ValueError) as error:
                 self._say(str(error))
                 wait = min(2 * wait, _LONGEST)
-        return 0
+            if self.clock.ended:
+                return 0
 
     def _to_the_end(self, session: Session) -> tuple[list[Run], list[Run]]:
         """Send until the tracker has it all or time is up; returns all runs and those it lacks."""
