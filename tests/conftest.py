@@ -94,9 +94,11 @@ def swept(run: Callable[..., tuple[Plan, Store]], tmp_path: Path) -> Callable[..
 
 
 @pytest.fixture(scope="session")
-def command_line(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     """Run a command line in this process; returns its status and what was printed."""
-    return CommandLine(tmp_path_factory.mktemp("command_line"))
+    command_line = CommandLine(tmp_path_factory.mktemp("command_line"))
+    yield command_line
+    command_line.close()
 
 
 @pytest.fixture
