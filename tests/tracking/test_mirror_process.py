@@ -14,8 +14,8 @@ from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.tracking.mirror_process import Deadline, beside
-from lt_sweeps.tracking.tracked_runs import sources
+from lt_sweeps.tracking.mirror_process import Deadline, mirrored
+from lt_sweeps.tracking.tracked_runs import tracked_cells
 
 WORDS = [
     *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
@@ -36,7 +36,7 @@ def test_a_sweep_is_in_the_tracker_when_it_ends(
 ) -> None:
     status, _, err = command_line(*WORDS, f"root={tmp_path / 'results'}")
     assert (status, err) == (0, "")
-    for source in sources(sweep(tmp_path)):
+    for source in tracked_cells(sweep(tmp_path)):
         rows = wandb_server.rows(source.run.key)
         assert [row["_step"] for row in rows] == list(range(len(source.run.rows)))
     kinds = [run["about"]["jobType"] for run in wandb_server.runs.values()]
@@ -61,7 +61,7 @@ def test_curves_show_while_a_training_runs_and_a_killed_sweep_goes_on_in_the_sam
     status, _, err = command_line(*words)
     assert status == 0, err
     assert len(wandb_server.runs) == 4, "no run is there twice"
-    for source in sources(sweep(tmp_path)):
+    for source in tracked_cells(sweep(tmp_path)):
         rows = wandb_server.rows(source.run.key)
         assert [row["_step"] for row in rows] == list(range(len(source.run.rows)))
         assert len(rows) == 2 * (31 + 1)
@@ -104,7 +104,7 @@ def test_a_mirror_that_is_stuck_is_killed_and_that_is_said(
 ) -> None:
     monkeypatch.setattr("lt_sweeps.tracking.mirror_process._GRACE", 0.0)
     wandb = {"_target_": "lt_sweeps.tracking.wandb_tracker.Wandb", "linger": 0}
-    with beside(tmp_path, wandb):
+    with mirrored(tmp_path, wandb):
         pass
     assert capfd.readouterr().err == (
         f"tracker: no answer; results are kept, and `lt-sweeps sync {tmp_path}` uploads what is "
@@ -116,9 +116,9 @@ def test_a_sweep_that_ends_before_its_mirror_has_started_is_mirrored(
     cell: Callable[..., Cell], swept: Callable[..., Path], wandb_server: WandbServer
 ) -> None:
     folder = swept(cell())
-    with beside(folder, {"_target_": "lt_sweeps.tracking.wandb_tracker.Wandb"}):
+    with mirrored(folder, {"_target_": "lt_sweeps.tracking.wandb_tracker.Wandb"}):
         pass
-    (source,) = sources(folder)
+    (source,) = tracked_cells(folder)
     assert len(wandb_server.rows(source.run.key)) == len(source.run.rows)
 
 
@@ -149,7 +149,7 @@ def test_the_tracker_is_no_part_of_what_a_cell_is(
     [
         (["tracker.mode=onlin"], "tracker: mode='onlin' is no one of 'online', 'offline'"),
         (["tracker.mode=online,offline"], "tracker: one value for all cells of a multirun"),
-        (["tracker.linger=-1"], "tracker.linger: -1; it is 0 or more seconds"),
+        (["tracker.linger=-1"], "tracker.linger: -1; give 0 or more seconds"),
         (["tracker=wnb"], "tracker: wnb; did you mean wandb? options: none, wandb"),
         (["tracker.modus=online"], "tracker.modus: unknown key"),
     ],

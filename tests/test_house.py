@@ -1,0 +1,92 @@
+"""The house: few rooms, and names by which a newcomer finds what each file holds."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parents[1] / "lt_sweeps"
+ROOMS = sorted(path.parent for path in HOUSE.glob("*/__init__.py"))
+MODULES = {path: ast.parse(path.read_text()) for path in sorted(HOUSE.rglob("*.py"))}
+Definition = ast.ClassDef | ast.FunctionDef
+
+
+def public(kind: type[Definition]) -> Iterator[tuple[Path, str]]:
+    """Module and name of what modules define for others, classes or functions."""
+    for path, module in MODULES.items():
+        for node in module.body:
+            if isinstance(node, kind) and not node.name.startswith("_"):
+                yield path, node.name
+
+
+def names(path: Path) -> set[str]:
+    """What can be imported from a module."""
+    found: set[str] = set()
+    for node in MODULES[path].body:
+        if isinstance(node, Definition):
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def test_the_house_is_seen_at_a_glance() -> None:
+    assert len([path for path in HOUSE.iterdir() if path.name != "__pycache__"]) <= 18
+    assert len(ROOMS) <= 14
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+def test_a_room_says_what_it_is_for_and_its_door_exists(room: Path) -> None:
+    entry = room / "__init__.py"
+    docstring = ast.get_docstring(MODULES[entry])
+    assert docstring and len(docstring.splitlines()) <= 6
+    _, door, doors = docstring.partition("Door: ")
+    if not door:
+        assert names(entry) - {"annotations"}, "a room without a door of its own is one itself"
+    for name in re.findall(r"`([\w.]+)`", doors):
+        module, _, item = name.partition(".")
+        if (room / module / "__init__.py").exists():
+            assert not item
+        else:
+            path = room / f"{module}.py"
+            assert path.exists(), f"{room.name} has no {module}"
+            assert not item or item in names(path), f"{path} has no {item}"
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    counts = Counter(name for _, name in public(ast.ClassDef))
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_no_function_is_named_as_its_module() -> None:
+    # `from lt_sweeps.plan.plan import plan` would hide one behind the other.
+    assert [path for path, name in public(ast.FunctionDef) if name == path.stem] == []
+
+
+def test_no_module_is_named_as_one_of_the_standard_library() -> None:
+    assert {path.stem for path in MODULES} & (sys.stdlib_module_names - {"__main__"}) == set()
+
+
+def test_the_tests_have_the_same_rooms() -> None:
+    tests = {path.name for path in Path(__file__).parent.iterdir() if path.is_dir()}
+    assert {room.name for room in ROOMS} <= tests
+
+
+def test_a_test_file_is_named_after_what_it_tests_or_says_so_itself() -> None:
+    # No test imports another test's file: what two share is in `fixtures` or in a conftest.
+    tests = list(Path(__file__).parent.rglob("test_*.py"))
+    stems = {path.stem for path in tests}
+    for path in tests:
+        text = path.read_text()
+        assert ast.get_docstring(ast.parse(text)), path
+        assert not re.search(rf"^(from|import) ({'|'.join(stems)})\b", text, re.MULTILINE), path
+        assert not re.search(r"^ *sys\.path\b", text, re.MULTILINE), path
