@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,22 @@ from lt_sweeps.storage.store import Store
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that waits for something that never comes, instead of waiting with it."""
+    slow = any(request.node.get_closest_marker(name) for name in ("slow", "slurm"))
+    seconds = 3600 if slow else 300
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"it did not end within {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

@@ -51,9 +51,9 @@ class Mirror:
     sweep: Path
     tracker: Tracker
     clock: Deadline
-    _arrived: dict[str, Arrived] = field(default_factory=dict, init=False)
-    _sent: list[float] = field(default_factory=list, init=False)
-    _said: set[str] = field(default_factory=set, init=False)
+    _arrived: dict[str, Arrived] = field(default_factory=dict[str, Arrived], init=False)
+    _sent: list[float] = field(default_factory=list[float], init=False)
+    _said: set[str] = field(default_factory=set[str], init=False)
 
     def once(self) -> int:
         """Send all that is there now; returns the exit status."""

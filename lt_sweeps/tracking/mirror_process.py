@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +21,7 @@ _GRACE = 30.0  # seconds past `linger` after which the mirror counts as stuck
 @contextmanager
 def mirrored(
     sweep: Path, config: Mapping[str, Any], *, hurried: Callable[[], bool] = lambda: False
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Inside this context a process mirrors the sweep's folder in the tracker of `config`.
 
     The process reads records from disk, so it may be late, stuck or dead without harm to the sweep.

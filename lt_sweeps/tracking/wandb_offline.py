@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,7 +26,7 @@ _NOTE, _PART = "mirrored.json", ".part-"
 
 
 @contextmanager
-def scratch_folder(folder: Path) -> Iterator[Path]:
+def scratch_folder(folder: Path) -> Generator[Path, None, None]:
     """A folder to write in, which is removed at the end, as are those of killed processes.
 
     A killed process cannot remove its folder, but the kernel frees its lock: a scratch folder whose
