@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from fixtures import wandb_files as wandb_files
+from fixtures import wandb_files
 from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.config.cells import Cell

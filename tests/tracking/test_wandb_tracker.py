@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures import wandb_files as wandb_files
+from fixtures import wandb_files
 from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.config.cells import Cell
