@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 import torch
+from fixtures.command_line import CommandLine
 from fixtures.tiny_cell import TINY
 from fixtures.wandb_server import WandbServer
+from hydra._internal.config_repository import ConfigRepository
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import CONF
 from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.submission import freeze, write_records
 from lt_sweeps.execution.train_pack import compute
@@ -25,6 +31,44 @@ from lt_sweeps.storage.store import Store
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _conf_is_read_once() -> Iterator[None]:
+    """Let Hydra parse each yaml of `conf/` once for all tests, and not again for every config.
+
+    Composing is a third of what the tests compute, and nearly half of that is reading the same
+    files again. Where a person's own folder is searched too, nothing is remembered.
+    """
+    read, known = ConfigRepository.load_config, {}
+
+    def load(repository: ConfigRepository, config_path: str) -> Any:
+        sources = tuple(f"{source.scheme()}://{source.path}" for source in repository.get_sources())
+        if any(s.startswith("file://") and s != f"file://{CONF}" for s in sources):
+            return read(repository, config_path)
+        if (sources, config_path) not in known:
+            known[sources, config_path] = read(repository, config_path)
+        return copy.deepcopy(known[sources, config_path])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", load)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that waits for something that never comes, instead of waiting with it."""
+    slow = any(request.node.get_closest_marker(name) for name in ("slow", "slurm"))
+    seconds = 3600 if slow else 300
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"it did not end within {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -91,6 +135,14 @@ def swept(run: Callable[..., tuple[Plan, Store]], tmp_path: Path) -> Callable[..
     return swept
 
 
+@pytest.fixture(scope="session")
+def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    """Run a command line in this process; returns its status and what was printed."""
+    command_line = CommandLine(tmp_path_factory.mktemp("command_line"))
+    yield command_line
+    command_line.close()
+
+
 @pytest.fixture
 def wandb_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
     """A W&B server on loopback that this process, and those it starts, are logged in to."""
@@ -98,6 +150,8 @@ def wandb_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Wa
     server = WandbServer()
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
+    # matplotlib lists the fonts again, for some seconds, where it finds no list.
+    monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # no key of a person's
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)

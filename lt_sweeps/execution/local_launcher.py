@@ -26,7 +26,7 @@ from lt_sweeps.plan.cost import Speeds, free_memory, stack_size
 from lt_sweeps.plan.planning import Pack, Plan, packs, plan
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName
-from lt_sweeps.tracking.mirror_process import beside
+from lt_sweeps.tracking.mirror_process import mirrored
 
 
 def launch(cells: Sequence[Cell]) -> int:
@@ -60,7 +60,7 @@ def _launch(made: Plan, asked: RunSettings) -> int:
         task.dataset.prepare()
     sweep = freeze(made, todo, asked.machine, root=asked.root, name=asked.name)
     sweep.forgive(sweep.failures())
-    with beside(sweep.folder, made.cells[0].cell.config["tracker"]):
+    with mirrored(sweep.folder, made.cells[0].cell.config["tracker"]):
         failed, again = _run(sweep, todo, devices, console)
         if again:  # what was corrupt is missing now
             todo = _todo(made, sweep, asked, devices)

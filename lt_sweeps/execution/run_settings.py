@@ -10,7 +10,7 @@ from typing import Any
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.submission import code_version
 from lt_sweeps.plan.unit import Machine
-from lt_sweeps.tracking.tracker import tracker
+from lt_sweeps.tracking.tracker import tracker_of
 from lt_sweeps.training.backends.backend import BACKENDS
 
 _SHARED = (
@@ -46,7 +46,7 @@ class RunSettings:
                 raise ValueError(f"{key}: {config[key]!r} is no folder")
         if not isinstance(config["dry_run"], bool):
             raise ValueError(f"dry_run: {config['dry_run']!r}; it is true or false")
-        tracker(config["tracker"])
+        tracker_of(config["tracker"])
         every = number("checkpoint_every", config["checkpoint_every"], "seconds, 0 for every step")
         return cls(
             Path(config["root"]),

@@ -29,8 +29,8 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
     _, scale = metric_unit(analysis.accuracy)
     for panel, pairs in group_by(analysis.endpoints, lambda pair: pair[0].panel).items():
         runs = new_table(
-            f"{panel}: highest sparsity not inferior to dense, and accuracies (%); mean ± half of its "
-            "95% interval",
+            f"{panel}: highest sparsity not inferior to dense, and accuracies (%); "
+            "mean ± half of its 95% interval",
             (
                 "",
                 "sparsity,\nper run",

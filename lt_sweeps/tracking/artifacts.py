@@ -1,4 +1,4 @@
-"""Artifacts: what a tracker is given of a ticket, named so that equal content has one name."""
+"""Tickets and masks as artifacts for a tracker, named by their content."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.ticket_file import MASK, read_metadata
 
 
-def content(ticket: Path, kind: str, masks: Path) -> tuple[str, Path]:
-    """Name and file of a `ticket`, or of its `mask` alone, which is written under `masks`.
+def artifact_of(ticket: Path, kind: str, masks: Path) -> tuple[str, Path]:
+    """Name and file of an artifact: a whole `ticket`, or its `mask`, written under `masks`.
 
-    The name is by content: tickets that two cells share, and masks that two tickets share, are
-    stored once.
+    The name is a hash of the content, so a tracker stores a ticket that two cells share once, and
+    so a mask that two tickets share.
     """
     if kind == "ticket":
         return read_metadata(ticket)["body_sha256"][:16], ticket

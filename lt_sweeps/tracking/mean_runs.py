@@ -1,4 +1,4 @@
-"""Aggregates: a cell over its seeds as a run of its own, since trackers cannot compute it."""
+"""A cell's mean and interval over its seeds, as a run, because trackers cannot compute them."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 
 from lt_sweeps.analysis.stats import spread
-from lt_sweeps.tracking.tracked_runs import Level, Row, Run, Source
+from lt_sweeps.tracking.tracked_runs import Level, Row, Run, TrackedCell
 
 _OVER = ("mean", "sd", "min", "max", "ci_low", "ci_high")
 
 
-def aggregates(sources: Iterable[Source]) -> list[Run]:
-    """One run per cell that has several seeds in this sweep.
+def runs_over_seeds(tracked: Iterable[TrackedCell]) -> list[Run]:
+    """One run for each cell that has several seeds in this sweep.
 
-    A level is in it once every seed has it: a row that is there never changes. More seeds are
-    another mean, and so another run.
+    A level appears once every seed has it, because a row that was sent cannot change any more. For
+    the same reason a cell with more seeds has another mean, and is another run.
     """
-    cells: dict[str, list[Source]] = {}
-    for source in sources:
-        cells.setdefault(source.signature, []).append(source)
-    return [_aggregate(seeds) for seeds in cells.values() if len(seeds) > 1]
+    cells: dict[str, list[TrackedCell]] = {}
+    for cell in tracked:
+        cells.setdefault(cell.signature, []).append(cell)
+    return [_mean_run(seeds) for seeds in cells.values() if len(seeds) > 1]
 
 
-def _aggregate(seeds: Sequence[Source]) -> Run:
+def _mean_run(seeds: Sequence[TrackedCell]) -> Run:
     first = seeds[0]
-    named = hashlib.sha256(" ".join(sorted(source.seed for source in seeds)).encode()).hexdigest()
+    digest = hashlib.sha256(" ".join(sorted(cell.seed for cell in seeds)).encode()).hexdigest()
     rows = tuple(row for levels in _levels(seeds) for row in _rows(levels))
-    alike = {name: value for name, value in first.run.config.items() if name != "seed"}
-    done = all(source.done for source in seeds)
+    shared = {name: value for name, value in first.run.config.items() if name != "seed"}
+    done = all(cell.done for cell in seeds)
     return Run(
-        key=f"{first.signature}-mean-{named[:8]}",
+        key=f"{first.signature}-mean-{digest[:8]}",
         name=f"{first.name}-mean-of-{len(seeds)}",
         group=first.run.group,
         kind="mean over seeds",
         tags=(*first.tags, "mean"),
-        config={**alike, "over_seeds": [source.seed for source in seeds]},
+        config={**shared, "over_seeds": [cell.seed for cell in seeds]},
         rows=rows,
         summary={"seeds": len(seeds), **(dict(rows[-1]) if rows else {})},
         done=done,
     )
 
 
-def _levels(seeds: Sequence[Source]) -> Iterator[tuple[Level, ...]]:
-    """The levels that every seed has been through."""
-    for levels in zip(*(source.levels for source in seeds), strict=False):
+def _levels(seeds: Sequence[TrackedCell]) -> Iterator[tuple[Level, ...]]:
+    """Each level that every seed has finished, with one entry per seed."""
+    for levels in zip(*(cell.levels for cell in seeds), strict=False):
         if any(level.record is None for level in levels):
             return
         yield levels
@@ -61,7 +61,10 @@ def _rows(levels: Sequence[Level]) -> Iterator[Row]:
 
 
 def _over(rows: Sequence[Row]) -> Row:
-    """Means and intervals of what the rows measure, over the finite ones; the axes are theirs."""
+    """One row for the same step of several seeds: the axes of the first, statistics of the rest.
+
+    A replicate that diverged has no numbers: it is counted, and left out of the means.
+    """
     over: dict[str, object] = {name: rows[0][name] for name in ("step", "level", "level_step")}
     finite = [row for row in rows if row.get("ticket/finite", row.get("search/finite", True))]
     if "sparsity" in rows[0]:
@@ -80,6 +83,4 @@ def _over(rows: Sequence[Row]) -> Row:
 
 
 def _number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,7 +1,8 @@
-"""`sync`: mirror a sweep in its tracker, now or as long as the sweep runs.
+"""Mirror a sweep in its tracker: once (`lt-sweeps sync`), or as long as the sweep runs.
 
-The records are the truth. What the tracker has is asked of the tracker, what it lacks is sent, and
-sending may stop at any moment: the next time goes on from what arrived.
+The records on disk are the truth, and the mirror keeps no notes of its own. It asks the tracker how
+many rows of each run have arrived and sends the rest. So it may be killed at any moment: the next
+mirror asks again and goes on from there.
 """
 
 from __future__ import annotations
@@ -20,42 +21,42 @@ import yaml
 from filelock import FileLock, Timeout
 
 from lt_sweeps.config.errors import CONF, unknown
-from lt_sweeps.tracking.mean_runs import aggregates
-from lt_sweeps.tracking.mirror_process import Deadline, kept
-from lt_sweeps.tracking.tracked_runs import Run, frozen, sources
-from lt_sweeps.tracking.tracker import Session, Tracker, Unreachable, tracker
+from lt_sweeps.tracking.mean_runs import runs_over_seeds
+from lt_sweeps.tracking.mirror_process import Deadline, say_results_are_kept
+from lt_sweeps.tracking.tracked_runs import Run, manifest_cells, tracked_cells
+from lt_sweeps.tracking.tracker import Arrived, Session, Tracker, Unreachable, tracker_of
 
-_AGAIN = (1.0, 2.0, 4.0)  # a server may count what it took some seconds later
+_AGAIN = (1.0, 2.0, 4.0)  # W&B may report rows only some seconds after it took them
 _LONGEST = 600.0  # seconds between two attempts at a server that does not answer
 
 
-def sync(sweep: Path, **given: str) -> int:
-    """Mirror what a sweep has; returns the exit status, 0 only if the tracker has all of it.
+def sync(sweep: Path, **keys: str) -> int:
+    """Mirror a sweep; returns the exit status, 0 only if the tracker has all rows of all runs.
 
-    `given` are keys of the tracker in place of those that the sweep was started with.
+    `keys` replace keys of the tracker with which the sweep was started.
 
-    Raises: ValueError: a key or value that the tracker does not take, or an unreadable sweep.
+    Raises: ValueError: an unknown key, a wrong value, or a sweep that cannot be read.
     """
-    if given.pop("follow", "false") == "true":
-        chosen = _chosen(sweep, given)
+    if keys.pop("follow", "false") == "true":
+        chosen = _chosen(sweep, keys)
         return Mirror(sweep, chosen, Deadline(sys.stdin, chosen.linger)).follow()
-    # Who asks for it by hand has a network, whatever the sweep had.
-    return Mirror(sweep, _chosen(sweep, given, mode="online"), Deadline()).once()
+    # A person who types `sync` has a network, even if the sweep ran offline.
+    return Mirror(sweep, _chosen(sweep, keys, mode="online"), Deadline()).once()
 
 
 @dataclass
 class Mirror:
-    """A sweep, its tracker, and what is known to have arrived."""
+    """Sends a sweep's runs to its tracker, and remembers what has arrived there."""
 
     sweep: Path
     tracker: Tracker
     clock: Deadline
-    _arrived: dict[str, tuple[int, bool]] = field(default_factory=dict, init=False)
-    _sent: list[float] = field(default_factory=list, init=False)
-    _said: set[str] = field(default_factory=set, init=False)
+    _arrived: dict[str, Arrived] = field(default_factory=dict[str, Arrived], init=False)
+    _sent: list[float] = field(default_factory=list[float], init=False)
+    _said: set[str] = field(default_factory=set[str], init=False)
 
     def once(self) -> int:
-        """Send everything; returns the exit status."""
+        """Send all that is there now; returns the exit status."""
         try:
             with self.tracker.session(self._root) as session:
                 runs, left = self._to_the_end(session)
@@ -66,11 +67,15 @@ class Mirror:
         return 1 if left else 0
 
     def follow(self) -> int:
-        """Send what comes until the launcher is gone, and then what is left, if time allows."""
+        """Send rows as they appear until the launcher exits, then the rest within `linger` seconds.
+
+        An error ends the session, is printed once, and doubles the time to the next attempt.
+        """
         with suppress(OSError):
             os.nice(10)
         wait = self.tracker.every
-        while not self.clock.ended:
+        # At least once: a sweep that had little to do may have ended before this process started.
+        while True:
             try:
                 with self.tracker.session(self._root, job=_job(self.sweep)) as session:
                     self.clock.wait(wait)
@@ -82,10 +87,11 @@ class Mirror:
             except (Unreachable, OSError, ValueError) as error:
                 self._say(str(error))
                 wait = min(2 * wait, _LONGEST)
-        return 0
+            if self.clock.ended:
+                return 0
 
     def _to_the_end(self, session: Session) -> tuple[list[Run], list[Run]]:
-        """Send until the tracker has it all or time is up; returns all runs and those it lacks."""
+        """Send until all has arrived or time is up; returns all runs, and the incomplete ones."""
         runs, left = self._pass(session, last=True)
         for pause in _AGAIN:
             if not left or self.clock.left <= pause:
@@ -97,7 +103,11 @@ class Mirror:
         return runs, left
 
     def _pass(self, session: Session, *, last: bool = False) -> tuple[list[Run], list[Run]]:
-        """Send what is due, one process at a time; returns all runs and those the tracker lacks."""
+        """Send each run that is due; returns all runs, and those that are due still.
+
+        A lock keeps two mirrors of one `root` from sending the same rows; who does not get it
+        leaves the sending to the other.
+        """
         runs = self._runs()
         with suppress(Timeout), FileLock(self._root / ".mirror.lock", blocking=False):
             for run in self._due(session, runs, last):
@@ -108,27 +118,27 @@ class Mirror:
         return runs, self._due(session, runs, last)
 
     def _pace(self) -> None:
-        """Wait until one more run is within what may be sent in a minute."""
+        """Wait until another run may be sent: `per_minute` of them in any 60 seconds."""
         now = time.monotonic()
-        self._sent = [when for when in self._sent if when > now - 60]
+        self._sent = [moment for moment in self._sent if moment > now - 60]
         if len(self._sent) >= self.tracker.per_minute:
             self.clock.wait(self._sent[0] + 60 - now)
         self._sent.append(time.monotonic())
 
     def _runs(self) -> list[Run]:
-        found = sources(self.sweep)
-        runs = [*(source.run for source in found), *aggregates(found)]
+        cells = tracked_cells(self.sweep)
+        runs = [*(cell.run for cell in cells), *runs_over_seeds(cells)]
         return [run for run in runs if run.rows]
 
     def _due(self, session: Session, runs: Sequence[Run], last: bool) -> list[Run]:
-        """The runs of which the tracker lacks something that is to be sent now."""
-        if unsure := [run for run in runs if self._lacks(run)]:
-            self._arrived.update(session.has(unsure))
-        now = last or not self.tracker.whole
-        return [run for run in runs if self._lacks(run) and (now or run.done)]
+        """The runs to send now; the tracker is asked only about runs that may be incomplete."""
+        if incomplete := [run for run in runs if self._lacks(run)]:
+            self._arrived.update(session.has(incomplete))
+        growing = last or not self.tracker.whole
+        return [run for run in runs if self._lacks(run) and (growing or run.done)]
 
     def _lacks(self, run: Run) -> bool:
-        rows, closed = self._arrived.get(run.key, (0, False))
+        rows, closed = self._arrived.get(run.key, Arrived())
         return rows < len(run.rows) or (run.done and not closed)
 
     @property
@@ -136,33 +146,32 @@ class Mirror:
         return self.sweep.resolve().parent.parent
 
     def _say(self, reason: str) -> None:
-        """Each reason once: nobody reads the hundredth."""
+        """Print each reason once: a server that is down all night fails a hundred times."""
         if reason not in self._said:
             self._said.add(reason)
-            kept(self.sweep, reason)
+            say_results_are_kept(self.sweep, reason)
 
 
-def _chosen(sweep: Path, given: Mapping[str, str], **usual: str) -> Tracker:
-    """The tracker of the sweep, or W&B where it had none, with keys given anew.
+def _chosen(sweep: Path, keys: Mapping[str, str], **defaults: str) -> Tracker:
+    """The sweep's tracker, or W&B where the sweep had none, with `keys` replaced.
 
-    `usual` are values of keys that are not given, for a tracker that has them.
+    `defaults` replace the sweep's values of keys that a tracker has and that `keys` leave out.
     """
-    config: dict[str, Any] = frozen(sweep)[0]["config"].get("tracker") or {}
+    config: dict[str, Any] = manifest_cells(sweep)[0]["config"].get("tracker") or {}
     if config.get("_target_") is None:
         config = yaml.safe_load((CONF / "tracker" / "wandb.yaml").read_text())
-    for key in given:
+    for key in keys:
         if key == "_target_" or key not in config:
             raise ValueError(unknown("sync", key, set(config) - {"_target_"}, what="keys"))
-    config |= {key: value for key, value in usual.items() if key in config}
-    chosen = tracker({**config, **{key: yaml.safe_load(value) for key, value in given.items()}})
+    config |= {key: value for key, value in defaults.items() if key in config}
+    chosen = tracker_of({**config, **{key: yaml.safe_load(value) for key, value in keys.items()}})
     assert chosen is not None
     return chosen
 
 
 def _job(sweep: Path) -> str:
-    """A name for the job that is the same when it is requeued or started again on its machine."""
-    ids = ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
-    slurm = [os.environ[name] for name in ids if name in os.environ]
-    slurm = slurm or [os.environ[name] for name in ("SLURM_JOB_ID",) if name in os.environ]
-    place = ["slurm", *slurm] if slurm else [platform.node()]
-    return "-".join([sweep.resolve().name, *place])
+    """A name for this job, which stays when Slurm requeues it or a person starts it again."""
+    task = [os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK")]
+    slurm = list(filter(None, task)) or list(filter(None, [os.environ.get("SLURM_JOB_ID")]))
+    machine = ["slurm", *slurm] if slurm else [platform.node()]
+    return "-".join([sweep.resolve().name, *machine])

@@ -1,4 +1,4 @@
-"""Beside a sweep: a process of its own mirrors it, and nothing in the sweep waits for that."""
+"""A process that mirrors a running sweep, so that no training waits for a tracker."""
 
 from __future__ import annotations
 
@@ -8,34 +8,36 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from lt_sweeps.tracking.tracker import tracker
+from lt_sweeps.tracking.tracker import tracker_of
 
-_GRACE = 30.0  # seconds past `linger` after which the mirror is taken for stuck
+_GRACE = 30.0  # seconds past `linger` after which the mirror counts as stuck
 
 
 @contextmanager
-def beside(
+def mirrored(
     sweep: Path, config: Mapping[str, Any], *, hurried: Callable[[], bool] = lambda: False
-) -> Iterator[None]:
-    """While this lasts, a process mirrors the sweep's folder in the tracker of `config`.
+) -> Generator[None, None, None]:
+    """Inside this context a process mirrors the sweep's folder in the tracker of `config`.
 
-    It can be late, stuck or dead, and nothing here notices. At the end it has `linger` seconds for
-    the last of it; after an interruption, or when `hurried`, nobody waits for it.
+    The process reads records from disk, so it may be late, stuck or dead without harm to the sweep.
+    At the end the launcher waits for it, `linger` seconds for the last rows; after an interruption,
+    or when `hurried` says that a cluster is about to kill the job, it does not wait.
     """
-    chosen = tracker(config)
+    chosen = tracker_of(config)
     if chosen is None:
         yield
         return
     words = [sys.executable, "-m", "lt_sweeps", "sync", str(sweep), "follow=true"]
-    # The code that runs here, wherever it lies.
+    # The mirror must run this very code, also where it is a job's copy of the code.
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    # In a session of its own: Ctrl-C is the launcher's to answer.
+    # A session of its own, because Ctrl-C goes to the whole group of the terminal: the launcher
+    # answers it, and the mirror goes on until the launcher closes the pipe.
     process = subprocess.Popen(
         words, stdin=subprocess.PIPE, env=environment, start_new_session=True
     )
@@ -53,11 +55,11 @@ def beside(
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        kept(sweep, "no answer")
+        say_results_are_kept(sweep, "no answer")
 
 
-def kept(sweep: Path, reason: str) -> None:
-    """Say that the tracker lacks something, and that nothing is lost by it."""
+def say_results_are_kept(sweep: Path, reason: str) -> None:
+    """Tell a person, in one line, why the tracker is incomplete and which command completes it."""
     print(
         f"tracker: {reason}; results are kept, and `lt-sweeps sync {sweep}` uploads what is "
         "missing",
@@ -67,14 +69,18 @@ def kept(sweep: Path, reason: str) -> None:
 
 
 class Deadline:
-    """How long there is: for ever, or until a launcher lets go of `pipe`, and `linger` seconds."""
+    """The time that a mirror has: without end, or `linger` seconds after its launcher exits.
+
+    The launcher holds the other end of `pipe`. The kernel closes that end when the launcher exits,
+    also when it is killed, so no message can be missed.
+    """
 
     def __init__(self, pipe: IO[str] | None = None, linger: float = math.inf) -> None:
         self._pipe, self._linger, self._end = pipe, linger, math.inf
 
     @property
     def ended(self) -> bool:
-        """Whether the launcher is gone, however it went."""
+        """Whether the launcher has exited."""
         self.wait(0)
         return self._end < math.inf
 
@@ -83,7 +89,7 @@ class Deadline:
         return self._end - time.monotonic() if self.ended else math.inf
 
     def wait(self, seconds: float) -> None:
-        """Sleep, until the launcher goes or the time that is left after it is over."""
+        """Sleep; less long where the launcher exits meanwhile, or no time is left."""
         seconds = max(0.0, min(seconds, self._end - time.monotonic()))
         if self._pipe is None or self._end < math.inf:
             time.sleep(seconds)

@@ -1,8 +1,7 @@
-"""Runs: a sweep's cells and seeds as an experiment tracker shows them, from files alone (no torch).
+"""A sweep's cells and seeds as the runs of an experiment tracker, read from files alone (no torch).
 
-A run's rows only ever grow at their end, and a row never changes: a tracker that has the first n of
-them needs the rest and nothing else. So whoever mirrors a sweep may die at any moment and begin
-again.
+Rows are only added to the end of a run, and a row never changes. So a tracker that has the first n
+rows needs the others and nothing else, and a mirror may die at any moment and start again.
 """
 
 from __future__ import annotations
@@ -28,11 +27,10 @@ RESULTS = (
 
 @dataclass(frozen=True)
 class Run:
-    """One line of a tracker: a cell and seed, or a cell over its seeds.
+    """One run of a tracker: a cell and seed, or a cell over its seeds.
 
-    `key` names it for ever, so that whoever continues it continues the same one. `rows` are the
-    evaluations of every level, each level's closed by its result. `tickets` are the files of the
-    levels that are trained.
+    `key` is its permanent name, by which a later mirror continues the same run. `rows` are, level
+    by level, the evaluations and then the result. `tickets` are the files of the trained levels.
     """
 
     key: str
@@ -51,8 +49,8 @@ class Run:
 class Level:
     """A level of one cell and seed: its evaluations so far, and its record once it is trained.
 
-    `offset` is where its steps begin on an axis that goes on from level to level, as if each took
-    the whole recipe. A search for a result is a level too, whose numbers are the search's.
+    `offset` is the step at which the level begins on an axis that runs on over all levels. The
+    search for a ticket is a level too; its numbers are named `search/...`.
     """
 
     number: int
@@ -73,15 +71,19 @@ class Level:
         ]
 
     @property
+    def rows(self) -> list[Row]:
+        return self.curve if self.record is None else [*self.curve, self.result]
+
+    @property
     def result(self) -> Row:
         record = self.record
         assert record is not None
-        what = "ticket" if self.is_result else "search"
+        prefix = "ticket" if self.is_result else "search"
         row = self.place(record.step)
-        row |= {f"{what}/{name}": getattr(record, name) for name in RESULTS}
+        row |= {f"{prefix}/{name}": getattr(record, name) for name in RESULTS}
         if self.history and self.history[0]["step"] < record.step:
-            # Before its first step a ticket is a supermask: what it knows is in its mask.
-            row[f"{what}/untrained_val_accuracy"] = self.history[0].get("val_accuracy")
+            # Before its first step a ticket is a supermask: only the mask can make it accurate.
+            row[f"{prefix}/untrained_val_accuracy"] = self.history[0].get("val_accuracy")
         if self.is_result:
             left, total = record.layers_remaining, record.layers_total
             row |= {f"layers/{name}": 1 - left[name] / total[name] for name in total}
@@ -95,8 +97,8 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Source:
-    """One cell and seed of a sweep on disk, as far as it has come."""
+class TrackedCell:
+    """One cell and seed of a sweep, with the levels that are on disk so far."""
 
     signature: str
     seed: str
@@ -108,9 +110,9 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What a person would call the cell: `movement-fc-mnist-1f3a5c`."""
-        what = self.labels.get("mask_criterion") or self.labels.get("method")
-        words = (what, self.labels.get("model"), self.labels.get("dataset"), self.signature[:6])
+        """A name for people: `movement-fc-mnist-1f3a5c`."""
+        science = self.labels.get("mask_criterion") or self.labels.get("method")
+        words = (science, self.labels.get("model"), self.labels.get("dataset"), self.signature[:6])
         return "-".join(filter(None, words))
 
     @property
@@ -120,14 +122,11 @@ class Source:
 
     @property
     def results(self) -> list[Row]:
-        """The results of the levels that are trained."""
+        """The result rows of the trained levels."""
         return [level.result for level in self.levels if level.is_result]
 
     @property
     def run(self) -> Run:
-        rows: list[Row] = []
-        for level in self.levels:
-            rows += [*level.curve, *([level.result] if level.record is not None else [])]
         return Run(
             key=f"{self.signature}-{self.seed}",
             name=f"{self.name}-s{self.seed}",
@@ -140,23 +139,23 @@ class Source:
                 "criterion": self.labels.get("mask_criterion"),
                 "choices": dict(self.labels),
             },
-            rows=tuple(rows),
+            rows=tuple(row for level in self.levels for row in level.rows),
             summary=_summary(self.results),
             done=self.done,
             tickets=self.tickets,
         )
 
 
-def sources(sweep: Path) -> list[Source]:
+def tracked_cells(sweep: Path) -> list[TrackedCell]:
     """The cells and seeds of a sweep's folder, in the order of its manifest.
 
-    Raises: ValueError: a manifest or a record that cannot be read.
+    Raises: ValueError: the manifest or a record cannot be read.
     """
     root = sweep.resolve().parent.parent
-    return [_source(root, cell) for cell in frozen(sweep)]
+    return [_tracked(root, cell) for cell in manifest_cells(sweep)]
 
 
-def frozen(sweep: Path) -> list[Mapping[str, Any]]:
+def manifest_cells(sweep: Path) -> list[Mapping[str, Any]]:
     """The cells in a sweep's manifest, at least one."""
     path = sweep / "manifest.json"
     try:
@@ -166,15 +165,15 @@ def frozen(sweep: Path) -> list[Mapping[str, Any]]:
             return [{**cell, "stages": _levels(cell, stages)} for cell in cells]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a sweep's manifest: {error}") from None
-    raise ValueError(f"{path}: written before sweeps were mirrored; hint: the same words again")
+    raise ValueError(f"{path}: it lacks what a mirror needs; hint: run the same command again")
 
 
 def _levels(cell: Mapping[str, Any], stages: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """The cell's trainings with their levels; one that was a search has its stage's own."""
+    """Key and level of each training of a cell; a search has the level that its stage says."""
     return [(k, cell["levels"].get(k, stages.get(k, {}).get("level", 0))) for k in cell["stages"]]
 
 
-def _source(root: Path, cell: Mapping[str, Any]) -> Source:
+def _tracked(root: Path, cell: Mapping[str, Any]) -> TrackedCell:
     signature, seed = cell["signature"], str(cell["seed"])
     stored = RunFolder.of(root, signature, seed).read()
     if stored.faults:
@@ -184,33 +183,33 @@ def _source(root: Path, cell: Mapping[str, Any]) -> Source:
     tickets: list[Path] = []
     offset = 0
     for stage, number in cell["stages"]:
-        record, seen = records.get(stage), history(root / "tickets" / stage, seed)
-        if record is None and not seen:
+        record, evaluations = records.get(stage), history(root / "tickets" / stage, seed)
+        if record is None and not evaluations:
             break
-        levels.append(Level(number, offset, seen, record))
+        levels.append(Level(number, offset, evaluations, record))
         if record is None:
             break
         tickets.append(ticket_path(root, stage, seed))
         offset += record.step if record.train_steps else 0
-    return Source(
+    return TrackedCell(
         signature, seed, cell["labels"], cell["config"], tuple(levels), stored.done, tuple(tickets)
     )
 
 
 def history(folder: Path, seed: str) -> tuple[Row, ...]:
-    """The evaluations of a training: of its ticket, or of its last checkpoint while it runs."""
+    """The evaluations of a training, from its ticket, or while it runs from its last checkpoint."""
     partial = folder.glob(f"{seed}.partial-*.safetensors")
     latest = sorted(partial, key=lambda path: int(path.stem.rpartition("-")[2]), reverse=True)
     for path in (folder / f"{seed}.safetensors", *latest):
         try:
             return tuple(json.loads(read_metadata(path)["history"]))
         except (OSError, CorruptTicket, KeyError):
-            continue  # not there yet, or gone since; the sweep itself reports what is corrupt
+            continue  # not written yet, or just removed; the sweep itself reports a corrupt file
     return ()
 
 
 def _summary(results: list[Row]) -> dict[str, Any]:
-    """A run in one line: its last level, its best, and how many replicates went wrong."""
+    """A run's summary: its last and its best level, and how many levels went wrong."""
     if not results:
         return {}
     last = results[-1]

@@ -1,7 +1,6 @@
-"""`dashboard`: a sweep's W&B workspace and report, from one definition.
+"""A sweep's W&B workspace and report (`lt-sweeps dashboard`), made from one list of plots.
 
-`SECTIONS` is that definition: what is drawn against what. A workspace's sections and a report's
-chapters are both made of it, without a network; only saving asks the server.
+`SECTIONS` is that list. Both are made without a network; only saving them asks the server.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from lt_sweeps.config.report_config import KEYS
 from lt_sweeps.reporting.csv_tables import summary_table
 from lt_sweeps.reporting.result_tables import percent_text
 from lt_sweeps.storage.atomic_write import write_whole
-from lt_sweeps.tracking.tracked_runs import Source, frozen, sources
+from lt_sweeps.tracking.tracked_runs import TrackedCell, manifest_cells, tracked_cells
 
-# How W&B draws the band that the report's layout names.
+# W&B's name for each kind of band of our report.
 _AREA = {"range": "minmax", "sd": "stddev", "ci": "stderr"}
 _NAMES = ("project", "entity")
 
@@ -72,32 +71,30 @@ class Place:
     entity: str
 
 
-def dashboard(sweep: Path, *, out: Path | None = None, save: str = "true", **asked: str) -> Path:
-    """Write a sweep's workspace and report as W&B takes them, and save both there.
+def dashboard(sweep: Path, *, out: Path | None = None, save: str = "true", **keys: str) -> Path:
+    """Write a sweep's workspace and report to a file, and save both in W&B.
 
-    `asked` are `project` and `entity` in place of the sweep's, and keys of the report's
-    layout (`baseline=random`). Saved again, they replace what was saved before.
+    `keys` are `project` and `entity` in place of the sweep's, and keys of the report
+    (`baseline=random`). Saving again replaces what was saved before.
 
-    Raises: ValueError: a wrong key or value, W&B's library is missing, or it cannot be reached.
+    Raises: ValueError: a wrong key or value, W&B's library is missing, or W&B cannot be reached.
     """
     if save not in ("true", "false"):
-        raise ValueError(f"dashboard: save={save}; it is true or false")
-    found, place = sources(sweep), _place(sweep, asked)
-    keys = {k: yaml.safe_load(v) for k, v in asked.items() if k not in _NAMES}
-    needed = {m for each in layouts(sweep).values() for m in each.get("metrics", ())}
-    drawn = analyses(read_results(sweep, metrics={"test_accuracy", *needed}), keys)
-    verdicts = "\n\n".join(verdict_table(each) for each in drawn.values())
+        raise ValueError(f"dashboard: save={save}; give true or false")
+    place = _place(sweep, keys)
+    layout = {k: yaml.safe_load(v) for k, v in keys.items() if k not in _NAMES}
+    metrics = {m for config in layouts(sweep).values() for m in config.get("metrics", ())}
+    drawn = analyses(read_results(sweep, metrics={"test_accuracy", *metrics}), layout)
+    verdicts = "\n\n".join(map(verdict_table, drawn.values()))
     band = next(iter(drawn.values())).layout.band
-    workspace, report = definition(sweep.name, found, place, verdicts, band=band)
+    workspace, report = definition(sweep.name, tracked_cells(sweep), place, verdicts, band=band)
     path = sweep / "dashboard.json" if out is None else Path(out)
-    before = _saved(path, place)
-    workspace._internal_name, workspace._internal_id, report.id = before
+    workspace._internal_name, workspace._internal_id, report.id = _saved(path, place)
     if save == "true":
         _save(workspace, report)
-    now = [workspace._internal_name, workspace._internal_id, report.id]
     specs = {
         "place": asdict(place),
-        "saved": now,
+        "saved": [workspace._internal_name, workspace._internal_id, report.id],
         "workspace": workspace._to_model().model_dump(mode="json", by_alias=True),
         "report": report._to_model().model_dump(mode="json", by_alias=True),
     }
@@ -107,31 +104,31 @@ def dashboard(sweep: Path, *, out: Path | None = None, save: str = "true", **ask
 
 
 def definition(
-    name: str, cells: Sequence[Source], place: Place, verdicts: str, *, band: str
+    name: str, cells: Sequence[TrackedCell], place: Place, verdicts: str, *, band: str
 ) -> tuple[Any, Any]:
-    """The workspace and the report, as values of `wandb_workspaces`; no server is asked."""
+    """The workspace and the report, as values of `wandb_workspaces`, made without the server."""
     library, workspaces, expr = _library()
     line = _line(cells)
     panels = {
         section: [_panel(library, plot, line, band) for plot in plots]
         for section, plots in SECTIONS.items()
     }
-    # By cell, not by group: a group may be shared by many sweeps.
+    # Choose runs by cell and not by group, because several sweeps may share a group.
     mine = expr.And(expr.Config("cell").isin(sorted({cell.signature for cell in cells})))
-    told = library.MarkdownPanel(markdown=verdicts)
+    text = library.MarkdownPanel(markdown=verdicts)
     workspace = workspaces.Workspace(
         entity=place.entity,
         project=place.project,
         name=name,
         sections=[
             workspaces.Section(name=title, panels=drawn, is_open=True)
-            for title, drawn in {**panels, "Verdicts": [told]}.items()
+            for title, drawn in {**panels, "Verdicts": [text]}.items()
         ],
         runset_settings=workspaces.RunsetSettings(filters=mine, groupby=[expr.Config(line)]),
     )
     blocks: list[Any] = [library.TableOfContents()]
     for title, drawn in panels.items():
-        # A run set without a project is of the report's own.
+        # A run set that names no project takes the project of its report.
         runs = library.Runset(name=name, filters=mine, groupby=[f"config.{line}"])
         blocks += [library.H1(title), library.PanelGrid(runsets=[runs], panels=drawn)]
     blocks += [library.H1("Verdicts"), library.MarkdownBlock(verdicts)]
@@ -141,31 +138,31 @@ def definition(
     return workspace, report
 
 
-def verdict_table(found: Analysis) -> str:
-    """What may be said of the lines at each level, as markdown; or their means, without tests."""
-    if not found.verdicts:
-        return _means(found)
+def verdict_table(analysis: Analysis) -> str:
+    """The tests of each line at each level as a markdown table; without tests, the means."""
+    if not analysis.verdicts:
+        return _means(analysis)
     rows = [
         "| line | % remaining | difference | p | p after Holm | p exact | |",
         "|---|---|---|---|---|---|---|",
     ]
-    for verdict in found.verdicts:
-        seen = verdict.found
+    for verdict in analysis.verdicts:
+        test = verdict.found
         rows.append(
             f"| {verdict.curve.label} | {percent_text(verdict.point.percent)} "
-            f"| {seen.difference:+.4f} [{seen.ci_low:+.4f}, {seen.ci_high:+.4f}] "
-            f"| {seen.p:.3g} ({seen.test}) | {verdict.p_holm:.3g} | {seen.p_exact:.3g} "
-            f"| {verdict.mark(found.layout.alpha)} |"
+            f"| {test.difference:+.4f} [{test.ci_low:+.4f}, {test.ci_high:+.4f}] "
+            f"| {test.p:.3g} ({test.test}) | {verdict.p_holm:.3g} | {test.p_exact:.3g} "
+            f"| {verdict.mark(analysis.layout.alpha)} |"
         )
-    baseline = found.verdicts[0].baseline.label
-    return "\n".join([f"{found.metric} against {baseline}", "", *rows])
+    baseline = analysis.verdicts[0].baseline.label
+    return "\n".join([f"{analysis.metric} against {baseline}", "", *rows])
 
 
-def _means(found: Analysis) -> str:
-    table = summary_table(found.curves, metric=found.metric)
+def _means(analysis: Analysis) -> str:
+    table = summary_table(analysis.curves, metric=analysis.metric)
     if not len(table):
         return "no records yet"
-    rows = [f"{found.metric}; no tests, for the layout names no baseline", ""]
+    rows = [f"{analysis.metric}; no tests, because the report has no baseline", ""]
     rows += ["| line | % remaining | mean | range | finite |", "|---|---|---|---|---|"]
     for row in table.to_dict("records"):
         rows.append(
@@ -190,19 +187,19 @@ def _panel(library: Any, plot: Plot, line: str, band: str) -> Any:
     )
 
 
-def _line(cells: Sequence[Source]) -> str:
-    """The key that tells lines apart: the criterion, unless cells differ in something else too."""
+def _line(cells: Sequence[TrackedCell]) -> str:
+    """The key that separates lines: the criterion, unless cells differ in something else too."""
     pairs = {(cell.labels.get("mask_criterion"), cell.signature) for cell in cells}
     return "criterion" if len({criterion for criterion, _ in pairs}) == len(pairs) else "cell"
 
 
-def _place(sweep: Path, asked: dict[str, str]) -> Place:
-    for key in asked:
+def _place(sweep: Path, keys: dict[str, str]) -> Place:
+    for key in keys:
         if key not in (*_NAMES, *KEYS):
-            raise ValueError(f"dashboard: no key {key}; it has {[*_NAMES, 'out', 'save', *KEYS]}")
-    said = frozen(sweep)[0]["config"].get("tracker") or {}
-    entity = asked.get("entity") or said.get("entity") or ""
-    return Place(asked.get("project") or said.get("project") or "lt-sweeps", entity)
+            allowed = [*_NAMES, "out", "save", *KEYS]
+            raise ValueError(f"dashboard: unknown key {key}; keys: {allowed}")
+    config = {**(manifest_cells(sweep)[0]["config"].get("tracker") or {}), **keys}
+    return Place(config.get("project") or "lt-sweeps", config.get("entity") or "")
 
 
 def _library() -> tuple[Any, Any, Any]:
@@ -219,9 +216,9 @@ def _library() -> tuple[Any, Any, Any]:
 
 
 def _saved(path: Path, place: Place) -> tuple[str, str, str]:
-    """What W&B calls what was saved there before, so that saving again replaces it."""
-    said = json.loads(path.read_text()) if path.exists() else {}
-    name, view, report = said["saved"] if said.get("place") == asdict(place) else ("", "", "")
+    """W&B's names of what an earlier call saved there, so that saving again replaces it."""
+    before = json.loads(path.read_text()) if path.exists() else {}
+    name, view, report = before["saved"] if before.get("place") == asdict(place) else ("", "", "")
     return name, view, report
 
 

@@ -1,7 +1,7 @@
-"""Written: what of an offline run really is in W&B's file, because W&B does not say.
+"""Check W&B's own file of an offline run, because W&B does not tell when it is torn.
 
-Its service finishes a run as if all were well when the disk was full, and leaves a torn file. That
-is a log of LevelDB: blocks of 32 KiB, in which a record has one part or more.
+On a full disk its service finishes a run as if all were well, and leaves a torn file. The format is
+LevelDB's log: blocks of 32 KiB, in which a record has one part or several, each with a checksum.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ _BLOCK, _HEADER = 32768, 7
 _FULL, _FIRST, _LAST = 1, 2, 4
 
 
-def rows(file: Path) -> int | None:
-    """The rows of a run that was finished; None where the file is torn."""
+def finished_rows(file: Path) -> int | None:
+    """How many rows a finished run has in this file; None where the file is torn."""
     from wandb.proto import wandb_internal_pb2 as protobuf
 
-    found, finished = 0, False
+    count, finished = 0, False
     for part in _records(file.read_bytes()):
         if part is None:
             return None
         record = protobuf.Record()  # pyright: ignore[reportAttributeAccessIssue]
         record.ParseFromString(part)
-        found += record.WhichOneof("record_type") == "history"
+        count += record.WhichOneof("record_type") == "history"
         finished |= record.WhichOneof("record_type") == "exit"
-    return found if finished else None
+    return count if finished else None
 
 
 def _records(content: bytes) -> Iterator[bytes | None]:
-    """Each record's bytes; None, and no more, where one is not as it was written."""
+    """The bytes of each record; None, and then the end, at a part whose checksum does not match."""
     at, whole = len(_MAGIC), b""
     if not content.startswith(_MAGIC):
         yield None

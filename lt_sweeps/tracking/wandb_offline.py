@@ -1,7 +1,8 @@
-"""Offline runs: W&B's own files, each whole or absent, for `wandb sync` to upload.
+"""W&B's files of offline runs, each whole or absent, for `wandb sync` to upload.
 
-W&B writes such a file as it goes, and a kill leaves a torn one, which makes `wandb sync` give up on
-all others. So each is written aside and moved into place with a note of what is in it.
+W&B writes such a file row by row. A kill leaves a torn one, and `wandb sync` then gives up on all
+files. So each file is written in a scratch folder, checked, and moved into place with a note that
+says how many rows of which run it holds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,56 +20,65 @@ from filelock import FileLock, Timeout
 
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.tracking import wandb_file
+from lt_sweeps.tracking.tracker import Arrived
 
 _NOTE, _PART = "mirrored.json", ".part-"
 
 
 @contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
-    """A folder to write in, removed at the end; so are those of processes that were killed."""
+def scratch_folder(folder: Path) -> Generator[Path, None, None]:
+    """A folder to write in, which is removed at the end, as are those of killed processes.
+
+    A killed process cannot remove its folder, but the kernel frees its lock: a scratch folder whose
+    lock can be taken belongs to no one.
+    """
     for left in folder.glob(f"{_PART}*"):
         with suppress(Timeout, OSError), FileLock(left / ".lock", blocking=False):
             shutil.rmtree(left, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix="part-", dir=folder))
-    with FileLock(made / ".lock"):
-        # Only with the lock in it does it get the name under which it may be removed.
-        place = made.rename(made.with_name(f".{made.name}"))
+    new = Path(tempfile.mkdtemp(prefix="part-", dir=folder))
+    with FileLock(new / ".lock"):
+        # Only now, with its lock taken, it gets the name under which others may remove it.
+        place = new.rename(new.with_name(f".{new.name}"))
         try:
             yield place
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def keep(
+def publish(
     scratch: Path, folder: Path, key: str, rows: range, done: bool, *, patience: float
 ) -> None:
-    """Move the run that was just finished from `scratch` to where people look for it.
+    """Move the file of a finished run from `scratch` to `folder`, where `wandb sync` finds it.
 
-    `rows` are those that the file should hold, some seconds after W&B says that it has finished.
+    `rows` are those that the file must hold. W&B writes some of them after it says that it has
+    finished, so there are `patience` seconds for them.
 
-    Raises: OSError: it does not.
+    Raises: OSError: the file is torn, or lacks rows.
     """
-    (made,) = scratch.glob(f"wandb/offline-run-*-{key}")
+    (written,) = scratch.glob(f"wandb/offline-run-*-{key}")
     limit = time.monotonic() + patience
-    while wandb_file.rows(made / f"run-{key}.wandb") != len(rows):
+    while wandb_file.finished_rows(written / f"run-{key}.wandb") != len(rows):
         if time.monotonic() > limit:
             raise OSError(f"W&B's file of {key} is not whole; is the disk full?")
         time.sleep(0.02)
     note = {"run": key, "rows": rows.stop, "done": done}
-    write_whole(made / _NOTE, json.dumps(note).encode())
-    # W&B's names have a resolution of one second, and it takes them in their order.
-    place, number = folder / made.name, 0
+    write_whole(written / _NOTE, json.dumps(note).encode())
+    # `wandb sync` takes files by name, which has the time in seconds: a second file of the same
+    # second gets a number, so that it comes after the first.
+    place, number = folder / written.name, 0
     while place.exists():
         number += 1
-        place = folder / f"{made.name}-{number}"
-    os.rename(made, place)
+        place = folder / f"{written.name}-{number}"
+    os.rename(written, place)
 
 
-def kept(folder: Path) -> dict[str, tuple[int, bool]]:
-    """How many rows of each run are in the files here, and whether it is closed."""
-    found: dict[str, tuple[int, bool]] = {}
+def rows_in_files(folder: Path) -> dict[str, Arrived]:
+    """What the files in `folder` hold of each run, by key."""
+    arrived: dict[str, Arrived] = {}
     for path in sorted(folder.glob(f"offline-run-*/{_NOTE}")):
         note = json.loads(path.read_text())
-        rows, done = found.get(note["run"], (0, False))
-        found[note["run"]] = (max(rows, note["rows"]), done or note["done"])
-    return found
+        before = arrived.get(note["run"], Arrived())
+        arrived[note["run"]] = Arrived(
+            max(before.rows, note["rows"]), before.closed or note["done"]
+        )
+    return arrived

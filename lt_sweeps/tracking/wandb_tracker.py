@@ -1,7 +1,7 @@
-"""Weights & Biases: runs with axes, curves, results and artifacts, each row once.
+"""The Weights & Biases tracker: runs with axes, curves, results and artifacts, each row once.
 
-Row i of a run is its step i. On resuming, the server says which step comes next, so what is sent
-again after a kill is only what did not arrive.
+Row i of a run is W&B's step i. When a run is resumed, the server says which step comes next, so
+only rows that have not arrived are sent again after a kill.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lt_sweeps.tracking import wandb_offline
-from lt_sweeps.tracking.artifacts import content
+from lt_sweeps.tracking.artifacts import artifact_of
 from lt_sweeps.tracking.tracked_runs import Run
-from lt_sweeps.tracking.tracker import Unreachable
+from lt_sweeps.tracking.tracker import Arrived, Unreachable
 
-# What W&B plots against what.
+# The x axis that W&B uses for each metric.
 AXES = {
     "train/*": "step",
     "val/*": "step",
@@ -40,7 +40,7 @@ _PAGE = 100
 
 @dataclass(frozen=True)
 class Wandb:
-    """The W&B project that a sweep is mirrored in; the server and the key are W&B's own affair."""
+    """The W&B project that mirrors a sweep; W&B's own settings hold the server and the API key."""
 
     mode: Literal["online", "offline"] = "online"
     project: str = "lt-sweeps"
@@ -56,11 +56,11 @@ class Wandb:
     def __post_init__(self) -> None:
         for name in ("every", "per_minute", "timeout"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"tracker.{name}: {getattr(self, name)!r}; it is above 0")
+                raise ValueError(f"tracker.{name}: {getattr(self, name)!r}; give a number above 0")
         if self.linger < 0:
-            raise ValueError(f"tracker.linger: {self.linger!r}; it is 0 or more seconds")
+            raise ValueError(f"tracker.linger: {self.linger!r}; give 0 or more seconds")
         if not self.project or set(self.project) & set("/\\#?%:"):
-            raise ValueError(f"tracker.project: {self.project!r}; W&B takes no / \\ # ? % : in it")
+            raise ValueError(f"tracker.project: {self.project!r}; W&B allows none of / \\ # ? % :")
         if importlib.util.find_spec("wandb") is None:
             raise ValueError("tracker: wandb is not installed; hint: pip install lt-sweeps[wandb]")
 
@@ -72,10 +72,10 @@ class Wandb:
     def session(self, root: Path, *, job: str | None = None) -> Iterator[_Session]:
         folder = root / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
-        # Staged artifacts must be where `wandb sync` finds them: beside the runs.
+        # `wandb sync` looks for staged artifacts beside the runs.
         os.environ.setdefault("WANDB_DATA_DIR", str(folder))
-        os.environ.setdefault("WANDB_SILENT", "true")  # `silent` does not reach its login
-        with _quiet_log(), wandb_offline.scratch(folder) as scratch:
+        os.environ.setdefault("WANDB_SILENT", "true")  # the setting `silent` does not silence login
+        with _quiet_log(), wandb_offline.scratch_folder(folder) as scratch:
             session = _Session(self, folder, scratch, job)
             try:
                 yield session
@@ -85,7 +85,7 @@ class Wandb:
 
 @dataclass
 class _Session:
-    """W&B at work: `folder` is `<root>/wandb`, `scratch` what a killed one leaves to be removed."""
+    """A connection to W&B, which writes in `scratch`; whole runs go to `folder`, `<root>/wandb`."""
 
     tracker: Wandb
     folder: Path
@@ -93,21 +93,21 @@ class _Session:
     job: str | None
     _job: Any = field(default=None, init=False)
 
-    def has(self, runs: Sequence[Run]) -> dict[str, tuple[int, bool]]:
+    def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
         if self.tracker.mode == "offline":
-            return wandb_offline.kept(self.folder)
-        found: dict[str, tuple[int, bool]] = {}
+            return wandb_offline.rows_in_files(self.folder)
+        arrived: dict[str, Arrived] = {}
         with self._answers() as wandb:
             api = wandb.Api(overrides=self._place(), timeout=self.tracker.timeout)
             path = f"{self.tracker.entity or api.default_entity}/{self.tracker.project}"
             for first in range(0, len(runs), _PAGE):
-                asked = {run.key: run for run in runs[first : first + _PAGE]}
-                with suppress(ValueError):  # the project is not there before its first run
-                    for seen in api.runs(path, {"name": {"$in": [*asked]}}, per_page=_PAGE):
-                        whole = set(self._attached(asked[seen.id])) <= set(seen.tags)
+                page = {run.key: run for run in runs[first : first + _PAGE]}
+                with suppress(ValueError):  # a project does not exist before its first run
+                    for seen in api.runs(path, {"name": {"$in": [*page]}}, per_page=_PAGE):
+                        whole = set(self._attached(page[seen.id])) <= set(seen.tags)
                         closed = seen.state == "finished" and whole
-                        found[seen.id] = (seen.historyLineCount or 0, closed)
-        return found
+                        arrived[seen.id] = Arrived(seen.historyLineCount or 0, closed)
+        return arrived
 
     def send(self, run: Run) -> None:
         with self._answers():
@@ -117,7 +117,7 @@ class _Session:
             mine = self._begin(run, place)
             first = mine.starting_step
             if self.tracker.mode == "offline":
-                first = wandb_offline.kept(self.folder).get(run.key, (0, False))[0]
+                first = wandb_offline.rows_in_files(self.folder).get(run.key, Arrived()).rows
             rows = range(first, len(run.rows))
             for step in rows:
                 mine.log(dict(run.rows[step]), step=step)
@@ -129,24 +129,24 @@ class _Session:
             self._keep(Path(place), run.key, rows, run.done)
 
     def close(self) -> None:
-        """Let go of the job's run, if W&B lets us."""
+        """Finish the job's run, if W&B can be reached."""
         if self._job is not None:
             with suppress(Unreachable), self._answers():
                 self._job.finish()
             if self.tracker.mode == "offline":
-                with suppress(OSError):  # what a machine did is no result
+                with suppress(OSError):  # the machine's load is worth no error
                     self._keep(self.scratch, self._job.id, range(0), False)
 
     def _keep(self, place: Path, key: str, rows: range, done: bool) -> None:
-        wandb_offline.keep(place, self.folder, key, rows, done, patience=self.tracker.timeout)
+        wandb_offline.publish(place, self.folder, key, rows, done, patience=self.tracker.timeout)
 
     def _begin(self, run: Run, place: str) -> Any:
         import wandb
 
-        # A run that goes on is not finished, however often we close our side of it.
+        # Closing our side must not mark a run as finished in W&B before all its levels are done.
         settings = self._settings(x_disable_stats=True, x_update_finish_state=run.done)
         mine = wandb.init(
-            **self._place(),
+            **self._common,
             id=run.key,
             name=run.name,
             group=self.tracker.group or run.group,
@@ -156,7 +156,6 @@ class _Session:
             allow_val_change=True,
             settings=settings,
             dir=place,
-            **self._how,
         )
         for axis in ("step", "level", "sparsity", "percent_remaining"):
             mine.define_metric(axis)
@@ -165,12 +164,12 @@ class _Session:
         return mine
 
     def _begin_job(self, group: str) -> Any:
-        """A run for the machine: what a job's processors and memory did, once for all its runs."""
+        """A run for the machine: the load of a job's processors and memory, logged once per job."""
         import wandb
 
         settings = self._settings(x_stats_pid=os.getppid(), x_stats_track_process_tree=True)
         return wandb.init(
-            **self._place(),
+            **self._common,
             id=self.job,
             name=self.job,
             group=self.tracker.group or group,
@@ -178,21 +177,20 @@ class _Session:
             tags=["job", *self.tracker.tags],
             settings=settings,
             dir=str(self.scratch),
-            **self._how,
         )
 
     def _attach(self, mine: Any, ticket: Path) -> None:
-        """A ticket or its mask as an artifact, which W&B stores once for all runs that log it."""
+        """Log a ticket or its mask; W&B stores an artifact once for all runs that log it."""
         import wandb
 
         kind = self.tracker.artifacts.removesuffix("s")
-        name, path = content(ticket, kind, self.folder / "masks")
-        made = wandb.Artifact(f"{kind}-{name}", type=kind)
-        made.add_file(str(path), name=path.name, policy="immutable")
-        mine.log_artifact(made)
+        name, path = artifact_of(ticket, kind, self.folder / "masks")
+        artifact = wandb.Artifact(f"{kind}-{name}", type=kind)
+        artifact.add_file(str(path), name=path.name, policy="immutable")
+        mine.log_artifact(artifact)
 
     def _attached(self, run: Run) -> list[str]:
-        """The tag that says of a run in W&B that its artifacts are there."""
+        """The tag that marks a run in W&B as one whose artifacts have all been logged."""
         wanted = self.tracker.artifacts
         return [wanted] if run.done and run.tickets and wanted != "none" else []
 
@@ -201,13 +199,11 @@ class _Session:
         return {name: value for name, value in place.items() if value is not None}
 
     @property
-    def _how(self) -> dict[str, Any]:
+    def _common(self) -> dict[str, Any]:
+        """What the runs of cells and that of the job have in common."""
         mode = self.tracker.mode
-        return {
-            "mode": mode,
-            "resume": "allow" if mode == "online" else None,
-            "reinit": "create_new",
-        }
+        resume = "allow" if mode == "online" else None
+        return {**self._place(), "mode": mode, "resume": resume, "reinit": "create_new"}
 
     def _settings(self, **more: Any) -> Any:
         import wandb
@@ -221,14 +217,14 @@ class _Session:
             init_timeout=self.tracker.timeout,
             finish_timeout=self.tracker.timeout,
             finish_timeout_raises=True,
-            # Our records are the log that W&B would keep for itself.
+            # W&B's log of what it sends is not needed: our records can be sent again.
             x_skip_transaction_log=self.tracker.mode == "online",
             **more,
         )
 
     @contextmanager
     def _answers(self) -> Iterator[Any]:
-        """W&B's errors as ours; after one, its service is started anew."""
+        """Turn W&B's errors into `Unreachable`; after an error its service is started anew."""
         import wandb
 
         try:
@@ -244,7 +240,7 @@ class _Session:
 
 @contextmanager
 def _quiet_log() -> Iterator[None]:
-    """W&B logs what it does to files; on a full disk Python would print a traceback per line."""
+    """Silence W&B's logging where it fails: on a full disk each line would print a traceback."""
     before, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield

@@ -1,6 +1,6 @@
 """What mirroring in W&B costs: for 50 and 500 runs, and to the training beside it.
 
-    python tests/benchmarks/bench_tracker.py [--runs 50 500] [--training]
+    PYTHONPATH=tests python tests/benchmarks/bench_tracker.py [--runs 50 500] [--training]
 
 The server is on loopback, so a network's own delay comes on top of each run's some twelve requests.
 """
@@ -19,11 +19,9 @@ import time
 from pathlib import Path
 
 import psutil
+from fixtures.wandb_server import WandbServer
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
-
-from fixtures.wandb_server import WandbServer  # noqa: E402
 
 WORDS = [
     *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),

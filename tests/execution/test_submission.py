@@ -1,10 +1,10 @@
 """A sweep is frozen, resumed as it was, and never done twice."""
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.command_line import CommandLine
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.submission import find, freeze, unfinished, work
@@ -104,9 +104,9 @@ def _compute(root: Path, cells: list[Cell], barrier) -> None:
 
 @pytest.mark.parametrize("theirs", [(1, 2, 3), (0, 1, 2)], ids=["overlapping", "the same"])
 def test_two_processes_on_one_root_double_nothing(
-    cell: Make, tmp_path: Path, theirs: tuple[int, ...]
+    cell: Make, tmp_path: Path, command_line: CommandLine, theirs: tuple[int, ...]
 ) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = command_line.processes
     barrier = context.Barrier(2)
     long = {"schedule__levels": 1, "recipe__length": "30ep"}
     seeds = [(0, 1, 2), theirs]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lt_sweeps.storage.record import Record
-from lt_sweeps.tracking.mean_runs import aggregates
-from lt_sweeps.tracking.tracked_runs import Level, Source
+from lt_sweeps.tracking.mean_runs import runs_over_seeds
+from lt_sweeps.tracking.tracked_runs import Level, TrackedCell
 
 RECORD = Record(
     experiment="e",
@@ -34,13 +34,13 @@ def level(number: int, accuracy: float | None, **more: Any) -> Level:
     return Level(number, 10 * number, (curve,), replace(RECORD, test_accuracy=accuracy, **more))
 
 
-def source(seed: int, *levels: Level, done: bool = True) -> Source:
+def source(seed: int, *levels: Level, done: bool = True) -> TrackedCell:
     labels = {"experiment": "e", "method": "imp", "mask_criterion": "random"}
-    return Source("0" * 16, str(seed), labels, {"seed": seed}, levels, done, (Path("t"),))
+    return TrackedCell("0" * 16, str(seed), labels, {"seed": seed}, levels, done, (Path("t"),))
 
 
 def test_mean_and_interval_over_three_seeds() -> None:
-    (run,) = aggregates(source(seed, level(0, seed / 10)) for seed in (1, 2, 3))
+    (run,) = runs_over_seeds(source(seed, level(0, seed / 10)) for seed in (1, 2, 3))
     curve, result = run.rows
     assert curve["mean/val/accuracy"] == pytest.approx(0.2)
     assert result["mean/ticket/test_accuracy"] == pytest.approx(0.2)
@@ -52,7 +52,7 @@ def test_mean_and_interval_over_three_seeds() -> None:
 
 def test_a_diverged_seed_is_counted_and_not_averaged() -> None:
     bad = level(0, None, finite=False)
-    (run,) = aggregates([source(0, level(0, 0.5)), source(1, bad), source(2, level(0, 0.7))])
+    (run,) = runs_over_seeds([source(0, level(0, 0.5)), source(1, bad), source(2, level(0, 0.7))])
     result = run.rows[-1]
     assert (result["ticket/seeds"], result["ticket/finite_seeds"]) == (3, 2)
     assert result["mean/ticket/test_accuracy"] == pytest.approx(0.6)
@@ -60,16 +60,16 @@ def test_a_diverged_seed_is_counted_and_not_averaged() -> None:
 
 def test_a_level_is_there_once_every_seed_has_it() -> None:
     one, two = source(0, level(0, 0.5), level(1, 0.4)), source(1, level(0, 0.7), done=False)
-    (run,) = aggregates([one, two])
+    (run,) = runs_over_seeds([one, two])
     assert [row["level"] for row in run.rows] == [0, 0] and not run.done
-    (later,) = aggregates([one, replace(two, levels=(*two.levels, level(1, 0.6)), done=True)])
+    (later,) = runs_over_seeds([one, replace(two, levels=(*two.levels, level(1, 0.6)), done=True)])
     assert later.rows[:2] == run.rows and len(later.rows) == 4 and later.done
 
 
 def test_other_seeds_are_another_run_and_one_seed_is_none() -> None:
     keys = {
-        aggregates(source(seed, level(0, 0.5)) for seed in seeds)[0].key
+        runs_over_seeds(source(seed, level(0, 0.5)) for seed in seeds)[0].key
         for seeds in ((0, 1), (1, 0), (0, 2), (0, 1, 2))
     }
     assert len(keys) == 3
-    assert aggregates([source(0, level(0, 0.5))]) == []
+    assert runs_over_seeds([source(0, level(0, 0.5))]) == []

@@ -17,7 +17,7 @@ from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking.mirror import sync
-from lt_sweeps.tracking.tracked_runs import sources
+from lt_sweeps.tracking.tracked_runs import tracked_cells
 
 REPOSITORY = Path(__file__).parents[2]
 DENSE = {"_target_": "lt_sweeps.plan.methods.dense"}
@@ -27,7 +27,7 @@ Swept = Callable[..., Path]
 
 def once(server: WandbServer, folder: Path) -> None:
     """Each run's rows are in the server, in order, each once, and no run is there twice."""
-    runs = {source.run.key: source.run for source in sources(folder)}
+    runs = {source.run.key: source.run for source in tracked_cells(folder)}
     assert set(runs) <= set(server.runs)
     for key, run in runs.items():
         assert [row["_step"] for row in server.rows(key)] == list(range(len(run.rows)))
@@ -65,7 +65,7 @@ def test_a_cell_over_its_seeds_is_a_run_with_mean_and_interval(
     assert sync(folder) == 0
     (mean,) = (run for run in wandb_server.runs.values() if "-mean-" in run["name"])
     last = wandb_server.rows(mean["name"])[-1]
-    values = [source.results[-1]["ticket/test_accuracy"] for source in sources(folder)]
+    values = [source.results[-1]["ticket/test_accuracy"] for source in tracked_cells(folder)]
     assert last["mean/ticket/test_accuracy"] == pytest.approx(sum(values) / 3)
     assert last["ci_low/ticket/test_accuracy"] < min(values)
     assert (last["ticket/seeds"], last["ticket/finite_seeds"]) == (3, 3)
@@ -102,8 +102,13 @@ def test_a_run_that_grew_is_the_same_run_and_gets_the_rest(
 
 
 def test_rows_that_a_server_dropped_without_a_word_are_noticed_and_sent_again(
-    cell: Make, swept: Swept, wandb_server: WandbServer, capsys: pytest.CaptureFixture[str]
+    cell: Make,
+    swept: Swept,
+    wandb_server: WandbServer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("lt_sweeps.tracking.mirror._AGAIN", (0.1, 0.1))
     folder = swept(cell())
     # W&B's client takes a 404 for final, drops the rows and finishes as if all were well
     wandb_server.fault = lambda path: 404 if "file_stream" in path else None
@@ -185,9 +190,9 @@ def test_without_a_key_nobody_is_asked_for_one(
     [
         ({"mod": "offline"}, "sync: mod; did you mean mode? keys: artifacts, entity, *"),
         ({"mode": "onlin"}, "tracker: mode='onlin' is no one of 'online', 'offline'"),
-        ({"per_minute": "0"}, "tracker.per_minute: 0; it is above 0"),
+        ({"per_minute": "0"}, "tracker.per_minute: 0; give a number above 0"),
         ({"timeout": "soon"}, "tracker: timeout='soon' is no float"),
-        ({"project": "a/b"}, "tracker.project: 'a/b'; W&B takes no *"),
+        ({"project": "a/b"}, "tracker.project: 'a/b'; W&B allows none of *"),
         ({"artifacts": "weights"}, "*is no one of 'none', 'masks', 'tickets'"),
     ],
 )
@@ -196,7 +201,7 @@ def test_a_wrong_key_or_value_is_refused(
 ) -> None:
     expected = ".*".join(map(re.escape, line.split("*")))
     with pytest.raises(ValueError, match=f"^{expected}"):
-        sync(swept(cell()), **given)
+        sync(swept(cell(), computed=False), **given)
 
 
 @pytest.mark.slow

@@ -4,52 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.command_line import CommandLine, kill, start, until
 from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.cli.command_line import main
-from lt_sweeps.tracking.mirror_process import Deadline, beside
-from lt_sweeps.tracking.tracked_runs import sources
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.tracking.mirror_process import Deadline, mirrored
+from lt_sweeps.tracking.tracked_runs import tracked_cells
 
-REPOSITORY = Path(__file__).parents[2]
 WORDS = [
     *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
     *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]", "schedule.levels=1"),
     *("recipe.batch_size=16", "recipe.length=5ep", "mask_criterion=large_final", "seed=0,1"),
     *("tracker=wandb", "tracker.every=0.5", "tracker.timeout=2", "workers=1"),
+    "report.figures=[curves]",  # one picture, drawn quickly
 ]
-Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def start(tmp_path: Path, wandb_server: WandbServer) -> Start:
-    """Start a sweep in a process of its own."""
-
-    def start(*words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "lt_sweeps", *WORDS, f"root={tmp_path / 'results'}", *words],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return start
-
-
-def until(happened: Callable[[], object], seconds: float = 90) -> None:
-    limit = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
 
 
 def sweep(root: Path) -> Path:
@@ -58,11 +32,11 @@ def sweep(root: Path) -> Path:
 
 
 def test_a_sweep_is_in_the_tracker_when_it_ends(
-    start: Start, tmp_path: Path, wandb_server: WandbServer
+    command_line: CommandLine, tmp_path: Path, wandb_server: WandbServer
 ) -> None:
-    _, err = (process := start()).communicate(timeout=300)
-    assert (process.returncode, err) == (0, "")
-    for source in sources(sweep(tmp_path)):
+    status, _, err = command_line(*WORDS, f"root={tmp_path / 'results'}")
+    assert (status, err) == (0, "")
+    for source in tracked_cells(sweep(tmp_path)):
         rows = wandb_server.rows(source.run.key)
         assert [row["_step"] for row in rows] == list(range(len(source.run.rows)))
     kinds = [run["about"]["jobType"] for run in wandb_server.runs.values()]
@@ -74,20 +48,20 @@ def test_a_sweep_is_in_the_tracker_when_it_ends(
 
 @pytest.mark.slow
 def test_curves_show_while_a_training_runs_and_a_killed_sweep_goes_on_in_the_same_runs(
-    start: Start, tmp_path: Path, wandb_server: WandbServer
+    command_line: CommandLine, tmp_path: Path, wandb_server: WandbServer
 ) -> None:
-    words = ("recipe.length=3000ep", "recipe.evaluate_every=100ep", "checkpoint_every=0.5")
-    process = start(*words)
-    until(lambda: any(run["history"] for run in wandb_server.runs.values()))
+    words = [*WORDS, f"root={tmp_path / 'results'}", "recipe.length=3000ep"]
+    words += ["recipe.evaluate_every=100ep", "checkpoint_every=0.5"]
+    process = start(*words, folder=tmp_path)
+    until(lambda: any(run["history"] for run in wandb_server.runs.values()), process)
     begun = {name: len(run["history"]) for name, run in wandb_server.runs.items()}
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill(process)
     assert all(n < 62 for n in begun.values()), "the curve was there before the end"
     assert all(run["state"] == "running" for n, run in wandb_server.runs.items() if begun.get(n))
-    _, err = (process := start(*words)).communicate(timeout=300)
-    assert process.returncode == 0, err
+    status, _, err = command_line(*words)
+    assert status == 0, err
     assert len(wandb_server.runs) == 4, "no run is there twice"
-    for source in sources(sweep(tmp_path)):
+    for source in tracked_cells(sweep(tmp_path)):
         rows = wandb_server.rows(source.run.key)
         assert [row["_step"] for row in rows] == list(range(len(source.run.rows)))
         assert len(rows) == 2 * (31 + 1)
@@ -108,15 +82,16 @@ def hang(path: str) -> None:
     ids=["wrong key", "down", "not found", "hangs"],
 )
 def test_a_tracker_that_fails_costs_a_sweep_one_line(
-    start: Start,
+    command_line: CommandLine,
     tmp_path: Path,
     wandb_server: WandbServer,
     fault: Callable[[str], int | None],
     linger: int,
 ) -> None:
     wandb_server.fault = fault
-    _, err = (process := start(f"tracker.linger={linger}")).communicate(timeout=300)
-    assert process.returncode == 0, err
+    words = [*WORDS, f"root={tmp_path / 'results'}", f"tracker.linger={linger}"]
+    status, _, err = command_line(*words)
+    assert status == 0, err
     lines = err.splitlines()
     assert 1 <= len(lines) <= 2 and all(line.startswith("tracker: ") for line in lines), err
     assert "results are kept, and `lt-sweeps sync" in err
@@ -129,7 +104,7 @@ def test_a_mirror_that_is_stuck_is_killed_and_that_is_said(
 ) -> None:
     monkeypatch.setattr("lt_sweeps.tracking.mirror_process._GRACE", 0.0)
     wandb = {"_target_": "lt_sweeps.tracking.wandb_tracker.Wandb", "linger": 0}
-    with beside(tmp_path, wandb):
+    with mirrored(tmp_path, wandb):
         pass
     assert capfd.readouterr().err == (
         f"tracker: no answer; results are kept, and `lt-sweeps sync {tmp_path}` uploads what is "
@@ -137,22 +112,33 @@ def test_a_mirror_that_is_stuck_is_killed_and_that_is_said(
     )
 
 
+def test_a_sweep_that_ends_before_its_mirror_has_started_is_mirrored(
+    cell: Callable[..., Cell], swept: Callable[..., Path], wandb_server: WandbServer
+) -> None:
+    folder = swept(cell())
+    with mirrored(folder, {"_target_": "lt_sweeps.tracking.wandb_tracker.Wandb"}):
+        pass
+    (source,) = tracked_cells(folder)
+    assert len(wandb_server.rows(source.run.key)) == len(source.run.rows)
+
+
 @pytest.mark.slow
 def test_a_sweep_without_a_tracker_starts_no_process(
-    start: Start, tmp_path: Path, wandb_server: WandbServer
+    command_line: CommandLine, tmp_path: Path, wandb_server: WandbServer
 ) -> None:
-    process = start("tracker=none", "~tracker.every", "~tracker.timeout")
-    process.communicate(timeout=300)
+    words = [word for word in WORDS if not word.startswith("tracker")]
+    assert command_line(*words, "tracker=none", f"root={tmp_path / 'results'}").status == 0
     assert not wandb_server.requests and not (tmp_path / "results" / "wandb").exists()
 
 
 @pytest.mark.slow
 def test_the_tracker_is_no_part_of_what_a_cell_is(
-    start: Start, tmp_path: Path, wandb_server: WandbServer
+    command_line: CommandLine, tmp_path: Path, wandb_server: WandbServer
 ) -> None:
-    (online := start()).communicate(timeout=300)
-    out, _ = (offline := start("tracker.mode=offline")).communicate(timeout=300)
-    assert (online.returncode, offline.returncode) == (0, 0)
+    words = [*WORDS, f"root={tmp_path / 'results'}"]
+    assert command_line(*words).status == 0
+    status, out, _ = command_line(*words, "tracker.mode=offline")
+    assert status == 0
     assert "0 in 0 packs" in out and len(list((tmp_path / "results/sweeps").iterdir())) == 1
     manifest = json.loads((sweep(tmp_path) / "manifest.json").read_text())
     assert manifest["cells"][0]["config"]["tracker"]["mode"] == "offline"
@@ -163,7 +149,7 @@ def test_the_tracker_is_no_part_of_what_a_cell_is(
     [
         (["tracker.mode=onlin"], "tracker: mode='onlin' is no one of 'online', 'offline'"),
         (["tracker.mode=online,offline"], "tracker: one value for all cells of a multirun"),
-        (["tracker.linger=-1"], "tracker.linger: -1; it is 0 or more seconds"),
+        (["tracker.linger=-1"], "tracker.linger: -1; give 0 or more seconds"),
         (["tracker=wnb"], "tracker: wnb; did you mean wandb? options: none, wandb"),
         (["tracker.modus=online"], "tracker.modus: unknown key"),
     ],

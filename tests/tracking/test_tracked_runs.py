@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.tracking.tracked_runs import frozen, sources
+from lt_sweeps.tracking.tracked_runs import manifest_cells, tracked_cells
 from lt_sweeps.training.training_loop import Interrupted
 
 DENSE = {"_target_": "lt_sweeps.plan.methods.dense"}
@@ -22,7 +22,9 @@ def test_every_cell_and_seed_is_a_run_though_they_trained_stacked(cell: Make, sw
     cells = [cell(seed=seed) for seed in (0, 1)]
     runs = [
         s.run
-        for s in sources(swept(*cells, *(cell(seed=s, mask_criterion=random) for s in (0, 1))))
+        for s in tracked_cells(
+            swept(*cells, *(cell(seed=s, mask_criterion=random) for s in (0, 1)))
+        )
     ]
     assert len({run.key for run in runs}) == 4
     assert [run.key.rpartition("-")[2] for run in runs] == ["0", "1", "0", "1"]
@@ -34,7 +36,7 @@ def test_every_cell_and_seed_is_a_run_though_they_trained_stacked(cell: Make, sw
 
 
 def test_the_axes_go_on_from_level_to_level(cell: Make, swept: Swept) -> None:
-    (source,) = sources(swept(cell()))
+    (source,) = tracked_cells(swept(cell()))
     rows = source.run.rows
     # 64 images in batches of 16: 4 steps an epoch, 12 a level
     assert [row["step"] for row in rows] == [
@@ -64,7 +66,7 @@ def test_the_axes_go_on_from_level_to_level(cell: Make, swept: Swept) -> None:
 
 def test_a_result_is_the_record(cell: Make, swept: Swept) -> None:
     folder = swept(cell())
-    (source,) = sources(folder)
+    (source,) = tracked_cells(folder)
     path = folder.parent.parent / "runs" / source.signature / "0" / "records.jsonl"
     record = json.loads(path.read_text().splitlines()[2])
     result = source.results[2]
@@ -81,10 +83,10 @@ def test_the_curve_of_a_training_that_runs_is_there_from_its_checkpoint(
     with pytest.raises(Interrupted):
         run(cell(method=DENSE), stopped=lambda: next(stops))
     # the frozen plan is all that a reader has beside the checkpoint
-    (source,) = sources(swept(cell(method=DENSE), computed=False))
+    (source,) = tracked_cells(swept(cell(method=DENSE), computed=False))
     assert [row["step"] for row in source.run.rows] == [0, 4, 8]
     before = source.run.rows
-    (after,) = sources(swept(cell(method=DENSE)))
+    (after,) = tracked_cells(swept(cell(method=DENSE)))
     assert after.run.rows[:3] == before and len(after.run.rows) == 5
     assert after.done and not source.done
 
@@ -96,15 +98,15 @@ def test_the_curve_of_a_training_that_runs_is_there_from_its_checkpoint(
         ("[]", "not a sweep's manifest"),
         (
             '{"stages": {}, "cells": [{"signature": "a", "seed": "0"}]}',
-            "written before sweeps were mirrored",
+            "it lacks what a mirror needs",
         ),
-        ('{"stages": {}, "cells": []}', "written before sweeps were mirrored"),
+        ('{"stages": {}, "cells": []}', "it lacks what a mirror needs"),
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path, content: str, line: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(ValueError, match=line):
-        frozen(tmp_path)
+        manifest_cells(tmp_path)
 
 
 def test_a_record_that_is_no_json_is_named(cell: Make, swept: Swept) -> None:
@@ -112,4 +114,4 @@ def test_a_record_that_is_no_json_is_named(cell: Make, swept: Swept) -> None:
     (path,) = folder.parent.parent.glob("runs/*/0/records.jsonl")
     path.write_text(path.read_text() + "{\n")
     with pytest.raises(ValueError, match=r"records.jsonl:4: not valid JSON"):
-        sources(folder)
+        tracked_cells(folder)

@@ -97,7 +97,7 @@ def test_the_verdicts_are_a_table_in_both(sweep: Path) -> None:
 def test_without_a_baseline_the_table_has_means(sweep: Path) -> None:
     view, _ = written(dashboard(sweep, save="false"))
     text = view["panelBankConfig"]["sections"][-1]["panels"][0]["config"]["value"]
-    assert "no tests, for the layout names no baseline" in text
+    assert "no tests, because the report has no baseline" in text
     assert len(text.splitlines()) == 4 + 2 * 3
 
 
@@ -113,8 +113,8 @@ def test_saved_again_it_replaces_itself(sweep: Path, wandb_server: WandbServer) 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["save=no"], "dashboard: save=no; it is true or false"),
-        (["projct=x"], "dashboard: no key projct; it has"),
+        (["save=no"], "dashboard: save=no; give true or false"),
+        (["projct=x"], "dashboard: unknown key projct; keys: ["),
         (["save=false", "baseline=none_such"], "report.baseline: no line is called `none_such`"),
     ],
 )

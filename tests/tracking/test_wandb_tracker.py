@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures import wandb_files as wandb_files
+from fixtures import wandb_files
 from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking.mirror import sync
-from lt_sweeps.tracking.tracked_runs import sources
+from lt_sweeps.tracking.tracked_runs import tracked_cells
 from lt_sweeps.tracking.wandb_tracker import AXES
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def offline(folder: Path) -> Path:
 def once(folder: Path) -> dict[str, dict]:
     """Every run's rows are in the files, in order, each once."""
     found = wandb_files.runs(offline(folder))
-    runs = {source.run.key: source.run for source in sources(folder)}
+    runs = {source.run.key: source.run for source in tracked_cells(folder)}
     assert set(runs) <= set(found)
     for key, run in runs.items():
         rows = found[key]["rows"]
@@ -115,7 +115,7 @@ def test_wandb_sync_uploads_the_files_and_ours_then_has_nothing_to_add(
     files = sorted(map(str, offline(folder).glob("offline-run-*")))
     command = [str(Path(sys.executable).parent / "wandb"), "sync", *files]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    for source in sources(folder):
+    for source in tracked_cells(folder):
         rows = wandb_server.rows(source.run.key)
         assert [row["_step"] for row in rows] == list(range(len(source.run.rows)))
     assert len(wandb_server.artifacts) == 1 + 2 * 2

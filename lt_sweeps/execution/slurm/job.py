@@ -17,7 +17,7 @@ from lt_sweeps.execution.exit_codes import STOPPED
 from lt_sweeps.execution.slurm.squeue import end
 from lt_sweeps.execution.worker_pool import Workers
 from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
-from lt_sweeps.tracking.mirror_process import beside
+from lt_sweeps.tracking.mirror_process import mirrored
 
 _ASKING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         config = sweep.manifest["cells"][0]["config"]
         tracker = {} if submitted["canary"] else config.get("tracker", {})
-        with beside(sweep.folder, tracker, hurried=lambda: bool(asked)):
+        with mirrored(sweep.folder, tracker, hurried=lambda: bool(asked)):
             # Without its parent nobody would requeue this job: save, and leave the rest to the
             # next.
             seen_through = workers.run(lambda: bool(asked) or os.getppid() != parent)

@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from fixtures import wandb_files as wandb_files
+from fixtures import wandb_files
 from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking import wandb_file
 from lt_sweeps.tracking.mirror import sync
-from lt_sweeps.tracking.tracked_runs import sources
+from lt_sweeps.tracking.tracked_runs import tracked_cells
 
 REPOSITORY = Path(__file__).parents[2]
 Make = Callable[..., Cell]
@@ -68,7 +68,7 @@ def test_a_full_disk_is_one_line_and_later_all_is_sent(
 ) -> None:
     wandb = pytest.importorskip("wandb")
     folder = swept(*(cell(seed=seed) for seed in range(4)))
-    lengths = [len(source.run.rows) for source in sources(folder)]
+    lengths = [len(source.run.rows) for source in tracked_cells(folder)]
     with small_disk(folder.parent.parent / "wandb", size=size, full=full):
         assert sync(folder, mode=mode, timeout="5") == 1
         err = capfd.readouterr().err
@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_line_and_later_all_is_sent(
         assert all(steps == list(range(lengths[0])) for steps in files(folder).values())
         wandb.teardown()
     assert sync(folder, mode=mode) == 0, capfd.readouterr().err
-    for source, length in zip(sources(folder), lengths, strict=True):
+    for source, length in zip(tracked_cells(folder), lengths, strict=True):
         key = source.run.key
         sent = (
             [row["_step"] for row in wandb_server.rows(key)]
@@ -125,10 +125,10 @@ def test_a_file_that_is_torn_anywhere_is_not_taken_for_a_run(
     (file,) = (folder.parent.parent / "wandb").glob("offline-run-*/*.wandb")
     whole = file.read_bytes()
     assert len(whole) > 2**15, "several blocks"
-    assert wandb_file.rows(file) == len(sources(folder)[0].run.rows)
+    assert wandb_file.finished_rows(file) == len(tracked_cells(folder)[0].run.rows)
     torn = tmp_path / "torn.wandb"
     for size in (0, 3, 7, 11, 2**15 - 3, 2**15, 2**15 + 2, len(whole) - 1):
         torn.write_bytes(whole[:size])
-        assert wandb_file.rows(torn) is None
+        assert wandb_file.finished_rows(torn) is None
     torn.write_bytes(whole[:500] + bytes(8) + whole[508:])
-    assert wandb_file.rows(torn) is None
+    assert wandb_file.finished_rows(torn) is None

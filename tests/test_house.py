@@ -1,0 +1,94 @@
+"""The house: few rooms, and names by which a newcomer finds what each file holds."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+HOUSE = FOLDER.parent / "lt_sweeps"
+ROOMS = sorted(path.parent for path in HOUSE.glob("*/__init__.py"))
+MODULES = {path: ast.parse(path.read_text()) for path in sorted(HOUSE.rglob("*.py"))}
+Definition = ast.ClassDef | ast.FunctionDef
+
+
+def public(kind: type[Definition]) -> Iterator[tuple[Path, str]]:
+    """Module and name of what modules define for others, classes or functions."""
+    for path, module in MODULES.items():
+        for node in module.body:
+            if isinstance(node, kind) and not node.name.startswith("_"):
+                yield path, node.name
+
+
+def names(path: Path) -> set[str]:
+    """What can be imported from a module."""
+    found: set[str] = set()
+    for node in MODULES[path].body:
+        if isinstance(node, Definition):
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def test_the_house_is_seen_at_a_glance() -> None:
+    assert len([path for path in HOUSE.iterdir() if path.name != "__pycache__"]) <= 18
+    assert len(ROOMS) <= 14
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+def test_a_room_says_what_it_is_for_and_its_door_exists(room: Path) -> None:
+    entry = room / "__init__.py"
+    docstring = ast.get_docstring(MODULES[entry])
+    assert docstring and len(docstring.splitlines()) <= 6
+    _, door, doors = docstring.partition("Door: ")
+    if not door:
+        assert names(entry) - {"annotations"}, "a room without a door of its own is one itself"
+    for name in re.findall(r"`([\w.]+)`", doors):
+        module, _, item = name.partition(".")
+        if (room / module / "__init__.py").exists():
+            assert not item
+        else:
+            path = room / f"{module}.py"
+            assert path.exists(), f"{room.name} has no {module}"
+            assert not item or item in names(path), f"{path} has no {item}"
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    counts = Counter(name for _, name in public(ast.ClassDef))
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_no_function_is_named_as_its_module() -> None:
+    # `from lt_sweeps.plan.plan import plan` would hide one behind the other.
+    assert [path for path, name in public(ast.FunctionDef) if name == path.stem] == []
+
+
+def test_no_module_is_named_as_one_of_the_standard_library() -> None:
+    assert {path.stem for path in MODULES} & (sys.stdlib_module_names - {"__main__"}) == set()
+
+
+def test_the_tests_have_the_same_rooms() -> None:
+    tests = {path.name for path in FOLDER.iterdir() if path.is_dir()}
+    assert {room.name for room in ROOMS} <= tests
+
+
+def test_what_tests_share_is_a_fixture() -> None:
+    # A test that imports another test's file breaks when that one moves.
+    tests = {path.stem: ast.parse(path.read_text()) for path in FOLDER.rglob("test_*.py")}
+    for name, test in tests.items():
+        for node in ast.walk(test):
+            if isinstance(node, ast.ImportFrom):
+                assert not {*(node.module or "").split(".")} & tests.keys(), name
+            if isinstance(node, ast.Import):
+                assert not {alias.name for alias in node.names} & tests.keys(), name
+            assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path"), name
