@@ -1,8 +1,8 @@
-"""The canary: two steps of a pack of each kind, before the others spend hours to find out.
+"""The canary: two steps of one pack of each kind, so that what would fail fails in minutes.
 
-Every training before it is cut to two steps as well, and its weights then stand for all its
-snapshots, so that criteria, resets and freezes work on real tickets. Nothing of it is kept but the
-notes of what failed, and which packs had to be halved.
+The trainings that such a pack starts from are cut to two steps as well. Their weights after two
+steps take the place of all their snapshots, so that criteria, resets and freezes work on real
+tickets. Only two things are kept: what failed, and which packs had to be halved.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _STEPS = 2
 
 
 def chosen(packs: Sequence[Pack]) -> list[Pack]:
-    """A pack of each kind, and those that it stands on.
+    """One pack of each kind, and the packs that it starts from.
 
-    Packs of a kind differ in seeds and levels only, of which nothing breaks.
+    Packs of a kind differ only in seeds and levels, and neither can make one of them fail alone.
     """
     made_by = {(u.stage.key, u.seed): pack for pack in packs for u in pack.units}
-    found: dict[str, Pack] = {}
+    names: set[str] = set()
     seen: set[tuple[object, ...]] = set()
     for pack in packs:
         if (kind := _kind(pack)) in seen:
@@ -40,8 +40,8 @@ def chosen(packs: Sequence[Pack]) -> list[Pack]:
         for unit in pack.units:
             for stage in ancestors(unit.stage):
                 if before := made_by.get((stage.key, unit.seed)):
-                    found[before.name] = before
-    return [pack for pack in packs if pack.name in found]
+                    names.add(before.name)
+    return [pack for pack in packs if pack.name in names]
 
 
 def two_steps(
@@ -52,7 +52,7 @@ def two_steps(
     device: str,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train a frozen pack for two steps, and let what comes of it stand for all its snapshots."""
+    """Train a frozen pack for two steps, and save the result as every snapshot that is needed."""
     made, chosen = members(sweep, pack)
     for unit in chosen:
         _borrow(unit, Store(sweep.root), scratch)
@@ -72,11 +72,11 @@ def two_steps(
 
 
 def _borrow(unit: Unit, store: Store, scratch: Store) -> None:
-    """Copy the tickets that a unit stands on, where they are stored and the canary has none."""
+    """Copy the stored tickets that a unit starts from, unless the canary has made its own."""
     for stage in ancestors(unit.stage.start):
         path = scratch.path(stage.key, unit.seed)
-        found = store.path(stage.key, unit.seed).parent
-        for source in [*found.glob(path.name), *found.glob(f"{unit.seed}@*.safetensors")]:
+        folder = store.path(stage.key, unit.seed).parent
+        for source in [*folder.glob(path.name), *folder.glob(f"{unit.seed}@*.safetensors")]:
             if not (target := path.with_name(source.name)).exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)

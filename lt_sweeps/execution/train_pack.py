@@ -1,4 +1,4 @@
-"""Compute: units that train together, claimed, continued from their checkpoints, never twice."""
+"""Train a pack: claim its units, go on from their checkpoints, never compute one twice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def compute(
     progress: Callable[[int], None] = lambda step: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train what is missing of `units`, waiting for whatever another process has in hand."""
+    """Train the units that are missing; wait for those that another process is computing."""
     waiting = list(units)
     while waiting:
         claims = _claim(waiting, store)
@@ -40,7 +40,7 @@ def compute(
             for claim in claims.values():
                 claim.release()
         waiting = [unit for unit in waiting if unit not in claims]
-        if waiting and not mine:  # another process is at them
+        if waiting and not mine:  # another process computes them
             progress(waiting[0].stage.start.step)
             if stopped():
                 raise Interrupted("stopped while waiting for another process")
@@ -48,9 +48,9 @@ def compute(
 
 
 def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, BaseFileLock]:
-    """The units that no other process has in hand; none if the first is in one's.
+    """Claim the units that no other process computes; none if another has the first of them.
 
-    Two processes at the same pack so never share it out between them.
+    So two processes with the same pack never divide it between them.
     """
     claims: dict[Unit, BaseFileLock] = {}
     for unit in units:
@@ -71,7 +71,7 @@ def _train(
     progress: Callable[[int], None],
     stopped: Callable[[], bool],
 ) -> None:
-    """Train units stacked, each group from the latest checkpoint that all of it has."""
+    """Train units stacked, each group from the latest checkpoint that all of its units have."""
     for group, step in _by_checkpoint(units, moments, store):
         wanted = [moments.get(unit.stage.key, frozenset()) for unit in group]
         loop = TrainingLoop(
@@ -93,20 +93,20 @@ def _names(units: Sequence[Unit]) -> str:
 def _by_checkpoint(
     units: Sequence[Unit], moments: Mapping[str, frozenset[Any]], store: Store
 ) -> list[tuple[list[Unit], int | None]]:
-    """Units that can go on together, and the step of the checkpoint that they go on from.
+    """Units that can go on together, and the step of their checkpoint; None starts anew.
 
-    A checkpoint past a snapshot that is missing is of no use.
+    A checkpoint that lies after a missing snapshot cannot be used.
     """
-    found: dict[Unit, set[int]] = {}
+    usable: dict[Unit, set[int]] = {}
     for unit in units:
         key, seed = unit.stage.key, unit.seed
         wanted = [m for m in moments.get(key, ()) if isinstance(m, int)]
         first = min((m for m in wanted if not store.has(key, seed, m)), default=unit.stage.step)
-        found[unit] = {step for step in store.checkpoints(key, seed) if step <= first}
-    if shared := set.intersection(*found.values()):
+        usable[unit] = {step for step in store.checkpoints(key, seed) if step <= first}
+    if shared := set.intersection(*usable.values()):
         return [(list(units), max(shared))]
     groups: dict[int | None, list[Unit]] = {}
-    for unit, steps in found.items():
+    for unit, steps in usable.items():
         groups.setdefault(max(steps, default=None), []).append(unit)
     return [(group, step) for step, group in groups.items()]
 

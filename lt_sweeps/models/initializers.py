@@ -1,4 +1,4 @@
-"""Initializers: each fills a whole module in place; a bias starts at 0, a batch norm at 1 and 0."""
+"""Initializers: each fills a whole module in place, biases with 0 and norm scales with 1."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Scales: an initializer for batch norms, after another for the rest."""
+"""An initializer for batch-norm scales, applied after another one for the rest."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ def resnet50(input_shape: Sequence[int], classes: int) -> nn.Module:
     Names of weights and their initial distribution are torchvision's.
 
     Raises:
-        ValueError: the images have not three channels.
+        ValueError: the images do not have three channels.
     """
-    # Importing torchvision takes a second, which no other model should wait for.
+    # Imported here, because it takes a second and no other model needs it.
     from torchvision import models
 
     if input_shape[0] != 3:

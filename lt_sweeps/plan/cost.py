@@ -1,4 +1,4 @@
-"""Cost: what a training takes, from its shapes, and from what trainings here took before."""
+"""Cost: how long a training takes and how many fit into memory, from shapes and measurements."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Shape:
 
 @functools.cache
 def shape(network: Network) -> Shape:
-    """Counted in one example's forward pass, with whatever the memory holds as weights."""
+    """Counted in the forward pass of one example; the weights are whatever the memory holds."""
     # Not on `meta`: its first forward pass imports three seconds of torch.
     module = network.module().to_empty(device="cpu").eval()
     counts = {"multiply_adds": 0, "activations": 0}
@@ -84,19 +84,19 @@ class Speeds:
 
     @classmethod
     def of(cls, root: Path) -> Speeds:
-        """What is known; a file that cannot be read is as good as none, for it is only a guess."""
+        """What has been measured; a file that cannot be read is ignored: it is only a guess."""
         path = root / "speeds.json"
         try:
             known = json.loads(path.read_text())
         except (FileNotFoundError, ValueError):
             known = {}
-        fine = isinstance(known, dict) and all(isinstance(v, float) for v in known.values())
-        return cls(path, known if fine else {})
+        valid = isinstance(known, dict) and all(isinstance(v, float) for v in known.values())
+        return cls(path, known if valid else {})
 
     def seconds(self, stage: Work, replicates: int, device: str) -> tuple[float, bool]:
         """Estimated seconds of a stacked training, and whether it rests on a measurement.
 
-        `device` is `cpu`, a GPU's name, or `cuda` for a GPU that is not here to be asked.
+        `device` is `cpu`, the name of a GPU, or `cuda` for a GPU of another machine.
         """
         recipe, steps = stage.training.recipe, stage.length
         rate = self._rate(kind(stage), device)
@@ -117,7 +117,7 @@ class Speeds:
         return min(on_gpus, default=None)
 
     def learn(self, stage: Work, cost: Mapping[str, Any]) -> None:
-        """Remember what a whole training took, all its interruptions included."""
+        """Remember how long a whole training took, with the time of all its interrupted parts."""
         if not cost.get("seconds") or not stage.length:
             return
         rate, name = stage.length / cost["seconds"], f"{kind(stage)} {cost['device']}"
@@ -126,6 +126,6 @@ class Speeds:
 
 
 def kind(stage: Work) -> str:
-    """What trainings of one speed on one device share."""
+    """The name under which the speed of trainings like this one is remembered."""
     recipe = stage.training.recipe
     return f"{stage.network.net} {stage.network.input_shape} b{recipe.batch_size}"

@@ -18,7 +18,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to compute: nothing here changes what is computed."""
+    """Where and how to compute; none of it changes a result."""
 
     device: str = "cpu"
     backend: str = "auto"

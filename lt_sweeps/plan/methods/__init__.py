@@ -1,7 +1,8 @@
 """Methods: functions of (init, recipe, schedule, ...) that return the last stage of a cell.
 
-A method holds no tensors, so it can be printed, hashed, tested and resumed. It receives the
-arguments that it names.
+A method returns stages and computes nothing, so what it does can be printed, hashed, tested and
+resumed. It receives the arguments that it names. To add one, write a function and a yaml in
+`conf/method`.
 """
 
 from lt_sweeps.plan.methods.continued_training import imp_continued

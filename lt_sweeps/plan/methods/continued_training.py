@@ -23,9 +23,9 @@ def imp_continued(
     """Train, prune a little, go on with the whole recipe from the weights as they are.
 
     Args:
-        protocol: `prune` has the networks themselves as results; `ticket` uses their training to
-            search for masks, and trains each level's mask on the dense run's weights at time `to`.
-        restart: such a ticket begins the recipe anew, instead of going on from `to`.
+        protocol: with `prune` the networks themselves are the results; with `ticket` they are a
+            search, and each level's mask is trained on the dense run's weights at time `to`.
+        restart: a ticket begins the recipe anew, instead of going on from `to`.
     """
     early = reset_by("transplant", to=to, restart=restart)
     dense = trained = Train(init, recipe)

@@ -1,4 +1,4 @@
-"""AMC: densities by layer that an agent finds, then fine-tuning (arXiv:1802.03494)."""
+"""AMC: an agent finds a density for each layer, then fine-tuning (arXiv:1802.03494)."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def amc(
     protocol: Protocol = "prune",
     finetune: Changes = "same",
 ) -> tuple[Train, Train]:
-    """Train, find densities that leave as many weights as the last target says, fine-tune.
+    """Train, find densities that keep as many weights as the last target says, fine-tune.
 
-    Densities that are known already need no agent: method=magnitude schedule=densities.
+    Known densities need no agent: use method=magnitude schedule=densities.
 
     Args:
-        episodes: how often densities are tried, for one evaluation on the validation set each.
-        warmup: episodes at random, before the agent learns.
-        lowest: density of a layer.
-        recalibrate: training batches to estimate batch-norm statistics from before each of them.
+        episodes: how many densities are tried; each costs one evaluation on the validation set.
+        warmup: episodes with random densities, before the agent learns.
+        lowest: the lowest density of a layer.
+        recalibrate: training batches to estimate batch-norm statistics from before each evaluation.
         finetune: the keys of the recipe in which the fine-tuning differs.
     """
     refuse_ticket(protocol, "amc", because="its densities suit trained weights")
@@ -42,8 +42,8 @@ def amc(
     if keep < fewest:
         total = sum(layer.size for layer in network.layers)
         raise ValueError(
-            f"method: lowest={lowest:g} leaves {fewest} weights, sparsity {1 - fewest / total:.4f} "
-            f"at most, and the schedule asks for {1 - keep / total:.4f}; give a lower one"
+            f"method: lowest={lowest:g} keeps {fewest} weights, a sparsity of at most "
+            f"{1 - fewest / total:.4f}; the schedule asks for {1 - keep / total:.4f}; lower it"
         )
     dense = Train(init, recipe)
     search = Search(Reset(dense, KEEP, ZERO, origin=dense), recipe, sparsifier)

@@ -17,7 +17,7 @@ def dnw(
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
 ) -> tuple[Train, Work]:
-    """Compute with the largest weights of each layer, train all, then fine-tune the largest.
+    """Compute with the largest weights of each layer but train all, then fine-tune the largest.
 
     Args:
         finetune: the keys of the recipe in which fine-tuning differs; null only scores.
@@ -27,7 +27,7 @@ def dnw(
     alike = tuple(round(layer.size * (1 - target.sparsity)) for layer in layers)
     if target.scope != "layer" or target.keep != alike:
         raise ValueError(
-            "schedule: dnw leaves the same fraction of every layer; give schedule=one_shot or "
+            "schedule: dnw keeps the same fraction of every layer; give schedule=one_shot, or "
             "sparsities with scope=layer"
         )
     start = logits("lt_sweeps.sparsity.mask_logits.none")

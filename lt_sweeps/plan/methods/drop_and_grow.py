@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lt_sweeps.config.durations import steps
 from lt_sweeps.plan.methods.after_search import Protocol, criterion_by, finetuned, refuse_ticket
-from lt_sweeps.plan.methods.pruning_at_init import sparse
+from lt_sweeps.plan.methods.pruning_at_init import at_init_ticket
 from lt_sweeps.plan.stages import Changes, Init, Train, Training
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import RigL
@@ -28,11 +28,11 @@ def rigl(
     """Train at the layers' densities of the schedule's last target, from a random mask.
 
     Args:
-        fraction: of a layer's weights, those that move at first; less and less, along a cosine.
+        fraction: the fraction of a layer's weights that moves first; it falls along a cosine.
         every: time between two moves.
-        begin: the part of the training after which moves begin.
-        end: the part of it after which the mask is fixed.
-        multiplier: the training is so many times as long, milestones and warm-up included.
+        begin: the fraction of the training after which moves begin.
+        end: the fraction of it after which the mask is fixed.
+        multiplier: makes the training so many times as long, milestones and warm-up included.
         finetune: the keys of the recipe in which a fine-tuning after it differs; null for none.
     """
     refuse_ticket(
@@ -43,8 +43,8 @@ def rigl(
     target, longer = schedule[-1], _stretched(recipe, multiplier)
     if target.scope != "layer":
         raise ValueError(
-            "method: RigL keeps the number of weights in each layer, which a global schedule does "
-            "not say; use schedule=erk, schedule=uniform, or scope=layer"
+            "method: rigl needs the number of weights in each layer, which a global schedule does "
+            "not give; use schedule=erk, schedule=uniform, or scope=layer"
         )
     if not 0 <= begin < end <= 1:
         raise ValueError(
@@ -57,13 +57,13 @@ def rigl(
         end=int(end * length),
         every=steps(every, recipe.recipe.steps_per_epoch, where="method.every"),
     )
-    trained = Train(sparse(init, recipe, target, RANDOM), longer, sparsifier)
+    trained = Train(at_init_ticket(init, recipe, target, RANDOM), longer, sparsifier)
     result = trained if finetune is None else finetuned(trained, recipe, finetune)
     return Train(init, recipe), result
 
 
 def _stretched(training: Training, times: int) -> Training:
-    """The same recipe, everything in it taking so many times as long."""
+    """The same recipe with all of its times multiplied."""
     if times < 1:
         raise ValueError(f"method.multiplier: {times}; give 1 or more")
     if times == 1:

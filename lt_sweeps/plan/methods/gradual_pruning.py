@@ -21,11 +21,11 @@ def gmp(
     protocol: Protocol = "prune",
     finetune: Changes | None = None,
 ) -> tuple[Train, Train]:
-    """Prune while training, to exactly the schedule's last target.
+    """Prune during training, to exactly the schedule's last target.
 
     Args:
-        begin: the part of the recipe after which pruning begins.
-        end: the part of it after which the mask is fixed.
+        begin: the fraction of the recipe after which pruning begins.
+        end: the fraction of it after which the mask is fixed.
         every: time between two prunings.
         power: 3 is the cubic schedule.
         finetune: the keys of the recipe in which a fine-tuning after it differs; null for none.

@@ -35,22 +35,22 @@ def l0(
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
 ) -> tuple[Train, Work]:
-    """Train with gates that are drawn, fix a mask, fine-tune what it keeps.
+    """Train with gates that are drawn in every step, fix a mask, fine-tune what it keeps.
 
     Args:
-        lmbda: per weight, times the expected number of weights that are not 0.
-        l2: weight decay of a weight by its chance to be kept, beside the recipe's.
-        droprate: of the gates at the start.
+        lmbda: the penalty per weight that is expected not to be 0.
+        l2: a weight decay scaled by the weight's chance to be kept, besides the recipe's.
+        droprate: the drop rate of the gates at the start.
         grain: what has a gate: a `weight`, or a `channel` (an output feature map of a convolution,
             an input of a linear layer).
-        mask: fixed for fine-tuning: where the test's `gate` is not 0, its value kept in the weight;
-            the same without its value (`binary`); one `sample`. `none` goes on drawing, which
-            arXiv:1912.04427's authors found to fail.
+        mask: the mask for fine-tuning. `gate` keeps weights whose gate in the test is not 0, and
+            multiplies them by it; `binary` keeps the same weights as they are; `sample` draws one
+            mask; `none` goes on drawing, which the authors of arXiv:1912.04427 found to fail.
         finetune: the keys of the recipe in which fine-tuning differs; null only scores.
     """
     refuse_ticket(protocol, "l0", because="its gates are drawn anew in every step")
     if not 0 < droprate < 1:
-        raise ValueError(f"method: droprate={droprate}; it lies between 0 and 1")
+        raise ValueError(f"method: droprate={droprate}; give a number between 0 and 1")
     mean = math.log((1 - droprate) / droprate)
     start = logits("lt_sweeps.sparsity.mask_logits.normal", mean=mean, std=0.01, grain=grain)
     gates = HardConcrete(lmbda, l2, grain, mask_lr)

@@ -26,15 +26,15 @@ def learned_supermask(
     mask_lr: float = 1.0,
     randomise_signs: bool = False,
 ) -> Train | tuple[Evaluate]:
-    """Train a chance to be kept for every weight; the weights stay as `reset` leaves the initial.
+    """Train every weight's chance to be kept; the weights stay as `reset` makes the initial ones.
 
     Args:
-        bias: every logit at the start; the lower, the sparser the mask becomes.
+        bias: every logit at the start; the lower it is, the sparser the mask becomes.
         rescale: divide a layer's weights by the fraction of them that is kept.
-        rounding: round the chances instead of drawing by them.
+        rounding: round the chances instead of drawing masks from them.
         mask_lr: the logits' learning rate as a multiple of the recipe's.
-        randomise_signs: score the trained mask on weights whose signs are in another order, a
-            control that must fall to chance.
+        randomise_signs: score the trained mask on weights whose signs are in another order, as a
+            control: its accuracy must fall to chance.
     """
     start = Logits(
         Reset(init, reset, ZERO, origin=init),
@@ -64,13 +64,13 @@ def learned_supermask_from(
     """As `learned_supermask`, from the mask that a criterion finds at the schedule's last level.
 
     Args:
-        dense: the keys of the recipe in which the dense run, which the criterion looks at, differs.
-        strength: logits start there where that mask keeps a weight, and at minus that elsewhere.
+        dense: the keys of the recipe in which the dense run that is pruned differs.
+        strength: the logits' start where that mask keeps a weight; minus it elsewhere.
     """
-    found = Train(init, recipe.changed(dense or {}, where="method.dense"))
-    cut = Prune(found, schedule[-1], mask_criterion, origin=found)
+    trained = Train(init, recipe.changed(dense or {}, where="method.dense"))
+    cut = Prune(trained, schedule[-1], mask_criterion, origin=trained)
     start = Logits(
-        Reset(cut, reset, INIT, origin=found),
+        Reset(cut, reset, INIT, origin=trained),
         logits("lt_sweeps.sparsity.mask_logits.by_mask", strength=float(strength)),
     )
     return Train(start, recipe, Supermask(rescale, rounding, mask_lr))
@@ -93,11 +93,11 @@ def supermask_ticket(
         search: the keys of the recipe in which the mask's training differs.
     """
     start = Logits(init, logits("lt_sweeps.sparsity.mask_logits.constant", value=float(bias)))
-    learnt = Train(
+    searched = Train(
         start,
         recipe.changed(search or {}, where="method.search"),
         Supermask(rescale, False, mask_lr),
     )
     drawn = criterion_by("drawn")
-    cut = Prune(learnt, Target.open(init.network.layers), drawn, origin=learnt)
-    return (Train(Reset(cut, reset, freeze, origin=learnt), recipe),)
+    cut = Prune(searched, Target.open(init.network.layers), drawn, origin=searched)
+    return (Train(Reset(cut, reset, freeze, origin=searched), recipe),)

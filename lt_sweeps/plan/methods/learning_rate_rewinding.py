@@ -26,14 +26,17 @@ def renda(
 ) -> Train:
     """Train, prune, and train again for the time `retrain`; at every level if it is `iterative`.
 
-    With T the recipe's end and t the time of retraining, `finetune` goes on with the weights of T
-    at a constant learning rate, `weight_rewind` with the weights of T-t and the recipe from T-t,
-    `lr_rewind` with weights and momentum of T and the recipe from T-t, `low_lr_rewind` with the
-    weights of T-t at a constant rate, `reinit` with new weights and the recipe from T-t.
+    With T the end of the recipe and t the time of retraining, a mode goes on with
+
+        finetune       the weights of T at a constant learning rate
+        weight_rewind  the weights of T-t and the recipe from T-t
+        lr_rewind      the weights and momentum of T and the recipe from T-t
+        low_lr_rewind  the weights of T-t at a constant learning rate
+        reinit         new weights and the recipe from T-t
 
     Args:
-        retrain: null for the whole recipe.
-        iterative: else there is one cut, to the schedule's last sparsity.
+        retrain: the time t; null for the whole recipe.
+        iterative: false prunes once, to the schedule's last sparsity.
         finetune_lr: the constant rate; null for the recipe's last.
     """
     length = recipe.recipe.length

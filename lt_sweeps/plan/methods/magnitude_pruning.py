@@ -1,4 +1,4 @@
-"""One-shot pruning with fine-tuning: of large weights, unless a criterion says otherwise
+"""One-shot pruning with fine-tuning; the criterion is magnitude unless another is chosen
 (arXiv:1506.02626)."""
 
 from __future__ import annotations

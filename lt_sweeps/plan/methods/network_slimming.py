@@ -1,4 +1,4 @@
-"""Network Slimming: whole channels go, by the size of their batch-norm scale (arXiv:1708.06519)."""
+"""Network Slimming: channels with small batch-norm scales are removed (arXiv:1708.06519)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def slimming(
     protocol: Protocol = "prune",
     finetune: Changes = "same",
 ) -> tuple[Train, Train]:
-    """Train with a penalty on batch-norm scales, take channels out, fine-tune.
+    """Train with a penalty on batch-norm scales, remove channels, fine-tune.
 
-    A channel that goes takes along the weights that write to it and those that read it. Channels
-    that a residual sum ties to others stay, and so does the largest of each layer.
+    With a channel go the weights that write to it and those that read it. Channels that are added
+    to others in a residual sum stay, and so does the largest of each layer.
 
     Args:
         lmbda: of the penalty, times the sum of all scales' magnitudes.
-        percent: the fraction of the channels that goes, in (0, 1); the sparsity follows from it.
-        scale: what all batch-norm scales start from.
+        percent: the fraction of the channels to remove, in (0, 1); the sparsity follows from it.
+        scale: the value that all batch-norm scales start from.
         finetune: the keys of the recipe in which the fine-tuning differs.
     """
     refuse_ticket(protocol, "slimming", because="its masks remove whole channels")
@@ -50,18 +50,18 @@ def slimming(
 def _check(network: Network) -> None:
     if not scales(network):
         raise ValueError(
-            f"method: slimming takes channels out by their batch-norm scales, and {network.net} "
-            "has no batch norm; use model=resnet20 or vgg16, or one of your own that has"
+            f"method: slimming removes channels by their batch-norm scales, and {network.net} has "
+            "no batch norm; use model=resnet20 or vgg16, or a model of your own that has some"
         )
     if not slimmable(network):
         raise ValueError(
-            f"method: slimming takes out channels that prunable weights write to and layers alone "
-            f"read, and no batch norm of {network.net} has any"
+            f"method: slimming removes channels that prunable weights write to and only layers "
+            f"read; no batch norm of {network.net} has such a channel"
         )
 
 
 def _scaled(network: Network, scale: float) -> Network:
-    """The network with another start for its batch norms."""
+    """The network with another initial scale of its batch norms."""
     first = network.init and {"_target_": network.init.target, **network.init.args}
     init = {"_target_": "lt_sweeps.models.scales.scaled_norms", "scale": scale, "first": first}
     return replace(network, init=Call.of(init, where="model.init", supplied=("module",)))

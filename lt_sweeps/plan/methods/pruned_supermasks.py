@@ -1,4 +1,4 @@
-"""Supermasks without training: a dense run's mask on the weights as they were drawn
+"""Supermasks by pruning: the mask of a dense run on its initial weights, which stay untrained
 (arXiv:1905.01067, section 5.1)."""
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def supermask(
     *,
     statistics: int = 200,
 ) -> tuple[Evaluate, ...]:
-    """Train once, prune the dense network to each sparsity by itself, score what it started from.
+    """Train once, prune the dense network to each sparsity, score each mask on the reset weights.
 
-    The first point has no mask. `statistics` is the number of training batches that batch-norm
-    statistics are estimated from, where there is any.
+    The first result has no mask. `statistics` is the number of training batches from which the
+    statistics of a network with batch norm are estimated.
     """
     dense = Train(init, recipe)
     cuts = [Prune(dense, target, mask_criterion, origin=dense) for target in schedule]
-    starts = [Reset(each, reset, freeze, origin=dense) for each in (dense, *cuts)]
+    starts = [Reset(pruned, reset, freeze, origin=dense) for pruned in (dense, *cuts)]
     return tuple(Evaluate(start, recipe, statistics=statistics) for start in starts)

@@ -1,4 +1,4 @@
-"""Pruning before training, by what the initial weights say: random, SNIP, GraSP, SynFlow."""
+"""Pruning before training, by the initial weights alone: random, SNIP, GraSP, SynFlow."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def at_init(
     init: Init, recipe: Training, schedule: tuple[Target, ...], mask_criterion: Criterion
 ) -> tuple[Train, Train]:
     """Prune the untrained network to the schedule's last target, and train what is left."""
-    found = Train(sparse(init, recipe, schedule[-1], mask_criterion), recipe)
-    return Train(init, recipe), found
+    ticket = Train(at_init_ticket(init, recipe, schedule[-1], mask_criterion), recipe)
+    return Train(init, recipe), ticket
 
 
-def sparse(init: Init, recipe: Training, target: Target, criterion: Criterion) -> Reset:
-    """The initial weights under a mask that needs no training."""
+def at_init_ticket(init: Init, recipe: Training, target: Target, criterion: Criterion) -> Reset:
+    """The initial weights, pruned by a criterion that needs no training."""
     cut = Prune(init, target, criterion, origin=init, task=recipe.task)
     return Reset(cut, KEEP, ZERO, origin=init)

@@ -33,16 +33,16 @@ def continuous_sparsification(
     origin: Literal["search", "dense"] = "search",
     finetune: Changes | None = "same",
 ) -> tuple[Work, ...]:
-    """Search for `rounds` rounds; after each, train what s > 0 keeps.
+    """Search for `rounds` rounds; after each, train the weights that s > 0 keeps.
 
     One result per round, and the dense network first.
 
     Args:
-        s0: every s at the start: the higher, the denser the mask becomes.
-        lmbda: of the penalty, times the sum of the soft masks.
-        anneal: how beta rises to `final_beta`; `constant` has it there throughout.
+        s0: every s at the start: the higher it is, the denser the mask becomes.
+        lmbda: the penalty is this times the sum of the soft masks.
+        anneal: how beta rises to `final_beta`; with `constant` it has that value throughout.
         round_reset: what s restarts from: `paper` is min(final_beta s, s0); the `released` script
-            has lost the factor, so that it opens again what the round before had closed.
+            lacks the factor, so that weights that one round has closed open again in the next.
         mask_lr: the learning rate of s as a multiple of the recipe's.
         scaling: divide the soft mask by sigmoid(s0), so that it starts at 1.
         protocol: `prune` keeps the weights that the search ended with; `ticket` takes those of time
@@ -83,7 +83,7 @@ def exact_continuous_sparsification(
     """As `continuous_sparsification`, but keep the largest s, as many as the schedule says.
 
     One search serves all sparsities; one result per level of the schedule, after the dense network.
-    With anneal=constant and final_beta=1 the mask stays soft to the end, the ablation of the
+    With anneal=constant and final_beta=1 the mask stays soft to the end: the ablation of the
     paper's appendix F.
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
@@ -98,7 +98,7 @@ def exact_continuous_sparsification(
 def _searches(
     init: Init, recipe: Training, soft: Continuous, s0: float, rounds: int, round_reset: Rounding
 ) -> list[Train]:
-    """Each round goes on with weights and s of the one before; learning rate and beta restart."""
+    """Each round goes on with the last one's weights and s; learning rate and beta restart."""
     if rounds < 1:
         raise ValueError(f"method: rounds={rounds}; give 1 or more")
     start = logits("lt_sweeps.sparsity.mask_logits.constant", value=float(s0))

@@ -19,10 +19,10 @@ def soft_threshold(
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
 ) -> tuple[Train, Work]:
-    """Train weights and a threshold per layer, then fine-tune what is not 0.
+    """Train weights and a threshold per layer, then fine-tune the weights that are not 0.
 
     Args:
-        s_init: where every s starts, from which its decay alone brings it to a threshold.
+        s_init: the start of every s; its weight decay alone raises it to a threshold that prunes.
         threshold_decay: the weight decay of s.
         finetune: the keys of the recipe in which fine-tuning differs; null only scores.
     """

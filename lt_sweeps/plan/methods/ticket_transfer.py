@@ -49,17 +49,18 @@ def transfer(
 
     Args:
         source: the data set that tickets are found on, as in a dataset yaml.
-        search: the method that finds them, as in a method yaml; every ticket it trains counts.
+        search: the method that finds them, as in a method yaml; all tickets that it trains are
+            transferred.
         search_recipe: the keys of the recipe in which the search differs.
-        mask: `random` draws one with as many weights in each layer, a control.
-        weights: what is trained under the mask: the `source`'s, as the ticket has them; the
-            `target`'s own, of a dense run's time `to`; or another draw of the initial ones.
+        mask: `random` draws a mask with as many weights in each layer, as a control.
+        weights: what is trained under the mask: the weights of the ticket (`source`), those of the
+            target's own dense run at time `to` (`target`), or the target's initial ones (`init`).
         restart: weights of the target's time `to` begin the recipe anew.
     """
     if weights != "target" and (to != "0it" or restart):
         raise ValueError(
-            f"method: to={to}, restart={restart} with weights={weights}; they are of the target's "
-            "dense run, weights=target; a source's ticket has its own (reset.to, method.search)"
+            f"method: to={to}, restart={restart} with weights={weights}; they belong to "
+            "weights=target; for a source's ticket, set reset.to or method.search"
         )
     call = Call.of(source, where="method.source", supplied=("data_dir",))
     training = recipe.on(
@@ -71,10 +72,10 @@ def transfer(
     tickets = _tickets(search, dict(zip(SUPPLIED, supplied, strict=True)))
     dense = Train(init, recipe)
     onto: Stage = init if weights != "target" else _early(dense, to, restart)
-    random = mask == "random"
-    bodies = [None if weights != "source" else _whole(t) if random else t for t in tickets]
-    starts = [Transfer(onto, t, b, random) for t, b in zip(tickets, bodies, strict=True)]
-    return (dense, *(Train(start, recipe) for start in starts))
+    random, own = mask == "random", weights == "source"
+    bodies = [(_whole(ticket) if random else ticket) if own else None for ticket in tickets]
+    pairs = zip(tickets, bodies, strict=True)
+    return (dense, *(Train(Transfer(onto, t, body, random), recipe) for t, body in pairs))
 
 
 def _tickets(search: Mapping[str, Any], supplied: Mapping[str, Any]) -> list[Reset]:
@@ -87,14 +88,14 @@ def _tickets(search: Mapping[str, Any], supplied: Mapping[str, Any]) -> list[Res
     tickets = [w.start for w in trained if isinstance(w.start, Reset) and w.sparsifier == FIXED]
     if not tickets or len(tickets) < len(trained):
         raise ValueError(
-            f"{where}: `{call.target}` trains no ticket that is a mask on given weights; "
-            "imp and continuous_sparsification with protocol=ticket do"
+            f"{where}: `{call.target}` trains no tickets, masks on stored weights; use imp, or "
+            "continuous_sparsification with protocol=ticket"
         )
     return tickets
 
 
 def _whole(ticket: Reset) -> Reset:
-    """The weights that a ticket starts from, pruned ones included, for a mask of another place."""
+    """The weights that a ticket starts from, pruned ones included, for a mask drawn at random."""
     return Reset(ticket.origin, ticket.reset, ZERO, origin=ticket.origin)
 
 

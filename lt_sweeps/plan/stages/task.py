@@ -1,4 +1,4 @@
-"""What to train on, and how."""
+"""`Task` and `Training`: the data set to train on, and the recipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Changes = Mapping[str, Any] | Literal["same"]
 
 @dataclass(frozen=True)
 class Task:
-    """A data set to train on. Where it lies on disk is no part of what it is."""
+    """A data set to train on. The folder that it lies in does not count in its identity."""
 
     call: Call
     data_dir: str = field(default="data", compare=False)
@@ -36,7 +36,7 @@ class Training:
 
     task: Task
     recipe: Recipe
-    call: Call | None = field(default=None, compare=False)  # what the recipe was made by
+    call: Call | None = field(default=None, compare=False)  # the yaml that the recipe was made from
 
     @classmethod
     def of(cls, task: Task, config: Mapping[str, Any], *, where: str = "recipe") -> Training:
@@ -45,18 +45,18 @@ class Training:
         return cls(task, call(train_size=task.dataset.train_size), call)
 
     def changed(self, keys: Changes, *, where: str) -> Training:
-        """The same but for some keys of the recipe, times in epochs among them.
+        """The same with other values for some keys of the recipe.
 
         Raises:
-            ValueError: a key that the recipe has not, or a value that it refuses.
+            ValueError: the recipe has no such key, or refuses the value.
         """
         return self.on(self.task, keys, where=where)
 
     def on(self, task: Task, keys: Changes, *, where: str) -> Training:
-        """The same on another task, but for some keys."""
-        assert self.call is not None, "a training that no recipe was made for"
-        given = {} if keys == "same" else keys
-        config = {"_target_": self.call.target, **self.call.args, **given}
+        """The same on another task, with other values for some keys; epochs count in its images."""
+        assert self.call is not None, "a training made without a recipe yaml"
+        changes = {} if keys == "same" else keys
+        config = {"_target_": self.call.target, **self.call.args, **changes}
         return Training.of(task, config, where=where)
 
     def identity(self) -> dict[str, Any]:

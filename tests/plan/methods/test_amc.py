@@ -11,7 +11,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.models.network import Layer
-from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.planning import Plan, needs, plan
 from lt_sweeps.plan.stages import Search
 from lt_sweeps.sparsity.sparsifiers import Amc, TrainingState
 from lt_sweeps.sparsity.sparsifiers.amc import Walk
@@ -39,6 +39,12 @@ SIZES = (288, 600, 100)
 def searched(made: Plan) -> Search:
     (stage,) = [unit.stage for unit in made.units if isinstance(unit.stage, Search)]
     return stage
+
+
+def test_the_fine_tuning_waits_for_the_search_whose_ticket_it_starts_from(cell: Make) -> None:
+    made = plan([cell(method=AMC, schedule=EIGHTY)])
+    search = searched(made)
+    assert needs(made.cells[0].last) == (search,) and needs(search) == made.cells[0].lasts[:1]
 
 
 @pytest.mark.parametrize("keep", [22, 100, 500, 980])
@@ -131,7 +137,10 @@ def test_a_search_is_known_by_what_it_tries(cell: Make) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lowest": 0.3}, "lowest=0.3 leaves 97 weights, sparsity 0.6969 at most, .* asks for 0.8"),
+        (
+            {"lowest": 0.3},
+            "lowest=0.3 keeps 97 weights, a sparsity of at most 0.6969; .* asks for 0.8",
+        ),
         ({"lowest": 0.0}, "method: lowest=0; give a density between 0 and 1"),
         ({"episodes": 0}, "method: episodes=0, warmup=3"),
         ({"protocol": "ticket"}, "amc cannot search for tickets"),

@@ -61,7 +61,7 @@ def test_a_weight_that_was_left_out_goes_on_training(cell: Make, run: Run) -> No
     ],
 )
 def test_layers_that_keep_different_fractions_are_refused(cell: Make, schedule: dict) -> None:
-    with pytest.raises(ValueError, match="schedule: dnw leaves the same fraction of every layer"):
+    with pytest.raises(ValueError, match="schedule: dnw keeps the same fraction of every layer"):
         plan([cell(method=method(), schedule=schedule)])
 
 

@@ -148,7 +148,7 @@ def test_channels_leave_whole_or_not_at_all(cell: Make, run: Run) -> None:
         ({"protocol": "ticket"}, "method: protocol=ticket; l0 cannot search for tickets, because"),
         ({"lmbda": -1.0}, "method: lmbda=-1.0"),
         ({"l2": -1.0}, "method: lmbda=1e-06, l2=-1.0; give 0 or more"),
-        ({"droprate": 1.0}, "method: droprate=1.0; it lies between 0 and 1"),
+        ({"droprate": 1.0}, "method: droprate=1.0; give a number between 0 and 1"),
         ({"grain": "layer"}, "method: grain='layer' is no one of 'weight', 'channel'"),
         ({"mask": "fixed"}, "method: mask='fixed' is no one of 'gate', 'binary', 'sample', 'none'"),
     ],

@@ -157,11 +157,11 @@ def test_the_result_is_one_and_the_penalised_training_a_search_for_it(cell: Make
 @pytest.mark.parametrize(
     ("change", "model", "message"),
     [
-        ({}, None, "slimming takes channels out by their batch-norm scales, and FC.* has no batch"),
+        ({}, None, "slimming removes channels by their batch-norm scales, and FC.* has no batch"),
         (
             {},
             {**CONV, "prunable": {"include": ["output.weight"]}},
-            "no batch norm of ResNet.* has any",
+            "no batch norm of ResNet.* has such a channel",
         ),
         ({"percent": 1.0}, CONV, "method: percent=1; give a fraction"),
         ({"lmbda": -1e-4}, CONV, "method: lmbda=-0.0001; give 0 or more"),

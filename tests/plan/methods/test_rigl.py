@@ -136,7 +136,7 @@ def test_it_needs_no_dense_network(cell: Make, run: Run) -> None:
 @pytest.mark.parametrize(
     ("change", "schedule", "message"),
     [
-        ({}, {"scope": "global"}, "method: RigL keeps the number of weights in each layer"),
+        ({}, {"scope": "global"}, "method: rigl needs the number of weights in each layer"),
         ({"fraction": 1.5}, {}, "method: fraction=1.5, every=2 steps"),
         ({"end": 1.5}, {}, "method: begin=0, end=1.5; give parts"),
         (
