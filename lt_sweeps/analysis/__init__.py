@@ -1,4 +1,4 @@
-"""From rows to what may be said: curves over seeds, tests, endpoints, costs.
+"""What records say: curves over seeds, tests, endpoints, costs.
 
-Door: `sweep_analysis`. Nothing here knows torch or the science.
+Door: `sweep_analysis.analyses`, over what `results.read_results` reads. No torch is needed here.
 """

@@ -14,7 +14,6 @@ import numpy as np
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point
-from lt_sweeps.storage.record import Record
 
 After = Mapping[str, Collection[str]]
 """The trainings that each training starts from, by stage."""
@@ -73,8 +72,9 @@ def _seed_cost(
         return None
     line = [row.stage for cell in cells for row in cell.rows if row.level <= point.level]
     before = _before(line, after)
-    epochs = {stage: _epochs(row) for stage, row in rows.items() if stage in before}
-    epochs |= dict.fromkeys(before - rows.keys(), math.nan)
+    known = {stage: row.epochs for stage, row in rows.items() if row.epochs is not None}
+    order = [*(stage for stage in rows if stage in before), *(before - rows.keys())]
+    epochs = {stage: known.get(stage, math.nan) for stage in order}
     chain = sum(epochs[stage] for stage in _before([ticket.stage], after))
     return (
         chain if ticket.search_epochs is None else ticket.search_epochs,
@@ -94,7 +94,3 @@ def _before(stages: Iterable[str], after: After) -> set[str]:
             ancestors.add(stage)
             waiting += after.get(stage, ())
     return ancestors
-
-
-def _epochs(row: Record) -> float:
-    return math.nan if row.epochs is None else row.epochs

@@ -39,9 +39,8 @@ class Status:
     @classmethod
     def of(cls, sweep: SweepFolder) -> Status:
         submitted = batches(sweep)
-        ended = over(sweep)
         tasks = {(b.number, task) for b in submitted for task in range(len(b.tasks))}
-        held, asked = frozenset(tasks - ended.keys()), False
+        held, asked = frozenset(tasks - over(sweep).keys()), False
         if submitted and has_slurm():
             with suppress(ValueError):  # Slurm does not answer: the files must do
                 held, asked = frozenset(queued(sweep, timeout=10)) & tasks, True

@@ -1,4 +1,4 @@
-"""Results for other people's code, and theirs for ours.
+"""Results for other code, and results of other code for us.
 
 Door: `export_results.export` and `import_results.import_`.
 """

@@ -1,9 +1,10 @@
-"""Live: what of a ticket lies on a path from the input to the output, and what it costs.
+"""Effective size: the weights of a ticket that lie on a path from input to output, and their FLOPs.
 
-A weight that is kept but that nothing reaches, or that reaches nothing, computes nothing: it does
-not count (arXiv:2107.02306). Paths are those of the network's own forward pass, run once on ones
-and zeros: a weight is 1 where it is there, an activation is 1 where something arrives, and its
-gradient is positive where something goes on. A bias is not an arrival: what it adds is a constant.
+A kept weight whose input is always zero, or whose output is never used, computes nothing and does
+not count (arXiv:2107.02306). The paths are found by one forward and backward pass of the network
+itself on ones and zeros: a kept weight is 1, an activation is 1 if any path leads to it, and its
+gradient is positive if a path leads on to the output. A bias does not begin a path: it adds a
+constant, whatever the image.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from lt_sweeps.models.network import Network
 
 _CONNECT = ("linear", "conv1d", "conv2d", "conv3d")
 _NORMALISE = ("batch_norm", "layer_norm", "group_norm", "instance_norm")
-# What passes something on where something arrives, and may have made something of nothing.
+# Replaced by the identity: these pass on what arrives, but some make a number of a zero (sigmoid).
 _PASS = (
     *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),
     *("sigmoid", "tanh", "softplus", "hardtanh", "hardswish", "hardsigmoid"),
@@ -34,7 +35,7 @@ _PASS = (
 
 @dataclass(frozen=True)
 class Size:
-    """Parameters and operations of one example's forward pass, of the whole network and live.
+    """Parameters and operations (FLOPs) of one example's forward pass: all, and those on a path.
 
     A multiplication and an addition are two operations; only convolutions and linear layers count.
     """
@@ -63,7 +64,7 @@ def network_size(network: Network, present: Mapping[str, Tensor]) -> Size:
 
 
 def _ones(name: str, parameter: Tensor) -> Tensor:
-    """Weights of 1; biases of 0, which carry a gradient and add nothing."""
+    """Weights of 1, and biases of 0: they add nothing and still have a gradient."""
     return torch.full(parameter.shape, 0.0 if _bias(name) else 1.0, dtype=torch.float64)
 
 
@@ -87,7 +88,7 @@ def _paths(
 
 
 class _Paths(TorchFunctionMode):
-    """A forward pass in which numbers only say whether anything is there."""
+    """A forward pass whose numbers say only whether a path leads there; counts uses of weights."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
@@ -119,7 +120,7 @@ class _Paths(TorchFunctionMode):
 
 
 class _Present(torch.autograd.Function):
-    """1 where anything arrives, and back where anything goes on: no depth overflows it."""
+    """1 for every positive number, forwards and backwards, so that no depth overflows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -131,7 +132,7 @@ class _Present(torch.autograd.Function):
 
 
 def _scaled(x: Tensor, given: Mapping[str, Any], name: str) -> Tensor:
-    """A normalisation shifts and scales; only its own parameters matter to what is there."""
+    """A normalisation without its statistics: only its weight and bias can end a path."""
     shape = [1, -1, *[1] * (x.dim() - 2)]
     for parameter, put in (("weight", torch.mul), ("bias", torch.add)):
         value = given.get(parameter)
@@ -141,7 +142,7 @@ def _scaled(x: Tensor, given: Mapping[str, Any], name: str) -> Tensor:
 
 
 def _pooled(name: str, x: Tensor, *args: Any, **given: Any) -> Tensor:
-    """The mean instead of the highest, of which only one of several equals would go on."""
+    """The mean in place of the maximum, which passes the gradient to only one of several ones."""
     if name.startswith("adaptive"):
         return getattr(F, name.replace("max", "avg"))(x, args[0])
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
