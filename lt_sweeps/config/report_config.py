@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.published_curves import with_files
 
 METRICS = (
     *(
@@ -122,7 +123,8 @@ class ReportConfig:
             if not 0 < given < 1:
                 raise ValueError(f"report.masks_at: {given}; a sparsity lies between 0 and 1")
         self.below(1.0)
-        object.__setattr__(self, "published", [_published(each) for each in self.published])
+        published = [_published(entry) for entry in with_files(self.published)]
+        object.__setattr__(self, "published", published)
 
     def chooser(self, metric: str) -> str:
         """The metric by which the best of several tickets is picked, where `metric` is shown."""
