@@ -13,6 +13,7 @@ from fixtures.tiny_cell import TINY
 from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.submission import freeze, write_records
@@ -40,7 +41,7 @@ def cell() -> Callable[..., Cell]:
             else:
                 config[group] = value
         groups = ("model", "dataset", "method", "mask_criterion", "schedule", "recipe")
-        return Cell(config, {g: g for g in (*groups, "reset", "freeze")}, ())
+        return Cell(Config(config), {g: g for g in (*groups, "reset", "freeze")}, ())
 
     return make
 

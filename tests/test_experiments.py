@@ -9,13 +9,10 @@ from fixtures.tiny_cell import imagenet
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.config.errors import CONF
+from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.plan.planning import plan
 
-PRESETS = sorted(
-    str(path.relative_to(CONF / "experiment").with_suffix(""))
-    for path in (CONF / "experiment").rglob("*.yaml")
-)
+PRESETS = sorted(options("experiment"))
 QUICK = [name for name in PRESETS if name.endswith("_quick")]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from lt_sweeps.config.keys import MACHINE_KEYS
 from lt_sweeps.config.report_config import METRICS
 
 Row = Mapping[str, Any]
@@ -32,13 +33,8 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "finite": bool,
     "collapsed": bool,
 }
-# Keys of a job config that say where and how fast, or which replicate; never what is computed.
-ASIDE = frozenset(
-    {
-        *("seed", "seeds", "root", "data_dir", "device", "stack_size", "workers", "backend"),
-        *("checkpoint_every", "name", "dry_run", "tracker", "experiment", "hydra"),
-    }
-)
+# Keys and groups of a config that change no result.
+ASIDE = {*MACHINE_KEYS, "experiment", "hydra"}
 
 
 @dataclass(frozen=True)

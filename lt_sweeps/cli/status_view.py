@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lt_sweeps.config.durations import readable
 from lt_sweeps.execution.slurm.squeue import batches, output
 from lt_sweeps.execution.status import AT_WORK, STATES, Status
 from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
@@ -91,7 +92,7 @@ def _shown(found: Status) -> Group:
         if counts[state]:
             head.append(f", {counts[state]} units ", style="").append(state, _COLOURS[state])
     if (left := found.seconds_left()) is not None and counts["running"]:
-        head.append(f", about {_duration(left)} to go")
+        head.append(f", about {readable(left)} to go")
     return Group(head, _table(found), *_at_work(found), *_failed(found), *_lost(found))
 
 
@@ -152,9 +153,3 @@ def _lost(found: Status) -> Iterator[Text]:
         yield Text(f"lost: {what} {batch.id}_{task} has left the queue unfinished", "magenta")
         yield Text(f"  {said}")
         yield Text(f"  {path}", style="dim")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from lt_sweeps.config.call import Config
 from lt_sweeps.config.composition import Axis, choices_of, compose, plain
 from lt_sweeps.config.published_curves import with_files
 
@@ -24,10 +25,10 @@ REPORT = "report"
 class Cell:
     """One point of a multirun: a full config with one seed."""
 
-    config: dict[str, Any]  # resolved, without Hydra's own part
+    config: Config  # resolved, without Hydra's own part
     choices: dict[str, str]  # group -> the option chosen
-    overrides: tuple[str, ...]  # the words that tell it from its neighbours
-    report: Mapping[str, Any] = field(default_factory=dict)  # how it is drawn; no part of it
+    overrides: tuple[str, ...]  # those of the multirun in which it differs from other cells
+    report: Mapping[str, Any] = field(default_factory=dict)  # how it is drawn; in no stage key
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _cell(config: dict[str, Any], choices: dict[str, str], overrides: Sequence[s
     report = config.pop(REPORT, None) or {}
     if published := report.get("published"):  # a frozen sweep does not follow later edits
         report = {**report, "published": with_files(published)}
-    return Cell(config, choices, tuple(overrides), report)
+    return Cell(Config(config), choices, tuple(overrides), report)
 
 
 def _master(loader: ConfigLoader, master: DictConfig, word: str) -> DictConfig:

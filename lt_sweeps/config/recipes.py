@@ -1,4 +1,4 @@
-"""Recipes: how a network is trained. Times are `160ep` or `500it` here, optimizer steps in code."""
+"""Recipes: how a network is trained. Durations are `160ep` or `500it` in yaml, steps in code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lt_sweeps.config.durations import steps
+from lt_sweeps.config.durations import Duration, steps
 
 FAMILY = "recipes"  # the first part of these names in stage keys, for ever
 
@@ -46,10 +46,10 @@ class Recipe:
         return self.lr * self.gamma ** sum(step >= milestone for milestone in self.milestones)
 
     def identity(self) -> dict[str, Any]:
-        given = asdict(self)
-        if not self.label_smoothing:  # it came later, and is left out so that nothing is renamed
-            del given["label_smoothing"]
-        return given
+        identity = asdict(self)
+        if not self.label_smoothing:  # added when results existed, whose keys must not change
+            del identity["label_smoothing"]
+        return identity
 
 
 def recipe(
@@ -58,10 +58,10 @@ def recipe(
     optimizer: Literal["sgd", "adam", "adamw"],
     lr: float,
     batch_size: int,
-    length: str,
-    milestones: Sequence[str] = (),
+    length: Duration,
+    milestones: Sequence[Duration] = (),
     gamma: float = 0.1,
-    warmup: str = "0it",
+    warmup: Duration = "0it",
     decay: Literal["step", "cosine"] = "step",
     momentum: float = 0.0,
     nesterov: bool = False,
@@ -72,46 +72,44 @@ def recipe(
     augment: Literal["none", "crop_flip", "resized_crop_flip"] = "none",
     order: Literal["same", "fresh"] = "same",
     drop_last: bool = True,
-    evaluate_every: str = "1ep",
+    evaluate_every: Duration = "1ep",
 ) -> Recipe:
     """The recipe on a training set of `train_size` images.
 
     Args:
-        milestones: times at which the learning rate is multiplied by `gamma`.
-        warmup: the learning rate rises linearly to `lr` over this time.
+        milestones: when the learning rate is multiplied by `gamma`.
+        warmup: how long the learning rate rises linearly to `lr`.
         decay: `step` follows the milestones, `cosine` falls to 0 at the end.
-        label_smoothing: the part of a training label that is spread over all classes; losses of
-            evaluations know nothing of it.
+        label_smoothing: the part of a training label that is spread over all classes. Losses of
+            evaluations are computed without it.
         augment: `crop_flip` is a random crop after 4 pixels of zero padding, and a random flip;
             `resized_crop_flip` a crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3,
             resized bilinearly, and a random flip.
-        order: `same` draws the same batches at every level, `fresh` each level its own.
+        order: `same` draws the same batches at every level, `fresh` new ones at each level.
         drop_last: leave out the last batch of an epoch if it is not full.
-        evaluate_every: time between evaluations on the validation set.
+        evaluate_every: the time between two evaluations on the validation set.
     """
     if not 0 < batch_size <= train_size:
-        raise ValueError(
-            f"recipe: batch_size={batch_size}; the training set has {train_size} images"
-        )
+        raise ValueError(f"recipe.batch_size: got {batch_size}; give 1 to {train_size} images")
     if not lr > 0:
-        raise ValueError(f"recipe: lr={lr}; give a positive learning rate")
+        raise ValueError(f"recipe.lr: got {lr}; give a number above 0")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"recipe: betas={list(betas)}; give two numbers in [0, 1)")
+        raise ValueError(f"recipe.betas: got {list(betas)}; give two numbers in [0, 1)")
     if optimizer != "sgd" and (momentum or nesterov):
-        raise ValueError(f"recipe: {optimizer} takes no momentum or nesterov; it has betas")
+        raise ValueError(f"recipe: optimizer={optimizer} has betas, but no momentum or nesterov")
     if not 0 <= momentum < 1 or (nesterov and not momentum) or weight_decay < 0:
         raise ValueError(
             f"recipe: momentum={momentum}, nesterov={nesterov}, weight_decay={weight_decay}; "
             "momentum lies in [0, 1), nesterov needs it, and decay is not negative"
         )
     if optimizer == "sgd" and (tuple(betas) != (0.9, 0.999) or eps != 1e-8):
-        raise ValueError("recipe: sgd takes no betas or eps; it has momentum and nesterov")
+        raise ValueError("recipe: optimizer=sgd has momentum and nesterov, but no betas or eps")
     if eps <= 0 or not 0 < gamma <= 1:
         raise ValueError(f"recipe: eps={eps}, gamma={gamma}; eps is above 0, gamma in (0, 1]")
     if not 0 <= label_smoothing < 1:
-        raise ValueError(f"recipe: label_smoothing={label_smoothing}; it lies in [0, 1)")
+        raise ValueError(f"recipe.label_smoothing: got {label_smoothing}; give a number in [0, 1)")
     if decay == "cosine" and milestones:
-        raise ValueError("recipe: a cosine decay has no milestones; drop one of the two")
+        raise ValueError("recipe: decay=cosine has no milestones; drop one of the two")
     per_epoch = train_size // batch_size if drop_last else math.ceil(train_size / batch_size)
 
     def at(name: str, time: str) -> int:
@@ -120,13 +118,13 @@ def recipe(
     times = {"length": at("length", length), "evaluate_every": at("evaluate_every", evaluate_every)}
     for name, value in times.items():
         if value < 1:
-            raise ValueError(f"recipe: {name}={value} steps; give at least one")
+            raise ValueError(f"recipe.{name}: got {value} steps; give at least one")
     for name, value in {
         "warmup": at("warmup", warmup),
         "evaluate_every": times["evaluate_every"],
     }.items():
         if value > times["length"]:
-            raise ValueError(f"recipe: {name} ({value} steps) is longer than the {times['length']}")
+            raise ValueError(f"recipe.{name}: got {value} steps; the length is {times['length']}")
     return Recipe(
         optimizer=optimizer,
         lr=float(lr),

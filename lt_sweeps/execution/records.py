@@ -60,7 +60,7 @@ def _config(planned: Planned) -> bytes:
         "signature": planned.signature,
         "seed": str(planned.seed),
         "choices": dict(planned.cell.choices),
-        "config": planned.cell.config,
+        "config": dict(planned.cell.config),
     }
     return yaml.safe_dump(about, sort_keys=False).encode()
 

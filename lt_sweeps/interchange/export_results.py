@@ -12,6 +12,7 @@ import yaml
 
 from lt_sweeps.analysis.results import read
 from lt_sweeps.analysis.sweep_analysis import findings
+from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.interchange import ticket_formats as forms
 from lt_sweeps.interchange.effective_size import Size, size
@@ -108,6 +109,6 @@ def _networks(root: Path, cell: str) -> Mapping[str, Network]:
     for path in sorted(root.glob(f"runs/{cell}/*/config.yaml")):
         said = yaml.safe_load(path.read_text())
         if "method" in said["config"]:
-            planned = planned_cell(Cell(said["config"], said["choices"], ()))
+            planned = planned_cell(Cell(Config(said["config"]), said["choices"], ()))
             return {stage.key: stage.network for stage in planned.trainings}
     return {}

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from lt_sweeps.config.call import digest, nearest
+from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.execution.records import put
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 from lt_sweeps.interchange.importers.mask_file import mask
@@ -24,7 +25,6 @@ from lt_sweeps.storage.sweep_folder import FORMAT, SweepFolder
 from lt_sweeps.storage.ticket import Ticket, remaining, sparsity
 
 KINDS = ("open_lth", "mask")
-_CHOICES = ("model", "dataset", "method", "mask_criterion", "reset", "freeze", "schedule", "recipe")
 _METRICS = ("test_accuracy", "test_loss", "val_accuracy", "val_loss")
 
 
@@ -40,13 +40,13 @@ def import_(kind: str, path: Path, *, root: Path, name: str | None = None, **giv
         raise ValueError(f"import: {kind}; it is one of {[*KINDS]}{nearest(kind, KINDS)}")
     numbers = ("seed", "level", *_METRICS) if kind == "mask" else ()
     for key in given:
-        if key not in (*_CHOICES, *numbers):
-            allowed = [*_CHOICES, *numbers, "root", "name"]
+        if key not in (*GROUPS, *numbers):
+            allowed = [*GROUPS, *numbers, "root", "name"]
             raise ValueError(f"import: no key {key}; it has {allowed}{nearest(key, allowed)}")
     if not path.exists():
         raise ValueError(f"import: {path} is not there")
     found, notes = open_lth(path) if kind == "open_lth" else ([_mask(path, given)], [])
-    named = {key: value for key, value in given.items() if key in _CHOICES}
+    named = {key: value for key, value in given.items() if key in GROUPS}
     found = [replace(each, choices={**each.choices, **named}) for each in found]
     sweep = _write(found, root, name or f"{kind}-{path.stem}")
     for note in notes:

@@ -15,10 +15,11 @@ from rich.text import Text
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.points import Point, percent
 from lt_sweeps.analysis.results import TYPES, Row
+from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.report_config import BANDS
 
 YES_NO = {True: "yes", False: "no", None: ""}
-FACTS = ("model", "dataset", "method", "criterion", "reset", "freeze", "schedule", "recipe")
+FACTS = tuple("criterion" if group == "mask_criterion" else group for group in GROUPS)
 
 
 def quantity(metric: str) -> tuple[str, float]:

@@ -17,14 +17,14 @@ from lt_sweeps.plan.planning import plan
 
 
 def test_the_yaml_that_explains_the_keys_holds_every_key_at_its_default() -> None:
-    assert yaml.safe_load((CONF / "report_keys.yaml").read_text()) == asdict(ReportConfig())
+    assert yaml.safe_load((CONF / "report" / "_keys.yaml").read_text()) == asdict(ReportConfig())
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"bands": "ci"}, r"report: .* takes no \['bands'\].*did you mean `band`"),
-        ({"band": "iqr"}, "report: band='iqr' is no one of 'range', 'sd', 'ci'"),
+        ({"band": "iqr"}, "report.band: got 'iqr'; give one of range, sd, ci"),
         ({"metrics": ["test_acuracy"]}, "report.metrics: 'test_acuracy'.*mean `test_accuracy`"),
         ({"metrics": []}, "report.metrics: none"),
         ({"figures": ["layer"]}, "report.figures: 'layer'; did you mean `layers`"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.config.keys import SUPPLIED
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.methods.finetuning import ZERO
 from lt_sweeps.plan.stages import Changes, Init, Reset, Stage, Task, Train, Training, ancestors
@@ -15,8 +16,6 @@ from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.evidence import reset as reset_of
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import FIXED
-
-SUPPLIED = ("init", "recipe", "schedule", "mask_criterion", "reset", "freeze")
 
 
 def transfer(
