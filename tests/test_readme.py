@@ -93,8 +93,3 @@ def test_a_launch_script_plans(
     text = script.read_text().replace("\\\n", " ").replace('"$@"', "")
     (command,) = (line for line in text.splitlines() if line.startswith("python -m lt_sweeps"))
     assert "distinct" in planned(command, capsys)
-
-
-def test_the_header_of_a_launch_script_says_what_it_is_for() -> None:
-    for script in SCRIPTS:
-        assert all(f"# {word}:" in script.read_text() for word in ("Question", "Cost", "Usage"))

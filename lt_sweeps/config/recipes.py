@@ -89,50 +89,41 @@ def recipe(
         drop_last: leave out the last batch of an epoch if it is not full.
         evaluate_every: the time between two evaluations on the validation set.
     """
-    if not 0 < batch_size <= train_size:
-        raise ValueError(f"recipe.batch_size: got {batch_size}; give 1 to {train_size} images")
-    if not lr > 0:
-        raise ValueError(f"recipe.lr: got {lr}; give a number above 0")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"recipe.betas: got {list(betas)}; give two numbers in [0, 1)")
+    checks: dict[str, tuple[Any, bool, str]] = {
+        "batch_size": (batch_size, 0 < batch_size <= train_size, f"1 to {train_size} images"),
+        "lr": (lr, lr > 0, "a number above 0"),
+        "gamma": (gamma, 0 < gamma <= 1, "a number in (0, 1]"),
+        "momentum": (momentum, 0 <= momentum < 1, "a number in [0, 1)"),
+        "nesterov": (nesterov, bool(momentum) or not nesterov, "a momentum with it"),
+        "weight_decay": (weight_decay, weight_decay >= 0, "0 or more"),
+        "betas": (betas, len(betas) == 2 and all(0 <= b < 1 for b in betas), "two in [0, 1)"),
+        "eps": (eps, eps > 0, "a number above 0"),
+        "label_smoothing": (label_smoothing, 0 <= label_smoothing < 1, "a number in [0, 1)"),
+    }
+    for key, (value, allowed, text) in checks.items():
+        if not allowed:
+            raise ValueError(f"recipe.{key}: got {value}; give {text}")
     if optimizer != "sgd" and (momentum or nesterov):
         raise ValueError(f"recipe: optimizer={optimizer} has betas, but no momentum or nesterov")
-    if not 0 <= momentum < 1 or (nesterov and not momentum) or weight_decay < 0:
-        raise ValueError(
-            f"recipe: momentum={momentum}, nesterov={nesterov}, weight_decay={weight_decay}; "
-            "momentum lies in [0, 1), nesterov needs it, and decay is not negative"
-        )
     if optimizer == "sgd" and (tuple(betas) != (0.9, 0.999) or eps != 1e-8):
         raise ValueError("recipe: optimizer=sgd has momentum and nesterov, but no betas or eps")
-    if eps <= 0 or not 0 < gamma <= 1:
-        raise ValueError(f"recipe: eps={eps}, gamma={gamma}; eps is above 0, gamma in (0, 1]")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"recipe.label_smoothing: got {label_smoothing}; give a number in [0, 1)")
     if decay == "cosine" and milestones:
         raise ValueError("recipe: decay=cosine has no milestones; drop one of the two")
     per_epoch = train_size // batch_size if drop_last else math.ceil(train_size / batch_size)
-
-    def at(name: str, time: str) -> int:
-        return steps(time, per_epoch, where=f"recipe.{name}")
-
-    times = {"length": at("length", length), "evaluate_every": at("evaluate_every", evaluate_every)}
-    for name, value in times.items():
-        if value < 1:
-            raise ValueError(f"recipe.{name}: got {value} steps; give at least one")
-    for name, value in {
-        "warmup": at("warmup", warmup),
-        "evaluate_every": times["evaluate_every"],
-    }.items():
+    durations = {"length": length, "evaluate_every": evaluate_every, "warmup": warmup}
+    times = {key: steps(time, per_epoch, where=f"recipe.{key}") for key, time in durations.items()}
+    for key, value in times.items():
+        if value < (key != "warmup"):
+            raise ValueError(f"recipe.{key}: got {value} steps; give at least one")
         if value > times["length"]:
-            raise ValueError(f"recipe.{name}: got {value} steps; the length is {times['length']}")
+            raise ValueError(f"recipe.{key}: got {value} steps; the length is {times['length']}")
     return Recipe(
         optimizer=optimizer,
         lr=float(lr),
         batch_size=batch_size,
         steps_per_epoch=per_epoch,
-        milestones=tuple(at("milestones", time) for time in milestones),
+        milestones=tuple(steps(time, per_epoch, where="recipe.milestones") for time in milestones),
         gamma=float(gamma),
-        warmup=at("warmup", warmup),
         decay=decay,
         momentum=float(momentum),
         nesterov=nesterov,

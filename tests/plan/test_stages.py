@@ -182,7 +182,7 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
         ({"schedule__levels": "two"}, "schedule.levels: got 'two'; give a whole number or null"),
         ({"mask_criterion__final": None}, "mask_criterion.final: None is no moment"),
         ({"seeds": 5}, "seeds: 5; give a seed by role"),
-        ({"recipe__gamma": -3.0}, "recipe: eps=1e-08, gamma=-3.0"),
+        ({"recipe__gamma": -3.0}, "recipe.gamma: got -3.0"),
         ({"recipe__warmup": "9ep"}, "recipe.warmup: got 36 steps; the length is 12"),
         (
             {"recipe__decay": "cosine", "recipe__milestones": ["1ep"]},
