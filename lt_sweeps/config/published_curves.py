@@ -9,66 +9,65 @@ group (`model`, `dataset`) whose option a panel must show for the point to be dr
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.config.call import nearest
+from lt_sweeps.config.call import Call, nearest
 from lt_sweeps.config.errors import CONF
 
 FOLDER = CONF / "published"
-_WHERE = "report.published"
 
 
 def with_files(entries: Iterable[Any]) -> list[Any]:
     """The entries of `report.published`, with the curves of a file in the place of its name."""
     curves: list[Any] = []
     for entry in entries:
-        is_file = isinstance(entry, Mapping) and "file" in entry
-        curves += _chosen(**entry) if is_file else [entry]
-    return curves
-
-
-def _chosen(file: str, lines: Mapping[str, str] | Iterable[str] | None = None) -> list[Any]:
-    """The curves of a file; of some `lines` only, and under other names where it is a mapping."""
-    curves = _curves(FOLDER / f"{file}.csv" if "." not in file else Path(file))
-    known = list(dict.fromkeys(curve["label"] for curve in curves))
-    chosen = known if lines is None else list(lines)
-    for line in chosen:
-        if line not in known:
-            raise ValueError(
-                f"{_WHERE}: {file} has no line {line!r}{nearest(line, known)}; lines are {known}"
-            )
-    names = dict(lines) if isinstance(lines, Mapping) else dict(zip(chosen, chosen, strict=True))
-    return [c | {"label": names[c["label"]]} for c in curves if c["label"] in names]
-
-
-@cache
-def _curves(path: Path) -> list[dict[str, Any]]:
-    """The curves of a file as entries of `report.published`; consecutive rows are one curve."""
-    if not path.is_file():
-        files = sorted(file.stem for file in FOLDER.glob("*.csv"))
-        raise ValueError(
-            f"{_WHERE}: {path} does not exist; give the path of a CSV file, or one of {files}"
-        )
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    curves: list[dict[str, Any]] = []
-    for row in csv.DictReader(lines):
-        try:
-            label, source = row.pop("line"), row.pop("source")
-            sparsity, value = row.pop("sparsity", ""), float(row.pop("value"))
-            point = [float(sparsity), value] if sparsity else None
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"{path}: {error}; each row has a line, a source, a value and, but for endpoints, "
-                "a sparsity"
-            ) from None
-        curve: dict[str, Any] = {"label": label, "source": source}
-        curve["metric"] = row.pop("metric", "test_accuracy")
-        curve["where"] = {group: option for group, option in row.items() if option}
-        if point and curves and {**curve, "points": None} == {**curves[-1], "points": None}:
-            curves[-1]["points"].append(point)
+        if isinstance(entry, Mapping) and "file" in entry:
+            target = f"{__name__}.{curves_of_file.__name__}"
+            curves += Call.of({"_target_": target, **entry}, where="report.published")()
         else:
-            curves.append({**curve, "points": [point]} if point else {**curve, "value": value})
+            curves.append(entry)
     return curves
+
+
+def curves_of_file(
+    file: str, lines: Mapping[str, str] | Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """The curves of a file as entries of `report.published`.
+
+    Args:
+        file: the name of a file in `conf/published/`, or the path of one that ends in `.csv`.
+        lines: those that are wanted, all by default; a mapping gives them other names.
+    """
+    path = Path(file) if file.endswith(".csv") else FOLDER / f"{file}.csv"
+    if not path.is_file():
+        names = sorted(own.stem for own in FOLDER.glob("*.csv"))
+        raise ValueError(f"report.published: no file {path}; files are {names}")
+    curves = list(_curves(path))
+    known = [curve["label"] for curve in curves]
+    labels = lines if isinstance(lines, Mapping) else {line: line for line in lines or known}
+    for line in labels:
+        if line not in known:
+            hint = nearest(line, known)
+            raise ValueError(f"report.published: {file} has no line `{line}`{hint}; it has {known}")
+    return [c | {"label": labels[c["label"]]} for c in curves if c["label"] in labels]
+
+
+def _curves(path: Path) -> Iterable[dict[str, Any]]:
+    """Consecutive rows that differ in sparsity and value alone are the points of one curve."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    for row, group in groupby(csv.DictReader(lines), _without_numbers):
+        points = [[point.get("sparsity"), float(point["value"])] for point in group]
+        about = {"label": row.pop("line", None), "source": row.pop("source", None)}
+        about["metric"] = row.pop("metric", "test_accuracy")
+        about["where"] = {group: option for group, option in row.items() if option}
+        if points[0][0]:
+            yield about | {"points": [[float(sparsity), value] for sparsity, value in points]}
+        else:
+            yield about | {"value": points[0][1]}
+
+
+def _without_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    return {column: text for column, text in row.items() if column not in ("sparsity", "value")}
