@@ -1,4 +1,4 @@
-"""A multirun as cells: every combination of the values that its words list."""
+"""A multirun as cells: every combination of the values that its overrides list."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ class SweepSpec:
     def of(cls, master: DictConfig) -> SweepSpec:
         sweeper = OmegaConf.to_container(master.hydra.sweeper)
         assert isinstance(sweeper, dict)
-        return cls(**{str(key): sweeper.get(key) or {} for key in cls.__dataclass_fields__})
+        spec = {key: sweeper.get(key) or {} for key in cls.__dataclass_fields__}
+        for key, value in spec.items():
+            if not isinstance(value, dict):
+                raise ValueError(f"hydra.sweeper.{key}: got {value!r}; give a mapping")
+        return cls(**spec)
 
     def lines(self, overrides: Sequence[str]) -> list[list[str]]:
         """The command lines that `overrides` stand for, one for each variant."""
@@ -62,9 +66,9 @@ class SweepSpec:
 def multirun(
     loader: ConfigLoader, master: DictConfig, spec: SweepSpec, words: Sequence[str]
 ) -> list[Cell]:
-    """The cells of a command line, in the order of its words, the last key fastest.
+    """The cells of a command line, in the order of its overrides, the last key fastest.
 
-    Experiments given as a list each bring their own sweep.
+    Each of several experiments brings its own sweep.
     """
     experiments = _options(loader, master, words, EXPERIMENT)
     if len(experiments) > 1:
@@ -85,7 +89,7 @@ def multirun(
 def _with_defaults(
     loader: ConfigLoader, master: DictConfig, spec: SweepSpec, line: Sequence[str]
 ) -> list[list[str]]:
-    """A command line with the defaults of its options: a line for each option that has some."""
+    """A command line with the defaults of its options: one line for each option."""
     lines = [list(line)]
     for group, defaults in spec.defaults_for.items():
         completed: list[list[str]] = []
@@ -123,7 +127,7 @@ def _text(value: Any) -> str:
 def _options(
     loader: ConfigLoader, master: DictConfig, words: Sequence[str], group: str
 ) -> tuple[str, ...]:
-    """A word for each option of a group that `words` choose; none if they do not choose."""
+    """An override for each option of a group that `words` choose; none if they choose none."""
     chosen = [word for word in words if _key(word) == group]
     return _axes(loader, master, chosen)[0].words if chosen else ()
 
@@ -151,7 +155,7 @@ def _key(word: str) -> str:
 
 
 def _axes(loader: ConfigLoader, master: DictConfig, words: Sequence[str]) -> list[Axis]:
-    """The words by key; the later of two with the same key stays, as everywhere in Hydra."""
+    """The overrides by key; the later of two with the same key counts, as everywhere in Hydra."""
     groups = set(master.hydra.runtime.choices)
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
     return list({word.get_key_element(): _axis(word, groups) for word in parsed}.values())
@@ -171,18 +175,18 @@ def _axis(override: Override, groups: set[str]) -> Axis:
 
 
 def _simple(value: Any) -> bool:
-    """Whether a value stands for itself: no reference, not missing, nothing to be merged."""
+    """Whether a value is final: no reference, not missing, and not a mapping to be merged."""
     return not isinstance(value, dict) and "${" not in str(value) and "???" not in str(value)
 
 
 def _values(override: Override, key: str) -> list[str]:
     if not override.is_discrete_sweep():
         raise ValueError(
-            f"{key}: {override.get_value_string()} has no end; list its values as a,b,c or range(n)"
+            f"{key}: {override.get_value_string()} has no end; list the values as a,b,c or range(n)"
         )
     values = list(override.sweep_string_iterator())
     if not values:
-        raise ValueError(f"{key}: {override.get_value_string()} holds no value; give at least one")
+        raise ValueError(f"{key}: {override.get_value_string()} is empty; give at least one value")
     for value in values:
         if values.count(value) > 1:
             noun = "seed" if key == "seed" else "value"

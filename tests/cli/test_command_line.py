@@ -84,9 +84,9 @@ def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
         (["reset=keep,keep"], "reset: keep given twice; each value once"),
         (
             ["seed=interval(0,1)"],
-            "seed: interval(0,1) has no end; list its values as a,b,c or range(n)",
+            "seed: interval(0,1) has no end; list the values as a,b,c or range(n)",
         ),
-        (["seed=range(0)"], "seed: range(0) holds no value; give at least one"),
+        (["seed=range(0)"], "seed: range(0) is empty; give at least one value"),
         (
             ["seed=[1,2"],
             "seed=[1,2: not of the form key=value; a value with special characters needs quotes: "

@@ -181,7 +181,7 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
         ({"recipe__batch_size": 65}, "recipe.batch_size: got 65; give 1 to 64 images"),
         ({"schedule__levels": "two"}, "schedule.levels: got 'two'; give a whole number or null"),
         ({"mask_criterion__final": None}, "mask_criterion.final: None is no moment"),
-        ({"seeds": 5}, "seeds: 5; give a seed by role"),
+        ({"seeds": 5}, "seeds: got 5; give a seed by role"),
         ({"recipe__gamma": -3.0}, "recipe.gamma: got -3.0"),
         ({"recipe__warmup": "9ep"}, "recipe.warmup: got 36 steps; the length is 12"),
         (
@@ -191,7 +191,7 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
         ({"schedule__levels": None, "schedule__sparsity": 0.0}, "sparsity 0 prunes nothing"),
         ({"scedule": 1}, "scedule: no such key; did you mean `schedule`"),
         ({"report_at": "test"}, "report_at: 'test'; it is `best` or `end`"),
-        ({"seed": "abc"}, "seed: 'abc' is no seed"),
+        ({"seed": "abc"}, "seed: got 'abc'; give a whole number"),
         ({"seeds": {"data": 3}}, "seeds: no role"),
         ({"model__prunable": {"include": ["conv*"]}}, "prunable.include: `conv.*matches none of"),
         ({"model__nett": 1}, "model: no key `nett`"),
