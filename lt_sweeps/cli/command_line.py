@@ -23,14 +23,9 @@ from lt_sweeps.config.errors import CONF, complaint, options, unknown
 from lt_sweeps.execution.hydra_plugins import register
 
 # Hydra's flags, and whether a value follows.
-FLAGS = {
-    **dict.fromkeys(HELP, False),
-    **dict.fromkeys(("--hydra-help", "--version", "--resolve"), False),
-    **dict.fromkeys(("-r", "--run", "-m", "--multirun", "-sc", "--shell-completion"), False),
-    **dict.fromkeys(("-c", "--cfg", "-p", "--package", "-i", "--info"), True),
-    **dict.fromkeys(("-cp", "--config-path", "-cn", "--config-name"), True),
-    **dict.fromkeys(("-cd", "--config-dir"), True),
-}
+_ALONE = "--hydra-help --version --resolve -r --run -m --multirun -sc --shell-completion"
+_WITH_VALUE = "-c --cfg -p --package -i --info -cp --config-path -cn --config-name -cd --config-dir"
+FLAGS = dict.fromkeys((*HELP, *_ALONE.split()), False) | dict.fromkeys(_WITH_VALUE.split(), True)
 # With one of these flags Hydra prints something and runs nothing.
 SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
 

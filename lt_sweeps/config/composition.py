@@ -7,6 +7,7 @@ one. Options of different groups are composed one group at a time, and the resul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -93,7 +94,7 @@ class _Composed:
                 OmegaConf.update(self.job, key, value, merge=True)
             return plain(self.job), choices
         # OmegaConf takes 2 ms for this, plain Python 50 us.
-        config = {key: _copy(v) for (kind, key), v in self.parts.items() if kind == "config"}
+        config = {key: deepcopy(v) for (kind, key), v in self.parts.items() if kind == "config"}
         for key, value in setting.items():
             _set(config, key, value)
         return config, choices
@@ -155,14 +156,8 @@ def _combined(
             yield words, _Composed(parts, None, None)
 
 
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(inner) for key, inner in value.items()}
-    return [_copy(inner) for inner in value] if isinstance(value, list) else value
-
-
 def _set(config: Any, key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for name in parents:
         config = config[int(name) if isinstance(config, list) else name]
-    config[int(last) if isinstance(config, list) else last] = _copy(value)
+    config[int(last) if isinstance(config, list) else last] = deepcopy(value)

@@ -60,7 +60,7 @@ class Published:
 
     label: str
     source: str
-    points: list[Any] = field(default_factory=list)
+    points: list[list[float]] = field(default_factory=list)
     value: float | None = None
     metric: str = "test_accuracy"
     where: Mapping[str, str] = field(default_factory=dict)
@@ -74,10 +74,10 @@ class Published:
                 "any other metric `points`"
             )
         for point in self.points:
-            if not (isinstance(point, list) and len(point) == 2 and all(map(_number, point))):
-                raise ValueError(f"report.published: got {point!r}; give [sparsity, value]")
-            if not 0 <= point[0] < 1:
-                raise ValueError(f"report.published: got sparsity {point[0]}; give one in [0, 1)")
+            if len(point) != 2 or not 0 <= point[0] < 1:
+                raise ValueError(
+                    f"report.published: got {point}; give [sparsity, value], a sparsity in [0, 1)"
+                )
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,16 @@ class ReportConfig:
             _known("report.metrics", name, METRICS)
         for name in self.figures or ():
             _known("report.figures", name, FIGURES)
-        if self.ylim is not None and not (len(self.ylim) == 2 and self.ylim[0] < self.ylim[1]):
-            raise ValueError(f"report.ylim: got {self.ylim}; give [lower, upper] in record units")
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"report.alpha: got {self.alpha}; give a level between 0 and 1")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"report.workers: got {self.workers}; give 1 or more, or null")
-        for sparsity in self.masks_at:
-            if not 0 < sparsity < 1:
-                raise ValueError(f"report.masks_at: got {sparsity}; give numbers between 0 and 1")
+        low, high = self.ylim if self.ylim and len(self.ylim) == 2 else (0.0, 0.0)
+        checks = {
+            "ylim": (self.ylim is None or low < high, "[lower, upper] in the records' unit"),
+            "alpha": (0 < self.alpha < 1, "a level between 0 and 1"),
+            "workers": (self.workers is None or self.workers >= 1, "1 or more, or null"),
+            "masks_at": (all(0 < s < 1 for s in self.masks_at), "sparsities between 0 and 1"),
+        }
+        for key, (allowed, text) in checks.items():
+            if not allowed:
+                raise ValueError(f"report.{key}: got {getattr(self, key)}; give {text}")
         self.below(1.0)
         published = [_published(entry) for entry in with_files(self.published)]
         object.__setattr__(self, "published", published)
@@ -170,7 +171,3 @@ def _known(where: str, name: Any, allowed: Sequence[str]) -> None:
     if name not in allowed:
         hint = nearest(str(name), allowed)
         raise ValueError(f"{where}: got {name!r}{hint}; give one of {', '.join(allowed)}")
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
