@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lt_sweeps import __version__
-from lt_sweeps.cli.commands import HELP, VERBS, Usage, run
+from lt_sweeps.cli.commands import HELP, VERBS, Usage, run_verb
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
 from lt_sweeps.execution.hydra_plugins import register
@@ -60,7 +60,7 @@ def _command(words: list[str]) -> int:
         return 0
     first = words[0] if words else ""
     if first in VERBS:
-        return run(first, words[1:])
+        return run_verb(first, words[1:])
     if first == "plan":
         return _compose(words[1:], dry_run=True)
     if first and "=" not in first and first[0] not in "-~":

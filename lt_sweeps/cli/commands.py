@@ -50,7 +50,7 @@ class Usage(ValueError):
     """A command line that no command understands: exit status 2."""
 
 
-def run(verb: str, words: Sequence[str]) -> int:
+def run_verb(verb: str, words: Sequence[str]) -> int:
     """Run a verb with its arguments; returns the exit status."""
     if set(HELP) & set(words):
         print(USAGE[verb])
@@ -92,16 +92,16 @@ def _status(words: list[str]) -> int:
     watching, sweep, _ = _sweep("status", words, flag="--watch")
     from rich.console import Console
 
-    from lt_sweeps.cli.status_view import status
+    from lt_sweeps.cli.status_view import show_status
 
-    return status(sweep, Console(), watch=2.0 if watching else None)
+    return show_status(sweep, Console(), watch=2.0 if watching else None)
 
 
 def _logs(words: list[str]) -> int:
     _, sweep, (cell,) = _sweep("logs", words, count=2)
-    from lt_sweeps.cli.status_view import logs
+    from lt_sweeps.cli.status_view import read_logs
 
-    for text in logs(sweep, cell):
+    for text in read_logs(sweep, cell):
         print(text)
     return 0
 

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lt_sweeps.config.call import Config
-from lt_sweeps.config.composition import Axis, choices_of, compose, plain
+from lt_sweeps.config.composition import Axis, choices_of, compose_cells, resolved
 from lt_sweeps.config.published_curves import with_files
 
 EXPERIMENT = "experiment"
@@ -82,7 +82,7 @@ def multirun(
         _cell(config, choices, overrides)
         for line in spec.lines(words)
         for full in _with_defaults(loader, master, spec, line)
-        for overrides, config, choices in compose(loader, master, _axes(loader, master, full))
+        for overrides, config, choices in compose_cells(loader, master, _axes(loader, master, full))
     ]
 
 
@@ -134,7 +134,7 @@ def _options(
 
 def from_config(config: DictConfig, hydra: DictConfig) -> Cell:
     """The cell of a job that Hydra itself composed."""
-    return _cell(plain(config), choices_of(hydra), tuple(hydra.overrides.task))
+    return _cell(resolved(config), choices_of(hydra), tuple(hydra.overrides.task))
 
 
 def _cell(config: dict[str, Any], choices: dict[str, str], overrides: Sequence[str]) -> Cell:

@@ -32,7 +32,7 @@ class Axis:
         return self is not other and two.startswith(one)
 
 
-def compose(
+def compose_cells(
     loader: ConfigLoader, master: DictConfig, axes: Sequence[Axis]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Any], dict[str, str]]]:
     """For each combination of the axes' overrides: the overrides, the config and the choices."""
@@ -54,7 +54,7 @@ def compose(
         yield words, *made[frozenset(words)]
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def resolved(config: DictConfig) -> dict[str, Any]:
     """The config with its references resolved, as plain Python."""
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
@@ -92,7 +92,7 @@ class _Composed:
             HydraConfig.instance().cfg = self.hydra
             for key, value in setting.items():
                 OmegaConf.update(self.job, key, value, merge=True)
-            return plain(self.job), choices
+            return resolved(self.job), choices
         # OmegaConf takes 2 ms for this, plain Python 50 us.
         config = {key: deepcopy(v) for (kind, key), v in self.parts.items() if kind == "config"}
         for key, value in setting.items():
@@ -111,7 +111,7 @@ def _compose(
     for key, value in setting.items():
         OmegaConf.update(config, key, value, merge=True)  # raises for an unknown key
     refers = "${" in f"{OmegaConf.to_container(config)}"
-    parts = {("config", key): value for key, value in plain(config).items()}
+    parts = {("config", key): value for key, value in resolved(config).items()}
     return _Composed(
         parts | {("choices", key): value for key, value in choices.items()},
         config if refers else None,
