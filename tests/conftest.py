@@ -18,6 +18,7 @@ from fixtures.wandb_server import WandbServer
 from hydra._internal.config_repository import ConfigRepository
 
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.execution import local_launcher
@@ -84,7 +85,7 @@ def cell() -> Callable[..., Cell]:
             else:
                 config[group] = value
         groups = ("model", "dataset", "method", "mask_criterion", "schedule", "recipe")
-        return Cell(config, {g: g for g in (*groups, "reset", "freeze")}, ())
+        return Cell(Config(config), {g: g for g in (*groups, "reset", "freeze")}, ())
 
     return make
 

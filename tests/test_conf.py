@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lt_sweeps.config import errors
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.plan.planning import Plan, plan
@@ -22,12 +23,15 @@ CHECKED = ("model", "dataset", "method", "mask_criterion", "schedule", "recipe",
 
 
 def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted(errors.options(group))
 
 
 def test_every_group_is_checked_here() -> None:
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert groups <= {*CHECKED, "hydra", "tracker", "experiment"}
+    assert errors.groups() == {*CHECKED, "hydra", "tracker", "experiment"}
+
+
+def test_only_config_yaml_and_folders_lie_in_conf() -> None:
+    assert [path.name for path in CONF.iterdir() if path.is_file()] == ["config.yaml"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Every preset plans, says what it is for, and its quick variant runs (`-m slow`)."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +10,11 @@ from fixtures.tiny_cell import imagenet
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.config.errors import CONF
+from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.plan.planning import plan
 
-PRESETS = sorted(
-    str(path.relative_to(CONF / "experiment").with_suffix(""))
-    for path in (CONF / "experiment").rglob("*.yaml")
-)
+PRESETS = sorted(options("experiment"))
+SCRIPTS = sorted((Path(__file__).parents[1] / "launch").glob("*.sh"))
 QUICK = [name for name in PRESETS if name.endswith("_quick")]
 
 
@@ -40,6 +39,19 @@ def test_a_preset_has_a_header_and_a_quick_variant(name: str) -> None:
     for word in ("# Question:", "# Command:", "# Cost:", "# Expect:", f"experiment={name}"):
         assert word in text, word
     assert f"{name}_quick" in QUICK
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_launch_script_is_a_command_and_names_the_preset_that_explains_it(script: Path) -> None:
+    first, explained, third, *command = script.read_text().splitlines()
+    assert (first, third) == ("#!/usr/bin/env bash", "set -euo pipefail")
+    preset = re.match(
+        r"# Question, cost and what to expect: conf/experiment/(\S+)\.yaml", explained
+    )
+    assert preset and command[0].startswith("python -m lt_sweeps ")
+    assert all(line.endswith("\\") for line in command[:-1])
+    header = (CONF / "experiment" / f"{preset[1]}.yaml").read_text()
+    assert f"experiment={preset[1]}" in " ".join(command) or script.name in header
 
 
 @pytest.mark.slow

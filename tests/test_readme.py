@@ -240,8 +240,3 @@ def test_a_launch_script_is_an_experiment_on_its_models_or_plans(
     for key, option in given.items():
         for name in option.split(","):
             assert (CONF / key / f"{name}.yaml").exists()
-
-
-def test_the_header_of_a_launch_script_says_what_it_is_for() -> None:
-    for script in SCRIPTS:
-        assert all(f"# {word}:" in script.read_text() for word in ("Question", "Cost", "Usage"))

@@ -15,18 +15,13 @@ from typing import Any
 
 import yaml
 
+from lt_sweeps.config.keys import MACHINE_KEYS
 from lt_sweeps.storage.record import CellRecords, Record, RunFolder
 
 _OF_A_RUN = ("config.yaml", "records.jsonl", "DONE")
 
-# Keys of a config that say where and how fast a cell runs, or which replicate it is. They do not
-# change what is computed, so cells that differ in them make one curve.
-ASIDE = frozenset(
-    {
-        *("seed", "seeds", "root", "data_dir", "device", "stack_size", "workers", "backend"),
-        *("checkpoint_every", "name", "dry_run", "tracker", "experiment", "hydra"),
-    }
-)
+# Keys and groups of a config that change no result: cells that differ in them make one curve.
+ASIDE = {*MACHINE_KEYS, "experiment", "hydra"}
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
-"""The command line: a verb and what it is for, or the words of a sweep, which Hydra composes."""
+"""The command line: a verb with a sweep, or the overrides of a multirun, which Hydra composes."""
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from typing import cast
 
 import hydra
@@ -14,21 +17,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lt_sweeps import __version__
-from lt_sweeps.cli.commands import HELP, VERBS, Usage, run
+from lt_sweeps.cli.commands import HELP, VERBS, Usage, run_verb
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
 from lt_sweeps.execution.hydra_plugins import register
 
 # Hydra's flags, and whether a value follows.
-FLAGS = {
-    **dict.fromkeys(HELP, False),
-    **dict.fromkeys(("--hydra-help", "--version", "--resolve"), False),
-    **dict.fromkeys(("-r", "--run", "-m", "--multirun", "-sc", "--shell-completion"), False),
-    **dict.fromkeys(("-c", "--cfg", "-p", "--package", "-i", "--info"), True),
-    **dict.fromkeys(("-cp", "--config-path", "-cn", "--config-name"), True),
-    **dict.fromkeys(("-cd", "--config-dir"), True),
-}
-# With one of these Hydra does something else than run.
+_ALONE = "--hydra-help --version --resolve -r --run -m --multirun -sc --shell-completion"
+_WITH_VALUE = "-c --cfg -p --package -i --info -cp --config-path -cn --config-name -cd --config-dir"
+FLAGS = dict.fromkeys((*HELP, *_ALONE.split()), False) | dict.fromkeys(_WITH_VALUE.split(), True)
+# With one of these flags Hydra prints something and runs nothing.
 SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
 
 
@@ -39,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answered(run: Callable[[], int]) -> int:
-    """Run, and turn what goes wrong into one line and a status; a bug keeps its traceback."""
+    """Run; answer a mistake in one line and an exit status. A bug keeps its traceback."""
     try:
         return run()
     except KeyboardInterrupt:
-        print("interrupted; the same words continue from here", file=sys.stderr)
+        print("interrupted; the same command continues from here", file=sys.stderr)
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -62,7 +60,7 @@ def _command(words: list[str]) -> int:
         return 0
     first = words[0] if words else ""
     if first in VERBS:
-        return run(first, words[1:])
+        return run_verb(first, words[1:])
     if first == "plan":
         return _compose(words[1:], dry_run=True)
     if first and "=" not in first and first[0] not in "-~":
@@ -71,25 +69,38 @@ def _command(words: list[str]) -> int:
 
 
 def _compose(words: list[str], *, dry_run: bool = False) -> int:
-    """Let Hydra compose the words; our launcher, or `_job`, runs what comes of it."""
+    """Let Hydra compose the overrides; our launcher, or `_job`, runs the cells."""
     flags, overrides = _split(words)
     if set(HELP) & set(flags):  # options of a person's own folder are listed too
         overrides = [word for word in overrides if word.startswith("hydra.searchpath=")]
     elif dry_run:
         overrides.append("dry_run=true")
-    # Hydra falls back to a single run where it cannot read the mode for a mistake in the words.
+    # A mistake in the overrides can keep Hydra from reading `hydra.mode`: it would run one cell.
     if not SHOW & set(flags) and "hydra.mode=RUN" not in overrides:
         flags = [flag for flag in flags if flag not in ("-r", "--run", "-m", "--multirun")] + ["-m"]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # mistakes reach us as exceptions
     register()
-    before, sys.argv = sys.argv, [sys.argv[0], *flags, *overrides]
+    argv, sys.argv = sys.argv, [sys.argv[0], *flags, *overrides]
+    shown = io.StringIO() if set(HELP) & set(flags) else sys.stdout
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(shown):
             warnings.filterwarnings("error", message=".*is\nnot available|.*is not available")
             _hydra()()
-    finally:
-        sys.argv = before
+    finally:  # Hydra exits after its help
+        sys.argv = argv
+        if isinstance(shown, io.StringIO) and (text := shown.getvalue()):
+            print("\n".join(_help(text)))
     return 0
+
+
+def _help(text: str) -> Iterator[str]:
+    """Hydra's help, without fragments (`_keys`), and with the comments of config.yaml's keys."""
+    keys = re.findall(r"^(\w+):[^#\n]*# (.+)$", (CONF / "config.yaml").read_text(), re.MULTILINE)
+    for line in text.replace("{keys}", "\n".join(f"{k:<17} {v}" for k, v in keys)).splitlines():
+        if (group := re.fullmatch(r"([\w/@]+): ?(.*)", line)) is None:
+            yield line
+        elif names := [name for name in group[2].split(", ") if name and name[0] != "_"]:
+            yield f"{group[1]}: {', '.join(names)}"
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -112,14 +123,14 @@ def _override(word: str) -> str:
     key, _, value = word.partition("=")
     if not word.startswith("~") and not value:
         raise Usage(f"{key}: no value given; write {key}=VALUE")
-    if key and (CONF / key).is_dir() and not _names(value):
+    if key and not _names(value) and options(key):
         raise ValueError(unknown(key, value, options(key), what="options"))
-    # Every config has the group, so Hydra takes no plus; people write one by habit.
+    # Hydra refuses the plus, because every config has the group; people write it by habit.
     return word[1:] if key == "+experiment" else word
 
 
 def _names(value: str) -> bool:
-    """Whether Hydra reads it as a name; for a number it would not say of which group."""
+    """Whether Hydra reads the value as a name. For a number its error does not name the group."""
     try:
         float(value)
     except ValueError:
@@ -128,7 +139,7 @@ def _names(value: str) -> bool:
 
 
 def _hydra() -> Callable[[], None]:
-    # Hydra 1.3 warns where it is missing, 1.4 where it is given.
+    # Hydra 1.3 warns without `version_base`, Hydra 1.4 warns with it.
     old = tuple(map(int, hydra.__version__.split(".")[:2])) < (1, 4)
     version = {"version_base": "1.3"} if old else {}
     return hydra.main(config_path=str(CONF), config_name="config", **version)(_job)

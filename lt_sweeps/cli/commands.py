@@ -1,11 +1,12 @@
-"""The verbs of the command line beside `plan`: what they are given, and the function that does it.
+"""The verbs of the command line beside `plan`: their arguments, and the functions they call.
 
-Each imports what it needs when it is called: a status or a report starts without torch.
+Each verb imports what it needs when it is called, so that a status or a report starts without
+torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,28 @@ import yaml
 
 from lt_sweeps.config.errors import unknown
 from lt_sweeps.config.report_config import KEYS
+from lt_sweeps.storage.sweep_folder import SweepFolder
 
 HELP = ("-h", "--help")
 USAGE = {
     "report": """\
 usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FILE.yaml] [KEY=VALUE]
-a KEY of conf/report_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
---check writes nothing, and fails when what is behind a figure has changed""",
+a KEY of conf/report/_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
+--check writes nothing; it fails if the data behind a figure has changed""",
     "compare": """\
 usage: lt-sweeps compare A B [by=KEY,KEY] [root=results] [out=DIR] [KEY=VALUE]
-A minus B, level by level: sweeps or cells (runs/SIGNATURE) that differ in one thing, or in what
-`by` names; a KEY of conf/report_keys.yaml: metrics=[test_accuracy] margin=2% family=line""",
+A minus B, level by level: sweeps or cells (runs/SIGNATURE) that differ in one thing, or in the
+keys of `by`; a KEY of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2% family=line""",
     "status": """\
 usage: lt-sweeps status SWEEP [--watch] [root=results]
-exit status: 0 complete, 1 something is missing and nobody is at it, 3 at work""",
-    "logs": "usage: lt-sweeps logs SWEEP CELL [root=results]; the cell as `status` numbers it",
-    "resume": (
-        "usage: lt-sweeps resume SWEEP [root=results] [KEY=VALUE of hydra.launcher, as time=480]"
-    ),
+exit status: 0 complete, 1 something is missing and nothing runs, 3 running""",
+    "logs": "usage: lt-sweeps logs SWEEP CELL [root=results]; CELL as `status` numbers it",
+    "resume": "usage: lt-sweeps resume SWEEP [root=results] [KEY=VALUE of the launcher: time=480]",
     "cancel": "usage: lt-sweeps cancel SWEEP [root=results]",
     "sync": "usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM]",
     "dashboard": """\
 usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM save=true] [KEY=VALUE]
-a KEY of conf/report_keys.yaml: band=ci baseline=random; save=false asks no server""",
+a KEY of conf/report/_keys.yaml: band=ci baseline=random; save=false contacts no server""",
     "export": """\
 usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]
        lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]""",
@@ -47,11 +47,11 @@ usage: lt-sweeps import open_lth FOLDER [root=results name=NAME model=fc ...]
 
 
 class Usage(ValueError):
-    """A command line that is not one of ours: exit status 2."""
+    """A command line that no command understands: exit status 2."""
 
 
-def run(verb: str, words: Sequence[str]) -> int:
-    """Do what a verb's words ask for; returns the exit status."""
+def run_verb(verb: str, words: Sequence[str]) -> int:
+    """Run a verb with its arguments; returns the exit status."""
     if set(HELP) & set(words):
         print(USAGE[verb])
         return 0
@@ -60,118 +60,107 @@ def run(verb: str, words: Sequence[str]) -> int:
 
 def _report(words: list[str]) -> int:
     """Reads records only."""
-    checking, (where,), given = _taken("report", words, flag="--check")
-    root, out, file = (given.pop(key, None) for key in ("root", "out", "layout"))
-    _check_keys("report", given, {*KEYS, "root", "out", "layout"})
+    checking, (name,), keys = _arguments("report", words, flag="--check")
+    root, out, file = (keys.pop(key, None) for key in ("root", "out", "layout"))
+    _check_keys("report", keys, {*KEYS, "root", "out", "layout"})
     from lt_sweeps.reporting.sweep_report import check, report
 
-    sweep, folder = _sweep("report", where, root), Path(out) if out else None
+    sweep, folder = _folder("report", name, root), Path(out) if out else None
     if checking:
-        if given or file:
-            raise Usage("report --check: takes root and out alone; it draws what was drawn before")
+        if keys or file:
+            raise Usage("report --check: takes only root and out; it checks the last report")
         return 0 if check(sweep, out=folder) else 1
-    report(sweep, out=folder, layout_file=Path(file) if file else None, **_values(given))
+    report(sweep, out=folder, layout_file=Path(file) if file else None, **_values(keys))
     return 0
 
 
 def _compare(words: list[str]) -> int:
     """Two sweeps or two cells that differ in one thing."""
-    _, where, given = _taken("compare", words, count=2)
-    root, out, by = (given.pop(key, None) for key in ("root", "out", "by"))
-    _check_keys("compare", given, {*KEYS, "root", "out", "by"})
+    _, names, keys = _arguments("compare", words, count=2)
+    root, out, by = (keys.pop(key, None) for key in ("root", "out", "by"))
+    _check_keys("compare", keys, {*KEYS, "root", "out", "by"})
     from lt_sweeps.reporting.sweep_comparison import compare_sweeps
 
-    compare_sweeps(
-        *(_sweep("compare", each, root) for each in where),
-        by=by.split(",") if by else (),
-        out=Path(out) if out else None,
-        **_values(given),
-    )
+    one, other = (_folder("compare", name, root) for name in names)
+    groups = by.split(",") if by else ()
+    compare_sweeps(one, other, by=groups, out=Path(out) if out else None, **_values(keys))
     return 0
 
 
 def _status(words: list[str]) -> int:
     """Reads files only."""
-    watching, (where,), given = _taken("status", words, flag="--watch")
-    sweep = _alone("status", where, given)
+    watching, sweep, _ = _sweep("status", words, flag="--watch")
     from rich.console import Console
 
-    from lt_sweeps.cli.status_view import status
-    from lt_sweeps.storage.sweep_folder import SweepFolder
+    from lt_sweeps.cli.status_view import show_status
 
-    return status(SweepFolder(sweep), Console(), watch=2.0 if watching else None)
+    return show_status(sweep, Console(), watch=2.0 if watching else None)
 
 
 def _logs(words: list[str]) -> int:
-    _, (where, cell), given = _taken("logs", words, count=2)
-    sweep = _alone("logs", where, given)
-    from lt_sweeps.cli.status_view import logs
-    from lt_sweeps.storage.sweep_folder import SweepFolder
+    _, sweep, (cell,) = _sweep("logs", words, count=2)
+    from lt_sweeps.cli.status_view import read_logs
 
-    for text in logs(SweepFolder(sweep), cell):
+    for text in read_logs(sweep, cell):
         print(text)
     return 0
 
 
 def _resume(words: list[str]) -> int:
     """The keys are the launcher's."""
-    _, (where,), given = _taken("resume", words)
-    sweep = _sweep("resume", where, given.pop("root", None))
+    _, (name,), keys = _arguments("resume", words)
+    folder = _folder("resume", name, keys.pop("root", None))
     from lt_sweeps.execution.resume_sweep import resume
-    from lt_sweeps.storage.sweep_folder import SweepFolder
 
-    return resume(SweepFolder(sweep.absolute()), given)
+    return resume(SweepFolder(folder.absolute()), keys)
 
 
 def _cancel(words: list[str]) -> int:
     """The sweep's jobs, and no others."""
-    _, (where,), given = _taken("cancel", words)
-    sweep = _alone("cancel", where, given)
+    _, sweep, _ = _sweep("cancel", words)
     from lt_sweeps.execution.slurm.squeue import cancel
-    from lt_sweeps.storage.sweep_folder import SweepFolder
 
-    print(f"cancelled {cancel(SweepFolder(sweep))} jobs; `resume` submits what is missing")
+    print(f"cancelled {cancel(sweep)} jobs; `resume` submits what is missing")
     return 0
 
 
 def _sync(words: list[str]) -> int:
     """The keys are the tracker's."""
-    _, (where,), given = _taken("sync", words)
-    sweep = _sweep("sync", where, given.pop("root", None))
+    _, (name,), keys = _arguments("sync", words)
+    folder = _folder("sync", name, keys.pop("root", None))
     from lt_sweeps.tracking.mirror import sync
 
-    return sync(sweep, **given)
+    return sync(folder, **keys)
 
 
 def _dashboard(words: list[str]) -> int:
     """The sweep's workspace and report in W&B."""
-    _, (where,), given = _taken("dashboard", words)
-    sweep = _sweep("dashboard", where, given.pop("root", None))
+    _, (name,), keys = _arguments("dashboard", words)
+    folder = _folder("dashboard", name, keys.pop("root", None))
     from lt_sweeps.tracking.wandb_dashboard import dashboard
 
-    dashboard(sweep, **given)  # pyright: ignore[reportArgumentType]
+    dashboard(folder, **keys)  # pyright: ignore[reportArgumentType]
     return 0
 
 
 def _export(words: list[str]) -> int:
     """Tables, or a ticket for other code."""
-    _, (where,), given = _taken("export", words)
-    root = given.pop("root", None)
+    _, (name,), keys = _arguments("export", words)
+    root = keys.pop("root", None)
     from lt_sweeps.interchange.export_results import export
 
-    _check_keys("export", given, {*signature(export).parameters, "root"} - {"where", "console"})
-    found = Path(where) if Path(where).is_file() else _sweep("export", where, root)
-    export(found, **given)  # pyright: ignore[reportArgumentType]
+    _check_keys("export", keys, {*signature(export).parameters, "root"} - {"where", "console"})
+    path = Path(name) if Path(name).is_file() else _folder("export", name, root)
+    export(path, **keys)  # pyright: ignore[reportArgumentType]
     return 0
 
 
 def _import(words: list[str]) -> int:
-    """What others have computed, as a sweep of ours."""
-    _, (kind, path), given = _taken("import", words, count=2)
+    """Other people's results, as a sweep of ours."""
+    _, (kind, path), keys = _arguments("import", words, count=2)
     from lt_sweeps.interchange.import_results import import_
 
-    root = Path(given.pop("root", "results"))
-    print(import_(kind, Path(path), root=root, **given))
+    print(import_(kind, Path(path), root=Path(keys.pop("root", "results")), **keys))
     return 0
 
 
@@ -189,41 +178,41 @@ VERBS: Mapping[str, Callable[[list[str]], int]] = {
 }
 
 
-def _taken(
+def _arguments(
     verb: str, words: list[str], *, count: int = 1, flag: str | None = None
 ) -> tuple[bool, list[str], dict[str, str]]:
-    """Whether the flag is there, what the verb is for, and the keys that it is given."""
-    where = [word for word in words if "=" not in word and word != flag]
-    if len(where) != count:
+    """Whether the flag is there, the names without a key, and the values by key."""
+    names = [word for word in words if "=" not in word and word != flag]
+    if len(names) != count:
         needed = {1: "sweeps given; name one", 2: "given; name two"}[count]
-        raise Usage(f"{verb}: {len(where)} {needed}. {USAGE[verb].splitlines()[0]}")
-    return flag in words, where, dict(word.split("=", 1) for word in words if "=" in word)
+        raise Usage(f"{verb}: {len(names)} {needed}. {USAGE[verb].splitlines()[0]}")
+    return flag in words, names, dict(word.split("=", 1) for word in words if "=" in word)
 
 
-def _alone(verb: str, where: str, given: dict[str, str]) -> Path:
-    """The sweep of a verb that takes nothing but the root."""
-    _check_keys(verb, given, ["root"])
-    return _sweep(verb, where, given.get("root"))
+def _sweep(
+    verb: str, words: list[str], *, count: int = 1, flag: str | None = None
+) -> tuple[bool, SweepFolder, list[str]]:
+    """The arguments of a verb that has no key but the root; the first name is a sweep."""
+    flagged, (name, *others), keys = _arguments(verb, words, count=count, flag=flag)
+    _check_keys(verb, keys, ["root"])
+    return flagged, SweepFolder(_folder(verb, name, keys.get("root"))), others
 
 
-def _check_keys(verb: str, given: Mapping[str, str], allowed: Collection[str]) -> None:
-    for key in given:
+def _check_keys(verb: str, keys: Iterable[str], allowed: Collection[str]) -> None:
+    for key in keys:
         if key not in allowed:
             raise Usage(unknown(verb, key, allowed, what="keys"))
 
 
-def _values(given: Mapping[str, str]) -> dict[str, Any]:
-    return {key: yaml.safe_load(value) for key, value in given.items()}
+def _values(keys: Mapping[str, str]) -> dict[str, Any]:
+    return {key: yaml.safe_load(value) for key, value in keys.items()}
 
 
-def _sweep(verb: str, name: str, root: str | None) -> Path:
-    """A folder given by its path, a sweep by its name, or a cell by its signature."""
-    if Path(name).is_dir():
-        return Path(name)
-    where = Path(root or "results")
-    for folder in (where / "sweeps" / name, where / "runs" / name):
+def _folder(verb: str, name: str, root: str | None) -> Path:
+    """A folder by its path, a sweep by its name, or a cell by its signature."""
+    results = Path(root or "results")
+    for folder in (Path(name), results / "sweeps" / name, results / "runs" / name):
         if folder.is_dir():
             return folder
-    sweeps = where / "sweeps"
-    names = [folder.name for folder in sweeps.iterdir()] if sweeps.is_dir() else []
-    raise ValueError(unknown(verb, name, names, what=f"sweeps in {where}"))
+    names = [folder.name for folder in (results / "sweeps").glob("*")]
+    raise ValueError(unknown(verb, name, names, what=f"sweeps in {results}"))

@@ -1,4 +1,4 @@
-"""Following a sweep: its status as a table, and the logs of a cell."""
+"""What a person sees of a sweep: its status as a table, and the logs of a cell."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lt_sweeps.config.durations import readable
 from lt_sweeps.execution.slurm.squeue import batches, output
 from lt_sweeps.execution.status import AT_WORK, STATES, Status
 from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
@@ -20,12 +21,12 @@ from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
 _COLOURS: dict[str, str] = dict(
     zip(STATES, ("green", "cyan", "yellow", "red", "magenta"), strict=True)
 )
-_SEEDS = 12  # columns; of more seeds only the sums are shown
+_SEEDS = 12  # columns; with more seeds only sums are shown
 _NAMED = 20  # failing units that are listed
 
 
-def status(sweep: SweepFolder, console: Console, *, watch: float | None = None) -> int:
-    """Show where a sweep is, again every `watch` seconds while somebody is at work."""
+def show_status(sweep: SweepFolder, console: Console, *, watch: float | None = None) -> int:
+    """Print the status of a sweep; with `watch`, again every so many seconds while it runs."""
     found = Status.of(sweep)
     if watch is None:
         console.print(_shown(found))
@@ -38,8 +39,8 @@ def status(sweep: SweepFolder, console: Console, *, watch: float | None = None) 
     return found.exit_status
 
 
-def logs(sweep: SweepFolder, cell: str) -> Iterator[str]:
-    """What was logged of a cell: by the packs that advance it, and by their jobs.
+def read_logs(sweep: SweepFolder, cell: str) -> Iterator[str]:
+    """The logs of a cell: of the packs that train it, and of their jobs.
 
     Raises:
         ValueError: there is no such cell.
@@ -61,7 +62,7 @@ def logs(sweep: SweepFolder, cell: str) -> Iterator[str]:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something; nothing where there is none."""
+    """The last line of a log that is not blank, or nothing."""
     with suppress(OSError):
         lines = [line for line in path.read_text().splitlines() if line.strip()]
         return lines[-1].strip() if lines else ""
@@ -70,7 +71,7 @@ def last_line(path: Path) -> str:
 
 def _cell(sweep: SweepFolder, cell: str) -> int:
     names = [f"{each['signature']}/{each['seed']}" for each in sweep.manifest["cells"]]
-    numbered = cell.isdigit() and len(cell) < 8  # a signature has sixteen, of which few are digits
+    numbered = cell.isdigit() and len(cell) < 8  # a signature has 16 characters
     if numbered and int(cell) < len(names):
         return int(cell)
     found = [number for number, name in enumerate(names) if name.startswith(cell)]
@@ -78,7 +79,7 @@ def _cell(sweep: SweepFolder, cell: str) -> int:
         return found[0]
     last = len(names) - 1
     raise ValueError(
-        f"logs: {cell!r} is no cell of {sweep.folder.name}; give 0 to {last}, as `status` numbers "
+        f"logs: got {cell!r}; cells of {sweep.folder.name} are 0 to {last}, as `status` numbers "
         f"them, or SIGNATURE/SEED such as {names[0]}"
     )
 
@@ -91,7 +92,7 @@ def _shown(found: Status) -> Group:
         if counts[state]:
             head.append(f", {counts[state]} units ", style="").append(state, _COLOURS[state])
     if (left := found.seconds_left()) is not None and counts["running"]:
-        head.append(f", about {_duration(left)} to go")
+        head.append(f", about {readable(left)} to go")
     return Group(head, _table(found), *_at_work(found), *_failed(found), *_lost(found))
 
 
@@ -114,7 +115,7 @@ def _table(found: Status) -> Table:
 
 
 def _part(found: Status, members: Sequence[UnitName]) -> Text:
-    """How many of some cells are done; in the colour of the worst."""
+    """How many of these units are done, in the colour of the worst state."""
     states = [found.states[unit] for unit in members]
     worst = max(states, key=STATES.index, default=STATES[0])
     return Text(f"{states.count(STATES[0])}/{len(states)}", _COLOURS[worst])
@@ -148,13 +149,7 @@ def _lost(found: Status) -> Iterator[Text]:
     for batch, task in list(found.lost())[:_NAMED]:
         path = output(found.sweep, batch, task)
         what = "canary" if batch.canary else "job"
-        said = last_line(path) or "it never began: what it waited for failed, or it was cancelled"
+        said = last_line(path) or "it never started: a job before it failed, or it was cancelled"
         yield Text(f"lost: {what} {batch.id}_{task} has left the queue unfinished", "magenta")
         yield Text(f"  {said}")
         yield Text(f"  {path}", style="dim")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

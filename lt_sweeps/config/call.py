@@ -1,4 +1,7 @@
-"""`Call`: a function and its arguments as a value, checked before anything runs."""
+"""`Call`: a function and its arguments as a value, checked before anything runs.
+
+`Config` is the value that a resolved yaml becomes; it holds the arguments of a call and a cell.
+"""
 
 from __future__ import annotations
 
@@ -13,48 +16,73 @@ import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 ANY = object()
 _KEPT = object()
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    type(None): "null",
+    Any: "any value",
+}
+
+
+class Config(dict[str, Any]):
+    """A mapping of JSON values that is a value itself: hashable, equal for equal text.
+
+    A config is made once, where Hydra composes it or a file is read, and never changed. From then
+    on it can be part of a frozen value and a key of a cache.
+    """
+
+    @functools.cached_property
+    def text(self) -> str:
+        return json.dumps(self, sort_keys=True)
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:  # 1, 1.0 and True are different settings
+        return self.text == other.text if isinstance(other, Config) else super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function by its import path, with the arguments that a yaml gave it.
+    """A function by its import path, with the arguments that a yaml gives it.
 
-    Hashable and printable. The function's signature is the schema: `Call.of` refuses names and
-    types that it does not take. What the framework supplies at the time of the call (evidence,
-    shapes, stages) is passed by name, and only if the function names it.
+    Hashable and printable. The function's signature is the schema: `Call.of` refuses unknown names
+    and wrong types. The framework passes what it supplies itself (evidence, shapes, stages) by
+    name at the time of the call, and only to a function that names it.
     """
 
     target: str
-    arguments: str = "{}"
+    args: Config = field(default_factory=Config)
 
     @classmethod
     def of(cls, config: Mapping[str, Any], *, where: str, supplied: Collection[str] = ()) -> Call:
         """The call that `config` (`_target_` plus arguments) describes.
 
         Args:
-            where: what a person knows this by (`method`, `recipe`); it opens every error.
+            where: the key that a person knows this by (`method`, `recipe`); it opens every error.
             supplied: names that the framework will pass; a yaml may not set them.
 
         Raises:
             ValueError: the target cannot be imported, or an argument is unknown, missing or of
                 another type.
         """
-        given = dict(config)
-        target = given.pop("_target_", None)
+        args = Config(config)
+        target = args.pop("_target_", None)
         if not isinstance(target, str):
             raise ValueError(f"{where}: no `_target_`; give the import path of a function")
-        call = cls(target, json.dumps(given, sort_keys=True))
+        call = cls(target, args)
         call._check(where, frozenset(supplied))
         return call
-
-    @property
-    def args(self) -> dict[str, Any]:
-        return json.loads(self.arguments)
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -67,11 +95,10 @@ class Call:
 
     def bound(self) -> dict[str, Any]:
         """Every argument that is not supplied by the framework, defaults included."""
-        args, parameters = self.args, _signature(self.target).parameters
         return {
-            name: args.get(name, parameter.default)
-            for name, parameter in parameters.items()
-            if name in args or parameter.default is not inspect.Parameter.empty
+            name: self.args.get(name, parameter.default)
+            for name, parameter in _signature(self.target).parameters.items()
+            if name in self.args or parameter.default is not inspect.Parameter.empty
         }
 
     def __call__(self, **supplied: Any) -> Any:
@@ -94,7 +121,7 @@ class Call:
         return identity
 
     def __str__(self) -> str:
-        args = ", ".join(f"{name}={value!r}" for name, value in self.args.items())
+        args = ", ".join(f"{name}={value!r}" for name, value in sorted(self.args.items()))
         return f"{self.target.rpartition('.')[2]}({args})"
 
     def _check(self, where: str, supplied: frozenset[str]) -> None:
@@ -111,18 +138,18 @@ class Call:
             if name not in self.args and parameters[name].default is inspect.Parameter.empty
         ]
         if missing:
-            raise ValueError(f"{where}: `{self.target}` needs {missing}, which nothing gives")
+            raise ValueError(f"{where}: `{self.target}` needs a value for {missing}")
         hints = _hints(self.target)
         for name, value in self.args.items():
             if name in hints and not fits(value, hints[name]):
-                raise ValueError(f"{where}: {name}={value!r} is no {_readable(hints[name])}")
+                raise ValueError(f"{where}.{name}: got {value!r}; give {_readable(hints[name])}")
 
 
 def omitted_at(**values: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Leave these arguments out of the key at these values, or at `ANY`.
+    """Leave these arguments out of the stage key at these values, or at `ANY`.
 
-    For an argument added after results exist, whose given value changes nothing, and for one that
-    says where something lies and not what it is.
+    For an argument that was added after results existed, at the value that changes nothing; and
+    for one that says where something lies and not what it is.
     """
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -164,7 +191,7 @@ def digest(value: Any) -> str:
 
 
 def nearest(word: str, allowed: Collection[str]) -> str:
-    """`; did you mean x?` when something allowed is close to `word`, else nothing."""
+    """`; did you mean `x`?` if something allowed is close to `word`, else nothing."""
     close = difflib.get_close_matches(word, list(allowed), n=1)
     return f"; did you mean `{close[0]}`?" if close else ""
 
@@ -188,26 +215,28 @@ def _signature(target: str) -> inspect.Signature:
     signature = inspect.signature(_resolve(target))
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ValueError(f"`{target}` takes `{parameter}`; name every argument instead")
+            raise ValueError(f"`{target}` takes `{parameter}`; give each argument a name instead")
     return signature
 
 
 @functools.cache
 def _hints(target: str) -> dict[str, Any]:
     function = _resolve(target)
-    return typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)  # type: ignore[misc]
+    if inspect.isclass(function):
+        function = function.__init__  # type: ignore[misc]
+    return typing.get_type_hints(function, include_extras=True)
 
 
 @functools.cache
 def _source_hash(target: str) -> str:
-    """The whole module counts: what the function calls lies beside it more often than not."""
+    """Of the whole module, because the functions that `target` calls usually lie beside it."""
     module = inspect.getmodule(_resolve(target))
     try:
         source = inspect.getsource(module) if module is not None else ""
     except (OSError, TypeError):
         source = ""
     if not source:
-        raise ValueError(f"`{target}` has no source to know its results by; put it in a file")
+        raise ValueError(f"`{target}` has no source, which stage keys need; put it in a file")
     return digest(ast.dump(ast.parse(source)))
 
 
@@ -216,6 +245,8 @@ def fits(value: Any, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
+    if origin is typing.Annotated:
+        return fits(value, inner[0])
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, option) for option in inner)
     if origin is typing.Literal:
@@ -237,6 +268,14 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _readable(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(repr(option) for option in typing.get_args(hint))
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    """What a person may write for a parameter annotated `hint`."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return inner[1]
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, inner))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_readable, inner))
+    if isinstance(origin, type) and issubclass(origin, Collection):
+        return "a mapping" if issubclass(origin, Mapping) else f"a list of: {_readable(inner[0])}"
+    return _WORDS.get(hint, str(hint))

@@ -1,7 +1,8 @@
-"""A multirun as cells: every combination of the values that its words list."""
+"""A multirun as cells: every combination of the values that its overrides list."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,11 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from lt_sweeps.config.composition import Axis, choices_of, compose, plain
+from lt_sweeps.config.call import Config
+from lt_sweeps.config.composition import Axis, choices_of, compose_cells, resolved
+from lt_sweeps.config.published_curves import with_files
 
 EXPERIMENT = "experiment"
 REPORT = "report"
@@ -22,49 +25,50 @@ REPORT = "report"
 class Cell:
     """One point of a multirun: a full config with one seed."""
 
-    config: dict[str, Any]  # resolved, without Hydra's own part
+    config: Config  # resolved, without Hydra's own part
     choices: dict[str, str]  # group -> the option chosen
-    overrides: tuple[str, ...]  # the words that tell it from its neighbours
-    report: Mapping[str, Any] = field(default_factory=dict)  # how it is drawn; no part of it
+    overrides: tuple[str, ...]  # those of the multirun in which it differs from other cells
+    report: Mapping[str, Any] = field(default_factory=dict)  # how it is drawn; in no stage key
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """What a config's own `hydra.sweeper` asks for, each under the words of the command line.
+    """What a config's own `hydra.sweeper` asks for; `conf/hydra/sweeper/cells.yaml` explains it.
 
-    `params` is a word by key. `arms` are multiruns of their own, one list of words each: what no
-    product of axes can say. `companions` are the words that go with an option, by group and option:
-    the data set and the recipe of a model.
+    `params` are the swept keys. `variants` are sweeps side by side, each on top of `params`.
+    `defaults_for` holds, by group and option, the keys that go with an option.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
-    arms: Sequence[Sequence[str]] = ()
-    companions: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    defaults_for: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, master: DictConfig) -> SweepSpec:
-        sweeper = master.hydra.sweeper
-        given = {key: sweeper.get(key) for key in ("params", "arms", "companions")}
-        return cls(**{key: value for key, value in given.items() if value is not None})
+        sweeper = OmegaConf.to_container(master.hydra.sweeper)
+        assert isinstance(sweeper, dict)
+        spec = {key: sweeper.get(key) or {} for key in cls.__dataclass_fields__}
+        for key, value in spec.items():
+            if not isinstance(value, dict):
+                raise ValueError(f"hydra.sweeper.{key}: got {value!r}; give a mapping")
+        return cls(**spec)
 
-    def lines(self, words: Sequence[str]) -> list[list[str]]:
-        """The command lines that `words` stand for; what they say themselves is left as it is."""
-        given = {_key(word) for word in words}
-        base = [f"{k}={v}" for k, v in self.params.items() if v is not None and k not in given]
-        arms = [[word for word in arm if _key(word) not in given] for arm in self.arms] or [[]]
+    def lines(self, overrides: Sequence[str]) -> list[list[str]]:
+        """The command lines that `overrides` stand for, one for each variant."""
+        variants = [variant for variant in self.variants.values() if variant is not None] or [{}]
         lines = []
-        for arm in arms:
-            mine = {_key(word) for word in arm}
-            lines.append([*(word for word in base if _key(word) not in mine), *arm, *words])
+        for variant in variants:
+            params = {key: value for key, value in self.params.items() if key not in variant}
+            lines.append([*_added({**params, **variant}, overrides), *overrides])
         return lines
 
 
 def multirun(
-    loader: ConfigLoader, master: DictConfig, swept: SweepSpec, words: Sequence[str]
+    loader: ConfigLoader, master: DictConfig, spec: SweepSpec, words: Sequence[str]
 ) -> list[Cell]:
-    """The cells of a command line, in the order of its words, the last key fastest.
+    """The cells of a command line, in the order of its overrides, the last key fastest.
 
-    Experiments given as a list each bring their own sweep.
+    Each of several experiments brings its own sweep.
     """
     experiments = _options(loader, master, words, EXPERIMENT)
     if len(experiments) > 1:
@@ -75,56 +79,69 @@ def multirun(
             cells += multirun(loader, own, SweepSpec.of(own), [word, *others])
         return cells
     return [
-        _cell(config, choices, found)
-        for line in swept.lines(words)
-        for accompanied in _accompanied(loader, master, swept, line)
-        for found, config, choices in compose(loader, master, _axes(loader, master, accompanied))
+        _cell(config, choices, overrides)
+        for line in spec.lines(words)
+        for full in _with_defaults(loader, master, spec, line)
+        for overrides, config, choices in compose_cells(loader, master, _axes(loader, master, full))
     ]
 
 
-def _accompanied(
-    loader: ConfigLoader, master: DictConfig, swept: SweepSpec, line: Sequence[str]
+def _with_defaults(
+    loader: ConfigLoader, master: DictConfig, spec: SweepSpec, line: Sequence[str]
 ) -> list[list[str]]:
-    """A command line with the companions of its options, one for each option that has some."""
+    """A command line with the defaults of its options: one line for each option."""
     lines = [list(line)]
-    for group, companions in swept.companions.items():
-        lines = [
-            found for each in lines for found in _with(companions, group, each, loader, master)
-        ]
+    for group, defaults in spec.defaults_for.items():
+        completed: list[list[str]] = []
+        for line in lines:
+            others = [override for override in line if _key(override) != group]
+            completed += [
+                [option, *_added(defaults.get(option.split("=", 1)[1]) or {}, line), *others]
+                for option in _options(loader, master, line, group)
+            ] or [list(line)]
+        lines = completed
     return lines
 
 
-def _with(
-    companions: Mapping[str, Sequence[str]],
-    group: str,
-    line: Sequence[str],
-    loader: ConfigLoader,
-    master: DictConfig,
-) -> list[list[str]]:
-    given, found = {_key(word) for word in line}, []
-    for option in _options(loader, master, line, group):
-        beside = companions.get(option.split("=", 1)[1], ())
-        others = [word for word in line if _key(word) != group]
-        found.append([option, *(w for w in beside if _key(w) not in given), *others])
-    return found or [list(line)]
+def _added(defaults: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Defaults as overrides, without those that are null or that `overrides` set themselves."""
+    keys = {_key(override) for override in overrides}
+    return [
+        f"{key}={','.join(map(_text, value)) if isinstance(value, list) else _text(value)}"
+        for key, value in defaults.items()
+        if value is not None and key not in keys
+    ]
+
+
+def _text(value: Any) -> str:
+    """A value in the grammar of overrides; a string is taken as it is."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_text(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value)
 
 
 def _options(
     loader: ConfigLoader, master: DictConfig, words: Sequence[str], group: str
 ) -> tuple[str, ...]:
-    """A word for each option of a group that `words` choose; none if they do not choose."""
+    """An override for each option of a group that `words` choose; none if they choose none."""
     chosen = [word for word in words if _key(word) == group]
     return _axes(loader, master, chosen)[0].words if chosen else ()
 
 
 def from_config(config: DictConfig, hydra: DictConfig) -> Cell:
     """The cell of a job that Hydra itself composed."""
-    return _cell(plain(config), choices_of(hydra), tuple(hydra.overrides.task))
+    return _cell(resolved(config), choices_of(hydra), tuple(hydra.overrides.task))
 
 
-def _cell(config: dict[str, Any], choices: dict[str, str], words: Sequence[str]) -> Cell:
-    asked = {key: value for key, value in config.items() if key != REPORT}
-    return Cell(asked, choices, tuple(words), config.get(REPORT) or {})
+def _cell(config: dict[str, Any], choices: dict[str, str], overrides: Sequence[str]) -> Cell:
+    report = config.pop(REPORT, None) or {}
+    if published := report.get("published"):  # a frozen sweep does not follow later edits
+        report = {**report, "published": with_files(published)}
+    return Cell(Config(config), choices, tuple(overrides), report)
 
 
 def _master(loader: ConfigLoader, master: DictConfig, word: str) -> DictConfig:
@@ -138,7 +155,7 @@ def _key(word: str) -> str:
 
 
 def _axes(loader: ConfigLoader, master: DictConfig, words: Sequence[str]) -> list[Axis]:
-    """The words by key; the later of two with the same key stays, as everywhere in Hydra."""
+    """The overrides by key; the later of two with the same key counts, as everywhere in Hydra."""
     groups = set(master.hydra.runtime.choices)
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
     return list({word.get_key_element(): _axis(word, groups) for word in parsed}.values())
@@ -158,18 +175,18 @@ def _axis(override: Override, groups: set[str]) -> Axis:
 
 
 def _simple(value: Any) -> bool:
-    """Whether a value stands for itself: no reference, not missing, nothing to be merged."""
+    """Whether a value is final: no reference, not missing, and not a mapping to be merged."""
     return not isinstance(value, dict) and "${" not in str(value) and "???" not in str(value)
 
 
 def _values(override: Override, key: str) -> list[str]:
     if not override.is_discrete_sweep():
         raise ValueError(
-            f"{key}: {override.get_value_string()} has no end; list its values as a,b,c or range(n)"
+            f"{key}: {override.get_value_string()} has no end; list the values as a,b,c or range(n)"
         )
     values = list(override.sweep_string_iterator())
     if not values:
-        raise ValueError(f"{key}: {override.get_value_string()} holds no value; give at least one")
+        raise ValueError(f"{key}: {override.get_value_string()} is empty; give at least one value")
     for value in values:
         if values.count(value) > 1:
             noun = "seed" if key == "seed" else "value"

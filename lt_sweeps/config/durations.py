@@ -1,22 +1,34 @@
-"""Times: `160ep` and `500it` in yaml, optimizer steps in code."""
+"""Durations: `160ep` and `500it` in yaml, optimizer steps in code; seconds for people to read."""
 
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+_FORM = "a duration with its unit, such as 10ep or 500it"
+Duration = Annotated[str, _FORM]
+"""A time of training in yaml, in epochs or optimizer steps."""
 
 
 def steps(time: str | int, steps_per_epoch: int, *, where: str = "time") -> int:
     """Optimizer steps in `time`: `160ep`, `500it`, `0.5ep`, or a bare 0.
 
     Raises:
-        ValueError: anything else, a bare number above all: it could mean either unit.
+        ValueError: anything else. Another bare number could mean either unit.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ep|it)", str(time))
     if match is None:
         if str(time) == "0":
             return 0
-        raise ValueError(f"{where}: {time!r} is no time; give epochs (`2ep`) or steps (`500it`)")
+        raise ValueError(f"{where}: got {time!r}; give {_FORM}")
     number, unit = match.groups()
     if unit == "it" and "." in number:
-        raise ValueError(f"{where}: {time!r} is no whole number of steps")
+        raise ValueError(f"{where}: got {time!r}; give a whole number of steps")
     return round(float(number) * steps_per_epoch) if unit == "ep" else int(number)
+
+
+def readable(seconds: float) -> str:
+    """Seconds in the largest unit that fits: `75 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

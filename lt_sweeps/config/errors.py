@@ -1,10 +1,9 @@
-"""A person's mistake in one line: what was given, the nearest valid name, what is allowed."""
+"""One line for a person's mistake: what was given, the nearest valid name, what is allowed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +11,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
+
+from lt_sweeps.config.call import nearest
 
 CONF = next(
     folder
@@ -21,7 +22,7 @@ CONF = next(
 
 
 def complaint(error: BaseException) -> str | None:
-    """The line that answers a mistake; None where the error is ours, or the machine's."""
+    """The line that answers a mistake; None for a bug of ours or a failure of the machine."""
     match error:
         case MissingConfigException():
             return _unknown_option(error)
@@ -44,20 +45,24 @@ def complaint(error: BaseException) -> str | None:
 
 
 def unknown(where: str, given: str, allowed: Iterable[str], *, what: str) -> str:
-    """`mask_criterion: magnitud; did you mean magnitude_increase? options: ...`."""
+    """`mask_criterion: magnitud; did you mean `magnitude_increase`? options: ...`."""
     names = sorted(allowed)
-    return f"{where}: {given}{_nearest(given, names)} {what}: {', '.join(names) or 'none'}"
+    return f"{where}: {given}{nearest(given, names) or ';'} {what}: {', '.join(names) or 'none'}"
 
 
 def options(group: str) -> set[str]:
-    """The options of a group that come with the package, those in folders of the group too."""
+    """The options of a group that come with the package, those in folders of the group too.
+
+    A file whose name starts with an underscore is a fragment that options share, and no option.
+    """
     folder = CONF / group
-    return {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml")}
+    files = (file.relative_to(folder).with_suffix("") for file in folder.rglob("[!_]*.yaml"))
+    return {file.as_posix() for file in files}
 
 
-def _nearest(given: str, names: Iterable[str]) -> str:
-    close = get_close_matches(given, list(names), n=1)
-    return f"; did you mean {close[0]}?" if close else ";"
+def groups() -> set[str]:
+    """The groups of the package: the folders of `conf/` that hold options."""
+    return {folder.name for folder in CONF.iterdir() if options(folder.name)}
 
 
 def _unknown_option(error: MissingConfigException) -> str:
@@ -65,12 +70,13 @@ def _unknown_option(error: MissingConfigException) -> str:
     if error.options is None:
         return f"{path}: no such config; looked in {CONF} and hydra.searchpath"
     group, option = _split(path)
-    line = unknown(group, option, options(group) | set(error.options), what="options")
+    others = {name for name in error.options if name[0] != "_"}
+    line = unknown(group, option, options(group) | others, what="options")
     return _source(str(error)) + line
 
 
 def _source(text: str) -> str:
-    """The config file at fault, where it is not the command line."""
+    """The config file with the mistake, unless it is on the command line."""
     found = re.match(r"In '(.+?)':", text)
     return f"{found[1]}: " if found and found[1] not in ("config", "hydra/config") else ""
 
@@ -89,10 +95,9 @@ def _composition(error: HydraException) -> str:
         return _unknown_key(key[1] if key else str(cause.full_key), cause)
     if found := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
         group = found[1] or found[2]
-        return f"{group}: chosen already; change it without a plus: {group}=OPTION"
+        return f"{group}: has an option; replace it without a plus: {group}=OPTION"
     if found := re.search(r"Could not override '(.+?)'\. No match in the defaults list", text):
-        groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
-        return _source(text) + unknown("group", found[1], groups, what="groups")
+        return _source(text) + unknown("group", found[1], groups(), what="groups")
     if found := re.search(r"Ambiguous value for argument '(.+?)'", text):
         return f"{found[1]}: several values; this command takes one"
     if not text and isinstance(cause, OmegaConfBaseException):
@@ -117,7 +122,7 @@ def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
     known = list(_keys(root)) if isinstance(root, DictConfig) else []
     # `lr` is more likely `recipe.lr` than a name that looks like it.
     same = [name for name in known if name.endswith(f".{key}")]
-    near = f"; did you mean {same[0]}?" if same else _nearest(key, known)
+    near = f"; did you mean `{same[0]}`?" if same else nearest(key, known) or ";"
     inside = str(node._get_full_key(None))
     names = ", ".join(sorted(name for name in map(str, node) if name != "hydra" and name[0] != "_"))
     keys = f"keys of {inside}" if inside else "keys"

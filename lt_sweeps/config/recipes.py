@@ -1,4 +1,4 @@
-"""Recipes: how a network is trained. Times are `160ep` or `500it` here, optimizer steps in code."""
+"""Recipes: how a network is trained. Durations are `160ep` or `500it` in yaml, steps in code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lt_sweeps.config.durations import steps
+from lt_sweeps.config.durations import Duration, steps
 
 FAMILY = "recipes"  # the first part of these names in stage keys, for ever
 
@@ -38,25 +38,28 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what the optimizer would ignore: a setting never silently does nothing."""
-        sgd, betas = self.optimizer == "sgd", self.betas
-        if self.optimizer not in ("sgd", "adam", "adamw"):
-            raise ValueError(f"recipe: optimizer={self.optimizer!r}; give sgd, adam or adamw")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas) or self.eps <= 0:
-            raise ValueError(
-                f"recipe: betas={list(betas)}, eps={self.eps}; give two numbers in [0, 1), and an "
-                "eps above 0"
-            )
+        sgd = self.optimizer == "sgd"
+        betas_fit = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        checks = {
+            "optimizer": (sgd or self.optimizer in ("adam", "adamw"), "sgd, adam or adamw"),
+            "lr": (self.lr > 0, "a number above 0"),
+            "gamma": (0 < self.gamma <= 1, "a number in (0, 1]"),
+            "momentum": (0 <= self.momentum < 1, "a number in [0, 1)"),
+            "nesterov": (bool(self.momentum) or not self.nesterov, "a momentum with it"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "betas": (betas_fit, "two numbers in [0, 1)"),
+            "eps": (self.eps > 0, "a number above 0"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "a number in [0, 1)"),
+        }
+        for key, (allowed, text) in checks.items():
+            if not allowed:
+                raise ValueError(f"recipe.{key}: got {getattr(self, key)}; give {text}")
         if not sgd and (self.momentum or self.nesterov):
-            raise ValueError(f"recipe: {self.optimizer} takes no momentum or nesterov; use betas")
-        if sgd and (betas != (0.9, 0.999) or self.eps != 1e-8):
-            raise ValueError("recipe: sgd takes no betas or eps; use momentum and nesterov")
-        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
             raise ValueError(
-                f"recipe: momentum={self.momentum}, nesterov={self.nesterov}; momentum lies in "
-                "[0, 1), and nesterov needs it"
+                f"recipe: optimizer={self.optimizer} has betas, but no momentum or nesterov"
             )
-        if self.weight_decay < 0:
-            raise ValueError(f"recipe: weight_decay={self.weight_decay}; give 0 or more")
+        if sgd and (self.betas != (0.9, 0.999) or self.eps != 1e-8):
+            raise ValueError("recipe: optimizer=sgd has momentum and nesterov, but no betas or eps")
 
     def lr_at(self, step: int) -> float:
         """The learning rate of the update that leads from `step` to `step + 1`."""
@@ -68,10 +71,10 @@ class Recipe:
         return self.lr * self.gamma ** sum(step >= milestone for milestone in self.milestones)
 
     def identity(self) -> dict[str, Any]:
-        given = asdict(self)
-        if not self.label_smoothing:  # it came later, and is left out so that nothing is renamed
-            del given["label_smoothing"]
-        return given
+        identity = asdict(self)
+        if not self.label_smoothing:  # added when results existed, whose keys must not change
+            del identity["label_smoothing"]
+        return identity
 
 
 def recipe(
@@ -80,10 +83,10 @@ def recipe(
     optimizer: Literal["sgd", "adam", "adamw"],
     lr: float,
     batch_size: int,
-    length: str,
-    milestones: Sequence[str] = (),
+    length: Duration,
+    milestones: Sequence[Duration] = (),
     gamma: float = 0.1,
-    warmup: str = "0it",
+    warmup: Duration = "0it",
     decay: Literal["step", "cosine"] = "step",
     momentum: float = 0.0,
     nesterov: bool = False,
@@ -94,58 +97,42 @@ def recipe(
     augment: Literal["none", "crop_flip", "resized_crop_flip"] = "none",
     order: Literal["same", "fresh"] = "same",
     drop_last: bool = True,
-    evaluate_every: str = "1ep",
+    evaluate_every: Duration = "1ep",
 ) -> Recipe:
     """The recipe on a training set of `train_size` images.
 
     Args:
-        milestones: times at which the learning rate is multiplied by `gamma`.
-        warmup: the learning rate rises linearly to `lr` over this time.
+        milestones: when the learning rate is multiplied by `gamma`.
+        warmup: how long the learning rate rises linearly to `lr`.
         decay: `step` follows the milestones, `cosine` falls to 0 at the end.
-        label_smoothing: the part of a training label that is spread over all classes; losses of
-            evaluations know nothing of it.
+        label_smoothing: the part of a training label that is spread over all classes. Losses of
+            evaluations are computed without it.
         augment: `crop_flip` is a random crop after 4 pixels of zero padding, and a random flip;
             `resized_crop_flip` a crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3,
             resized bilinearly, and a random flip.
-        order: `same` draws the same batches at every level, `fresh` each level its own.
+        order: `same` draws the same batches at every level, `fresh` new ones at each level.
         drop_last: leave out the last batch of an epoch if it is not full.
-        evaluate_every: time between evaluations on the validation set.
+        evaluate_every: the time between two evaluations on the validation set.
     """
     if not 0 < batch_size <= train_size:
-        raise ValueError(
-            f"recipe: batch_size={batch_size}; the training set has {train_size} images"
-        )
-    if not lr > 0:
-        raise ValueError(f"recipe: lr={lr}; give a positive learning rate")
-    if not 0 < gamma <= 1:
-        raise ValueError(f"recipe: gamma={gamma}; it lies in (0, 1]")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"recipe: label_smoothing={label_smoothing}; it lies in [0, 1)")
+        raise ValueError(f"recipe.batch_size: got {batch_size}; give 1 to {train_size} images")
     if decay == "cosine" and milestones:
-        raise ValueError("recipe: a cosine decay has no milestones; drop one of the two")
+        raise ValueError("recipe: decay=cosine has no milestones; drop one of the two")
     per_epoch = train_size // batch_size if drop_last else math.ceil(train_size / batch_size)
-
-    def at(name: str, time: str) -> int:
-        return steps(time, per_epoch, where=f"recipe.{name}")
-
-    times = {"length": at("length", length), "evaluate_every": at("evaluate_every", evaluate_every)}
-    for name, value in times.items():
-        if value < 1:
-            raise ValueError(f"recipe: {name}={value} steps; give at least one")
-    for name, value in {
-        "warmup": at("warmup", warmup),
-        "evaluate_every": times["evaluate_every"],
-    }.items():
+    durations = {"length": length, "evaluate_every": evaluate_every, "warmup": warmup}
+    times = {key: steps(time, per_epoch, where=f"recipe.{key}") for key, time in durations.items()}
+    for key, value in times.items():
+        if value < (key != "warmup"):
+            raise ValueError(f"recipe.{key}: got {value} steps; give at least one")
         if value > times["length"]:
-            raise ValueError(f"recipe: {name} ({value} steps) is longer than the {times['length']}")
+            raise ValueError(f"recipe.{key}: got {value} steps; the length is {times['length']}")
     return Recipe(
         optimizer=optimizer,
         lr=float(lr),
         batch_size=batch_size,
         steps_per_epoch=per_epoch,
-        milestones=tuple(at("milestones", time) for time in milestones),
+        milestones=tuple(steps(time, per_epoch, where="recipe.milestones") for time in milestones),
         gamma=float(gamma),
-        warmup=at("warmup", warmup),
         decay=decay,
         momentum=float(momentum),
         nesterov=nesterov,

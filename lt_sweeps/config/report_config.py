@@ -1,8 +1,8 @@
 """`ReportConfig`: what a sweep's report looks like, as its experiment's yaml says under `report:`.
 
-`conf/report_keys.yaml` lists every key with its default and what it means; a test holds the two
-together. Nothing of it is part of a result: the manifest keeps it beside the cells, and no stage
-key, cell signature or record knows it, so figures can be redrawn in another way at any time.
+`conf/report/_keys.yaml` lists every key with its default and its meaning; a test compares the two.
+A report's config is no part of a result: the manifest keeps it beside the cells, and no stage key,
+cell signature or record depends on it. Figures can be drawn in another way at any time.
 
     # @package _global_
     report:
@@ -10,7 +10,7 @@ key, cell signature or record knows it, so figures can be redrawn in another way
       lines: [mask_criterion]
       labels: {large_final: large final, random: random}
       baseline: large_final
-      published:
+      published: [{file: deconstructing_criteria}] # of conf/published/, or
         - label: large_final
           source: arXiv:1905.01067
           where: {model: fc, dataset: mnist}
@@ -20,11 +20,12 @@ key, cell signature or record knows it, so figures can be redrawn in another way
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.published_curves import with_files
 
 METRICS = (
     *(
@@ -52,14 +53,14 @@ BANDS = {
 
 @dataclass(frozen=True)
 class Published:
-    """Numbers from elsewhere, drawn beside a line: `label` is a line's name, or a new one.
+    """Published numbers, drawn beside a line: `label` is the name of a line, or a new name.
 
-    A metric's numbers are `points`, [sparsity, value] each; an endpoint's is one `value`.
+    A metric has `points`, each [sparsity, value]; an endpoint has one `value`.
     """
 
     label: str
     source: str
-    points: list[Any] = field(default_factory=list)
+    points: list[list[float]] = field(default_factory=list)
     value: float | None = None
     metric: str = "test_accuracy"
     where: Mapping[str, str] = field(default_factory=dict)
@@ -73,15 +74,15 @@ class Published:
                 "any other metric `points`"
             )
         for point in self.points:
-            if not (isinstance(point, list) and len(point) == 2 and all(map(_number, point))):
-                raise ValueError(f"report.published: {point!r} is no [sparsity, value]")
-            if not 0 <= point[0] < 1:
-                raise ValueError(f"report.published: sparsity {point[0]} lies outside [0, 1)")
+            if len(point) != 2 or not 0 <= point[0] < 1:
+                raise ValueError(
+                    f"report.published: got {point}; give [sparsity, value], a sparsity in [0, 1)"
+                )
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """How the report draws a sweep; the keys are explained in `conf/report_keys.yaml`."""
+    """How the report draws a sweep; the keys are explained in `conf/report/_keys.yaml`."""
 
     title: str | None = None
     figures: list[str] | None = None
@@ -107,70 +108,66 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         if not self.metrics:
-            raise ValueError(f"report.metrics: none; give some of {', '.join(METRICS)}")
+            raise ValueError(f"report.metrics: got none; give some of {', '.join(METRICS)}")
         for name in self.metrics:
             _known("report.metrics", name, METRICS)
         for name in self.figures or ():
             _known("report.figures", name, FIGURES)
-        if self.ylim is not None and not (len(self.ylim) == 2 and self.ylim[0] < self.ylim[1]):
-            raise ValueError(f"report.ylim: {self.ylim}; give [lower, upper] as the records do")
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"report.alpha: {self.alpha}; a level lies between 0 and 1")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"report.workers: {self.workers}; give 1 or more, or null")
-        for given in self.masks_at:
-            if not 0 < given < 1:
-                raise ValueError(f"report.masks_at: {given}; a sparsity lies between 0 and 1")
+        low, high = self.ylim if self.ylim and len(self.ylim) == 2 else (0.0, 0.0)
+        checks = {
+            "ylim": (self.ylim is None or low < high, "[lower, upper] in the records' unit"),
+            "alpha": (0 < self.alpha < 1, "a level between 0 and 1"),
+            "workers": (self.workers is None or self.workers >= 1, "1 or more, or null"),
+            "masks_at": (all(0 < s < 1 for s in self.masks_at), "sparsities between 0 and 1"),
+        }
+        for key, (allowed, text) in checks.items():
+            if not allowed:
+                raise ValueError(f"report.{key}: got {getattr(self, key)}; give {text}")
         self.below(1.0)
-        object.__setattr__(self, "published", [_published(each) for each in self.published])
+        published = [_published(entry) for entry in with_files(self.published)]
+        object.__setattr__(self, "published", published)
 
     def chooser(self, metric: str) -> str:
-        """The metric by which the best of several tickets is picked, where `metric` is shown."""
+        """The metric that picks the best of several tickets in a figure of `metric`."""
         return metric.replace("test", "val") if self.select == "validation" else metric
 
     def below(self, dense: float) -> float:
         """The lowest value that is not inferior to `dense` by the margin."""
         if isinstance(self.margin, str):
-            found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", self.margin)
-            if found is None or float(found[1]) >= 100:
+            percent = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", self.margin)
+            if percent is None or float(percent[1]) >= 100:
                 raise ValueError(
-                    f"report.margin: {self.margin!r}; give a difference in accuracy (0.005) or a "
-                    "part of dense accuracy (2%)"
+                    f"report.margin: got {self.margin!r}; give a difference in accuracy (0.005) or "
+                    "a part of dense accuracy (2%)"
                 )
-            return dense * (1 - float(found[1]) / 100)
+            return dense * (1 - float(percent[1]) / 100)
         if self.margin < 0:
-            raise ValueError(f"report.margin: {self.margin}; it is how far below dense, so not < 0")
+            raise ValueError(f"report.margin: got {self.margin}; give 0 or more")
         return dense - self.margin
 
 
-KEYS = tuple(each.name for each in fields(ReportConfig))
+KEYS = tuple(key.name for key in fields(ReportConfig))
 
 
-def layout(given: Mapping[str, Any]) -> ReportConfig:
-    """The layout that the keys under `report:` describe.
+def layout(keys: Mapping[str, Any]) -> ReportConfig:
+    """The config of a report that the keys under `report:` describe.
 
     Raises: ValueError naming the key, what was given and what is allowed.
     """
-    Call.of({"_target_": "lt_sweeps.config.report_config.ReportConfig", **given}, where="report")
-    return ReportConfig(**given)  # not by the call, which would lose the order of `labels`
+    target = "lt_sweeps.config.report_config.ReportConfig"
+    return Call.of({"_target_": target, **keys}, where="report")()
 
 
-def _published(given: Any) -> Published:
-    if isinstance(given, Published):
-        return given
-    if not isinstance(given, Mapping):
-        raise ValueError(
-            f"report.published: {given!r} is no entry; it is {{label, source, points}}"
-        )
-    config = {"_target_": "lt_sweeps.config.report_config.Published", **given}
-    return Call.of(config, where="report.published")()
+def _published(entry: Any) -> Published:
+    if isinstance(entry, Published):
+        return entry
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"report.published: got {entry!r}; give {{label, source, points}}")
+    target = "lt_sweeps.config.report_config.Published"
+    return Call.of({"_target_": target, **entry}, where="report.published")()
 
 
-def _known(where: str, given: Any, allowed: Iterable[str]) -> None:
-    names = list(allowed)
-    if given not in names:
-        raise ValueError(f"{where}: {given!r}{nearest(str(given), names)}; allowed are {names}")
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _known(where: str, name: Any, allowed: Sequence[str]) -> None:
+    if name not in allowed:
+        hint = nearest(str(name), allowed)
+        raise ValueError(f"{where}: got {name!r}{hint}; give one of {', '.join(allowed)}")

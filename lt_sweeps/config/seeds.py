@@ -1,7 +1,7 @@
 """Seeds and draws: randomness as a pure function of (seed, purpose, index).
 
-Nothing random is ever saved or restored. The same draw is made again from its name, so neither the
-pack, nor a resume, nor the device can change it.
+Nothing random is saved or restored. A draw is made again from its seed, purpose and index, so
+neither the pack nor a resume nor the device can change it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ ROLES = ("init", "order", "augment", "noise")
 
 @dataclass(frozen=True, order=True)
 class Seed:
-    """One replicate's seed, with the roles that are set apart from it.
+    """One replicate's seed, with the roles that have another seed.
 
-    `init` draws the weights, `order` the batches, `augment` the augmentation, `noise` whatever a
-    criterion, a tie or a mask draws.
+    `init` draws the weights, `order` the batches, `augment` the augmentation; `noise` is for
+    criteria, ties and masks.
     """
 
     value: int
@@ -29,15 +29,15 @@ class Seed:
 
     @classmethod
     def of(cls, value: Any, apart: Mapping[str, Any] | None = None) -> Seed:
-        """Raises: ValueError: a seed that is no non-negative integer, or an unknown role."""
+        """Raises: ValueError: a seed that is not a whole number from 0 up, or an unknown role."""
         if not isinstance(apart, Mapping | None):
-            raise ValueError(f"seeds: {apart!r}; give a seed by role, roles are {list(ROLES)}")
-        roles = {role: given for role, given in (apart or {}).items() if given is not None}
-        for role, given in {"seed": value, **roles}.items():
-            if isinstance(given, bool) or not isinstance(given, int) or given < 0:
-                raise ValueError(f"{role}: {given!r} is no seed; give an integer from 0 up")
+            raise ValueError(f"seeds: got {apart!r}; give a seed by role: {', '.join(ROLES)}")
+        roles = {role: seed for role, seed in (apart or {}).items() if seed is not None}
+        for role, seed in {"seed": value, **roles}.items():
+            if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+                raise ValueError(f"{role}: got {seed!r}; give a whole number from 0 up")
         if unknown := sorted(set(roles) - set(ROLES)):
-            raise ValueError(f"seeds: no role {unknown}; roles are {list(ROLES)}")
+            raise ValueError(f"seeds: no role {unknown}; roles are {', '.join(ROLES)}")
         return cls(value, tuple(sorted((r, s) for r, s in roles.items() if s != value)))
 
     def role(self, role: str) -> int:

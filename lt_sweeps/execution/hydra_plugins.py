@@ -90,8 +90,8 @@ class SlurmLauncher(CellLauncher):
 class CellSweeper(Sweeper):
     """Hands all cells of a multirun to the launcher at once."""
 
-    def __init__(self, params: Any = None, arms: Any = None, companions: Any = None) -> None:
-        self.swept = SweepSpec(params or {}, arms or (), companions or {})
+    def __init__(self, **spec: Any) -> None:
+        """What an experiment sweeps is read from the config, again for each of several."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -105,7 +105,7 @@ class CellSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        cells = multirun(loader, self.config, self.swept, arguments)
+        cells = multirun(loader, self.config, SweepSpec.of(self.config), arguments)
         if isinstance(self.launcher, CellLauncher):
             return self.launcher.launch_cells(cells)
         assert self.launcher is not None

@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from lt_sweeps.config.durations import readable
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.planning import Pack, Plan, dependencies
 
@@ -89,8 +90,8 @@ def preview(
         *more.items(),
         (
             "time",
-            f"about {_duration(estimate.seconds)}, {estimate.hours:.2g} {estimate.noun}-hours, "
-            f"longest chain {_duration(estimate.chain)}{guess}",
+            f"about {readable(estimate.seconds)}, {estimate.hours:.2g} {estimate.noun}-hours, "
+            f"longest chain {readable(estimate.chain)}{guess}",
         ),
         ("disk", f"{_bytes(made, todo) / 2**20:,.0f} MiB of tickets"),
         ("prunable", _prunable(made)),
@@ -130,9 +131,3 @@ def _prunable(made: Plan) -> str:
         + ", ".join(f"{layer.name} ({layer.kind})" for layer in layers)
         for name, layers in nets.items()
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.execution.submission import code_version
 from lt_sweeps.plan.unit import Machine
 from lt_sweeps.tracking.tracker import tracker_of
 from lt_sweeps.training.backends.backend import BACKENDS
-
-_SHARED = (
-    *("root", "device", "workers", "stack_size", "backend", "checkpoint_every", "name"),
-    *("dry_run", "budget", "tracker"),
-)
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class RunSettings:
     def of(cls, cells: Sequence[Cell]) -> RunSettings:
         """Raises: ValueError: cells that disagree, or a value that is none."""
         config = cells[0].config
-        for key in _SHARED:
+        for key in SHARED_KEYS:
             if any(cell.config.get(key) != config.get(key) for cell in cells):
                 raise ValueError(f"{key}: one value for all cells of a multirun")
         if config["backend"] not in BACKENDS:

@@ -13,6 +13,7 @@ import yaml
 
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
+from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.interchange.effective_size import Size, network_size
 from lt_sweeps.interchange.ticket_formats import write_ticket
@@ -110,6 +111,6 @@ def _networks(root: Path, cell: str) -> Mapping[str, Network]:
     for path in sorted(root.glob(f"runs/{cell}/*/config.yaml")):
         stored = yaml.safe_load(path.read_text())
         if "method" in stored["config"]:
-            planned = planned_cell(Cell(stored["config"], stored["choices"], ()))
+            planned = planned_cell(Cell(Config(stored["config"]), stored["choices"], ()))
             return {stage.key: stage.network for stage in planned.trainings}
     return {}

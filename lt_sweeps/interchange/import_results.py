@@ -14,11 +14,12 @@ import torch
 import yaml
 
 from lt_sweeps.config.call import digest, fits, nearest
+from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 from lt_sweeps.interchange.importers.mask_file import read_mask
 from lt_sweeps.interchange.importers.open_lth_folder import read_open_lth
 from lt_sweeps.storage.atomic_write import write_whole
-from lt_sweeps.storage.record import GROUPS, MEASURED, Record, RunFolder
+from lt_sweeps.storage.record import MEASURED, Record, RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import FORMAT, SweepFolder
 from lt_sweeps.storage.ticket import Ticket

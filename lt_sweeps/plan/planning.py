@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lt_sweeps.config.call import Call, digest, nearest
+from lt_sweeps.config.call import Call, Config, digest, nearest
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.keys import GROUPS, MACHINE_KEYS, SUPPLIED
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.models.network import Network
@@ -19,17 +19,6 @@ from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import Criterion, reset
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import name_of
-
-# What a person may set that changes neither what is drawn nor what is computed.
-MACHINE_KEYS = (
-    *("root", "data_dir", "device", "stack_size", "workers", "backend"),
-    *("checkpoint_every", "name", "dry_run", "tracker", "seed", "seeds", "budget"),
-)
-_GROUPS = (
-    *("model", "dataset", "method", "mask_criterion"),
-    *("schedule", "recipe", "reset", "freeze"),
-)
-_SUPPLIED = ("init", "recipe", "schedule", "mask_criterion", "reset", "freeze")
 
 
 @dataclass(frozen=True)
@@ -122,17 +111,17 @@ def plan(cells: Sequence[Cell]) -> Plan:
 def planned_cell(cell: Cell) -> Planned:
     """One cell's stages, from its config alone."""
     config = cell.config
-    allowed = (*_GROUPS, *MACHINE_KEYS, "report_at")
+    allowed = (*GROUPS, *MACHINE_KEYS, "report_at")
     for key in config:
         if key not in allowed:
             raise ValueError(f"{key}: no such key{nearest(key, allowed)}; keys are {list(allowed)}")
-    if missing := [key for key in (*_GROUPS, "seed", "seeds", "report_at") if key not in config]:
+    if missing := [key for key in (*GROUPS, "seed", "seeds", "report_at") if key not in config]:
         raise ValueError(f"{missing[0]}: it cannot be left out")
     if config["report_at"] not in ("best", "end"):
         raise ValueError(f"report_at: {config['report_at']!r}; it is `best` or `end`")
     layout(cell.report)  # a mistake in it is said before anything runs
-    asked = {key: value for key, value in config.items() if key not in MACHINE_KEYS}
-    lasts, chain = _last_stages(json.dumps(asked, sort_keys=True), config["data_dir"])
+    settings = Config({key: value for key, value in config.items() if key not in MACHINE_KEYS})
+    lasts, chain = _last_stages(settings, config["data_dir"])
     work, keys = trainings(*lasts), [last.key for last in lasts]
     counts = ("model", "dataset", "method", "recipe", *Call(config["method"]["_target_"]).names)
     labels = {
@@ -214,23 +203,22 @@ def needs(stage: Work) -> tuple[Work, ...]:
 
 
 @functools.cache
-def _last_stages(config: str, data_dir: str) -> tuple[tuple[Work, ...], bool]:
+def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]:
     """What the method returns, and whether it is one chain, all of whose levels are results."""
-    asked = json.loads(config)
-    task = Task(Call.of(asked["dataset"], where="dataset", supplied=("data_dir",)), data_dir)
+    task = Task(Call.of(config["dataset"], where="dataset", supplied=("data_dir",)), data_dir)
     dataset = task.dataset
-    network = Network.of(asked["model"], dataset.input_shape, dataset.classes)
-    method = Call.of(asked["method"], where="method", supplied=_SUPPLIED)
-    schedule = Call.of(asked["schedule"], where="schedule", supplied=("layers",))
+    network = Network.of(config["model"], dataset.input_shape, dataset.classes)
+    method = Call.of(config["method"], where="method", supplied=SUPPLIED)
+    schedule = Call.of(config["schedule"], where="schedule", supplied=("layers",))
     builders = {
         "init": lambda: Init(network),
-        "recipe": lambda: Training.of(task, asked["recipe"]),
+        "recipe": lambda: Training.of(task, config["recipe"]),
         "schedule": lambda: schedule(layers=network.layers),
-        "mask_criterion": lambda: Criterion.of(asked["mask_criterion"]),
-        "reset": lambda: reset(asked["reset"]),
-        "freeze": lambda: reset(asked["freeze"], "freeze"),
+        "mask_criterion": lambda: Criterion.of(config["mask_criterion"]),
+        "reset": lambda: reset(config["reset"]),
+        "freeze": lambda: reset(config["freeze"], "freeze"),
     }
-    last = method(**{name: builders[name]() for name in _SUPPLIED if name in method.names})
+    last = method(**{name: builders[name]() for name in SUPPLIED if name in method.names})
     lasts = last if isinstance(last, tuple) else (last,)
     if not lasts or not all(isinstance(stage, Work) for stage in lasts):
         raise ValueError(

@@ -24,13 +24,11 @@ from typing import Any, Literal
 import yaml
 
 from lt_sweeps.config.call import fits
+from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.report_config import METRICS
 from lt_sweeps.storage.atomic_write import write_whole
 
 FORMAT = "lt_sweeps.record/1"
-GROUPS = ("model", "dataset", "method", "mask_criterion", "reset", "freeze", "schedule", "recipe")
-"""The config groups whose options a record names."""
-
 MEASURED = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
 """What one evaluation measures."""
 

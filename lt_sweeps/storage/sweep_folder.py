@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.storage.atomic_write import write_whole
 
@@ -61,7 +61,7 @@ class SweepFolder:
         frozen, reports = self.manifest["cells"], self.manifest["reports"]
         return [
             Cell(
-                frozen[n]["config"],
+                Config(frozen[n]["config"]),
                 frozen[n]["choices"],
                 (),
                 reports.get(frozen[n]["labels"]["experiment"], {}),

@@ -15,12 +15,12 @@ import yaml
 from lt_sweeps import __version__
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.config.errors import CONF, options
+from lt_sweeps.config.errors import CONF, groups, options
 from lt_sweeps.execution import local_launcher
 
 CRITERIA = ", ".join(sorted(options("mask_criterion")))
-GROUPS = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-TOP = {*GROUPS, "report", *yaml.safe_load((CONF / "config.yaml").read_text())}
+GROUPS = groups()
+TOP = {*GROUPS, *yaml.safe_load((CONF / "config.yaml").read_text())}
 TOP -= {"hydra", "defaults", "experiment"}
 KEYS = ", ".join(sorted(TOP))
 
@@ -53,40 +53,40 @@ def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
     [
         (
             ["mask_criterion=magnitud"],
-            f"mask_criterion: magnitud; did you mean magnitude_increase? options: {CRITERIA}",
+            f"mask_criterion: magnitud; did you mean `magnitude_increase`? options: {CRITERIA}",
         ),
         (
             ["mask_criterion=random,magnitud"],
-            f"mask_criterion: magnitud; did you mean magnitude_increase? options: {CRITERIA}",
+            f"mask_criterion: magnitud; did you mean `magnitude_increase`? options: {CRITERIA}",
         ),
         (["mask_criterion=0.8"], f"mask_criterion: 0.8; options: {CRITERIA}"),
         (
             ["mask_criterio=random"],
-            f"mask_criterio: unknown key; did you mean mask_criterion? keys: {KEYS}",
+            f"mask_criterio: unknown key; did you mean `mask_criterion`? keys: {KEYS}",
         ),
         (
             ["recipe.lrr=1"],
-            "recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: *length, lr, *",
+            "recipe.lrr: unknown key; did you mean `recipe.lr`? keys of recipe: *length, lr, *",
         ),
         (
             ["recipe.lrr=1,2"],
-            "recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: *length, lr, *",
+            "recipe.lrr: unknown key; did you mean `recipe.lr`? keys of recipe: *length, lr, *",
         ),
         (
             ["seed=0,1", "recipe.lrr=1"],
-            "recipe.lrr: unknown key; did you mean recipe.lr? keys of recipe: *length, lr, *",
+            "recipe.lrr: unknown key; did you mean `recipe.lr`? keys of recipe: *length, lr, *",
         ),
-        (["lr=1"], f"lr: unknown key; did you mean recipe.lr? keys: {KEYS}"),
-        (["sed=1"], f"sed: unknown key; did you mean seed? keys: {KEYS}"),
-        (["seed.x=1"], "seed.x: unknown key; did you mean seed? keys of seed: none"),
+        (["lr=1"], f"lr: unknown key; did you mean `recipe.lr`? keys: {KEYS}"),
+        (["sed=1"], f"sed: unknown key; did you mean `seed`? keys: {KEYS}"),
+        (["seed.x=1"], "seed.x: unknown key; did you mean `seed`? keys of seed: none"),
         (["seed=3,3"], "seed: 3 given twice; each seed once"),
         (["plan", "seed=0,3,1,3"], "seed: 3 given twice; each seed once"),
         (["reset=keep,keep"], "reset: keep given twice; each value once"),
         (
             ["seed=interval(0,1)"],
-            "seed: interval(0,1) has no end; list its values as a,b,c or range(n)",
+            "seed: interval(0,1) has no end; list the values as a,b,c or range(n)",
         ),
-        (["seed=range(0)"], "seed: range(0) holds no value; give at least one"),
+        (["seed=range(0)"], "seed: range(0) is empty; give at least one value"),
         (
             ["seed=[1,2"],
             "seed=[1,2: not of the form key=value; a value with special characters needs quotes: "
@@ -94,9 +94,15 @@ def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
         ),
         (["name=???"], "name: no value given; write name=VALUE"),
         (["name=${foo}"], "name: Interpolation key 'foo' not found"),
-        (["+freeze=zero"], "freeze: chosen already; change it without a plus: freeze=OPTION"),
-        (["+freeze=init"], "freeze: chosen already; change it without a plus: freeze=OPTION"),
-        (["hydra/launcher=locl"], "hydra/launcher: locl; did you mean local? options: *"),
+        (
+            ["+freeze=zero"],
+            "freeze: has an option; replace it without a plus: freeze=OPTION",
+        ),
+        (
+            ["+freeze=init"],
+            "freeze: has an option; replace it without a plus: freeze=OPTION",
+        ),
+        (["hydra/launcher=locl"], "hydra/launcher: locl; did you mean `local`? options: *"),
         (["--config-dir=nowhere"], "*nowhere' not found"),
         (["--cfg", "job", "seed=1,2"], "seed=1,2: several values; this command takes one"),
         (["report", "none_such"], "report: none_such; sweeps in results: none"),
@@ -114,12 +120,12 @@ def test_a_mistake_is_one_line_and_status_1(answer: Answer, words: list[str], li
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["pln", "seed=1"], "command: pln; did you mean plan? commands: *"),
+        (["pln", "seed=1"], "command: pln; did you mean `plan`? commands: *"),
         (["seed="], "seed: no value given; write seed=VALUE"),
         (["seed=1", "recipe"], "recipe: no value given; write recipe=VALUE"),
         (["report"], "report: 0 sweeps given; name one. usage: lt-sweeps report *"),
-        (["report", ".", "bnd=sd"], "report: bnd; did you mean band? keys: *"),
-        (["--cofig", "job"], "flag: --cofig; did you mean --cfg? flags: --cfg, *"),
+        (["report", ".", "bnd=sd"], "report: bnd; did you mean `band`? keys: *"),
+        (["--cofig", "job"], "flag: --cofig; did you mean `--cfg`? flags: --cfg, *"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -136,7 +142,7 @@ def test_a_mistake_in_an_experiment_is_answered_like_one_in_a_word(
     file.parent.mkdir(parents=True)
     file.write_text("# @package _global_\ndefaults: [{override /reset: rewnd}]\n")
     allowed = ", ".join(sorted(options("reset")))
-    line = f"reset: rewnd; did you mean rewind? options: {allowed}"
+    line = f"reset: rewnd; did you mean `rewind`? options: {allowed}"
     assert answer("--config-dir=own", "experiment=mine") == (1, f"error: {line}\n")
 
 
@@ -181,7 +187,7 @@ def test_an_interrupt_says_how_to_go_on(answer: Answer, monkeypatch: pytest.Monk
     monkeypatch.setattr(local_launcher, "launch", _raising(KeyboardInterrupt()))
     assert answer("mask_criterion=random") == (
         130,
-        "interrupted; the same words continue from here\n",
+        "interrupted; the same command continues from here\n",
     )
 
 
@@ -213,9 +219,12 @@ def test_help_lists_every_option_of_every_group(
         for option in options(group):
             folder, _, name = f"{group}/{option}".rpartition("/")
             assert name in listed[folder].split(", "), f"{group}={option}"
+    assert not re.search(r"\b_\w+", " ".join(listed.values()))  # fragments are no options
 
 
-def test_help_explains_every_key(answer: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_every_key_with_the_comment_of_config_yaml(
+    answer: Answer, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--help"]) == 0
     explained = set(re.findall(r"^(\w+)  +\S", capsys.readouterr().out, re.MULTILINE))
     assert explained >= TOP - GROUPS

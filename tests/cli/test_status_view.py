@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lt_sweeps.cli.status_view import logs, status
+from lt_sweeps.cli.status_view import read_logs, show_status
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.slurm.squeue import Batch
 from lt_sweeps.execution.status import AT_WORK, BROKEN, COMPLETE, Status
@@ -32,7 +32,7 @@ def sweep(cell: Make, tmp_path: Path) -> SweepFolder:
 
 def said(sweep: SweepFolder) -> tuple[int, str]:
     console = Console(width=200, record=True, file=io.StringIO())
-    return status(SweepFolder(sweep.folder), console), console.export_text()
+    return show_status(SweepFolder(sweep.folder), console), console.export_text()
 
 
 def test_what_nobody_is_at_is_missing(sweep: SweepFolder) -> None:
@@ -95,10 +95,10 @@ def test_logs_of_a_cell_are_those_of_the_packs_that_advance_it(sweep: SweepFolde
         log = sweep.log(pack["name"])
         log.parent.mkdir(exist_ok=True)
         log.write_text(f"this is {pack['name']}\n")
-    text = "\n".join(logs(sweep, "1"))
+    text = "\n".join(read_logs(sweep, "1"))
     assert all(f"this is {pack['name']}" in text for pack in sweep.packs())
-    with pytest.raises(ValueError, match="logs: '2' is no cell of mine; give 0 to 1"):
-        list(logs(sweep, "2"))
+    with pytest.raises(ValueError, match="logs: got '2'; cells of mine are 0 to 1"):
+        list(read_logs(sweep, "2"))
 
 
 def test_a_halved_pack_is_its_halves(sweep: SweepFolder) -> None:

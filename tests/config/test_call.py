@@ -1,13 +1,23 @@
 """A call is checked before anything runs, and is the same for equal content."""
 
+import re
+from collections.abc import Sequence
 from typing import Literal
 
 import pytest
 
-from lt_sweeps.config.call import Call, digest, omitted_at
+from lt_sweeps.config.call import Call, Config, digest, omitted_at
+from lt_sweeps.config.durations import Duration
 
 
-def cut(weights, *, rate: float, scope: Literal["layer", "global"] = "layer", times: int = 1):
+def cut(
+    weights,
+    *,
+    rate: float,
+    scope: Literal["layer", "global"] = "layer",
+    times: int | None = 1,
+    at: Sequence[Duration] = (),
+):
     return weights, rate, scope, times
 
 
@@ -37,16 +47,29 @@ def test_the_nearest_argument_is_suggested() -> None:
 
 
 def test_a_missing_argument_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs \['rate'\]"):
+    with pytest.raises(ValueError, match=r"method: `.*cut` needs a value for \['rate'\]"):
         of()
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rate": float("nan")}, {"rate": "fast"}, {"rate": 1, "scope": "row"}, {"rate": True}]
+    ("wrong", "answer"),
+    [
+        ({"rate": float("nan")}, "method.rate: got nan; give a number"),
+        ({"rate": "fast"}, "method.rate: got 'fast'; give a number"),
+        ({"rate": True}, "method.rate: got True; give a number"),
+        ({"rate": 1, "scope": "row"}, "method.scope: got 'row'; give one of layer, global"),
+        ({"rate": 1, "at": [5]}, "method.at: got [5]; give a list of: a duration with its unit, "),
+        ({"rate": 1, "times": 1.5}, "method.times: got 1.5; give a whole number or null"),
+    ],
 )
-def test_a_wrong_type_is_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="method: "):
+def test_a_wrong_type_is_answered_with_what_is_allowed(wrong: dict, answer: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(answer)):
         of(**wrong)
+
+
+def test_a_config_is_a_value_that_tells_1_from_true() -> None:
+    one, same, other = Config(a=1, b=[2]), Config(b=[2], a=1), Config(a=True, b=[2])
+    assert one == same and hash(one) == hash(same) and one != other
 
 
 def test_what_the_framework_supplies_cannot_be_set() -> None:
@@ -66,9 +89,9 @@ def test_the_order_of_arguments_and_spelled_out_defaults_do_not_change_the_ident
 
 
 def test_an_argument_added_later_is_left_out_at_the_value_that_changes_nothing() -> None:
-    call = Call(f"{__name__}.cut_later", '{"rate": 0.5}')
+    call = Call(f"{__name__}.cut_later", Config(rate=0.5))
     assert "times" not in call.identity()["args"]
-    assert Call(call.target, '{"rate": 0.5, "times": 2}').identity()["args"]["times"] == 2
+    assert Call(call.target, Config(rate=0.5, times=2)).identity()["args"]["times"] == 2
 
 
 def test_a_function_from_elsewhere_counts_by_its_source() -> None:

@@ -48,7 +48,7 @@ def test_labels_that_are_not_smoothed_leave_a_recipe_s_name_as_it_was() -> None:
 
 @pytest.mark.parametrize("given", [-0.1, 1.0])
 def test_smoothing_is_a_part_of_the_label(given: float) -> None:
-    with pytest.raises(ValueError, match="recipe: label_smoothing=.*; it lies in"):
+    with pytest.raises(ValueError, match=r"recipe.label_smoothing: got .*; give a number in"):
         made(label_smoothing=given)
 
 

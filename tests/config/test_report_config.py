@@ -17,30 +17,30 @@ from lt_sweeps.plan.planning import plan
 
 
 def test_the_yaml_that_explains_the_keys_holds_every_key_at_its_default() -> None:
-    assert yaml.safe_load((CONF / "report_keys.yaml").read_text()) == asdict(ReportConfig())
+    assert yaml.safe_load((CONF / "report" / "_keys.yaml").read_text()) == asdict(ReportConfig())
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"bands": "ci"}, r"report: .* takes no \['bands'\].*did you mean `band`"),
-        ({"band": "iqr"}, "report: band='iqr' is no one of 'range', 'sd', 'ci'"),
-        ({"metrics": ["test_acuracy"]}, "report.metrics: 'test_acuracy'.*mean `test_accuracy`"),
-        ({"metrics": []}, "report.metrics: none"),
-        ({"figures": ["layer"]}, "report.figures: 'layer'; did you mean `layers`"),
-        ({"alpha": 5}, "report.alpha: 5"),
+        ({"band": "iqr"}, "report.band: got 'iqr'; give one of range, sd, ci"),
+        ({"metrics": ["test_acuracy"]}, "report.metrics: got 'test_acuracy'.*mean `test_accuracy`"),
+        ({"metrics": []}, "report.metrics: got none"),
+        ({"figures": ["layer"]}, "report.figures: got 'layer'; did you mean `layers`"),
+        ({"alpha": 5}, "report.alpha: got 5"),
         ({"ylim": [0.9, 0.8]}, "report.ylim: .*lower, upper"),
-        ({"margin": "2 points"}, "report.margin: '2 points'"),
-        ({"margin": -0.1}, "report.margin: -0.1"),
-        ({"masks_at": [90]}, "report.masks_at: 90"),
+        ({"margin": "2 points"}, "report.margin: got '2 points'"),
+        ({"margin": -0.1}, "report.margin: got -0.1"),
+        ({"masks_at": [90]}, "report.masks_at: got .90"),
         ({"published": [{"label": "a", "points": [[0, 1]]}]}, r"report.published: .*\['source'\]"),
         (
             {"published": [{"label": "a", "source": "s", "points": [[58.9, 0.9]]}]},
-            "report.published: sparsity 58.9",
+            "report.published: got .58.9, 0.9",
         ),
         (
             {"published": [{"label": "a", "source": "s", "points": [[0, "97%"]]}]},
-            r"is no \[sparsity, value\]",
+            "report.published.points: got .*; give a list of: a list of: a number",
         ),
         (
             {"published": [{"label": "a", "source": "s", "metric": "peak", "points": [[0, 1]]}]},

@@ -26,5 +26,5 @@ def test_roles_can_be_set_apart_and_the_label_says_so() -> None:
 
 @pytest.mark.parametrize("wrong", ["abc", 1.5, -1, True, None])
 def test_a_seed_is_a_whole_number_from_0_up(wrong: object) -> None:
-    with pytest.raises(ValueError, match="is no seed"):
+    with pytest.raises(ValueError, match="give a whole number from 0 up"):
         Seed.of(wrong)

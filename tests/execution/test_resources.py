@@ -26,7 +26,7 @@ def test_the_yaml_lists_every_key_at_its_default() -> None:
         ({"memory": -1}, "memory=-1; give a number above 0"),
         ({"jobs": 2, "hours_per_job": 3.0}, "jobs=2 and hours_per_job=3; give one of them"),
         ({"sbatch": {"signal": "USR1"}}, "sbatch: signal is set by this launcher"),
-        ({"canary": "no"}, "canary='no' is no bool"),
+        ({"canary": "no"}, "canary: got 'no'; give true or false"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed(given: dict, message: str) -> None:

@@ -90,7 +90,7 @@ def test_a_ticket_by_its_file(
         ([".", "form=prune"], 1, "export: form=prune is for a ticket; . is a folder"),
         (["."], 1, "export: . has no records yet"),
         ([".", "effective=no"], 1, "export: effective=no; it is true or false"),
-        ([".", "forms=prune"], 2, "export: forms; did you mean form? keys:"),
+        ([".", "forms=prune"], 2, "export: forms; did you mean `form`? keys:"),
         (["nowhere"], 1, "export: nowhere; sweeps in results: none"),
         (["file.txt"], 1, "export: file.txt is not a ticket"),
     ],

@@ -73,7 +73,7 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
             {"net": {**ODD["net"], "widht": 3}},
             r"model.net: .*takes no \['widht'\]; it takes .*did you",
         ),
-        ({"net": {**ODD["net"], "width": "wide"}}, "model.net: width='wide' is no int"),
+        ({"net": {**ODD["net"], "width": "wide"}}, "model.net.width: got 'wide'; give a whole"),
         ({"net": {"_target_": "torch.nn.Flatten"}}, "has no prunable weight"),
         ({**ODD, "prunable": {"only": []}}, "model.prunable: no key"),
         ({**ODD, "prunable": {"exclude": ["haed*"]}}, "prunable.exclude: `haed.*matches none of"),

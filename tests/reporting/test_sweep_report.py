@@ -258,9 +258,9 @@ def test_what_is_wrongly_asked_for_is_named_with_what_is_allowed(
     sweep: FakeSweep, tmp_path: Path
 ) -> None:
     sweep.cell("a", accuracies=[0.9])
-    with pytest.raises(ValueError, match="report: band='iqr' is no one of 'range', 'sd', 'ci'"):
+    with pytest.raises(ValueError, match="report.band: got 'iqr'; give one of range, sd, ci"):
         report(sweep.folder, band="iqr")
-    with pytest.raises(ValueError, match="report.metrics: 'acc'.*allowed are"):
+    with pytest.raises(ValueError, match="report.metrics: got 'acc'.*give one of"):
         report(sweep.folder, metrics=["acc"])
     with pytest.raises(ValueError, match=r"manifest\.json.*runs/"):
         report(tmp_path / "nowhere")

@@ -188,12 +188,12 @@ def test_without_a_key_nobody_is_asked_for_one(
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"mod": "offline"}, "sync: mod; did you mean mode? keys: artifacts, entity, *"),
-        ({"mode": "onlin"}, "tracker: mode='onlin' is no one of 'online', 'offline'"),
+        ({"mod": "offline"}, "sync: mod; did you mean `mode`? keys: artifacts, entity, *"),
+        ({"mode": "onlin"}, "tracker.mode: got 'onlin'; give one of online, offline"),
         ({"per_minute": "0"}, "tracker.per_minute: 0; give a number above 0"),
-        ({"timeout": "soon"}, "tracker: timeout='soon' is no float"),
+        ({"timeout": "soon"}, "tracker.timeout: got 'soon'; give a number"),
         ({"project": "a/b"}, "tracker.project: 'a/b'; W&B allows none of *"),
-        ({"artifacts": "weights"}, "*is no one of 'none', 'masks', 'tickets'"),
+        ({"artifacts": "weights"}, "*give one of none, masks, tickets"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused(

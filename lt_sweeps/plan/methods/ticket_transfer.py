@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.config.keys import SUPPLIED
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.methods.after_search import ZERO, reset_by
 from lt_sweeps.plan.stages import (
@@ -25,8 +26,6 @@ from lt_sweeps.plan.stages.transfer import check_head
 from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import FIXED
-
-SUPPLIED = ("init", "recipe", "schedule", "mask_criterion", "reset", "freeze")
 
 
 def transfer(

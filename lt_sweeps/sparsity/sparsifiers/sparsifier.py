@@ -7,14 +7,13 @@ tensors `[R, *shape]`, and never ask which replicate is whose.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from lt_sweeps.config.call import Call
+from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.models.network import Layer
@@ -118,8 +117,7 @@ class Sparsifier:
 
     def identity(self) -> dict[str, Any]:
         kind = type(self)
-        arguments = json.dumps(asdict(self), sort_keys=True)
-        return Call(f"{kind.__module__}.{kind.__qualname__}", arguments).identity()
+        return Call(f"{kind.__module__}.{kind.__qualname__}", Config(asdict(self))).identity()
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in asdict(self).items())

@@ -236,7 +236,7 @@ def test_beta_1_is_another_search(cell: Make) -> None:
         ({"final_beta": 0.0, "anneal": "constant"}, "method: final_beta=0.0; beta rises"),
         ({"mask_lr": 0.0}, "method: mask_lr=0.0; give a positive"),
         ({"rounds": 0}, "method: rounds=0; give 1 or more"),
-        ({"anneal": "cosine"}, "method: anneal='cosine' is no one of 'epoch', 'step', 'linear'"),
+        ({"anneal": "cosine"}, "method.anneal: got 'cosine'; give one of epoch, step, linear"),
         ({"protocol": "ticket", "to": "3ep"}, "reset.to: 3ep is the end of the training"),
         ({"finetune": {"lenght": "2ep"}}, "method.finetune: .*takes no .'lenght'"),
     ],

@@ -88,7 +88,7 @@ def test_the_best_evaluation_is_one_of_the_final_mask(cell: Make, run: Run) -> N
         ({"begin": 0.8, "end": 0.5}, "method: begin=0.8, end=0.5; give parts of the recipe"),
         ({"end": 1.0}, "method: begin=0.2, end=1; give parts"),
         ({"every": "0it"}, "method: every=0 steps"),
-        ({"every": 100}, "method: every=100 is no str"),
+        ({"every": 100}, "method.every: got 100; give a "),
         ({"protocol": "ticket"}, "gmp cannot search for tickets"),
         ({"power": -1.0}, "power=-1"),
         ({"finetune": {"lenght": "2ep"}}, "method.finetune: .*takes no .'lenght'"),

@@ -152,11 +152,11 @@ def test_a_sparsity_takes_as_many_rounds_of_twenty_percent_as_logarithms_say() -
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({**RENDA, "mode": "rewind"}, "method: mode='rewind' is no one of 'finetune', 'weight_"),
+        ({**RENDA, "mode": "rewind"}, "method.mode: got 'rewind'; give one of finetune, weight_"),
         ({**RENDA, "retrain": "99ep"}, "method.retrain: 99ep is step 396; give 1 to 16 steps"),
         ({**RENDA, "retrain": "0it"}, "method.retrain: 0it is step 0; give 1 to 16"),
-        ({**RENDA, "mode": "finetune", "finetune_lr": -1.0}, "recipe: lr=-1.0; give a positive"),
-        ({**CONTINUED, "protocol": "tickets"}, "method: protocol='tickets' is no one of"),
+        ({**RENDA, "mode": "finetune", "finetune_lr": -1.0}, "recipe.lr: got -1.0; give a"),
+        ({**CONTINUED, "protocol": "tickets"}, "method.protocol: got 'tickets'; give one of"),
         ({**CONTINUED, "protocol": "ticket", "to": "4ep"}, "reset.to: 4ep is the end of the tra"),
     ],
 )

@@ -149,8 +149,8 @@ def test_channels_leave_whole_or_not_at_all(cell: Make, run: Run) -> None:
         ({"lmbda": -1.0}, "method: lmbda=-1.0"),
         ({"l2": -1.0}, "method: lmbda=1e-06, l2=-1.0; give 0 or more"),
         ({"droprate": 1.0}, "method: droprate=1.0; give a number between 0 and 1"),
-        ({"grain": "layer"}, "method: grain='layer' is no one of 'weight', 'channel'"),
-        ({"mask": "fixed"}, "method: mask='fixed' is no one of 'gate', 'binary', 'sample', 'none'"),
+        ({"grain": "layer"}, "method.grain: got 'layer'; give one of weight, channel"),
+        ({"mask": "fixed"}, "method.mask: got 'fixed'; give one of gate, binary, sample, none"),
     ],
 )
 def test_what_is_wrong_is_said_when_the_plan_is_made(

@@ -1,0 +1,73 @@
+"""Published curves: the CSV files of `conf/published/`, drawn beside the lines of a report.
+
+A file starts with `#` lines that say where its numbers come from. Each row is a point: the `line`
+it belongs to, its `sparsity`, its `value` in the unit of the records and its `source`. `metric` is
+`test_accuracy` where there is no such column; an endpoint has no sparsity. Every other column is a
+group (`model`, `dataset`) whose option a panel must show for the point to be drawn there.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.errors import CONF
+
+FOLDER = CONF / "published"
+
+
+def with_files(entries: Iterable[Any]) -> list[Any]:
+    """The entries of `report.published`, with the curves of a file in the place of its name."""
+    curves: list[Any] = []
+    for entry in entries:
+        if isinstance(entry, Mapping) and "file" in entry:
+            target = f"{__name__}.{curves_of_file.__name__}"
+            curves += Call.of({"_target_": target, **entry}, where="report.published")()
+        else:
+            curves.append(entry)
+    return curves
+
+
+def curves_of_file(
+    file: str, lines: Mapping[str, str] | Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """The curves of a file as entries of `report.published`.
+
+    Args:
+        file: the name of a file in `conf/published/`, or the path of one that ends in `.csv`.
+        lines: those that are wanted, all by default; a mapping gives them other names.
+    """
+    path = Path(file) if file.endswith(".csv") else FOLDER / f"{file}.csv"
+    if not path.is_file():
+        names = sorted(own.stem for own in FOLDER.glob("*.csv"))
+        raise ValueError(f"report.published: no file {path}; files are {names}")
+    curves = list(_curves(path))
+    known = [curve["label"] for curve in curves]
+    labels = lines if isinstance(lines, Mapping) else {line: line for line in lines or known}
+    for line in labels:
+        if line not in known:
+            hint = nearest(line, known)
+            raise ValueError(f"report.published: {file} has no line `{line}`{hint}; it has {known}")
+    return [c | {"label": labels[c["label"]]} for c in curves if c["label"] in labels]
+
+
+def _curves(path: Path) -> Iterable[dict[str, Any]]:
+    """Consecutive rows that differ in sparsity and value alone are the points of one curve."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    for row, group in groupby(csv.DictReader(lines), _without_numbers):
+        points = [[point.get("sparsity"), float(point["value"])] for point in group]
+        about = {"label": row.pop("line", None), "source": row.pop("source", None)}
+        about["metric"] = row.pop("metric", "test_accuracy")
+        about["where"] = {group: option for group, option in row.items() if option}
+        if points[0][0]:
+            yield about | {"points": [[float(sparsity), value] for sparsity, value in points]}
+        else:
+            yield about | {"value": points[0][1]}
+
+
+def _without_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    return {column: text for column, text in row.items() if column not in ("sparsity", "value")}

@@ -1,0 +1,55 @@
+"""Published curves are read from CSV files, by name, and drawn under the names of a report."""
+
+from pathlib import Path
+
+import pytest
+
+from lt_sweeps.config.published_curves import FOLDER, curves_of_file, with_files
+from lt_sweeps.config.report_config import layout
+
+OWN = """# my notes
+line,model,sparsity,value,source
+dense,fc,0.5,0.97,me
+dense,fc,0.9,0.95,me
+random,,0.5,0.9,me
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    (tmp_path / "own.csv").write_text(OWN)
+    return str(tmp_path / "own.csv")
+
+
+def test_rows_of_a_line_are_the_points_of_a_curve(own: str) -> None:
+    dense, random = curves_of_file(own)
+    assert dense["points"] == [[0.5, 0.97], [0.9, 0.95]] and dense["where"] == {"model": "fc"}
+    assert random["points"] == [[0.5, 0.9]] and random["where"] == {}
+
+
+def test_a_mapping_chooses_lines_and_renames_them(own: str) -> None:
+    (curve,) = with_files([{"file": own, "lines": {"random": "a random mask"}}])
+    assert (curve["label"], curve["source"]) == ("a random mask", "me")
+
+
+@pytest.mark.parametrize(
+    ("entry", "answer"),
+    [
+        ({"file": "resnet50"}, r"report.published: no file .*resnet50.csv; files are \['cont"),
+        (
+            {"file": "deconstructing_criteria", "lines": ["large_finl"]},
+            "has no line `large_finl`; did you mean `large_final`",
+        ),
+        ({"file": "deconstructing_criteria", "line": ["random"]}, "did you mean `lines`"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_there_is(entry: dict, answer: str) -> None:
+    with pytest.raises(ValueError, match=answer):
+        layout({"published": [entry]})
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.csv")), ids=lambda path: path.stem)
+def test_a_file_of_ours_says_where_its_numbers_come_from_and_can_be_drawn(path: Path) -> None:
+    assert path.read_text().startswith("# ")
+    published = layout({"published": [{"file": path.stem}]}).published
+    assert published and all("arXiv:" in curve.source for curve in published)
