@@ -136,9 +136,16 @@ class Workers:
 
     def _once_more(self, status: int | None, name: str) -> bool:
         """Whether to try a pack again as it is."""
+        # The exit status says whose fault the end was:
+        # - STORAGE: the file system's. Try again after a pause, until PATIENCE is used up.
+        # - STOPPED: nobody's. The process was asked to stop and saved itself; it continues.
+        # - negative: a signal killed it. That may be chance, or the system was out of memory, so
+        #   the same pack gets exactly one more try. A second kill is taken for the pack's fault.
+        # - None or 255: the server that forked the process was killed, so its real status is
+        #   unknown; this is treated as a kill.
+        # Any other status is the pack's own failure: `_end` halves it, or notes a lone unit.
         if status == STORAGE:
             return self._may_wait(name)
-        # 255: the server that forked it was killed, so nobody knows.
         killed = status is None or status < 0 or status == 255
         return status == STOPPED or (killed and self._may_try(name))
 
@@ -150,7 +157,7 @@ class Workers:
         return waited < PATIENCE
 
     def _may_try(self, name: str) -> bool:
-        """A process that was killed may have been so by chance, or for its memory: once more."""
+        """Count a kill of this pack; returns whether it was the first."""
         self._tried[name] = self._tried.get(name, 0) + 1
         return self._tried[name] == 1
 

@@ -22,8 +22,11 @@ from lt_sweeps.tracking.mirror_process import beside
 _ASKING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`job.py SWEEP BATCH TASK`: the exit status is 0, 1 where something failed, or 75: stopped."""
+def run_task(arguments: Sequence[str] | None = None) -> int:
+    """Run one task of an array: `job.py SWEEP BATCH TASK`.
+
+    Returns the exit status: 0, 1 where something failed, or 75 where the job was stopped.
+    """
     folder, batch, task = sys.argv[1:] if arguments is None else arguments
     asked: list[int] = []
     for number in _ASKING:
@@ -46,13 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = sweep.manifest["cells"][0]["config"]
         tracker = {} if submitted["canary"] else config.get("tracker", {})
         with beside(sweep.folder, tracker, hurried=lambda: bool(asked)):
-            # Without its parent nobody would requeue this job: save, and leave the rest to the
-            # next.
+            # The parent is `job.sh`, which requeues this job. Without it nobody would: then save
+            # and stop, and leave the rest to the next job.
             seen_through = workers.run(lambda: bool(asked) or os.getppid() != parent)
     if not seen_through:
         return STOPPED
-    # What failed in the canary, or in a job before, is the last jobs' to answer for: who waits
-    # for this one has work that does not stand on it.
+    # Jobs wait for one another with `afterok`: Slurm cancels every job that waits for a job which
+    # failed. A unit that had failed before this job began (in the canary, or in an earlier job)
+    # must not have that effect, because the waiting jobs also hold units that do not need it. So
+    # a job that others wait for does not count such failures in its exit status; only failures
+    # that are new in this job count. A job that nobody waits for counts all failures, old and
+    # new, so a sweep with a failed unit still ends with a failed job that `sacct` shows.
     excused = known if submitted["waited_for"][int(task)] else {}
     failed = {unit: why for unit, why in workers.failed.items() if unit not in excused}
     status = _result(sweep, packs, failed, canary=submitted["canary"])
@@ -67,9 +74,9 @@ def _result(
     *,
     canary: bool,
 ) -> int:
-    """The exit status, which is Slurm's truth: 1 where something failed.
+    """The exit status, by which Slurm judges the job: 1 where something failed.
 
-    A canary lets go what there is to go on with, and fails only if nothing trains.
+    A canary fails only if every one of its units failed; otherwise the jobs behind it start.
     """
     mine = [unit for pack in packs for unit in units(pack)]
     broken = [unit for unit in mine if unit in failed]
@@ -84,7 +91,7 @@ def _result(
 def _spread(
     sweep: SweepFolder, broken: Sequence[UnitName], reasons: Mapping[UnitName, str]
 ) -> None:
-    """What the canary finds of one seed holds for all: they differ in what is drawn alone."""
+    """Note a failure of the canary for every seed: seeds differ only in their random draws."""
     found = {key: reasons[key, seed] for key, seed in broken}
     for cell in sweep.manifest["cells"]:
         for key in cell["stages"]:
