@@ -37,7 +37,7 @@ def launch(cells: Sequence[Cell]) -> int:
     return _launch(plan(cells), RunSettings.of(cells))
 
 
-def resume(sweep: SweepFolder) -> int:
+def run_missing(sweep: SweepFolder) -> int:
     """Run what is missing of a frozen sweep; returns the exit status."""
     cells = sweep.cells()
     os.chdir(sweep.manifest["launcher"]["cwd"])  # relative paths in the cells start there

@@ -15,12 +15,12 @@ def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
     """Do or submit exactly what is missing; returns the exit status.
 
     Args:
-        words: keys of the launcher that are other than before.
+        words: settings of the Slurm launcher that replace those the sweep was started with.
     """
     given = {key: yaml.safe_load(value) for key, value in words.items()}
     launcher = sweep.manifest["launcher"]["name"]
     if launcher == "slurm":
-        return slurm_launcher.resume(sweep, given)
+        return slurm_launcher.submit_missing(sweep, given)
     if given:
         raise ValueError(f"resume: a local sweep takes no {[*given]}")
-    return local_launcher.resume(sweep)
+    return local_launcher.run_missing(sweep)

@@ -107,7 +107,7 @@ def find(made: Plan, *, root: Path, name: str | None) -> SweepFolder:
         ValueError: the given name is another sweep's.
     """
     if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)):
-        raise ValueError(f"name: {name!r} is no folder's name; use letters, digits, . - and _")
+        raise ValueError(f"name: {name!r} cannot name a folder; use letters, digits, . - and _")
     content = _content(made)
     found = name or f"{made.cells[0].labels['experiment']}-{content[:8]}".replace("/", "-")
     sweep = SweepFolder(root / "sweeps" / found)

@@ -19,8 +19,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.execution.exit_codes import AGAIN, STOPPED, STORAGE
 from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, part, units
+
+# How a pack's process ends when nothing is wrong with the pack itself.
+STOPPED = 75  # it was asked to stop, and saved itself
+AGAIN = 76  # a ticket it stands on is missing, or proved corrupt and was set aside: plan again
+STORAGE = 78  # the file system is full, read-only or stale: try again in a while
 
 PATIENCE = 600.0  # seconds for which a file system may be full or stale
 _BEAT = 5.0  # seconds between signs of life

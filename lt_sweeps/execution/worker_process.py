@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from lt_sweeps.execution.canary import two_steps
-from lt_sweeps.execution.exit_codes import AGAIN, STOPPED, STORAGE
 from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.execution.submission import members, work
+from lt_sweeps.execution.worker_pool import AGAIN, STOPPED, STORAGE
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.storage.sweep_folder import SweepFolder

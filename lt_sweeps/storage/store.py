@@ -235,7 +235,7 @@ def _metadata(path: Path) -> dict[str, Any]:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CorruptTicket("its header is unreadable") from None
     if not known:
-        raise CorruptTicket(f"it is no {FORMAT}, but {about['format']}")
+        raise CorruptTicket(f"the format is not {FORMAT} but {about['format']}")
     if actual != expected:
         raise CorruptTicket(f"{actual} bytes where {expected} were written")
     if not intact:

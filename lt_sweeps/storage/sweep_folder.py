@@ -24,7 +24,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.storage.atomic_write import write_whole
 
 FORMAT = "lt_sweeps.storage.sweep_folder/2"
-STALE = 120.0  # seconds after which who has said nothing is not at work
+STALE = 120.0  # seconds without a heartbeat after which a process counts as dead
 
 UnitName = tuple[str, str]
 """A unit as a manifest names it: its stage's key and its seed."""
@@ -53,7 +53,7 @@ class SweepFolder:
         except (FileNotFoundError, ValueError) as error:
             raise ValueError(f"sweep: {path} cannot be read: {error}") from None
         if manifest.get("format") != FORMAT:
-            raise ValueError(f"sweep: {path} is no {FORMAT}, but {manifest.get('format')!r}")
+            raise ValueError(f"sweep: {path} is not {FORMAT} but {manifest.get('format')!r}")
         return manifest
 
     def cells(self, numbers: Sequence[int] | None = None) -> list[Cell]:

@@ -134,7 +134,7 @@ def test_who_waits_for_another_process_can_be_stopped(cell: Make, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", 5])
 def test_a_name_is_a_folders(cell: Make, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="is no folder's name"):
+    with pytest.raises(ValueError, match="cannot name a folder"):
         find(plan([cell()]), root=tmp_path, name=name)
 
 

@@ -13,9 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.execution.exit_codes import STOPPED
 from lt_sweeps.execution.slurm.squeue import end
-from lt_sweeps.execution.worker_pool import Workers
+from lt_sweeps.execution.worker_pool import STOPPED, Workers
 from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
 from lt_sweeps.tracking.mirror_process import beside
 

@@ -33,7 +33,7 @@ def launch(cells: Sequence[Cell], profile: SlurmResources) -> int:
     return _launch(plan(cells), RunSettings.of(cells), profile)
 
 
-def resume(sweep: SweepFolder, words: Mapping[str, Any]) -> int:
+def submit_missing(sweep: SweepFolder, words: Mapping[str, Any]) -> int:
     """Submit exactly what is missing of a frozen sweep, with the profile it had but for `words`."""
     before, cells = sweep.manifest["launcher"], sweep.cells()
     os.chdir(before["cwd"])  # relative paths in the cells start there

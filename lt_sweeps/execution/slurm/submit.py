@@ -133,8 +133,8 @@ def _needed(job: Job) -> Iterable[Unit]:
 
 def _whole(ids: Sequence[str], sweep: SweepFolder) -> list[str]:
     """Task ids, with an array's own id in place of its tasks where all of them are named."""
-    # Slurm limits the length of a dependency. A job may wait for thousands of tasks, and
-    # `afterok:17_0:17_1:...` would be too long; `afterok:17` means every task of array 17. The
+    # This keeps dependencies short: a job may wait for thousands of tasks, which spelled out are
+    # `afterok:17_0:17_1:...`, whereas `afterok:17` means every task of array 17. The
     # short form is right only if the list names all tasks of that array, so the number of ids
     # given is compared with the size noted when the array was submitted. Arrays are cut at
     # MaxArraySize (see `Arrays.submit`), so jobs with the same dependencies may lie in several
