@@ -22,7 +22,7 @@ from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import Workers, loaded
 from lt_sweeps.plan.cost import Speeds, free_memory, stack_size
-from lt_sweeps.plan.planning import Pack, packs
+from lt_sweeps.plan.planning import Pack, packs, plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -34,10 +34,10 @@ def launch(cells: Sequence[Cell]) -> int:
 
     What is stored already is not computed again, so the same words continue an interrupted sweep.
     """
-    return run_locally(Submission(cells, RunSettings.of(cells)))
+    return run_missing(Submission(plan(cells), RunSettings.of(cells)))
 
 
-def run_locally(submission: Submission) -> int:
+def run_missing(submission: Submission) -> int:
     """Run what is missing of a submission; returns the exit status."""
     settings, cells = submission.settings, submission.plan.cells
     devices, console = _devices(settings.device, settings.workers), Console()
@@ -93,9 +93,7 @@ def _run(
     frozen, host = sweep.packs([pack.name for pack in todo]), socket.gethostname()
     who = f"local-{host}-{os.getpid()}"
     with ProgressPanel(sweep, frozen, console) as panel:
-        workers = Workers(
-            sweep, frozen, devices, who=who, panel=panel, host=host, preload=loaded()
-        )
+        workers = Workers(sweep, frozen, devices, who=who, panel=panel, host=host, preload=loaded())
         workers.run()
     return workers.failed, bool(workers.again)
 

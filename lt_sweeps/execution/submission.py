@@ -16,7 +16,6 @@ from functools import cached_property
 from filelock import FileLock
 
 from lt_sweeps.config.call import digest
-from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution import records
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.train_pack import compute
@@ -43,18 +42,18 @@ class Submission:
         ValueError: a cell is wrong, or the sweep's name is taken by other cells.
     """
 
-    def __init__(self, cells: Sequence[Cell], settings: RunSettings) -> None:
-        self.plan, self.settings, self.store = plan(cells), settings, Store(settings.root)
+    def __init__(self, plan: Plan, settings: RunSettings) -> None:
+        self.plan, self.settings, self.store = plan, settings, Store(settings.root)
         self.content = digest([[cell.signature, str(cell.seed)] for cell in self.plan.cells])
         self.experiment = self.plan.cells[0].labels["experiment"] or ""
         name = settings.name
         if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)):
-            raise ValueError(f"name: {name!r} is not a folder's name; use letters, digits, . - _")
+            raise ValueError(f"name: {name!r} cannot name a folder; use letters, digits, . - and _")
         folder = name or f"{self.experiment}-{self.content[:8]}".replace("/", "-")
         self.folder = settings.root / "sweeps" / folder
         if self.sweep.exists and self.sweep.manifest.content != self.content:
             raise ValueError(
-                f"name: {name!r} is another sweep's in {settings.root}; choose another name"
+                f"name: {name!r} is taken by another sweep in {settings.root}; choose another"
             )
 
     @property
@@ -158,7 +157,7 @@ def resumed(sweep: SweepFolder) -> Submission:
     cells = sweep.cells()
     os.chdir(sweep.manifest.launcher.cwd)
     named = {"root": sweep.root, "name": sweep.folder.name, "dry_run": False}
-    return Submission(cells, replace(RunSettings.of(cells), **named))
+    return Submission(plan(cells), replace(RunSettings.of(cells), **named))
 
 
 def work_on(

@@ -63,9 +63,7 @@ class FrozenPack:
         """The pack of some of these units."""
         keys = {key for key, _ in units}
         moments = {key: wanted for key, wanted in self.moments.items() if key in keys}
-        return replace(
-            self, name=pack_name(self.level, units), units=tuple(units), moments=moments
-        )
+        return replace(self, name=pack_name(self.level, units), units=tuple(units), moments=moments)
 
     def halves(self) -> list[FrozenPack]:
         """Its two halves, by the order of its units."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -11,67 +10,72 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from lt_sweeps.execution.exit_codes import STOPPED
-from lt_sweeps.execution.slurm.squeue import end
-from lt_sweeps.execution.worker_pool import Workers
-from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
+from lt_sweeps.execution.slurm.squeue import Batch, end
+from lt_sweeps.execution.worker_pool import STOPPED, Workers
+from lt_sweeps.storage.manifest import FrozenPack, UnitName
+from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
 
 _ASKING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`job.py SWEEP BATCH TASK`: the exit status is 0, 1 where something failed, or 75: stopped."""
-    folder, batch, task = sys.argv[1:] if arguments is None else arguments
-    asked: list[int] = []
-    for number in _ASKING:
-        signal.signal(number, lambda number, _: asked.append(number))
+def run_task(arguments: Sequence[str] | None = None) -> int:
+    """Run one task of an array: `job.py SWEEP BATCH TASK`.
+
+    Returns the exit status: 0, 1 where something failed, or 75 where the job was stopped.
+    """
+    folder, number, task = sys.argv[1:] if arguments is None else arguments
+    signals: list[int] = []
+    for each in _ASKING:
+        signal.signal(each, lambda number, _: signals.append(number))
     parent, sweep = os.getppid(), SweepFolder(Path(folder))
-    submitted = json.loads((sweep.folder / "jobs" / f"{batch}.json").read_text())
-    packs, known = sweep.packs(submitted["tasks"][int(task)]), sweep.failures()
+    batch = Batch.read(sweep, int(number))
+    packs, known = sweep.packs(batch.tasks[int(task)]), sweep.failures()
     with tempfile.TemporaryDirectory() as scratch:
         workers = Workers(
             sweep,
             packs,
-            _devices(submitted["device"], 1 if submitted["canary"] else submitted["processes"]),
-            who=f"{batch}.{task}",
+            _devices(batch.device, 1 if batch.canary else batch.processes),
+            who=batch.who(int(task)),
             panel=_Lines(),
-            preload=submitted["preload"],
-            scratch=Path(scratch) if submitted["canary"] else None,
+            preload=batch.preload,
+            scratch=Path(scratch) if batch.canary else None,
             host=socket.gethostname(),
             job=os.environ.get("SLURM_JOB_ID"),
         )
-        config = sweep.manifest["cells"][0]["config"]
-        tracker = {} if submitted["canary"] else config.get("tracker", {})
-        with mirrored(sweep.folder, tracker, hurried=lambda: bool(asked)):
-            # Without its parent nobody would requeue this job: save, and leave the rest to the
-            # next.
-            seen_through = workers.run(lambda: bool(asked) or os.getppid() != parent)
+        tracker = {} if batch.canary else sweep.manifest.cells[0].config.get("tracker", {})
+        with mirrored(sweep.folder, tracker, hurried=lambda: bool(signals)):
+            # The parent is `job.sh`, which requeues this job. Without it nobody would: then save
+            # and stop, and leave the rest to the next job.
+            seen_through = workers.run(lambda: bool(signals) or os.getppid() != parent)
     if not seen_through:
         return STOPPED
-    # What failed in the canary, or in a job before, is the last jobs' to answer for: who waits
-    # for this one has work that does not stand on it.
-    excused = known if submitted["waited_for"][int(task)] else {}
+    # Jobs wait for one another with `afterok`: Slurm cancels every job that waits for a job which
+    # failed. A unit that had failed before this job began (in the canary, or in an earlier job)
+    # must not have that effect, because the waiting jobs also hold units that do not need it. So
+    # a job that others wait for does not count such failures in its exit status; only failures
+    # that are new in this job count. A job that nobody waits for counts all failures, old and
+    # new, so a sweep with a failed unit still ends with a failed job that `sacct` shows.
+    excused = known if batch.waited_for[int(task)] else {}
     failed = {unit: why for unit, why in workers.failed.items() if unit not in excused}
-    status = _result(sweep, packs, failed, canary=submitted["canary"])
-    end(sweep, int(batch), int(task), status)
+    status = _result(sweep, packs, failed, canary=batch.canary)
+    end(sweep, batch.number, int(task), status)
     return status
 
 
 def _result(
     sweep: SweepFolder,
-    packs: Sequence[Mapping[str, Any]],
+    packs: Sequence[FrozenPack],
     failed: Mapping[UnitName, str],
     *,
     canary: bool,
 ) -> int:
-    """The exit status, which is Slurm's truth: 1 where something failed.
+    """The exit status, by which Slurm judges the job: 1 where something failed.
 
-    A canary lets go what there is to go on with, and fails only if nothing trains.
+    A canary fails only if every one of its units failed; otherwise the jobs behind it start.
     """
-    mine = [unit for pack in packs for unit in units(pack)]
+    mine = [unit for pack in packs for unit in pack.units]
     broken = [unit for unit in mine if unit in failed]
     for unit in broken:
         _say(f"error: {'/'.join(unit)}: {failed[unit]}")
@@ -84,12 +88,12 @@ def _result(
 def _spread(
     sweep: SweepFolder, broken: Sequence[UnitName], reasons: Mapping[UnitName, str]
 ) -> None:
-    """What the canary finds of one seed holds for all: they differ in what is drawn alone."""
+    """Note a failure of the canary for every seed: seeds differ only in their random draws."""
     found = {key: reasons[key, seed] for key, seed in broken}
-    for cell in sweep.manifest["cells"]:
-        for key in cell["stages"]:
+    for cell in sweep.manifest.cells:
+        for key in cell.stages:
             if key in found:
-                sweep.fail((key, cell["seed"]), f"canary: {found[key]}", "canary")
+                sweep.fail((key, cell.seed), f"canary: {found[key]}", "canary")
 
 
 def _devices(device: str, processes: int) -> list[str]:
@@ -103,14 +107,14 @@ def _devices(device: str, processes: int) -> list[str]:
 class _Lines:
     """A line in the job's output for every pack that starts or ends."""
 
-    def start(self, pack: Mapping[str, Any]) -> None:
-        _say(f"{pack['name']}: {len(pack['units'])} units")
+    def start(self, pack: FrozenPack) -> None:
+        _say(f"{pack.name}: {len(pack.units)} units")
 
-    def step(self, pack: Mapping[str, Any], step: int) -> None:
+    def step(self, pack: FrozenPack, step: int) -> None:
         pass
 
-    def stop(self, pack: Mapping[str, Any], *, done: bool) -> None:
-        _say(f"{pack['name']}: {'done' if done else 'not done'}")
+    def stop(self, pack: FrozenPack, *, done: bool) -> None:
+        _say(f"{pack.name}: {'done' if done else 'not done'}")
 
 
 def _say(line: str) -> None:

@@ -95,10 +95,16 @@ def _job_name(groups: set[int]) -> str:
 
 
 def _ordered(members: Mapping[str, Sequence[Pack]]) -> list[Job]:
-    """Jobs, those that others wait for first. Jobs that wait for each other become one.
-
-    That takes packs of an earlier submission, cut in another way.
-    """
+    """Order jobs such that each comes after those it waits for; merge jobs that form a circle."""
+    # A job waits for every other job that holds a unit which one of its own units needs. Submitting
+    # in topological order means that the Slurm ids to wait for are known when a job is submitted.
+    #
+    # Jobs cut by one submission never wait for each other. A resumed sweep may mix packs that an
+    # earlier submission cut with new ones cut in another way; then job A may need a unit of job B
+    # and B one of A, and Slurm would run neither. The jobs of such a circle become one job, under
+    # the first one's name, and the order is sought again. Each merge leaves fewer jobs, so this
+    # ends. Within a job, packs run by the depth of their level, which puts every unit behind
+    # those it needs.
     name_of = {unit: name for name, own in members.items() for pack in own for unit in pack.units}
     after = {
         name: {

@@ -37,6 +37,10 @@ class Batch:
         path = sweep.folder / "jobs" / f"{self.number}.json"
         write_whole(path, json.dumps(asdict(self)).encode())
 
+    @classmethod
+    def read(cls, sweep: SweepFolder, number: int) -> Batch:
+        return cls(**json.loads((sweep.folder / "jobs" / f"{number}.json").read_text()))
+
     def who(self, task: int) -> str:
         """What a task is called where it says that it is at work."""
         return f"{self.number}.{task}"

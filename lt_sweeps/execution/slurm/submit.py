@@ -132,7 +132,13 @@ def _needed(job: Job) -> Iterable[Unit]:
 
 
 def _whole(ids: Sequence[str], sweep: SweepFolder) -> list[str]:
-    """The ids of tasks, or of their array where all of it is meant: a shorter word for Slurm."""
+    """Task ids, with an array's own id in place of its tasks where all of them are named."""
+    # This keeps dependencies short: a job may wait for thousands of tasks, which spelled out are
+    # `afterok:17_0:17_1:...`, whereas `afterok:17` means every task of array 17. The
+    # short form is right only if the list names all tasks of that array, so the number of ids
+    # given is compared with the size noted when the array was submitted. Arrays are cut at
+    # MaxArraySize (see `Arrays.submit`), so jobs with the same dependencies may lie in several
+    # arrays; each is judged by itself. Ids of arrays that are named only in part stay as tasks.
     sizes = {batch.id: len(batch.tasks) for batch in batches(sweep)}
     counts = Counter(id.partition("_")[0] for id in ids)
     whole = {array for array, count in counts.items() if sizes.get(array) == count}
