@@ -64,8 +64,8 @@ PLANNED = [command for command in OWN if command not in READING + SHOWING]
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the samples of all documents in it, as a person would have made them."""
     folder = tmp_path_factory.mktemp("mylab")
-    for block in blocks("python", "yaml"):
-        if match := re.match(r"(?:# @package .*\n)?# (\S+\.(?:py|yaml))\n", block):
+    for block in blocks("python", "yaml", "csv"):
+        if match := re.match(r"(?:# @package .*\n)?# (\S+\.(?:py|yaml|csv))\n", block):
             path = folder / match[1]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block)
