@@ -236,7 +236,7 @@ class _Job:
         status = self.process.exitcode
         if status is not None and status < 0:
             name = signal.Signals(-status).name
-            return f"killed by {name}; the same words continue from its last checkpoint"
+            return f"killed by {name}; the same command continues from its last checkpoint"
         return self._error or f"exit status {status}"
 
 
