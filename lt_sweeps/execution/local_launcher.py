@@ -32,7 +32,8 @@ from lt_sweeps.tracking.mirror_process import mirrored
 def launch(cells: Sequence[Cell]) -> int:
     """Run the cells to their end and report; returns the exit status.
 
-    What is stored already is not computed again, so the same command continues an interrupted sweep.
+    What is stored already is not computed again, so the same command goes on with an
+    interrupted sweep.
     """
     return run_missing(Submission(plan(cells), RunSettings.of(cells)))
 

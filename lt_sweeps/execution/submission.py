@@ -111,9 +111,9 @@ class Submission:
                 name=self.folder.name,
                 experiment=self.experiment,
                 content=self.content,
-                cells=tuple(map(_frozen_cell, self.plan.cells)),
+                cells=[_frozen_cell(cell) for cell in self.plan.cells],
                 stages={u.stage.key: _frozen_stage(u.stage) for u in self.plan.units},
-                packs=(*frozen, *new),
+                packs=[*frozen, *new],
                 launcher=launcher or Launcher(cwd=os.getcwd()),
                 reports={c.labels["experiment"] or "": c.cell.report for c in self.plan.cells},
             )
@@ -137,15 +137,15 @@ class Submission:
     def _frozen_pack(
         self, pack: Pack, cells: Mapping[UnitName, list[int]], job: str | None
     ) -> FrozenPack:
-        names = tuple(map(name_of, pack.units))
+        names = [name_of(unit) for unit in pack.units]
         return FrozenPack(
             name=pack.name,
             level=pack.units[0].stage.level,
             units=names,
             machine=self.settings.machine,
-            cells=tuple(sorted({number for name in names for number in cells[name]})),
+            cells=sorted({number for name in names for number in cells[name]}),
             moments={
-                key: tuple(sorted(self.plan.moments.get(key, ()), key=str))
+                key: sorted(self.plan.moments.get(key, ()), key=str)
                 for key in dict.fromkeys(key for key, _ in names)
             },
             job=job,
@@ -206,7 +206,7 @@ def _frozen_cell(planned: Planned) -> FrozenCell:
         labels=planned.labels,
         choices=planned.cell.choices,
         config=planned.cell.config,
-        stages=tuple(stage.key for stage in planned.trainings),
+        stages=[stage.key for stage in planned.trainings],
         levels=planned.levels,
     )
 
@@ -217,5 +217,5 @@ def _frozen_stage(stage: Work) -> FrozenStage:
         start=stage.start.step,
         end=stage.step,
         kind=kind(stage),
-        needs=tuple(sorted(need.key for need in needs(stage))),
+        needs=sorted(need.key for need in needs(stage)),
     )

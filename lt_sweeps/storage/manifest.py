@@ -40,7 +40,7 @@ class FrozenStage:
     start: int
     end: int
     kind: str  # stages of one kind take about as long per step
-    needs: tuple[str, ...]  # keys
+    needs: Sequence[str]  # keys
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class FrozenPack:
 
     name: str
     level: int
-    units: tuple[UnitName, ...]
+    units: Sequence[UnitName]
     machine: Machine
-    cells: tuple[int, ...]
-    moments: Mapping[str, tuple[int | str, ...]]
+    cells: Sequence[int]
+    moments: Mapping[str, Sequence[int | str]]
     job: str | None = None
 
     def part(self, units: Sequence[UnitName]) -> FrozenPack:
         """The pack of some of these units."""
         keys = {key for key, _ in units}
         moments = {key: wanted for key, wanted in self.moments.items() if key in keys}
-        return replace(self, name=pack_name(self.level, units), units=tuple(units), moments=moments)
+        return replace(self, name=pack_name(self.level, units), units=units, moments=moments)
 
     def halves(self) -> list[FrozenPack]:
         """Its two halves, by the order of its units."""
@@ -80,7 +80,7 @@ class FrozenCell:
     labels: Mapping[str, str | None]
     choices: Mapping[str, str]
     config: Config
-    stages: tuple[str, ...]
+    stages: Sequence[str]
     levels: Mapping[str, int]
 
     @property
@@ -110,9 +110,9 @@ class Manifest:
     name: str
     experiment: str
     content: str
-    cells: tuple[FrozenCell, ...]
+    cells: Sequence[FrozenCell]
     stages: Mapping[str, FrozenStage] = field(default_factory=dict)
-    packs: tuple[FrozenPack, ...] = ()
+    packs: Sequence[FrozenPack] = ()
     launcher: Launcher = Launcher()
     reports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     format: str = FORMAT
@@ -130,22 +130,22 @@ class Manifest:
     def read(cls, path: Path) -> Manifest:
         """Raises: ValueError: there is none, it is damaged, or of another format."""
         try:
-            content = json.loads(path.read_text())
+            content: Any = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ValueError(f"sweep: {path} cannot be read: {error}") from None
         stated = content.get("format") if isinstance(content, dict) else None
         if stated != FORMAT:
             raise ValueError(f"sweep: {path} has format {stated!r}; this version reads {FORMAT}")
         try:
-            return cls(
-                **{
-                    **content,
-                    "cells": tuple(_cell(**cell) for cell in content["cells"]),
-                    "stages": {k: _stage(**stage) for k, stage in content["stages"].items()},
-                    "packs": tuple(_pack(**pack) for pack in content["packs"]),
-                    "launcher": Launcher(**content["launcher"]),
-                }
-            )
+            cells = [FrozenCell(**c | {"config": Config(c["config"])}) for c in content["cells"]]
+            stages = {key: FrozenStage(**stage) for key, stage in content["stages"].items()}
+            packs = [
+                FrozenPack(**pack | {"units": [*map(tuple, pack["units"])], "machine": machine})
+                for pack in content["packs"]
+                for machine in [Machine(**pack["machine"])]
+            ]
+            content |= {"cells": cells, "stages": stages, "packs": packs}
+            return cls(**content | {"launcher": Launcher(**content["launcher"])})
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(f"sweep: {path} is damaged: {error!r}") from None
 
@@ -153,28 +153,3 @@ class Manifest:
 def pack_name(level: int, units: Sequence[UnitName]) -> str:
     """What a pack is called: by its level and its units."""
     return f"level{level}-{digest([list(unit) for unit in units])[:12]}"
-
-
-def _cell(*, stages: list[str], config: dict[str, Any], **fields: Any) -> FrozenCell:
-    return FrozenCell(stages=tuple(stages), config=Config(config), **fields)
-
-
-def _stage(*, needs: list[str], **fields: Any) -> FrozenStage:
-    return FrozenStage(needs=tuple(needs), **fields)
-
-
-def _pack(
-    *,
-    units: list[list[str]],
-    machine: dict[str, Any],
-    cells: list[int],
-    moments: dict[str, list[int | str]],
-    **fields: Any,
-) -> FrozenPack:
-    return FrozenPack(
-        units=tuple((key, seed) for key, seed in units),
-        machine=Machine(**machine),
-        cells=tuple(cells),
-        moments={key: tuple(wanted) for key, wanted in moments.items()},
-        **fields,
-    )

@@ -38,7 +38,7 @@ class Failure:
 class PackAtWork:
     """A pack that is being computed, and the optimizer step that it is at."""
 
-    units: tuple[UnitName, ...]
+    units: Sequence[UnitName]
     step: int
 
 
@@ -147,7 +147,7 @@ class SweepFolder:
             with suppress(OSError, ValueError, TypeError, AttributeError):
                 content = json.loads(path.read_text())
                 packs = {
-                    name: PackAtWork(tuple((key, seed) for key, seed in p["units"]), p["step"])
+                    name: PackAtWork([(key, seed) for key, seed in p["units"]], p["step"])
                     for name, p in content["packs"].items()
                 }
                 heartbeat = Heartbeat(**{**content, "packs": packs})

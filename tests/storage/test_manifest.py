@@ -16,16 +16,16 @@ from lt_sweeps.storage.manifest import (
     Manifest,
 )
 
-UNITS = (("a" * 16, "0"), ("b" * 16, "1"), ("b" * 16, "2"))
-PACK = FrozenPack("p", 1, UNITS, Machine(), (0,), {"a" * 16: (), "b" * 16: ("best", 7)}, "job")
-CELL = FrozenCell("s", "0", {"model": None}, {"model": "fc"}, Config({"seed": 0}), ("a",), {"a": 1})
+UNITS = [("a" * 16, "0"), ("b" * 16, "1"), ("b" * 16, "2")]
+PACK = FrozenPack("p", 1, UNITS, Machine(), [0], {"a" * 16: [], "b" * 16: ["best", 7]}, "job")
+CELL = FrozenCell("s", "0", {"model": None}, {"model": "fc"}, Config({"seed": 0}), ["a"], {"a": 1})
 MANIFEST = Manifest(
     "mine",
     "default",
     "c",
-    (CELL,),
-    {"a": FrozenStage(1, 0, 12, "train", ("z",))},
-    (PACK,),
+    [CELL],
+    {"a": FrozenStage(1, 0, 12, "train", ["z"])},
+    [PACK],
     Launcher("slurm", "/there", {"time": 60}),
     {"default": {"baseline": "random"}},
 )
@@ -44,7 +44,7 @@ def test_a_cell_is_the_one_that_was_composed() -> None:
 
 def test_halves_have_all_units_and_only_their_own_moments() -> None:
     first, second = PACK.halves()
-    assert (*first.units, *second.units) == UNITS
+    assert [*first.units, *second.units] == UNITS
     assert first.moments == PACK.moments and set(second.moments) == {"b" * 16}
     assert len({PACK.name, first.name, second.name}) == 3
 
