@@ -1,5 +1,5 @@
-"""How a pack's process ends when nothing is wrong with the pack itself."""
+"""Exit statuses of a pack's process for endings that are not the fault of the pack."""
 
-STOPPED = 75  # it was asked to stop, and saved itself
-AGAIN = 76  # a ticket it stands on is missing, or proved corrupt and was set aside: plan again
-STORAGE = 78  # the file system is full, read-only or stale: try again in a while
+STOPPED = 75  # told to stop; it has saved a checkpoint
+AGAIN = 76  # a ticket that it needs is missing, or was corrupt and set aside: make a new plan
+STORAGE = 78  # the file system is full, read-only or stale: wait and try again

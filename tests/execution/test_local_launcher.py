@@ -123,7 +123,7 @@ def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert not list(root.glob("tickets/*/*.partial-*")), "the first one is due after a minute"
     process.send_signal(signal.SIGINT)
     status, _, err = finish(process)
-    assert status == 130 and "the same words continue" in err
+    assert status == 130 and "the same command continues" in err
     assert list(root.glob("tickets/*/*.partial-*.safetensors")), "a signal saves"
 
 
