@@ -16,7 +16,7 @@ from lt_sweeps.config.durations import readable
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.planning import Pack, Plan, dependencies
 
-_ESTIMATED = " (estimated from layer shapes)"
+_GUESSED = " (speed not measured)"  # it is estimated from the shapes of the layers
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def within_budget(estimate: Estimate, budget: float | None) -> None:
     if budget is not None and estimate.hours > budget:
         raise ValueError(
             f"budget.gpu_hours: this takes about {estimate.hours:.2g} {estimate.noun}-hours"
-            f"{'' if estimate.measured else _ESTIMATED}; the budget is {budget:g}"
+            f"{'' if estimate.measured else _GUESSED}; the budget is {budget:g}"
         )
 
 
@@ -83,7 +83,7 @@ def preview(
         more: a launcher's own rows.
     """
     stages = len({unit.stage.key for unit in plan.units})
-    note = "" if estimate.measured else _ESTIMATED
+    note = "" if estimate.measured else _GUESSED
     rows = [
         ("sweep", str(sweep)),
         ("cells", f"{len(plan.cells)}"),

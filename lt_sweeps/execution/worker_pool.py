@@ -1,8 +1,8 @@
-"""Packs in fresh processes over the devices of one machine, whatever becomes of each process.
+"""A pool of processes that trains packs, each in a fresh process, on the devices of one machine.
 
-What fails is halved and tried again, so a failing unit ends alone, and a stack that does not fit
-into memory shrinks until it does. A unit that fails alone is noted with its reason; what stands on
-it is not begun, and all else goes on.
+A pack that fails is halved, and both halves are tried again. So a failing unit ends up alone, and a
+stack that does not fit into memory shrinks until it fits. A unit that fails alone is noted with its
+reason. The units that need its ticket are not begun; all others go on.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from typing import Any
 from lt_sweeps.execution.exit_codes import AGAIN, STOPPED, STORAGE
 from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, part, units
 
-PATIENCE = 600.0  # seconds for which a file system may be full or stale
-_BEAT = 5.0  # seconds between signs of life
-_ASKED = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+PATIENCE = 600.0  # seconds for which a pack waits for a full or stale file system
+_BEAT = 5.0  # seconds between two heartbeats
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 class Workers:
-    """The processes at work on a sweep's packs; `run` sees them through to their end.
+    """The worker processes of a sweep's packs; `run` trains all packs.
 
     Args:
-        packs: frozen packs, those that others stand on first.
-        devices: one entry per process at a time.
-        who: what this process is called where it says that it is at work; `about` it says more.
-        panel: is told of every start, step and end.
-        scratch: a folder for two steps of each pack, instead of all of them.
-        preload: modules that every process will need.
+        packs: frozen packs; a pack comes after the packs that it needs.
+        devices: the device of each process that runs at the same time.
+        who: the name in this pool's heartbeats; `about` is added to each heartbeat.
+        panel: its `start`, `step` and `stop` are called for every pack.
+        scratch: if given, each pack trains only two steps, in this folder (the canary).
+        preload: modules that every process needs; they are imported once, before the first fork.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Workers:
         self.failed: dict[UnitName, str] = {
             unit: note["reason"] for unit, note in sweep.failures().items()
         }
-        self.again: set[UnitName] = set()  # to be planned again
+        self.again: set[UnitName] = set()  # need a new plan: a ticket is missing
         self.context: Any = multiprocessing.get_context("forkserver")
-        self._tried: dict[str, int] = {}  # kills by pack
-        self._waits: dict[str, tuple[float, float]] = {}  # by pack: next try, and how long by now
-        self._beaten = 0.0
+        self._tried: dict[str, int] = {}  # by pack: how often it was killed
+        self._waits: dict[str, tuple[float, float]] = {}  # by pack: next try, seconds waited
+        self._beaten = 0.0  # time of the last heartbeat
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Work on all packs; returns whether that was seen through, and not stopped."""
+        """Train all packs; returns False if `stopped` ended it before the last one."""
         if not self.queue:
             return True
         try:
@@ -83,7 +83,7 @@ class Workers:
         return seen_through
 
     def stop(self) -> None:
-        """Ask all to stop, and wait: each saves itself, all at the same time."""
+        """Tell all processes to save and stop, and wait for them."""
         for job in self.running:
             job.process.terminate()
         for job in self.running:
@@ -103,7 +103,7 @@ class Workers:
                 continue
             try:
                 self.running.append(_Job(self, left, self.free[0]))
-            except (EOFError, OSError):  # the server was killed just then; the next is a new one
+            except (EOFError, OSError):  # the fork server was killed; the next try starts a new one
                 self.queue.insert(0, left)
                 return
             self.free.pop(0)
@@ -135,22 +135,31 @@ class Workers:
             self._fail(job.pack, members, job.reason())
 
     def _once_more(self, status: int | None, name: str) -> bool:
-        """Whether to try a pack again as it is."""
+        """Whether to try a pack again whole, from its last checkpoint, instead of halving it."""
+        # A pack is halved when the pack itself may be at fault: its code raised, or its stack does
+        # not fit into memory. These endings say nothing against the pack, so it stays whole:
+        # - STOPPED: someone stopped this one process, and it has saved a checkpoint.
+        # - STORAGE: the disk is full or stale, and a half would fail alike. The pack waits 2 s,
+        #   then 2, 4, 8, ... and at most 60 s between tries; after PATIENCE seconds it has failed.
+        # - Killed: by a person, or by the kernel because memory was short; the two look alike. The
+        #   first kill is forgiven. At the second the stack is taken to be too large, and halved.
+        #   Example: 8 replicates need more memory than there is. They are killed twice, then train
+        #   as 4 + 4. A half has a name of its own, so its first kill is forgiven as well.
+        #   Status 255 counts as a kill: the fork server died, so the real status is unknown.
         if status == STORAGE:
             return self._may_wait(name)
-        # 255: the server that forked it was killed, so nobody knows.
         killed = status is None or status < 0 or status == 255
         return status == STOPPED or (killed and self._may_try(name))
 
     def _may_wait(self, name: str) -> bool:
-        """Whether there is patience left for the file system; the waits grow to a minute."""
+        """Whether the pack has waited less than PATIENCE; sets the time of its next try."""
         _, waited = self._waits.get(name, (0.0, 0.0))
         pause = min(60.0, max(2.0, waited))
         self._waits[name] = time.monotonic() + pause, waited + pause
         return waited < PATIENCE
 
     def _may_try(self, name: str) -> bool:
-        """A process that was killed may have been so by chance, or for its memory: once more."""
+        """Whether this is the first time that the pack was killed."""
         self._tried[name] = self._tried.get(name, 0) + 1
         return self._tried[name] == 1
 
@@ -167,7 +176,7 @@ class Workers:
         return {unit for pack in others if pack is not but for unit in units(pack)}
 
     def _without_failed(self, pack: dict[str, Any]) -> dict[str, Any] | None:
-        """The pack without units that failed before, or that stand on one that did."""
+        """The pack without the units that have failed, or that need a unit that has failed."""
         kept = []
         for unit in units(pack):
             broken = sorted(self.sweep.needs(unit) & self.failed.keys())
@@ -193,12 +202,12 @@ class Workers:
 
 
 class _Job:
-    """One pack in a process of its own."""
+    """One pack and the process that trains it."""
 
     def __init__(self, workers: Workers, pack: dict[str, Any], device: str) -> None:
         self.pack, self.device, self._error = pack, device, ""
         sweep, context = workers.sweep, workers.context
-        _start_server(context, workers.preload)  # unless it runs
+        _start_server(context, workers.preload)  # does nothing if it runs already
         self.step = sweep.manifest["stages"][pack["units"][0][0]]["start"]
         self.receive, send = context.Pipe(duplex=False)
         arguments = (sweep.folder, pack, device, workers.scratch, send)
@@ -207,7 +216,10 @@ class _Job:
         send.close()
 
     def messages(self, panel: Any) -> bool:
-        """Pass on what the process says; returns whether it has ended."""
+        """Read the messages of the process; returns whether it has ended.
+
+        A number is the step that it has reached, a text is the reason of its failure.
+        """
         with suppress(EOFError, ConnectionResetError):
             while self.receive.poll():
                 message = self.receive.recv()
@@ -225,23 +237,23 @@ class _Job:
         status = self.process.exitcode
         if status is not None and status < 0:
             name = signal.Signals(-status).name
-            return f"killed by {name}; the same words continue from its last checkpoint"
+            return f"killed by {name}; the same command continues from the last checkpoint"
         return self._error or f"exit status {status}"
 
 
 def loaded() -> list[str]:
-    """Which libraries of data sets this process has loaded, as its workers will have to."""
+    """The libraries of data sets that this process has imported, which its workers need too."""
     return [name for name in ("sklearn.datasets", "torchvision.datasets") if name in sys.modules]
 
 
 def _start_server(context: Any, preload: list[str]) -> None:
-    """The server that forks workers has imported all they need, so a fresh one takes 20 ms.
+    """Start the fork server, which imports all that workers need: a new worker takes 20 ms.
 
-    It inherits signals as ignored: Slurm sends them to every process of a job, and the server must
-    outlive them.
+    The server inherits that the stop signals are ignored. Slurm sends them to every process of a
+    job, and the server must live until the workers have saved.
     """
     context.set_forkserver_preload(preload)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ASKED}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
     try:
         forkserver.ensure_running()
     finally:
@@ -250,6 +262,7 @@ def _start_server(context: Any, preload: list[str]) -> None:
 
 
 def _body(*arguments: Any) -> None:
-    from lt_sweeps.execution.worker_process import body  # torch, which this process does without
+    # Here, because it imports torch, which the pool does without.
+    from lt_sweeps.execution.worker_process import body
 
     body(*arguments)
