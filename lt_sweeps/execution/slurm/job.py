@@ -1,4 +1,4 @@
-"""The body of a Slurm job: its packs of a sweep, from the frozen manifest alone."""
+"""The program of a Slurm job: it trains its packs, and reads nothing but the frozen manifest."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from lt_sweeps.execution.worker_pool import Workers
 from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
 from lt_sweeps.tracking.mirror_process import mirrored
 
-_ASKING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`job.py SWEEP BATCH TASK`: the exit status is 0, 1 where something failed, or 75: stopped."""
+    """Run `job.py SWEEP BATCH TASK`.
+
+    Returns the exit status: 0 for success, 1 if a unit failed, 75 if the job was told to stop.
+    """
     folder, batch, task = sys.argv[1:] if arguments is None else arguments
-    asked: list[int] = []
-    for number in _ASKING:
-        signal.signal(number, lambda number, _: asked.append(number))
+    stop_signals: list[int] = []
+    for number in _STOP_SIGNALS:
+        signal.signal(number, lambda number, _: stop_signals.append(number))
     parent, sweep = os.getppid(), SweepFolder(Path(folder))
     submitted = json.loads((sweep.folder / "jobs" / f"{batch}.json").read_text())
     packs, known = sweep.packs(submitted["tasks"][int(task)]), sweep.failures()
@@ -45,16 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         config = sweep.manifest["cells"][0]["config"]
         tracker = {} if submitted["canary"] else config.get("tracker", {})
-        with mirrored(sweep.folder, tracker, hurried=lambda: bool(asked)):
-            # Without its parent nobody would requeue this job: save, and leave the rest to the
-            # next.
-            seen_through = workers.run(lambda: bool(asked) or os.getppid() != parent)
-    if not seen_through:
+        with mirrored(sweep.folder, tracker, hurried=lambda: bool(stop_signals)):
+            # The parent, job.sh, requeues the job. If it has died, save and stop: `resume` goes on.
+            finished = workers.run(lambda: bool(stop_signals) or os.getppid() != parent)
+    if not finished:
         return STOPPED
-    # What failed in the canary, or in a job before, is the last jobs' to answer for: who waits
-    # for this one has work that does not stand on it.
+    # Slurm cancels every job that waits for a failed one, with all of its work that does not need
+    # the failed unit. So a job that others wait for does not fail for the failures that were known
+    # when it started: those of the canary and of earlier jobs. It leaves the failed units out, and
+    # the last jobs, which nothing waits for, report them. A failure that is new counts in each job.
+    #
+    # Example: the criterion `luck` fails in the canary. Job A holds the dense run and level 1 of
+    # `luck`, job B level 2 of `luck`, job C the levels of `random`; B and C wait for A. A trains
+    # the dense run, skips `luck` and exits with 0, so C can run. B skips level 2 and exits with 1,
+    # so Slurm shows FAILED. Had A exited with 1, Slurm would have cancelled C.
     excused = known if submitted["waited_for"][int(task)] else {}
-    failed = {unit: why for unit, why in workers.failed.items() if unit not in excused}
+    failed = {unit: reason for unit, reason in workers.failed.items() if unit not in excused}
     status = _result(sweep, packs, failed, canary=submitted["canary"])
     end(sweep, int(batch), int(task), status)
     return status
@@ -67,9 +76,9 @@ def _result(
     *,
     canary: bool,
 ) -> int:
-    """The exit status, which is Slurm's truth: 1 where something failed.
+    """Print and note the failures; returns the exit status: 1 if a unit of the job failed.
 
-    A canary lets go what there is to go on with, and fails only if nothing trains.
+    All jobs wait for the canary, so it fails only if none of its units trains.
     """
     mine = [unit for pack in packs for unit in units(pack)]
     broken = [unit for unit in mine if unit in failed]
@@ -84,7 +93,7 @@ def _result(
 def _spread(
     sweep: SweepFolder, broken: Sequence[UnitName], reasons: Mapping[UnitName, str]
 ) -> None:
-    """What the canary finds of one seed holds for all: they differ in what is drawn alone."""
+    """Note the canary's failures for all seeds, which differ only in their random draws."""
     found = {key: reasons[key, seed] for key, seed in broken}
     for cell in sweep.manifest["cells"]:
         for key in cell["stages"]:
@@ -93,7 +102,7 @@ def _spread(
 
 
 def _devices(device: str, processes: int) -> list[str]:
-    """An entry per process: `processes` on each GPU of the job, or on its cores."""
+    """The device of each process: `processes` of them on each GPU, or on the CPU."""
     if device == "cpu":
         return ["cpu"] * processes
     gpus = len(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))
@@ -101,7 +110,7 @@ def _devices(device: str, processes: int) -> list[str]:
 
 
 class _Lines:
-    """A line in the job's output for every pack that starts or ends."""
+    """Prints a line in the job's output for every pack that starts or ends."""
 
     def start(self, pack: Mapping[str, Any]) -> None:
         _say(f"{pack['name']}: {len(pack['units'])} units")
@@ -114,5 +123,5 @@ class _Lines:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # no room for it; the work goes on
+    with suppress(OSError):  # the disk is full; the training goes on
         print(line, flush=True)
