@@ -83,7 +83,6 @@ def preview(
         more: a launcher's own rows.
     """
     stages = len({unit.stage.key for unit in plan.units})
-    note = "" if estimate.measured else _GUESSED
     rows = [
         ("sweep", str(sweep)),
         ("cells", f"{len(plan.cells)}"),
@@ -102,7 +101,7 @@ def preview(
         (
             "time",
             f"about {readable(estimate.seconds)}, {estimate.hours:.2g} {estimate.noun}-hours, "
-            f"longest chain {readable(estimate.chain)}{note}",
+            f"longest chain {readable(estimate.chain)}{'' if estimate.measured else _GUESSED}",
         ),
         ("disk", f"{_bytes(plan, todo) / 2**20:,.0f} MiB of tickets"),
         ("prunable", _prunable(plan)),

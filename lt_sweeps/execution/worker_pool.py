@@ -99,15 +99,15 @@ class Workers:
             if self._needs(pack) & self._unfinished(but=pack):
                 continue
             self.queue.remove(pack)
-            if not (left := self._without_failed(pack)):
+            if not (startable := self._without_failed(pack)):
                 continue
             try:
-                self.running.append(_Job(self, left, self.free[0]))
+                self.running.append(_Job(self, startable, self.free[0]))
             except (EOFError, OSError):  # the fork server was killed; the next try starts a new one
-                self.queue.insert(0, left)
+                self.queue.insert(0, startable)
                 return
             self.free.pop(0)
-            self.panel.start(left)
+            self.panel.start(startable)
 
     def _ended(self) -> list[_Job]:
         if self.running:

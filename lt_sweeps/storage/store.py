@@ -78,8 +78,8 @@ class Store:
         moment: int | str = "end",
     ) -> None:
         """Store a ticket of one replicate, unless it is stored already."""
-        about = {"stage": key, "seed": str(seed), "moment": str(moment), "step": ticket.step}
-        blob = _pack(_tensors(ticket), {**metadata, **about})
+        identity = {"stage": key, "seed": str(seed), "moment": str(moment), "step": ticket.step}
+        blob = _pack(_tensors(ticket), {**metadata, **identity})
         write_whole(self.path(key, seed, moment), blob, first_wins=True)
 
     def write_cost(self, key: str, seed: object, cost: Mapping[str, Any]) -> None:
@@ -191,17 +191,17 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     The library writes the metadata in random order, so the header is rewritten with sorted keys.
     """
     named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     blob = safetensors.torch.save(named)
     size = struct.unpack("<Q", blob[:8])[0]
     header, body = json.loads(blob[8 : 8 + size]), memoryview(blob)[8 + size :]
-    about |= {"format": ticket_file.FORMAT, "body_sha256": hashlib.sha256(body).hexdigest()}
-    about["metadata_sha256"] = ticket_file.metadata_checksum(about)
-    text = json.dumps({"__metadata__": about, **header}, sort_keys=True).encode()
+    texts |= {"format": ticket_file.FORMAT, "body_sha256": hashlib.sha256(body).hexdigest()}
+    texts["metadata_sha256"] = ticket_file.metadata_checksum(texts)
+    text = json.dumps({"__metadata__": texts, **header}, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + body
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    about, content = ticket_file.read_content(path)
-    return about, {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}
+    metadata, content = ticket_file.read_content(path)
+    return metadata, {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}

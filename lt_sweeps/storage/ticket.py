@@ -75,6 +75,5 @@ def sparsity(mask: Mask) -> Tensor:
 
 
 def _cat(states: Sequence[State]) -> dict[str, Tensor]:
-    names = states[0].keys()
-    assert all(state.keys() == names for state in states), "tickets hold different tensors"
-    return {name: torch.cat([state[name] for state in states]) for name in names}
+    assert all(state.keys() == states[0].keys() for state in states), "tensors differ in name"
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}

@@ -25,7 +25,7 @@ def test_the_yaml_lists_every_key_at_its_default() -> None:
         ({"cpus": 0}, "cpus: got 0; give a whole number from 1 up"),
         ({"memory": -1}, "memory: got -1; give a number above 0"),
         ({"jobs": 2, "hours_per_job": 3.0}, "got jobs=2 and hours_per_job=3; give one of them"),
-        ({"sbatch": {"signal": "USR1"}}, "sbatch: got 'signal', which this launcher sets"),
+        ({"sbatch": {"signal": "USR1"}}, "sbatch: got 'signal'; this launcher sets it itself"),
         ({"canary": "no"}, "canary: got 'no'; give true or false"),
     ],
 )

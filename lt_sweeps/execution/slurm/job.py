@@ -1,4 +1,4 @@
-"""The program of a Slurm job: it trains its packs, and reads nothing but the frozen manifest."""
+"""The program of a Slurm job: it trains its packs as the sweep's frozen manifest describes them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = sweep.manifest["cells"][0]["config"]
         tracker = {} if submitted["canary"] else config.get("tracker", {})
         with mirrored(sweep.folder, tracker, hurried=lambda: bool(stop_signals)):
-            # The parent, job.sh, requeues the job. If it has died, save and stop: `resume` goes on.
+            # The parent, job.sh, requeues the job. If it has died, save and stop.
             finished = workers.run(lambda: bool(stop_signals) or os.getppid() != parent)
     if not finished:
         return STOPPED

@@ -110,9 +110,7 @@ class SlurmResources:
         ours = {"array", "dependency", "job-name", "output", "error", "signal", "requeue", "wait"}
         for key in self.sbatch or {}:
             if key.replace("_", "-") in ours:
-                raise ValueError(
-                    f"{WHERE}.sbatch: got {key!r}, which this launcher sets; remove it"
-                )
+                raise ValueError(f"{WHERE}.sbatch: got {key!r}; this launcher sets it itself")
 
 
 def check_options(profile: SlurmResources) -> None:
