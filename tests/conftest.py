@@ -13,7 +13,7 @@ import matplotlib
 import pytest
 import torch
 from fixtures.command_line import CommandLine
-from fixtures.tiny_cell import TINY
+from fixtures.tiny_cell import TINY, settings
 from fixtures.wandb_server import WandbServer
 from hydra._internal.config_repository import ConfigRepository
 
@@ -22,10 +22,10 @@ from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.execution import local_launcher
-from lt_sweeps.execution.submission import freeze, write_records
+from lt_sweeps.execution.submission import Submission, write_records
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
-from lt_sweeps.plan.unit import Machine
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 
 
@@ -131,7 +131,7 @@ def swept(run: Callable[..., tuple[Plan, Store]], tmp_path: Path) -> Callable[..
 
     def swept(*cells: Cell, computed: bool = True, **how: Any) -> Path:
         made = run(*cells, **how)[0] if computed else plan(cells)
-        return freeze(made, [], Machine(), root=tmp_path / "results", name="tiny").folder
+        return Submission(made, settings(tmp_path / "results", "tiny")).freeze([]).folder
 
     return swept
 

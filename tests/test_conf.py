@@ -30,8 +30,9 @@ def test_every_group_is_checked_here() -> None:
     assert errors.groups() == {*CHECKED, "hydra", "tracker", "experiment"}
 
 
-def test_only_config_yaml_and_folders_lie_in_conf() -> None:
-    assert [path.name for path in CONF.iterdir() if path.is_file()] == ["config.yaml"]
+def test_only_config_yaml_its_readme_and_folders_lie_in_conf() -> None:
+    files = {path.name for path in CONF.iterdir() if path.is_file()}
+    assert files == {"README.md", "config.yaml"}
 
 
 @pytest.mark.parametrize(

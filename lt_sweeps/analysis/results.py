@@ -6,7 +6,6 @@ done is left out, with a note: its writer is still at work, or will write it aga
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,9 @@ from typing import Any
 import yaml
 
 from lt_sweeps.config.keys import MACHINE_KEYS
+from lt_sweeps.storage.manifest import FrozenCell
 from lt_sweeps.storage.record import CellRecords, Record, RunFolder
+from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _OF_A_RUN = ("config.yaml", "records.jsonl", "DONE")
 
@@ -76,15 +77,15 @@ def read_results(where: Path, *, metrics: Collection[str]) -> Results:
     faults: list[str] = []
     notes: list[str] = []
     cells: list[CellResults] = []
-    for folder, entry in _folders(where):
+    for folder, frozen in _folders(where):
         stored = RunFolder(folder).read(needed=metrics)
         faults += stored.faults
-        cells.append(_cell(folder, entry, stored, faults))
+        cells.append(_cell(folder, frozen, stored, faults))
         notes += filter(None, [stored.half_written])
     if faults:
         raise ValueError("\n".join(faults))
     known, here = list(_known(cells)), where.resolve()
-    is_sweep = (where / "manifest.json").is_file()
+    is_sweep = SweepFolder(where).exists
     if not is_sweep:  # a sweep keeps the order in which it was written; folders are only hashes
         known.sort(key=lambda cell: (str(cell.choices), cell.signature))
     root = here.parent.parent if is_sweep or _is_cell(where) else here
@@ -93,23 +94,21 @@ def read_results(where: Path, *, metrics: Collection[str]) -> Results:
 
 def layouts(where: Path) -> Mapping[str, Mapping[str, Any]]:
     """The keys under `report:` of each experiment of a sweep; nothing for a root."""
-    path = where / "manifest.json"
-    return _manifest(path).get("reports", {}) if path.is_file() else {}
+    sweep = SweepFolder(where)
+    return sweep.manifest.reports if sweep.exists else {}
 
 
-def _folders(where: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """The run folder of each cell, with what the manifest says of it."""
-    if (where / "manifest.json").is_file():
+def _folders(where: Path) -> Iterator[tuple[Path, FrozenCell | None]]:
+    """The run folder of each cell, with the cell as its manifest holds it, if there is one."""
+    sweep = SweepFolder(where)
+    if sweep.exists:
         root = where.resolve().parent.parent
-        entries = {
-            (e["signature"], str(e["seed"])): e for e in _manifest(where / "manifest.json")["cells"]
-        }
-        for (signature, seed), entry in entries.items():
-            yield RunFolder.of(root, signature, seed).path, entry
+        for cell in {cell.name: cell for cell in sweep.manifest.cells}.values():
+            yield RunFolder.of(root, cell.signature, cell.seed).path, cell
     elif where.is_dir() and (not any(where.iterdir()) or _is_root(where) or _is_cell(where)):
         for folder in sorted(where.glob("*" if _is_cell(where) else "runs/*/*")):
             if any((folder / name).is_file() for name in _OF_A_RUN):  # and not a cell's report
-                yield folder, {"signature": folder.parent.name, "seed": folder.name}
+                yield folder, None
     else:
         raise ValueError(
             f"report: `{where}` has no results; give a sweep's folder (it holds manifest.json), "
@@ -125,33 +124,20 @@ def _is_root(where: Path) -> bool:
     return any((where / name).is_dir() for name in ("runs", "sweeps", "tickets"))
 
 
-def _manifest(path: Path) -> Mapping[str, Any]:
-    try:
-        manifest = json.loads(path.read_text())
-        if all({"signature", "seed"} <= set(cell) for cell in manifest["cells"]):
-            return manifest
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(
-        f"{path}: not a sweep's manifest; it is a JSON object with `cells`, a list of objects with "
-        "`signature` and `seed`"
-    )
-
-
 def _cell(
-    folder: Path, entry: Mapping[str, Any], stored: CellRecords, faults: list[str]
+    folder: Path, frozen: FrozenCell | None, stored: CellRecords, faults: list[str]
 ) -> CellResults:
     """The results in a cell's folder; what is wrong with its config joins the `faults`."""
     path = folder / "config.yaml"
     # The manifest may hold a queued cell's choices before the cell has a folder.
-    content: Any = entry
+    content: Any = vars(frozen) if frozen else {}
     if path.exists():
         with suppress(yaml.YAMLError):
             content = yaml.safe_load(path.read_text())
         if not isinstance(content, dict) or not {"choices", "config"} <= set(content):
             faults.append(f"{path}: not a cell's config; it holds `choices` and `config`")
             content = {}
-    elif stored.records and "choices" not in entry:
+    elif stored.records and not content.get("choices"):
         faults.append(f"{path}: missing; records.jsonl beside it cannot be placed without it")
     chosen = content.get("choices") or {}
     choices = {
@@ -161,8 +147,8 @@ def _cell(
     }
     settings = _flat(content.get("config") or {})
     return CellResults(
-        entry["signature"],
-        str(entry["seed"]),
+        folder.parent.name,
+        folder.name,
         choices,
         settings,
         rows=tuple(row for row in stored.records if row.is_result),

@@ -16,7 +16,8 @@ from rich.text import Text
 from lt_sweeps.config.durations import readable
 from lt_sweeps.execution.slurm.squeue import batches, output
 from lt_sweeps.execution.status import AT_WORK, STATES, Status
-from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
+from lt_sweeps.storage.manifest import UnitName
+from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _COLOURS: dict[str, str] = dict(
     zip(STATES, ("green", "cyan", "yellow", "red", "magenta"), strict=True)
@@ -46,12 +47,11 @@ def read_logs(sweep: SweepFolder, cell: str) -> Iterator[str]:
         ValueError: there is no such cell.
     """
     number = _cell(sweep, cell)
-    frozen = sweep.manifest["cells"][number]
-    wanted = {(key, frozen["seed"]) for key in frozen["stages"]}
-    advancing = [p for p in sweep.manifest["packs"] if wanted.intersection(units(p))]
-    names = {pack["name"] for pack in advancing}
-    paths = [sweep.log(p["name"]) for p in [*advancing, *sweep.packs(names)]]
-    paths += [Path(note["log"]) for unit, note in sweep.failures().items() if unit in wanted]
+    wanted = set(sweep.manifest.cells[number].units)
+    advancing = [pack for pack in sweep.manifest.packs if wanted.intersection(pack.units)]
+    names = {pack.name for pack in advancing}
+    paths = [sweep.log(pack.name) for pack in [*advancing, *sweep.packs(names)]]
+    paths += [Path(note.log) for unit, note in sweep.failures().items() if unit in wanted]
     for batch in batches(sweep):
         tasks = [n for n, packs in enumerate(batch.tasks) if names.intersection(packs)]
         paths += [output(sweep, batch, task) for task in tasks]
@@ -70,7 +70,7 @@ def last_line(path: Path) -> str:
 
 
 def _cell(sweep: SweepFolder, cell: str) -> int:
-    names = [f"{each['signature']}/{each['seed']}" for each in sweep.manifest["cells"]]
+    names = [cell.name for cell in sweep.manifest.cells]
     numbered = cell.isdigit() and len(cell) < 8  # a signature has 16 characters
     if numbered and int(cell) < len(names):
         return int(cell)
@@ -122,25 +122,25 @@ def _part(found: Status, members: Sequence[UnitName]) -> Text:
 
 
 def _at_work(found: Status) -> Iterator[Text]:
-    stages = found.sweep.manifest["stages"]
+    stages = found.sweep.manifest.stages
     for who, about in found.working.items():
-        for name, pack in about["packs"].items():
-            end = stages[pack["units"][0][0]]["end"]
-            at = f"step {pack['step']:,} of {end:,}"
-            yield Text(f"  {name} on {about['host']} ({who}): {at}", style="dim")
+        for name, pack in about.packs.items():
+            end = stages[pack.units[0][0]].end
+            at = f"step {pack.step:,} of {end:,}"
+            yield Text(f"  {name} on {about.host} ({who}): {at}", style="dim")
 
 
 def _failed(found: Status) -> Iterator[Text]:
     broken = found.broken_cells()
     for unit, cells in list(broken.items())[:_NAMED]:
-        note, stage = found.failures[unit], found.sweep.manifest["stages"][unit[0]]
+        note, stage = found.failures[unit], found.sweep.manifest.stages[unit[0]]
         which = ", ".join(map(str, cells[:5])) + (", ..." if len(cells) > 5 else "")
-        labels = found.cells[cells[0]]["labels"]
+        labels = found.cells[cells[0]].labels
         about = " ".join(str(labels[n]) for n in ("model", "mask_criterion") if labels.get(n))
-        where = f"({about}, seed {unit[1]}) at level {stage['level']}"
+        where = f"({about}, seed {unit[1]}) at level {stage.level}"
         yield Text(f"failed: cell {which} {where}", style="red")
-        yield Text(f"  {last_line(Path(note['log'])) or note['reason']}")
-        yield Text(f"  {note['log']}", style="dim")
+        yield Text(f"  {last_line(Path(note.log)) or note.reason}")
+        yield Text(f"  {note.log}", style="dim")
     if len(broken) > _NAMED:
         yield Text(f"  and {len(broken) - _NAMED} more", style="red")
 

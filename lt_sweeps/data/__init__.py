@@ -4,21 +4,14 @@ A data set is a function that returns a `Dataset`: its shape and sizes are known
 content is read by `load`. To add one, write such a function and a yaml in `conf/dataset`.
 """
 
-from lt_sweeps.data.bundled import digits, synthetic
-from lt_sweeps.data.dataset import Dataset, Split
-from lt_sweeps.data.downloaded import cifar10, cifar100, fashion_mnist, mnist
-from lt_sweeps.data.folders import image_folder
+from lt_sweeps.data.bundled import digits as digits
+from lt_sweeps.data.bundled import synthetic as synthetic
+from lt_sweeps.data.dataset import Dataset as Dataset
+from lt_sweeps.data.dataset import Split as Split
+from lt_sweeps.data.downloaded import cifar10 as cifar10
+from lt_sweeps.data.downloaded import cifar100 as cifar100
+from lt_sweeps.data.downloaded import fashion_mnist as fashion_mnist
+from lt_sweeps.data.downloaded import mnist as mnist
+from lt_sweeps.data.folders import image_folder as image_folder
 
 FAMILY = "datasets"  # the first part of these names in stage keys, for ever
-
-__all__ = [
-    "Dataset",
-    "Split",
-    "cifar10",
-    "cifar100",
-    "digits",
-    "fashion_mnist",
-    "image_folder",
-    "mnist",
-    "synthetic",
-]

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lt_sweeps.execution.materialize import ticket
-from lt_sweeps.execution.submission import members
+from lt_sweeps.execution.submission import thawed
 from lt_sweeps.plan.planning import Pack
 from lt_sweeps.plan.stages import Work, ancestors
-from lt_sweeps.plan.unit import Machine, Unit
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.manifest import FrozenPack
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket import stack
@@ -46,20 +47,20 @@ def chosen(packs: Sequence[Pack]) -> list[Pack]:
 
 def two_steps(
     sweep: SweepFolder,
-    pack: Mapping[str, Any],
+    pack: FrozenPack,
     scratch: Store,
     *,
     device: str,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train a frozen pack for two steps, and save the result as every snapshot that is needed."""
-    made, chosen = members(sweep, pack)
+    made, chosen = thawed(sweep, pack)
     for unit in chosen:
         _borrow(unit, Store(sweep.root), scratch)
     first = chosen[0].stage
     end = first.start.step + min(_STEPS, first.length)
     wanted = {unit: made.moments.get(unit.stage.key, frozenset()) for unit in chosen}
-    machine = Machine(**{**pack["machine"], "device": device, "checkpoint_every": 0.0})
+    machine = replace(pack.machine, device=device, checkpoint_every=0.0)
     moments = [frozenset({end}) | (wanted[unit] & {"start"}) for unit in chosen]
     loop = TrainingLoop(chosen, scratch, machine, moments=moments, stopped=stopped)
     loop.start(stack([ticket(unit.stage.start, unit.seed, scratch) for unit in chosen]))

@@ -9,7 +9,6 @@ import socket
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,78 +19,68 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.plan_preview import Estimate, preview, within_budget
 from lt_sweeps.execution.progress import ProgressPanel
 from lt_sweeps.execution.run_settings import RunSettings
-from lt_sweeps.execution.submission import find, freeze, unfinished, write_records
+from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import Workers, loaded
 from lt_sweeps.plan.cost import Speeds, free_memory, stack_size
-from lt_sweeps.plan.planning import Pack, Plan, packs, plan
-from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName
+from lt_sweeps.plan.planning import Pack, packs, plan
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.manifest import UnitName
+from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
 
 
 def launch(cells: Sequence[Cell]) -> int:
     """Run the cells to their end and report; returns the exit status.
 
-    What is stored already is not computed again, so the same words continue an interrupted sweep.
+    What is stored already is not computed again, so the same command continues an interrupted sweep.
     """
-    return _launch(plan(cells), RunSettings.of(cells))
+    return run_missing(Submission(plan(cells), RunSettings.of(cells)))
 
 
-def resume(sweep: SweepFolder) -> int:
-    """Run what is missing of a frozen sweep; returns the exit status."""
-    cells = sweep.cells()
-    os.chdir(sweep.manifest["launcher"]["cwd"])  # relative paths in the cells start there
-    asked = replace(RunSettings.of(cells), root=sweep.root, name=sweep.folder.name, dry_run=False)
-    return _launch(plan(cells), asked)
-
-
-def _launch(made: Plan, asked: RunSettings) -> int:
-    devices = _devices(asked.device, asked.workers)
-    store, console = Store(asked.root), Console()
-    sweep = find(made, root=asked.root, name=asked.name)
-    todo = _todo(made, sweep, asked, devices)
+def run_missing(submission: Submission) -> int:
+    """Run what is missing of a submission; returns the exit status."""
+    settings, cells = submission.settings, submission.plan.cells
+    devices, console = _devices(settings.device, settings.workers), Console()
+    todo = _todo(submission, devices)
     here = "cpu" if devices[0] == "cpu" else torch.cuda.get_device_name(0)
-    estimate = Estimate.of(todo, Speeds.of(asked.root), device=here, at_once=len(devices))
-    console.print(preview(made, todo, estimate, sweep=sweep.folder))
-    within_budget(estimate, asked.budget)
-    if asked.dry_run:
+    estimate = Estimate.of(todo, Speeds.of(settings.root), device=here, at_once=len(devices))
+    console.print(preview(submission.plan, todo, estimate, sweep=submission.folder))
+    within_budget(estimate, settings.budget)
+    if settings.dry_run:
         return 0
-    for task in {id(u.stage.training.task): u.stage.training.task for u in made.units}.values():
-        task.dataset.prepare()
-    sweep = freeze(made, todo, asked.machine, root=asked.root, name=asked.name)
-    sweep.forgive(sweep.failures())
-    with mirrored(sweep.folder, made.cells[0].cell.config["tracker"]):
+    submission.prepare_data(submission.plan.units)
+    sweep = submission.freeze(todo)
+    with mirrored(sweep.folder, cells[0].cell.config["tracker"]):
         failed, again = _run(sweep, todo, devices, console)
         if again:  # what was corrupt is missing now
-            todo = _todo(made, sweep, asked, devices)
-            sweep = freeze(made, todo, asked.machine, root=asked.root, name=asked.name)
-            sweep.forgive(sweep.failures())
-            failed, _ = _run(sweep, todo, devices, console)
-        complete = sum(write_records(each, store) for each in made.cells)
+            todo = _todo(submission, devices)
+            failed, _ = _run(submission.freeze(todo), todo, devices, console)
+        complete = submission.write_records()
     if complete or any(sweep.root.glob("runs/*/*/records.jsonl")):
         _report(sweep.folder, console)
-    for line in _reasons(sweep, failed):
+    for line in _reasons(submission.sweep, failed):
         print(f"error: {line}", file=sys.stderr)
-    if complete < len(made.cells):
-        left = len(made.cells) - complete
-        print(f"error: {left} of {len(made.cells)} cells unfinished", file=sys.stderr)
-    return 1 if failed or complete < len(made.cells) else 0
+    if complete < len(cells):
+        left = len(cells) - complete
+        print(f"error: {left} of {len(cells)} cells unfinished", file=sys.stderr)
+    return 1 if failed or complete < len(cells) else 0
 
 
-def _todo(made: Plan, sweep: SweepFolder, asked: RunSettings, devices: Sequence[str]) -> list[Pack]:
+def _todo(submission: Submission, devices: Sequence[str]) -> list[Pack]:
     """The packs that an interrupted sweep left, and new ones for whatever else is missing."""
-    store = Store(asked.root)
-    left = unfinished(sweep, made, store)
+    left = submission.unfinished()
     covered = {unit for pack in left for unit in pack.units}
-    missing = [unit for unit in made.missing(store) if unit not in covered]
-    sizes = _sizes(missing, asked, devices)
+    missing = [u for u in submission.plan.missing(submission.store) if u not in covered]
+    sizes = _sizes(missing, submission.settings, devices)
     return left + packs(missing, stack_size=sizes, workers=len(devices))
 
 
-def _sizes(missing: Sequence[Any], asked: RunSettings, devices: Sequence[str]) -> dict[str, int]:
+def _sizes(
+    missing: Sequence[Unit], settings: RunSettings, devices: Sequence[str]
+) -> dict[str, int]:
     stages = {unit.stage.key: unit.stage for unit in missing}
-    if asked.stack_size is not None:
-        return dict.fromkeys(stages, asked.stack_size)
+    if settings.stack_size is not None:
+        return dict.fromkeys(stages, settings.stack_size)
     memory = free_memory(devices[0]) // devices.count(devices[0])
     return {key: stack_size(stage, memory=memory) for key, stage in stages.items()}
 
@@ -99,13 +88,12 @@ def _sizes(missing: Sequence[Any], asked: RunSettings, devices: Sequence[str]) -
 def _run(
     sweep: SweepFolder, todo: Sequence[Pack], devices: Sequence[str], console: Console
 ) -> tuple[dict[UnitName, str], bool]:
-    """Work on all packs; returns the units that failed, and whether to plan again."""
+    """Work on all packs; returns why units failed, and whether to plan again."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a signal saves
-    frozen = sweep.packs([pack.name for pack in todo])
-    who = f"local-{socket.gethostname()}-{os.getpid()}"
+    frozen, host = sweep.packs([pack.name for pack in todo]), socket.gethostname()
+    who = f"local-{host}-{os.getpid()}"
     with ProgressPanel(sweep, frozen, console) as panel:
-        about = {"host": socket.gethostname(), "preload": loaded()}
-        workers = Workers(sweep, frozen, devices, who=who, panel=panel, **about)
+        workers = Workers(sweep, frozen, devices, who=who, panel=panel, host=host, preload=loaded())
         workers.run()
     return workers.failed, bool(workers.again)
 
@@ -120,15 +108,15 @@ def _report(folder: Path, console: Console) -> None:
 
 def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
     """One line per reason: which levels and seeds it kept from being computed."""
-    notes, stages = sweep.failures(), sweep.manifest["stages"]
+    notes, stages = sweep.failures(), sweep.manifest.stages
     by_reason: dict[str, list[UnitName]] = defaultdict(list)
     for unit, reason in failed.items():
         by_reason[reason].append(unit)
     lines = []
     for reason, members in by_reason.items():
-        levels = sorted({stages[key]["level"] for key, _ in members})
+        levels = sorted({stages[key].level for key, _ in members})
         seeds = sorted({seed for _, seed in members})
-        log = notes.get(members[0], {}).get("log", "")
+        log = notes[members[0]].log if members[0] in notes else ""
         trace = "" if reason.startswith("not begun") or not Path(log).exists() else f" (see {log})"
         lines.append(f"level {_listed(levels)} of seed {_listed(seeds)}: {reason}{trace}")
     return lines

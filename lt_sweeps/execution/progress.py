@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,19 +11,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from lt_sweeps.storage.manifest import FrozenPack, FrozenStage
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 
 class ProgressPanel:
     """The step of each worker, the share of the work that is done, and the time that is left."""
 
-    def __init__(
-        self, sweep: SweepFolder, packs: Sequence[Mapping[str, Any]], console: Console
-    ) -> None:
-        self._stages = sweep.manifest["stages"]
+    def __init__(self, sweep: SweepFolder, packs: Sequence[FrozenPack], console: Console) -> None:
+        self._stages = sweep.manifest.stages
         self._total = sum(map(self._work, packs)) or 1  # without packs, all is done
         self._steps: dict[str, int] = {}
-        self._running: dict[str, Mapping[str, Any]] = {}
+        self._running: dict[str, FrozenPack] = {}
         self._done = 0.0
         self._began = time.monotonic()
         self._live = Live(
@@ -44,27 +42,27 @@ class ProgressPanel:
         if self._shown:
             self._live.stop()
 
-    def start(self, pack: Mapping[str, Any]) -> None:
-        self._running[pack["name"]] = pack
-        self._steps[pack["name"]] = self._stage(pack)["start"]
+    def start(self, pack: FrozenPack) -> None:
+        self._running[pack.name] = pack
+        self._steps[pack.name] = self._stage(pack).start
 
-    def step(self, pack: Mapping[str, Any], step: int) -> None:
-        self._steps[pack["name"]] = step
+    def step(self, pack: FrozenPack, step: int) -> None:
+        self._steps[pack.name] = step
 
-    def stop(self, pack: Mapping[str, Any], *, done: bool) -> None:
-        self._running.pop(pack["name"], None)
+    def stop(self, pack: FrozenPack, *, done: bool) -> None:
+        self._running.pop(pack.name, None)
         self._done += self._work(pack) * done
 
-    def _stage(self, pack: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self._stages[pack["units"][0][0]]
+    def _stage(self, pack: FrozenPack) -> FrozenStage:
+        return self._stages[pack.units[0][0]]
 
-    def _work(self, pack: Mapping[str, Any]) -> int:
+    def _work(self, pack: FrozenPack) -> int:
         stage = self._stage(pack)
-        return len(pack["units"]) * (stage["end"] - stage["start"])
+        return len(pack.units) * (stage.end - stage.start)
 
     def _render(self) -> Group:
         done = self._done + sum(
-            len(pack["units"]) * (self._steps[name] - self._stage(pack)["start"])
+            len(pack.units) * (self._steps[name] - self._stage(pack).start)
             for name, pack in self._running.items()
         )
         elapsed = time.monotonic() - self._began
@@ -78,10 +76,10 @@ class ProgressPanel:
         )
         return Group(bar, *(self._line(pack) for pack in self._running.values()))
 
-    def _line(self, pack: Mapping[str, Any]) -> Text:
+    def _line(self, pack: FrozenPack) -> Text:
         return Text(
-            f"  {pack['name']}: level {pack['level']}, {len(pack['units'])} stacked, "
-            f"step {self._steps[pack['name']]:,} of {self._stage(pack)['end']:,}",
+            f"  {pack.name}: level {pack.level}, {len(pack.units)} stacked, "
+            f"step {self._steps[pack.name]:,} of {self._stage(pack).end:,}",
             style="dim",
         )
 

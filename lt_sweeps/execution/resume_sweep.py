@@ -8,6 +8,8 @@ import yaml
 
 from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.slurm import slurm_launcher
+from lt_sweeps.execution.slurm.resources import SlurmResources
+from lt_sweeps.execution.submission import resumed
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 
@@ -15,12 +17,13 @@ def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
     """Do or submit exactly what is missing; returns the exit status.
 
     Args:
-        words: keys of the launcher that are other than before.
+        words: settings of the Slurm launcher that replace those the sweep was started with.
     """
     given = {key: yaml.safe_load(value) for key, value in words.items()}
-    launcher = sweep.manifest["launcher"]["name"]
-    if launcher == "slurm":
-        return slurm_launcher.resume(sweep, given)
+    submission, launcher = resumed(sweep), sweep.manifest.launcher
+    if launcher.name == "slurm":
+        profile = SlurmResources.of({**launcher.profile, **given})
+        return slurm_launcher.submit_missing(submission, profile)
     if given:
         raise ValueError(f"resume: a local sweep takes no {[*given]}")
-    return local_launcher.resume(sweep)
+    return local_launcher.run_missing(submission)

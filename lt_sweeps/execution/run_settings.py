@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lt_sweeps import __version__
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.keys import SHARED_KEYS
-from lt_sweeps.execution.submission import code_version
-from lt_sweeps.plan.unit import Machine
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.tracking.tracker import tracker_of
 from lt_sweeps.training.backends.backend import BACKENDS
 
@@ -79,3 +80,22 @@ def _budget(budget: Any) -> float | None:
     if budget is None or budget["gpu_hours"] is None:
         return None
     return number("budget.gpu_hours", budget["gpu_hours"], "hours, or null for no limit")
+
+
+def code_version() -> str:
+    """The package's version, and the commit where it runs from a clone."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    tracked = subprocess.run(
+        [*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True
+    )
+    return f"{__version__}+{commit.stdout.strip()}" if tracked.returncode == 0 else __version__

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, over, queued
+from lt_sweeps.storage.manifest import FrozenCell, UnitName
 from lt_sweeps.storage.record import RunFolder
-from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, units
+from lt_sweeps.storage.sweep_folder import Failure, Heartbeat, SweepFolder
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
@@ -30,8 +30,8 @@ class Status:
 
     sweep: SweepFolder
     stored: frozenset[UnitName]
-    failures: Mapping[UnitName, Mapping[str, Any]]
-    working: Mapping[str, Mapping[str, Any]]
+    failures: Mapping[UnitName, Failure]
+    working: Mapping[str, Heartbeat]
     held: frozenset[tuple[int, int]]  # array and task of the jobs that may still come
     asked_slurm: bool
     finished: frozenset[int]  # cells all of whose records are written
@@ -52,17 +52,17 @@ class Status:
     def states(self) -> dict[UnitName, str]:
         """Each unit's state."""
         running = {
-            tuple(unit)
-            for who in self.working.values()
-            for pack in who["packs"].values()
-            for unit in pack["units"]
+            unit
+            for heartbeat in self.working.values()
+            for pack in heartbeat.packs.values()
+            for unit in pack.units
         }
         waiting = self._waiting()
         # The first that holds counts: a unit may be stored after it failed, or fail while queued.
         order = {DONE: self.stored, RUNNING: running, FAILED: self.failures, QUEUED: waiting}
         return {
             unit: next((state for state, those in order.items() if unit in those), MISSING)
-            for unit in dict.fromkeys((k, c["seed"]) for c in self.cells for k in c["stages"])
+            for unit in dict.fromkeys(unit for cell in self.cells for unit in cell.units)
         }
 
     @property
@@ -73,30 +73,30 @@ class Status:
         return AT_WORK if states & {RUNNING, QUEUED} or self.working else BROKEN
 
     @property
-    def cells(self) -> Sequence[Mapping[str, Any]]:
-        return self.sweep.manifest["cells"]
+    def cells(self) -> Sequence[FrozenCell]:
+        return self.sweep.manifest.cells
 
     def grid(self) -> dict[tuple[int, str], list[UnitName]]:
         """The units that cells report, by level and seed; a shared one once for each cell."""
         found: dict[tuple[int, str], list[UnitName]] = {}
         for cell in self.cells:
-            for key, level in cell["levels"].items():
-                found.setdefault((level, cell["seed"]), []).append((key, cell["seed"]))
+            for key, level in cell.levels.items():
+                found.setdefault((level, cell.seed), []).append((key, cell.seed))
         return found
 
     def collapsed(self) -> dict[int, int]:
         """How many tickets of each level predict only one class or have lost a layer."""
         found: dict[int, int] = {}
         for cell in self.cells:
-            folder = RunFolder.of(self.sweep.root, cell["signature"], cell["seed"])
+            folder = RunFolder.of(self.sweep.root, cell.signature, cell.seed)
             for row in folder.read().records:
                 found[row.level] = found.get(row.level, 0) + row.collapsed
         return found
 
     def seconds_left(self) -> float | None:
         """An estimate by speeds measured under this root; None without any, or if nothing runs."""
-        at_once = sum(len(each["packs"]) for each in self.working.values())
-        stages = self.sweep.manifest["stages"]
+        at_once = sum(len(heartbeat.packs) for heartbeat in self.working.values())
+        stages = self.sweep.manifest.stages
         try:
             known = json.loads((self.sweep.root / "speeds.json").read_text())
         except (OSError, ValueError):
@@ -105,22 +105,20 @@ class Status:
         for (key, _), state in self.states.items():
             if state in (RUNNING, QUEUED):
                 stage = stages[key]
-                rates = [r for name, r in known.items() if name.startswith(f"{stage['kind']} ")]
+                rates = [r for name, r in known.items() if name.startswith(f"{stage.kind} ")]
                 if not rates:
                     return None
-                left += (stage["end"] - stage["start"]) / min(rates)
+                left += (stage.end - stage.start) / min(rates)
         return left / at_once if at_once else None
 
     def broken_cells(self) -> dict[UnitName, list[int]]:
         """The units that failed by themselves, with the cells that need them."""
-        own = {
-            unit: note for unit, note in self.failures.items() if "not begun" not in note["reason"]
-        }
+        own = {unit: note for unit, note in self.failures.items() if "not begun" not in note.reason}
         found: dict[UnitName, list[int]] = {}
         for number, cell in enumerate(self.cells):
-            for key in cell["stages"]:
-                if (key, cell["seed"]) in own and self.states[key, cell["seed"]] == FAILED:
-                    found.setdefault((key, cell["seed"]), []).append(number)
+            for unit in cell.units:
+                if unit in own and self.states[unit] == FAILED:
+                    found.setdefault(unit, []).append(number)
         return found
 
     def lost(self) -> Iterator[tuple[Batch, int]]:
@@ -128,32 +126,32 @@ class Status:
 
         If several jobs were given the same work, only the last is reported.
         """
-        packs = {pack["name"]: pack for pack in self.sweep.manifest["packs"]}
+        packs = {pack.name: pack for pack in self.sweep.manifest.packs}
         ended, seen = over(self.sweep), set[str]()
         for batch in reversed(batches(self.sweep)) if self.asked_slurm else ():
             for task, names in enumerate(batch.tasks):
                 at, new = (batch.number, task), [name for name in names if name not in seen]
                 seen.update(() if batch.canary else names)
-                left = [u for name in new for u in units(packs[name]) if u not in self.stored]
+                left = [u for name in new for u in packs[name].units if u not in self.stored]
                 failed = all(unit in self.failures for unit in left)
                 if at not in self.held and at not in ended and left and not failed:
                     yield batch, task
 
     def _waiting(self) -> set[UnitName]:
         """The units that a queued job, or a local process at work, will still compute."""
-        packs = {pack["name"]: pack for pack in self.sweep.manifest["packs"]}
+        packs = {pack.name: pack for pack in self.sweep.manifest.packs}
         named = {batch.number: batch for batch in batches(self.sweep)}
         names = {name for number, task in self.held for name in named[number].tasks[task]}
-        names |= {name for each in self.working.values() for name in each["queue"]}
-        return {unit for name in names if name in packs for unit in units(packs[name])}
+        names |= {name for each in self.working.values() for name in each.queue}
+        return {unit for name in names if name in packs for unit in packs[name].units}
 
 
 def _stored(sweep: SweepFolder) -> frozenset[UnitName]:
     """The units with a stored ticket; a ticket with a checkpoint beside it is not final yet."""
     wanted: dict[str, set[str]] = {}
-    for cell in sweep.manifest["cells"]:
-        for key in cell["stages"]:
-            wanted.setdefault(key, set()).add(cell["seed"])
+    for cell in sweep.manifest.cells:
+        for key in cell.stages:
+            wanted.setdefault(key, set()).add(cell.seed)
     found = set()
     for key, seeds in wanted.items():
         try:
@@ -168,6 +166,6 @@ def _stored(sweep: SweepFolder) -> frozenset[UnitName]:
 def _finished(sweep: SweepFolder) -> frozenset[int]:
     return frozenset(
         number
-        for number, cell in enumerate(sweep.manifest["cells"])
-        if RunFolder.of(sweep.root, cell["signature"], cell["seed"]).done.exists()
+        for number, cell in enumerate(sweep.manifest.cells)
+        if RunFolder.of(sweep.root, cell.signature, cell.seed).done.exists()
     )

@@ -1,161 +1,189 @@
-"""A sweep: the frozen cells and packs of one multirun, and the work on one pack.
+"""`Submission`: what one command asks for, how much of it is done, and its frozen form.
 
-Whoever works on a pack reads the manifest and nothing else of the configuration: editing a yaml
-while packs wait changes nothing in them.
+Both launchers go the same way: they make a submission, ask it for the packs to run, freeze them in
+the sweep's manifest, run or submit them, and write the records. Whoever works on a pack reads the
+manifest and nothing else of the configuration (`work_on`).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from functools import cached_property
 
 from filelock import FileLock
 
-from lt_sweeps import __version__
 from lt_sweeps.config.call import digest
 from lt_sweeps.execution import records
+from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.cost import kind
 from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
-from lt_sweeps.plan.unit import Machine, Unit
-from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.plan.stages import Work
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.manifest import (
+    FrozenCell,
+    FrozenPack,
+    FrozenStage,
+    Launcher,
+    Manifest,
+    UnitName,
+)
 from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.sweep_folder import FORMAT, SweepFolder, units
+from lt_sweeps.storage.sweep_folder import SweepFolder
 
 
-def freeze(
-    made: Plan,
-    packs: Sequence[Pack],
-    machine: Machine,
-    *,
-    root: Path,
-    name: str | None,
-    launcher: Mapping[str, Any] | None = None,
-    jobs: Mapping[str, str] | None = None,
-) -> SweepFolder:
-    """Write the manifest of a sweep. Packs that it has already stay: somebody may be at work.
-
-    Args:
-        launcher: how the sweep was started, which is how it is resumed.
-        jobs: which job each pack belongs to, by its name.
-    """
-    folder = find(made, root=root, name=name).folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        sweep = find(made, root=root, name=name)
-        before = sweep.manifest["packs"] if sweep.exists else []
-        known, cells = {pack["name"] for pack in before}, _cells_of(made)
-        new = [
-            _frozen(pack, made, machine, cells, job=(jobs or {}).get(pack.name))
-            for pack in packs
-            if pack.name not in known
-        ]
-        frozen = _manifest(
-            made, [*before, *new], folder.name, launcher or {"name": "local", "cwd": os.getcwd()}
-        )
-        write_whole(folder / "manifest.json", json.dumps(frozen).encode())
-    return SweepFolder(folder)
-
-
-def _manifest(
-    made: Plan, packs: list[dict[str, Any]], name: str, launcher: Mapping[str, Any]
-) -> dict[str, Any]:
-    stages = {unit.stage.key: unit.stage for unit in made.units}
-    return {
-        "format": FORMAT,
-        "name": name,
-        "experiment": made.cells[0].labels["experiment"],
-        "content": _content(made),
-        "launcher": dict(launcher),
-        "reports": {each.labels["experiment"]: dict(each.cell.report) for each in made.cells},
-        "cells": [
-            {
-                "signature": each.signature,
-                "seed": str(each.seed),
-                "labels": dict(each.labels),
-                "stages": [stage.key for stage in each.trainings],
-                "levels": dict(each.levels),
-                "choices": dict(each.cell.choices),
-                "config": each.cell.config,
-            }
-            for each in made.cells
-        ],
-        "stages": {
-            key: {
-                "level": stage.level,
-                "start": stage.start.step,
-                "end": stage.step,
-                "kind": kind(stage),
-                "needs": sorted(need.key for need in needs(stage)),
-            }
-            for key, stage in stages.items()
-        },
-        "packs": packs,
-    }
-
-
-def find(made: Plan, *, root: Path, name: str | None) -> SweepFolder:
-    """The sweep of these cells, by its given name or by what it is.
+class Submission:
+    """The cells of one command, under one root.
 
     Raises:
-        ValueError: the given name is another sweep's.
+        ValueError: a cell is wrong, or the sweep's name is taken by other cells.
     """
-    if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)):
-        raise ValueError(f"name: {name!r} is no folder's name; use letters, digits, . - and _")
-    content = _content(made)
-    found = name or f"{made.cells[0].labels['experiment']}-{content[:8]}".replace("/", "-")
-    sweep = SweepFolder(root / "sweeps" / found)
-    if sweep.exists and sweep.manifest["content"] != content:
-        raise ValueError(f"name: {name!r} is taken by another sweep in {root}; choose another")
-    return sweep
+
+    def __init__(self, plan: Plan, settings: RunSettings) -> None:
+        self.plan, self.settings, self.store = plan, settings, Store(settings.root)
+        self.content = digest([[cell.signature, str(cell.seed)] for cell in self.plan.cells])
+        self.experiment = self.plan.cells[0].labels["experiment"] or ""
+        name = settings.name
+        if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)):
+            raise ValueError(f"name: {name!r} cannot name a folder; use letters, digits, . - and _")
+        folder = name or f"{self.experiment}-{self.content[:8]}".replace("/", "-")
+        self.folder = settings.root / "sweeps" / folder
+        if self.sweep.exists and self.sweep.manifest.content != self.content:
+            raise ValueError(
+                f"name: {name!r} is taken by another sweep in {settings.root}; choose another"
+            )
+
+    @property
+    def sweep(self) -> SweepFolder:
+        """Its folder, read anew: others may freeze packs of the same sweep."""
+        return SweepFolder(self.folder)
+
+    @cached_property
+    def units(self) -> dict[UnitName, Unit]:
+        return {name_of(unit): unit for unit in self.plan.units}
+
+    def unfinished(self) -> list[Pack]:
+        """The packs of an interrupted sweep as they were, so that resuming changes no byte."""
+        sweep = self.sweep
+        if not sweep.exists:
+            return []
+        missing = {name_of(unit) for unit in self.plan.missing(self.store)}
+        packs = []
+        for frozen in reversed(sweep.manifest.packs):
+            if missing.intersection(frozen.units):
+                missing.difference_update(frozen.units)
+                packs.append(Pack(tuple(self.units[name] for name in frozen.units)))
+        return packs[::-1]
+
+    def prepare_data(self, units: Sequence[Unit]) -> None:
+        """Download what these units train on, here, where there may be a network."""
+        tasks = {id(unit.stage.training.task): unit.stage.training.task for unit in units}
+        for task in tasks.values():
+            task.dataset.prepare()
+
+    def freeze(
+        self,
+        packs: Sequence[Pack],
+        launcher: Launcher | None = None,
+        jobs: Mapping[str, str] | None = None,
+    ) -> SweepFolder:
+        """Write the manifest, and forget earlier failures: what failed is tried again.
+
+        Packs that the manifest has already stay as they are, since somebody may be at work on them.
+
+        Args:
+            launcher: how the sweep was started; None: in this folder, on this machine.
+            jobs: which job each pack belongs to, by its name.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):
+            frozen = self.sweep.manifest.packs if self.sweep.exists else ()
+            known, cells = {pack.name for pack in frozen}, self._cells_by_unit()
+            new = [
+                self._frozen_pack(pack, cells, (jobs or {}).get(pack.name))
+                for pack in packs
+                if pack.name not in known
+            ]
+            manifest = Manifest(
+                name=self.folder.name,
+                experiment=self.experiment,
+                content=self.content,
+                cells=tuple(map(_frozen_cell, self.plan.cells)),
+                stages={u.stage.key: _frozen_stage(u.stage) for u in self.plan.units},
+                packs=(*frozen, *new),
+                launcher=launcher or Launcher(cwd=os.getcwd()),
+                reports={c.labels["experiment"] or "": c.cell.report for c in self.plan.cells},
+            )
+            manifest.write(self.sweep.path)
+        sweep = self.sweep
+        sweep.forgive(sweep.failures())
+        return sweep
+
+    def write_records(self) -> int:
+        """Write the records of all cells; returns how many cells are complete."""
+        return sum(write_records(cell, self.store) for cell in self.plan.cells)
+
+    def _cells_by_unit(self) -> dict[UnitName, list[int]]:
+        """The numbers of the cells that each unit advances."""
+        numbers: dict[UnitName, list[int]] = {}
+        for number, cell in enumerate(self.plan.cells):
+            for stage in cell.trainings:
+                numbers.setdefault((stage.key, str(cell.seed)), []).append(number)
+        return numbers
+
+    def _frozen_pack(
+        self, pack: Pack, cells: Mapping[UnitName, list[int]], job: str | None
+    ) -> FrozenPack:
+        names = tuple(map(name_of, pack.units))
+        return FrozenPack(
+            name=pack.name,
+            level=pack.units[0].stage.level,
+            units=names,
+            machine=self.settings.machine,
+            cells=tuple(sorted({number for name in names for number in cells[name]})),
+            moments={
+                key: tuple(sorted(self.plan.moments.get(key, ()), key=str))
+                for key in dict.fromkeys(key for key, _ in names)
+            },
+            job=job,
+        )
 
 
-def unfinished(sweep: SweepFolder, made: Plan, store: Store) -> list[Pack]:
-    """The packs of an interrupted sweep as they were, so that resuming changes no byte."""
-    if not sweep.exists:
-        return []
-    units = {(unit.stage.key, str(unit.seed)): unit for unit in made.units}
-    left = {(unit.stage.key, str(unit.seed)) for unit in made.missing(store)}
-    packs = []
-    for frozen in reversed(sweep.manifest["packs"]):
-        members = [(key, seed) for key, seed in frozen["units"]]
-        if left.intersection(members):
-            left.difference_update(members)
-            packs.append(Pack(tuple(units[member] for member in members)))
-    return packs[::-1]
+def resumed(sweep: SweepFolder) -> Submission:
+    """A sweep that was frozen before, as it was submitted. Relative paths start where it did."""
+    cells = sweep.cells()
+    os.chdir(sweep.manifest.launcher.cwd)
+    named = {"root": sweep.root, "name": sweep.folder.name, "dry_run": False}
+    return Submission(plan(cells), replace(RunSettings.of(cells), **named))
 
 
-def work(
+def work_on(
     sweep: SweepFolder,
-    pack: Mapping[str, Any],
+    pack: FrozenPack,
     *,
     device: str,
     progress: Callable[[int], None] = lambda step: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Compute one frozen pack of a sweep and write the records of the cells that it advances."""
-    made, chosen = members(sweep, pack)
-    moments = {key: frozenset(wanted) for key, wanted in pack["moments"].items()}
-    machine = Machine(**{**pack["machine"], "device": device})
-    store = Store(sweep.root)
-    compute(chosen, moments, store, machine, progress=progress, stopped=stopped)
-    keys = {(unit.stage.key, unit.seed) for unit in chosen}
-    for each in made.cells:
-        if any((stage.key, each.seed) in keys for stage in each.trainings):
-            write_records(each, store)
+    """Compute one frozen pack of a sweep, and write the records of the cells that it advances."""
+    cells, units = thawed(sweep, pack)
+    moments = {key: frozenset(wanted) for key, wanted in pack.moments.items()}
+    machine, store = replace(pack.machine, device=device), Store(sweep.root)
+    compute(units, moments, store, machine, progress=progress, stopped=stopped)
+    keys = {(unit.stage.key, unit.seed) for unit in units}
+    for cell in cells.cells:
+        if any((stage.key, cell.seed) in keys for stage in cell.trainings):
+            write_records(cell, store)
 
 
-def members(sweep: SweepFolder, pack: Mapping[str, Any]) -> tuple[Plan, list[Unit]]:
-    """The plan of the cells that a frozen pack advances, and its units in their order."""
-    made = plan(sweep.cells(pack["cells"]))
-    found = {(unit.stage.key, str(unit.seed)): unit for unit in made.units}
-    return made, [found[unit] for unit in units(pack)]
+def thawed(sweep: SweepFolder, pack: FrozenPack) -> tuple[Plan, list[Unit]]:
+    """The plan of the cells that a frozen pack advances, and the pack's units in their order."""
+    cells = plan(sweep.cells(pack.cells))
+    units = {name_of(unit): unit for unit in cells.units}
+    return cells, [units[name] for name in pack.units]
 
 
 def write_records(planned: Planned, store: Store) -> bool:
@@ -166,57 +194,28 @@ def write_records(planned: Planned, store: Store) -> bool:
         return records.record_cell(planned, store)
 
 
-def _content(made: Plan) -> str:
-    return digest([[each.signature, str(each.seed)] for each in made.cells])
+def name_of(unit: Unit) -> UnitName:
+    """A unit as a manifest names it."""
+    return unit.stage.key, str(unit.seed)
 
 
-def _cells_of(made: Plan) -> dict[tuple[str, str], list[int]]:
-    """Which cells each unit advances, by their numbers."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for number, each in enumerate(made.cells):
-        for stage in each.trainings:
-            found.setdefault((stage.key, str(each.seed)), []).append(number)
-    return found
-
-
-def _frozen(
-    pack: Pack,
-    made: Plan,
-    machine: Machine,
-    cells: Mapping[tuple[str, str], list[int]],
-    *,
-    job: str | None,
-) -> dict[str, Any]:
-    names = [(unit.stage.key, str(unit.seed)) for unit in pack.units]
-    return {
-        "name": pack.name,
-        "job": job,
-        "level": pack.units[0].stage.level,
-        "units": [list(name) for name in names],
-        "machine": asdict(machine),
-        "cells": sorted({number for name in names for number in cells[name]}),
-        "moments": {
-            key: sorted(made.moments.get(key, ()), key=str)
-            for key in dict.fromkeys(key for key, _ in names)
-        },
-    }
-
-
-def code_version() -> str:
-    """The package's version, and the commit where it runs from a clone."""
-    folder = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return __version__
-    tracked = subprocess.run(
-        ["git", "-C", str(folder), "ls-files", "--error-unmatch", "submission.py"],
-        capture_output=True,
+def _frozen_cell(planned: Planned) -> FrozenCell:
+    return FrozenCell(
+        signature=planned.signature,
+        seed=str(planned.seed),
+        labels=planned.labels,
+        choices=planned.cell.choices,
+        config=planned.cell.config,
+        stages=tuple(stage.key for stage in planned.trainings),
+        levels=planned.levels,
     )
-    return f"{__version__}+{found.stdout.strip()}" if tracked.returncode == 0 else __version__
+
+
+def _frozen_stage(stage: Work) -> FrozenStage:
+    return FrozenStage(
+        level=stage.level,
+        start=stage.start.step,
+        end=stage.step,
+        kind=kind(stage),
+        needs=tuple(sorted(need.key for need in needs(stage))),
+    )

@@ -11,7 +11,8 @@ from filelock import BaseFileLock
 
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.plan.planning import stored
-from lt_sweeps.plan.unit import Machine, Unit
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
 from lt_sweeps.training.training_loop import Interrupted, TrainingLoop

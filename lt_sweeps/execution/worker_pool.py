@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -19,8 +19,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.execution.exit_codes import AGAIN, STOPPED, STORAGE
-from lt_sweeps.storage.sweep_folder import SweepFolder, UnitName, part, units
+from lt_sweeps.storage.manifest import FrozenPack, UnitName
+from lt_sweeps.storage.sweep_folder import Heartbeat, PackAtWork, SweepFolder
+
+# Exit statuses of a pack's process for endings that are not the fault of the pack.
+STOPPED = 75  # told to stop; it has saved a checkpoint
+AGAIN = 76  # a ticket that it needs is missing, or was corrupt and set aside: make a new plan
+STORAGE = 78  # the file system is full, read-only or stale: wait and try again
 
 PATIENCE = 600.0  # seconds for which a pack waits for a full or stale file system
 _BEAT = 5.0  # seconds between two heartbeats
@@ -42,22 +47,24 @@ class Workers:
     def __init__(
         self,
         sweep: SweepFolder,
-        packs: Sequence[Mapping[str, Any]],
+        packs: Sequence[FrozenPack],
         devices: Sequence[str],
         *,
         who: str,
         panel: Any,
         scratch: Path | None = None,
         preload: Sequence[str] = (),
-        **about: Any,
+        host: str,
+        job: str | None = None,
     ) -> None:
-        self.sweep, self.who, self.panel, self.about = sweep, who, panel, about
-        self.queue = [dict(pack) for pack in packs]
+        self.sweep, self.who, self.panel = sweep, who, panel
+        self.host, self.job = host, job
+        self.queue = list(packs)
         self.free, self.scratch = list(devices), scratch
         self.preload = ["lt_sweeps.execution.worker_process", *preload]
         self.running: list[_Job] = []
         self.failed: dict[UnitName, str] = {
-            unit: note["reason"] for unit, note in sweep.failures().items()
+            unit: failure.reason for unit, failure in sweep.failures().items()
         }
         self.again: set[UnitName] = set()  # need a new plan: a ticket is missing
         self.context: Any = multiprocessing.get_context("forkserver")
@@ -94,7 +101,7 @@ class Workers:
         for pack in list(self.queue):
             if not self.free:
                 return
-            if self._waits.get(pack["name"], (0.0, 0.0))[0] > time.monotonic():
+            if self._waits.get(pack.name, (0.0, 0.0))[0] > time.monotonic():
                 continue
             if self._needs(pack) & self._unfinished(but=pack):
                 continue
@@ -119,17 +126,17 @@ class Workers:
     def _end(self, job: _Job) -> None:
         self.running.remove(job)
         self.free.append(job.device)
-        status, members = job.process.exitcode, units(job.pack)
+        status, members = job.process.exitcode, job.pack.units
         self.panel.stop(job.pack, done=status == 0)
         if status == 0:
-            self._waits.pop(job.pack["name"], None)
-        elif self._once_more(status, job.pack["name"]):
+            self._waits.pop(job.pack.name, None)
+        elif self._once_more(status, job.pack.name):
             self.queue.insert(0, job.pack)
         elif status == AGAIN:
             self.again |= set(members)
             self._fail(job.pack, members, job.reason())
         elif len(members) > 1:
-            print(f"{job.pack['name']}: {job.reason()}; halved and tried again", file=sys.stderr)
+            print(f"{job.pack.name}: {job.reason()}; halved and tried again", file=sys.stderr)
             self.queue[:0] = self.sweep.halve(job.pack)
         else:
             self._fail(job.pack, members, job.reason())
@@ -159,56 +166,53 @@ class Workers:
         return waited < PATIENCE
 
     def _may_try(self, name: str) -> bool:
-        """Whether this is the first time that the pack was killed."""
+        """Count a kill of the pack; returns whether it was the first."""
         self._tried[name] = self._tried.get(name, 0) + 1
         return self._tried[name] == 1
 
-    def _fail(self, pack: Mapping[str, Any], members: Sequence[UnitName], reason: str) -> None:
+    def _fail(self, pack: FrozenPack, members: Sequence[UnitName], reason: str) -> None:
         for unit in members:
             self.failed[unit] = reason
-            self.sweep.fail(unit, reason, pack["name"])
+            self.sweep.fail(unit, reason, pack.name)
 
-    def _needs(self, pack: Mapping[str, Any]) -> set[UnitName]:
-        return {need for unit in units(pack) for need in self.sweep.needs(unit)}
+    def _needs(self, pack: FrozenPack) -> set[UnitName]:
+        return {need for unit in pack.units for need in self.sweep.needs(unit)}
 
-    def _unfinished(self, *, but: Mapping[str, Any]) -> set[UnitName]:
+    def _unfinished(self, *, but: FrozenPack) -> set[UnitName]:
         others = [*self.queue, *(job.pack for job in self.running)]
-        return {unit for pack in others if pack is not but for unit in units(pack)}
+        return {unit for pack in others if pack is not but for unit in pack.units}
 
-    def _without_failed(self, pack: dict[str, Any]) -> dict[str, Any] | None:
+    def _without_failed(self, pack: FrozenPack) -> FrozenPack | None:
         """The pack without the units that have failed, or that need a unit that has failed."""
         kept = []
-        for unit in units(pack):
+        for unit in pack.units:
             broken = sorted(self.sweep.needs(unit) & self.failed.keys())
             if broken:
-                level = self.sweep.manifest["stages"][broken[0][0]]["level"]
+                level = self.sweep.manifest.stages[broken[0][0]].level
                 reason = f"not begun: it needs level {level} of seed {broken[0][1]}"
                 self._fail(pack, [unit], reason)
             if unit not in self.failed:
                 kept.append(unit)
-        if len(kept) == len(pack["units"]):
+        if len(kept) == len(pack.units):
             return pack
-        return part(pack, kept) if kept else None
+        return pack.part(kept) if kept else None
 
     def _beat(self) -> None:
         if time.monotonic() - self._beaten >= _BEAT:
             self._beaten = time.monotonic()
-            packs = {
-                job.pack["name"]: {"units": job.pack["units"], "step": job.step}
-                for job in self.running
-            }
-            queue = [pack["name"] for pack in self.queue]
-            self.sweep.beat(self.who, packs=packs, queue=queue, **self.about)
+            packs = {j.pack.name: PackAtWork(j.pack.units, j.step) for j in self.running}
+            queue = [pack.name for pack in self.queue]
+            self.sweep.beat(self.who, Heartbeat(self.host, packs, queue, self.job))
 
 
 class _Job:
     """One pack and the process that trains it."""
 
-    def __init__(self, workers: Workers, pack: dict[str, Any], device: str) -> None:
+    def __init__(self, workers: Workers, pack: FrozenPack, device: str) -> None:
         self.pack, self.device, self._error = pack, device, ""
         sweep, context = workers.sweep, workers.context
         _start_server(context, workers.preload)  # does nothing if it runs already
-        self.step = sweep.manifest["stages"][pack["units"][0][0]]["start"]
+        self.step = sweep.manifest.stages[pack.units[0][0]].start
         self.receive, send = context.Pipe(duplex=False)
         arguments = (sweep.folder, pack, device, workers.scratch, send)
         self.process: BaseProcess = context.Process(target=_body, args=arguments, daemon=True)
@@ -237,7 +241,7 @@ class _Job:
         status = self.process.exitcode
         if status is not None and status < 0:
             name = signal.Signals(-status).name
-            return f"killed by {name}; the same command continues from the last checkpoint"
+            return f"killed by {name}; the same command continues from its last checkpoint"
         return self._error or f"exit status {status}"
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from lt_sweeps.execution.canary import two_steps
-from lt_sweeps.execution.exit_codes import AGAIN, STOPPED, STORAGE
 from lt_sweeps.execution.materialize import Missing
-from lt_sweeps.execution.submission import members, work
+from lt_sweeps.execution.submission import thawed, work_on
+from lt_sweeps.execution.worker_pool import AGAIN, STOPPED, STORAGE
 from lt_sweeps.plan.cost import Speeds
+from lt_sweeps.storage.manifest import FrozenPack
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.training.training_loop import Interrupted
@@ -31,9 +32,9 @@ _log = logging.getLogger("lt_sweeps")
 
 
 def body(
-    folder: Path, pack: Mapping[str, Any], device: str, scratch: Path | None, send: Connection
+    folder: Path, pack: FrozenPack, device: str, scratch: Path | None, send: Connection
 ) -> None:
-    """Train one pack, or two steps of it in `scratch`, and exit with a status of `exit_codes`.
+    """Train one pack, or two steps of it in `scratch`, and exit with its status.
 
     The messages on `send` are the steps reached, and the reason if the pack fails.
     """
@@ -52,7 +53,7 @@ def body(
             stop_signals.append(signal.SIGPIPE)
 
     sweep = SweepFolder(folder)
-    with _logged(sweep.log(pack["name"])):
+    with _logged(sweep.log(pack.name)):
         options = {"device": device, "stopped": lambda: bool(stop_signals)}
         if scratch is not None:
             status = _ending(lambda: two_steps(sweep, pack, Store(scratch), **options), tell)
@@ -61,9 +62,9 @@ def body(
         sys.exit(status)
 
 
-def _work(sweep: SweepFolder, pack: Mapping[str, Any], **how: Any) -> None:
-    work(sweep, pack, **how)
-    _learn(sweep, pack)
+def _work(sweep: SweepFolder, pack: FrozenPack, **options: Any) -> None:
+    work_on(sweep, pack, **options)
+    _update_speeds(sweep, pack)
 
 
 def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:
@@ -88,8 +89,8 @@ def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:
     return 0
 
 
-def _learn(sweep: SweepFolder, pack: Mapping[str, Any]) -> None:
-    first = members(sweep, {**pack, "units": pack["units"][:1]})[1][0]
+def _update_speeds(sweep: SweepFolder, pack: FrozenPack) -> None:
+    first = thawed(sweep, pack.part(pack.units[:1]))[1][0]
     cost = Store(sweep.root).cost(first.stage.key, first.seed)
     with suppress(OSError):  # it is only an estimate
         Speeds.of(sweep.root).learn(first.stage, cost)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,15 +12,15 @@ from typing import Any
 import torch
 import yaml
 
-from lt_sweeps.config.call import digest, fits, nearest
+from lt_sweeps.config.call import Config, digest, fits, nearest
 from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 from lt_sweeps.interchange.importers.mask_file import read_mask
 from lt_sweeps.interchange.importers.open_lth_folder import read_open_lth
-from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.manifest import FrozenCell, Manifest
 from lt_sweeps.storage.record import MEASURED, Record, RunFolder
 from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.sweep_folder import FORMAT, SweepFolder
+from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_file import MASK
 
@@ -68,46 +67,34 @@ def _mask(path: Path, options: Mapping[str, str]) -> ImportedLevel:
 
 def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFolder:
     """Write tickets first, then records, then the manifest that names them."""
-    cells: dict[tuple[str, int], list[ImportedLevel]] = {}
+    by_cell: dict[tuple[str, int], list[ImportedLevel]] = {}
     for level in sorted(imported, key=lambda level: level.level):
         signature = digest(["imported", dict(level.choices), dict(level.config)])
-        cells.setdefault((signature, level.seed), []).append(level)
-    store, entries = Store(root), []
-    for (signature, seed), levels in cells.items():
+        by_cell.setdefault((signature, level.seed), []).append(level)
+    store = Store(root)
+    cells: list[FrozenCell] = []
+    for (signature, seed), levels in by_cell.items():
         stages = {_store_ticket(level, store): level for level in levels}
         choices, config = dict(levels[0].choices), {**levels[0].config, "seed": seed}
         folder = RunFolder.of(root, signature, seed)
         folder.write_config(choices, config)
         folder.write([_record(level, s, signature) for s, level in stages.items()], complete=True)
-        entries.append(
-            {
-                "signature": signature,
-                "seed": str(seed),
-                "choices": choices,
-                "labels": {**choices, "experiment": "imported"},
-                "stages": list(stages),
-                "levels": {stage: level.level for stage, level in stages.items()},
-                "config": config,
-            }
+        cells.append(
+            FrozenCell(
+                signature=signature,
+                seed=str(seed),
+                labels={**choices, "experiment": "imported"},
+                choices=choices,
+                config=Config(config),
+                stages=tuple(stages),
+                levels={stage: level.level for stage, level in stages.items()},
+            )
         )
-    return _sweep(entries, root, name)
-
-
-def _sweep(entries: Sequence[Mapping[str, Any]], root: Path, name: str) -> SweepFolder:
     sweep = SweepFolder(root / "sweeps" / name)
-    content = digest([dict(entry) for entry in entries])
-    if sweep.exists and sweep.manifest["content"] != content:
+    content = digest([vars(cell) for cell in cells])
+    if sweep.exists and sweep.manifest.content != content:
         raise ValueError(f"name: {name!r} is taken by another sweep in {root}; choose another")
-    frozen = {
-        "format": FORMAT,
-        "name": name,
-        "experiment": "imported",
-        "content": content,
-        "cells": list(entries),
-        "stages": {},
-        "packs": [],
-    }
-    write_whole(sweep.folder / "manifest.json", json.dumps(frozen, indent=1).encode())
+    Manifest(name, "imported", content, tuple(cells)).write(sweep.path)
     return sweep
 
 

@@ -3,24 +3,14 @@
 The door is `Network.of` in `network`. To add a model, write a module and a yaml in `conf/model`.
 """
 
-from lt_sweeps.models.conv import Conv
-from lt_sweeps.models.fc import FC
-from lt_sweeps.models.initializers import glorot_normal, signed_constant, xavier_normal
-from lt_sweeps.models.resnet import ResNet
-from lt_sweeps.models.torchvision_resnet import resnet50
-from lt_sweeps.models.vgg import VGG
-from lt_sweeps.models.wide_resnet import WideResNet
+from lt_sweeps.models.conv import Conv as Conv
+from lt_sweeps.models.fc import FC as FC
+from lt_sweeps.models.initializers import glorot_normal as glorot_normal
+from lt_sweeps.models.initializers import signed_constant as signed_constant
+from lt_sweeps.models.initializers import xavier_normal as xavier_normal
+from lt_sweeps.models.resnet import ResNet as ResNet
+from lt_sweeps.models.torchvision_resnet import resnet50 as resnet50
+from lt_sweeps.models.vgg import VGG as VGG
+from lt_sweeps.models.wide_resnet import WideResNet as WideResNet
 
 FAMILY = "models"  # the first part of these names in stage keys, for ever
-
-__all__ = [
-    "FC",
-    "VGG",
-    "Conv",
-    "ResNet",
-    "WideResNet",
-    "glorot_normal",
-    "resnet50",
-    "signed_constant",
-    "xavier_normal",
-]

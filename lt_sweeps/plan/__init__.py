@@ -1,4 +1,4 @@
 """What to do, as values: stages, the methods that chain them, and the plan of all cells.
 
-The door is `planning.plan`: from the cells of a multirun to a `Plan` of units and packs.
+Door: `planning.plan`, from the cells of a multirun to a plan of units and packs.
 """

@@ -17,8 +17,8 @@ from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Init, Moment, Task, Training, Work, ancestors
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import Criterion, reset
+from lt_sweeps.storage.manifest import pack_name
 from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.sweep_folder import name_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Pack:
     @functools.cached_property
     def name(self) -> str:
         names = [(unit.stage.key, str(unit.seed)) for unit in self.units]
-        return name_of(self.units[0].stage.level, names)
+        return pack_name(self.units[0].stage.level, names)
 
     @property
     def steps(self) -> int:

@@ -1,4 +1,4 @@
-"""A unit of work, and the machine that it is done on."""
+"""`Unit`: the smallest thing that is computed and stored."""
 
 from __future__ import annotations
 
@@ -14,13 +14,3 @@ class Unit:
 
     stage: Work
     seed: Seed
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and how to compute; none of it changes a result."""
-
-    device: str = "cpu"
-    backend: str = "auto"
-    checkpoint_every: float = 60.0
-    code_version: str = ""

@@ -14,20 +14,43 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.manifest import FrozenPack, Manifest, UnitName
 
-FORMAT = "lt_sweeps.storage.sweep_folder/2"
-STALE = 120.0  # seconds after which who has said nothing is not at work
+STALE = 120.0  # a process without a heartbeat for this many seconds counts as dead
 
-UnitName = tuple[str, str]
-"""A unit as a manifest names it: its stage's key and its seed."""
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a unit could not be computed, and the log with the traceback."""
+
+    reason: str
+    log: str
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class PackAtWork:
+    """A pack that is being computed, and the optimizer step that it is at."""
+
+    units: tuple[UnitName, ...]
+    step: int
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """A process at work on a sweep: the packs that it computes, by name, and those it will."""
+
+    host: str
+    packs: Mapping[str, PackAtWork]
+    queue: Sequence[str]
+    job: str | None = None  # Slurm's id of the job that it is
+    time: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
@@ -41,72 +64,62 @@ class SweepFolder:
         return self.folder.parent.parent
 
     @property
+    def path(self) -> Path:
+        """The manifest's file."""
+        return self.folder / "manifest.json"
+
+    @property
     def exists(self) -> bool:
-        return (self.folder / "manifest.json").exists()
+        return self.path.exists()
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """Raises: ValueError: the folder holds no sweep, or one of another format."""
-        path = self.folder / "manifest.json"
-        try:
-            manifest = json.loads(path.read_text())
-        except (FileNotFoundError, ValueError) as error:
-            raise ValueError(f"sweep: {path} cannot be read: {error}") from None
-        if manifest.get("format") != FORMAT:
-            raise ValueError(f"sweep: {path} is no {FORMAT}, but {manifest.get('format')!r}")
-        return manifest
+        return Manifest.read(self.path)
 
     def cells(self, numbers: Sequence[int] | None = None) -> list[Cell]:
         """The frozen cells, all or those of these numbers."""
-        frozen, reports = self.manifest["cells"], self.manifest["reports"]
-        return [
-            Cell(
-                Config(frozen[n]["config"]),
-                frozen[n]["choices"],
-                (),
-                reports.get(frozen[n]["labels"]["experiment"], {}),
-            )
-            for n in (range(len(frozen)) if numbers is None else numbers)
-        ]
+        chosen = range(len(self.manifest.cells)) if numbers is None else numbers
+        return [self.manifest.cell(number) for number in chosen]
 
-    def packs(self, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    def packs(self, names: Iterable[str] | None = None) -> list[FrozenPack]:
         """The frozen packs, all or those of these names, as they are worked on: in halves."""
         wanted = None if names is None else set(names)
-        chosen = [p for p in self.manifest["packs"] if wanted is None or p["name"] in wanted]
+        chosen = [pack for pack in self.manifest.packs if wanted is None or pack.name in wanted]
         return [part for pack in chosen for part in self._parts(pack)]
 
-    def halve(self, pack: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def halve(self, pack: FrozenPack) -> list[FrozenPack]:
         """The two halves of a pack, which from now on stand for it."""
-        write_whole(self.folder / "halved" / pack["name"], b"")
-        return halves(pack)
+        write_whole(self.folder / "halved" / pack.name, b"")
+        return pack.halves()
 
-    def _parts(self, pack: dict[str, Any]) -> list[dict[str, Any]]:
-        if not (self.folder / "halved" / pack["name"]).exists():
+    def _parts(self, pack: FrozenPack) -> list[FrozenPack]:
+        if not (self.folder / "halved" / pack.name).exists():
             return [pack]
-        return [part for half in halves(pack) for part in self._parts(half)]
+        return [part for half in pack.halves() for part in self._parts(half)]
 
     def needs(self, unit: UnitName) -> set[UnitName]:
         """The units whose tickets this one starts from."""
         key, seed = unit
-        return {(need, seed) for need in self.manifest["stages"][key]["needs"]}
+        return {(need, seed) for need in self.manifest.stages[key].needs}
 
     def log(self, pack: str) -> Path:
         return self.folder / "logs" / f"{pack}.log"
 
     def fail(self, unit: UnitName, reason: str, pack: str) -> None:
         """Note why a unit could not be computed; a full disk may forget it."""
-        about = {"reason": reason, "log": str(self.log(pack)), "time": time.time()}
+        failure = Failure(reason, str(self.log(pack)))
         with suppress(OSError):
-            write_whole(self._failed(unit), json.dumps(about).encode())
+            write_whole(self._failed(unit), json.dumps(vars(failure)).encode())
 
-    def failures(self) -> dict[UnitName, dict[str, Any]]:
-        """What failed, by unit; a note that cannot be read is as good as none."""
-        found = {}
+    def failures(self) -> dict[UnitName, Failure]:
+        """What failed, by unit; a note that cannot be read counts as none."""
+        failures = {}
         for path in sorted((self.folder / "failed").glob("*.json")):
             key, _, seed = path.stem.partition("-")
-            with suppress(OSError, ValueError):
-                found[key, seed] = json.loads(path.read_text())
-        return found
+            with suppress(OSError, ValueError, TypeError):
+                failures[key, seed] = Failure(**json.loads(path.read_text()))
+        return failures
 
     def forgive(self, units: Iterable[UnitName]) -> None:
         """Forget that these failed: they are tried again."""
@@ -116,51 +129,28 @@ class SweepFolder:
     def _failed(self, unit: UnitName) -> Path:
         return self.folder / "failed" / f"{unit[0]}-{unit[1]}.json"
 
-    def beat(self, who: str, **about: Any) -> None:
-        """Say that `who` is at work: `packs` (by name: units and step), `queue`, `host`."""
-        content = {"time": time.time(), **about}
+    def beat(self, who: str, heartbeat: Heartbeat) -> None:
+        """Say that `who` is at work."""
+        content = json.dumps(heartbeat, default=vars).encode()
         with suppress(OSError):  # only a sign of life
-            write_whole(self.folder / "running" / f"{who}.json", json.dumps(content).encode())
+            write_whole(self.folder / "running" / f"{who}.json", content)
 
     def rest(self, who: str) -> None:
         """Say that `who` has stopped."""
         with suppress(OSError):
             (self.folder / "running" / f"{who}.json").unlink(missing_ok=True)
 
-    def running(self) -> dict[str, dict[str, Any]]:
-        """Who is at work. One that has said nothing for long has died without a word."""
-        found = {}
+    def running(self) -> dict[str, Heartbeat]:
+        """Who is at work. A process without a recent heartbeat was killed, and is left out."""
+        at_work = {}
         for path in sorted((self.folder / "running").glob("*.json")):
-            with suppress(OSError, ValueError):
-                about = json.loads(path.read_text())
-                if time.time() - about["time"] < STALE:
-                    found[path.stem] = about
-        return found
-
-
-def units(pack: Mapping[str, Any]) -> list[UnitName]:
-    """The units of a frozen pack."""
-    return [(key, seed) for key, seed in pack["units"]]
-
-
-def part(pack: Mapping[str, Any], kept: Sequence[UnitName]) -> dict[str, Any]:
-    """A frozen pack of some of the units of another."""
-    keys = {key for key, _ in kept}
-    return {
-        **pack,
-        "name": name_of(pack["level"], kept),
-        "units": [list(unit) for unit in kept],
-        "moments": {key: wanted for key, wanted in pack["moments"].items() if key in keys},
-    }
-
-
-def halves(pack: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A pack's two halves, by the order of its units."""
-    members = units(pack)
-    middle = (len(members) + 1) // 2
-    return [part(pack, members[:middle]), part(pack, members[middle:])]
-
-
-def name_of(level: int, members: Sequence[UnitName]) -> str:
-    """What a pack is called: by its level and its units."""
-    return f"level{level}-{digest([list(unit) for unit in members])[:12]}"
+            with suppress(OSError, ValueError, TypeError, AttributeError):
+                content = json.loads(path.read_text())
+                packs = {
+                    name: PackAtWork(tuple((key, seed) for key, seed in p["units"]), p["step"])
+                    for name, p in content["packs"].items()
+                }
+                heartbeat = Heartbeat(**{**content, "packs": packs})
+                if time.time() - heartbeat.time < STALE:
+                    at_work[path.stem] = heartbeat
+        return at_work

@@ -21,9 +21,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from lt_sweeps.config.errors import CONF, unknown
+from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mean_runs import runs_over_seeds
 from lt_sweeps.tracking.mirror_process import Deadline, say_results_are_kept
-from lt_sweeps.tracking.tracked_runs import Run, manifest_cells, tracked_cells
+from lt_sweeps.tracking.tracked_runs import Run, tracked_cells
 from lt_sweeps.tracking.tracker import Arrived, Session, Tracker, Unreachable, tracker_of
 
 _AGAIN = (1.0, 2.0, 4.0)  # W&B may report rows only some seconds after it took them
@@ -157,7 +158,7 @@ def _chosen(sweep: Path, keys: Mapping[str, str], **defaults: str) -> Tracker:
 
     `defaults` replace the sweep's values of keys that a tracker has and that `keys` leave out.
     """
-    config: dict[str, Any] = manifest_cells(sweep)[0]["config"].get("tracker") or {}
+    config: dict[str, Any] = SweepFolder(sweep).manifest.cells[0].config.get("tracker") or {}
     if config.get("_target_") is None:
         config = yaml.safe_load((CONF / "tracker" / "wandb.yaml").read_text())
     for key in keys:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lt_sweeps.storage.manifest import FrozenCell, FrozenStage
 from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_file import CorruptTicket, read_metadata, ticket_path
 
 Row = Mapping[str, Any]
@@ -151,48 +153,38 @@ def tracked_cells(sweep: Path) -> list[TrackedCell]:
 
     Raises: ValueError: the manifest or a record cannot be read.
     """
-    root = sweep.resolve().parent.parent
-    return [_tracked(root, cell) for cell in manifest_cells(sweep)]
+    folder = SweepFolder(sweep.resolve())
+    stages = folder.manifest.stages
+    return [_tracked(folder.root, cell, stages) for cell in folder.manifest.cells]
 
 
-def manifest_cells(sweep: Path) -> list[Mapping[str, Any]]:
-    """The cells in a sweep's manifest, at least one."""
-    path = sweep / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text())
-        cells, stages = manifest["cells"], manifest["stages"]
-        if cells and all({"stages", "levels", "labels", "config"} <= set(c) for c in cells):
-            return [{**cell, "stages": _levels(cell, stages)} for cell in cells]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a sweep's manifest: {error}") from None
-    raise ValueError(f"{path}: it lacks what a mirror needs; hint: run the same command again")
-
-
-def _levels(cell: Mapping[str, Any], stages: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Key and level of each training of a cell; a search has the level that its stage says."""
-    return [(k, cell["levels"].get(k, stages.get(k, {}).get("level", 0))) for k in cell["stages"]]
-
-
-def _tracked(root: Path, cell: Mapping[str, Any]) -> TrackedCell:
-    signature, seed = cell["signature"], str(cell["seed"])
-    stored = RunFolder.of(root, signature, seed).read()
+def _tracked(root: Path, cell: FrozenCell, stages: Mapping[str, FrozenStage]) -> TrackedCell:
+    stored = RunFolder.of(root, cell.signature, cell.seed).read()
     if stored.faults:
         raise ValueError("\n".join(stored.faults))
     records = {record.stage: record for record in stored.records}
     levels: list[Level] = []
     tickets: list[Path] = []
     offset = 0
-    for stage, number in cell["stages"]:
-        record, evaluations = records.get(stage), history(root / "tickets" / stage, seed)
+    for stage in cell.stages:
+        record, evaluations = records.get(stage), history(root / "tickets" / stage, cell.seed)
         if record is None and not evaluations:
             break
+        # A search is no result, so the cell does not name its level.
+        number = cell.levels.get(stage, stages[stage].level if stage in stages else 0)
         levels.append(Level(number, offset, evaluations, record))
         if record is None:
             break
-        tickets.append(ticket_path(root, stage, seed))
+        tickets.append(ticket_path(root, stage, cell.seed))
         offset += record.step if record.train_steps else 0
     return TrackedCell(
-        signature, seed, cell["labels"], cell["config"], tuple(levels), stored.done, tuple(tickets)
+        cell.signature,
+        cell.seed,
+        cell.labels,
+        cell.config,
+        tuple(levels),
+        stored.done,
+        tuple(tickets),
     )
 
 

@@ -21,7 +21,8 @@ from lt_sweeps.config.report_config import KEYS
 from lt_sweeps.reporting.csv_tables import summary_table
 from lt_sweeps.reporting.result_tables import percent_text
 from lt_sweeps.storage.atomic_write import write_whole
-from lt_sweeps.tracking.tracked_runs import TrackedCell, manifest_cells, tracked_cells
+from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.tracking.tracked_runs import TrackedCell, tracked_cells
 
 # W&B's name for each kind of band of our report.
 _AREA = {"range": "minmax", "sd": "stddev", "ci": "stderr"}
@@ -198,7 +199,7 @@ def _place(sweep: Path, keys: dict[str, str]) -> Place:
         if key not in (*_NAMES, *KEYS):
             allowed = [*_NAMES, "out", "save", *KEYS]
             raise ValueError(f"dashboard: unknown key {key}; keys: {allowed}")
-    config = {**(manifest_cells(sweep)[0]["config"].get("tracker") or {}), **keys}
+    config = {**(SweepFolder(sweep).manifest.cells[0].config.get("tracker") or {}), **keys}
     return Place(config.get("project") or "lt-sweeps", config.get("entity") or "")
 
 

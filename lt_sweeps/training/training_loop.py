@@ -16,7 +16,8 @@ from torch import Tensor
 from lt_sweeps.config.seeds import draw
 from lt_sweeps.data.batches import Batches
 from lt_sweeps.plan.stages import Moment
-from lt_sweeps.plan.unit import Machine, Unit
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training.fixed_mask import FixedMask

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.plan.stages import Moment
-from lt_sweeps.plan.unit import Machine
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training.history import TrainingHistory

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.tiny_cell import settings
 from rich.console import Console
 
 from lt_sweeps.cli.status_view import read_logs, show_status
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.slurm.squeue import Batch
 from lt_sweeps.execution.status import AT_WORK, BROKEN, COMPLETE, Status
-from lt_sweeps.execution.submission import freeze, work
+from lt_sweeps.execution.submission import Submission, work_on
 from lt_sweeps.plan.planning import packs, plan
-from lt_sweeps.plan.unit import Machine
-from lt_sweeps.storage.sweep_folder import SweepFolder, halves, units
+from lt_sweeps.storage.sweep_folder import Heartbeat, PackAtWork, SweepFolder
 
 Make = Callable[..., Cell]
 
@@ -27,7 +27,7 @@ def sweep(cell: Make, tmp_path: Path) -> SweepFolder:
     made = plan([cell(seed=seed) for seed in (0, 1)])
     sizes = {unit.stage.key: 9 for unit in made.units}
     found = packs(made.units, stack_size=sizes, workers=1)
-    return freeze(made, found, Machine(), root=tmp_path, name="mine")
+    return Submission(made, settings(tmp_path, "mine")).freeze(found)
 
 
 def said(sweep: SweepFolder) -> tuple[int, str]:
@@ -43,7 +43,7 @@ def test_what_nobody_is_at_is_missing(sweep: SweepFolder) -> None:
 
 def test_what_is_computed_is_done(sweep: SweepFolder) -> None:
     for pack in sweep.packs():
-        work(sweep, pack, device="cpu")
+        work_on(sweep, pack, device="cpu")
     found, text = said(sweep)
     assert found == COMPLETE
     assert "mine: 2 of 2 cells done, 6 units done" in text
@@ -51,9 +51,9 @@ def test_what_is_computed_is_done(sweep: SweepFolder) -> None:
 
 def test_who_works_says_so_and_the_rest_is_queued(sweep: SweepFolder) -> None:
     first, second, third = sweep.packs()
-    work(sweep, first, device="cpu")
-    at = {second["name"]: {"units": second["units"], "step": 4}}
-    sweep.beat("local-here-1", packs=at, queue=[third["name"]], host="here")
+    work_on(sweep, first, device="cpu")
+    at_work = {second.name: PackAtWork(second.units, step=4)}
+    sweep.beat("local-here-1", Heartbeat("here", at_work, [third.name]))
     found, text = said(sweep)
     assert found == AT_WORK
     assert "0 of 2 cells done, 2 units done, 2 units running, 2 units queued" in text
@@ -66,24 +66,24 @@ def test_who_has_said_nothing_for_long_is_not_at_work(
     sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (pack, *_) = sweep.packs()
-    at = {pack["name"]: {"units": pack["units"], "step": 4}}
-    sweep.beat("local-here-1", packs=at, queue=[], host="here")
+    at_work = {pack.name: PackAtWork(pack.units, step=4)}
+    sweep.beat("local-here-1", Heartbeat("here", at_work, []))
     monkeypatch.setattr("lt_sweeps.storage.sweep_folder.STALE", 0.0)
     assert said(sweep)[0] == BROKEN
 
 
 def test_a_submitted_job_is_queued_until_it_says_that_it_ended(sweep: SweepFolder) -> None:
-    names = [pack["name"] for pack in sweep.packs()]
+    names = [pack.name for pack in sweep.packs()]
     Batch(0, "lt-mine.0", [names], "cpu", 1, [], [False], id="77").write(sweep)
     assert said(sweep)[0] == AT_WORK or Status.of(sweep).asked_slurm
 
 
 def test_a_failing_cell_is_named_with_its_logs_last_line_and_path(sweep: SweepFolder) -> None:
     (pack, *_) = sweep.packs()
-    log = sweep.log(pack["name"])
+    log = sweep.log(pack.name)
     log.parent.mkdir()
     log.write_text("Traceback:\nRuntimeError: no such luck\n")
-    sweep.fail(units(pack)[1], "RuntimeError: no such luck", pack["name"])
+    sweep.fail(pack.units[1], "RuntimeError: no such luck", pack.name)
     found, text = said(sweep)
     assert found == BROKEN
     assert "failed: cell 1 (model mask_criterion, seed 1) at level 0" in text
@@ -92,11 +92,11 @@ def test_a_failing_cell_is_named_with_its_logs_last_line_and_path(sweep: SweepFo
 
 def test_logs_of_a_cell_are_those_of_the_packs_that_advance_it(sweep: SweepFolder) -> None:
     for pack in sweep.packs():
-        log = sweep.log(pack["name"])
+        log = sweep.log(pack.name)
         log.parent.mkdir(exist_ok=True)
-        log.write_text(f"this is {pack['name']}\n")
+        log.write_text(f"this is {pack.name}\n")
     text = "\n".join(read_logs(sweep, "1"))
-    assert all(f"this is {pack['name']}" in text for pack in sweep.packs())
+    assert all(f"this is {pack.name}" in text for pack in sweep.packs())
     with pytest.raises(ValueError, match="logs: got '2'; cells of mine are 0 to 1"):
         list(read_logs(sweep, "2"))
 
@@ -104,8 +104,8 @@ def test_logs_of_a_cell_are_those_of_the_packs_that_advance_it(sweep: SweepFolde
 def test_a_halved_pack_is_its_halves(sweep: SweepFolder) -> None:
     first, *others = sweep.packs()
     one, other = sweep.halve(first)
-    assert [one["units"], other["units"]] == [first["units"][:1], first["units"][1:]]
-    assert sweep.packs() == [*halves(first), *others]
+    assert [one.units, other.units] == [first.units[:1], first.units[1:]]
+    assert sweep.packs() == [*first.halves(), *others]
 
 
 def test_it_starts_without_torch(sweep: SweepFolder) -> None:

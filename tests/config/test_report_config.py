@@ -63,14 +63,15 @@ def test_the_layout_changes_no_signature_and_lies_in_the_manifest(
 ) -> None:
     from dataclasses import replace
 
-    from lt_sweeps.execution.submission import freeze
-    from lt_sweeps.plan.unit import Machine
+    from fixtures.tiny_cell import settings
+
+    from lt_sweeps.execution.submission import Submission
 
     bare = cell()
     drawn = replace(bare, report={"band": "ci"})
     one, other = plan([bare]), plan([drawn])
     assert one.cells[0].signature == other.cells[0].signature
-    sweep = freeze(other, [], Machine(), root=tmp_path, name="s")
+    sweep = Submission(other, settings(tmp_path, "s")).freeze([])
     manifest = json.loads((sweep.folder / "manifest.json").read_text())
     assert manifest["reports"] == {"default": {"band": "ci"}}
     assert all("report" not in each["config"] for each in manifest["cells"])

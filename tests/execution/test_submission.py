@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from fixtures.command_line import CommandLine
+from fixtures.tiny_cell import settings
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.execution.submission import find, freeze, unfinished, work
+from lt_sweeps.execution.submission import Submission, work_on
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
-from lt_sweeps.plan.unit import Machine
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.training.training_loop import Interrupted
@@ -24,22 +25,22 @@ def all_packs(made: Plan) -> list:
 
 
 def frozen(made: Plan, root: Path, name: str | None = None) -> SweepFolder:
-    return freeze(made, all_packs(made), Machine(), root=root, name=name)
+    return Submission(made, settings(root, name)).freeze(all_packs(made))
 
 
 def test_a_pack_is_worked_on_from_the_manifest_alone(cell: Make, tmp_path: Path) -> None:
     made = plan([cell(seed=seed) for seed in (0, 1)])
     sweep = SweepFolder(frozen(made, tmp_path).folder)
-    for pack in sweep.manifest["packs"]:
-        work(sweep, pack, device="cpu")
+    for pack in sweep.manifest.packs:
+        work_on(sweep, pack, device="cpu")
     assert not made.missing(Store(tmp_path))
     assert len(list(tmp_path.glob("runs/*/*/DONE"))) == 2
 
 
 def test_the_same_cells_are_the_same_sweep_and_others_are_not(cell: Make, tmp_path: Path) -> None:
     one, other = plan([cell()]), plan([cell(), cell(seed=1)])
-    assert find(one, root=tmp_path, name=None) == frozen(one, tmp_path)
-    assert find(other, root=tmp_path, name=None) != find(one, root=tmp_path, name=None)
+    folders = [Submission(each, settings(tmp_path)).folder for each in (one, other)]
+    assert folders[0] == frozen(one, tmp_path).folder != folders[1]
 
 
 def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
@@ -51,9 +52,9 @@ def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
 def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> None:
     made = plan([cell(seed=seed) for seed in (0, 1, 2)])
     sweep = frozen(made, tmp_path)
-    names = [pack["name"] for pack in sweep.manifest["packs"]]
-    work(sweep, sweep.manifest["packs"][0], device="cpu")
-    left = unfinished(sweep, made, Store(tmp_path))
+    names = [pack.name for pack in sweep.manifest.packs]
+    work_on(sweep, sweep.manifest.packs[0], device="cpu")
+    left = Submission(made, settings(tmp_path)).unfinished()
     assert [pack.name for pack in left] == names[1:]
 
 
@@ -135,16 +136,16 @@ def test_who_waits_for_another_process_can_be_stopped(cell: Make, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", 5])
 def test_a_name_is_a_folders(cell: Make, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="is no folder's name"):
-        find(plan([cell()]), root=tmp_path, name=name)
+    with pytest.raises(ValueError, match="cannot name a folder"):
+        Submission(plan([cell()]), settings(tmp_path, name))
 
 
 def test_two_that_freeze_one_sweep_keep_each_others_packs(cell: Make, tmp_path: Path) -> None:
     made = plan([cell(seed=seed) for seed in (0, 1)])
     halves = packs(made.units, stack_size={u.stage.key: 9 for u in made.units}, workers=2)
     frozen(made, tmp_path)
-    sweep = freeze(made, halves, Machine(), root=tmp_path, name=None)
-    names = {pack["name"] for pack in sweep.manifest["packs"]}
+    sweep = Submission(made, settings(tmp_path)).freeze(halves)
+    names = {pack.name for pack in sweep.manifest.packs}
     assert names == {pack.name for pack in [*all_packs(made), *halves]}
 
 

@@ -138,7 +138,7 @@ def test_two_cells_are_compared_by_their_signatures(
         (["one"], 2, "compare: 1 given; name two"),
         (["one", "none_such"], 1, "compare: none_such; sweeps in"),
         (["one", "one", "alfa=0.1"], 2, "compare: alfa; did you mean `alpha`?"),
-        (["one", "one", "alpha=7"], 1, "report.alpha: 7"),
+        (["one", "one", "alpha=7"], 1, "report.alpha: got 7"),
     ],
 )
 def test_a_mistake_is_answered(

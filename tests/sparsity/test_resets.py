@@ -155,7 +155,7 @@ def _trainings(stages: list[Reset]) -> list[Train]:
             "freeze=zero",
         ),
         ({"reset": of("reinit", to="99ep")}, "outside the training"),
-        ({"reset": of("constant", value="big")}, "value='big'"),
+        ({"reset": of("constant", value="big")}, "reset.value: got 'big'; give a number"),
     ],
 )
 def test_what_does_not_fit_is_refused_when_the_plan_is_made(

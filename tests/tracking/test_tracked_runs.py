@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.tracking.tracked_runs import manifest_cells, tracked_cells
+from lt_sweeps.tracking.tracked_runs import tracked_cells
 from lt_sweeps.training.training_loop import Interrupted
 
 DENSE = {"_target_": "lt_sweeps.plan.methods.dense"}
@@ -89,24 +89,6 @@ def test_the_curve_of_a_training_that_runs_is_there_from_its_checkpoint(
     (after,) = tracked_cells(swept(cell(method=DENSE)))
     assert after.run.rows[:3] == before and len(after.run.rows) == 5
     assert after.done and not source.done
-
-
-@pytest.mark.parametrize(
-    ("content", "line"),
-    [
-        ("{", "not a sweep's manifest"),
-        ("[]", "not a sweep's manifest"),
-        (
-            '{"stages": {}, "cells": [{"signature": "a", "seed": "0"}]}',
-            "it lacks what a mirror needs",
-        ),
-        ('{"stages": {}, "cells": []}', "it lacks what a mirror needs"),
-    ],
-)
-def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path, content: str, line: str) -> None:
-    (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(ValueError, match=line):
-        manifest_cells(tmp_path)
 
 
 def test_a_record_that_is_no_json_is_named(cell: Make, swept: Swept) -> None:

@@ -12,7 +12,8 @@ from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import snapshot, ticket
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
-from lt_sweeps.plan.unit import Machine, Unit
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
 from lt_sweeps.training.evaluation import measure

@@ -17,10 +17,10 @@ from lt_sweeps.config.errors import CONF
 _LARGEST = 1 << 20  # bytes; a larger file is taken for data and not copied
 JOB = '''"""Works on packs of a sweep with the code that lies beside this file."""
 
-from lt_sweeps.execution.slurm.job import main
+from lt_sweeps.execution.slurm.job import run_task
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_task())
 '''
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,56 +20,48 @@ from lt_sweeps.execution.slurm.code_snapshot import snapshot
 from lt_sweeps.execution.slurm.resources import SlurmResources, check_options
 from lt_sweeps.execution.slurm.squeue import batches, has_slurm, queued
 from lt_sweeps.execution.slurm.submit import Arrays
-from lt_sweeps.execution.submission import find, freeze, unfinished, write_records
+from lt_sweeps.execution.submission import Submission, name_of
 from lt_sweeps.plan.cost import Speeds, stack_size
-from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.unit import Unit
-from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.manifest import FrozenPack, Launcher
 
 
 def launch(cells: Sequence[Cell], profile: SlurmResources) -> int:
     """Submit whatever is missing of the cells and is not queued; returns the exit status."""
-    return _launch(plan(cells), RunSettings.of(cells), profile)
+    made, settings = plan(cells), RunSettings.of(cells)
+    settings = replace(settings, root=settings.root.absolute())  # jobs may start elsewhere
+    return submit_missing(Submission(made, settings), profile)
 
 
-def resume(sweep: SweepFolder, words: Mapping[str, Any]) -> int:
-    """Submit exactly what is missing of a frozen sweep, with the profile it had but for `words`."""
-    before, cells = sweep.manifest["launcher"], sweep.cells()
-    os.chdir(before["cwd"])  # relative paths in the cells start there
-    asked = replace(RunSettings.of(cells), root=sweep.root, name=sweep.folder.name, dry_run=False)
-    return _launch(plan(cells), asked, SlurmResources.of({**before["profile"], **words}))
-
-
-def _launch(made: Plan, asked: RunSettings, profile: SlurmResources) -> int:
-    if not asked.dry_run and not has_slurm():
+def submit_missing(submission: Submission, profile: SlurmResources) -> int:
+    """Submit what is missing of a submission and is not queued; returns the exit status."""
+    settings = submission.settings
+    if not settings.dry_run and not has_slurm():
         raise ValueError("hydra/launcher: slurm: no `squeue` here; submit from the cluster")
-    if asked.device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device: {asked.device!r}; a job of Slurm takes auto, cpu or cuda")
-    asked = replace(asked, root=asked.root.absolute())
-    sweep = find(made, root=asked.root, name=asked.name)
-    if asked.dry_run:
-        _Submission(made, asked, profile, sweep).show()
+    if settings.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device: {settings.device!r}; a job of Slurm takes auto, cpu or cuda")
+    if settings.dry_run:
+        _Jobs(submission, profile).show()
         return 0
     check_options(profile)
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(sweep.folder / ".submit.lock"):  # the same sweep from two shells
-        submission = _Submission(made, asked, profile, sweep)
-        submission.show()
-        within_budget(submission.estimate, asked.budget)
-        return submission.submit()
+    submission.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(submission.folder / ".submit.lock"):  # the same sweep from two shells
+        jobs = _Jobs(submission, profile)
+        jobs.show()
+        within_budget(jobs.estimate, settings.budget)
+        return jobs.submit()
 
 
-class _Submission:
-    """What one call submits of a sweep."""
+class _Jobs:
+    """The jobs that do what is missing of a submission and is not queued."""
 
-    def __init__(
-        self, made: Plan, asked: RunSettings, profile: SlurmResources, sweep: SweepFolder
-    ) -> None:
-        self.made, self.asked, self.profile, self.sweep = made, asked, profile, sweep
-        self.device = "cpu" if asked.device == "cpu" or not profile.gpu_count else "cuda"
-        self.speeds = Speeds.of(asked.root)
-        self.queued = queued(sweep) if batches(sweep) else {}
+    def __init__(self, submission: Submission, profile: SlurmResources) -> None:
+        self.submission, self.profile = submission, profile
+        self.settings, self.sweep = submission.settings, submission.sweep
+        self.device = "cpu" if self.settings.device == "cpu" or not profile.gpu_count else "cuda"
+        self.speeds = Speeds.of(self.settings.root)
+        self.queued = queued(self.sweep) if batches(self.sweep) else {}
         self.missing, self.waited_for = self._missing()
         self.jobs = self._jobs()
         self.packs = [pack for job in self.jobs for pack in job.packs]
@@ -85,7 +77,7 @@ class _Submission:
         note = {"queued": f"{len(self.queued)} jobs already"} if self.queued else {}
         first = ", after a canary" if self.profile.canary and self.jobs else ""
         lines = preview(
-            self.made,
+            self.submission.plan,
             self.packs,
             self.estimate,
             sweep=self.sweep.folder,
@@ -96,28 +88,19 @@ class _Submission:
 
     def submit(self) -> int:
         """Freeze, copy the code, and submit; returns the exit status."""
-        store = Store(self.asked.root)
         if not self.jobs:
-            done = sum(write_records(each, store) for each in self.made.cells)
+            done, cells = self.submission.write_records(), self.submission.plan.cells
             print(
-                f"nothing to submit: {done} of {len(self.made.cells)} cells are complete, "
+                f"nothing to submit: {done} of {len(cells)} cells are complete, "
                 f"{len(self.queued)} jobs are queued"
             )
             return 0
-        for task in {
-            id(u.stage.training.task): u.stage.training.task for u in self.missing
-        }.values():
-            task.dataset.prepare()  # here, where there may be a network
-        sweep = freeze(
-            self.made,
+        self.submission.prepare_data(self.missing)
+        sweep = self.submission.freeze(
             self.packs,
-            self.asked.machine,
-            root=self.asked.root,
-            name=self.asked.name,
-            launcher={"name": "slurm", "profile": self.profile.record(), "cwd": os.getcwd()},
-            jobs={pack.name: job.name for job in self.jobs for pack in job.packs},
+            Launcher("slurm", os.getcwd(), self.profile.record()),
+            {pack.name: job.name for job in self.jobs for pack in job.packs},
         )
-        sweep.forgive(sweep.failures())
         code = snapshot(sweep.folder / "code")
         arrays = Arrays(sweep, self.profile, self.device, code, chdir=os.getcwd())
         tried = canary.chosen(self.packs) if self.profile.canary else []
@@ -128,33 +111,36 @@ class _Submission:
         return 0
 
     def _missing(self) -> tuple[list[Unit], dict[Unit, str]]:
-        """The units that nobody has in hand, and the job of those that are queued."""
-        absent = self.made.missing(Store(self.asked.root))
-        names = {(unit.stage.key, str(unit.seed)): unit for unit in absent}
+        """The units that no job has in hand, and the job of those that are queued."""
+        absent = self.submission.plan.missing(self.submission.store)
+        names = {name_of(unit): unit for unit in absent}
         held = {batch.number: batch for batch in batches(self.sweep) if not batch.canary}
-        frozen = {p["name"]: p for p in self.sweep.manifest["packs"]} if self.queued else {}
+        frozen = self._frozen() if self.queued else {}
         waited_for = {
-            names[key, seed]: held_as
-            for (number, task), (_, held_as) in self.queued.items()
+            names[unit]: job
+            for (number, task), (_, job) in self.queued.items()
             if number in held
             for pack in held[number].tasks[task]
-            for key, seed in frozen[pack]["units"]
-            if (key, seed) in names
+            for unit in frozen[pack].units
+            if unit in names
         }
         return [unit for unit in absent if unit not in waited_for], waited_for
 
+    def _frozen(self) -> dict[str, FrozenPack]:
+        return {pack.name: pack for pack in self.sweep.manifest.packs}
+
     def _jobs(self) -> list[partition_jobs.Job]:
         profile, missing = self.profile, set(self.missing)
-        before = unfinished(self.sweep, self.made, Store(self.asked.root))
-        frozen = {p["name"]: p for p in self.sweep.manifest["packs"]} if before else {}
+        before = self.submission.unfinished()
+        frozen = self._frozen() if before else {}
         left = [
-            (pack, frozen[pack.name]["job"] or "0")
+            (pack, frozen[pack.name].job or "0")
             for pack in before
             if missing.intersection(pack.units)
         ]
         covered = {unit for pack, _ in left for unit in pack.units}
         new = [unit for unit in self.missing if unit not in covered]
-        names = partition_jobs.share_out(self.made, new, self._count(new), self._seconds)
+        names = partition_jobs.share_out(self.submission.plan, new, self._count(new), self._seconds)
         return partition_jobs.build(
             names,
             left,
@@ -176,8 +162,8 @@ class _Submission:
 
     def _sizes(self, new: Sequence[Unit]) -> dict[str, int]:
         stages = {unit.stage.key: unit.stage for unit in new}
-        if not self.profile.pack or self.asked.stack_size is not None:
-            return dict.fromkeys(stages, self.asked.stack_size or 1 if self.profile.pack else 1)
+        if not self.profile.pack or self.settings.stack_size is not None:
+            return dict.fromkeys(stages, self.settings.stack_size or 1 if self.profile.pack else 1)
         gib = self.profile.memory if self.device == "cpu" else self.profile.gpu_memory
         memory = int(gib * 2**30) // self.profile.processes
         return {key: stack_size(stage, memory=memory) for key, stage in stages.items()}

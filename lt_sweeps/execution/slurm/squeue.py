@@ -39,6 +39,10 @@ class Batch:
         path = sweep.folder / "jobs" / f"{self.number}.json"
         write_whole(path, json.dumps(asdict(self)).encode())
 
+    @classmethod
+    def read(cls, sweep: SweepFolder, number: int) -> Batch:
+        return cls(**json.loads((sweep.folder / "jobs" / f"{number}.json").read_text()))
+
     def who(self, task: int) -> str:
         """The name in a task's heartbeats."""
         return f"{self.number}.{task}"

@@ -5,52 +5,28 @@ resumed. It receives the arguments that it names. To add one, write a function a
 `conf/method`.
 """
 
-from lt_sweeps.plan.methods.continued_training import imp_continued
-from lt_sweeps.plan.methods.dense_training import dense
-from lt_sweeps.plan.methods.density_search import amc
-from lt_sweeps.plan.methods.discovered_wirings import dnw
-from lt_sweeps.plan.methods.drop_and_grow import rigl
-from lt_sweeps.plan.methods.gradual_pruning import gmp
-from lt_sweeps.plan.methods.iterative_pruning import imp
-from lt_sweeps.plan.methods.l0_gates import l0
+from lt_sweeps.plan.methods.continued_training import imp_continued as imp_continued
+from lt_sweeps.plan.methods.dense_training import dense as dense
+from lt_sweeps.plan.methods.density_search import amc as amc
+from lt_sweeps.plan.methods.discovered_wirings import dnw as dnw
+from lt_sweeps.plan.methods.drop_and_grow import rigl as rigl
+from lt_sweeps.plan.methods.gradual_pruning import gmp as gmp
+from lt_sweeps.plan.methods.iterative_pruning import imp as imp
+from lt_sweeps.plan.methods.l0_gates import l0 as l0
+from lt_sweeps.plan.methods.learned_supermasks import learned_supermask as learned_supermask
 from lt_sweeps.plan.methods.learned_supermasks import (
-    learned_supermask,
-    learned_supermask_from,
-    supermask_ticket,
+    learned_supermask_from as learned_supermask_from,
 )
-from lt_sweeps.plan.methods.learning_rate_rewinding import renda
-from lt_sweeps.plan.methods.magnitude_pruning import magnitude
-from lt_sweeps.plan.methods.network_slimming import slimming
-from lt_sweeps.plan.methods.one_shot_pruning import one_shot
-from lt_sweeps.plan.methods.pruned_supermasks import supermask
-from lt_sweeps.plan.methods.pruning_at_init import at_init
+from lt_sweeps.plan.methods.learned_supermasks import supermask_ticket as supermask_ticket
+from lt_sweeps.plan.methods.learning_rate_rewinding import renda as renda
+from lt_sweeps.plan.methods.magnitude_pruning import magnitude as magnitude
+from lt_sweeps.plan.methods.network_slimming import slimming as slimming
+from lt_sweeps.plan.methods.one_shot_pruning import one_shot as one_shot
+from lt_sweeps.plan.methods.pruned_supermasks import supermask as supermask
+from lt_sweeps.plan.methods.pruning_at_init import at_init as at_init
+from lt_sweeps.plan.methods.soft_masks import continuous_sparsification as continuous_sparsification
 from lt_sweeps.plan.methods.soft_masks import (
-    continuous_sparsification,
-    exact_continuous_sparsification,
+    exact_continuous_sparsification as exact_continuous_sparsification,
 )
-from lt_sweeps.plan.methods.soft_thresholds import soft_threshold
-from lt_sweeps.plan.methods.ticket_transfer import transfer
-
-__all__ = [
-    "amc",
-    "at_init",
-    "continuous_sparsification",
-    "dense",
-    "dnw",
-    "exact_continuous_sparsification",
-    "gmp",
-    "imp",
-    "imp_continued",
-    "l0",
-    "learned_supermask",
-    "learned_supermask_from",
-    "magnitude",
-    "one_shot",
-    "renda",
-    "rigl",
-    "slimming",
-    "soft_threshold",
-    "supermask",
-    "supermask_ticket",
-    "transfer",
-]
+from lt_sweeps.plan.methods.soft_thresholds import soft_threshold as soft_threshold
+from lt_sweeps.plan.methods.ticket_transfer import transfer as transfer

@@ -5,30 +5,21 @@ with one key compute the same thing, whoever asks. Seeds, device, stack size and
 it: they change speed, never what is drawn or computed.
 """
 
-from lt_sweeps.plan.stages.prune import EXAMPLES, Logits, Prune
-from lt_sweeps.plan.stages.reset import Reset, retrain
-from lt_sweeps.plan.stages.stage import Init, Moment, Snapshot, Stage, ancestors
-from lt_sweeps.plan.stages.task import Changes, Task, Training
-from lt_sweeps.plan.stages.transfer import Transfer
-from lt_sweeps.plan.stages.work import Evaluate, Search, Train, Work
-
-__all__ = [
-    "EXAMPLES",
-    "Changes",
-    "Evaluate",
-    "Init",
-    "Logits",
-    "Moment",
-    "Prune",
-    "Reset",
-    "Search",
-    "Snapshot",
-    "Stage",
-    "Task",
-    "Train",
-    "Training",
-    "Transfer",
-    "Work",
-    "ancestors",
-    "retrain",
-]
+from lt_sweeps.plan.stages.prune import EXAMPLES as EXAMPLES
+from lt_sweeps.plan.stages.prune import Logits as Logits
+from lt_sweeps.plan.stages.prune import Prune as Prune
+from lt_sweeps.plan.stages.reset import Reset as Reset
+from lt_sweeps.plan.stages.reset import retrain as retrain
+from lt_sweeps.plan.stages.stage import Init as Init
+from lt_sweeps.plan.stages.stage import Moment as Moment
+from lt_sweeps.plan.stages.stage import Snapshot as Snapshot
+from lt_sweeps.plan.stages.stage import Stage as Stage
+from lt_sweeps.plan.stages.stage import ancestors as ancestors
+from lt_sweeps.plan.stages.task import Changes as Changes
+from lt_sweeps.plan.stages.task import Task as Task
+from lt_sweeps.plan.stages.task import Training as Training
+from lt_sweeps.plan.stages.transfer import Transfer as Transfer
+from lt_sweeps.plan.stages.work import Evaluate as Evaluate
+from lt_sweeps.plan.stages.work import Search as Search
+from lt_sweeps.plan.stages.work import Train as Train
+from lt_sweeps.plan.stages.work import Work as Work
