@@ -1,4 +1,4 @@
-"""Our sweeper and launcher as Hydra sees them: thin, without torch until something runs."""
+"""The sweeper and the launchers as Hydra plugins; torch is imported only when something runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lt_sweeps.config.cells import Cell, SweepSpec, multirun
 
 
 def register() -> None:
-    """Make our two classes known to Hydra, under the names by which anyone imports them.
+    """Register the plugins with Hydra under their own import paths.
 
-    Hydra 1.3 takes only classes of the `hydra_plugins` namespace, which it looks for in the
-    folders of `sys.path`. It finds none for an editable install (and 1.4 warns of that), nor in a
-    clone that was never installed. Hydra 1.4 takes any class that was registered; so does 1.3 once
-    its check of the name looks among those.
+    Hydra 1.3 accepts only plugins of the namespace package `hydra_plugins`, which it looks for in
+    the folders of `sys.path`. It does not find that package in an editable install (1.4 warns of
+    it), nor in a clone that was never installed. Hydra 1.4 accepts every registered class. Hydra
+    1.3 does so too, once its check of the name is replaced by a look at the registered classes.
     """
     plugins = Plugins.instance()
     for plugin in (CellSweeper, CellLauncher, SlurmLauncher):
@@ -33,7 +33,7 @@ def register() -> None:
 
 
 class CellLauncher(Launcher):
-    """Runs the cells of a multirun together, so that they can share and stack their work."""
+    """Runs all cells of a multirun as one plan, so that they share trainings and stacks."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -44,12 +44,12 @@ class CellLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """For sweepers that are not ours: every job is composed here, by itself."""
+        """Compose each job by itself and run all: the entry for other people's sweepers."""
         loader = self.hydra_context.config_loader
         cells = [
             cell
-            for words in job_overrides
-            for cell in multirun(loader, self.config, SweepSpec(), words)
+            for overrides in job_overrides
+            for cell in multirun(loader, self.config, SweepSpec(), overrides)
         ]
         return self.launch_cells(cells)
 
@@ -58,18 +58,18 @@ class CellLauncher(Launcher):
         status = self.start(cells)
         if status:
             sys.exit(status)
-        # A sweeper takes any other status as unfinished.
+        # Sweepers read `return_value`, which raises for any other status.
         return [JobReturn(status=JobStatus.COMPLETED, overrides=cell.overrides) for cell in cells]
 
     def start(self, cells: list[Cell]) -> int:
-        """Work on the cells, on this machine; returns the exit status."""
+        """Run the cells on this machine; returns the exit status."""
         from lt_sweeps.execution import local_launcher
 
         return local_launcher.launch(cells)
 
 
 class SlurmLauncher(CellLauncher):
-    """Submits the cells of a multirun to a cluster, and returns."""
+    """Submits the cells of a multirun to a Slurm cluster and returns without waiting."""
 
     def __init__(self, **profile: Any) -> None:
         self.profile = profile
@@ -78,20 +78,20 @@ class SlurmLauncher(CellLauncher):
         from lt_sweeps.execution.slurm import slurm_launcher
         from lt_sweeps.execution.slurm.resources import SlurmResources
 
-        given = {
+        values = {
             name: OmegaConf.to_container(value, resolve=True)
             if isinstance(value, Container)
             else value
             for name, value in self.profile.items()
         }
-        return slurm_launcher.launch(cells, SlurmResources.of(given))
+        return slurm_launcher.launch(cells, SlurmResources.of(values))
 
 
 class CellSweeper(Sweeper):
-    """Hands all cells of a multirun to the launcher at once."""
+    """Expands a multirun into cells and hands all of them to the launcher at once."""
 
     def __init__(self, **spec: Any) -> None:
-        """What an experiment sweeps is read from the config, again for each of several."""
+        """Ignore `spec`: what is swept is read from the config, anew for each experiment."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig

@@ -1,4 +1,4 @@
-"""The preview: what a multirun would compute, before anything starts."""
+"""The preview: what a multirun will compute, shown before anything starts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from lt_sweeps.config.durations import readable
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.planning import Pack, Plan, dependencies
 
+_GUESSED = " (speed not measured)"  # it is estimated from the shapes of the layers
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """What packs will take, if each starts as soon as it can."""
+    """The time that packs will take, if each one starts as soon as it can."""
 
     packs: int
     units: int
-    seconds: float  # until the last one ends
-    busy: float  # of all devices together
+    seconds: float  # until the last pack ends
+    busy: float  # seconds of work, summed over all devices
     chain: float  # of the longest chain of packs that wait for one another
-    measured: bool  # rather than guessed from shapes
+    measured: bool  # every speed was measured; False: some are estimated from layer shapes
     device: str
     at_once: int
 
@@ -34,54 +36,62 @@ class Estimate:
     def of(
         cls, todo: Sequence[Pack], speeds: Speeds, *, device: str, at_once: int, share: int = 1
     ) -> Estimate:
-        """For `at_once` processes, of which `share` have one device together."""
+        """Simulate `at_once` processes, `share` of them on each device."""
         needs, ends, chain = dependencies(todo), {}, {}
-        free, busy, known = [0.0] * at_once, 0.0, True
+        # When each process becomes free, the earliest first. A pack goes to that process, and
+        # starts when the process is free and the packs that it needs have ended.
+        free, busy, all_measured = [0.0] * at_once, 0.0, True
         for pack in todo:
-            took, measured = speeds.seconds(pack.units[0].stage, len(pack.units), device)
-            known &= measured
-            before = [name for name in needs[pack.name] if name in ends]
-            free[0] = ends[pack.name] = max([free[0], *(ends[n] for n in before)]) + took
-            chain[pack.name] = max((chain[n] for n in before), default=0.0) + took
-            busy += took / share
+            duration, measured = speeds.seconds(pack.units[0].stage, len(pack.units), device)
+            all_measured &= measured
+            needed = [name for name in needs[pack.name] if name in ends]
+            free[0] = ends[pack.name] = max([free[0], *(ends[n] for n in needed)]) + duration
+            chain[pack.name] = max((chain[n] for n in needed), default=0.0) + duration
+            busy += duration / share
             free.sort()
         units = sum(len(pack.units) for pack in todo)
         longest = max(chain.values(), default=0.0)
-        return cls(len(todo), units, max(free), busy, longest, known, device, at_once)
+        return cls(len(todo), units, max(free), busy, longest, all_measured, device, at_once)
 
     @property
     def hours(self) -> float:
+        """Device-hours, which `budget.gpu_hours` limits."""
         return self.busy / 3600
 
     @property
     def noun(self) -> str:
+        """What the device-hours are called."""
         return "CPU" if self.device == "cpu" else "GPU"
 
 
 def within_budget(estimate: Estimate, budget: float | None) -> None:
-    """Raises: ValueError: the packs would take more than the budget."""
+    """Raises: ValueError: the packs will take more than the budget."""
     if budget is not None and estimate.hours > budget:
         raise ValueError(
             f"budget.gpu_hours: this takes about {estimate.hours:.2g} {estimate.noun}-hours"
-            f"{'' if estimate.measured else ' (a guess from shapes)'}; allowed are {budget:g}"
+            f"{'' if estimate.measured else _GUESSED}; the budget is {budget:g}"
         )
 
 
 def preview(
-    made: Plan, todo: Sequence[Pack], estimate: Estimate, *, sweep: Path, **more: str
+    plan: Plan, todo: Sequence[Pack], estimate: Estimate, *, sweep: Path, **more: str
 ) -> Group:
-    """Cells, distinct trainings, what is cached, packs, time and disk, and what is prunable."""
-    stages = len({unit.stage.key for unit in made.units})
-    guess = "" if estimate.measured else " (a guess from shapes)"
+    """The preview as text: cells, trainings, packs, time, disk, and the prunable layers.
+
+    Args:
+        todo: the packs of the plan that are not in the store yet.
+        more: a launcher's own rows.
+    """
+    stages = len({unit.stage.key for unit in plan.units})
     rows = [
         ("sweep", str(sweep)),
-        ("cells", f"{len(made.cells)}"),
+        ("cells", f"{len(plan.cells)}"),
         (
             "trainings",
-            f"{len(made.units)} distinct ({stages} stages), where each cell alone would take "
-            f"{made.asked}",
+            f"{len(plan.units)} distinct ({stages} stages), where each cell alone would take "
+            f"{plan.asked}",
         ),
-        ("cached", f"{len(made.units) - estimate.units}"),
+        ("cached", f"{len(plan.units) - estimate.units}"),
         (
             "to run",
             f"{estimate.units} in {estimate.packs} packs, {estimate.at_once} at once on "
@@ -91,41 +101,41 @@ def preview(
         (
             "time",
             f"about {readable(estimate.seconds)}, {estimate.hours:.2g} {estimate.noun}-hours, "
-            f"longest chain {readable(estimate.chain)}{guess}",
+            f"longest chain {readable(estimate.chain)}{'' if estimate.measured else _GUESSED}",
         ),
-        ("disk", f"{_bytes(made, todo) / 2**20:,.0f} MiB of tickets"),
-        ("prunable", _prunable(made)),
+        ("disk", f"{_bytes(plan, todo) / 2**20:,.0f} MiB of tickets"),
+        ("prunable", _prunable(plan)),
     ]
     table = Table.grid(padding=(0, 2))
     for name, value in rows:
         table.add_row(Text(name, style="bold"), Text(value))
-    return Group(table, *_levels(made))
+    return Group(table, *_levels(plan))
 
 
-def _levels(made: Plan) -> list[Text]:
-    """What is trained at which levels; neighbours that do the same share a line."""
-    units = Counter((unit.stage.level, str(unit.stage)) for unit in made.units)
+def _levels(plan: Plan) -> list[Text]:
+    """The trainings of each level; consecutive levels with equal trainings share a line."""
+    units = Counter((unit.stage.level, str(unit.stage)) for unit in plan.units)
     rows = [(count, name, level) for (level, name), count in units.items()]
     lines = []
     for (count, name), group in itertools.groupby(rows, key=lambda row: row[:2]):
         levels = [level for _, _, level in group]
-        which = f"level {levels[0]}" if len(levels) == 1 else f"levels {levels[0]}-{levels[-1]}"
-        lines.append(Text(f"{which}: {count} x {name}", style="dim"))
+        span = f"level {levels[0]}" if len(levels) == 1 else f"levels {levels[0]}-{levels[-1]}"
+        lines.append(Text(f"{span}: {count} x {name}", style="dim"))
     return lines
 
 
-def _bytes(made: Plan, todo: Sequence[Pack]) -> int:
-    """Four bytes a weight and one a mask entry, for every ticket and snapshot."""
+def _bytes(plan: Plan, todo: Sequence[Pack]) -> int:
+    """Disk space of all tickets and snapshots: a weight takes 4 bytes, its mask entry 1."""
     total = 0
     for pack in todo:
         for unit in pack.units:
             weights = sum(layer.size for layer in unit.stage.network.layers)
-            total += 5 * weights * (1 + len(made.moments.get(unit.stage.key, ())))
+            total += 5 * weights * (1 + len(plan.moments.get(unit.stage.key, ())))
     return total
 
 
-def _prunable(made: Plan) -> str:
-    nets = {str(cell.labels["model"]): cell.last.network.layers for cell in made.cells}
+def _prunable(plan: Plan) -> str:
+    nets = {str(cell.labels["model"]): cell.last.network.layers for cell in plan.cells}
     return "; ".join(
         f"{name}: {sum(layer.size for layer in layers):,} weights in "
         + ", ".join(f"{layer.name} ({layer.kind})" for layer in layers)

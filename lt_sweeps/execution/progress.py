@@ -1,4 +1,4 @@
-"""Progress: one live panel while a sweep runs on this machine, and nothing where nobody looks."""
+"""Progress: one live panel while a sweep runs on this machine, shown only in a terminal."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 
 
 class ProgressPanel:
-    """What every worker is at, how much of the work is done, and when it will be."""
+    """The step of each worker, the share of the work that is done, and the time that is left."""
 
     def __init__(self, sweep: SweepFolder, packs: Sequence[FrozenPack], console: Console) -> None:
         self._stages = sweep.manifest.stages
-        self._total = sum(map(self._work, packs)) or 1  # of none, all is done
+        self._total = sum(map(self._work, packs)) or 1  # without packs, all is done
         self._steps: dict[str, int] = {}
         self._running: dict[str, FrozenPack] = {}
         self._done = 0.0
@@ -66,13 +66,13 @@ class ProgressPanel:
             for name, pack in self._running.items()
         )
         elapsed = time.monotonic() - self._began
-        left = elapsed * (self._total - done) / done if done else None
+        remaining = elapsed * (self._total - done) / done if done else None
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             ProgressBar(total=self._total, completed=done, width=40),
             f"{done / self._total:4.0%}",
             f"{done / max(elapsed, 1e-9):,.0f} replicate-steps/s",
-            f"{_clock(elapsed)} gone, {'?' if left is None else _clock(left)} to go",
+            f"{_clock(elapsed)} elapsed, {'?' if remaining is None else _clock(remaining)} left",
         )
         return Group(bar, *(self._line(pack) for pack in self._running.values()))
 
@@ -85,6 +85,7 @@ class ProgressPanel:
 
 
 def _clock(seconds: float) -> str:
+    """`h:mm:ss`, or `m:ss` under an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""What a multirun asks of the machine, whichever launcher runs it."""
+"""The keys of a config that say where and how a multirun runs, read alike by every launcher."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from lt_sweeps.training.backends.backend import BACKENDS
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The keys of a config that are one for all cells of a multirun."""
+    """The settings that have one value for all cells of a multirun."""
 
     root: Path
     device: str
-    workers: int | None  # None: auto
-    stack_size: int | None  # None: auto
+    workers: int | None  # processes at once; None: auto
+    stack_size: int | None  # replicates in a stack; None: auto
     machine: Machine
     name: str | None
     dry_run: bool
-    budget: float | None  # GPU-hours
+    budget: float | None  # GPU-hours; None: no limit
 
     @classmethod
     def of(cls, cells: Sequence[Cell]) -> RunSettings:
-        """Raises: ValueError: cells that disagree, or a value that is none."""
+        """Raises: ValueError: the cells differ in a setting, or a value is not allowed."""
         config = cells[0].config
         for key in SHARED_KEYS:
             if any(cell.config.get(key) != config.get(key) for cell in cells):
-                raise ValueError(f"{key}: one value for all cells of a multirun")
+                raise ValueError(f"{key}: the cells differ; give one value for the whole multirun")
         if config["backend"] not in BACKENDS:
-            raise ValueError(f"backend: {config['backend']!r}; it is one of {list(BACKENDS)}")
+            raise ValueError(f"backend: got {config['backend']!r}; give one of {list(BACKENDS)}")
         for key in ("root", "data_dir"):
             if not isinstance(config[key], str):
-                raise ValueError(f"{key}: {config[key]!r} is no folder")
+                raise ValueError(f"{key}: got {config[key]!r}; give the path of a folder")
         if not isinstance(config["dry_run"], bool):
-            raise ValueError(f"dry_run: {config['dry_run']!r}; it is true or false")
+            raise ValueError(f"dry_run: got {config['dry_run']!r}; give true or false")
         tracker_of(config["tracker"])
         every = number("checkpoint_every", config["checkpoint_every"], "seconds, 0 for every step")
         return cls(
@@ -62,24 +62,24 @@ def count(key: str, value: Any) -> int | None:
     if value == "auto":
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{key}: {value!r}; give `auto` or a whole number from 1 up")
+        raise ValueError(f"{key}: got {value!r}; give `auto` or a whole number from 1 up")
     return value
 
 
-def number(key: str, value: Any, what: str) -> float:
-    """A number from 0 up."""
+def number(key: str, value: Any, allowed: str) -> float:
+    """A number from 0 up; `allowed` says in the error message what the key takes."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise ValueError(f"{key}: {value!r}; give {what}")
+        raise ValueError(f"{key}: got {value!r}; give {allowed}")
     return float(value)
 
 
-def _budget(given: Any) -> float | None:
-    keys = list(given) if isinstance(given, dict) else given
-    if given is not None and keys != ["gpu_hours"]:
-        raise ValueError(f"budget: {keys!r}; its key is `gpu_hours`")
-    if given is None or given["gpu_hours"] is None:
+def _budget(budget: Any) -> float | None:
+    keys = list(budget) if isinstance(budget, dict) else budget
+    if budget is not None and keys != ["gpu_hours"]:
+        raise ValueError(f"budget: got {keys!r}; its only key is `gpu_hours`")
+    if budget is None or budget["gpu_hours"] is None:
         return None
-    return number("budget.gpu_hours", given["gpu_hours"], "hours, or null for no limit")
+    return number("budget.gpu_hours", budget["gpu_hours"], "hours, or null for no limit")
 
 
 def code_version() -> str:

@@ -1,8 +1,8 @@
-"""Packs in fresh processes over the devices of one machine, whatever becomes of each process.
+"""A pool of processes that trains packs, each in a fresh process, on the devices of one machine.
 
-What fails is halved and tried again, so a failing unit ends alone, and a stack that does not fit
-into memory shrinks until it does. A unit that fails alone is noted with its reason; what stands on
-it is not begun, and all else goes on.
+A pack that fails is halved, and both halves are tried again. So a failing unit ends up alone, and a
+stack that does not fit into memory shrinks until it fits. A unit that fails alone is noted with its
+reason. The units that need its ticket are not begun; all others go on.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from typing import Any
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
 from lt_sweeps.storage.sweep_folder import Heartbeat, PackAtWork, SweepFolder
 
-# How a pack's process ends when nothing is wrong with the pack itself.
-STOPPED = 75  # it was asked to stop, and saved itself
-AGAIN = 76  # a ticket it stands on is missing, or proved corrupt and was set aside: plan again
-STORAGE = 78  # the file system is full, read-only or stale: try again in a while
+# Exit statuses of a pack's process for endings that are not the fault of the pack.
+STOPPED = 75  # told to stop; it has saved a checkpoint
+AGAIN = 76  # a ticket that it needs is missing, or was corrupt and set aside: make a new plan
+STORAGE = 78  # the file system is full, read-only or stale: wait and try again
 
-PATIENCE = 600.0  # seconds for which a file system may be full or stale
-_BEAT = 5.0  # seconds between signs of life
-_ASKED = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+PATIENCE = 600.0  # seconds for which a pack waits for a full or stale file system
+_BEAT = 5.0  # seconds between two heartbeats
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 class Workers:
-    """The processes at work on a sweep's packs; `run` sees them through to their end.
+    """The worker processes of a sweep's packs; `run` trains all packs.
 
     Args:
-        packs: frozen packs, those that others stand on first.
-        devices: one entry per process at a time.
-        who: what this process is called where it says that it is at work; `about` it says more.
-        panel: is told of every start, step and end.
-        scratch: a folder for two steps of each pack, instead of all of them.
-        preload: modules that every process will need.
+        packs: frozen packs; a pack comes after the packs that it needs.
+        devices: the device of each process that runs at the same time.
+        who: the name in this pool's heartbeats; `about` is added to each heartbeat.
+        panel: its `start`, `step` and `stop` are called for every pack.
+        scratch: if given, each pack trains only two steps, in this folder (the canary).
+        preload: modules that every process needs; they are imported once, before the first fork.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Workers:
         self.failed: dict[UnitName, str] = {
             unit: failure.reason for unit, failure in sweep.failures().items()
         }
-        self.again: set[UnitName] = set()  # to be planned again
+        self.again: set[UnitName] = set()  # need a new plan: a ticket is missing
         self.context: Any = multiprocessing.get_context("forkserver")
-        self._tried: dict[str, int] = {}  # kills by pack
-        self._waits: dict[str, tuple[float, float]] = {}  # by pack: next try, and how long by now
-        self._beaten = 0.0
+        self._tried: dict[str, int] = {}  # by pack: how often it was killed
+        self._waits: dict[str, tuple[float, float]] = {}  # by pack: next try, seconds waited
+        self._beaten = 0.0  # time of the last heartbeat
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Work on all packs; returns whether that was seen through, and not stopped."""
+        """Train all packs; returns False if `stopped` ended it before the last one."""
         if not self.queue:
             return True
         try:
@@ -90,7 +90,7 @@ class Workers:
         return seen_through
 
     def stop(self) -> None:
-        """Ask all to stop, and wait: each saves itself, all at the same time."""
+        """Tell all processes to save and stop, and wait for them."""
         for job in self.running:
             job.process.terminate()
         for job in self.running:
@@ -106,15 +106,15 @@ class Workers:
             if self._needs(pack) & self._unfinished(but=pack):
                 continue
             self.queue.remove(pack)
-            if not (left := self._without_failed(pack)):
+            if not (startable := self._without_failed(pack)):
                 continue
             try:
-                self.running.append(_Job(self, left, self.free[0]))
-            except (EOFError, OSError):  # the server was killed just then; the next is a new one
-                self.queue.insert(0, left)
+                self.running.append(_Job(self, startable, self.free[0]))
+            except (EOFError, OSError):  # the fork server was killed; the next try starts a new one
+                self.queue.insert(0, startable)
                 return
             self.free.pop(0)
-            self.panel.start(left)
+            self.panel.start(startable)
 
     def _ended(self) -> list[_Job]:
         if self.running:
@@ -142,29 +142,31 @@ class Workers:
             self._fail(job.pack, members, job.reason())
 
     def _once_more(self, status: int | None, name: str) -> bool:
-        """Whether to try a pack again as it is."""
-        # The exit status says whose fault the end was:
-        # - STORAGE: the file system's. Try again after a pause, until PATIENCE is used up.
-        # - STOPPED: nobody's. The process was asked to stop and saved itself; it continues.
-        # - negative: a signal killed it. That may be chance, or the system was out of memory, so
-        #   the same pack gets exactly one more try. A second kill is taken for the pack's fault.
-        # - None or 255: the server that forked the process was killed, so its real status is
-        #   unknown; this is treated as a kill.
-        # Any other status is the pack's own failure: `_end` halves it, or notes a lone unit.
+        """Whether to try a pack again whole, from its last checkpoint, instead of halving it."""
+        # A pack is halved when the pack itself may be at fault: its code raised, or its stack does
+        # not fit into memory. These endings say nothing against the pack, so it stays whole:
+        # - STOPPED: someone stopped this one process, and it has saved a checkpoint.
+        # - STORAGE: the disk is full or stale, and a half would fail alike. The pack waits 2 s,
+        #   then 2, 4, 8, ... and at most 60 s between tries; after PATIENCE seconds it has failed.
+        # - Killed: by a person, or by the kernel because memory was short; the two look alike. The
+        #   first kill is forgiven. At the second the stack is taken to be too large, and halved.
+        #   Example: 8 replicates need more memory than there is. They are killed twice, then train
+        #   as 4 + 4. A half has a name of its own, so its first kill is forgiven as well.
+        #   Status 255 counts as a kill: the fork server died, so the real status is unknown.
         if status == STORAGE:
             return self._may_wait(name)
         killed = status is None or status < 0 or status == 255
         return status == STOPPED or (killed and self._may_try(name))
 
     def _may_wait(self, name: str) -> bool:
-        """Whether there is patience left for the file system; the waits grow to a minute."""
+        """Whether the pack has waited less than PATIENCE; sets the time of its next try."""
         _, waited = self._waits.get(name, (0.0, 0.0))
         pause = min(60.0, max(2.0, waited))
         self._waits[name] = time.monotonic() + pause, waited + pause
         return waited < PATIENCE
 
     def _may_try(self, name: str) -> bool:
-        """Count a kill of this pack; returns whether it was the first."""
+        """Count a kill of the pack; returns whether it was the first."""
         self._tried[name] = self._tried.get(name, 0) + 1
         return self._tried[name] == 1
 
@@ -181,7 +183,7 @@ class Workers:
         return {unit for pack in others if pack is not but for unit in pack.units}
 
     def _without_failed(self, pack: FrozenPack) -> FrozenPack | None:
-        """The pack without units that failed before, or that stand on one that did."""
+        """The pack without the units that have failed, or that need a unit that has failed."""
         kept = []
         for unit in pack.units:
             broken = sorted(self.sweep.needs(unit) & self.failed.keys())
@@ -204,12 +206,12 @@ class Workers:
 
 
 class _Job:
-    """One pack in a process of its own."""
+    """One pack and the process that trains it."""
 
     def __init__(self, workers: Workers, pack: FrozenPack, device: str) -> None:
         self.pack, self.device, self._error = pack, device, ""
         sweep, context = workers.sweep, workers.context
-        _start_server(context, workers.preload)  # unless it runs
+        _start_server(context, workers.preload)  # does nothing if it runs already
         self.step = sweep.manifest.stages[pack.units[0][0]].start
         self.receive, send = context.Pipe(duplex=False)
         arguments = (sweep.folder, pack, device, workers.scratch, send)
@@ -218,7 +220,10 @@ class _Job:
         send.close()
 
     def messages(self, panel: Any) -> bool:
-        """Pass on what the process says; returns whether it has ended."""
+        """Read the messages of the process; returns whether it has ended.
+
+        A number is the step that it has reached, a text is the reason of its failure.
+        """
         with suppress(EOFError, ConnectionResetError):
             while self.receive.poll():
                 message = self.receive.recv()
@@ -241,18 +246,18 @@ class _Job:
 
 
 def loaded() -> list[str]:
-    """Which libraries of data sets this process has loaded, as its workers will have to."""
+    """The libraries of data sets that this process has imported, which its workers need too."""
     return [name for name in ("sklearn.datasets", "torchvision.datasets") if name in sys.modules]
 
 
 def _start_server(context: Any, preload: list[str]) -> None:
-    """The server that forks workers has imported all they need, so a fresh one takes 20 ms.
+    """Start the fork server, which imports all that workers need: a new worker takes 20 ms.
 
-    It inherits signals as ignored: Slurm sends them to every process of a job, and the server must
-    outlive them.
+    The server inherits that the stop signals are ignored. Slurm sends them to every process of a
+    job, and the server must live until the workers have saved.
     """
     context.set_forkserver_preload(preload)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ASKED}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
     try:
         forkserver.ensure_running()
     finally:
@@ -261,6 +266,7 @@ def _start_server(context: Any, preload: list[str]) -> None:
 
 
 def _body(*arguments: Any) -> None:
-    from lt_sweeps.execution.worker_process import body  # torch, which this process does without
+    # Here, because it imports torch, which the pool does without.
+    from lt_sweeps.execution.worker_process import body
 
     body(*arguments)

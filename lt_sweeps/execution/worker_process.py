@@ -1,4 +1,4 @@
-"""The process of one pack: it computes, saves itself when asked to stop, and says how it ended."""
+"""The process of one pack: it trains, saves when told to stop, and ends with an exit code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.training.training_loop import Interrupted
 
-# What a file system says that may be well again soon: full, over quota, read-only, stale, gone.
+# Errors of a file system that may pass: full, over quota, read-only, stale, I/O error, no locks.
 _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO, errno.ENOLCK}
 _log = logging.getLogger("lt_sweeps")
 
@@ -34,37 +34,41 @@ _log = logging.getLogger("lt_sweeps")
 def body(
     folder: Path, pack: FrozenPack, device: str, scratch: Path | None, send: Connection
 ) -> None:
-    """Compute one pack, or two steps of it in `scratch`; the exit status is one of `endings`."""
-    asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
-    # The parent decides, and sends SIGTERM. Slurm signals every process of a job.
-    for each in (signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
+    """Train one pack, or two steps of it in `scratch`, and exit with its status.
+
+    The messages on `send` are the steps reached, and the reason if the pack fails.
+    """
+    stop_signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stop_signals.append(number))
+    # Slurm signals every process of a job. Only the parent decides to stop, and sends SIGTERM.
+    for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     device = _visible(device)
     torch.set_num_threads(1)
 
     def tell(message: int | str) -> None:
         try:
             send.send(message)
-        except OSError:  # the parent is gone: save, and leave the unit to its next run
-            asked.append(signal.SIGPIPE)
+        except OSError:  # the parent has died: save and stop, the next run continues
+            stop_signals.append(signal.SIGPIPE)
 
     sweep = SweepFolder(folder)
     with _logged(sweep.log(pack.name)):
-        how = {"device": device, "stopped": lambda: bool(asked)}
+        options = {"device": device, "stopped": lambda: bool(stop_signals)}
         if scratch is not None:
-            status = _ending(lambda: two_steps(sweep, pack, Store(scratch), **how), tell)
+            status = _ending(lambda: two_steps(sweep, pack, Store(scratch), **options), tell)
         else:
-            status = _ending(lambda: _work(sweep, pack, progress=tell, **how), tell)
+            status = _ending(lambda: _work(sweep, pack, progress=tell, **options), tell)
         sys.exit(status)
 
 
-def _work(sweep: SweepFolder, pack: FrozenPack, **how: Any) -> None:
-    work_on(sweep, pack, **how)
-    _learn(sweep, pack)
+def _work(sweep: SweepFolder, pack: FrozenPack, **options: Any) -> None:
+    work_on(sweep, pack, **options)
+    _update_speeds(sweep, pack)
 
 
 def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:
+    """Run; returns the exit status, and tells the reason of a failure."""
     try:
         run()
     except Interrupted as stop:
@@ -85,7 +89,7 @@ def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:
     return 0
 
 
-def _learn(sweep: SweepFolder, pack: FrozenPack) -> None:
+def _update_speeds(sweep: SweepFolder, pack: FrozenPack) -> None:
     first = thawed(sweep, pack.part(pack.units[:1]))[1][0]
     cost = Store(sweep.root).cost(first.stage.key, first.seed)
     with suppress(OSError):  # it is only an estimate
@@ -93,7 +97,7 @@ def _learn(sweep: SweepFolder, pack: FrozenPack) -> None:
 
 
 def _visible(device: str) -> str:
-    """Leave this process one GPU; it is then simply `cuda`."""
+    """Make one GPU visible to this process; it is then simply `cuda`."""
     if not device.startswith("cuda:"):
         return device
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -104,7 +108,7 @@ def _visible(device: str) -> str:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """What is computed goes to the pack's log, warnings to standard error as well."""
+    """Send log messages to the pack's log file, and warnings to standard error as well."""
     loud = logging.StreamHandler()
     loud.setLevel(logging.WARNING)
     handlers: list[logging.Handler] = [loud]
@@ -116,7 +120,7 @@ def _logged(path: Path) -> Iterator[None]:
     for handler in handlers:
         _log.addHandler(handler)
     _log.setLevel(logging.INFO)
-    logging.raiseExceptions = False  # a disk that is full has no room for what we say of it
+    logging.raiseExceptions = False  # a log message that a full disk refuses is no failure
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary file, fsync, rename."""
+"""Writes files that are whole or absent: a temporary file, fsync, rename."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool:
-    """Write `content` so that a reader sees all of it or none, whatever happens meanwhile.
+    """Write `content` so that a reader sees all of it or none, even if the machine crashes.
 
-    With `first_wins` a file that is already there stays. Returns whether this content is the one
-    in place.
+    With `first_wins` a file that exists already stays. Returns whether `content` was written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -22,14 +21,14 @@ def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads; a lab shares its results.
+        # mkstemp makes files that only their owner can read, but a lab shares its results.
         temporary.chmod(0o666 & ~_umask())
         if first_wins:
             try:
                 os.link(temporary, path)
             except FileExistsError:
                 return False
-            except OSError:  # a file system without hard links; the caller holds the claim
+            except OSError:  # no hard links here; the check is safe, as the caller holds the claim
                 if path.exists():
                     return False
                 os.replace(temporary, path)
@@ -43,12 +42,14 @@ def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool
 
 
 def _umask() -> int:
+    """The permissions that new files do not get; Python reads them only by setting them."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
 
 
 def _sync_folder(folder: Path) -> None:
+    """Make a rename in a folder survive a crash of the machine."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,9 @@
-"""The store: tickets by (stage key, seed), whole or absent, first writer wins, checksummed.
+"""The store of tickets, by stage key and seed.
 
-A ticket is one safetensors file (`ticket_file` says what is in it). Beside it lie the snapshots of
-its training (`<seed>@<moment>`) and, while it trains, its checkpoints. There is no pickle on any
-read path.
+A ticket is one safetensors file; `ticket_file` describes its content. A file is whole or absent,
+carries checksums, and is never overwritten: the first writer wins. Beside it lie the snapshots of
+its training (`<seed>@<moment>`) and, while it trains, its checkpoints. No file is read with pickle,
+which could run code.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER, CorruptTicket
 
-_LEASE = 60.0  # seconds
+_LEASE = 60.0  # seconds after which the claim of a dead process expires, without file locks
 _log = logging.getLogger("lt_sweeps")
 
 
@@ -43,7 +44,7 @@ class Store:
         return self.metadata(key, seed, moment) is not None
 
     def metadata(self, key: str, seed: object, moment: int | str = "end") -> dict[str, Any] | None:
-        """What a stored ticket says of itself, or None: absent, or set aside as corrupt."""
+        """The metadata of a stored ticket; None if it is absent, or corrupt and now set aside."""
         path = self.path(key, seed, moment)
         try:
             return ticket_file.read_metadata(path)
@@ -57,7 +58,8 @@ class Store:
         """The stored ticket, one replicate.
 
         Raises:
-            CorruptTicket: its checksum does not match; it is set aside, to be computed again.
+            CorruptTicket: its checksum does not match. The file is set aside, so the ticket is
+                computed again.
         """
         path = self.path(key, seed, moment)
         try:
@@ -75,13 +77,13 @@ class Store:
         metadata: Mapping[str, Any],
         moment: int | str = "end",
     ) -> None:
-        """Store a ticket of one replicate, unless it is there already."""
-        about = {"stage": key, "seed": str(seed), "moment": str(moment), "step": ticket.step}
-        blob = _pack(_tensors(ticket), {**metadata, **about})
+        """Store a ticket of one replicate, unless it is stored already."""
+        identity = {"stage": key, "seed": str(seed), "moment": str(moment), "step": ticket.step}
+        blob = _pack(_tensors(ticket), {**metadata, **identity})
         write_whole(self.path(key, seed, moment), blob, first_wins=True)
 
     def write_cost(self, key: str, seed: object, cost: Mapping[str, Any]) -> None:
-        """What computing a unit took: beside the ticket, whose bytes must not depend on it."""
+        """Store what a unit cost, beside the ticket, whose bytes must not depend on the cost."""
         write_whole(self._cost(key, seed), json.dumps(cost).encode(), first_wins=True)
 
     def cost(self, key: str, seed: object) -> dict[str, Any]:
@@ -94,10 +96,10 @@ class Store:
             return {}
 
     def checkpoints(self, key: str, seed: object) -> list[int]:
-        """The steps at which a partial training was saved."""
+        """The steps at which a checkpoint of an unfinished training was saved."""
         folder = self.path(key, seed).parent
-        found = folder.glob(f"{seed}.partial-*.safetensors")
-        return sorted(int(path.stem.rpartition("-")[2]) for path in found)
+        paths = folder.glob(f"{seed}.partial-*.safetensors")
+        return sorted(int(path.stem.rpartition("-")[2]) for path in paths)
 
     def read_checkpoint(
         self, key: str, seed: object, step: int
@@ -126,21 +128,21 @@ class Store:
                 self._checkpoint(key, seed, step).unlink(missing_ok=True)
 
     def claim(self, key: str, seed: object) -> BaseFileLock | None:
-        """The right to compute a unit, or None while another process has it.
+        """Claim a unit, so that no other process computes it; None if another process has it.
 
-        The kernel frees it when the process dies, however it dies, and a network file system's
-        server when the node does. Where a file system has no locks a lease stands in, which its
-        holder renews: a dead holder's is free a minute later.
+        The claim is a file lock. The kernel frees it when the process dies, however it dies; the
+        server of a network file system frees it when the node dies. A file system without locks
+        gets a lease instead, which its holder renews: it expires a minute after the holder dies.
         """
         path = self.path(key, seed).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return _taken(FileLock(path, fallback_to_soft=False))
+            return _acquired(FileLock(path, fallback_to_soft=False))
         except NotImplementedError:
-            return _taken(SoftFileLease(path.with_suffix(".lease"), lease_duration=_LEASE))
+            return _acquired(SoftFileLease(path.with_suffix(".lease"), lease_duration=_LEASE))
 
     def sweep_up(self, key: str, seed: object) -> None:
-        """Remove what a killed process left of files that it was writing; the claim is held."""
+        """Remove the temporary files of a killed process; the caller holds the claim."""
         folder = self.path(key, seed).parent
         for pattern in (f".{seed}.*", f".{seed}@*"):
             for path in folder.glob(pattern):
@@ -153,7 +155,7 @@ class Store:
         return self.path(key, seed).parent / f"{seed}.partial-{step}.safetensors"
 
 
-def _taken(lock: BaseFileLock) -> BaseFileLock | None:
+def _acquired(lock: BaseFileLock) -> BaseFileLock | None:
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -162,7 +164,7 @@ def _taken(lock: BaseFileLock) -> BaseFileLock | None:
 
 
 def set_aside(path: Path, reason: str) -> None:
-    """Rename a corrupt file so that nothing uses it, and say so."""
+    """Rename a corrupt file, so that it is not used again, and log a warning."""
     number = len(list(path.parent.glob(f"{path.name}.corrupt-*")))
     aside = path.with_name(f"{path.name}.corrupt-{number}")
     path.replace(aside)
@@ -184,22 +186,22 @@ def _ticket(tensors: Mapping[str, Tensor], *, step: int) -> Ticket:
 
 
 def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
-    """A safetensors file whose bytes depend on its content alone, with two checksums inside.
+    """The bytes of a safetensors file with two checksums; equal content gives equal bytes.
 
-    The library orders metadata at random, so the header is written again with its keys sorted.
+    The library writes the metadata in random order, so the header is rewritten with sorted keys.
     """
     named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     blob = safetensors.torch.save(named)
     size = struct.unpack("<Q", blob[:8])[0]
     header, body = json.loads(blob[8 : 8 + size]), memoryview(blob)[8 + size :]
-    about |= {"format": ticket_file.FORMAT, "body_sha256": hashlib.sha256(body).hexdigest()}
-    about["metadata_sha256"] = ticket_file.metadata_checksum(about)
-    text = json.dumps({"__metadata__": about, **header}, sort_keys=True).encode()
+    texts |= {"format": ticket_file.FORMAT, "body_sha256": hashlib.sha256(body).hexdigest()}
+    texts["metadata_sha256"] = ticket_file.metadata_checksum(texts)
+    text = json.dumps({"__metadata__": texts, **header}, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + body
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    about, content = ticket_file.read_content(path)
-    return about, {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}
+    metadata, content = ticket_file.read_content(path)
+    return metadata, {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}

@@ -1,12 +1,12 @@
 """`Ticket` and `Mask`: a subnetwork at a moment of training.
 
-Legend, here and everywhere: R replicates, B examples of a batch, K classes, N images, P weights.
+Legend for all modules: R replicates, B examples of a batch, K classes, N images, P weights.
 Every tensor of a ticket is `[R, ...]`; the dense network is the ticket whose mask is all True.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,9 +23,10 @@ State = Mapping[str, Tensor]
 class Ticket:
     """A subnetwork at a moment of training.
 
-    A pruned weight holds the value it is pinned to in `state`. `optimizer` is empty unless the
-    ticket is a snapshot within a training: then its moments continue from there. `learned` holds
-    the logits of a mask that is trained, by layer, and is empty where the mask is not.
+    In `state`, a pruned weight has the value that it is frozen at. `optimizer` holds the
+    optimizer's state if the ticket is a snapshot within a training, which can continue from there;
+    else it is empty. `learned` holds the logits of a trained mask by layer; it is empty if the mask
+    is not trained.
     """
 
     state: State
@@ -36,9 +37,9 @@ class Ticket:
 
     def __getitem__(self, replicate: int) -> Ticket:
         row = slice(replicate, replicate + 1)
-        return self._each(lambda tensor: tensor[row])
+        return self._map(lambda tensor: tensor[row])
 
-    def _each(self, change) -> Ticket:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Ticket:
         return replace(
             self,
             state={name: change(t) for name, t in self.state.items()},
@@ -49,7 +50,7 @@ class Ticket:
 
 
 def stack(tickets: Sequence[Ticket]) -> Ticket:
-    """One ticket of all replicates of `tickets`, which must be at the same step."""
+    """One ticket with the replicates of all `tickets`, which must be at the same step."""
     first = tickets[0]
     assert all(ticket.step == first.step for ticket in tickets), "tickets at different steps"
     return Ticket(
@@ -62,7 +63,7 @@ def stack(tickets: Sequence[Ticket]) -> Ticket:
 
 
 def remaining(mask: Mask) -> dict[str, Tensor]:
-    """Weights kept in each layer, per replicate: `[R]`."""
+    """The number of weights kept in each layer, per replicate: `[R]`."""
     return {name: kept.flatten(1).sum(1) for name, kept in mask.items()}
 
 
@@ -73,6 +74,6 @@ def sparsity(mask: Mask) -> Tensor:
     return 1 - kept.double() / total
 
 
-def _cat(named: Sequence[State]) -> dict[str, Tensor]:
-    assert all(each.keys() == named[0].keys() for each in named), "tickets of different tensors"
-    return {name: torch.cat([each[name] for each in named]) for name in named[0]}
+def _cat(states: Sequence[State]) -> dict[str, Tensor]:
+    assert all(state.keys() == states[0].keys() for state in states), "tensors differ in name"
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}

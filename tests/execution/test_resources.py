@@ -20,12 +20,12 @@ def test_the_yaml_lists_every_key_at_its_default() -> None:
     ("given", "message"),
     [
         ({"gpuz": 1}, r"takes no \['gpuz'\]; it takes .*'gpus'.*did you mean `gpus`"),
-        ({"gpus": "many"}, "gpus='many'; give a number, or TYPE:NUMBER"),
-        ({"time": "4 hours"}, "time='4 hours'; give minutes, or D-HH:MM:SS"),
-        ({"cpus": 0}, "cpus=0; give a whole number from 1 up"),
-        ({"memory": -1}, "memory=-1; give a number above 0"),
-        ({"jobs": 2, "hours_per_job": 3.0}, "jobs=2 and hours_per_job=3; give one of them"),
-        ({"sbatch": {"signal": "USR1"}}, "sbatch: signal is set by this launcher"),
+        ({"gpus": "many"}, "gpus: got 'many'; give a number, or TYPE:NUMBER"),
+        ({"time": "4 hours"}, "time: got '4 hours'; give minutes, or D-HH:MM:SS"),
+        ({"cpus": 0}, "cpus: got 0; give a whole number from 1 up"),
+        ({"memory": -1}, "memory: got -1; give a number above 0"),
+        ({"jobs": 2, "hours_per_job": 3.0}, "got jobs=2 and hours_per_job=3; give one of them"),
+        ({"sbatch": {"signal": "USR1"}}, "sbatch: got 'signal'; this launcher sets it itself"),
         ({"canary": "no"}, "canary: got 'no'; give true or false"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_time_limit_is_requeued_as_often_as_is_said(run: Run) -> None:
     )
     assert run.wait() == 1
     said = run("status", str(run.sweep), status=1)
-    assert "time limit reached, after 1 requeues (max_requeues); resume continues" in said
+    assert "time limit reached, after 1 requeues (max_requeues); continue with `resume`" in said
     assert list(run.root.glob("tickets/*/*.partial-*")), "it has saved itself"
     assert "FAILED" in states(run)
     run("resume", str(run.sweep), "time=60")
@@ -240,7 +240,7 @@ def test_five_hundred_cells_in_four_jobs(run: Run) -> None:
     ("word", "message"),
     [
         ("+hydra.launcher.gpuz=1", "takes no ['gpuz']"),
-        ("hydra.launcher.sbatch={nicee: 5}", "Slurm knows no ['nicee']; did you mean `nice`?"),
+        ("hydra.launcher.sbatch={nicee: 5}", "sbatch: got ['nicee']; did you mean `nice`?"),
         ("hydra.launcher.partition=nowhere", "invalid partition"),
         ("budget.gpu_hours=1e-9", "budget.gpu_hours: this takes about"),
     ],

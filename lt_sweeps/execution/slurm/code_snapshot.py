@@ -1,4 +1,4 @@
-"""A copy of the code that a sweep was submitted with: editing it changes nothing in queued jobs."""
+"""A copy of the code for a sweep's jobs, so that later edits do not change what is queued."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import lt_sweeps
 from lt_sweeps.config.errors import CONF
 
-_LARGEST = 1 << 20  # bytes of a file that is source, and not data that lies beside it
+_LARGEST = 1 << 20  # bytes; a larger file is taken for data and not copied
 JOB = '''"""Works on packs of a sweep with the code that lies beside this file."""
 
 from lt_sweeps.execution.slurm.job import run_task
@@ -25,10 +25,10 @@ if __name__ == "__main__":
 
 
 def snapshot(folder: Path) -> Path:
-    """Copy this package, conf/ and a person's own modules to `folder/<hash of all of it>`.
+    """Copy this package, conf/ and the user's own modules to `folder/<hash of their content>`.
 
-    A person's modules are those that composing and planning the sweep have imported, from
-    wherever nothing is installed.
+    The user's modules are those that composing and planning the sweep have imported, except
+    installed packages.
     """
     files = {name: path.read_bytes() for name, path in _files()} | {"job.py": JOB.encode()}
     content = hashlib.sha256()
@@ -38,38 +38,39 @@ def snapshot(folder: Path) -> Path:
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder, prefix=".code-"))
+    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".code-"))
     for name, blob in files.items():
-        (made / name).parent.mkdir(parents=True, exist_ok=True)
-        (made / name).write_bytes(blob)
-    made.chmod(0o755)
+        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+        (temporary / name).write_bytes(blob)
+    temporary.chmod(0o755)
     try:
-        made.rename(target)
-    except OSError:  # another process was quicker with the same
-        shutil.rmtree(made)
+        temporary.rename(target)
+    except OSError:  # another process has made the same snapshot meanwhile
+        shutil.rmtree(temporary)
     return target
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    """Each file by its name in the snapshot."""
+    """The files to copy, each with its name in the snapshot."""
     yield from _tree("lt_sweeps", Path(lt_sweeps.__file__).parent)
     yield from _tree("conf", CONF)
     installed = _installed()
     for name in sorted({name.partition(".")[0] for name in sys.modules} - {"__main__"}):
         module = sys.modules.get(name)
-        places = [*getattr(module, "__path__", ())]
-        single = getattr(module, "__file__", None)
-        if name == "lt_sweeps" or not (places or single):
+        folders = [*getattr(module, "__path__", ())]
+        file = getattr(module, "__file__", None)
+        if name == "lt_sweeps" or not (folders or file):
             continue
-        if any(str(place).startswith(installed) for place in [*places, single or ""] if place):
+        if any(str(path).startswith(installed) for path in [*folders, file or ""] if path):
             continue
-        if single and not places:
-            yield Path(single).name, Path(single)
-        for place in places:
-            yield from _tree(name, Path(place))
+        if file and not folders:
+            yield Path(file).name, Path(file)
+        for folder in folders:
+            yield from _tree(name, Path(folder))
 
 
 def _tree(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The files of a package, without hidden ones, compiled ones and large ones."""
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
@@ -78,7 +79,7 @@ def _tree(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _installed() -> tuple[str, ...]:
-    """Where Python and its packages are installed, which a submission does not copy."""
+    """The folders of Python and of installed packages, which are not copied."""
     paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     site = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     return tuple(str(path) + os.sep for path in sorted({*paths, *site}) if path)

@@ -1,4 +1,4 @@
-"""The body of a Slurm job: its packs of a sweep, from the frozen manifest alone."""
+"""The program of a Slurm job: it trains its packs as the sweep's frozen manifest describes them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lt_sweeps.storage.manifest import FrozenPack, UnitName
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
 
-_ASKING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 def run_task(arguments: Sequence[str] | None = None) -> int:
     """Run one task of an array: `job.py SWEEP BATCH TASK`.
 
-    Returns the exit status: 0, 1 where something failed, or 75 where the job was stopped.
+    Returns the exit status: 0 for success, 1 if a unit failed, 75 if the job was told to stop.
     """
     folder, number, task = sys.argv[1:] if arguments is None else arguments
-    signals: list[int] = []
-    for each in _ASKING:
-        signal.signal(each, lambda number, _: signals.append(number))
+    stop_signals: list[int] = []
+    for stop_signal in _STOP_SIGNALS:
+        signal.signal(stop_signal, lambda number, _: stop_signals.append(number))
     parent, sweep = os.getppid(), SweepFolder(Path(folder))
     batch = Batch.read(sweep, int(number))
     packs, known = sweep.packs(batch.tasks[int(task)]), sweep.failures()
@@ -45,20 +45,23 @@ def run_task(arguments: Sequence[str] | None = None) -> int:
             job=os.environ.get("SLURM_JOB_ID"),
         )
         tracker = {} if batch.canary else sweep.manifest.cells[0].config.get("tracker", {})
-        with mirrored(sweep.folder, tracker, hurried=lambda: bool(signals)):
-            # The parent is `job.sh`, which requeues this job. Without it nobody would: then save
-            # and stop, and leave the rest to the next job.
-            seen_through = workers.run(lambda: bool(signals) or os.getppid() != parent)
-    if not seen_through:
+        with mirrored(sweep.folder, tracker, hurried=lambda: bool(stop_signals)):
+            # The parent, job.sh, requeues the job. If it has died, save and stop.
+            finished = workers.run(lambda: bool(stop_signals) or os.getppid() != parent)
+    if not finished:
         return STOPPED
-    # Jobs wait for one another with `afterok`: Slurm cancels every job that waits for a job which
-    # failed. A unit that had failed before this job began (in the canary, or in an earlier job)
-    # must not have that effect, because the waiting jobs also hold units that do not need it. So
-    # a job that others wait for does not count such failures in its exit status; only failures
-    # that are new in this job count. A job that nobody waits for counts all failures, old and
-    # new, so a sweep with a failed unit still ends with a failed job that `sacct` shows.
+    # Slurm cancels every job that waits for a failed one (`afterok`), with all of its work that
+    # does not need the failed unit. So a job that others wait for does not fail for the failures
+    # that were known when it started: those of the canary and of earlier jobs. It leaves the failed
+    # units out, and the last jobs, which nothing waits for, report them: a sweep with a failed unit
+    # ends with a failed job that `sacct` shows. A failure that is new counts in each job.
+    #
+    # Example: the criterion `luck` fails in the canary. Job A holds the dense run and level 1 of
+    # `luck`, job B level 2 of `luck`, job C the levels of `random`; B and C wait for A. A trains
+    # the dense run, skips `luck` and exits with 0, so C can run. B skips level 2 and exits with 1,
+    # so Slurm shows FAILED. Had A exited with 1, Slurm would have cancelled C.
     excused = known if batch.waited_for[int(task)] else {}
-    failed = {unit: why for unit, why in workers.failed.items() if unit not in excused}
+    failed = {unit: reason for unit, reason in workers.failed.items() if unit not in excused}
     status = _result(sweep, packs, failed, canary=batch.canary)
     end(sweep, batch.number, int(task), status)
     return status
@@ -71,9 +74,9 @@ def _result(
     *,
     canary: bool,
 ) -> int:
-    """The exit status, by which Slurm judges the job: 1 where something failed.
+    """Print and note the failures; returns the exit status: 1 if a unit of the job failed.
 
-    A canary fails only if every one of its units failed; otherwise the jobs behind it start.
+    All jobs wait for the canary, so it fails only if none of its units trains.
     """
     mine = [unit for pack in packs for unit in pack.units]
     broken = [unit for unit in mine if unit in failed]
@@ -88,16 +91,16 @@ def _result(
 def _spread(
     sweep: SweepFolder, broken: Sequence[UnitName], reasons: Mapping[UnitName, str]
 ) -> None:
-    """Note a failure of the canary for every seed: seeds differ only in their random draws."""
-    found = {key: reasons[key, seed] for key, seed in broken}
+    """Note the canary's failures for all seeds, which differ only in their random draws."""
+    reason_of = {key: reasons[key, seed] for key, seed in broken}
     for cell in sweep.manifest.cells:
         for key in cell.stages:
-            if key in found:
-                sweep.fail((key, cell.seed), f"canary: {found[key]}", "canary")
+            if key in reason_of:
+                sweep.fail((key, cell.seed), f"canary: {reason_of[key]}", "canary")
 
 
 def _devices(device: str, processes: int) -> list[str]:
-    """An entry per process: `processes` on each GPU of the job, or on its cores."""
+    """The device of each process: `processes` of them on each GPU, or on the CPU."""
     if device == "cpu":
         return ["cpu"] * processes
     gpus = len(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))
@@ -105,7 +108,7 @@ def _devices(device: str, processes: int) -> list[str]:
 
 
 class _Lines:
-    """A line in the job's output for every pack that starts or ends."""
+    """Prints a line in the job's output for every pack that starts or ends."""
 
     def start(self, pack: FrozenPack) -> None:
         _say(f"{pack.name}: {len(pack.units)} units")
@@ -118,5 +121,5 @@ class _Lines:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # no room for it; the work goes on
+    with suppress(OSError):  # the disk is full; the training goes on
         print(line, flush=True)

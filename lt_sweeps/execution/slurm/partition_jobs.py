@@ -1,9 +1,9 @@
-"""Jobs: which packs a cluster's job works on, and which jobs it waits for.
+"""Jobs: the packs that each job of a cluster trains, and the jobs that it waits for.
 
-Cells are cut into as many groups as jobs are asked for. A training that one group alone needs is
-part of that group's job; what several groups need is a job of its own, for all that the same groups
-need. Whatever such a job stands on is needed by at least the same groups, so jobs never wait for
-each other in a circle.
+The cells are cut into as many groups as there shall be jobs. A training that one group needs is
+part of that group's job. Trainings that the same several groups need form a shared job of their
+own. A shared job needs only trainings that at least the same groups need, so new jobs never wait
+for each other in a circle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lt_sweeps.plan.unit import Unit
 
 @dataclass(frozen=True)
 class Job:
-    """Packs that one job of the cluster works on, and the jobs that must be done before."""
+    """The packs that one job of the cluster trains, and the names of the jobs that it waits for."""
 
     name: str
     packs: tuple[Pack, ...]
@@ -28,23 +28,29 @@ class Job:
 
 
 def share_out(
-    made: Plan, missing: Sequence[Unit], count: int | None, seconds: Callable[[Work], float]
+    plan: Plan, missing: Sequence[Unit], count: int | None, seconds: Callable[[Work], float]
 ) -> dict[Unit, str]:
-    """The name of each missing unit's job, for `count` jobs of near equal work; None: one a cell.
+    """The name of each missing unit's job, for `count` jobs of near equal work.
 
-    Neighbours in one group share what they stand on and stack: cells of one kind, then of one seed.
+    Cells that share trainings or can be stacked lie side by side in the order that is cut: cells of
+    one recipe and network, then of one seed.
+
+    Args:
+        count: how many groups the cells are cut into; None: each cell is a group.
+        seconds: how long a training takes.
     """
     todo = set(missing)
-    wanting = [c for c in made.cells if any(Unit(s, c.seed) in todo for s in c.trainings)]
-    ordered = sorted(range(len(wanting)), key=lambda i: _place(wanting[i], i))
-    work = _marginal([wanting[i] for i in ordered], todo, seconds)
+    cells = [c for c in plan.cells if any(Unit(s, c.seed) in todo for s in c.trainings)]
+    ordered = sorted(range(len(cells)), key=lambda i: _place(cells[i], i))
+    work = _marginal([cells[i] for i in ordered], todo, seconds)
     total, done = sum(work) or 1.0, 0.0
-    owners: dict[Unit, set[int]] = {}
-    for i, more in zip(ordered, work, strict=True):
-        group = i if count is None else min(count - 1, int((done + more / 2) / total * count))
-        done += more
-        for stage in wanting[i].trainings:
-            if (unit := Unit(stage, wanting[i].seed)) in todo:
+    owners: dict[Unit, set[int]] = {}  # the groups that need each unit
+    for i, added in zip(ordered, work, strict=True):
+        # The group in which the middle of this cell's work lies, on a line of all work.
+        group = i if count is None else min(count - 1, int((done + added / 2) / total * count))
+        done += added
+        for stage in cells[i].trainings:
+            if (unit := Unit(stage, cells[i].seed)) in todo:
                 owners.setdefault(unit, set()).add(group)
     return {unit: _job_name(groups) for unit, groups in owners.items()}
 
@@ -56,20 +62,28 @@ def build(
     stack_size: Mapping[str, int],
     workers: int,
 ) -> list[Job]:
-    """Packs of the units by their job's name, and those left of before; the first first."""
+    """The jobs in an order of submission: a job comes after the jobs that it waits for.
+
+    Args:
+        names: the job of each unit, as `share_out` returns it.
+        left: unfinished packs of an earlier submission, each with the name of its job then.
+        stack_size: by stage key.
+        workers: the processes of one job.
+    """
     members: dict[str, list[Pack]] = {}
     for pack, name in left:
         members.setdefault(name, []).append(pack)
     units: dict[str, list[Unit]] = {}
     for unit, name in names.items():
         units.setdefault(name, []).append(unit)
-    for name, own in units.items():
-        own.sort(key=lambda unit: unit.stage.depth)
-        members.setdefault(name, []).extend(packs(own, stack_size=stack_size, workers=workers))
+    for name, in_job in units.items():
+        in_job.sort(key=lambda unit: unit.stage.depth)
+        members.setdefault(name, []).extend(packs(in_job, stack_size=stack_size, workers=workers))
     return _ordered(members)
 
 
 def _place(cell: Planned, number: int) -> tuple[str, str, int, int]:
+    """Where a cell stands in the order that is cut into groups."""
     training = cell.last.training.key
     return training, str(cell.last.network.net), cell.seed.value, number
 
@@ -77,12 +91,12 @@ def _place(cell: Planned, number: int) -> tuple[str, str, int, int]:
 def _marginal(
     cells: Sequence[Planned], todo: set[Unit], seconds: Callable[[Work], float]
 ) -> list[float]:
-    """What each cell adds to the work of those before it."""
+    """The seconds of work that each cell adds to the cells before it."""
     seen: set[Unit] = set()
     work = []
     for cell in cells:
-        found = (Unit(stage, cell.seed) for stage in cell.trainings)
-        new = [unit for unit in found if unit in todo and unit not in seen]
+        units = (Unit(stage, cell.seed) for stage in cell.trainings)
+        new = [unit for unit in units if unit in todo and unit not in seen]
         seen.update(new)
         work.append(sum(seconds(unit.stage) for unit in new))
     return work
@@ -95,37 +109,41 @@ def _job_name(groups: set[int]) -> str:
 
 
 def _ordered(members: Mapping[str, Sequence[Pack]]) -> list[Job]:
-    """Order jobs such that each comes after those it waits for; merge jobs that form a circle."""
-    # A job waits for every other job that holds a unit which one of its own units needs. Submitting
-    # in topological order means that the Slurm ids to wait for are known when a job is submitted.
+    """The jobs in an order of submission; jobs that wait for each other are joined.
+
+    Args:
+        members: the packs of each job, by its name.
+    """
+    # Slurm takes only the ids of jobs that are submitted already, so a job must come after the
+    # jobs that it waits for: a topological order. New jobs always have one. Packs that an earlier
+    # submission left keep the names of their jobs, and those were cut in another way, so a circle
+    # is possible. Example: level 0 lies in job a, level 1 in job b, and level 2 in job a again.
+    # Then b waits for a (level 1 needs level 0) and a for b (level 2 needs level 1).
     #
-    # Jobs cut by one submission never wait for each other. A resumed sweep may mix packs that an
-    # earlier submission cut with new ones cut in another way; then job A may need a unit of job B
-    # and B one of A, and Slurm would run neither. The jobs of such a circle become one job, under
-    # the first one's name, and the order is sought again. Each merge leaves fewer jobs, so this
-    # ends. Within a job, packs run by the depth of their level, which puts every unit behind
-    # those it needs.
-    name_of = {unit: name for name, own in members.items() for pack in own for unit in pack.units}
+    # All jobs of a circle become one job, which trains its packs by depth: levels 0, 1, 2. Jobs
+    # that waited for one of them now wait for the joined job. That can close another circle, so
+    # the result is ordered again; each time there are fewer jobs, so this ends.
+    name_of = {unit: name for name, held in members.items() for pack in held for unit in pack.units}
     after = {
         name: {
             name_of[Unit(stage, unit.seed)]
-            for pack in own
+            for pack in held
             for unit in pack.units
             for stage in needs(unit.stage)
             if Unit(stage, unit.seed) in name_of
         }
         - {name}
-        for name, own in members.items()
+        for name, held in members.items()
     }
     try:
         order = tuple(TopologicalSorter(after).static_order())
-    except CycleError as circle:
-        one, *others = dict.fromkeys(circle.args[1])
-        joined = {name: list(own) for name, own in members.items() if name not in others}
-        joined[one] = [pack for name in (one, *others) for pack in members[name]]
+    except CycleError as error:
+        first, *others = dict.fromkeys(error.args[1])  # the circle names its first job twice
+        joined = {name: list(held) for name, held in members.items() if name not in others}
+        joined[first] = [pack for name in (first, *others) for pack in members[name]]
         return _ordered(joined)
     by_level = {
-        name: sorted(own, key=lambda pack: pack.units[0].stage.depth)
-        for name, own in members.items()
+        name: sorted(held, key=lambda pack: pack.units[0].stage.depth)
+        for name, held in members.items()
     }
     return [Job(name, tuple(by_level[name]), frozenset(after[name])) for name in order]

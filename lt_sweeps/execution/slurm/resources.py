@@ -1,4 +1,4 @@
-"""Profile: what a job asks of a Slurm cluster, as a yaml under `hydra/launcher` says it."""
+"""The profile of a Slurm cluster: what each job asks for, read from `hydra/launcher/*.yaml`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHERE = "hydra.launcher"
 
 @dataclass(frozen=True)
 class SlurmResources:
-    """The keys of conf/hydra/launcher/slurm.yaml, which says what each is."""
+    """The keys of conf/hydra/launcher/slurm.yaml; a comment there explains each."""
 
     partition: str | None = None
     account: str | None = None
@@ -44,27 +44,27 @@ class SlurmResources:
     signal_delay: int = 120
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> SlurmResources:
-        """Raises: ValueError: a key that nothing knows, or a value that is none."""
+    def of(cls, values: Mapping[str, Any]) -> SlurmResources:
+        """Raises: ValueError: an unknown key, or a value that is not allowed."""
         target = f"{cls.__module__}.{cls.__qualname__}"
-        profile = Call.of({"_target_": target, **given}, where=WHERE)()
+        profile = Call.of({"_target_": target, **values}, where=WHERE)()
         profile._check()
         return profile
 
     @property
     def gpu_count(self) -> int:
-        """How many GPUs a job has: `gpus` is a number, or a type and a number (`a100:2`)."""
+        """The number of GPUs of a job: `gpus` is a number, or a type and a number (`a100:2`)."""
         return int(str(self.gpus).rpartition(":")[2])
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
 
     def parameters(self, *, job_name: str, tasks: int, chdir: str) -> dict[str, Any]:
-        """The profile in submitit's words, for an array of `tasks` jobs."""
+        """The profile as submitit's parameters, for an array of `tasks` jobs."""
         variables = (self.environment or {}).items()
         exports = [f"export {name}={shlex.quote(str(value))}" for name, value in variables]
         setup = [*exports, *(["set -e", *self.setup, "set +e"] if self.setup else [])]
-        found = {
+        parameters = {
             "job_name": job_name,
             "partition": self.partition,
             "account": self.account,
@@ -83,40 +83,41 @@ class SlurmResources:
             "stderr_to_stdout": True,
             "use_srun": False,
         }
-        # B: the batch shell alone is signalled, and passes it on to the one process it concerns.
-        own = {"signal": f"B:USR2@{self.signal_delay}", "requeue": True, "chdir": chdir}
+        # B: Slurm signals only the batch shell; job.sh passes the signal on to the one process that
+        # shall save.
+        additional = {"signal": f"B:USR2@{self.signal_delay}", "requeue": True, "chdir": chdir}
         return {
-            **{name: value for name, value in found.items() if value is not None},
-            "additional_parameters": {**own, **(self.sbatch or {})},
+            **{name: value for name, value in parameters.items() if value is not None},
+            "additional_parameters": {**additional, **(self.sbatch or {})},
         }
 
     def _check(self) -> None:
         if not re.fullmatch(r"(\w[\w.-]*:)?\d+", str(self.gpus)):
-            raise ValueError(f"{WHERE}: gpus={self.gpus!r}; give a number, or TYPE:NUMBER")
+            raise ValueError(f"{WHERE}.gpus: got {self.gpus!r}; give a number, or TYPE:NUMBER")
         if not re.fullmatch(r"\d+|(\d+-)?\d+(:\d+){0,2}", str(self.time)):
-            raise ValueError(f"{WHERE}: time={self.time!r}; give minutes, or D-HH:MM:SS")
+            raise ValueError(f"{WHERE}.time: got {self.time!r}; give minutes, or D-HH:MM:SS")
         for name in ("cpus", "processes", "parallel", "jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{WHERE}: {name}={value!r}; give a whole number from 1 up")
+                raise ValueError(f"{WHERE}.{name}: got {value!r}; give a whole number from 1 up")
         for name in ("memory", "gpu_memory", "hours_per_job"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(f"{WHERE}: {name}={value!r}; give a number above 0")
+                raise ValueError(f"{WHERE}.{name}: got {value!r}; give a number above 0")
         if self.jobs is not None and self.hours_per_job is not None:
             both = f"jobs={self.jobs} and hours_per_job={self.hours_per_job:g}"
-            raise ValueError(f"{WHERE}: {both}; give one of them")
+            raise ValueError(f"{WHERE}: got {both}; give one of them")
         ours = {"array", "dependency", "job-name", "output", "error", "signal", "requeue", "wait"}
         for key in self.sbatch or {}:
             if key.replace("_", "-") in ours:
-                raise ValueError(f"{WHERE}.sbatch: {key} is set by this launcher")
+                raise ValueError(f"{WHERE}.sbatch: got {key!r}; this launcher sets it itself")
 
 
 def check_options(profile: SlurmResources) -> None:
-    """Refuse options under `sbatch` that this cluster's `sbatch` does not list.
+    """Compare the options under `sbatch` with those that `sbatch --help` of this cluster lists.
 
     Raises:
-        ValueError: names each, and the valid ones.
+        ValueError: unknown options; the message lists the valid ones.
     """
     if not profile.sbatch:
         return
@@ -125,6 +126,5 @@ def check_options(profile: SlurmResources) -> None:
     unknown = [key for key in profile.sbatch if key.replace("_", "-") not in known]
     if unknown:
         raise ValueError(
-            f"{WHERE}.sbatch: Slurm knows no {unknown}{nearest(unknown[0], known)}; "
-            f"it knows {known}"
+            f"{WHERE}.sbatch: got {unknown}{nearest(unknown[0], known)}; sbatch takes {known}"
         )

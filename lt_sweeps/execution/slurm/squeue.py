@@ -1,6 +1,8 @@
-"""The queue: what of a sweep has been submitted, and what Slurm still holds of it.
+"""The queue: the arrays that were submitted for a sweep, and the tasks that Slurm still holds.
 
-<sweep>/jobs/<number>.json    an array of jobs: its name in Slurm, its id, its tasks' packs
+<sweep>/jobs/<number>.json               an array: its name and id in Slurm, its tasks' packs
+             over-<number>.<task>        the exit status of a task that ended by itself
+             requeues-<number>.<task>    how often a task was requeued at the time limit
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ class Batch:
 
     number: int
     name: str  # in Slurm's queue
-    tasks: list[list[str]]  # the packs of each
+    tasks: list[list[str]]  # the names of each task's packs
     device: str
     processes: int
-    preload: list[str]  # modules that the tasks' processes will need
-    waited_for: list[bool]  # whether other jobs wait for each
+    preload: list[str]  # modules that the worker processes of the tasks need
+    waited_for: list[bool]  # per task: other jobs wait for it
     canary: bool = False
-    id: str | None = None  # Slurm's; None if whoever submitted it died before it could be noted
+    id: str | None = None  # Slurm's id; None if the submission died before it was written
 
     def write(self, sweep: SweepFolder) -> None:
         path = sweep.folder / "jobs" / f"{self.number}.json"
@@ -42,38 +44,38 @@ class Batch:
         return cls(**json.loads((sweep.folder / "jobs" / f"{number}.json").read_text()))
 
     def who(self, task: int) -> str:
-        """What a task is called where it says that it is at work."""
+        """The name in a task's heartbeats."""
         return f"{self.number}.{task}"
 
 
 def batches(sweep: SweepFolder) -> list[Batch]:
-    """All that was submitted of a sweep, the first first."""
-    found = [json.loads(path.read_text()) for path in (sweep.folder / "jobs").glob("*.json")]
-    return sorted((Batch(**each) for each in found), key=lambda batch: batch.number)
+    """All arrays that were submitted for a sweep, in their order."""
+    rows = [json.loads(path.read_text()) for path in (sweep.folder / "jobs").glob("*.json")]
+    return sorted((Batch(**row) for row in rows), key=lambda batch: batch.number)
 
 
 def job_name(sweep: SweepFolder, number: int) -> str:
-    """An array's name in the queue: no other sweep's, whatever folder that lies in."""
+    """An array's name in the queue: it differs for every sweep, also for equal names of folders."""
     return f"lt-{sweep.folder.name}-{digest(str(sweep.folder.resolve()))[:6]}.{number}"
 
 
 def end(sweep: SweepFolder, number: int, task: int, status: int) -> None:
-    """Note that a task has ended by itself."""
+    """Note that a task has ended by itself, with its exit status."""
     with suppress(OSError):
         write_whole(sweep.folder / "jobs" / f"over-{number}.{task}", f"{status}\n".encode())
 
 
 def over(sweep: SweepFolder) -> dict[tuple[int, int], int]:
-    """The tasks that ended by themselves, and with which status."""
-    found = {}
+    """The exit status of the tasks that ended by themselves, by array and task."""
+    statuses = {}
     for path in (sweep.folder / "jobs").glob("over-*"):
         number, _, task = path.name.removeprefix("over-").partition(".")
-        found[int(number), int(task)] = int(path.read_text())
-    return found
+        statuses[int(number), int(task)] = int(path.read_text())
+    return statuses
 
 
 def output(sweep: SweepFolder, batch: Batch, task: int) -> Path:
-    """Where Slurm writes what a task says."""
+    """The file into which Slurm writes the output of a task."""
     return sweep.folder / "slurm" / f"{batch.id}_{task}_0_log.out"
 
 
@@ -82,60 +84,61 @@ def has_slurm() -> bool:
 
 
 def queued(sweep: SweepFolder, *, timeout: float = 60) -> dict[tuple[int, int], tuple[str, str]]:
-    """The tasks that Slurm holds, by array and task: their state and id. Found by their name.
+    """The state and the Slurm id of the tasks that Slurm holds, by array and task.
 
     Raises:
-        ValueError: the controller does not answer.
+        ValueError: Slurm's controller does not answer.
     """
     return {
         (number, task): (state, f"{job}_{task}")
-        for number, task, state, job in _held(sweep, timeout)
+        for number, task, state, job in _queued_tasks(sweep, timeout)
     }
 
 
 def cancel(sweep: SweepFolder) -> int:
-    """Cancel exactly this sweep's jobs; returns how many tasks there were."""
-    held = list(_held(sweep, 60))
-    if ids := sorted({job for *_, job in held}):
+    """Cancel the jobs of this sweep and no others; returns the number of tasks."""
+    tasks = list(_queued_tasks(sweep, 60))
+    if ids := sorted({job for *_, job in tasks}):
         _answer(["scancel", *ids], 60)
-    return len(held)
+    return len(tasks)
 
 
-def _held(sweep: SweepFolder, timeout: float) -> Iterator[tuple[int, int, str, str]]:
+def _queued_tasks(sweep: SweepFolder, timeout: float) -> Iterator[tuple[int, int, str, str]]:
+    """Array, task, state and Slurm's array id of each task in the queue, found by its name."""
     names = {batch.name: batch for batch in batches(sweep)}
     if not names:
         return
-    words = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}"]
-    for line in _answer([*words, "--format=%F %K %T %j"], timeout).splitlines():
+    command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}"]
+    for line in _answer([*command, "--format=%F %K %T %j"], timeout).splitlines():
         job, task, state, name = line.split(maxsplit=3)
         if name in names and task.isdigit() and state not in _OVER:
             yield names[name].number, int(task), state, job
 
 
-# States of jobs that are shown for a while after their end.
+# States of jobs that have ended: `squeue` shows them for a while.
 _OVER = {
     *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL"),
     *("DEADLINE", "OUT_OF_MEMORY"),
 }
 
 
-def _answer(words: Sequence[str], timeout: float) -> str:
-    """What Slurm says. It may be busy or starting again: a few tries."""
-    said = ""
+def _answer(command: Sequence[str], timeout: float) -> str:
+    """The output of a command of Slurm. Three tries, because the controller may be busy."""
+    message = ""
     for _ in range(3):
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=timeout)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
         except (OSError, subprocess.TimeoutExpired) as error:
-            said = str(error)
+            message = str(error)
             continue
         if done.returncode == 0:
             return done.stdout
-        said = " ".join(done.stderr.split())
-    raise ValueError(f"slurm: `{words[0]}` does not answer: {said}")
+        message = " ".join(done.stderr.split())
+    raise ValueError(f"slurm: `{command[0]}` failed three times, at last with: {message}")
 
 
 def setting(name: str) -> str | None:
-    """One of the cluster's settings."""
+    """The value of a setting of the cluster, such as `MaxArraySize`."""
     for line in _answer(["scontrol", "show", "config"], 60).splitlines():
         key, _, value = line.partition("=")
         if key.strip() == name:

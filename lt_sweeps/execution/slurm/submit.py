@@ -1,4 +1,4 @@
-"""Arrays: jobs as batch files, submitted through submitit in arrays that wait for one another."""
+"""Submits jobs to Slurm through submitit, in job arrays that wait for one another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 
 
 class Arrays:
-    """Submits jobs of one sweep; `code` is the snapshot that they run."""
+    """Submits the jobs of one sweep.
+
+    Args:
+        device: `cpu` or `cuda`.
+        code: the folder of the code snapshot that the jobs run.
+        chdir: the folder that the jobs start in.
+    """
 
     def __init__(
         self, sweep: SweepFolder, profile: SlurmResources, device: str, code: Path, *, chdir: str
@@ -35,16 +41,18 @@ class Arrays:
     def submit(
         self, jobs: Sequence[Job], tried: Sequence[Pack], elsewhere: Mapping[Unit, str]
     ) -> None:
-        """Submit jobs, those that others wait for first.
+        """Submit jobs, each after the jobs that it waits for.
 
-        Jobs that wait for the same others are one array, cut where Slurm's limit is.
+        A dependency in Slurm holds for a whole array, so the jobs that wait for the same jobs form
+        one array. An array of more tasks than Slurm allows is cut into several.
 
         Args:
-            tried: the canary's packs; without them there is none.
-            elsewhere: the Slurm id of whichever job of an earlier submission has a unit in hand.
+            tried: the canary's packs; empty for no canary.
+            elsewhere: units that a queued job of an earlier submission will train, with its Slurm
+                id.
 
         Raises:
-            ValueError: what `sbatch` says. What was submitted before it stays.
+            ValueError: `sbatch` refuses an array. The arrays before it stay submitted.
         """
         canary = [[pack.name for pack in tried]]
         first = self._array(canary, [], waited_for=[True], canary=True) if tried else []
@@ -52,17 +60,19 @@ class Arrays:
         ids: dict[str, str] = {}
         groups: dict[frozenset[str], list[Job]] = {}
         for job in jobs:
-            theirs = {elsewhere[unit] for unit in _needed(job) if unit in elsewhere}
-            groups.setdefault(job.after | theirs, []).append(job)
+            earlier = {elsewhere[unit] for unit in _needed(job) if unit in elsewhere}
+            groups.setdefault(job.after | earlier, []).append(job)
         for after, members in groups.items():
+            # Names of jobs, or Slurm ids from `elsewhere`. Jobs that wait for none wait for the
+            # canary; the others do so through the jobs that they wait for.
             wait = [ids.get(name, name) for name in sorted(after)] or first
             for begin in range(0, len(members), self.limit):
                 chunk = members[begin : begin + self.limit]
                 tasks = [[pack.name for pack in job.packs] for job in chunk]
-                found = self._array(
+                task_ids = self._array(
                     tasks, wait, waited_for=[job.name in waited_for for job in chunk]
                 )
-                ids |= {job.name: id for job, id in zip(chunk, found, strict=True)}
+                ids |= {job.name: id for job, id in zip(chunk, task_ids, strict=True)}
                 self.submitted += len(chunk)
 
     def _array(
@@ -75,7 +85,8 @@ class Arrays:
     ) -> list[str]:
         """Submit one array; returns the Slurm id of each of its tasks.
 
-        It is noted before, so that even a submission that dies is found in the queue, by its name.
+        Its file is written before the submission: if this process dies in between, the array is
+        still found in the queue by its name.
         """
         number = max((batch.number for batch in batches(self.sweep)), default=-1) + 1
         name = job_name(self.sweep, number)
@@ -86,10 +97,10 @@ class Arrays:
         try:
             job = executor._submit_command(self.command(number))
         except FailedJobError as error:
-            said = " ".join(str(error).split())
+            answer = " ".join(str(error).split())
             raise ValueError(
-                f"slurm: sbatch took {self.submitted} jobs, and of the next it says: {said} "
-                "hint: fewer jobs; `resume` submits what is missing"
+                f"slurm: sbatch accepted {self.submitted} jobs and refused the next: {answer} "
+                "hint: ask for fewer jobs; `resume` submits what is missing"
             ) from None
         replace(batch, id=job.job_id).write(self.sweep)
         self.count += 1
@@ -98,19 +109,19 @@ class Arrays:
     def _executor(self, batch: Batch, after: Sequence[str]) -> SlurmExecutor:
         folder = self.sweep.folder / "slurm"
         folder.mkdir(parents=True, exist_ok=True)
-        words = self.profile.parameters(
+        parameters = self.profile.parameters(
             job_name=batch.name, tasks=len(batch.tasks), chdir=self.chdir
         )
         if after:
-            words["dependency"] = f"afterok:{':'.join(_whole(after, self.sweep))}"
-            words["additional_parameters"] |= {"kill-on-invalid-dep": "yes"}
+            parameters["dependency"] = f"afterok:{':'.join(_whole(after, self.sweep))}"
+            parameters["additional_parameters"] |= {"kill-on-invalid-dep": "yes"}
         executor = SlurmExecutor(folder)
-        executor.update_parameters(**words)
-        executor.parameters["map_count"] = len(batch.tasks)  # as submitit's own arrays do
+        executor.update_parameters(**parameters)
+        executor.parameters["map_count"] = len(batch.tasks)  # submitit sets this for its own arrays
         return executor
 
     def command(self, number: int) -> str:
-        """What the batch file runs."""
+        """The command line of the batch file."""
         python = self.profile.python or shlex.quote(sys.executable)
         program = f"{self.profile.container or ''} {python}".strip()
         job_sh, job_py = self.code / "lt_sweeps/execution/slurm/job.sh", self.code / "job.py"
@@ -126,19 +137,22 @@ class Arrays:
 
 
 def _needed(job: Job) -> Iterable[Unit]:
+    """The units whose tickets a job's packs start from."""
     for pack in job.packs:
         for unit in pack.units:
             yield from (Unit(stage, unit.seed) for stage in needs(unit.stage))
 
 
 def _whole(ids: Sequence[str], sweep: SweepFolder) -> list[str]:
-    """Task ids, with an array's own id in place of its tasks where all of them are named."""
-    # This keeps dependencies short: a job may wait for thousands of tasks, which spelled out are
-    # `afterok:17_0:17_1:...`, whereas `afterok:17` means every task of array 17. The
-    # short form is right only if the list names all tasks of that array, so the number of ids
-    # given is compared with the size noted when the array was submitted. Arrays are cut at
-    # MaxArraySize (see `Arrays.submit`), so jobs with the same dependencies may lie in several
-    # arrays; each is judged by itself. Ids of arrays that are named only in part stay as tasks.
+    """The ids of tasks for a dependency: the id of the array, where all of its tasks occur."""
+    # Slurm knows task 3 of array 70 as 70_3, and all tasks of array 70 together as 70. A job can
+    # wait for many tasks: one that stacks 1,000 cells whose dense runs are queued, a job each,
+    # would list 70_0:70_1:...:70_999, which is 7 kB in its batch file. The id of the array says
+    # the same in one word. It stands only for tasks that all occur: afterok:70 also waits for the
+    # tasks that do not, and their failure would cancel a job that does not need them.
+    #
+    # Example: array 70 has the tasks 0, 1 and 2, array 71 has 0 and 1. Then 70_0, 70_1, 70_2, 71_1
+    # becomes 70, 71_1. Task 71_1 keeps its own id, because 71_0 is not waited for.
     sizes = {batch.id: len(batch.tasks) for batch in batches(sweep)}
     counts = Counter(id.partition("_")[0] for id in ids)
     whole = {array for array, count in counts.items() if sizes.get(array) == count}
