@@ -84,7 +84,7 @@ class SlurmLauncher(CellLauncher):
             else value
             for name, value in self.profile.items()
         }
-        return slurm_launcher.launch(cells, SlurmResources.of(values))
+        return slurm_launcher.submit_cells(cells, SlurmResources.of(values))
 
 
 class CellSweeper(Sweeper):

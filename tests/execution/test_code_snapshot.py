@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from lt_sweeps.execution.slurm.code_snapshot import snapshot
+from lt_sweeps.execution.slurm.code_snapshot import copy_code
 
 SUBMIT = """
 import sys
 sys.path.insert(0, {mine!r})
 import mylab.nets, alone
 from pathlib import Path
-from lt_sweeps.execution.slurm.code_snapshot import snapshot
-print(snapshot(Path({code!r})))
+from lt_sweeps.execution.slurm.code_snapshot import copy_code
+print(copy_code(Path({code!r})))
 """
 
 
@@ -58,5 +58,5 @@ def test_a_job_imports_from_it_and_not_from_where_it_starts(copied: Path, tmp_pa
 
 
 def test_the_same_code_is_copied_once(tmp_path: Path) -> None:
-    assert snapshot(tmp_path) == snapshot(tmp_path)
+    assert copy_code(tmp_path) == copy_code(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1

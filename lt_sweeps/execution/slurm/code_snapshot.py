@@ -24,7 +24,7 @@ if __name__ == "__main__":
 '''
 
 
-def snapshot(folder: Path) -> Path:
+def copy_code(folder: Path) -> Path:
     """Copy this package, conf/ and the user's own modules to `folder/<hash of their content>`.
 
     The user's modules are those that composing and planning the sweep have imported, except

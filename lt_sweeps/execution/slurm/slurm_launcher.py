@@ -16,7 +16,7 @@ from lt_sweeps.execution import canary
 from lt_sweeps.execution.plan_preview import Estimate, preview, within_budget
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.slurm import partition_jobs
-from lt_sweeps.execution.slurm.code_snapshot import snapshot
+from lt_sweeps.execution.slurm.code_snapshot import copy_code
 from lt_sweeps.execution.slurm.resources import SlurmResources, check_options
 from lt_sweeps.execution.slurm.squeue import batches, has_slurm, queued
 from lt_sweeps.execution.slurm.submit import Arrays
@@ -27,7 +27,7 @@ from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import FrozenPack, Launcher
 
 
-def launch(cells: Sequence[Cell], profile: SlurmResources) -> int:
+def submit_cells(cells: Sequence[Cell], profile: SlurmResources) -> int:
     """Submit whatever is missing of the cells and is not queued; returns the exit status."""
     made, settings = plan(cells), RunSettings.of(cells)
     settings = replace(settings, root=settings.root.absolute())  # jobs may start elsewhere
@@ -101,7 +101,7 @@ class _Jobs:
             Launcher("slurm", os.getcwd(), self.profile.record()),
             {pack.name: job.name for job in self.jobs for pack in job.packs},
         )
-        code = snapshot(sweep.folder / "code")
+        code = copy_code(sweep.folder / "code")
         arrays = Arrays(sweep, self.profile, self.device, code, chdir=os.getcwd())
         tried = canary.chosen(self.packs) if self.profile.canary else []
         arrays.submit(self.jobs, tried, self.waited_for)
