@@ -1,26 +1,69 @@
 """`Curve`: the cells that a figure draws as one line, with their points and their label.
 
 Cells make one curve if they differ only in the seed, in how far their schedule goes, and in the
-keys that the layout names under `along`.
+keys that the layout names under `along`. The statistics of a point leave out replicates that
+diverged and keep those that collapsed, whose accuracy is a number like any other. Both are counted,
+so that no reader has to guess.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from lt_sweeps.analysis import labels
-from lt_sweeps.analysis.points import Point, point
 from lt_sweeps.analysis.results import CellResults
+from lt_sweeps.analysis.stats import spread
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.storage.record import Record
 
 # How much tells two curves apart, tried in turn while cells clash: see `_groups`.
 APART_BY_CONFIG, APART_BY_SCHEDULE, APART_BY_SIGNATURE = range(3)
+WHOLE = 100 - 1e-9  # percent of weights remaining from which on none is pruned
+
+
+@dataclass(frozen=True)
+class Point:
+    """One level of a curve: where it lies, and the statistics of its replicates."""
+
+    level: int
+    target_sparsity: float | None
+    percent: float  # of weights remaining, measured; the mean where replicates differ
+    n: int
+    n_finite: int
+    n_collapsed: int
+    mean: float
+    min: float
+    max: float
+    sd: float
+    ci_low: float
+    ci_high: float
+    stages: frozenset[str]
+    values: Mapping[str, float] = field(default_factory=dict)  # the finite ones, by seed
+    at: tuple[str, ...] = ()  # its values of the layout's `along` keys, such as `method.bias=0.1`
+    sparsity_total: float = math.nan  # of all parameters; NaN where records do not say
+    dense_resources: bool | None = None  # whether a training held more weights than the ticket
+    scored: bool = False  # evaluated as it was found, without a training of its own
+
+    @property
+    def pruned(self) -> bool:
+        """Whether a weight is missing: a learned mask prunes at level 0 already."""
+        return self.percent < WHOLE
+
+    def band(self, kind: str) -> tuple[float, float]:
+        """Lower and upper edge of the band; NaN if there are too few replicates for one."""
+        if kind == "ci":
+            return self.ci_low, self.ci_high
+        if kind == "sd":
+            return self.mean - self.sd, self.mean + self.sd
+        return (self.min, self.max) if self.n_finite > 1 else (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -89,6 +132,27 @@ def curves(
     return sorted(
         (_with_reference(curve, drawn) for curve in drawn),
         key=lambda c: order.index(c.name) if c.name in order else len(order),
+    )
+
+
+def point(rows: Sequence[Record], metric: str, at: tuple[str, ...] = ()) -> Point:
+    """The statistics of the rows that are replicates of each other."""
+    values = {row.seed: v for row in rows if not math.isnan(v := row.value(metric))}
+    totals = [math.nan if row.sparsity_total is None else row.sparsity_total for row in rows]
+    return Point(
+        level=rows[0].level,
+        target_sparsity=rows[0].target_sparsity,
+        percent=float(np.mean([row.percent_remaining for row in rows])),
+        n=len(rows),
+        n_finite=len(values),
+        n_collapsed=sum(row.collapsed for row in rows),
+        stages=frozenset(row.stage for row in rows),
+        values=values,
+        at=at,
+        sparsity_total=float(np.mean(totals)),
+        dense_resources=rows[0].dense_resources,
+        scored=all(row.kind == "score" for row in rows),
+        **asdict(spread(list(values.values()))),
     )
 
 

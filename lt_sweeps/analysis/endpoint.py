@@ -15,8 +15,7 @@ from statistics import fmean, stdev
 import numpy as np
 from statsmodels.stats.weightstats import DescrStatsW
 
-from lt_sweeps.analysis.curve import Curve, distinct
-from lt_sweeps.analysis.points import WHOLE, Point
+from lt_sweeps.analysis.curve import WHOLE, Curve, Point, distinct
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.search_cost import Cost, ticket_cost
 from lt_sweeps.config.report_config import ReportConfig

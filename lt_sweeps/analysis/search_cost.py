@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.points import Point
+from lt_sweeps.analysis.curve import Curve, Point
 
 After = Mapping[str, Collection[str]]
 """The trainings that each training starts from, by stage."""

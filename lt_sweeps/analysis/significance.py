@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.endpoint import not_inferior
 from lt_sweeps.analysis.labels import group_by
-from lt_sweeps.analysis.points import Point
 from lt_sweeps.analysis.stats import Comparison, compare_replicates, detectable, holm
 from lt_sweeps.config.call import nearest
 from lt_sweeps.config.report_config import ReportConfig

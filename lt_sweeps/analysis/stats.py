@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -20,7 +19,8 @@ from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 NAN = math.nan
 POWER = 0.8
 _DRAWS = 9_999  # arrangements; if there are more, this many are sampled, from a fixed seed
-_MOST = 1000  # seeds; a difference that needs more is reported as needing infinitely many
+# Seeds that are tried; a difference that needs more is reported as needing infinitely many.
+_COUNTS = (*range(2, 101), *range(110, 1001, 10))
 
 
 @dataclass(frozen=True)
@@ -125,28 +125,16 @@ def seeds_needed(difference: float, sd: float, *, paired: bool, alpha: float) ->
     """Replicates per set for 80% power to see `difference` in one t-test; inf if over 1000."""
     if math.isnan(difference) or math.isnan(sd) or sd == 0:
         return NAN
-    effect = abs(difference) / sd
-    enough = (n for n in _counts() if _power(effect, n, paired=paired, alpha=alpha) >= POWER)
-    return next(enough, math.inf)
+    effect, test = abs(difference) / sd, TTestPower() if paired else TTestIndPower()
+    return next((n for n in _COUNTS if test.power(effect, n, alpha) >= POWER), math.inf)
 
 
 def detectable(sd: float, n: int, *, paired: bool, alpha: float) -> float:
     """The difference that `n` replicates per set show with 80% power in one t-test."""
     if n < 2 or math.isnan(sd):
         return NAN
-    solver = TTestPower() if paired else TTestIndPower()
-    size: dict[str, Any] = {"nobs": n} if paired else {"nobs1": n, "ratio": 1.0}
-    return sd * float(solver.solve_power(effect_size=None, alpha=alpha, power=POWER, **size))
-
-
-def _counts() -> Sequence[int]:
-    return (*range(2, 101), *range(110, _MOST + 1, 10))
-
-
-def _power(effect: float, n: int, *, paired: bool, alpha: float) -> float:
-    if paired:
-        return float(TTestPower().power(effect, n, alpha))
-    return float(TTestIndPower().power(effect, n, alpha, ratio=1))
+    test = TTestPower() if paired else TTestIndPower()
+    return sd * float(test.solve_power(None, n, alpha, POWER))
 
 
 def _paired_t(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float, float]:

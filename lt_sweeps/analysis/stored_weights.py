@@ -7,8 +7,9 @@ error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ import safetensors.numpy
 import scipy.special
 from numpy.typing import NDArray
 
-from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.points import Point
+from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.storage import ticket_file
 from lt_sweeps.storage.record import Record
@@ -124,6 +124,12 @@ def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Prun
         start = first.values[layer]
         scale = float(start.std()) or 1.0
         yield Pruning(layer, start[left] / scale, last.values[layer][left] / scale, kept[left])
+
+
+def points_near(curves: Iterable[Curve], sparsities: Iterable[float]) -> list[tuple[Curve, Point]]:
+    """Each curve with its pruned point near a sparsity, sparsity by sparsity, if it has one."""
+    pairs = [(curve, point_near(curve, at)) for at, curve in product(sparsities, curves)]
+    return [(curve, point) for curve, point in pairs if point is not None]
 
 
 def point_near(curve: Curve, sparsity: float) -> Point | None:

@@ -17,12 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.csv_tables import (
-    endpoints_table,
-    records_table,
-    summary_table,
-    verdicts_table,
-)
+from lt_sweeps.reporting import csv_tables
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import report_page
@@ -41,10 +36,10 @@ def write_report(
     """
     figures, missing = draw_figures(analysis)
     data = {
-        "records": records_table(analysis.curves),
-        "summary": summary_table(analysis.curves, metric=analysis.metric),
-        "tests": verdicts_table(analysis),
-        "endpoints_by_line": endpoints_table(analysis),
+        "records": csv_tables.records_table(analysis.curves),
+        "summary": csv_tables.summary_table(analysis.curves, metric=analysis.metric),
+        "tests": csv_tables.verdicts_table(analysis),
+        "endpoints_by_line": csv_tables.endpoints_table(analysis),
     }
     files = {f"{name}.csv": csv_bytes(numbers) for name, numbers in data.items()}
     for figure in figures:

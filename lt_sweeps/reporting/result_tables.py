@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.labels import group_by
-from lt_sweeps.analysis.points import Point
-from lt_sweeps.config.report_config import BANDS
 
 Place = tuple[int, str]
 Column = tuple[str, list[str]]
@@ -127,9 +125,3 @@ def _table(places: Sequence[Place], columns: Sequence[Column], *, title: str) ->
     for i, (level, left) in enumerate(places):
         table.add_row(left, str(level), *(Text(texts[i]) for _, texts in columns))
     return table
-
-
-def tables_title(name: str, unfinished: str, *, band: str, metric: str) -> str:
-    """What the tables show, in one line."""
-    title = f"{name}: {metric_unit(metric)[0]}, mean and {BANDS[band]}"
-    return f"{title}; {unfinished}" if unfinished else title

@@ -17,16 +17,11 @@ from rich.table import Table
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.significance import caveats
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
-from lt_sweeps.config.report_config import layout
+from lt_sweeps.config.report_config import BANDS, layout
+from lt_sweeps.reporting import report_files
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.captions import versions_sentence
-from lt_sweeps.reporting.report_files import (
-    print_lines,
-    read_report_json,
-    report_changes,
-    write_report,
-)
-from lt_sweeps.reporting.result_tables import accuracy_tables, tables_title
+from lt_sweeps.reporting.result_tables import accuracy_tables, metric_unit
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, verdict_tables
 
 PAGE_WIDTH = 10_000  # characters: on the page, which scrolls, a table is never split
@@ -52,11 +47,11 @@ def report(
     options = {**(_options_in(layout_file) if layout_file else {}), **options}
     folder = _report_folder(source, out)
     for name, analysis in _analyses(source, options).items():
-        missing, location = write_report(
+        missing, location = report_files.write_report(
             analysis, folder / _subfolder(name), _tables(analysis, PAGE_WIDTH)
         )
         _print(analysis, missing, console)
-        print_lines(console, [location])
+        report_files.print_lines(console, [location])
     return folder
 
 
@@ -72,12 +67,13 @@ def check(source: Path, *, out: Path | None = None, console: Console | None = No
     faults: list[str] = []
     for name in _analyses(source, {}):
         subfolder = folder / _subfolder(name)
-        written = read_report_json(subfolder)
+        written = report_files.read_report_json(subfolder)
         # The options of one experiment may name lines that another has not, so each is analysed
         # with its own, and the rest of that analysis is thrown away.
         figures, _ = draw_figures(_analyses(source, written["layout"])[name])
-        faults += [f"{subfolder}: {fault}" for fault in report_changes(subfolder, written, figures)]
-    print_lines(console, faults or [f"{folder}: every figure is what the data say"])
+        changes = report_files.report_changes(subfolder, written, figures)
+        faults += [f"{subfolder}: {change}" for change in changes]
+    report_files.print_lines(console, faults or [f"{folder}: every figure is what the data say"])
     return not faults
 
 
@@ -116,8 +112,10 @@ def _tables(analysis: Analysis, width: int) -> Iterator[Table]:
 
 
 def _title(analysis: Analysis) -> str:
-    reading, band = analysis.reading, analysis.layout.band
-    return tables_title(reading.name, reading.unfinished, band=band, metric=analysis.metric)
+    """What the tables show, in one line."""
+    reading, band = analysis.reading, BANDS[analysis.layout.band]
+    title = f"{reading.name}: {metric_unit(analysis.metric)[0]}, mean and {band}"
+    return f"{title}; {reading.unfinished}" if reading.unfinished else title
 
 
 def _print(analysis: Analysis, missing: Sequence[str], console: Console) -> None:
@@ -131,4 +129,4 @@ def _print(analysis: Analysis, missing: Sequence[str], console: Console) -> None
         *(missing if analysis.curves else []),  # without records every figure is missing
         *reading.notes,
     ]
-    print_lines(console, filter(None, lines))
+    report_files.print_lines(console, filter(None, lines))

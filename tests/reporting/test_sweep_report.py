@@ -17,7 +17,7 @@ from fixtures.fake_results import FakeSweep
 from rich.console import Console
 from scipy import stats
 
-from lt_sweeps.analysis.points import Point
+from lt_sweeps.analysis.curve import Point
 from lt_sweeps.reporting.figures.axes import y_limits
 from lt_sweeps.reporting.sweep_report import report
 

@@ -10,11 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.accuracy_curves import (
-    early_stop_figures,
-    metric_figures,
-    sparsity_figures,
-)
+from lt_sweeps.reporting.figures import accuracy_curves
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.layer_survival import layer_figures
 from lt_sweeps.reporting.figures.mask_overlap import overlap_figures
@@ -26,9 +22,9 @@ from lt_sweeps.reporting.figures.weight_plane import plane_figures
 
 # By their names in `report.figures`, in their order on the page.
 FIGURES: Mapping[str, Callable[[Analysis], list[Figure]]] = {
-    "curves": metric_figures,
-    "by_sparsity": sparsity_figures,
-    "early_stop": early_stop_figures,
+    "curves": accuracy_curves.metric_figures,
+    "by_sparsity": accuracy_curves.sparsity_figures,
+    "early_stop": accuracy_curves.early_stop_figures,
     "endpoints": endpoint_figures,
     "layers": layer_figures,
     "cost": cost_figures,

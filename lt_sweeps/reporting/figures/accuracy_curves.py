@@ -14,26 +14,10 @@ from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import Published, ReportConfig
+from lt_sweeps.reporting.figures import captions, style
 from lt_sweeps.reporting.figures.axes import configured_limits, y_limits
-from lt_sweeps.reporting.figures.captions import (
-    by_panel,
-    caption,
-    marker_sentence,
-    not_inferior_sentence,
-    report_at_sentence,
-    seeds_sentence,
-    stage_ids,
-    tests_sentence,
-)
 from lt_sweeps.reporting.figures.curve_panel import draw_panel, drawable_points, published_for
-from lt_sweeps.reporting.figures.style import (
-    GREY,
-    Figure,
-    NotDrawn,
-    legend_entry,
-    line_styles,
-    new_sheet,
-)
+from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 from lt_sweeps.reporting.result_tables import metric_unit
 
 _SUFFIXES = {"remaining": "", "sparsity": "_by_sparsity", "level": "_by_level"}  # of file names
@@ -63,24 +47,24 @@ def early_stop_figures(analysis: Analysis) -> list[Figure]:
 def _figure(analysis: Analysis, metric: str, x: str, verdicts: Sequence[Verdict] = ()) -> Figure:
     curves = analysis.curves_of(metric)
     name = "accuracy" if metric == "test_accuracy" else metric
-    stages = stage_ids([point for curve in curves for point in curve.points])
+    stages = captions.stage_ids([point for curve in curves for point in curve.points])
     sentences = (
-        seeds_sentence(curves, analysis.layout),
-        report_at_sentence(curves, metric),
+        captions.seeds_sentence(curves, analysis.layout),
+        captions.report_at_sentence(curves, metric),
         "Early-stop step: the step with the lowest validation loss."
         if metric in ("best_step", "reported_step")
         else "",
-        marker_sentence(curves),
+        captions.marker_sentence(curves),
         _outside(curves, analysis.layout, metric),
         _sources(analysis.layout, curves, metric, x),
-        tests_sentence(verdicts, analysis.layout),
-        not_inferior_sentence(analysis)
+        captions.tests_sentence(verdicts, analysis.layout),
+        captions.not_inferior_sentence(analysis)
         if metric == analysis.accuracy and x == analysis.layout.x
         else "",
     )
     return Figure(
         name=name + _SUFFIXES[x],
-        caption=caption(analysis, *sentences, stages=stages),
+        caption=captions.caption(analysis, *sentences, stages=stages),
         data=_data(curves, analysis.layout, metric, verdicts),
         stages=stages,
         draw=partial(_draw, curves, analysis.layout, metric, x, verdicts),
@@ -90,26 +74,27 @@ def _figure(analysis: Analysis, metric: str, x: str, verdicts: Sequence[Verdict]
 def _draw(
     curves: Sequence[Curve], layout: ReportConfig, metric: str, x: str, verdicts: Sequence[Verdict]
 ) -> Sheet:
-    styles = line_styles([curve.name for curve in curves])
-    sheet = new_sheet(len(by_panel(curves)) or 1, legend=_legend(curves, layout, metric))
+    styles = style.line_styles([curve.name for curve in curves])
     # Without records there is one panel, which says so.
-    for axes, panel_curves in zip(sheet.axes, list(by_panel(curves).values()) or [[]], strict=True):
+    panels = list(captions.by_panel(curves).values()) or [[]]
+    sheet = style.new_sheet(len(panels), legend=_legend(curves, layout, metric))
+    for axes, panel_curves in zip(sheet.axes, panels, strict=True):
         own = [v for v in verdicts if panel_curves and v.curve.panel == panel_curves[0].panel]
         draw_panel(axes, panel_curves, styles, layout=layout, metric=metric, x=x, verdicts=own)
     return sheet
 
 
 def _legend(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> list[Line2D]:
-    styles = line_styles([curve.name for curve in curves])
+    styles = style.line_styles([curve.name for curve in curves])
     labels = {curve.name: curve.label for curve in curves}
-    entries = [legend_entry(labels[name], style) for name, style in styles.items()]
+    entries = [style.legend_entry(labels[name], styles[name]) for name in styles]
     if any(not point.pruned for curve in curves for point in curve.points):
         # A line of the sweep may be called `dense` itself.
         name = "mean of dense" if "dense" in labels.values() else "dense"
-        entries.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.6, label=name))
+        entries.append(Line2D([], [], color=style.GREY, linestyle="--", linewidth=0.6, label=name))
     if _all_published(curves, layout, metric):
-        ring = {"marker": "o", "markersize": 6, "markerfacecolor": "none"}
-        entries.append(Line2D([], [], linestyle="none", color=GREY, label="published", **ring))
+        ring = {"marker": "o", "markersize": 6, "markerfacecolor": "none", "color": style.GREY}
+        entries.append(Line2D([], [], linestyle="none", label="published", **ring))
     return entries
 
 
@@ -142,7 +127,7 @@ def _data(
                     "source": "",
                 }
             )
-    for title, panel_curves in by_panel(curves).items():
+    for title, panel_curves in captions.by_panel(curves).items():
         for published in published_for(layout, panel_curves, metric):
             rows += [
                 {
@@ -165,7 +150,7 @@ def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> str:
     if sum(len(curve.points) - len(drawable_points(curve)) for curve in curves):
         sentences.append("Levels with no finite replicate or no weight left are not drawn.")
     lowest = math.inf
-    for panel_curves in by_panel(curves).values():
+    for panel_curves in captions.by_panel(curves).values():
         lines = [points for curve in panel_curves if (points := drawable_points(curve))]
         if lines:
             least = min(p.mean for points in lines for p in points)
@@ -182,7 +167,7 @@ def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> str:
 
 def _all_published(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> list[Published]:
     """The published numbers of all panels."""
-    panels = by_panel(curves).values()
+    panels = captions.by_panel(curves).values()
     return [line for panel in panels for line in published_for(layout, panel, metric)]
 
 

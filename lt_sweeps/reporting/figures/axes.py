@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 
-from lt_sweeps.analysis.points import Point
+from lt_sweeps.analysis.curve import Point
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.result_tables import metric_unit
 

@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
-from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.labels import group_by
-from lt_sweeps.analysis.points import Point
 from lt_sweeps.analysis.significance import Verdict, caveats
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import BANDS, ReportConfig

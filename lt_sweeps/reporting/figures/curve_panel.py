@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from matplotlib.axes import Axes
 
-from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.points import Point
+from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures.axes import (
@@ -17,6 +18,7 @@ from lt_sweeps.reporting.figures.axes import (
     where_it_leaves,
     x_position,
 )
+from lt_sweeps.reporting.figures.marks import draw_marker, draw_rings
 from lt_sweeps.reporting.figures.style import GREY, MARKER, NORMAL, SMALL, Style, decorate, escaped
 from lt_sweeps.reporting.result_tables import metric_unit
 
@@ -56,7 +58,10 @@ def draw_panel(
     published_lines = published_for(layout, curves, metric) if x != "level" else []
     bottom = set_y_axis(axes, lines, published_lines, layout=layout, metric=metric)
     for curve in curves:
-        _fallen(axes, where_it_leaves(lines[curve.name], bottom / scale, x), styles[curve.name])
+        at = where_it_leaves(lines[curve.name], bottom / scale, x)
+        if at is not None:  # a triangle on the bottom of the panel
+            triangle = replace(styles[curve.name], marker="v")
+            draw_marker(axes, at, 0.02, triangle, 5, zorder=4, **_by_height(axes))
     for published in published_lines:
         _published(axes, published, styles, scale=scale, x=x)
     _stars(axes, verdicts, styles, layout=layout, x=x)
@@ -80,21 +85,6 @@ def published_for(layout: ReportConfig, curves: Sequence[Curve], metric: str) ->
     ]
 
 
-def draw_rings(axes: Axes, x: Sequence[float], y: Sequence[float], color: str) -> None:
-    """Rings at published numbers, wide enough to be seen around a marker of ours."""
-    axes.plot(
-        x,
-        y,
-        linestyle="none",
-        marker="o",
-        markersize=7,
-        markerfacecolor="none",
-        markeredgewidth=0.8,
-        color=color,
-        zorder=5,
-    )
-
-
 def _line(
     axes: Axes, curve: Curve, style: Style, *, band: str | None, scale: float, x: str
 ) -> None:
@@ -112,17 +102,9 @@ def _line(
     # seeds than its neighbours', and a reader must not take the step between them for an effect.
     for left, height, point in zip(at, y, points, strict=True):
         lost = point.n_collapsed > 0 or point.n_finite < point.n
-        axes.plot(
-            left,
-            height,
-            marker=style.marker,
-            markersize=MARKER,
-            markeredgewidth=0.7,
-            color=style.color,
-            markerfacecolor="white" if lost else style.color,
-            alpha=_FAINT if point.n < len(curve.seeds) else 1.0,
-            zorder=3,
-        )
+        alpha = _FAINT if point.n < len(curve.seeds) else 1.0
+        options = {"markeredgewidth": 0.7, "alpha": alpha, "zorder": 3}
+        draw_marker(axes, left, height, style, MARKER, filled=not lost, **options)
 
 
 def _dense(axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Style], scale: float) -> None:
@@ -139,19 +121,9 @@ def _dense(axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Style], sca
         axes.axhline(scale * point.mean, color=color, linestyle="--", linewidth=0.6, zorder=1)
 
 
-def _fallen(axes: Axes, at: float | None, style: Style) -> None:
-    """A triangle on the bottom of the panel, at `at`, where a line leaves it."""
-    if at is not None:
-        axes.plot(
-            at,
-            0.02,
-            marker="v",
-            markersize=5,
-            color=style.color,
-            transform=axes.get_xaxis_transform(),
-            clip_on=False,
-            zorder=4,
-        )
+def _by_height(axes: Axes) -> dict[str, Any]:
+    """Options of what stands at an x of the data and a fraction of the panel's height."""
+    return {"transform": axes.get_xaxis_transform(), "clip_on": False}
 
 
 def _published(
@@ -183,33 +155,16 @@ def _stars(
     height = {name: 1.03 + 0.05 * (len(rows) - 1 - i) for i, name in enumerate(rows)}
     for name in rows:
         # The line's own marker at the start of its row says whose it is, also in greyscale.
-        style = styles[name]
-        axes.plot(
-            -0.03,
-            height[name],
-            marker=style.marker,
-            markersize=2.6,
-            color=style.color,
-            transform=axes.transAxes,
-            clip_on=False,
-        )
+        place = {"transform": axes.transAxes, "clip_on": False}
+        draw_marker(axes, -0.03, height[name], styles[name], 2.6, **place)
     for verdict in verdicts:
         mark = verdict.mark(layout.alpha)
         if not mark:
             continue
         marker, filled = MARKS[mark]
-        color = styles[verdict.curve.name].color
-        axes.plot(
-            x_position(verdict.point, x),
-            height[verdict.curve.name],
-            marker=marker,
-            markersize=4.5 if marker == "*" else 3.2,
-            markeredgewidth=0.5,
-            color=color,
-            markerfacecolor=color if filled else "white",
-            transform=axes.get_xaxis_transform(),
-            clip_on=False,
-            zorder=4,
-        )
+        name, size = verdict.curve.name, 4.5 if marker == "*" else 3.2
+        star, left = replace(styles[name], marker=marker), x_position(verdict.point, x)
+        options = {"markeredgewidth": 0.5, "zorder": 4, **_by_height(axes)}
+        draw_marker(axes, left, height[name], star, size, filled=filled, **options)
     if rows:
         axes.set_title(axes.get_title(), fontsize=NORMAL, pad=5 + 5.5 * len(rows))

@@ -11,19 +11,11 @@ from matplotlib.figure import Figure as Sheet
 from lt_sweeps.analysis.endpoint import NAMES
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.csv_tables import PER_RUN
+from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import by_panel, margin_text, one_figure
-from lt_sweeps.reporting.figures.curve_panel import draw_rings, published_for
-from lt_sweeps.reporting.figures.dot_rows import draw_row, prepare_rows
-from lt_sweeps.reporting.figures.style import (
-    GREY,
-    SMALL,
-    Figure,
-    NotDrawn,
-    decorate,
-    line_styles,
-    panels_of,
-    rows_height,
-)
+from lt_sweeps.reporting.figures.curve_panel import published_for
+from lt_sweeps.reporting.figures.marks import draw_rings, draw_row, prepare_rows
+from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 from lt_sweeps.reporting.result_tables import metric_unit
 
 
@@ -91,19 +83,19 @@ def _published(analysis: Analysis) -> list[dict[str, object]]:
 def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
     # Our lines first, so that they have the styles of the other figures.
     lines = list(dict.fromkeys([*labels, *data["line"]]))
-    styles = line_styles(lines)
+    styles = style.line_styles(lines)
     # Every endpoint per run is a sparsity or an accuracy, and both are drawn in percent.
     _, scale = metric_unit("test_accuracy")
-    height = 0.65 + rows_height(lines, each=0.17)
-    sheet, panels = panels_of(data, "panel", "endpoint", height=height)
+    height = 0.65 + style.rows_height(lines, each=0.17)
+    sheet, panels = style.panels_of(data, "panel", "endpoint", height=height)
     for axes, (panel, endpoint), panel_rows in panels:
         name = NAMES[endpoint]
-        decorate(axes, title=panel, grid="x")
-        axes.set_xlabel(f"{name[:1].upper()}{name[1:]} (%)", fontsize=SMALL)
+        style.decorate(axes, title=panel, grid="x")
+        axes.set_xlabel(f"{name[:1].upper()}{name[1:]} (%)", fontsize=style.SMALL)
         prepare_rows(axes, lines)
         for i, line in enumerate(lines):
             rows = panel_rows[panel_rows["line"] == line]
             draw_row(axes, i, scale * rows.loc[rows["seed"] != "", "value"], styles[line])
             rings = scale * rows.loc[rows["seed"] == "", "value"]
-            draw_rings(axes, list(rings), [i] * len(rings), GREY)
+            draw_rings(axes, list(rings), [i] * len(rings), style.GREY)
     return sheet

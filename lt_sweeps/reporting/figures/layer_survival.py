@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -11,38 +11,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from lt_sweeps.analysis.curve import Curve, distinct
-from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.stored_weights import point_near
+from lt_sweeps.analysis.curve import Curve, Point, distinct
+from lt_sweeps.analysis.stored_weights import points_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import one_figure, panel_at, stage_ids
-from lt_sweeps.reporting.figures.style import (
-    MARKER,
-    Figure,
-    NotDrawn,
-    decorate,
-    draw_banded_line,
-    escaped,
-    legend_entry,
-    line_styles,
-    panels_of,
-)
+from lt_sweeps.reporting.figures.marks import banded_lines
+from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
 
 def layer_figures(analysis: Analysis) -> list[Figure]:
     """Percent of each layer's weights remaining, a panel per network and sparsity."""
-    levels = [
-        (curve, point)
-        for sparsity in analysis.layout.masks_at
-        for curve in analysis.curves
-        if (point := point_near(curve, sparsity)) is not None
-    ]
+    levels = points_near(analysis.curves, analysis.layout.masks_at)
     data = pd.DataFrame([row for curve, point in levels for row in _rows(curve, point)])
     if data.empty:
         raise NotDrawn("no line has a level near a sparsity of `report.masks_at`")
     # Styles follow the order of all lines, so that a line looks as it does in the other figures
     # even when some line has no level here.
-    draw = partial(_draw, data, {curve.label: curve.name for curve in analysis.curves})
+    draw = partial(_draw, data, [curve.label for curve in analysis.curves])
     stages = stage_ids([point for _, point in levels])
     sentence = "Percent of each layer's weights remaining; mean and range over seeds."
     return one_figure(analysis, "layers", data, stages, draw, sentence)
@@ -69,22 +55,17 @@ def _rows(curve: Curve, point: Point) -> list[dict[str, object]]:
     return rows
 
 
-def _draw(data: pd.DataFrame, names: Mapping[str, str]) -> Sheet:
-    styles = line_styles(list(names))
-    legend = [legend_entry(line, styles[line]) for line in dict.fromkeys(data["line"])]
-    sheet, panels = panels_of(data, "panel", legend=legend)
-    for axes, (title,), panel_rows in panels:
-        decorate(axes, title=title, x="Layer", y="Weights remaining (%)")
-        for line, rows in panel_rows.groupby("line", sort=False):
-            bands = [rows[name] for name in ("mean", "min", "max")]
-            draw_banded_line(axes, rows["number"], *bands, style=styles[str(line)], marker=MARKER)
+def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
+    columns, names = ("number", "mean", "min", "max"), ("Layer", "Weights remaining (%)")
+    sheet, panels = banded_lines(data, labels, columns, names, marker=style.MARKER)
+    for axes, rows in panels:
         _log_percent(axes)
-        layers = panel_rows.drop_duplicates("number").sort_values("number")["layer"]
+        layers = rows.drop_duplicates("number").sort_values("number")["layer"]
         # All layers end in `.weight`, which says nothing.
-        labels = [escaped(layer.removesuffix(".weight")) for layer in layers]
-        axes.set_xticks(range(len(labels)), labels)
+        ticks = [style.escaped(layer.removesuffix(".weight")) for layer in layers]
+        axes.set_xticks(range(len(ticks)), ticks)
         # More than five names of layers do not fit beside each other in a panel of one column.
-        if len(labels) > 5:
+        if len(ticks) > 5:
             axes.tick_params(axis="x", labelrotation=90)
     return sheet
 

@@ -10,20 +10,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
-from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.stored_weights import Arrays, masks, point_near
+from lt_sweeps.analysis.curve import Curve, Point
+from lt_sweeps.analysis.stored_weights import Arrays, masks, points_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import by_panel, one_figure, panel_at, stage_ids
-from lt_sweeps.reporting.figures.style import (
-    SMALL,
-    Figure,
-    NotDrawn,
-    decorate,
-    panels_of,
-    rows_height,
-    wrapped_label,
-)
+from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
 MaskedPoint = tuple[Curve, Point, Mapping[str, Arrays]]  # with its masks by seed
 
@@ -35,8 +27,7 @@ def overlap_figures(analysis: Analysis) -> list[Figure]:
         for curves in by_panel(analysis.curves).values():
             masked = [
                 (curve, point, masks(analysis.reading.root, curve, point))
-                for curve in curves
-                if (point := point_near(curve, sparsity)) is not None
+                for curve, point in points_near(curves, [sparsity])
             ]
             rows += [row for one in masked for other in masked for row in _pair(one, other)]
             points += [point for _, point, by_seed in masked if by_seed]
@@ -105,23 +96,24 @@ def _pair(one: MaskedPoint, other: MaskedPoint) -> Iterator[dict[str, object]]:
 
 def _draw(data: pd.DataFrame) -> Sheet:
     lines = list(dict.fromkeys(data["line"]))
-    sheet, panels = panels_of(data, "panel", height=1.1 + rows_height(lines, each=0.24))
+    sheet, panels = style.panels_of(data, "panel", height=1.1 + style.rows_height(lines, each=0.24))
     for axes, (title,), rows in panels:
         matrix = rows.pivot_table(index="line", columns="other", values="overlap", sort=False)
         matrix = matrix.reindex(index=lines, columns=lines)
         # One chance for the panel: lines at one sparsity differ in it by a percent or two.
         chance = f"{100 * rows['chance'].mean():.0f}"
-        decorate(axes, title=f"{title} (chance {chance}%)", grid="")
+        style.decorate(axes, title=f"{title} (chance {chance}%)", grid="")
         # White is no overlap. Full overlap stops short of black (1 of 1.3) and large numbers are
         # written in white, so that every number can be read on its square.
         axes.imshow(matrix, cmap="Greys", vmin=0, vmax=1.3, aspect="auto")
+        centred = {"ha": "center", "va": "center", "fontsize": style.SMALL}
         for i, row in enumerate(matrix.to_numpy()):
             for j, value in enumerate(row):
                 if not np.isnan(value):
                     color = "white" if value > 0.75 else "black"
                     text = f"{100 * value:.0f}"
-                    axes.text(j, i, text, ha="center", va="center", fontsize=SMALL, color=color)
-        names = [wrapped_label(line) for line in lines]
+                    axes.text(j, i, text, color=color, **centred)
+        names = [style.wrapped_label(line) for line in lines]
         # Anchored at their ends, slanted names point at their column and not beside it.
         axes.set_xticks(range(len(lines)), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(lines)), names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -13,15 +13,8 @@ from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.stored_weights import LearnedLayer, learned_masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import one_figure
-from lt_sweeps.reporting.figures.style import (
-    Figure,
-    NotDrawn,
-    decorate,
-    draw_banded_line,
-    legend_entry,
-    line_styles,
-    panels_of,
-)
+from lt_sweeps.reporting.figures.marks import banded_lines
+from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
 BINS = 20  # of 5% each
 
@@ -46,7 +39,7 @@ def probability_figures(analysis: Analysis) -> list[Figure]:
         f"{line} {100 * mean:.1f}%"
         for line, mean in zip(density["line"], density["mean_chance"], strict=True)
     )
-    draw = partial(_draw, data, {curve.label: curve.name for curve in analysis.curves})
+    draw = partial(_draw, data, [curve.label for curve in analysis.curves])
     sentence = (
         "The learned mask at its end, all layers together: a weight's chance to be kept, or its "
         f"soft mask sigmoid(βs){_slopes(data)}; mean and range over seeds "
@@ -84,17 +77,12 @@ def _rows(curve: Curve, masks: Mapping[str, LearnedLayer]) -> list[dict[str, obj
     ]
 
 
-def _draw(data: pd.DataFrame, names: Mapping[str, str]) -> Sheet:
-    styles = line_styles(list(names))
-    legend = [legend_entry(line, styles[line]) for line in dict.fromkeys(data["line"])]
-    sheet, panels = panels_of(data, "panel", legend=legend)
-    for axes, (title,), panel_rows in panels:
-        decorate(axes, title=title, x="Chance to be kept", y="Weights (%)")
-        for line, rows in panel_rows.groupby("line", sort=False):
-            # A line through the middles of the bins: bars of several lines would hide each other.
-            middle = (rows["from"] + rows["to"]) / 2
-            percents = [100 * rows[name] for name in ("part", "min", "max")]
-            draw_banded_line(axes, middle, *percents, style=styles[str(line)], marker=2.5)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(bottom=0)
+def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
+    # A line through the middles of the bins: bars of several lines would hide each other.
+    middle = (data["from"] + data["to"]) / 2
+    percents = data.assign(middle=middle, **(100 * data[["part", "min", "max"]]))
+    columns, names = ("middle", "part", "min", "max"), ("Chance to be kept", "Weights (%)")
+    sheet, panels = banded_lines(percents, labels, columns, names, marker=2.5)
+    for axes, _ in panels:
+        axes.set(xlim=(0, 1), ylim=(0, None))
     return sheet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -10,38 +10,28 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 
-from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.stored_weights import point_near, prunings
+from lt_sweeps.analysis.curve import Curve, Point
+from lt_sweeps.analysis.stored_weights import points_near, prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import one_figure, panel_at, stage_ids
-from lt_sweeps.reporting.figures.dot_rows import draw_row, prepare_rows
-from lt_sweeps.reporting.figures.style import (
-    GREY,
-    Figure,
-    NotDrawn,
-    decorate,
-    line_styles,
-    panels_of,
-    rows_height,
-)
+from lt_sweeps.reporting.figures.marks import draw_row, prepare_rows
+from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
 
 def sign_figures(analysis: Analysis) -> list[Figure]:
     """Percent of weights whose sign at the end differs from that of their initialisation."""
     rows, points = [], []
-    for sparsity in analysis.layout.masks_at:
-        for curve in analysis.curves:
-            point = point_near(curve, sparsity)
-            if point is not None and (lines := _rows(analysis, curve, point)):
-                rows += lines
-                points.append(point)
+    for curve, point in points_near(analysis.curves, analysis.layout.masks_at):
+        if lines := _rows(analysis, curve, point):
+            rows += lines
+            points.append(point)
     if not rows:
         raise NotDrawn(
             "the store lacks the weights around every pruning near a sparsity of `report.masks_at`"
         )
     data = pd.DataFrame(rows)
-    draw = partial(_draw, data, {curve.label: curve.name for curve in analysis.curves})
+    draw = partial(_draw, data, [curve.label for curve in analysis.curves])
     sentence = (
         "Percent of weights that changed sign between initialisation and the end of the training "
         "before the pruning: filled, weights that the pruning keeps; open, weights that it prunes. "
@@ -74,17 +64,18 @@ def _rows(analysis: Analysis, curve: Curve, point: Point) -> list[dict[str, obje
     return rows
 
 
-def _draw(data: pd.DataFrame, names: Mapping[str, str]) -> Sheet:
-    styles = line_styles(list(names))
+def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
+    styles = style.line_styles(labels)
     lines = list(dict.fromkeys(data["line"]))
+    dot = {"linestyle": "none", "marker": "o", "color": style.GREY, "markersize": 4}
     dots = [
-        Line2D([], [], linestyle="none", marker="o", color=GREY, markersize=4, label=text, **face)
-        for text, face in {"kept": {}, "pruned": {"markerfacecolor": "white"}}.items()
+        Line2D([], [], label=text, markerfacecolor=inside, **dot)
+        for text, inside in {"kept": style.GREY, "pruned": "white"}.items()
     ]
-    height = 0.6 + rows_height(lines, each=0.26)
-    sheet, panels = panels_of(data, "panel", height=height, legend=dots)
+    height = 0.6 + style.rows_height(lines, each=0.26)
+    sheet, panels = style.panels_of(data, "panel", height=height, legend=dots)
     for axes, (title,), panel_rows in panels:
-        decorate(axes, title=title, x="Signs changed (%)", grid="x")
+        style.decorate(axes, title=title, x="Signs changed (%)", grid="x")
         prepare_rows(axes, lines)
         for i, line in enumerate(lines):
             kept, pruned = (

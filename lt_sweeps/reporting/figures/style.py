@@ -114,7 +114,7 @@ def new_sheet(
 
 def legend_entry(label: str, style: Style) -> Line2D:
     """A line's entry in the legend."""
-    return Line2D([], [], **_line(style, MARKER), label=escaped(label))
+    return Line2D([], [], **line_options(style, MARKER), label=escaped(label))
 
 
 def panels_of(
@@ -129,21 +129,6 @@ def panels_of(
     sheet = new_sheet(len(groups), **options)
     panels = zip(sheet.axes, groups, strict=True)
     return sheet, ((axes, list(map(str, names)), rows) for axes, (names, rows) in panels)
-
-
-def draw_banded_line(
-    axes: Axes,
-    x: pd.Series,
-    middle: pd.Series,
-    low: pd.Series,
-    high: pd.Series,
-    style: Style,
-    marker: float,
-) -> None:
-    """A line with markers of a size, in a band from `low` to `high`."""
-    # No edge: the bands of two lines that cross would otherwise show four more lines.
-    axes.fill_between(x, low, high, color=style.color, alpha=0.16, linewidth=0)
-    axes.plot(x, middle, **_line(style, marker))
 
 
 def decorate(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y") -> None:
@@ -202,7 +187,7 @@ def csv_bytes(data: pd.DataFrame) -> bytes:
     return data.to_csv(index=False, lineterminator="\n").encode()
 
 
-def _line(style: Style, marker: float) -> dict[str, Any]:
+def line_options(style: Style, marker: float) -> dict[str, Any]:
     """What matplotlib calls the parts of a style; `marker` is the size of markers in points."""
     return {
         "color": style.color,

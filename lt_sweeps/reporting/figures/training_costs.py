@@ -11,16 +11,10 @@ from matplotlib.patches import Patch
 
 from lt_sweeps.analysis.curve import Curve, distinct
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import one_figure
-from lt_sweeps.reporting.figures.dot_rows import prepare_rows
-from lt_sweeps.reporting.figures.style import (
-    GREY,
-    Figure,
-    NotDrawn,
-    decorate,
-    panels_of,
-    rows_height,
-)
+from lt_sweeps.reporting.figures.marks import prepare_rows
+from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
 _UNITS = {"epochs": "Epochs trained", "seconds": "Seconds"}
 
@@ -76,15 +70,15 @@ def _rows(curve: Curve, uses: Counter[tuple[str, str]]) -> list[dict[str, object
 def _draw(data: pd.DataFrame) -> Sheet:
     lines = list(dict.fromkeys(data["line"]))
     # Hatched rather than another grey: greys come out of a printer alike.
-    hatched = {"facecolor": "white", "edgecolor": GREY, "hatch": "/////", "linewidth": 0.6}
-    legend = [Patch(facecolor=GREY, label="its own"), Patch(label="shared", **hatched)]
-    height = 0.6 + rows_height(lines, each=0.19)
-    sheet, panels = panels_of(data, "panel", "quantity", height=height, legend=legend)
+    hatched = {"facecolor": "white", "edgecolor": style.GREY, "hatch": "/////", "linewidth": 0.6}
+    legend = [Patch(facecolor=style.GREY, label="its own"), Patch(label="shared", **hatched)]
+    height = 0.6 + style.rows_height(lines, each=0.19)
+    sheet, panels = style.panels_of(data, "panel", "quantity", height=height, legend=legend)
     for axes, (panel, quantity), rows in panels:
-        decorate(axes, title=panel, x=_UNITS[quantity], grid="x")
+        style.decorate(axes, title=panel, x=_UNITS[quantity], grid="x")
         prepare_rows(axes, lines)
         heights = [lines.index(line) for line in rows["line"]]
         bar = {"height": 0.55, "zorder": 2}
-        axes.barh(heights, rows["own"], color=GREY, **bar)
+        axes.barh(heights, rows["own"], color=style.GREY, **bar)
         axes.barh(heights, rows["shared"], left=rows["own"], **bar, **hatched)
     return sheet

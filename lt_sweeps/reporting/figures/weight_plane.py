@@ -10,9 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Sheet
 
-from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.points import Point
-from lt_sweeps.analysis.stored_weights import point_near, prunings
+from lt_sweeps.analysis.curve import Curve, Point
+from lt_sweeps.analysis.stored_weights import points_near, prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import one_figure, panel_at, stage_ids
 from lt_sweeps.reporting.figures.style import SMALL, Figure, NotDrawn, decorate, panels_of
@@ -24,12 +23,10 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
     """The plane of each line at the first of the layout's sparsities, all seeds together."""
     rows, points = [], []
     # A plane per line at one sparsity fills a page already.
-    for sparsity in analysis.layout.masks_at[:1]:
-        for curve in analysis.curves:
-            point = point_near(curve, sparsity)
-            if point is not None and (squares := _squares(analysis, curve, point)):
-                rows += squares
-                points.append(point)
+    for curve, point in points_near(analysis.curves, analysis.layout.masks_at[:1]):
+        if squares := _squares(analysis, curve, point):
+            rows += squares
+            points.append(point)
     if not rows:
         raise NotDrawn(
             "the store lacks the weights around every pruning near the first sparsity of "
