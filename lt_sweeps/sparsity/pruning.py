@@ -107,12 +107,7 @@ def initial_weights(
 
 
 def _call(
-    call: Call,
-    evidence: Mapping[str, State],
-    layer: Layer,
-    seed: Seed,
-    level: int,
-    purpose: str,
+    call: Call, evidence: Mapping[str, State], layer: Layer, seed: Seed, level: int, purpose: str
 ) -> Tensor:
     """A reset or freeze on one layer of one replicate."""
     named = {n: state[layer.name][0] for n, state in evidence.items() if n in call.names}

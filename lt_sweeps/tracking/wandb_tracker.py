@@ -6,6 +6,7 @@ only rows that have not arrived are sent again after a kill.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import os
@@ -16,8 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.ticket_file import MASK, read_metadata
 from lt_sweeps.tracking import wandb_offline
-from lt_sweeps.tracking.artifacts import artifact_of
 from lt_sweeps.tracking.tracked_runs import Run
 from lt_sweeps.tracking.tracker import Arrived, Unreachable
 
@@ -176,7 +181,7 @@ class _Session:
         import wandb
 
         kind = self.tracker.artifacts.removesuffix("s")
-        name, path = artifact_of(ticket, kind, self.folder / "masks")
+        name, path = _artifact_of(ticket, kind, self.folder / "masks")
         artifact = wandb.Artifact(f"{kind}-{name}", type=kind)
         artifact.add_file(str(path), name=path.name, policy="immutable")
         mine.log_artifact(artifact)
@@ -231,6 +236,24 @@ class _Session:
             with suppress(Exception):
                 wandb.teardown()
             raise Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _artifact_of(ticket: Path, kind: str, masks: Path) -> tuple[str, Path]:
+    """Name and file of an artifact: a whole `ticket`, or its `mask`, written under `masks`.
+
+    The name is a hash of the content, so a tracker stores a ticket that two cells share once, and
+    so a mask that two tickets share.
+    """
+    if kind == "ticket":
+        return read_metadata(ticket)["body_sha256"][:16], ticket
+    with safe_open(ticket, framework="numpy") as file:
+        names = sorted(name for name in file.keys() if name.startswith(MASK))  # noqa: SIM118
+        blob = save({name.removeprefix(MASK): file.get_tensor(name) for name in names})
+    name = hashlib.sha256(blob).hexdigest()[:16]
+    path = masks / f"{name}.safetensors"
+    if not path.exists():
+        write_whole(path, blob, first_wins=True)
+    return name, path
 
 
 @contextmanager
