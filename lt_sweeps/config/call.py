@@ -13,6 +13,7 @@ import importlib
 import inspect
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -81,7 +82,7 @@ class Call:
         if not isinstance(target, str):
             raise ValueError(f"{where}: no `_target_`; give the import path of a function")
         call = cls(target, args)
-        call._check(where, frozenset(supplied))
+        call._check(where, supplied)
         return call
 
     @property
@@ -124,20 +125,15 @@ class Call:
         args = ", ".join(f"{name}={value!r}" for name, value in sorted(self.args.items()))
         return f"{self.target.rpartition('.')[2]}({args})"
 
-    def _check(self, where: str, supplied: frozenset[str]) -> None:
-        parameters = _signature(self.target).parameters
-        settable = [name for name in parameters if name not in supplied]
+    def _check(self, where: str, supplied: Collection[str]) -> None:
+        settable = [name for name in self.names if name not in supplied]
         if unknown := sorted(set(self.args) - set(settable)):
             raise ValueError(
                 f"{where}: `{self.target}` takes no {unknown}; it takes {settable}"
                 + nearest(unknown[0], settable)
             )
-        missing = [
-            name
-            for name in settable
-            if name not in self.args and parameters[name].default is inspect.Parameter.empty
-        ]
-        if missing:
+        bound = self.bound()
+        if missing := [name for name in settable if name not in bound]:
             raise ValueError(f"{where}: `{self.target}` needs a value for {missing}")
         hints = _hints(self.target)
         for name, value in self.args.items():
@@ -230,13 +226,11 @@ def _hints(target: str) -> dict[str, Any]:
 @functools.cache
 def _source_hash(target: str) -> str:
     """Of the whole module, because the functions that `target` calls usually lie beside it."""
-    module = inspect.getmodule(_resolve(target))
     try:
-        source = inspect.getsource(module) if module is not None else ""
-    except (OSError, TypeError):
-        source = ""
-    if not source:
-        raise ValueError(f"`{target}` has no source, which stage keys need; put it in a file")
+        source = inspect.getsource(sys.modules[_resolve(target).__module__])
+    except (KeyError, OSError, TypeError):
+        message = f"`{target}` has no source, which stage keys need; put it in a file"
+        raise ValueError(message) from None
     return digest(ast.dump(ast.parse(source)))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
+from traceback import walk_tb
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -39,7 +40,7 @@ def complaint(error: BaseException) -> str | None:
             return _one_line(error)
         case UserWarning() if "is not available" in str(error):  # hydra.searchpath
             return f"{_one_line(error).split('path=')[-1]} hint: hydra.searchpath=[file://DIR]"
-        case ValueError() if _raised_in(error.__traceback__, ("lt_sweeps", "hydra")):
+        case ValueError() if _of_ours_or_hydra(error):
             return str(error)
     return None
 
@@ -119,7 +120,7 @@ def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
     if not isinstance(node, DictConfig):
         return f"{key}: no such key"
     root = node._get_root()
-    known = list(_keys(root)) if isinstance(root, DictConfig) else []
+    known = list(_keys(OmegaConf.to_container(root)))
     # `lr` is more likely `recipe.lr` than a name that looks like it.
     same = [name for name in known if name.endswith(f".{key}")]
     near = f"; did you mean `{same[0]}`?" if same else nearest(key, known) or ";"
@@ -129,24 +130,18 @@ def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
     return f"{key}: unknown key{near} {keys}: {names or 'none'}"
 
 
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for name in map(str, node):
-        if f"{prefix}{name}" == "hydra" or name.startswith("_"):
-            continue
-        yield f"{prefix}{name}"
-        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
-            continue
-        value = node[name]
-        if isinstance(value, DictConfig):
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if f"{prefix}{name}" != "hydra" and not str(name).startswith("_"):
+            yield f"{prefix}{name}"
             yield from _keys(value, f"{prefix}{name}.")
 
 
-def _raised_in(trace: TracebackType | None, packages: tuple[str, ...]) -> bool:
-    """Whether the frame that raised belongs to one of these packages."""
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    name = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    return name.split(".")[0] in packages
+def _of_ours_or_hydra(error: Exception) -> bool:
+    """Whether the frame that raised belongs to this package or to Hydra."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    name = frames[-1].f_globals.get("__name__", "") if frames else ""
+    return name.split(".")[0] in ("lt_sweeps", "hydra")
 
 
 def _one_line(error: BaseException) -> str:

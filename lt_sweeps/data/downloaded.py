@@ -25,6 +25,12 @@ _IDX_BYTES = {
     "t10k-images-idx3-ubyte": 16 + 10_000 * 784,
     "t10k-labels-idx1-ubyte": 8 + 10_000,
 }
+# The shape of an image, classes, images to train and validate on.
+_IDX, _CIFAR10, _CIFAR100 = (
+    ((1, 28, 28), 10, 60_000),
+    ((3, 32, 32), 10, 50_000),
+    ((3, 32, 32), 100, 50_000),
+)
 # A download that receives nothing for this long has failed.
 _PATIENCE_SECONDS = 10.0
 
@@ -32,13 +38,13 @@ _PATIENCE_SECONDS = 10.0
 @omitted_at(data_dir=ANY)
 def mnist(*, data_dir: str = "data", validation: int = 5000) -> Dataset:
     """MNIST: 60,000 and 10,000 handwritten digits of 28x28 pixels."""
-    return _idx("mnist", "MNIST", data_dir, validation)
+    return _downloaded("mnist", "MNIST", _IDX, data_dir, validation)
 
 
 @omitted_at(data_dir=ANY)
 def fashion_mnist(*, data_dir: str = "data", validation: int = 5000) -> Dataset:
     """Fashion-MNIST: 60,000 and 10,000 pictures of clothes of 28x28 pixels."""
-    return _idx("fashion_mnist", "FashionMNIST", data_dir, validation)
+    return _downloaded("fashion_mnist", "FashionMNIST", _IDX, data_dir, validation)
 
 
 @omitted_at(data_dir=ANY)
@@ -55,7 +61,7 @@ def cifar10(
     1912.04427 draws equally many from each class (`stratified`) and normalizes.
     """
     statistics = ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)) if normalize else ((), ())
-    return _cifar("cifar10", 10, data_dir, validation, stratified, statistics)
+    return _downloaded("cifar10", "CIFAR10", _CIFAR10, data_dir, validation, stratified, statistics)
 
 
 @omitted_at(data_dir=ANY)
@@ -68,39 +74,32 @@ def cifar100(
 ) -> Dataset:
     """CIFAR-100: 50,000 and 10,000 colour pictures of 32x32 pixels in a hundred classes."""
     statistics = ((129.3, 124.1, 112.4), (68.2, 65.4, 70.4)) if normalize else ((), ())
-    return _cifar("cifar100", 100, data_dir, validation, stratified, statistics)
-
-
-def _idx(name: str, kind: str, data_dir: str, validation: int) -> Dataset:
-    check_size(f"{name}: validation", validation, 59_999)
-    return Dataset(
-        input_shape=(1, 28, 28),
-        classes=10,
-        train_size=60_000 - validation,
-        prepare=partial(_download, name, kind, data_dir),
-        load=partial(_load_torchvision, kind, data_dir, partial(_held_out, validation)),
+    return _downloaded(
+        "cifar100", "CIFAR100", _CIFAR100, data_dir, validation, stratified, statistics
     )
 
 
-def _cifar(
+def _downloaded(
     name: str,
-    classes: int,
+    kind: str,
+    form: tuple[tuple[int, int, int], int, int],
     data_dir: str,
     validation: int,
-    stratified: bool,
-    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    stratified: bool = False,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] = ((), ()),
 ) -> Dataset:
-    check_size(f"{name}: validation", validation, 49_999)
+    """The data set that torchvision calls `kind`: shape of an image, classes and images `form`."""
+    shape, classes, images = form
+    check_size(f"{name}: validation", validation, images - 1)
     if stratified and validation % classes:
         raise ValueError(
             f"{name}: validation={validation} and stratified; it takes a multiple of {classes}"
         )
     draw = partial(_held_out_per_class if stratified else _held_out, validation)
-    kind = f"CIFAR{classes}"
     return Dataset(
-        input_shape=(3, 32, 32),
+        input_shape=shape,
         classes=classes,
-        train_size=50_000 - validation,
+        train_size=images - validation,
         prepare=partial(_download, name, kind, data_dir),
         load=partial(_load_torchvision, kind, data_dir, draw),
         mean=tuple(value / 255 for value in statistics[0]),

@@ -9,7 +9,7 @@ from lt_sweeps.models.initializers import glorot_normal as glorot_normal
 from lt_sweeps.models.initializers import signed_constant as signed_constant
 from lt_sweeps.models.initializers import xavier_normal as xavier_normal
 from lt_sweeps.models.resnet import ResNet as ResNet
-from lt_sweeps.models.torchvision_resnet import resnet50 as resnet50
+from lt_sweeps.models.resnet import resnet50 as resnet50
 from lt_sweeps.models.vgg import VGG as VGG
 from lt_sweeps.models.wide_resnet import WideResNet as WideResNet
 

@@ -12,11 +12,7 @@ class FC(nn.Module):
     """Linear layers with ReLU between them; 300-100 is LeNet-300-100 (arXiv 1905.01067)."""
 
     def __init__(
-        self,
-        input_shape: Sequence[int],
-        classes: int,
-        *,
-        hidden: Sequence[int] = (300, 100),
+        self, input_shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (300, 100)
     ) -> None:
         super().__init__()
         widths = [math.prod(input_shape), *hidden]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.call import Call, fits, nearest
 from lt_sweeps.config.seeds import Seed, draw
 
 KINDS = ("conv", "hidden", "output")
@@ -183,11 +183,9 @@ def _candidates(network: Network) -> tuple[Layer, ...]:
 def _check_patterns(config: Mapping[str, Any]) -> None:
     """Raises: ValueError: `prunable` or `kinds` is not of the form that a model yaml has."""
     prunable, kinds = config.get("prunable") or {}, config.get("kinds") or {}
-    lists = isinstance(prunable, Mapping) and all(
-        isinstance(listed, list) and all(isinstance(pattern, str) for pattern in listed)
-        for listed in prunable.values()
-    )
-    if not lists:
+    if not isinstance(prunable, Mapping) or not all(
+        fits(listed, list[str]) for listed in prunable.values()
+    ):
         raise ValueError(
             f"model.prunable: got {prunable!r}; give `include` and `exclude`, lists of patterns"
         )

@@ -1,4 +1,4 @@
-"""The residual network for small images."""
+"""Residual networks: the one for small images, and ResNet-50 as torchvision has it."""
 
 from collections.abc import Sequence
 
@@ -18,12 +18,7 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self,
-        input_shape: Sequence[int],
-        classes: int,
-        *,
-        depth: int = 20,
-        width: int = 16,
+        self, input_shape: Sequence[int], classes: int, *, depth: int = 20, width: int = 16
     ) -> None:
         super().__init__()
         if depth < 8 or depth % 6 != 2:
@@ -41,6 +36,22 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.stem(x)))
         return self.output(self.stages(x).mean((2, 3)))
+
+
+def resnet50(input_shape: Sequence[int], classes: int) -> nn.Module:
+    """The bottleneck network for large images, its strides in the 3x3 convolutions.
+
+    Names of weights and their initial distribution are torchvision's.
+
+    Raises:
+        ValueError: the images do not have three channels.
+    """
+    # Imported here, because it takes a second and no other model needs it.
+    from torchvision import models
+
+    if input_shape[0] != 3:
+        raise ValueError(f"resnet50: images of {input_shape[0]} channels; it takes 3")
+    return models.resnet50(num_classes=classes)
 
 
 class BasicBlock(nn.Module):

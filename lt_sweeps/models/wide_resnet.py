@@ -22,12 +22,7 @@ class WideResNet(nn.Module):
     """
 
     def __init__(
-        self,
-        input_shape: Sequence[int],
-        classes: int,
-        *,
-        depth: int = 28,
-        widen: int = 10,
+        self, input_shape: Sequence[int], classes: int, *, depth: int = 28, widen: int = 10
     ) -> None:
         super().__init__()
         if depth < 10 or depth % 6 != 4:

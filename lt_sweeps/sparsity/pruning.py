@@ -51,7 +51,7 @@ def prune(
         stays = score if score.dtype == torch.bool else keep_top(score, count, ties)
         sizes = [int(kept[name].sum()) for name in names]
         for name, part in zip(names, stays.split(sizes), strict=True):
-            mask[name] = _shrink(kept[name], part)
+            mask[name] = kept[name].masked_scatter(kept[name], part)
     return mask
 
 
@@ -107,12 +107,7 @@ def initial_weights(
 
 
 def _call(
-    call: Call,
-    evidence: Mapping[str, State],
-    layer: Layer,
-    seed: Seed,
-    level: int,
-    purpose: str,
+    call: Call, evidence: Mapping[str, State], layer: Layer, seed: Seed, level: int, purpose: str
 ) -> Tensor:
     """A reset or freeze on one layer of one replicate."""
     named = {n: state[layer.name][0] for n, state in evidence.items() if n in call.names}
@@ -124,10 +119,3 @@ def _call(
 def _uniform(layer: Layer, seed: int, purpose: str, level: int) -> Tensor:
     """One number in [0, 1) per weight of a layer."""
     return torch.rand(layer.shape, generator=generator(seed, purpose, level, layer.name))
-
-
-def _shrink(kept: Tensor, stays: Tensor) -> Tensor:
-    """`kept` `[1, *shape]`, less those of its True entries that do not stay."""
-    mask = kept.clone()
-    mask[kept] = stays
-    return mask

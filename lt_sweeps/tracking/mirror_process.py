@@ -42,12 +42,8 @@ def mirrored(
         words, stdin=subprocess.PIPE, env=environment, start_new_session=True
     )
     assert process.stdin is not None
-    try:
+    with process.stdin:
         yield
-    except BaseException:
-        process.stdin.close()
-        raise
-    process.stdin.close()
     if hurried():
         return
     try:

@@ -6,18 +6,23 @@ only rows that have not arrived are sent again after a kill.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.ticket_file import MASK, read_metadata
 from lt_sweeps.tracking import wandb_offline
-from lt_sweeps.tracking.artifacts import artifact_of
 from lt_sweeps.tracking.tracked_runs import Run
 from lt_sweeps.tracking.tracker import Arrived, Unreachable
 
@@ -141,20 +146,16 @@ class _Session:
         wandb_offline.publish(place, self.folder, key, rows, done, patience=self.tracker.timeout)
 
     def _begin(self, run: Run, place: str) -> Any:
-        import wandb
-
-        # Closing our side must not mark a run as finished in W&B before all its levels are done.
-        settings = self._settings(x_disable_stats=True, x_update_finish_state=run.done)
-        mine = wandb.init(
-            **self._common,
+        mine = self._init(
+            run.group,
+            # Closing our side must not mark a run as finished in W&B before all levels are done.
+            {"x_disable_stats": True, "x_update_finish_state": run.done},
             id=run.key,
             name=run.name,
-            group=self.tracker.group or run.group,
             job_type=run.kind,
             tags=[*run.tags, *self.tracker.tags, *self._attached(run)],
             config=dict(run.config),
             allow_val_change=True,
-            settings=settings,
             dir=place,
         )
         for axis in ("step", "level", "sparsity", "percent_remaining"):
@@ -165,17 +166,13 @@ class _Session:
 
     def _begin_job(self, group: str) -> Any:
         """A run for the machine: the load of a job's processors and memory, logged once per job."""
-        import wandb
-
-        settings = self._settings(x_stats_pid=os.getppid(), x_stats_track_process_tree=True)
-        return wandb.init(
-            **self._common,
+        return self._init(
+            group,
+            {"x_stats_pid": os.getppid(), "x_stats_track_process_tree": True},
             id=self.job,
             name=self.job,
-            group=self.tracker.group or group,
             job_type="job",
             tags=["job", *self.tracker.tags],
-            settings=settings,
             dir=str(self.scratch),
         )
 
@@ -184,7 +181,7 @@ class _Session:
         import wandb
 
         kind = self.tracker.artifacts.removesuffix("s")
-        name, path = artifact_of(ticket, kind, self.folder / "masks")
+        name, path = _artifact_of(ticket, kind, self.folder / "masks")
         artifact = wandb.Artifact(f"{kind}-{name}", type=kind)
         artifact.add_file(str(path), name=path.name, policy="immutable")
         mine.log_artifact(artifact)
@@ -198,17 +195,11 @@ class _Session:
         place = {"project": self.tracker.project, "entity": self.tracker.entity}
         return {name: value for name, value in place.items() if value is not None}
 
-    @property
-    def _common(self) -> dict[str, Any]:
-        """What the runs of cells and that of the job have in common."""
-        mode = self.tracker.mode
-        resume = "allow" if mode == "online" else None
-        return {**self._place(), "mode": mode, "resume": resume, "reinit": "create_new"}
-
-    def _settings(self, **more: Any) -> Any:
+    def _init(self, group: str, settings: Mapping[str, Any], **more: Any) -> Any:
+        """Begin a run of W&B, with what the runs of cells and that of the job have in common."""
         import wandb
 
-        return wandb.Settings(
+        common = wandb.Settings(
             console="off",
             silent=True,
             disable_git=True,
@@ -219,6 +210,15 @@ class _Session:
             finish_timeout_raises=True,
             # W&B's log of what it sends is not needed: our records can be sent again.
             x_skip_transaction_log=self.tracker.mode == "online",
+            **settings,
+        )
+        return wandb.init(
+            **self._place(),
+            mode=self.tracker.mode,
+            resume="allow" if self.tracker.mode == "online" else None,
+            reinit="create_new",
+            group=self.tracker.group or group,
+            settings=common,
             **more,
         )
 
@@ -236,6 +236,24 @@ class _Session:
             with suppress(Exception):
                 wandb.teardown()
             raise Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _artifact_of(ticket: Path, kind: str, masks: Path) -> tuple[str, Path]:
+    """Name and file of an artifact: a whole `ticket`, or its `mask`, written under `masks`.
+
+    The name is a hash of the content, so a tracker stores a ticket that two cells share once, and
+    so a mask that two tickets share.
+    """
+    if kind == "ticket":
+        return read_metadata(ticket)["body_sha256"][:16], ticket
+    with safe_open(ticket, framework="numpy") as file:
+        names = sorted(name for name in file.keys() if name.startswith(MASK))  # noqa: SIM118
+        blob = save({name.removeprefix(MASK): file.get_tensor(name) for name in names})
+    name = hashlib.sha256(blob).hexdigest()[:16]
+    path = masks / f"{name}.safetensors"
+    if not path.exists():
+        write_whole(path, blob, first_wins=True)
+    return name, path
 
 
 @contextmanager

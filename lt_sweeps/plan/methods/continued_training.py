@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from lt_sweeps.plan.methods.after_search import KEEP, ZERO, reset_by
+from lt_sweeps.plan.methods.after_search import KEEP, ZERO, Protocol, reset_by
 from lt_sweeps.plan.stages import Init, Prune, Reset, Train, Training
 from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target
@@ -16,7 +14,7 @@ def imp_continued(
     schedule: tuple[Target, ...],
     mask_criterion: Criterion,
     *,
-    protocol: Literal["prune", "ticket"] = "prune",
+    protocol: Protocol = "prune",
     to: str = "0it",
     restart: bool = False,
 ) -> Train | tuple[Train, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.methods.after_search import KEEP, ZERO, Protocol, finetuned, refuse_ticket
 from lt_sweeps.plan.stages import Changes, Init, Reset, Search, Train, Training
@@ -53,7 +51,4 @@ def amc(
 def _strides(network: Network) -> tuple[int, ...]:
     modules = dict(network.module().named_modules())
     parts = [modules[layer.name.removesuffix(".weight")] for layer in network.layers]
-    return tuple(
-        part.stride[0] if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else 1
-        for part in parts
-    )
+    return tuple(getattr(part, "stride", (1,))[0] for part in parts)  # a linear layer has none

@@ -35,11 +35,7 @@ def rigl(
         multiplier: makes the training so many times as long, milestones and warm-up included.
         finetune: the keys of the recipe in which a fine-tuning after it differs; null for none.
     """
-    refuse_ticket(
-        protocol,
-        "rigl",
-        because="it trains no dense network",
-    )
+    refuse_ticket(protocol, "rigl", because="it trains no dense network")
     target, longer = schedule[-1], _stretched(recipe, multiplier)
     if target.scope != "layer":
         raise ValueError(

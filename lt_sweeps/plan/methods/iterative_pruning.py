@@ -1,4 +1,7 @@
-"""Iterative pruning: train, prune a little, restart, again (arXiv:1803.03635, arXiv:1905.01067)."""
+"""Iterative pruning: train, prune a little, restart, again (arXiv:1803.03635, arXiv:1905.01067).
+
+One-shot pruning is its case of a single level.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,15 @@ def imp(
         pruned = Prune(ticket, target, mask_criterion, origin=dense)
         ticket = retrain(Reset(pruned, reset, freeze, origin=dense), recipe)
     return ticket
+
+
+def one_shot(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    mask_criterion: Criterion,
+    reset: Call,
+    freeze: Call,
+) -> Train:
+    """Train, prune once to the schedule's last sparsity, reset, train (`reset=keep`: fine-tune)."""
+    return imp(init, recipe, schedule[-1:], mask_criterion, reset, freeze)

@@ -52,22 +52,15 @@ def l0(
     if not 0 < droprate < 1:
         raise ValueError(f"method: droprate={droprate}; give a number between 0 and 1")
     mean = math.log((1 - droprate) / droprate)
-    start = logits("lt_sweeps.sparsity.mask_logits.normal", mean=mean, std=0.01, grain=grain)
+    drawn = logits("lt_sweeps.sparsity.mask_logits.normal", mean=mean, std=0.01, grain=grain)
     gates = HardConcrete(lmbda, l2, grain, mask_lr)
-    search = Train(Logits(init, start), recipe, gates)
+    dense, search = Train(init, recipe), Train(Logits(init, drawn), recipe, gates)
     if mask == "none":
-        return Train(init, recipe), _drawing_on(search, recipe, gates, finetune)
+        start = Logits(search, logits("lt_sweeps.sparsity.mask_logits.carried"))
+        if finetune is None:
+            return dense, Evaluate(start, recipe, gates)
+        return dense, Train(start, recipe.changed(finetune, where="method.finetune"), gates)
     found = SAMPLED if mask == "sample" else HARD
     cut = Prune(search, Target.open(init.network.layers), found, origin=search)
     kept = LEARNED if mask == "gate" else KEEP
-    result = AfterMask(finetune).train(cut, recipe, origin=search, kept=kept)
-    return Train(init, recipe), result
-
-
-def _drawing_on(
-    search: Train, recipe: Training, gates: HardConcrete, finetune: Changes | None
-) -> Work:
-    on = Logits(search, logits("lt_sweeps.sparsity.mask_logits.carried"))
-    if finetune is None:
-        return Evaluate(on, recipe, gates)
-    return Train(on, recipe.changed(finetune, where="method.finetune"), gates)
+    return dense, AfterMask(finetune).train(cut, recipe, origin=search, kept=kept)

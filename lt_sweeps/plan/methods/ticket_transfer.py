@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.keys import SUPPLIED
-from lt_sweeps.models.network import Network
 from lt_sweeps.plan.methods.after_search import ZERO, reset_by
 from lt_sweeps.plan.stages import (
     Changes,
@@ -65,7 +64,8 @@ def transfer(
     training = recipe.on(
         Task(call, recipe.task.data_dir), search_recipe, where="method.search_recipe"
     )
-    start = Init(_on(init.network, training.task))
+    shape, classes = training.task.dataset.input_shape, training.task.dataset.classes
+    start = Init(replace(init.network, input_shape=shape, classes=classes))
     check_head(init.network, start.network)
     supplied = (start, training, schedule, mask_criterion, reset, freeze)
     tickets = _tickets(search, dict(zip(SUPPLIED, supplied, strict=True)))
@@ -100,8 +100,3 @@ def _whole(ticket: Reset) -> Reset:
 
 def _early(dense: Train, to: str, restart: bool) -> Reset:
     return Reset(dense, reset_by("rewind", to=to, restart=restart), ZERO, origin=dense)
-
-
-def _on(network: Network, task: Task) -> Network:
-    shape, classes = task.dataset.input_shape, task.dataset.classes
-    return replace(network, input_shape=shape, classes=classes)

@@ -114,19 +114,12 @@ def _features(layers: Sequence[Layer], strides: Sequence[int]) -> Tensor:
     Its position, whether it is a convolution, its channels in and out, stride, width of the kernel
     and number of weights.
     """
-    rows = [
-        [
-            float(n),
-            float(layer.kind == "conv"),
-            float(layer.shape[1]),
-            float(layer.shape[0]),
-            float(stride),
-            float(layer.shape[-1] if len(layer.shape) > 2 else 1),
-            float(layer.size),
-        ]
-        for n, (layer, stride) in enumerate(zip(layers, strides, strict=True))
-    ]
-    table = torch.tensor(rows)
+    rows: list[list[int]] = []
+    for layer, stride in zip(layers, strides, strict=True):
+        outputs, inputs, *kernel = layer.shape
+        conv, width = int(layer.kind == "conv"), kernel[-1] if kernel else 1
+        rows.append([len(rows), conv, inputs, outputs, stride, width, layer.size])
+    table = torch.tensor(rows, dtype=torch.float32)
     low, high = table.amin(0), table.amax(0)
     return (table - low) / (high - low).clamp(min=1)
 

@@ -1,4 +1,7 @@
-"""Learned supermasks: only the mask is trained (arXiv:1905.01067, section 5.2)."""
+"""Supermasks: only the mask is found, by pruning or by training (arXiv:1905.01067, section 5).
+
+`supermask` takes the mask of a dense run (section 5.1); the others train one (section 5.2).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,27 @@ from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Supermask
 
 INIT = Call("lt_sweeps.sparsity.freezes.init")
+
+
+def supermask(
+    init: Init,
+    recipe: Training,
+    schedule: tuple[Target, ...],
+    mask_criterion: Criterion,
+    reset: Call,
+    freeze: Call,
+    *,
+    statistics: int = 200,
+) -> tuple[Evaluate, ...]:
+    """Train once, prune the dense network to each sparsity, score each mask on the reset weights.
+
+    The first result has no mask. `statistics` is the number of training batches from which the
+    statistics of a network with batch norm are estimated.
+    """
+    dense = Train(init, recipe)
+    cuts = [Prune(dense, target, mask_criterion, origin=dense) for target in schedule]
+    starts = [Reset(pruned, reset, freeze, origin=dense) for pruned in (dense, *cuts)]
+    return tuple(Evaluate(start, recipe, statistics=statistics) for start in starts)
 
 
 def learned_supermask(
