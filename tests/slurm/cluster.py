@@ -87,7 +87,11 @@ class Run:
         raise AssertionError(self("status", str(self.sweep), status=None) + slurm("squeue"))
 
     def results(self) -> dict[str, object]:
-        """Every ticket's bytes and every record, but for the seconds that a clock measured."""
+        """Every ticket's bytes and every record, but for how it was computed.
+
+        A clock measures `seconds`, and a pack whose worker was killed twice trains as two halves,
+        as `stack_size` then says.
+        """
         found: dict[str, object] = {
             str(p.relative_to(self.root)): p.read_bytes()
             for p in self.root.glob("tickets/*/*.safetensors")
@@ -95,7 +99,7 @@ class Run:
         for path in self.root.glob("runs/*/*/records.jsonl"):
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             found[str(path.relative_to(self.root))] = [
-                {k: v for k, v in row.items() if k != "seconds"} for row in rows
+                {k: v for k, v in row.items() if k not in ("seconds", "stack_size")} for row in rows
             ]
         return found
 
