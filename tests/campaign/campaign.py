@@ -1,13 +1,13 @@
 """Sweeps under random faults: nothing may be lost, doubled, different, or wrong without a word.
 
     python tests/campaign/campaign.py --minutes 30
-    python tests/campaign/campaign.py --faults 40 --seed 3 --kinds kill,truncate --folder /tmp/faults
+    python tests/campaign/campaign.py --faults 40 --seed 3 --kinds kill,truncate --folder /tmp/f
 
 Each round runs a small sweep of another method in a folder of its own and does to it, at random
 moments, what machines do: it kills, stops or interrupts any of the processes, fills the disk, sets
-the clock, starts a second launcher on the same root, and truncates, flips, empties, deletes or swaps
-files of every kind. Whoever was stopped is started again with the same words, as a person would.
-At the end of a round
+the clock, starts a second launcher on the same root, and truncates, flips, empties, deletes or
+swaps files of every kind. Whoever was stopped is started again with the same words, as a person
+would. At the end of a round
 
 - the same words end with exit status 0 (else the round is *unfinished*);
 - every unit is there (else *lost*), and none was computed twice unless its file had been damaged
@@ -17,8 +17,8 @@ At the end of a round
 - `audit` of a finished root names each file that was damaged since (else *silent*).
 
 Everything is drawn from `--seed`, but when a fault strikes depends on the machine. The table and
-`campaign.json` in the folder say what was done and what came of it; the exit status is 1 if any round
-failed, and that round's folder is kept.
+`campaign.json` in the folder say what was done and what came of it; the exit status is 1 if any
+round failed, and that round's folder is kept.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class DisturbedSweep:
 
     def start(self) -> None:
         """One more launcher with the same words."""
-        self.launchers.append(self._process("", *SMALL, *self._patient(), *self.words))
+        self.launchers.append(self._process("", *self.all_words()))
 
     def command(self, *words: str) -> tuple[int, str]:
         """Run a command to its end; its exit status and all that it printed."""
@@ -119,7 +119,7 @@ class DisturbedSweep:
                 process.wait(limit - time.monotonic())
             except subprocess.TimeoutExpired:
                 self.kill_all()
-                raise Hung(f"no end after {LIMIT:.0f} s: {' '.join(process.args[2:])}") from None
+                raise Hung(f"no end after {LIMIT:.0f} s: {process.args}") from None
 
     def finish(self) -> int:
         """Wait for the launchers; if none succeeded, the same words once more; their status."""
@@ -156,6 +156,10 @@ class DisturbedSweep:
                         found[int(folder.name)] = words
         return found
 
+    def all_words(self) -> list[str]:
+        """What a person types to compute it."""
+        return [*SMALL, *self._patient(), *self.words]
+
     # -- what it holds ------------------------------------------------------------------------
 
     def results(self) -> dict[str, object]:
@@ -170,6 +174,14 @@ class DisturbedSweep:
                 {k: v for k, v in row.items() if k not in HOW_COMPUTED} for row in rows
             ]
         return results
+
+    def names(self) -> set[str]:
+        """The files that only a command that computes may add, rename or remove."""
+        return {
+            str(path.relative_to(self.root))
+            for folder in ("tickets", "runs")
+            for path in (self.root / folder).rglob("*")
+        }
 
     def computed(self) -> Counter[str]:
         """How often each unit was computed, by the logs of those that did it."""
@@ -448,18 +460,19 @@ class Campaign:
         for _ in range(faults):
             self._hit(sweep, outcome, kinds)
         hit, sweep.damaged = sweep.damaged, sweep.damaged | before
-        status, text = sweep.command("audit")
-        if status == 0 and any(_kind(path) in NAMED for path in hit):
-            outcome.failures.append("silent: audit found nothing")
-        outcome.faults, told = outcome.faults, text
-        for command in ("report", "status", "plan"):
-            sweep.command(command)
+        names = sweep.names()
+        _, told = sweep.command("audit", str(sweep.root))
+        sweep.command("report", str(sweep.root), f"out={sweep.folder / 'report'}")
+        sweep.command("status", *(str(path) for path in sweep.root.glob("sweeps/*")))
+        sweep.command("plan", *sweep.all_words())
+        if touched := sorted(names ^ sweep.names()):
+            outcome.failures.append(f"touched by a command that only reads: {touched}")
+        for path in hit:
+            name = path.relative_to(sweep.root)
+            if _kind(path) in NAMED and path.exists() and str(name) not in told:
+                outcome.failures.append(f"silent: audit does not name {name}")
         self._same_words(sweep, outcome)
         self._judge(sweep, outcome, reference)
-        for path in hit:
-            name = str(path.relative_to(sweep.root))
-            if name in reference and path.stem not in told and status == 0:
-                outcome.failures.append(f"silent: {name}")
 
     def _same_words(self, sweep: DisturbedSweep, outcome: Round) -> None:
         """The same words until they succeed, as a person would."""
@@ -469,7 +482,8 @@ class Campaign:
                     break
                 outcome.restarts += 1
             sweep.start()
-        sweep.launchers or sweep.start()
+        if not sweep.launchers:
+            sweep.start()
         # Once more: a file that was damaged after the last run had read it is found by this one.
         sweep.finish()
         sweep.start()
