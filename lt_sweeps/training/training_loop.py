@@ -114,6 +114,11 @@ class TrainingLoop:
             self.files.finish(self.step, self.seconds, results)
         self.files.drop_checkpoints()
 
+    @property
+    def captures(self) -> bool:
+        """Whether a step is captured as a graph, and not taken eagerly."""
+        return self.device.type == "cuda" and not (self.stack.stochastic or self.batches.sent)
+
     def update(self) -> Callable[[int], None]:
         """The update of one step; on a GPU a replayed graph, fed through static tensors."""
         # What a step does, in the order that the bytes depend on:
@@ -131,8 +136,7 @@ class TrainingLoop:
         # `ready` comes first, since what it decides is captured with the graph.
         self.masking.ready()
         sparsifier, recipe = self.stage.sparsifier, self.recipe
-        eager = self.stack.stochastic or self.batches.sent or self.device.type != "cuda"
-        optimise = self._eager if eager else self._replayed()
+        optimise = self._replayed() if self.captures else self._eager
 
         def update(step: int) -> None:
             self.masking.at(step)
