@@ -33,17 +33,17 @@ def small_init(init: Tensor) -> Tensor:
     return -init.abs()
 
 
-def large_init_large_final(init: Tensor, final: Tensor) -> Tensor:
-    """min(rank |w_i|, rank |w_f|): large both before and after.
+def large_init_large_final(init: Tensor, final: Tensor, noise: Tensor) -> Tensor:
+    """min(rank |w_i|, rank |w_f|): large both before and after; equal weights are ranked at random.
 
     Ranks stand for the paper's min(alpha |w_f|, |w_i|), whose alpha aligns the percentiles.
     """
-    return torch.minimum(_rank(init.abs()), _rank(final.abs()))
+    return torch.minimum(_rank(init.abs(), noise), _rank(final.abs(), noise))
 
 
-def small_init_small_final(init: Tensor, final: Tensor) -> Tensor:
+def small_init_small_final(init: Tensor, final: Tensor, noise: Tensor) -> Tensor:
     """The rank form of -max(alpha |w_f|, |w_i|): small both before and after."""
-    return torch.minimum(_rank(-init.abs()), _rank(-final.abs()))
+    return torch.minimum(_rank(-init.abs(), noise), _rank(-final.abs(), noise))
 
 
 def magnitude_increase(init: Tensor, final: Tensor) -> Tensor:
@@ -173,9 +173,14 @@ def _diff_sign(init: Tensor, final: Tensor) -> Tensor:
     return init.sign() != final.sign()
 
 
-def _rank(score: Tensor) -> Tensor:
-    """Position of each weight in increasing order of score: [0, n), exact in float64."""
-    flat = score.flatten()
-    ranks = torch.empty(flat.numel(), dtype=torch.float64, device=score.device)
-    ranks[flat.argsort(stable=True)] = torch.arange(flat.numel(), dtype=torch.float64).to(ranks)
-    return ranks.view_as(score)
+def _rank(score: Tensor, noise: Tensor) -> Tensor:
+    """Position of each weight in increasing order of score: [0, n), exact in float64.
+
+    Equal scores are ordered by the noise. By their place in the tensor, a layer whose weights are
+    all of one magnitude (`reset=constant`) would lose its first rows whole, units and all.
+    """
+    order = noise.argsort(stable=True)
+    order = order[score[order].argsort(stable=True)]
+    ranks = torch.empty(len(score), dtype=torch.float64, device=score.device)
+    ranks[order] = torch.arange(len(score), dtype=torch.float64, device=score.device)
+    return ranks

@@ -72,8 +72,8 @@ def restart(
     """The ticket that the next training starts from.
 
     Kept weights take the reset's value. A weight pruned now is pinned to the freeze's value; one
-    pruned before keeps the value that it was pinned to then, if it was held there. All that is not
-    prunable is `base`'s.
+    pruned before keeps the value that it was pinned to then, if it was held there and the freeze is
+    not one of `pinned_too`. All that is not prunable is `base`'s.
 
     Args:
         evidence: what resets and freezes may name, `init` among it, `[1, *shape]` by layer.
@@ -81,10 +81,10 @@ def restart(
     held = trained.mask if holds else {n: torch.ones_like(kept) for n, kept in mask.items()}
     evidence = {**evidence, "kept": mask, "cut": {n: held[n] & ~kept for n, kept in mask.items()}}
     initial = initial_weights(reset, freeze, evidence, layers=layers, seed=seed, level=level)
-    state = dict(base.state)
+    state, anew = dict(base.state), bool(freeze.bound().get("pinned_too"))
     for layer in layers:
         off = _call(freeze, evidence, layer, seed, level, "freeze")
-        pinned = torch.where(held[layer.name], off[None], trained.state[layer.name])
+        pinned = torch.where(held[layer.name] | anew, off[None], trained.state[layer.name])
         state[layer.name] = torch.where(mask[layer.name], initial[layer.name], pinned)
     return Ticket(state, mask, step, base.optimizer, trained.learned)
 
