@@ -4,14 +4,16 @@ A criterion is an elementwise function that names the evidence it needs:
 - `init` and `final`, the two snapshots that it compares; their moments are config
 - `noise`, uniform in [0, 1); `grad`, a gradient of the loss; `logits`, those of a learned mask
 The tensors are vectors of the weights that compete: those left in one layer, or in all layers, by
-the schedule's scope. Equal scores are ordered at random from the seed. A criterion that returns
-bools is the mask itself, whatever number of weights the schedule asks for.
+the schedule's scope. Equal scores are ordered at random from the seed. A criterion marked by
+`whole_mask` returns bools, the mask itself, whatever number of weights the schedule asks for.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from lt_sweeps.sparsity.evidence import whole_mask
 
 FAMILY = "criteria"  # the first part of these names in stage keys, for ever
 
@@ -93,11 +95,13 @@ def synflow(flow: Tensor, *, rounds: int = 100) -> Tensor:
     return flow
 
 
+@whole_mask
 def learned(logits: Tensor) -> Tensor:
     """Keep exactly the weights whose logit is above 0, whatever the schedule asks for."""
     return logits > 0
 
 
+@whole_mask
 def slim(channel: Tensor, *, percent: float) -> Tensor:
     """Keep the weights of channels whose share is above `percent` (arXiv:1708.06519).
 
@@ -106,11 +110,13 @@ def slim(channel: Tensor, *, percent: float) -> Tensor:
     return channel > percent
 
 
+@whole_mask
 def hard(keeps: Tensor) -> Tensor:
     """Keep exactly the weights of the hard mask that a sparsifier has learned."""
     return keeps
 
 
+@whole_mask
 def sampled(sampled: Tensor) -> Tensor:
     """Keep exactly the weights of one draw of a learned mask."""
     return sampled
@@ -130,6 +136,7 @@ def large_logit(logits: Tensor, final: Tensor) -> Tensor:
     return ranks
 
 
+@whole_mask
 def drawn(logits: Tensor, noise: Tensor) -> Tensor:
     """One draw of a learned mask: each weight stays with the chance sigmoid(logit)."""
     return noise < torch.sigmoid(logits)
@@ -155,11 +162,13 @@ def magnitude_increase_diff_sign(init: Tensor, final: Tensor) -> Tensor:
     return magnitude_increase(init, final) * _diff_sign(init, final)
 
 
+@whole_mask
 def large_final_same_sign_single(init: Tensor, final: Tensor) -> Tensor:
     """Keep exactly the weights whose sign stayed, whatever the schedule asks for."""
     return _same_sign(init, final)
 
 
+@whole_mask
 def large_final_diff_sign_single(init: Tensor, final: Tensor) -> Tensor:
     """Keep exactly the weights whose sign flipped, whatever the schedule asks for."""
     return _diff_sign(init, final)
