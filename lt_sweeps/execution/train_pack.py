@@ -15,6 +15,7 @@ from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket, stack
+from lt_sweeps.training.rehearsal import rehearse
 from lt_sweeps.training.training_loop import Interrupted, TrainingLoop
 
 _log = logging.getLogger("lt_sweeps")
@@ -80,6 +81,7 @@ def _train(
         )
         if step is None:
             loop.start(stack([_start(unit, store) for unit in group]))
+            rehearse(loop)
         else:
             loop.restore(step)
         _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))

@@ -114,8 +114,11 @@ class TrainingLoop:
             self.files.finish(self.step, self.seconds, results)
         self.files.drop_checkpoints()
 
-    def update(self) -> Callable[[int], None]:
-        """The update of one step; on a GPU a replayed graph, fed through static tensors."""
+    def update(self, *, eager: bool = False) -> Callable[[int], None]:
+        """The update of one step; on a GPU a replayed graph, fed through static tensors.
+
+        With `eager` the graph is left out, and each step calls Python.
+        """
         # What a step does, in the order that the bytes depend on:
         #   1. `at` writes what the step needs from the host into tensors that stay where they are
         #      (temperature, keys of the noise), because a captured graph calls no Python.
@@ -131,7 +134,7 @@ class TrainingLoop:
         # `ready` comes first, since what it decides is captured with the graph.
         self.masking.ready()
         sparsifier, recipe = self.stage.sparsifier, self.recipe
-        eager = self.stack.stochastic or self.batches.sent or self.device.type != "cuda"
+        eager = eager or self.stack.stochastic or self.batches.sent or self.device.type != "cuda"
         optimise = self._eager if eager else self._replayed()
 
         def update(step: int) -> None:
