@@ -39,16 +39,16 @@ def rehearse(loop: TrainingLoop) -> None:
         with global_draws(number):
             _train(loop, before)
         ends.append(_copies(loop))
-    if first:
-        _check_gradients(loop)
-        _check_one_image_at_a_time(loop)
-    _put_back(loop, before)
     if other := [name for name, tensor in ends[0].items() if _differs(loop, name, tensor, ends[1])]:
         raise ValueError(
             f"model: {stage.network.net}: the first {_STEPS} steps of its training end with other "
             f"values of {other[0]} when they are run again; its forward pass, or what acts in its "
             "training, draws random numbers that do not come from the seed, or counts its calls"
         )
+    if first:
+        _check_gradients(loop)
+        _check_one_image_at_a_time(loop)
+    _put_back(loop, before)
 
 
 def _train(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
