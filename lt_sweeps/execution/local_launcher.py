@@ -25,6 +25,7 @@ from lt_sweeps.plan.cost import Speeds, free_memory, stack_size
 from lt_sweeps.plan.planning import Pack, packs, plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import UnitName
+from lt_sweeps.storage.record import RunFolder, all_diverged
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
 
@@ -64,7 +65,10 @@ def run_missing(submission: Submission) -> int:
     if complete < len(cells):
         left = len(cells) - complete
         print(f"error: {left} of {len(cells)} cells unfinished", file=sys.stderr)
-    return 1 if failed or complete < len(cells) else 0
+    folders = [RunFolder.of(settings.root, cell.signature, cell.seed) for cell in cells]
+    if diverged := all_diverged(folders):
+        print("error: every replicate diverged; no result of this sweep is finite", file=sys.stderr)
+    return 1 if failed or complete < len(cells) or diverged else 0
 
 
 def _todo(submission: Submission, devices: Sequence[str]) -> list[Pack]:

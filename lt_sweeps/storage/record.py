@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -236,6 +236,15 @@ class RunFolder:
             else:
                 faults.append(f"{place}: {parsed}")
         return CellRecords(tuple(records), done, tuple(faults), half_written)
+
+
+def all_diverged(folders: Iterable[RunFolder]) -> bool:
+    """Whether these cells are all done, and not one of their results is finite."""
+    folders = list(folders)
+    if not all(folder.done.exists() for folder in folders):
+        return False
+    results = [row for folder in folders for row in folder.read().records if row.is_result]
+    return bool(results) and not any(row.finite for row in results)
 
 
 def _line(record: Record) -> str:
