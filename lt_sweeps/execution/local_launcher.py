@@ -51,6 +51,7 @@ def run_missing(submission: Submission) -> int:
     if settings.dry_run:
         return 0
     submission.prepare_data(submission.plan.units)
+    submission.check_splits([unit for pack in todo for unit in pack.units])
     sweep = submission.freeze(todo)
     with mirrored(sweep.folder, cells[0].cell.config["tracker"]):
         failed, again = _run(sweep, todo, devices, console)
