@@ -26,7 +26,8 @@ class Ticket:
     In `state`, a pruned weight has the value that it is frozen at. `optimizer` holds the
     optimizer's state if the ticket is a snapshot within a training, which can continue from there;
     else it is empty. `learned` holds the logits of a trained mask by layer; it is empty if the mask
-    is not trained.
+    is not trained. `notes` say what a reader of a result must know of how its mask was made; they
+    are one replicate's, and a stack has none.
     """
 
     state: State
@@ -34,6 +35,7 @@ class Ticket:
     step: int = 0
     optimizer: State = field(default_factory=dict)
     learned: State = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, replicate: int) -> Ticket:
         row = slice(replicate, replicate + 1)

@@ -119,8 +119,11 @@ class TrainingLoop:
         """Whether a step is captured as a graph, and not taken eagerly."""
         return self.device.type == "cuda" and not (self.stack.stochastic or self.batches.sent)
 
-    def update(self) -> Callable[[int], None]:
-        """The update of one step; on a GPU a replayed graph, fed through static tensors."""
+    def update(self, *, eager: bool = False) -> Callable[[int], None]:
+        """The update of one step; on a GPU a replayed graph, fed through static tensors.
+
+        With `eager` the graph is left out, and each step calls Python.
+        """
         # What a step does, in the order that the bytes depend on:
         #   1. `at` writes what the step needs from the host into tensors that stay where they are
         #      (temperature, keys of the noise), because a captured graph calls no Python.
@@ -136,7 +139,7 @@ class TrainingLoop:
         # `ready` comes first, since what it decides is captured with the graph.
         self.masking.ready()
         sparsifier, recipe = self.stage.sparsifier, self.recipe
-        optimise = self._replayed() if self.captures else self._eager
+        optimise = self._replayed() if self.captures and not eager else self._eager
 
         def update(step: int) -> None:
             self.masking.at(step)

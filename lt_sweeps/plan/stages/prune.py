@@ -11,7 +11,7 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.plan.stages.stage import Init, Snapshot, Stage
 from lt_sweeps.plan.stages.task import Task
 from lt_sweeps.plan.stages.work import Work
-from lt_sweeps.sparsity.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion
+from lt_sweeps.sparsity.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion, is_whole_mask
 from lt_sweeps.sparsity.schedules import Target
 
 EXAMPLES = 128
@@ -87,6 +87,8 @@ class Prune(Stage):
 
     @property
     def target_sparsity(self) -> float | None:
+        if is_whole_mask(self.criterion.call) and not self.trained.has_logits:
+            return None  # it keeps what it keeps, whatever the schedule asks for
         sparsity = round(self.target.sparsity, 10)
         return sparsity if math.isfinite(sparsity) else None
 

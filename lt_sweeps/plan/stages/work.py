@@ -69,6 +69,8 @@ class Work(Stage):
     @property
     def target_sparsity(self) -> float | None:
         kept = self.sparsifier.kept_at_end
+        if kept is None and self.sparsifier.learns:
+            return None  # a mask that is trained ends with the number of weights that it ends with
         if kept is None:
             return self.start.target_sparsity
         return round(1 - kept / sum(layer.size for layer in self.network.layers), 10)
