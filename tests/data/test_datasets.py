@@ -327,7 +327,7 @@ def test_a_training_from_a_file_equals_one_from_memory(tmp_path, monkeypatch):
         monkeypatch.setattr(
             psutil, "virtual_memory", lambda left=available: free._replace(available=left)
         )
-        batches = Batches(dataset, asked, [Seed.of(0)], [0], torch.device("cpu"))
+        batches = Batches(dataset, asked, [Seed.of(0)], [()], torch.device("cpu"))
         got.append((*batches.take(batches.index(0)), *next(batches.evaluation("test"))))
     for copied, mapped in zip(*got, strict=True):
         assert torch.equal(copied, mapped)
