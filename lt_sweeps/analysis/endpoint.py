@@ -141,13 +141,13 @@ def _not_inferior(curve: Curve, metric: str, layout: ReportConfig) -> Endpoint:
     """`sparsest_not_inferior` of each run, and of the means over seeds."""
     runs = {seed: _crossing_of_run(curve, seed, metric, layout) for seed in curve.seeds}
     found = {seed: at for seed, at in runs.items() if at is not None}
+    points = [
+        (1 - p.percent / 100, p.mean if p.n_finite == p.n else math.nan)
+        for p in curve.points
+        if p.pruned
+    ]
     means = None
-    if curve.dense is not None and curve.dense.n_finite:
-        points = [
-            (1 - p.percent / 100, p.mean if p.n_finite == p.n else math.nan)
-            for p in curve.points
-            if p.pruned
-        ]
+    if points and curve.dense is not None and curve.dense.n_finite:
         means = crossing([(0.0, curve.dense.mean), *points], layout.below(curve.dense.mean))
     return Endpoint(
         "sparsest_not_inferior",
@@ -162,9 +162,9 @@ def _crossing_of_run(curve: Curve, seed: str, metric: str, layout: ReportConfig)
     """That of one seed; its networks that diverged or have no weight left count as below."""
     rows = distinct(cell for cell in _cells(curve) if cell.seed == seed)
     dense = [r.value(metric) for r in rows if r.percent_remaining >= WHOLE and r.kind != "score"]
-    if not dense or math.isnan(dense[0]):
-        return None
     pruned = [r for r in rows if r.percent_remaining < WHOLE]
+    if not pruned or not dense or math.isnan(dense[0]):
+        return None
     points = [(1 - r.percent_remaining / 100, r.value(metric)) for r in pruned]
     return crossing([(0.0, dense[0]), *points], layout.below(dense[0]))
 

@@ -81,6 +81,12 @@ def test_a_grid_that_ends_within_the_margin_gives_a_lower_bound(sweep: FakeSweep
     assert math.isnan(found_at.crossing.outside) and found_at.sparsity == pytest.approx(0.75)
 
 
+def test_a_dense_network_alone_has_no_sparsity_to_keep(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9])
+    found_at = found(sweep)["sparsest_not_inferior"]
+    assert not found_at.values and found_at.crossing is None and math.isnan(found_at.sparsity)
+
+
 def test_nothing_is_interpolated_towards_a_network_that_diverged(sweep: FakeSweep) -> None:
     sweep.cell("a", accuracies=[0.9, 0.9, None], sparsities=HALVES)
     found_at = found(sweep, margin="2%")["sparsest_not_inferior"]
