@@ -74,6 +74,15 @@ def test_means_are_not_taken_in_by_the_lucky_point_of_one_seed(sweep: FakeSweep)
     assert found_at.sparsity == found_at.values["1"] == pytest.approx(0.45)
 
 
+def test_it_is_what_launch_results_interpolates_by_hand(sweep: FakeSweep) -> None:
+    """CIFAR-10 at 16x16, two seeds, dense 49.4 and 50.3: magnitude reaches 81 %."""
+    sparsities = [0.0, 0.5, 0.7, 0.8, 0.9]
+    sweep.cell("m", 0, accuracies=[0.494, 0.499, 0.493, 0.488, 0.461], sparsities=sparsities)
+    sweep.cell("m", 1, accuracies=[0.503, 0.507, 0.499, 0.495, 0.467], sparsities=sparsities)
+    found_at = found(sweep, least=10, margin="2%")["sparsest_not_inferior"]
+    assert found_at.sparsity == pytest.approx(0.81, abs=0.005)
+
+
 def test_a_grid_that_ends_within_the_margin_gives_a_lower_bound(sweep: FakeSweep) -> None:
     sweep.cell("a", accuracies=[0.9, 0.9, 0.89], sparsities=HALVES)
     found_at = found(sweep, margin="2%")["sparsest_not_inferior"]
