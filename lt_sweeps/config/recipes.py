@@ -110,7 +110,8 @@ def recipe(
         augment: `crop_flip` is a random crop after 4 pixels of zero padding, and a random flip;
             `resized_crop_flip` a crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3,
             resized bilinearly, and a random flip.
-        order: `same` draws the same batches at every level, `fresh` new ones at each level.
+        order: `same` draws the same batches at every level, `fresh` new ones at each level. A
+            training that goes on with trained weights (fine-tuning, another round) draws new ones.
         drop_last: leave out the last batch of an epoch if it is not full.
         evaluate_every: the time between two evaluations on the validation set.
     """

@@ -35,12 +35,13 @@ def image_folder(
 ) -> Dataset:
     """Images in one folder per class, each cropped centrally to a square of `size` pixels.
 
-    If `path` has a folder `train`, it and the folders `test` and `val` beside it are the splits. A
-    split without a folder is drawn by `seed` from the other images. `test` and `validation` say
-    how many it takes, or which fraction of them where below 1; by default a fifth for test and a
-    tenth for validation. The images are decoded once, into one file under `data_dir`, which may be
-    larger than memory. The fingerprint is of file names and sizes: an edit that keeps both goes
-    unnoticed.
+    If `path` has a folder `train`, it and the folders `test` and `val` beside it are the splits;
+    `val` without a `test` is the test set, as ImageNet is usually laid out, unless `test` says how
+    many to draw. A split without a folder is drawn by `seed` from the other images. `test` and
+    `validation` say how many it takes, or which fraction of them where below 1; by default a fifth
+    for test and a tenth for validation. The images are decoded once, into one file under
+    `data_dir`, which may be larger than memory. The fingerprint is of file names and sizes: an edit
+    that keeps both goes unnoticed.
 
     Raises:
         ValueError: there are no class folders, a class has no images, or a split does not fit.
@@ -53,7 +54,10 @@ def image_folder(
             "both none"
         )
     tree = _scan(Path(path))
-    splits = _assign(tree, test, validation, seed)
+    parts = tree.parts
+    if val_is_test := test is None and "test" not in parts and "val" in parts:
+        parts = np.where(parts == "val", "test", parts)
+    splits = _assign(tree, parts, test, validation, seed)
     name = f"{tree.fingerprint[:24]}-{channels}x{size}x{size}.npy"
     cache = Path(data_dir, "image_folder", name)
     return Dataset(
@@ -64,7 +68,7 @@ def image_folder(
         load=partial(_load, tree, cache, splits),
         mean=tuple(mean),
         std=tuple(std),
-        fingerprint=tree.fingerprint,
+        fingerprint=tree.fingerprint + "-val-is-test" * val_is_test,
     )
 
 
@@ -150,9 +154,11 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 
-def _assign(tree: _Tree, test: float | None, validation: float | None, seed: int) -> _Rows:
+def _assign(
+    tree: _Tree, parts: np.ndarray, test: float | None, validation: float | None, seed: int
+) -> _Rows:
     """The row numbers of each split; a split without a folder is drawn from the other images."""
-    rest = np.flatnonzero(~np.isin(tree.parts, ("val", "test")))
+    rest = np.flatnonzero(~np.isin(parts, ("val", "test")))
     rest = np.random.RandomState(seed).permutation(rest)
     pool = len(rest)
     splits = {}
@@ -160,7 +166,7 @@ def _assign(tree: _Tree, test: float | None, validation: float | None, seed: int
         ("test", "test", test, 0.2),
         ("val", "validation", validation, 0.1),
     ):
-        rows = np.flatnonzero(tree.parts == part)
+        rows = np.flatnonzero(parts == part)
         if len(rows) and size is not None:
             raise ValueError(
                 f"image_folder: {name}={size} and `{tree.root / part}` exists; it takes one of them"

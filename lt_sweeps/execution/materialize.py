@@ -37,7 +37,7 @@ from lt_sweeps.sparsity.evidence import LEARNED
 from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier
 from lt_sweeps.sparsity.synflow import flow
 from lt_sweeps.storage.store import CorruptTicket, Store
-from lt_sweeps.storage.ticket import Mask, State, Ticket
+from lt_sweeps.storage.ticket import LOGITS, Mask, State, Ticket
 from lt_sweeps.training.gradients import gradient, hessian_gradient
 
 
@@ -105,7 +105,10 @@ def _(stage: Logits, seed: Seed, store: Store) -> Ticket:
             evidence["noise"] = torch.rand(layer.shape, generator=draws)
         given = functools.partial(_given, stage, layer.name, evidence)
         learned |= repeated(given, f"method: `{stage.given.target}`")
-    return Ticket(start.state, _all_kept(layers), 0, learned=learned, notes=start.notes)
+    optimizer: State = {}
+    if stage.ended is not None:
+        optimizer = snapshot(*stage.ended, seed, store).optimizer
+    return Ticket(start.state, _all_kept(layers), 0, optimizer, learned, start.notes)
 
 
 def _given(stage: Logits, name: str, evidence: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -193,7 +196,7 @@ def _(stage: Reset, seed: Seed, store: Store) -> Ticket:
         stage.reset,
         stage.freeze,
         evidence,
-        base=base if stage.has_momentum else replace(base, optimizer={}),
+        base=replace(base, optimizer=_moments(base) if stage.has_momentum else {}),
         step=stage.step,
         layers=stage.network.layers,
         seed=seed,
@@ -203,6 +206,11 @@ def _(stage: Reset, seed: Seed, store: Store) -> Ticket:
     # A mask that has been cut drops its logits, so that its ticket stacks with any other.
     start = replace(start, notes=pruned.notes)
     return start if stage.has_logits else replace(start, learned={})
+
+
+def _moments(ticket: Ticket) -> State:
+    """The moments of a ticket's weights, without those of the logits that a cut mask drops."""
+    return {name: t for name, t in ticket.optimizer.items() if not name.startswith(LOGITS)}
 
 
 # The initial weights of a later level. A reset returns initial weights for the whole layer, the

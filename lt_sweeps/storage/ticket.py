@@ -15,6 +15,9 @@ from torch import Tensor
 Mask = Mapping[str, Tensor]
 """Which prunable weights are kept: bool `[R, *shape]` by parameter name."""
 
+LOGITS = "logits/"
+"""Begins the names of the moments of a learned mask's logits, beside those of the weights."""
+
 State = Mapping[str, Tensor]
 """Weights and buffers by their `state_dict` names: `[R, *shape]`."""
 

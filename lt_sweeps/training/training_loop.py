@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lt_sweeps.config.seeds import draw
 from lt_sweeps.data.batches import Batches
-from lt_sweeps.plan.stages import Moment
+from lt_sweeps.plan.stages import Moment, Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
@@ -63,9 +63,10 @@ class TrainingLoop:
             backend=machine.backend,
             smoothing=self.recipe.label_smoothing,
         )
-        seeds, levels = [unit.seed for unit in units], [unit.stage.level for unit in units]
+        seeds = [unit.seed for unit in units]
+        indices = [unit.stage.batch_index for unit in units]
         dataset = first.training.task.dataset
-        self.batches = Batches(dataset, self.recipe, seeds, levels, self.device)
+        self.batches = Batches(dataset, self.recipe, seeds, indices, self.device)
         self.masking = (LearnedMask if first.sparsifier.learns else FixedMask)(self.stack, units)
         self.step, self.end, self.seconds = first.start.step, first.step, 0.0
         self.history = TrainingHistory(self.masking.trained, self.step)
@@ -188,7 +189,8 @@ class TrainingLoop:
         if not self.stack.stochastic:
             return None
         return [
-            draw(unit.seed.role("noise"), "forward", unit.stage.level, step) for unit in self.units
+            draw(unit.seed.role("noise"), "forward", *_forward_index(unit.stage), step)
+            for unit in self.units
         ]
 
     def _pause(self) -> None:
@@ -222,3 +224,8 @@ class TrainingLoop:
             self.masking.at(step)
             self.masking.compute()
             self.stack.loss(*self.batches.take(self.batches.index(step)), self._seeds(step))
+
+
+def _forward_index(stage: Work) -> tuple[int | str, ...]:
+    """The level alone does not tell a search from the fine-tuning after it."""
+    return (stage.level,) if stage.again is None else stage.batch_index

@@ -271,6 +271,30 @@ def test_train_and_test_folders_are_used_as_such(tmp_path):
     assert splits["test"].images[10:].unique().tolist() == [200]
 
 
+def test_a_val_folder_without_a_test_folder_is_the_test_set(tmp_path):
+    """ImageNet as everybody has it: `train/` and `val/`, and papers report on the latter."""
+    root = draw_tree(tmp_path / "pets", count=5, parts=("train", "val"))
+    dataset = image_folder(str(root), data_dir=str(tmp_path), size=8, validation=3)
+    splits = prepared(dataset)
+    assert {k: len(s.labels) for k, s in splits.items()} == {"train": 7, "val": 3, "test": 10}
+    held = splits["test"].images
+    # in a folder `test` they are the same images, but another data set than train and val of old
+    (root / "val").rename(root / "test")
+    renamed = image_folder(str(root), data_dir=str(tmp_path), size=8, validation=3)
+    assert torch.equal(prepared(renamed)["test"].images, held)
+    assert renamed.fingerprint != dataset.fingerprint
+
+
+def test_a_val_folder_is_for_validation_where_a_test_set_is_drawn(tmp_path):
+    root = draw_tree(tmp_path / "pets", count=5, parts=("train", "val"))
+    drawn = image_folder(str(root), data_dir=str(tmp_path), size=8, test=4)
+    sizes = {k: len(s.labels) for k, s in prepared(drawn).items()}
+    assert sizes == {"train": 6, "val": 10, "test": 4}
+    assert drawn.fingerprint != image_folder(str(root)).fingerprint
+    with pytest.raises(ValueError, match=r"validation=2 and `.*val` exists; it takes one of them"):
+        image_folder(str(root), validation=2, test=4)
+
+
 def test_a_val_folder_is_the_validation_split(tmp_path):
     root = draw_tree(tmp_path / "pets", count=3, parts=("train", "val", "test"))
     dataset = image_folder(str(root), data_dir=str(tmp_path))
@@ -327,7 +351,7 @@ def test_a_training_from_a_file_equals_one_from_memory(tmp_path, monkeypatch):
         monkeypatch.setattr(
             psutil, "virtual_memory", lambda left=available: free._replace(available=left)
         )
-        batches = Batches(dataset, asked, [Seed.of(0)], [0], torch.device("cpu"))
+        batches = Batches(dataset, asked, [Seed.of(0)], [()], torch.device("cpu"))
         got.append((*batches.take(batches.index(0)), *next(batches.evaluation("test"))))
     for copied, mapped in zip(*got, strict=True):
         assert torch.equal(copied, mapped)

@@ -99,6 +99,11 @@ class Stage:
         return False
 
     @property
+    def continues(self) -> bool:
+        """Whether the training after it goes on with weights that a training ended with."""
+        return False
+
+    @property
     def frees(self) -> bool:
         """Whether pruned weights train with the others after it, from 0."""
         return False

@@ -53,6 +53,22 @@ class Work(Stage):
         return self.step - self.start.step
 
     @property
+    def again(self) -> int | None:
+        """How many pieces of work came before, if it goes on training weights that they trained.
+
+        Such a training draws batches by this number: those that its weights have seen, in the
+        same order and with the same crops, would favour methods that begin with early weights.
+        """
+        return None
+
+    @property
+    def batch_index(self) -> tuple[int | str, ...]:
+        """What the batches of an epoch are drawn by, beside the seed and the epoch."""
+        if self.again is not None:
+            return "again", self.again
+        return (self.level,) if self.training.recipe.order == "fresh" else ()
+
+    @property
     def statistics_batches(self) -> int:
         """Training batches from which batch-norm statistics are estimated anew at its start."""
         return 0
@@ -130,10 +146,15 @@ class Train(Work):
     def step(self) -> int:
         return self.training.recipe.length
 
+    @property
+    def again(self) -> int | None:
+        return self.depth - 1 if self.start.continues else None
+
     def fields(self) -> dict[str, Any]:
         acts = self.sparsifier != FIXED
         return {
             **self.training.identity(),
+            **({} if self.again is None else {"again": self.again}),
             **({"sparsifier": self.sparsifier.identity()} if acts else {}),
         }
 
