@@ -78,6 +78,7 @@ class SweepComparison(Analysis):
             labels={},
             baseline=None,
             tested=None,
+            pairs=[],
             control=None,
             highlight=None,
         )
@@ -91,8 +92,10 @@ class SweepComparison(Analysis):
     @cached_property
     def tests(self) -> list[significance.Verdict]:
         """Every curve of one against its partner, under the names of their own sweeps."""
-        alpha, pairs = self.one.layout.alpha, self.paired[1]
-        verdicts = [v for a, b in pairs for v in significance.compare_curves(a, b, alpha=alpha)]
+        layout = self.one.layout
+        verdicts = [
+            v for a, b in self.paired[1] for v in significance.compare_curves(a, b, layout)
+        ]
         return significance.correct_by_holm(verdicts, self.one.layout.family)
 
     def curves_of(self, metric: str) -> list[Curve]:

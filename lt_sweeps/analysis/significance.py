@@ -1,14 +1,17 @@
 """Significance: each line tested against the layout's baseline, and which tickets win.
 
 Every test is at one level. Holm's method corrects within the family that the layout declares, and
-what a reader needs to judge a p-value is reported with it.
+what a reader needs to judge a p-value is reported with it. Beside each test of a difference stands
+one of equivalence, because a difference that was not found is not a difference that is not there.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -24,6 +27,7 @@ from lt_sweeps.config.report_config import ReportConfig
 # neighbouring levels differ by 20% of the density (arXiv:1905.01067).
 SAME = 0.01
 _FAMILIES = {
+    "pair": lambda verdict: (verdict.curve.panel, verdict.curve.name, verdict.baseline.name),
     "line": lambda verdict: (verdict.curve.panel, verdict.curve.name),
     "panel": lambda verdict: verdict.curve.panel,
     "figure": lambda verdict: "",
@@ -40,6 +44,19 @@ class Verdict:
     found: Comparison
     p_holm: float = math.nan
     p_exact_holm: float = math.nan
+    p_equivalent_holm: float = math.nan
+    family: str = ""  # what Holm corrected together
+
+    def words(self, alpha: float) -> tuple[str, ...]:
+        """What the tests show after Holm: `above` or `below`, `equivalent`, both, or `undecided`.
+
+        A difference that is certain and smaller than the margin is both.
+        """
+        if math.isnan(self.found.p):
+            return ("not tested",)
+        above = "above" if self.found.difference > 0 else "below"
+        shown = {above: self.p_holm, "equivalent": self.p_equivalent_holm}
+        return tuple(word for word, p in shown.items() if p < alpha) or ("undecided",)
 
     def mark(self, alpha: float) -> str:
         """`★` or `×` if the line is above or below after Holm, `☆` or `·` if only uncorrected.
@@ -61,27 +78,32 @@ def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
     """
     if layout.baseline is None:
         return []
-    names = list(dict.fromkeys(curve.name for curve in curves))
-    for where in ("baseline", "tested", "control", "highlight"):
-        given = getattr(layout, where) or []
-        for name in {given} if isinstance(given, str) else given:
-            if name not in names:
-                raise ValueError(
-                    f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
-                    f"{names}"
-                )
+    _check_lines(curves, layout)
     verdicts = []
     for panel in group_by(curves, lambda curve: curve.panel).values():
         baseline = next((curve for curve in panel if curve.name == layout.baseline), None)
         tested = [c for c in panel if layout.tested is None or c.name in layout.tested]
         for curve in tested:
             if baseline is not None and curve is not baseline:
-                verdicts += compare_curves(curve, baseline, alpha=layout.alpha)
+                verdicts += compare_curves(curve, baseline, layout)
     return correct_by_holm(verdicts, layout.family)
 
 
-def compare_curves(curve: Curve, baseline: Curve, *, alpha: float) -> Iterator[Verdict]:
+def pair_verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
+    """The pairs of lines that the layout names, each a question and a family of tests of its own."""
+    _check_lines(curves, layout)
+    verdicts = []
+    for panel in group_by(curves, lambda curve: curve.panel).values():
+        lines = {curve.name: curve for curve in panel}
+        for one, other in layout.pairs:
+            if one in lines and other in lines:
+                verdicts += compare_curves(lines[one], lines[other], layout)
+    return correct_by_holm(verdicts, "pair")
+
+
+def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Iterator[Verdict]:
     """Compare two curves at each level that both have, unless they share its tickets."""
+    accuracy = curve.metric.endswith("accuracy") and layout.equivalence is not None
     for point in curve.points:
         other = point_at_density(point, baseline)
         if other is None or other.stages == point.stages:
@@ -91,9 +113,25 @@ def compare_curves(curve: Curve, baseline: Curve, *, alpha: float) -> Iterator[V
             other.values,
             seeds=curve.seeds,
             other_seeds=baseline.seeds,
-            alpha=alpha,
+            alpha=layout.alpha,
+            margin=layout.equivalence if accuracy and layout.equivalence else math.nan,
+            same_draws=curve.imported == baseline.imported,
         )
         yield Verdict(curve, baseline, point, found)
+
+
+def _check_lines(curves: Sequence[Curve], layout: ReportConfig) -> None:
+    """A name in the layout is a line that is there, or one that `labels` expects."""
+    names = list(dict.fromkeys(curve.name for curve in curves))
+    for where in ("baseline", "tested", "control", "highlight", "pairs"):
+        given = getattr(layout, where) or []
+        given = [given] if isinstance(given, str) else given
+        for name in chain.from_iterable(given) if where == "pairs" else given:
+            if name not in names and name not in layout.labels:
+                raise ValueError(
+                    f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
+                    f"{names}"
+                )
 
 
 def correct_by_holm(verdicts: Sequence[Verdict], family: str) -> list[Verdict]:
@@ -102,9 +140,10 @@ def correct_by_holm(verdicts: Sequence[Verdict], family: str) -> list[Verdict]:
     for members in group_by(verdicts, _FAMILIES[family]).values():
         p_holm = holm([v.found.p for v in members])
         exact = holm([v.found.p_exact for v in members])
+        equal = holm([v.found.p_equivalent for v in members])
         corrected += [
-            replace(v, p_holm=p, p_exact_holm=e)
-            for v, p, e in zip(members, p_holm, exact, strict=True)
+            replace(v, p_holm=p, p_exact_holm=e, p_equivalent_holm=q, family=family)
+            for v, p, e, q in zip(members, p_holm, exact, equal, strict=True)
         ]
     return corrected
 
@@ -133,17 +172,47 @@ def winning(
     }
 
 
+def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
+    """A sentence for each pair of lines and panel: at how many levels the tests show what."""
+    sentences = []
+    for members in group_by(verdicts, _FAMILIES["pair"]).values():
+        curve, baseline = members[0].curve, members[0].baseline
+        counts = Counter(word for v in members for word in v.words(layout.alpha))
+        within = f"equivalent within {100 * (layout.equivalence or 0):g} points"
+        names = {"equivalent": within, "undecided": "undecided", "not tested": "not testable"}
+        words = [*("above", "below"), *names]
+        found = [f"{names.get(w, w)} at {counts[w]}" for w in words if counts[w]]
+        levels = f"{len(members)} level{'s' * (len(members) > 1)}"
+        sentences.append(
+            f"{curve.panel}, {curve.label} against {baseline.label}: {', '.join(found)} of {levels}."
+        )
+    if any(len(v.words(layout.alpha)) > 1 for v in verdicts):
+        sentences.append("A difference can be certain and smaller than the margin: that is both.")
+    return sentences
+
+
 def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """The limits of these tests as sentences: attainable p, power, what could not be tested."""
+    """What the tests show, and their limits: attainable p, power, what could not be tested."""
     if not verdicts:
         return []
     tests = sorted({v.found.test for v in verdicts})
+    baselines = list(dict.fromkeys(v.baseline.label for v in verdicts))
+    against = baselines[0] if len(baselines) == 1 else "the line that is named"
+    holm_within = " and ".join(
+        f"within each {family} ({_sizes(members)})"
+        for family, members in group_by(verdicts, lambda v: v.family).items()
+    )
     says = [
-        f"Tests against {verdicts[0].baseline.label}, at one level each: {' and '.join(tests)}, "
+        f"Tests against {against}, at one level each: {' and '.join(tests)}, "
         f"beside Student's two-sample t-test (arXiv:1905.01067) and an exact permutation test; "
-        f"Holm within each {layout.family} ({_sizes(verdicts, layout)}), α = {layout.alpha:g}."
+        f"Holm {holm_within}, α = {layout.alpha:g}."
     ]
-    says += _attainable(verdicts, layout) + _power(verdicts, layout)
+    if any(not math.isnan(v.found.margin) for v in verdicts):
+        says.append(
+            f"Equivalent: two one-sided t-tests show a difference below "
+            f"{100 * (layout.equivalence or 0):g} points. Undecided: these seeds show neither."
+        )
+    says += conclusions(verdicts, layout) + _attainable(verdicts, layout) + _power(verdicts, layout)
     lost = [v for v in verdicts if v.found.n != v.found.asked]
     if lost:
         says.append(f"{len(lost)} of {len(verdicts)} tests lack seeds (diverged, or not yet done).")
@@ -152,8 +221,8 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     return says
 
 
-def _sizes(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
-    families = group_by(verdicts, _FAMILIES[layout.family]).values()
+def _sizes(verdicts: Sequence[Verdict]) -> str:
+    families = group_by(verdicts, _FAMILIES[verdicts[0].family]).values()
     sizes = sorted({sum(not math.isnan(v.found.p) for v in family) for family in families})
     return f"{sizes[0]} tests" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
 

@@ -11,7 +11,7 @@ from lt_sweeps.analysis.curve import Curve, curves
 from lt_sweeps.analysis.endpoint import Endpoint, endpoints
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.results import Results
-from lt_sweeps.analysis.significance import Verdict, verdicts
+from lt_sweeps.analysis.significance import Verdict, pair_verdicts, verdicts
 from lt_sweeps.config.report_config import ReportConfig, layout
 
 
@@ -43,6 +43,11 @@ class Analysis:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         return verdicts(self.curves, self.layout)
+
+    @cached_property
+    def all_verdicts(self) -> list[Verdict]:
+        """The tests against the baseline, and those of the layout's pairs of lines."""
+        return [*self.verdicts, *pair_verdicts(self.curves, self.layout)]
 
     @cached_property
     def controlled(self) -> list[Verdict]:

@@ -94,12 +94,17 @@ def verdicts_table(analysis: Analysis) -> pd.DataFrame:
         "exact": lambda v: v.found.exact,
         "sd": lambda v: v.found.sd,
         "seeds_needed": lambda v: v.found.seeds_needed,
+        "margin": lambda v: v.found.margin,
+        "p_equivalent": lambda v: v.found.p_equivalent,
+        "p_equivalent_holm": lambda v: v.p_equivalent_holm,
+        "family": lambda v: v.family,
+        "shows": lambda v: " and ".join(v.words(alpha)),
         "mark": lambda v: v.mark(alpha),
         "winning": lambda v: wins.get((v.curve.panel, v.curve.name, v.point.stages)),
     }
     # Column by column, so that a report without tests has the same columns as one with some.
     return pd.DataFrame(
-        {name: list(map(value, analysis.verdicts)) for name, value in columns.items()}
+        {name: list(map(value, analysis.all_verdicts)) for name, value in columns.items()}
     )
 
 

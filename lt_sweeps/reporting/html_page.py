@@ -42,7 +42,7 @@ def report_page(
         f"Version of the code: {', '.join(reading.versions) or 'unknown'}.",
         warnings=[line for line in warnings if line],
         figures=[_figure(figure, files) for figure in figures],
-        caveats=caveats(analysis.verdicts, analysis.layout),
+        caveats=caveats(analysis.all_verdicts, analysis.layout),
         tables=[_table(table) for table in tables],
     ).encode()
 

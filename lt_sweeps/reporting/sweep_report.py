@@ -125,7 +125,7 @@ def _print(analysis: Analysis, missing: Sequence[str], console: Console) -> None
     lines = [
         *([] if analysis.curves else [_title(analysis), "no records yet"]),
         versions_sentence(reading.versions),
-        *caveats(analysis.verdicts, analysis.layout),
+        *caveats(analysis.all_verdicts, analysis.layout),
         *(missing if analysis.curves else []),  # without records every figure is missing
         *reading.notes,
     ]

@@ -65,8 +65,11 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
 
 
 def verdict_tables(analysis: Analysis) -> Iterator[Table]:
-    """The tests for the terminal, one table per tested line."""
-    for members in group_by(analysis.verdicts, lambda v: (v.curve.panel, v.curve.name)).values():
+    """The tests for the terminal, one table per tested line and the line it is tested against."""
+    lines = group_by(
+        analysis.all_verdicts, lambda v: (v.curve.panel, v.curve.name, v.baseline.name)
+    )
+    for members in lines.values():
         yield line_verdicts_table(members, analysis)
 
 
@@ -76,7 +79,7 @@ def line_verdicts_table(members: Sequence[Verdict], analysis: Analysis) -> Table
     curve, baseline = members[0].curve, members[0].baseline
     table = new_table(
         f"{curve.panel}: {curve.label} minus {baseline.label}",
-        ("% left", "difference", "", "p", "Holm", "Student", "exact", "n"),
+        ("% left", "difference", "", "p", "Holm", "Student", "exact", "equivalent", "shows", "n"),
     )
     for v in members:
         comparison = v.found
@@ -88,6 +91,8 @@ def line_verdicts_table(members: Sequence[Verdict], analysis: Analysis) -> Table
             v.mark(analysis.layout.alpha),
             *(p_text(p) for p in (comparison.p, v.p_holm, comparison.p_student)),
             p_text(comparison.p_exact, digits=4),
+            p_text(v.p_equivalent_holm),
+            "\n".join(v.words(analysis.layout.alpha)),
             _count(v),
         )
     return table

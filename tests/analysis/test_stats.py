@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower, TTestPower
+from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 from lt_sweeps.analysis.stats import (
     Comparison,
@@ -70,6 +72,24 @@ def test_other_seeds_are_compared_by_welch() -> None:
 
 def test_the_papers_test_stands_beside_the_paired_one() -> None:
     assert compared(ONE, OTHER).p_student == pytest.approx(stats.ttest_ind(ONE, OTHER)[1])
+
+
+@pytest.mark.parametrize("same_draws", [True, False])
+def test_equivalence_is_two_one_sided_tests_and_not_a_large_p(same_draws: bool) -> None:
+    def tested(one: list[float], other: list[float]) -> Comparison:
+        a, b = (dict(zip(SEEDS, values, strict=False)) for values in (one, other))
+        draws = {"margin": 1.0, "same_draws": same_draws}
+        return compare_replicates(a, b, seeds=a, other_seeds=b, alpha=0.05, **draws)
+
+    near = [2.1, 3.9, 6.2, 8.1, 9.8]
+    if same_draws:
+        expected = ttost_paired(np.array(near), np.array(ONE), -1, 1)[0]
+    else:
+        expected = ttost_ind(np.array(near), np.array(ONE), -1, 1, usevar="unequal")[0]
+    assert tested(near, ONE).p_equivalent == pytest.approx(expected)
+    # Two seeds see no difference, however large it may be, and do not show that there is none.
+    two = tested([1.0, 9.0], [8.0, 2.5])
+    assert two.p > 0.9 and two.p_equivalent > 0.3
 
 
 def test_the_exact_test_counts_arrangements() -> None:
