@@ -93,9 +93,7 @@ class SweepComparison(Analysis):
     def tests(self) -> list[significance.Verdict]:
         """Every curve of one against its partner, under the names of their own sweeps."""
         layout = self.one.layout
-        verdicts = [
-            v for a, b in self.paired[1] for v in significance.compare_curves(a, b, layout)
-        ]
+        verdicts = [v for a, b in self.paired[1] for v in significance.compare_curves(a, b, layout)]
         return significance.correct_by_holm(verdicts, self.one.layout.family)
 
     def curves_of(self, metric: str) -> list[Curve]:

@@ -90,6 +90,10 @@ class Curve:
         """Whether other code made it: its seeds drew other numbers than ours of the same name."""
         return any(row.experiment == "imported" for cell in self.cells for row in cell.rows)
 
+    def called(self, name: str) -> bool:
+        """Whether a layout means this line: by its name, or by its name in the legend."""
+        return name in (self.name, self.label)
+
     @property
     def unfinished(self) -> bool:
         return not all(cell.done for cell in self.cells)

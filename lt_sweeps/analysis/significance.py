@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from lt_sweeps.config.report_config import ReportConfig
 # rounded in each layer, so one target gives densities that differ a little from line to line, while
 # neighbouring levels differ by 20% of the density (arXiv:1905.01067).
 SAME = 0.01
+Tested = TypeVar("Tested", bound="LineTest")
 _FAMILIES = {
     "pair": lambda verdict: (verdict.curve.panel, verdict.curve.name, verdict.baseline.name),
     "line": lambda verdict: (verdict.curve.panel, verdict.curve.name),
@@ -34,13 +36,12 @@ _FAMILIES = {
 }
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One line against another at one level: the comparison, corrected within its family."""
+@dataclass(frozen=True, kw_only=True)
+class LineTest:
+    """One line against another: the comparison, corrected within its family."""
 
     curve: Curve
     baseline: Curve
-    point: Point
     found: Comparison
     p_holm: float = math.nan
     p_exact_holm: float = math.nan
@@ -71,6 +72,13 @@ class Verdict:
         return ("☆" if above else "·") if self.found.p_student < alpha else ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict(LineTest):
+    """One line against another at one level."""
+
+    point: Point
+
+
 def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
     """Every tested line at every level that it shares with the baseline of its panel.
 
@@ -81,29 +89,23 @@ def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
     _check_lines(curves, layout)
     verdicts = []
     for panel in group_by(curves, lambda curve: curve.panel).values():
-        baseline = next((curve for curve in panel if curve.name == layout.baseline), None)
-        tested = [c for c in panel if layout.tested is None or c.name in layout.tested]
-        for curve in tested:
-            if baseline is not None and curve is not baseline:
-                verdicts += compare_curves(curve, baseline, layout)
+        for curve, baseline in against_baseline(panel, layout):
+            verdicts += compare_curves(curve, baseline, layout)
     return correct_by_holm(verdicts, layout.family)
 
 
 def pair_verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
-    """The pairs of lines that the layout names, each a question and a family of tests of its own."""
+    """The pairs of lines that the layout names, each a family of tests of its own."""
     _check_lines(curves, layout)
     verdicts = []
     for panel in group_by(curves, lambda curve: curve.panel).values():
-        lines = {curve.name: curve for curve in panel}
-        for one, other in layout.pairs:
-            if one in lines and other in lines:
-                verdicts += compare_curves(lines[one], lines[other], layout)
+        for curve, other in named_pairs(panel, layout):
+            verdicts += compare_curves(curve, other, layout)
     return correct_by_holm(verdicts, "pair")
 
 
 def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Iterator[Verdict]:
     """Compare two curves at each level that both have, unless they share its tickets."""
-    accuracy = curve.metric.endswith("accuracy") and layout.equivalence is not None
     for point in curve.points:
         other = point_at_density(point, baseline)
         if other is None or other.stages == point.stages:
@@ -114,27 +116,56 @@ def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Itera
             seeds=curve.seeds,
             other_seeds=baseline.seeds,
             alpha=layout.alpha,
-            margin=layout.equivalence if accuracy and layout.equivalence else math.nan,
+            margin=equivalence_margin(curve, layout),
             same_draws=curve.imported == baseline.imported,
         )
-        yield Verdict(curve, baseline, point, found)
+        yield Verdict(curve=curve, baseline=baseline, point=point, found=found)
+
+
+def equivalence_margin(curve: Curve, layout: ReportConfig) -> float:
+    """The difference that counts as none; NaN where the metric is no accuracy."""
+    accuracy = curve.metric.endswith("accuracy") and layout.equivalence is not None
+    return layout.equivalence if accuracy and layout.equivalence else math.nan
+
+
+def against_baseline(panel: Sequence[Curve], layout: ReportConfig) -> list[tuple[Curve, Curve]]:
+    """Each tested line of a panel with its baseline."""
+    baseline = next((c for c in panel if layout.baseline and c.called(layout.baseline)), None)
+    if baseline is None:
+        return []
+    tested = [
+        c for c in panel if layout.tested is None or any(c.called(name) for name in layout.tested)
+    ]
+    return [(curve, baseline) for curve in tested if curve is not baseline]
+
+
+def named_pairs(panel: Sequence[Curve], layout: ReportConfig) -> list[tuple[Curve, Curve]]:
+    """The pairs of lines that the layout asks about and the panel has."""
+    return [
+        (a, b)
+        for one, other in layout.pairs
+        for a in panel
+        for b in panel
+        if a.called(one) and b.called(other)
+    ]
 
 
 def _check_lines(curves: Sequence[Curve], layout: ReportConfig) -> None:
     """A name in the layout is a line that is there, or one that `labels` expects."""
     names = list(dict.fromkeys(curve.name for curve in curves))
+    known = {*names, *layout.labels, *layout.labels.values()}
     for where in ("baseline", "tested", "control", "highlight", "pairs"):
         given = getattr(layout, where) or []
         given = [given] if isinstance(given, str) else given
         for name in chain.from_iterable(given) if where == "pairs" else given:
-            if name not in names and name not in layout.labels:
+            if name not in known:
                 raise ValueError(
                     f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
                     f"{names}"
                 )
 
 
-def correct_by_holm(verdicts: Sequence[Verdict], family: str) -> list[Verdict]:
+def correct_by_holm(verdicts: Sequence[Tested], family: str) -> list[Tested]:
     """The verdicts with p-values adjusted by Holm's method within each family."""
     corrected = []
     for members in group_by(verdicts, _FAMILIES[family]).values():
@@ -182,10 +213,9 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         names = {"equivalent": within, "undecided": "undecided", "not tested": "not testable"}
         words = [*("above", "below"), *names]
         found = [f"{names.get(w, w)} at {counts[w]}" for w in words if counts[w]]
-        levels = f"{len(members)} level{'s' * (len(members) > 1)}"
-        sentences.append(
-            f"{curve.panel}, {curve.label} against {baseline.label}: {', '.join(found)} of {levels}."
-        )
+        levels = f"of {len(members)} level{'s' * (len(members) > 1)}."
+        question = f"{curve.panel}, {curve.label} against {baseline.label}"
+        sentences.append(f"{question}: {', '.join(found)} {levels}")
     if any(len(v.words(layout.alpha)) > 1 for v in verdicts):
         sentences.append("A difference can be certain and smaller than the margin: that is both.")
     return sentences

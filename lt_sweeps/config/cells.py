@@ -96,7 +96,8 @@ def _with_defaults(
     Raises: ValueError: an option without defaults, where the others need some.
     """
     lines = [list(line)]
-    for group, defaults in spec.defaults_for.items():
+    # A combination says more than its parts, so it comes first: what a line has is not set again.
+    for group, defaults in sorted(spec.defaults_for.items(), key=lambda item: -item[0].count(",")):
         groups = group.split(",")
         completed: list[list[str]] = []
         for line in lines:

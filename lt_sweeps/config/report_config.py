@@ -56,7 +56,7 @@ class Published:
     """Published numbers, drawn beside a line: `label` is the name of a line, or a new name.
 
     A metric has `points`, each [sparsity, value]; an endpoint has one `value`. `where` names the
-    model and the data set, and other groups if it must: the numbers are drawn where all of them fit.
+    model and the data set, and other groups if need be: the numbers are drawn where all fit.
     """
 
     label: str

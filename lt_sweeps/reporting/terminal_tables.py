@@ -10,11 +10,11 @@ from rich.text import Text
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import Endpoint
+from lt_sweeps.analysis.endpoint_tests import PER_RUN
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.csv_tables import PER_RUN
 from lt_sweeps.reporting.result_tables import metric_unit, new_table, percent_text
 
 _TICKETS = {

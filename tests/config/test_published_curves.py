@@ -25,7 +25,10 @@ def own(tmp_path: Path) -> str:
 
 def test_rows_of_a_line_are_the_points_of_a_curve(own: str) -> None:
     dense, random = curves_of_file(own)
-    assert dense["points"] == [[0.5, 0.97], [0.9, 0.95]] and dense["where"] == {**FC, "reset": "rewind"}
+    assert dense["points"] == [[0.5, 0.97], [0.9, 0.95]] and dense["where"] == {
+        **FC,
+        "reset": "rewind",
+    }
     assert random["points"] == [[0.5, 0.9]] and random["where"] == FC
 
 

@@ -19,6 +19,7 @@ from lt_sweeps.plan.planning import plan
 def test_the_yaml_that_explains_the_keys_holds_every_key_at_its_default() -> None:
     assert yaml.safe_load((CONF / "report" / "_keys.yaml").read_text()) == asdict(ReportConfig())
 
+
 FC = {"model": "fc", "dataset": "mnist"}
 
 
