@@ -210,11 +210,16 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         curve, baseline = members[0].curve, members[0].baseline
         counts = Counter(word for v in members for word in v.words(layout.alpha))
         within = f"equivalent within {100 * (layout.equivalence or 0):g} points"
+        if (
+            foreign := curve.imported != baseline.imported
+        ):  # other code asks whether ours repeats it
+            within = f"reproduced ({within})"
         names = {"equivalent": within, "undecided": "undecided", "not tested": "not testable"}
         words = [*("above", "below"), *names]
         found = [f"{names.get(w, w)} at {counts[w]}" for w in words if counts[w]]
         levels = f"of {len(members)} level{'s' * (len(members) > 1)}."
-        question = f"{curve.panel}, {curve.label} against {baseline.label}"
+        other = "the reference" if foreign and baseline.imported else baseline.label
+        question = f"{curve.panel}, {curve.label} against {other}"
         sentences.append(f"{question}: {', '.join(found)} {levels}")
     if any(len(v.words(layout.alpha)) > 1 for v in verdicts):
         sentences.append("A difference can be certain and smaller than the margin: that is both.")
