@@ -1,36 +1,127 @@
 """Every preset plans, says what it is for, and its quick variant runs (`-m slow`)."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from fixtures.paper_orderings import ORDERINGS
+from fixtures.paper_trainings import TRAININGS, WEIGHTS, Trained
 from fixtures.tiny_cell import imagenet
 
+from lt_sweeps.analysis.labels import labels_from_keys
+from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.config import report_config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF, options
-from lt_sweeps.plan.planning import plan
+from lt_sweeps.plan.planning import Plan, plan
 
 PRESETS = sorted(options("experiment"))
 SCRIPTS = sorted((Path(__file__).parents[1] / "launch").glob("*.sh"))
 QUICK = [name for name in PRESETS if name.endswith("_quick")]
+# A line that a quick variant has in the place of another: epochs of digits for steps of MNIST.
+ONLY_QUICK = {"magnitude increase of (epoch 2, final)"}
+
+
+@pytest.fixture
+def planned(
+    cells: Callable[..., list[Cell]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Plan]:
+    """The plan of a command line, in a folder of its own with a little ImageNet."""
+    imagenet(tmp_path / "imagenet")
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: plan(cells(*words))
 
 
 # The quick variants are run, so they need not be planned too.
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in QUICK])
-def test_a_preset_plans(
-    cells: Callable[..., list[Cell]],
-    name: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_every_net_of_a_preset_is_trained_as_its_paper_says(
+    planned: Callable[..., Plan], name: str
 ) -> None:
-    if name.endswith("imagenet"):
-        imagenet(tmp_path / "imagenet")
-    monkeypatch.chdir(tmp_path)
-    made = plan(cells(f"experiment={name}"))
+    expected = TRAININGS[name]
+    made = planned(f"experiment={name}", f"model={','.join(expected)}", "seed=0")
     assert made.cells and {cell.labels["experiment"] for cell in made.cells} == {name}
+    found: dict[str, set[Trained]] = {}
+    for cell in made.cells:
+        net = cell.cell.choices["model"]
+        assert sum(layer.size for layer in cell.last.network.layers) == WEIGHTS[net]
+        found.setdefault(net, set()).update(Trained.of(work) for work in cell.trainings)
+    assert found == expected
+
+
+@pytest.mark.parametrize("net", ["fc", "conv2", "conv4", "conv6"])
+def test_a_net_is_pruned_in_the_rounds_of_its_paper(planned: Callable[..., Plan], net: str) -> None:
+    (cell,) = planned(
+        "experiment=deconstructing/criteria", f"model={net}", "seed=0", "mask_criterion=random"
+    ).cells
+    assert list(cell.levels.values()) == list(range(25))
+    # The density after 24 rounds, of the weights of each kind: 0.9 of them stay, or 0.85, or 0.8.
+    kept = {"conv": 0.85 if net == "conv6" else 0.9, "hidden": 0.8, "output": 0.9}
+    weights = dict.fromkeys(kept, 0)
+    for layer in cell.last.network.layers:
+        weights[layer.kind] += layer.size
+    left = sum(kept[kind] ** 24 * n for kind, n in weights.items())
+    assert cell.last.target_sparsity == pytest.approx(1 - left / sum(weights.values()), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in QUICK])
+def test_a_net_that_a_preset_does_not_define_is_refused(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", f"experiment={name}", "model=wrn22_2"]) == 1
+    said = capsys.readouterr().err
+    assert re.search(rf"experiment {name} defines no (dataset and )?recipe for model=wrn22_2", said)
+    assert "recipe=; it defines [" in said and "Traceback" not in said
+
+
+def test_such_a_net_is_planned_as_the_command_line_defines_it(
+    planned: Callable[..., Plan],
+) -> None:
+    words = ("dataset=digits", "recipe=digits", "seed=0", "mask_criterion=random")
+    (cell,) = planned("experiment=deconstructing/criteria", "model=wrn22_2", *words).cells
+    assert {(w.training.task.call.target, w.step) for w in cell.trainings} == {
+        ("lt_sweeps.data.digits", 360)
+    }
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PRESETS if name.startswith("deconstructing/") and name not in QUICK]
+)
+def test_a_preset_asks_its_questions_of_lines_that_it_has(
+    cells: Callable[..., list[Cell]], name: str
+) -> None:
+    """A name with a mistake would be a test that is never made, and nobody would miss it."""
+    made = cells(f"experiment={name}", "seed=0")
+    layout = report_config.layout(made[0].report)
+    assert layout.baseline and layout.lines
+    rows = [CellResults("", "0", cell.choices, flat(cell.config)) for cell in made]
+    lines = {labels_from_keys([row], [""], layout.lines)[0] for row in rows}
+    assert lines <= layout.labels.keys()
+    known = lines | {layout.labels[line] for line in lines}
+    asked = [layout.baseline, *(layout.tested or ()), *chain.from_iterable(layout.pairs)]
+    unknown = {line for line in asked if line not in known}
+    assert unknown <= ONLY_QUICK
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of a config, by dotted keys."""
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            settings |= flat(value, f"{prefix}{key}.")
+        else:
+            settings[f"{prefix}{key}"] = value
+    return settings
+
+
+def test_the_headers_say_what_differs_from_the_released_code() -> None:
+    for name in PRESETS:
+        if name.startswith("deconstructing/") and name not in QUICK:
+            assert "# Differs:" in (CONF / "experiment" / f"{name}.yaml").read_text(), name
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in QUICK])
@@ -60,5 +151,7 @@ def test_a_quick_variant_runs_to_its_report(name: str, tmp_path: Path) -> None:
     assert main([f"experiment={name}", "seed=0,1", f"root={tmp_path}"]) == 0
     (sweep,) = (tmp_path / "sweeps").iterdir()
     assert any((sweep / "report").glob("*.png"))
+    if name.startswith("deconstructing/"):
+        assert len(pd.read_csv(sweep / "report" / "endpoint_tests.csv"))
     for ordering in ORDERINGS.get(name.removesuffix("_quick"), ()):
         ordering.check(sweep / "report")

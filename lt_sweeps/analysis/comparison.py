@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 from lt_sweeps.analysis import significance
 from lt_sweeps.analysis.curve import Curve
@@ -30,8 +31,10 @@ def matching_curves(
     # A schedule that only goes further is the same schedule; one with other densities is not.
     schedules = not all(_same_densities(a, b) for a in mine for b in theirs if a.panel == b.panel)
     ours, others = (_configs(curves, schedules=schedules) for curves in (mine, theirs))
-    within = {*differences(ours), *differences(others)} - set(by)
-    between = [key for key in differences([*ours, *others]) if key not in within]
+    # Other code has few of our keys. What it does not say is unknown, and not another value.
+    told = _told(ours) & _told(others) if _foreign(mine, theirs) else _told(ours) | _told(others)
+    within = ({*differences(ours), *differences(others)} - set(by)) & told
+    between = [k for k in differences([*ours, *others]) if k not in within and k in told]
     if len(between) > 1 and not set(between) <= set(by):
         raise ValueError(
             f"compare: the two differ in {between}; one of these may differ, or name all that are "
@@ -78,6 +81,7 @@ class SweepComparison(Analysis):
             labels={},
             baseline=None,
             tested=None,
+            pairs=[],
             control=None,
             highlight=None,
         )
@@ -91,9 +95,11 @@ class SweepComparison(Analysis):
     @cached_property
     def tests(self) -> list[significance.Verdict]:
         """Every curve of one against its partner, under the names of their own sweeps."""
-        alpha, pairs = self.one.layout.alpha, self.paired[1]
-        verdicts = [v for a, b in pairs for v in significance.compare_curves(a, b, alpha=alpha)]
-        return significance.correct_by_holm(verdicts, self.one.layout.family)
+        layout = self.one.layout
+        verdicts = [v for a, b in self.paired[1] for v in significance.compare_curves(a, b, layout)]
+        # Whether each line of a reference is reproduced is a question of its own.
+        foreign = _foreign(self.one.curves, self.other.curves)
+        return significance.correct_by_holm(verdicts, "pair" if foreign else layout.family)
 
     def curves_of(self, metric: str) -> list[Curve]:
         mine, theirs = self.one.curves_of(metric), self.other.curves_of(metric)
@@ -129,6 +135,21 @@ def _configs(curves: Sequence[Curve], *, schedules: bool) -> list[CellResults]:
         schedule = {key: v for key, v in settings.items() if is_within(key, ["schedule"])}
         configs.append(CellResults("", "", curve.choices, {**curve.settings, **schedule}))
     return configs
+
+
+def _foreign(mine: Sequence[Curve], theirs: Sequence[Curve]) -> bool:
+    """Whether one side was made by other code."""
+    return all(curve.imported for curve in mine) != all(curve.imported for curve in theirs)
+
+
+def _told(configs: Sequence[CellResults]) -> set[str]:
+    """The groups and settings that these configs have a value of."""
+    return {
+        key
+        for c in configs
+        for key, v in chain(c.choices.items(), c.settings.items())
+        if v is not None
+    }
 
 
 def _same_densities(one: Curve, other: Curve) -> bool:

@@ -78,11 +78,21 @@ class Curve:
     cells: tuple[CellResults, ...]
     points: tuple[Point, ...]  # from the densest to the sparsest
     reference: Curve | None = None  # the panel's dense network, of a line that has none of its own
+    metric: str = "test_accuracy"  # of its points
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
         """The seeds that every point has once all cells are done."""
         return tuple(dict.fromkeys(cell.seed for cell in self.cells))
+
+    @cached_property
+    def imported(self) -> bool:
+        """Whether other code made it: its seeds drew other numbers than ours of the same name."""
+        return any(row.experiment == "imported" for cell in self.cells for row in cell.rows)
+
+    def called(self, name: str) -> bool:
+        """Whether a layout means this line: by its name, or by its name in the legend."""
+        return name in (self.name, self.label)
 
     @property
     def unfinished(self) -> bool:
@@ -125,6 +135,7 @@ def curves(
             settings=config.settings,
             cells=tuple(group),
             points=_points(group, metric, layout.along),
+            metric=metric,
         )
         for name, panel, config, (group, _) in zip(names, panels, configs, groups, strict=True)
     ]

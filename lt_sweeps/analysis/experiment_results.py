@@ -11,12 +11,12 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 
 
 def results_of_experiment(
-    root: Path, experiment: str, *, models: Collection[str] | None, metrics: Collection[str]
+    root: Path, experiment: str, *, nets: Mapping[str, str], metrics: Collection[str]
 ) -> Results:
-    """The cells of an experiment with one of these nets, each once, in the order of their sweeps.
+    """The cells of an experiment with one of these nets on its data set, each once.
 
-    `models` is None where any net will do. The experiment was perhaps swept net by net, or taken
-    further later: all its sweeps count.
+    Without `nets` any net on any data will do. The experiment was perhaps swept net by net, or
+    taken further later: all its sweeps count, in their order.
 
     Raises: ValueError: something under the root cannot be read.
     """
@@ -28,9 +28,9 @@ def results_of_experiment(
         layouts[experiment] = results.layouts.get(experiment, {})
         notes += results.notes
         for cell in results.cells:
-            if cell.experiment == experiment and (
-                models is None or cell.choices.get("model") in models
-            ):
+            net, data = cell.choices.get("model"), cell.choices.get("dataset")
+            fits = not nets or (net is not None and nets.get(net) == data)
+            if cell.experiment == experiment and fits:
                 cells.setdefault((cell.signature, cell.seed), cell)
     return Results(experiment, tuple(cells.values()), tuple(notes), root, layouts)
 

@@ -1,14 +1,18 @@
 """Significance: each line tested against the layout's baseline, and which tickets win.
 
 Every test is at one level. Holm's method corrects within the family that the layout declares, and
-what a reader needs to judge a p-value is reported with it.
+what a reader needs to judge a p-value is reported with it. Beside each test of a difference stands
+one of equivalence, because a difference that was not found is not a difference that is not there.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,23 +27,37 @@ from lt_sweeps.config.report_config import ReportConfig
 # rounded in each layer, so one target gives densities that differ a little from line to line, while
 # neighbouring levels differ by 20% of the density (arXiv:1905.01067).
 SAME = 0.01
+Tested = TypeVar("Tested", bound="LineTest")
 _FAMILIES = {
+    "pair": lambda verdict: (verdict.curve.panel, verdict.curve.name, verdict.baseline.name),
     "line": lambda verdict: (verdict.curve.panel, verdict.curve.name),
     "panel": lambda verdict: verdict.curve.panel,
     "figure": lambda verdict: "",
 }
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One line against another at one level: the comparison, corrected within its family."""
+@dataclass(frozen=True, kw_only=True)
+class LineTest:
+    """One line against another: the comparison, corrected within its family."""
 
     curve: Curve
     baseline: Curve
-    point: Point
     found: Comparison
     p_holm: float = math.nan
     p_exact_holm: float = math.nan
+    p_equivalent_holm: float = math.nan
+    family: str = ""  # what Holm corrected together
+
+    def words(self, alpha: float) -> tuple[str, ...]:
+        """What the tests show after Holm: `above` or `below`, `equivalent`, both, or `undecided`.
+
+        A difference that is certain and smaller than the margin is both.
+        """
+        if math.isnan(self.found.p):
+            return ("not tested",)
+        above = "above" if self.found.difference > 0 else "below"
+        shown = {above: self.p_holm, "equivalent": self.p_equivalent_holm}
+        return tuple(word for word, p in shown.items() if p < alpha) or ("undecided",)
 
     def mark(self, alpha: float) -> str:
         """`★` or `×` if the line is above or below after Holm, `☆` or `·` if only uncorrected.
@@ -54,6 +72,13 @@ class Verdict:
         return ("☆" if above else "·") if self.found.p_student < alpha else ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict(LineTest):
+    """One line against another at one level."""
+
+    point: Point
+
+
 def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
     """Every tested line at every level that it shares with the baseline of its panel.
 
@@ -61,26 +86,25 @@ def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
     """
     if layout.baseline is None:
         return []
-    names = list(dict.fromkeys(curve.name for curve in curves))
-    for where in ("baseline", "tested", "control", "highlight"):
-        given = getattr(layout, where) or []
-        for name in {given} if isinstance(given, str) else given:
-            if name not in names:
-                raise ValueError(
-                    f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
-                    f"{names}"
-                )
+    _check_lines(curves, layout)
     verdicts = []
     for panel in group_by(curves, lambda curve: curve.panel).values():
-        baseline = next((curve for curve in panel if curve.name == layout.baseline), None)
-        tested = [c for c in panel if layout.tested is None or c.name in layout.tested]
-        for curve in tested:
-            if baseline is not None and curve is not baseline:
-                verdicts += compare_curves(curve, baseline, alpha=layout.alpha)
+        for curve, baseline in against_baseline(panel, layout):
+            verdicts += compare_curves(curve, baseline, layout)
     return correct_by_holm(verdicts, layout.family)
 
 
-def compare_curves(curve: Curve, baseline: Curve, *, alpha: float) -> Iterator[Verdict]:
+def pair_verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
+    """The pairs of lines that the layout names, each a family of tests of its own."""
+    _check_lines(curves, layout)
+    verdicts = []
+    for panel in group_by(curves, lambda curve: curve.panel).values():
+        for curve, other in named_pairs(panel, layout):
+            verdicts += compare_curves(curve, other, layout)
+    return correct_by_holm(verdicts, "pair")
+
+
+def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Iterator[Verdict]:
     """Compare two curves at each level that both have, unless they share its tickets."""
     for point in curve.points:
         other = point_at_density(point, baseline)
@@ -91,20 +115,66 @@ def compare_curves(curve: Curve, baseline: Curve, *, alpha: float) -> Iterator[V
             other.values,
             seeds=curve.seeds,
             other_seeds=baseline.seeds,
-            alpha=alpha,
+            alpha=layout.alpha,
+            margin=equivalence_margin(curve, layout),
+            same_draws=curve.imported == baseline.imported,
         )
-        yield Verdict(curve, baseline, point, found)
+        yield Verdict(curve=curve, baseline=baseline, point=point, found=found)
 
 
-def correct_by_holm(verdicts: Sequence[Verdict], family: str) -> list[Verdict]:
+def equivalence_margin(curve: Curve, layout: ReportConfig) -> float:
+    """The difference that counts as none; NaN where the metric is no accuracy."""
+    accuracy = curve.metric.endswith("accuracy") and layout.equivalence is not None
+    return layout.equivalence if accuracy and layout.equivalence else math.nan
+
+
+def against_baseline(panel: Sequence[Curve], layout: ReportConfig) -> list[tuple[Curve, Curve]]:
+    """Each tested line of a panel with its baseline."""
+    baseline = next((c for c in panel if layout.baseline and c.called(layout.baseline)), None)
+    if baseline is None:
+        return []
+    tested = [
+        c for c in panel if layout.tested is None or any(c.called(name) for name in layout.tested)
+    ]
+    return [(curve, baseline) for curve in tested if curve is not baseline]
+
+
+def named_pairs(panel: Sequence[Curve], layout: ReportConfig) -> list[tuple[Curve, Curve]]:
+    """The pairs of lines that the layout asks about and the panel has."""
+    return [
+        (a, b)
+        for one, other in layout.pairs
+        for a in panel
+        for b in panel
+        if a.called(one) and b.called(other)
+    ]
+
+
+def _check_lines(curves: Sequence[Curve], layout: ReportConfig) -> None:
+    """A name in the layout is a line that is there, or one that `labels` expects."""
+    names = list(dict.fromkeys(curve.name for curve in curves))
+    known = {*names, *layout.labels, *layout.labels.values()}
+    for where in ("baseline", "tested", "control", "highlight", "pairs"):
+        given = getattr(layout, where) or []
+        given = [given] if isinstance(given, str) else given
+        for name in chain.from_iterable(given) if where == "pairs" else given:
+            if name not in known:
+                raise ValueError(
+                    f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
+                    f"{names}"
+                )
+
+
+def correct_by_holm(verdicts: Sequence[Tested], family: str) -> list[Tested]:
     """The verdicts with p-values adjusted by Holm's method within each family."""
     corrected = []
     for members in group_by(verdicts, _FAMILIES[family]).values():
         p_holm = holm([v.found.p for v in members])
         exact = holm([v.found.p_exact for v in members])
+        equal = holm([v.found.p_equivalent for v in members])
         corrected += [
-            replace(v, p_holm=p, p_exact_holm=e)
-            for v, p, e in zip(members, p_holm, exact, strict=True)
+            replace(v, p_holm=p, p_exact_holm=e, p_equivalent_holm=q, family=family)
+            for v, p, e, q in zip(members, p_holm, exact, equal, strict=True)
         ]
     return corrected
 
@@ -133,17 +203,51 @@ def winning(
     }
 
 
+def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
+    """A sentence for each pair of lines and panel: at how many levels the tests show what."""
+    sentences = []
+    for members in group_by(verdicts, _FAMILIES["pair"]).values():
+        curve, baseline = members[0].curve, members[0].baseline
+        counts = Counter(word for v in members for word in v.words(layout.alpha))
+        within = f"equivalent within {100 * (layout.equivalence or 0):g} points"
+        if (
+            foreign := curve.imported != baseline.imported
+        ):  # other code asks whether ours repeats it
+            within = f"reproduced ({within})"
+        names = {"equivalent": within, "undecided": "undecided", "not tested": "not testable"}
+        words = [*("above", "below"), *names]
+        found = [f"{names.get(w, w)} at {counts[w]}" for w in words if counts[w]]
+        levels = f"of {len(members)} level{'s' * (len(members) > 1)}."
+        other = "the reference" if foreign and baseline.imported else baseline.label
+        question = f"{curve.panel}, {curve.label} against {other}"
+        sentences.append(f"{question}: {', '.join(found)} {levels}")
+    if any(len(v.words(layout.alpha)) > 1 for v in verdicts):
+        sentences.append("A difference can be certain and smaller than the margin: that is both.")
+    return sentences
+
+
 def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """The limits of these tests as sentences: attainable p, power, what could not be tested."""
+    """What the tests show, and their limits: attainable p, power, what could not be tested."""
     if not verdicts:
         return []
     tests = sorted({v.found.test for v in verdicts})
+    baselines = list(dict.fromkeys(v.baseline.label for v in verdicts))
+    against = baselines[0] if len(baselines) == 1 else "the line that is named"
+    holm_within = " and ".join(
+        f"within each {family} ({_sizes(members)})"
+        for family, members in group_by(verdicts, lambda v: v.family).items()
+    )
     says = [
-        f"Tests against {verdicts[0].baseline.label}, at one level each: {' and '.join(tests)}, "
+        f"Tests against {against}, at one level each: {' and '.join(tests)}, "
         f"beside Student's two-sample t-test (arXiv:1905.01067) and an exact permutation test; "
-        f"Holm within each {layout.family} ({_sizes(verdicts, layout)}), α = {layout.alpha:g}."
+        f"Holm {holm_within}, α = {layout.alpha:g}."
     ]
-    says += _attainable(verdicts, layout) + _power(verdicts, layout)
+    if any(not math.isnan(v.found.margin) for v in verdicts):
+        says.append(
+            f"Equivalent: two one-sided t-tests show a difference below "
+            f"{100 * (layout.equivalence or 0):g} points. Undecided: these seeds show neither."
+        )
+    says += conclusions(verdicts, layout) + _attainable(verdicts, layout) + _power(verdicts, layout)
     lost = [v for v in verdicts if v.found.n != v.found.asked]
     if lost:
         says.append(f"{len(lost)} of {len(verdicts)} tests lack seeds (diverged, or not yet done).")
@@ -152,8 +256,8 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     return says
 
 
-def _sizes(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
-    families = group_by(verdicts, _FAMILIES[layout.family]).values()
+def _sizes(verdicts: Sequence[Verdict]) -> str:
+    families = group_by(verdicts, _FAMILIES[verdicts[0].family]).values()
     sizes = sorted({sum(not math.isnan(v.found.p) for v in family) for family in families})
     return f"{sizes[0]} tests" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
 

@@ -41,8 +41,9 @@ class Comparison:
 
     `p` is of the paired t-test if both used the same seeds, else of Welch's; `p_student` is of
     Student's two-sample t-test, which arXiv:1905.01067 used; `p_exact` is of the permutation test
-    (of the signs of the pairs, or of the labels), which cannot fall below `p_least`. NaN stands for
-    what is not defined: fewer than two replicates, or no spread at all.
+    (of the signs of the pairs, or of the labels), which cannot fall below `p_least`. `p_equivalent`
+    is of two one-sided tests (TOST): a small one shows that the difference lies within ± `margin`.
+    NaN stands for what is not defined: fewer than two replicates, no spread at all, or no margin.
     """
 
     test: str  # "paired t" or "Welch t"
@@ -58,6 +59,8 @@ class Comparison:
     exact: bool  # every arrangement counted, not a sample of them
     sd: float  # of the differences, or pooled
     seeds_needed: float  # per set, for a difference of this size; inf if more than 1000
+    margin: float = NAN  # a difference below it counts as none
+    p_equivalent: float = NAN
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -78,13 +81,16 @@ def compare_replicates(
     seeds: Collection[str],
     other_seeds: Collection[str],
     alpha: float,
+    margin: float = NAN,
+    same_draws: bool = True,
 ) -> Comparison:
     """`one` minus `other`: finite values by seed, of lines that were asked for these seeds.
 
-    Values are paired by seed if both lines were asked for the same seeds. A seed that only one line
-    has (the other diverged, or is not done) is then left out of both, and `n` says so.
+    Values are paired by seed if both lines were asked for the same seeds, and equal seeds drew the
+    same: seed 0 of other code is no pair of ours. A seed that only one line has (the other
+    diverged, or is not done) is then left out of both, and `n` says so.
     """
-    paired = set(seeds) == set(other_seeds)
+    paired = same_draws and set(seeds) == set(other_seeds)
     kept = [seed for seed in one if seed in other] if paired else list(one)
     a = np.array([one[seed] for seed in kept], dtype=float)
     b = np.array([other[s] for s in (kept if paired else other)], dtype=float)
@@ -104,6 +110,8 @@ def compare_replicates(
         exact=exact,
         sd=sd,
         seeds_needed=seeds_needed(difference, sd, paired=paired, alpha=alpha),
+        margin=margin,
+        p_equivalent=_equivalence_test(a, b, margin, paired=paired),
     )
 
 
@@ -163,6 +171,21 @@ def _student_t(a: np.ndarray, b: np.ndarray) -> float:
     if min(len(a), len(b)) < 2 or (_constant(a) and _constant(b)):
         return NAN
     return float(CompareMeans.from_data(a, b).ttest_ind(usevar="pooled")[1])
+
+
+def _equivalence_test(a: np.ndarray, b: np.ndarray, margin: float, *, paired: bool) -> float:
+    """The larger p of two one-sided t-tests: of a difference above -margin, and below margin."""
+    # That a test finds no difference is no evidence of equality: with two seeds it never finds any.
+    # Here the two hypotheses that the difference is too large must both be rejected, so that few or
+    # noisy seeds leave the question open instead of answering it (Schuirmann 1987).
+    if math.isnan(margin) or min(len(a), len(b)) < 2:
+        return NAN
+    if _constant(a - b) if paired else _constant(a) and _constant(b):
+        return NAN
+    if paired:
+        return float(DescrStatsW(a - b).ttost_mean(-margin, margin)[0])
+    two = CompareMeans.from_data(a, b)
+    return float(two.ttost_ind(-margin, margin, usevar="unequal")[0])
 
 
 def _permutation_test(a: np.ndarray, b: np.ndarray, *, paired: bool) -> tuple[float, bool]:

@@ -9,9 +9,14 @@ from typing import Any
 
 from lt_sweeps.analysis.curve import Curve, curves
 from lt_sweeps.analysis.endpoint import Endpoint, endpoints
+from lt_sweeps.analysis.endpoint_tests import (
+    EndpointVerdict,
+    endpoint_verdicts,
+    peak_conclusions,
+)
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.results import Results
-from lt_sweeps.analysis.significance import Verdict, verdicts
+from lt_sweeps.analysis.significance import Verdict, caveats, pair_verdicts, verdicts
 from lt_sweeps.config.report_config import ReportConfig, layout
 
 
@@ -43,6 +48,22 @@ class Analysis:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         return verdicts(self.curves, self.layout)
+
+    @cached_property
+    def all_verdicts(self) -> list[Verdict]:
+        """The tests against the baseline, and those of the layout's pairs of lines."""
+        return [*self.verdicts, *pair_verdicts(self.curves, self.layout)]
+
+    @cached_property
+    def endpoint_verdicts(self) -> list[EndpointVerdict]:
+        """The same questions asked of the endpoints per run."""
+        return endpoint_verdicts(self.endpoints, self.layout)
+
+    @property
+    def test_sentences(self) -> list[str]:
+        """What the tests show, question by question, and their limits."""
+        peaks = peak_conclusions(self.endpoint_verdicts, self.all_verdicts, self.layout)
+        return [*caveats(self.all_verdicts, self.layout), *peaks]
 
     @cached_property
     def controlled(self) -> list[Verdict]:

@@ -47,7 +47,8 @@ usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]
        lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]""",
     "import": """\
 usage: lt-sweeps import open_lth FOLDER [root=results name=NAME model=fc ...]
-       lt-sweeps import mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 model=fc ...]""",
+       lt-sweeps import mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 model=fc ...]
+       lt-sweeps import mcgill FILE.csv [method=supermask ...], runs to `compare` ours with""",
 }
 
 

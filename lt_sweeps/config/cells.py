@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -36,12 +37,13 @@ class SweepSpec:
     """What a config's own `hydra.sweeper` asks for; `conf/hydra/sweeper/cells.yaml` explains it.
 
     `params` are the swept keys. `variants` are sweeps side by side, each on top of `params`.
-    `defaults_for` holds, by group and option, the keys that go with an option.
+    `defaults_for` holds, by group and option, the keys that go with an option; `model,method` are
+    the keys that go with a combination of two.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
-    defaults_for: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    defaults_for: Mapping[str, Mapping[str, Mapping[str, Any] | None]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, master: DictConfig) -> SweepSpec:
@@ -89,27 +91,67 @@ def multirun(
 def _with_defaults(
     loader: ConfigLoader, master: DictConfig, spec: SweepSpec, line: Sequence[str]
 ) -> list[list[str]]:
-    """A command line with the defaults of its options: one line for each option."""
+    """A command line with the defaults of its options: one line for each option.
+
+    Raises: ValueError: an option without defaults, where the others need some.
+    """
     lines = [list(line)]
-    for group, defaults in spec.defaults_for.items():
+    # A combination says more than its parts, so it comes first: what a line has is not set again.
+    for group, defaults in sorted(spec.defaults_for.items(), key=lambda item: -item[0].count(",")):
+        groups = group.split(",")
         completed: list[list[str]] = []
         for line in lines:
-            others = [override for override in line if _key(override) != group]
-            completed += [
-                [option, *_added(defaults.get(option.split("=", 1)[1]) or {}, line), *others]
-                for option in _options(loader, master, line, group)
-            ] or [list(line)]
+            others = [override for override in line if _key(override) not in groups]
+            axes = [_options(loader, master, line, name) for name in groups]
+            for words in product(*axes):
+                option = ",".join(word.split("=", 1)[1] for word in words)
+                added = _added(defaults.get(option) or {}, line)
+                if len(groups) == 1 and not defaults.get(option):
+                    _check_known(master, group, option, defaults, line)
+                completed.append([*words, *added, *others])
+            if not all(axes):
+                completed.append(list(line))
         lines = completed
     return lines
 
 
+def _check_known(
+    master: DictConfig,
+    group: str,
+    option: str,
+    defaults: Mapping[str, Mapping[str, Any] | None],
+    overrides: Sequence[str],
+) -> None:
+    """An option that an experiment does not define needs the keys that all defined ones set."""
+    # A model that nobody thought of would otherwise be trained on the data and by the recipe that
+    # the config happens to hold: VGG-16 on MNIST, without a word.
+    defined = {name: keys for name, keys in defaults.items() if keys}
+    shared = [key for key in next(iter(defined.values()), {}) if _in_all(key, defined)]
+    given = {_key(override) for override in overrides}
+    if missing := [key for key in shared if key not in given]:
+        where = master.hydra.runtime.choices.get(EXPERIMENT) or master.hydra.job.config_name
+        raise ValueError(
+            f"experiment {where} defines no {' and '.join(missing)} for {group}={option}: give "
+            f"{' and '.join(f'{key}=' for key in missing)}; it defines {[*defined]}"
+        )
+
+
+def _in_all(key: str, defined: Mapping[str, Mapping[str, Any]]) -> bool:
+    return all(keys.get(key) is not None for keys in defined.values())
+
+
 def _added(defaults: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
-    """Defaults as overrides, without those that are null or that `overrides` set themselves."""
+    """Defaults as overrides, without those that are null or that `overrides` set themselves.
+
+    A default `dataset.normalize` beside a default `dataset` goes with that option, and with no
+    other that `overrides` choose instead.
+    """
     keys = {_key(override) for override in overrides}
+    replaced = keys & defaults.keys()
     return [
         f"{key}={','.join(map(_text, value)) if isinstance(value, list) else _text(value)}"
         for key, value in defaults.items()
-        if value is not None and key not in keys
+        if value is not None and key not in keys and key.split(".")[0] not in replaced
     ]
 
 

@@ -23,12 +23,14 @@ class TableColumn:
     """A column of a table: one number per net, of the best line that `where` allows.
 
     `value` is `dense`, for the accuracy before pruning, or an endpoint that has a number per run.
+    `published` is the paper's number by net, where the published curves do not hold it.
     """
 
     label: str
     experiment: str
     value: str
     where: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,13 @@ class Section:
     """A figure or a table of a paper.
 
     `figures` are drawn of the records of `experiments`; `report` lays them out in another way than
-    these experiments do themselves. A `table` has a row for each of the `models`.
+    these experiments do themselves. A `table` has a number for each of the `nets`. Cells of a net
+    on another data set than `nets` says are no part of the paper, and left out.
     """
 
     name: str
     shows: str
-    models: list[str]
+    nets: Mapping[str, str]  # the data set of each
     experiments: list[str] = field(default_factory=list)
     figures: list[str] = field(default_factory=list)
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -79,7 +82,7 @@ def read_paper(name: str) -> Paper:
         raise ValueError(unknown("paper", name, names, what="papers"))
     content = yaml.safe_load((FOLDER / f"_{name}.yaml").read_text())
     sections = tuple(
-        _checked("paper", "Section", {"models": content["models"], **entry})
+        _checked("paper", "Section", {"nets": content["nets"], **entry})
         for entry in content["sections"]
     )
     return Paper(name, content["title"], sections)

@@ -3,7 +3,8 @@
 A file starts with `#` lines that say where its numbers come from. Each row is a point: the `line`
 it belongs to, its `sparsity`, its `value` in the unit of the records and its `source`. `metric` is
 `test_accuracy` where there is no such column; an endpoint has no sparsity. Every other column is a
-group (`model`, `dataset`) whose option a panel must show for the point to be drawn there.
+group whose option a panel must show for the point to be drawn there; `model` and `dataset` must be
+among them.
 """
 
 from __future__ import annotations

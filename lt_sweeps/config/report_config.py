@@ -55,7 +55,8 @@ BANDS = {
 class Published:
     """Published numbers, drawn beside a line: `label` is the name of a line, or a new name.
 
-    A metric has `points`, each [sparsity, value]; an endpoint has one `value`.
+    A metric has `points`, each [sparsity, value]; an endpoint has one `value`. `where` names the
+    model and the data set, and other groups if need be: the numbers are drawn where all fit.
     """
 
     label: str
@@ -67,6 +68,12 @@ class Published:
 
     def __post_init__(self) -> None:
         _known("report.published.metric", self.metric, (*METRICS, *ENDPOINTS))
+        # A number of CIFAR-10 beside a curve of MNIST would look like a failed reproduction.
+        if missing := [group for group in ("model", "dataset") if not self.where.get(group)]:
+            raise ValueError(
+                f"report.published: {self.label} names no {' and no '.join(missing)}; give "
+                "where={model: NAME, dataset: NAME}, or columns of these names in a file"
+            )
         if (self.value is None) == (self.metric in ENDPOINTS):
             raise ValueError(
                 f"report.published: {self.label} gives {self.metric} as "
@@ -97,10 +104,12 @@ class ReportConfig:
     band: Literal["range", "sd", "ci"] = "range"
     baseline: str | None = None
     tested: list[str] | None = None
+    pairs: list[list[str]] = field(default_factory=list)
     control: str | None = None
     alpha: float = 0.05
     family: Literal["line", "panel", "figure"] = "panel"
     margin: float | str = 0.005
+    equivalence: float | None = 0.005
     select: Literal["validation", "test"] = "validation"
     workers: int | None = None
     masks_at: list[float] = field(default_factory=lambda: [0.5, 0.9])
@@ -117,6 +126,8 @@ class ReportConfig:
         checks = {
             "ylim": (self.ylim is None or low < high, "[lower, upper] in the records' unit"),
             "alpha": (0 < self.alpha < 1, "a level between 0 and 1"),
+            "pairs": (all(len(set(p)) == len(p) == 2 for p in self.pairs), "[line, other line]"),
+            "equivalence": (self.equivalence is None or 0 < self.equivalence < 1, "0.005, or null"),
             "workers": (self.workers is None or self.workers >= 1, "1 or more, or null"),
             "masks_at": (all(0 < s < 1 for s in self.masks_at), "sparsities between 0 and 1"),
         }

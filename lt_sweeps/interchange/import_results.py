@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -16,6 +16,7 @@ from lt_sweeps.config.call import Config, digest, fits, nearest
 from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 from lt_sweeps.interchange.importers.mask_file import read_mask
+from lt_sweeps.interchange.importers.mcgill_csv import read_mcgill
 from lt_sweeps.interchange.importers.open_lth_folder import read_open_lth
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
 from lt_sweeps.storage.record import MEASURED, Record, RunFolder
@@ -24,14 +25,15 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_file import MASK
 
-KINDS = ("open_lth", "mask")
+KINDS = ("open_lth", "mask", "mcgill")
 _COUNT = (int, "a count")
 
 
 def import_(kind: str, path: Path, *, root: Path, name: str | None = None, **options: str) -> Path:
-    """Import an `open_lth` folder or a `mask` as a sweep of `root`; returns the sweep's folder.
+    """Import results of other code as a sweep of `root`; returns the sweep's folder.
 
-    `options` are names of options (`model=fc`, `mask_criterion=large_final`) by which a figure puts
+    `kind` is `open_lth` (a folder), `mask` (a safetensors file) or `mcgill` (a CSV file of runs to
+    compare ours with). `options` are names of options (`model=fc`) by which a figure puts
     imported cells beside ours; for a mask also `seed`, `level` and metrics (`test_accuracy=0.97`).
 
     Raises: ValueError: an unknown kind or key, or nothing there that can be read.
@@ -44,8 +46,12 @@ def import_(kind: str, path: Path, *, root: Path, name: str | None = None, **opt
         raise ValueError(f"import: no key {key}; it has {allowed}{nearest(key, allowed)}")
     if not path.exists():
         raise ValueError(f"import: {path} is not there")
-    levels, notes = read_open_lth(path) if kind == "open_lth" else ([_mask(path, options)], [])
     named = {key: option for key, option in options.items() if key in GROUPS}
+    notes: list[str] = []
+    if kind == "open_lth":
+        levels, notes = read_open_lth(path)
+    else:
+        levels = read_mcgill(path, named) if kind == "mcgill" else [_mask(path, options)]
     levels = [replace(level, choices={**level.choices, **named}) for level in levels]
     sweep = _write(levels, root, name or f"{kind}-{path.stem}")
     for note in notes:
@@ -75,6 +81,7 @@ def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFol
     cells: list[FrozenCell] = []
     for (signature, seed), levels in by_cell.items():
         stages = {_store_ticket(level, store): level for level in levels}
+        stored = {stage: level.level for stage, level in stages.items() if level.mask}
         choices, config = dict(levels[0].choices), {**levels[0].config, "seed": seed}
         folder = RunFolder.of(root, signature, seed)
         folder.write_config(choices, config)
@@ -86,8 +93,8 @@ def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFol
                 labels={**choices, "experiment": "imported"},
                 choices=choices,
                 config=Config(config),
-                stages=tuple(stages),
-                levels={stage: level.level for stage, level in stages.items()},
+                stages=tuple(stored),
+                levels=stored,
             )
         )
     sweep = SweepFolder(root / "sweeps" / name)
@@ -99,7 +106,10 @@ def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFol
 
 
 def _store_ticket(level: ImportedLevel, store: Store) -> str:
-    """Store the ticket of a level under a key of its content; returns the key."""
+    """Store the ticket of a level, if it has one, under a key of its content; returns the key."""
+    if not level.mask:
+        content = [dict(level.choices), dict(level.config), level.seed, dict(level.metrics)]
+        return digest(["imported", level.level, dict(level.left), *content])
     state = {name: tensor[None] for name, tensor in level.state.items()}
     ticket = Ticket(state, {name: tensor[None] for name, tensor in level.mask.items()}, level.step)
     masks = {MASK + name: tensor for name, tensor in level.mask.items()}
@@ -117,8 +127,8 @@ def _checksum(tensor: torch.Tensor) -> str:
 
 def _kept(level: ImportedLevel) -> dict[str, Any]:
     """What the mask of a level keeps, as columns of a record."""
-    left = {name: int(tensor.sum()) for name, tensor in level.mask.items()}
-    total = {name: tensor.numel() for name, tensor in level.mask.items()}
+    left = {name: int(tensor.sum()) for name, tensor in level.mask.items()} or level.left
+    total = {name: tensor.numel() for name, tensor in level.mask.items()} or level.total
     return {
         **Record.weight_columns(left, total),
         "sparsity": 1 - sum(left.values()) / sum(total.values()),
@@ -137,15 +147,21 @@ def _record(level: ImportedLevel, stage: str, signature: str) -> Record:
         **Record.option_columns(level.choices),
         level=level.level,
         stage=stage,
-        kind="train" if measured["test_accuracy"] is not None else "mask",
+        kind=_kind(level),
         step=level.step,
         target_sparsity=level.target_sparsity,
         **_kept(level),
-        report_at="end",
+        report_at=level.report_at,
         reported_step=level.step,
         **measured,
-        **{f"end_{name}": value for name, value in measured.items()},
+        **{f"{level.report_at}_{name}": value for name, value in measured.items()},
         train_steps=level.step,
         finite=finite and all(map(math.isfinite, level.metrics.values())),
         code_version="imported",
     )
+
+
+def _kind(level: ImportedLevel) -> Literal["train", "score", "mask"]:
+    if level.metrics.get("test_accuracy") is None:
+        return "mask"
+    return "score" if level.choices.get("method") == "supermask" else "train"

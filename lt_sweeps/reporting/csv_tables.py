@@ -11,9 +11,9 @@ import pandas as pd
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import Endpoint
-from lt_sweeps.analysis.labels import group_by
-from lt_sweeps.analysis.significance import Verdict, winning
-from lt_sweeps.analysis.stats import Comparison, compare_replicates, holm, spread
+from lt_sweeps.analysis.endpoint_tests import PER_RUN, EndpointVerdict
+from lt_sweeps.analysis.significance import LineTest, Verdict, winning
+from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.storage.record import COLUMNS, Record
 
@@ -23,10 +23,7 @@ SPARSITIES = (
     *("sparsest_not_inferior", "sparsest_tested"),
     *("sparsest_matching", "sparsest_within_error"),
 )
-PER_RUN = ("peak", "sparsest_not_inferior", "area")
 ENDPOINTS = ("panel", "line", "endpoint", "n", "n_asked", "mean")
-
-CurveEndpoints = tuple[Curve, Sequence[Endpoint]]
 
 
 def records_table(curves: Sequence[Curve]) -> pd.DataFrame:
@@ -70,14 +67,28 @@ def summary_table(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
 
 
 def verdicts_table(analysis: Analysis) -> pd.DataFrame:
-    """One row per test, with everything that is needed to judge it."""
-    wins, alpha = _wins(analysis), analysis.layout.alpha
+    """One row per test of a level, with everything that is needed to judge it."""
+    wins = _wins(analysis)
     columns: dict[str, Callable[[Verdict], Any]] = {
-        "panel": lambda v: v.curve.panel,
-        "line": lambda v: v.curve.label,
-        "baseline": lambda v: v.baseline.label,
         "level": lambda v: v.point.level,
         "percent_remaining": lambda v: v.point.percent,
+        **_test_columns(analysis.layout.alpha),
+        "winning": lambda v: wins.get((v.curve.panel, v.curve.name, v.point.stages)),
+    }
+    return _by_column(analysis.all_verdicts, columns)
+
+
+def endpoint_tests_table(analysis: Analysis) -> pd.DataFrame:
+    """One row per test of an endpoint, of the same questions."""
+    columns: dict[str, Callable[[EndpointVerdict], Any]] = {
+        "endpoint": lambda v: v.endpoint,
+        **_test_columns(analysis.layout.alpha),
+    }
+    return _by_column(analysis.endpoint_verdicts, columns)
+
+
+def _test_columns(alpha: float) -> dict[str, Callable[[LineTest], Any]]:
+    return {
         "test": lambda v: v.found.test,
         "n": lambda v: v.found.n[0],
         "n_baseline": lambda v: v.found.n[1],
@@ -94,12 +105,24 @@ def verdicts_table(analysis: Analysis) -> pd.DataFrame:
         "exact": lambda v: v.found.exact,
         "sd": lambda v: v.found.sd,
         "seeds_needed": lambda v: v.found.seeds_needed,
+        "margin": lambda v: v.found.margin,
+        "p_equivalent": lambda v: v.found.p_equivalent,
+        "p_equivalent_holm": lambda v: v.p_equivalent_holm,
+        "family": lambda v: v.family,
+        "shows": lambda v: " and ".join(v.words(alpha)),
         "mark": lambda v: v.mark(alpha),
-        "winning": lambda v: wins.get((v.curve.panel, v.curve.name, v.point.stages)),
     }
+
+
+def _by_column(tests: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]]) -> pd.DataFrame:
     # Column by column, so that a report without tests has the same columns as one with some.
+    lines: dict[str, Callable[[LineTest], Any]] = {
+        "panel": lambda v: v.curve.panel,
+        "line": lambda v: v.curve.label,
+        "baseline": lambda v: v.baseline.label,
+    }
     return pd.DataFrame(
-        {name: list(map(value, analysis.verdicts)) for name, value in columns.items()}
+        {name: list(map(value, tests)) for name, value in {**lines, **columns}.items()}
     )
 
 
@@ -115,16 +138,6 @@ def endpoints_table(analysis: Analysis) -> pd.DataFrame:
     if differences.empty:
         return data
     return data.merge(differences, how="left", on=["panel", "line", "endpoint"])
-
-
-def compare_endpoint(
-    name: str, mine: CurveEndpoints, theirs: CurveEndpoints, *, alpha: float
-) -> Comparison:
-    """One endpoint per run of two lines, compared over their seeds."""
-    values = [{e.name: e.values for e in endpoints}[name] for _, endpoints in (mine, theirs)]
-    return compare_replicates(
-        *values, seeds=mine[0].seeds, other_seeds=theirs[0].seeds, alpha=alpha
-    )
 
 
 def _endpoint(curve: Curve, endpoint: Endpoint) -> dict[str, Any]:
@@ -158,36 +171,23 @@ def _endpoint(curve: Curve, endpoint: Endpoint) -> dict[str, Any]:
 
 def _differences(analysis: Analysis) -> list[dict[str, Any]]:
     """Endpoints per run against the baseline's, with Holm's correction within a panel."""
-    rows: list[dict[str, Any]] = []
-    alpha = analysis.layout.alpha
-    for pairs in group_by(analysis.endpoints, lambda pair: pair[0].panel).values():
-        base = next((p for p in pairs if p[0].name == analysis.layout.baseline), None)
-        if base is None:
-            continue
-        for name in PER_RUN:
-            tested = [
-                _difference(pair[0], name, compare_endpoint(name, pair, base, alpha=alpha))
-                for pair in pairs
-                if pair[0] is not base[0]
-            ]
-            adjusted = holm([row["p"] for row in tested])
-            rows += [row | {"p_holm": p} for row, p in zip(tested, adjusted, strict=True)]
-    return rows
-
-
-def _difference(curve: Curve, name: str, comparison: Comparison) -> dict[str, Any]:
-    return {
-        "panel": curve.panel,
-        "line": curve.label,
-        "endpoint": name,
-        "test": comparison.test,
-        "difference": comparison.difference,
-        "difference_low": comparison.ci_low,
-        "difference_high": comparison.ci_high,
-        "p": comparison.p,
-        "p_exact": comparison.p_exact,
-        "p_exact_least": comparison.p_least,
-    }
+    return [
+        {
+            "panel": v.curve.panel,
+            "line": v.curve.label,
+            "endpoint": v.endpoint,
+            "test": v.found.test,
+            "difference": v.found.difference,
+            "difference_low": v.found.ci_low,
+            "difference_high": v.found.ci_high,
+            "p": v.found.p,
+            "p_exact": v.found.p_exact,
+            "p_exact_least": v.found.p_least,
+            "p_holm": v.p_holm,
+        }
+        for v in analysis.endpoint_verdicts
+        if v.family == "panel"
+    ]
 
 
 def _wins(analysis: Analysis) -> Mapping[tuple[str, str, frozenset[str]], bool]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, Template
 from rich.table import Table
 
-from lt_sweeps.analysis.significance import caveats
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import versions_sentence
 from lt_sweeps.reporting.figures.style import Figure
@@ -42,7 +41,7 @@ def report_page(
             f"Version of the code: {', '.join(reading.versions) or 'unknown'}.",
             warnings=[line for line in warnings if line],
             figures=[figure_on_page(figure, files) for figure in figures],
-            caveats=caveats(analysis.verdicts, analysis.layout),
+            caveats=analysis.test_sentences,
             tables=[table_on_page(table) for table in tables],
         )
         .encode()

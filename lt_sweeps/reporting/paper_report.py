@@ -42,7 +42,8 @@ class _Drawn:
     figures: Sequence[Figure] = ()
     numbers: pd.DataFrame | None = None
     missing: Sequence[str] = ()
-    models: Sequence[str] = ()  # that have to be there
+    nets: Sequence[str] = ()  # that have to be there
+    says: Sequence[str] = ()  # what the tests allow to say
 
     @property
     def id(self) -> str:
@@ -84,6 +85,7 @@ def draw_paper(
                 "name": part.section.name,
                 "shows": part.section.shows,
                 "missing": part.missing,
+                "says": part.says,
                 "figures": [figure_on_page(figure, files) for figure in part.figures],
                 "tables": [table_on_page(table) for table in tables],
             }
@@ -100,32 +102,35 @@ def draw_paper(
 
 
 def _drawn(section: Section, root: Path, *, quick: bool) -> _Drawn:
-    models = () if quick else section.models
+    nets = {} if quick else section.nets
     results = {
         name: results_of_experiment(
             root,
             f"{name}_quick" if quick else name,
-            models=models or None,
+            nets=nets,
             metrics=["test_accuracy"],
         )
         for name in section.needed
     }
-    missing = [line for result in results.values() for line in _missing(result, models)]
+    missing = [line for result in results.values() for line in _missing(result, [*nets])]
     if section.table:
         numbers = _numbers(section, results)
-        return _Drawn(section, numbers=numbers, missing=missing, models=models)
+        return _Drawn(section, numbers=numbers, missing=missing, nets=[*nets])
     present = [result for result in results.values() if result.cells]
-    figures, reasons = draw_figures(_analysis(section, present)) if present else ([], [])
-    return _Drawn(section, figures, missing=[*missing, *reasons])
+    if not present:
+        return _Drawn(section, missing=missing)
+    analysis = _analysis(section, present)
+    figures, reasons = draw_figures(analysis)
+    return _Drawn(section, figures, missing=[*missing, *reasons], says=analysis.test_sentences)
 
 
-def _missing(results: Results, models: Sequence[str]) -> Iterator[str]:
+def _missing(results: Results, nets: Sequence[str]) -> Iterator[str]:
     """What to type for the nets that have no cell, and what is at work or was interrupted."""
     there = {cell.choices.get("model") for cell in results.cells}
-    absent = [model for model in models if model not in there]
+    absent = [net for net in nets if net not in there]
     if absent or not there:
-        nets = f" model={','.join(absent)}" if absent else ""
-        yield f"missing: python -m lt_sweeps experiment={results.name}{nets}"
+        words = f" model={','.join(absent)}" if absent else ""
+        yield f"missing: python -m lt_sweeps experiment={results.name}{words}"
     if results.unfinished:
         yield f"{results.name}: {results.unfinished}"
 
@@ -210,14 +215,15 @@ def _published(column: TableColumn, curves: Sequence[Curve], analysis: Analysis)
         if entry.label == curve.name
         and all(curve.choices.get(group) == option for group, option in entry.where.items())
     ]
-    return max(values, default=math.nan)
+    own = column.published.get(curves[0].choices.get("model") or "", math.nan)
+    return max(values, default=own)
 
 
 def _table(part: _Drawn) -> Table:
     """The numbers in %, a column per net."""
     numbers = part.numbers
     assert numbers is not None
-    models = list(dict.fromkeys([*part.models, *numbers["model"]]))
+    models = list(dict.fromkeys([*part.nets, *numbers["model"]]))
     table = new_table(
         f"{part.section.name}: {part.section.shows} (%). Mean over runs ± half of its 95% "
         "interval; of several lines the best, which is named; in brackets: published.",

@@ -39,6 +39,7 @@ def write_report(
         "records": csv_tables.records_table(analysis.curves),
         "summary": csv_tables.summary_table(analysis.curves, metric=analysis.metric),
         "tests": csv_tables.verdicts_table(analysis),
+        "endpoint_tests": csv_tables.endpoint_tests_table(analysis),
         "endpoints_by_line": csv_tables.endpoints_table(analysis),
     }
     files = {f"{name}.csv": csv_bytes(numbers) for name, numbers in data.items()}

@@ -16,11 +16,11 @@ from rich.text import Text
 
 from lt_sweeps.analysis.comparison import Pair, SweepComparison
 from lt_sweeps.analysis.endpoint import NAMES, endpoints
+from lt_sweeps.analysis.endpoint_tests import PER_RUN, compare_endpoint
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.significance import Verdict, caveats
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import layout
-from lt_sweeps.reporting.csv_tables import PER_RUN, compare_endpoint
 from lt_sweeps.reporting.report_files import print_lines, write_report
 from lt_sweeps.reporting.result_tables import metric_unit, new_table
 from lt_sweeps.reporting.terminal_tables import line_verdicts_table, p_text
@@ -121,7 +121,7 @@ def _endpoints(analysis: Analysis, pairs: Sequence[Pair]) -> Table:
             for curve in (a, b)
         )
         for name in PER_RUN:
-            comparison = compare_endpoint(name, left, right, alpha=config.alpha)
+            comparison = compare_endpoint(name, left, right, config)
             half = scale * (comparison.ci_high - comparison.difference)
             interval = "" if math.isnan(half) else f" ± {half:.2f}"
             difference = f"{scale * comparison.difference:+.2f}{interval}"

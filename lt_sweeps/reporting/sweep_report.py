@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from lt_sweeps.analysis.results import layouts, read_results
-from lt_sweeps.analysis.significance import caveats
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.config.report_config import BANDS, layout
 from lt_sweeps.reporting import report_files
@@ -125,7 +124,7 @@ def _print(analysis: Analysis, missing: Sequence[str], console: Console) -> None
     lines = [
         *([] if analysis.curves else [_title(analysis), "no records yet"]),
         versions_sentence(reading.versions),
-        *caveats(analysis.verdicts, analysis.layout),
+        *analysis.test_sentences,
         *(missing if analysis.curves else []),  # without records every figure is missing
         *reading.notes,
     ]

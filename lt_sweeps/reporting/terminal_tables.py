@@ -10,12 +10,12 @@ from rich.text import Text
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import Endpoint
+from lt_sweeps.analysis.endpoint_tests import PER_RUN
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import ReportConfig
-from lt_sweeps.reporting.csv_tables import PER_RUN
 from lt_sweeps.reporting.result_tables import metric_unit, new_table, percent_text
 
 _TICKETS = {
@@ -68,8 +68,11 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
 
 
 def verdict_tables(analysis: Analysis) -> Iterator[Table]:
-    """The tests for the terminal, one table per tested line."""
-    for members in group_by(analysis.verdicts, lambda v: (v.curve.panel, v.curve.name)).values():
+    """The tests for the terminal, one table per tested line and the line it is tested against."""
+    lines = group_by(
+        analysis.all_verdicts, lambda v: (v.curve.panel, v.curve.name, v.baseline.name)
+    )
+    for members in lines.values():
         yield line_verdicts_table(members, analysis)
 
 
@@ -79,7 +82,7 @@ def line_verdicts_table(members: Sequence[Verdict], analysis: Analysis) -> Table
     curve, baseline = members[0].curve, members[0].baseline
     table = new_table(
         f"{curve.panel}: {curve.label} minus {baseline.label}",
-        ("% left", "difference", "", "p", "Holm", "Student", "exact", "n"),
+        ("% left", "difference", "", "p", "Holm", "Student", "exact", "equivalent", "shows", "n"),
     )
     for v in members:
         comparison = v.found
@@ -91,6 +94,8 @@ def line_verdicts_table(members: Sequence[Verdict], analysis: Analysis) -> Table
             v.mark(analysis.layout.alpha),
             *(p_text(p) for p in (comparison.p, v.p_holm, comparison.p_student)),
             p_text(comparison.p_exact, digits=4),
+            p_text(v.p_equivalent_holm),
+            "\n".join(v.words(analysis.layout.alpha)),
             _count(v),
         )
     return table

@@ -11,7 +11,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from lt_sweeps.analysis.results import read_results
-from lt_sweeps.analysis.significance import caveats, winning
+from lt_sweeps.analysis.significance import caveats, conclusions, winning
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 
 NOISE = (0.000, 0.002, -0.001, 0.003, -0.002)
@@ -121,6 +121,60 @@ def test_the_limits_of_five_seeds_are_said(sweep: FakeSweep) -> None:
     assert "paired t, beside Student's" in says and "Holm within each panel (1 tests)" in says
     assert "cannot fall below p = 0.0625, so it never reaches 0.05" in says
     assert "Power: 5 seeds show a difference of" in says
+
+
+def test_no_difference_is_said_only_where_it_was_shown(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9, 0.9, 0.9, 0.9])
+    line(sweep, "movement", [0.9005, 0.9, 0.87, 0.9005], spread=0.0002)
+    # Level 2 has the same mean difference as level 1, but seeds that differ too much to show it.
+    for seed, off in enumerate((0.02, -0.03, 0.025, -0.015, 0.003)):
+        sweep.cell(
+            "random",
+            seed,
+            accuracies=[0.9 + NOISE[seed], 0.9 + NOISE[seed] + off],
+            choices={"mask_criterion": "random"},
+        )
+    one = found(sweep, baseline="large_final")
+    movement = [v for v in one.verdicts if v.curve.name == "movement"]
+    assert [v.words(0.05) for v in movement] == [
+        *(("above", "equivalent"), ("equivalent",), ("below",), ("above", "equivalent")),
+    ]
+    (random,) = (v for v in one.verdicts if v.curve.name == "random")
+    assert random.found.p > 0.9 and random.words(0.05) == ("undecided",)
+    said = " ".join(conclusions(one.verdicts, one.layout))
+    assert (
+        "fc on digits, movement against large_final: above at 2, below at 1, equivalent within 0.5 "
+        "points at 3 of 4 levels." in said
+    )
+    assert "random against large_final: undecided at 1 of 1 level." in said
+
+
+def test_a_pair_of_lines_is_a_question_and_a_family_of_its_own(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9, 0.9])
+    line(sweep, "movement", [0.89, 0.88], spread=0.001)
+    line(sweep, "random", [0.85, 0.87], spread=0.002)
+    one = found(sweep, baseline="large_final", tested=["movement"], pairs=[["movement", "random"]])
+    alone = found(sweep, baseline="large_final", tested=["movement"])
+    assert [v.p_holm for v in one.verdicts] == [v.p_holm for v in alone.verdicts]
+    pair = one.all_verdicts[len(one.verdicts) :]
+    assert {(v.curve.name, v.baseline.name) for v in pair} == {("movement", "random")}
+    expected = multipletests([v.found.p for v in pair], method="holm")[1]
+    assert [v.p_holm for v in pair] == pytest.approx(expected)
+    says = " ".join(caveats(one.all_verdicts, one.layout))
+    assert "Holm within each panel (2 tests) and within each pair (2 tests)" in says
+
+
+def test_a_line_that_the_layout_expects_may_be_missing(sweep: FakeSweep) -> None:
+    """A part of an experiment, or one that has only begun, is reported with what is there."""
+    line(sweep, "large_final", [0.9])
+    line(sweep, "movement", [0.88], spread=0.001)
+    expected = {"labels": {"random": "random mask"}, "pairs": [["random", "movement"]]}
+    one = found(sweep, baseline="large_final", **expected)
+    assert [(v.curve.name, v.baseline.name) for v in one.all_verdicts] == [
+        ("movement", "large_final")
+    ]
+    with pytest.raises(ValueError, match="report.pairs: no line is called `randm`"):
+        _ = found(sweep, pairs=[["randm", "movement"]]).all_verdicts
 
 
 def test_lost_seeds_are_counted_beside_the_tests(sweep: FakeSweep) -> None:

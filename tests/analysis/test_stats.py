@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower, TTestPower
@@ -70,6 +71,30 @@ def test_other_seeds_are_compared_by_welch() -> None:
 
 def test_the_papers_test_stands_beside_the_paired_one() -> None:
     assert compared(ONE, OTHER).p_student == pytest.approx(stats.ttest_ind(ONE, OTHER)[1])
+
+
+@pytest.mark.parametrize("same_draws", [True, False])
+def test_equivalence_is_two_one_sided_tests_and_not_a_large_p(same_draws: bool) -> None:
+    def tested(one: list[float], other: list[float]) -> Comparison:
+        a, b = (dict(zip(SEEDS, values, strict=False)) for values in (one, other))
+        draws = {"margin": 1.0, "same_draws": same_draws}
+        return compare_replicates(a, b, seeds=a, other_seeds=b, alpha=0.05, **draws)
+
+    near = [2.1, 3.9, 6.2, 8.1, 9.8]
+    sides = {"greater": -1, "less": 1}  # above -1, and below 1
+    if same_draws:
+        away = np.array(near) - np.array(ONE)
+        p = [float(stats.ttest_1samp(away, end, alternative=s)[1]) for s, end in sides.items()]
+    else:
+        p = [
+            stats.ttest_ind(np.array(near) - end, ONE, equal_var=False, alternative=side)[1]
+            for side, end in sides.items()
+        ]
+    assert tested(near, ONE).p_equivalent == pytest.approx(max(p))
+    # Two seeds see no difference, however large it may be, and do not show that there is none.
+    two = tested([1.0, 9.0], [8.0, 2.5])
+    assert two.p > 0.9 and two.p_equivalent > 0.3
+    assert math.isnan(tested([1.0], [1.0]).p_equivalent) and math.isnan(tested([], []).p_equivalent)
 
 
 def test_the_exact_test_counts_arrangements() -> None:

@@ -8,11 +8,13 @@ from lt_sweeps.config.published_curves import FOLDER, curves_of_file, with_files
 from lt_sweeps.config.report_config import layout
 
 OWN = """# my notes
-line,model,sparsity,value,source
-dense,fc,0.5,0.97,me
-dense,fc,0.9,0.95,me
-random,,0.5,0.9,me
+line,model,dataset,reset,sparsity,value,source
+dense,fc,mnist,rewind,0.5,0.97,me
+dense,fc,mnist,rewind,0.9,0.95,me
+random,fc,mnist,,0.5,0.9,me
 """
+
+FC = {"model": "fc", "dataset": "mnist"}
 
 
 @pytest.fixture
@@ -23,8 +25,17 @@ def own(tmp_path: Path) -> str:
 
 def test_rows_of_a_line_are_the_points_of_a_curve(own: str) -> None:
     dense, random = curves_of_file(own)
-    assert dense["points"] == [[0.5, 0.97], [0.9, 0.95]] and dense["where"] == {"model": "fc"}
-    assert random["points"] == [[0.5, 0.9]] and random["where"] == {}
+    assert dense["points"] == [[0.5, 0.97], [0.9, 0.95]] and dense["where"] == {
+        **FC,
+        "reset": "rewind",
+    }
+    assert random["points"] == [[0.5, 0.9]] and random["where"] == FC
+
+
+def test_numbers_without_a_data_set_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("line,model,sparsity,value,source\nrandom,fc,0.5,0.9,me\n")
+    with pytest.raises(ValueError, match="report.published: random names no dataset; give"):
+        layout({"published": [{"file": str(tmp_path / "own.csv")}]})
 
 
 def test_a_mapping_chooses_lines_and_renames_them(own: str) -> None:

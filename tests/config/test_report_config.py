@@ -20,6 +20,9 @@ def test_the_yaml_that_explains_the_keys_holds_every_key_at_its_default() -> Non
     assert yaml.safe_load((CONF / "report" / "_keys.yaml").read_text()) == asdict(ReportConfig())
 
 
+FC = {"model": "fc", "dataset": "mnist"}
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -35,7 +38,11 @@ def test_the_yaml_that_explains_the_keys_holds_every_key_at_its_default() -> Non
         ({"masks_at": [90]}, "report.masks_at: got .90"),
         ({"published": [{"label": "a", "points": [[0, 1]]}]}, r"report.published: .*\['source'\]"),
         (
-            {"published": [{"label": "a", "source": "s", "points": [[58.9, 0.9]]}]},
+            {"published": [{"label": "a", "source": "s", "where": {"model": "fc"}, "points": []}]},
+            "report.published: a names no dataset; give where={model: NAME, dataset: NAME}",
+        ),
+        (
+            {"published": [{"label": "a", "source": "s", "where": FC, "points": [[58.9, 0.9]]}]},
             "report.published: got .58.9, 0.9",
         ),
         (
@@ -43,7 +50,11 @@ def test_the_yaml_that_explains_the_keys_holds_every_key_at_its_default() -> Non
             "report.published.points: got .*; give a list of: a list of: a number",
         ),
         (
-            {"published": [{"label": "a", "source": "s", "metric": "peak", "points": [[0, 1]]}]},
+            {
+                "published": [
+                    {"label": "a", "source": "s", "where": FC, "metric": "peak", "points": [[0, 1]]}
+                ]
+            },
             "an endpoint has a `value`",
         ),
     ],

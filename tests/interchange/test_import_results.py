@@ -212,7 +212,11 @@ def test_a_mask_is_reported_with_what_was_measured_of_it_or_without(tmp_path: Pa
         (["mask", "m.safetensors", "sed=1"], 1, "import: no key sed; it has"),
         (["mask", "w.safetensors"], 1, "w.safetensors: mask of w has entries other than 0 and 1"),
         (["open_lth", "."], 1, "import: . is not an open_lth folder"),
-        (["open_lht", "."], 1, "import: open_lht; it is one of ['open_lth', 'mask']; did you mean"),
+        (
+            ["open_lht", "."],
+            1,
+            "import: open_lht; it is one of ['open_lth', 'mask', 'mcgill']; did you mean",
+        ),
         (["mask"], 2, "import: 1 given; name two. usage:"),
     ],
 )

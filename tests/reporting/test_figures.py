@@ -95,9 +95,18 @@ def test_one_line_in_another_panel_for_each_of_the_keys_asked_for(sweep: FakeSwe
 
 def test_published_numbers_are_drawn_where_they_belong_with_their_source(sweep: FakeSweep) -> None:
     criteria(sweep, "large_final")
-    entry = {"label": "large_final", "source": "arXiv:1905.01067", "points": [[0.2, 0.95]]}
-    elsewhere = {**entry, "where": {"model": "conv4"}}
-    figure = metric_figures(found(sweep, published=[entry, elsewhere]))[0]
+    entry = {
+        "label": "large_final",
+        "source": "arXiv:1905.01067",
+        "where": {"model": "fc", "dataset": "digits"},
+        "points": [[0.2, 0.95]],
+    }
+    # The same net on other data, and another net on the same data.
+    elsewhere = [
+        {**entry, "where": {"model": "fc", "dataset": "mnist"}},
+        {**entry, "where": {"model": "conv4", "dataset": "digits"}},
+    ]
+    figure = metric_figures(found(sweep, published=[entry, *elsewhere]))[0]
     given = figure.data[figure.data["source"] != ""]
     assert given["mean"].tolist() == [0.95] and given["percent_remaining"].tolist() == [80]
     assert "Rings: published numbers, arXiv:1905.01067." in figure.caption

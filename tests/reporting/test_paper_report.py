@@ -29,7 +29,7 @@ def test_every_experiment_and_figure_of_a_paper_exists(name: str) -> None:
 def test_every_experiment_of_a_paper_is_on_its_page(name: str) -> None:
     needed = {e for section in read_paper(name).sections for e in section.needed}
     names = {path.stem for path in (EXPERIMENTS / name).glob("*.yaml") if path.stem[0] != "_"}
-    elsewhere = {n for n in names if n.endswith("_quick") or n.startswith("imagenet")}
+    elsewhere = {n for n in names if n.endswith("_quick")}
     assert {f"{name}/{n}" for n in names - elsewhere} <= needed
 
 
@@ -63,7 +63,9 @@ def test_a_figure_joins_the_sweeps_of_its_experiment_and_marks_missing_nets(
                 accuracies=[0.9, 0.8],
                 stages=[f"{name}-dense", f"{name}-1"],
             )
-    section = Section("Figure 1", "Accuracy", ["fc", "conv2", "conv4"], ["e"], ["curves"])
+    section = Section(
+        "Figure 1", "Accuracy", dict.fromkeys(["fc", "conv2", "conv4"], "digits"), ["e"], ["curves"]
+    )
     complete = draw_paper(Paper("p", "A paper", (section,)), tmp_path)
     assert not complete
     folder = tmp_path / "papers" / "p"
@@ -74,7 +76,8 @@ def test_a_figure_joins_the_sweeps_of_its_experiment_and_marks_missing_nets(
 
 def test_a_table_shows_the_best_line_and_what_is_published_for_these_lines(tmp_path: Path) -> None:
     sweep = FakeSweep(tmp_path)
-    source = {"source": "a paper", "metric": "peak"}
+    where = {"model": "fc", "dataset": "digits"}
+    source = {"source": "a paper", "metric": "peak", "where": where}
     sweep.reports = {
         "e": {
             "lines": ["mask_criterion"],
@@ -104,7 +107,7 @@ def test_a_table_shows_the_best_line_and_what_is_published_for_these_lines(tmp_p
         },
         {"label": "absent", "experiment": "f", "value": "peak"},
     ]
-    section = Section("Table 1", "Numbers", ["fc"], table=columns)
+    section = Section("Table 1", "Numbers", {"fc": "digits"}, table=columns)
     draw_paper(Paper("p", "A paper", (section,)), tmp_path)
     numbers = pd.read_csv(tmp_path / "papers" / "p" / "table-1" / "table.csv", index_col="column")
     assert numbers["mean"].to_dict() == pytest.approx(
@@ -113,3 +116,14 @@ def test_a_table_shows_the_best_line_and_what_is_published_for_these_lines(tmp_p
     assert numbers.loc["best", "line"] == "movement" and numbers.loc["best", "lines"] == 2
     assert numbers.loc["best", "published"] == 0.5
     assert pd.isna(numbers.loc["random", "published"])
+
+
+def test_a_net_on_other_data_is_no_part_of_the_paper(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    sweep.cell("a", experiment="e", choices={"dataset": "mnist"}, accuracies=[0.9, 0.8])
+    sweep.cell("b", experiment="e", choices={"dataset": "digits"}, accuracies=[0.9, 0.99])
+    column = {"label": "best", "experiment": "e", "value": "peak", "published": {"fc": 0.7}}
+    section = Section("Table 1", "Numbers", {"fc": "mnist"}, table=[column])
+    draw_paper(Paper("p", "A paper", (section,)), tmp_path)
+    numbers = pd.read_csv(tmp_path / "papers" / "p" / "table-1" / "table.csv")
+    assert numbers["mean"].tolist() == [0.8] and numbers["published"].tolist() == [0.7]

@@ -14,20 +14,24 @@ class ImportedLevel:
     """One level of one seed: its mask, and whatever else is known of it.
 
     `choices` are the option names that tables show, `config` is what tells its cell from others.
-    `state` is empty if only the mask is known. `metrics` are named as in a record
-    (`test_accuracy`), `history` holds the evaluations of the training.
+    `state` is empty if only the mask is known. Where not even that is known, `left` and `total` are
+    the counts of weights by layer. `metrics` are named as in a record (`test_accuracy`), `history`
+    holds the evaluations of the training.
     """
 
     choices: Mapping[str, str]
     config: Mapping[str, Any]
     seed: int
     level: int
-    mask: Mapping[str, Tensor]
+    mask: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     history: tuple[Mapping[str, float], ...] = ()
     step: int = 0
     target_sparsity: float | None = None
+    left: Mapping[str, int] = field(default_factory=dict)
+    total: Mapping[str, int] = field(default_factory=dict)
+    report_at: str = "end"
 
 
 def binary(mask: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.endpoint import NAMES
+from lt_sweeps.analysis.endpoint_tests import PER_RUN
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.csv_tables import PER_RUN
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import by_panel, margin_text, one_figure
 from lt_sweeps.reporting.figures.curve_panel import published_for

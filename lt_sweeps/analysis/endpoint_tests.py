@@ -1,0 +1,95 @@
+"""Tests of endpoints: one number per run for a whole line, so that a claim needs one test.
+
+They answer the same questions as the tests at each level, also for lines whose levels lie at other
+densities, such as learned masks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.endpoint import NAMES, Endpoint
+from lt_sweeps.analysis.labels import group_by
+from lt_sweeps.analysis.significance import (
+    LineTest,
+    Verdict,
+    against_baseline,
+    correct_by_holm,
+    equivalence_margin,
+    named_pairs,
+)
+from lt_sweeps.analysis.stats import Comparison, compare_replicates
+from lt_sweeps.config.report_config import ReportConfig
+
+PER_RUN = ("peak", "sparsest_not_inferior", "area")
+CurveEndpoints = tuple[Curve, Sequence[Endpoint]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointVerdict(LineTest):
+    """One line against another in an endpoint."""
+
+    endpoint: str
+
+
+def endpoint_verdicts(
+    ends: Sequence[CurveEndpoints], layout: ReportConfig
+) -> list[EndpointVerdict]:
+    """Every tested line and every pair; Holm counts the tested lines of a panel and endpoint."""
+    verdicts: list[EndpointVerdict] = []
+    for panel in group_by(ends, lambda pair: pair[0].panel).values():
+        by_name = {curve.name: (curve, endpoints) for curve, endpoints in panel}
+        lines = [curve for curve, _ in panel]
+        questions = {
+            "panel": against_baseline(lines, layout),
+            "pair": named_pairs(lines, layout),
+        }
+        for family, pairs in questions.items():
+            for name in PER_RUN:
+                found = [
+                    EndpointVerdict(
+                        curve=one,
+                        baseline=other,
+                        endpoint=name,
+                        found=compare_endpoint(
+                            name, by_name[one.name], by_name[other.name], layout
+                        ),
+                    )
+                    for one, other in pairs
+                ]
+                verdicts += correct_by_holm(found, family)
+    return verdicts
+
+
+def compare_endpoint(
+    name: str, mine: CurveEndpoints, theirs: CurveEndpoints, layout: ReportConfig
+) -> Comparison:
+    """One endpoint per run of two lines, compared over their seeds."""
+    values = [{e.name: e.values for e in endpoints}[name] for _, endpoints in (mine, theirs)]
+    sparsity = name == "sparsest_not_inferior"  # the margin is a difference of accuracies
+    return compare_replicates(
+        *values,
+        seeds=mine[0].seeds,
+        other_seeds=theirs[0].seeds,
+        alpha=layout.alpha,
+        margin=math.nan if sparsity else equivalence_margin(mine[0], layout),
+        same_draws=mine[0].imported == theirs[0].imported,
+    )
+
+
+def peak_conclusions(
+    ends: Sequence[EndpointVerdict], levels: Sequence[Verdict], layout: ReportConfig
+) -> list[str]:
+    """A sentence for each question that no test at a level answers: the best levels compared."""
+    answered = {(v.curve.panel, v.curve.name, v.baseline.name) for v in levels}
+    return [
+        f"{v.curve.panel}, {v.curve.label} against {v.baseline.label}: {NAMES['peak']} "
+        f"{100 * v.found.difference:+.2f} points, {' and '.join(v.words(layout.alpha))}."
+        for v in ends
+        if v.endpoint == "peak"
+        and not math.isnan(v.found.difference)
+        and (v.curve.panel, v.curve.name, v.baseline.name) not in answered
+    ]
