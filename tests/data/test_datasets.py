@@ -1,6 +1,7 @@
 """The data sets: their splits against the papers, their content where it is here, their errors."""
 
 import hashlib
+import os
 import pickle
 import socket
 
@@ -14,9 +15,11 @@ from torchvision.datasets import CIFAR10, MNIST
 from lt_sweeps.config.recipes import recipe
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data import (
+    bundled,
     cifar10,
     cifar100,
     digits,
+    downloaded,
     fashion_mnist,
     image_folder,
     mnist,
@@ -43,7 +46,7 @@ def offline(monkeypatch):
 def numbered_mnist(tmp_path_factory):
     """MNIST's files, where each image holds its number and each label the last digit of it."""
     root = tmp_path_factory.mktemp("data")
-    raw = root / "MNIST" / "raw"
+    raw, known = root / "MNIST" / "raw", []
     raw.mkdir(parents=True)
     for name, count in (("train", 60_000), ("t10k", 10_000)):
         number = np.arange(count, dtype=np.int32)
@@ -53,7 +56,11 @@ def numbered_mnist(tmp_path_factory):
         (raw / f"{name}-images-idx3-ubyte").write_bytes(header + images.tobytes())
         header = np.array([0x801, count], ">i4").tobytes()
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(header + bytes((number % 10).tolist()))
-    return root
+    for name in downloaded._IDX_FILES:
+        known.append(hashlib.md5((raw / f"{name}-ubyte").read_bytes()).hexdigest())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(downloaded._IDX_MD5, "MNIST", tuple(known))
+        yield root
 
 
 def draw_tree(root, *, count=10, parts=("",), side=8):
@@ -214,13 +221,71 @@ def test_nothing_is_downloaded_when_the_files_are_there(offline, numbered_mnist,
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_truncated_file_counts_as_missing(offline, tmp_path):
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name in ("train-images", "t10k-images"):
-        (raw / f"{name}-idx3-ubyte").write_bytes(b"short")
-    with pytest.raises(FileNotFoundError, match=r"missing `.*/train-images-idx3-ubyte`"):
-        mnist(data_dir=str(tmp_path)).prepare()
+MNIST_FILE = "train-images-idx3-ubyte"
+
+
+@pytest.fixture
+def copied_mnist(numbered_mnist, tmp_path):
+    """A copy of the files, to be damaged."""
+    for path in (numbered_mnist / "MNIST" / "raw").iterdir():
+        (tmp_path / "MNIST" / "raw").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "MNIST" / "raw" / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def blackened(path):
+    with path.open("r+b") as file:
+        file.seek(1_000_000)
+        file.write(bytes(range(200)))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        blackened,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes() + b"0"),
+    ],
+)
+def test_a_file_of_other_content_is_refused_before_a_training_and_within_it(
+    offline, copied_mnist, damage
+):
+    dataset = mnist(data_dir=str(copied_mnist))
+    prepared(dataset)
+    damage(copied_mnist / "MNIST" / "raw" / MNIST_FILE)
+    message = f"mnist: `.*{MNIST_FILE}` is not the published file: its md5 is .*; delete it, and"
+    for read in (dataset.prepare, dataset.load):
+        with pytest.raises(ValueError, match=message):
+            read()
+
+
+def test_fashion_mnist_in_the_place_of_mnist_is_told_apart(offline, copied_mnist, monkeypatch):
+    known = downloaded._IDX_MD5["MNIST"]
+    monkeypatch.setitem(downloaded._IDX_MD5, "FashionMNIST", known)
+    monkeypatch.setitem(downloaded._IDX_MD5, "MNIST", ("0", "1", "2", "3"))
+    with pytest.raises(ValueError, match="mnist: .* published file: it is a file of FashionMNIST"):
+        mnist(data_dir=str(copied_mnist)).prepare()
+
+
+def test_the_checksums_of_the_two_data_sets_have_nothing_in_common():
+    names = [md5 for known in downloaded._IDX_MD5.values() for md5 in known]
+    assert len({*names}) == 8
+
+
+@pytest.mark.parametrize("stranger", ["folder", "pipe"])
+def test_what_is_no_file_counts_as_missing(offline, copied_mnist, stranger):
+    path = copied_mnist / "MNIST" / "raw" / MNIST_FILE
+    path.unlink()
+    path.mkdir() if stranger == "folder" else os.mkfifo(path)
+    with pytest.raises(FileNotFoundError, match=f"missing `.*{MNIST_FILE}`; place the files"):
+        mnist(data_dir=str(copied_mnist)).prepare()
+
+
+def test_another_copy_of_the_digits_is_refused(monkeypatch):
+    monkeypatch.setattr(bundled, "_DIGITS", "other")
+    with pytest.raises(ValueError, match="digits: scikit-learn's copy is damaged"):
+        digits().load()
 
 
 # Synthetic.
