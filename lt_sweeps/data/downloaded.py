@@ -187,10 +187,10 @@ def _check(name: str, kind: str, data_dir: str, reason: str = "nothing was downl
     for path, published in files.items():
         if (found := _md5(path)) != published:
             other = [kind for kind, known in _IDX_MD5.items() if found in known]
-            what = f"it is a file of {other[0]}" if other else f"its md5 is {found}"
+            what = f"it is of {other[0]}" if other else f"md5 {found} for {published}"
             raise ValueError(
-                f"{name}: `{path}` is not the published file: {what}, not {published}; delete it, "
-                "and it is downloaded again"
+                f"{name}: `{path}` is not the published file ({what}); delete it, and it is "
+                "downloaded again"
             )
 
 
