@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from lt_sweeps.config.call import identity_of
 from lt_sweeps.config.durations import Duration, steps
 
 FAMILY = "recipes"  # the first part of these names in stage keys, for ever
@@ -71,10 +72,12 @@ class Recipe:
         return self.lr * self.gamma ** sum(step >= milestone for milestone in self.milestones)
 
     def identity(self) -> dict[str, Any]:
-        identity = asdict(self)
-        if not self.label_smoothing:  # added when results existed, whose keys must not change
-            del identity["label_smoothing"]
-        return identity
+        return {**asdict(self), **identity_of(type(self))}
+
+    def batches(self) -> dict[str, Any]:
+        """What its batches depend on: all that a score takes from a recipe."""
+        keys = ("batch_size", "steps_per_epoch", "augment", "order")
+        return {key: getattr(self, key) for key in keys}
 
 
 def recipe(

@@ -86,7 +86,7 @@ class Submission:
         """Download what these units train on, here, where there may be a network."""
         tasks = {id(unit.stage.training.task): unit.stage.training.task for unit in units}
         for task in tasks.values():
-            task.dataset.prepare()
+            task.prepare()
 
     def check_splits(self, units: Sequence[Unit]) -> None:
         """Say which images the splits of the data share that these units train on.
@@ -202,6 +202,11 @@ def thawed(sweep: SweepFolder, pack: FrozenPack) -> tuple[Plan, list[Unit]]:
     """The plan of the cells that a frozen pack advances, and the pack's units in their order."""
     cells = plan(sweep.cells(pack.cells))
     units = {name_of(unit): unit for unit in cells.units}
+    if any(name not in units for name in pack.units):
+        raise ValueError(
+            f"{sweep.folder.name}: data or code that {pack.name} works with are not what they were "
+            "when the sweep was submitted; give the same command again, with another name"
+        )
     return cells, [units[name] for name in pack.units]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lt_sweeps.config.call import Call, fits, nearest
+from lt_sweeps.config.call import Call, fits, identity_of, nearest
 from lt_sweeps.config.seeds import Seed, draw, repeated
 
 KINDS = ("conv", "hidden", "output")
@@ -152,6 +152,7 @@ class Network:
             "input_shape": list(self.input_shape),
             "classes": self.classes,
             "prunable": [layer.name for layer in self.layers],
+            **identity_of(type(self)),
         }
 
 

@@ -183,12 +183,14 @@ class Evaluate(Work):
         return self.statistics if self.network.normalised else 0
 
     def fields(self) -> dict[str, Any]:
-        # All that a score takes from the recipe are the batches for these statistics.
-        batches = self.network.normalised and {"batch_size": self.training.recipe.batch_size}
+        # All that a score takes from the recipe are the batches for these statistics, and the
+        # temperature of a learned mask, which may depend on any key of it.
+        scored, learns = self.training, self.sparsifier.learns
+        batches = {**scored.recipe.batches(), "batches": self.statistics}
         return {
-            "task": self.training.task.identity(),
-            "statistics": batches and {**batches, "batches": self.statistics},
-            **({"sparsifier": self.sparsifier.identity()} if self.sparsifier.learns else {}),
+            **(scored.identity() if learns else {"task": scored.task.identity()}),
+            "statistics": batches if self.network.normalised else False,
+            **({"sparsifier": self.sparsifier.identity()} if learns else {}),
         }
 
     def __str__(self) -> str:
