@@ -49,6 +49,8 @@ def rehearse(loop: TrainingLoop) -> None:
         _check_gradients(loop)
         _check_one_image_at_a_time(loop)
     _put_back(loop, before)
+    if loop.device.type == "cuda":
+        torch.cuda.empty_cache()  # a graph takes its memory from a pool of its own
 
 
 def _train(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
