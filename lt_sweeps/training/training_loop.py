@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lt_sweeps.config.seeds import draw
 from lt_sweeps.data.batches import Batches
-from lt_sweeps.plan.stages import Moment, Work
+from lt_sweeps.plan.stages import Moment
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
@@ -189,7 +189,7 @@ class TrainingLoop:
         if not self.stack.stochastic:
             return None
         return [
-            draw(unit.seed.role("noise"), "forward", *_forward_index(unit.stage), step)
+            draw(unit.seed.role("noise"), "forward", *unit.stage.noise_index, step)
             for unit in self.units
         ]
 
@@ -224,8 +224,3 @@ class TrainingLoop:
             self.masking.at(step)
             self.masking.compute()
             self.stack.loss(*self.batches.take(self.batches.index(step)), self._seeds(step))
-
-
-def _forward_index(stage: Work) -> tuple[int | str, ...]:
-    """The level alone does not tell a search from the fine-tuning after it."""
-    return (stage.level,) if stage.again is None else stage.batch_index

@@ -56,8 +56,9 @@ def test_weights_never_see_the_same_batches_in_the_same_order_again(
     gone_on = [stage for stage in made if stage.start.continues]
     assert gone_on, "the method continues no weights"
     for stage in gone_on:
-        before = [stage.batch_index, *(work.batch_index for work in weights_of(stage))]
-        assert len(set(before)) == len(before) > 1
+        chain = [stage, *weights_of(stage)]
+        assert len({work.batch_index for work in chain}) == len(chain) > 1
+        assert len({work.noise_index for work in chain}) == len(chain), "dropout"
 
 
 def test_the_loop_draws_other_batches_and_crops_for_a_training_that_goes_on(

@@ -69,6 +69,14 @@ class Work(Stage):
         return (self.level,) if self.training.recipe.order == "fresh" else ()
 
     @property
+    def noise_index(self) -> tuple[int | str, ...]:
+        """What noise in the forward pass (dropout) is drawn by, beside the seed and the step.
+
+        The level alone does not tell a search from the fine-tuning after it.
+        """
+        return (self.level,) if self.again is None else self.batch_index
+
+    @property
     def statistics_batches(self) -> int:
         """Training batches from which batch-norm statistics are estimated anew at its start."""
         return 0
