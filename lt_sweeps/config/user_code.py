@@ -54,7 +54,7 @@ def code_behind(*modules: str) -> dict[str, str]:
         waiting.append(package)  # importing a module runs the packages around it
         file = _file(name)
         if file is None:
-            if name in modules and find_module(name) is None:
+            if name in modules and _spec(name) is None:
                 raise ValueError(f"`{name}` has no source, which stage keys need; put it in a file")
         elif _SITE & {*file.parts} and (release := _release(top)):
             hashes[top] = release
@@ -102,13 +102,13 @@ def _content(path: Path, stamp: tuple[int, ...]) -> str:
     return content.hexdigest()
 
 
-def find_module(name: str) -> ModuleSpec | None:
+def _spec(name: str) -> ModuleSpec | None:
     """Where a module lies. Unlike `importlib.util.find_spec` this runs no package around it."""
     if name in sys.modules:
         return getattr(sys.modules[name], "__spec__", None)
     parent, path = name.rpartition(".")[0], None
     if parent:
-        around = find_module(parent)
+        around = _spec(parent)
         if around is None or around.submodule_search_locations is None:
             return None
         path = list(around.submodule_search_locations)
@@ -118,7 +118,7 @@ def find_module(name: str) -> ModuleSpec | None:
 
 def _file(name: str) -> Path | None:
     """The file of a module; None for a namespace, a built-in module, and what is no module."""
-    spec = find_module(name)
+    spec = _spec(name)
     if spec is None:
         file = getattr(sys.modules.get(name), "__file__", None)  # a script has a file and no spec
     else:

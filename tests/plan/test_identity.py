@@ -13,9 +13,9 @@ from lt_sweeps.config import call, user_code
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.recipes import Recipe
-from lt_sweeps.execution.submission import Submission, thawed
+from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan import planning
-from lt_sweeps.plan.planning import packs, plan, planned_cell
+from lt_sweeps.plan.planning import plan, planned_cell
 from lt_sweeps.plan.stages import Evaluate, Init, Train, ancestors, task
 from lt_sweeps.plan.stages import stage as stages
 from lt_sweeps.sparsity.schedules import Target
@@ -216,20 +216,17 @@ def test_data_that_are_no_splits_are_refused(
 
 
 @pytest.mark.parametrize("file", ["pixels.txt", "identity_helper.py"])
-def test_data_or_code_that_change_while_a_pack_waits_stop_it(
+def test_data_or_code_that_change_while_a_pack_waits_rename_its_units(
     cell: Make, lab: Path, file: str
 ) -> None:
     made = plan([cell(**own_data(lab), recipe___target_="identity_lab.slow")])
-    sizes = {unit.stage.key: 1 for unit in made.units}
-    submission = Submission(made, settings(lab / "results", "waiting"))
-    sweep = submission.freeze(packs(made.units, stack_size=sizes, workers=1))
-    pack = sweep.manifest.packs[0]
+    sweep = Submission(made, settings(lab / "results", "waiting")).freeze([])
+    frozen = {stage for cell in sweep.manifest.cells for stage in cell.stages}
     afresh()
-    assert len(thawed(sweep, pack)[1]) == 1
+    assert {unit.stage.key for unit in plan(sweep.cells()).units} == frozen
     (lab / file).write_text((lab / file).read_text().replace("1", "2"))
     afresh()
-    with pytest.raises(ValueError, match=f"waiting: data or code that {pack.name} works with"):
-        thawed(sweep, pack)
+    assert {unit.stage.key for unit in plan(sweep.cells()).units}.isdisjoint(frozen)
 
 
 def test_labels_and_kinds_of_tensors_count(lab: Path) -> None:
