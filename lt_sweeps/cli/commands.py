@@ -27,10 +27,6 @@ a KEY of conf/report/_keys.yaml: band=ci baseline=random metrics=[test_accuracy]
 usage: lt-sweeps compare A B [by=KEY,KEY] [root=results] [out=DIR] [KEY=VALUE]
 A minus B, level by level: sweeps or cells (runs/SIGNATURE) that differ in one thing, or in the
 keys of `by`; a KEY of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2% family=line""",
-    "paper": """\
-usage: lt-sweeps paper NAME [root=results] [quick=true]
-all figures and the table of a paper, from the sweeps below root; says what is missing
-quick=true takes the quick variants of its experiments""",
     "status": """\
 usage: lt-sweeps status SWEEP [--watch] [root=results]
 exit status: 0 complete, 1 something is missing and nothing runs, 3 running""",
@@ -89,19 +85,6 @@ def _compare(words: list[str]) -> int:
     one, other = (_folder("compare", name, root) for name in names)
     groups = by.split(",") if by else ()
     compare_sweeps(one, other, by=groups, out=Path(out) if out else None, **_values(keys))
-    return 0
-
-
-def _paper(words: list[str]) -> int:
-    """Reads the records of all sweeps of a root."""
-    _, (name,), keys = _arguments("paper", words)
-    _check_keys("paper", keys, ["root", "quick"])
-    from lt_sweeps.reporting.paper_pages import draw_paper
-
-    quick = yaml.safe_load(keys.get("quick", "false"))
-    if not isinstance(quick, bool):
-        raise Usage(f"paper: quick={keys['quick']}; it is true or false")
-    draw_paper(name, Path(keys.get("root", "results")), quick=quick)
     return 0
 
 
@@ -185,7 +168,6 @@ def _import(words: list[str]) -> int:
 VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "report": _report,
     "compare": _compare,
-    "paper": _paper,
     "status": _status,
     "resume": _resume,
     "cancel": _cancel,
