@@ -6,6 +6,7 @@ done is left out, with a note: its writer is still at work, or will write it aga
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from lt_sweeps.storage.record import CellRecords, Record, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _OF_A_RUN = ("config.yaml", "records.jsonl", "DONE")
+_NOTES = 5  # different notes on tickets that a report repeats; each layer may have its own
 
 # Keys and groups of a config that change no result: cells that differ in them make one curve.
 ASIDE = {*MACHINE_KEYS, "experiment", "hydra"}
@@ -77,13 +79,18 @@ def read_results(where: Path, *, metrics: Collection[str]) -> Results:
     faults: list[str] = []
     notes: list[str] = []
     cells: list[CellResults] = []
+    said: Counter[str] = Counter()  # what the records say of tickets, and of how many
     for folder, frozen in _folders(where):
         stored = RunFolder(folder).read(needed=metrics)
         faults += stored.faults
         cells.append(_cell(folder, frozen, stored, faults))
         notes += filter(None, [stored.half_written])
+        said.update(note for record in stored.records for note in record.notes or ())
     if faults:
         raise ValueError("\n".join(faults))
+    notes += [f"{note} ({count} tickets)" for note, count in said.most_common(_NOTES)]
+    if len(said) > _NOTES:
+        notes.append(f"{len(said) - _NOTES} more such notes: column `notes` of the records")
     known, here = list(_known(cells)), where.resolve()
     is_sweep = SweepFolder(where).exists
     if not is_sweep:  # a sweep keeps the order in which it was written; folders are only hashes

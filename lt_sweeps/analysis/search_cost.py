@@ -24,13 +24,15 @@ class Cost:
 
     `chain` counts the trainings that the ticket itself descends from. The others count every
     training that its line needed for tickets up to its level: `sequential` one after the other,
-    `parallel` with a worker for each that is ready, `makespan` with the layout's `workers`.
+    `parallel` with a worker for each that is ready, `makespan` with the layout's `workers`. `hours`
+    are those that the trainings of `chain` took on their devices, each its share of its stack.
     """
 
     chain: float = math.nan
     sequential: float = math.nan
     parallel: float = math.nan
     makespan: float = math.nan
+    hours: float = math.nan
 
 
 def ticket_cost(curve: Curve, point: Point, *, workers: int | None = None) -> Cost:
@@ -62,7 +64,7 @@ def makespan(epochs: Mapping[str, float], after: After, *, workers: int) -> floa
 
 def _seed_cost(
     curve: Curve, point: Point, seed: str, workers: int | None
-) -> tuple[float, float, float, float] | None:
+) -> tuple[float, ...] | None:
     cells = [cell for cell in curve.cells if cell.seed == seed]
     rows = {row.stage: row for cell in cells for row in (*cell.search, *cell.rows)}
     after = {stage: row.after for stage, row in rows.items() if row.after is not None}
@@ -74,12 +76,16 @@ def _seed_cost(
     known = {stage: row.epochs for stage, row in rows.items() if row.epochs is not None}
     order = [*(stage for stage in rows if stage in before), *(before - rows.keys())]
     epochs = {stage: known.get(stage, math.nan) for stage in order}
-    chain = sum(epochs[stage] for stage in _before([ticket.stage], after))
+    found_by = _before([ticket.stage], after)
+    chain = sum(epochs[stage] for stage in found_by)
+    seconds = {stage: row.seconds for stage, row in rows.items() if row.seconds is not None}
+    hours = sum(seconds.get(stage, math.nan) for stage in found_by) / 3600
     return (
         chain if ticket.search_epochs is None else ticket.search_epochs,
         sum(epochs.values()),
         makespan(epochs, after, workers=max(1, len(epochs))),
         math.nan if workers is None else makespan(epochs, after, workers=workers),
+        hours,
     )
 
 

@@ -27,6 +27,11 @@ a KEY of conf/report/_keys.yaml: band=ci baseline=random metrics=[test_accuracy]
 usage: lt-sweeps compare A B [by=KEY,KEY] [root=results] [out=DIR] [KEY=VALUE]
 A minus B, level by level: sweeps or cells (runs/SIGNATURE) that differ in one thing, or in the
 keys of `by`; a KEY of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2% family=line""",
+    "paper": """\
+usage: lt-sweeps paper NAME [root=results] [out=DIR] [quick=true]
+NAME: deconstructing or continuous_sparsification; all its figures and tables from the sweeps under
+root, on one page; what is missing is marked. quick=true: of the quick experiments
+exit status: 0 complete, 1 something is missing""",
     "status": """\
 usage: lt-sweeps status SWEEP [--watch] [root=results]
 exit status: 0 complete, 1 something is missing and nothing runs, 3 running""",
@@ -86,6 +91,24 @@ def _compare(words: list[str]) -> int:
     groups = by.split(",") if by else ()
     compare_sweeps(one, other, by=groups, out=Path(out) if out else None, **_values(keys))
     return 0
+
+
+def _paper(words: list[str]) -> int:
+    """All sweeps of a paper's experiments."""
+    _, (name,), keys = _arguments("paper", words)
+    _check_keys("paper", keys, {"root", "out", "quick"})
+    from lt_sweeps.config.papers import read_paper
+    from lt_sweeps.reporting.paper_report import draw_paper
+
+    out, values = keys.get("out"), _values(keys)
+    folder, quick = Path(keys.get("root", "results")), values.get("quick", False)
+    if not isinstance(quick, bool):
+        raise Usage(f"paper: got quick={keys['quick']}; give true or false")
+    return (
+        0
+        if draw_paper(read_paper(name), folder, out=Path(out) if out else None, quick=quick)
+        else 1
+    )
 
 
 def _status(words: list[str]) -> int:
@@ -168,6 +191,7 @@ def _import(words: list[str]) -> int:
 VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "report": _report,
     "compare": _compare,
+    "paper": _paper,
     "status": _status,
     "resume": _resume,
     "cancel": _cancel,

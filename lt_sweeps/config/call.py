@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import functools
 import hashlib
@@ -19,6 +18,8 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from lt_sweeps.config.user_code import code_behind, files_named
 
 ANY = object()
 _KEPT = object()
@@ -106,20 +107,28 @@ class Call:
         wanted = {name: value for name, value in supplied.items() if name in self.names}
         return self.function(**{**self.args, **wanted})
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, *, files: bool = True) -> dict[str, Any]:
         """What makes two calls the same: the function and all arguments, as JSON values.
 
         A function of this package counts by its public name, which stays when its file moves. A
-        function from elsewhere counts by its import path and by the source of its module (comments
-        and layout aside), so that a result does not survive an edit of the code that made it.
+        function from elsewhere counts by its import path, by the source behind it (comments and
+        layout aside) and, with `files`, by the content of files that its arguments name, so that a
+        result does not survive an edit of what made it.
         """
         omitted = getattr(self.function, "omitted_at", {})
         args = {k: v for k, v in self.bound().items() if omitted.get(k, _KEPT) not in (ANY, v)}
-        name = public_name(self.function)
-        identity: dict[str, Any] = {"target": name or self.target, "args": args}
-        if name is None and not self.target.startswith(("torch.", "torchvision.")):
-            identity["source"] = _source_hash(self.target)
+        if (name := public_name(self.function)) is not None:
+            return {"target": name, "args": args}
+        source = _source(self.target, getattr(self.function, "__module__", None) or "")
+        identity = {"target": self.target, "args": args, **source}
+        if files and (content := files_named(self.bound())):
+            identity["files"] = content
         return identity
+
+    @property
+    def ours(self) -> bool:
+        """Whether the function comes with this package."""
+        return public_name(self.function) is not None
 
     def __str__(self) -> str:
         args = ", ".join(f"{name}={value!r}" for name, value in sorted(self.args.items()))
@@ -162,13 +171,16 @@ def public_name(function: Callable[..., Any]) -> str | None:
     its functions keep their names for ever, whatever file they move to: a stage key with an import
     path in it would turn every stored result into a missing one when somebody tidies up.
 
-    Returns None for a function from outside this package.
+    Returns None for a function from outside this package, such as a wrapper that only calls itself
+    by the name of what it wraps.
 
     Raises:
         ValueError: a function of this package in no family, which no result can name.
     """
-    path = function.__module__
-    if path.partition(".")[0] != __name__.partition(".")[0]:
+    path = getattr(function, "__module__", None) or ""
+    if not _is_ours(path):
+        return None
+    if getattr(importlib.import_module(path), function.__qualname__, None) is not function:
         return None
     while path:
         if family := vars(importlib.import_module(path)).get("FAMILY"):
@@ -180,9 +192,27 @@ def public_name(function: Callable[..., Any]) -> str | None:
     )
 
 
+def identity_of(kind: type) -> dict[str, Any]:
+    """What a subclass of a user's adds to the identity of its values; nothing for classes of ours.
+
+    Two values with equal fields compute different things if their classes differ.
+    """
+    if _is_ours(kind.__module__):
+        return {}
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    return {"class": {"target": name, **_source(name, kind.__module__)}}
+
+
 def digest(value: Any) -> str:
-    """A short name for a JSON value: equal for equal content, whatever the order of its keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """A short name for a JSON value: equal for equal content, whatever the order of its keys.
+
+    Raises:
+        ValueError: something in it is no JSON value, such as a function.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except TypeError as error:
+        raise ValueError(f"a stage key is made of numbers, texts and lists: {error}") from None
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -224,14 +254,17 @@ def _hints(target: str) -> dict[str, Any]:
 
 
 @functools.cache
-def _source_hash(target: str) -> str:
-    """Of the whole module, because the functions that `target` calls usually lie beside it."""
-    try:
-        source = inspect.getsource(sys.modules[_resolve(target).__module__])
-    except (KeyError, OSError, TypeError):
-        message = f"`{target}` has no source, which stage keys need; put it in a file"
-        raise ValueError(message) from None
-    return digest(ast.dump(ast.parse(source)))
+def _source(target: str, *modules: str) -> dict[str, str]:
+    """The source behind a user's function: its own module, and the one that offers it."""
+    offered = target.rpartition(".")[0]
+    while offered and offered not in sys.modules:  # a class within a class
+        offered = offered.rpartition(".")[0]
+    hashes = code_behind(*dict.fromkeys(name for name in (offered, *modules) if name))
+    return {"source": digest(hashes)} if hashes else {}
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == __name__.partition(".")[0]
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from lt_sweeps.config.call import identity_of
 from lt_sweeps.config.durations import Duration, steps
 
 FAMILY = "recipes"  # the first part of these names in stage keys, for ever
@@ -71,10 +72,12 @@ class Recipe:
         return self.lr * self.gamma ** sum(step >= milestone for milestone in self.milestones)
 
     def identity(self) -> dict[str, Any]:
-        identity = asdict(self)
-        if not self.label_smoothing:  # added when results existed, whose keys must not change
-            del identity["label_smoothing"]
-        return identity
+        return {**asdict(self), **identity_of(type(self))}
+
+    def batches(self) -> dict[str, Any]:
+        """What its batches depend on: all that a score takes from a recipe."""
+        keys = ("batch_size", "steps_per_epoch", "augment", "order")
+        return {key: getattr(self, key) for key in keys}
 
 
 def recipe(
@@ -110,7 +113,8 @@ def recipe(
         augment: `crop_flip` is a random crop after 4 pixels of zero padding, and a random flip;
             `resized_crop_flip` a crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3,
             resized bilinearly, and a random flip.
-        order: `same` draws the same batches at every level, `fresh` new ones at each level.
+        order: `same` draws the same batches at every level, `fresh` new ones at each level. A
+            training that goes on with trained weights (fine-tuning, another round) draws new ones.
         drop_last: leave out the last batch of an epoch if it is not full.
         evaluate_every: the time between two evaluations on the validation set.
     """

@@ -7,11 +7,15 @@ neither the pack nor a resume nor the device can change it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 ROLES = ("init", "order", "augment", "noise")
 
@@ -57,3 +61,46 @@ def draw(seed: int, purpose: str, *index: int | str) -> int:
 def generator(seed: int, purpose: str, *index: int | str) -> torch.Generator:
     """A CPU generator whose stream depends on its arguments alone."""
     return torch.Generator().manual_seed(draw(seed, purpose, *index))
+
+
+def repeated(compute: Callable[[], Mapping[str, Tensor]], where: str) -> Mapping[str, Tensor]:
+    """What `compute` returns, if it returns the same when it is called again.
+
+    A person's function that draws from a global generator, or counts its calls, is no function of
+    the seed. In between the two calls the global generators change, so such a function shows.
+
+    Raises:
+        ValueError: the second call returns something else.
+    """
+    with global_draws(1):
+        first = compute()
+    with global_draws(2):
+        second = compute()
+    if other := [n for n in second if n not in first or not _same(first[n], second[n])]:
+        raise ValueError(
+            f"{where} gives other values for {other[0]} when it is called again with the same "
+            "arguments; a result depends on its seed alone, so draw from what is passed "
+            "(`noise`), or in a model's initialisation from torch's global generator"
+        )
+    return second
+
+
+@contextmanager
+def global_draws(number: int) -> Iterator[None]:
+    """Start the global generators of torch, numpy and Python anew; put them back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        np.random.seed(number)
+        random.seed(number)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return bool(((first == second) | ((first != first) & (second != second))).all())

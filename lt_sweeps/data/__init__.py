@@ -8,6 +8,7 @@ from lt_sweeps.data.bundled import digits as digits
 from lt_sweeps.data.bundled import synthetic as synthetic
 from lt_sweeps.data.dataset import Dataset as Dataset
 from lt_sweeps.data.dataset import Split as Split
+from lt_sweeps.data.dataset import content_hash as content_hash
 from lt_sweeps.data.downloaded import cifar10 as cifar10
 from lt_sweeps.data.downloaded import cifar100 as cifar100
 from lt_sweeps.data.downloaded import fashion_mnist as fashion_mnist

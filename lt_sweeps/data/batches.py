@@ -2,8 +2,8 @@
 
 There is no loader: the images lie on the device and a batch is an index into them. Images that do
 not fit on the device stay in main memory or in their file, and each batch is copied. Order and
-augmentation of an epoch are pure functions of (seed, epoch), drawn on the CPU, so a batch is the
-same on any device, in any pack, and after any resume.
+augmentation of an epoch are pure functions of (seed, index, epoch), drawn on the CPU, so a batch is
+the same on any device, in any pack, and after any resume. The index is `Work.batch_index`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Batches:
         dataset: Dataset,
         recipe: Recipe,
         seeds: Sequence[Seed],
-        levels: Sequence[int],
+        indices: Sequence[tuple[int | str, ...]],
         device: torch.device,
     ) -> None:
         self._dataset, self._recipe, self._device = dataset, recipe, device
         self._splits = {name: _placed(split, device) for name, split in dataset.load().items()}
         # Whether batches are copied to the device, which a captured graph cannot do.
         self.sent = any(split.images.device.type != device.type for split in self._splits.values())
-        self._seeds, self._levels = seeds, levels
+        self._seeds, self._indices = seeds, indices
         self._epoch = -1
         # Copied to the device here, because a captured graph cannot copy from the host.
         shape = (len(dataset.mean), 1, 1)
@@ -76,27 +76,21 @@ class Batches:
             yield self._normalise(self._fetch(self._splits[split], part)), labels[part]
 
     def _draw(self, epoch: int) -> Tensor:
-        rows: dict[tuple[int, ...], Tensor] = {}
+        rows: dict[tuple[int, int, tuple[int | str, ...]], Tensor] = {}
         keys = [
-            self._key(seed, level) for seed, level in zip(self._seeds, self._levels, strict=True)
+            (seed.role("order"), seed.role("augment") if self.augments else 0, index)
+            for seed, index in zip(self._seeds, self._indices, strict=True)
         ]
-        for order, crops, level in dict.fromkeys(keys):
+        for order, crops, index in dict.fromkeys(keys):
             count = self._dataset.train_size
-            times = (level, epoch) if level >= 0 else (epoch,)
-            images = torch.randperm(count, generator=generator(order, "order", *times))
+            images = torch.randperm(count, generator=generator(order, "order", *index, epoch))
             if self.augments:
-                draws = generator(crops, "augment", *times)
+                draws = generator(crops, "augment", *index, epoch)
                 size = self._dataset.input_shape[1:]
                 how = draw_augmentation(self._recipe.augment, count, size, draws)
                 images = torch.cat([images[:, None], how], 1)
-            rows[order, crops, level] = images
+            rows[order, crops, index] = images
         return torch.stack([rows[key] for key in keys]).to(self._device)
-
-    def _key(self, seed: Seed, level: int) -> tuple[int, int, int]:
-        """What an epoch is drawn from: seeds of order and augmentation, and with `order: fresh` the
-        level; else -1, so that every level has the same order."""
-        fresh = level if self._recipe.order == "fresh" else -1
-        return seed.role("order"), seed.role("augment") if self.augments else 0, fresh
 
     def _fetch(self, split: Split, image: Tensor) -> Tensor:
         """Images by their numbers, on the device."""

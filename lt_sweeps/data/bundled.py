@@ -1,5 +1,6 @@
 """Data sets without a download: one that ships with scikit-learn, and one drawn at random."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 
@@ -7,6 +8,8 @@ import numpy as np
 import torch
 
 from lt_sweeps.data.dataset import Dataset, Split, check_size
+
+_DIGITS = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 
 
 def digits(*, validation: int = 300, test: int = 360) -> Dataset:
@@ -65,6 +68,11 @@ def _load_digits(validation: int, test: int) -> dict[str, Split]:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
+    content = images.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes()
+    if hashlib.sha256(content).hexdigest() != _DIGITS:
+        raise ValueError(
+            "digits: scikit-learn's copy is damaged, or other than it was; install it anew"
+        )
     pixels = torch.from_numpy(images.astype(np.uint8)).reshape(-1, 1, 8, 8)
     targets = torch.from_numpy(labels.astype(np.int64))
     order = np.random.RandomState(0).permutation(len(labels))

@@ -1,11 +1,12 @@
 """Data sets that torchvision downloads on first use."""
 
+import hashlib
 import http.client
 import io
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,22 @@ from lt_sweeps.data.dataset import Dataset, Split, check_size
 
 _log = logging.getLogger(__name__)
 
-_IDX_BYTES = {
-    "train-images-idx3-ubyte": 16 + 60_000 * 784,
-    "train-labels-idx1-ubyte": 8 + 60_000,
-    "t10k-images-idx3-ubyte": 16 + 10_000 * 784,
-    "t10k-labels-idx1-ubyte": 8 + 10_000,
+# Published checksums (md5) of what torchvision unpacks; its own list has those of the archives. The
+# files of both data sets have equal names and sizes, so that only these tell them apart.
+_IDX_FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+_IDX_MD5 = {
+    "MNIST": (
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
+    ),
+    "FashionMNIST": (
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "9018921c3c673c538a1fc5bad174d6f9",
+        "8181f5470baa50b63fa0f6fddb340f0a",
+        "15d484375f8d13e6eb1aabb0c3f46965",
+    ),
 }
 # The shape of an image, classes, images to train and validate on.
 _IDX, _CIFAR10, _CIFAR100 = (
@@ -101,7 +113,7 @@ def _downloaded(
         classes=classes,
         train_size=images - validation,
         prepare=partial(_download, name, kind, data_dir),
-        load=partial(_load_torchvision, kind, data_dir, draw),
+        load=partial(_load_torchvision, name, kind, data_dir, draw),
         mean=tuple(value / 255 for value in statistics[0]),
         std=tuple(value / 255 for value in statistics[1]),
     )
@@ -121,8 +133,9 @@ def _held_out_per_class(count: int, labels: np.ndarray) -> np.ndarray:
 
 
 def _load_torchvision(
-    kind: str, data_dir: str, held_out: Callable[[np.ndarray], np.ndarray]
+    name: str, kind: str, data_dir: str, held_out: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Split]:
+    _check(name, kind, data_dir)
     source = _source(kind)
     rest, test = (_tensors(source(data_dir, train=train)) for train in (True, False))
     held = held_out(rest.labels.numpy())
@@ -146,40 +159,67 @@ def _source(kind: str) -> Any:
     return getattr(datasets, kind)
 
 
-def _missing(kind: str, data_dir: str) -> list[Path]:
-    """The files of a torchvision data set that are absent or incomplete."""
+def _published(kind: str, data_dir: str) -> dict[Path, str]:
+    """The files of a torchvision data set, with their published checksums."""
+    if kind in _IDX_MD5:
+        names = [Path(data_dir, kind, "raw", f"{name}-ubyte") for name in _IDX_FILES]
+        return dict(zip(names, _IDX_MD5[kind], strict=True))
     source = _source(kind)
-    if not kind.startswith("CIFAR"):
-        raw = Path(data_dir, kind, "raw")
-        sizes = {raw / name: size for name, size in _IDX_BYTES.items()}
-        return [p for p, size in sizes.items() if not p.is_file() or p.stat().st_size != size]
-    from torchvision.datasets.utils import check_integrity
-
     folder = Path(data_dir, source.base_folder)
     listed = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-    return [folder / name for name, md5 in listed if not check_integrity(folder / name, md5)]
+    return {folder / name: md5 for name, md5 in listed}
+
+
+def _check(name: str, kind: str, data_dir: str, reason: str = "nothing was downloaded") -> None:
+    """Make sure that every file is there, and is the published one.
+
+    Raises:
+        FileNotFoundError: files are missing, for a `reason`.
+        ValueError: a file has other content.
+    """
+    files = _published(kind, data_dir)
+    if missing := [path for path in files if not path.is_file()]:
+        listed = ", ".join(f"`{path}`" for path in missing)
+        raise FileNotFoundError(
+            f"{name}: missing {listed}; place the files there or set `data_dir` to a folder that "
+            f"has them: {reason}"
+        )
+    for path, published in files.items():
+        if (found := _md5(path)) != published:
+            other = [kind for kind, known in _IDX_MD5.items() if found in known]
+            what = f"it is of {other[0]}" if other else f"md5 {found} for {published}"
+            raise ValueError(
+                f"{name}: `{path}` is not the published file ({what}); delete it, and it is "
+                "downloaded again"
+            )
+
+
+def _md5(path: Path) -> str:
+    content = hashlib.md5(usedforsecurity=False)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                content.update(block)
+    except OSError as error:
+        raise ValueError(f"`{path}` cannot be read: {error}") from None
+    return content.hexdigest()
 
 
 def _download(name: str, kind: str, data_dir: str) -> None:
     """Download the files that are missing; other processes wait for the one that downloads."""
-    if not _missing(kind, data_dir):
-        return
+    with suppress(FileNotFoundError, ValueError):
+        return _check(name, kind, data_dir)
     reason = "the download left them incomplete; delete them and try again"
     try:
         Path(data_dir).mkdir(parents=True, exist_ok=True)
         with FileLock(Path(data_dir, f".{name}.lock")):
-            if _missing(kind, data_dir):
+            if not all(path.is_file() for path in _published(kind, data_dir)):
                 _log.info("%s: downloading into %s", name, data_dir)
                 with _short_and_silent():
                     _source(kind)(data_dir, download=True)
     except (RuntimeError, OSError, http.client.HTTPException) as error:
         reason = f"the download failed ({' '.join(str(error).split()) or type(error).__name__})"
-    if missing := _missing(kind, data_dir):
-        files = ", ".join(f"`{path}`" for path in missing)
-        raise FileNotFoundError(
-            f"{name}: missing {files}; place the files there or set `data_dir` to a folder that "
-            f"has them: {reason}"
-        )
+    return _check(name, kind, data_dir, reason)
 
 
 @contextmanager

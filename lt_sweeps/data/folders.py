@@ -1,19 +1,18 @@
 """`image_folder`: a data set of your own, from a folder with one folder of images per class."""
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
-from filelock import FileLock
 
 from lt_sweeps.config.call import ANY, omitted_at
 from lt_sweeps.data.dataset import Dataset, Split
+from lt_sweeps.data.decoded_images import DecodedImages, fits_in_memory
+from lt_sweeps.data.image_files import files_below, fingerprint_of, unreadable
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _PARTS = ("train", "val", "test")
@@ -35,12 +34,15 @@ def image_folder(
 ) -> Dataset:
     """Images in one folder per class, each cropped centrally to a square of `size` pixels.
 
-    If `path` has a folder `train`, it and the folders `test` and `val` beside it are the splits. A
-    split without a folder is drawn by `seed` from the other images. `test` and `validation` say
-    how many it takes, or which fraction of them where below 1; by default a fifth for test and a
-    tenth for validation. The images are decoded once, into one file under `data_dir`, which may be
-    larger than memory. The fingerprint is of file names and sizes: an edit that keeps both goes
-    unnoticed.
+    If `path` has a folder `train`, it and the folders `test` and `val` beside it are the splits;
+    `val` without a `test` is the test set, as ImageNet is usually laid out, unless `test` says how
+    many to draw. A split without a folder is drawn by `seed` from the other images. `test` and
+    `validation` say how many it takes, or which fraction of them where below 1; by default a fifth
+    for test and a tenth for validation. The images are decoded once, into one file under
+    `data_dir`, which may be larger than memory.
+
+    The fingerprint is of the content of all files. They are read for it once, and again when the
+    size or a time of one has changed, which is told from a file under `data_dir`.
 
     Raises:
         ValueError: there are no class folders, a class has no images, or a split does not fit.
@@ -52,19 +54,23 @@ def image_folder(
             f"image_folder: mean={list(mean)}, std={list(std)}; each takes {channels} numbers, or "
             "both none"
         )
-    tree = _scan(Path(path))
-    splits = _assign(tree, test, validation, seed)
+    tree = _scan(Path(path), Path(data_dir, "image_folder"))
+    parts = tree.parts
+    if val_is_test := test is None and "test" not in parts and "val" in parts:
+        parts = np.where(parts == "val", "test", parts)
+    splits = _assign(tree, parts, test, validation, seed)
     name = f"{tree.fingerprint[:24]}-{channels}x{size}x{size}.npy"
     cache = Path(data_dir, "image_folder", name)
+    images = DecodedImages(tree.root, tree.files, tree.fingerprint, cache, channels, size)
     return Dataset(
         input_shape=(channels, size, size),
         classes=tree.classes,
         train_size=len(splits["train"]),
-        prepare=partial(_decode, tree, cache, channels, size),
-        load=partial(_load, tree, cache, splits),
+        prepare=images.decode,
+        load=partial(_load, images, tree.labels, splits),
         mean=tuple(mean),
         std=tuple(std),
-        fingerprint=tree.fingerprint,
+        fingerprint=tree.fingerprint + "-val-is-test" * val_is_test,
     )
 
 
@@ -80,18 +86,18 @@ class _Tree:
     fingerprint: str
 
 
-def _scan(root: Path) -> _Tree:
+def _scan(root: Path, known: Path) -> _Tree:
     """The images below a folder, listed again only when one of its folders has changed."""
     top = _folders(root)
     folders = [root, *(root / name for name in top)]
     if "train" in top:  # else these are class folders, whose times already are in `folders`
         folders += [folder / name for folder in folders[1:] for name in _folders(folder)]
-    return _scanned(root, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
+    return _scanned(root, known, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
 
 
 # Cached, because every cell of a sweep needs it, and a million files take seconds to list.
 @functools.lru_cache(maxsize=8)
-def _scanned(root: Path, stamp: tuple[tuple[Path, int], ...]) -> _Tree:
+def _scanned(root: Path, known: Path, stamp: tuple[tuple[Path, int], ...]) -> _Tree:
     top = _folders(root)
     # A folder `train` is a split if it holds folders; if it holds images it is a class.
     parted = "train" in top and bool(_folders(root / "train"))
@@ -110,7 +116,6 @@ def _scanned(root: Path, stamp: tuple[tuple[Path, int], ...]) -> _Tree:
     images = []
     for part in top if parted else [""]:
         images += _images(root, part, names)
-    listing = "\n".join(f"{file}\t{(root / file).stat().st_size}" for file, _, _ in images)
     files, labels, parts = zip(*images, strict=True)
     return _Tree(
         root=root,
@@ -118,14 +123,17 @@ def _scanned(root: Path, stamp: tuple[tuple[Path, int], ...]) -> _Tree:
         labels=np.array(labels, dtype=np.int64),
         parts=np.array(parts),
         classes=len(names),
-        fingerprint=hashlib.sha256(listing.encode()).hexdigest(),
+        fingerprint=fingerprint_of(root, files, known),
     )
 
 
 def _folders(path: Path) -> list[str]:
     if not path.is_dir():
         raise ValueError(f"image_folder: `{path}` is not a folder; give one with class folders")
-    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    try:
+        return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def _images(root: Path, part: str, names: list[str]) -> list[tuple[str, int, str]]:
@@ -136,7 +144,7 @@ def _images(root: Path, part: str, names: list[str]) -> list[tuple[str, int, str
             f"image_folder: `{root / part}` has classes {sorted(strangers)}; `train` has {names}"
         )
     for label, name in enumerate(names):
-        files = sorted(p for p in (root / part / name).rglob("*") if _is_image(p))
+        files = sorted(path for path in files_below(root / part / name) if _is_image(path))
         if not files and part in ("", "train"):
             raise ValueError(
                 f"image_folder: no images in `{root / part / name}`; it takes files that end in "
@@ -150,9 +158,11 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 
-def _assign(tree: _Tree, test: float | None, validation: float | None, seed: int) -> _Rows:
+def _assign(
+    tree: _Tree, parts: np.ndarray, test: float | None, validation: float | None, seed: int
+) -> _Rows:
     """The row numbers of each split; a split without a folder is drawn from the other images."""
-    rest = np.flatnonzero(~np.isin(tree.parts, ("val", "test")))
+    rest = np.flatnonzero(~np.isin(parts, ("val", "test")))
     rest = np.random.RandomState(seed).permutation(rest)
     pool = len(rest)
     splits = {}
@@ -160,7 +170,7 @@ def _assign(tree: _Tree, test: float | None, validation: float | None, seed: int
         ("test", "test", test, 0.2),
         ("val", "validation", validation, 0.1),
     ):
-        rows = np.flatnonzero(tree.parts == part)
+        rows = np.flatnonzero(parts == part)
         if len(rows) and size is not None:
             raise ValueError(
                 f"image_folder: {name}={size} and `{tree.root / part}` exists; it takes one of them"
@@ -182,46 +192,11 @@ def _count(name: str, size: float, pool: int, *, room: int) -> int:
     return count
 
 
-def _decode(tree: _Tree, cache: Path, channels: int, size: int) -> None:
-    """Decode every image into one file, which appears when it is complete; one process does it."""
-    if cache.exists():
-        return
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{cache}.lock"):
-        if cache.exists():
-            return
-        # A mapped file, because memory may be too small. It has its name only when it is complete.
-        part, shape = cache.with_suffix(".part"), (len(tree.files), channels, size, size)
-        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-        # Threads took twice as long: most of the time goes to Python code, not to decoding.
-        for index, file in enumerate(tree.files):
-            images[index] = _pixels(tree.root / file, channels, size)
-        images.flush()
-        part.replace(cache)
-
-
-def _pixels(path: Path, channels: int, size: int) -> np.ndarray:
-    # Imported here, because it is slow to import and nothing else needs it.
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as file:
-            # Pillow would clip values beyond eight bits to white instead of scaling them.
-            if file.mode.startswith(("I", "F")):
-                raise ValueError(f"{file.mode} pixels; it takes eight bits per channel")
-            upright = ImageOps.exif_transpose(file)
-            colours = upright.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"image_folder: cannot read `{path}`: {error}") from error
-    square = ImageOps.fit(colours, (size, size), Image.Resampling.BILINEAR)
-    return np.array(square).reshape(size, size, channels).transpose(2, 0, 1)
-
-
-def _load(tree: _Tree, cache: Path, splits: _Rows) -> dict[str, Split]:
+def _load(decoded: DecodedImages, classes: np.ndarray, splits: _Rows) -> dict[str, Split]:
     """The splits: in memory if they take at most a quarter of what is free, else in their file."""
-    stored = np.load(cache, mmap_mode="c")  # copy on write: torch refuses a read-only array
-    images, labels = torch.from_numpy(stored), torch.from_numpy(tree.labels)
+    stored = decoded.array()
+    images, labels = torch.from_numpy(stored), torch.from_numpy(classes)
     rows = {part: torch.from_numpy(index) for part, index in splits.items()}
-    if stored.nbytes > psutil.virtual_memory().available // 4:
+    if not fits_in_memory(stored.nbytes):
         return {part: Split(images, labels[index], index) for part, index in rows.items()}
     return {part: Split(images[index], labels[index]) for part, index in rows.items()}

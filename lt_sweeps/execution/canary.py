@@ -21,6 +21,7 @@ from lt_sweeps.storage.manifest import FrozenPack
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket import stack
+from lt_sweeps.training.rehearsal import rehearse
 from lt_sweeps.training.training_loop import TrainingLoop
 
 _STEPS = 2
@@ -64,6 +65,7 @@ def two_steps(
     moments = [frozenset({end}) | (wanted[unit] & {"start"}) for unit in chosen]
     loop = TrainingLoop(chosen, scratch, machine, moments=moments, stopped=stopped)
     loop.start(stack([ticket(unit.stage.start, unit.seed, scratch) for unit in chosen]))
+    rehearse(loop)
     loop.run(end)
     loop.scorer.results(end)
     for unit in chosen:

@@ -25,6 +25,7 @@ from lt_sweeps.plan.cost import Speeds, free_memory, stack_size
 from lt_sweeps.plan.planning import Pack, packs, plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import UnitName
+from lt_sweeps.storage.record import RunFolder, all_diverged
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
 
@@ -50,6 +51,7 @@ def run_missing(submission: Submission) -> int:
     if settings.dry_run:
         return 0
     submission.prepare_data(submission.plan.units)
+    submission.check_splits([unit for pack in todo for unit in pack.units])
     sweep = submission.freeze(todo)
     with mirrored(sweep.folder, cells[0].cell.config["tracker"]):
         failed, again = _run(sweep, todo, devices, console)
@@ -64,7 +66,10 @@ def run_missing(submission: Submission) -> int:
     if complete < len(cells):
         left = len(cells) - complete
         print(f"error: {left} of {len(cells)} cells unfinished", file=sys.stderr)
-    return 1 if failed or complete < len(cells) else 0
+    folders = [RunFolder.of(settings.root, cell.signature, cell.seed) for cell in cells]
+    if diverged := all_diverged(folders):
+        print("error: every replicate diverged; no result of this sweep is finite", file=sys.stderr)
+    return 1 if failed or complete < len(cells) or diverged else 0
 
 
 def _todo(submission: Submission, devices: Sequence[str]) -> list[Pack]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.seeds import Seed, generator
+from lt_sweeps.config.seeds import Seed, generator, repeated
 from lt_sweeps.models.network import Layer
 from lt_sweeps.plan.stages import (
     EXAMPLES,
@@ -37,7 +37,7 @@ from lt_sweeps.sparsity.evidence import LEARNED
 from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier
 from lt_sweeps.sparsity.synflow import flow
 from lt_sweeps.storage.store import CorruptTicket, Store
-from lt_sweeps.storage.ticket import Mask, State, Ticket
+from lt_sweeps.storage.ticket import LOGITS, Mask, State, Ticket
 from lt_sweeps.training.gradients import gradient, hessian_gradient
 
 
@@ -103,8 +103,16 @@ def _(stage: Logits, seed: Seed, store: Store) -> Ticket:
         if "noise" in stage.given.names:
             draws = generator(seed.role("noise"), "logits", stage.level, number)
             evidence["noise"] = torch.rand(layer.shape, generator=draws)
-        learned[layer.name] = stage.given(**evidence)[None]
-    return Ticket(start.state, _all_kept(layers), 0, learned=learned)
+        given = functools.partial(_given, stage, layer.name, evidence)
+        learned |= repeated(given, f"method: `{stage.given.target}`")
+    optimizer: State = {}
+    if stage.ended is not None:
+        optimizer = snapshot(*stage.ended, seed, store).optimizer
+    return Ticket(start.state, _all_kept(layers), 0, optimizer, learned, start.notes)
+
+
+def _given(stage: Logits, name: str, evidence: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: stage.given(**evidence)[None]}
 
 
 @ticket.register
@@ -115,6 +123,7 @@ def _(stage: Prune, seed: Seed, store: Store) -> Ticket:
         for name, source in stage.evidence.items()
         if source is not None
     }
+    notes: list[str] = []
     mask = pruning.prune(
         trained.mask,
         stage.target,
@@ -123,8 +132,9 @@ def _(stage: Prune, seed: Seed, store: Store) -> Ticket:
         layers=stage.network.layers,
         seed=seed,
         level=stage.level,
+        say=notes.append,
     )
-    return replace(trained, mask=mask, learned={})
+    return replace(trained, mask=mask, learned={}, notes=tuple(notes))
 
 
 def _evidence(name: str, source: Snapshot, stage: Prune, seed: Seed, store: Store) -> State:
@@ -179,13 +189,14 @@ def _(stage: Reset, seed: Seed, store: Store) -> Ticket:
             name: sparsifier.value(trained.state[name], logits)
             for name, logits in trained.learned.items()
         }
+    pruned = ticket(stage.pruned, seed, store)
     start = pruning.restart(
-        ticket(stage.pruned, seed, store).mask,
+        pruned.mask,
         trained,
         stage.reset,
         stage.freeze,
         evidence,
-        base=base if stage.has_momentum else replace(base, optimizer={}),
+        base=replace(base, optimizer=_moments(base) if stage.has_momentum else {}),
         step=stage.step,
         layers=stage.network.layers,
         seed=seed,
@@ -193,7 +204,13 @@ def _(stage: Reset, seed: Seed, store: Store) -> Ticket:
         holds=stage.trained.sparsifier.holds,
     )
     # A mask that has been cut drops its logits, so that its ticket stacks with any other.
+    start = replace(start, notes=pruned.notes)
     return start if stage.has_logits else replace(start, learned={})
+
+
+def _moments(ticket: Ticket) -> State:
+    """The moments of a ticket's weights, without those of the logits that a cut mask drops."""
+    return {name: t for name, t in ticket.optimizer.items() if not name.startswith(LOGITS)}
 
 
 # The initial weights of a later level. A reset returns initial weights for the whole layer, the
@@ -255,14 +272,15 @@ def _(stage: Transfer, seed: Seed, store: Store) -> Ticket:
     if stage.body is not None:
         source = ticket(stage.body, seed, store).state
         state |= {name: source[name] for name in body_of(stage.network)}
-    mask = dict(ticket(stage.found, seed, store).mask)
+    found = ticket(stage.found, seed, store)
+    mask = dict(found.mask)
     for layer in stage.network.layers:
         if stage.shuffled:
             draws = generator(seed.role("noise"), "transfer", stage.level, layer.name)
             order = torch.randperm(layer.size, generator=draws)
             mask[layer.name] = mask[layer.name].flatten()[order].view(1, *layer.shape)
         state[layer.name] = torch.where(mask[layer.name], state[layer.name], 0.0)
-    return Ticket(state, mask, stage.step)
+    return Ticket(state, mask, stage.step, notes=found.notes)
 
 
 def _drawn(stage: Stage, seed: Seed, *index: int | str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ time, and are the same whoever makes them.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Literal
 
 from lt_sweeps.plan.planning import Planned, needs, trainings
@@ -27,14 +28,19 @@ def record_cell(planned: Planned, store: Store) -> bool:
             return True
         set_aside(folder.records, "records that do not match their checksum")
         folder.done.unlink()
-    known = [row for stage in planned.trainings if (row := _record(planned, stage, store))]
-    complete = len(known) == len(planned.trainings)
-    folder.write(known, complete=complete)
+    rows: dict[str, Record] = {}
+    for stage in planned.trainings:
+        if row := _record(planned, stage, store, rows):
+            rows[stage.key] = row
+    complete = len(rows) == len(planned.trainings)
+    folder.write(list(rows.values()), complete=complete)
     return complete
 
 
-def _record(planned: Planned, stage: Work, store: Store) -> Record | None:
-    """The record of a training's ticket; None while it is not stored."""
+def _record(
+    planned: Planned, stage: Work, store: Store, rows: Mapping[str, Record]
+) -> Record | None:
+    """The record of a training's ticket, after the rows before it; None while it is not stored."""
     about = store.metadata(stage.key, planned.seed)
     if about is None:
         return None
@@ -71,12 +77,13 @@ def _record(planned: Planned, stage: Work, store: Store) -> Record | None:
         search_epochs=sum(_epochs(before) for before in trainings(stage)[:-1]),
         after=[before.key for before in needs(stage)],
         dense_resources=dense_resources(stage),
-        finite=metrics["finite"],
+        finite=metrics["finite"] and _is_sound(stage, rows),
         collapsed=metrics[f"{at}_one_class"] or 0 in remaining.values(),
         seconds=cost.get("seconds"),
         device=cost.get("device"),
         stack_size=cost.get("stack_size"),
         code_version=cost.get("code_version"),
+        notes=store.notes(stage.key, planned.seed) or None,
     )
 
 
@@ -88,6 +95,15 @@ def dense_resources(stage: Work) -> bool:
     """
     ways = trainings(stage)
     return stage.level == 0 or any(w.level < stage.level or not w.sparsifier.lean for w in ways)
+
+
+def _is_sound(stage: Work, rows: Mapping[str, Record]) -> bool:
+    """Whether no training whose end its mask or its weights were made from has diverged.
+
+    A mask that is made from weights that are not numbers is a random one, and may train well.
+    """
+    ends = {s.key for before in ancestors(stage) for s, when in before.snapshots if when == "end"}
+    return all(rows[key].finite for key in ends if key in rows)
 
 
 def _epochs(stage: Work) -> float:

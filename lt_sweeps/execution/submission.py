@@ -7,6 +7,7 @@ manifest and nothing else of the configuration (`work_on`).
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from functools import cached_property
 from filelock import FileLock
 
 from lt_sweeps.config.call import digest
+from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution import records
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.train_pack import compute
@@ -33,6 +35,8 @@ from lt_sweeps.storage.manifest import (
 )
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
+
+_log = logging.getLogger("lt_sweeps")
 
 
 class Submission:
@@ -82,7 +86,22 @@ class Submission:
         """Download what these units train on, here, where there may be a network."""
         tasks = {id(unit.stage.training.task): unit.stage.training.task for unit in units}
         for task in tasks.values():
-            task.dataset.prepare()
+            task.prepare()
+
+    def check_splits(self, units: Sequence[Unit]) -> None:
+        """Say which images the splits of the data share that these units train on.
+
+        Raises:
+            ValueError: so many that a split was taken from another one.
+        """
+        for task in {unit.stage.training.task for unit in units}:
+            for shared in shared_examples(task.dataset.load()):
+                if shared.is_a_mistake:
+                    raise ValueError(
+                        f"dataset: {task.call}: {shared}; a score on images that were trained on, "
+                        "or chosen by, says nothing"
+                    )
+                _log.warning("dataset: %s: %s", task.call, shared)
 
     def freeze(
         self,
@@ -183,6 +202,11 @@ def thawed(sweep: SweepFolder, pack: FrozenPack) -> tuple[Plan, list[Unit]]:
     """The plan of the cells that a frozen pack advances, and the pack's units in their order."""
     cells = plan(sweep.cells(pack.cells))
     units = {name_of(unit): unit for unit in cells.units}
+    if any(name not in units for name in pack.units):
+        raise ValueError(
+            f"{sweep.folder.name}: data or code that {pack.name} works with are not what they were "
+            "when the sweep was submitted; give the same command again, with another name"
+        )
     return cells, [units[name] for name in pack.units]
 
 

@@ -14,7 +14,8 @@ from lt_sweeps.plan.planning import stored
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.ticket import stack
+from lt_sweeps.storage.ticket import Ticket, stack
+from lt_sweeps.training.rehearsal import rehearse
 from lt_sweeps.training.training_loop import Interrupted, TrainingLoop
 
 _log = logging.getLogger("lt_sweeps")
@@ -79,12 +80,23 @@ def _train(
             group, store, machine, moments=wanted, progress=progress, stopped=stopped
         )
         if step is None:
-            loop.start(stack([ticket(unit.stage.start, unit.seed, store) for unit in group]))
+            loop.start(stack([_start(unit, store) for unit in group]))
+            rehearse(loop)
         else:
             loop.restore(step)
         _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))
         loop.run(_until(group, wanted, store))
         _log.info("computed %s", _names(group))
+
+
+def _start(unit: Unit, store: Store) -> Ticket:
+    """The ticket that a unit starts from. What a reader must know of it is kept, and logged."""
+    start = ticket(unit.stage.start, unit.seed, store)
+    for note in start.notes:
+        _log.warning("level %d of seed %s: %s", unit.stage.level, unit.seed, note)
+    if start.notes:
+        store.write_notes(unit.stage.key, unit.seed, start.notes)
+    return start
 
 
 def _names(units: Sequence[Unit]) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lt_sweeps.config.call import Call, fits, nearest
-from lt_sweeps.config.seeds import Seed, draw
+from lt_sweeps.config.call import Call, fits, identity_of, nearest
+from lt_sweeps.config.seeds import Seed, draw, repeated
 
 KINDS = ("conv", "hidden", "output")
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -131,12 +131,15 @@ class Network:
 
         Every `index` gives another draw.
         """
-        with torch.random.fork_rng(devices=[]):
+
+        def drawn() -> dict[str, Tensor]:
             torch.manual_seed(draw(seed.role("init"), "init", *index))
             module = self.module("cpu")
             if self.init is not None:
                 self.init(module=module)
-        return {name: tensor.detach() for name, tensor in module.state_dict().items()}
+            return {name: tensor.detach() for name, tensor in module.state_dict().items()}
+
+        return dict(repeated(drawn, f"model: {self.net}"))
 
     def _prunes(self, name: str) -> bool:
         included = any(fnmatchcase(name, pattern) for pattern in self.include)
@@ -149,6 +152,7 @@ class Network:
             "input_shape": list(self.input_shape),
             "classes": self.classes,
             "prunable": [layer.name for layer in self.layers],
+            **identity_of(type(self)),
         }
 
 

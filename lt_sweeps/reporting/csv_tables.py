@@ -142,6 +142,7 @@ def endpoints_table(analysis: Analysis) -> pd.DataFrame:
 
 def _endpoint(curve: Curve, endpoint: Endpoint) -> dict[str, Any]:
     values, ticket = list(endpoint.values.values()), endpoint.ticket
+    crossing = endpoint.crossing
     per_run = endpoint.name in PER_RUN
     numbers = asdict(spread(values)) if values else {}
     # The values of a picked ticket are the metric of its runs, and its own number is a sparsity,
@@ -157,10 +158,14 @@ def _endpoint(curve: Curve, endpoint: Endpoint) -> dict[str, Any]:
         "level": ticket.level if ticket else None,
         "at": " ".join(ticket.at) if ticket else "",
         "value": ticket.mean if ticket else None,
+        "inside": crossing.inside if crossing else None,
+        "outside": crossing.outside if crossing else None,
+        "at_least": YES_NO[endpoint.at_least if endpoint.values and crossing else None],
         "search_epochs": endpoint.cost.chain,
         "sequential_epochs": endpoint.cost.sequential,
         "parallel_epochs": endpoint.cost.parallel,
         "makespan_epochs": endpoint.cost.makespan,
+        "search_hours": endpoint.cost.hours,
     }
 
 

@@ -6,14 +6,13 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader, Template
 from rich.table import Table
 
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import versions_sentence
 from lt_sweeps.reporting.figures.style import Figure
 
-_TEMPLATE = Path(__file__).with_name("page.html")
 _MIME_TYPES = {"pdf": "application/pdf", "csv": "text/csv"}
 _ZOOM = 1.35  # larger than on paper: 6.5 points at 96 pixels to the inch are hard to read
 
@@ -34,19 +33,29 @@ def report_page(
         *reading.notes,
         *missing,
     ]
-    html = Environment(autoescape=True).from_string(_TEMPLATE.read_text())
-    return html.render(
-        name=reading.name,
-        facts=f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages. "
-        f"Version of the code: {', '.join(reading.versions) or 'unknown'}.",
-        warnings=[line for line in warnings if line],
-        figures=[_figure(figure, files) for figure in figures],
-        caveats=analysis.test_sentences,
-        tables=[_table(table) for table in tables],
-    ).encode()
+    return (
+        page_template("page.html")
+        .render(
+            name=reading.name,
+            facts=f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages. "
+            f"Version of the code: {', '.join(reading.versions) or 'unknown'}.",
+            warnings=[line for line in warnings if line],
+            figures=[figure_on_page(figure, files) for figure in figures],
+            caveats=analysis.test_sentences,
+            tables=[table_on_page(table) for table in tables],
+        )
+        .encode()
+    )
 
 
-def _figure(figure: Figure, files: Mapping[str, bytes]) -> dict[str, object]:
+def page_template(name: str) -> Template:
+    """A template of this folder."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    return Environment(autoescape=True, loader=loader).get_template(name)
+
+
+def figure_on_page(figure: Figure, files: Mapping[str, bytes]) -> dict[str, object]:
+    """A figure as the templates show it, from its files by name."""
     png = files[f"{figure.name}.png"]
     # A PNG starts with 8 bytes of signature, then its IHDR chunk: length, name, and at byte 16 the
     # width. It was drawn at 300 pixels to the inch, and browsers count 96.
@@ -65,7 +74,8 @@ def _figure(figure: Figure, files: Mapping[str, bytes]) -> dict[str, object]:
     }
 
 
-def _table(table: Table) -> dict[str, object]:
+def table_on_page(table: Table) -> dict[str, object]:
+    """A table of the terminal as the templates show it."""
     columns = [[str(text) for text in column.cells] for column in table.columns]
     return {
         "title": str(table.title),

@@ -15,6 +15,7 @@ from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.reporting.result_tables import metric_unit, new_table, percent_text
 
 _TICKETS = {
@@ -29,11 +30,12 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
     _, scale = metric_unit(analysis.accuracy)
     for panel, pairs in group_by(analysis.endpoints, lambda pair: pair[0].panel).items():
         runs = new_table(
-            f"{panel}: highest sparsity not inferior to dense, and accuracies (%); "
-            "mean ± half of its 95% interval",
+            f"{panel}: highest sparsity within {_margin(analysis.layout)} of dense, and accuracies "
+            "(%); mean ± half of its 95% interval",
             (
                 "",
                 "sparsity,\nper run",
+                "sparsity,\nof means",
                 "sparsity,\ntested",
                 "accuracy over\nlog density",
                 "accuracy at\nbest level",
@@ -41,7 +43,7 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
         )
         tickets = new_table(
             f"{panel}: sparsest tickets that match dense, or to one standard error, and best (%)",
-            ("", "", "sparsity", "accuracy", "epochs"),
+            ("", "", "sparsity", "accuracy", "search epochs (hours)"),
         )
         for curve, endpoints in pairs:
             named = {endpoint.name: endpoint for endpoint in endpoints}
@@ -49,6 +51,7 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
             runs.add_row(
                 Text(curve.label),
                 texts["sparsest_not_inferior"],
+                _crossing(named["sparsest_not_inferior"]),
                 _percent(named["sparsest_tested"].sparsity),
                 texts["area"],
                 texts["peak"],
@@ -120,7 +123,22 @@ def _mean(endpoint: Endpoint, curve: Curve, scale: float) -> str:
     half = "" if math.isnan(s.ci_high) else f" ± {scale * (s.ci_high - s.mean):.2f}"
     short = len(values) < len(curve.seeds)
     count = f"\n{len(values)} of {len(curve.seeds)} seeds" if short else ""
-    return f"{scale * s.mean:.2f}{half}{count}"
+    return f"{'≥ ' * endpoint.at_least}{scale * s.mean:.2f}{half}{count}"
+
+
+def _crossing(endpoint: Endpoint) -> str:
+    """Where the means leave the margin, and the two points of the grid that this lies between."""
+    at = endpoint.crossing
+    if at is None:
+        return "-"
+    if math.isnan(at.outside):
+        return f"≥ {_percent(at.sparsity)}"
+    return f"{_percent(at.sparsity)}\n({100 * at.inside:.1f} to {100 * at.outside:.1f})"
+
+
+def _margin(layout: ReportConfig) -> str:
+    margin = layout.margin
+    return f"{margin} (relative)" if isinstance(margin, str) else f"{100 * margin:g} points"
 
 
 def _percent(part: float) -> str:
@@ -134,9 +152,11 @@ def _ticket(endpoint: Endpoint, scale: float, workers: int | None) -> tuple[str,
     place = "".join(f"\n{at}" for at in endpoint.ticket.at)
     cost = endpoint.cost
     epochs = "-" if math.isnan(cost.chain) else f"{cost.chain:g}"
+    epochs += "" if math.isnan(cost.hours) else f" ({cost.hours:.2g} h)"
     # A search along one chain of levels costs what the chain costs. One that tries several settings
     # also has a total, a time on unlimited machines, and one on the machines of `report.workers`.
-    if (cost.sequential, cost.parallel) != (cost.chain, cost.chain) and epochs != "-":
+    totals_differ = (cost.sequential, cost.parallel) != (cost.chain, cost.chain)
+    if totals_differ and not math.isnan(cost.chain):
         totals = [f"{cost.sequential:g} in all", f"{cost.parallel:g} in parallel"]
         totals += [] if workers is None else [f"{cost.makespan:g} on {workers}"]
         epochs += f"\n{', '.join(totals)}"

@@ -4,14 +4,16 @@ A criterion is an elementwise function that names the evidence it needs:
 - `init` and `final`, the two snapshots that it compares; their moments are config
 - `noise`, uniform in [0, 1); `grad`, a gradient of the loss; `logits`, those of a learned mask
 The tensors are vectors of the weights that compete: those left in one layer, or in all layers, by
-the schedule's scope. Equal scores are ordered at random from the seed. A criterion that returns
-bools is the mask itself, whatever number of weights the schedule asks for.
+the schedule's scope. Equal scores are ordered at random from the seed. A criterion marked by
+`whole_mask` returns bools, the mask itself, whatever number of weights the schedule asks for.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from lt_sweeps.sparsity.evidence import whole_mask
 
 FAMILY = "criteria"  # the first part of these names in stage keys, for ever
 
@@ -33,17 +35,17 @@ def small_init(init: Tensor) -> Tensor:
     return -init.abs()
 
 
-def large_init_large_final(init: Tensor, final: Tensor) -> Tensor:
-    """min(rank |w_i|, rank |w_f|): large both before and after.
+def large_init_large_final(init: Tensor, final: Tensor, noise: Tensor) -> Tensor:
+    """min(rank |w_i|, rank |w_f|): large both before and after; equal weights are ranked at random.
 
     Ranks stand for the paper's min(alpha |w_f|, |w_i|), whose alpha aligns the percentiles.
     """
-    return torch.minimum(_rank(init.abs()), _rank(final.abs()))
+    return torch.minimum(_rank(init.abs(), noise), _rank(final.abs(), noise))
 
 
-def small_init_small_final(init: Tensor, final: Tensor) -> Tensor:
+def small_init_small_final(init: Tensor, final: Tensor, noise: Tensor) -> Tensor:
     """The rank form of -max(alpha |w_f|, |w_i|): small both before and after."""
-    return torch.minimum(_rank(-init.abs()), _rank(-final.abs()))
+    return torch.minimum(_rank(-init.abs(), noise), _rank(-final.abs(), noise))
 
 
 def magnitude_increase(init: Tensor, final: Tensor) -> Tensor:
@@ -93,11 +95,13 @@ def synflow(flow: Tensor, *, rounds: int = 100) -> Tensor:
     return flow
 
 
+@whole_mask
 def learned(logits: Tensor) -> Tensor:
     """Keep exactly the weights whose logit is above 0, whatever the schedule asks for."""
     return logits > 0
 
 
+@whole_mask
 def slim(channel: Tensor, *, percent: float) -> Tensor:
     """Keep the weights of channels whose share is above `percent` (arXiv:1708.06519).
 
@@ -106,11 +110,13 @@ def slim(channel: Tensor, *, percent: float) -> Tensor:
     return channel > percent
 
 
+@whole_mask
 def hard(keeps: Tensor) -> Tensor:
     """Keep exactly the weights of the hard mask that a sparsifier has learned."""
     return keeps
 
 
+@whole_mask
 def sampled(sampled: Tensor) -> Tensor:
     """Keep exactly the weights of one draw of a learned mask."""
     return sampled
@@ -130,6 +136,7 @@ def large_logit(logits: Tensor, final: Tensor) -> Tensor:
     return ranks
 
 
+@whole_mask
 def drawn(logits: Tensor, noise: Tensor) -> Tensor:
     """One draw of a learned mask: each weight stays with the chance sigmoid(logit)."""
     return noise < torch.sigmoid(logits)
@@ -155,11 +162,13 @@ def magnitude_increase_diff_sign(init: Tensor, final: Tensor) -> Tensor:
     return magnitude_increase(init, final) * _diff_sign(init, final)
 
 
+@whole_mask
 def large_final_same_sign_single(init: Tensor, final: Tensor) -> Tensor:
     """Keep exactly the weights whose sign stayed, whatever the schedule asks for."""
     return _same_sign(init, final)
 
 
+@whole_mask
 def large_final_diff_sign_single(init: Tensor, final: Tensor) -> Tensor:
     """Keep exactly the weights whose sign flipped, whatever the schedule asks for."""
     return _diff_sign(init, final)
@@ -173,9 +182,14 @@ def _diff_sign(init: Tensor, final: Tensor) -> Tensor:
     return init.sign() != final.sign()
 
 
-def _rank(score: Tensor) -> Tensor:
-    """Position of each weight in increasing order of score: [0, n), exact in float64."""
-    flat = score.flatten()
-    ranks = torch.empty(flat.numel(), dtype=torch.float64, device=score.device)
-    ranks[flat.argsort(stable=True)] = torch.arange(flat.numel(), dtype=torch.float64).to(ranks)
-    return ranks.view_as(score)
+def _rank(score: Tensor, noise: Tensor) -> Tensor:
+    """Position of each weight in increasing order of score: [0, n), exact in float64.
+
+    Equal scores are ordered by the noise. By their place in the tensor, a layer whose weights are
+    all of one magnitude (`reset=constant`) would lose its first rows whole, units and all.
+    """
+    order = noise.argsort(stable=True)
+    order = order[score[order].argsort(stable=True)]
+    ranks = torch.empty(len(score), dtype=torch.float64, device=score.device)
+    ranks[order] = torch.arange(len(score), dtype=torch.float64, device=score.device)
+    return ranks

@@ -32,11 +32,11 @@ def uniform(
 ) -> tuple[Target, ...]:
     """The same density in all layers but the first, which is dense and prunes nothing.
 
-    So the network as a whole keeps more than 1 - `sparsity`.
+    So the network as a whole keeps more than 1 - `sparsity`, which is its target.
     """
     density = 1 - checked_sparsity(sparsity)
     shares = [1.0 if dense_first and not n else density for n in range(len(layers))]
-    return _one_level(layers, shares, sparsity)
+    return _one_level(layers, shares, _whole(layers, shares) if dense_first else sparsity)
 
 
 def given(
@@ -68,8 +68,13 @@ def given(
     if missing := [name for name in names if name not in shares]:
         raise ValueError(f"{key}: nothing for {missing}; give a density for every layer")
     shares = [float(shares[name]) for name in names]
+    return _one_level(layers, shares, _whole(layers, shares))
+
+
+def _whole(layers: Sequence[Layer], shares: Sequence[float]) -> float:
+    """The sparsity of the whole network."""
     kept = sum(layer.size * share for layer, share in zip(layers, shares, strict=True))
-    return _one_level(layers, shares, 1 - kept / sum(layer.size for layer in layers))
+    return 1 - kept / sum(layer.size for layer in layers)
 
 
 def _one_level(

@@ -6,7 +6,7 @@ Most evidence is a snapshot of the weights at a moment of a training; some is co
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,16 @@ ON_DATA = ("grad", "hessian_grad")  # computed from training images
 LEARNED = ("logits", "keeps", "sampled")  # known where a mask has been trained, and only there
 _RESET = ("origin", "init", "final", "masked", "kept", "cut", "noise", "fresh")
 _LOGITS = ("kept", "logits", "noise")
+
+
+def whole_mask(criterion: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a criterion that returns the mask itself, bools, whatever the schedule asks for."""
+    criterion.whole_mask = True  # type: ignore[attr-defined]
+    return criterion
+
+
+def is_whole_mask(criterion: Call) -> bool:
+    return getattr(criterion.function, "whole_mask", False)
 
 
 @dataclass(frozen=True)

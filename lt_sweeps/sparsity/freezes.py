@@ -2,8 +2,9 @@
 
 A freeze is a function of one layer's weights that names the evidence it needs, as a reset does:
 `init`, `final`, `kept`, `noise`, and `cut`, the weights that are pruned now. A weight gets its
-value when it is pruned, and keeps it at all later levels. Where the argument `kept_too` is true,
-kept weights get the freeze's value as their initial value too, from which the reset goes on.
+value when it is pruned, and keeps it at all later levels, unless the argument `pinned_too` is true:
+then the freeze gives weights that were pruned before a value again. Where `kept_too` is true, kept
+weights get the freeze's value as their initial value too, from which the reset goes on.
 """
 
 from __future__ import annotations
@@ -43,10 +44,23 @@ def reversed_variant(init: Tensor, final: Tensor) -> Tensor:
     return torch.where(init.abs() < final.abs(), 0.0, init)
 
 
-def random_zeros(init: Tensor, final: Tensor, cut: Tensor, noise: Tensor) -> Tensor:
-    """The control: as many zeros as variant 1 has among the weights pruned now, anywhere there."""
+def random_zeros(
+    init: Tensor,
+    final: Tensor,
+    kept: Tensor,
+    cut: Tensor,
+    noise: Tensor,
+    *,
+    pinned_too: bool = True,
+) -> Tensor:
+    """The control: as many new zeros as variant 1 has at this level, anywhere.
+
+    Anywhere among all pruned weights, as in the released code: so a weight that was pruned before
+    may become 0 now. Without `pinned_too` the zeros lie among the weights pruned now.
+    """
     zeros = int((init.abs() > final.abs())[cut].sum())
-    order = torch.where(cut, noise, torch.inf).flatten().argsort(stable=True)
-    values = init.flatten().clone()
+    among = ~kept if pinned_too else cut
+    order = torch.where(among, noise, torch.inf).flatten().argsort(stable=True)
+    values = torch.where(cut, init, final).flatten()  # one pruned before is as it was pinned
     values[order[:zeros]] = 0.0
     return values.view_as(init)

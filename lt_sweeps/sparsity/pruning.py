@@ -5,17 +5,21 @@ Tensors are those of one replicate, `[1, *shape]`: tickets are stacked only for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.config.seeds import Seed, generator
+from lt_sweeps.config.seeds import Seed, generator, repeated
 from lt_sweeps.models.network import Layer
+from lt_sweeps.sparsity.evidence import is_whole_mask
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.top_k import keep_top
 from lt_sweeps.storage.ticket import Mask, State, Ticket
+
+_log = logging.getLogger("lt_sweeps")
 
 
 def prune(
@@ -27,6 +31,7 @@ def prune(
     layers: Sequence[Layer],
     seed: Seed,
     level: int,
+    say: Callable[[str], None] = _log.warning,
 ) -> Mask:
     """The mask that keeps the highest scores of what `kept` keeps: exactly the target's counts.
 
@@ -35,6 +40,10 @@ def prune(
 
     Args:
         evidence: snapshots by the name that the criterion calls them; noise is drawn here.
+        say: called with what a reader of the result must know of the scores.
+
+    Raises:
+        ValueError: the scores do not say which weights stay, or fewer are left than must stay.
     """
     noise = seed.role("noise")
     mask: dict[str, Tensor] = {}
@@ -46,10 +55,24 @@ def prune(
         if "noise" in criterion.names:
             drawn = [_uniform(la, noise, "criterion", level)[kept[la.name][0]] for la in group]
             left["noise"] = torch.cat(drawn)
-        score = criterion(**left)
-        ties = generator(noise, "ties", level, *(names if target.scope == "layer" else ()))
-        stays = score if score.dtype == torch.bool else keep_top(score, count, ties)
         sizes = [int(kept[name].sum()) for name in names]
+        place = names[0] if len(names) == 1 else "all layers"
+        score = _scored(criterion, left, sum(sizes), place)
+        if score.dtype == torch.bool:
+            stays = score
+        else:
+            if count > len(score):
+                raise ValueError(
+                    f"schedule: level {level} keeps {count} weights of {place}; {len(score)} are "
+                    "left"
+                )
+            if 0 < count < len(score) and bool((score == score[0]).all()):
+                say(
+                    f"mask_criterion: `{criterion.target}` gives all {len(score)} weights of "
+                    f"{place} one score, so the {count} that stay are drawn at random"
+                )
+            ties = generator(noise, "ties", level, *(names if target.scope == "layer" else ()))
+            stays = keep_top(score, count, ties)
         for name, part in zip(names, stays.split(sizes), strict=True):
             mask[name] = kept[name].masked_scatter(kept[name], part)
     return mask
@@ -72,8 +95,8 @@ def restart(
     """The ticket that the next training starts from.
 
     Kept weights take the reset's value. A weight pruned now is pinned to the freeze's value; one
-    pruned before keeps the value that it was pinned to then, if it was held there. All that is not
-    prunable is `base`'s.
+    pruned before keeps the value that it was pinned to then, if it was held there and the freeze is
+    not one of `pinned_too`. All that is not prunable is `base`'s.
 
     Args:
         evidence: what resets and freezes may name, `init` among it, `[1, *shape]` by layer.
@@ -81,10 +104,10 @@ def restart(
     held = trained.mask if holds else {n: torch.ones_like(kept) for n, kept in mask.items()}
     evidence = {**evidence, "kept": mask, "cut": {n: held[n] & ~kept for n, kept in mask.items()}}
     initial = initial_weights(reset, freeze, evidence, layers=layers, seed=seed, level=level)
-    state = dict(base.state)
+    state, anew = dict(base.state), bool(freeze.bound().get("pinned_too"))
     for layer in layers:
         off = _call(freeze, evidence, layer, seed, level, "freeze")
-        pinned = torch.where(held[layer.name], off[None], trained.state[layer.name])
+        pinned = torch.where(held[layer.name] | anew, off[None], trained.state[layer.name])
         state[layer.name] = torch.where(mask[layer.name], initial[layer.name], pinned)
     return Ticket(state, mask, step, base.optimizer, trained.learned)
 
@@ -106,6 +129,40 @@ def initial_weights(
     return {la.name: _call(reset, evidence, la, seed, level, "reset")[None] for la in layers}
 
 
+def _scored(criterion: Call, evidence: Mapping[str, Tensor], size: int, place: str) -> Tensor:
+    """The scores `[size]` of the weights that compete, checked.
+
+    Evidence that is not finite itself is that of a network that diverged, which its records say.
+    """
+    where = f"mask_criterion: `{criterion.target}`"
+    for name, values in evidence.items():
+        assert len(values) == size, name
+
+    def compute() -> dict[str, Tensor]:
+        return {place: criterion(**{name: values.clone() for name, values in evidence.items()})}
+
+    score = repeated(compute, where)[place]
+    if score.shape != (size,):
+        raise ValueError(
+            f"{where} gives scores of shape {list(score.shape)} for the {size} weights of {place}; "
+            "a criterion gives each weight one number"
+        )
+    if score.is_complex() or (score.dtype == torch.bool) != is_whole_mask(criterion):
+        raise ValueError(
+            f"{where} gives {str(score.dtype).removeprefix('torch.')} scores for {place}; a score "
+            "is a real number, and bools are the mask of a criterion marked by "
+            "`lt_sweeps.sparsity.evidence.whole_mask`, which no schedule applies to"
+        )
+    finite = score.isfinite()
+    if not finite.all() and all(bool(values.isfinite().all()) for values in evidence.values()):
+        raise ValueError(
+            f"{where} gives scores that are not finite for {int((~finite).sum())} of the {size} "
+            f"weights of {place}, whose evidence is finite; the weights with the highest scores "
+            "stay, so each needs a number"
+        )
+    return score
+
+
 def _call(
     call: Call, evidence: Mapping[str, State], layer: Layer, seed: Seed, level: int, purpose: str
 ) -> Tensor:
@@ -113,7 +170,11 @@ def _call(
     named = {n: state[layer.name][0] for n, state in evidence.items() if n in call.names}
     if "noise" in call.names:
         named["noise"] = _uniform(layer, seed.role("noise"), purpose, level)
-    return call(**named)
+
+    def compute() -> dict[str, Tensor]:
+        return {layer.name: call(**{name: values.clone() for name, values in named.items()})}
+
+    return repeated(compute, f"{purpose}: `{call.target}`")[layer.name]
 
 
 def _uniform(layer: Layer, seed: int, purpose: str, level: int) -> Tensor:

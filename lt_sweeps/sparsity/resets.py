@@ -41,8 +41,8 @@ def rewind(
 def keep(final: Tensor, *, at: str | None = None, momentum: bool = False) -> Tensor:
     """The trained weights stay, and the recipe starts anew (fine-tuning).
 
-    With `at` the recipe goes on from that time instead, learning rate and data order included; with
-    `momentum` the optimizer's moments are kept too (learning-rate rewinding, arXiv:2003.02389).
+    With `at` the recipe goes on from that time instead, at its learning rate; with `momentum` the
+    optimizer's moments are kept too (learning-rate rewinding, arXiv:2003.02389).
     """
     return final
 

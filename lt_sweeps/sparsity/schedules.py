@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lt_sweeps.config.call import identity_of
 from lt_sweeps.models.network import Layer
 
 FAMILY = "schedules"  # the first part of these names in stage keys, for ever
@@ -42,7 +43,7 @@ class Target:
 
     def identity(self) -> dict[str, Any]:
         """The counts alone, so that schedules with equal counts share their levels."""
-        return {"scope": self.scope, "keep": list(self.keep)}
+        return {"scope": self.scope, "keep": list(self.keep), **identity_of(type(self))}
 
 
 def geometric(

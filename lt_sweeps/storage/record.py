@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,8 +62,8 @@ class Record:
         step: where the training ended. report_at: `best` (lowest validation loss) or `end`; the
         plain metrics are those of that evaluation, made at `reported_step`. `end_*` and `best_*`
         are always there. `hard_*`: the reported network with its soft mask made hard.
-        finite: False if the training diverged. collapsed: it predicts one class, or a layer is
-        empty.
+        finite: False if the training diverged, or one that its mask or weights are made from.
+        collapsed: it predicts one class, or a layer is empty.
 
     What it took:
         train_steps, epochs: the training itself. search_epochs: all trainings before it, each once;
@@ -71,6 +71,8 @@ class Record:
         dense_resources: whether a training on the way held more weights than the ticket keeps.
         seconds: the ticket's share of the wall time of its stack. device, stack_size,
             code_version: of the job that computed it.
+
+    notes: sentences about how its mask was made that a reader must know; null in most rows.
     """
 
     format: str = FORMAT
@@ -126,6 +128,7 @@ class Record:
     device: str | None = None
     stack_size: int | None = None
     code_version: str | None = None
+    notes: Sequence[str] | None = None
 
     @property
     def is_result(self) -> bool:
@@ -158,6 +161,7 @@ class Record:
 
 _TYPES = typing.get_type_hints(Record)
 COLUMNS = tuple(_TYPES)
+_ADDED = {"notes"}  # columns that rows of earlier versions do not have
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,15 @@ class RunFolder:
         return CellRecords(tuple(records), done, tuple(faults), half_written)
 
 
+def all_diverged(folders: Iterable[RunFolder]) -> bool:
+    """Whether these cells are all done, and not one of their results is finite."""
+    folders = list(folders)
+    if not all(folder.done.exists() for folder in folders):
+        return False
+    results = [row for folder in folders for row in folder.read().records if row.is_result]
+    return bool(results) and not any(row.finite for row in results)
+
+
 def _line(record: Record) -> str:
     """A record as JSON, which knows no NaN and no infinity: a diverged loss is null."""
     row = vars(record).items()
@@ -260,12 +273,12 @@ def _faults(row: Mapping[str, Any], folder: Path, needed: Collection[str]) -> It
     """What keeps a JSON object from being a record of this folder; only the first is asked for."""
     if row.get("format") != FORMAT:
         yield f"its format is {row.get('format')!r}; this version reads {FORMAT!r}"
-    if missing := [name for name in COLUMNS if name not in row]:
+    if missing := [name for name in COLUMNS if name not in row and name not in _ADDED]:
         yield f"no {missing}; a record has them all"
     if unknown := sorted(row.keys() - set(COLUMNS)):
         yield f"unknown {unknown}; a record has only {[*COLUMNS]}"
     for name in COLUMNS:
-        if not fits(row[name], _TYPES[name]):
+        if name in row and not fits(row[name], _TYPES[name]):
             yield f"`{name}` is {row[name]!r}"
     if not (0 <= row["weights_remaining"] <= row["weights_total"] and row["weights_total"]):
         yield f"`weights_remaining` is {row['weights_remaining']} of {row['weights_total']}"

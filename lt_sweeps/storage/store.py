@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,19 @@ class Store:
             set_aside(self._cost(key, seed), "unreadable")
             return {}
 
+    def write_notes(self, key: str, seed: object, notes: Sequence[str]) -> None:
+        """Store what a reader of a unit's result must know, beside its ticket."""
+        write_whole(self._notes(key, seed), json.dumps(notes).encode(), first_wins=True)
+
+    def notes(self, key: str, seed: object) -> list[str]:
+        try:
+            return json.loads(self._notes(key, seed).read_text())
+        except FileNotFoundError:
+            return []
+        except ValueError:
+            set_aside(self._notes(key, seed), "unreadable")
+            return []
+
     def checkpoints(self, key: str, seed: object) -> list[int]:
         """The steps at which a checkpoint of an unfinished training was saved."""
         folder = self.path(key, seed).parent
@@ -150,6 +163,9 @@ class Store:
 
     def _cost(self, key: str, seed: object) -> Path:
         return self.root / "tickets" / key / f"{seed}.cost.json"
+
+    def _notes(self, key: str, seed: object) -> Path:
+        return self.root / "tickets" / key / f"{seed}.notes.json"
 
     def _checkpoint(self, key: str, seed: object, step: int) -> Path:
         return self.path(key, seed).parent / f"{seed}.partial-{step}.safetensors"

@@ -15,6 +15,9 @@ from torch import Tensor
 Mask = Mapping[str, Tensor]
 """Which prunable weights are kept: bool `[R, *shape]` by parameter name."""
 
+LOGITS = "logits/"
+"""Begins the names of the moments of a learned mask's logits, beside those of the weights."""
+
 State = Mapping[str, Tensor]
 """Weights and buffers by their `state_dict` names: `[R, *shape]`."""
 
@@ -26,7 +29,8 @@ class Ticket:
     In `state`, a pruned weight has the value that it is frozen at. `optimizer` holds the
     optimizer's state if the ticket is a snapshot within a training, which can continue from there;
     else it is empty. `learned` holds the logits of a trained mask by layer; it is empty if the mask
-    is not trained.
+    is not trained. `notes` say what a reader of a result must know of how its mask was made; they
+    are one replicate's, and a stack has none.
     """
 
     state: State
@@ -34,6 +38,7 @@ class Ticket:
     step: int = 0
     optimizer: State = field(default_factory=dict)
     learned: State = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, replicate: int) -> Ticket:
         row = slice(replicate, replicate + 1)

@@ -11,7 +11,7 @@ from lt_sweeps.config.seeds import draw
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier, overrides
 from lt_sweeps.sparsity.sparsifiers.sparsifier import per_replicate
-from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.ticket import LOGITS, State, Ticket
 from lt_sweeps.training.counter_noise import Noise
 from lt_sweeps.training.mask_action import MaskAction
 from lt_sweeps.training.optimizers import Optimizer
@@ -60,6 +60,20 @@ class LearnedMask(MaskAction):
     def tensors(self) -> dict[str, Tensor]:
         optimizers = {"optimizer": self.optimizer, "logit_optimizer": self.logit_optimizer}
         return {f"{name}/{t}": o.tensors[t] for name, o in optimizers.items() for t in o.tensors}
+
+    def moments(self) -> dict[str, Tensor]:
+        optimizer = self.logit_optimizer
+        views = {moment: self.layout.views(t) for moment, t in optimizer.moments.items()}
+        named = {f"{LOGITS}{m}/{name}": v for m, by in views.items() for name, v in by.items()}
+        return {**super().moments(), **named, f"{LOGITS}step": optimizer.steps}
+
+    def load_moments(self, moments: State) -> None:
+        super().load_moments(moments)
+        optimizer = self.logit_optimizer
+        for moment, flat in optimizer.moments.items():
+            for name, view in self.layout.views(flat).items():
+                view.copy_(moments[f"{LOGITS}{moment}/{name}"])
+        optimizer.steps.copy_(moments[f"{LOGITS}step"])
 
     def begin(self, ticket: Ticket) -> None:
         assert all(bool(kept.all()) for kept in ticket.mask.values()), "a learned mask starts whole"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lt_sweeps.config.seeds import draw
 from lt_sweeps.data.batches import Batches
-from lt_sweeps.plan.stages import Moment
+from lt_sweeps.plan.stages import Moment, Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
@@ -63,9 +63,10 @@ class TrainingLoop:
             backend=machine.backend,
             smoothing=self.recipe.label_smoothing,
         )
-        seeds, levels = [unit.seed for unit in units], [unit.stage.level for unit in units]
+        seeds = [unit.seed for unit in units]
+        indices = [unit.stage.batch_index for unit in units]
         dataset = first.training.task.dataset
-        self.batches = Batches(dataset, self.recipe, seeds, levels, self.device)
+        self.batches = Batches(dataset, self.recipe, seeds, indices, self.device)
         self.masking = (LearnedMask if first.sparsifier.learns else FixedMask)(self.stack, units)
         self.step, self.end, self.seconds = first.start.step, first.step, 0.0
         self.history = TrainingHistory(self.masking.trained, self.step)
@@ -114,8 +115,16 @@ class TrainingLoop:
             self.files.finish(self.step, self.seconds, results)
         self.files.drop_checkpoints()
 
-    def update(self) -> Callable[[int], None]:
-        """The update of one step; on a GPU a replayed graph, fed through static tensors."""
+    @property
+    def captures(self) -> bool:
+        """Whether a step is captured as a graph, and not taken eagerly."""
+        return self.device.type == "cuda" and not (self.stack.stochastic or self.batches.sent)
+
+    def update(self, *, eager: bool = False) -> Callable[[int], None]:
+        """The update of one step; on a GPU a replayed graph, fed through static tensors.
+
+        With `eager` the graph is left out, and each step calls Python.
+        """
         # What a step does, in the order that the bytes depend on:
         #   1. `at` writes what the step needs from the host into tensors that stay where they are
         #      (temperature, keys of the noise), because a captured graph calls no Python.
@@ -131,8 +140,7 @@ class TrainingLoop:
         # `ready` comes first, since what it decides is captured with the graph.
         self.masking.ready()
         sparsifier, recipe = self.stage.sparsifier, self.recipe
-        eager = self.stack.stochastic or self.batches.sent or self.device.type != "cuda"
-        optimise = self._eager if eager else self._replayed()
+        optimise = self._replayed() if self.captures and not eager else self._eager
 
         def update(step: int) -> None:
             self.masking.at(step)
@@ -181,7 +189,8 @@ class TrainingLoop:
         if not self.stack.stochastic:
             return None
         return [
-            draw(unit.seed.role("noise"), "forward", unit.stage.level, step) for unit in self.units
+            draw(unit.seed.role("noise"), "forward", *_forward_index(unit.stage), step)
+            for unit in self.units
         ]
 
     def _pause(self) -> None:
@@ -215,3 +224,8 @@ class TrainingLoop:
             self.masking.at(step)
             self.masking.compute()
             self.stack.loss(*self.batches.take(self.batches.index(step)), self._seeds(step))
+
+
+def _forward_index(stage: Work) -> tuple[int | str, ...]:
+    """The level alone does not tell a search from the fine-tuning after it."""
+    return (stage.level,) if stage.again is None else stage.batch_index

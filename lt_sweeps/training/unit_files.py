@@ -76,7 +76,12 @@ class UnitFiles:
             self.store.drop_checkpoints(unit.stage.key, unit.seed)
 
     def finish(self, step: int, seconds: float, results: Sequence[dict[str, Any]]) -> None:
-        """Write every ticket; the checkpoint before it makes a torn end repeat with equal bytes."""
+        """Write every ticket; the checkpoint before it makes a torn end repeat with equal bytes.
+
+        Raises:
+            ValueError: a ticket has another sparsity than its method promised.
+        """
+        self._check_targets()
         self.write_checkpoint(step, seconds)
         stack = self.masking.stack
         name = torch.cuda.get_device_name if stack.device.type == "cuda" else str
@@ -97,6 +102,25 @@ class UnitFiles:
             # A ticket that was only scored is left empty: it can be made again from its start.
             ticket = last[r] if whole else Ticket({}, {}, step)
             self._write(r, "end", ticket, metrics=results[r], history=self.history.rows[r])
+
+    def _check_targets(self) -> None:
+        """The sparsity that is measured is the one asked for, if one was.
+
+        Each level rounds the weights that a layer keeps, so it may be off by one for each of them.
+        """
+        layers, remaining = self.masking.layers, self.masking.remaining()
+        total = sum(layer.size for layer in layers)
+        for r, unit in enumerate(self.units):
+            target = unit.stage.target_sparsity
+            if target is None:
+                continue
+            kept = sum(int(counts[r]) for counts in remaining.values())
+            if abs(kept - (1 - target) * total) > len(layers) * max(1, unit.stage.level) + 0.5:
+                raise ValueError(
+                    f"schedule: level {unit.stage.level} of seed {unit.seed} has sparsity "
+                    f"{1 - kept / total:.6g}, and {target:.6g} was asked for: {kept} of {total} "
+                    "weights are left"
+                )
 
     def _tensors(self) -> dict[str, Tensor]:
         """The whole state of the training, `[R, ...]`, by the name that a checkpoint calls it."""

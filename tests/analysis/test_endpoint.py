@@ -46,9 +46,69 @@ def test_the_sparsest_not_inferior_is_each_runs_own(sweep: FakeSweep) -> None:
     sweep.cell("a", 1, accuracies=[0.9, 0.86, 0.88], sparsities=HALVES)
     values = found(sweep, margin=0.02)["sparsest_not_inferior"].values
     assert values == pytest.approx({"0": 0.75, "1": 0.75})
-    assert found(sweep, margin=0.0)["sparsest_not_inferior"].values["1"] == 0
+    assert found(sweep, margin=0.0)["sparsest_not_inferior"].values["1"] == 0  # .86 and .88
     relative = found(sweep, margin="5%")["sparsest_not_inferior"].values  # .9 * .95 = .855
     assert relative["1"] == pytest.approx(0.75)
+
+
+def test_the_sparsest_not_inferior_lies_where_the_line_between_two_points_leaves_the_margin(
+    sweep: FakeSweep,
+) -> None:
+    """2 % below .90 is .882: of the way from .90 to .80 that is .18; of .89 to .79, .08."""
+    sweep.cell("a", 0, accuracies=[0.9, 0.90, 0.80], sparsities=[0.0, 0.5, 0.75])
+    sweep.cell("a", 1, accuracies=[0.9, 0.89, 0.79], sparsities=[0.0, 0.5, 0.75])
+    found_at = found(sweep, margin="2%")["sparsest_not_inferior"]
+    assert found_at.values == pytest.approx({"0": 0.5 + 0.18 * 0.25, "1": 0.5 + 0.08 * 0.25})
+    # means .895 and .795: .13 of the way
+    assert found_at.crossing is not None and not found_at.at_least
+    assert found_at.sparsity == found_at.crossing.sparsity == pytest.approx(0.5 + 0.13 * 0.25)
+    assert (found_at.crossing.inside, found_at.crossing.outside) == pytest.approx((0.5, 0.75))
+
+
+def test_means_are_not_taken_in_by_the_lucky_point_of_one_seed(sweep: FakeSweep) -> None:
+    sweep.cell("a", 0, accuracies=[0.9, 0.88, 0.90], sparsities=HALVES)
+    sweep.cell("a", 1, accuracies=[0.9, 0.88, 0.80], sparsities=HALVES)
+    found_at = found(sweep, margin="2%")["sparsest_not_inferior"]
+    assert found_at.values["0"] == pytest.approx(0.75) and found_at.at_least
+    # .882 lies nine tenths of the way from dense to the means' .88 at a half
+    assert found_at.sparsity == found_at.values["1"] == pytest.approx(0.45)
+
+
+def test_it_is_what_launch_results_interpolates_by_hand(sweep: FakeSweep) -> None:
+    """CIFAR-10 at 16x16, two seeds, dense 49.4 and 50.3: magnitude reaches 81 %."""
+    sparsities = [0.0, 0.5, 0.7, 0.8, 0.9]
+    sweep.cell("m", 0, accuracies=[0.494, 0.499, 0.493, 0.488, 0.461], sparsities=sparsities)
+    sweep.cell("m", 1, accuracies=[0.503, 0.507, 0.499, 0.495, 0.467], sparsities=sparsities)
+    found_at = found(sweep, least=10, margin="2%")["sparsest_not_inferior"]
+    assert found_at.sparsity == pytest.approx(0.81, abs=0.005)
+
+
+def test_a_grid_that_ends_within_the_margin_gives_a_lower_bound(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.9, 0.89], sparsities=HALVES)
+    found_at = found(sweep, margin="2%")["sparsest_not_inferior"]
+    assert found_at.at_least and found_at.crossing is not None
+    assert math.isnan(found_at.crossing.outside) and found_at.sparsity == pytest.approx(0.75)
+
+
+def test_a_dense_network_alone_has_no_sparsity_to_keep(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9])
+    found_at = found(sweep)["sparsest_not_inferior"]
+    assert not found_at.values and found_at.crossing is None and math.isnan(found_at.sparsity)
+
+
+def test_nothing_is_interpolated_towards_a_network_that_diverged(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.9, None], sparsities=HALVES)
+    found_at = found(sweep, margin="2%")["sparsest_not_inferior"]
+    assert found_at.values == pytest.approx({"0": 0.5}) and not found_at.at_least
+    assert found_at.sparsity == pytest.approx(0.5)
+
+
+def test_a_network_without_a_weight_ends_the_margin(sweep: FakeSweep) -> None:
+    """Else a grid that jumps from some weights to none would end within the margin."""
+    sweep.cell("a", accuracies=[0.9, 0.9, 0.1], sparsities=[0.0, 0.5, 1.0])
+    found_at = found(sweep, margin="2%")["sparsest_not_inferior"]
+    assert not found_at.at_least
+    assert found_at.sparsity == pytest.approx(0.5 + 0.5 * (0.9 - 0.882) / 0.8)
 
 
 def test_the_peak_is_picked_by_validation_or_by_test(sweep: FakeSweep) -> None:
@@ -150,6 +210,8 @@ def test_a_line_without_a_dense_network_of_its_own_is_measured_by_its_panels(
         )
     (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), {}).values()
     ends = {e.name: e for curve, es in one.endpoints for e in es if len(curve.points) > 1}
-    assert ends["sparsest_not_inferior"].values == pytest.approx({"0": 0.5, "1": 0.5})
+    # a half is at .8, and the margin ends at .695 on the way to .6 and .601 at three quarters
+    expected = {"0": 0.5 + 0.25 * 0.105 / 0.2, "1": 0.5 + 0.25 * 0.105 / 0.199}
+    assert ends["sparsest_not_inferior"].values == pytest.approx(expected)
     assert ends["sparsest_matching"].sparsity == pytest.approx(0.5)
     assert ends["sparsest_tested"].sparsity == pytest.approx(0.5)

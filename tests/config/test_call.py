@@ -99,17 +99,5 @@ def test_a_function_from_elsewhere_counts_by_its_source() -> None:
     assert "source" not in Call("lt_sweeps.sparsity.criteria.random").identity()
 
 
-def test_an_edit_beside_the_function_counts_too(tmp_path, monkeypatch) -> None:
-    """What the function calls lies in its module more often than not."""
-    monkeypatch.syspath_prepend(tmp_path)
-    identities = []
-    for number, body in enumerate(["a.abs()", "a.abs()  # the same", "a.abs() * 2"]):
-        (tmp_path / f"mine{number}.py").write_text(
-            f"def part(a): return {body}\ndef score(final): return part(final)\n"
-        )
-        identities.append(Call(f"mine{number}.score").identity()["source"])
-    assert identities[0] == identities[1] != identities[2]
-
-
 def test_digest_ignores_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})

@@ -1,5 +1,7 @@
 """Learning rates over a training against torch's own schedulers."""
 
+from dataclasses import asdict, dataclass
+
 import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
@@ -41,9 +43,17 @@ def test_milestones_are_counted_from_the_start_of_the_warm_up() -> None:
     assert ours[:20] == pytest.approx([0.4 * n / 20 for n in range(1, 21)])
 
 
-def test_labels_that_are_not_smoothed_leave_a_recipe_s_name_as_it_was() -> None:
-    assert "label_smoothing" not in made().identity()
-    assert made(label_smoothing=0.1).identity()["label_smoothing"] == 0.1
+@dataclass(frozen=True)
+class Frozen(Recipe):
+    def lr_at(self, step: int) -> float:
+        return 1e-9
+
+
+def test_a_recipe_of_another_class_is_another_recipe() -> None:
+    stock = made()
+    own = Frozen(**asdict(stock))
+    assert own.identity() != stock.identity()
+    assert own.identity()["class"]["source"]
 
 
 @pytest.mark.parametrize("given", [-0.1, 1.0])

@@ -1,8 +1,12 @@
 """The data sets: their splits against the papers, their content where it is here, their errors."""
 
 import hashlib
+import io
+import os
 import pickle
 import socket
+import warnings
+import zlib
 
 import numpy as np
 import psutil
@@ -14,10 +18,15 @@ from torchvision.datasets import CIFAR10, MNIST
 from lt_sweeps.config.recipes import recipe
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data import (
+    bundled,
     cifar10,
     cifar100,
+    decoded_images,
     digits,
+    downloaded,
     fashion_mnist,
+    folders,
+    image_files,
     image_folder,
     mnist,
     synthetic,
@@ -43,7 +52,7 @@ def offline(monkeypatch):
 def numbered_mnist(tmp_path_factory):
     """MNIST's files, where each image holds its number and each label the last digit of it."""
     root = tmp_path_factory.mktemp("data")
-    raw = root / "MNIST" / "raw"
+    raw, known = root / "MNIST" / "raw", []
     raw.mkdir(parents=True)
     for name, count in (("train", 60_000), ("t10k", 10_000)):
         number = np.arange(count, dtype=np.int32)
@@ -53,7 +62,11 @@ def numbered_mnist(tmp_path_factory):
         (raw / f"{name}-images-idx3-ubyte").write_bytes(header + images.tobytes())
         header = np.array([0x801, count], ">i4").tobytes()
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(header + bytes((number % 10).tolist()))
-    return root
+    for name in downloaded._IDX_FILES:
+        known.append(hashlib.md5((raw / f"{name}-ubyte").read_bytes()).hexdigest())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(downloaded._IDX_MD5, "MNIST", tuple(known))
+        yield root
 
 
 def draw_tree(root, *, count=10, parts=("",), side=8):
@@ -214,13 +227,71 @@ def test_nothing_is_downloaded_when_the_files_are_there(offline, numbered_mnist,
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_truncated_file_counts_as_missing(offline, tmp_path):
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name in ("train-images", "t10k-images"):
-        (raw / f"{name}-idx3-ubyte").write_bytes(b"short")
-    with pytest.raises(FileNotFoundError, match=r"missing `.*/train-images-idx3-ubyte`"):
-        mnist(data_dir=str(tmp_path)).prepare()
+MNIST_FILE = "train-images-idx3-ubyte"
+
+
+@pytest.fixture
+def copied_mnist(numbered_mnist, tmp_path):
+    """A copy of the files, to be damaged."""
+    for path in (numbered_mnist / "MNIST" / "raw").iterdir():
+        (tmp_path / "MNIST" / "raw").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "MNIST" / "raw" / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def blackened(path):
+    with path.open("r+b") as file:
+        file.seek(1_000_000)
+        file.write(bytes(range(200)))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        blackened,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes() + b"0"),
+    ],
+)
+def test_a_file_of_other_content_is_refused_before_a_training_and_within_it(
+    offline, copied_mnist, damage
+):
+    dataset = mnist(data_dir=str(copied_mnist))
+    prepared(dataset)
+    damage(copied_mnist / "MNIST" / "raw" / MNIST_FILE)
+    message = f"mnist: `.*{MNIST_FILE}` is not the published file .md5 .*; delete it, and"
+    for read in (dataset.prepare, dataset.load):
+        with pytest.raises(ValueError, match=message):
+            read()
+
+
+def test_fashion_mnist_in_the_place_of_mnist_is_told_apart(offline, copied_mnist, monkeypatch):
+    known = downloaded._IDX_MD5["MNIST"]
+    monkeypatch.setitem(downloaded._IDX_MD5, "FashionMNIST", known)
+    monkeypatch.setitem(downloaded._IDX_MD5, "MNIST", ("0", "1", "2", "3"))
+    with pytest.raises(ValueError, match="mnist: .* published file .it is of FashionMNIST"):
+        mnist(data_dir=str(copied_mnist)).prepare()
+
+
+def test_the_checksums_of_the_two_data_sets_have_nothing_in_common():
+    names = [md5 for known in downloaded._IDX_MD5.values() for md5 in known]
+    assert len({*names}) == 8
+
+
+@pytest.mark.parametrize("stranger", ["folder", "pipe"])
+def test_what_is_no_file_counts_as_missing(offline, copied_mnist, stranger):
+    path = copied_mnist / "MNIST" / "raw" / MNIST_FILE
+    path.unlink()
+    path.mkdir() if stranger == "folder" else os.mkfifo(path)
+    with pytest.raises(FileNotFoundError, match=f"missing `.*{MNIST_FILE}`; place the files"):
+        mnist(data_dir=str(copied_mnist)).prepare()
+
+
+def test_another_copy_of_the_digits_is_refused(monkeypatch):
+    monkeypatch.setattr(bundled, "_DIGITS", "other")
+    with pytest.raises(ValueError, match="digits: scikit-learn's copy is damaged"):
+        digits().load()
 
 
 # Synthetic.
@@ -271,6 +342,30 @@ def test_train_and_test_folders_are_used_as_such(tmp_path):
     assert splits["test"].images[10:].unique().tolist() == [200]
 
 
+def test_a_val_folder_without_a_test_folder_is_the_test_set(tmp_path):
+    """ImageNet as everybody has it: `train/` and `val/`, and papers report on the latter."""
+    root = draw_tree(tmp_path / "pets", count=5, parts=("train", "val"))
+    dataset = image_folder(str(root), data_dir=str(tmp_path), size=8, validation=3)
+    splits = prepared(dataset)
+    assert {k: len(s.labels) for k, s in splits.items()} == {"train": 7, "val": 3, "test": 10}
+    held = splits["test"].images
+    # in a folder `test` they are the same images, but another data set than train and val of old
+    (root / "val").rename(root / "test")
+    renamed = image_folder(str(root), data_dir=str(tmp_path), size=8, validation=3)
+    assert torch.equal(prepared(renamed)["test"].images, held)
+    assert renamed.fingerprint != dataset.fingerprint
+
+
+def test_a_val_folder_is_for_validation_where_a_test_set_is_drawn(tmp_path):
+    root = draw_tree(tmp_path / "pets", count=5, parts=("train", "val"))
+    drawn = image_folder(str(root), data_dir=str(tmp_path), size=8, test=4)
+    sizes = {k: len(s.labels) for k, s in prepared(drawn).items()}
+    assert sizes == {"train": 6, "val": 10, "test": 4}
+    assert drawn.fingerprint != image_folder(str(root)).fingerprint
+    with pytest.raises(ValueError, match=r"validation=2 and `.*val` exists; it takes one of them"):
+        image_folder(str(root), validation=2, test=4)
+
+
 def test_a_val_folder_is_the_validation_split(tmp_path):
     root = draw_tree(tmp_path / "pets", count=3, parts=("train", "val", "test"))
     dataset = image_folder(str(root), data_dir=str(tmp_path))
@@ -295,13 +390,130 @@ def test_gray_and_colour_images_get_the_channels_and_size_asked_for(tmp_path):
     assert images[:, :, 4, 4].tolist().count([1, 2, 3]) == 1
 
 
-def test_images_are_decoded_once(tmp_path):
+def afresh(root, data_dir, **how):
+    """The data set as another process finds it."""
+    folders._scanned.cache_clear()
+    return image_folder(str(root), data_dir=str(data_dir), size=8, **how)
+
+
+def cache_of(data_dir):
+    [cache] = (data_dir / "image_folder").glob("*.npy")
+    return cache
+
+
+def test_images_are_decoded_once(tmp_path, monkeypatch):
     root = draw_tree(tmp_path / "pets")
-    first = prepared(image_folder(str(root), data_dir=str(tmp_path)))
-    for path in root.rglob("*.png"):
-        path.write_bytes(bytes(path.stat().st_size))
-    again = prepared(image_folder(str(root), data_dir=str(tmp_path), validation=1))
+    first = prepared(afresh(root, tmp_path))
+    monkeypatch.setattr(Image, "open", None)
+    again = prepared(afresh(root, tmp_path, validation=1))
     assert torch.equal(first["test"].images, again["test"].images)
+
+
+def test_an_image_that_is_drawn_over_is_decoded_again(tmp_path):
+    """BMP files of one shape have one size, and the times of a file can be set back."""
+    for gray, name in enumerate(("cat", "dog")):
+        for index in range(10):
+            path = tmp_path / "pets" / name / f"{index}.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 100 * gray + index).save(path)
+    root = tmp_path / "pets"
+    before = afresh(root, tmp_path)
+    prepared(before)
+    path = root / "cat" / "3.bmp"
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_bytes((root / "dog" / "3.bmp").read_bytes())
+    os.utime(path, ns=times)
+    after = afresh(root, tmp_path)
+    assert after.fingerprint != before.fingerprint
+    images = torch.cat([split.images for split in prepared(after).values()])
+    assert images[:, 0, 0, 0].tolist().count(103) == 2
+
+
+def test_files_are_read_again_only_when_one_has_changed(tmp_path, monkeypatch):
+    root, reads = draw_tree(tmp_path / "pets"), []
+    real = image_files.content_of
+    monkeypatch.setattr(image_files, "content_of", lambda path: reads.append(path) or real(path))
+    monkeypatch.setattr(image_files, "_CLOCK_SECONDS", -1e9)
+    first = afresh(root, tmp_path)
+    assert len(reads) == 20
+    assert afresh(root, tmp_path).fingerprint == first.fingerprint and len(reads) == 20
+    os.utime(root / "cat" / "001.png")
+    assert afresh(root, tmp_path).fingerprint == first.fingerprint and len(reads) == 40
+    for note in (tmp_path / "image_folder").glob("*.content"):
+        note.write_text(note.read_text().replace(first.fingerprint[:6], "000000"))
+    assert afresh(root, tmp_path).fingerprint == first.fingerprint  # a damaged note is no answer
+
+
+def test_a_file_that_is_written_at_this_moment_is_read_again(tmp_path):
+    afresh(draw_tree(tmp_path / "pets"), tmp_path)
+    assert not list(tmp_path.rglob("*.content"))
+
+
+def test_a_file_that_changes_while_it_is_decoded_stops_it(tmp_path):
+    root = draw_tree(tmp_path / "pets")
+    dataset = afresh(root, tmp_path)
+    Image.new("L", (8, 8), 77).save(root / "dog" / "004.png")
+    with pytest.raises(ValueError, match="files of `.*pets` were changed while they were read"):
+        dataset.prepare()
+    assert not list((tmp_path / "image_folder").glob("*.npy"))
+    assert not list((tmp_path / "image_folder").glob("*.part"))
+
+
+def flipped(path):
+    with path.open("r+b") as file:
+        file.seek(500)
+        byte = file.read(1)[0]
+        file.seek(500)
+        file.write(bytes([byte ^ 1]))
+
+
+DAMAGES = {
+    "flipped": flipped,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "deleted": lambda path: path.unlink(),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "unnoted": lambda path: path.with_suffix(".sha256").unlink(),
+    "noted wrong": lambda path: path.with_suffix(".sha256").write_bytes(b"\xff 1 2 3 4"),
+}
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_damaged_decoded_images_are_refused_and_then_decoded_anew(
+    tmp_path, monkeypatch, damage, mapped
+):
+    dataset = afresh(draw_tree(tmp_path / "pets"), tmp_path)
+    good = prepared(dataset)
+    if mapped:
+        free = psutil.virtual_memory()._replace(available=0)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    DAMAGES[damage](cache_of(tmp_path))
+    with pytest.raises(ValueError, match=r"image_folder: `.*npy` is missing or damaged; give the"):
+        dataset.load()
+    again = prepared(dataset)
+    everything = torch.arange(len(good["train"].labels))
+    assert torch.equal(again["train"].take(everything), good["train"].take(everything))
+
+
+def test_decoded_images_that_fit_are_read_in_full_whatever_their_time_says(tmp_path):
+    dataset = afresh(draw_tree(tmp_path / "pets"), tmp_path)
+    dataset.prepare()
+    cache = cache_of(tmp_path)
+    times = cache.stat().st_atime_ns, cache.stat().st_mtime_ns
+    flipped(cache)
+    os.utime(cache, ns=times)
+    with pytest.raises(ValueError, match="is missing or damaged"):
+        dataset.load()
+
+
+def test_a_copy_of_decoded_images_is_used_as_it_is(tmp_path, monkeypatch):
+    dataset = afresh(draw_tree(tmp_path / "pets"), tmp_path)
+    dataset.prepare()
+    os.utime(cache_of(tmp_path), ns=(5, 5))
+    monkeypatch.setattr(Image, "open", None)
+    assert len(prepared(dataset)["train"].labels) == 14
+    assert cache_of(tmp_path).with_suffix(".sha256").read_text().endswith(" 5")
 
 
 def test_images_that_do_not_fit_into_memory_stay_in_their_file(tmp_path, monkeypatch):
@@ -327,7 +539,7 @@ def test_a_training_from_a_file_equals_one_from_memory(tmp_path, monkeypatch):
         monkeypatch.setattr(
             psutil, "virtual_memory", lambda left=available: free._replace(available=left)
         )
-        batches = Batches(dataset, asked, [Seed.of(0)], [0], torch.device("cpu"))
+        batches = Batches(dataset, asked, [Seed.of(0)], [()], torch.device("cpu"))
         got.append((*batches.take(batches.index(0)), *next(batches.evaluation("test"))))
     for copied, mapped in zip(*got, strict=True):
         assert torch.equal(copied, mapped)
@@ -371,15 +583,83 @@ def test_a_path_that_is_no_folder_is_refused(tmp_path):
         image_folder(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("kind", ["broken", "16 bits"])
-def test_an_image_that_cannot_be_read_is_named(tmp_path, kind):
-    path = draw_tree(tmp_path / "pets") / "dog" / "003.png"
-    if kind == "broken":
-        path.write_bytes(b"no image")
-    else:
-        Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path)
-    with pytest.raises(ValueError, match=r"image_folder: cannot read `.*dog.003.png`: "):
-        image_folder(str(tmp_path / "pets"), data_dir=str(tmp_path)).prepare()
+def bomb(path):
+    """A file of some bytes that says it is an image of 40,000 x 40,000 pixels."""
+    blob = bytearray(path.read_bytes())
+    blob[16:24] = (40_000).to_bytes(4, "big") * 2
+    blob[29:33] = zlib.crc32(blob[12:29]).to_bytes(4, "big")
+    path.write_bytes(blob)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b"no image"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:40]),
+        lambda path: Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path),
+        bomb,
+    ],
+    ids=["broken", "empty", "cut", "16 bits", "bomb"],
+)
+def test_an_image_that_cannot_be_read_is_named(tmp_path, spoil):
+    spoil(draw_tree(tmp_path / "pets") / "dog" / "003.png")
+    with pytest.raises(ValueError, match=r"image_folder: cannot read `.*dog.003.png`: ") as error:
+        afresh(tmp_path / "pets", tmp_path).prepare()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        (lambda path: path.symlink_to(path.parent / "nothing"), "No such file"),
+        (os.mkfifo, "it is not a file"),
+        (lambda path: path.with_suffix("").symlink_to(path.parent), "it is a link to a folder"),
+    ],
+    ids=["loop", "dangling", "pipe", "circle"],
+)
+def test_what_is_no_image_file_is_named(tmp_path, spoil, reason):
+    spoil(draw_tree(tmp_path / "pets") / "dog" / "more.png")
+    with pytest.raises(ValueError, match=f"image_folder: cannot read `.*dog.more.*`: {reason}"):
+        afresh(tmp_path / "pets", tmp_path)
+
+
+def test_a_class_may_be_a_link_to_a_folder(tmp_path):
+    root = draw_tree(tmp_path / "pets")
+    (root / "cat").rename(tmp_path / "elsewhere")
+    (root / "cat").symlink_to(tmp_path / "elsewhere")
+    assert len(prepared(afresh(root, tmp_path))["train"].labels) == 14
+
+
+def test_names_that_are_no_text_are_taken(tmp_path):
+    root = draw_tree(tmp_path / "pets")
+    os.rename(os.fsencode(root / "cat" / "000.png"), os.fsencode(root / "cat") + b"/\xff.png")
+    assert len(prepared(afresh(root, tmp_path))["train"].labels) == 14
+
+
+def test_random_damage_to_image_files_is_answered_in_one_line(tmp_path):
+    draws, root = np.random.RandomState(0), draw_tree(tmp_path / "pets", side=16)
+    path = root / "dog" / "005.png"
+    whole = {}
+    for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM"):
+        target = io.BytesIO()
+        Image.fromarray(draws.randint(0, 255, (16, 16, 3), np.uint8)).save(target, kind)
+        whole[kind] = target.getvalue()
+    read = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of what it could not read
+        for turn in range(210):
+            blob = bytearray(whole[list(whole)[turn % 7]])
+            for _ in range(draws.randint(1, 6)):
+                blob[draws.randint(len(blob))] = draws.randint(256)
+            blob = blob[: draws.randint(len(blob))] if turn % 3 == 0 else blob
+            try:
+                read += decoded_images._pixels(path, bytes(blob), 3, 8).shape == (3, 8, 8)
+            except ValueError as error:
+                assert str(error).startswith(f"image_folder: cannot read `{path}`: ")
+                assert "\n" not in str(error)
+    assert 0 < read < 210
 
 
 def test_a_folder_beside_train_that_is_no_split_is_refused(tmp_path):

@@ -198,3 +198,29 @@ def test_resume_does_what_is_missing(
     status, _, err = command_line("resume", str(next(root.glob("sweeps/*"))))
     assert status == 0, err
     assert results(root) == results(whole)
+
+
+def diverging(root: Path, rates: str) -> list[str]:
+    """A short sweep by SGD, at learning rates of which 1e30 diverges."""
+    changed = ("seed", "schedule.levels", "recipe.length", "report.figures", "mask_criterion")
+    kept = [word for word in WORDS if word.partition("=")[0] not in changed]
+    short = ["recipe.length=2ep", "schedule.levels=1", "report.figures=[]", f"root={root}"]
+    return [*kept, *short, "recipe.optimizer=sgd", f"recipe.lr={rates}", "seed=0,1"]
+
+
+def test_a_sweep_in_which_every_replicate_diverged_fails_each_time(
+    tmp_path: Path, command_line: CommandLine
+) -> None:
+    for _ in range(2):  # the second time computes nothing
+        status, _, err = command_line(*diverging(tmp_path / "results", "1e30"))
+        assert status == 1
+        assert err.splitlines()[-1] == (
+            "error: every replicate diverged; no result of this sweep is finite"
+        )
+
+
+def test_a_sweep_in_which_some_replicates_diverged_does_not(
+    tmp_path: Path, command_line: CommandLine
+) -> None:
+    status, _, err = command_line(*diverging(tmp_path / "results", "1e30,0.1"))
+    assert status == 0 and "every replicate diverged" not in err

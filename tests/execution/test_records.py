@@ -2,14 +2,20 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from fixtures.fake_results import FakeSweep
+from torch import Tensor
 
+from lt_sweeps.analysis.results import read_results
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.records import dense_resources, record_cell
 from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stages import Init, Train, Training
+from lt_sweeps.sparsity.sparsifiers import Sparsifier
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.store import Store
 
@@ -52,6 +58,7 @@ def test_what_is_written_is_read_and_every_field_of_a_result_is_known(cell: Make
         "hard_val_accuracy",
         "hard_test_accuracy",
         "mask_chance",
+        "notes",  # only where there is something to say
     }
 
 
@@ -179,3 +186,64 @@ def test_rows_are_valid_json_even_where_a_loss_is_not_a_number(cell: Make, run: 
     for line in (folder(made, store) / "records.jsonl").read_text().splitlines():
         row = json.loads(line, parse_constant=lambda name: pytest.fail(name))
         assert row["finite"] is False and row["end_val_loss"] is None
+
+
+def flat(final: Tensor) -> Tensor:
+    return torch.ones_like(final)
+
+
+def test_equal_scores_are_noted_in_the_row_and_the_report_says_them(
+    cell: Make, swept: Callable[..., Path]
+) -> None:
+    flat_cell = cell(schedule__levels=1, mask_criterion={"_target_": f"{__name__}.flat"})
+    sweep = swept(flat_cell)
+    dense, pruned = read(next(sweep.parents[1].glob("runs/*/*/records.jsonl")))
+    assert dense["notes"] is None and len(pruned["notes"]) == 3, "one for each layer"
+    assert pruned["notes"][0].startswith(f"mask_criterion: `{__name__}.flat` gives all 192 weights")
+    notes = read_results(sweep, metrics=()).notes
+    assert [note for note in notes if note.endswith("(1 tickets)")] == [
+        f"{note} (1 tickets)" for note in pruned["notes"]
+    ]
+
+
+def test_a_row_of_an_earlier_version_has_no_notes(cell: Make, run: Run) -> None:
+    made, store = run(cell())
+    path = folder(made, store) / "records.jsonl"
+    rows = [{k: v for k, v in row.items() if k != "notes"} for row in read(path)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stored = RunFolder(path.parent).read()
+    assert not stored.faults and [record.notes for record in stored.records] == [None] * 3
+
+
+def test_what_is_pruned_by_weights_that_diverged_counts_as_diverged(cell: Make, run: Run) -> None:
+    """Rewound to its initialisation and trained by another recipe, it would look like a ticket."""
+    method = {"_target_": "lt_sweeps.plan.methods.learned_supermask_from", "dense": {"lr": 1e30}}
+    for criterion, sound in (("large_final", False), ("random", True)):
+        one = cell(
+            method=method,
+            mask_criterion={"_target_": f"lt_sweeps.sparsity.criteria.{criterion}"},
+            recipe__optimizer="sgd",
+            schedule__levels=1,
+        )
+        made, store = run(one)
+        dense, result = read(folder(made, store) / "records.jsonl")
+        assert dense["finite"] is False and result["end_val_loss"] is not None
+        assert result["finite"] is sound
+
+
+@dataclass(frozen=True)
+class Forgets(Sparsifier):
+    """Promises to keep half of the weights, and prunes nothing."""
+
+    @property
+    def kept_at_end(self) -> int:
+        return 160
+
+
+def promised(init: Init, recipe: Training) -> Train:
+    return Train(init, recipe, Forgets())
+
+
+def test_a_sparsity_that_differs_from_its_target_is_an_error(cell: Make, run: Run) -> None:
+    with pytest.raises(ValueError, match="has sparsity 0, and 0.5 was asked for: 320 of 320"):
+        run(cell(method={"_target_": f"{__name__}.promised"}))

@@ -4,10 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from fixtures.command_line import CommandLine
 from fixtures.tiny_cell import settings
+from torch import Tensor
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.data import Dataset, Split
+from lt_sweeps.execution.local_launcher import run_missing
 from lt_sweeps.execution.submission import Submission, work_on
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
@@ -157,3 +161,53 @@ def test_what_a_killed_process_was_writing_is_swept_up(cell: Make, tmp_path: Pat
     debris.write_bytes(b"half a ticket")
     compute([unit], made.moments, store, Machine())
     assert not debris.exists()
+
+
+def splits_of(images: dict[str, Tensor]) -> Dataset:
+    splits = {n: Split(x, torch.arange(len(x)) % 4) for n, x in images.items()}
+    return Dataset((1, 4, 4), 4, len(images["train"]), lambda: None, lambda: splits)
+
+
+def leaking(*, shared: int, split: str, other: str) -> Dataset:
+    """Of 200 images in each split, so many of one are images of another."""
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 200, 1, 4, 4), generator=draws, dtype=torch.uint8)
+    named: dict[str, Tensor] = {"train": images[0], "val": images[1], "test": images[2]}
+    named[split][:shared] = named[other][-shared:] if shared else named[split][:0]
+    return splits_of(named)
+
+
+def leak(shared: int, split: str = "test", other: str = "train") -> dict:
+    return {
+        "_target_": f"{__name__}.leaking",
+        "shared": shared,
+        "split": split,
+        "other": other,
+    }
+
+
+@pytest.mark.parametrize(("split", "other"), [("test", "train"), ("val", "train"), ("test", "val")])
+def test_a_split_taken_from_another_is_refused(
+    cell: Make, tmp_path: Path, split: str, other: str
+) -> None:
+    made = plan([cell(dataset=leak(150, split, other))])
+    message = f"150 of 200 {split} images are {other} images too"
+    with pytest.raises(ValueError, match=message) as refused:
+        Submission(made, settings(tmp_path)).check_splits(made.units)
+    assert str(refused.value).startswith("dataset: leaking(")
+
+
+@pytest.mark.parametrize(("shared", "said"), [(0, []), (3, ["3 of 200 test images are train"])])
+def test_a_few_images_that_splits_share_are_counted_aloud(
+    cell: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, shared: int, said: list[str]
+) -> None:
+    made = plan([cell(dataset=leak(shared))])
+    Submission(made, settings(tmp_path)).check_splits(made.units)
+    assert len(caplog.messages) == len(said)
+    assert all(text in line for text, line in zip(said, caplog.messages, strict=True))
+
+
+def test_a_sweep_on_shared_examples_does_not_start(cell: Make, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="200 of 200 test images are train images too"):
+        run_missing(Submission(plan([cell(dataset=leak(200))]), settings(tmp_path)))
+    assert not list(tmp_path.glob("tickets/*/*.safetensors"))

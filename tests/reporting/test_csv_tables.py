@@ -13,7 +13,7 @@ from scipy import stats
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.reporting.csv_tables import endpoints_table, verdicts_table
-from lt_sweeps.reporting.terminal_tables import p_text
+from lt_sweeps.reporting.terminal_tables import endpoint_tables, p_text
 
 
 @pytest.fixture
@@ -58,6 +58,23 @@ def test_an_endpoint_is_compared_with_the_baselines_and_counts_its_runs(found: A
     assert math.isnan(table.loc[("large_final", "peak")]["difference"])
 
 
+def test_the_sparsity_within_the_margin_is_printed_per_run_and_of_means(tmp_path: Path) -> None:
+    """2 % below .90 is .882, of the way from .90 to .80 that is .18; of .89 to .79, .08."""
+    sweep = FakeSweep(tmp_path)
+    for seed, half in enumerate((0.90, 0.89)):
+        sweep.cell("a", seed, accuracies=[0.9, half, half - 0.1], sparsities=[0.0, 0.5, 0.75])
+    reading = read_results(sweep.folder, metrics=["test_accuracy"])
+    (one,) = analyses(reading, {"margin": "2%"}).values()
+    runs, _ = endpoint_tables(one)
+    per_run, means = (next(iter(column.cells)) for column in runs.columns[1:3])
+    assert "within 2% (relative) of dense" in str(runs.title)
+    interval = stats.t.ppf(0.975, 1) * stats.sem([54.5, 52.0])
+    assert per_run == f"53.25 ± {interval:.2f}" and means == "53.25\n(50.0 to 75.0)"
+    row = endpoints_table(one).set_index("endpoint").loc["sparsest_not_inferior"]
+    assert (row["inside"], row["outside"], row["at_least"]) == (0.5, 0.75, "no")
+    assert (row["mean"], row["sparsity"]) == pytest.approx((0.5325, 0.5325))
+
+
 def test_a_ticket_stands_with_its_level_and_cost(found: Analysis) -> None:
     best = (
         endpoints_table(found)
@@ -66,6 +83,7 @@ def test_a_ticket_stands_with_its_level_and_cost(found: Analysis) -> None:
     )
     assert best["level"] == 1 and best["value"] == pytest.approx(0.89)
     assert best["search_epochs"] == 2  # the dense training
+    assert best["search_hours"] * 3600 == pytest.approx(0.5)
 
 
 def test_a_probability_is_written_as_a_reader_says_it() -> None:

@@ -1,5 +1,6 @@
 """Each criterion against values worked by hand, or its own definition."""
 
+import numpy as np
 import pytest
 import torch
 from torch import tensor
@@ -44,8 +45,8 @@ def quadrant(init: torch.Tensor, final: torch.Tensor, count: int) -> torch.Tenso
 @pytest.mark.parametrize("count", [200, 1000, 3000])
 def test_min_of_ranks_is_the_quadrant_rule(count: int) -> None:
     draws = torch.Generator().manual_seed(0)
-    init, final = (torch.randn(4000, generator=draws) for _ in range(2))
-    score = criteria.large_init_large_final(init, final)
+    init, final, noise = (torch.randn(4000, generator=draws) for _ in range(3))
+    score = criteria.large_init_large_final(init, final, noise)
     kept = torch.zeros(4000, dtype=torch.bool)
     kept[score.topk(count).indices] = True
     assert int((kept != quadrant(init, final, count)).sum()) <= 4
@@ -53,9 +54,51 @@ def test_min_of_ranks_is_the_quadrant_rule(count: int) -> None:
 
 def test_the_small_form_is_the_large_form_of_negated_magnitudes() -> None:
     draws = torch.Generator().manual_seed(0)
-    init, final = (torch.randn(50, generator=draws) for _ in range(2))
-    small = criteria.small_init_small_final(init, final)
+    init, final, noise = (torch.randn(50, generator=draws) for _ in range(3))
+    small = criteria.small_init_small_final(init, final, noise)
     assert (
         small.argmax()
         == torch.maximum(init.abs().argsort().argsort(), final.abs().argsort().argsort()).argmin()
     )
+
+
+RANKED = ["large_init_large_final", "small_init_small_final"]
+
+
+@pytest.mark.parametrize("name", RANKED)
+@pytest.mark.parametrize("tied", ["init", "final", "half of init", "both"])
+def test_ties_of_ranks_are_broken_at_random_as_by_numpys_lexsort(name: str, tied: str) -> None:
+    """The released code sorts by (score, random); by position all kept weights lay in one half."""
+    draws = torch.Generator().manual_seed(0)
+    init, final, noise = (torch.randn(10_000, generator=draws) for _ in range(3))
+    if tied in ("init", "both"):  # `reset=constant_init_sign`
+        init = init.sign()
+    if tied in ("final", "both"):
+        final = final.sign()
+    if tied == "half of init":  # `freeze=variant_2`
+        init = torch.where(torch.rand(10_000, generator=draws) < 0.5, 0.0, init)
+    score = getattr(criteria, name)(init, final, noise)
+    kept = torch.zeros(10_000, dtype=torch.bool)
+    kept[score.topk(2000).indices] = True
+    in_first_half = float(kept[:5000].sum()) / 2000
+    assert in_first_half == pytest.approx(_by_lexsort(name, init, final), abs=0.05)
+    assert in_first_half == pytest.approx(0.5, abs=0.05)
+
+
+def _by_lexsort(name: str, init: torch.Tensor, final: torch.Tensor) -> float:
+    """The part of the kept weights in the first half, with ranks by the released tie-break."""
+    draws, sign = np.random.RandomState(1), 1 if name.startswith("large") else -1
+    ranks = np.empty((2, len(init)))
+    for row, weights in zip(ranks, (init, final), strict=True):
+        order = np.lexsort((draws.random_sample(len(init)), sign * weights.abs().numpy()))
+        row[order] = np.arange(len(init))
+    kept = np.argsort(ranks.min(0))[-2000:]
+    return float((kept < 5000).mean())
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_without_ties_the_noise_changes_no_rank(name: str) -> None:
+    draws = torch.Generator().manual_seed(0)
+    init, final, *noises = (torch.randn(500, generator=draws) for _ in range(4))
+    first, second = (getattr(criteria, name)(init, final, noise) for noise in noises)
+    assert torch.equal(first, second)

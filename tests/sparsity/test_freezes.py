@@ -34,12 +34,17 @@ def test_values() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_zeros_has_as_many_zeros_as_variant_1_where_weights_are_cut(seed: int) -> None:
-    cut = tensor([True, True, True, True, False])  # of these two moved towards zero
-    noise = torch.rand(5, generator=torch.Generator().manual_seed(seed))
-    values = freezes.random_zeros(INIT, FINAL, cut, noise)
-    assert int((values[cut] == 0).sum()) == 2
-    assert torch.equal(values[values != 0], INIT[values != 0])
+@pytest.mark.parametrize("pinned_too", [True, False])
+def test_random_zeros_has_as_many_zeros_as_variant_1_anywhere(seed: int, pinned_too: bool) -> None:
+    cut = tensor([True, True, True, True, False, False])  # of these two moved towards zero
+    kept = tensor([False] * 5 + [True])  # the fifth was pruned before, and pinned to 0.1
+    init, final = torch.cat([INIT, tensor([5.0])]), torch.cat([FINAL, tensor([4.0])])
+    noise = torch.rand(6, generator=torch.Generator().manual_seed(seed))
+    values = freezes.random_zeros(init, final, kept, cut, noise, pinned_too=pinned_too)
+    assert int((values[~kept] == 0).sum()) == 2
+    assert pinned_too or int((values[cut] == 0).sum()) == 2
+    as_pinned = torch.where(cut, init, final)
+    assert torch.equal(values[values != 0], as_pinned[values != 0])
 
 
 def levels(cell: Make, run: Run, freeze: dict, **more: object) -> list[dict[str, torch.Tensor]]:
@@ -72,7 +77,7 @@ def levels(cell: Make, run: Run, freeze: dict, **more: object) -> list[dict[str,
         of("final"),
         of("variant"),
         of("variant", kept_too=True),
-        of("random_zeros"),
+        of("random_zeros", pinned_too=False),
         of("reversed_variant"),
     ],
     ids=lambda freeze: f"{freeze['_target_'].rpartition('.')[2]}{freeze.get('kept_too', '')}",
@@ -87,6 +92,23 @@ def test_a_decision_persists_and_a_frozen_weight_is_the_same_bits_after_training
         if before is not None:
             assert torch.equal(level["start"][~before["kept"]], before["end"][~before["kept"]])
         before = level
+
+
+def test_random_zeros_may_pin_to_zero_what_was_pruned_before_and_changes_nothing_else_of_it(
+    cell: Make, run: Run
+) -> None:
+    before, moved = None, 0
+    for level in levels(cell, run, of("random_zeros")):
+        assert torch.equal(level["start"][~level["kept"]], level["end"][~level["kept"]])
+        cut = ~level["kept"] & ~level["held"]
+        towards = int((level["init"].abs() > level["final"].abs())[cut].sum())
+        pinned = level["start"] if before is None else before["end"]
+        changed = level["held"] & (level["start"] != pinned)
+        assert bool((level["start"][changed] == 0).all())
+        moved += int(changed.sum())
+        assert int((level["start"][cut] == 0).sum()) + int(changed.sum()) <= towards
+        before = level
+    assert moved, "of some weights that were pruned before"
 
 
 def test_variant_1_pins_to_zero_what_moved_towards_it_and_to_init_the_rest(

@@ -1,5 +1,8 @@
 """Pruning keeps exactly what it is told, and a pruned weight stays where it was put."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import tensor
@@ -8,6 +11,7 @@ from torch.nn.utils import prune as torch_prune
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.models.network import Layer
+from lt_sweeps.sparsity.evidence import whole_mask
 from lt_sweeps.sparsity.pruning import keep_top, prune, restart
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.storage.ticket import Ticket, remaining, sparsity
@@ -125,6 +129,151 @@ def test_a_criterion_that_returns_bools_is_the_mask() -> None:
         level=1,
     )
     assert {n: int(left) for n, left in remaining(mask).items()} == {"a": 6, "b": 0}
+
+
+def no_numbers(final: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(final, torch.nan)
+
+
+def half_no_numbers(final: torch.Tensor) -> torch.Tensor:
+    return final.log()  # NaN for the negative half
+
+
+def infinite(final: torch.Tensor) -> torch.Tensor:
+    return 1 / (final - final)
+
+
+def is_large(final: torch.Tensor) -> torch.Tensor:
+    return final.abs() > 2
+
+
+def imaginary(final: torch.Tensor) -> torch.Tensor:
+    return final * 1j
+
+
+def of_torch(final: torch.Tensor) -> torch.Tensor:
+    return torch.rand_like(final)
+
+
+def of_numpy(final: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(np.random.rand(len(final)))
+
+
+def of_python(final: torch.Tensor) -> torch.Tensor:
+    return final * random.random()
+
+
+CALLS: list[int] = []
+
+
+def counted(final: torch.Tensor) -> torch.Tensor:
+    CALLS.append(0)
+    return final * len(CALLS)
+
+
+def one_number(final: torch.Tensor) -> torch.Tensor:
+    return final.abs().max()
+
+
+def flat(final: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(final)
+
+
+def overwrites(final: torch.Tensor) -> torch.Tensor:
+    return final.abs_()
+
+
+@whole_mask
+def not_a_mask(final: torch.Tensor) -> torch.Tensor:
+    return final.abs()
+
+
+def mine(function: object) -> Call:
+    return Call(f"{__name__}.{getattr(function, '__name__', '')}")
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        (no_numbers, "not finite for 6 of the 6 weights of a, whose evidence is finite"),
+        (half_no_numbers, "not finite for 2 of the 6 weights of a"),
+        (infinite, "not finite for 6 of the 6 weights of a"),
+        (is_large, "gives bool scores for a; a score is a real number"),
+        (imaginary, "gives complex64 scores for a; a score is a real number"),
+        (not_a_mask, "gives float32 scores for a; a score is a real number, and bools"),
+        (of_torch, "gives other values for a when it is called again"),
+        (of_numpy, "gives other values for a when it is called again"),
+        (of_python, "gives other values for a when it is called again"),
+        (counted, "gives other values for a when it is called again"),
+        (one_number, r"gives scores of shape \[\] for the 6 weights of a"),
+    ],
+)
+def test_scores_that_do_not_say_which_weights_stay_are_refused_by_name(
+    criterion: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        cut(Target("layer", (2, 1), 0.7), criterion=mine(criterion))
+    assert str(refused.value).startswith(f"mask_criterion: `{mine(criterion).target}` gives")
+
+
+def test_scores_that_are_all_equal_are_said_and_cut_exactly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mask = cut(Target("layer", (2, 1), 0.7), criterion=mine(flat))
+    assert {name: int(n) for name, n in remaining(mask).items()} == {"a": 2, "b": 1}
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        f"mask_criterion: `{mine(flat).target}` gives all {size} weights of {name} one score, so "
+        f"the {count} that stay are drawn at random"
+        for name, size, count in (("a", 6, 2), ("b", 4, 1))
+    ]
+
+
+def test_a_criterion_that_overwrites_its_evidence_harms_nothing() -> None:
+    before = {name: weights.clone() for name, weights in FINAL.items()}
+    mask = cut(Target("layer", (2, 1), 0.7), criterion=mine(overwrites))
+    assert mask["a"][0].tolist() == [[False] * 3, [False, True, True]]
+    assert all(torch.equal(FINAL[name], weights) for name, weights in before.items())
+
+
+def test_weights_that_diverged_are_pruned_and_no_fault_of_the_criterion() -> None:
+    diverged = {**FINAL, "a": torch.full((1, 2, 3), torch.nan)}
+    mask = cut(Target("layer", (2, 1), 0.7), final=diverged)
+    assert int(mask["a"].sum()) == 2
+
+
+def test_a_schedule_that_keeps_more_than_is_left_is_refused() -> None:
+    left = {**ALL, "b": tensor([[True, False, False, False]])}
+    with pytest.raises(ValueError, match="schedule: level 1 keeps 2 weights of b; 1 are left"):
+        cut(Target("layer", (2, 2), 0.6), left)
+
+
+def test_the_global_generators_are_as_they_were() -> None:
+    before = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
+    cut(Target("layer", (2, 1), 0.7))
+    assert random.getstate() == before[0]
+    assert str(np.random.get_state()) == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def drifting(init: torch.Tensor) -> torch.Tensor:
+    return torch.randn_like(init)
+
+
+def test_a_reset_that_draws_by_itself_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="reset: `.*drifting` gives other values for a when it"):
+        restart(
+            ALL,
+            Ticket(FINAL, ALL, 100),
+            mine(drifting),
+            Call("lt_sweeps.sparsity.freezes.zero"),
+            {"final": FINAL, "init": FINAL},
+            base=Ticket(FINAL, ALL),
+            step=0,
+            layers=LAYERS,
+            seed=Seed(0),
+            level=1,
+        )
 
 
 def test_restart_rewinds_the_kept_and_pins_the_pruned_for_good() -> None:

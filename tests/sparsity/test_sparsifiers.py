@@ -128,6 +128,18 @@ def test_rounding_rounds_half_of_a_training_step_and_all_of_a_test() -> None:
     assert bool((mask.deployed(ones, logits, torch.ones(1, 1), noise) == 1).all())
 
 
+def test_what_is_rounded_gets_no_gradient_as_in_the_released_code() -> None:
+    """`round` has no gradient there, and "the other 50%" backpropagates the chance directly."""
+    w, logits, upstream, noise = tensors(1, 1000)
+    weights = Supermask(rounding=True).weights(w, logits, torch.ones(1, 1), noise)
+    weights.backward(upstream)
+    p = logits.detach().sigmoid()
+    by_hand = torch.where(noise < 0.5, 0.0, upstream * w * p * (1 - p))
+    assert logits.grad is not None and torch.allclose(logits.grad, by_hand)
+    identities = [Supermask(rounding=rounding).identity() for rounding in (False, True)]
+    assert [identity.get("version") for identity in identities] == [None, 2]
+
+
 def test_weights_stay_as_drawn_and_only_logits_are_trained(cell: Make, run: Run) -> None:
     made, store = run(cell(method=method(), recipe=SGD))
     stage = made.units[0].stage

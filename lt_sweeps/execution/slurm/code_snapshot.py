@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lt_sweeps
 from lt_sweeps.config.errors import CONF
+from lt_sweeps.config.user_code import code_behind, find_module
 
 _LARGEST = 1 << 20  # bytes; a larger file is taken for data and not copied
 JOB = '''"""Works on packs of a sweep with the code that lies beside this file."""
@@ -55,10 +56,11 @@ def _files() -> Iterator[tuple[str, Path]]:
     yield from _tree("lt_sweeps", Path(lt_sweeps.__file__).parent)
     yield from _tree("conf", CONF)
     installed = _installed()
-    for name in sorted({name.partition(".")[0] for name in sys.modules} - {"__main__"}):
-        module = sys.modules.get(name)
-        folders = [*getattr(module, "__path__", ())]
-        file = getattr(module, "__file__", None)
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    for name in sorted((loaded | _imported_later(installed)) - {"__main__"}):
+        spec = find_module(name)
+        folders = [*(spec.submodule_search_locations or ())] if spec else []
+        file = spec.origin if spec and spec.has_location else None
         if name == "lt_sweeps" or not (folders or file):
             continue
         if any(str(path).startswith(installed) for path in [*folders, file or ""] if path):
@@ -67,6 +69,17 @@ def _files() -> Iterator[tuple[str, Path]]:
             yield Path(file).name, Path(file)
         for folder in folders:
             yield from _tree(name, Path(folder))
+
+
+def _imported_later(installed: tuple[str, ...]) -> set[str]:
+    """Modules that the user's functions import only when they run."""
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    own = [
+        name
+        for name, file in sorted(files.items())
+        if file and not file.startswith(installed) and name.partition(".")[0] != "lt_sweeps"
+    ]
+    return {name.partition(".")[0] for name in code_behind(*own)}
 
 
 def _tree(name: str, folder: Path) -> Iterator[tuple[str, Path]]:

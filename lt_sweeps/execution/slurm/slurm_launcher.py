@@ -96,6 +96,7 @@ class _Jobs:
             )
             return 0
         self.submission.prepare_data(self.missing)
+        self.submission.check_splits(self.missing)
         sweep = self.submission.freeze(
             self.packs,
             Launcher("slurm", os.getcwd(), self.profile.record()),

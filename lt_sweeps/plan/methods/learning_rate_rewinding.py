@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from lt_sweeps.config.durations import steps
-from lt_sweeps.plan.methods.after_search import KEEP, ZERO, reset_by
+from lt_sweeps.plan.methods.after_search import ZERO, reset_by
 from lt_sweeps.plan.stages import Init, Prune, Reset, Train, Training
 from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target
@@ -30,9 +30,11 @@ def renda(
 
         finetune       the weights of T at a constant learning rate
         weight_rewind  the weights of T-t and the recipe from T-t
-        lr_rewind      the weights and momentum of T and the recipe from T-t
+        lr_rewind      the weights of T and the recipe from T-t
         low_lr_rewind  the weights of T-t at a constant learning rate
         reinit         new weights and the recipe from T-t
+
+    Weights come with the momentum that they had, as from the checkpoints of the released code.
 
     Args:
         retrain: the time t; null for the whole recipe.
@@ -42,11 +44,12 @@ def renda(
     length = recipe.recipe.length
     time = _steps(retrain, recipe)
     back, low = f"{length - time}it", _constant(recipe, time, finetune_lr)
+    some = time < length  # at its start a training has no momentum yet
     start, retraining = {
-        "finetune": (KEEP, low),
-        "weight_rewind": (reset_by("rewind", to=back), recipe),
+        "finetune": (reset_by("keep", momentum=True), low),
+        "weight_rewind": (reset_by("rewind", to=back, momentum=some), recipe),
         "lr_rewind": (reset_by("keep", at=back, momentum=True), recipe),
-        "low_lr_rewind": (reset_by("rewind", to=back, restart=True), low),
+        "low_lr_rewind": (reset_by("rewind", to=back, restart=True, momentum=some), low),
         "reinit": (reset_by("redraw", at=back), recipe),
     }[mode]
     dense = ticket = Train(init, recipe)

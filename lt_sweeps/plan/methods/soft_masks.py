@@ -25,6 +25,7 @@ def continuous_sparsification(
     anneal: Anneal = "epoch",
     rounds: int = 1,
     round_reset: Rounding = "paper",
+    keep_momentum: bool = True,
     mask_lr: float = 1.0,
     scaling: bool = True,
     protocol: Protocol = "prune",
@@ -43,6 +44,8 @@ def continuous_sparsification(
         anneal: how beta rises to `final_beta`; with `constant` it has that value throughout.
         round_reset: what s restarts from: `paper` is min(final_beta s, s0); the `released` script
             lacks the factor, so that weights that one round has closed open again in the next.
+        keep_momentum: both optimizers go on in the next round with the momentum that they ended
+            this one with, as in the released script; else they begin without any.
         mask_lr: the learning rate of s as a multiple of the recipe's.
         scaling: divide the soft mask by sigmoid(s0), so that it starts at 1.
         protocol: `prune` keeps the weights that the search ended with; `ticket` takes those of time
@@ -52,7 +55,7 @@ def continuous_sparsification(
             search; null only scores it.
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
-    searches = _searches(init, recipe, soft, s0, rounds, round_reset)
+    searches = _searches(init, recipe, soft, s0, rounds, round_reset, keep_momentum)
     after = AfterMask(finetune, protocol, to, restart)
     dense = Train(init, recipe)
     begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
@@ -72,6 +75,7 @@ def exact_continuous_sparsification(
     anneal: Anneal = "epoch",
     rounds: int = 1,
     round_reset: Rounding = "paper",
+    keep_momentum: bool = True,
     mask_lr: float = 1.0,
     scaling: bool = True,
     protocol: Protocol = "prune",
@@ -87,7 +91,7 @@ def exact_continuous_sparsification(
     paper's appendix F.
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
-    searches = _searches(init, recipe, soft, s0, rounds, round_reset)
+    searches = _searches(init, recipe, soft, s0, rounds, round_reset, keep_momentum)
     after = AfterMask(finetune, protocol, to, restart)
     dense = Train(init, recipe)
     begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
@@ -96,7 +100,13 @@ def exact_continuous_sparsification(
 
 
 def _searches(
-    init: Init, recipe: Training, soft: Continuous, s0: float, rounds: int, round_reset: Rounding
+    init: Init,
+    recipe: Training,
+    soft: Continuous,
+    s0: float,
+    rounds: int,
+    round_reset: Rounding,
+    keep_momentum: bool,
 ) -> list[Train]:
     """Each round goes on with the last one's weights and s; learning rate and beta restart."""
     if rounds < 1:
@@ -106,5 +116,5 @@ def _searches(
     beta = soft.final_beta if round_reset == "paper" else 1.0
     again = logits("lt_sweeps.sparsity.mask_logits.reopened", beta=float(beta), highest=float(s0))
     for _ in range(1, rounds):
-        searches.append(Train(Logits(searches[-1], again), recipe, soft))
+        searches.append(Train(Logits(searches[-1], again, keep_momentum), recipe, soft))
     return searches

@@ -15,6 +15,7 @@ def soft_threshold(
     *,
     s_init: float = -100.0,
     threshold_decay: float = 5e-4,
+    same_decay: bool = True,
     mask_lr: float = 1.0,
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
@@ -24,10 +25,15 @@ def soft_threshold(
     Args:
         s_init: the start of every s; its weight decay alone raises it to a threshold that prunes.
         threshold_decay: the weight decay of s.
+        same_decay: the weights decay at that rate too while thresholds are trained, as in the
+            released code (main.py, `get_optimizer`); else at the recipe's.
         finetune: the keys of the recipe in which fine-tuning differs; null only scores.
     """
     refuse_ticket(protocol, "str", because="its thresholds make every weight smaller")
     start = logits("lt_sweeps.sparsity.mask_logits.constant", value=float(s_init), grain="layer")
-    search = Train(Logits(init, start), recipe, SoftThreshold(threshold_decay, mask_lr))
+    shrinking = SoftThreshold(threshold_decay, mask_lr)
+    decay = {"weight_decay": threshold_decay} if same_decay else "same"
+    searching = recipe.changed(decay, where="method.threshold_decay")
+    search = Train(Logits(init, start), searching, shrinking)
     cut = Prune(search, Target.open(init.network.layers), HARD, origin=search)
     return Train(init, recipe), AfterMask(finetune).train(cut, recipe, origin=search)

@@ -11,7 +11,7 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.plan.stages.stage import Init, Snapshot, Stage
 from lt_sweeps.plan.stages.task import Task
 from lt_sweeps.plan.stages.work import Work
-from lt_sweeps.sparsity.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion
+from lt_sweeps.sparsity.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion, is_whole_mask
 from lt_sweeps.sparsity.schedules import Target
 
 EXAMPLES = 128
@@ -23,11 +23,13 @@ class Logits(Stage):
     """Give a network the logits that a learned mask starts from; all of its weights are kept.
 
     `given` is a function of one layer that names the evidence it needs: `kept` (the mask of
-    `start`), `logits` (those that `start` ended with), `noise`.
+    `start`), `logits` (those that `start` ended with), `noise`. With `momentum` the optimizers of
+    weights and logits go on as well, from where those of `start` ended.
     """
 
     start: Stage
     given: Call
+    momentum: bool = False
 
     @cached_property
     def level(self) -> int:
@@ -39,11 +41,31 @@ class Logits(Stage):
         return (self.given,)
 
     @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        return () if self.ended is None else (self.ended,)
+
+    @property
+    def ended(self) -> Snapshot | None:
+        """The end of the training before, which has the momentum that this one goes on with."""
+        if not self.momentum:
+            return None
+        assert isinstance(self.start, Work) and self.start.has_logits, "momentum without a round"
+        return self.start, self.start.step
+
+    @property
     def has_logits(self) -> bool:
         return True
 
+    @property
+    def has_momentum(self) -> bool:
+        return self.momentum
+
+    @property
+    def continues(self) -> bool:
+        return isinstance(self.start, Work) or self.start.continues
+
     def fields(self) -> dict[str, Any]:
-        return {"given": self.given.identity()}
+        return {"given": self.given.identity(), **({"momentum": True} if self.momentum else {})}
 
     def __str__(self) -> str:
         return f"logits  {self.given}"
@@ -87,6 +109,8 @@ class Prune(Stage):
 
     @property
     def target_sparsity(self) -> float | None:
+        if is_whole_mask(self.criterion.call) and not self.trained.has_logits:
+            return None  # it keeps what it keeps, whatever the schedule asks for
         sparsity = round(self.target.sparsity, 10)
         return sparsity if math.isfinite(sparsity) else None
 

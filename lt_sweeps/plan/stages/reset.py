@@ -117,6 +117,10 @@ class Reset(Stage):
         return bool(self.reset.bound().get("momentum"))
 
     @property
+    def continues(self) -> bool:
+        return isinstance(self.trained, Work) and bool({*self.reset.names} & {"final", "masked"})
+
+    @property
     def frees(self) -> bool:
         return bool(self.reset.bound().get("frees"))
 

@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lt_sweeps.config.call import Call, digest
+from lt_sweeps.config.call import Call, digest, identity_of
 from lt_sweeps.models.network import Network
 from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier
 
 if TYPE_CHECKING:
     from lt_sweeps.plan.stages.work import Work
+
+NUMERICS = 1
+"""The version of all code that computes numbers. Whoever changes a number raises it.
+
+It is in every stage key, so that no result survives a change of the code that made it;
+tests/plan/test_numerics.py fails when results change and this does not. Where it is certain that
+one kind of stage alone has changed, raise that stage's own `version` instead.
+"""
 
 Moment = int | str
 """When within a training: a step, or `start`, `end`, `best` (lowest validation loss)."""
@@ -41,6 +49,8 @@ class Stage:
         """What the stage's results are stored under."""
         content = {
             "kind": type(self).__name__,
+            **identity_of(type(self)),
+            "numerics": NUMERICS,
             "version": self.version,
             "fields": self.fields(),
             "inputs": [stage.key for stage in self.inputs],
@@ -96,6 +106,11 @@ class Stage:
     @property
     def has_momentum(self) -> bool:
         """Whether its tickets hold the optimizer's moments, for the training after it."""
+        return False
+
+    @property
+    def continues(self) -> bool:
+        """Whether the training after it goes on with weights that a training ended with."""
         return False
 
     @property

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call, digest
 from lt_sweeps.config.recipes import Recipe
-from lt_sweeps.data import Dataset
+from lt_sweeps.data import Dataset, content_hash
 
 Changes = Mapping[str, Any] | Literal["same"]
 """The keys of a recipe in which a training differs."""
@@ -17,17 +17,42 @@ Changes = Mapping[str, Any] | Literal["same"]
 
 @dataclass(frozen=True)
 class Task:
-    """A data set to train on. The folder that it lies in does not count in its identity."""
+    """A data set to train on. Its content counts in its identity, and not where it lies."""
 
     call: Call
-    data_dir: str = field(default="data", compare=False)
+    data_dir: str = "data"
 
     @cached_property
     def dataset(self) -> Dataset:
         return self.call(data_dir=self.data_dir)
 
     def identity(self) -> dict[str, Any]:
-        return {**self.call.identity(), "fingerprint": self.dataset.fingerprint}
+        fingerprint = _content(self) if self._by_content else self.dataset.fingerprint
+        return {**self.call.identity(files=False), "fingerprint": fingerprint}
+
+    def prepare(self) -> None:
+        """Download or decode the data, and make sure that they are the same at every call.
+
+        Raises:
+            ValueError: a user's function that returns other images when it is called again.
+        """
+        self.dataset.prepare()
+        if self._by_content and content_hash(self.call(data_dir=self.data_dir)) != _content(self):
+            raise ValueError(
+                f"dataset: `{self.call.target}` returned other images or labels when it was called "
+                "again; give its draws a seed of its own, the same at every call"
+            )
+
+    @property
+    def _by_content(self) -> bool:
+        """Whether it is known by what it returns: a user's function, which says nothing itself."""
+        return not (self.call.ours or self.dataset.fingerprint)
+
+
+@cache
+def _content(task: Task) -> str:
+    """Cached, because every cell asks, and what a user's function returns has to be loaded."""
+    return content_hash(task.dataset)
 
 
 @dataclass(frozen=True)
@@ -36,7 +61,7 @@ class Training:
 
     task: Task
     recipe: Recipe
-    call: Call | None = field(default=None, compare=False)  # the yaml that the recipe was made from
+    call: Call | None = None  # the yaml that the recipe was made from
 
     @classmethod
     def of(cls, task: Task, config: Mapping[str, Any], *, where: str = "recipe") -> Training:
@@ -60,7 +85,10 @@ class Training:
         return Training.of(task, config, where=where)
 
     def identity(self) -> dict[str, Any]:
-        return {"task": self.task.identity(), "recipe": self.recipe.identity()}
+        identity = {"task": self.task.identity(), "recipe": self.recipe.identity()}
+        if self.call is not None and not self.call.ours:  # it may do more than its fields say
+            identity["call"] = self.call.identity()
+        return identity
 
     @cached_property
     def key(self) -> str:

@@ -53,6 +53,22 @@ class Work(Stage):
         return self.step - self.start.step
 
     @property
+    def again(self) -> int | None:
+        """How many pieces of work came before, if it goes on training weights that they trained.
+
+        Such a training draws batches by this number: those that its weights have seen, in the
+        same order and with the same crops, would favour methods that begin with early weights.
+        """
+        return None
+
+    @property
+    def batch_index(self) -> tuple[int | str, ...]:
+        """What the batches of an epoch are drawn by, beside the seed and the epoch."""
+        if self.again is not None:
+            return "again", self.again
+        return (self.level,) if self.training.recipe.order == "fresh" else ()
+
+    @property
     def statistics_batches(self) -> int:
         """Training batches from which batch-norm statistics are estimated anew at its start."""
         return 0
@@ -69,6 +85,8 @@ class Work(Stage):
     @property
     def target_sparsity(self) -> float | None:
         kept = self.sparsifier.kept_at_end
+        if kept is None and self.sparsifier.learns:
+            return None  # a mask that is trained ends with the number of weights that it ends with
         if kept is None:
             return self.start.target_sparsity
         return round(1 - kept / sum(layer.size for layer in self.network.layers), 10)
@@ -128,10 +146,15 @@ class Train(Work):
     def step(self) -> int:
         return self.training.recipe.length
 
+    @property
+    def again(self) -> int | None:
+        return self.depth - 1 if self.start.continues else None
+
     def fields(self) -> dict[str, Any]:
         acts = self.sparsifier != FIXED
         return {
             **self.training.identity(),
+            **({} if self.again is None else {"again": self.again}),
             **({"sparsifier": self.sparsifier.identity()} if acts else {}),
         }
 
@@ -160,12 +183,14 @@ class Evaluate(Work):
         return self.statistics if self.network.normalised else 0
 
     def fields(self) -> dict[str, Any]:
-        # All that a score takes from the recipe are the batches for these statistics.
-        batches = self.network.normalised and {"batch_size": self.training.recipe.batch_size}
+        # All that a score takes from the recipe are the batches for these statistics, and the
+        # temperature of a learned mask, which may depend on any key of it.
+        scored, learns = self.training, self.sparsifier.learns
+        batches = {**scored.recipe.batches(), "batches": self.statistics}
         return {
-            "task": self.training.task.identity(),
-            "statistics": batches and {**batches, "batches": self.statistics},
-            **({"sparsifier": self.sparsifier.identity()} if self.sparsifier.learns else {}),
+            **(scored.identity() if learns else {"task": scored.task.identity()}),
+            "statistics": batches if self.network.normalised else False,
+            **({"sparsifier": self.sparsifier.identity()} if learns else {}),
         }
 
     def __str__(self) -> str:

@@ -52,7 +52,7 @@ class Amc(Sparsifier):
 
     def search(self, state: TrainingState, score: Callable[[int], Sequence[float]]) -> None:
         walks = [Walk(self, state.layers, seed) for seed in state.seeds]
-        ranks = {layer.name: _ranks(state.weights[layer.name]) for layer in state.layers}
+        ranks = {la.name: _ranks(state.weights[la.name], state.seeds, la) for la in state.layers}
         for _ in range(self.episodes):
             _write(state.mask, ranks, [walk.go() for walk in walks])
             for walk, reward in zip(walks, score(self.recalibrate), strict=True):
@@ -124,11 +124,18 @@ def _features(layers: Sequence[Layer], strides: Sequence[int]) -> Tensor:
     return (table - low) / (high - low).clamp(min=1)
 
 
-def _ranks(weights: Tensor) -> Tensor:
-    """Each weight's rank by magnitude in its layer, 0 for the largest: `[R, n]`."""
-    order = weights.flatten(1).abs().argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places)
+def _ranks(weights: Tensor, seeds: Sequence[Seed], layer: Layer) -> Tensor:
+    """Each weight's rank by magnitude in its layer, 0 for the largest: `[R, n]`.
+
+    Equal magnitudes are ordered at random, from each replicate's seed.
+    """
+    ranks = torch.empty(len(weights), layer.size, dtype=torch.long, device=weights.device)
+    for row, sizes, seed in zip(ranks, weights.flatten(1).abs(), seeds, strict=True):
+        ties = generator(seed.role("noise"), "ties", "amc", layer.name)
+        order = torch.randperm(layer.size, generator=ties).to(weights.device)
+        order = order[sizes[order].argsort(descending=True, stable=True)]
+        row[order] = torch.arange(layer.size, device=weights.device)
+    return ranks
 
 
 def _write(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ class Supermask(LearnedSparsifier):
     The gradient goes through the draw as if it were the probability. With `rescale`, dynamic
     weight rescaling, a layer's kept weights are divided by the fraction that is kept. `rounding`
     draws no mask: in each forward pass the probabilities of a random half of the weights are
-    rounded to 0 or 1, the others multiply their weights as they are; a test rounds them all.
+    rounded to 0 or 1 and get no gradient, the others multiply their weights as they are; a test
+    rounds them all. (`get_effective_mask` of the released code does the same.)
     """
 
     rescale: bool = False
@@ -38,12 +39,14 @@ class Supermask(LearnedSparsifier):
 
     def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
         chance = torch.sigmoid(logits)
-        fixed = chance.detach()
         if self.rounding:
-            drawn = torch.where(noise < 0.5, (fixed > 0.5).to(w), fixed)
-        else:
-            drawn = (noise < fixed).to(w)
-        return self._scaled(w, drawn + (chance - fixed))
+            return self._scaled(w, torch.where(noise < 0.5, (chance > 0.5).to(w), chance))
+        fixed = chance.detach()
+        return self._scaled(w, (noise < fixed).to(w) + (chance - fixed))
+
+    def identity(self) -> dict[str, Any]:
+        # Until version 2 the gradient passed through rounded chances as well.
+        return {**super().identity(), **({"version": 2} if self.rounding else {})}
 
     def update(self, weights: Update, logits: Update, lr: float | Tensor) -> None:
         logits(lr * self.lr)  # all else stays as it was drawn

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.tiny_cell import CONV
+from fixtures.tiny_cell import CONV, SGD
 from torch import Tensor, tensor
 
 from lt_sweeps.config.call import Call
@@ -19,11 +19,14 @@ from lt_sweeps.execution.materialize import snapshot, ticket
 from lt_sweeps.models.network import Layer
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Evaluate, Reset, Train
+from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.mask_logits import reopened
 from lt_sweeps.sparsity.pruning import prune
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Continuous
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
+from lt_sweeps.training.training_loop import TrainingLoop
 
 Make = Callable[..., Cell]
 Run = Callable[..., tuple[Plan, Store]]
@@ -141,6 +144,47 @@ def test_a_second_round_goes_on_with_the_weights_of_the_first(
     assert torch.equal(started.learned[name], expected)
     results = [row["level"] for row in rows(made, store) if row["kind"] == "train"]
     assert started.step == 0 and results == [0, 1, 2]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_second_round_goes_on_with_the_momentum_of_weights_and_s(
+    cell: Make, run: Run, keep: bool
+) -> None:
+    """The first step of a round, worked out from the momentum that the round before ended with."""
+    asked = method(rounds=2, keep_momentum=keep)
+    recipe = {**SGD, "lr": 0.1, "momentum": 0.9, "nesterov": False, "milestones": []}
+    made, store = run(cell(method=asked, recipe=recipe))
+    first, second = (s for s in made.cells[0].trainings if s.sparsifier.learns)
+    start = ticket(second.start, Seed.of(0), store)
+    assert bool(start.optimizer) == second.start.has_momentum == keep
+    loops = []
+    for momentum in (start.optimizer, {}):
+        loop = TrainingLoop([Unit(second, Seed.of(0))], store, Machine(), moments=[frozenset()])
+        loop.start(replace(start, optimizer=momentum))
+        loop.update()(0)
+        loops.append(loop.masking.ticket(loop.masking.trained, 1))
+    kept, fresh = loops
+    name = "hidden.0.weight"
+    if not keep:
+        assert torch.equal(kept.learned[name], fresh.learned[name])
+        return
+    ended = snapshot(first, first.step, Seed.of(0), store).optimizer
+    for moment, after, without in (
+        (f"momentum/{name}", kept.state, fresh.state),
+        (f"logits/momentum/{name}", kept.learned, fresh.learned),
+    ):
+        assert ended[moment].any()
+        torch.testing.assert_close(after[name], without[name] - 0.1 * 0.9 * ended[moment])
+
+
+def test_momentum_between_rounds_counts_in_the_key_and_only_from_the_second_round_on(
+    cell: Make,
+) -> None:
+    made = plan([cell(method=method(rounds=2, keep_momentum=keep)) for keep in (True, False)])
+    (one, two), (other, another) = (
+        [s.key for s in c.trainings if s.sparsifier.learns] for c in made.cells
+    )
+    assert one == other and two != another
 
 
 def test_a_pruned_network_starts_with_the_function_that_the_search_ended_with(

@@ -52,11 +52,18 @@ def test_each_mode_goes_on_with_its_weights_at_its_rates(
     kept = start.mask[NAME]
     assert torch.equal(start.state[NAME][kept], then.state[NAME][kept])
     assert (start.state[NAME][~kept] == 0).all() and not kept.all()
-    assert bool(start.optimizer) == (mode == "lr_rewind")
+    before = snapshot(dense, at, ONE, store).optimizer[f"momentum/{NAME}"]
+    assert torch.equal(start.optimizer[f"momentum/{NAME}"], before) and before.any()
     again = ticket(second.start, ONE, store)
     came = then if at == 10 else ticket(first, ONE, store)
     kept = again.mask[NAME]
     assert torch.equal(again.state[NAME][kept], came.state[NAME][kept])
+
+
+def test_weights_rewound_to_the_start_have_no_momentum(cell: Make, run: Run) -> None:
+    method = {**RENDA, "mode": "weight_rewind", "retrain": None}
+    made, store = run(cell(recipe=SGD, method=method, schedule__levels=1))
+    assert not ticket(made.units[-1].stage.start, ONE, store).optimizer
 
 
 def test_reinitialised_weights_train_at_the_rewound_rates(cell: Make, run: Run) -> None:

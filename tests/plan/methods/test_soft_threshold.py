@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fixtures.tiny_cell import SGD
 from torch import tensor
 
 from lt_sweeps.config.cells import Cell
@@ -62,6 +63,17 @@ def test_a_threshold_is_a_layers_and_fine_tuning_starts_from_what_it_leaves(
         assert torch.equal(start.state[name], w.sign() * (w.abs() - s.sigmoid()).relu())
         assert torch.equal(start.mask[name], start.state[name] != 0)
     assert not all(kept.all() for kept in start.mask.values())
+
+
+def test_weights_decay_as_thresholds_do_and_in_fine_tuning_as_the_recipe_says(cell: Make) -> None:
+    """As in the release, where one weight decay is for both."""
+    asked = (method(threshold_decay=2e-3), method(threshold_decay=2e-3, same_decay=False))
+    same, other = (plan([cell(recipe=SGD, method=m)]).cells[0].trainings for m in asked)
+    decays = [
+        [stage.training.recipe.weight_decay for stage in (search, last)]
+        for _, search, last in (same, other)
+    ]
+    assert decays == [[2e-3, SGD["weight_decay"]], [SGD["weight_decay"]] * 2]
 
 
 def test_it_has_no_tickets(cell: Make) -> None:

@@ -1,0 +1,44 @@
+"""The results of an experiment, from every sweep under a root that holds cells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lt_sweeps.analysis.results import CellResults, Results, read_results
+from lt_sweeps.storage.sweep_folder import SweepFolder
+
+
+def results_of_experiment(
+    root: Path, experiment: str, *, nets: Mapping[str, str], metrics: Collection[str]
+) -> Results:
+    """The cells of an experiment with one of these nets on its data set, each once.
+
+    Without `nets` any net on any data will do. The experiment was perhaps swept net by net, or
+    taken further later: all its sweeps count, in their order.
+
+    Raises: ValueError: something under the root cannot be read.
+    """
+    cells: dict[tuple[str, str], CellResults] = {}
+    layouts: dict[str, Mapping[str, Any]] = {}
+    notes: list[str] = []
+    for folder in _sweeps(root, experiment):
+        results = read_results(folder, metrics=metrics)
+        layouts[experiment] = results.layouts.get(experiment, {})
+        notes += results.notes
+        for cell in results.cells:
+            net, data = cell.choices.get("model"), cell.choices.get("dataset")
+            fits = not nets or (net is not None and nets.get(net) == data)
+            if cell.experiment == experiment and fits:
+                cells.setdefault((cell.signature, cell.seed), cell)
+    return Results(experiment, tuple(cells.values()), tuple(notes), root, layouts)
+
+
+def _sweeps(root: Path, experiment: str) -> Iterator[Path]:
+    """The folders of the sweeps with such cells, the oldest first."""
+    manifests = (root / "sweeps").glob("*/manifest.json")
+    for path in sorted(manifests, key=lambda path: path.stat().st_mtime):
+        cells = SweepFolder(path.parent).manifest.cells
+        if any((cell.labels.get("experiment") or "default") == experiment for cell in cells):
+            yield path.parent

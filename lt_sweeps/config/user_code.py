@@ -1,0 +1,190 @@
+"""The code of users that a result depends on: a module and what it imports, found but not run.
+
+A user's function counts in a result's identity by the source of its module and of every module of
+the user's that this one imports: at its top, inside a function, by a relative name, in a circle.
+Of an installed package the version counts, and the checksums that its installer has listed. Not
+seen are modules whose names are put together while the code runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import os
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+# What this package stands on does not count for its own functions, and so not for a user's.
+_SHARED = {
+    *("PIL", "filelock", "hydra", "jinja2", "lt_sweeps", "matplotlib", "numpy", "omegaconf"),
+    *("pandas", "psutil", "pyarrow", "rich", "safetensors", "scipy", "sklearn", "statsmodels"),
+    *("submitit", "torch", "torchvision", "wandb", "yaml"),
+}
+_SITE = {"site-packages", "dist-packages"}
+_PYTHON = {
+    Path(os.__file__).parent,
+    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")),
+}
+
+
+@functools.cache
+def code_behind(*modules: str) -> dict[str, str]:
+    """A hash by name of these modules and all that they import: modules, and installed packages.
+
+    Python's own modules and the packages that this one requires are left out.
+
+    Raises:
+        ValueError: a module's source cannot be found or read.
+    """
+    hashes: dict[str, str] = {}
+    waiting, seen = list(modules), set[str]()
+    while waiting:
+        name = waiting.pop()
+        top, package = name.partition(".")[0], name.rpartition(".")[0]
+        if not name or name in seen or top in _SHARED:
+            continue
+        seen.add(name)
+        waiting.append(package)  # importing a module runs the packages around it
+        file = _file(name)
+        if file is None:
+            if name in modules and find_module(name) is None:
+                raise ValueError(f"`{name}` has no source, which stage keys need; put it in a file")
+        elif _SITE & {*file.parts} and (release := _release(top)):
+            hashes[top] = release
+        elif _SITE & {*file.parts} or not any(map(file.is_relative_to, _PYTHON)):
+            content = _read(file, name)
+            tree = _parsed(content) if file.suffix == ".py" else None
+            text = content if tree is None else ast.dump(tree).encode()
+            hashes[name] = hashlib.sha256(text).hexdigest()
+            waiting += [] if tree is None else _imports(tree, name, file.stem == "__init__")
+    return hashes
+
+
+def files_named(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """A hash of the content of each file that an argument names, by argument.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    files = {name: Path(v) for name, v in arguments.items() if isinstance(v, str) and _is_file(v)}
+    hashes: dict[str, str] = {}
+    for name, path in files.items():
+        try:
+            now = path.stat()
+            stamp = (now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+            hashes[name] = _content(path.absolute(), stamp)
+        except OSError as error:
+            raise ValueError(f"{name}: `{path}` cannot be read: {error}") from None
+    return hashes
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # no path: too long, or with a zero byte
+        return False
+
+
+# A large file is not read again for every cell, unless it has changed.
+@functools.lru_cache(maxsize=1024)
+def _content(path: Path, stamp: tuple[int, ...]) -> str:
+    content = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            content.update(block)
+    return content.hexdigest()
+
+
+def find_module(name: str) -> ModuleSpec | None:
+    """Where a module lies. Unlike `importlib.util.find_spec` this runs no package around it."""
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__spec__", None)
+    parent, path = name.rpartition(".")[0], None
+    if parent:
+        around = find_module(parent)
+        if around is None or around.submodule_search_locations is None:
+            return None
+        path = list(around.submodule_search_locations)
+    specs = (finder.find_spec(name, path) for finder in sys.meta_path)
+    return next((spec for spec in specs if spec is not None), None)
+
+
+def _file(name: str) -> Path | None:
+    """The file of a module; None for a namespace, a built-in module, and what is no module."""
+    spec = find_module(name)
+    if spec is None:
+        file = getattr(sys.modules.get(name), "__file__", None)  # a script has a file and no spec
+    else:
+        file = spec.origin if spec.has_location else None
+    return Path(file) if file else None
+
+
+def _read(file: Path, name: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"`{name}` has no source, which stage keys need: {error}") from None
+
+
+def _parsed(content: bytes) -> ast.Module | None:
+    """The code without comments and layout; None for what is not valid Python."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python gives them when it imports the module
+            return ast.parse(content)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def _imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
+    """What may be a module among the names that a module imports; the rest are names in one."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import():
+                yield from (alias.name for alias in node.names)
+            case ast.ImportFrom():
+                base = _absolute("." * node.level + (node.module or ""), name, is_package)
+                yield base
+                yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
+            case ast.Call(
+                func=ast.Attribute(attr="import_module")
+                | ast.Name(id="import_module" | "__import__"),
+                args=[ast.Constant(value=str(word)), *_],
+            ):
+                yield _absolute(word, name, is_package)
+
+
+def _absolute(imported: str, name: str, is_package: bool) -> str:
+    """The full name of what the module `name` imports as `imported`, which may begin with dots."""
+    rest = imported.lstrip(".")
+    dots = len(imported) - len(rest)
+    if not dots:
+        return imported
+    parts = name.split(".")
+    above = parts[: len(parts) + is_package - dots]
+    return ".".join([*above, *filter(None, [rest])])
+
+
+@functools.cache
+def _release(package: str) -> str | None:
+    """A hash of an installed package's version and code as its installer listed them, if it did."""
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        names = importlib.metadata.packages_distributions().get(package)
+        if not names:
+            return None
+        distribution = importlib.metadata.distribution(names[0])
+    about = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO")
+    record = distribution.read_text("RECORD") or ""
+    listed = sorted(line for line in record.splitlines() if ".py,sha256=" in line)
+    if not about:
+        return None
+    return hashlib.sha256("\n".join([about, *listed]).encode()).hexdigest()

@@ -1,0 +1,106 @@
+"""The files of an image folder: listing them, and one fingerprint of all their content."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from lt_sweeps.storage.atomic_write import write_whole
+
+_log = logging.getLogger(__name__)
+
+_CLOCK_SECONDS = 2.0  # the coarsest clock of a file system
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder.
+
+    Raises:
+        ValueError: a folder in it cannot be read, or is a link, which may lead in a circle.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(error.filename, error)
+
+    for above, folders, files in os.walk(folder, onerror=refuse):
+        for name in folders:
+            if os.path.islink(path := os.path.join(above, name)):
+                raise unreadable(path, "it is a link to a folder; only classes may be such links")
+        yield from (Path(above, name) for name in files)
+
+
+def fingerprint_of(root: Path, files: Sequence[str], known: Path) -> str:
+    """A hash of the content of all files, which are read anew only when one of them has changed.
+
+    The folder `known` remembers what was read, by the sizes and times of the files. No program can
+    set one of these times back, that of the last change (ctime).
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    states = [_state(root / file) for file in files]
+    listing = "\n".join(f"{file}\t{state}" for file, state in zip(files, states, strict=True))
+    note = known / f"{hashlib.sha256(os.fsencode(listing)).hexdigest()[:24]}.content"
+    with suppress(OSError, ValueError):
+        fingerprint, check = note.read_text().split() if note.is_file() else ("", "")
+        if check == _note_check(listing, fingerprint):
+            return fingerprint
+    _log.info(
+        "image_folder: reading %d files of %s once, to know them by content", len(files), root
+    )
+    content = Content()
+    for file in files:
+        content.add(file, content_of(root / file))
+    fingerprint, newest = content.hexdigest(), max(max(state[1:]) for state in states) / 1e9
+    # A file that is written twice within the resolution of the clock keeps its time.
+    if time.time() - newest > _CLOCK_SECONDS:
+        with suppress(OSError):  # nothing is lost but time
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(note, f"{fingerprint} {_note_check(listing, fingerprint)}".encode())
+    return fingerprint
+
+
+def _note_check(listing: str, fingerprint: str) -> str:
+    return hashlib.sha256(os.fsencode(f"{listing}\n{fingerprint}")).hexdigest()
+
+
+class Content:
+    """A hash of many files, by name and content, given one after another."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, name: str, content: bytes) -> None:
+        self._hash.update(os.fsencode(f"{name}\t{hashlib.sha256(content).hexdigest()}\n"))
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """Size and times of a file."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise unreadable(path, "it is not a file")
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def content_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: str | Path, reason: object) -> ValueError:
+    text = reason.strerror if isinstance(reason, OSError) else reason
+    return ValueError(f"image_folder: cannot read `{path}`: {text}")

@@ -1,0 +1,249 @@
+"""The whole of a paper from the sweeps that exist: its figures and tables on one page.
+
+What has no records yet is marked, with the command that computes it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.endpoint import Endpoint
+from lt_sweeps.analysis.experiment_results import results_of_experiment
+from lt_sweeps.analysis.results import Results
+from lt_sweeps.analysis.stats import spread
+from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.papers import Paper, Section, TableColumn
+from lt_sweeps.config.report_config import layout
+from lt_sweeps.reporting.figures import draw_figures
+from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
+from lt_sweeps.reporting.html_page import figure_on_page, page_template, table_on_page
+from lt_sweeps.reporting.report_files import print_lines
+from lt_sweeps.reporting.result_tables import new_table
+from lt_sweeps.storage.atomic_write import write_whole
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What a section shows of the records that exist, and what is missing of it."""
+
+    section: Section
+    figures: Sequence[Figure] = ()
+    numbers: pd.DataFrame | None = None
+    missing: Sequence[str] = ()
+    nets: Sequence[str] = ()  # that have to be there
+    says: Sequence[str] = ()  # what the tests allow to say
+
+    @property
+    def id(self) -> str:
+        """The name of its folder, and of its place on the page."""
+        return re.sub(r"\W+", "-", self.section.name.lower()).strip("-")
+
+
+def draw_paper(
+    paper: Paper,
+    root: Path,
+    *,
+    out: Path | None = None,
+    quick: bool = False,
+    console: Console | None = None,
+) -> bool:
+    """Draw all of a paper from the sweeps under a root; returns whether nothing is missing.
+
+    The folder is `out`, or `<root>/papers/<name>`. With `quick` the quick twins of the experiments
+    are shown, which have other nets and data.
+
+    Raises: ValueError: something under the root cannot be read.
+    """
+    console = console or Console()
+    folder = root / "papers" / paper.name if out is None else out
+    drawn = [_drawn(section, root, quick=quick) for section in paper.sections]
+    sections = []
+    for part in drawn:
+        files = {n: c for figure in part.figures for n, c in figure_files(figure).items()}
+        tables = [] if part.numbers is None else [_table(part)]
+        if part.numbers is not None:
+            files["table.csv"] = csv_bytes(part.numbers)
+        for name, content in files.items():
+            write_whole(folder / part.id / name, content)
+        for table in tables:
+            console.print(table)
+        sections.append(
+            {
+                "id": part.id,
+                "name": part.section.name,
+                "shows": part.section.shows,
+                "missing": part.missing,
+                "says": part.says,
+                "figures": [figure_on_page(figure, files) for figure in part.figures],
+                "tables": [table_on_page(table) for table in tables],
+            }
+        )
+        shown = [*(f"{figure.name}.png" for figure in part.figures), *("table.csv" for _ in tables)]
+        print_lines(console, [f"{part.section.name}: {', '.join(shown) or 'nothing yet'}"])
+        print_lines(console, [f"  {line}" for line in part.missing])
+    complete = sum(not part.missing for part in drawn)
+    facts = f"{complete} of {len(drawn)} figures and tables are complete. Drawn from {root}."
+    page = page_template("paper.html").render(title=paper.title, facts=facts, sections=sections)
+    write_whole(folder / "index.html", page.encode())
+    print_lines(console, [f"{folder / 'index.html'}: {facts}"])
+    return complete == len(drawn)
+
+
+def _drawn(section: Section, root: Path, *, quick: bool) -> _Drawn:
+    nets = {} if quick else section.nets
+    results = {
+        name: results_of_experiment(
+            root,
+            f"{name}_quick" if quick else name,
+            nets=nets,
+            metrics=["test_accuracy"],
+        )
+        for name in section.needed
+    }
+    missing = [line for result in results.values() for line in _missing(result, [*nets])]
+    if section.table:
+        numbers = _numbers(section, results)
+        return _Drawn(section, numbers=numbers, missing=missing, nets=[*nets])
+    present = [result for result in results.values() if result.cells]
+    if not present:
+        return _Drawn(section, missing=missing)
+    analysis = _analysis(section, present)
+    figures, reasons = draw_figures(analysis)
+    return _Drawn(section, figures, missing=[*missing, *reasons], says=analysis.test_sentences)
+
+
+def _missing(results: Results, nets: Sequence[str]) -> Iterator[str]:
+    """What to type for the nets that have no cell, and what is at work or was interrupted."""
+    there = {cell.choices.get("model") for cell in results.cells}
+    absent = [net for net in nets if net not in there]
+    if absent or not there:
+        words = f" model={','.join(absent)}" if absent else ""
+        yield f"missing: python -m lt_sweeps experiment={results.name}{words}"
+    if results.unfinished:
+        yield f"{results.name}: {results.unfinished}"
+
+
+def _analysis(section: Section, present: Sequence[Results]) -> Analysis:
+    """The cells of a section's experiments in one layout: the experiment's, or the section's."""
+    cells = tuple(cell for results in present for cell in results.cells)
+    notes = tuple(note for results in present for note in results.notes)
+    joined = replace(present[0], name=section.name, cells=cells, notes=notes)
+    keys = dict(present[0].layouts.get(present[0].name, {}))
+    if section.report:
+        # The experiments' own keys speak of lines that have other names in the section's layout.
+        own = [results.layouts.get(results.name, {}) for results in present]
+        published = [entry for keys in own for entry in keys.get("published", ())]
+        known = {key for cell in cells for key in (*cell.choices, *cell.settings)}
+        keys = {"published": published, **section.report}
+        for name in ("panels", "lines", "along"):
+            if name in keys:  # of an experiment that has no records yet
+                keys[name] = [key for key in keys[name] if key in known]
+    title = f"{section.name}: {section.shows}"
+    return Analysis(joined, layout({**keys, "title": title, "figures": section.figures}))
+
+
+def _numbers(section: Section, results: Mapping[str, Results]) -> pd.DataFrame:
+    """A row per net and column: the best line, its mean over seeds, and what the paper has."""
+    rows = []
+    for column in section.table:
+        result = results[column.experiment]
+        for model in dict.fromkeys(cell.choices.get("model") or "" for cell in result.cells):
+            cells = tuple(c for c in result.cells if c.choices.get("model") == model)
+            analysis = Analysis(
+                replace(result, cells=cells), layout(result.layouts.get(result.name, {}))
+            )
+            rows += [{"model": model, "column": column.label, **_best(column, analysis)}]
+    return pd.DataFrame(rows, columns=["model", "column", *_BEST])
+
+
+_BEST = ("line", "lines", "n", "mean", "ci_low", "ci_high", "published")
+
+
+def _best(column: TableColumn, analysis: Analysis) -> dict[str, Any]:
+    """The line with the highest mean among those that a column allows."""
+    allowed = [
+        (curve, values)
+        for curve, ends in analysis.endpoints
+        if all(_has(curve, key, value) for key, value in column.where.items())
+        and (values := _values(column, curve, ends))
+    ]
+    if not allowed:
+        return {}
+    curve, values = max(allowed, key=lambda pair: fmean(pair[1]))
+    interval = spread(values)
+    return {
+        "line": curve.label,
+        "lines": len(allowed),
+        "n": len(values),
+        "mean": interval.mean,
+        "ci_low": interval.ci_low,
+        "ci_high": interval.ci_high,
+        "published": _published(column, [curve for curve, _ in allowed], analysis),
+    }
+
+
+def _has(curve: Curve, key: str, value: Any) -> bool:
+    return (curve.choices[key] if key in curve.choices else curve.settings.get(key)) == value
+
+
+def _values(column: TableColumn, curve: Curve, ends: Sequence[Endpoint]) -> list[float]:
+    """The number of each run."""
+    if column.value == "dense":
+        return list(curve.dense.values.values()) if curve.dense else []
+    return list(next(end.values for end in ends if end.name == column.value).values())
+
+
+def _published(column: TableColumn, curves: Sequence[Curve], analysis: Analysis) -> float:
+    """What the paper has for the best of these lines; NaN if that is not known."""
+    values = [
+        entry.value
+        for entry in analysis.layout.published
+        if entry.metric == column.value and entry.value is not None
+        for curve in curves
+        if entry.label == curve.name
+        and all(curve.choices.get(group) == option for group, option in entry.where.items())
+    ]
+    own = column.published.get(curves[0].choices.get("model") or "", math.nan)
+    return max(values, default=own)
+
+
+def _table(part: _Drawn) -> Table:
+    """The numbers in %, a column per net."""
+    numbers = part.numbers
+    assert numbers is not None
+    models = list(dict.fromkeys([*part.nets, *numbers["model"]]))
+    table = new_table(
+        f"{part.section.name}: {part.section.shows} (%). Mean over runs ± half of its 95% "
+        "interval; of several lines the best, which is named; in brackets: published.",
+        ["", *models],
+    )
+    for label in [column.label for column in part.section.table]:
+        texts = []
+        for model in models:
+            here = numbers[(numbers["model"] == model) & (numbers["column"] == label)]
+            texts.append(_entry(here.iloc[0]) if len(here) else "missing")
+        table.add_row(Text(label), *map(Text, texts))
+    return table
+
+
+def _entry(row: pd.Series) -> str:
+    if not isinstance(row["line"], str):
+        return "missing"
+    half = 100 * (row["ci_high"] - row["mean"])
+    text = f"{100 * row['mean']:.1f}" + (f" ± {half:.1f}" if half == half else "")
+    lines = [text, *([row["line"]] if row["lines"] > 1 else [])]
+    if row["published"] == row["published"]:
+        lines.append(f"[{100 * row['published']:.1f}]")
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""The rehearsal: the first steps of a training, run twice before they count.
+
+A result must be a function of its seed, and of one image at a time where it is evaluated. What a
+person's model, augmentation, optimizer or sparsifier does otherwise trains as well as any other,
+and no number would show it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lt_sweeps.config.seeds import global_draws
+from lt_sweeps.sparsity.sparsifiers import FIXED
+from lt_sweeps.training.training_loop import TrainingLoop
+
+_STEPS = 2
+_IMAGES = 8
+_ROUNDING = 1e-3  # of a number: what the size of a batch, or the order of a GPU's sums, changes
+
+
+def rehearse(loop: TrainingLoop) -> None:
+    """Check a training that has just been started, and leave it as it was.
+
+    Later trainings of a network are like its first one, unless a sparsifier acts in them.
+
+    Raises:
+        ValueError: its first steps are no function of the seed, a prunable weight gets no
+            gradient, or an evaluation depends on which images are evaluated together.
+    """
+    stage = loop.stage
+    first = stage.depth == 1
+    if not stage.length or not (first or stage.sparsifier != FIXED):
+        return
+    before = _copies(loop)
+    ends = []
+    for number in (1, 2):
+        with global_draws(number):
+            _train(loop, before)
+        ends.append(_copies(loop))
+    if other := [name for name, tensor in ends[0].items() if _differs(loop, name, tensor, ends[1])]:
+        raise ValueError(
+            f"model: {stage.network.net}: the first {_STEPS} steps of its training end with other "
+            f"values of {other[0]} when they are run again; its forward pass, or what acts in its "
+            "training, draws random numbers that do not come from the seed, or counts its calls"
+        )
+    if first:
+        _check_gradients(loop)
+        _check_one_image_at_a_time(loop)
+    _put_back(loop, before)
+
+
+def _train(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
+    _put_back(loop, before)
+    update = loop.update(eager=True)
+    for step in range(loop.step, min(loop.step + _STEPS, loop.end)):
+        update(step)
+
+
+def _tensors(loop: TrainingLoop) -> dict[str, Tensor]:
+    """Every tensor that a step changes, by name."""
+    return {
+        "the loss": loop.history.train_loss,
+        "the stack": loop.stack.weights,
+        **loop.masking.trained,
+        **loop.masking.tensors,
+    }
+
+
+def _copies(loop: TrainingLoop) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in _tensors(loop).items()}
+
+
+def _put_back(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
+    for name, tensor in _tensors(loop).items():
+        tensor.copy_(before[name])
+    loop.history.mask_changed(-1)
+
+
+def _differs(loop: TrainingLoop, name: str, first: Tensor, ends: dict[str, Tensor]) -> bool:
+    """Whether a tensor is another one after the second time; a CPU repeats every bit.
+
+    A GPU may add in another order, and Adam makes a whole step of a gradient that is nearly 0; so
+    there only the losses are compared.
+    """
+    if loop.device.type == "cpu":
+        return not torch.equal(first.nan_to_num(), ends[name].nan_to_num())
+    return name == "the loss" and not torch.allclose(
+        first, ends[name], rtol=_ROUNDING, equal_nan=True
+    )
+
+
+def _check_gradients(loop: TrainingLoop) -> None:
+    """Refuse a model whose loss does not depend on some of its prunable weights."""
+    network = loop.stage.network
+    with torch.random.fork_rng(devices=[]):
+        module = network.module("cpu")
+    module.load_state_dict({name: t[0].cpu() for name, t in loop.stack.state().items()})
+    parameters = dict(module.named_parameters())
+    names = [layer.name for layer in network.layers]
+    images, labels = (part[:_IMAGES].cpu() for part in next(loop.batches.evaluation("val")))
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        loss = cross_entropy(module.eval()(images), labels)
+        grads = (
+            torch.autograd.grad(loss, [parameters[name] for name in names], allow_unused=True)
+            if loss.requires_grad
+            else [None] * len(names)
+        )
+    if lost := [name for name, grad in zip(names, grads, strict=True) if grad is None]:
+        raise ValueError(
+            f"model: {network.net}: no gradient reaches {lost}; the forward pass detaches them or "
+            "does not use them, so they would never be trained and still count as weights"
+        )
+
+
+def _check_one_image_at_a_time(loop: TrainingLoop) -> None:
+    """Refuse a model whose output for an image depends on the other images of a batch."""
+    images = next(loop.batches.evaluation("val"))[0][:_IMAGES]
+    together, alone = loop.stack.logits(images)[:, :1], loop.stack.logits(images[:1])
+    size = together.abs().amax((1, 2), keepdim=True)
+    # Outputs that are not finite are those of a training that diverges, which its records say.
+    if bool(((together - alone).abs() > _ROUNDING * size + 1e-6).any()):
+        raise ValueError(
+            f"model: {loop.stage.network.net}: in evaluation mode its output for an image is "
+            "another one beside other images; a test accuracy would depend on the batches"
+        )

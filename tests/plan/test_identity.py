@@ -1,0 +1,249 @@
+"""A stage's key counts whatever changes its numbers, of the user's code and data too."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fixtures.tiny_cell import settings
+
+from lt_sweeps.config import call, user_code
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.recipes import Recipe
+from lt_sweeps.execution.submission import Submission, thawed
+from lt_sweeps.plan import planning
+from lt_sweeps.plan.planning import packs, plan, planned_cell
+from lt_sweeps.plan.stages import Evaluate, Init, Train, ancestors, task
+from lt_sweeps.plan.stages import stage as stages
+from lt_sweeps.sparsity.schedules import Target
+
+Make = Callable[..., Cell]
+MODULE = """
+import dataclasses
+import pathlib
+import numpy
+import torch
+from identity_helper import FACTOR
+from lt_sweeps.config.recipes import Recipe, recipe
+from lt_sweeps.data import Dataset, Split
+
+CALLS = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Slow(Recipe):
+    def lr_at(self, step):
+        return FACTOR * 1e-9
+
+
+def slow(train_size, *, optimizer: str, lr: float, batch_size: int, length: str):
+    stock = recipe(train_size, optimizer=optimizer, lr=lr, batch_size=batch_size, length=length)
+    return Slow(**dataclasses.asdict(stock))
+
+
+def from_file(data_dir: str, *, fingerprint: str = "", seeded: bool = True):
+    def load():
+        CALLS.append(data_dir)
+        pixels = pathlib.Path(data_dir, "pixels.txt").read_text().encode()
+        images = torch.from_numpy(numpy.frombuffer(pixels, numpy.uint8).copy()).view(-1, 1, 4, 4)
+        if not seeded:
+            images = torch.rand(len(images), 1, 4, 4)
+        labels = torch.arange(len(images)) % 4
+        return {name: Split(images, labels) for name in ("train", "val", "test")}
+
+    return Dataset((1, 4, 4), 4, 64, lambda: None, load, fingerprint=fingerprint)
+
+
+def broken(*, splits: int = 3):
+    load = lambda: {name: None for name in ("train", "val", "test")[:splits]}
+    return Dataset((1, 4, 4), 4, 64, lambda: None, load)
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of a user's, with a data file."""
+    (tmp_path / "identity_lab.py").write_text(MODULE)
+    (tmp_path / "identity_helper.py").write_text("FACTOR = 1\n")
+    (tmp_path / "pixels.txt").write_text("0123456789abcdef" * 64)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("identity_lab", "identity_helper"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    afresh()
+    return tmp_path
+
+
+def afresh() -> None:
+    """Forget what a process remembers, as a new one would have it."""
+    for cached in (
+        *(call._resolve, call._signature, call._hints, call._source, user_code.code_behind),
+        *(planning._last_stages, task._content),
+    ):
+        cached.cache_clear()
+
+
+def own_data(lab: Path, **arguments: object) -> dict[str, object]:
+    dataset = {"_target_": "identity_lab.from_file", **arguments}
+    return {"dataset": dataset, "data_dir": str(lab)}
+
+
+def key(cell: Cell) -> str:
+    afresh()
+    return planned_cell(cell).last.key
+
+
+def test_a_recipe_of_a_user_s_shares_nothing_with_the_stock_recipe_of_equal_fields(
+    cell: Make, lab: Path
+) -> None:
+    stock = planned_cell(cell())
+    own = planned_cell(cell(recipe___target_="identity_lab.slow"))
+    assert own.last.training.recipe.lr == stock.last.training.recipe.lr
+    keys = [{stage.key for stage in made.trainings} for made in (stock, own)]
+    assert keys[0] & keys[1] == set()
+
+
+def test_an_edit_of_what_a_recipe_s_module_imports_counts(cell: Make, lab: Path) -> None:
+    before = key(cell(recipe___target_="identity_lab.slow"))
+    (lab / "identity_helper.py").write_text("FACTOR = 2\n")
+    assert key(cell(recipe___target_="identity_lab.slow")) != before
+
+
+def test_a_recipe_counts_by_the_function_that_made_it_too(cell: Make, lab: Path) -> None:
+    """A class made within the function may hold what no field says."""
+    made = planned_cell(cell()).last.training
+    assert made.call is not None
+    own = replace(made, call=Call("identity_lab.slow", made.call.args))
+    assert own != made and own.key != made.key
+
+
+class Warmed(Train):
+    pass
+
+
+class Halved(Target):
+    pass
+
+
+class Slowed(Recipe):
+    pass
+
+
+def test_values_of_a_user_s_classes_are_not_those_of_ours(cell: Make) -> None:
+    last = planned_cell(cell()).last
+    assert isinstance(last, Train)
+    assert Warmed(last.start, last.training).key != last.key
+    counts = ("layer", (1,), 0.5)
+    assert Halved(*counts).identity() != Target(*counts).identity()
+    slowed = Slowed(**{k: getattr(last.training.recipe, k) for k in Recipe.__dataclass_fields__})
+    assert Train(last.start, replace(last.training, recipe=slowed)).key != last.key
+
+
+def test_a_recipe_that_no_key_can_hold_is_refused_in_one_line(cell: Make) -> None:
+    last = planned_cell(cell()).last
+    fields = {k: getattr(last.training.recipe, k) for k in Recipe.__dataclass_fields__}
+    odd = Slowed(**{**fields, "augment": print})
+    with pytest.raises(ValueError, match="a stage key is made of numbers, texts and lists: "):
+        Train(last.start, replace(last.training, recipe=odd))
+
+
+def test_our_own_code_counts_by_its_version(cell: Make, monkeypatch) -> None:
+    before = {stage.key for stage in ancestors(planned_cell(cell()).last)}
+    monkeypatch.setattr(stages, "NUMERICS", stages.NUMERICS + 1)
+    planning._last_stages.cache_clear()
+    after = {stage.key for stage in ancestors(planned_cell(cell()).last)}
+    planning._last_stages.cache_clear()
+    assert before & after == set()
+
+
+@pytest.mark.parametrize(
+    "change", [{"augment": "crop_flip"}, {"order": "fresh"}, {"batch_size": 12}]
+)
+def test_a_score_with_batch_norm_counts_the_batches_of_its_statistics(
+    cell: Make, change: dict
+) -> None:
+    net = {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 4}
+    first = planned_cell(cell(model={"net": net})).last
+    start = next(stage for stage in ancestors(first) if isinstance(stage, Init))
+    keys = {
+        Evaluate(start, first.training.changed(keys, where="recipe")).key
+        for keys in ({}, change, {"lr": 0.5})
+    }
+    assert len(keys) == 2  # the learning rate of a score is nothing
+
+
+def test_the_content_of_a_user_s_data_counts_and_its_place_does_not(cell: Make, lab: Path) -> None:
+    before = key(cell(**own_data(lab)))
+    elsewhere = lab / "moved"
+    elsewhere.mkdir()
+    (elsewhere / "pixels.txt").write_bytes((lab / "pixels.txt").read_bytes())
+    assert key(cell(**own_data(elsewhere))) == before
+    (lab / "pixels.txt").write_text("0123456789abcdeF" + "0123456789abcdef" * 63)
+    assert key(cell(**own_data(lab))) != before
+
+
+def test_data_with_a_fingerprint_of_their_own_are_not_loaded_for_a_plan(
+    cell: Make, lab: Path
+) -> None:
+    first = key(cell(**own_data(lab, fingerprint="v1")))
+    assert sys.modules["identity_lab"].CALLS == []
+    assert key(cell(**own_data(lab, fingerprint="v2"))) != first
+
+
+def test_data_are_loaded_once_for_all_cells_of_a_plan(cell: Make, lab: Path) -> None:
+    plan([cell(**own_data(lab), recipe__lr=lr) for lr in (0.1, 0.2, 0.3)])
+    assert len(sys.modules["identity_lab"].CALLS) == 1
+
+
+def test_data_that_differ_at_every_call_are_refused(cell: Make, lab: Path) -> None:
+    planned_cell(cell(**own_data(lab))).last.training.task.prepare()
+    unseeded = planned_cell(cell(**own_data(lab, seeded=False))).last.training.task
+    with pytest.raises(ValueError, match=r"`identity_lab.from_file` returned other images or"):
+        unseeded.prepare()
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [(2, r"`load` returned \['train', 'val'\]; give the splits"), (3, "`load` gave .* for train")],
+)
+def test_data_that_are_no_splits_are_refused(
+    cell: Make, lab: Path, splits: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        planned_cell(cell(dataset={"_target_": "identity_lab.broken", "splits": splits}))
+
+
+@pytest.mark.parametrize("file", ["pixels.txt", "identity_helper.py"])
+def test_data_or_code_that_change_while_a_pack_waits_stop_it(
+    cell: Make, lab: Path, file: str
+) -> None:
+    made = plan([cell(**own_data(lab), recipe___target_="identity_lab.slow")])
+    sizes = {unit.stage.key: 1 for unit in made.units}
+    submission = Submission(made, settings(lab / "results", "waiting"))
+    sweep = submission.freeze(packs(made.units, stack_size=sizes, workers=1))
+    pack = sweep.manifest.packs[0]
+    afresh()
+    assert len(thawed(sweep, pack)[1]) == 1
+    (lab / file).write_text((lab / file).read_text().replace("1", "2"))
+    afresh()
+    with pytest.raises(ValueError, match=f"waiting: data or code that {pack.name} works with"):
+        thawed(sweep, pack)
+
+
+def test_labels_and_kinds_of_tensors_count(lab: Path) -> None:
+    dataset = Call("identity_lab.from_file")(data_dir=str(lab))
+    splits = dataset.load()
+    hashes = set()
+    for change in (
+        lambda split: split,
+        lambda split: replace(split, labels=split.labels.flip(0)),
+        lambda split: replace(split, images=split.images.float()),
+        lambda split: replace(split, images=split.images.flip(-1)),
+        lambda split: replace(split, rows=torch.arange(len(split.labels))),
+    ):
+        changed = {name: change(split) for name, split in splits.items()}
+        hashes.add(task.content_hash(replace(dataset, load=lambda changed=changed: changed)))
+    hashes.add(task.content_hash(replace(dataset, scale=1.0)))
+    assert len(hashes) == 6

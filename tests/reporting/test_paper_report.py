@@ -1,0 +1,129 @@
+"""A paper's page holds what the sweeps that exist can show, and marks the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fixtures.fake_results import FakeSweep
+
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.papers import Paper, Section, read_paper
+from lt_sweeps.config.report_config import FIGURES
+from lt_sweeps.reporting.paper_report import draw_paper
+
+PAPERS = ("deconstructing", "continuous_sparsification")
+EXPERIMENTS = Path(__file__).parents[2] / "conf" / "experiment"
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_experiment_and_figure_of_a_paper_exists(name: str) -> None:
+    for section in read_paper(name).sections:
+        assert set(section.figures) <= set(FIGURES)
+        for experiment in section.needed:
+            assert (EXPERIMENTS / f"{experiment}.yaml").exists()
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_experiment_of_a_paper_is_on_its_page(name: str) -> None:
+    needed = {e for section in read_paper(name).sections for e in section.needed}
+    names = {path.stem for path in (EXPERIMENTS / name).glob("*.yaml") if path.stem[0] != "_"}
+    elsewhere = {n for n in names if n.endswith("_quick")}
+    assert {f"{name}/{n}" for n in names - elsewhere} <= needed
+
+
+def test_without_results_everything_is_marked_with_its_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["paper", "deconstructing", f"root={tmp_path}"]) == 1
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert "experiment=deconstructing/criteria model=fc,conv2,conv4,conv6" in printed
+    assert "0 of" in printed
+    page = (tmp_path / "papers" / "deconstructing" / "index.html").read_text()
+    assert "missing: python -m lt_sweeps experiment=deconstructing/mask_0" in page
+
+
+def test_an_unknown_paper_is_answered_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["paper", "deconstruct"]) == 1
+    assert "deconstructing" in capsys.readouterr().err
+
+
+def test_a_figure_joins_the_sweeps_of_its_experiment_and_marks_missing_nets(
+    tmp_path: Path,
+) -> None:
+    for name, model in (("first", "fc"), ("second", "conv2")):
+        sweep = FakeSweep(tmp_path, name)
+        for seed in (0, 1):
+            sweep.cell(
+                f"{name}-a",
+                seed,
+                experiment="e",
+                choices={"model": model},
+                accuracies=[0.9, 0.8],
+                stages=[f"{name}-dense", f"{name}-1"],
+            )
+    section = Section(
+        "Figure 1", "Accuracy", dict.fromkeys(["fc", "conv2", "conv4"], "digits"), ["e"], ["curves"]
+    )
+    complete = draw_paper(Paper("p", "A paper", (section,)), tmp_path)
+    assert not complete
+    folder = tmp_path / "papers" / "p"
+    drawn = pd.read_csv(folder / "figure-1" / "accuracy.csv")
+    assert set(drawn["panel"]) == {"fc on digits", "conv2 on digits"}
+    assert "experiment=e model=conv4" in (folder / "index.html").read_text()
+
+
+def test_a_table_shows_the_best_line_and_what_is_published_for_these_lines(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    where = {"model": "fc", "dataset": "digits"}
+    source = {"source": "a paper", "metric": "peak", "where": where}
+    sweep.reports = {
+        "e": {
+            "lines": ["mask_criterion"],
+            "published": [
+                {"label": "movement", "value": 0.5, **source},
+                {"label": "other", "value": 0.99, **source},
+            ],
+        }
+    }
+    for criterion, best in (("random", 0.6), ("movement", 0.7)):
+        for seed in (0, 1):
+            sweep.cell(
+                criterion,
+                seed,
+                experiment="e",
+                choices={"mask_criterion": criterion},
+                accuracies=[0.9, best + 0.02 * seed],
+            )
+    columns = [
+        {"label": "trained", "experiment": "e", "value": "dense"},
+        {"label": "best", "experiment": "e", "value": "peak"},
+        {
+            "label": "random",
+            "experiment": "e",
+            "value": "peak",
+            "where": {"mask_criterion": "random"},
+        },
+        {"label": "absent", "experiment": "f", "value": "peak"},
+    ]
+    section = Section("Table 1", "Numbers", {"fc": "digits"}, table=columns)
+    draw_paper(Paper("p", "A paper", (section,)), tmp_path)
+    numbers = pd.read_csv(tmp_path / "papers" / "p" / "table-1" / "table.csv", index_col="column")
+    assert numbers["mean"].to_dict() == pytest.approx(
+        {"trained": 0.9, "best": 0.71, "random": 0.61}
+    )
+    assert numbers.loc["best", "line"] == "movement" and numbers.loc["best", "lines"] == 2
+    assert numbers.loc["best", "published"] == 0.5
+    assert pd.isna(numbers.loc["random", "published"])
+
+
+def test_a_net_on_other_data_is_no_part_of_the_paper(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    sweep.cell("a", experiment="e", choices={"dataset": "mnist"}, accuracies=[0.9, 0.8])
+    sweep.cell("b", experiment="e", choices={"dataset": "digits"}, accuracies=[0.9, 0.99])
+    column = {"label": "best", "experiment": "e", "value": "peak", "published": {"fc": 0.7}}
+    section = Section("Table 1", "Numbers", {"fc": "mnist"}, table=[column])
+    draw_paper(Paper("p", "A paper", (section,)), tmp_path)
+    numbers = pd.read_csv(tmp_path / "papers" / "p" / "table-1" / "table.csv")
+    assert numbers["mean"].tolist() == [0.8] and numbers["published"].tolist() == [0.7]

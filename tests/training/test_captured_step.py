@@ -1,0 +1,203 @@
+"""A step that was captured and is replayed trains the same network, bit for bit.
+
+Learning rates are powers of two: a graph reads the rate from a float32 on the device, and an eager
+step takes Python's float64, which is the same number only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures.captured_step import Waits, captured
+from fixtures.tiny_cell import CONV, SGD, TINY
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.plan.planning import Plan
+from lt_sweeps.storage.store import Store
+from lt_sweeps.training import training_loop
+from lt_sweeps.training.training_loop import TrainingLoop
+
+Make = Callable[..., Cell]
+Run = Callable[..., tuple[Plan, Store]]
+
+RATE = 2**-6
+FINETUNE = {"length": "1ep", "lr": RATE}
+HALF = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5}
+MOMENTUM = {**SGD, "lr": 2**-5, "length": "2ep", "milestones": [], "weight_decay": 2**-7}
+ADAM = {**TINY["recipe"], "lr": RATE, "length": "2ep"}
+METHODS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "imp": {},
+    "one_shot": {},
+    "magnitude": {"finetune": FINETUNE},
+    "gmp": {"every": "3it", "finetune": FINETUNE},
+    "imp_continued": {"protocol": "ticket", "to": "1ep"},
+    "renda": {"retrain": "1ep"},
+    "rigl": {"every": "2it"},
+    "at_init": {},
+    "amc": {"episodes": 2, "warmup": 1, "finetune": FINETUNE},
+    "slimming": {"finetune": FINETUNE},
+    "supermask": {},
+    "supermask_ticket": {},
+    "learned_supermask": {"bias": 0.0},
+    "continuous_sparsification": {"rounds": 2, "protocol": "ticket", "to": "1ep"},
+    "l0": {"lmbda": 2**-7, "mask": "sample", "finetune": FINETUNE},
+    "soft_threshold": {"s_init": -2.0, "finetune": FINETUNE},
+    "dnw": {"finetune": FINETUNE},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "fc": TINY["model"],
+    "conv": {"net": {"_target_": "lt_sweeps.models.Conv", "blocks": [[4, 4]], "hidden": [8, 8]}},
+    "resnet": CONV,
+}
+BACKENDS = {
+    "fc": ("loop", "chain", "stacked", "grouped", "vmap"),
+    "conv": ("loop", "stacked", "grouped", "vmap"),
+    "resnet": ("loop", "stacked", "grouped"),
+}
+
+
+@contextmanager
+def capturing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trainings take the way that they take on a GPU, with recorded operations for a graph."""
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "graphed", captured)
+        patch.setattr(TrainingLoop, "captures", property(lambda loop: True))
+        yield
+
+
+def tickets(root: Path) -> dict[str, bytes]:
+    paths = sorted(root.glob("tickets/*/*.safetensors"))
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def assert_equal(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *cells: Cell, backend: str
+) -> None:
+    run(*cells, root=tmp_path / "eager", backend=backend)
+    with capturing(monkeypatch):
+        run(*cells, root=tmp_path / "captured", backend=backend)
+    eager, replayed = tickets(tmp_path / "eager"), tickets(tmp_path / "captured")
+    assert eager.keys() == replayed.keys() and len(eager) > 1
+    assert [name for name in eager if eager[name] != replayed[name]] == []
+
+
+@pytest.mark.parametrize("recipe", [ADAM, MOMENTUM], ids=["adam", "sgd"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_the_same_when_its_step_is_captured(
+    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, recipe: dict
+) -> None:
+    needs_norms = name in ("slimming", "amc")
+    if needs_norms and recipe is ADAM:
+        pytest.skip("one optimizer is enough for a convolutional net")
+    criterion = {"_target_": "lt_sweeps.sparsity.criteria.snip", "examples": 32}
+    cells = [
+        cell(
+            method={"_target_": f"lt_sweeps.plan.methods.{name}", **METHODS[name]},
+            schedule=HALF,
+            recipe=recipe,
+            seed=seed,
+            **({"model": CONV} if needs_norms else {}),
+            **({"mask_criterion": criterion} if name == "at_init" else {}),
+        )
+        for seed in (0, 1)
+    ]
+    backend = "stacked" if needs_norms else "chain"
+    assert_equal(run, monkeypatch, tmp_path, *cells, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("model", "backend"), [(model, name) for model in MODELS for name in BACKENDS[model]]
+)
+@pytest.mark.parametrize("name", ["imp", "continuous_sparsification"])
+def test_every_backend_of_every_model_can_be_captured(
+    cell: Make,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    model: str,
+    backend: str,
+) -> None:
+    cells = [
+        cell(
+            model=MODELS[model],
+            method={"_target_": f"lt_sweeps.plan.methods.{name}"},
+            dataset__shape=[1, 8, 8],
+            schedule=HALF,
+            recipe={**MOMENTUM, "length": "1ep"},
+            seed=seed,
+        )
+        for seed in (0, 1)
+    ]
+    assert_equal(run, monkeypatch, tmp_path, *cells, backend=backend)
+
+
+@pytest.mark.parametrize("name", ["imp", "gmp", "rigl", "continuous_sparsification"])
+def test_the_short_last_batch_of_an_epoch_is_trained_on_too(
+    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    made = cell(
+        method={"_target_": f"lt_sweeps.plan.methods.{name}", **METHODS[name]},
+        schedule=HALF,
+        dataset__train=70,  # four batches of 16, and one of 6
+        recipe={**ADAM, "drop_last": False},
+    )
+    assert_equal(run, monkeypatch, tmp_path, made, backend="chain")
+
+
+@pytest.mark.parametrize("name", ["imp", "rigl", "continuous_sparsification"])
+def test_a_captured_training_that_was_interrupted_goes_on_to_the_same_bytes(
+    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    made = cell(
+        method={"_target_": f"lt_sweeps.plan.methods.{name}", **METHODS[name]},
+        schedule=HALF,
+        recipe=ADAM,
+    )
+    run(made, root=tmp_path / "eager", backend="chain")
+    asked = 0
+
+    def stopped() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked % 5 == 0
+
+    with capturing(monkeypatch):
+        for _ in range(99):
+            try:
+                run(made, root=tmp_path / "captured", backend="chain", stopped=stopped)
+                break
+            except training_loop.Interrupted:
+                continue
+    assert asked > 10
+    assert tickets(tmp_path / "eager") == tickets(tmp_path / "captured")
+
+
+def test_a_step_that_waits_for_the_device_is_refused() -> None:
+    total = torch.zeros(())
+
+    def step() -> None:
+        total.add_(1.0 if total.item() < 3 else 2.0)
+
+    with pytest.raises(Waits, match="wait for the device"):
+        captured(step, total.device, restore=[total])
+
+
+def test_what_python_decides_anew_is_not_repeated_and_so_is_noticed() -> None:
+    total, count = torch.zeros(()), 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        total.add_(float(count))
+
+    replay = captured(step, total.device, restore=[total])
+    replay()
+    replay()
+    assert float(total) == 4.0  # the recorded 2, twice, and not 3 + 4

@@ -1,0 +1,174 @@
+"""A training that is no function of its seed, or of one image at a time, is refused at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from fixtures.tiny_cell import CONV, SGD
+from torch import Tensor, nn
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.execution.train_pack import compute
+from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stages import Train
+from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.store import Store
+from lt_sweeps.training import rehearsal
+from lt_sweeps.training.rehearsal import rehearse
+from lt_sweeps.training.training_loop import TrainingLoop
+
+Make = Callable[..., Cell]
+Run = Callable[..., tuple[Plan, Store]]
+
+
+class Net(nn.Module):
+    """A sound network; each class below plants one fault in it."""
+
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], 8)
+        self.output = nn.Linear(8, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.relu(self.hidden(x.flatten(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.features(x))
+
+
+class DrawsByPython(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 + 0.1 * random.random())
+
+
+class DrawsByNumpy(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 + float(np.random.rand()))
+
+
+class CountsItsCalls(Net):
+    calls: ClassVar[int] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        CountsItsCalls.calls += 1
+        return super().forward(x) / (1 + self.calls)
+
+
+class Detached(Net):
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x).detach()
+
+
+class LeftOut(Net):
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.spare = nn.Linear(8, 8)
+
+
+class CentresItsBatch(Net):
+    def features(self, x: Tensor) -> Tensor:
+        features = super().features(x)
+        return features if self.training else features - features.mean(0)
+
+
+class DrawnByNumpy(Net):
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        drawn = np.random.default_rng().standard_normal(self.output.weight.shape)
+        with torch.no_grad():
+            self.output.weight.copy_(torch.as_tensor(drawn))
+
+
+def net(kind: type[nn.Module]) -> dict:
+    return {"net": {"_target_": f"{__name__}.{kind.__name__}"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (DrawsByPython, "first 2 steps of its training end with other values of the loss"),
+        (DrawsByNumpy, "first 2 steps of its training end with other values of the loss"),
+        (CountsItsCalls, "first 2 steps of its training end with other values of the loss"),
+        (Detached, r"no gradient reaches \['hidden.weight'\]"),
+        (LeftOut, r"no gradient reaches \['spare.weight'\]"),
+        (CentresItsBatch, "in evaluation mode its output for an image is another one beside other"),
+        (DrawnByNumpy, "gives other values for output.weight when it is called again"),
+    ],
+)
+def test_a_model_that_would_give_wrong_numbers_is_refused_by_name(
+    cell: Make, run: Run, kind: type[nn.Module], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        run(cell(model=net(kind)))
+    assert str(refused.value).startswith(f"model: {kind.__name__}()")
+
+
+def test_a_sound_model_is_not(cell: Make, run: Run) -> None:
+    made, store = run(cell(model=net(Net)))
+    assert not made.missing(store)
+
+
+DROP_AND_GROW = {"_target_": "lt_sweeps.plan.methods.rigl", "every": "2it"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"model": CONV, "recipe": SGD},
+        {"method": DROP_AND_GROW, "recipe": SGD},
+        {"method": {"_target_": "lt_sweeps.plan.methods.learned_supermask"}, "recipe": SGD},
+        {"recipe__lr": 1e30, "recipe__optimizer": "sgd"},
+    ],
+    ids=["fixed", "batch norm", "rigl", "supermask", "diverges"],
+)
+def test_a_rehearsal_changes_no_byte(
+    cell: Make, run: Run, tmp_path, monkeypatch: pytest.MonkeyPatch, change: dict
+) -> None:
+    cells = [cell(seed=seed, **change) for seed in (0, 1)]
+    run(*cells, root=tmp_path / "rehearsed")
+    monkeypatch.setattr("lt_sweeps.execution.train_pack.rehearse", lambda loop: None)
+    run(*cells, root=tmp_path / "not")
+    first, second = (
+        {path.relative_to(root): path.read_bytes() for path in root.glob("tickets/*/*.safetensors")}
+        for root in (tmp_path / "rehearsed", tmp_path / "not")
+    )
+    assert first == second and first
+
+
+def test_the_first_training_of_a_network_is_rehearsed_and_each_that_a_sparsifier_acts_in(
+    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    train = rehearsal._train
+
+    def noted(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
+        steps.append(loop.stage.level)
+        train(loop, before)
+
+    monkeypatch.setattr(rehearsal, "_train", noted)
+    run(cell())
+    assert steps == [0, 0], "and no later level"
+    steps.clear()
+    gmp = {"_target_": "lt_sweeps.plan.methods.gmp", "every": "3it", "finetune": {"length": "1ep"}}
+    one_shot = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5}
+    run(cell(method=gmp, schedule=one_shot, recipe=SGD))
+    assert steps.count(1) == 2
+
+
+def test_a_canary_rehearses_too(cell: Make, tmp_path) -> None:
+    made, store = plan([cell(model=net(CountsItsCalls))]), Store(tmp_path)
+    unit = made.units[0]
+    assert isinstance(unit.stage, Train)
+    loop = TrainingLoop([unit], store, Machine(), moments=[frozenset()])
+    loop.start(ticket(unit.stage.start, unit.seed, store))
+    with pytest.raises(ValueError, match="CountsItsCalls"):
+        rehearse(loop)
+    with pytest.raises(ValueError, match="CountsItsCalls"):
+        compute([unit], made.moments, store, Machine())
