@@ -88,6 +88,13 @@ def test_such_a_net_is_planned_as_the_command_line_defines_it(
     }
 
 
+def test_what_goes_with_a_data_set_does_not_go_with_another(planned: Callable[..., Plan]) -> None:
+    """ResNet-20's CIFAR-10 is normalized; MNIST has no such key, and the plan failed of it."""
+    words = ("dataset=mnist", "seed=0", "mask_criterion=random", "schedule.levels=1")
+    (cell,) = planned("experiment=deconstructing/criteria", "model=resnet20", *words).cells
+    assert str(cell.last.training.task.call) == "mnist(validation=5000)"
+
+
 @pytest.mark.parametrize(
     "name", [name for name in PRESETS if name.startswith("deconstructing/") and name not in QUICK]
 )

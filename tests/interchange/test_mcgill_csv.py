@@ -92,6 +92,15 @@ def test_untrained_networks_are_scores_and_no_dense_network(table: Path, tmp_pat
     assert set(rows["kind"]) == {"score"} and set(rows["reset"]) == {"constant_init_sign"}
 
 
+def test_a_second_table_does_not_replace_the_runs_of_the_first(table: Path, tmp_path: Path) -> None:
+    first = import_("mcgill", table, root=tmp_path / "r", name="one")
+    records = {path: path.read_bytes() for path in tmp_path.glob("r/runs/*/*/records.jsonl")}
+    table.write_text(table.read_text().replace("0.98", "0.97"))
+    import_("mcgill", table, root=tmp_path / "r", name="two")
+    assert records == {path: path.read_bytes() for path in records}
+    report(first, console=Console(quiet=True))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

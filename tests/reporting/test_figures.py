@@ -114,6 +114,13 @@ def test_published_numbers_are_drawn_where_they_belong_with_their_source(sweep: 
     assert axes.get_ylim()[1] >= 95  # the axis makes room for it
 
 
+def test_a_network_that_was_never_trained_is_not_called_dense(sweep: FakeSweep) -> None:
+    sweep.cell("mask", accuracies=[0.1, 0.4], more={"kind": "score"})
+    (sheet,) = (figure.draw() for figure in metric_figures(found(sweep)))
+    texts = [text.get_text() for text in sheet.legends[0].get_texts()]
+    assert "untrained, no mask" in texts and "dense" not in texts
+
+
 def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> None:
     for criterion, down in (("large_final", 0.0), ("random", 0.1)):
         for seed in range(3):

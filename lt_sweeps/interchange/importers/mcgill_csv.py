@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from lt_sweeps.config.call import digest
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 from lt_sweeps.models.network import Layer
 from lt_sweeps.sparsity.schedules import geometric
@@ -36,9 +38,12 @@ def read_mcgill(path: Path, choices: Mapping[str, str]) -> list[ImportedLevel]:
     counts += [
         target.keep for target in geometric(_LAYERS, levels=_MOST_ROUNDS, hidden=0.2, output=0.1)
     ]
+    text = _text(path)
+    # Two tables may have runs of the same criterion and seed, and these are other cells.
+    config = {"imported": path.name, "table": digest(text), "report_at": "best"}
     levels: dict[tuple[str, int, int], ImportedLevel] = {}
-    for where, row in _rows(path):
-        level = _level(where, row, counts, choices)
+    for where, row in _rows(path, text):
+        level = replace(_level(where, row, counts, choices), config=config)
         place = (level.choices["mask_criterion"], level.seed, level.level)
         if place in levels:
             raise ValueError(f"{where}: {place[0]}, seed {place[1]}, round {place[2]} again")
@@ -48,15 +53,22 @@ def read_mcgill(path: Path, choices: Mapping[str, str]) -> list[ImportedLevel]:
     return list(levels.values())
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each row with its place in the file."""
+def _text(path: Path) -> str:
     try:
-        table = csv.DictReader(path.read_text().splitlines())
+        return path.read_text()
+    except (UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"import: {path} is not a CSV file: {error}") from None
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each row with its place in the file."""
+    table = csv.DictReader(text.splitlines())
+    try:
         if missing := [name for name in COLUMNS if name not in (table.fieldnames or ())]:
             raise ValueError(f"import: {path} has no columns {missing}; it needs {[*COLUMNS]}")
         for row in table:
             yield f"{path}:{table.line_num}", row
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
+    except csv.Error as error:
         raise ValueError(f"import: {path} is not a CSV file: {error}") from None
 
 
@@ -88,7 +100,7 @@ def _level(
             **choices,
             "mask_criterion": row["mask_criterion"],
         },
-        config={"imported": "mcgill", "report_at": "best"},
+        config={},
         seed=seed,
         level=level,
         left=dict(zip(names, counts[level], strict=True)),

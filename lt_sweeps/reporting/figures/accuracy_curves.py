@@ -88,9 +88,13 @@ def _legend(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> list[
     styles = style.line_styles([curve.name for curve in curves])
     labels = {curve.name: curve.label for curve in curves}
     entries = [style.legend_entry(labels[name], styles[name]) for name in styles]
-    if any(not point.pruned for curve in curves for point in curve.points):
+    whole = [point for curve in curves for point in curve.points if not point.pruned]
+    if whole:
         # A line of the sweep may be called `dense` itself.
         name = "mean of dense" if "dense" in labels.values() else "dense"
+        if any(point.scored for point in whole):  # whole, but never trained
+            untrained = all(point.scored for point in whole)
+            name = "untrained, no mask" if untrained else f"{name}; untrained, no mask"
         entries.append(Line2D([], [], color=style.GREY, linestyle="--", linewidth=0.6, label=name))
     if _all_published(curves, layout, metric):
         ring = {"marker": "o", "markersize": 6, "markerfacecolor": "none", "color": style.GREY}
