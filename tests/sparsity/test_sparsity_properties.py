@@ -165,7 +165,8 @@ def test_a_restart_pins_what_is_pruned_for_good_and_changes_nothing_else(
     for la in layers:
         name = la.name
         gone = ~mask[name]
-        assert torch.equal(first.state[name][gone], second.state[name][gone])
+        if freeze != "random_zeros":  # which draws its zeros anew among all that is pruned
+            assert torch.equal(first.state[name][gone], second.state[name][gone])
         if freeze == "zero":
             assert not first.state[name][gone].any()
         if freeze == "init":
@@ -211,7 +212,7 @@ def test_a_freeze_gives_zero_or_the_weights_own_value(network, draw):
         for values in (
             freezes.variant(one, two),
             freezes.reversed_variant(one, two),
-            freezes.random_zeros(one, two, cut, noise),
+            freezes.random_zeros(one, two, ~cut, cut, noise, pinned_too=False),
         ):
             assert ((values == 0) | (values == one)).all()
         both = (freezes.variant(one, two) == 0) & (freezes.reversed_variant(one, two) == 0)
