@@ -40,6 +40,10 @@ a KEY of conf/report/_keys.yaml: band=ci baseline=random; save=false contacts no
     "export": """\
 usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]
        lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]""",
+    "audit": """\
+usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all trust=MODULE,... out=FILE.json]
+recomputes what stored files alone can show; also of open_lth folders and of .pt, .pth and
+.safetensors files; exit status: 0 no check failed, 1 one did""",
     "import": """\
 usage: lt-sweeps import open_lth FOLDER [root=results name=NAME model=fc ...]
        lt-sweeps import mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 model=fc ...]""",
@@ -155,6 +159,17 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _audit(words: list[str]) -> int:
+    """Reads files only, and runs none of their code."""
+    _, (name,), keys = _arguments("audit", words)
+    root = keys.pop("root", None)
+    from lt_sweeps.interchange.audit_results import audit
+
+    _check_keys("audit", keys, {*signature(audit).parameters, "root"} - {"where", "console"})
+    path = Path(name) if Path(name).exists() else _folder("audit", name, root)
+    return 0 if audit(path, **keys) else 1  # pyright: ignore[reportArgumentType]
+
+
 def _import(words: list[str]) -> int:
     """Other people's results, as a sweep of ours."""
     _, (kind, path), keys = _arguments("import", words, count=2)
@@ -174,6 +189,7 @@ VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "sync": _sync,
     "dashboard": _dashboard,
     "export": _export,
+    "audit": _audit,
     "import": _import,
 }
 

@@ -32,6 +32,21 @@ def ticket_path(root: Path, key: str, seed: object, moment: int | str = "end") -
     return root / "tickets" / key / f"{seed}{suffix}.safetensors"
 
 
+def identity_in_path(path: Path) -> dict[str, str]:
+    """The stage, seed and moment by which a ticket's file is found."""
+    seed, _, moment = path.stem.partition("@")
+    return {"stage": path.parent.name, "seed": seed, "moment": moment or "end"}
+
+
+def misplaced(path: Path, metadata: Mapping[str, Any]) -> str:
+    """What a ticket says of itself that its path does not; nothing where they agree."""
+    named = identity_in_path(path)
+    wrong = [
+        f"{name} {metadata.get(name)!r}" for name in named if named[name] != metadata.get(name)
+    ]
+    return f"its header says {', '.join(wrong)}; its path says otherwise" if wrong else ""
+
+
 def split_by_prefix(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
     """The tensors of a file by prefix (`""` for weights and buffers), under their plain names."""
     groups: dict[str, dict[str, T]] = {"": {}, MASK: {}, OPTIMIZER: {}, LEARNED: {}}
