@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from lt_sweeps.analysis.record_audit import audit_line
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.interchange.audit_results import audit
+from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
@@ -483,3 +485,14 @@ def test_the_cheap_part_says_its_verdict_in_a_line(sweep: Path) -> None:
     assert "its header says seed" in line
     named = f"{cells(sweep)[0].path.parent.name}/0"
     assert "FAILED" not in audit_line(sweep, cells=[named]) or "paths" in line
+
+
+def test_a_report_prints_the_verdict_of_the_cheap_part_and_shows_it_on_the_page(
+    sweep: Path, tmp_path: Path
+) -> None:
+    count_in_record(sweep)
+    console = Console(record=True, width=200, quiet=False, file=io.StringIO())
+    folder = report(sweep, out=tmp_path / "report", console=console, figures=[])
+    said = "audit of records and headers: 1 check FAILED (counts), 9 checks passed; the first of 1"
+    assert said in console.export_text()
+    assert said in (folder / "index.html").read_text()
