@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lt_sweeps.analysis.audit_findings import Findings, summary
-from lt_sweeps.config.call import Config, digest
-from lt_sweeps.config.keys import GROUPS, MACHINE_KEYS
-from lt_sweeps.storage.manifest import FrozenCell, Manifest
-from lt_sweeps.storage.record import MEASURED, Record, RunFolder
-from lt_sweeps.storage.sweep_folder import SweepFolder
-from lt_sweeps.storage.ticket_file import CorruptTicket, misplaced, read_metadata
+from lt_sweeps.analysis.audited_files import Artifacts, AuditedCell, header_value, read_artifacts
+from lt_sweeps.config.keys import GROUPS
+from lt_sweeps.storage.record import MEASURED, Record
+from lt_sweeps.storage.ticket_file import ticket_path
 
 CHEAP = (
     *("manifest", "records", "configs", "headers", "paths", "counts", "targets", "metrics"),
@@ -32,38 +27,9 @@ CHEAP = (
 )
 """The checks that this part makes."""
 _EMPTY = hashlib.sha256(b"").hexdigest()
-_IMPORTED = "imported"
 # Weights of a layer by which its count may differ from the schedule's formula. Each level rounds by
 # less than one, and the next level prunes its part of that: at a rate r the sum stays below 1 / r.
 _ROUNDING = 10
-
-
-@dataclass(frozen=True)
-class AuditedCell:
-    """A cell and seed as its files hold it; `config` is None where no file has it."""
-
-    folder: RunFolder
-    records: tuple[Record, ...]
-    choices: Mapping[str, str]
-    config: Config | None
-
-    @property
-    def signature(self) -> str:
-        return self.folder.path.parent.name
-
-    @property
-    def seed(self) -> str:
-        return self.folder.path.name
-
-
-@dataclass(frozen=True)
-class Artifacts:
-    """What an audit looks at: cells, and the heads of those tickets that are whole and in place."""
-
-    root: Path
-    cells: tuple[AuditedCell, ...]
-    tickets: Mapping[Path, Mapping[str, Any]]
-    manifest: Manifest | None
 
 
 def audit_records(
@@ -76,25 +42,14 @@ def audit_records(
 
     Raises: ValueError: there are no results.
     """
-    root, manifest, folders = _scope(where, findings)
-    chosen = [
-        (folder, frozen)
-        for folder, frozen in folders
-        if cells is None or f"{folder.path.parent.name}/{folder.path.name}" in cells
-    ]
-    audited = tuple(_cell(folder, frozen, findings) for folder, frozen in chosen)
-    tickets = {
-        path: about
-        for path in _ticket_files(root, audited, whole_root=where.resolve() == root)
-        if (about := audit_head(path, findings)) is not None
-    }
-    for cell in audited:
+    artifacts = read_artifacts(where, findings, cells=cells)
+    for cell in artifacts.cells:
         for record in cell.records:
-            _audit_record(record, cell, root, tickets, findings)
-    equal = _audit_seeds(tickets, findings)
-    _audit_arms(audited, findings)
-    own = {path: about for path, about in tickets.items() if path not in equal}
-    return Artifacts(root, audited, own, manifest)
+            _audit_record(record, cell, artifacts, findings)
+    equal = _audit_seeds(artifacts.tickets, findings)
+    _audit_arms(artifacts.cells, findings)
+    own = {path: about for path, about in artifacts.tickets.items() if path not in equal}
+    return replace(artifacts, tickets=own)
 
 
 def audit_line(where: Path, *, cells: Collection[str] | None = None) -> str:
@@ -110,160 +65,11 @@ def audit_line(where: Path, *, cells: Collection[str] | None = None) -> str:
     return f"audit of records and headers: {summary(verdicts)}{more}"
 
 
-Folders = list[tuple[RunFolder, FrozenCell | None]]
-
-
-def _scope(where: Path, findings: Findings) -> tuple[Path, Manifest | None, Folders]:
-    """The root, the manifest if there is one, and the folders of all cells."""
-    here, sweep = where.resolve(), SweepFolder(where)
-    if sweep.exists:
-        root = here.parent.parent
-        try:
-            manifest = sweep.manifest
-        except ValueError as error:
-            findings.compare("manifest", sweep.path, str(error))
-            return root, None, []
-        findings.compare("manifest", sweep.path, _content_fault(manifest))
-        frozen = {cell.name: cell for cell in manifest.cells}.values()
-        return root, manifest, [(RunFolder.of(root, c.signature, c.seed), c) for c in frozen]
-    findings.leave_out("manifest", "no manifest.json here")
-    if here.parent.name == "runs":
-        return here.parent.parent, None, [(RunFolder(path), None) for path in _folders(here, "*")]
-    if not any((here / name).is_dir() for name in ("runs", "tickets")):
-        raise ValueError(
-            f"audit: {where} has no results; give a sweep's folder (it holds manifest.json), a "
-            "root (it holds runs/ and tickets/) or a file of weights"
-        )
-    return here, None, [(RunFolder(path), None) for path in _folders(here, "runs/*/*")]
-
-
-def _folders(where: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in where.glob(pattern) if (path / "config.yaml").is_file())
-
-
-def _content_fault(manifest: Manifest) -> str:
-    if manifest.experiment == _IMPORTED:
-        content = digest([vars(cell) for cell in manifest.cells])
-    else:
-        content = digest([[cell.signature, cell.seed] for cell in manifest.cells])
-    return "" if content == manifest.content else "its cells are not those it was written for"
-
-
-def _cell(folder: RunFolder, frozen: FrozenCell | None, findings: Findings) -> AuditedCell:
-    choices, config = _config(folder, frozen, findings)
-    return AuditedCell(folder, _records(folder, findings), choices, config)
-
-
-def _records(folder: RunFolder, findings: Findings) -> tuple[Record, ...]:
-    """The records of a folder, or none of them if one is wrong."""
-    if not folder.records.exists() and not folder.done.exists():
-        findings.leave_out("records", "the cell is not computed yet")
-        return ()
-    try:
-        stored = folder.read()
-        faults = list(stored.faults)
-        if not faults and stored.done and not folder.is_intact:
-            faults = [f"{folder.records}: not the records that DONE was written for"]
-    except (OSError, RecursionError) as error:
-        faults, stored = [f"{folder.records}: cannot be read: {error}"], None
-    if stored is not None and not stored.done:
-        findings.leave_out("records", "the cell has no DONE, with a checksum, yet")
-    elif stored is not None and not faults:
-        findings.compare("records", folder.records, "")
-    for fault in faults:
-        place, _, reason = fault.partition(": ")
-        findings.compare("records", place, reason)
-    return () if faults or stored is None else stored.records
-
-
-def _config(
-    folder: RunFolder, frozen: FrozenCell | None, findings: Findings
-) -> tuple[Mapping[str, str], Config | None]:
-    """What was chosen and the resolved config, from the cell's folder or from the manifest."""
-    path = folder.path / "config.yaml"
-    known = ({}, None) if frozen is None else (frozen.choices, frozen.config)
-    if not path.is_file():
-        findings.leave_out("configs", "the cell has no config.yaml")
-        return known
-    content: Any = None
-    try:
-        content = yaml.safe_load(path.read_text())
-        well_formed = all(isinstance(content[key], dict) for key in ("choices", "config"))
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, RecursionError):
-        well_formed = False
-    if not well_formed:
-        findings.compare("configs", path, "not a cell's config; it holds `choices` and `config`")
-        return known
-    named = content.get("signature"), str(content.get("seed"))
-    fault = ""
-    if named != (folder.path.parent.name, folder.path.name):
-        fault = f"it is of cell {named[0]} seed {named[1]}; its folder says otherwise"
-    elif frozen is not None and (other := _differing(content["config"], frozen.config)):
-        fault = f"{', '.join(other)} differ from what the manifest holds"
-    if not findings.compare("configs", path, fault):
-        return known
-    return content["choices"], Config(content["config"])
-
-
-def _differing(config: Mapping[str, Any], frozen: Mapping[str, Any]) -> list[str]:
-    keys = sorted({*config, *frozen} - {*MACHINE_KEYS})
-    return [key for key in keys if _text(config.get(key)) != _text(frozen.get(key))]
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def _ticket_files(root: Path, cells: Sequence[AuditedCell], *, whole_root: bool) -> Iterator[Path]:
-    """The tickets and snapshots of these cells, or of a whole root; no checkpoints."""
-    if whole_root:
-        paths = root.glob("tickets/*/*.safetensors")
-    else:
-        units = {
-            (key, record.seed)
-            for cell in cells
-            for record in cell.records
-            for key in (record.stage, record.init, *(record.after or ()))
-            if key
-        }
-        paths = itertools.chain.from_iterable(
-            [
-                root / "tickets" / key / f"{seed}.safetensors",
-                *(root / "tickets" / key).glob(f"{seed}@*.safetensors"),
-            ]
-            for key, seed in units
-        )
-    for path in sorted(set(paths)):
-        if ".partial-" not in path.name and not path.name.startswith("."):
-            yield path
-
-
-def audit_head(path: Path, findings: Findings) -> Mapping[str, Any] | None:
-    """The metadata of a ticket that is whole and in its place."""
-    if not path.exists() and not path.is_symlink():
-        findings.leave_out("headers", "the ticket is not stored")
-        return None
-    about: Mapping[str, Any] | None = None
-    try:
-        # Opening a pipe would wait for somebody to write into it.
-        fault = "" if path.is_file() else "not a file"
-        about = None if fault else read_metadata(path)
-    except (OSError, CorruptTicket, ValueError, RecursionError) as error:
-        fault = str(error)
-    if not findings.compare("headers", path, fault) or about is None:
-        return None
-    return about if findings.compare("paths", path, misplaced(path, about)) else None
-
-
 def _audit_record(
-    record: Record,
-    cell: AuditedCell,
-    root: Path,
-    tickets: Mapping[Path, Mapping[str, Any]],
-    findings: Findings,
+    record: Record, cell: AuditedCell, artifacts: Artifacts, findings: Findings
 ) -> None:
     place = f"{cell.folder.records} level {record.level}"
-    about = tickets.get(root / "tickets" / record.stage / f"{record.seed}.safetensors")
+    about = artifacts.tickets.get(ticket_path(artifacts.root, record.stage, record.seed))
     findings.compare("counts", place, _count_fault(record, about or {}))
     if about is None:
         findings.leave_out("metrics", "the ticket is not stored, or not whole")
@@ -287,11 +93,11 @@ def _count_fault(record: Record, about: Mapping[str, Any]) -> str:
         return f"{record.weights_remaining} of {record.weights_total} weights; layers sum to {sums}"
     if not math.isclose(record.sparsity, 1 - sums[0] / sums[1], abs_tol=1e-9):
         return f"sparsity {record.sparsity:.6g}; its counts give {1 - sums[0] / sums[1]:.6g}"
-    stated = {name: _json(about.get(name)) for name in ("layers_remaining", "layers_total")}
+    stated = {name: header_value(about, name) for name in ("layers_remaining", "layers_total")}
     for name, counts in stated.items():
         if counts is not None and counts != dict(getattr(record, name)):
             return f"{name} is {dict(getattr(record, name))}; the ticket's header says {counts}"
-    sparsity = _json(about.get("sparsity"))
+    sparsity = header_value(about, "sparsity")
     if sparsity is not None and not math.isclose(sparsity, record.sparsity, abs_tol=1e-9):
         return f"sparsity {record.sparsity:.6g}; the ticket's header says {sparsity:.6g}"
     return ""
@@ -307,7 +113,7 @@ def _target_fault(record: Record) -> str:
 
 def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:
     """Where record, header and history disagree; a number that is not finite is null in records."""
-    metrics, history = _json(about["metrics"]), _json(about.get("history"))
+    metrics, history = header_value(about, "metrics"), header_value(about, "history")
     if not isinstance(metrics, dict):
         return "the ticket's header holds no metrics that can be read"
     stated = {f"{at}_{name}": f"{at}_{name}" for at in ("end", "best") for name in MEASURED}
@@ -332,13 +138,6 @@ def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:
 
 def _differ(one: Any, other: Any) -> bool:
     return one != other and not (one != one and other != other)  # NaN is equal to nothing
-
-
-def _json(text: Any) -> Any:
-    try:
-        return None if text is None else json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return None
 
 
 def _audit_seeds(tickets: Mapping[Path, Mapping[str, Any]], findings: Findings) -> set[Path]:

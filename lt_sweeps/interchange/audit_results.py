@@ -15,8 +15,9 @@ from rich.text import Text
 
 from lt_sweeps.analysis.audit_findings import CheckVerdict, Findings, summary
 from lt_sweeps.analysis.record_audit import audit_records
-from lt_sweeps.interchange.network_audit import audit_networks, is_of_other_code
-from lt_sweeps.interchange.sweep_audit import audit_sweep, audit_ticket, is_ticket
+from lt_sweeps.interchange.auditing.network_audit import audit_networks, is_of_other_code
+from lt_sweeps.interchange.auditing.sweep_audit import audit_sweep
+from lt_sweeps.interchange.auditing.ticket_audit import audit_ticket, is_ticket
 from lt_sweeps.storage.atomic_write import write_whole
 
 FORMAT = "lt_sweeps.audit/1"

@@ -431,6 +431,24 @@ def test_no_damaged_file_is_a_traceback(sweep: Path) -> None:
     assert {"headers", "configs"} <= {*failing(root)}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ticket: replace(ticket, state={**ticket.state, LAYER: torch.zeros(1, 2, 2)}),
+        lambda ticket: replace(ticket, state={**ticket.state, LAYER: ticket.state[LAYER].double()}),
+        lambda ticket: replace(ticket, mask={**ticket.mask, "other": ~ticket.mask[LAYER]}),
+        lambda ticket: replace(ticket, state={"a": torch.zeros(1)}),
+        lambda ticket: replace(ticket, learned={"a": torch.zeros(1)}),
+    ],
+)
+def test_a_ticket_of_another_network_is_named(
+    sweep: Path, change: Callable[[Ticket], Ticket]
+) -> None:
+    _, _, path = last(sweep)
+    rewrite(path, change(stored(path)))
+    assert failing(sweep, sample="all") == ["masks"]
+
+
 def test_a_cell_a_ticket_and_a_whole_root_are_audited_too(sweep: Path) -> None:
     assert failing(sweep.parent.parent, sample="1") == []
     assert failing(cells(sweep)[0].path.parent, sample="0") == []

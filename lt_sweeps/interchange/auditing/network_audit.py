@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.analysis.audit_findings import FOREIGN_CHECKS, CheckVerdict, Findings
-from lt_sweeps.interchange.other_networks import (
+from lt_sweeps.interchange.auditing.other_networks import (
     OtherNetwork,
     is_open_lth,
     is_weights,

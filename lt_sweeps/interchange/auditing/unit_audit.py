@@ -8,7 +8,7 @@ from torch import Tensor
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.config.call import public_name
 from lt_sweeps.execution.materialize import Missing, snapshot, ticket
-from lt_sweeps.interchange.audited_store import AuditedStore
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore
 from lt_sweeps.plan.stages import Init, Prune, Reset, Transfer, Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import ON_DATA

@@ -9,7 +9,7 @@ import torch
 
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.execution.materialize import Missing, ticket
-from lt_sweeps.interchange.audited_store import AuditedStore
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore
 from lt_sweeps.plan.stages import Evaluate, Search
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
