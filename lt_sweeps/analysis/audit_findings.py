@@ -31,6 +31,7 @@ CHECKS: Mapping[str, str] = {
     "draws": "drawn again, initial weights are the stored ones",
     "splits": "no image is in two of train, val and test",
     "accuracies": "stored weights, evaluated again, are as accurate",
+    "repeats": "trained again, a network ends with the same bits",
 }
 """What is checked of results of ours, in the order of the table."""
 

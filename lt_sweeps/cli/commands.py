@@ -41,9 +41,10 @@ a KEY of conf/report/_keys.yaml: band=ci baseline=random; save=false contacts no
 usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]
        lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]""",
     "audit": """\
-usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all trust=MODULE,... out=FILE.json]
-recomputes what stored files alone can show; also of open_lth folders and of .pt, .pth and
-.safetensors files; exit status: 0 no check failed, 1 one did""",
+usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all repeat=0|all trust=MODULE,MODULE
+       out=FILE.json]; FILE: a ticket, a .pt, .pth or .safetensors, or a folder of open_lth
+evaluates `sample` trainings again and trains `repeat` again; changes no file
+exit status: 0 no check failed, 1 one did""",
     "import": """\
 usage: lt-sweeps import open_lth FOLDER [root=results name=NAME model=fc ...]
        lt-sweeps import mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 model=fc ...]""",

@@ -30,6 +30,7 @@ def audit(
     where: Path,
     *,
     sample: str = "8",
+    repeat: str = "0",
     trust: str = "",
     out: Path | None = None,
     console: Console | None = None,
@@ -41,12 +42,13 @@ def audit(
 
     Args:
         sample: how many trainings are evaluated again, or `all`.
+        repeat: how many are trained again and compared to the bit, or `all`.
         trust: modules, with commas between, whose functions a stored config may name.
 
     Raises: ValueError: a wrong argument, or nothing there that can be audited.
     """
     where, console = Path(where), console or Console()
-    count = _count(sample)
+    count, again = _count("sample", sample), _count("repeat", repeat)
     if is_ticket(where):
         verdicts = audit_ticket(where)
     elif is_of_other_code(where):
@@ -67,6 +69,7 @@ def audit(
                 artifacts,
                 findings,
                 sample=count,
+                repeat=again,
                 trust=[name for name in trust.split(",") if name],
                 track=lambda items, what: _tracked(progress, items, what),
             )
@@ -77,12 +80,12 @@ def audit(
     return all(verdict.state != "FAIL" for verdict in verdicts)
 
 
-def _count(sample: str) -> int | None:
-    if sample == "all":
+def _count(key: str, value: str) -> int | None:
+    if value == "all":
         return None
-    if not sample.isdigit():
-        raise ValueError(f"audit: sample={sample}; it is a count of trainings, or all")
-    return int(sample)
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        raise ValueError(f"audit: {key}={value}; it is a count of trainings, or all")
+    return int(value)
 
 
 def _tracked(progress: Progress, items: Sequence[T], what: str) -> Iterator[T]:

@@ -113,7 +113,8 @@ def changed(ticket: Ticket, change: Callable[[torch.Tensor, torch.Tensor], None]
 
 
 def test_a_good_sweep_passes_every_check(sweep: Path, tmp_path: Path) -> None:
-    assert verdicts(sweep, tmp_path / "a.json", sample="all") == dict.fromkeys(CHECKS, "pass")
+    found = verdicts(sweep, tmp_path / "a.json", sample="all", repeat="all")
+    assert found == dict.fromkeys(CHECKS, "pass")
 
 
 def test_it_changes_no_file(sweep: Path) -> None:
@@ -322,7 +323,32 @@ def test_a_planted_fault_fails_its_check_and_no_other(
 
 
 def test_the_other_checks_have_plants_of_their_own() -> None:
-    assert CHECKS.keys() - PLANTS.keys() == {"arms", "splits"}
+    assert CHECKS.keys() - PLANTS.keys() == {"arms", "splits", "repeats"}
+
+
+def test_what_only_a_training_done_again_can_show(sweep: Path) -> None:
+    folder, record, path = last(sweep)
+    metrics = json.loads(read_metadata(path)["metrics"])
+    losses = {"best_test_loss": 0.5, "test_loss": 0.5}
+    rewrite(path, metrics={**metrics, "best_test_loss": 0.5})
+    rerecord(folder, 2, **losses)
+    assert failing(sweep, sample="all") == []
+    assert failing(sweep, sample="0", repeat="all") == ["repeats"]
+    rewrite(path, metrics=metrics)
+    rerecord(folder, 2, **{name: getattr(record, name) for name in losses})
+
+    def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
+        weights[0] += 1e-3
+
+    # Without stored starts, all that begins at step 4 agrees with the snapshot of it.
+    (snapshot,) = sweep.parent.parent.glob("tickets/*/1@4.safetensors")
+    for start in sweep.parent.parent.glob("tickets/*/1@start.safetensors"):
+        start.unlink()
+    original = snapshot.read_bytes()
+    rewrite(snapshot, changed(stored(snapshot), change))
+    assert "repeats" in failing(sweep, sample="0", repeat="all")
+    snapshot.write_bytes(original)
+    assert failing(sweep, sample="0", repeat="all") == []
 
 
 def module(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,13 +444,13 @@ def test_what_is_missing_is_not_checked_and_fails_nothing(
 def test_no_damaged_file_is_a_traceback(sweep: Path) -> None:
     root = sweep.parent.parent
     tickets = sorted(root.glob("tickets/*/1.safetensors"))
-    for path, content in zip(tickets, (b"", b"\0" * 9, b"{" * 99_999, b"{}"), strict=False):
+    for path, content in zip(tickets, (b"", b"\0" * 9, b"{" * 9_999, b"{}"), strict=False):
         path.write_bytes(content)
     tickets[4].unlink()
     os.mkfifo(tickets[4])
-    for path, text in zip(cells(sweep), ("[" * 99_999, "- 1", ""), strict=False):
+    for path, text in zip(cells(sweep), ("[" * 9_999, "- 1", ""), strict=False):
         (path.path / "config.yaml").write_text(text)
-    cells(sweep)[3].records.write_text("[" * 99_999)
+    cells(sweep)[3].records.write_text("[" * 9_999)
     assert {"headers", "configs", "records"} <= {*failing(sweep)}
     (sweep / "manifest.json").write_text("[]")
     assert "manifest" in failing(sweep)
@@ -478,6 +504,7 @@ def test_a_sample_is_as_large_as_it_is_said(sweep: Path, tmp_path: Path) -> None
         (["audit"], "audit: 0 sweeps given; name one"),
         (["audit", "nowhere"], "audit: nowhere; sweeps in results: none"),
         (["audit", "."], "audit: . has no results"),
+        (["audit", ".", "repeat=-1"], "audit: repeat=-1; it is a count of trainings, or all"),
         (["audit", ".", "sample=many"], "audit: sample=many; it is a count of trainings, or all"),
         (["audit", ".", "simple=1"], "audit: simple; did you mean `sample`?"),
     ],

@@ -19,6 +19,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.interchange.auditing.accuracy_audit import audit_accuracy
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore
+from lt_sweeps.interchange.auditing.repeat_audit import audit_repeat
 from lt_sweeps.interchange.auditing.split_audit import audit_splits
 from lt_sweeps.interchange.auditing.ticket_audit import audit_ticket_file
 from lt_sweeps.interchange.auditing.unit_audit import audit_unit, pruning_of
@@ -38,6 +39,7 @@ def audit_sweep(
     findings: Findings,
     *,
     sample: int | None,
+    repeat: int | None,
     trust: Collection[str],
     track: Track[Any],
 ) -> None:
@@ -45,6 +47,7 @@ def audit_sweep(
 
     Args:
         sample: how many trainings are evaluated again; None: all.
+        repeat: how many are trained again; None: all.
         trust: modules whose functions may run, beside ours.
     """
     plans = _plans(artifacts, findings, trust)
@@ -71,11 +74,19 @@ def audit_sweep(
         for unit in units.values()
         if "metrics" in (store.metadata(unit.stage.key, unit.seed) or {})
     ]
-    for unit in track(_spread(measured, sample), "evaluations"):
-        if unit.stage.training.key in usable:
-            audit_accuracy(unit, store, findings)
-        else:
-            findings.leave_out("accuracies", "its data are not here")
+    here = [unit for unit in measured if unit.stage.training.key in usable]
+    if len(here) < len(measured):
+        left = len(measured) - len(here)
+        findings.leave_out("accuracies", "its data are not here", left)
+        findings.leave_out("repeats", "its data are not here", left)
+    for unit in track(_spread(here, sample), "evaluations"):
+        audit_accuracy(unit, store, findings)
+    devices = {(r.stage, r.seed): r.device for cell in artifacts.cells for r in cell.records}
+    for unit in track(_spread(here, repeat), "repeated trainings"):
+        device = devices.get((unit.stage.key, str(unit.seed)))
+        audit_repeat(unit, store, device, findings)
+    if repeat == 0:
+        findings.leave_out("repeats", "only with repeat=COUNT or repeat=all", len(here))
 
 
 def _stages(units: Iterable[Unit]) -> Iterator[tuple[Any, Unit]]:
