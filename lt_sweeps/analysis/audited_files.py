@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.config.call import Config, digest
@@ -20,7 +19,7 @@ from lt_sweeps.config.keys import MACHINE_KEYS
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
-from lt_sweeps.storage.ticket_file import CorruptTicket, misplaced, read_metadata
+from lt_sweeps.storage.ticket_file import OTHER_PATH, read_metadata
 
 _IMPORTED = "imported"
 
@@ -79,19 +78,23 @@ def read_artifacts(
 
 def audit_head(path: Path, findings: Findings) -> Mapping[str, Any] | None:
     """The metadata of a ticket that is whole and in its place."""
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         findings.leave_out("headers", "the ticket is not stored")
         return None
-    about: Mapping[str, Any] | None = None
+    about, fault = None, ""
     try:
-        # Opening a pipe would wait for somebody to write into it.
-        fault = "" if path.is_file() else "not a file"
-        about = None if fault else read_metadata(path)
-    except (OSError, CorruptTicket, ValueError, RecursionError) as error:
-        fault = str(error)
-    if not findings.compare("headers", path, fault) or about is None:
-        return None
-    return about if findings.compare("paths", path, misplaced(path, about)) else None
+        about = read_metadata(path)
+    except (OSError, ValueError) as error:
+        fault = without_path(path, error)
+    moved = fault.endswith(OTHER_PATH)
+    if findings.compare("headers", path, "" if moved else fault):
+        findings.compare("paths", path, fault)
+    return about
+
+
+def without_path(path: Path, error: Exception) -> str:
+    """What is wrong with a file, without its path, which findings say themselves."""
+    return str(error).splitlines()[0].removeprefix(f"{path}: ")
 
 
 def header_value(about: Mapping[str, Any], name: str) -> Any:
@@ -110,7 +113,7 @@ def _scope(where: Path, findings: Findings) -> tuple[Path, Manifest | None, Fold
         try:
             manifest = sweep.manifest
         except ValueError as error:
-            findings.compare("manifest", sweep.path, str(error))
+            findings.compare("manifest", sweep.path, without_path(sweep.path, error))
             return root, None, []
         findings.compare("manifest", sweep.path, _content_fault(manifest))
         frozen = {cell.name: cell for cell in manifest.cells}.values()
@@ -127,7 +130,7 @@ def _scope(where: Path, findings: Findings) -> tuple[Path, Manifest | None, Fold
 
 
 def _folders(where: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in where.glob(pattern) if (path / "config.yaml").is_file())
+    return sorted(path for path in where.glob(pattern) if os.path.lexists(path / "config.yaml"))
 
 
 def _content_fault(manifest: Manifest) -> str:
@@ -140,58 +143,50 @@ def _content_fault(manifest: Manifest) -> str:
 
 def _cell(folder: RunFolder, frozen: FrozenCell | None, findings: Findings) -> AuditedCell:
     choices, config = _config(folder, frozen, findings)
-    return AuditedCell(folder, _records(folder, findings), choices, config)
+    return AuditedCell(folder, _records(folder, frozen, findings), choices, config)
 
 
-def _records(folder: RunFolder, findings: Findings) -> tuple[Record, ...]:
+def _records(
+    folder: RunFolder, frozen: FrozenCell | None, findings: Findings
+) -> tuple[Record, ...]:
     """The records of a folder, or none of them if one is wrong."""
-    if not folder.records.exists() and not folder.done.exists():
+    if not any(map(os.path.lexists, (folder.records, folder.done))):
         findings.leave_out("records", "the cell is not computed yet")
         return ()
     try:
-        stored = folder.read()
-        faults = list(stored.faults)
-        if not faults and stored.done and not folder.is_intact:
-            faults = [f"{folder.records}: not the records that DONE was written for"]
-    except (OSError, RecursionError) as error:
-        faults, stored = [f"{folder.records}: cannot be read: {error}"], None
-    if stored is not None and not stored.done:
-        findings.leave_out("records", "the cell has no DONE, with a checksum, yet")
-    elif stored is not None and not faults:
-        findings.compare("records", folder.records, "")
-    for fault in faults:
+        stored = folder.read(stages=frozen and frozen.stages)
+    except (OSError, ValueError) as error:
+        findings.compare("records", folder.records, without_path(folder.records, error))
+        return ()
+    for fault in stored.faults:
         place, _, reason = fault.partition(": ")
         findings.compare("records", place, reason)
-    return () if faults or stored is None else stored.records
+    if not stored.faults and stored.done:
+        findings.compare("records", folder.records, "")
+    elif not stored.faults:
+        findings.leave_out("records", "the cell has no DONE, with a checksum, yet")
+    return () if stored.faults else stored.records
 
 
 def _config(
     folder: RunFolder, frozen: FrozenCell | None, findings: Findings
 ) -> tuple[Mapping[str, str], Config | None]:
     """What was chosen and the resolved config, from the cell's folder or from the manifest."""
-    path = folder.path / "config.yaml"
-    known = ({}, None) if frozen is None else (frozen.choices, frozen.config)
-    if not path.is_file():
-        findings.leave_out("configs", "the cell has no config.yaml")
-        return known
-    content: Any = None
+    path, fault = folder.path / "config.yaml", ""
+    choices, config = ({}, None) if frozen is None else (frozen.choices, frozen.config)
     try:
-        content = yaml.safe_load(path.read_text())
-        well_formed = all(isinstance(content[key], dict) for key in ("choices", "config"))
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, RecursionError):
-        well_formed = False
-    if not well_formed:
-        findings.compare("configs", path, "not a cell's config; it holds `choices` and `config`")
-        return known
-    named = content.get("signature"), str(content.get("seed"))
-    fault = ""
-    if named != (folder.path.parent.name, folder.path.name):
-        fault = f"it is of cell {named[0]} seed {named[1]}; its folder says otherwise"
-    elif frozen is not None and (other := _differing(content["config"], frozen.config)):
-        fault = f"{', '.join(other)} differ from what the manifest holds"
-    if not findings.compare("configs", path, fault):
-        return known
-    return content["choices"], Config(content["config"])
+        content = folder.read_config()
+        if frozen is None:
+            choices, config = content["choices"], Config(content["config"])
+        elif other := _differing(content["config"], frozen.config):
+            fault = f"{', '.join(other)} differ from what the manifest holds"
+    except FileNotFoundError:
+        findings.leave_out("configs", "the cell has no config.yaml")
+        return choices, config
+    except (OSError, ValueError) as error:
+        fault = without_path(path, error)
+    findings.compare("configs", path, fault)
+    return choices, config
 
 
 def _differing(config: Mapping[str, Any], frozen: Mapping[str, Any]) -> list[str]:

@@ -31,14 +31,18 @@ keys of `by`; a KEY of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2%
 usage: lt-sweeps status SWEEP [--watch] [root=results]
 exit status: 0 complete, 1 something is missing and nothing runs, 3 running""",
     "logs": "usage: lt-sweeps logs SWEEP CELL [root=results]; CELL as `status` numbers it",
-    "resume": "usage: lt-sweeps resume SWEEP [root=results] [KEY=VALUE of the launcher: time=480]",
+    "resume": """\
+usage: lt-sweeps resume SWEEP [root=results trust=MODULE,...] [KEY=VALUE of the launcher: time=480]
+functions of your own run only from the modules that trust names""",
     "cancel": "usage: lt-sweeps cancel SWEEP [root=results]",
-    "sync": "usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM]",
+    "sync": """\
+usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM]
+a tracker of your own runs only with trust=MODULE""",
     "dashboard": """\
 usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM save=true] [KEY=VALUE]
 a KEY of conf/report/_keys.yaml: band=ci baseline=random; save=false contacts no server""",
     "export": """\
-usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]
+usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...]
        lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]""",
     "audit": """\
 usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all repeat=0|all trust=MODULE,MODULE

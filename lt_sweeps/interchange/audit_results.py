@@ -15,6 +15,7 @@ from rich.text import Text
 
 from lt_sweeps.analysis.audit_findings import CheckVerdict, Findings, summary
 from lt_sweeps.analysis.record_audit import audit_records
+from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.interchange.auditing.network_audit import audit_networks, is_of_other_code
 from lt_sweeps.interchange.auditing.sweep_audit import audit_sweep
 from lt_sweeps.interchange.auditing.ticket_audit import audit_ticket, is_ticket
@@ -48,6 +49,7 @@ def audit(
     Raises: ValueError: a wrong argument, or nothing there that can be audited.
     """
     where, console = Path(where), console or Console()
+    modules = trusted_modules(trust)
     count, again = _count("sample", sample), _count("repeat", repeat)
     if is_ticket(where):
         verdicts = audit_ticket(where)
@@ -70,7 +72,7 @@ def audit(
                 findings,
                 sample=count,
                 repeat=again,
-                trust=[name for name in trust.split(",") if name],
+                trust=modules,
                 track=lambda items, what: _tracked(progress, items, what),
             )
         verdicts = findings.verdicts()

@@ -19,9 +19,11 @@ from rich.console import Console
 from lt_sweeps.analysis.audit_findings import CHECKS
 from lt_sweeps.analysis.record_audit import audit_line
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.reporting.sweep_report import report
+from lt_sweeps.storage.manifest import Manifest
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
@@ -282,12 +284,13 @@ def claim_more(sweep: Path) -> None:
 
 def plan_otherwise(sweep: Path) -> None:
     """The config and the manifest agree on a cell that is not the one that was computed."""
-    manifest = json.loads((sweep / "manifest.json").read_text())
-    folder = cells(sweep)[0]
-    for frozen in manifest["cells"]:
-        if (frozen["signature"], frozen["seed"]) == (folder.path.parent.name, folder.path.name):
-            frozen["config"]["recipe"]["lr"] = 0.02
-    (sweep / "manifest.json").write_text(json.dumps(manifest))
+    path, folder = sweep / "manifest.json", cells(sweep)[0]
+    manifest = Manifest.read(path)
+    name = f"{folder.path.parent.name}/{folder.path.name}"
+    config = next(cell.config for cell in manifest.cells if cell.name == name)
+    other = Config({**config, "recipe": {**config["recipe"], "lr": 0.02}})
+    changed = [replace(c, config=other) if c.name == name else c for c in manifest.cells]
+    replace(manifest, cells=changed).write(path)
     edit_config(sweep)
 
 
@@ -422,8 +425,8 @@ def test_no_function_of_a_stored_config_runs_unless_its_module_is_named(
         path.write_text(yaml.safe_dump(content))
     assert main(["audit", str(sweep.parent.parent)]) == 0
     out = capsys.readouterr().out
-    assert "`os.system` is no function of ours; trust=os lets it run" in out
-    assert "`lt_sweeps.storage.atomic_write.write_whole` is no function of ours" in out
+    assert "names `os.system`, which is no option of lt_sweeps" in out
+    assert "names `lt_sweeps.storage.atomic_write.write_whole`, which is no option" in out
     assert not mark.exists()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import safetensors.torch
 
-from lt_sweeps.storage.store import CorruptTicket, Store
+from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER, split_by_prefix
 
@@ -27,7 +27,7 @@ class AuditedStore(Store):
     def read(self, key: str, seed: object, moment: int | str = "end") -> Ticket:
         path = self.path(key, seed, moment)
         if path not in self.whole:
-            raise CorruptTicket("not stored, or not whole")
+            raise FileNotFoundError(path)  # a damaged file is not set aside, as who computes does
         return as_ticket(path.read_bytes(), step=int(self.whole[path]["step"]))
 
     def write(self, *_: Any, **__: Any) -> None:

@@ -16,6 +16,7 @@ from lt_sweeps.analysis.audited_files import Artifacts, AuditedCell
 from lt_sweeps.analysis.record_audit import difference
 from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.interchange.auditing.accuracy_audit import audit_accuracy
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore
@@ -23,7 +24,6 @@ from lt_sweeps.interchange.auditing.repeat_audit import audit_repeat
 from lt_sweeps.interchange.auditing.split_audit import audit_splits
 from lt_sweeps.interchange.auditing.ticket_audit import audit_ticket_file
 from lt_sweeps.interchange.auditing.unit_audit import audit_unit, pruning_of
-from lt_sweeps.interchange.trusted_targets import check_targets
 from lt_sweeps.plan.planning import Planned, planned_cell
 from lt_sweeps.plan.stages import Init, ancestors
 from lt_sweeps.plan.unit import Unit
@@ -110,7 +110,7 @@ def _plans(artifacts: Artifacts, findings: Findings, trust: Collection[str]) -> 
             findings.leave_out("signatures", why)
             continue
         try:
-            check_targets(cell.config, trust)
+            check_trusted(cell.config, where="its config", trust=trust)
             planned = planned_cell(_here(cell, artifacts))
         except (ValueError, OSError) as error:
             findings.leave_out("signatures", str(error).splitlines()[0])

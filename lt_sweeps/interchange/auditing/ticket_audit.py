@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lt_sweeps.analysis.audit_findings import CheckVerdict, Findings
-from lt_sweeps.analysis.audited_files import audit_head, header_value
+from lt_sweeps.analysis.audited_files import audit_head, header_value, without_path
 from lt_sweeps.interchange.auditing.audited_store import as_ticket
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.ticket import Mask, Ticket
-from lt_sweeps.storage.ticket_file import CorruptTicket, read_content
+from lt_sweeps.storage.ticket_file import read_content
 
 
 def is_ticket(path: Path) -> bool:
@@ -50,11 +50,12 @@ def audit_ticket_file(
     ticket, fault = None, ""
     try:
         ticket = as_ticket(read_content(path)[1], step=int(about["step"]))
-    except (OSError, CorruptTicket) as error:
-        fault = str(error)
-    except (SafetensorError, ValueError, KeyError) as error:
-        fault = f"its tensors cannot be read: {error}"
-    if not findings.compare("checksums", path, fault) or ticket is None:
+    except (OSError, ValueError, SafetensorError, KeyError) as error:
+        fault = without_path(path, error)
+    miscounted = fault.startswith("its mask of ")
+    if findings.compare("checksums", path, "" if miscounted else fault) and miscounted:
+        findings.compare("masks", path, fault)
+    if ticket is None:
         return False
     bad = [name for name, tensor in ticket.state.items() if not bool(tensor.isfinite().all())]
     if bad and not finite:
