@@ -84,7 +84,8 @@ class Findings:
 
     def leave_out(self, check: str, reason: str, count: int = 1) -> None:
         """Count facts that cannot be compared."""
-        self._unchecked[check][reason] += count
+        if count:
+            self._unchecked[check][reason] += count
 
     def verdicts(self, checks: Iterable[str] | None = None) -> list[CheckVerdict]:
         """The verdict on each check, or on some of them."""

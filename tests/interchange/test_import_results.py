@@ -231,3 +231,15 @@ def test_a_mistake_is_one_line(
     assert main(["import", *words]) == status
     assert capsys.readouterr().err.startswith(f"error: {line}")
     assert not Path("results").exists()
+
+
+def test_an_imported_sweep_is_audited(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = import_("open_lth", data, root=tmp_path / "r")
+    assert main(["audit", str(sweep)]) == 1
+    assert "2.safetensors: it has the tensors of 1.safetensors" in capsys.readouterr().out
+    for model in data.glob("lottery_0123/replicate_2/*/*/model_ep0_it60.pth"):
+        torch.save({n: t + 1 for n, t in torch.load(model, weights_only=True).items()}, model)
+    sweep = import_("open_lth", data, root=tmp_path / "other")
+    assert main(["audit", str(sweep)]) == 0
