@@ -88,7 +88,7 @@ def _audit_weights(network: OtherNetwork, findings: Findings) -> None:
 def _audit_numbers(network: OtherNetwork, findings: Findings) -> None:
     for name, value in network.metrics.items():
         if "acc" in name.lower():
-            most = 1 if network.start or network.target_sparsity is not None else 100
+            most = 1 if network.lottery else 100
             fault = "" if 0 <= value <= most else f"{name} is {value}; it lies in [0, {most}]"
             findings.compare("metrics", network.path, fault)
         elif "loss" in name.lower():
@@ -109,10 +109,9 @@ def _audit_nesting(
     network: OtherNetwork, before: dict[str, OtherNetwork], findings: Findings
 ) -> None:
     """A branch of open_lth prunes in its own way, so only `main` must be nested."""
-    branch = is_branch(network)
     denser = before.get(network.series)
-    if network.level is None or branch:
-        findings.leave_out("nesting", "a branch" if branch else "its name tells no level")
+    if network.level is None or network.branch:
+        findings.leave_out("nesting", "a branch" if network.branch else "its name tells no level")
         return
     before[network.series] = network
     if denser is None:
@@ -127,14 +126,10 @@ def _audit_nesting(
     findings.compare("nesting", network.path, fault)
 
 
-def is_branch(network: OtherNetwork) -> bool:
-    return network.target_sparsity is not None and network.path.name != "main"
-
-
 def _audit_start(network: OtherNetwork, first: dict[str, OtherNetwork], findings: Findings) -> None:
     """Each level of open_lth restarts from a model of level 0, pruned."""
     dense = first.setdefault(network.series, network)
-    if dense is network or is_branch(network):
+    if dense is network or network.branch:
         return
     shared = network.start.keys() & dense.start.keys()
     if dense.level != 0 or not shared:

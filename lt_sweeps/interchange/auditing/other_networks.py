@@ -34,7 +34,8 @@ class OtherNetwork:
 
     `series` is what its levels have in common, and `settings` what those of all its seeds have.
     `original` are weights that are stored without their mask, as torch's pruning stores them.
-    `start` are the weights that its training began with, by the name of the file.
+    `start` are the weights that its training began with, by the name of the file. `lottery` says
+    whether open_lth stored it, `branch` whether it is an experiment beside the levels of `main`.
     """
 
     path: Path
@@ -47,6 +48,8 @@ class OtherNetwork:
     start: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     target_sparsity: float | None = None
+    lottery: bool = False
+    branch: bool = False
 
     @property
     def kept(self) -> Mapping[str, Tensor]:
@@ -138,7 +141,7 @@ def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
         fraction = float(match[1]) if match else 0.2  # its default, which it does not print
     folders = [f for f in replicate.glob("level_*/*") if f.is_dir() and f.parent.name[6:].isdigit()]
     for folder in sorted(folders, key=lambda path: (path.name, int(path.parent.name[6:]))):
-        level = int(folder.parent.name[6:])
+        level, branch = int(folder.parent.name[6:]), folder.name != "main"
         if not (folder / "mask.pth").exists():
             findings.leave_out("files", "levels that are not trained, without mask.pth")
             continue
@@ -159,7 +162,9 @@ def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
             next((_tensors(state) for state in ends.values() if state is not None), {}),
             start={n: _tensors(s) for n, s in starts.items() if s is not None and len(ordered) > 1},
             metrics=metrics,
-            target_sparsity=None if fraction is None else 1 - (1 - fraction) ** level,
+            target_sparsity=None if fraction is None or branch else 1 - (1 - fraction) ** level,
+            lottery=True,
+            branch=branch,
         )
 
 
