@@ -16,11 +16,13 @@ from filelock import FileLock
 
 from lt_sweeps.config.call import digest
 from lt_sweeps.execution import records
+from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.cost import kind
 from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
-from lt_sweeps.plan.stages import Work
+from lt_sweeps.plan.stages import Init, Work
+from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.manifest import (
@@ -135,7 +137,18 @@ class Submission:
 
     def write_records(self) -> int:
         """Write the records of all cells; returns how many cells are complete."""
+        self._redraw()
         return sum(write_records(cell, self.store) for cell in self.plan.cells)
+
+    def _redraw(self) -> None:
+        """Draw initial weights anew whose file is damaged: they are of no unit that is computed."""
+        pairs = {(unit.stage, unit.seed) for unit in self.plan.units if not unit.stage.start.inputs}
+        inits = {(stage.start, seed) for stage, seed in pairs if isinstance(stage.start, Init)}
+        for init, seed in inits:
+            path = self.store.path(init.key, seed)
+            if os.path.lexists(path) and (fault := ticket_fault(init, seed, "end", self.store)):
+                set_aside(path, fault)
+                ticket(init, seed, self.store)
 
     def _cells_by_unit(self) -> dict[UnitName, list[int]]:
         """The numbers of the cells that each unit advances."""
