@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -458,6 +459,24 @@ def test_no_damaged_file_is_a_traceback(sweep: Path) -> None:
     (sweep / "manifest.json").write_text("[]")
     assert "manifest" in failing(sweep)
     assert {"headers", "configs"} <= {*failing(root)}
+
+
+@pytest.mark.parametrize("kind", ["ticket", "snapshot", "records", "DONE", "manifest"])
+def test_no_flipped_bit_passes(sweep: Path, kind: str) -> None:
+    folder, _, ticket = last(sweep)
+    files = {
+        "ticket": ticket,
+        "snapshot": next(sweep.parent.parent.glob("tickets/*/0@4.safetensors")),
+        "records": folder.records,
+        "DONE": folder.done,
+        "manifest": sweep / "manifest.json",
+    }
+    content, draws = files[kind].read_bytes(), random.Random(kind)
+    for _ in range(5):
+        flipped = bytearray(content)
+        flipped[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
+        files[kind].write_bytes(flipped)
+        assert failing(sweep, sample="0")
 
 
 @pytest.mark.parametrize(
