@@ -387,6 +387,13 @@ def test_arms_with_equal_masks_are_named_where_their_results_differ(
     assert failing(swept(*arms), trust="audit_twin") == ["arms"]
 
 
+def test_arms_that_are_only_scored_differ_by_their_results(cell: Make, swept: Swept) -> None:
+    method = {"_target_": "lt_sweeps.plan.methods.supermask"}
+    random_mask = {"_target_": "lt_sweeps.sparsity.criteria.random"}
+    folder = swept(cell(method=method), cell(method=method, mask_criterion=random_mask))
+    assert failing(folder, sample="all") == []
+
+
 SHARED = """
 from dataclasses import replace
 from lt_sweeps.data import synthetic

@@ -184,7 +184,8 @@ def _audit_masks_of_arms(
         stages = {} if planned is None else {stage.key: stage for stage in planned.trainings}
         for record in cell.records:
             stage = stages.get(record.stage)
-            pruned = None if stage is None else pruning_of(stage)
+            # A score stores no ticket; its arms are compared by their results alone.
+            pruned = pruning_of(stage) if stage is not None and stage.stores_ticket else None
             if pruned is None or not store.has(record.stage, record.seed) or not record.is_result:
                 continue
             mask = _digest(store.read(record.stage, record.seed).mask)
