@@ -9,7 +9,7 @@ from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.config.call import public_name
 from lt_sweeps.execution.materialize import Missing, snapshot, ticket
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore
-from lt_sweeps.plan.stages import Init, Prune, Reset, Transfer, Work
+from lt_sweeps.plan.stages import Prune, Reset, Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import ON_DATA
 from lt_sweeps.sparsity.sparsifiers import Sparsifier, overrides
@@ -131,7 +131,7 @@ def _audit_start(
 ) -> None:
     """The weights that a training began with, where they are stored or go back to a snapshot."""
     reset, seed = stage.start, unit.seed
-    if isinstance(reset, (Init, Transfer)):
+    if not isinstance(reset, Reset) and not store.has(stage.key, seed, "start"):
         return
     expected = _snapshot_behind(reset, unit, store) if isinstance(reset, Reset) else None
     path = store.path(stage.key, seed, "start")
