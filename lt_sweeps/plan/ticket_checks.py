@@ -59,6 +59,11 @@ def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
     for name, value in expected.items():
         if getattr(facts, name) != value:
             return f"{name} {getattr(facts, name)} where its stage has {value}"
+    left = sum(facts.layers_remaining.values())
+    kept = stage.sparsifier.kept_at_end
+    # A search keeps about as many as it was asked for; a training that prunes keeps exactly them.
+    if kept not in (None, left) and moment == "end" and stage.step > _first_step(stage):
+        return f"{left} weights where its training keeps {kept}"
     pruning, _ = _origin(stage)
     if pruning is not None and _counts(pruning):
         for names, count in _groups(pruning):
