@@ -59,6 +59,11 @@ def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
     for name, value in expected.items():
         if getattr(facts, name) != value:
             return f"{name} {getattr(facts, name)} where its stage has {value}"
+    left = sum(facts.layers_remaining.values())
+    kept = stage.sparsifier.kept_at_end
+    # A search keeps about as many as it was asked for; a training that prunes keeps exactly them.
+    if kept not in (None, left) and moment == "end" and stage.step > _first_step(stage):
+        return f"{left} weights where its training keeps {kept}"
     pruning, _ = _origin(stage)
     if pruning is not None and _counts(pruning):
         for names, count in _groups(pruning):
@@ -106,7 +111,7 @@ def _faults(
     """What of a ticket cannot be so; only the first is asked for."""
     if isinstance(stage, Work) and not stage.stores_ticket:
         return
-    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in ticket.state.items()}
+    shapes = {n: (t.is_floating_point(), tuple(t.shape[1:])) for n, t in ticket.state.items()}
     if shapes != _shapes(stage.network):
         yield "its tensors are not those of its network"
     if {n: t.shape[1:] for n, t in ticket.mask.items()} != _prunable(stage.network):
@@ -203,8 +208,9 @@ def _pins_to_zero(stage: Work | Init) -> bool:
 
 
 @functools.cache
-def _shapes(network: Network) -> Mapping[str, tuple[int, ...]]:
-    return {name: tuple(t.shape) for name, t in network.module().state_dict().items()}
+def _shapes(network: Network) -> Mapping[str, tuple[bool, tuple[int, ...]]]:
+    state = network.module().state_dict()
+    return {name: (t.is_floating_point(), tuple(t.shape)) for name, t in state.items()}
 
 
 @functools.cache

@@ -74,7 +74,8 @@ def read_report_json(folder: Path) -> dict[str, Any]:
         content = read_json(path, dict[str, Any])
         check_format(path, content.get("format"), FORMAT)
         figures = typed(dict[str, dict[str, Any]], content.get("figures"))
-        typed(dict[str, str], content.get("files")), typed(dict[str, Any], content.get("layout"))
+        typed(dict[str, str], content.get("files"))
+        typed(dict[str, Any], content.get("layout"))
         if not all({"stages", "numbers"} <= figure.keys() for figure in figures.values()):
             raise ValueError("its figures are not what was written")
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -18,7 +19,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lt_sweeps.storage.checked_read import DamagedFile, check_format, parse_json, read_file, typed
+from lt_sweeps.config.call import fits
+from lt_sweeps.storage.checked_read import (
+    DamagedFile,
+    check_format,
+    parse_json,
+    read_file,
+    shortened,
+    typed,
+)
 from lt_sweeps.storage.ticket_facts import TicketFacts
 
 FORMAT = "lt_sweeps.ticket/1"
@@ -155,16 +164,24 @@ def _written_by(path: Path) -> str:
         return ""
 
 
+# Bytes of a number of each type that a safetensors file may hold.
+_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
+_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
+
+
 def _disordered(tensors: Mapping[str, Mapping[str, Any]]) -> str:
     """Whether tensors do not lie as they were written: by name within a type, without a gap.
 
-    No checksum covers their entries in the header, and two layers of one shape can change places.
+    No checksum covers their entries in a ticket's header, and two layers of one shape can change
+    places.
     """
-    by_place = sorted(tensors, key=lambda name: tensors[name]["data_offsets"])
     end, before = 0, {}
-    for name in by_place:
-        first, last = tensors[name]["data_offsets"]
-        kind = tensors[name].get("dtype")
+    for name, entry in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
+        (first, last), kind, shape = entry["data_offsets"], entry.get("dtype"), entry.get("shape")
+        size = _BYTES.get(kind, 0) if isinstance(kind, str) else 0
+        counts = fits(shape, list[int]) and all(count >= 0 for count in shape or ())
+        if not size or not counts or last - first != size * math.prod(shape or ()):
+            return f"its header says of {shortened(name)} what cannot be"
         if first != end or name < before.get(kind, ""):
             return "its tensors do not lie as they were written"
         end, before[kind] = last, name

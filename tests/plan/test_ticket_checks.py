@@ -208,6 +208,17 @@ def test_a_right_ticket_of_any_method_is_right(cell: Make, run: Run, method: str
     assert plan([made.cells[0].cell]).missing(store, thorough=True) == ()
 
 
+def test_a_ticket_that_its_own_training_pruned_keeps_as_many_as_it_was_to_keep(
+    cell: Make, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5}
+    made, store = run(cell(method={"_target_": "lt_sweeps.plan.methods.gmp"}, schedule=half))
+    last = made.units[-1]
+    forged(store.path(last.stage.key, 0), _revived)
+    assert made.missing(store) == (last,)
+    assert "320 weights where its training keeps 160" in caplog.text
+
+
 def test_a_ticket_of_a_newer_format_is_refused_and_stays(computed: Swept) -> None:
     made, store, _ = computed
     path = _ticket(computed, 1, 0)
