@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from fixtures.hostile_files import not_a_file
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -107,7 +108,7 @@ def prune_less(folder: Path) -> None:
     torch.save(start, main / "model_ep0_it0.pth")
 
 
-MAIN = Path("replicate_2", "level_2", "main")
+MAIN, LAST = Path("replicate_2", "level_2", "main"), "model_ep2_it0.pth"
 PLANTS: dict[str, Callable[[Path], object]] = {
     "files": lambda folder: (folder / MAIN / "mask.pth").write_bytes(b"PK"),
     "masks": lambda folder: edit(folder / MAIN / "mask.pth", put((0, 0), 2)),
@@ -193,3 +194,35 @@ def test_a_pickle_that_would_run_code_is_named_and_does_not_run(
     assert not (tmp_path / "evil").exists()
     with pytest.raises(ValueError, match="holds no weights"):
         audit(tmp_path / "d.pt", console=Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("harm", "check"),
+    [
+        (lambda main: torch.save({"a": "b"}, main / "mask.pth"), "masks"),
+        (lambda main: torch.save({3: torch.ones(2)}, main / "mask.pth"), "masks"),
+        (lambda main: torch.save({"fc.weight": torch.ones(0)}, main / "mask.pth"), "masks"),
+        (lambda main: torch.save([1], main / LAST), "files"),
+        (
+            lambda main: torch.save({"fc.weight": torch.ones(2)}, main / "model_ep2_it0.pth"),
+            "masks",
+        ),
+        (lambda main: not_a_file(main / "mask.pth", "pipe"), "files"),
+        (lambda main: not_a_file(main / "logger", "pipe"), "files"),
+        (lambda main: not_a_file(main / "logger", "folder"), "files"),
+        (lambda main: (main / "logger").write_text("a,b"), "files"),
+        (lambda main: (main / "logger").write_text("test_accuracy,1,nan"), "metrics"),
+        (lambda main: (main / "logger").write_bytes(b"\xff"), "files"),
+    ],
+)
+def test_a_damaged_open_lth_folder_is_no_traceback(
+    lottery: Path, harm: Callable[[Path], object], check: str
+) -> None:
+    harm(lottery / MAIN)
+    assert failing(lottery) == [check]
+
+
+def test_hparams_that_cannot_be_read_leave_the_sparsities_unchecked(lottery: Path) -> None:
+    for path in lottery.glob("*/level_0/main/hparams.log"):
+        path.write_text("    * pruning_fraction => 20%")
+    assert failing(lottery) == [] and "counts" in failing(lottery, states=("not checked",))

@@ -54,6 +54,8 @@ def audit_networks(where: Path) -> tuple[list[CheckVerdict], list[str]]:
 
 
 def _audit_mask(network: OtherNetwork, findings: Findings) -> bool:
+    if network.lottery and not network.mask:
+        return findings.compare("masks", network.path, "mask.pth holds no tensors by name")
     if not network.mask:
         findings.leave_out("masks", "no mask is stored; weights that are 0 count as pruned")
         return bool(network.state)
@@ -99,7 +101,7 @@ def _audit_numbers(network: OtherNetwork, findings: Findings) -> None:
         return
     total = sum(mask.numel() for mask in network.mask.values())
     # open_lth rounds up, and its threshold prunes one weight more than it says.
-    allowed = 2 * max(1, network.level) / total
+    allowed = 2 * max(1, network.level) / max(1, total)
     asked, has = network.target_sparsity, _sparsity(network.kept)
     fault = f"sparsity {has:.4f} where {asked:.4f} was asked for"
     findings.compare("counts", network.path, "" if abs(has - asked) <= allowed else fault)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lt_sweeps.analysis.audit_findings import Findings
+from lt_sweeps.analysis.audited_files import without_path
+from lt_sweeps.storage.checked_read import DamagedFile, read_file
 from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -88,12 +89,13 @@ def _loaded(path: Path, findings: Findings) -> Mapping[str, Any] | None:
     """The content of a file, by name; None if it cannot be read."""
     content, fault = None, ""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            fault = "not a file"
-        elif path.suffix == ".safetensors":
+        read_file(path, 1)  # not a pipe, which would keep torch waiting for ever
+        if path.suffix == ".safetensors":
             content = safetensors.torch.load(path.read_bytes())
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except DamagedFile as error:
+        fault = error.reason
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as error:
         fault = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error)}"
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
@@ -134,11 +136,7 @@ def _checkpoint(path: Path, where: Path, content: Mapping[str, Any]) -> OtherNet
 
 def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
     """The levels of a replicate, from the densest on, and their branches."""
-    fraction = None
-    for hparams in replicate.glob("level_0/main/hparams.log"):
-        text = hparams.read_text(errors="replace")
-        match = re.search(r"^\s+\* pruning_fraction => ([\d.]+)$", text, re.MULTILINE)
-        fraction = float(match[1]) if match else 0.2  # its default, which it does not print
+    fraction = _fraction(replicate / "level_0" / "main" / "hparams.log")
     folders = [f for f in replicate.glob("level_*/*") if f.is_dir() and f.parent.name[6:].isdigit()]
     for folder in sorted(folders, key=lambda path: (path.name, int(path.parent.name[6:]))):
         level, branch = int(folder.parent.name[6:]), folder.name != "main"
@@ -168,6 +166,16 @@ def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
         )
 
 
+def _fraction(path: Path) -> float | None:
+    """The part of the weights that each level prunes; a default of 0.2 is not printed."""
+    try:
+        text = read_file(path).decode(errors="replace")
+        match = re.search(r"^\s+\* pruning_fraction => (\S+)$", text, re.MULTILINE)
+        return float(match[1]) if match else 0.2
+    except (OSError, ValueError):
+        return None
+
+
 def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
     named = {str(n).removeprefix("module."): t for n, t in content.items()}
     return {name: tensor for name, tensor in named.items() if isinstance(tensor, Tensor)}
@@ -176,11 +184,14 @@ def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
 def _logged(path: Path, findings: Findings) -> dict[str, float]:
     """The last value of each quantity in a logger of lines `name,iteration,value`."""
     metrics: dict[str, float] = {}
-    if not path.exists():
+    try:
+        text, fault = read_file(path).decode(errors="replace"), ""
+    except FileNotFoundError:
         findings.leave_out("metrics", "levels without a logger")
         return metrics
-    fault = ""
-    for number, line in enumerate(path.read_text(errors="replace").split(), start=1):
+    except (OSError, ValueError) as error:
+        text, fault = "", without_path(path, error)
+    for number, line in enumerate(text.split(), start=1):
         try:
             name, _, value = line.split(",")
             metrics[name] = float(value)
