@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lt_sweeps.config import errors
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
+from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Evaluate
 from lt_sweeps.storage.store import Store
@@ -77,6 +79,8 @@ def test_an_option_trains_two_steps(
     assert [row["level"] for row in results] == list(range(first, first + len(results)))
     scored = {unit.stage.key for unit in made.units if isinstance(unit.stage, Evaluate)}
     assert all(row["train_steps"] == (0 if row["stage"] in scored else 2) for row in rows)
+    if not option.endswith("_single"):  # its mask has any size, whatever the schedule asks for
+        assert audit(store.root, sample="all", console=Console(quiet=True))
 
 
 @pytest.mark.parametrize("option", options("recipe"))

@@ -26,7 +26,7 @@ DOCUMENTS = {
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 OURS = "python -m lt_sweeps"
 SHELL = {"python", ".", "cd", "pip", "git", "ruff", "pyright", "lint-imports", "pre-commit"}
-READS_RESULTS = ("report", "compare", "status", "logs", "export", "dashboard")
+READS_RESULTS = ("report", "compare", "status", "logs", "export", "audit", "dashboard")
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 
 

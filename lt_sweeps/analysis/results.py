@@ -6,16 +6,15 @@ done is left out, with a note: its writer is still at work, or will write it aga
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lt_sweeps.config.keys import MACHINE_KEYS
+from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.manifest import FrozenCell
 from lt_sweeps.storage.record import CellRecords, Record, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -81,7 +80,7 @@ def read_results(where: Path, *, metrics: Collection[str]) -> Results:
     cells: list[CellResults] = []
     said: Counter[str] = Counter()  # what the records say of tickets, and of how many
     for folder, frozen in _folders(where):
-        stored = RunFolder(folder).read(needed=metrics)
+        stored = RunFolder(folder).read(needed=metrics, stages=frozen and frozen.stages)
         faults += stored.faults
         cells.append(_cell(folder, frozen, stored, faults))
         notes += filter(None, [stored.half_written])
@@ -114,7 +113,7 @@ def _folders(where: Path) -> Iterator[tuple[Path, FrozenCell | None]]:
             yield RunFolder.of(root, cell.signature, cell.seed).path, cell
     elif where.is_dir() and (not any(where.iterdir()) or _is_root(where) or _is_cell(where)):
         for folder in sorted(where.glob("*" if _is_cell(where) else "runs/*/*")):
-            if any((folder / name).is_file() for name in _OF_A_RUN):  # and not a cell's report
+            if any(os.path.lexists(folder / name) for name in _OF_A_RUN):  # and not a cell's report
                 yield folder, None
     else:
         raise ValueError(
@@ -137,15 +136,16 @@ def _cell(
     """The results in a cell's folder; what is wrong with its config joins the `faults`."""
     path = folder / "config.yaml"
     # The manifest may hold a queued cell's choices before the cell has a folder.
-    content: Any = vars(frozen) if frozen else {}
-    if path.exists():
-        with suppress(yaml.YAMLError):
-            content = yaml.safe_load(path.read_text())
-        if not isinstance(content, dict) or not {"choices", "config"} <= set(content):
-            faults.append(f"{path}: not a cell's config; it holds `choices` and `config`")
-            content = {}
-    elif stored.records and not content.get("choices"):
-        faults.append(f"{path}: missing; records.jsonl beside it cannot be placed without it")
+    content: Mapping[str, Any] = vars(frozen) if frozen else {}
+    try:
+        written = RunFolder(folder).read_config()
+        # The manifest has a checksum, so it counts more than a file that anybody can edit.
+        content = content if content.get("choices") else written
+    except FileNotFoundError:
+        if stored.records and not content.get("choices"):
+            faults.append(f"{path}: missing; records.jsonl beside it cannot be placed without it")
+    except DamagedFile as error:
+        faults.append(str(error))
     chosen = content.get("choices") or {}
     choices = {
         group: option

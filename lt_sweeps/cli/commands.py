@@ -36,15 +36,24 @@ exit status: 0 complete, 1 something is missing""",
 usage: lt-sweeps status SWEEP [--watch] [root=results]
 exit status: 0 complete, 1 something is missing and nothing runs, 3 running""",
     "logs": "usage: lt-sweeps logs SWEEP CELL [root=results]; CELL as `status` numbers it",
-    "resume": "usage: lt-sweeps resume SWEEP [root=results] [KEY=VALUE of the launcher: time=480]",
+    "resume": """\
+usage: lt-sweeps resume SWEEP [root=results trust=MODULE,...] [KEY=VALUE of the launcher: time=480]
+functions of your own run only from the modules that trust names""",
     "cancel": "usage: lt-sweeps cancel SWEEP [root=results]",
-    "sync": "usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM]",
+    "sync": """\
+usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM]
+a tracker of your own runs only with trust=MODULE""",
     "dashboard": """\
 usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM save=true] [KEY=VALUE]
 a KEY of conf/report/_keys.yaml: band=ci baseline=random; save=false contacts no server""",
     "export": """\
-usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true]
+usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...]
        lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]""",
+    "audit": """\
+usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all repeat=0|all trust=MODULE,MODULE
+       out=FILE.json]; FILE: a ticket, a .pt, .pth or .safetensors, or a folder of open_lth
+evaluates `sample` trainings again and trains `repeat` again; changes no file
+exit status: 0 no check failed, 1 one did""",
     "import": """\
 usage: lt-sweeps import open_lth FOLDER [root=results name=NAME model=fc ...]
        lt-sweeps import mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 model=fc ...]
@@ -179,6 +188,17 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _audit(words: list[str]) -> int:
+    """Reads files only, and runs none of their code."""
+    _, (name,), keys = _arguments("audit", words)
+    root = keys.pop("root", None)
+    from lt_sweeps.interchange.audit_results import audit
+
+    _check_keys("audit", keys, {*signature(audit).parameters, "root"} - {"where", "console"})
+    path = Path(name) if Path(name).exists() else _folder("audit", name, root)
+    return 0 if audit(path, **keys) else 1  # pyright: ignore[reportArgumentType]
+
+
 def _import(words: list[str]) -> int:
     """Other people's results, as a sweep of ours."""
     _, (kind, path), keys = _arguments("import", words, count=2)
@@ -199,6 +219,7 @@ VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "sync": _sync,
     "dashboard": _dashboard,
     "export": _export,
+    "audit": _audit,
     "import": _import,
 }
 

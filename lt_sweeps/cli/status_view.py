@@ -93,7 +93,8 @@ def _shown(found: Status) -> Group:
             head.append(f", {counts[state]} units ", style="").append(state, _COLOURS[state])
     if (left := found.seconds_left()) is not None and counts["running"]:
         head.append(f", about {readable(left)} to go")
-    return Group(head, _table(found), *_at_work(found), *_failed(found), *_lost(found))
+    damaged = [Text(f"damaged: {fault}", "red") for fault in found.faults[:_NAMED]]
+    return Group(head, _table(found), *_at_work(found), *_failed(found), *_lost(found), *damaged)
 
 
 def _table(found: Status) -> Table:

@@ -38,6 +38,8 @@ def complaint(error: BaseException) -> str | None:
             return _config(error)
         case YAMLError() | FileNotFoundError():
             return _one_line(error)
+        case OSError() if error.filename is not None:  # the file system's own words, with the file
+            return f"{error.filename}: {error.strerror}"
         case UserWarning() if "is not available" in str(error):  # hydra.searchpath
             return f"{_one_line(error).split('path=')[-1]} hint: hydra.searchpath=[file://DIR]"
         case ValueError() if _of_ours_or_hydra(error):

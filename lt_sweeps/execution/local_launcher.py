@@ -76,7 +76,7 @@ def _todo(submission: Submission, devices: Sequence[str]) -> list[Pack]:
     """The packs that an interrupted sweep left, and new ones for whatever else is missing."""
     left = submission.unfinished()
     covered = {unit for pack in left for unit in pack.units}
-    missing = [u for u in submission.plan.missing(submission.store) if u not in covered]
+    missing = [u for u in submission.missing() if u not in covered]
     sizes = _sizes(missing, submission.settings, devices)
     return left + packs(missing, stack_size=sizes, workers=len(devices))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -36,6 +37,7 @@ from lt_sweeps.sparsity.channel_pruning import shares
 from lt_sweeps.sparsity.evidence import LEARNED
 from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier
 from lt_sweeps.sparsity.synflow import flow
+from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.storage.ticket import LOGITS, Mask, State, Ticket
 from lt_sweeps.training.gradients import gradient, hessian_gradient
@@ -59,12 +61,13 @@ def snapshot(stage: Work | Init, moment: Moment, seed: Seed, store: Store) -> Ti
     """The ticket at a moment of a training; that of the start can always be computed again."""
     if isinstance(stage, Init):
         return ticket(stage, seed, store)
-    if store.has(stage.key, seed, moment):
-        try:
-            return store.read(stage.key, seed, moment)
-        except CorruptTicket as error:
-            if moment != "start":
-                raise Missing(f"{stage.key}/{seed} at {moment}: {error}") from error
+    try:
+        return store.read(stage.key, seed, moment)
+    except FileNotFoundError:
+        pass
+    except CorruptTicket as error:
+        if moment != "start":
+            raise Missing(f"{stage.key}/{seed} at {moment}: {error.reason}") from error
     if moment == "start":
         return ticket(stage.start, seed, store)
     raise Missing(f"{stage.key}/{seed} at {moment}")
@@ -72,11 +75,11 @@ def snapshot(stage: Work | Init, moment: Moment, seed: Seed, store: Store) -> Ti
 
 @ticket.register
 def _(stage: Init, seed: Seed, store: Store) -> Ticket:
-    if store.has(stage.key, seed):
+    with suppress(FileNotFoundError):
         try:
             return store.read(stage.key, seed)
-        except CorruptTicket:
-            pass  # it has been set aside; draw it again
+        except CorruptTicket as error:
+            set_aside(error.path, error.reason)  # it is drawn again
     initial = Ticket(_drawn(stage, seed), _all_kept(stage.network.layers))
     store.write(stage.key, seed, initial, {"level": 0, "sparsity": 0.0})
     return initial

@@ -6,48 +6,74 @@ time, and are the same whoever makes them.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Literal
 
 from lt_sweeps.plan.planning import Planned, needs, trainings
 from lt_sweeps.plan.stages import Init, Work, ancestors
+from lt_sweeps.plan.ticket_checks import is_stored
+from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.record import MEASURED, Record, RunFolder
-from lt_sweeps.storage.store import Store, set_aside
+from lt_sweeps.storage.store import Store, UnitCost
 
 
 def record_cell(planned: Planned, store: Store) -> bool:
     """Write what is known of a cell; returns whether that is all of it.
 
-    Records that do not match the checksum in `DONE` are set aside and written again.
+    Records that do not match the checksum in `DONE`, or not the tickets that they tell of, are set
+    aside and written again. A cell is done only when every ticket has been read and is right.
     """
     folder = RunFolder.of(store.root, planned.signature, planned.seed)
     folder.write_config(planned.cell.choices, dict(planned.cell.config))
-    if folder.done.exists() and folder.records.exists():
-        if folder.is_intact:
-            return True
-        set_aside(folder.records, "records that do not match their checksum")
-        folder.done.unlink()
     rows: dict[str, Record] = {}
     for stage in planned.trainings:
         if row := _record(planned, stage, store, rows):
             rows[stage.key] = row
-    complete = len(rows) == len(planned.trainings)
-    folder.write(list(rows.values()), complete=complete)
+    known = list(rows.values())
+    stored, fault = folder.read(), ""
+    if stored.done:
+        fault = next(iter(stored.faults), "") or _differing(stored.records, known)
+        if not fault and len(stored.records) == len(planned.trainings):
+            return True
+        reason = fault.removeprefix(f"{folder.records}: ").partition("; ")[0]
+        set_aside(folder.records, reason or "not all records of its cell")
+        try:
+            folder.done.unlink()
+        except OSError:
+            set_aside(folder.done, "no file")
+    complete = len(known) == len(planned.trainings) and all(
+        is_stored(stage, planned.seed, "end", store, thorough=True) for stage in planned.trainings
+    )
+    folder.write(known, complete=complete)
     return complete
+
+
+# What a record tells of beside its ticket: how its sweep calls it, and what computing it took.
+_BESIDE = {"experiment", *Record.option_columns({}), *(field.name for field in fields(UnitCost))}
+
+
+def _differing(written: Sequence[Record], known: Sequence[Record]) -> str:
+    """The first fact in which records differ from those that their tickets give, if one does."""
+    by_stage = {row.stage: row.as_written for row in known}
+    for row in written:
+        facts = by_stage.get(row.stage, row.as_written)
+        for name, value in row.as_written.items():
+            if name not in _BESIDE and value != facts[name]:
+                return f"{name} {value} of level {row.level} where its ticket has {facts[name]}"
+    return ""
 
 
 def _record(
     planned: Planned, stage: Work, store: Store, rows: Mapping[str, Record]
 ) -> Record | None:
     """The record of a training's ticket, after the rows before it; None while it is not stored."""
-    about = store.metadata(stage.key, planned.seed)
-    if about is None:
+    if not is_stored(stage, planned.seed, "end", store):
         return None
-    metrics, cost = json.loads(about["metrics"]), store.cost(stage.key, planned.seed)
-    remaining = json.loads(about["layers_remaining"])
-    total = json.loads(about["layers_total"])
-    at = planned.report_at
+    about = store.facts(stage.key, planned.seed)
+    assert about is not None
+    metrics, cost = about.metrics, store.cost(stage.key, planned.seed)
+    remaining, total, at = about.layers_remaining, about.layers_total, planned.report_at
     pruned = sum(total.values()) - sum(remaining.values())
     return Record(
         experiment=planned.labels["experiment"],
@@ -60,7 +86,7 @@ def _record(
         kind=_kind(planned, stage),
         step=stage.step,
         target_sparsity=stage.target_sparsity,
-        sparsity=float(about["sparsity"]),
+        sparsity=about.sparsity,
         sparsity_total=pruned / stage.network.parameters,
         **Record.weight_columns(remaining, total),
         report_at=at,
@@ -79,10 +105,10 @@ def _record(
         dense_resources=dense_resources(stage),
         finite=metrics["finite"] and _is_sound(stage, rows),
         collapsed=metrics[f"{at}_one_class"] or 0 in remaining.values(),
-        seconds=cost.get("seconds"),
-        device=cost.get("device"),
-        stack_size=cost.get("stack_size"),
-        code_version=cost.get("code_version"),
+        seconds=cost.seconds,
+        device=cost.device,
+        stack_size=cost.stack_size,
+        code_version=cost.code_version,
         notes=store.notes(stage.key, planned.seed) or None,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import yaml
 
+from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.slurm import slurm_launcher
 from lt_sweeps.execution.slurm.resources import SlurmResources
@@ -17,9 +18,15 @@ def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
     """Do or submit exactly what is missing; returns the exit status.
 
     Args:
-        words: settings of the Slurm launcher that replace those the sweep was started with.
+        words: settings of the Slurm launcher that replace those the sweep was started with, and
+            `trust`, the modules that its configs may name.
+
+    Raises: ValueError: a config names a function that is neither ours nor trusted.
     """
-    given = {key: yaml.safe_load(value) for key, value in words.items()}
+    given = {key: yaml.safe_load(value) for key, value in words.items() if key != "trust"}
+    trust = trusted_modules(words.get("trust"))
+    for cell in sweep.manifest.cells:
+        check_trusted(cell.config, where=f"resume: {sweep.path}", trust=trust)
     submission, launcher = resumed(sweep), sweep.manifest.launcher
     if launcher.name == "slurm":
         profile = SlurmResources.of({**launcher.profile, **given})

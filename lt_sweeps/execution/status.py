@@ -5,7 +5,6 @@ If Slurm answers, it is asked too: it knows which jobs ended without writing so 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,8 +13,8 @@ from functools import cached_property
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, over, queued
 from lt_sweeps.storage.manifest import FrozenCell, UnitName
-from lt_sweeps.storage.record import RunFolder
-from lt_sweeps.storage.sweep_folder import Failure, Heartbeat, SweepFolder
+from lt_sweeps.storage.record import CellRecords, RunFolder
+from lt_sweeps.storage.sweep_folder import Failure, Heartbeat, SweepFolder, known_speeds
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
@@ -34,7 +33,7 @@ class Status:
     working: Mapping[str, Heartbeat]
     held: frozenset[tuple[int, int]]  # array and task of the jobs that may still come
     asked_slurm: bool
-    finished: frozenset[int]  # cells all of whose records are written
+    records: Sequence[CellRecords]  # by cell
 
     @classmethod
     def of(cls, sweep: SweepFolder) -> Status:
@@ -44,9 +43,22 @@ class Status:
         if submitted and has_slurm():
             with suppress(ValueError):  # Slurm does not answer: the files must do
                 held, asked = frozenset(queued(sweep, timeout=10)) & tasks, True
-        return cls(
-            sweep, _stored(sweep), sweep.failures(), sweep.running(), held, asked, _finished(sweep)
-        )
+        records = [
+            RunFolder.of(sweep.root, cell.signature, cell.seed).read(stages=cell.stages)
+            for cell in sweep.manifest.cells
+        ]
+        return cls(sweep, _stored(sweep), sweep.failures(), sweep.running(), held, asked, records)
+
+    @cached_property
+    def finished(self) -> frozenset[int]:
+        """The cells all of whose records are written, and are as they were written."""
+        cells = enumerate(self.records)
+        return frozenset(number for number, cell in cells if cell.done and not cell.faults)
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with the records of cells, a line for each."""
+        return [fault for cell in self.records for fault in cell.faults]
 
     @cached_property
     def states(self) -> dict[UnitName, str]:
@@ -87,9 +99,8 @@ class Status:
     def collapsed(self) -> dict[int, int]:
         """How many tickets of each level predict only one class or have lost a layer."""
         found: dict[int, int] = {}
-        for cell in self.cells:
-            folder = RunFolder.of(self.sweep.root, cell.signature, cell.seed)
-            for row in folder.read().records:
+        for cell in self.records:
+            for row in cell.records:
                 found[row.level] = found.get(row.level, 0) + row.collapsed
         return found
 
@@ -97,11 +108,7 @@ class Status:
         """An estimate by speeds measured under this root; None without any, or if nothing runs."""
         at_once = sum(len(heartbeat.packs) for heartbeat in self.working.values())
         stages = self.sweep.manifest.stages
-        try:
-            known = json.loads((self.sweep.root / "speeds.json").read_text())
-        except (OSError, ValueError):
-            return None
-        left = 0.0
+        known, left = known_speeds(self.sweep.root), 0.0
         for (key, _), state in self.states.items():
             if state in (RUNNING, QUEUED):
                 stage = stages[key]
@@ -132,7 +139,8 @@ class Status:
             for task, names in enumerate(batch.tasks):
                 at, new = (batch.number, task), [name for name in names if name not in seen]
                 seen.update(() if batch.canary else names)
-                left = [u for name in new for u in packs[name].units if u not in self.stored]
+                known = [packs[name] for name in new if name in packs]
+                left = [u for pack in known for u in pack.units if u not in self.stored]
                 failed = all(unit in self.failures for unit in left)
                 if at not in self.held and at not in ended and left and not failed:
                     yield batch, task
@@ -156,16 +164,8 @@ def _stored(sweep: SweepFolder) -> frozenset[UnitName]:
     for key, seeds in wanted.items():
         try:
             names = set(os.listdir(sweep.root / "tickets" / key))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         partial = {name.partition(".partial-")[0] for name in names if ".partial-" in name}
         found |= {(key, s) for s in seeds if f"{s}.safetensors" in names and s not in partial}
     return frozenset(found)
-
-
-def _finished(sweep: SweepFolder) -> frozenset[int]:
-    return frozenset(
-        number
-        for number, cell in enumerate(sweep.manifest.cells)
-        if RunFolder.of(sweep.root, cell.signature, cell.seed).done.exists()
-    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,12 +18,15 @@ from filelock import FileLock
 from lt_sweeps.config.call import digest
 from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution import records
+from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.cost import kind
 from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
-from lt_sweeps.plan.stages import Work
+from lt_sweeps.plan.stages import Init, Work
+from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.manifest import (
     FrozenCell,
     FrozenPack,
@@ -34,7 +36,7 @@ from lt_sweeps.storage.manifest import (
     UnitName,
 )
 from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.sweep_folder import SweepFolder, is_folder_name
 
 _log = logging.getLogger("lt_sweeps")
 
@@ -51,11 +53,12 @@ class Submission:
         self.content = digest([[cell.signature, str(cell.seed)] for cell in self.plan.cells])
         self.experiment = self.plan.cells[0].labels["experiment"] or ""
         name = settings.name
-        if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)):
+        if name is not None and not is_folder_name(name):
             raise ValueError(f"name: {name!r} cannot name a folder; use letters, digits, . - and _")
         folder = name or f"{self.experiment}-{self.content[:8]}".replace("/", "-")
         self.folder = settings.root / "sweeps" / folder
-        if self.sweep.exists and self.sweep.manifest.content != self.content:
+        before = self.sweep.usable_manifest
+        if before is not None and before.content != self.content:
             raise ValueError(
                 f"name: {name!r} is taken by another sweep in {settings.root}; choose another"
             )
@@ -69,14 +72,21 @@ class Submission:
     def units(self) -> dict[UnitName, Unit]:
         return {name_of(unit): unit for unit in self.plan.units}
 
+    def missing(self) -> tuple[Unit, ...]:
+        """The units to compute: those that are not stored, or whose ticket is not what it says.
+
+        A plan looks at the head of each ticket, and a command that computes at all of it.
+        """
+        return self.plan.missing(self.store, thorough=not self.settings.dry_run)
+
     def unfinished(self) -> list[Pack]:
         """The packs of an interrupted sweep as they were, so that resuming changes no byte."""
-        sweep = self.sweep
-        if not sweep.exists:
+        before = self.sweep.usable_manifest
+        if before is None:
             return []
-        missing = {name_of(unit) for unit in self.plan.missing(self.store)}
+        missing = {name_of(unit) for unit in self.missing()}
         packs = []
-        for frozen in reversed(sweep.manifest.packs):
+        for frozen in reversed(before.packs):
             if missing.intersection(frozen.units):
                 missing.difference_update(frozen.units)
                 packs.append(Pack(tuple(self.units[name] for name in frozen.units)))
@@ -119,7 +129,10 @@ class Submission:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
-            frozen = self.sweep.manifest.packs if self.sweep.exists else ()
+            before = self.sweep.usable_manifest
+            frozen = before.packs if before is not None else ()
+            if before is None and os.path.lexists(self.sweep.path):
+                set_aside(self.sweep.path, "damaged")
             known, cells = {pack.name for pack in frozen}, self._cells_by_unit()
             new = [
                 self._frozen_pack(pack, cells, (jobs or {}).get(pack.name))
@@ -143,7 +156,18 @@ class Submission:
 
     def write_records(self) -> int:
         """Write the records of all cells; returns how many cells are complete."""
+        self._redraw()
         return sum(write_records(cell, self.store) for cell in self.plan.cells)
+
+    def _redraw(self) -> None:
+        """Draw initial weights anew whose file is damaged: they are of no unit that is computed."""
+        pairs = {(unit.stage, unit.seed) for unit in self.plan.units if not unit.stage.start.inputs}
+        inits = {(stage.start, seed) for stage, seed in pairs if isinstance(stage.start, Init)}
+        for init, seed in inits:
+            path = self.store.path(init.key, seed)
+            if os.path.lexists(path) and (fault := ticket_fault(init, seed, "end", self.store)):
+                set_aside(path, fault)
+                ticket(init, seed, self.store)
 
     def _cells_by_unit(self) -> dict[UnitName, list[int]]:
         """The numbers of the cells that each unit advances."""

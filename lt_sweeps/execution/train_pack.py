@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,9 @@ from filelock import BaseFileLock
 
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.plan.planning import stored
+from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket, stack
@@ -33,7 +36,7 @@ def compute(
     """Train the units that are missing; wait for those that another process is computing."""
     waiting = list(units)
     while waiting:
-        claims = _claim(waiting, store)
+        claims = _claim(waiting, moments, store)
         try:
             mine = [unit for unit in claims if not stored(unit, moments, store)]
             if mine:
@@ -49,7 +52,9 @@ def compute(
             time.sleep(0.2)
 
 
-def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, BaseFileLock]:
+def _claim(
+    units: Sequence[Unit], moments: Mapping[str, frozenset[Any]], store: Store
+) -> dict[Unit, BaseFileLock]:
     """Claim the units that no other process computes; none if another has the first of them.
 
     So two processes with the same pack never divide it between them.
@@ -60,9 +65,21 @@ def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, BaseFileLock]:
         if claim is not None:
             claims[unit] = claim
             store.sweep_up(unit.stage.key, unit.seed)
+            _set_aside_what_is_wrong(unit, moments, store)
         elif not claims:
             break
     return claims
+
+
+def _set_aside_what_is_wrong(
+    unit: Unit, moments: Mapping[str, frozenset[Any]], store: Store
+) -> None:
+    """Set aside the tickets of a claimed unit that are not what they should be."""
+    stage, seed = unit.stage, unit.seed
+    for moment in ("end", *moments.get(stage.key, ())):
+        path = store.path(stage.key, seed, moment)
+        if os.path.lexists(path) and (fault := ticket_fault(stage, seed, moment, store)):
+            set_aside(path, fault)
 
 
 def _train(

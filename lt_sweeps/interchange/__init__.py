@@ -1,4 +1,4 @@
-"""Results for other code, and results of other code for us.
+"""Results for other code, results of other code for us, and audits of both.
 
-Door: `export_results.export` and `import_results.import_`.
+Door: `export_results.export`, `import_results.import_` and `audit_results.audit`.
 """

@@ -9,30 +9,39 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.interchange.effective_size import Size, network_size
 from lt_sweeps.interchange.ticket_formats import write_ticket
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import planned_cell
 from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.record import RunFolder
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.tracking.tracked_runs import history
 
+_CURE = "run the sweep again, which computes it anew"
+
 
 def export(
-    where: Path, *, out: Path | None = None, form: str = "", effective: str = "true"
+    where: Path,
+    *,
+    out: Path | None = None,
+    form: str = "",
+    effective: str = "true",
+    trust: str | None = None,
 ) -> Path:
     """Export a sweep's folder or a root as tables, or a ticket's file in a form.
 
     The tables are `records` (a row per cell, seed and level) and `curves` (a row per evaluation),
     each as CSV and as parquet, in the folder `out`. With `effective`, records also have the columns
-    of `Size`, for which every ticket is read. Returns the file or folder that was written.
+    of `Size`, for which every ticket is read and its network is built: by functions of ours, or of
+    the modules that `trust` names. Returns the file or folder that was written.
 
     Raises: ValueError: a wrong argument, nothing to export, or files that cannot be read.
     """
@@ -49,7 +58,8 @@ def export(
     if not len(rows):
         raise ValueError(f"export: {where} has no records yet")
     if effective == "true":
-        rows = rows.join(pd.DataFrame(_sizes(rows, results.root), index=rows.index))
+        modules = trusted_modules(trust)
+        rows = rows.join(pd.DataFrame(_sizes(rows, results.root, modules), index=rows.index))
     folder = where / "export" if out is None else Path(out)
     for name, frame in {"records": rows, "curves": _curves(rows, results.root)}.items():
         write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
@@ -62,8 +72,9 @@ def export(
 
 def _ticket(path: Path, form: str, out: Path | None) -> Path:
     seed, _, moment = path.stem.partition("@")
-    key, root = path.parent.name, path.resolve().parent.parent.parent
-    if path.suffix != ".safetensors" or path.parent.parent.name != "tickets":
+    key, root = path.absolute().parent.name, path.resolve().parent.parent.parent
+    is_ticket = path.suffix == ".safetensors" and ".partial-" not in path.name
+    if not is_ticket or path.absolute().parent.parent.name != "tickets":
         raise ValueError(
             f"export: {path} is not a ticket; a ticket is ROOT/tickets/STAGE/SEED.safetensors"
         )
@@ -71,7 +82,7 @@ def _ticket(path: Path, form: str, out: Path | None) -> Path:
     try:
         write_ticket(Store(root).read(key, seed, moment or "end"), form, place)
     except CorruptTicket as error:
-        raise ValueError(f"{path}: {error}; it has been set aside, run the sweep again") from None
+        raise ValueError(f"{error}; {_CURE}") from None
     print(f"{place}: {form}")
     return place
 
@@ -79,24 +90,32 @@ def _ticket(path: Path, form: str, out: Path | None) -> Path:
 def _curves(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
     """A row for every evaluation of every training, with the columns that name the training."""
     names = ["curve", "cell", "seed", "level", "stage"]
-    evaluations = [
-        {**training, **evaluation}
-        for training in rows.loc[:, names].to_dict(orient="records")
-        for evaluation in history(root / "tickets" / training["stage"], training["seed"])
-    ]
+    try:
+        evaluations = [
+            {**training, **evaluation}
+            for training in rows.loc[:, names].to_dict(orient="records")
+            for evaluation in history(root / "tickets" / training["stage"], training["seed"])
+        ]
+    except CorruptTicket as error:
+        raise ValueError(f"{error}; {_CURE}") from None
     return pd.DataFrame(evaluations, columns=None if evaluations else [*names, "step"])
 
 
-def _sizes(rows: pd.DataFrame, root: Path) -> Iterator[dict[str, Any]]:
+def _sizes(rows: pd.DataFrame, root: Path, trust: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The columns of `Size` for each row; empty where the network or the ticket is not there."""
     store, empty = Store(root), dict.fromkeys(Size.__dataclass_fields__)
 
     @functools.cache
     def size_of(cell: str, stage: str, seed: str) -> Mapping[str, Any]:
-        network = _networks(root, cell).get(stage)
-        if network is None or not store.has(stage, seed):
+        network = _networks(root, cell, trust).get(stage)
+        if network is None:
             return empty
-        ticket = store.read(stage, seed)
+        try:
+            ticket = store.read(stage, seed)
+        except FileNotFoundError:
+            return empty
+        except CorruptTicket as error:
+            raise ValueError(f"{error}; {_CURE}") from None
         # A pruned weight that is pinned to another value than 0 takes part in the network.
         present = {n: mask[0] | (ticket.state[n][0] != 0) for n, mask in ticket.mask.items()}
         return asdict(network_size(network, present))
@@ -106,11 +125,12 @@ def _sizes(rows: pd.DataFrame, root: Path) -> Iterator[dict[str, Any]]:
 
 
 @functools.cache
-def _networks(root: Path, cell: str) -> Mapping[str, Network]:
+def _networks(root: Path, cell: str, trust: tuple[str, ...]) -> Mapping[str, Network]:
     """The network of each training of a cell, by stage; an imported cell has none."""
     for path in sorted(root.glob(f"runs/{cell}/*/config.yaml")):
-        stored = yaml.safe_load(path.read_text())
+        stored = RunFolder(path.parent).read_config()
         if "method" in stored["config"]:
+            check_trusted(stored["config"], where=f"export: {path}", trust=trust)
             planned = planned_cell(Cell(Config(stored["config"]), stored["choices"], ()))
             return {stage.key: stage.network for stage in planned.trainings}
     return {}

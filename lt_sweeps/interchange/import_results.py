@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from lt_sweeps.interchange.importers.open_lth_folder import read_open_lth
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
 from lt_sweeps.storage.record import MEASURED, Record, RunFolder
 from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.sweep_folder import SweepFolder, is_folder_name
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_file import MASK
 
@@ -44,6 +45,8 @@ def import_(kind: str, path: Path, *, root: Path, name: str | None = None, **opt
     allowed = [*GROUPS, *numbers, "root", "name"]
     for key in options.keys() - {*GROUPS, *numbers}:
         raise ValueError(f"import: no key {key}; it has {allowed}{nearest(key, allowed)}")
+    if name is not None and not is_folder_name(name):
+        raise ValueError(f"name: {name!r} cannot name a folder; use letters, digits, . - and _")
     if not path.exists():
         raise ValueError(f"import: {path} is not there")
     named = {key: option for key, option in options.items() if key in GROUPS}
@@ -53,7 +56,8 @@ def import_(kind: str, path: Path, *, root: Path, name: str | None = None, **opt
     else:
         levels = read_mcgill(path, named) if kind == "mcgill" else [_mask(path, options)]
     levels = [replace(level, choices={**level.choices, **named}) for level in levels]
-    sweep = _write(levels, root, name or f"{kind}-{path.stem}")
+    named_after = re.sub(r"[^\w.-]", "_", path.absolute().stem) or "import"
+    sweep = _write(levels, root, name or f"{kind}-{named_after}")
     for note in notes:
         print(note)
     return sweep.folder
@@ -99,7 +103,8 @@ def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFol
         )
     sweep = SweepFolder(root / "sweeps" / name)
     content = digest([vars(cell) for cell in cells])
-    if sweep.exists and sweep.manifest.content != content:
+    before = sweep.usable_manifest
+    if before is not None and before.content != content:
         raise ValueError(f"name: {name!r} is taken by another sweep in {root}; choose another")
     Manifest(name, "imported", content, tuple(cells)).write(sweep.path)
     return sweep

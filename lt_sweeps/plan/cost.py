@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -18,6 +16,8 @@ from lt_sweeps.data.batches import EVALUATE_BATCH
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Work
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.store import UnitCost
+from lt_sweeps.storage.sweep_folder import known_speeds
 
 # First guesses, replaced by this root's own measurements: multiply-adds per second, seconds a step.
 _RATE = {"cpu": 1.5e10, "cuda": 2e13}
@@ -85,13 +85,7 @@ class Speeds:
     @classmethod
     def of(cls, root: Path) -> Speeds:
         """What has been measured; a file that cannot be read is ignored: it is only a guess."""
-        path = root / "speeds.json"
-        try:
-            known = json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
-            known = {}
-        valid = isinstance(known, dict) and all(isinstance(v, float) for v in known.values())
-        return cls(path, known if valid else {})
+        return cls(root / "speeds.json", known_speeds(root))
 
     def seconds(self, stage: Work, replicates: int, device: str) -> tuple[float, bool]:
         """Estimated seconds of a stacked training, and whether it rests on a measurement.
@@ -116,11 +110,11 @@ class Speeds:
         ]
         return min(on_gpus, default=None)
 
-    def learn(self, stage: Work, cost: Mapping[str, Any]) -> None:
+    def learn(self, stage: Work, cost: UnitCost) -> None:
         """Remember how long a whole training took, with the time of all its interrupted parts."""
-        if not cost.get("seconds") or not stage.length:
+        if not cost.seconds or not stage.length:
             return
-        rate, name = stage.length / cost["seconds"], f"{kind(stage)} {cost['device']}"
+        rate, name = stage.length / cost.seconds, f"{kind(stage)} {cost.device}"
         self.known[name] = (self.known[name] + rate) / 2 if name in self.known else rate
         write_whole(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
 

@@ -15,6 +15,7 @@ from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Init, Moment, Task, Training, Work, ancestors
+from lt_sweeps.plan.ticket_checks import is_stored
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import Criterion, reset
 from lt_sweeps.storage.manifest import pack_name
@@ -82,9 +83,13 @@ class Plan:
         }
         return tuple(sorted(units.values(), key=lambda unit: unit.stage.depth))
 
-    def missing(self, store: Store) -> tuple[Unit, ...]:
-        """The units that are not stored, or lack a snapshot that a later stage needs."""
-        return tuple(unit for unit in self.units if not stored(unit, self.moments, store))
+    def missing(self, store: Store, *, thorough: bool = False) -> tuple[Unit, ...]:
+        """The units that are not stored, or lack a snapshot that a later stage needs.
+
+        With `thorough` all that is stored is read and compared with its stage, not only its head.
+        """
+        check = functools.partial(stored, moments=self.moments, store=store, thorough=thorough)
+        return tuple(unit for unit in self.units if not check(unit))
 
 
 def plan(cells: Sequence[Cell]) -> Plan:
@@ -141,16 +146,22 @@ def planned_cell(cell: Cell) -> Planned:
     )
 
 
-def stored(unit: Unit, moments: Mapping[str, frozenset[Moment]], store: Store) -> bool:
+def stored(
+    unit: Unit,
+    moments: Mapping[str, frozenset[Moment]],
+    store: Store,
+    *,
+    thorough: bool = False,
+) -> bool:
     """Whether nothing of a unit has to be computed; its start can be made again without training.
 
     A ticket beside a checkpoint belongs to a pack that was killed while it wrote its tickets. The
     pack then goes on from the checkpoint and writes them again, with the same bytes.
     """
-    key, seed = unit.stage.key, unit.seed
-    wanted = moments.get(key, frozenset()) - {"start"}
-    whole = all(store.has(key, seed, moment) for moment in ("end", *wanted))
-    return whole and not store.checkpoints(key, seed)
+    stage, seed = unit.stage, unit.seed
+    wanted = ("end", *(moments.get(stage.key, frozenset()) - {"start"}))
+    whole = all(is_stored(stage, seed, at, store, thorough=thorough) for at in wanted)
+    return whole and not store.checkpoints(stage.key, seed)
 
 
 def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int) -> list[Pack]:

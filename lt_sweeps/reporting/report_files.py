@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import report_page
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.checked_read import (
+    DamagedFile,
+    NewerFormat,
+    check_format,
+    read_file,
+    read_json,
+    typed,
+)
 
 FILE = "report.json"
 FORMAT = "lt_sweeps.report/1"
@@ -63,17 +72,22 @@ def read_report_json(folder: Path) -> dict[str, Any]:
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path, dict[str, Any])
+        check_format(path, content.get("format"), FORMAT)
+        figures = typed(dict[str, dict[str, Any]], content.get("figures"))
+        typed(dict[str, str], content.get("files"))
+        typed(dict[str, Any], content.get("layout"))
+        if not all({"stages", "numbers"} <= figure.keys() for figure in figures.values()):
+            raise ValueError("its figures are not what was written")
     except FileNotFoundError:
         raise ValueError(
             f"check: {path} is missing; `report` without --check writes it with the figures"
         ) from None
+    except NewerFormat:
+        raise
     except ValueError as error:
-        raise ValueError(
-            f"check: {path} is not valid JSON ({error}); `report` rewrites it"
-        ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"check: {path} is not in the format {FORMAT}; `report` rewrites it")
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"check: {path}: {reason}; `report` rewrites it") from None
     return content
 
 
@@ -137,10 +151,14 @@ def _stages(before: Mapping[str, Any], now: Figure) -> str:
 
 def _fault(path: Path, checksum: str) -> str:
     """What is wrong with a written file; nothing if it is as it was written."""
-    if not path.exists():
-        return "the file is gone"
-    unchanged = _checksum(path.read_bytes()) == checksum
-    return "" if unchanged else "the file was changed after it was written"
+    with suppress(DamagedFile):
+        try:
+            unchanged = _checksum(read_file(path)) == checksum
+        except FileNotFoundError:
+            return "the file is gone"
+        if unchanged:
+            return ""
+    return "the file was changed after it was written"
 
 
 def _checksum(content: bytes) -> str:

@@ -7,6 +7,7 @@ tickets. So it runs without torch, while the sweep is still running, and on copi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from lt_sweeps.analysis.record_audit import audit_line
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.config.report_config import BANDS, layout
@@ -44,8 +46,10 @@ def report(
     """
     source, console = Path(source), console or Console()
     options = {**(_options_in(layout_file) if layout_file else {}), **options}
-    folder = _report_folder(source, out)
+    folder, audited = _report_folder(source, out), audit_line(source)
     for name, analysis in _analyses(source, options).items():
+        reading = replace(analysis.reading, notes=(*analysis.reading.notes, audited))
+        analysis = replace(analysis, reading=reading)
         missing, location = report_files.write_report(
             analysis, folder / _subfolder(name), _tables(analysis, PAGE_WIDTH)
         )

@@ -36,7 +36,7 @@ def uniform(
     """
     density = 1 - checked_sparsity(sparsity)
     shares = [1.0 if dense_first and not n else density for n in range(len(layers))]
-    return _one_level(layers, shares, _whole(layers, shares) if dense_first else sparsity)
+    return _one_level(layers, shares, _sparsity_of(layers, shares))
 
 
 def given(
@@ -68,11 +68,11 @@ def given(
     if missing := [name for name in names if name not in shares]:
         raise ValueError(f"{key}: nothing for {missing}; give a density for every layer")
     shares = [float(shares[name]) for name in names]
-    return _one_level(layers, shares, _whole(layers, shares))
+    return _one_level(layers, shares, _sparsity_of(layers, shares))
 
 
-def _whole(layers: Sequence[Layer], shares: Sequence[float]) -> float:
-    """The sparsity of the whole network."""
+def _sparsity_of(layers: Sequence[Layer], shares: Sequence[float]) -> float:
+    """The sparsity of the network where each layer keeps its share."""
     kept = sum(layer.size * share for layer, share in zip(layers, shares, strict=True))
     return 1 - kept / sum(layer.size for layer in layers)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 from pathlib import Path
+
+_log = logging.getLogger("lt_sweeps")
 
 
 def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool:
@@ -33,12 +36,23 @@ def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool
                     return False
                 os.replace(temporary, path)
         else:
+            if path.is_dir() and not path.is_symlink():
+                set_aside(path, "a folder where a file belongs")
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
     _sync_folder(path.parent)
     return True
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file, so that it is not used again, and log a warning."""
+    number = len(list(path.parent.glob(f"{path.name}.corrupt-*")))
+    aside = path.with_name(f"{path.name}.corrupt-{number}")
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        path.replace(aside)
+        _log.warning("%s: %s; set aside as %s and written again", path, reason, aside.name)
 
 
 def _umask() -> int:

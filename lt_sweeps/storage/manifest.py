@@ -6,7 +6,9 @@ yaml while packs wait changes nothing in them. It is written and read here alone
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +17,16 @@ from typing import Any
 from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.checked_read import (
+    DamagedFile,
+    NewerFormat,
+    check_format,
+    parse_json,
+    read_file,
+    typed,
+)
 
-FORMAT = "lt_sweeps.manifest/3"
+FORMAT = "lt_sweeps.manifest/4"
 
 UnitName = tuple[str, str]
 """A unit as a manifest names it: its stage's key and its seed."""
@@ -124,30 +134,72 @@ class Manifest:
         return Cell(frozen.config, dict(frozen.choices), (), report)
 
     def write(self, path: Path) -> None:
-        write_whole(path, json.dumps(self, default=vars).encode())
+        """Write it with a checksum, as the last of its keys."""
+        content = json.dumps(self, default=vars).encode()
+        checksum = hashlib.sha256(content).hexdigest()
+        write_whole(path, content[:-1] + f', "sha256": "{checksum}"}}'.encode())
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Raises: ValueError: there is none, it is damaged, or of another format."""
+        """Raises:
+        DamagedFile: there is none, it is damaged, or of an earlier format.
+        NewerFormat: a later version wrote it.
+        """
         try:
-            content: Any = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"sweep: {path} cannot be read: {error}") from None
-        stated = content.get("format") if isinstance(content, dict) else None
-        if stated != FORMAT:
-            raise ValueError(f"sweep: {path} has format {stated!r}; this version reads {FORMAT}")
+            content = read_file(path)
+        except FileNotFoundError:
+            raise DamagedFile(path, "missing; a sweep's folder holds it") from None
+        except DamagedFile as error:
+            raise DamagedFile(path, error.reason + _CURE) from None
+        content, checksum = _without_checksum(content)
         try:
-            cells = [FrozenCell(**c | {"config": Config(c["config"])}) for c in content["cells"]]
-            stages = {key: FrozenStage(**stage) for key, stage in content["stages"].items()}
-            packs = [
-                FrozenPack(**pack | {"units": [*map(tuple, pack["units"])], "machine": machine})
-                for pack in content["packs"]
-                for machine in [Machine(**pack["machine"])]
-            ]
-            content |= {"cells": cells, "stages": stages, "packs": packs}
-            return cls(**content | {"launcher": Launcher(**content["launcher"])})
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(f"sweep: {path} is damaged: {error!r}") from None
+            row = parse_json(content)
+            check_format(path, row["format"], "lt_sweeps.manifest/3", FORMAT, by=_written_by(row))
+            if checksum is None and row["format"] == FORMAT:
+                raise ValueError("it has no checksum")
+            if checksum not in (None, hashlib.sha256(content).hexdigest()):
+                raise ValueError("it does not match its checksum")
+            manifest = typed(cls, row)
+            manifest._check()
+        except NewerFormat:
+            raise
+        except DamagedFile as error:
+            raise DamagedFile(path, error.reason + _CURE) from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedFile(path, f"damaged: {error}{_CURE}") from None
+        return replace(manifest, format=FORMAT)
+
+    def _check(self) -> None:
+        """Raises: ValueError: a pack or a stage names what the manifest does not hold."""
+        keys = {key for pack in self.packs for key, _ in pack.units}
+        keys |= {need for stage in self.stages.values() for need in stage.needs}
+        if unknown := sorted(keys - self.stages.keys()):
+            raise ValueError(f"no stage {unknown[0]}")
+        numbers = {number for pack in self.packs for number in pack.cells}
+        if not self.cells or not numbers <= {*range(len(self.cells))}:
+            raise ValueError("cells are missing")
+        if not all(pack.units for pack in self.packs):
+            raise ValueError("a pack has no units")
+        if not all(cell.levels.keys() <= {*cell.stages} for cell in self.cells):
+            raise ValueError("a level is of no stage")
+
+
+_CURE = "; the command that started the sweep writes it again"
+
+
+def _without_checksum(content: bytes) -> tuple[bytes, str | None]:
+    """What `Manifest.write` computed a checksum of, and the checksum."""
+    if match := re.search(rb', "sha256": "([0-9a-f]{64})"\}\s*$', content):
+        return content[: match.start()] + b"}", match[1].decode()
+    return content, None
+
+
+def _written_by(row: Mapping[str, Any]) -> str:
+    """The version of the code that froze a manifest, as far as it can be read."""
+    try:
+        return str(row["packs"][0]["machine"]["code_version"])
+    except (LookupError, TypeError):
+        return ""
 
 
 def pack_name(level: int, units: Sequence[UnitName]) -> str:

@@ -15,8 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +29,17 @@ from lt_sweeps.config.call import fits
 from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.report_config import METRICS
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.checked_read import (
+    DamagedFile,
+    check_format,
+    parse_json,
+    read_file,
+    read_yaml,
+    shortened,
+)
 
 FORMAT = "lt_sweeps.record/1"
+_CURE = "the command that computed the cell writes it again"
 MEASURED = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
 """What one evaluation measures."""
 
@@ -131,6 +142,13 @@ class Record:
     notes: Sequence[str] | None = None
 
     @property
+    def as_written(self) -> dict[str, Any]:
+        """Its fields as JSON, which knows no NaN and no infinity: a diverged loss is null."""
+        row = vars(self).items()
+        finite = {k: v for k, v in row if not isinstance(v, float) or math.isfinite(v)}
+        return dict.fromkeys(COLUMNS) | finite
+
+    @property
     def is_result(self) -> bool:
         """Whether it is a result of its cell, and not a training that only led to one."""
         return self.kind != "search"
@@ -168,8 +186,9 @@ _ADDED = {"notes"}  # columns that rows of earlier versions do not have
 class CellRecords:
     """What the folder of a cell and seed holds: its records so far, and whether they are all.
 
-    `faults` are the lines that cannot be read, as *path:line: why*. `half_written` names a last
-    line that was cut short while the cell is not done: its writer will write it again.
+    `faults` are what is wrong with them, as *path:line: why*: a line that cannot be read, or
+    records that `DONE` was not written for. `half_written` names a last line that was cut short
+    while the cell is not done: its writer will write it again.
     """
 
     records: tuple[Record, ...]
@@ -196,19 +215,33 @@ class RunFolder:
     def done(self) -> Path:
         return self.path / "DONE"
 
-    @property
-    def is_intact(self) -> bool:
-        """Whether the records are those that `DONE` was written for."""
-        return self.done.read_bytes() == _checksum(self.records.read_bytes())
-
     def write_config(self, choices: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """Write what was chosen and the resolved config, unless they are there already."""
         about = {"signature": self.path.parent.name, "seed": self.path.name}
         content = {**about, "choices": dict(choices), "config": dict(config)}
         text = yaml.safe_dump(content, sort_keys=False).encode()
         file = self.path / "config.yaml"
-        if not file.exists() or file.read_bytes() != text:
-            write_whole(file, text)
+        with suppress(FileNotFoundError, DamagedFile):
+            if read_file(file) == text:
+                return
+        write_whole(file, text)
+
+    def read_config(self) -> dict[str, Any]:
+        """What was chosen (`choices`) and the resolved config (`config`), as `write_config` wrote.
+
+        Raises: FileNotFoundError, DamagedFile: there is none of this cell and seed.
+        """
+        file = self.path / "config.yaml"
+        content = read_yaml(file)
+        if not isinstance(content, dict) or not all(
+            isinstance(content.get(name), dict) for name in ("choices", "config")
+        ):
+            raise DamagedFile(file, "not a cell's config; it holds `choices` and `config`")
+        mine = (self.path.parent.name, self.path.name)
+        if (content.get("signature"), content.get("seed")) != mine:
+            about = f"cell {content.get('signature')} seed {content.get('seed')}"
+            raise DamagedFile(file, f"the config of {about}; its folder says otherwise")
+        return content
 
     def write(self, records: Sequence[Record], *, complete: bool) -> None:
         """Write the records, and then `DONE` if they are all that the cell will have."""
@@ -217,25 +250,54 @@ class RunFolder:
         if complete:
             write_whole(self.done, _checksum(content))
 
-    def read(self, *, needed: Collection[str] = ()) -> CellRecords:
-        """Read the records; `needed` are metrics that every finite replicate must have."""
-        done = self.done.exists()  # looked up first: the records that it stands for are there
-        if not self.records.exists():
+    def read(
+        self, *, needed: Collection[str] = (), stages: Sequence[str] | None = None
+    ) -> CellRecords:
+        """Read the records.
+
+        Args:
+            needed: metrics that every finite replicate must have.
+            stages: keys of the stages that the cell has a record of when it is done.
+
+        Raises: NewerFormat: a later version wrote them.
+        """
+        checksum, faults = self._checksum()  # read first: the records that it stands for are there
+        done = bool(checksum or faults)
+        try:
+            content = read_file(self.records)
+        except FileNotFoundError:
             missing = f"{self.records}: missing, though the cell is DONE"
-            return CellRecords((), done, (missing,) if done else ())
+            return CellRecords((), done, (*faults, *([missing] if done else [])))
+        except DamagedFile as error:
+            return CellRecords((), done, (*faults, str(error)))
         records: list[Record] = []
-        faults: list[str] = []
         half_written = ""
-        *lines, rest = self.records.read_bytes().decode(errors="replace").split("\n")
+        *lines, rest = content.split(b"\n")
         for number, line in enumerate([*lines, *filter(None, [rest])], start=1):
-            place, parsed = f"{self.records}:{number}", _parsed(line, self.path, needed)
+            place, parsed = f"{self.records}:{number}", _parsed(line, self, needed)
             if isinstance(parsed, Record):
                 records.append(parsed)
             elif number > len(lines) and not done and parsed.startswith("not valid JSON"):
                 half_written = f"{place}: half-written line of an unfinished cell, left out"
             else:
                 faults.append(f"{place}: {parsed}")
+        if not faults and checksum and checksum != _checksum(content):
+            fault = "not the records that DONE was written for"
+            faults.append(f"{self.records}: {fault}; {_CURE}")
+        if not faults and (fault := _miscounted(records, stages, done)):
+            faults.append(f"{self.records}: {fault}; {_CURE}")
         return CellRecords(tuple(records), done, tuple(faults), half_written)
+
+    def _checksum(self) -> tuple[bytes, list[str]]:
+        """The checksum that `DONE` holds, or what is wrong with it; neither where it is absent."""
+        try:
+            content = read_file(self.done)
+        except FileNotFoundError:
+            return b"", []
+        except DamagedFile as error:
+            return b"", [str(error)]
+        whole = re.fullmatch(rb"[0-9a-f]{64}\n", content)
+        return (content, []) if whole else (b"", [f"{self.done}: not a checksum; {_CURE}"])
 
 
 def all_diverged(folders: Iterable[RunFolder]) -> bool:
@@ -248,45 +310,83 @@ def all_diverged(folders: Iterable[RunFolder]) -> bool:
 
 
 def _line(record: Record) -> str:
-    """A record as JSON, which knows no NaN and no infinity: a diverged loss is null."""
-    row = vars(record).items()
-    finite = {k: v for k, v in row if not isinstance(v, float) or math.isfinite(v)}
-    return json.dumps(dict.fromkeys(COLUMNS) | finite) + "\n"
+    return json.dumps(record.as_written) + "\n"
 
 
 def _checksum(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode() + b"\n"
 
 
-def _parsed(line: str, folder: Path, needed: Collection[str]) -> Record | str:
+def _miscounted(records: Sequence[Record], stages: Sequence[str] | None, done: bool) -> str:
+    """Whether records are there twice, are missing, or are of another cell's stages."""
+    written = [record.stage for record in records]
+    if twice := sorted({stage for stage in written if written.count(stage) > 1}):
+        return f"stage {twice[0]} is there twice"
+    if stages is None:
+        return ""
+    if unknown := sorted(set(written) - set(stages)):
+        return f"stage {unknown[0]} is none of its cell's"
+    missing = len(set(stages) - set(written))
+    return f"DONE, and {missing} of {len(stages)} records are missing" if done and missing else ""
+
+
+def _parsed(line: bytes, folder: RunFolder, needed: Collection[str]) -> Record | str:
     """The record in a line of a cell's file, or the reason why it is not one."""
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
-        return f"not valid JSON ({error})"
+        return f"not valid JSON ({str(error).removeprefix('not valid JSON (').removesuffix(')')})"
     if not isinstance(row, dict):
         return f"a JSON {type(row).__name__}; a record is an object"
     return next(_faults(row, folder, needed), None) or Record(**row)
 
 
-def _faults(row: Mapping[str, Any], folder: Path, needed: Collection[str]) -> Iterator[str]:
+def _faults(row: Mapping[str, Any], folder: RunFolder, needed: Collection[str]) -> Iterator[str]:
     """What keeps a JSON object from being a record of this folder; only the first is asked for."""
-    if row.get("format") != FORMAT:
-        yield f"its format is {row.get('format')!r}; this version reads {FORMAT!r}"
+    try:
+        check_format(folder.records, row.get("format"), FORMAT, by=str(row.get("code_version")))
+    except DamagedFile as error:
+        yield error.reason
     if missing := [name for name in COLUMNS if name not in row and name not in _ADDED]:
         yield f"no {missing}; a record has them all"
     if unknown := sorted(row.keys() - set(COLUMNS)):
         yield f"unknown {unknown}; a record has only {[*COLUMNS]}"
     for name in COLUMNS:
-        if name in row and not fits(row[name], _TYPES[name]):
-            yield f"`{name}` is {row[name]!r}"
-    if not (0 <= row["weights_remaining"] <= row["weights_total"] and row["weights_total"]):
-        yield f"`weights_remaining` is {row['weights_remaining']} of {row['weights_total']}"
+        if name not in row:
+            continue
+        if not fits(row[name], _TYPES[name]):
+            yield f"`{name}` is {shortened(row[name])}"
+        if most := _out_of_range(name, row[name]):
+            yield f"`{name}` is {shortened(row[name])}; it lies in [0, {most}]"
+    yield from _miscounted_weights(row)
     for metric in METRICS if row["finite"] else ():
         value = row[metric]
         if value is None and metric in needed and row["kind"] != "mask":
             yield f"`{metric}` is null though `finite` is true"
-        if value is not None and metric.endswith("accuracy") and not 0 <= value <= 1:
-            yield f"`{metric}` is {value}; an accuracy lies in [0, 1]"
-    if (row["cell"], row["seed"]) != (folder.parent.name, folder.name):
+    if (row["cell"], row["seed"]) != (folder.path.parent.name, folder.path.name):
         yield f"a record of cell {row['cell']} seed {row['seed']}; its folder says otherwise"
+
+
+def _out_of_range(name: str, value: Any) -> int:
+    """The most that a field can be, if it is more or is negative; else 0."""
+    fraction = "accuracy" in name or "sparsity" in name
+    if isinstance(value, bool) or not isinstance(value, int | float if fraction else int):
+        return 0
+    most = 1 if fraction else 2**63 - 1
+    return 0 if 0 <= value <= most else most
+
+
+def _miscounted_weights(row: Mapping[str, Any]) -> Iterator[str]:
+    """How the counts of a record do not agree with each other."""
+    left, total = row["weights_remaining"], row["weights_total"]
+    if not (0 <= left <= total and total):
+        yield f"`weights_remaining` is {left} of {total}"
+    for name in ("remaining", "total"):
+        layers = row[f"layers_{name}"]
+        if not all(fits(count, int) and count >= 0 for count in layers.values()):
+            yield f"`layers_{name}` is {shortened(layers)}"
+        count, summed = row[f"weights_{name}"], sum(layers.values())
+        if summed != count:
+            yield f"`weights_{name}` is {count}, and its layers have {summed}"
+    if not math.isclose(row["sparsity"], 1 - left / total, abs_tol=1e-9):
+        yield f"`sparsity` is {row['sparsity']} where {left} of {total} weights remain"

@@ -1,18 +1,19 @@
 """The store of tickets, by stage key and seed.
 
 A ticket is one safetensors file; `ticket_file` describes its content. A file is whole or absent,
-carries checksums, and is never overwritten: the first writer wins. Beside it lie the snapshots of
-its training (`<seed>@<moment>`) and, while it trains, its checkpoints. No file is read with pickle,
-which could run code.
+carries checksums and its own path, and is never overwritten: the first writer wins. Beside it lie
+the snapshots of its training (`<seed>@<moment>`) and, while it trains, its checkpoints. No file is
+read with pickle, which could run code. Reading changes no file: who holds the claim of a unit sets
+its damaged files aside.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import logging
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,25 @@ import torch
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 from torch import Tensor
 
-from lt_sweeps.storage import ticket_file
-from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage import checked_read, ticket_file
+from lt_sweeps.storage.atomic_write import set_aside, write_whole
+from lt_sweeps.storage.checked_read import DamagedFile, say_unused
 from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.ticket_facts import TicketFacts
 from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER, CorruptTicket
 
 _LEASE = 60.0  # seconds after which the claim of a dead process expires, without file locks
-_log = logging.getLogger("lt_sweeps")
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """What computing a unit took: its share of a stack's seconds, and where it was computed."""
+
+    seconds: float | None = None
+    device: str | None = None
+    stack_size: int | None = None
+    backend: str | None = None
+    code_version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,29 +57,32 @@ class Store:
         return self.metadata(key, seed, moment) is not None
 
     def metadata(self, key: str, seed: object, moment: int | str = "end") -> dict[str, Any] | None:
-        """The metadata of a stored ticket; None if it is absent, or corrupt and now set aside."""
-        path = self.path(key, seed, moment)
+        """The metadata of a stored ticket; None if it is absent, or corrupt, which is said once.
+
+        Raises: NewerFormat: a later version wrote it.
+        """
         try:
-            return ticket_file.read_metadata(path)
+            return ticket_file.read_metadata(self.path(key, seed, moment))
         except FileNotFoundError:
             return None
         except CorruptTicket as error:
-            set_aside(path, str(error))
+            say_unused(str(error))
             return None
+
+    def facts(self, key: str, seed: object, moment: int | str = "end") -> TicketFacts | None:
+        """What the header of a stored ticket says of it, or None, as `metadata`."""
+        metadata = self.metadata(key, seed, moment)
+        return None if metadata is None else TicketFacts.of(metadata)
 
     def read(self, key: str, seed: object, moment: int | str = "end") -> Ticket:
         """The stored ticket, one replicate.
 
         Raises:
-            CorruptTicket: its checksum does not match. The file is set aside, so the ticket is
-                computed again.
+            FileNotFoundError: there is none.
+            CorruptTicket: it is not what was written there. The file stays where it is.
+            NewerFormat: a later version wrote it.
         """
-        path = self.path(key, seed, moment)
-        try:
-            metadata, tensors = _read(path)
-        except CorruptTicket as error:
-            set_aside(path, str(error))
-            raise
+        metadata, tensors = _read(self.path(key, seed, moment))
         return _ticket(tensors, step=int(metadata["step"]))
 
     def write(
@@ -86,43 +102,35 @@ class Store:
         """Store what a unit cost, beside the ticket, whose bytes must not depend on the cost."""
         write_whole(self._cost(key, seed), json.dumps(cost).encode(), first_wins=True)
 
-    def cost(self, key: str, seed: object) -> dict[str, Any]:
+    def cost(self, key: str, seed: object) -> UnitCost:
+        """What a unit cost; nothing is known where the file is absent or damaged."""
         try:
-            return json.loads(self._cost(key, seed).read_text())
-        except FileNotFoundError:
-            return {}
-        except ValueError:
-            set_aside(self._cost(key, seed), "unreadable")
-            return {}
+            return checked_read.read_json(self._cost(key, seed), UnitCost)
+        except (FileNotFoundError, DamagedFile):
+            return UnitCost()
 
     def write_notes(self, key: str, seed: object, notes: Sequence[str]) -> None:
         """Store what a reader of a unit's result must know, beside its ticket."""
         write_whole(self._notes(key, seed), json.dumps(notes).encode(), first_wins=True)
 
     def notes(self, key: str, seed: object) -> list[str]:
+        """What a reader of a result must know; where the file is damaged, that this is lost."""
         try:
-            return json.loads(self._notes(key, seed).read_text())
+            return checked_read.read_json(self._notes(key, seed), list[str])
         except FileNotFoundError:
             return []
-        except ValueError:
-            set_aside(self._notes(key, seed), "unreadable")
-            return []
+        except DamagedFile as error:
+            return [str(error)]
 
     def checkpoints(self, key: str, seed: object) -> list[int]:
         """The steps at which a checkpoint of an unfinished training was saved."""
-        folder = self.path(key, seed).parent
-        paths = folder.glob(f"{seed}.partial-*.safetensors")
-        return sorted(int(path.stem.rpartition("-")[2]) for path in paths)
+        return sorted(ticket_file.checkpoint_steps(self.path(key, seed).parent, seed))
 
     def read_checkpoint(
         self, key: str, seed: object, step: int
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        path = self._checkpoint(key, seed, step)
-        try:
-            return _read(path)
-        except CorruptTicket as error:
-            set_aside(path, str(error))
-            raise
+        """Raises: FileNotFoundError, CorruptTicket, NewerFormat: as `read`."""
+        return _read(self._checkpoint(key, seed, step))
 
     def write_checkpoint(
         self,
@@ -132,7 +140,8 @@ class Store:
         tensors: Mapping[str, Tensor],
         metadata: Mapping[str, Any],
     ) -> None:
-        blob = _pack(tensors, {**metadata, "step": step})
+        identity = {"stage": key, "seed": str(seed), "moment": f"partial-{step}", "step": step}
+        blob = _pack(tensors, {**metadata, **identity}, entries=True)
         write_whole(self._checkpoint(key, seed, step), blob)
 
     def drop_checkpoints(self, key: str, seed: object, *, before: int | None = None) -> None:
@@ -155,8 +164,16 @@ class Store:
             return _acquired(SoftFileLease(path.with_suffix(".lease"), lease_duration=_LEASE))
 
     def sweep_up(self, key: str, seed: object) -> None:
-        """Remove the temporary files of a killed process; the caller holds the claim."""
+        """Remove the temporary files of a killed process, and set aside what cannot be read.
+
+        The caller holds the claim.
+        """
         folder = self.path(key, seed).parent
+        cost = self._cost(key, seed)
+        _mend(cost, lambda: checked_read.read_json(cost, UnitCost))
+        for step in self.checkpoints(key, seed):
+            read = functools.partial(self.read_checkpoint, key, seed, step)
+            _mend(self._checkpoint(key, seed, step), read)
         for pattern in (f".{seed}.*", f".{seed}@*"):
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
@@ -171,20 +188,22 @@ class Store:
         return self.path(key, seed).parent / f"{seed}.partial-{step}.safetensors"
 
 
+def _mend(path: Path, read: Callable[[], object]) -> None:
+    """Set a file aside if it is damaged, so that it is written again."""
+    try:
+        read()
+    except FileNotFoundError:
+        pass
+    except DamagedFile as error:
+        set_aside(path, error.reason)
+
+
 def _acquired(lock: BaseFileLock) -> BaseFileLock | None:
     try:
         lock.acquire(blocking=False)
     except Timeout:
         return None
     return lock
-
-
-def set_aside(path: Path, reason: str) -> None:
-    """Rename a corrupt file, so that it is not used again, and log a warning."""
-    number = len(list(path.parent.glob(f"{path.name}.corrupt-*")))
-    aside = path.with_name(f"{path.name}.corrupt-{number}")
-    path.replace(aside)
-    _log.warning("%s: %s; set aside as %s and computed again", path, reason, aside.name)
 
 
 def _tensors(ticket: Ticket) -> dict[str, Tensor]:
@@ -201,17 +220,25 @@ def _ticket(tensors: Mapping[str, Tensor], *, step: int) -> Ticket:
     return Ticket(named[""], named[MASK], step, named[OPTIMIZER], named[LEARNED])
 
 
-def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
-    """The bytes of a safetensors file with two checksums; equal content gives equal bytes.
+def _pack(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, entries: bool = False
+) -> bytes:
+    """The bytes of a safetensors file with its checksums; equal content gives equal bytes.
 
     The library writes the metadata in random order, so the header is rewritten with sorted keys.
+
+    Args:
+        entries: add a checksum of the tensors' entries in the header. A ticket has none: its
+            tensors are compared with those of its network, and its bytes are not to change.
     """
     named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     blob = safetensors.torch.save(named)
     size = struct.unpack("<Q", blob[:8])[0]
     header, body = json.loads(blob[8 : 8 + size]), memoryview(blob)[8 + size :]
+    header.pop("__metadata__", None)
     texts |= {"format": ticket_file.FORMAT, "body_sha256": hashlib.sha256(body).hexdigest()}
+    texts |= {"entries_sha256": ticket_file.entries_checksum(header)} if entries else {}
     texts["metadata_sha256"] = ticket_file.metadata_checksum(texts)
     text = json.dumps({"__metadata__": texts, **header}, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)

@@ -11,6 +11,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.checked_read import DamagedFile, read_json, say_unused
 from lt_sweeps.storage.manifest import FrozenPack, Manifest, UnitName
 
 STALE = 120.0  # a process without a heartbeat for this many seconds counts as dead
@@ -74,8 +77,20 @@ class SweepFolder:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """Raises: ValueError: the folder holds no sweep, or one of another format."""
+        """Raises: DamagedFile, NewerFormat: as `Manifest.read`."""
         return Manifest.read(self.path)
+
+    @property
+    def usable_manifest(self) -> Manifest | None:
+        """The manifest; None if there is none, or it is damaged, which is said: write it again.
+
+        Raises: NewerFormat: a later version wrote it.
+        """
+        try:
+            return self.manifest if os.path.lexists(self.path) else None
+        except DamagedFile as error:
+            say_unused(str(error))
+            return None
 
     def cells(self, numbers: Sequence[int] | None = None) -> list[Cell]:
         """The frozen cells, all or those of these numbers."""
@@ -117,8 +132,9 @@ class SweepFolder:
         failures = {}
         for path in sorted((self.folder / "failed").glob("*.json")):
             key, _, seed = path.stem.partition("-")
-            with suppress(OSError, ValueError, TypeError):
-                failures[key, seed] = Failure(**json.loads(path.read_text()))
+            with suppress(OSError, DamagedFile):
+                if key in self.manifest.stages:
+                    failures[key, seed] = read_json(path, Failure)
         return failures
 
     def forgive(self, units: Iterable[UnitName]) -> None:
@@ -144,13 +160,28 @@ class SweepFolder:
         """Who is at work. A process without a recent heartbeat was killed, and is left out."""
         at_work = {}
         for path in sorted((self.folder / "running").glob("*.json")):
-            with suppress(OSError, ValueError, TypeError, AttributeError):
-                content = json.loads(path.read_text())
-                packs = {
-                    name: PackAtWork([(key, seed) for key, seed in p["units"]], p["step"])
-                    for name, p in content["packs"].items()
-                }
-                heartbeat = Heartbeat(**{**content, "packs": packs})
-                if time.time() - heartbeat.time < STALE:
+            with suppress(OSError, DamagedFile):
+                heartbeat = read_json(path, Heartbeat)
+                packs = heartbeat.packs.values()
+                known = all(p.units and self._knows(p.units) for p in packs)
+                if known and time.time() - heartbeat.time < STALE:
                     at_work[path.stem] = heartbeat
         return at_work
+
+    def _knows(self, units: Iterable[UnitName]) -> bool:
+        """Whether the manifest has these; a note of another sweep, or a damaged one, has others."""
+        return all(key in self.manifest.stages for key, _ in units)
+
+
+def is_folder_name(name: object) -> bool:
+    """Whether a sweep may be called so: its folder lies in that of all sweeps, and in no other."""
+    return isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name) is not None
+
+
+def known_speeds(root: Path) -> dict[str, float]:
+    """The speeds that were measured under a root; none where the file is damaged: a guess only."""
+    try:
+        speeds = read_json(root / "speeds.json", dict[str, float])
+    except (OSError, DamagedFile):
+        return {}
+    return speeds if all(rate > 0 for rate in speeds.values()) else {}

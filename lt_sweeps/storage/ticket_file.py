@@ -3,33 +3,73 @@
 A ticket is one safetensors file: weights and buffers under their `state_dict` names, masks under
 `mask/<name>`, a learned mask's logits under `learned/<name>`, optimizer state under
 `optimizer/<name>`. Its metadata say what it is and hold two checksums, of the tensors and of the
-metadata itself, so that a file which was cut short or changed is never believed.
+metadata itself, so that a file which was cut short or changed is never believed. They name the
+path too, so that a file which was moved or copied is not believed either.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from lt_sweeps.config.call import fits
+from lt_sweeps.storage.checked_read import (
+    DamagedFile,
+    check_format,
+    parse_json,
+    read_file,
+    shortened,
+    typed,
+)
+from lt_sweeps.storage.ticket_facts import TicketFacts
 
 FORMAT = "lt_sweeps.ticket/1"
 MASK, OPTIMIZER, LEARNED = "mask/", "optimizer/", "learned/"
 """How the names of the tensors begin that are no weights or buffers."""
 
+OTHER_PATH = "; its path says otherwise"
+"""How the reason ends why a whole ticket is not the one of its path."""
+
 T = TypeVar("T")
 
 
-class CorruptTicket(Exception):
-    """A stored file that does not hold what was written."""
+class CorruptTicket(DamagedFile):
+    """A stored ticket or checkpoint that does not hold what was written."""
 
 
 def ticket_path(root: Path, key: str, seed: object, moment: int | str = "end") -> Path:
     """Where the ticket of a stage and a seed lies, at its end or at a moment of its training."""
     suffix = "" if moment == "end" else f"@{moment}"
     return root / "tickets" / key / f"{seed}{suffix}.safetensors"
+
+
+def checkpoint_steps(folder: Path, seed: object) -> Iterator[int]:
+    """The steps of the checkpoints of an unfinished training, in the folder of its stage."""
+    for path in folder.glob(f"{seed}.partial-*.safetensors"):
+        if name := re.search(r"\.partial-(\d{1,18})\.safetensors$", path.name):
+            yield int(name[1])
+
+
+def identity_in_path(path: Path) -> dict[str, str]:
+    """The stage, seed and moment by which a ticket's file is found."""
+    seed, _, moment = path.name.removesuffix(".safetensors").partition("@")
+    seed, _, step = seed.partition(".partial-")
+    moment = f"partial-{step}" if step else moment or "end"
+    return {"stage": path.absolute().parent.name, "seed": seed, "moment": moment}
+
+
+def misplaced(path: Path, metadata: Mapping[str, Any]) -> str:
+    """What a ticket says of itself that its path does not; nothing where they agree."""
+    named = identity_in_path(path)
+    wrong = [f"{n} {metadata.get(n)!r}" for n in named if named[n] != metadata.get(n)]
+    return f"its header says {', '.join(wrong)}{OTHER_PATH}" if wrong else ""
 
 
 def split_by_prefix(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
@@ -46,44 +86,121 @@ def metadata_checksum(metadata: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def entries_checksum(tensors: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """The checked metadata of a ticket, from the head of its file alone.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptTicket: cut short, or changed.
+        CorruptTicket: cut short or changed, or the ticket of another path.
+        NewerFormat: a later version wrote it.
     """
-    with path.open("rb") as file:
-        head = file.read(8)
-        size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        actual = path.stat().st_size
-        if not 0 < size <= actual - 8:
-            raise CorruptTicket("cut short")
-        try:
-            header = json.loads(file.read(size))
-            metadata = header.pop("__metadata__")
-            expected = 8 + size + max([t["data_offsets"][1] for t in header.values()], default=0)
-            known = metadata["format"] == FORMAT
-            intact = metadata["metadata_sha256"] == metadata_checksum(metadata)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise CorruptTicket("its header is unreadable") from None
-    if not known:
-        raise CorruptTicket(f"its format is {metadata['format']}; this version reads {FORMAT}")
-    if actual != expected:
-        raise CorruptTicket(f"{actual} bytes where {expected} were written")
-    if not intact:
-        raise CorruptTicket("its metadata does not match its checksum")
-    return metadata
+    return _head(path)[0]
 
 
 def read_content(path: Path) -> tuple[dict[str, Any], bytes]:
     """The checked metadata of a ticket, and its whole file with checked tensors.
 
-    Raises: FileNotFoundError, CorruptTicket: as `read_metadata`.
+    Raises: FileNotFoundError, CorruptTicket, NewerFormat: as `read_metadata`.
     """
-    metadata = read_metadata(path)
-    content = path.read_bytes()
-    size = struct.unpack("<Q", content[:8])[0]
-    if hashlib.sha256(memoryview(content)[8 + size :]).hexdigest() != metadata["body_sha256"]:
-        raise CorruptTicket("its tensors do not match their checksum")
+    metadata, tensors, start = _head(path)
+    content = _or_corrupt(path, lambda: read_file(path))
+    body = memoryview(content)[start:]
+    if hashlib.sha256(body).hexdigest() != metadata["body_sha256"]:
+        raise CorruptTicket(path, "its tensors do not match their checksum")
+    if fault := _miscounted(metadata, tensors, body):
+        raise CorruptTicket(path, fault)
     return metadata, content
+
+
+def _head(path: Path) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]], int]:
+    """The metadata, the header's entry of each tensor, and where the tensors begin."""
+    head = _or_corrupt(path, lambda: read_file(path, 8))
+    size, actual = struct.unpack("<Q", head)[0] if len(head) == 8 else 0, os.stat(path).st_size
+    if not 0 < size <= actual - 8:
+        raise CorruptTicket(path, "cut short")
+    try:
+        header = parse_json(read_file(path, 8 + size)[8:])
+        metadata = typed(Mapping[str, str], header.pop("__metadata__"))
+        tensors = typed(Mapping[str, Mapping[str, Any]], header)
+        ends = [typed(tuple[int, int], entry["data_offsets"])[1] for entry in tensors.values()]
+        stated = metadata["format"]
+    except (ValueError, KeyError, AttributeError):
+        raise CorruptTicket(path, "its header is unreadable") from None
+    by = _written_by(path) if stated != FORMAT else ""
+    _or_corrupt(path, lambda: check_format(path, stated, FORMAT, by=by))
+    if actual != 8 + size + max(ends, default=0):
+        expected = 8 + size + max(ends, default=0)
+        raise CorruptTicket(path, f"{actual} bytes where {expected} were written")
+    if metadata.get("metadata_sha256") != metadata_checksum(metadata):
+        raise CorruptTicket(path, "its metadata does not match its checksum")
+    if metadata.get("entries_sha256") not in (None, entries_checksum(tensors)):
+        raise CorruptTicket(path, "the entries of its tensors do not match their checksum")
+    if fault := misplaced(path, metadata) or _disordered(tensors):
+        raise CorruptTicket(path, fault)
+    try:
+        TicketFacts.of(metadata)
+    except ValueError as error:
+        raise CorruptTicket(path, str(error)) from None
+    return metadata, tensors, 8 + size
+
+
+def _or_corrupt(path: Path, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except DamagedFile as error:
+        raise CorruptTicket(path, error.reason) from None
+
+
+def _written_by(path: Path) -> str:
+    """The version of the code that computed a ticket, as the file beside it says."""
+    cost = path.with_name(f"{identity_in_path(path)['seed']}.cost.json")
+    try:
+        return str(parse_json(read_file(cost))["code_version"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+
+
+# Bytes of a number of each type that a safetensors file may hold.
+_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
+_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
+
+
+def _disordered(tensors: Mapping[str, Mapping[str, Any]]) -> str:
+    """Whether tensors do not lie as they were written: by name within a type, without a gap.
+
+    No checksum covers their entries in a ticket's header, and two layers of one shape can change
+    places.
+    """
+    end, before = 0, {}
+    for name, entry in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
+        (first, last), kind, shape = entry["data_offsets"], entry.get("dtype"), entry.get("shape")
+        size = _BYTES.get(kind, 0) if isinstance(kind, str) else 0
+        counts = fits(shape, list[int]) and all(count >= 0 for count in shape or ())
+        if not size or not counts or last - first != size * math.prod(shape or ()):
+            return f"its header says of {shortened(name)} what cannot be"
+        if first != end or name < before.get(kind, ""):
+            return "its tensors do not lie as they were written"
+        end, before[kind] = last, name
+    return ""
+
+
+def _miscounted(
+    metadata: Mapping[str, str], tensors: Mapping[str, Mapping[str, Any]], body: memoryview
+) -> str:
+    """How the masks of a ticket differ from the counts in its header; nothing if they agree."""
+    left, groups = TicketFacts.of(metadata).layers_remaining, split_by_prefix(tensors)
+    if groups[LEARNED] or not groups[MASK]:  # a mask in training keeps all; a score stores none
+        return ""
+    for name, entry in groups[MASK].items():
+        first, last = entry["data_offsets"]
+        mask = bytes(body[first:last])
+        kept = mask.count(1)
+        if entry.get("dtype") != "BOOL" or kept + mask.count(0) != len(mask):
+            return f"its mask of {name} has entries other than 0 and 1"
+        if left and kept != left.get(name):
+            return f"its mask of {name} keeps {kept} weights; its header says {left.get(name)}"
+    return ""

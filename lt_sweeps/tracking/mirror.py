@@ -21,6 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from lt_sweeps.config.errors import CONF, unknown
+from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mean_runs import runs_over_seeds
 from lt_sweeps.tracking.mirror_process import Deadline, say_results_are_kept
@@ -34,15 +35,17 @@ _LONGEST = 600.0  # seconds between two attempts at a server that does not answe
 def sync(sweep: Path, **keys: str) -> int:
     """Mirror a sweep; returns the exit status, 0 only if the tracker has all rows of all runs.
 
-    `keys` replace keys of the tracker with which the sweep was started.
+    `keys` replace keys of the tracker with which the sweep was started. `trust` names the modules
+    that the tracker may be of, beside ours.
 
     Raises: ValueError: an unknown key, a wrong value, or a sweep that cannot be read.
     """
+    trust = trusted_modules(keys.pop("trust", None))
     if keys.pop("follow", "false") == "true":
-        chosen = _chosen(sweep, keys)
+        chosen = _chosen(sweep, keys, trust)
         return Mirror(sweep, chosen, Deadline(sys.stdin, chosen.linger)).follow()
     # A person who types `sync` has a network, even if the sweep ran offline.
-    return Mirror(sweep, _chosen(sweep, keys, mode="online"), Deadline()).once()
+    return Mirror(sweep, _chosen(sweep, keys, trust, mode="online"), Deadline()).once()
 
 
 @dataclass
@@ -153,12 +156,13 @@ class Mirror:
             say_results_are_kept(self.sweep, reason)
 
 
-def _chosen(sweep: Path, keys: Mapping[str, str], **defaults: str) -> Tracker:
+def _chosen(sweep: Path, keys: Mapping[str, str], trust: Sequence[str], **defaults: str) -> Tracker:
     """The sweep's tracker, or W&B where the sweep had none, with `keys` replaced.
 
     `defaults` replace the sweep's values of keys that a tracker has and that `keys` leave out.
     """
     config: dict[str, Any] = SweepFolder(sweep).manifest.cells[0].config.get("tracker") or {}
+    check_trusted(config, where=f"sync: {SweepFolder(sweep).path}", trust=trust)
     if config.get("_target_") is None:
         config = yaml.safe_load((CONF / "tracker" / "wandb.yaml").read_text())
     for key in keys:

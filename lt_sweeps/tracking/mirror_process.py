@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from lt_sweeps.config.trust import is_ours
 from lt_sweeps.tracking.tracker import tracker_of
 
 _GRACE = 30.0  # seconds past `linger` after which the mirror counts as stuck
@@ -33,6 +34,8 @@ def mirrored(
         yield
         return
     words = [sys.executable, "-m", "lt_sweeps", "sync", str(sweep), "follow=true"]
+    if not is_ours(config["_target_"]):  # whoever started the sweep has named it
+        words.append(f"trust={config['_target_'].rpartition('.')[0]}")
     # The mirror must run this very code, also where it is a job's copy of the code.
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

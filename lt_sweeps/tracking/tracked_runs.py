@@ -6,16 +6,22 @@ rows needs the others and nothing else, and a mirror may die at any moment and s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lt_sweeps.storage.checked_read import say_unused
 from lt_sweeps.storage.manifest import FrozenCell, FrozenStage
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
-from lt_sweeps.storage.ticket_file import CorruptTicket, read_metadata, ticket_path
+from lt_sweeps.storage.ticket_facts import TicketFacts
+from lt_sweeps.storage.ticket_file import (
+    CorruptTicket,
+    checkpoint_steps,
+    read_metadata,
+    ticket_path,
+)
 
 Row = Mapping[str, Any]
 """One line of a tracker: numbers by the names that a tracker shows."""
@@ -159,7 +165,7 @@ def tracked_cells(sweep: Path) -> list[TrackedCell]:
 
 
 def _tracked(root: Path, cell: FrozenCell, stages: Mapping[str, FrozenStage]) -> TrackedCell:
-    stored = RunFolder.of(root, cell.signature, cell.seed).read()
+    stored = RunFolder.of(root, cell.signature, cell.seed).read(stages=cell.stages)
     if stored.faults:
         raise ValueError("\n".join(stored.faults))
     records = {record.stage: record for record in stored.records}
@@ -167,7 +173,7 @@ def _tracked(root: Path, cell: FrozenCell, stages: Mapping[str, FrozenStage]) ->
     tickets: list[Path] = []
     offset = 0
     for stage in cell.stages:
-        record, evaluations = records.get(stage), history(root / "tickets" / stage, cell.seed)
+        record, evaluations = records.get(stage), _evaluations(root / "tickets" / stage, cell.seed)
         if record is None and not evaluations:
             break
         # A search is no result, so the cell does not name its level.
@@ -189,15 +195,33 @@ def _tracked(root: Path, cell: FrozenCell, stages: Mapping[str, FrozenStage]) ->
 
 
 def history(folder: Path, seed: str) -> tuple[Row, ...]:
-    """The evaluations of a training, from its ticket, or while it runs from its last checkpoint."""
-    partial = folder.glob(f"{seed}.partial-*.safetensors")
-    latest = sorted(partial, key=lambda path: int(path.stem.rpartition("-")[2]), reverse=True)
-    for path in (folder / f"{seed}.safetensors", *latest):
+    """The evaluations of a training, from its ticket, or while it runs from its last checkpoint.
+
+    Raises: CorruptTicket: the ticket is there and is damaged.
+    """
+    try:
+        return _rows(folder / f"{seed}.safetensors")
+    except FileNotFoundError:
+        pass
+    for step in sorted(checkpoint_steps(folder, seed), reverse=True):
         try:
-            return tuple(json.loads(read_metadata(path)["history"]))
-        except (OSError, CorruptTicket, KeyError):
-            continue  # not written yet, or just removed; the sweep itself reports a corrupt file
+            return _rows(folder / f"{seed}.partial-{step}.safetensors")
+        except (OSError, CorruptTicket):
+            continue  # just removed, or cut short by a full disk; an older one may be whole
     return ()
+
+
+def _rows(path: Path) -> tuple[Row, ...]:
+    return tuple(TicketFacts.of(read_metadata(path)).history)
+
+
+def _evaluations(folder: Path, seed: str) -> tuple[Row, ...]:
+    """The same; nothing where a ticket is damaged, which the sweep itself reports and mends."""
+    try:
+        return history(folder, seed)
+    except (OSError, CorruptTicket) as error:
+        say_unused(str(error))
+        return ()
 
 
 def _summary(results: list[Row]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lt_sweeps.config.report_config import KEYS
 from lt_sweeps.reporting.csv_tables import summary_table
 from lt_sweeps.reporting.result_tables import percent_text
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.checked_read import read_json, typed
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.tracked_runs import TrackedCell, tracked_cells
 
@@ -218,9 +219,12 @@ def _library() -> tuple[Any, Any, Any]:
 
 def _saved(path: Path, place: Place) -> tuple[str, str, str]:
     """W&B's names of what an earlier call saved there, so that saving again replaces it."""
-    before = json.loads(path.read_text()) if path.exists() else {}
-    name, view, report = before["saved"] if before.get("place") == asdict(place) else ("", "", "")
-    return name, view, report
+    try:
+        before = read_json(path, dict[str, Any])
+        name, view, report = typed(tuple[str, str, str], before.get("saved"))
+    except (FileNotFoundError, ValueError):  # nothing was saved, or nobody knows where
+        return "", "", ""
+    return (name, view, report) if before.get("place") == asdict(place) else ("", "", "")
 
 
 def _save(workspace: Any, report: Any) -> None:

@@ -14,13 +14,25 @@ import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.checked_read import read_json
 from lt_sweeps.tracking import wandb_file
 from lt_sweeps.tracking.tracker import Arrived
+
+
+@dataclass(frozen=True)
+class _Note:
+    """What a finished file holds: `rows` rows of a run, and whether the run is closed."""
+
+    run: str
+    rows: int
+    done: bool
+
 
 _NOTE, _PART = "mirrored.json", ".part-"
 
@@ -76,9 +88,7 @@ def rows_in_files(folder: Path) -> dict[str, Arrived]:
     """What the files in `folder` hold of each run, by key."""
     arrived: dict[str, Arrived] = {}
     for path in sorted(folder.glob(f"offline-run-*/{_NOTE}")):
-        note = json.loads(path.read_text())
-        before = arrived.get(note["run"], Arrived())
-        arrived[note["run"]] = Arrived(
-            max(before.rows, note["rows"]), before.closed or note["done"]
-        )
+        note = read_json(path, _Note)
+        before = arrived.get(note.run, Arrived())
+        arrived[note.run] = Arrived(max(before.rows, note.rows), before.closed or note.done)
     return arrived

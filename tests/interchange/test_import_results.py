@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from fixtures.hostile_files import not_a_file
 from rich.console import Console
 
 from lt_sweeps.cli.command_line import main
@@ -135,6 +136,30 @@ def break_pickle(main: Path) -> None:
         (break_pickle, "mask.pth: cannot be read"),
         (lambda main: torch.save({"fc.weight": torch.tensor([2])}, main / "mask.pth"), "0 and 1"),
         (lambda main: torch.save({}, main / "mask.pth"), "no mask in it"),
+        (lambda main: torch.save([torch.ones(2)], main / "mask.pth"), "not tensors by name"),
+        (lambda main: torch.save({"a": "b"}, main / "mask.pth"), "not tensors by name"),
+        (lambda main: torch.save({3: torch.ones(2)}, main / "mask.pth"), "not tensors by name"),
+        (lambda main: torch.save({"a": torch.ones(0)}, main / "mask.pth"), "is empty"),
+        (
+            lambda main: torch.save({"fc.weight": torch.ones(3)}, main / "mask.pth"),
+            "differ in shap",
+        ),
+        (lambda main: not_a_file(main / "mask.pth", "pipe"), "mask.pth: no file"),
+        (lambda main: not_a_file(main / "logger", "folder"), "logger: no file"),
+        (lambda main: (main / "logger").write_bytes(b"\xff"), "logger: not text"),
+        (
+            lambda main: (main / "logger").write_text("test_accuracy,60,97.0"),
+            r"logger:1: test_accuracy 97.0; an accuracy lies in \[0, 1\]",
+        ),
+        (
+            lambda main: (main / "logger").write_text("test_accuracy,60,nan"),
+            r"logger:1: test_accuracy nan; an accuracy lies in \[0, 1\]",
+        ),
+        (lambda main: (main / "logger").write_text("test_loss,-1,0.5"), "is not `name,"),
+        (
+            lambda main: (main / "hparams.log").write_text("    * pruning_fraction => 20%\n"),
+            "pruning_fraction '20%'; it lies in",
+        ),
         (
             lambda main: (main / "logger").write_text("a,b"),
             "logger:1: 'a,b' is not `name,",
@@ -151,8 +176,9 @@ def test_a_file_that_cannot_be_read_is_named_and_nothing_is_written(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm, line: str
 ) -> None:
     harm(data / "lottery_0123" / "replicate_1" / "level_0" / "main")
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(ValueError, match=line) as refused:
         import_("open_lth", data, root=tmp_path / "r")
+    assert "weights_only" not in str(refused.value), "torch advises to run the file's code"
     assert not (tmp_path / "r").exists() and "ran" not in capsys.readouterr().out
 
 
@@ -218,6 +244,14 @@ def test_a_mask_is_reported_with_what_was_measured_of_it_or_without(tmp_path: Pa
             "import: open_lht; it is one of ['open_lth', 'mask', 'mcgill']; did you mean",
         ),
         (["mask"], 2, "import: 1 given; name two. usage:"),
+        (
+            ["mask", "m.safetensors", "name=../../evil"],
+            1,
+            "name: '../../evil' cannot name",
+        ),
+        (["mask", "m.safetensors", "name=/evil"], 1, "name: '/evil' cannot name a folder"),
+        (["mask", "e.safetensors"], 1, "e.safetensors: mask of w is empty"),
+        (["mask", "pipe"], 1, "import: pipe is not a safetensors file: pipe: no file"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -232,6 +266,26 @@ def test_a_mistake_is_one_line(
     Path("text").write_text("x")
     safetensors.torch.save_file(MASK, "m.safetensors")
     safetensors.torch.save_file({"w": torch.tensor([0.5])}, "w.safetensors")
+    safetensors.torch.save_file({"w": torch.ones(0)}, "e.safetensors")
+    not_a_file(Path("pipe"), "pipe")
     assert main(["import", *words]) == status
     assert capsys.readouterr().err.startswith(f"error: {line}")
     assert not Path("results").exists()
+
+
+def test_an_imported_sweep_is_audited(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = import_("open_lth", data, root=tmp_path / "r")
+    assert main(["audit", str(sweep)]) == 1
+    assert "2.safetensors: it has the tensors of 1.safetensors" in capsys.readouterr().out
+    for model in data.glob("lottery_0123/replicate_2/*/*/model_ep0_it60.pth"):
+        torch.save({n: t + 1 for n, t in torch.load(model, weights_only=True).items()}, model)
+    sweep = import_("open_lth", data, root=tmp_path / "other")
+    assert main(["audit", str(sweep)]) == 0
+
+
+def test_a_sweep_lies_in_its_root_whatever_the_file_is_called(tmp_path: Path) -> None:
+    safetensors.torch.save_file(MASK, tmp_path / "..a b.safetensors")
+    sweep = import_("mask", tmp_path / "..a b.safetensors", root=tmp_path / "r")
+    assert sweep == tmp_path / "r" / "sweeps" / "mask-..a_b"

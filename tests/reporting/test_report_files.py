@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fixtures.fake_results import FakeSweep
+from fixtures.fake_results import FakeSweep, sealed
 from rich.console import Console
 
 from lt_sweeps.cli.command_line import main
@@ -32,6 +32,7 @@ def rewritten(sweep: FakeSweep, **changes: object) -> None:
     path = sweep.root / "runs" / "a" / "0" / "records.jsonl"
     rows = [json.loads(line) | changes for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sealed(path.parent)
 
 
 def test_an_unchanged_report_stands_in_the_layout_that_it_was_drawn_in(sweep: FakeSweep) -> None:
@@ -48,8 +49,7 @@ def test_other_numbers_fail_and_the_figures_that_they_are_in_are_named(sweep: Fa
 
 
 def test_another_version_of_a_stage_fails_though_its_numbers_are_equal(sweep: FakeSweep) -> None:
-    path = sweep.root / "runs" / "a" / "1" / "records.jsonl"
-    path.write_text(path.read_text().replace('"a-1"', '"b-1"'))
+    sweep.cell("a", 1, accuracies=[0.9, 0.85], stages=["dense", "b-1"])
     stands, text = checked(sweep)
     assert not stands and "1 stages new, 0 gone" in text
 

@@ -219,7 +219,7 @@ def test_a_root_is_the_runs_of_all_its_sweeps(tmp_path: Path) -> None:
         ("", "not valid JSON"),
         ("level: null", "`level` is None"),
         ("test_accuracy: null", "`test_accuracy` is null though `finite` is true"),
-        ("test_accuracy: 97.2", "an accuracy lies in"),
+        ("test_accuracy: 97.2", "it lies in [0, 1]"),
         ("seed: '7'", "its folder says otherwise"),
         ("stage:", "no ['stage']"),
     ],

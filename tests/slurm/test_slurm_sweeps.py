@@ -53,6 +53,9 @@ def test_submitted_it_returns_and_ends_as_on_this_machine(
     here(*[word for word in WORDS if "launcher" not in word], "workers=1")
     assert run.results().keys() == here.results().keys()
     assert set(run.computed().values()) == {1}
+    jobs = [path.read_text() for path in run.sweep.glob("slurm/*.out")]
+    assert len(jobs) == 2 and all("audit of records and headers: " in text for text in jobs)
+    assert not any("FAILED" in text for text in jobs)
 
 
 def test_the_same_words_twice_submit_nothing_the_second_time(run: Run) -> None:

@@ -1,11 +1,13 @@
 """A manifest is read as it was written, and a damaged one is refused in one line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lt_sweeps.config.call import Config
+from lt_sweeps.storage.checked_read import DamagedFile, NewerFormat
 from lt_sweeps.storage.manifest import (
     FORMAT,
     FrozenCell,
@@ -24,7 +26,10 @@ MANIFEST = Manifest(
     "default",
     "c",
     [CELL],
-    {"a": FrozenStage(1, 0, 12, "train", ["z"])},
+    {
+        "a" * 16: FrozenStage(0, 0, 12, "train", []),
+        "b" * 16: FrozenStage(1, 0, 12, "train", ["a" * 16]),
+    },
     [PACK],
     Launcher("slurm", "/there", {"time": 60}),
     {"default": {"baseline": "random"}},
@@ -52,15 +57,49 @@ def test_halves_have_all_units_and_only_their_own_moments() -> None:
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        ("", "cannot be read"),
-        ("{", "cannot be read"),
-        ("[]", "has format None; this version reads"),
-        ('{"format": "lt_sweeps.manifest/2"}', "has format 'lt_sweeps.manifest/2'; this"),
-        (json.dumps({"format": FORMAT}), "is damaged: KeyError"),
-        (json.dumps({"format": FORMAT, "cells": [3]}), "is damaged: TypeError"),
+        ("", "damaged: not valid JSON"),
+        ("{", "damaged: not valid JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", "damaged"),
+        ("null", "damaged"),
+        ('{"format": "lt_sweeps.manifest/2"}', "its format is 'lt_sweeps.manifest/2'; this"),
+        (json.dumps({"format": FORMAT}), "it has no checksum"),
+        (json.dumps({"format": "lt_sweeps.manifest/3"}), "without or with unknown"),
+        (json.dumps({"format": "lt_sweeps.manifest/3", "cells": [3]}), "without or with unknown"),
     ],
 )
-def test_what_is_not_a_manifest_is_refused(tmp_path: Path, content: str, line: str) -> None:
+def test_what_is_not_a_manifest_is_refused_with_the_cure(
+    tmp_path: Path, content: str, line: str
+) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(DamagedFile, match=line) as refused:
+        Manifest.read(tmp_path / "manifest.json")
+    assert str(refused.value).endswith("the command that started the sweep writes it again")
+
+
+def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    MANIFEST.write(path)
+    path.write_bytes(path.read_bytes().replace(b'"model": "fc"', b'"model": "cn"'))
+    with pytest.raises(DamagedFile, match="does not match its checksum"):
+        Manifest.read(path)
+
+
+def test_a_manifest_of_the_version_before_is_read(tmp_path: Path) -> None:
+    old = replace(MANIFEST, format="lt_sweeps.manifest/3")
+    (tmp_path / "manifest.json").write_text(json.dumps(old, default=vars))
+    assert Manifest.read(tmp_path / "manifest.json") == MANIFEST
+
+
+def test_a_newer_manifest_says_which_version_wrote_it(tmp_path: Path) -> None:
+    machine = Machine(code_version="9.9.0+abc")
+    new = replace(MANIFEST, format="lt_sweeps.manifest/5", packs=[replace(PACK, machine=machine)])
+    (tmp_path / "manifest.json").write_text(json.dumps(new, default=vars))
+    with pytest.raises(NewerFormat, match=r"newer version of lt_sweeps \(9.9.0\+abc\) wrote it"):
+        Manifest.read(tmp_path / "manifest.json")
+
+
+def test_a_manifest_that_names_what_it_does_not_hold_is_refused(tmp_path: Path) -> None:
+    replace(MANIFEST, stages={}).write(tmp_path / "manifest.json")
+    with pytest.raises(DamagedFile, match="no stage aaaa"):
         Manifest.read(tmp_path / "manifest.json")

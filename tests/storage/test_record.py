@@ -34,6 +34,7 @@ def change(folder: Path, **changes: Any) -> tuple[str, ...]:
     first, *others = path.read_text().splitlines()
     row = {k: v for k, v in (json.loads(first) | changes).items() if v != "absent"}
     path.write_text("".join(line + "\n" for line in (json.dumps(row), *others)))
+    (folder / "DONE").unlink()
     return RunFolder(folder).read().faults
 
 
@@ -59,7 +60,7 @@ def test_a_line_begins_with_the_version_and_has_every_field(folder: Path) -> Non
         ({"kind": "guess"}, "`kind` is 'guess'"),
         ({"layers_total": [1]}, "`layers_total` is [1]"),
         ({"weights_remaining": 1001}, "`weights_remaining` is 1001 of 1000"),
-        ({"test_accuracy": 90.0}, "an accuracy lies in [0, 1]"),
+        ({"test_accuracy": 90.0}, "`test_accuracy` is 90.0; it lies in [0, 1]"),
         ({"cell": "b"}, "its folder says otherwise"),
     ],
 )

@@ -9,7 +9,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from lt_sweeps.storage.store import CorruptTicket, Store
+from lt_sweeps.storage.store import CorruptTicket, Store, UnitCost
 from lt_sweeps.storage.ticket import Ticket
 
 TICKET = Ticket(
@@ -82,15 +82,21 @@ def test_the_first_writer_wins(store: Store) -> None:
         (lambda blob: b"", "cut short"),
         (lambda blob: blob[:9] + b"#" + blob[10:], "unreadable"),
         (lambda blob: blob.replace(b'"level": "1"', b'"level": "2"'), "metadata does not match"),
+        (lambda blob: blob.replace(b'"F32"', b'"G32"', 1), "what cannot be"),
+        (lambda blob: blob.replace(b'"F32"', b'"F64"', 1), "what cannot be"),
+        (lambda blob: blob.replace(b'"shape": [2]', b'"shape": [1]', 1), "what cannot be"),
+        (lambda blob: blob.replace(b'"layer.bias"', b'"layex.bias"', 1), "as they were written"),
     ],
 )
-def test_a_corrupt_file_is_named_set_aside_and_not_used(store: Store, caplog, harm, reason) -> None:
+def test_a_corrupt_file_is_named_and_not_used(store: Store, caplog, harm, reason) -> None:
     store.write("key", 3, TICKET, ABOUT)
     path = store.path("key", 3)
     path.write_bytes(harm(path.read_bytes()))
     assert not store.has("key", 3)
     assert reason in caplog.text and str(path) in caplog.text
-    assert not path.exists() and path.with_name(f"{path.name}.corrupt-0").exists()
+    assert path.exists(), "who only looks renames nothing"
+    with pytest.raises(CorruptTicket, match=reason):
+        store.read("key", 3)
 
 
 def test_a_flipped_bit_in_a_weight_is_noticed_before_it_is_used(store: Store) -> None:
@@ -101,7 +107,6 @@ def test_a_flipped_bit_in_a_weight_is_noticed_before_it_is_used(store: Store) ->
     path.write_bytes(blob)
     with pytest.raises(CorruptTicket, match="tensors do not match"):
         store.read("key", 3)
-    assert not path.exists()
 
 
 def test_nothing_but_whole_files_is_left_behind(store: Store) -> None:
@@ -136,6 +141,6 @@ def test_a_unit_has_one_holder_and_a_killed_one_lets_go(store: Store) -> None:
 
 def test_what_a_computation_took_is_kept_beside_the_ticket(store: Store) -> None:
     store.write_cost("key", 3, {"seconds": 1.5})
-    assert store.cost("key", 3) == {"seconds": 1.5}
-    assert store.cost("key", 4) == {}
+    assert store.cost("key", 3) == UnitCost(seconds=1.5)
+    assert store.cost("key", 4) == UnitCost()
     assert json.loads((store.path("key", 3).parent / "3.cost.json").read_text()) == {"seconds": 1.5}

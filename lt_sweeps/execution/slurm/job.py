@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from lt_sweeps.analysis.record_audit import audit_line
 from lt_sweeps.execution.slurm.squeue import Batch, end
 from lt_sweeps.execution.worker_pool import STOPPED, Workers
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
@@ -92,6 +93,8 @@ def _result(
     if canary:
         _spread(sweep, broken, failed)
         return int(len(broken) == len(mine))
+    advanced = {sweep.manifest.cells[number].name for pack in packs for number in pack.cells}
+    _say(audit_line(sweep.folder, cells=advanced))
     return int(bool(broken))
 
 

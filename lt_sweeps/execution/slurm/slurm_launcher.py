@@ -113,7 +113,7 @@ class _Jobs:
 
     def _missing(self) -> tuple[list[Unit], dict[Unit, str]]:
         """The units that no job has in hand, and the job of those that are queued."""
-        absent = self.submission.plan.missing(self.submission.store)
+        absent = self.submission.missing()
         names = {name_of(unit): unit for unit in absent}
         held = {batch.number: batch for batch in batches(self.sweep) if not batch.canary}
         frozen = self._frozen() if self.queued else {}
@@ -122,13 +122,15 @@ class _Jobs:
             for (number, task), (_, job) in self.queued.items()
             if number in held
             for pack in held[number].tasks[task]
+            if pack in frozen  # a manifest that was written again has forgotten it
             for unit in frozen[pack].units
             if unit in names
         }
         return [unit for unit in absent if unit not in waited_for], waited_for
 
     def _frozen(self) -> dict[str, FrozenPack]:
-        return {pack.name: pack for pack in self.sweep.manifest.packs}
+        before = self.sweep.usable_manifest
+        return {} if before is None else {pack.name: pack for pack in before.packs}
 
     def _jobs(self) -> list[partition_jobs.Job]:
         profile, missing = self.profile, set(self.missing)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lt_sweeps.config.call import digest
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.checked_read import DamagedFile, read_file, read_json
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 
@@ -41,7 +42,7 @@ class Batch:
 
     @classmethod
     def read(cls, sweep: SweepFolder, number: int) -> Batch:
-        return cls(**json.loads((sweep.folder / "jobs" / f"{number}.json").read_text()))
+        return _read(sweep.folder / "jobs" / f"{number}.json")
 
     def who(self, task: int) -> str:
         """The name in a task's heartbeats."""
@@ -50,8 +51,16 @@ class Batch:
 
 def batches(sweep: SweepFolder) -> list[Batch]:
     """All arrays that were submitted for a sweep, in their order."""
-    rows = [json.loads(path.read_text()) for path in (sweep.folder / "jobs").glob("*.json")]
-    return sorted((Batch(**row) for row in rows), key=lambda batch: batch.number)
+    notes = (sweep.folder / "jobs").glob("*.json")
+    return sorted(map(_read, notes), key=lambda batch: batch.number)
+
+
+def _read(path: Path) -> Batch:
+    """Raises: ValueError: the note of an array is damaged."""
+    try:
+        return read_json(path, Batch)
+    except DamagedFile as error:
+        raise ValueError(f"{error}; delete it, and cancel its jobs with `scancel`") from None
 
 
 def job_name(sweep: SweepFolder, number: int) -> str:
@@ -69,8 +78,9 @@ def over(sweep: SweepFolder) -> dict[tuple[int, int], int]:
     """The exit status of the tasks that ended by themselves, by array and task."""
     statuses = {}
     for path in (sweep.folder / "jobs").glob("over-*"):
-        number, _, task = path.name.removeprefix("over-").partition(".")
-        statuses[int(number), int(task)] = int(path.read_text())
+        with suppress(ValueError):  # a damaged note is none: Slurm is asked
+            number, _, task = path.name.removeprefix("over-").partition(".")
+            statuses[int(number), int(task)] = int(read_file(path))
     return statuses
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -40,6 +41,8 @@ def binary(mask: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     Raises: ValueError: none at all, or one with an entry that is neither 0 nor 1.
     """
     for name, tensor in mask.items():
+        if not tensor.numel() or tensor.layout != torch.strided or tensor.is_complex():
+            raise ValueError(f"{where}: mask of {name} is empty, sparse or complex")
         if ((tensor != 0) & (tensor != 1)).any():
             raise ValueError(f"{where}: mask of {name} has entries other than 0 and 1")
     if not mask:

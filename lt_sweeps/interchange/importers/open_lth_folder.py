@@ -7,7 +7,8 @@ are loaded with torch's `weights_only`, which refuses a file that would run code
 
 from __future__ import annotations
 
-import pickle
+import io
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
+from lt_sweeps.storage.checked_read import read_file, shortened
 
 _MODEL = re.compile(r"model_ep(\d+)_it(\d+)\.pth")
 
@@ -46,7 +48,7 @@ def _level(run: Path) -> ImportedLevel:
     logged = _logged(run / "logger")
     last = max(logged)
     mask = binary(_load(run / "mask.pth"), str(run / "mask.pth"))
-    fraction = config.get("pruning_fraction")
+    fraction = _fraction(config.get("pruning_fraction", "0"), run)
     number = _number(level)
     metrics = {f"test_{what}": logged[last].get(f"test_{what}") for what in ("accuracy", "loss")}
     return ImportedLevel(
@@ -64,8 +66,18 @@ def _level(run: Path) -> ImportedLevel:
         metrics={name: value for name, value in metrics.items() if value is not None},
         history=tuple({"step": step, **logged[step]} for step in sorted(logged)),
         step=last,
-        target_sparsity=1 - (1 - float(fraction)) ** number if fraction and number else None,
+        target_sparsity=1 - (1 - fraction) ** number if fraction and number else None,
     )
+
+
+def _fraction(text: str, run: Path) -> float:
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = math.nan
+    if not 0 <= fraction < 1:
+        raise ValueError(f"{run}: pruning_fraction {shortened(text)}; it lies in [0, 1)")
+    return fraction
 
 
 def _state(run: Path, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -77,27 +89,45 @@ def _state(run: Path, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = {n.removeprefix("module."): t for n, t in _load(models[last]).items()}
     if missing := sorted(set(mask) - set(state)):
         raise ValueError(f"{models[last]}: no weights {missing}, though mask.pth has masks of them")
+    for name, kept in mask.items():
+        if state[name].shape != kept.shape:
+            raise ValueError(f"{models[last]}: mask and weights of {name} differ in shape")
     return {name: t * mask[name] if name in mask else t for name, t in state.items()}
 
 
 def _load(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file of torch, by name.
+
+    Raises: ValueError: there are none. Torch's own message is not passed on: it advises to load
+        the file in the way that runs its code.
+    """
+    content = read_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+        tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # whatever a parser of pickles raises for bytes that are none
+        raise ValueError(f"{path}: cannot be read as a file of tensors and nothing else") from None
+    named = isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
+    if not named or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise ValueError(f"{path}: not tensors by name; open_lth writes a `state_dict`")
+    return dict(tensors)
 
 
 def _logged(path: Path) -> dict[int, dict[str, float]]:
     """Iteration -> what was measured there, `test_accuracy` and the like."""
     logged: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(path.read_text().split(), start=1):
+    for number, line in enumerate(_text(path).split(), start=1):
         try:
             name, iteration, value = line.split(",")
-            at = logged.setdefault(int(iteration), {})
-            if not name.endswith("_examples"):
-                at[name] = float(value)
+            at = logged.setdefault(_count(iteration), {})
+            measured = float(value)
         except ValueError:
-            raise ValueError(f"{path}:{number}: {line!r} is not `name,iteration,value`") from None
+            raise ValueError(
+                f"{path}:{number}: {shortened(line)} is not `name,iteration,value`"
+            ) from None
+        if name.endswith("_accuracy") and not 0 <= measured <= 1:
+            raise ValueError(f"{path}:{number}: {name} {measured}; an accuracy lies in [0, 1]")
+        if not name.endswith("_examples"):
+            at[name] = measured
     if not logged:
         raise ValueError(f"{path}: empty; it has lines `name,iteration,value`")
     return logged
@@ -107,13 +137,31 @@ def _hparams(path: Path) -> dict[str, Any]:
     """`    * lr => 0.1`, as open_lth prints every setting that is not its default."""
     if not path.exists():
         raise ValueError(f"{path}: missing; it lists the settings of the experiment")
-    return dict(re.findall(r"^\s+\* (\w+) => (.*)$", path.read_text(), re.MULTILINE))
+    return dict(re.findall(r"^\s+\* (\w+) => (.*)$", _text(path), re.MULTILINE))
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_file(path).decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not text") from None
+
+
+def _count(text: str) -> int:
+    """A number of steps, of a level or of a replicate.
+
+    Raises: ValueError: it is none.
+    """
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(f"{shortened(text)} is no count")
+    return int(text)
 
 
 def _number(folder: Path) -> int:
     _, _, number = folder.name.rpartition("_")
-    if not number.isdigit():
+    try:
+        return _count(number)
+    except ValueError:
         raise ValueError(
             f"import: {folder} has no number; open_lth calls it replicate_N or level_N"
-        )
-    return int(number)
+        ) from None

@@ -94,6 +94,10 @@ class Prune(Stage):
     def step(self) -> int:
         return self.trained.step
 
+    @property
+    def mask_within(self) -> Stage | None:
+        return self.trained
+
     @cached_property
     def evidence(self) -> dict[str, Snapshot | None]:
         """The snapshot behind each name that the criterion asks for; None for noise."""

@@ -84,6 +84,10 @@ class Reset(Stage):
         return self.pruned.trained
 
     @property
+    def mask_within(self) -> Stage | None:
+        return self.pruned
+
+    @property
     def before(self) -> Reset | None:
         """The reset that the training before this one began with, if it began with one."""
         return next((stage for stage in self.trained.inputs if isinstance(stage, Reset)), None)

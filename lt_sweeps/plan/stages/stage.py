@@ -114,6 +114,11 @@ class Stage:
         return False
 
     @property
+    def mask_within(self) -> Stage | None:
+        """The stage in whose mask its own lies; None where it may keep any weight."""
+        return None
+
+    @property
     def frees(self) -> bool:
         """Whether pruned weights train with the others after it, from 0."""
         return False

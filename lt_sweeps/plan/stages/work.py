@@ -10,7 +10,7 @@ from lt_sweeps.config.call import digest, nearest
 from lt_sweeps.config.durations import steps
 from lt_sweeps.plan.stages.stage import Moment, Stage
 from lt_sweeps.plan.stages.task import Training
-from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier
+from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier, overrides
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +89,12 @@ class Work(Stage):
     @property
     def has_logits(self) -> bool:
         return self.sparsifier.learns
+
+    @property
+    def mask_within(self) -> Stage | None:
+        changes = (Sparsifier.rewire, Sparsifier.search)
+        changed = any(overrides(self.sparsifier, method) for method in changes)
+        return None if changed or self.sparsifier.learns else self.start
 
     @property
     def target_sparsity(self) -> float | None:

@@ -1,0 +1,222 @@
+"""What an audit reads of a sweep: cells, records, configs, and the heads of tickets (no torch).
+
+What cannot be read is a fault of its check, and the audit goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lt_sweeps.analysis.audit_findings import Findings
+from lt_sweeps.config.call import Config, digest
+from lt_sweeps.config.keys import MACHINE_KEYS
+from lt_sweeps.storage.manifest import FrozenCell, Manifest
+from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.ticket_file import OTHER_PATH, read_metadata
+
+_IMPORTED = "imported"
+
+Folders = list[tuple[RunFolder, FrozenCell | None]]
+
+
+@dataclass(frozen=True)
+class AuditedCell:
+    """A cell and seed as its files hold it; `config` is None where no file has it."""
+
+    folder: RunFolder
+    records: tuple[Record, ...]
+    choices: Mapping[str, str]
+    config: Config | None
+
+    @property
+    def signature(self) -> str:
+        return self.folder.path.parent.name
+
+    @property
+    def seed(self) -> str:
+        return self.folder.path.name
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What an audit looks at: cells, and the heads of those tickets that are whole and in place."""
+
+    root: Path
+    cells: tuple[AuditedCell, ...]
+    tickets: Mapping[Path, Mapping[str, Any]]
+    manifest: Manifest | None
+
+
+def read_artifacts(
+    where: Path, findings: Findings, *, cells: Collection[str] | None = None
+) -> Artifacts:
+    """Read a sweep's folder, a root or a cell's folder.
+
+    Raises: ValueError: there are no results.
+    """
+    root, manifest, folders = _scope(where, findings)
+    chosen = [
+        (folder, frozen)
+        for folder, frozen in folders
+        if cells is None or f"{folder.path.parent.name}/{folder.path.name}" in cells
+    ]
+    audited = tuple(_cell(folder, frozen, findings) for folder, frozen in chosen)
+    tickets = {
+        path: about
+        for path in _ticket_files(root, audited, whole_root=where.resolve() == root)
+        if (about := audit_head(path, findings)) is not None
+    }
+    return Artifacts(root, audited, tickets, manifest)
+
+
+def audit_head(path: Path, findings: Findings) -> Mapping[str, Any] | None:
+    """The metadata of a ticket that is whole and in its place."""
+    if not os.path.lexists(path):
+        findings.leave_out("headers", "the ticket is not stored")
+        return None
+    about, fault = None, ""
+    try:
+        about = read_metadata(path)
+    except (OSError, ValueError) as error:
+        fault = without_path(path, error)
+    moved = fault.endswith(OTHER_PATH)
+    if findings.compare("headers", path, "" if moved else fault):
+        findings.compare("paths", path, fault)
+    return about
+
+
+def without_path(path: Path, error: Exception) -> str:
+    """What is wrong with a file, without its path, which findings say themselves."""
+    return str(error).splitlines()[0].removeprefix(f"{path}: ")
+
+
+def header_value(about: Mapping[str, Any], name: str) -> Any:
+    """A JSON value in a ticket's metadata; None if there is none, or none that can be read."""
+    try:
+        return json.loads(about[name])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _scope(where: Path, findings: Findings) -> tuple[Path, Manifest | None, Folders]:
+    """The root, the manifest if there is one, and the folders of all cells."""
+    here, sweep = where.resolve(), SweepFolder(where)
+    if sweep.exists:
+        root = here.parent.parent
+        try:
+            manifest = sweep.manifest
+        except ValueError as error:
+            findings.compare("manifest", sweep.path, without_path(sweep.path, error))
+            return root, None, []
+        findings.compare("manifest", sweep.path, _content_fault(manifest))
+        frozen = {cell.name: cell for cell in manifest.cells}.values()
+        return root, manifest, [(RunFolder.of(root, c.signature, c.seed), c) for c in frozen]
+    findings.leave_out("manifest", "no manifest.json here")
+    if here.parent.name == "runs":
+        return here.parent.parent, None, [(RunFolder(path), None) for path in _folders(here, "*")]
+    if not any((here / name).is_dir() for name in ("runs", "tickets")):
+        raise ValueError(
+            f"audit: {where} has no results; give a sweep's folder (it holds manifest.json), a "
+            "root (it holds runs/ and tickets/) or a file of weights"
+        )
+    return here, None, [(RunFolder(path), None) for path in _folders(here, "runs/*/*")]
+
+
+def _folders(where: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in where.glob(pattern) if os.path.lexists(path / "config.yaml"))
+
+
+def _content_fault(manifest: Manifest) -> str:
+    if manifest.experiment == _IMPORTED:
+        content = digest([vars(cell) for cell in manifest.cells])
+    else:
+        content = digest([[cell.signature, cell.seed] for cell in manifest.cells])
+    return "" if content == manifest.content else "its cells are not those it was written for"
+
+
+def _cell(folder: RunFolder, frozen: FrozenCell | None, findings: Findings) -> AuditedCell:
+    choices, config = _config(folder, frozen, findings)
+    return AuditedCell(folder, _records(folder, frozen, findings), choices, config)
+
+
+def _records(
+    folder: RunFolder, frozen: FrozenCell | None, findings: Findings
+) -> tuple[Record, ...]:
+    """The records of a folder, or none of them if one is wrong."""
+    if not any(map(os.path.lexists, (folder.records, folder.done))):
+        findings.leave_out("records", "the cell is not computed yet")
+        return ()
+    try:
+        stored = folder.read(stages=frozen and frozen.stages)
+    except (OSError, ValueError) as error:
+        findings.compare("records", folder.records, without_path(folder.records, error))
+        return ()
+    for fault in stored.faults:
+        place, _, reason = fault.partition(": ")
+        findings.compare("records", place, reason)
+    if not stored.faults and stored.done:
+        findings.compare("records", folder.records, "")
+    elif not stored.faults:
+        findings.leave_out("records", "the cell has no DONE, with a checksum, yet")
+    return () if stored.faults else stored.records
+
+
+def _config(
+    folder: RunFolder, frozen: FrozenCell | None, findings: Findings
+) -> tuple[Mapping[str, str], Config | None]:
+    """What was chosen and the resolved config, from the cell's folder or from the manifest."""
+    path, fault = folder.path / "config.yaml", ""
+    choices, config = ({}, None) if frozen is None else (frozen.choices, frozen.config)
+    try:
+        content = folder.read_config()
+        if frozen is None:
+            choices, config = content["choices"], Config(content["config"])
+        elif other := _differing(content["config"], frozen.config):
+            fault = f"{', '.join(other)} differ from what the manifest holds"
+    except FileNotFoundError:
+        findings.leave_out("configs", "the cell has no config.yaml")
+        return choices, config
+    except (OSError, ValueError) as error:
+        fault = without_path(path, error)
+    findings.compare("configs", path, fault)
+    return choices, config
+
+
+def _differing(config: Mapping[str, Any], frozen: Mapping[str, Any]) -> list[str]:
+    keys = sorted({*config, *frozen} - {*MACHINE_KEYS})
+    return [key for key in keys if _text(config.get(key)) != _text(frozen.get(key))]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _ticket_files(root: Path, cells: Sequence[AuditedCell], *, whole_root: bool) -> Iterator[Path]:
+    """The tickets and snapshots of these cells, or of a whole root; no checkpoints."""
+    if whole_root:
+        paths = root.glob("tickets/*/*.safetensors")
+    else:
+        units = {
+            (key, record.seed)
+            for cell in cells
+            for record in cell.records
+            for key in (record.stage, record.init, *(record.after or ()))
+            if key
+        }
+        paths = itertools.chain.from_iterable(
+            [
+                root / "tickets" / key / f"{seed}.safetensors",
+                *(root / "tickets" / key).glob(f"{seed}@*.safetensors"),
+            ]
+            for key, seed in units
+        )
+    for path in sorted(set(paths)):
+        if ".partial-" not in path.name and not path.name.startswith("."):
+            yield path

@@ -1,0 +1,198 @@
+"""The cheap part of an audit: plain text and the heads of tickets, without torch and read only.
+
+It runs at the end of each job, in `report`, and as the first part of `audit`. A missing file makes
+facts "not checked"; what is there must agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lt_sweeps.analysis.audit_findings import Findings, summary
+from lt_sweeps.analysis.audited_files import Artifacts, AuditedCell, header_value, read_artifacts
+from lt_sweeps.config.keys import GROUPS
+from lt_sweeps.storage.record import MEASURED, Record
+from lt_sweeps.storage.ticket_file import ticket_path
+
+CHEAP = (
+    *("manifest", "records", "configs", "headers", "paths", "counts", "targets", "metrics"),
+    *("seeds", "arms"),
+)
+"""The checks that this part makes."""
+_EMPTY = hashlib.sha256(b"").hexdigest()
+# Weights of a layer by which its count may differ from the schedule's formula. Each level rounds by
+# less than one, and the next level prunes its part of that: at a rate r the sum stays below 1 / r.
+_ROUNDING = 10
+
+
+def audit_records(
+    where: Path, findings: Findings, *, cells: Collection[str] | None = None
+) -> Artifacts:
+    """Check a sweep's folder, a root or a cell's folder; returns what the other checks go on with.
+
+    Args:
+        cells: names of cells, `<signature>/<seed>`, where only some are to be checked.
+
+    Raises: ValueError: there are no results.
+    """
+    artifacts = read_artifacts(where, findings, cells=cells)
+    for cell in artifacts.cells:
+        for record in cell.records:
+            _audit_record(record, cell, artifacts, findings)
+    equal = _audit_seeds(artifacts.tickets, findings)
+    _audit_arms(artifacts.cells, findings)
+    own = {path: about for path, about in artifacts.tickets.items() if path not in equal}
+    return replace(artifacts, tickets=own)
+
+
+def audit_line(where: Path, *, cells: Collection[str] | None = None) -> str:
+    """The verdict of the cheap part in one line, with the first fault if there is one."""
+    findings = Findings()
+    try:
+        audit_records(where, findings, cells=cells)
+    except (OSError, ValueError) as error:
+        return f"audit: not possible: {str(error).splitlines()[0]}"
+    verdicts = findings.verdicts(CHEAP)
+    faults = [fault for verdict in verdicts for fault in verdict.faults]
+    more = f"; the first of {len(faults)}: {faults[0]}" if faults else ""
+    return f"audit of records and headers: {summary(verdicts)}{more}"
+
+
+def _audit_record(
+    record: Record, cell: AuditedCell, artifacts: Artifacts, findings: Findings
+) -> None:
+    place = f"{cell.folder.records} level {record.level}"
+    about = artifacts.tickets.get(ticket_path(artifacts.root, record.stage, record.seed))
+    findings.compare("counts", place, _count_fault(record, about or {}))
+    if about is None:
+        findings.leave_out("metrics", "the ticket is not stored, or not whole")
+    elif "metrics" not in about:
+        findings.leave_out("metrics", "the ticket was imported, without measurements of ours")
+    else:
+        findings.compare("metrics", place, _metric_fault(record, about))
+    # A learned mask keeps as many weights as it learns to, whatever it starts from.
+    if record.target_sparsity is None or record.hard_test_accuracy is not None:
+        findings.leave_out("targets", "no sparsity was asked for")
+    else:
+        findings.compare("targets", place, _target_fault(record))
+
+
+def _count_fault(record: Record, about: Mapping[str, Any]) -> str:
+    left, total = record.layers_remaining, record.layers_total
+    if left.keys() != total.keys() or any(not 0 <= left[n] <= total[n] for n in left):
+        return f"layers keep {dict(left)} of {dict(total)}"
+    sums = sum(left.values()), sum(total.values())
+    if sums != (record.weights_remaining, record.weights_total):
+        return f"{record.weights_remaining} of {record.weights_total} weights; layers sum to {sums}"
+    if not math.isclose(record.sparsity, 1 - sums[0] / sums[1], abs_tol=1e-9):
+        return f"sparsity {record.sparsity:.6g}; its counts give {1 - sums[0] / sums[1]:.6g}"
+    stated = {name: header_value(about, name) for name in ("layers_remaining", "layers_total")}
+    for name, counts in stated.items():
+        if counts is not None and counts != dict(getattr(record, name)):
+            return f"{name} is {dict(getattr(record, name))}; the ticket's header says {counts}"
+    sparsity = header_value(about, "sparsity")
+    if sparsity is not None and not math.isclose(sparsity, record.sparsity, abs_tol=1e-9):
+        return f"sparsity {record.sparsity:.6g}; the ticket's header says {sparsity:.6g}"
+    return ""
+
+
+def _target_fault(record: Record) -> str:
+    assert record.target_sparsity is not None
+    allowed = _ROUNDING * len(record.layers_total) / record.weights_total
+    if abs(record.sparsity - record.target_sparsity) <= allowed + 1e-9:
+        return ""
+    return f"sparsity {record.sparsity:.4f} where {record.target_sparsity:.4f} was asked for"
+
+
+def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:
+    """Where record, header and history disagree; a number that is not finite is null in records."""
+    metrics, history = header_value(about, "metrics"), header_value(about, "history")
+    if not isinstance(metrics, dict):
+        return "the ticket's header holds no metrics that can be read"
+    stated = {f"{at}_{name}": f"{at}_{name}" for at in ("end", "best") for name in MEASURED}
+    stated |= {name: f"{record.report_at}_{name}" for name in MEASURED}
+    stated |= {name: name for name in ("best_step", "finite")}
+    stated |= {name: name for name in ("hard_val_accuracy", "hard_test_accuracy")}
+    for column, name in stated.items():
+        value = metrics.get(name)
+        if isinstance(value, float) and not math.isfinite(value):
+            value = None
+        if getattr(record, column) != value:
+            return f"{column} is {getattr(record, column)}; the ticket's header says {value}"
+    for at, step in (("end", record.step), ("best", metrics.get("best_step"))):
+        rows = [row for row in history or () if row.get("step") == step]
+        if history and not rows:
+            return f"the history has no evaluation at step {step}"
+        for name in ("val_loss", "val_accuracy"):
+            if rows and _differ(rows[-1].get(name), metrics.get(f"{at}_{name}")):
+                return f"{at}_{name} is {metrics.get(f'{at}_{name}')}; the history says otherwise"
+    return ""
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return one != other and not (one != one and other != other)  # NaN is equal to nothing
+
+
+def _audit_seeds(tickets: Mapping[Path, Mapping[str, Any]], findings: Findings) -> set[Path]:
+    """Tickets that two seeds have alike, one of which must be a copy; returns their paths.
+
+    Seeds that share a role (`seeds.init=0`) may share a network, and are left out.
+    """
+    seen: dict[tuple[str, str, str], Path] = {}
+    equal: set[Path] = set()
+    for path, about in tickets.items():
+        if about["body_sha256"] == _EMPTY:  # a score stores no weights
+            continue
+        if not about["seed"].isdigit():
+            findings.leave_out("seeds", "roles of the seed have seeds of their own")
+            continue
+        first = seen.setdefault((about["stage"], about["moment"], about["body_sha256"]), path)
+        equal |= {first, path} if first != path else set()
+        fault = f"it has the tensors of {first.name}" if first != path else ""
+        findings.compare("seeds", path, fault)
+    return equal
+
+
+def _audit_arms(cells: Sequence[AuditedCell], findings: Findings) -> None:
+    results: dict[str, dict[tuple[str, int], Record]] = defaultdict(dict)
+    alike: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for cell in cells:
+        for record in cell.records:
+            # With an empty layer all that counts are the biases, which arms may well share.
+            empty = 0 in record.layers_remaining.values()
+            if not record.is_result or record.val_loss is None or empty:
+                continue
+            results[cell.signature][cell.seed, record.level] = record
+            alike[cell.seed, record.level, _measured(record)].add(cell.signature)
+    for signature in results:
+        findings.compare("arms", signature, "")
+    pairs = {p for names in alike.values() for p in itertools.combinations(sorted(names), 2)}
+    for one, other in sorted(pairs):
+        differ = [
+            (results[one][at], results[other][at])
+            for at in results[one].keys() & results[other].keys()
+            if results[one][at].stage != results[other][at].stage
+        ]
+        if differ and all(_measured(a) == _measured(b) for a, b in differ):
+            say = f"equal to {other} in all of {len(differ)} results, {difference(*differ[0])}"
+            findings.compare("arms", one, say)
+
+
+def _measured(record: Record) -> tuple[Any, ...]:
+    kept = tuple(sorted(record.layers_remaining.items()))
+    return kept, *(getattr(record, name) for name in MEASURED)
+
+
+def difference(one: Record, other: Record) -> str:
+    """In which options two cells differ, as far as records say."""
+    columns = Record.option_columns(dict.fromkeys(GROUPS))
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in columns}
+    texts = [f"{name} {a} and {b}" for name, (a, b) in pairs.items() if a != b]
+    return f"with {', '.join(texts)}" if texts else "with the same options and other settings"

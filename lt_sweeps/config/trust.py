@@ -1,0 +1,80 @@
+"""Which functions a stored config may name: reading somebody's results runs none of their code.
+
+A config names functions by import path (`_target_`), and planning it imports and calls them. What a
+person composes is that person's; a config that is read from a folder may be anybody's. So a command
+that reads one calls `check_trusted` before anything is made of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from lt_sweeps.config.errors import CONF
+
+OURS = __name__.partition(".")[0]
+_TARGET = re.compile(r"_target_\s*[:=]\s*([\w.,]+)")
+
+
+def trusted_modules(words: str | None) -> tuple[str, ...]:
+    """The modules that the word `trust=mylab,theirlab.nets` names on a command line.
+
+    Raises: ValueError: one is not the name of a module.
+    """
+    names = tuple(filter(None, (words or "").split(",")))
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"trust: got {name!r}; give modules: trust=mylab,theirlab.nets")
+    return names
+
+
+def check_trusted(config: Any, *, where: str, trust: Collection[str] = ()) -> None:
+    """Check every function that a stored config names, however deep in it.
+
+    Args:
+        where: the file that holds the config; it opens the error.
+        trust: modules, or packages of modules, whose functions may run too.
+
+    Raises: ValueError: a function is neither an option of this package nor in a trusted module.
+    """
+    waiting = [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.values()
+            if "_target_" in value:
+                _check(value["_target_"], where, trust)
+        elif isinstance(value, list | tuple):
+            waiting += value
+
+
+def is_ours(target: str) -> bool:
+    """Whether a function is an option of this package: one that a yaml of its `conf/` names.
+
+    Any other function of the package, or what it imports, is not: `lt_sweeps.x.os.system` runs
+    whatever it is told.
+    """
+    return target in _options()
+
+
+def _check(target: Any, where: str, trust: Collection[str]) -> None:
+    if target is None or (isinstance(target, str) and is_ours(target)):
+        return
+    if isinstance(target, str) and any(target.startswith(f"{module}.") for module in trust):
+        return
+    module = str(target).rpartition(".")[0]
+    hint = f"; hint: trust={module} if you know its code" if module.isidentifier() else ""
+    raise ValueError(
+        f"{where}: names `{target}`, which is no option of {OURS}, and code that others name is "
+        f"not run{hint}"
+    )
+
+
+@functools.cache
+def _options() -> frozenset[str]:
+    """The functions that the yamls of the package name."""
+    found = (_TARGET.findall(path.read_text()) for path in CONF.rglob("*.yaml"))
+    names = {name for names in found for name in ",".join(names).split(",")}
+    return frozenset(name for name in names if name.startswith(f"{OURS}."))

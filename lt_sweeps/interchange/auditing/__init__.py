@@ -1,0 +1,1 @@
+"""Checks of stored results against what can be computed from them again."""

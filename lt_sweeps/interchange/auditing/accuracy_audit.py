@@ -1,0 +1,70 @@
+"""The reported accuracy of a stored training, measured again on the weights that are stored."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from lt_sweeps.analysis.audit_findings import Findings
+from lt_sweeps.execution.materialize import Missing, ticket
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore
+from lt_sweeps.plan.stages import Evaluate, Search
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.training.training_loop import TrainingLoop
+
+_ROUNDING = 0.002  # of a split: images that another device or stack may classify otherwise
+
+
+def audit_accuracy(unit: Unit, store: AuditedStore, findings: Findings) -> None:
+    """Evaluate a training at its end, and at its best evaluation where those weights are stored."""
+    stage, seed = unit.stage, unit.seed
+    place, about = store.path(stage.key, seed), store.metadata(stage.key, seed) or {}
+    metrics: dict[str, Any] = json.loads(about["metrics"])
+    if not metrics["finite"]:
+        findings.leave_out("accuracies", "the training diverged")
+        return
+    if isinstance(stage, Search):
+        findings.leave_out("accuracies", "a search measures with statistics that nothing stores")
+        return
+    try:
+        stored = ticket(stage.start if isinstance(stage, Evaluate) else stage, seed, store)
+    except (Missing, OSError) as error:
+        findings.leave_out("accuracies", f"its weights are not stored: {error}")
+        return
+    again = _measured(unit, stored, store)
+    findings.compare("accuracies", place, _fault(metrics, again, "end", unit))
+    if metrics["best_step"] == stage.step:
+        findings.compare("accuracies", place, _fault(metrics, again, "best", unit))
+    elif store.has(stage.key, seed, "best") and not stage.has_logits:
+        best = store.read(stage.key, seed, "best")
+        fault = _fault(metrics, _measured(unit, best, store), "best", unit)
+        findings.compare("accuracies", store.path(stage.key, seed, "best"), fault)
+    else:
+        why = "of the best evaluation: its weights are not stored, those of the end are"
+        findings.leave_out("accuracies", why)
+
+
+def _measured(unit: Unit, stored: Ticket, store: AuditedStore) -> dict[str, Any]:
+    """The results of a training that ends with these weights."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loop = TrainingLoop([unit], store, Machine(device), moments=[frozenset()])
+    if isinstance(unit.stage, Evaluate):
+        loop.start(stored)  # it estimates the statistics of batch norms
+    else:
+        loop.stack.load({name: t.to(loop.device) for name, t in stored.state.items()})
+        loop.masking.begin(stored)
+    return loop.scorer.results(unit.stage.step)[0]
+
+
+def _fault(metrics: dict[str, Any], again: dict[str, Any], at: str, unit: Unit) -> str:
+    splits = unit.stage.training.task.dataset.load()
+    for split in ("val", "test"):
+        said, count = metrics[f"{at}_{split}_accuracy"], len(splits[split].labels)
+        found = again[f"end_{split}_accuracy"]
+        if abs(said - found) * count > max(1.0, _ROUNDING * count) + 1e-6:
+            return f"{at}_{split}_accuracy is {said:.6g}; measured again it is {found:.6g}"
+    return ""

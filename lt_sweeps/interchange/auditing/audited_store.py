@@ -1,0 +1,41 @@
+"""`AuditedStore`: stored tickets for an audit, which reads and never changes a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER, split_by_prefix
+
+
+@dataclass(frozen=True)
+class AuditedStore(Store):
+    """Tickets that an audit has found whole, by path; all others count as absent."""
+
+    whole: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
+
+    def metadata(self, key: str, seed: object, moment: int | str = "end") -> dict[str, Any] | None:
+        about = self.whole.get(self.path(key, seed, moment))
+        return None if about is None else dict(about)
+
+    def read(self, key: str, seed: object, moment: int | str = "end") -> Ticket:
+        path = self.path(key, seed, moment)
+        if path not in self.whole:
+            raise FileNotFoundError(path)  # a damaged file is not set aside, as who computes does
+        return as_ticket(path.read_bytes(), step=int(self.whole[path]["step"]))
+
+    def write(self, *_: Any, **__: Any) -> None:
+        """Nothing is stored: an initialisation that is missing is only drawn."""
+
+
+def as_ticket(content: bytes, *, step: int) -> Ticket:
+    """The ticket in the bytes of a file, one replicate."""
+    tensors = {name: tensor[None] for name, tensor in safetensors.torch.load(content).items()}
+    named = split_by_prefix(tensors)
+    return Ticket(named[""], named[MASK], step, named[OPTIMIZER], named[LEARNED])

@@ -1,0 +1,177 @@
+"""What an audit can check of networks that other code has stored, without their code."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.analysis.audit_findings import FOREIGN_CHECKS, CheckVerdict, Findings
+from lt_sweeps.interchange.auditing.other_networks import (
+    OtherNetwork,
+    is_open_lth,
+    is_weights,
+    read_networks,
+)
+
+
+def is_of_other_code(where: Path) -> bool:
+    """Whether it is a checkpoint, or a folder of them or of open_lth, and no results of ours."""
+    if where.is_file():
+        return is_weights(where)
+    ours = ("manifest.json", "runs", "tickets", "sweeps")
+    if any((where / name).exists() for name in ours) or where.resolve().parent.name == "runs":
+        return False
+    return is_open_lth(where) or (where.is_dir() and any(map(is_weights, where.rglob("*"))))
+
+
+def audit_networks(where: Path) -> tuple[list[CheckVerdict], list[str]]:
+    """The verdict on each check, and a line for each network: its sparsity, and by layer.
+
+    Raises: ValueError: there is no network that can be read.
+    """
+    findings = Findings(FOREIGN_CHECKS)
+    networks: list[str] = []
+    seen: dict[tuple[str, str], Path] = {}
+    before: dict[str, OtherNetwork] = {}
+    first: dict[str, OtherNetwork] = {}
+    for network in read_networks(where, findings):
+        if not _audit_mask(network, findings):
+            continue
+        _audit_weights(network, findings)
+        _audit_numbers(network, findings)
+        _audit_nesting(network, before, findings)
+        _audit_start(network, first, findings)
+        _audit_seed(network, seen, findings)
+        networks.append(_layers(network))
+    verdicts = findings.verdicts()
+    if not networks and not any(verdict.faults for verdict in verdicts):
+        raise ValueError(f"audit: {where} holds no weights that can be read")
+    return verdicts, networks
+
+
+def _audit_mask(network: OtherNetwork, findings: Findings) -> bool:
+    if network.lottery and not network.mask:
+        return findings.compare("masks", network.path, "mask.pth holds no tensors by name")
+    if not network.mask:
+        findings.leave_out("masks", "no mask is stored; weights that are 0 count as pruned")
+        return bool(network.state)
+    fault = ""
+    for name, mask in network.mask.items():
+        weight = network.state.get(name)
+        if bool(((mask != 0) & (mask != 1)).any()):
+            fault = fault or f"the mask of {name} has entries other than 0 and 1"
+        elif weight is None and network.state:
+            fault = fault or f"no weights {name}, though there is a mask of them"
+        elif weight is not None and weight.shape != mask.shape:
+            shapes = f"{list(mask.shape)} and {list(weight.shape)}"
+            fault = fault or f"mask and weights of {name} are of shapes {shapes}"
+    return findings.compare("masks", network.path, fault)
+
+
+def _audit_weights(network: OtherNetwork, findings: Findings) -> None:
+    bad = [n for n, t in network.state.items() if not bool(t.isfinite().all())]
+    if network.state:
+        findings.compare("finite", network.path, f"{', '.join(bad)}: not finite" if bad else "")
+    held = {n: m for n, m in network.mask.items() if n in network.state}
+    if network.original:
+        findings.leave_out("pinned", "torch's pruning keeps what is pruned in weight_orig")
+    held = {name: mask for name, mask in held.items() if name not in network.original}
+    if held:
+        counts = {n: int(((m == 0) & (network.state[n] != 0)).sum()) for n, m in held.items()}
+        wrong = {name: count for name, count in counts.items() if count}
+        fault = f"pruned weights that are not 0: {wrong}" if wrong else ""
+        findings.compare("pinned", network.path, fault)
+
+
+def _audit_numbers(network: OtherNetwork, findings: Findings) -> None:
+    for name, value in network.metrics.items():
+        if "acc" in name.lower():
+            most = 1 if network.lottery else 100
+            fault = "" if 0 <= value <= most else f"{name} is {value}; it lies in [0, {most}]"
+            findings.compare("metrics", network.path, fault)
+        elif "loss" in name.lower():
+            fault = "" if value >= 0 else f"{name} is {value}; a loss is a number from 0 up"
+            findings.compare("metrics", network.path, fault)
+    if network.target_sparsity is None or network.level is None:
+        findings.leave_out("counts", "no file says which sparsity was asked for")
+        return
+    total = sum(mask.numel() for mask in network.mask.values())
+    # open_lth rounds up, and its threshold prunes one weight more than it says.
+    allowed = 2 * max(1, network.level) / max(1, total)
+    asked, has = network.target_sparsity, _sparsity(network.kept)
+    fault = f"sparsity {has:.4f} where {asked:.4f} was asked for"
+    findings.compare("counts", network.path, "" if abs(has - asked) <= allowed else fault)
+
+
+def _audit_nesting(
+    network: OtherNetwork, before: dict[str, OtherNetwork], findings: Findings
+) -> None:
+    """A branch of open_lth prunes in its own way, so only `main` must be nested."""
+    denser = before.get(network.series)
+    if network.level is None or network.branch:
+        findings.leave_out("nesting", "a branch" if network.branch else "its name tells no level")
+        return
+    before[network.series] = network
+    if denser is None:
+        return
+    back = {
+        name: int(((mask != 0) & (denser.kept[name] == 0)).sum())
+        for name, mask in network.kept.items()
+        if name in denser.kept and denser.kept[name].shape == mask.shape
+    }
+    wrong = {name: count for name, count in back.items() if count}
+    fault = f"it keeps weights that {denser.path.parent.name} has pruned: {wrong}" if wrong else ""
+    findings.compare("nesting", network.path, fault)
+
+
+def _audit_start(network: OtherNetwork, first: dict[str, OtherNetwork], findings: Findings) -> None:
+    """Each level of open_lth restarts from a model of level 0, pruned."""
+    dense = first.setdefault(network.series, network)
+    if dense is network or network.branch:
+        return
+    shared = network.start.keys() & dense.start.keys()
+    if dense.level != 0 or not shared:
+        findings.leave_out("rewound", "the start of the level, or of level 0, is not stored")
+        return
+    (name,) = shared
+    start, origin = network.start[name], dense.start[name]
+    wrong: dict[str, int] = {}
+    for layer in sorted(start.keys() & origin.keys()):
+        moved = start[layer] != origin[layer]
+        if layer in network.mask:
+            moved &= network.mask[layer] != 0
+        wrong |= {layer: int(moved.sum())} if bool(moved.any()) else {}
+    fault = f"{name} is not that of level 0 where the mask keeps weights: {wrong}" if wrong else ""
+    findings.compare("rewound", network.path, fault)
+
+
+def _audit_seed(
+    network: OtherNetwork, seen: dict[tuple[str, str], Path], findings: Findings
+) -> None:
+    if not network.state:
+        findings.leave_out("seeds", "only a mask is stored")
+        return
+    content = hashlib.sha256()
+    for name in sorted(network.state):
+        content.update(name.encode() + _bytes(network.state[name]))
+    twin = seen.setdefault((network.settings, content.hexdigest()), network.path)
+    same = twin != network.path
+    findings.compare("seeds", network.path, f"it has the weights of {twin}" if same else "")
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _layers(network: OtherNetwork) -> str:
+    layers = ", ".join(f"{n} {_sparsity({n: kept}):.4g}" for n, kept in network.kept.items())
+    return f"{network.path}: sparsity {_sparsity(network.kept):.4g} ({layers})"
+
+
+def _sparsity(kept: Mapping[str, Tensor]) -> float:
+    total = sum(mask.numel() for mask in kept.values())
+    return 1 - sum(int((mask != 0).sum()) for mask in kept.values()) / max(1, total)

@@ -1,0 +1,201 @@
+"""Reads networks that other code has stored, for an audit: checkpoints, and folders of open_lth.
+
+A pickle is loaded with torch's `weights_only`, which refuses a file that would run code.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lt_sweeps.analysis.audit_findings import Findings
+from lt_sweeps.analysis.audited_files import without_path
+from lt_sweeps.storage.checked_read import DamagedFile, read_file
+from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
+
+SUFFIXES = (".pt", ".pth", ".safetensors")
+_MODEL = re.compile(r"model_ep(\d+)_it(\d+)\.pth")
+_LEVEL = re.compile(r"(?:level|lvl|round)[_-]?(\d+)", re.IGNORECASE)
+_SEED = re.compile(r"(?:seed|replicate|run)[_-]?(\d+)", re.IGNORECASE)
+_INSIDE = ("state_dict", "model_state_dict", "model", "net")
+
+
+@dataclass(frozen=True)
+class OtherNetwork:
+    """A network in a file of other code.
+
+    `series` is what its levels have in common, and `settings` what those of all its seeds have.
+    `original` are weights that are stored without their mask, as torch's pruning stores them.
+    `start` are the weights that its training began with, by the name of the file. `lottery` says
+    whether open_lth stored it, `branch` whether it is an experiment beside the levels of `main`.
+    """
+
+    path: Path
+    series: str
+    settings: str
+    level: int | None
+    mask: Mapping[str, Tensor]
+    state: Mapping[str, Tensor]
+    original: frozenset[str] = frozenset()
+    start: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    target_sparsity: float | None = None
+    lottery: bool = False
+    branch: bool = False
+
+    @property
+    def kept(self) -> Mapping[str, Tensor]:
+        """Its mask, or where it has none the weights that are not 0."""
+        if self.mask:
+            return self.mask
+        weights = {name: t for name, t in self.state.items() if t.dim() > 1}
+        return {name: tensor != 0 for name, tensor in weights.items()}
+
+
+def is_open_lth(where: Path) -> bool:
+    lotteries = [where] if where.name.startswith("lottery_") else where.glob("lottery_*")
+    return where.is_dir() and any(any(path.glob("replicate_*")) for path in lotteries)
+
+
+def read_networks(where: Path, findings: Findings) -> Iterator[OtherNetwork]:
+    """Every network below `where`, in the order of its levels; what cannot be read is a fault."""
+    if is_open_lth(where):
+        lotteries = [where] if where.name.startswith("lottery_") else where.glob("lottery_*")
+        for lottery in sorted(lotteries):
+            for replicate in sorted(lottery.glob("replicate_*")):
+                yield from _open_lth(replicate, findings)
+        return
+    paths = [where] if where.is_file() else sorted(p for p in where.rglob("*") if is_weights(p))
+    for path in paths:
+        content = _loaded(path, findings)
+        if content is not None:
+            yield _checkpoint(path, where, content)
+
+
+def is_weights(path: Path) -> bool:
+    return path.suffix in SUFFIXES and not path.name.startswith(".")
+
+
+def _loaded(path: Path, findings: Findings) -> Mapping[str, Any] | None:
+    """The content of a file, by name; None if it cannot be read."""
+    content, fault = None, ""
+    try:
+        read_file(path, 1)  # not a pipe, which would keep torch waiting for ever
+        if path.suffix == ".safetensors":
+            content = safetensors.torch.load(path.read_bytes())
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except DamagedFile as error:
+        fault = error.reason
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as error:
+        fault = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error)}"
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        fault = f"cannot be read: {type(error).__name__}"
+    if not fault and not isinstance(content, Mapping):
+        fault = f"a {type(content).__name__}; weights are tensors by name"
+    if not findings.compare("files", path, fault) or content is None:
+        return None
+    return content
+
+
+def _checkpoint(path: Path, where: Path, content: Mapping[str, Any]) -> OtherNetwork:
+    """The network in one file; level and seed are those that its path names, if it does."""
+    inner = next((content[n] for n in _INSIDE if isinstance(content.get(n), Mapping)), content)
+    metrics = {n: float(v) for n, v in content.items() if isinstance(v, (int, float))}
+    tensors = {n: t.to_dense() for n, t in inner.items() if isinstance(t, Tensor)}
+    groups = split_by_prefix(tensors)
+    masks, state = dict(groups[MASK]), dict(groups[""])
+    pairs = {n.removesuffix("_mask") for n in state if n.endswith("_mask")}
+    pairs = {name for name in pairs if f"{name}_orig" in state}
+    for name in pairs:
+        masks[name] = state.pop(f"{name}_mask")
+        state[name] = state.pop(f"{name}_orig")
+    text = str(path.relative_to(where)) if path != where else path.name
+    level = _LEVEL.search(text)
+    series = _LEVEL.sub("level", text)
+    return OtherNetwork(
+        path,
+        series,
+        _SEED.sub("seed", text),
+        int(level[1]) if level else None,
+        masks,
+        state,
+        frozenset(pairs),
+        metrics=metrics,
+    )
+
+
+def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
+    """The levels of a replicate, from the densest on, and their branches."""
+    fraction = _fraction(replicate / "level_0" / "main" / "hparams.log")
+    folders = [f for f in replicate.glob("level_*/*") if f.is_dir() and f.parent.name[6:].isdigit()]
+    for folder in sorted(folders, key=lambda path: (path.name, int(path.parent.name[6:]))):
+        level, branch = int(folder.parent.name[6:]), folder.name != "main"
+        if not (folder / "mask.pth").exists():
+            findings.leave_out("files", "levels that are not trained, without mask.pth")
+            continue
+        masks = _loaded(folder / "mask.pth", findings)
+        models = {m: p for p in folder.iterdir() if (m := _MODEL.fullmatch(p.name))}
+        ordered = sorted(models, key=lambda match: (int(match[1]), int(match[2])))
+        ends = {models[m].name: _loaded(models[m], findings) for m in dict.fromkeys(ordered[-1:])}
+        starts = {models[m].name: _loaded(models[m], findings) for m in ordered[:1]}
+        metrics = _logged(folder / "logger", findings)
+        if masks is None or None in (*ends.values(), *starts.values()):
+            continue
+        yield OtherNetwork(
+            folder,
+            f"{replicate}/{folder.name}",
+            f"{replicate.parent}/{level}/{folder.name}",
+            level,
+            _tensors(masks),
+            next((_tensors(state) for state in ends.values() if state is not None), {}),
+            start={n: _tensors(s) for n, s in starts.items() if s is not None and len(ordered) > 1},
+            metrics=metrics,
+            target_sparsity=None if fraction is None or branch else 1 - (1 - fraction) ** level,
+            lottery=True,
+            branch=branch,
+        )
+
+
+def _fraction(path: Path) -> float | None:
+    """The part of the weights that each level prunes; a default of 0.2 is not printed."""
+    try:
+        text = read_file(path).decode(errors="replace")
+        match = re.search(r"^\s+\* pruning_fraction => (\S+)$", text, re.MULTILINE)
+        return float(match[1]) if match else 0.2
+    except (OSError, ValueError):
+        return None
+
+
+def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    named = {str(n).removeprefix("module."): t for n, t in content.items()}
+    return {name: tensor for name, tensor in named.items() if isinstance(tensor, Tensor)}
+
+
+def _logged(path: Path, findings: Findings) -> dict[str, float]:
+    """The last value of each quantity in a logger of lines `name,iteration,value`."""
+    metrics: dict[str, float] = {}
+    try:
+        text, fault = read_file(path).decode(errors="replace"), ""
+    except FileNotFoundError:
+        findings.leave_out("metrics", "levels without a logger")
+        return metrics
+    except (OSError, ValueError) as error:
+        text, fault = "", without_path(path, error)
+    for number, line in enumerate(text.split(), start=1):
+        try:
+            name, _, value = line.split(",")
+            metrics[name] = float(value)
+        except ValueError:
+            fault = fault or f"line {number}: {line[:60]!r} is not `name,iteration,value`"
+    findings.compare("files", path, fault)
+    return metrics

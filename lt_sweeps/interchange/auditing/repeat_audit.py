@@ -1,0 +1,67 @@
+"""Whether a training that is done again ends with the weights and the scores that are stored."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from lt_sweeps.analysis.audit_findings import Findings
+from lt_sweeps.analysis.audited_files import header_value
+from lt_sweeps.execution.materialize import Missing, ticket
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.ticket import State
+from lt_sweeps.training.training_loop import TrainingLoop
+
+
+def audit_repeat(unit: Unit, store: AuditedStore, device: str | None, findings: Findings) -> None:
+    """Train again from the start; the snapshots and the plan that led there are tested with it.
+
+    Args:
+        device: where the stored training was computed; only a CPU gives the same bits elsewhere.
+    """
+    stage, seed = unit.stage, unit.seed
+    if device != "cpu":
+        findings.leave_out("repeats", f"computed on {device or 'an unknown device'}, not on a CPU")
+        return
+    try:
+        start = ticket(stage.start, seed, store)
+        stored = store.read(stage.key, seed)
+    except (Missing, OSError) as error:
+        findings.leave_out("repeats", f"what it started from is not stored: {error}")
+        return
+    said = store.metadata(stage.key, seed) or {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker does; sums depend on it
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = Store(Path(folder))
+            loop = TrainingLoop([unit], scratch, Machine(), moments=[frozenset()])
+            loop.start(start)
+            loop.run()
+            again, about = scratch.read(stage.key, seed), scratch.metadata(stage.key, seed) or {}
+    finally:
+        torch.set_num_threads(threads)
+    wrong = _differing(stored.state, again.state) + _differing(stored.mask, again.mask)
+    metrics, others = (header_value(each, "metrics") or {} for each in (said, about))
+    # Equal texts, because NaN is equal to nothing.
+    wrong += [
+        name for name in {*metrics, *others} if str(metrics.get(name)) != str(others.get(name))
+    ]
+    fault = f"trained again it ends with other {', '.join(sorted(wrong))}" if wrong else ""
+    findings.compare("repeats", store.path(stage.key, seed), fault)
+
+
+def _differing(one: State, other: State) -> list[str]:
+    names = {*one, *other}
+    return [
+        name
+        for name in names
+        if name not in one
+        or name not in other
+        or not torch.equal(one[name].nan_to_num(), other[name].nan_to_num())
+    ]

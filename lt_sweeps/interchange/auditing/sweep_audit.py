@@ -1,0 +1,211 @@
+"""The part of an audit that reads weights: a sweep's tickets against its plan, and the data."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from lt_sweeps.analysis.audit_findings import Findings
+from lt_sweeps.analysis.audited_files import Artifacts, AuditedCell
+from lt_sweeps.analysis.record_audit import difference
+from lt_sweeps.config.call import Config, digest
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.trust import check_trusted
+from lt_sweeps.execution.run_settings import code_version
+from lt_sweeps.interchange.auditing.accuracy_audit import audit_accuracy
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore
+from lt_sweeps.interchange.auditing.repeat_audit import audit_repeat
+from lt_sweeps.interchange.auditing.split_audit import audit_splits
+from lt_sweeps.interchange.auditing.ticket_audit import audit_ticket_file
+from lt_sweeps.interchange.auditing.unit_audit import audit_unit, pruning_of
+from lt_sweeps.plan.planning import Planned, planned_cell
+from lt_sweeps.plan.stages import Init, ancestors
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.ticket import Mask
+
+T = TypeVar("T")
+Track = Callable[[Sequence[T], str], Iterable[T]]
+"""Passes items on, and shows how far they have come."""
+
+
+def audit_sweep(
+    artifacts: Artifacts,
+    findings: Findings,
+    *,
+    sample: int | None,
+    repeat: int | None,
+    trust: Collection[str],
+    track: Track[Any],
+) -> None:
+    """Check what only the tensors of tickets, the plan and the data can show.
+
+    Args:
+        sample: how many trainings are evaluated again; None: all.
+        repeat: how many are trained again; None: all.
+        trust: modules whose functions may run, beside ours.
+    """
+    plans = _plans(artifacts, findings, trust)
+    units = {
+        (stage.key, str(cell.seed)): Unit(stage, cell.seed)
+        for cell in plans.values()
+        for stage in cell.trainings
+    }
+    store = AuditedStore(artifacts.root)
+    finite = {(r.stage, r.seed): r.finite for cell in artifacts.cells for r in cell.records}
+    for path in track([*artifacts.tickets], "tickets"):
+        about = artifacts.tickets[path]
+        name = about["stage"], about["seed"]
+        if audit_ticket_file(path, about, units.get(name), finite.get(name, True), findings):
+            store.whole[path] = about
+    _audit_draws(plans.values(), store, findings)
+    for unit in track([*units.values()], "trainings"):
+        audit_unit(unit, store, findings)
+    _audit_masks_of_arms(artifacts, plans, store, findings)
+    tasks = {stage.training.key: stage.training.task for stage, _ in _stages(units.values())}
+    usable = {key for key, task in tasks.items() if audit_splits(task, findings)}
+    measured = [
+        unit
+        for unit in units.values()
+        if "metrics" in (store.metadata(unit.stage.key, unit.seed) or {})
+    ]
+    here = [unit for unit in measured if unit.stage.training.key in usable]
+    if len(here) < len(measured):
+        left = len(measured) - len(here)
+        findings.leave_out("accuracies", "its data are not here", left)
+        findings.leave_out("repeats", "its data are not here", left)
+    for unit in track(_spread(here, sample), "evaluations"):
+        audit_accuracy(unit, store, findings)
+    devices = {(r.stage, r.seed): r.device for cell in artifacts.cells for r in cell.records}
+    for unit in track(_spread(here, repeat), "repeated trainings"):
+        device = devices.get((unit.stage.key, str(unit.seed)))
+        audit_repeat(unit, store, device, findings)
+    if repeat == 0:
+        findings.leave_out("repeats", "only with repeat=COUNT or repeat=all", len(here))
+
+
+def _stages(units: Iterable[Unit]) -> Iterator[tuple[Any, Unit]]:
+    return ((unit.stage, unit) for unit in units)
+
+
+def _spread(units: Sequence[Unit], sample: int | None) -> list[Unit]:
+    """Some of the units, evenly over all; which ones follows from their names alone."""
+    if sample is None or sample >= len(units):
+        return list(units)
+    return [units[len(units) * i // sample] for i in range(sample)]
+
+
+def _plans(artifacts: Artifacts, findings: Findings, trust: Collection[str]) -> dict[str, Planned]:
+    """The plan of each cell that can be planned and that plans what is stored, by its name."""
+    plans = {}
+    for cell in artifacts.cells:
+        name = f"{cell.signature}/{cell.seed}"
+        if cell.config is None or "method" not in cell.config:
+            why = "no config is stored" if cell.config is None else "imported, so there is no plan"
+            findings.leave_out("signatures", why)
+            continue
+        try:
+            check_trusted(cell.config, where="its config", trust=trust)
+            planned = planned_cell(_here(cell, artifacts))
+        except (ValueError, OSError) as error:
+            findings.leave_out("signatures", str(error).splitlines()[0])
+            continue
+        except (TypeError, KeyError, AttributeError) as error:  # not of the form of a config
+            findings.leave_out("signatures", f"its config cannot be planned: {error!r}")
+            continue
+        fault, now = _plan_fault(cell, planned), code_version()
+        versions = {record.code_version for record in cell.records} - {None, "", now}
+        if fault and versions:
+            made = ", ".join(sorted(filter(None, versions)))
+            findings.leave_out("signatures", f"computed by {made}; this is {now}, with other keys")
+        elif findings.compare("signatures", cell.folder.path / "config.yaml", fault):
+            plans[name] = planned
+    return plans
+
+
+def _here(cell: AuditedCell, artifacts: Artifacts) -> Cell:
+    """The cell with its data where the sweep was started, if that folder is on this machine."""
+    config = Config(cell.config or {})
+    if artifacts.manifest is not None and isinstance(config.get("data_dir"), str):
+        folder = Path(artifacts.manifest.launcher.cwd) / config["data_dir"]
+        if folder.is_dir():
+            config = Config({**config, "data_dir": str(folder)})
+    return Cell(config, dict(cell.choices), ())
+
+
+def _plan_fault(cell: AuditedCell, planned: Planned) -> str:
+    if (planned.signature, str(planned.seed)) != (cell.signature, cell.seed):
+        return f"it plans cell {planned.signature} seed {planned.seed}, and not that of its folder"
+    levels = {stage.key: planned.levels.get(stage.key, stage.level) for stage in planned.trainings}
+    for record in cell.records:
+        if levels.get(record.stage) != record.level:
+            return f"it plans no stage {record.stage} at level {record.level}, as a record has"
+    return ""
+
+
+def _audit_draws(plans: Iterable[Planned], store: AuditedStore, findings: Findings) -> None:
+    drawn: set[tuple[str, str]] = set()
+    for cell in plans:
+        for stage in itertools.chain.from_iterable(map(ancestors, cell.lasts)):
+            name = stage.key, str(cell.seed)
+            if not isinstance(stage, Init) or name in drawn:
+                continue
+            drawn.add(name)
+            if not store.has(*name):
+                findings.leave_out("draws", "the initial weights are not stored")
+                continue
+            stored, again = store.read(*name), stage.network.draw(cell.seed)
+            wrong = [
+                n
+                for n in {*again, *stored.state}
+                if n not in again
+                or n not in stored.state
+                or not torch.equal(stored.state[n][0], again[n])
+            ]
+            fault = f"{', '.join(sorted(wrong))}: not what seed {cell.seed} draws" if wrong else ""
+            if not findings.compare("draws", store.path(*name), fault):
+                del store.whole[store.path(*name)]  # what follows starts from the right draw
+
+
+def _audit_masks_of_arms(
+    artifacts: Artifacts, plans: Mapping[str, Planned], store: AuditedStore, findings: Findings
+) -> None:
+    """No two cells have equal masks wherever they were pruned by different criteria."""
+    masks: dict[str, dict[tuple[str, int], tuple[str, str]]] = defaultdict(dict)
+    records = {}
+    alike: dict[tuple[str, int, str], set[str]] = defaultdict(set)
+    for cell in artifacts.cells:
+        planned = plans.get(f"{cell.signature}/{cell.seed}")
+        stages = {} if planned is None else {stage.key: stage for stage in planned.trainings}
+        for record in cell.records:
+            stage = stages.get(record.stage)
+            # A score stores no ticket; its arms are compared by their results alone.
+            pruned = pruning_of(stage) if stage is not None and stage.stores_ticket else None
+            if pruned is None or not store.has(record.stage, record.seed) or not record.is_result:
+                continue
+            mask = _digest(store.read(record.stage, record.seed).mask)
+            # A criterion of initial weights or of noise gives arms that differ elsewhere one mask.
+            criterion = digest([pruned.criterion.call.identity(), [*pruned.criterion.evidence]])
+            masks[cell.signature][cell.seed, record.level] = criterion, mask
+            alike[cell.seed, record.level, mask].add(cell.signature)
+            records.setdefault(cell.signature, record)
+    pairs = {p for names in alike.values() for p in itertools.combinations(sorted(names), 2)}
+    for one, other in sorted(pairs):
+        shared = masks[one].keys() & masks[other].keys()
+        differ = [at for at in shared if masks[one][at][0] != masks[other][at][0]]
+        if differ and all(masks[one][at][1] == masks[other][at][1] for at in differ):
+            how = difference(records[one], records[other])
+            say = f"its masks are those of {other} in all of {len(differ)} results, {how}"
+            findings.compare("arms", one, say)
+
+
+def _digest(mask: Mask) -> str:
+    content = hashlib.sha256()
+    for name in sorted(mask):
+        content.update(name.encode() + mask[name].numpy().tobytes())
+    return content.hexdigest()

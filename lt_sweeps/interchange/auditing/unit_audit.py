@@ -1,0 +1,184 @@
+"""Checks of one stored training against its plan: its mask, its pruned and its kept weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.analysis.audit_findings import Findings
+from lt_sweeps.config.call import public_name
+from lt_sweeps.execution.materialize import Missing, snapshot, ticket
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore
+from lt_sweeps.plan.stages import Prune, Reset, Work
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.sparsity.evidence import ON_DATA
+from lt_sweeps.sparsity.sparsifiers import Sparsifier, overrides
+from lt_sweeps.storage.ticket import State, Ticket
+
+_GO_BACK = ("resets.rewind", "resets.transplant", "resets.mask_init")
+_ROUNDED = (*ON_DATA, "flow", "channel")  # sums, which round otherwise on another machine
+
+
+def audit_unit(unit: Unit, store: AuditedStore, findings: Findings) -> None:
+    """Compare a stored training with the start that is computed again from what it started from."""
+    stage, seed = unit.stage, unit.seed
+    if not stage.stores_ticket or not store.has(stage.key, seed):
+        return
+    trained, pruned = store.read(stage.key, seed), pruning_of(stage)
+    try:
+        start = ticket(stage.start, seed, store)
+        nested = pruned is None or _audit_pruning(pruned, unit, trained, store, findings)
+    except Missing as error:
+        for check in ("nesting", "pinned", "rewound"):
+            findings.leave_out(check, f"what it started from is not stored: {error}")
+        return
+    except OSError as error:
+        findings.leave_out("criteria", f"its data are not here: {error}")
+        return
+    if not nested or not _audit_mask(unit, pruned, start, trained, store, findings):
+        return
+    _audit_pinned(unit, start, trained, store, findings)
+    _audit_start(stage, start, unit, store, findings)
+
+
+def _audit_mask(
+    unit: Unit,
+    pruned: Prune | None,
+    start: Ticket,
+    trained: Ticket,
+    store: AuditedStore,
+    findings: Findings,
+) -> bool:
+    """Whether the mask is that of the start, where a training leaves it as it is."""
+    if unit.stage.has_logits or _changes_mask(unit.stage.sparsifier):
+        findings.leave_out("criteria", "the training itself changes the mask")
+        return True
+    counts = {n: int((start.mask[n] != trained.mask[n]).sum()) for n in trained.mask}
+    wrong = {name: count for name, count in counts.items() if count}
+    if wrong and pruned is not None and {*pruned.evidence} & {*_ROUNDED}:
+        findings.leave_out("criteria", "sums such as gradients round otherwise elsewhere")
+        return False
+    by = "it was not pruned" if pruned is None else str(pruned.criterion.call)
+    fault = f"weights kept or pruned otherwise than planned ({by}): {wrong}" if wrong else ""
+    return findings.compare("criteria", store.path(unit.stage.key, unit.seed), fault)
+
+
+def pruning_of(stage: Work) -> Prune | None:
+    """The pruning whose mask a training holds to its end; None if there is none."""
+    if stage.has_logits or _changes_mask(stage.sparsifier):
+        return None
+    start = stage.start
+    if isinstance(start, Reset):
+        start = start.pruned
+    return start if isinstance(start, Prune) else None
+
+
+def _changes_mask(sparsifier: Sparsifier) -> bool:
+    return any(overrides(sparsifier, m) for m in (Sparsifier.rewire, Sparsifier.search))
+
+
+def _audit_pruning(
+    pruned: Prune, unit: Unit, trained: Ticket, store: AuditedStore, findings: Findings
+) -> bool:
+    """Whether the mask lies within that of the training that was pruned."""
+    place, mask = store.path(unit.stage.key, unit.seed), trained.mask
+    before = ticket(pruned.trained, unit.seed, store).mask
+    back = {name: int((mask[name] & ~before[name]).sum()) for name in mask}
+    named = {name: count for name, count in back.items() if count}
+    parent = store.path(pruned.trained.key, unit.seed)
+    fault = f"it keeps weights that {parent} has pruned: {named}" if named else ""
+    nested = findings.compare("nesting", place, fault)
+    if pruned.target_sparsity is not None:
+        for layers, count in pruned.target.groups(unit.stage.network.layers):
+            kept = sum(int(mask[layer.name].sum()) for layer in layers)
+            where = layers[0].name if len(layers) == 1 else "the network"
+            asked = f"{where} keeps {kept} weights where {count} were asked for"
+            nested &= findings.compare("targets", place, "" if kept == count else asked)
+    return nested
+
+
+def _audit_pinned(
+    unit: Unit, start: Ticket, trained: Ticket, store: AuditedStore, findings: Findings
+) -> None:
+    """Pruned weights at the end and in every snapshot are what they were pinned to at the start."""
+    stage = unit.stage
+    if stage.has_logits or not stage.sparsifier.holds:
+        findings.leave_out("pinned", "its training holds no weights: the mask is learned, or free")
+        return
+    folder = store.path(stage.key, unit.seed).parent
+    for path in sorted(path for path in store.whole if path.parent == folder):
+        about = store.whole[path]
+        if about["seed"] != str(unit.seed):
+            continue
+        moment = about["moment"]
+        at = trained if moment == "end" else store.read(stage.key, unit.seed, moment)
+        wrong = {
+            name: count
+            for name, kept in at.mask.items()
+            if (count := _count_differing(at.state[name], _pinned(name, start), ~kept))
+        }
+        fault = f"pruned weights that are not what they are frozen at: {wrong}" if wrong else ""
+        findings.compare("pinned", path, fault)
+
+
+def _pinned(name: str, start: Ticket) -> Tensor:
+    """What a pruned weight is frozen at: 0 where the training itself has pruned it."""
+    return torch.where(start.mask[name], 0.0, start.state[name])
+
+
+def _audit_start(
+    stage: Work, start: Ticket, unit: Unit, store: AuditedStore, findings: Findings
+) -> None:
+    """The weights that a training began with, where they are stored or go back to a snapshot."""
+    reset, seed = stage.start, unit.seed
+    if not isinstance(reset, Reset) and not store.has(stage.key, seed, "start"):
+        return
+    expected = _snapshot_behind(reset, unit, store) if isinstance(reset, Reset) else None
+    path = store.path(stage.key, seed, "start")
+    if expected is None and path not in store.whole:
+        findings.leave_out("rewound", "its reset makes new weights, and its start is not stored")
+        return
+    if path in store.whole:
+        begun = store.read(stage.key, seed, "start")
+        everywhere = {name: torch.ones_like(t, dtype=torch.bool) for name, t in begun.state.items()}
+        fault = _state_fault(begun.state, start.state, everywhere, "its start is not the reset's")
+        if not findings.compare("rewound", path, fault):
+            del store.whole[path]  # what follows starts from the right weights
+            return
+    if expected is not None:
+        kept = {
+            name: start.mask.get(name, torch.ones_like(tensor, dtype=torch.bool))
+            for name, tensor in start.state.items()
+        }
+        what = "kept weights that are not those of the snapshot"
+        fault = _state_fault(start.state, expected, kept, what)
+        findings.compare("rewound", store.path(stage.key, seed), fault)
+
+
+def _snapshot_behind(reset: Reset, unit: Unit, store: AuditedStore) -> State | None:
+    """The weights that a reset restarts from, read and not computed; None where it makes new."""
+    if public_name(reset.reset.function) == "resets.keep" and not reset.trained.has_logits:
+        return ticket(reset.trained, unit.seed, store).state
+    current: Reset | None = reset
+    while current is not None:
+        name, kept_too = public_name(current.reset.function), current.freeze.bound().get("kept_too")
+        if name not in _GO_BACK or kept_too or current.to is None:
+            return None
+        current = current.before
+    assert reset.to is not None
+    return snapshot(reset.origin, reset.to, unit.seed, store).state
+
+
+def _state_fault(state: State, expected: State, where: dict[str, Tensor], what: str) -> str:
+    wrong = {
+        name: count
+        for name in state
+        if (count := _count_differing(state[name], expected[name], where[name]))
+    }
+    return f"{what}: {wrong}" if wrong else ""
+
+
+def _count_differing(one: Tensor, other: Tensor, where: Tensor) -> int:
+    """How many numbers differ to the bit; NaN is equal to NaN."""
+    differ = (one != other) & ~(one.isnan() & other.isnan())
+    return int((differ & where).sum())

@@ -1,0 +1,218 @@
+"""Whether a stored ticket is what its stage says: its level, its step, its weights and its mask.
+
+A checksum shows that a file is as it was written, and its header that it lies where it was written.
+What is checked here shows that it could have been written there: a ticket that was edited, with new
+checksums, keeps more weights than its level was to keep, or weights that its parent had pruned.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.seeds import Seed
+from lt_sweeps.models.network import Network
+from lt_sweeps.plan.stages import Init, Moment, Prune, Reset, Stage, Work
+from lt_sweeps.storage.checked_read import DamagedFile, say_unused
+from lt_sweeps.storage.record import MEASURED
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.ticket_facts import TicketFacts
+
+_METRICS = {"finite", "best_step"} | {
+    f"{when}_{name}" for when in ("best", "end") for name in (*MEASURED, "one_class")
+}
+
+
+def is_stored(
+    stage: Work | Init, seed: Seed, moment: Moment, store: Store, *, thorough: bool = False
+) -> bool:
+    """Whether a stage's ticket is there and is right; what is there and wrong is said.
+
+    Only the head of the file is read, unless `thorough`.
+    """
+    facts = store.facts(stage.key, seed, moment)
+    if facts is None:
+        return False
+    if thorough:
+        fault = ticket_fault(stage, seed, moment, store)
+    else:
+        fault = header_fault(stage, moment, facts)
+    if fault:
+        say_unused(f"{store.path(stage.key, seed, moment)}: {fault}")
+    return not fault
+
+
+def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
+    """What the header of a ticket says that its stage does not; nothing if they agree."""
+    steps = {"end": stage.step, "best": stage.step, "start": _first_step(stage)}
+    expected = {"level": stage.level, "step": steps.get(str(moment), moment)}
+    if isinstance(stage, Work):
+        expected["layers_total"] = {layer.name: layer.size for layer in stage.network.layers}
+    if isinstance(stage, Work) and moment == "end" and not facts.metrics.keys() >= _METRICS:
+        return "without its metrics"
+    for name, value in expected.items():
+        if getattr(facts, name) != value:
+            return f"{name} {getattr(facts, name)} where its stage has {value}"
+    left = sum(facts.layers_remaining.values())
+    kept = stage.sparsifier.kept_at_end
+    # A search keeps about as many as it was asked for; a training that prunes keeps exactly them.
+    if kept not in (None, left) and moment == "end" and stage.step > _first_step(stage):
+        return f"{left} weights where its training keeps {kept}"
+    pruning, _ = _origin(stage)
+    if pruning is not None and _counts(pruning):
+        for names, count in _groups(pruning):
+            if (left := sum(facts.layers_remaining[name] for name in names)) > count:
+                return f"{left} weights of {', '.join(names)} where its level keeps {count}"
+    return ""
+
+
+def ticket_fault(stage: Work | Init, seed: Seed, moment: Moment, store: Store) -> str:
+    """What is wrong with a stored ticket, for which all of it and its parent's are read."""
+    _, parent = _origin(stage)
+    paths = [store.path(stage.key, seed, moment)]
+    paths += [] if parent is None else [store.path(parent.key, seed)]
+    return _fault(stage, seed, moment, store, tuple(map(_version, paths)))
+
+
+@functools.cache  # a dense run is the parent of many
+def _fault(
+    stage: Work | Init, seed: Seed, moment: Moment, store: Store, versions: tuple[object, ...]
+) -> str:
+    try:
+        ticket = store.read(stage.key, seed, moment)
+    except FileNotFoundError:
+        return "a link to nothing"
+    except DamagedFile as error:
+        return error.reason
+    facts = store.facts(stage.key, seed, moment)
+    assert facts is not None
+    fault = header_fault(stage, moment, facts)
+    return fault or next(_faults(stage, facts, ticket, _parent(stage, seed, store)), "")
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """What changes where a file is written again."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _faults(
+    stage: Work | Init, facts: TicketFacts, ticket: Ticket, parent: Ticket | None
+) -> Iterator[str]:
+    """What of a ticket cannot be so; only the first is asked for."""
+    if isinstance(stage, Work) and not stage.stores_ticket:
+        return
+    shapes = {n: (t.is_floating_point(), tuple(t.shape[1:])) for n, t in ticket.state.items()}
+    if shapes != _shapes(stage.network):
+        yield "its tensors are not those of its network"
+    if {n: t.shape[1:] for n, t in ticket.mask.items()} != _prunable(stage.network):
+        yield "its masks are not those of its network"
+    floats = [tensor for tensor in ticket.state.values() if tensor.is_floating_point()]
+    if facts.metrics.get("finite") and not all(t.isfinite().all() for t in floats):
+        yield "weights that are no numbers, though it has not diverged"
+    pruning, _ = _origin(stage)
+    if parent is not None:
+        yield from _unlike_parent(stage, pruning, ticket, parent)
+
+
+def _unlike_parent(
+    stage: Work | Init, pruning: Prune | None, ticket: Ticket, parent: Ticket
+) -> Iterator[str]:
+    for name, kept in ticket.mask.items():
+        if (kept & ~parent.mask[name]).any():
+            yield f"it keeps weights of {name} that were pruned before"
+    if pruning is None:
+        if any((kept != parent.mask[name]).any() for name, kept in ticket.mask.items()):
+            yield "its mask is not the one that it was trained with"
+        return
+    for names, count in _groups(pruning) if _counts(pruning) else ():
+        left, before = (sum(int(m[n].sum()) for n in names) for m in (ticket.mask, parent.mask))
+        if left != min(count, before):
+            yield f"it keeps {left} weights of {', '.join(names)}; its level keeps {count}"
+    if _pins_to_zero(stage):
+        for name, kept in ticket.mask.items():
+            if ticket.state[name][parent.mask[name] & ~kept].any():
+                yield f"pruned weights of {name} are not 0"
+
+
+def _parent(stage: Work | Init, seed: Seed, store: Store) -> Ticket | None:
+    """The ticket in whose mask a stage's own lies, if it is stored and whole."""
+    _, parent = _origin(stage)
+    try:
+        return None if parent is None else store.read(parent.key, seed)
+    except (FileNotFoundError, DamagedFile):
+        return None
+
+
+@functools.cache
+def _origin(stage: Stage) -> tuple[Prune | None, Work | Init | None]:
+    """The pruning that made the mask of a stage, and the stored ticket that was pruned."""
+    pruning, at = None, stage.mask_within
+    while at is not None:
+        if isinstance(at, Init) or (isinstance(at, Work) and at.stores_ticket):
+            return pruning, at
+        pruning = at if isinstance(at, Prune) else pruning
+        at = at.mask_within
+    return pruning, None
+
+
+def _first_step(stage: Work | Init) -> int:
+    return stage.start.step if isinstance(stage, Work) else stage.step
+
+
+def _groups(pruning: Prune) -> Iterator[tuple[Sequence[str], int]]:
+    """The layers that compete in a pruning, and how many weights they keep together."""
+    for layers, count in pruning.target.groups(pruning.network.layers):
+        yield [layer.name for layer in layers], count
+
+
+def _counts(pruning: Prune) -> bool:
+    """Whether a pruning keeps the number of weights that its target says."""
+    names = tuple(name for name, _ in pruning.criterion.evidence)
+    return pruning.target_sparsity is not None and _scores(pruning.criterion.call, names)
+
+
+@functools.cache
+def _scores(criterion: Call, names: Sequence[str]) -> bool:
+    """Whether a criterion scores weights; one that returns a mask keeps as many as it likes.
+
+    Only a call shows which of the two it is. A criterion that cannot take five weights is not
+    known, so its tickets are not held to a number.
+    """
+    weights = torch.linspace(-1, 1, 5)
+    evidence = {n: weights > 0 if n in ("keeps", "sampled") else weights for n in names}
+    try:
+        return criterion(**evidence).dtype != torch.bool
+    except Exception:  # whatever a function of a person's raises
+        return False
+
+
+def _pins_to_zero(stage: Work | Init) -> bool:
+    """Whether weights that were pruned before a training are 0 after it."""
+    start = stage.start if isinstance(stage, Work) else None
+    return (
+        isinstance(stage, Work)
+        and isinstance(start, Reset)
+        and start.freeze.target == "lt_sweeps.sparsity.freezes.zero"
+        and stage.sparsifier.holds
+    )
+
+
+@functools.cache
+def _shapes(network: Network) -> Mapping[str, tuple[bool, tuple[int, ...]]]:
+    state = network.module().state_dict()
+    return {name: (t.is_floating_point(), tuple(t.shape)) for name, t in state.items()}
+
+
+@functools.cache
+def _prunable(network: Network) -> Mapping[str, tuple[int, ...]]:
+    return {layer.name: tuple(layer.shape) for layer in network.layers}

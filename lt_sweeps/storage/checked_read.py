@@ -1,0 +1,234 @@
+"""Reads files that somebody else may have cut, changed or replaced: a value, or one typed error.
+
+Every file of ours is read through here. A pipe, a folder or a loop of links in a file's place is
+damage too, and is found without waiting for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import logging
+import math
+import os
+import re
+import stat
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from lt_sweeps.config.call import Config, fits
+
+_NO_FILE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG}
+# What PyYAML raises for a yaml that is none: `!!bool x` is a KeyError, `!!timestamp x` another.
+_NOT_YAML = (
+    *(yaml.YAMLError, ValueError, OverflowError, RecursionError),
+    *(LookupError, AttributeError, TypeError),
+)
+_MOST = 1_000_000  # values in a yaml; a few lines of aliases can stand for billions
+T = TypeVar("T")
+_log = logging.getLogger("lt_sweeps")
+
+
+class DamagedFile(ValueError):
+    """A file that does not hold what was written; `reason` says why, without the path."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+
+class NewerFormat(ValueError):
+    """A file of a later version of this package: it is right, and this version must leave it."""
+
+
+def read_file(path: Path, most: int = -1) -> bytes:
+    """The content of a file, or its first `most` bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedFile: what lies there is no file.
+        OSError: the file system fails; the file may be right.
+    """
+    try:
+        # O_NONBLOCK: a pipe that nobody writes to would keep `open` waiting for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise DamagedFile(path, f"no file ({error.strerror})") from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise DamagedFile(path, "no file, but a folder, a pipe or a device")
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return file.read(most)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path, hint: Callable[..., T]) -> T:
+    """The JSON in a file as a value of type `hint`.
+
+    Raises: FileNotFoundError, DamagedFile, OSError: as `read_file`.
+    """
+    content = read_file(path)
+    try:
+        return typed(hint, parse_json(content))
+    except ValueError as error:
+        raise DamagedFile(path, str(error)) from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value, read strictly: no key twice, no NaN or infinity, no half characters.
+
+    Raises: ValueError: it is none.
+    """
+    if isinstance(text, bytes):
+        text = text.decode()
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite
+        )
+    except RecursionError:
+        raise ValueError("not valid JSON (nested too deeply)") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error})") from None
+    if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a character, which no file can hold
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is given twice")
+    return content
+
+
+def _no_number(name: str) -> typing.NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
+def read_yaml(path: Path) -> Any:
+    """The yaml in a file: mappings by name, lists and plain values, and no objects.
+
+    Raises: FileNotFoundError, DamagedFile, OSError: as `read_file`.
+    """
+    content = read_file(path)
+    try:
+        value = yaml.safe_load(content.decode())
+    except _NOT_YAML as error:
+        raise DamagedFile(path, f"not valid yaml ({' '.join(str(error).split())})") from None
+    if not _plain(value):
+        raise DamagedFile(path, "not plain values by name")
+    return value
+
+
+def _plain(value: Any) -> bool:
+    """Whether a yaml holds JSON values alone, and not too many; an alias may be of itself."""
+    waiting, seen = [(value, 0)], 0
+    while waiting:
+        (inner, depth), seen = waiting.pop(), seen + 1
+        if seen > _MOST or depth > 100:
+            return False
+        if isinstance(inner, dict):
+            if not all(isinstance(name, str) for name in inner):
+                return False
+            waiting += [(each, depth + 1) for each in inner.values()]
+        elif isinstance(inner, list):
+            waiting += [(each, depth + 1) for each in inner]
+        elif not isinstance(inner, str | int | float | None):
+            return False
+    return True
+
+
+def typed(hint: Any, value: Any) -> Any:
+    """A JSON value as `hint` says: dataclasses, mappings, sequences and tuples of plain values.
+
+    Raises: ValueError: it is of another type; the message names the field.
+    """
+    if is_dataclass(hint):
+        return _as_dataclass(hint, value)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Config and isinstance(value, dict):
+        return Config(value)
+    if origin is tuple and isinstance(value, list) and len(value) == len(inner):
+        return tuple(map(typed, inner, value))
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
+        return value if inner[1] is Any else {k: typed(inner[1], v) for k, v in value.items()}
+    if isinstance(origin, type) and issubclass(origin, Sequence) and isinstance(value, list):
+        return [typed(inner[0], each) for each in value]
+    if origin is tuple or hint is Config or not fits(value, hint):
+        raise ValueError(f"{shortened(value)} where it has another type")
+    return value
+
+
+def _as_dataclass(kind: Any, value: Any) -> Any:
+    hints, needed = _fields(kind)
+    if not isinstance(value, dict):
+        raise ValueError(f"{shortened(value)} where it has {sorted(hints)}")
+    if wrong := sorted((needed - value.keys()) | (value.keys() - hints)):
+        raise ValueError(f"without or with unknown {wrong}; it has {sorted(hints)}")
+    made = {}
+    for name, inner in value.items():
+        try:
+            made[name] = typed(hints[name], inner)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return kind(**made)
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
+    needed = {
+        field.name
+        for field in fields(kind)
+        if field.default is MISSING and field.default_factory is MISSING
+    }
+    return typing.get_type_hints(kind), needed
+
+
+def shortened(value: Any) -> str:
+    """A value for a message of one line."""
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:56]} ..."
+
+
+def check_format(path: Path, stated: Any, *allowed: str, by: str = "") -> None:
+    """Check the format that a file states; the last of `allowed` is this version's own.
+
+    Args:
+        by: the version that wrote the file, where that is known.
+
+    Raises:
+        NewerFormat: a later version wrote it.
+        DamagedFile: it is of another kind or version.
+    """
+    if stated in allowed:
+        return
+    kind, _, number = allowed[-1].rpartition("/")
+    match = re.fullmatch(rf"{re.escape(kind)}/(\d{{1,9}})", str(stated))
+    if match and int(match[1]) > int(number):
+        raise NewerFormat(
+            f"{path}: a newer version of lt_sweeps{by and f' ({by})'} wrote it, in the format "
+            f"{stated}; this version reads {allowed[-1]}; update lt_sweeps, or use another root"
+        )
+    raise DamagedFile(path, f"its format is {shortened(stated)}; this version reads {allowed[-1]}")
+
+
+@functools.cache
+def say_unused(fault: str) -> None:
+    """Warn of a file that is there and is not used; once, however often it is looked at."""
+    _log.warning("%s; it is not used", fault)

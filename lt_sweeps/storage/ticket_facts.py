@@ -1,0 +1,72 @@
+"""`TicketFacts`: what the header of a ticket says of it, as values that agree with each other."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lt_sweeps.storage.checked_read import typed
+
+
+@dataclass(frozen=True)
+class TicketFacts:
+    """What a ticket's header says beside its identity; empty where a ticket has no such fact.
+
+    An initialisation has no layers and no metrics, an imported ticket has no metrics, and a
+    checkpoint has little more than its history. A diverged loss is NaN.
+    """
+
+    step: int
+    level: int = 0
+    sparsity: float = 0.0
+    layers_remaining: Mapping[str, int] = field(default_factory=dict)
+    layers_total: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # numbers and truth values by name
+    history: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str]) -> TicketFacts:
+        """Raises: ValueError: a fact is missing or of another type, or two do not agree."""
+        names = cls.__dataclass_fields__.keys() & metadata.keys()
+        try:
+            values = {name: json.loads(metadata[name]) for name in names}
+        except (ValueError, RecursionError):
+            raise ValueError("its header holds what is not JSON") from None
+        # A number that is none cannot be typed; it is put back, because a loss may have diverged.
+        numbers = {name: values.pop(name) for name in ("metrics", "history") if name in values}
+        try:
+            facts: TicketFacts = typed(cls, values)
+            for row in [numbers.get("metrics", {}), *numbers.get("history", [])]:
+                if not all(isinstance(value, int | float | None) for value in row.values()):
+                    raise ValueError("a metric is no number")
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ValueError(f"its header: {error}") from None
+        facts = cls(**{**vars(facts), **numbers})
+        if fault := facts._counts() or facts._scores():
+            raise ValueError(f"its header: {fault}")
+        return facts
+
+    def _counts(self) -> str:
+        left, total = self.layers_remaining, self.layers_total
+        if left.keys() != total.keys() or any(not 0 <= left[n] <= total[n] for n in left):
+            return f"layers keep {dict(left)} of {dict(total)} weights"
+        weights = sum(total.values())
+        if weights and not math.isclose(self.sparsity, 1 - sum(left.values()) / weights):
+            return f"sparsity {self.sparsity} where {sum(left.values())} of {weights} weights stay"
+        return ""
+
+    def _scores(self) -> str:
+        """Validation scores stand in the history and in the metrics."""
+        if not self.metrics or not self.history:
+            return ""
+        rows = {row.get("step"): row for row in self.history}
+        picked = {"end": self.history[-1], "best": rows.get(self.metrics.get("best_step"), {})}
+        for when, row in picked.items():
+            for name in ("val_loss", "val_accuracy"):
+                said, was = self.metrics.get(f"{when}_{name}"), row.get(name)
+                if said != was and not (said != said and was != was):  # NaN equals nothing
+                    return f"{when}_{name} {said} where the history has {was}"
+        return ""

@@ -1,0 +1,52 @@
+"""A stored config runs functions of ours, or of modules that the person at the keyboard names."""
+
+from __future__ import annotations
+
+import pytest
+from fixtures.tiny_cell import TINY
+
+from lt_sweeps.config.trust import check_trusted, trusted_modules
+
+
+def test_options_of_ours_are_trusted_however_deep_they_stand() -> None:
+    check_trusted(TINY, where="config")
+    check_trusted({"tracker": {"_target_": None}}, where="config")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "torch.load",
+        "torch.hub.load",
+        "lt_sweeps.storage.atomic_write.write_whole",
+        "lt_sweeps.execution.slurm.squeue._answer",
+        "lt_sweeps.config.call.importlib.import_module",
+        "lt_sweeps.x.os.system",
+        "lt_sweeps.sparsity.criteria.os.system",
+        "lt_sweeps.sparsity.criteria",
+        "lt_sweeps.__main__.main",
+        "mylab.nets.Net",
+        "mylabs.nets.Net",
+        "",
+        ["os.system"],
+        {"_target_": "os.system"},
+        3,
+    ],
+)
+def test_any_other_function_is_refused(target: object) -> None:
+    for config in ({"dataset": {"_target_": target}}, {"a": [{"b": [{"_target_": target}]}]}):
+        with pytest.raises(ValueError, match="there: names .*, which is no option of lt_sweeps"):
+            check_trusted(config, where="there", trust=("mylab.net", "mylab.nets.N"))
+
+
+def test_a_module_that_is_named_is_trusted_with_all_below_it() -> None:
+    for trust in ("mylab", "other,mylab.nets"):
+        config = {"model": {"net": {"_target_": "mylab.nets.Net"}}}
+        check_trusted(config, where="there", trust=trusted_modules(trust))
+
+
+@pytest.mark.parametrize("words", ["my lab", "mylab.", "../mylab", "*"])
+def test_what_is_no_module_cannot_be_trusted(words: str) -> None:
+    with pytest.raises(ValueError, match="trust: got .*; give modules"):
+        trusted_modules(words)

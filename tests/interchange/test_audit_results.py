@@ -1,0 +1,572 @@
+"""Audit: a good sweep passes every check, and each planted fault fails its own check alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from lt_sweeps.analysis.audit_findings import CHECKS
+from lt_sweeps.analysis.record_audit import audit_line
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.call import Config
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.interchange.audit_results import audit
+from lt_sweeps.reporting.sweep_report import report
+from lt_sweeps.storage.manifest import Manifest
+from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.ticket_file import identity_in_path, read_metadata, ticket_path
+
+Make = Callable[..., Cell]
+Swept = Callable[..., Path]
+LAYER = "output.weight"
+
+
+def verdicts(where: Path, out: Path, **options: Any) -> dict[str, str]:
+    """The state of every check."""
+    passed = audit(where, out=out, console=Console(quiet=True), **options)
+    states = {c["check"]: c["state"] for c in json.loads(out.read_text())["checks"]}
+    assert passed == ("FAIL" not in states.values())
+    return states
+
+
+def failing(where: Path, **options: Any) -> list[str]:
+    out = where.parent / f"{where.name}-audit.json"
+    return [check for check, state in verdicts(where, out, **options).items() if state == "FAIL"]
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Roots that are computed once and copied for each test."""
+    return {"folder": tmp_path_factory.mktemp("stock")}
+
+
+@pytest.fixture
+def sweep(cell: Make, swept: Swept, stock: dict[str, Path], tmp_path: Path) -> Path:
+    """Two criteria, two seeds, two levels; `movement` keeps the start of each training."""
+    movement = {"_target_": "lt_sweeps.sparsity.criteria.movement"}
+    if "root" not in stock:
+        made = [{}, {"mask_criterion": movement}]
+        folder = swept(
+            *(cell(seed=seed, reset__to="4it", **how) for how in made for seed in (0, 1))
+        )
+        stock["root"] = stock["folder"] / "results"
+        shutil.copytree(folder.parent.parent, stock["root"])
+        return folder
+    shutil.copytree(stock["root"], tmp_path / "results")
+    return tmp_path / "results" / "sweeps" / "tiny"
+
+
+def cells(sweep: Path) -> list[RunFolder]:
+    root = sweep.parent.parent
+    return [RunFolder(path) for path in sorted(root.glob("runs/*/*")) if path.is_dir()]
+
+
+def last(sweep: Path) -> tuple[RunFolder, Record, Path]:
+    """The sparsest result of a cell, from which nothing is computed: its record and its ticket."""
+    folder = next(f for f in cells(sweep) if f.read().records[0].seed == "1")
+    record = folder.read().records[-1]
+    return folder, record, ticket_path(sweep.parent.parent, record.stage, record.seed)
+
+
+def rewrite(path: Path, ticket: Ticket | None = None, **about: Any) -> None:
+    """Write a ticket with other tensors or metadata, and with the checksums of these."""
+    store, named = Store(path.parent.parent.parent), identity_in_path(path)
+    key, seed, moment = named["stage"], named["seed"], named["moment"]
+    ticket = ticket or store.read(key, seed, moment)
+    metadata = {
+        name: text
+        for name, text in read_metadata(path).items()
+        if name not in ("body_sha256", "metadata_sha256", "format")
+    }
+    path.unlink()
+    store.write(key, seed, ticket, {**metadata, **about}, moment)
+
+
+def rerecord(folder: RunFolder, level: int, **changes: Any) -> None:
+    rows = folder.read().records
+    folder.write([replace(r, **changes) if r.level == level else r for r in rows], complete=True)
+
+
+def stored(path: Path) -> Ticket:
+    named = identity_in_path(path)
+    store = Store(path.parent.parent.parent)
+    return store.read(named["stage"], named["seed"], named["moment"])
+
+
+def changed(ticket: Ticket, change: Callable[[torch.Tensor, torch.Tensor], None]) -> Ticket:
+    """A ticket with another mask or other weights of one layer, flattened."""
+    state = {name: tensor.clone() for name, tensor in ticket.state.items()}
+    mask = {name: tensor.clone() for name, tensor in ticket.mask.items()}
+    change(state[LAYER].view(-1), mask[LAYER].view(-1))
+    return replace(ticket, state=state, mask=mask)
+
+
+def test_a_good_sweep_passes_every_check(sweep: Path, tmp_path: Path) -> None:
+    found = verdicts(sweep, tmp_path / "a.json", sample="all", repeat="all")
+    assert found == dict.fromkeys(CHECKS, "pass")
+
+
+def test_it_changes_no_file(sweep: Path) -> None:
+    root = sweep.parent.parent
+    last(sweep)[2].write_bytes(b"cut")
+
+    def content() -> dict[Path, tuple[bytes, int]]:
+        files = (path for path in root.rglob("*") if path.is_file())
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+    before = content()
+    assert not audit(sweep, console=Console(quiet=True))
+    assert not audit(root, console=Console(quiet=True))
+    assert content() == before
+
+
+def edit_manifest(sweep: Path) -> None:
+    text = json.loads((sweep / "manifest.json").read_text())
+    text["cells"].pop()
+    (sweep / "manifest.json").write_text(json.dumps(text))
+
+
+def edit_records(sweep: Path) -> None:
+    path = cells(sweep)[0].records
+    path.write_text(path.read_text().replace('"test_accuracy": 0.', '"test_accuracy": 0.9', 1))
+
+
+def edit_config(sweep: Path) -> None:
+    path = cells(sweep)[0].path / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["config"]["recipe"]["lr"] = 0.02
+    path.write_text(yaml.safe_dump(content))
+
+
+def cut(sweep: Path) -> None:
+    _, _, path = last(sweep)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def swap_seeds(sweep: Path) -> None:
+    _, _, path = last(sweep)
+    other = path.with_name("0.safetensors")
+    other.rename(path.with_name("aside"))
+    path.rename(other)
+    path.with_name("aside").rename(path)
+
+
+def copy_seed(sweep: Path) -> None:
+    _, _, path = last(sweep)
+    rewrite(path, stored(path.with_name("0.safetensors")))
+
+
+def count_in_record(sweep: Path) -> None:
+    folder, record, _ = last(sweep)
+    left = {**record.layers_remaining, LAYER: record.layers_remaining[LAYER] + 1}
+    kept = record.weights_remaining + 1
+    sparsity = 1 - kept / record.weights_total
+    rerecord(folder, 2, layers_remaining=left, weights_remaining=kept, sparsity=sparsity)
+
+
+def revive_to_miss_the_target(sweep: Path) -> None:
+    """More weights than the schedule leaves, which header and record admit."""
+    folder, record, path = last(sweep)
+    before = stored(ticket_path(sweep.parent.parent, folder.read().records[1].stage, record.seed))
+    ticket = stored(path)
+    ticket = replace(ticket, mask={**ticket.mask, LAYER: before.mask[LAYER]})
+    left = {**record.layers_remaining, LAYER: int(before.mask[LAYER].sum())}
+    kept = sum(left.values())
+    sparsity = 1 - kept / record.weights_total
+    rewrite(path, ticket, layers_remaining=left, sparsity=sparsity)
+    rerecord(folder, 2, layers_remaining=left, weights_remaining=kept, sparsity=sparsity)
+
+
+def measure_in_record(sweep: Path) -> None:
+    folder, record, _ = last(sweep)
+    assert record.end_test_loss is not None
+    rerecord(folder, 2, end_test_loss=record.end_test_loss / 2)
+
+
+def flip_a_bit(sweep: Path) -> None:
+    _, _, path = last(sweep)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def count_in_header(sweep: Path) -> None:
+    """Header and record agree on a count that the mask does not have."""
+    count_in_record(sweep)
+    folder, _, path = last(sweep)
+    record = folder.read().records[-1]
+    rewrite(path, layers_remaining=dict(record.layers_remaining), sparsity=record.sparsity)
+
+
+def revive(sweep: Path) -> None:
+    """A weight that level 1 has pruned takes the place of a kept one."""
+    folder, record, path = last(sweep)
+    before = stored(ticket_path(sweep.parent.parent, folder.read().records[1].stage, record.seed))
+    gone = (~before.mask[LAYER]).flatten().nonzero()[0, 0]
+
+    def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
+        first = mask.nonzero()[0, 0]
+        mask[gone], mask[first], weights[first] = True, False, 0.0
+
+    rewrite(path, changed(stored(path), change))
+
+
+def keep_another(sweep: Path) -> None:
+    """A weight that the criterion prunes at level 2 takes the place of one that it keeps."""
+    folder, record, path = last(sweep)
+    before = stored(ticket_path(sweep.parent.parent, folder.read().records[1].stage, record.seed))
+
+    def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
+        first = mask.nonzero()[0, 0]
+        other = (before.mask[LAYER].view(-1) & ~mask).nonzero()[0, 0]
+        mask[other], mask[first], weights[first] = True, False, 0.0
+
+    rewrite(path, changed(stored(path), change))
+
+
+def unpin(sweep: Path) -> None:
+    def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
+        weights[(~mask).nonzero()[0, 0]] = 1e-3
+
+    _, _, path = last(sweep)
+    rewrite(path, changed(stored(path), change))
+
+
+def restart_elsewhere(sweep: Path) -> None:
+    """The start of a training, as `movement` compares it, is not the snapshot of step 4."""
+
+    def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
+        weights[mask.nonzero()[0, 0]] += 1e-6
+
+    path = sorted(sweep.parent.parent.glob("tickets/*/1@start.safetensors"))[0]
+    rewrite(path, changed(stored(path), change))
+
+
+def diverge(sweep: Path) -> None:
+    def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
+        weights[mask.nonzero()[0, 0]] = torch.nan
+
+    _, _, path = last(sweep)
+    rewrite(path, changed(stored(path), change))
+
+
+def draw_otherwise(sweep: Path) -> None:
+    def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
+        weights[0] += 1e-3
+
+    _, record, _ = last(sweep)
+    assert record.init is not None
+    path = ticket_path(sweep.parent.parent, record.init, "1")
+    rewrite(path, changed(stored(path), change))
+
+
+def claim_more(sweep: Path) -> None:
+    """Header and record agree on an accuracy that the network does not have."""
+    folder, record, path = last(sweep)
+    metrics = json.loads(read_metadata(path)["metrics"])
+    rewrite(path, metrics={**metrics, "end_test_accuracy": 0.999})
+    same = {"test_accuracy": 0.999} if record.report_at == "end" else {}
+    rerecord(folder, 2, end_test_accuracy=0.999, **same)
+
+
+def plan_otherwise(sweep: Path) -> None:
+    """The config and the manifest agree on a cell that is not the one that was computed."""
+    path, folder = sweep / "manifest.json", cells(sweep)[0]
+    manifest = Manifest.read(path)
+    name = f"{folder.path.parent.name}/{folder.path.name}"
+    config = next(cell.config for cell in manifest.cells if cell.name == name)
+    other = Config({**config, "recipe": {**config["recipe"], "lr": 0.02}})
+    changed = [replace(c, config=other) if c.name == name else c for c in manifest.cells]
+    replace(manifest, cells=changed).write(path)
+    edit_config(sweep)
+
+
+PLANTS = {
+    "manifest": edit_manifest,
+    "records": edit_records,
+    "configs": edit_config,
+    "headers": cut,
+    "paths": swap_seeds,
+    "counts": count_in_record,
+    "targets": revive_to_miss_the_target,
+    "metrics": measure_in_record,
+    "seeds": copy_seed,
+    "signatures": plan_otherwise,
+    "checksums": flip_a_bit,
+    "masks": count_in_header,
+    "nesting": revive,
+    "criteria": keep_another,
+    "pinned": unpin,
+    "rewound": restart_elsewhere,
+    "finite": diverge,
+    "draws": draw_otherwise,
+    "accuracies": claim_more,
+}
+
+
+@pytest.mark.parametrize(("check", "plant"), PLANTS.items(), ids=PLANTS)
+def test_a_planted_fault_fails_its_check_and_no_other(
+    sweep: Path, check: str, plant: Callable[[Path], None]
+) -> None:
+    plant(sweep)
+    assert failing(sweep, sample="all") == [check]
+
+
+def test_the_other_checks_have_plants_of_their_own() -> None:
+    assert CHECKS.keys() - PLANTS.keys() == {"arms", "splits", "repeats"}
+
+
+def test_what_only_a_training_done_again_can_show(sweep: Path) -> None:
+    folder, record, path = last(sweep)
+    metrics = json.loads(read_metadata(path)["metrics"])
+    losses = {"best_test_loss": 0.5, "test_loss": 0.5}
+    rewrite(path, metrics={**metrics, "best_test_loss": 0.5})
+    rerecord(folder, 2, **losses)
+    assert failing(sweep, sample="all") == []
+    assert failing(sweep, sample="0", repeat="all") == ["repeats"]
+    rewrite(path, metrics=metrics)
+    rerecord(folder, 2, **{name: getattr(record, name) for name in losses})
+
+    def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
+        weights[0] += 1e-3
+
+    # Without stored starts, all that begins at step 4 agrees with the snapshot of it.
+    (snapshot,) = sweep.parent.parent.glob("tickets/*/1@4.safetensors")
+    for start in sweep.parent.parent.glob("tickets/*/1@start.safetensors"):
+        start.unlink()
+    original = snapshot.read_bytes()
+    rewrite(snapshot, changed(stored(snapshot), change))
+    assert "repeats" in failing(sweep, sample="0", repeat="all")
+    snapshot.write_bytes(original)
+    assert failing(sweep, sample="0", repeat="all") == []
+
+
+def module(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+
+
+def test_arms_with_equal_results_are_named(
+    cell: Make, swept: Swept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Without trained levels in between, `transplant` goes back to what `rewind` goes back to.
+    transplant = {"_target_": "lt_sweeps.sparsity.resets.transplant"}
+    folder = swept(cell(), cell(reset=transplant))
+    assert failing(folder) == ["arms"]
+    assert main(["audit", str(folder)]) == 1
+    assert "arms: " in (out := capsys.readouterr().out) and "in all of 2 results" in out
+
+
+def test_arms_with_equal_masks_are_named_where_their_results_differ(
+    cell: Make, swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module(tmp_path, "audit_twin", "def twin(init):\n    return init.abs()\n", monkeypatch)
+    large_init = {"_target_": "lt_sweeps.sparsity.criteria.large_init"}
+    arms = [
+        cell(mask_criterion=large_init),
+        cell(mask_criterion={"_target_": "audit_twin.twin"}, recipe__lr=0.02),
+        # The same criterion in another recipe has the same masks too, as it must.
+        cell(mask_criterion=large_init, recipe__lr=0.03),
+    ]
+    assert failing(swept(*arms[::2])) == []
+    shutil.rmtree(tmp_path / "results")
+    assert failing(swept(*arms), trust="audit_twin") == ["arms"]
+
+
+def test_arms_that_are_only_scored_differ_by_their_results(cell: Make, swept: Swept) -> None:
+    method = {"_target_": "lt_sweeps.plan.methods.supermask"}
+    random_mask = {"_target_": "lt_sweeps.sparsity.criteria.random"}
+    folder = swept(cell(method=method), cell(method=method, mask_criterion=random_mask))
+    assert failing(folder, sample="all") == []
+
+
+SHARED = """
+from dataclasses import replace
+from lt_sweeps.data import synthetic
+
+def shared(*, shape: list[int]):
+    data = synthetic(shape=shape, classes=4, train=64, validation=32, test=32)
+    def load():
+        splits = data.load()
+        return {**splits, "test": splits["val"]}
+    return replace(data, load=load)
+"""
+
+
+def test_images_in_two_splits_are_counted(
+    cell: Make,
+    swept: Swept,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module(tmp_path, "audit_shared", SHARED, monkeypatch)
+    folder = swept(cell(dataset={"_target_": "audit_shared.shared", "shape": [1, 4, 4]}))
+    assert failing(folder, trust="audit_shared") == ["splits"]
+    assert main(["audit", str(folder), "trust=audit_shared"]) == 1
+    assert "32 of 32 images are in val and in test" in capsys.readouterr().out
+
+
+def test_no_function_of_a_stored_config_runs_unless_its_module_is_named(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark = tmp_path / "ran"
+    targets = {"dataset": "os.system", "recipe": "lt_sweeps.storage.atomic_write.write_whole"}
+    for (group, target), folder in zip(targets.items(), cells(sweep), strict=False):
+        path = folder.path / "config.yaml"
+        content = yaml.safe_load(path.read_text())
+        content["config"][group] = {"_target_": target, "command": f"touch {mark}"}
+        path.write_text(yaml.safe_dump(content))
+    assert main(["audit", str(sweep.parent.parent)]) == 0
+    out = capsys.readouterr().out
+    assert "names `os.system`, which is no option of lt_sweeps" in out
+    assert "names `lt_sweeps.storage.atomic_write.write_whole`, which is no option" in out
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "manifest.json", "tickets", "records.jsonl"])
+def test_what_is_missing_is_not_checked_and_fails_nothing(
+    sweep: Path, missing: str, tmp_path: Path
+) -> None:
+    root = sweep.parent.parent
+    for path in [*root.glob(f"runs/*/*/{missing}"), sweep / missing, root / missing]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if missing == "records.jsonl":
+        for path in root.glob("runs/*/*/DONE"):
+            path.unlink()
+    states = verdicts(sweep if (sweep / "manifest.json").exists() else root, tmp_path / "a.json")
+    assert set(states.values()) <= {"pass", "not checked"}
+
+
+def test_no_damaged_file_is_a_traceback(sweep: Path) -> None:
+    root = sweep.parent.parent
+    tickets = sorted(root.glob("tickets/*/1.safetensors"))
+    for path, content in zip(tickets, (b"", b"\0" * 9, b"{" * 9_999, b"{}"), strict=False):
+        path.write_bytes(content)
+    tickets[4].unlink()
+    os.mkfifo(tickets[4])
+    for path, text in zip(cells(sweep), ("[" * 9_999, "- 1", ""), strict=False):
+        (path.path / "config.yaml").write_text(text)
+    cells(sweep)[3].records.write_text("[" * 9_999)
+    assert {"headers", "configs", "records"} <= {*failing(sweep)}
+    (sweep / "manifest.json").write_text("[]")
+    assert "manifest" in failing(sweep)
+    assert {"headers", "configs"} <= {*failing(root)}
+
+
+@pytest.mark.parametrize("kind", ["ticket", "snapshot", "records", "DONE", "manifest"])
+def test_no_flipped_bit_passes(sweep: Path, kind: str) -> None:
+    folder, _, ticket = last(sweep)
+    files = {
+        "ticket": ticket,
+        "snapshot": next(sweep.parent.parent.glob("tickets/*/0@4.safetensors")),
+        "records": folder.records,
+        "DONE": folder.done,
+        "manifest": sweep / "manifest.json",
+    }
+    content, draws = files[kind].read_bytes(), random.Random(kind)
+    for _ in range(5):
+        flipped = bytearray(content)
+        flipped[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
+        files[kind].write_bytes(flipped)
+        assert failing(sweep, sample="0")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ticket: replace(ticket, state={**ticket.state, LAYER: torch.zeros(1, 2, 2)}),
+        lambda ticket: replace(ticket, state={**ticket.state, LAYER: ticket.state[LAYER].double()}),
+        lambda ticket: replace(ticket, mask={**ticket.mask, "other": ~ticket.mask[LAYER]}),
+        lambda ticket: replace(ticket, state={"a": torch.zeros(1)}),
+        lambda ticket: replace(ticket, learned={"a": torch.zeros(1)}),
+    ],
+)
+def test_a_ticket_of_another_network_is_named(
+    sweep: Path, change: Callable[[Ticket], Ticket]
+) -> None:
+    _, _, path = last(sweep)
+    rewrite(path, change(stored(path)))
+    assert failing(sweep, sample="all") == ["masks"]
+
+
+def test_a_cell_a_ticket_and_a_whole_root_are_audited_too(sweep: Path) -> None:
+    assert failing(sweep.parent.parent, sample="1") == []
+    assert failing(cells(sweep)[0].path.parent, sample="0") == []
+    _, _, path = last(sweep)
+    assert failing(path) == []
+    flip_a_bit(sweep)
+    assert failing(path) == ["checksums"]
+
+
+def test_a_sample_is_as_large_as_it_is_said(sweep: Path, tmp_path: Path) -> None:
+    def evaluated(sample: str) -> int:
+        verdicts(sweep, tmp_path / "a.json", sample=sample)
+        (check,) = (
+            check
+            for check in json.loads((tmp_path / "a.json").read_text())["checks"]
+            if check["check"] == "accuracies"
+        )
+        return check["compared"] + sum(check["unchecked"].values())
+
+    # Each is measured at its end, and at its best evaluation or not at all there.
+    assert [evaluated(sample) for sample in ("0", "3", "all")] == [0, 6, 2 * 10]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["audit"], "audit: 0 sweeps given; name one"),
+        (["audit", "nowhere"], "audit: nowhere; sweeps in results: none"),
+        (["audit", "."], "audit: . has no results"),
+        (["audit", ".", "repeat=-1"], "audit: repeat=-1; it is a count of trainings, or all"),
+        (["audit", ".", "sample=many"], "audit: sample=many; it is a count of trainings, or all"),
+        (["audit", ".", "simple=1"], "audit: simple; did you mean `sample`?"),
+    ],
+)
+def test_a_wrong_argument_is_answered_in_one_line(
+    words: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) in (1, 2)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert line in said
+
+
+def test_the_cheap_part_says_its_verdict_in_a_line(sweep: Path) -> None:
+    assert audit_line(sweep) == "audit of records and headers: 10 checks passed"
+    swap_seeds(sweep)
+    line = audit_line(sweep)
+    assert "1 check FAILED (paths), 9 checks passed; the first of 2: " in line
+    assert "its header says seed" in line
+    named = f"{cells(sweep)[0].path.parent.name}/0"
+    assert "FAILED" not in audit_line(sweep, cells=[named]) or "paths" in line
+
+
+def test_a_report_prints_the_verdict_of_the_cheap_part_and_shows_it_on_the_page(
+    sweep: Path, tmp_path: Path
+) -> None:
+    count_in_record(sweep)
+    console = Console(record=True, width=200, quiet=False, file=io.StringIO())
+    folder = report(sweep, out=tmp_path / "report", console=console, figures=[])
+    said = "audit of records and headers: 1 check FAILED (counts), 9 checks passed; the first of 1"
+    assert said in console.export_text()
+    assert said in (folder / "index.html").read_text()
