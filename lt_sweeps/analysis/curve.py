@@ -119,14 +119,16 @@ def curves(
     drawn = [
         Curve(
             name=name,
-            label=layout.labels.get(name, name),
+            label=layout.labels.get(name, label),
             panel=panel,
             choices=config.choices,
             settings=config.settings,
             cells=tuple(group),
             points=_points(group, metric, layout.along),
         )
-        for name, panel, config, (group, _) in zip(names, panels, configs, groups, strict=True)
+        for name, label, panel, config, (group, _) in zip(
+            names, labels.readable(names), panels, configs, groups, strict=True
+        )
     ]
     order = list(layout.labels)
     return sorted(

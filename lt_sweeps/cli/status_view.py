@@ -136,7 +136,8 @@ def _failed(found: Status) -> Iterator[Text]:
         note, stage = found.failures[unit], found.sweep.manifest.stages[unit[0]]
         which = ", ".join(map(str, cells[:5])) + (", ..." if len(cells) > 5 else "")
         labels = found.cells[cells[0]].labels
-        about = " ".join(str(labels[n]) for n in ("model", "mask_criterion") if labels.get(n))
+        science = labels.get("mask_criterion") or labels.get("method")
+        about = " ".join(filter(None, [labels.get("model"), science]))
         where = f"({about}, seed {unit[1]}) at level {stage.level}"
         yield Text(f"failed: cell {which} {where}", style="red")
         yield Text(f"  {last_line(Path(note.log)) or note.reason}")

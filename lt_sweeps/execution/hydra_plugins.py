@@ -4,32 +4,56 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import Container, DictConfig, OmegaConf
 
 from lt_sweeps.config.cells import Cell, SweepSpec, multirun
+from lt_sweeps.config.taken_options import group_of
 
 
-def register() -> None:
+def register(words: Sequence[str] = ()) -> None:
     """Register the plugins with Hydra under their own import paths.
+
+    Args:
+        words: all overrides of the command line, where our sweeper composes some of them itself.
 
     Hydra 1.3 accepts only plugins of the namespace package `hydra_plugins`, which it looks for in
     the folders of `sys.path`. It does not find that package in an editable install (1.4 warns of
     it), nor in a clone that was never installed. Hydra 1.4 accepts every registered class. Hydra
     1.3 does so too, once its check of the name is replaced by a look at the registered classes.
     """
+    CellSweeper.words = tuple(words)
     plugins = Plugins.instance()
     for plugin in (CellSweeper, CellLauncher, SlurmLauncher):
         plugins.register(plugin)
     if hasattr(Plugins, "is_in_toplevel_plugins_module"):
         names = plugins.class_name_to_class
         setattr(Plugins, "is_in_toplevel_plugins_module", staticmethod(names.__contains__))  # noqa: B010
+
+
+def is_held(word: str) -> bool:
+    """Whether our sweeper composes an override that Hydra cannot: `method.every=50it`.
+
+    Hydra lays it over the default option before a multirun is expanded, and refuses it if that
+    option lacks the key, though options that the multirun tries may have it.
+    """
+    key = word.partition("=")[0]
+    return "." in key and group_of(key) is not None and not _is_swept(word)
+
+
+def _is_swept(word: str) -> bool:
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:  # Hydra says what is wrong with it
+        return True
 
 
 class CellLauncher(Launcher):
@@ -88,7 +112,12 @@ class SlurmLauncher(CellLauncher):
 
 
 class CellSweeper(Sweeper):
-    """Expands a multirun into cells and hands all of them to the launcher at once."""
+    """Expands a multirun into cells and hands all of them to the launcher at once.
+
+    `words` are the overrides of the command line, of which Hydra got those without `held`.
+    """
+
+    words: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **spec: Any) -> None:
         """Ignore `spec`: what is swept is read from the config, anew for each experiment."""
@@ -105,7 +134,8 @@ class CellSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        cells = multirun(loader, self.config, SweepSpec.of(self.config), arguments)
+        words = [w for w in self.words if w in arguments or is_held(w)] or arguments
+        cells = multirun(loader, self.config, SweepSpec.of(self.config), words)
         if isinstance(self.launcher, CellLauncher):
             return self.launcher.launch_cells(cells)
         assert self.launcher is not None

@@ -21,7 +21,7 @@ def record_cell(planned: Planned, store: Store) -> bool:
     Records that do not match the checksum in `DONE` are set aside and written again.
     """
     folder = RunFolder.of(store.root, planned.signature, planned.seed)
-    folder.write_config(planned.cell.choices, dict(planned.cell.config))
+    folder.write_config(planned.labels, dict(planned.cell.config))
     if folder.done.exists() and folder.records.exists():
         if folder.is_intact:
             return True

@@ -73,12 +73,14 @@ class FrozenPack:
 
 @dataclass(frozen=True)
 class FrozenCell:
-    """A cell as it was submitted. `levels` are those of the stages that are results, by key."""
+    """A cell as it was submitted. `levels` are those of the stages that are results, by key.
+
+    `labels` are the options by group; None for a group that the cell's method does not take.
+    """
 
     signature: str
     seed: str
     labels: Mapping[str, str | None]
-    choices: Mapping[str, str]
     config: Config
     stages: Sequence[str]
     levels: Mapping[str, int]
@@ -121,7 +123,7 @@ class Manifest:
         """A cell as it was composed."""
         frozen = self.cells[number]
         report = self.reports.get(frozen.labels.get("experiment") or "", {})
-        return Cell(frozen.config, dict(frozen.choices), (), report)
+        return Cell(frozen.config, frozen.labels, (), report)
 
     def write(self, path: Path) -> None:
         write_whole(path, json.dumps(self, default=vars).encode())
@@ -137,7 +139,7 @@ class Manifest:
         if stated != FORMAT:
             raise ValueError(f"sweep: {path} has format {stated!r}; this version reads {FORMAT}")
         try:
-            cells = [FrozenCell(**c | {"config": Config(c["config"])}) for c in content["cells"]]
+            cells = [_frozen_cell(cell) for cell in content["cells"]]
             stages = {key: FrozenStage(**stage) for key, stage in content["stages"].items()}
             packs = [
                 FrozenPack(**pack | {"units": [*map(tuple, pack["units"])], "machine": machine})
@@ -148,6 +150,12 @@ class Manifest:
             return cls(**content | {"launcher": Launcher(**content["launcher"])})
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(f"sweep: {path} is damaged: {error!r}") from None
+
+
+def _frozen_cell(stored: Mapping[str, Any]) -> FrozenCell:
+    # Version 0.1.0 also wrote every option, those that the method does not take among them.
+    known = {key: value for key, value in stored.items() if key != "choices"}
+    return FrozenCell(**known | {"config": Config(stored["config"])})
 
 
 def pack_name(level: int, units: Sequence[UnitName]) -> str:

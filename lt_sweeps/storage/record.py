@@ -142,6 +142,11 @@ class Record:
         number = getattr(self, metric)
         return float(number) if self.finite and number is not None else math.nan
 
+    @property
+    def options(self) -> dict[str, str | None]:
+        """The option of each group; None for a group that the method does not take."""
+        return {g: getattr(self, "criterion" if g == "mask_criterion" else g) for g in GROUPS}
+
     @staticmethod
     def option_columns(choices: Mapping[str, str | None]) -> dict[str, Any]:
         """The option of each group under the name of its column."""

@@ -66,15 +66,39 @@ def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
         ),
         (
             ["recipe.lrr=1"],
-            "recipe.lrr: unknown key; did you mean `recipe.lr`? keys of recipe: *length, lr, *",
+            "recipe.lrr: digits takes no lrr; did you mean `lr`? it takes *length, lr, *",
         ),
         (
             ["recipe.lrr=1,2"],
-            "recipe.lrr: unknown key; did you mean `recipe.lr`? keys of recipe: *length, lr, *",
+            "recipe.lrr: digits takes no lrr; did you mean `lr`? it takes *length, lr, *",
         ),
         (
             ["seed=0,1", "recipe.lrr=1"],
-            "recipe.lrr: unknown key; did you mean `recipe.lr`? keys of recipe: *length, lr, *",
+            "recipe.lrr: digits takes no lrr; did you mean `lr`? it takes *length, lr, *",
+        ),
+        (
+            ["method=gmp,rigl", "method.evry=1it"],
+            "method.evry: gmp takes no evry; did you mean `every`? it takes begin, end, every, "
+            "finetune, power, protocol; rigl takes no evry; did you mean `every`? it takes *",
+        ),
+        (
+            ["method=imp,one_shot", "method.finetune=null"],
+            "method.finetune: imp takes no finetune; it takes none; "
+            "one_shot takes no finetune; it takes none",
+        ),
+        (
+            ["mask_criterion=random,movement", "mask_criterion.examples=64"],
+            "mask_criterion.examples: random takes no examples; it takes *; movement takes no *",
+        ),
+        (
+            ["method=gmp", "mask_criterion=random"],
+            "mask_criterion: gmp takes no mask_criterion; it takes model, dataset, method, "
+            "schedule, recipe",
+        ),
+        (
+            ["method=gmp,dense", "reset=rewind,keep"],
+            "reset: gmp takes no reset; it takes model, dataset, method, schedule, recipe; "
+            "dense takes no reset; it takes model, dataset, method, recipe",
         ),
         (["lr=1"], f"lr: unknown key; did you mean `recipe.lr`? keys: {KEYS}"),
         (["sed=1"], f"sed: unknown key; did you mean `seed`? keys: {KEYS}"),

@@ -18,7 +18,7 @@ from lt_sweeps.storage.manifest import (
 
 UNITS = [("a" * 16, "0"), ("b" * 16, "1"), ("b" * 16, "2")]
 PACK = FrozenPack("p", 1, UNITS, Machine(), [0], {"a" * 16: [], "b" * 16: ["best", 7]}, "job")
-CELL = FrozenCell("s", "0", {"model": None}, {"model": "fc"}, Config({"seed": 0}), ["a"], {"a": 1})
+CELL = FrozenCell("s", "0", {"model": None}, Config({"seed": 0}), ["a"], {"a": 1})
 MANIFEST = Manifest(
     "mine",
     "default",
@@ -39,7 +39,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_cell_is_the_one_that_was_composed() -> None:
     cell = MANIFEST.cell(0)
-    assert (cell.config, cell.choices) == (CELL.config, CELL.choices)
+    assert (cell.config, cell.choices) == (CELL.config, CELL.labels)
 
 
 def test_halves_have_all_units_and_only_their_own_moments() -> None:
@@ -57,7 +57,7 @@ def test_halves_have_all_units_and_only_their_own_moments() -> None:
         ("[]", "has format None; this version reads"),
         ('{"format": "lt_sweeps.manifest/2"}', "has format 'lt_sweeps.manifest/2'; this"),
         (json.dumps({"format": FORMAT}), "is damaged: KeyError"),
-        (json.dumps({"format": FORMAT, "cells": [3]}), "is damaged: TypeError"),
+        (json.dumps({"format": FORMAT, "cells": [3]}), "is damaged: AttributeError"),
     ],
 )
 def test_what_is_not_a_manifest_is_refused(tmp_path: Path, content: str, line: str) -> None:
