@@ -5,12 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+from fixtures.fake_results import unmeasured
 from fixtures.paper_orderings import ORDERINGS
 from fixtures.tiny_cell import imagenet
 
+from lt_sweeps.analysis.curve import curves
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF, options
+from lt_sweeps.config.report_config import layout
 from lt_sweeps.plan.planning import plan
 
 PRESETS = sorted(options("experiment"))
@@ -31,6 +35,19 @@ def test_a_preset_plans(
     monkeypatch.chdir(tmp_path)
     made = plan(cells(f"experiment={name}"))
     assert made.cells and {cell.labels["experiment"] for cell in made.cells} == {name}
+    config = layout(made.cells[0].cell.report)
+    named = [*config.labels, *(config.highlight or ()), *(config.tested or ())]
+    named += [line for line in (config.baseline, config.control) if line]
+    lines = curves(map(unmeasured, made.cells), metric="", layout=config)
+    assert set(named) <= {line.name for line in lines}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_title_asks_and_does_not_answer(name: str) -> None:
+    # What the numbers say is for the report to find, from tests of them.
+    preset = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
+    title = (preset.get("report") or {}).get("title", "?")
+    assert title.endswith("?"), title
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in QUICK])
