@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_class
 from omegaconf import Container, DictConfig, OmegaConf
 
 from lt_sweeps.config.cells import Cell, SweepSpec, multirun
 from lt_sweeps.config.taken_options import group_of
+
+_ROOT = "root=DIR says where tickets, runs and sweeps lie"
+_NAME = "name=NAME says what the sweep's folder is called"
+_LOGS = "`lt-sweeps logs SWEEP CELL` prints the logs"
+_ENVIRONMENT = "export it in the shell, or set hydra.launcher.environment of a cluster's launcher"
+_REPLACED: Mapping[str, tuple[Any, str]] = {
+    "run.dir": (".", _ROOT),
+    "sweep.dir": ("${root}/hydra", _ROOT),
+    "sweep.subdir": ("${hydra.job.num}", _NAME),
+    "job.name": ("lt_sweeps", _NAME),
+    "job.chdir": (False, "the work stays in this folder; give root= and data_dir= as whole paths"),
+    "job.env_set": ({}, _ENVIRONMENT),
+    "output_subdir": (None, "each cell's config is in ROOT/runs/SIGNATURE/SEED/config.yaml"),
+    "verbose": (False, _LOGS),
+}
+"""Keys of Hydra that our launchers do not use: their value in config.yaml, and what to do."""
 
 
 def register(words: Sequence[str] = ()) -> None:
@@ -56,6 +74,28 @@ def _is_swept(word: str) -> bool:
         return True
 
 
+def _refuse_unused(hydra: DictConfig) -> None:
+    """Raises: ValueError: a key of Hydra is set that our launchers would not obey."""
+    given = OmegaConf.to_container(hydra, resolve=False)
+    assert isinstance(given, dict)
+    for key, (default, instead) in _REPLACED.items():
+        value: Any = given
+        for name in key.split("."):
+            value = value[name]
+        if value != default:
+            raise ValueError(f"hydra.{key}: {value!r} has no effect with this launcher; {instead}")
+    if (option := hydra.runtime.choices.get("hydra/job_logging")) != "none":
+        raise ValueError(f"hydra/job_logging: {option} has no effect with this launcher; {_LOGS}")
+    for name, callback in (hydra.callbacks or {}).items():
+        kind = get_class(callback["_target_"])
+        for event in ("on_job_start", "on_job_end"):
+            if getattr(kind, event, None) is not getattr(Callback, event):
+                raise ValueError(
+                    f"hydra.callbacks.{name}: `{kind.__name__}.{event}` is not called by this "
+                    "launcher, whose packs train many cells; use on_multirun_start or _end"
+                )
+
+
 class CellLauncher(Launcher):
     """Runs all cells of a multirun as one plan, so that they share trainings and stacks."""
 
@@ -64,6 +104,7 @@ class CellLauncher(Launcher):
     ) -> None:
         self.hydra_context = hydra_context
         self.config = config
+        _refuse_unused(config.hydra)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

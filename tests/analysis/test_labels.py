@@ -54,7 +54,8 @@ def test_a_cell_is_stored_with_the_options_that_count(
     cell: Callable[..., Cell], tmp_path: Path
 ) -> None:
     gmp = cell(method={"_target_": "lt_sweeps.plan.methods.gmp"})
-    chosen = dict.fromkeys(("method", "mask_criterion", "reset", "freeze", "schedule"), "x")
+    groups = ("method", "mask_criterion", "reset", "freeze", "schedule")
+    chosen: dict[str, str | None] = dict.fromkeys(groups, "x")
     planned = planned_cell(Cell(gmp.config, chosen, ()))
     labels = {group: planned.labels[group] for group in chosen}
     assert labels == {**chosen, "mask_criterion": None, "reset": None, "freeze": None}
@@ -73,7 +74,9 @@ def test_a_transfer_takes_what_its_search_takes(cell: Callable[..., Cell]) -> No
     }
     model = {**cell().config["model"], "prunable": {"exclude": ["output.weight"]}}
     made = cell(method=method, model=model)
-    chosen = dict.fromkeys(("mask_criterion", "reset", "freeze", "schedule"), "x")
+    chosen: dict[str, str | None] = dict.fromkeys(
+        ("mask_criterion", "reset", "freeze", "schedule"), "x"
+    )
     labels = planned_cell(Cell(made.config, chosen, ())).labels
     assert {group: labels[group] for group in chosen} == dict.fromkeys(chosen)
 
