@@ -17,6 +17,7 @@ from lt_sweeps.config.durations import readable
 from lt_sweeps.execution.slurm.squeue import batches, output
 from lt_sweeps.execution.status import AT_WORK, STATES, Status
 from lt_sweeps.storage.manifest import UnitName
+from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _COLOURS: dict[str, str] = dict(
@@ -93,7 +94,8 @@ def _shown(found: Status) -> Group:
             head.append(f", {counts[state]} units ", style="").append(state, _COLOURS[state])
     if (left := found.seconds_left()) is not None and counts["running"]:
         head.append(f", about {readable(left)} to go")
-    return Group(head, _table(found), *_at_work(found), *_failed(found), *_lost(found))
+    diverged = [Text(ALL_DIVERGED, "red")] if found.diverged else []
+    return Group(head, _table(found), *diverged, *_at_work(found), *_failed(found), *_lost(found))
 
 
 def _table(found: Status) -> Table:

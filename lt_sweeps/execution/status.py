@@ -14,14 +14,14 @@ from functools import cached_property
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, over, queued
 from lt_sweeps.storage.manifest import FrozenCell, UnitName
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.record import CellRecords, RunFolder, all_diverged
 from lt_sweeps.storage.sweep_folder import Failure, Heartbeat, SweepFolder
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
 
 COMPLETE, BROKEN, AT_WORK = 0, 1, 3
-"""Exit statuses: all is done; something is missing and nothing works on it; something does."""
+"""Exit statuses: all is done; something is missing, or all diverged; something is at work."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Status:
     @property
     def exit_status(self) -> int:
         if len(self.finished) == len(self.cells):
-            return COMPLETE
+            return BROKEN if self.diverged else COMPLETE
         states = set(self.states.values())
         return AT_WORK if states & {RUNNING, QUEUED} or self.working else BROKEN
 
@@ -84,12 +84,16 @@ class Status:
                 found.setdefault((level, cell.seed), []).append((key, cell.seed))
         return found
 
+    @cached_property
+    def diverged(self) -> bool:
+        """Whether every replicate diverged, so that the sweep has no result."""
+        return all_diverged(rows.records for rows in self._records())
+
     def collapsed(self) -> dict[int, int]:
         """How many tickets of each level predict only one class or have lost a layer."""
         found: dict[int, int] = {}
-        for cell in self.cells:
-            folder = RunFolder.of(self.sweep.root, cell.signature, cell.seed)
-            for row in folder.read().records:
+        for rows in self._records():
+            for row in rows.records:
                 found[row.level] = found.get(row.level, 0) + row.collapsed
         return found
 
@@ -136,6 +140,10 @@ class Status:
                 failed = all(unit in self.failures for unit in left)
                 if at not in self.held and at not in ended and left and not failed:
                     yield batch, task
+
+    def _records(self) -> Iterator[CellRecords]:
+        for cell in self.cells:
+            yield RunFolder.of(self.sweep.root, cell.signature, cell.seed).read()
 
     def _waiting(self) -> set[UnitName]:
         """The units that a queued job, or a local process at work, will still compute."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from jinja2 import Environment
 from rich.table import Table
 
+from lt_sweeps.analysis.alarms import raised_alarms
 from lt_sweeps.analysis.significance import caveats
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import versions_sentence
+from lt_sweeps.reporting.figures.captions import answers, versions_sentence
 from lt_sweeps.reporting.figures.style import Figure
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -32,6 +33,7 @@ def report_page(
     warnings = [
         reading.unfinished and f"Unfinished: {reading.unfinished}. Missing numbers are marked.",
         versions_sentence(reading.versions),
+        *raised_alarms(analysis),
         *reading.notes,
         *missing,
     ]
@@ -42,7 +44,7 @@ def report_page(
         f"Version of the code: {', '.join(reading.versions) or 'unknown'}.",
         warnings=[line for line in warnings if line],
         figures=[_figure(figure, files) for figure in figures],
-        caveats=caveats(analysis.verdicts, analysis.layout),
+        caveats=[*answers(analysis), *caveats(analysis.verdicts, analysis.layout)],
         tables=[_table(table) for table in tables],
     ).encode()
 

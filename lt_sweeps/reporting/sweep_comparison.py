@@ -21,6 +21,7 @@ from lt_sweeps.analysis.significance import Verdict, caveats
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.csv_tables import PER_RUN, compare_endpoint
+from lt_sweeps.reporting.figures.captions import answers
 from lt_sweeps.reporting.report_files import print_lines, write_report
 from lt_sweeps.reporting.result_tables import metric_unit, new_table
 from lt_sweeps.reporting.terminal_tables import line_verdicts_table, p_text
@@ -85,6 +86,7 @@ def _remarks(both: SweepComparison) -> Iterator[str]:
     for a, _ in pairs:
         if a not in tested:
             yield f"{a.label}: no level to compare"
+    yield from answers(both)
     yield from caveats(both.tests, both.layout)
     if same := sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points):
         levels = "1 level is" if same == 1 else f"{same} levels are"

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -163,6 +163,15 @@ class Record:
 
 _TYPES = typing.get_type_hints(Record)
 COLUMNS = tuple(_TYPES)
+ALL_DIVERGED = "every replicate diverged: no accuracy of a pruned network is a number"
+
+
+def all_diverged(cells: Iterable[Sequence[Record]]) -> bool:
+    """Whether cells have results and none is finite: of pruned networks, where there are some."""
+    results = [[row for row in rows if row.is_result] for rows in cells]
+    started = [rows for rows in results if rows]
+    tickets = [row for rows in started for row in [r for r in rows if r.level] or rows]
+    return bool(started) and not any(row.finite for row in tickets)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def _figure(analysis: Analysis, metric: str, x: str, verdicts: Sequence[Verdict]
     name = "accuracy" if metric == "test_accuracy" else metric
     stages = captions.stage_ids([point for curve in curves for point in curve.points])
     sentences = (
+        *(captions.answers(analysis) if verdicts else ()),
         captions.seeds_sentence(curves, analysis.layout),
         captions.report_at_sentence(curves, metric),
         "Early-stop step: the step with the lowest validation loss."
