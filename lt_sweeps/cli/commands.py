@@ -29,7 +29,7 @@ A minus B, level by level: sweeps or cells (runs/SIGNATURE) that differ in one t
 keys of `by`; a KEY of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2% family=line""",
     "status": """\
 usage: lt-sweeps status SWEEP [--watch] [root=results]
-exit status: 0 complete, 1 something is missing and nothing runs, 3 running""",
+exit status: 0 complete, 1 something is missing and nothing runs, or all diverged, 3 running""",
     "logs": "usage: lt-sweeps logs SWEEP CELL [root=results]; CELL as `status` numbers it",
     "resume": "usage: lt-sweeps resume SWEEP [root=results] [KEY=VALUE of the launcher: time=480]",
     "cancel": "usage: lt-sweeps cancel SWEEP [root=results]",

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.composition import Axis, ComposedCell, choices_of, compose_cells, resolved
 from lt_sweeps.config.published_curves import with_files
-from lt_sweeps.config.taken_options import group_of, has_key, refuse_untaken, untaken
+from lt_sweeps.config.taken_options import group_of, has_key, untaken
 
 EXPERIMENT = "experiment"
 REPORT = "report"
@@ -74,9 +74,7 @@ def multirun(
     """The cells of a command line, in the order of its overrides, the last key fastest.
 
     Each of several experiments brings its own sweep. Where options of a group are mixed, a key of
-    the group is laid over those that take it.
-
-    Raises: ValueError: no cell takes one of the keys.
+    the group is laid over those that take it; `refuse_untaken` is for the caller.
     """
     experiments = _options(loader, master, words, EXPERIMENT)
     others = [word for word in words if _key(word) != EXPERIMENT]
@@ -84,9 +82,7 @@ def multirun(
     for word in experiments if len(experiments) > 1 else ():
         own = _master(loader, master, word)
         cells += _cells(loader, own, SweepSpec.of(own), [word, *others])
-    cells = cells or _cells(loader, master, spec, words)
-    refuse_untaken(cells)
-    return cells
+    return cells or _cells(loader, master, spec, words)
 
 
 def _cells(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,7 +19,7 @@ from hydra.utils import get_class
 from omegaconf import Container, DictConfig, OmegaConf
 
 from lt_sweeps.config.cells import Cell, SweepSpec, multirun
-from lt_sweeps.config.taken_options import group_of
+from lt_sweeps.config.taken_options import group_of, has_key, refuse_untaken
 
 _ROOT = "root=DIR says where tickets, runs and sweeps lie"
 _NAME = "name=NAME says what the sweep's folder is called"
@@ -116,6 +117,10 @@ class CellLauncher(Launcher):
             for overrides in job_overrides
             for cell in multirun(loader, self.config, SweepSpec(), overrides)
         ]
+        # A search tries a method that takes no criterion with any criterion.
+        lacking = [tuple(k for k in c.untaken if not has_key(c.config, k)) for c in cells]
+        pairs = zip(cells, lacking, strict=True)
+        refuse_untaken([replace(cell, untaken=keys) for cell, keys in pairs])
         return self.launch_cells(cells)
 
     def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
@@ -177,6 +182,7 @@ class CellSweeper(Sweeper):
         loader = self.hydra_context.config_loader
         words = [w for w in self.words if w in arguments or is_held(w)] or arguments
         cells = multirun(loader, self.config, SweepSpec.of(self.config), words)
+        refuse_untaken(cells)
         if isinstance(self.launcher, CellLauncher):
             return self.launcher.launch_cells(cells)
         assert self.launcher is not None

@@ -260,3 +260,11 @@ def test_a_key_of_one_method_of_an_experiment_is_laid_over_that_method(
     cells = multirun(own, "experiment=mine", "method.finetune=null")
     given = [(cell.choices["method"], cell.config["method"].get("finetune", "-")) for cell in cells]
     assert given == [("imp", "-"), ("magnitude", None)]
+
+
+def test_a_search_may_try_a_method_with_a_criterion_that_it_does_not_take(
+    multirun: Multirun,
+) -> None:
+    words = ("hydra/sweeper=basic", "seed=1", "mask_criterion=random")
+    (cell,) = multirun(*words, "method=gmp")
+    assert cell.untaken == ("mask_criterion",)
