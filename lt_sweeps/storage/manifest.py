@@ -154,8 +154,9 @@ class Manifest:
 
 def _frozen_cell(stored: Mapping[str, Any]) -> FrozenCell:
     # Version 0.1.0 also wrote every option, those that the method does not take among them.
-    known = {key: value for key, value in stored.items() if key != "choices"}
-    return FrozenCell(**known | {"config": Config(stored["config"])})
+    known: dict[str, Any] = {key: value for key, value in stored.items() if key != "choices"}
+    known["config"] = Config(stored["config"])
+    return FrozenCell(**known)
 
 
 def pack_name(level: int, units: Sequence[UnitName]) -> str:

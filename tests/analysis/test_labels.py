@@ -19,7 +19,11 @@ def test_a_method_that_takes_no_criterion_is_not_named_by_one(tmp_path: Path) ->
     # What version 0.1.0 wrote: every option in config.yaml, and the true ones in the records.
     sweep = FakeSweep(tmp_path)
     untaken = {"criterion": None, "reset": None, "freeze": None}
-    chosen = {"mask_criterion": "random", "reset": "rewind", "freeze": "zero"}
+    chosen: dict[str, str | None] = {
+        "mask_criterion": "random",
+        "reset": "rewind",
+        "freeze": "zero",
+    }
     sweep.cell("g", accuracies=[0.9, 0.8], choices={**chosen, "method": "gmp"}, more=untaken)
     for name in ("random", "movement"):
         mine = {**chosen, "method": "magnitude", "mask_criterion": name}
@@ -29,7 +33,7 @@ def test_a_method_that_takes_no_criterion_is_not_named_by_one(tmp_path: Path) ->
     lines = ["gmp", "random magnitude", "movement magnitude"]
     assert summary["curve"].unique().tolist() == lines
     gmp = summary[summary["curve"] == "gmp"]
-    assert gmp[["criterion", "reset", "freeze"]].isna().all(axis=None)
+    assert all(pd.isna(gmp[column]).all() for column in ("criterion", "reset", "freeze"))
     assert pd.read_csv(folder / "accuracy.csv")["line"].unique().tolist() == lines
 
 

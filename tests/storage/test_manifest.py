@@ -37,6 +37,15 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "manifest.json").read_text())["format"] == FORMAT
 
 
+def test_a_manifest_of_version_0_1_0_is_read_without_its_second_labels(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    MANIFEST.write(path)
+    content = json.loads(path.read_text())
+    content["cells"][0]["choices"] = {"model": "fc"}
+    path.write_text(json.dumps(content))
+    assert Manifest.read(path) == MANIFEST
+
+
 def test_a_cell_is_the_one_that_was_composed() -> None:
     cell = MANIFEST.cell(0)
     assert (cell.config, cell.choices) == (CELL.config, CELL.labels)
