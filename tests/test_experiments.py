@@ -1,19 +1,19 @@
 """Every preset plans, says what it is for, and its quick variant runs (`-m slow`)."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
+from fixtures.fake_results import unmeasured
 from fixtures.paper_orderings import ORDERINGS
 from fixtures.paper_trainings import TRAININGS, WEIGHTS, Trained
 from fixtures.tiny_cell import imagenet
 
-from lt_sweeps.analysis.labels import labels_from_keys
-from lt_sweeps.analysis.results import CellResults
+from lt_sweeps.analysis.curve import curves
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config import report_config
 from lt_sweeps.config.cells import Cell
@@ -47,7 +47,7 @@ def test_every_net_of_a_preset_is_trained_as_its_paper_says(
     assert made.cells and {cell.labels["experiment"] for cell in made.cells} == {name}
     found: dict[str, set[Trained]] = {}
     for cell in made.cells:
-        net = cell.cell.choices["model"]
+        net = str(cell.cell.choices["model"])
         layers = [layer for layer in cell.last.network.layers if layer.name != "fc.weight"]
         assert sum(layer.size for layer in layers) == WEIGHTS[net]
         found.setdefault(net, set()).update(Trained.of(work) for work in cell.trainings)
@@ -100,36 +100,35 @@ def test_what_goes_with_a_data_set_does_not_go_with_another(planned: Callable[..
     "name", [name for name in PRESETS if name.startswith("deconstructing/") and name not in QUICK]
 )
 def test_a_preset_asks_its_questions_of_lines_that_it_has(
-    cells: Callable[..., list[Cell]], name: str
+    planned: Callable[..., Plan], name: str
 ) -> None:
     """A name with a mistake would be a test that is never made, and nobody would miss it."""
-    made = cells(f"experiment={name}", "seed=0")
-    layout = report_config.layout(made[0].report)
+    made = planned(f"experiment={name}", "seed=0")
+    layout = report_config.layout(made.cells[0].cell.report)
     assert layout.baseline and layout.lines
-    rows = [CellResults("", "0", cell.choices, flat(cell.config)) for cell in made]
-    lines = {labels_from_keys([row], [""], layout.lines)[0] for row in rows}
+    drawn = curves(map(unmeasured, made.cells), metric="", layout=layout)
+    lines = {line.name for line in drawn}
     assert lines <= layout.labels.keys()
-    known = lines | {layout.labels[line] for line in lines}
+    known = lines | {line.label for line in drawn}
     asked = [layout.baseline, *(layout.tested or ()), *chain.from_iterable(layout.pairs)]
+    asked += [*layout.labels, *(layout.highlight or ())]
+    asked += [layout.control] if layout.control else []
     unknown = {line for line in asked if line not in known}
     assert unknown <= ONLY_QUICK
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings of a config, by dotted keys."""
-    settings: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            settings |= flat(value, f"{prefix}{key}.")
-        else:
-            settings[f"{prefix}{key}"] = value
-    return settings
 
 
 def test_the_headers_say_what_differs_from_the_released_code() -> None:
     for name in PRESETS:
         if name.startswith("deconstructing/") and name not in QUICK:
             assert "# Differs:" in (CONF / "experiment" / f"{name}.yaml").read_text(), name
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_title_asks_and_does_not_answer(name: str) -> None:
+    # What the numbers say is for the report to find, from tests of them.
+    preset = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
+    title = (preset.get("report") or {}).get("title", "?")
+    assert title.endswith("?"), title
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in QUICK])

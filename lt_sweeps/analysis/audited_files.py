@@ -170,10 +170,10 @@ def _records(
 
 def _config(
     folder: RunFolder, frozen: FrozenCell | None, findings: Findings
-) -> tuple[Mapping[str, str], Config | None]:
+) -> tuple[Mapping[str, str | None], Config | None]:
     """What was chosen and the resolved config, from the cell's folder or from the manifest."""
     path, fault = folder.path / "config.yaml", ""
-    choices, config = ({}, None) if frozen is None else (frozen.choices, frozen.config)
+    choices, config = ({}, None) if frozen is None else (frozen.labels, frozen.config)
     try:
         content = folder.read_config()
         if frozen is None:

@@ -13,7 +13,7 @@ from itertools import chain
 
 from lt_sweeps.analysis import significance
 from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.labels import differences, is_within, labels_from_keys, value_of
+from lt_sweeps.analysis.labels import differences, is_within, labels_from_keys, readable, value_of
 from lt_sweeps.analysis.results import CellResults, Results
 from lt_sweeps.analysis.sweep_analysis import Analysis
 
@@ -120,7 +120,8 @@ class SweepComparison(Analysis):
         names = []
         for curve, config, side in zip(pair, _configs(pair, schedules=True), sides, strict=True):
             what = labels_from_keys([config], [panel], between)[0] or side.reading.name
-            names.append(", ".join(dict.fromkeys([curve.label, labels.get(what, what)])))
+            said = readable([what])[0]
+            names.append(", ".join(dict.fromkeys([curve.label, labels.get(what) or said])))
         if names[0] == names[1]:
             names = [f"{name} ({side})" for name, side in zip(names, "AB", strict=True)]
         a, b = (replace(c, name=n, label=n, panel=panel) for c, n in zip(pair, names, strict=True))

@@ -129,7 +129,7 @@ def curves(
     drawn = [
         Curve(
             name=name,
-            label=layout.labels.get(name, name),
+            label=layout.labels.get(name, label),
             panel=panel,
             choices=config.choices,
             settings=config.settings,
@@ -137,7 +137,9 @@ def curves(
             points=_points(group, metric, layout.along),
             metric=metric,
         )
-        for name, panel, config, (group, _) in zip(names, panels, configs, groups, strict=True)
+        for name, label, panel, config, (group, _) in zip(
+            names, labels.readable(names), panels, configs, groups, strict=True
+        )
     ]
     order = list(layout.labels)
     return sorted(

@@ -7,6 +7,8 @@ for the curve.
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import chain
 from typing import Any, TypeVar
@@ -15,6 +17,8 @@ from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.config.call import nearest
 
 T = TypeVar("T")
+_KEY = re.compile(r"(^|\s)([\w@/.]+)=")
+_FUNCTION = re.compile(r"(^|\s)([\w@/.]+)\._target_=(?:\w+\.)*(\w+)")
 # A label starts as the legends of the papers do.
 FIRST = ("mask_criterion", "method", "reset", "freeze", "recipe", "schedule")
 
@@ -64,6 +68,22 @@ def _with_signatures(cells: Sequence[CellResults], places: Sequence[tuple[str, s
         f"{place[1]} {cell.signature[:8]}" if places.count(place) > 1 else place[1]
         for cell, place in zip(cells, places, strict=True)
     ]
+
+
+def readable(names: Sequence[str]) -> list[str]:
+    """Names of lines as a reader says them: `lr=0.1` for `recipe.lr=0.1`, if no other key ends so.
+
+    A setting that is a function is called by the function: `init=glorot_normal`.
+    """
+    plain = [_FUNCTION.sub(r"\1\2=\3", name) for name in names]
+    keys = {key for name in plain for _, key in _KEY.findall(name)}
+    ends = Counter(key.rpartition(".")[2] for key in keys)
+
+    def short(match: re.Match[str]) -> str:
+        end = match[2].rpartition(".")[2]
+        return f"{match[1]}{end if ends[end] == 1 else match[2]}="
+
+    return [_KEY.sub(short, name) for name in plain]
 
 
 def differences(cells: Sequence[CellResults]) -> list[str]:
@@ -118,8 +138,15 @@ def _text(value: Any) -> str:
 
 
 def _differing_options(cells: Sequence[CellResults]) -> list[str]:
+    """Groups with several options; that a method does not take a group, its own name says."""
+
+    def differs(group: str) -> bool:
+        by_method = group_by(cells, lambda cell: cell.choices.get("method")).values()
+        within = any(len({c.choices.get(group) for c in same}) > 1 for same in by_method)
+        return within or len({cell.choices.get(group) for cell in cells} - {None}) > 1
+
     groups = dict.fromkeys(chain.from_iterable(cell.choices for cell in cells))
-    return [g for g in groups if len({cell.choices.get(g) for cell in cells}) > 1]
+    return [group for group in groups if differs(group)]
 
 
 def _differing_settings(cells: Sequence[CellResults]) -> list[str]:

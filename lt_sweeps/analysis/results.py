@@ -135,8 +135,10 @@ def _cell(
 ) -> CellResults:
     """The results in a cell's folder; what is wrong with its config joins the `faults`."""
     path = folder / "config.yaml"
-    # The manifest may hold a queued cell's choices before the cell has a folder.
-    content: Mapping[str, Any] = vars(frozen) if frozen else {}
+    # The manifest holds a queued cell's config before the cell has a folder.
+    content: Mapping[str, Any] = (
+        {"choices": frozen.labels, "config": frozen.config} if frozen else {}
+    )
     try:
         written = RunFolder(folder).read_config()
         # The manifest has a checksum, so it counts more than a file that anybody can edit.
@@ -147,12 +149,17 @@ def _cell(
     except DamagedFile as error:
         faults.append(str(error))
     chosen = content.get("choices") or {}
-    choices = {
-        group: option
-        for group, option in chosen.items()
-        if group not in ASIDE and not group.startswith("hydra")
+    groups = [name for name in chosen if name not in ASIDE and not name.startswith("hydra")]
+    # A method that takes no criterion has none in its records, whatever its config.yaml holds: an
+    # older version wrote every option there.
+    taken = stored.records[0].options if stored.records else chosen
+    choices = {name: chosen[name] if taken.get(name, "") is not None else None for name in groups}
+    untaken = [f"{name}." for name, option in choices.items() if option is None]
+    settings = {
+        key: value
+        for key, value in _flat(content.get("config") or {}).items()
+        if not key.startswith(tuple(untaken))
     }
-    settings = _flat(content.get("config") or {})
     return CellResults(
         folder.parent.name,
         folder.name,

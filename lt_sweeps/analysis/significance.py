@@ -227,7 +227,7 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
 
 
 def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """What the tests show, and their limits: attainable p, power, what could not be tested."""
+    """The tests that were made, and their limits: attainable p, power, what could not be tested."""
     if not verdicts:
         return []
     tests = sorted({v.found.test for v in verdicts})
@@ -247,7 +247,7 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
             f"Equivalent: two one-sided t-tests show a difference below "
             f"{100 * (layout.equivalence or 0):g} points. Undecided: these seeds show neither."
         )
-    says += conclusions(verdicts, layout) + _attainable(verdicts, layout) + _power(verdicts, layout)
+    says += _attainable(verdicts, layout) + _power(verdicts, layout)
     lost = [v for v in verdicts if v.found.n != v.found.asked]
     if lost:
         says.append(f"{len(lost)} of {len(verdicts)} tests lack seeds (diverged, or not yet done).")

@@ -16,7 +16,7 @@ from lt_sweeps.analysis.endpoint_tests import (
 )
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.results import Results
-from lt_sweeps.analysis.significance import Verdict, caveats, pair_verdicts, verdicts
+from lt_sweeps.analysis.significance import Verdict, caveats, conclusions, pair_verdicts, verdicts
 from lt_sweeps.config.report_config import ReportConfig, layout
 
 
@@ -63,7 +63,8 @@ class Analysis:
     def test_sentences(self) -> list[str]:
         """What the tests show, question by question, and their limits."""
         peaks = peak_conclusions(self.endpoint_verdicts, self.all_verdicts, self.layout)
-        return [*caveats(self.all_verdicts, self.layout), *peaks]
+        made = self.all_verdicts, self.layout
+        return [*conclusions(*made), *peaks, *caveats(*made)]
 
     @cached_property
     def controlled(self) -> list[Verdict]:

@@ -20,7 +20,7 @@ from lt_sweeps import __version__
 from lt_sweeps.cli.commands import HELP, VERBS, Usage, run_verb
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
-from lt_sweeps.execution.hydra_plugins import register
+from lt_sweeps.execution.hydra_plugins import is_held, register
 
 # Hydra's flags, and whether a value follows.
 _ALONE = "--hydra-help --version --resolve -r --run -m --multirun -sc --shell-completion"
@@ -79,8 +79,11 @@ def _compose(words: list[str], *, dry_run: bool = False) -> int:
     if not SHOW & set(flags) and "hydra.mode=RUN" not in overrides:
         flags = [flag for flag in flags if flag not in ("-r", "--run", "-m", "--multirun")] + ["-m"]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # mistakes reach us as exceptions
-    register()
-    argv, sys.argv = sys.argv, [sys.argv[0], *flags, *overrides]
+    ours = not SHOW & set(flags) and "-m" in flags
+    ours = ours and not any(word.startswith("hydra/sweeper=") for word in overrides)
+    register(overrides if ours else ())
+    passed = [word for word in overrides if not (ours and is_held(word))]
+    argv, sys.argv = sys.argv, [sys.argv[0], *flags, *passed]
     shown = io.StringIO() if set(HELP) & set(flags) else sys.stdout
     try:
         with warnings.catch_warnings(), redirect_stdout(shown):

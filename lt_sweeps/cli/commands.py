@@ -34,7 +34,7 @@ root, on one page; what is missing is marked. quick=true: of the quick experimen
 exit status: 0 complete, 1 something is missing""",
     "status": """\
 usage: lt-sweeps status SWEEP [--watch] [root=results]
-exit status: 0 complete, 1 something is missing and nothing runs, 3 running""",
+exit status: 0 complete, 1 something is missing and nothing runs, or all diverged, 3 running""",
     "logs": "usage: lt-sweeps logs SWEEP CELL [root=results]; CELL as `status` numbers it",
     "resume": """\
 usage: lt-sweeps resume SWEEP [root=results trust=MODULE,...] [KEY=VALUE of the launcher: time=480]

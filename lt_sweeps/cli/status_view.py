@@ -17,6 +17,7 @@ from lt_sweeps.config.durations import readable
 from lt_sweeps.execution.slurm.squeue import batches, output
 from lt_sweeps.execution.status import AT_WORK, STATES, Status
 from lt_sweeps.storage.manifest import UnitName
+from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _COLOURS: dict[str, str] = dict(
@@ -94,7 +95,9 @@ def _shown(found: Status) -> Group:
     if (left := found.seconds_left()) is not None and counts["running"]:
         head.append(f", about {readable(left)} to go")
     damaged = [Text(f"damaged: {fault}", "red") for fault in found.faults[:_NAMED]]
-    return Group(head, _table(found), *_at_work(found), *_failed(found), *_lost(found), *damaged)
+    diverged = [Text(ALL_DIVERGED, "red")] if found.diverged else []
+    notes = (*diverged, *_at_work(found), *_failed(found), *_lost(found), *damaged)
+    return Group(head, _table(found), *notes)
 
 
 def _table(found: Status) -> Table:
@@ -137,7 +140,8 @@ def _failed(found: Status) -> Iterator[Text]:
         note, stage = found.failures[unit], found.sweep.manifest.stages[unit[0]]
         which = ", ".join(map(str, cells[:5])) + (", ..." if len(cells) > 5 else "")
         labels = found.cells[cells[0]].labels
-        about = " ".join(str(labels[n]) for n in ("model", "mask_criterion") if labels.get(n))
+        science = labels.get("mask_criterion") or labels.get("method")
+        about = " ".join(filter(None, [labels.get("model"), science]))
         where = f"({about}, seed {unit[1]}) at level {stage.level}"
         yield Text(f"failed: cell {which} {where}", style="red")
         yield Text(f"  {last_line(Path(note.log)) or note.reason}")

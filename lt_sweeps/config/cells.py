@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lt_sweeps.config.call import Config
-from lt_sweeps.config.composition import Axis, choices_of, compose_cells, resolved
+from lt_sweeps.config.composition import Axis, ComposedCell, choices_of, compose_cells, resolved
 from lt_sweeps.config.published_curves import with_files
+from lt_sweeps.config.taken_options import group_of, has_key, untaken
 
 EXPERIMENT = "experiment"
 REPORT = "report"
@@ -27,9 +30,10 @@ class Cell:
     """One point of a multirun: a full config with one seed."""
 
     config: Config  # resolved, without Hydra's own part
-    choices: dict[str, str]  # group -> the option chosen
+    choices: Mapping[str, str | None]  # group -> the option chosen, or None if it does not count
     overrides: tuple[str, ...]  # those of the multirun in which it differs from other cells
     report: Mapping[str, Any] = field(default_factory=dict)  # how it is drawn; in no stage key
+    untaken: tuple[str, ...] = ()  # keys given for the whole multirun that this cell does not take
 
 
 @dataclass(frozen=True)
@@ -70,22 +74,64 @@ def multirun(
 ) -> list[Cell]:
     """The cells of a command line, in the order of its overrides, the last key fastest.
 
-    Each of several experiments brings its own sweep.
+    Each of several experiments brings its own sweep. Where options of a group are mixed, a key of
+    the group is laid over those that take it; `refuse_untaken` is for the caller.
     """
     experiments = _options(loader, master, words, EXPERIMENT)
-    if len(experiments) > 1:
-        others = [word for word in words if _key(word) != EXPERIMENT]
-        cells: list[Cell] = []
-        for word in experiments:
-            own = _master(loader, master, word)
-            cells += multirun(loader, own, SweepSpec.of(own), [word, *others])
-        return cells
+    others = [word for word in words if _key(word) != EXPERIMENT]
+    cells: list[Cell] = []
+    for word in experiments if len(experiments) > 1 else ():
+        own = _master(loader, master, word)
+        cells += _cells(loader, own, SweepSpec.of(own), [word, *others])
+    return cells or _cells(loader, master, spec, words)
+
+
+def _cells(
+    loader: ConfigLoader, master: DictConfig, spec: SweepSpec, words: Sequence[str]
+) -> list[Cell]:
+    """The cells of one experiment."""
+    keys = [_key(word) for word in words if word[0] != "~"]
     return [
-        _cell(config, choices, overrides)
+        _cell(config, choices, overrides, keys)
         for line in spec.lines(words)
         for full in _with_defaults(loader, master, spec, line)
-        for overrides, config, choices in compose_cells(loader, master, _axes(loader, master, full))
+        for overrides, config, choices in _composed(loader, master, words, full)
     ]
+
+
+def _composed(
+    loader: ConfigLoader, master: DictConfig, words: Sequence[str], line: Sequence[str]
+) -> Iterator[ComposedCell]:
+    """The cells of one line, with the keys of `words` laid over the options that have them.
+
+    Hydra refuses a key that only some of the options have. Each option is then composed by itself.
+    """
+    try:
+        return iter(list(compose_cells(loader, master, _axes(loader, master, line))))
+    except (HydraException, OmegaConfBaseException):
+        plain = {_key(word) for word in words if word[0] not in "+~"}
+        parts = list(_by_option(loader, master, line, plain))
+        if all(len(part) == len(line) for part in parts):
+            raise
+        axes = (_axes(loader, master, part) for part in parts)
+        return chain.from_iterable(compose_cells(loader, master, each) for each in axes)
+
+
+def _by_option(
+    loader: ConfigLoader, master: DictConfig, line: Sequence[str], shared: Collection[str]
+) -> Iterator[list[str]]:
+    """A line for each combination of options, without those of the shared keys that they lack."""
+    keys = [key for key in map(_key, line) if key in shared and "." in key and group_of(key)]
+    groups = dict.fromkeys(map(group_of, keys))
+    chosen = [_options(loader, master, line, str(group)) for group in groups]
+    for options in product(*filter(None, chosen)):
+        taken = set(map(_key, options))
+        rest = [word for word in line if _key(word) not in taken]
+        others = [_options(loader, master, rest, key)[:1] for key in dict.fromkeys(map(_key, rest))]
+        words = [*options, *(w for word in others for w in word if _chooses(master, w))]
+        _, config, _ = next(compose_cells(loader, master, _axes(loader, master, words)))
+        lacking = [key for key in keys if not has_key(config, key)]
+        yield [*options, *(word for word in rest if _key(word) not in lacking)]
 
 
 def _with_defaults(
@@ -176,14 +222,18 @@ def _options(
 
 def from_config(config: DictConfig, hydra: DictConfig) -> Cell:
     """The cell of a job that Hydra itself composed."""
-    return _cell(resolved(config), choices_of(hydra), tuple(hydra.overrides.task))
+    return _cell(resolved(config), choices_of(hydra), tuple(hydra.overrides.task), ())
 
 
-def _cell(config: dict[str, Any], choices: dict[str, str], overrides: Sequence[str]) -> Cell:
+def _cell(
+    config: dict[str, Any], choices: dict[str, str], overrides: Sequence[str], keys: Sequence[str]
+) -> Cell:
+    """The cell with this config; `keys` are those that were given for the whole multirun."""
     report = config.pop(REPORT, None) or {}
     if published := report.get("published"):  # a frozen sweep does not follow later edits
         report = {**report, "published": with_files(published)}
-    return Cell(Config(config), choices, tuple(overrides), report)
+    without = untaken(dict.fromkeys(keys), config)
+    return Cell(Config(config), choices, tuple(overrides), report, without)
 
 
 def _master(loader: ConfigLoader, master: DictConfig, word: str) -> DictConfig:
@@ -201,6 +251,12 @@ def _axes(loader: ConfigLoader, master: DictConfig, words: Sequence[str]) -> lis
     groups = set(master.hydra.runtime.choices)
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
     return list({word.get_key_element(): _axis(word, groups) for word in parsed}.values())
+
+
+def _chooses(master: DictConfig, word: str) -> bool:
+    """Whether an override chooses an option of a group."""
+    key = _key(word)
+    return key in master.hydra.runtime.choices or "/" in key or "@" in key
 
 
 def _axis(override: Override, groups: set[str]) -> Axis:

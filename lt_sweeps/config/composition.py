@@ -17,6 +17,9 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+ComposedCell = tuple[tuple[str, ...], dict[str, Any], dict[str, str]]
+"""A combination of overrides, its config and its choices."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -34,7 +37,7 @@ class Axis:
 
 def compose_cells(
     loader: ConfigLoader, master: DictConfig, axes: Sequence[Axis]
-) -> Iterator[tuple[tuple[str, ...], dict[str, Any], dict[str, str]]]:
+) -> Iterator[ComposedCell]:
     """For each combination of the axes' overrides: the overrides, the config and the choices."""
     # Hydra keeps the order of overrides, which counts where one key lies inside another.
     fast = [a for a in axes if a.values is not None and not any(map(a.overlaps, axes))]

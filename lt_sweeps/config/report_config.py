@@ -6,7 +6,7 @@ cell signature or record depends on it. Figures can be drawn in another way at a
 
     # @package _global_
     report:
-      title: Both criteria that keep large weights beat a random mask.
+      title: Do criteria that keep large weights beat a random mask?
       lines: [mask_criterion]
       labels: {large_final: large final, random: random}
       baseline: large_final

@@ -3,33 +3,98 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_class
 from omegaconf import Container, DictConfig, OmegaConf
 
 from lt_sweeps.config.cells import Cell, SweepSpec, multirun
+from lt_sweeps.config.taken_options import group_of, has_key, refuse_untaken
+
+_ROOT = "root=DIR says where tickets, runs and sweeps lie"
+_NAME = "name=NAME says what the sweep's folder is called"
+_LOGS = "`lt-sweeps logs SWEEP CELL` prints the logs"
+_ENVIRONMENT = "export it in the shell, or set hydra.launcher.environment of a cluster's launcher"
+_REPLACED: Mapping[str, tuple[Any, str]] = {
+    "run.dir": (".", _ROOT),
+    "sweep.dir": ("${root}/hydra", _ROOT),
+    "sweep.subdir": ("${hydra.job.num}", _NAME),
+    "job.name": ("lt_sweeps", _NAME),
+    "job.chdir": (False, "the work stays in this folder; give root= and data_dir= as whole paths"),
+    "job.env_set": ({}, _ENVIRONMENT),
+    "output_subdir": (None, "each cell's config is in ROOT/runs/SIGNATURE/SEED/config.yaml"),
+    "verbose": (False, _LOGS),
+}
+"""Keys of Hydra that our launchers do not use: their value in config.yaml, and what to do."""
 
 
-def register() -> None:
+def register(words: Sequence[str] = ()) -> None:
     """Register the plugins with Hydra under their own import paths.
+
+    Args:
+        words: all overrides of the command line, where our sweeper composes some of them itself.
 
     Hydra 1.3 accepts only plugins of the namespace package `hydra_plugins`, which it looks for in
     the folders of `sys.path`. It does not find that package in an editable install (1.4 warns of
     it), nor in a clone that was never installed. Hydra 1.4 accepts every registered class. Hydra
     1.3 does so too, once its check of the name is replaced by a look at the registered classes.
     """
+    CellSweeper.words = tuple(words)
     plugins = Plugins.instance()
     for plugin in (CellSweeper, CellLauncher, SlurmLauncher):
         plugins.register(plugin)
     if hasattr(Plugins, "is_in_toplevel_plugins_module"):
         names = plugins.class_name_to_class
         setattr(Plugins, "is_in_toplevel_plugins_module", staticmethod(names.__contains__))  # noqa: B010
+
+
+def is_held(word: str) -> bool:
+    """Whether our sweeper composes an override that Hydra cannot: `method.every=50it`.
+
+    Hydra lays it over the default option before a multirun is expanded, and refuses it if that
+    option lacks the key, though options that the multirun tries may have it.
+    """
+    key = word.partition("=")[0]
+    return "." in key and group_of(key) is not None and not _is_swept(word)
+
+
+def _is_swept(word: str) -> bool:
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:  # Hydra says what is wrong with it
+        return True
+
+
+def _refuse_unused(hydra: DictConfig) -> None:
+    """Raises: ValueError: a key of Hydra is set that our launchers would not obey."""
+    given = OmegaConf.to_container(hydra, resolve=False)
+    assert isinstance(given, dict)
+    for key, (default, instead) in _REPLACED.items():
+        value: Any = given
+        for name in key.split("."):
+            value = value[name]
+        if value != default:
+            raise ValueError(f"hydra.{key}: {value!r} has no effect with this launcher; {instead}")
+    if (option := hydra.runtime.choices.get("hydra/job_logging")) != "none":
+        raise ValueError(f"hydra/job_logging: {option} has no effect with this launcher; {_LOGS}")
+    for name, callback in (hydra.callbacks or {}).items():
+        kind = get_class(callback["_target_"])
+        for event in ("on_job_start", "on_job_end"):
+            if getattr(kind, event, None) is not getattr(Callback, event):
+                raise ValueError(
+                    f"hydra.callbacks.{name}: `{kind.__name__}.{event}` is not called by this "
+                    "launcher, whose packs train many cells; use on_multirun_start or _end"
+                )
 
 
 class CellLauncher(Launcher):
@@ -40,6 +105,7 @@ class CellLauncher(Launcher):
     ) -> None:
         self.hydra_context = hydra_context
         self.config = config
+        _refuse_unused(config.hydra)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -51,6 +117,10 @@ class CellLauncher(Launcher):
             for overrides in job_overrides
             for cell in multirun(loader, self.config, SweepSpec(), overrides)
         ]
+        # A search tries a method that takes no criterion with any criterion.
+        lacking = [tuple(k for k in c.untaken if not has_key(c.config, k)) for c in cells]
+        pairs = zip(cells, lacking, strict=True)
+        refuse_untaken([replace(cell, untaken=keys) for cell, keys in pairs])
         return self.launch_cells(cells)
 
     def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
@@ -88,7 +158,12 @@ class SlurmLauncher(CellLauncher):
 
 
 class CellSweeper(Sweeper):
-    """Expands a multirun into cells and hands all of them to the launcher at once."""
+    """Expands a multirun into cells and hands all of them to the launcher at once.
+
+    `words` are the overrides of the command line, of which Hydra got those without `held`.
+    """
+
+    words: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **spec: Any) -> None:
         """Ignore `spec`: what is swept is read from the config, anew for each experiment."""
@@ -105,7 +180,9 @@ class CellSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        cells = multirun(loader, self.config, SweepSpec.of(self.config), arguments)
+        words = [w for w in self.words if w in arguments or is_held(w)] or arguments
+        cells = multirun(loader, self.config, SweepSpec.of(self.config), words)
+        refuse_untaken(cells)
         if isinstance(self.launcher, CellLauncher):
             return self.launcher.launch_cells(cells)
         assert self.launcher is not None

@@ -19,13 +19,14 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.plan_preview import Estimate, preview, within_budget
 from lt_sweeps.execution.progress import ProgressPanel
 from lt_sweeps.execution.run_settings import RunSettings
+from lt_sweeps.execution.status import Status
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import Workers, loaded
 from lt_sweeps.plan.cost import Speeds, free_memory, stack_size
 from lt_sweeps.plan.planning import Pack, packs, plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import UnitName
-from lt_sweeps.storage.record import RunFolder, all_diverged
+from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
 
@@ -66,10 +67,10 @@ def run_missing(submission: Submission) -> int:
     if complete < len(cells):
         left = len(cells) - complete
         print(f"error: {left} of {len(cells)} cells unfinished", file=sys.stderr)
-    folders = [RunFolder.of(settings.root, cell.signature, cell.seed) for cell in cells]
-    if diverged := all_diverged(folders):
-        print("error: every replicate diverged; no result of this sweep is finite", file=sys.stderr)
-    return 1 if failed or complete < len(cells) or diverged else 0
+    diverged = Status.of(submission.sweep).diverged
+    if diverged:
+        print(f"error: {ALL_DIVERGED}", file=sys.stderr)
+    return 1 if failed or diverged or complete < len(cells) else 0
 
 
 def _todo(submission: Submission, devices: Sequence[str]) -> list[Pack]:

@@ -105,6 +105,7 @@ def preview(
         ),
         ("disk", f"{_bytes(plan, todo) / 2**20:,.0f} MiB of tickets"),
         ("prunable", _prunable(plan)),
+        *(("note", note) for note in plan.notes),
     ]
     table = Table.grid(padding=(0, 2))
     for name, value in rows:

@@ -25,7 +25,7 @@ def record_cell(planned: Planned, store: Store) -> bool:
     aside and written again. A cell is done only when every ticket has been read and is right.
     """
     folder = RunFolder.of(store.root, planned.signature, planned.seed)
-    folder.write_config(planned.cell.choices, dict(planned.cell.config))
+    folder.write_config(planned.labels, dict(planned.cell.config))
     rows: dict[str, Record] = {}
     for stage in planned.trainings:
         if row := _record(planned, stage, store, rows):

@@ -13,14 +13,14 @@ from functools import cached_property
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, over, queued
 from lt_sweeps.storage.manifest import FrozenCell, UnitName
-from lt_sweeps.storage.record import CellRecords, RunFolder
+from lt_sweeps.storage.record import CellRecords, RunFolder, all_diverged
 from lt_sweeps.storage.sweep_folder import Failure, Heartbeat, SweepFolder, known_speeds
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
 
 COMPLETE, BROKEN, AT_WORK = 0, 1, 3
-"""Exit statuses: all is done; something is missing and nothing works on it; something does."""
+"""Exit statuses: all is done; something is missing, or all diverged; something is at work."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Status:
     @property
     def exit_status(self) -> int:
         if len(self.finished) == len(self.cells):
-            return COMPLETE
+            return BROKEN if self.diverged else COMPLETE
         states = set(self.states.values())
         return AT_WORK if states & {RUNNING, QUEUED} or self.working else BROKEN
 
@@ -95,6 +95,12 @@ class Status:
             for key, level in cell.levels.items():
                 found.setdefault((level, cell.seed), []).append((key, cell.seed))
         return found
+
+    @cached_property
+    def diverged(self) -> bool:
+        """Whether all cells are done and every replicate diverged: the sweep has no result."""
+        done = len(self.finished) == len(self.cells)
+        return done and all_diverged(cell.records for cell in self.records)
 
     def collapsed(self) -> dict[int, int]:
         """How many tickets of each level predict only one class or have lost a layer."""

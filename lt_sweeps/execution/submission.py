@@ -247,7 +247,6 @@ def _frozen_cell(planned: Planned) -> FrozenCell:
         signature=planned.signature,
         seed=str(planned.seed),
         labels=planned.labels,
-        choices=planned.cell.choices,
         config=planned.cell.config,
         stages=[stage.key for stage in planned.trainings],
         levels=planned.levels,

@@ -95,7 +95,6 @@ def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFol
                 signature=signature,
                 seed=str(seed),
                 labels={**choices, "experiment": "imported"},
-                choices=choices,
                 config=Config(config),
                 stages=tuple(stored),
                 levels=stored,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lt_sweeps.config.call import Call, Config, digest, nearest
@@ -13,6 +13,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.keys import GROUPS, MACHINE_KEYS, SUPPLIED
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.seeds import Seed
+from lt_sweeps.config.taken_options import groups_taken, not_taken
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Init, Moment, Task, Training, Work, ancestors
 from lt_sweeps.plan.ticket_checks import is_stored
@@ -72,6 +73,7 @@ class Plan:
     cells: tuple[Planned, ...]
     asked: int
     moments: Mapping[str, frozenset[Moment]]
+    notes: tuple[str, ...] = ()  # what was given and is not taken
 
     @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
@@ -110,6 +112,7 @@ def plan(cells: Sequence[Cell]) -> Plan:
         tuple(distinct.values()),
         sum(len(cell.trainings) for cell in planned),
         {key: frozenset(wanted) for key, wanted in moments.items()},
+        tuple(dict.fromkeys(_notes(planned))),
     )
 
 
@@ -128,9 +131,9 @@ def planned_cell(cell: Cell) -> Planned:
     settings = Config({key: value for key, value in config.items() if key not in MACHINE_KEYS})
     lasts, chain = _last_stages(settings, config["data_dir"])
     work, keys = trainings(*lasts), [last.key for last in lasts]
-    counts = ("model", "dataset", "method", "recipe", *Call(config["method"]["_target_"]).names)
+    ignored = set(SUPPLIED) - set(groups_taken(config["method"]))
     labels = {
-        group: option if group in counts else None
+        group: None if group in ignored else option
         for group, option in cell.choices.items()
         if group not in ("tracker", "experiment")
     }
@@ -144,6 +147,24 @@ def planned_cell(cell: Cell) -> Planned:
         digest([experiment, keys[0] if chain else keys, config["report_at"]]),
         {**labels, "experiment": experiment},
     )
+
+
+def _notes(planned: Sequence[Planned]) -> Iterator[str]:
+    """What some cells do not take: groups that were swept for them, and keys that were given."""
+    alike: dict[str, list[Planned]] = {}
+    for cell in planned:
+        alike.setdefault(cell.signature, []).append(cell)
+    for cells in alike.values():
+        method, folded = cells[0].labels["method"], set[str]()
+        for group in GROUPS:
+            options = {cell.cell.choices.get(group) for cell in cells}
+            if cells[0].labels.get(group) is None and len(options) > 1:
+                folded.add(group)
+                yield f"{method} takes no {group}: one line instead of {len(options)}"
+        for cell in cells:
+            for key in cell.cell.untaken:
+                if key not in folded:
+                    yield not_taken(key, cell.cell)
 
 
 def stored(

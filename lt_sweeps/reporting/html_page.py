@@ -9,8 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, Template
 from rich.table import Table
 
+from lt_sweeps.analysis.alarms import raised_alarms
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import versions_sentence
+from lt_sweeps.reporting.figures.captions import versions_sentence, winning_sentences
 from lt_sweeps.reporting.figures.style import Figure
 
 _MIME_TYPES = {"pdf": "application/pdf", "csv": "text/csv"}
@@ -30,6 +31,7 @@ def report_page(
     warnings = [
         reading.unfinished and f"Unfinished: {reading.unfinished}. Missing numbers are marked.",
         versions_sentence(reading.versions),
+        *raised_alarms(analysis),
         *reading.notes,
         *missing,
     ]
@@ -41,7 +43,7 @@ def report_page(
             f"Version of the code: {', '.join(reading.versions) or 'unknown'}.",
             warnings=[line for line in warnings if line],
             figures=[figure_on_page(figure, files) for figure in figures],
-            caveats=analysis.test_sentences,
+            caveats=[*analysis.test_sentences, *winning_sentences(analysis)],
             tables=[table_on_page(table) for table in tables],
         )
         .encode()

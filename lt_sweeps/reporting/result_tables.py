@@ -41,7 +41,8 @@ def new_table(title: str, heads: Sequence[str]) -> Table:
     """
     table = Table(title=Text(title), title_justify="left")
     for head in heads:
-        table.add_column(Text(head), justify="right" if head else "left")
+        # Without "fold" rich cuts a long name, and two lines become indistinguishable.
+        table.add_column(Text(head), justify="right" if head else "left", overflow="fold")
     return table
 
 

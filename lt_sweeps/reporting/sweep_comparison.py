@@ -18,7 +18,7 @@ from lt_sweeps.analysis.comparison import Pair, SweepComparison
 from lt_sweeps.analysis.endpoint import NAMES, endpoints
 from lt_sweeps.analysis.endpoint_tests import PER_RUN, compare_endpoint
 from lt_sweeps.analysis.results import read_results
-from lt_sweeps.analysis.significance import Verdict, caveats
+from lt_sweeps.analysis.significance import Verdict, caveats, conclusions
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.report_files import print_lines, write_report
@@ -85,6 +85,7 @@ def _remarks(both: SweepComparison) -> Iterator[str]:
     for a, _ in pairs:
         if a not in tested:
             yield f"{a.label}: no level to compare"
+    yield from conclusions(both.tests, both.layout)
     yield from caveats(both.tests, both.layout)
     if same := sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points):
         levels = "1 level is" if same == 1 else f"{same} levels are"

@@ -15,13 +15,14 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from lt_sweeps.analysis.alarms import raised_alarms
 from lt_sweeps.analysis.record_audit import audit_line
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.config.report_config import BANDS, layout
 from lt_sweeps.reporting import report_files
 from lt_sweeps.reporting.figures import draw_figures
-from lt_sweeps.reporting.figures.captions import versions_sentence
+from lt_sweeps.reporting.figures.captions import report_moment, versions_sentence, winning_sentences
 from lt_sweeps.reporting.result_tables import accuracy_tables, metric_unit
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, verdict_tables
 
@@ -117,7 +118,9 @@ def _tables(analysis: Analysis, width: int) -> Iterator[Table]:
 def _title(analysis: Analysis) -> str:
     """What the tables show, in one line."""
     reading, band = analysis.reading, BANDS[analysis.layout.band]
-    title = f"{reading.name}: {metric_unit(analysis.metric)[0]}, mean and {band}"
+    moment = report_moment(analysis.curves, analysis.metric)
+    what = " ".join(filter(None, [metric_unit(analysis.metric)[0], moment]))
+    title = f"{reading.name}: {what}, mean and {band}"
     return f"{title}; {reading.unfinished}" if reading.unfinished else title
 
 
@@ -128,7 +131,9 @@ def _print(analysis: Analysis, missing: Sequence[str], console: Console) -> None
     lines = [
         *([] if analysis.curves else [_title(analysis), "no records yet"]),
         versions_sentence(reading.versions),
+        *raised_alarms(analysis),
         *analysis.test_sentences,
+        *winning_sentences(analysis),
         *(missing if analysis.curves else []),  # without records every figure is missing
         *reading.notes,
     ]

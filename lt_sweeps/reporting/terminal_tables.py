@@ -16,6 +16,7 @@ from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import ReportConfig
+from lt_sweeps.reporting.figures.captions import chosen_text
 from lt_sweeps.reporting.result_tables import metric_unit, new_table, percent_text
 
 _TICKETS = {
@@ -28,10 +29,12 @@ _TICKETS = {
 def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
     """Two tables per panel: the endpoints per run, and the picked tickets with their cost."""
     _, scale = metric_unit(analysis.accuracy)
+    metric = analysis.accuracy
+    shown, chosen = metric.replace("_", " "), chosen_text(analysis.layout, metric)
     for panel, pairs in group_by(analysis.endpoints, lambda pair: pair[0].panel).items():
         runs = new_table(
-            f"{panel}: highest sparsity within {_margin(analysis.layout)} of dense, and accuracies "
-            "(%); mean ± half of its 95% interval",
+            f"{panel}: highest sparsity within {_margin(analysis.layout)} of dense by {shown}, and "
+            f"{shown} (%); best level chosen {chosen}; mean ± half of its 95% interval",
             (
                 "",
                 "sparsity,\nper run",
@@ -42,7 +45,8 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
             ),
         )
         tickets = new_table(
-            f"{panel}: sparsest tickets that match dense, or to one standard error, and best (%)",
+            f"{panel}: sparsest tickets that match dense, or to one standard error, and best (%); "
+            f"chosen {chosen}",
             ("", "", "sparsity", "accuracy", "search epochs (hours)"),
         )
         for curve, endpoints in pairs:

@@ -83,12 +83,14 @@ class FrozenPack:
 
 @dataclass(frozen=True)
 class FrozenCell:
-    """A cell as it was submitted. `levels` are those of the stages that are results, by key."""
+    """A cell as it was submitted. `levels` are those of the stages that are results, by key.
+
+    `labels` are the options by group; None for a group that the cell's method does not take.
+    """
 
     signature: str
     seed: str
     labels: Mapping[str, str | None]
-    choices: Mapping[str, str]
     config: Config
     stages: Sequence[str]
     levels: Mapping[str, int]
@@ -131,7 +133,7 @@ class Manifest:
         """A cell as it was composed."""
         frozen = self.cells[number]
         report = self.reports.get(frozen.labels.get("experiment") or "", {})
-        return Cell(frozen.config, dict(frozen.choices), (), report)
+        return Cell(frozen.config, frozen.labels, (), report)
 
     def write(self, path: Path) -> None:
         """Write it with a checksum, as the last of its keys."""
@@ -159,6 +161,8 @@ class Manifest:
                 raise ValueError("it has no checksum")
             if checksum not in (None, hashlib.sha256(content).hexdigest()):
                 raise ValueError("it does not match its checksum")
+            if row["format"] != FORMAT:
+                row["cells"] = [*map(_without_choices, row["cells"])]
             manifest = typed(cls, row)
             manifest._check()
         except NewerFormat:
@@ -200,6 +204,11 @@ def _written_by(row: Mapping[str, Any]) -> str:
         return str(row["packs"][0]["machine"]["code_version"])
     except (LookupError, TypeError):
         return ""
+
+
+def _without_choices(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell of format 3, which also wrote the options that its method does not take."""
+    return {key: value for key, value in cell.items() if key != "choices"}
 
 
 def pack_name(level: int, units: Sequence[UnitName]) -> str:

@@ -163,6 +163,11 @@ class Record:
         number = getattr(self, metric)
         return float(number) if self.finite and number is not None else math.nan
 
+    @property
+    def options(self) -> dict[str, str | None]:
+        """The option of each group; None for a group that the method does not take."""
+        return {g: getattr(self, "criterion" if g == "mask_criterion" else g) for g in GROUPS}
+
     @staticmethod
     def option_columns(choices: Mapping[str, str | None]) -> dict[str, Any]:
         """The option of each group under the name of its column."""
@@ -180,6 +185,15 @@ class Record:
 _TYPES = typing.get_type_hints(Record)
 COLUMNS = tuple(_TYPES)
 _ADDED = {"notes"}  # columns that rows of earlier versions do not have
+ALL_DIVERGED = "every replicate diverged: no accuracy of a pruned network is a number"
+
+
+def all_diverged(cells: Iterable[Sequence[Record]]) -> bool:
+    """Whether cells have results and none is finite: of pruned networks, where there are some."""
+    results = [[row for row in rows if row.is_result] for rows in cells]
+    started = [rows for rows in results if rows]
+    tickets = [row for rows in started for row in [r for r in rows if r.level] or rows]
+    return bool(started) and not any(row.finite for row in tickets)
 
 
 @dataclass(frozen=True)
@@ -298,15 +312,6 @@ class RunFolder:
             return b"", [str(error)]
         whole = re.fullmatch(rb"[0-9a-f]{64}\n", content)
         return (content, []) if whole else (b"", [f"{self.done}: not a checksum; {_CURE}"])
-
-
-def all_diverged(folders: Iterable[RunFolder]) -> bool:
-    """Whether these cells are all done, and not one of their results is finite."""
-    folders = list(folders)
-    if not all(folder.done.exists() for folder in folders):
-        return False
-    results = [row for folder in folders for row in folder.read().records if row.is_result]
-    return bool(results) and not any(row.finite for row in results)
 
 
 def _line(record: Record) -> str:

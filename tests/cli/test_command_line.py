@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,7 +31,7 @@ Answer = Callable[..., tuple[int, str]]
 @pytest.fixture
 def answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Answer:
+) -> Iterator[Answer]:
     """Exit status and standard error of a command line that must not reach the launcher."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(local_launcher, "launch", _raising(AssertionError("launched")))
@@ -38,7 +39,9 @@ def answer(
     def run(*words: str) -> tuple[int, str]:
         return main(words), capsys.readouterr().err
 
-    return run
+    level = logging.getLogger().level
+    yield run
+    logging.getLogger().setLevel(level)  # hydra.verbose sets it for the whole process
 
 
 def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
@@ -66,15 +69,63 @@ def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
         ),
         (
             ["recipe.lrr=1"],
-            "recipe.lrr: unknown key; did you mean `recipe.lr`? keys of recipe: *length, lr, *",
+            "recipe.lrr: digits takes no lrr; did you mean `lr`? it takes *length, lr, *",
         ),
         (
             ["recipe.lrr=1,2"],
-            "recipe.lrr: unknown key; did you mean `recipe.lr`? keys of recipe: *length, lr, *",
+            "recipe.lrr: digits takes no lrr; did you mean `lr`? it takes *length, lr, *",
         ),
         (
             ["seed=0,1", "recipe.lrr=1"],
-            "recipe.lrr: unknown key; did you mean `recipe.lr`? keys of recipe: *length, lr, *",
+            "recipe.lrr: digits takes no lrr; did you mean `lr`? it takes *length, lr, *",
+        ),
+        (
+            ["method=gmp,rigl", "method.evry=1it"],
+            "method.evry: gmp takes no evry; did you mean `every`? it takes begin, end, every, "
+            "finetune, power, protocol; rigl takes no evry; did you mean `every`? it takes *",
+        ),
+        (
+            ["method=imp,one_shot", "method.finetune=null"],
+            "method.finetune: imp takes no finetune; it takes none; "
+            "one_shot takes no finetune; it takes none",
+        ),
+        (
+            ["mask_criterion=random,movement", "mask_criterion.examples=64"],
+            "mask_criterion.examples: random takes no examples; it takes *; movement takes no *",
+        ),
+        (
+            ["method=gmp", "mask_criterion=random"],
+            "mask_criterion: gmp takes no mask_criterion; it takes model, dataset, method, "
+            "schedule, recipe",
+        ),
+        (
+            ["method=gmp,dense", "reset=rewind,keep"],
+            "reset: gmp takes no reset; it takes model, dataset, method, schedule, recipe; "
+            "dense takes no reset; it takes model, dataset, method, recipe",
+        ),
+        *(
+            ([f"hydra.{key}"], f"hydra.{key.split('=')[0]}: *; {instead}*")
+            for key, instead in {
+                "sweep.dir=out": "root=DIR says where",
+                "run.dir=out": "root=DIR says where",
+                "sweep.subdir=mine": "name=NAME says",
+                "job.name=mine": "name=NAME says",
+                "job.chdir=true": "the work stays in this folder; give root=",
+                "output_subdir=.hydra": "each cell's config is in ROOT/runs/",
+                "verbose=true": "`lt-sweeps logs SWEEP CELL` prints the logs",
+            }.items()
+        ),
+        (
+            ["+hydra.job.env_set.A=1"],
+            "hydra.job.env_set: {'A': *} has no *; export it in the shell*",
+        ),
+        (
+            ["hydra/job_logging=default"],
+            "hydra/job_logging: default has no effect with this launcher; `lt-sweeps logs *",
+        ),
+        (
+            ["+hydra.callbacks.mine={_target_:hydra.experimental.callbacks.LogJobReturnCallback}"],
+            "hydra.callbacks.mine: `LogJobReturnCallback.on_job_end` is not called by this *",
         ),
         (["lr=1"], f"lr: unknown key; did you mean `recipe.lr`? keys: {KEYS}"),
         (["sed=1"], f"sed: unknown key; did you mean `seed`? keys: {KEYS}"),
@@ -133,6 +184,23 @@ def test_a_line_that_is_no_command_is_status_2(answer: Answer, words: list[str],
     status, text = answer(*words)
     assert status == 2
     assert re.fullmatch(".*".join(map(re.escape, f"error: {line}\n".split("*"))), text), text
+
+
+@pytest.mark.parametrize("key", ["sweep: {dir: out}", "job: {chdir: true}"])
+def test_a_key_of_hydra_in_an_experiment_is_refused_too(
+    answer: Answer, tmp_path: Path, key: str
+) -> None:
+    file = tmp_path / "own" / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"# @package _global_\nhydra: {{{key}}}\n")
+    status, text = answer("--config-dir=own", "experiment=mine")
+    assert status == 1 and re.fullmatch(r"error: hydra\.(sweep\.dir|job\.chdir): .*\n", text)
+
+
+def test_a_job_of_hydras_own_obeys_its_folder(answer: Answer, tmp_path: Path) -> None:
+    out = f"hydra.run.dir={tmp_path}/there"
+    assert "launched" in answer("hydra.mode=RUN", out, "hydra.output_subdir=.hydra")[1]
+    assert (tmp_path / "there" / ".hydra" / "config.yaml").exists()
 
 
 def test_a_mistake_in_an_experiment_is_answered_like_one_in_a_word(

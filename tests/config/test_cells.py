@@ -228,3 +228,43 @@ def test_hydra_leaves_no_folders(multirun: Multirun, tmp_path: Path) -> None:
     multirun("mask_criterion=random")
     multirun("hydra.mode=RUN", "seed=3")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_is_laid_over_those_options_that_take_it(multirun: Multirun) -> None:
+    words = ("mask_criterion=random", "seed=1", "schedule=one_shot", "schedule.sparsity=0.5")
+    cells = multirun("method=gmp,imp,rigl", "method.every=50it", "recipe.lr=0.1,0.2", *words)
+    every = [cell.config["method"].get("every") for cell in cells]
+    assert every == ["50it", "50it", None, None, "50it", "50it"]
+    assert [cell.untaken for cell in cells[:3:2]] == [("mask_criterion",), ("method.every",)]
+    assert [cell.config["recipe"]["lr"] for cell in cells] == [0.1, 0.2] * 3
+
+
+def test_values_of_a_key_are_tried_only_for_those_options_that_take_it(multirun: Multirun) -> None:
+    words = ("mask_criterion=snip,random", "method=at_init", "seed=1")
+    cells = multirun(*words, "mask_criterion.examples=32,64")
+    taken = [
+        (c.choices["mask_criterion"], c.config["mask_criterion"].get("examples")) for c in cells
+    ]
+    assert taken == [("snip", 32), ("snip", 64), ("random", None)]
+
+
+def test_a_key_of_one_method_of_an_experiment_is_laid_over_that_method(
+    multirun: Multirun, conf: Callable[..., str]
+) -> None:
+    text = """
+        # @package _global_
+        hydra: {sweeper: {params: {seed: 0, mask_criterion: random},
+          variants: {a: {method: imp}, b: {method: magnitude}}}}
+    """
+    own = conf(experiment__mine="\n".join(map(str.strip, text.splitlines()[1:])))
+    cells = multirun(own, "experiment=mine", "method.finetune=null")
+    given = [(cell.choices["method"], cell.config["method"].get("finetune", "-")) for cell in cells]
+    assert given == [("imp", "-"), ("magnitude", None)]
+
+
+def test_a_search_may_try_a_method_with_a_criterion_that_it_does_not_take(
+    multirun: Multirun,
+) -> None:
+    words = ("hydra/sweeper=basic", "seed=1", "mask_criterion=random")
+    (cell,) = multirun(*words, "method=gmp")
+    assert cell.untaken == ("mask_criterion",)

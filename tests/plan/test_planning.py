@@ -52,6 +52,24 @@ def test_an_axis_that_the_method_does_not_take_makes_no_new_cell(cell: Make) -> 
     assert made.cells[0].labels["mask_criterion"] is None
 
 
+def test_a_plan_says_what_a_method_does_not_take(cell: Make) -> None:
+    names, gmp = ["large_final", "random", "movement"], {"_target_": "lt_sweeps.plan.methods.gmp"}
+    cells = [
+        Cell(
+            cell(mask_criterion={"_target_": f"lt_sweeps.sparsity.criteria.{name}"}, **more).config,
+            {"method": method, "mask_criterion": name},
+            (),
+            untaken=keys,
+        )
+        for method, more, keys in [("imp", {}, ("method.every",)), ("gmp", {"method": gmp}, ())]
+        for name in names
+    ]
+    assert plan(cells).notes == (
+        "imp takes no method.every",
+        "gmp takes no mask_criterion: one line instead of 3",
+    )
+
+
 def sizes(made, **options) -> list[int]:
     units = made.units
     size = options.get("stack_size", 99)

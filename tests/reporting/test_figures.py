@@ -16,8 +16,10 @@ from rich.console import Console
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
+from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.style import COLUMN, PAGE, figure_files, line_styles
 from lt_sweeps.reporting.sweep_report import report
+from lt_sweeps.reporting.terminal_tables import endpoint_tables
 
 
 @pytest.fixture
@@ -130,11 +132,9 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
                 accuracies=[0.9, 0.9 - down + 0.001 * seed],
                 choices={"mask_criterion": criterion},
             )
-    figure = metric_figures(found(sweep, baseline="large_final", margin=0.02, title="A takeaway."))[
-        0
-    ]
+    figure = metric_figures(found(sweep, baseline="large_final", margin=0.02, title="Which?"))[0]
     for says in (
-        "A takeaway. Mean over seeds, n = 3; band: range over seeds.",
+        "Which? Mean over seeds, n = 3; band: range over seeds.",
         "Evaluated at the lowest validation loss.",
         "paired t",
         "Holm within each panel",
@@ -144,6 +144,64 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
     ):
         assert says in figure.caption
     assert figure.stages == ("dense", "large_final-1", "random-1")
+
+
+def test_without_tests_a_caption_draws_no_conclusion(sweep: FakeSweep) -> None:
+    criteria(sweep, "large_final", "random")
+    (figure,) = metric_figures(found(sweep, title="Which?"))
+    assert figure.caption.startswith("Which? Mean over seeds, n = 2; band: range over seeds. Eval")
+
+
+def test_no_difference_is_not_called_equality(sweep: FakeSweep) -> None:
+    for criterion, downs in (("large_final", (0, 1, 2)), ("random", (2, 0, 1))):
+        for seed, down in enumerate(downs):
+            chosen: dict[str, str | None] = {"mask_criterion": criterion}
+            sweep.cell(criterion, seed, accuracies=[0.9, 0.8 - 0.01 * down], choices=chosen)
+    line, *_ = found(sweep, baseline="large_final").test_sentences
+    assert line == "fc on digits, random against large_final: undecided at 1 of 1 level."
+
+
+def test_a_caption_answers_its_question_by_the_tests_alone(sweep: FakeSweep) -> None:
+    # Above by 10, 11, 12 points at the first level, below by as much at the second.
+    for criterion, sign in (("large_final", 1), ("random", 0)):
+        for seed in range(3):
+            change = sign * (0.1 + 0.01 * seed)
+            accuracies: list[float | None] = [0.9, 0.7 + change, 0.7 - change]
+            sweep.cell(
+                criterion, seed, accuracies=accuracies, choices={"mask_criterion": criterion}
+            )
+    asked = {"baseline": "random", "control": "random", "title": "Which?"}
+    (figure,) = metric_figures(found(sweep, **asked))
+    assert figure.caption.startswith(
+        "Which? fc on digits, large_final against random: above at 1, below at 1 of 2 levels. "
+        "Levels with a winning ticket (not inferior to dense, and above random): none. Mean over"
+    )
+
+
+def test_a_caption_says_at_which_moment_each_line_was_evaluated(sweep: FakeSweep) -> None:
+    for method, when in (("imp", "best"), ("l0", "end")):
+        sweep.cell(method, accuracies=[0.9, 0.8], choices={"method": method}, report_at=when)
+    (figure,) = metric_figures(found(sweep))
+    says = "Evaluated at the lowest validation loss (imp report_at=best); at the end of training "
+    says += "(l0 report_at=end)."
+    assert says in figure.caption
+
+
+@pytest.mark.parametrize(
+    ("select", "says"),
+    [
+        ("validation", "chosen by validation accuracy; test accuracy shown"),
+        ("test", "chosen by test accuracy itself"),
+    ],
+)
+def test_tables_and_captions_say_how_a_ticket_was_chosen(
+    sweep: FakeSweep, select: str, says: str
+) -> None:
+    criteria(sweep, "large_final", "random")
+    analysis = found(sweep, select=select)
+    titles = [str(table.title) for table in endpoint_tables(analysis)]
+    assert [says in title for title in titles] == [True, True]
+    assert f"Best level: {says}." in endpoint_figures(analysis)[0].caption
 
 
 def test_an_unfinished_sweep_is_drawn_with_what_is_missing_marked(sweep: FakeSweep) -> None:

@@ -184,7 +184,7 @@ def test_lines_that_are_called_the_same_are_told_apart_by_what_is_compared(tmp_p
     other = made(tmp_path, "fast", {"movement": 0.8, "random": 0.8}, recipe__lr=0.3)
     compared(one, other, out=tmp_path / "out", labels={"movement": "moved"})
     lines = pd.read_csv(tmp_path / "out" / "accuracy.csv")["line"].unique().tolist()
-    assert lines == [f"{c}, recipe.lr={lr}" for c in ("moved", "random") for lr in (0.1, 0.3)]
+    assert lines == [f"{c}, lr={lr}" for c in ("moved", "random") for lr in (0.1, 0.3)]
 
 
 def test_two_networks_are_drawn_in_one_panel(tmp_path: Path) -> None:

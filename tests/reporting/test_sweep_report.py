@@ -131,7 +131,7 @@ def test_schedules_that_disagree_where_they_overlap_are_two_curves(sweep: FakeSw
     sweep.cell("slow", accuracies=[0.9, 0.8, 0.7], schedule__rate=0.2)
     sweep.cell("fast", accuracies=[0.9, 0.8, 0.7], sparsities=[0, 0.5, 0.75], schedule__rate=0.5)
     _, summary = _run(sweep.folder)
-    assert set(summary["curve"]) == {"schedule.rate=0.2", "schedule.rate=0.5"}
+    assert set(summary["curve"]) == {"rate=0.2", "rate=0.5"}
 
 
 def test_two_versions_of_one_config_are_never_pooled(sweep: FakeSweep) -> None:
@@ -153,10 +153,10 @@ def test_a_label_says_what_differs_options_first(sweep: FakeSweep) -> None:
             )
     _, summary = _run(sweep.folder)
     assert list(dict.fromkeys(summary["curve"])) == [
-        "movement recipe.lr=0.1",
-        "movement recipe.lr=0.2",
-        "random recipe.lr=0.1",
-        "random recipe.lr=0.2",
+        "movement lr=0.1",
+        "movement lr=0.2",
+        "random lr=0.1",
+        "random lr=0.2",
     ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cluster import JOB, SMALL, Run, slurm
 
+DENSE = [*(word for word in SMALL if not word.startswith("schedule.")), "method=dense"]
 WORDS = [*SMALL, *JOB, "mask_criterion=large_final,random", "seed=0,1", "hydra.launcher.jobs=2"]
 LUCK = """
 def luck(final):
@@ -190,9 +191,9 @@ def test_packs_share_a_job_at_two_processes_each_gpu(run: Run, another: Callable
 
 def test_a_stack_that_does_not_fit_is_halved_until_it_does(run: Run) -> None:
     (run.folder / "mylab.py").write_text(TIGHT)
-    wide = [*SMALL, "method=dense", "model.net._target_=mylab.Net", "model.net.hidden=[1000,1000]"]
+    wide = [*DENSE, "model.net._target_=mylab.Net", "model.net.hidden=[1000,1000]"]
     short = ["recipe.length=2it", "recipe.evaluate_every=1it", "stack_size=16", "seed=range(16)"]
-    run(*wide, *short, *JOB, "mask_criterion=random", "hydra.launcher.jobs=1")
+    run(*wide, *short, *JOB, "hydra.launcher.jobs=1")
     assert run.wait() == 0, run("status", str(run.sweep), status=None)
     assert "can't allocate memory" in "".join(p.read_text() for p in run.sweep.glob("slurm/*.out"))
     assert list(run.sweep.glob("halved/*")), "by the canary"
@@ -221,8 +222,7 @@ def test_a_thousand_cells_are_submitted_in_a_minute(run: Run) -> None:
 
 def test_arrays_are_cut_where_the_clusters_limit_is(run: Run) -> None:
     held = ["hydra.launcher.pack=false", "hydra.launcher.sbatch={hold: true}"]
-    words = ["method=dense", "mask_criterion=random", "seed=range(1100)"]
-    said = run(*SMALL, *JOB, *words, *held)
+    said = run(*DENSE, *JOB, "seed=range(1100)", *held)
     assert "submitted 1100 jobs in 3 arrays" in said
     sizes = [len(json.loads(path.read_text())["tasks"]) for path in run.sweep.glob("jobs/*.json")]
     assert sorted(sizes) == [1, 100, 1000]

@@ -20,7 +20,7 @@ from lt_sweeps.storage.manifest import (
 
 UNITS = [("a" * 16, "0"), ("b" * 16, "1"), ("b" * 16, "2")]
 PACK = FrozenPack("p", 1, UNITS, Machine(), [0], {"a" * 16: [], "b" * 16: ["best", 7]}, "job")
-CELL = FrozenCell("s", "0", {"model": None}, {"model": "fc"}, Config({"seed": 0}), ["a"], {"a": 1})
+CELL = FrozenCell("s", "0", {"model": None}, Config({"seed": 0}), ["a"], {"a": 1})
 MANIFEST = Manifest(
     "mine",
     "default",
@@ -42,9 +42,18 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "manifest.json").read_text())["format"] == FORMAT
 
 
+def test_a_manifest_of_version_0_1_0_is_read_without_its_second_labels(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    MANIFEST.write(path)
+    content = json.loads(path.read_text())
+    content["cells"][0]["choices"] = {"model": "fc"}
+    path.write_text(json.dumps(content))
+    assert Manifest.read(path) == MANIFEST
+
+
 def test_a_cell_is_the_one_that_was_composed() -> None:
     cell = MANIFEST.cell(0)
-    assert (cell.config, cell.choices) == (CELL.config, CELL.choices)
+    assert (cell.config, cell.choices) == (CELL.config, CELL.labels)
 
 
 def test_halves_have_all_units_and_only_their_own_moments() -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from lt_sweeps.analysis.record_audit import audit_line
 from lt_sweeps.execution.slurm.squeue import Batch, end
+from lt_sweeps.execution.status import Status
 from lt_sweeps.execution.worker_pool import STOPPED, Workers
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
-from lt_sweeps.storage.record import RunFolder, all_diverged
+from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
 
@@ -65,11 +66,9 @@ def run_task(arguments: Sequence[str] | None = None) -> int:
     excused = known if batch.waited_for[int(task)] else {}
     failed = {unit: reason for unit, reason in workers.failed.items() if unit not in excused}
     status = _result(sweep, packs, failed, canary=batch.canary)
-    cells = sweep.manifest.cells
-    if not (batch.canary or batch.waited_for[int(task)]) and all_diverged(
-        RunFolder.of(sweep.root, cell.signature, cell.seed) for cell in cells
-    ):
-        _say("error: every replicate diverged; no result of this sweep is finite")
+    is_last = not (batch.canary or batch.waited_for[int(task)])
+    if is_last and Status.of(sweep).diverged:
+        _say(f"error: {ALL_DIVERGED}")
         status = 1
     end(sweep, batch.number, int(task), status)
     return status

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 
 from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.significance import Verdict
+from lt_sweeps.analysis.significance import Verdict, conclusions
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures import captions, style
@@ -49,6 +49,8 @@ def _figure(analysis: Analysis, metric: str, x: str, verdicts: Sequence[Verdict]
     name = "accuracy" if metric == "test_accuracy" else metric
     stages = captions.stage_ids([point for curve in curves for point in curve.points])
     sentences = (
+        *conclusions(verdicts, analysis.layout),
+        *(captions.winning_sentences(analysis) if verdicts else ()),
         captions.seeds_sentence(curves, analysis.layout),
         captions.report_at_sentence(curves, metric),
         "Early-stop step: the step with the lowest validation loss."

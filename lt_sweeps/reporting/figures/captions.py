@@ -15,19 +15,21 @@ from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.labels import group_by
-from lt_sweeps.analysis.significance import Verdict, caveats
+from lt_sweeps.analysis.significance import Verdict, caveats, winning
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import BANDS, ReportConfig
 from lt_sweeps.reporting.figures.style import Figure
 from lt_sweeps.reporting.result_tables import percent_text
 
+_MOMENTS = {"best": "at the lowest validation loss", "end": "at the end of training"}
+
 
 def caption(analysis: Analysis, *sentences: str, stages: Sequence[str]) -> str:
-    """The takeaway, the sentences of this figure, and those that every figure has."""
+    """The question, the sentences of this figure, and those that every figure has."""
     title = (analysis.layout.title or "").rstrip(".")
     unfinished = analysis.reading.unfinished
     whole = [
-        f"{title}." if title else "",
+        title if title.endswith("?") else f"{title}." if title else "",
         *sentences,
         f"Unfinished: {unfinished}." if unfinished else "",
         versions_sentence(analysis.reading.versions),
@@ -97,14 +99,47 @@ def marker_sentence(curves: Sequence[Curve]) -> str:
 
 
 def report_at_sentence(curves: Sequence[Curve], metric: str) -> str:
-    """The moment of training that the number is taken from, where all curves agree on it."""
-    when = {curve.settings.get("report_at") for curve in curves}
-    if metric.split("_")[0] in ("test", "val") and len(when) == 1:
-        return {
-            "best": "Evaluated at the lowest validation loss.",
-            "end": "Evaluated at the end of training.",
-        }.get(str(when.pop()), "")
-    return ""
+    """The moment of training that the number is taken from, by line where they disagree on it."""
+    return f"Evaluated {moment}." if (moment := report_moment(curves, metric)) else ""
+
+
+def report_moment(curves: Sequence[Curve], metric: str) -> str:
+    """`at the lowest validation loss`; nothing for a metric that is no evaluation."""
+    when = metric.split("_")[0]
+    if when in _MOMENTS:
+        return _MOMENTS[when]
+    if when not in ("test", "val"):
+        return ""
+    by_moment = group_by(curves, lambda curve: _MOMENTS.get(str(curve.settings.get("report_at"))))
+    if len(by_moment) == 1:
+        return next(iter(by_moment)) or ""
+    labels = {at: ", ".join(curve.label for curve in same) for at, same in by_moment.items() if at}
+    return "; ".join(f"{at} ({names})" for at, names in labels.items())
+
+
+def chosen_text(layout: ReportConfig, metric: str) -> str:
+    """How the best of several tickets is chosen: `by validation accuracy; test accuracy shown`."""
+    chooser, shown = layout.chooser(metric), metric.replace("_", " ")
+    if chooser == metric:
+        return f"by {shown} itself"
+    return f"by {chooser.replace('_', ' ').replace('val ', 'validation ')}; {shown} shown"
+
+
+def winning_sentences(analysis: Analysis) -> list[str]:
+    """How many winning tickets each line has, where the layout names a control."""
+    if not analysis.controlled:
+        return []
+    wins = {
+        curve.label: sum(winning(curve, analysis.controlled, analysis.layout).values())
+        for curve in analysis.curves
+        if curve.name != analysis.layout.control
+    }
+    named = ", ".join(f"{label} at {count}" for label, count in wins.items() if count)
+    control = analysis.controlled[0].baseline.label
+    return [
+        f"Levels with a winning ticket (not inferior to dense, and above {control}): "
+        f"{named or 'none'}."
+    ]
 
 
 def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:

@@ -12,7 +12,13 @@ from lt_sweeps.analysis.endpoint import NAMES
 from lt_sweeps.analysis.endpoint_tests import PER_RUN
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import by_panel, margin_text, one_figure
+from lt_sweeps.reporting.figures.captions import (
+    by_panel,
+    chosen_text,
+    margin_text,
+    one_figure,
+    report_at_sentence,
+)
 from lt_sweeps.reporting.figures.curve_panel import published_for
 from lt_sweeps.reporting.figures.marks import draw_rings, draw_row, prepare_rows
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
@@ -29,7 +35,8 @@ def endpoint_figures(analysis: Analysis) -> list[Figure]:
     sentences = (
         f"One number per run: ticks are seeds, markers their mean (n = {_n(data)}), lines their "
         f"range. Not inferior: at most {margin_text(analysis.layout)} below the dense network of "
-        f"the same seed. Best level: the level with the highest {analysis.layout.select} accuracy.",
+        f"the same seed. Best level: chosen {chosen_text(analysis.layout, analysis.accuracy)}.",
+        report_at_sentence(analysis.curves, analysis.accuracy),
         f"Rings: published numbers, {'; '.join(sources)}." if sources else "",
     )
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])

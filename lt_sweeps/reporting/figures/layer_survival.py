@@ -30,7 +30,9 @@ def layer_figures(analysis: Analysis) -> list[Figure]:
     # even when some line has no level here.
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])
     stages = stage_ids([point for _, point in levels])
-    sentence = "Percent of each layer's weights remaining; mean and range over seeds."
+    least, most = data["n"].min(), data["n"].max()
+    n = f"{most}" if least == most else f"{least} to {most}"
+    sentence = f"Percent of each layer's weights remaining; mean and range over seeds, n = {n}."
     return one_figure(analysis, "layers", data, stages, draw, sentence)
 
 

@@ -1,0 +1,118 @@
+"""Alarms: what the records and masks hold that a reader would not expect of an experiment.
+
+A number may be exact and yet not mean what its line is called: a control that is its treatment, a
+mask that missed its target, a training that diverged for every seed. A report says so aloud.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from lt_sweeps.analysis.curve import Curve, distinct
+from lt_sweeps.analysis.labels import group_by, is_within
+from lt_sweeps.analysis.stored_weights import Arrays, masks
+from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.storage.record import ALL_DIVERGED, MEASURED, Record, all_diverged
+
+GROUP = "mask_criterion"
+
+
+def raised_alarms(analysis: Analysis) -> list[str]:
+    """A sentence for each thing that is not as its line is called."""
+    curves = analysis.curves
+    everywhere = all_diverged(cell.rows for cell in analysis.reading.cells)
+    return [
+        *([f"{ALL_DIVERGED}."] if everywhere else _diverged_lines(curves)),
+        *_missed_targets(curves),
+        *_equal_arms(analysis),
+    ]
+
+
+def _diverged_lines(curves: Sequence[Curve]) -> Iterator[str]:
+    for curve in curves:
+        if all_diverged(cell.rows for cell in curve.cells):
+            yield f"{curve.panel}: every replicate of {curve.label} diverged."
+
+
+def _missed_targets(curves: Sequence[Curve]) -> Iterator[str]:
+    for curve in curves:
+        missed = [row for row in distinct(curve.cells) if _misses(row)]
+        if missed:
+            worst = max(missed, key=lambda row: abs(row.sparsity - (row.target_sparsity or 0)))
+            yield (
+                f"{curve.panel}: {curve.label} misses its target sparsity in {len(missed)} "
+                f"networks; at level {worst.level} of seed {worst.seed} it is "
+                f"{worst.sparsity:.4f}, and {worst.target_sparsity:.4f} was asked for."
+            )
+
+
+def _misses(row: Record) -> bool:
+    # Counts are rounded in each layer, and in schedules of the paper at each level.
+    rounding = len(row.layers_total) * (row.level + 1) / row.weights_total
+    target = row.target_sparsity
+    return target is not None and abs(row.sparsity - target) > rounding + 1e-9
+
+
+def _equal_arms(analysis: Analysis) -> Iterator[str]:
+    """Lines of one panel that are the same networks, or keep the same weights."""
+    for panel, curves in group_by(analysis.curves, lambda curve: curve.panel).items():
+        kept = {curve.name: _first_masks(analysis, curve) for curve in curves}
+        for one, other in combinations(curves, 2):
+            alike, compared = _identical(one, other)
+            pair = f"{panel}: {one.label} and {other.label}"
+            if alike:
+                yield (
+                    f"{pair} have equal losses and accuracies in {alike} of {compared} networks: "
+                    "they are one arm under two names."
+                )
+            elif _criterion(one) != _criterion(other):  # so they should keep different weights
+                first, second = kept[one.name], kept[other.name]
+                seeds = first.keys() & second.keys()
+                if same := sum(_equal(first[seed], second[seed]) for seed in seeds):
+                    yield (
+                        f"{pair} keep the same weights at their first level ({same} of "
+                        f"{len(seeds)} seeds)."
+                    )
+
+
+def _identical(one: Curve, other: Curve) -> tuple[int, int]:
+    """How many pruned networks of two lines measure the same to the last bit, and of how many."""
+    # Two networks that were trained apart never agree in all of these; those of a collapsed network
+    # may, because only its last bias still learns.
+    first, second = (
+        {
+            (row.level, row.seed, row.weights_remaining): row
+            for row in distinct(curve.cells)
+            if row.level and row.finite and not row.collapsed
+        }
+        for curve in (one, other)
+    )
+    pairs = [(first[key], second[key]) for key in first.keys() & second.keys()]
+    apart = [(a, b) for a, b in pairs if a.stage != b.stage and a.end_test_loss is not None]
+    return sum(_measures(a) == _measures(b) for a, b in apart), len(apart)
+
+
+def _measures(row: Record) -> list[float | None]:
+    return [getattr(row, f"{when}_{name}") for when in ("end", "best") for name in MEASURED]
+
+
+def _first_masks(analysis: Analysis, curve: Curve) -> dict[str, Arrays]:
+    """The masks that a criterion chose at a line's first level, by seed, of stored tickets."""
+    first = next((point for point in curve.points if point.pruned and point.level), None)
+    if first is None or not _criterion(curve):
+        return {}
+    return masks(analysis.reading.root, curve, first)
+
+
+def _criterion(curve: Curve) -> list[tuple[str, str]]:
+    """What a line's criterion is; nothing where its method takes none."""
+    settings = [(k, repr(v)) for k, v in curve.settings.items() if is_within(k, [GROUP])]
+    chosen = curve.choices.get(GROUP)
+    return sorted([*settings, *([(GROUP, chosen)] if chosen else [])])
+
+
+def _equal(one: Arrays, other: Arrays) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[n], other[n]) for n in one)

@@ -1,0 +1,96 @@
+"""Which of the given keys a cell takes, and the refusal of one that no cell takes.
+
+A method takes the groups that its function names, and an option the keys that its yaml has. A key
+that only some cells of a multirun take is laid over those, and the plan names the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.keys import GROUPS, SUPPLIED
+
+_ALWAYS = ("model", "dataset", "method", "recipe")
+
+
+class Chosen(Protocol):
+    """What is needed of a cell: its config, its options, and the keys that it does not take."""
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def choices(self) -> Mapping[str, str | None]: ...
+    @property
+    def untaken(self) -> Sequence[str]: ...
+
+
+def groups_taken(method: Mapping[str, Any]) -> tuple[str, ...]:
+    """The groups whose options count in what a method does.
+
+    A method that searches by another method takes what that one takes.
+    """
+    names = set(Call(method["_target_"]).names)
+    search = method.get("search")
+    if isinstance(search, Mapping) and "_target_" in search:
+        names &= set(Call(search["_target_"]).names)
+    return tuple(group for group in GROUPS if group in _ALWAYS or group in names)
+
+
+def group_of(key: str) -> str | None:
+    """The group that a key chooses an option of, or lies in; None for any other key."""
+    first = key.partition(".")[0]
+    return first if first in GROUPS else None
+
+
+def has_key(config: Any, key: str) -> bool:
+    """Whether a config has a dotted key."""
+    for name in key.split("."):
+        if not isinstance(config, Mapping) or name not in config:
+            return False
+        config = config[name]
+    return True
+
+
+def untaken(keys: Iterable[str], config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of the keys that the options of a config lack, or that its method does not take."""
+    ours = [key for key in keys if group_of(key)]
+    ignored = set(SUPPLIED) - set(groups_taken(config["method"])) if ours else ()
+    return tuple(key for key in ours if group_of(key) in ignored or not has_key(config, key))
+
+
+def refuse_untaken(cells: Sequence[Chosen]) -> None:
+    """Raises: ValueError: no cell takes one of the keys; it says what their options take."""
+    for key in dict.fromkeys(key for cell in cells for key in cell.untaken):
+        if all(key in cell.untaken for cell in cells):
+            reasons = dict.fromkeys(_reason(key, cell) for cell in cells)
+            raise ValueError(f"{key}: {'; '.join(reasons)}")
+
+
+def not_taken(key: str, cell: Chosen) -> str:
+    """`gmp takes no mask_criterion`, `snip takes no mask_criterion.final`."""
+    group = group_of(key)
+    ignored = group not in groups_taken(cell.config["method"])
+    return f"{cell.choices.get('method' if ignored else str(group))} takes no {key}"
+
+
+def _reason(key: str, cell: Chosen) -> str:
+    group, taken = group_of(key), groups_taken(cell.config["method"])
+    if group not in taken:
+        return f"{cell.choices.get('method')} takes no {group}; it takes {', '.join(taken)}"
+    name, names = key.partition(".")[2], list(_names(cell.config, key))
+    near = nearest(name, names) or ";"
+    known = ", ".join(names) or "none"
+    return f"{cell.choices.get(group)} takes no {name}{near} it takes {known}"
+
+
+def _names(config: Any, key: str) -> Iterator[str]:
+    """What could stand in the place of a key that a config lacks, as it would be written."""
+    above: list[str] = []
+    for name in key.split(".")[:-1]:
+        if not isinstance(config.get(name), Mapping):
+            break
+        config = config[name]
+        above.append(name)
+    yield from sorted(".".join([*above[1:], name]) for name in config if name[0] != "_")

@@ -1,0 +1,95 @@
+"""Lines are named by what was done, in the words of a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from fixtures.fake_results import FakeSweep
+
+from lt_sweeps.analysis.labels import readable
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.plan.planning import planned_cell
+from lt_sweeps.reporting.sweep_report import report
+
+
+def test_a_method_that_takes_no_criterion_is_not_named_by_one(tmp_path: Path) -> None:
+    # What version 0.1.0 wrote: every option in config.yaml, and the true ones in the records.
+    sweep = FakeSweep(tmp_path)
+    untaken = {"criterion": None, "reset": None, "freeze": None}
+    chosen: dict[str, str | None] = {
+        "mask_criterion": "random",
+        "reset": "rewind",
+        "freeze": "zero",
+    }
+    sweep.cell("g", accuracies=[0.9, 0.8], choices={**chosen, "method": "gmp"}, more=untaken)
+    for name in ("random", "movement"):
+        mine = {**chosen, "method": "magnitude", "mask_criterion": name}
+        sweep.cell(name, accuracies=[0.9, 0.8], choices=mine)
+    folder = report(sweep.folder, figures=["curves"])
+    summary = pd.read_csv(folder / "summary.csv")
+    lines = ["gmp", "random magnitude", "movement magnitude"]
+    assert summary["curve"].unique().tolist() == lines
+    gmp = summary[summary["curve"] == "gmp"]
+    assert all(pd.isna(gmp[column]).all() for column in ("criterion", "reset", "freeze"))
+    assert pd.read_csv(folder / "accuracy.csv")["line"].unique().tolist() == lines
+
+
+def test_settings_of_a_group_that_a_method_does_not_take_tell_no_lines_apart(
+    tmp_path: Path,
+) -> None:
+    sweep = FakeSweep(tmp_path)
+    for seed, final in enumerate(["end", "best"]):
+        sweep.cell(
+            "g",
+            seed,
+            accuracies=[0.9, 0.8],
+            choices={"method": "gmp"},
+            more={"criterion": None},
+            mask_criterion__final=final,
+        )
+    cells = read_results(sweep.folder, metrics=[]).cells
+    assert [key for cell in cells for key in cell.settings if "criterion" in key] == []
+
+
+def test_a_cell_is_stored_with_the_options_that_count(
+    cell: Callable[..., Cell], tmp_path: Path
+) -> None:
+    gmp = cell(method={"_target_": "lt_sweeps.plan.methods.gmp"})
+    groups = ("method", "mask_criterion", "reset", "freeze", "schedule")
+    chosen: dict[str, str | None] = dict.fromkeys(groups, "x")
+    planned = planned_cell(Cell(gmp.config, chosen, ()))
+    labels = {group: planned.labels[group] for group in chosen}
+    assert labels == {**chosen, "mask_criterion": None, "reset": None, "freeze": None}
+    # A worker plans the cell again from its manifest, which holds the labels.
+    assert planned_cell(Cell(gmp.config, planned.labels, ())).labels == planned.labels
+
+
+def test_a_transfer_takes_what_its_search_takes(cell: Callable[..., Cell]) -> None:
+    method = {
+        "_target_": "lt_sweeps.plan.methods.transfer",
+        "source": dict(cell().config["dataset"]),
+        "search": {
+            "_target_": "lt_sweeps.plan.methods.continuous_sparsification",
+            "protocol": "ticket",
+        },
+    }
+    model = {**cell().config["model"], "prunable": {"exclude": ["output.weight"]}}
+    made = cell(method=method, model=model)
+    chosen: dict[str, str | None] = dict.fromkeys(
+        ("mask_criterion", "reset", "freeze", "schedule"), "x"
+    )
+    labels = planned_cell(Cell(made.config, chosen, ())).labels
+    assert {group: labels[group] for group in chosen} == dict.fromkeys(chosen)
+
+
+def test_a_setting_is_called_by_its_last_word_where_that_is_clear() -> None:
+    assert readable(["a mask_criterion.init=start mask_criterion.final=best", "b"]) == [
+        "a init=start final=best",
+        "b",
+    ]
+    assert readable(["recipe.lr=1", "method.lr=1"]) == ["recipe.lr=1", "method.lr=1"]
+    named = readable(["model.init._target_=lt_sweeps.models.glorot_normal", "hidden=[30,10]"])
+    assert named == ["init=glorot_normal", "hidden=[30,10]"]
