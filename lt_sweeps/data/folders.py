@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from filelock import FileLock
 
 from lt_sweeps.config.call import ANY, omitted_at
 from lt_sweeps.data.dataset import Dataset, Split
+from lt_sweeps.storage.atomic_write import passes
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _PARTS = ("train", "val", "test")
@@ -190,14 +192,22 @@ def _decode(tree: _Tree, cache: Path, channels: int, size: int) -> None:
     with FileLock(f"{cache}.lock"):
         if cache.exists():
             return
-        # A mapped file, because memory may be too small. It has its name only when it is complete.
+        # Image by image, because memory may be too small, and with plain writes: a mapped file has
+        # holes, and where the disk is full, writing into one kills the process (SIGBUS).
         part, shape = cache.with_suffix(".part"), (len(tree.files), channels, size, size)
-        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-        # Threads took twice as long: most of the time goes to Python code, not to decoding.
-        for index, file in enumerate(tree.files):
-            images[index] = _pixels(tree.root / file, channels, size)
-        images.flush()
-        part.replace(cache)
+        try:
+            with part.open("wb") as images:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(images, header)
+                # Threads took twice as long: most of the time goes to Python code, not to decoding.
+                for file in tree.files:
+                    images.write(_pixels(tree.root / file, channels, size).tobytes())
+                images.flush()
+                os.fsync(images.fileno())
+            part.replace(cache)  # it has its name only when it is complete
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def _pixels(path: Path, channels: int, size: int) -> np.ndarray:
@@ -212,6 +222,8 @@ def _pixels(path: Path, channels: int, size: int) -> np.ndarray:
             upright = ImageOps.exif_transpose(file)
             colours = upright.convert("L" if channels == 1 else "RGB")
     except (OSError, ValueError) as error:
+        if passes(error):
+            raise
         raise ValueError(f"image_folder: cannot read `{path}`: {error}") from error
     square = ImageOps.fit(colours, (size, size), Image.Resampling.BILINEAR)
     return np.array(square).reshape(size, size, channels).transpose(2, 0, 1)

@@ -1,5 +1,6 @@
 """The data sets: their splits against the papers, their content where it is here, their errors."""
 
+import errno
 import hashlib
 import pickle
 import socket
@@ -8,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from fixtures.small_disk import mounted
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 
@@ -302,6 +304,27 @@ def test_images_are_decoded_once(tmp_path):
         path.write_bytes(bytes(path.stat().st_size))
     again = prepared(image_folder(str(root), data_dir=str(tmp_path), validation=1))
     assert torch.equal(first["test"].images, again["test"].images)
+
+
+def decode(dataset, results):
+    try:
+        dataset.prepare()
+    except OSError as error:
+        results.put(error.errno)
+
+
+def test_decoding_onto_a_full_disk_is_an_error_that_can_be_waited_for(tmp_path, command_line):
+    # In a process of its own: a file with holes, mapped on a full disk, would kill it.
+    tree = draw_tree(tmp_path / "pets")
+    with mounted(tmp_path / "disk", "64k") as disk:
+        dataset = image_folder(str(tree), data_dir=str(disk.folder), size=64)
+        results = command_line.processes.SimpleQueue()
+        process = command_line.processes.Process(target=decode, args=(dataset, results))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert results.get() == errno.ENOSPC
+        assert not list(disk.folder.rglob("*.part")), "it takes no room while it waits"
 
 
 def test_images_that_do_not_fit_into_memory_stay_in_their_file(tmp_path, monkeypatch):
