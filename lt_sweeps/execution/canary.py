@@ -52,9 +52,10 @@ def two_steps(
     *,
     device: str,
     stopped: Callable[[], bool] = lambda: False,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Train a frozen pack for two steps, and save the result as every snapshot that is needed."""
-    made, chosen = thawed(sweep, pack)
+    made, chosen = thawed(sweep, pack, check)
     for unit in chosen:
         _borrow(unit, Store(sweep.root), scratch)
     first = chosen[0].stage
@@ -70,6 +71,7 @@ def two_steps(
         trained = scratch.read(unit.stage.key, unit.seed, end)
         for moment in {"end", *wanted[unit]} - {"start", end}:
             scratch.write(unit.stage.key, unit.seed, trained, {}, moment)
+    check()
 
 
 def _borrow(unit: Unit, store: Store, scratch: Store) -> None:
