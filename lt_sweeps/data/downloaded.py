@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from lt_sweeps.config.call import ANY, omitted_at
 from lt_sweeps.data.dataset import Dataset, Split, check_size
+from lt_sweeps.storage.atomic_write import passes
 
 _log = logging.getLogger(__name__)
 
@@ -173,6 +174,8 @@ def _download(name: str, kind: str, data_dir: str) -> None:
                 with _short_and_silent():
                     _source(kind)(data_dir, download=True)
     except (RuntimeError, OSError, http.client.HTTPException) as error:
+        if passes(error):  # the disk is full: that is waited for
+            raise
         reason = f"the download failed ({' '.join(str(error).split()) or type(error).__name__})"
     if missing := _missing(kind, data_dir):
         files = ", ".join(f"`{path}`" for path in missing)

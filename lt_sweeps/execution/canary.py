@@ -82,7 +82,9 @@ def _borrow(unit: Unit, store: Store, scratch: Store) -> None:
         for source in [*folder.glob(path.name), *folder.glob(f"{unit.seed}@*.safetensors")]:
             if not (target := path.with_name(source.name)).exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+                part = target.with_name(f".{target.name}")
+                shutil.copyfile(source, part)  # it may end in the middle, on a full disk
+                part.replace(target)
 
 
 def _kind(pack: Pack) -> tuple[object, ...]:

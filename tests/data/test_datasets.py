@@ -208,6 +208,16 @@ def test_cifar10_offline_names_the_files_and_where_to_put_them(offline, tmp_path
     assert "\n" not in str(error.value)
 
 
+def test_a_download_onto_a_full_disk_can_be_waited_for(monkeypatch, tmp_path):
+    def full(_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MNIST, "download", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        mnist(data_dir=str(tmp_path)).prepare()
+    assert raised.value.errno == errno.ENOSPC, "and not a file that is missing"
+
+
 def test_nothing_is_downloaded_when_the_files_are_there(offline, numbered_mnist, capsys):
     splits = prepared(mnist(data_dir=str(numbered_mnist)))
     assert splits["train"].images.shape == (55_000, 1, 28, 28)
