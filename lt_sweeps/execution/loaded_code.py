@@ -31,9 +31,13 @@ class SourceFile:
     sha256: str
 
 
+Imported = Mapping[str, SourceFile]
+"""The modules of this package and of the user's that a process has imported, by name."""
+
+
 @dataclass(frozen=True)
 class LoadedCode:
-    """This package's modules and those of the user's that a process has imported, by name.
+    """The code of a sweep: all modules of this package, and those of the user's that it imported.
 
     Where `copy` is given, it is a job's copy of the code, and every module must lie in it.
     """
@@ -42,16 +46,12 @@ class LoadedCode:
     copy: Path | None = None
 
     @classmethod
-    def now(cls, before: LoadedCode | None = None, *, copy: Path | None = None) -> LoadedCode:
-        """What this process has imported. What it had imported `before` is as it was then.
+    def now(cls, *, copy: Path | None = None) -> LoadedCode:
+        """The code of this process; all of this package, because workers import more of it."""
+        package = {name: _source(path) for name, path in _package().items()}
+        return cls({**package, **imported()}, copy)
 
-        All modules of this package count, because a worker imports others than its launcher.
-        """
-        known = before.modules if before else {}
-        files = {**_package(), **dict(_imported())}
-        return cls({name: known.get(name) or _source(path) for name, path in files.items()}, copy)
-
-    def check(self, before: LoadedCode | None = None) -> LoadedCode:
+    def check(self, before: Imported | None = None) -> Imported:
         """Check that what this process has imported is this code; returns what it has imported.
 
         Args:
@@ -60,13 +60,14 @@ class LoadedCode:
         Raises:
             ChangedCode: a module has another source, or was found elsewhere.
         """
-        found = LoadedCode.now(before)
-        for name, path in _imported():
-            if self.copy is not None and not path.is_relative_to(self.copy):
+        found = imported(before)
+        for name, source in found.items():
+            if self.copy is not None and not source.path.is_relative_to(self.copy):
                 raise ChangedCode(
-                    f"code: `{name}` was imported from {path}; this job runs the copy {self.copy}"
+                    f"code: `{name}` was imported from {source.path}; this job runs the copy "
+                    f"{self.copy}"
                 )
-            expected, source = self.modules.get(name), found.modules[name]
+            expected = self.modules.get(name)
             if expected is None:
                 continue
             if source.path != expected.path:
@@ -82,6 +83,12 @@ class LoadedCode:
         return found
 
 
+def imported(before: Imported | None = None) -> Imported:
+    """What this process has imported by now. What it had imported `before` is as it was then."""
+    known = before or {}
+    return {name: known.get(name) or _source(path) for name, path in _imported()}
+
+
 def job_code(copy: Path) -> LoadedCode:
     """The code of a Slurm job, which is the copy that was made when the job was submitted.
 
@@ -90,7 +97,7 @@ def job_code(copy: Path) -> LoadedCode:
     """
     copy = copy.resolve()
     code = LoadedCode.now(copy=copy)
-    code.check(code)
+    code.check()
     if not is_intact(copy):
         raise ChangedCode(f"code: the copy {copy} was edited; `resume` submits jobs with a new one")
     return code

@@ -67,7 +67,8 @@ class Workers:
         self.host, self.job = host, job
         self.queue = list(packs)
         self.free, self.scratch = list(devices), scratch
-        self.preload = ["lt_sweeps.execution.worker_process", *preload]
+        # The last of them notes what has been imported.
+        self.preload = [*preload, "lt_sweeps.execution.worker_process"]
         self.running: list[_Job] = []
         self.failed: dict[UnitName, str] = {
             unit: failure.reason for unit, failure in sweep.failures().items()

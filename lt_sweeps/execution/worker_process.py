@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lt_sweeps.execution.canary import two_steps
-from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode
+from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, imported
 from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.execution.patience import drain
 from lt_sweeps.execution.submission import thawed, work_on
@@ -30,7 +30,7 @@ from lt_sweeps.training.training_loop import Interrupted
 
 # What the fork server has imported. It must be read here, once, before a file can be edited: all
 # workers have the modules as they are now.
-_FORKED_WITH = LoadedCode.now()
+_FORKED_WITH = imported()
 _log = logging.getLogger("lt_sweeps")
 
 
@@ -60,11 +60,11 @@ def body(
         except OSError:  # the parent has died: save and stop, the next run continues
             stop_signals.append(signal.SIGPIPE)
 
-    imported = _FORKED_WITH
+    before = _FORKED_WITH
 
     def check() -> None:
-        nonlocal imported
-        imported = code.check(imported)
+        nonlocal before
+        before = code.check(before)
 
     sweep = SweepFolder(folder)
     options = {"device": device, "stopped": lambda: bool(stop_signals), "check": check}

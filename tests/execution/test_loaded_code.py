@@ -17,7 +17,7 @@ from fixtures.tiny_cell import settings
 from PIL import Image
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, SourceFile, job_code
+from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, SourceFile, imported, job_code
 from lt_sweeps.execution.slurm.code_snapshot import copy_code
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import CHANGED
@@ -63,9 +63,10 @@ def edited(name: str, path: Path) -> LoadedCode:
 
 
 def test_a_process_runs_the_code_that_it_has_imported() -> None:
-    code = LoadedCode.now()
-    assert code.check().modules == code.modules
-    assert "lt_sweeps.execution.worker_process" in code.modules, "which no launcher imports"
+    code, found = LoadedCode.now(), imported()
+    assert code.check() == found
+    assert set(found) <= set(sys.modules), "what is imported later is read from its file later"
+    assert "lt_sweeps.__main__" in code.modules, "a worker imports more than its launcher"
 
 
 def test_a_module_that_was_edited_is_named() -> None:
@@ -82,7 +83,7 @@ def test_a_module_from_elsewhere_is_named_with_both_places(tmp_path: Path) -> No
 
 def test_what_was_imported_before_an_edit_is_what_it_was() -> None:
     then = edited("lt_sweeps.storage.manifest", REPOSITORY / "lt_sweeps/storage/manifest.py")
-    then.check(then)
+    then.check(then.modules)
 
 
 def test_a_job_stops_that_runs_other_code_than_its_copy(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A sweep is frozen, resumed as it was, and never done twice."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 from fixtures.command_line import CommandLine
 from fixtures.tiny_cell import settings
 
+from lt_sweeps import __version__
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.execution.submission import Submission, work_on
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
@@ -157,3 +160,13 @@ def test_what_a_killed_process_was_writing_is_swept_up(cell: Make, tmp_path: Pat
     debris.write_bytes(b"half a ticket")
     compute([unit], made.moments, store, Machine())
     assert not debris.exists()
+
+
+def test_a_commit_that_git_does_not_tell_in_time_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 30)
+
+    monkeypatch.setattr(subprocess, "run", late)
+    assert code_version() == f"{__version__}+unknown"

@@ -403,6 +403,8 @@ def test_what_cannot_be_submitted_is_refused(run: Run, word: str, message: str) 
     said = run(*WORDS, word, status=1)
     assert message in said
     assert not slurm("squeue", "--noheader")
+    for sweep in run.root.glob("sweeps/*"):
+        assert "None" not in run("status", str(sweep), status=1), "of jobs that were refused"
 
 
 def test_the_batch_file_is_as_recorded(run: Run) -> None:
