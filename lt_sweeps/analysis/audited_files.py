@@ -32,7 +32,7 @@ class AuditedCell:
 
     folder: RunFolder
     records: tuple[Record, ...]
-    choices: Mapping[str, str]
+    choices: Mapping[str, str | None]
     config: Config | None
 
     @property

@@ -21,6 +21,7 @@ from lt_sweeps.cli.commands import HELP, VERBS, Usage, run_verb
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
 from lt_sweeps.execution.hydra_plugins import is_held, register
+from lt_sweeps.storage.atomic_write import passes
 
 # Hydra's flags, and whether a value follows.
 _ALONE = "--hydra-help --version --resolve -r --run -m --multirun -sc --shell-completion"
@@ -47,6 +48,8 @@ def _answered(run: Callable[[], int]) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
         line = complaint(error)
+        if line is None and passes(error):
+            line = f"disk: {error}; make room, and the same command continues"
         if line is None:
             traceback.print_exc()
         else:

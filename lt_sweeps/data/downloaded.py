@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from lt_sweeps.config.call import ANY, omitted_at
 from lt_sweeps.data.dataset import Dataset, Split, check_size
+from lt_sweeps.storage.atomic_write import passes
 
 _log = logging.getLogger(__name__)
 
@@ -201,6 +202,8 @@ def _md5(path: Path) -> str:
             while block := file.read(1 << 20):
                 content.update(block)
     except OSError as error:
+        if passes(error):
+            raise
         raise ValueError(f"`{path}` cannot be read: {error}") from None
     return content.hexdigest()
 
@@ -218,6 +221,8 @@ def _download(name: str, kind: str, data_dir: str) -> None:
                 with _short_and_silent():
                     _source(kind)(data_dir, download=True)
     except (RuntimeError, OSError, http.client.HTTPException) as error:
+        if passes(error):  # the disk is full: that is waited for
+            raise
         reason = f"the download failed ({' '.join(str(error).split()) or type(error).__name__})"
     return _check(name, kind, data_dir, reason)
 

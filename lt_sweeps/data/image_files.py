@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.atomic_write import passes, write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ def files_below(folder: Path) -> Iterator[Path]:
     """
 
     def refuse(error: OSError) -> None:
+        if passes(error):
+            raise error
         raise unreadable(error.filename, error)
 
     for above, folders, files in os.walk(folder, onerror=refuse):
@@ -88,6 +90,8 @@ def _state(path: Path) -> tuple[int, int, int]:
     try:
         status = path.stat()
     except OSError as error:
+        if passes(error):
+            raise
         raise unreadable(path, error) from None
     if not stat.S_ISREG(status.st_mode):
         raise unreadable(path, "it is not a file")
@@ -98,6 +102,8 @@ def content_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
+        if passes(error):
+            raise
         raise unreadable(path, error) from None
 
 

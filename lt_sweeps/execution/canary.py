@@ -53,9 +53,10 @@ def two_steps(
     *,
     device: str,
     stopped: Callable[[], bool] = lambda: False,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Train a frozen pack for two steps, and save the result as every snapshot that is needed."""
-    made, chosen = thawed(sweep, pack)
+    made, chosen = thawed(sweep, pack, check)
     for unit in chosen:
         _borrow(unit, Store(sweep.root), scratch)
     first = chosen[0].stage
@@ -72,6 +73,7 @@ def two_steps(
         trained = scratch.read(unit.stage.key, unit.seed, end)
         for moment in {"end", *wanted[unit]} - {"start", end}:
             scratch.write(unit.stage.key, unit.seed, trained, {}, moment)
+    check()
 
 
 def _borrow(unit: Unit, store: Store, scratch: Store) -> None:
@@ -82,7 +84,9 @@ def _borrow(unit: Unit, store: Store, scratch: Store) -> None:
         for source in [*folder.glob(path.name), *folder.glob(f"{unit.seed}@*.safetensors")]:
             if not (target := path.with_name(source.name)).exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+                part = target.with_name(f".{target.name}")
+                shutil.copyfile(source, part)  # it may end in the middle, on a full disk
+                part.replace(target)
 
 
 def _kind(pack: Pack) -> tuple[object, ...]:

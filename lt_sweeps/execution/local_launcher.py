@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import socket
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ import torch
 from rich.console import Console
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.loaded_code import LoadedCode
+from lt_sweeps.execution.patience import patiently, say
 from lt_sweeps.execution.plan_preview import Estimate, preview, within_budget
 from lt_sweeps.execution.progress import ProgressPanel
 from lt_sweeps.execution.run_settings import RunSettings
@@ -42,7 +43,7 @@ def launch(cells: Sequence[Cell]) -> int:
 
 def run_missing(submission: Submission) -> int:
     """Run what is missing of a submission; returns the exit status."""
-    settings, cells = submission.settings, submission.plan.cells
+    settings, cells, code = submission.settings, submission.plan.cells, LoadedCode.now()
     devices, console = _devices(settings.device, settings.workers), Console()
     todo = _todo(submission, devices)
     here = "cpu" if devices[0] == "cpu" else torch.cuda.get_device_name(0)
@@ -55,21 +56,21 @@ def run_missing(submission: Submission) -> int:
     submission.check_splits([unit for pack in todo for unit in pack.units])
     sweep = submission.freeze(todo)
     with mirrored(sweep.folder, cells[0].cell.config["tracker"]):
-        failed, again = _run(sweep, todo, devices, console)
+        failed, again = _run(sweep, todo, devices, code, console)
         if again:  # what was corrupt is missing now
             todo = _todo(submission, devices)
-            failed, _ = _run(submission.freeze(todo), todo, devices, console)
+            failed, _ = _run(submission.freeze(todo), todo, devices, code, console)
         complete = submission.write_records()
     if complete or any(sweep.root.glob("runs/*/*/records.jsonl")):
-        _report(sweep.folder, console)
+        patiently("report", lambda: _report(sweep.folder, console))
     for line in _reasons(submission.sweep, failed):
-        print(f"error: {line}", file=sys.stderr)
+        say(f"error: {line}")
     if complete < len(cells):
         left = len(cells) - complete
-        print(f"error: {left} of {len(cells)} cells unfinished", file=sys.stderr)
+        say(f"error: {left} of {len(cells)} cells unfinished")
     diverged = Status.of(submission.sweep).diverged
     if diverged:
-        print(f"error: {ALL_DIVERGED}", file=sys.stderr)
+        say(f"error: {ALL_DIVERGED}")
     return 1 if failed or diverged or complete < len(cells) else 0
 
 
@@ -93,14 +94,27 @@ def _sizes(
 
 
 def _run(
-    sweep: SweepFolder, todo: Sequence[Pack], devices: Sequence[str], console: Console
+    sweep: SweepFolder,
+    todo: Sequence[Pack],
+    devices: Sequence[str],
+    code: LoadedCode,
+    console: Console,
 ) -> tuple[dict[UnitName, str], bool]:
     """Work on all packs; returns why units failed, and whether to plan again."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a signal saves
     frozen, host = sweep.packs([pack.name for pack in todo]), socket.gethostname()
     who = f"local-{host}-{os.getpid()}"
     with ProgressPanel(sweep, frozen, console) as panel:
-        workers = Workers(sweep, frozen, devices, who=who, panel=panel, host=host, preload=loaded())
+        workers = Workers(
+            sweep,
+            frozen,
+            devices,
+            code=code,
+            who=who,
+            panel=panel,
+            host=host,
+            preload=loaded(),
+        )
         workers.run()
     return workers.failed, bool(workers.again)
 

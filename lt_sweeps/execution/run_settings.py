@@ -90,9 +90,11 @@ def code_version() -> str:
             [*git, "describe", "--always", "--dirty", "--exclude=*"],
             capture_output=True,
             text=True,
-            timeout=10,
+            timeout=30,
             check=True,
         )
+    except subprocess.TimeoutExpired:  # there may well be a commit
+        return f"{__version__}+unknown"
     except (OSError, subprocess.SubprocessError):
         return __version__
     tracked = subprocess.run(

@@ -137,11 +137,13 @@ class Status:
     def lost(self) -> Iterator[tuple[Batch, int]]:
         """Jobs that left Slurm's queue without writing that they ended, with work left to do.
 
-        If several jobs were given the same work, only the last is reported.
+        If several jobs were given the same work, only the last is reported. A batch without an id
+        was refused by Slurm, so it has no jobs.
         """
         packs = {pack.name: pack for pack in self.sweep.manifest.packs}
         ended, seen = over(self.sweep), set[str]()
-        for batch in reversed(batches(self.sweep)) if self.asked_slurm else ():
+        accepted = [batch for batch in batches(self.sweep) if batch.id is not None]
+        for batch in reversed(accepted) if self.asked_slurm else ():
             for task, names in enumerate(batch.tasks):
                 at, new = (batch.number, task), [name for name in names if name not in seen]
                 seen.update(() if batch.canary else names)

@@ -11,14 +11,16 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from filelock import FileLock
 
 from lt_sweeps.config.call import digest
 from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution import records
+from lt_sweeps.execution.loaded_code import ChangedCode
 from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.cost import kind
@@ -96,7 +98,7 @@ class Submission:
         """Download what these units train on, here, where there may be a network."""
         tasks = {id(unit.stage.training.task): unit.stage.training.task for unit in units}
         for task in tasks.values():
-            task.prepare()
+            patiently("data", task.prepare)
 
     def check_splits(self, units: Sequence[Unit]) -> None:
         """Say which images the splits of the data share that these units train on.
@@ -127,6 +129,11 @@ class Submission:
             launcher: how the sweep was started; None: in this folder, on this machine.
             jobs: which job each pack belongs to, by its name.
         """
+        return patiently("manifest", lambda: self._freeze(packs, launcher, jobs or {}))
+
+    def _freeze(
+        self, packs: Sequence[Pack], launcher: Launcher | None, jobs: Mapping[str, str]
+    ) -> SweepFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
             before = self.sweep.usable_manifest
@@ -135,7 +142,7 @@ class Submission:
                 set_aside(self.sweep.path, "damaged")
             known, cells = {pack.name for pack in frozen}, self._cells_by_unit()
             new = [
-                self._frozen_pack(pack, cells, (jobs or {}).get(pack.name))
+                self._frozen_pack(pack, cells, jobs.get(pack.name))
                 for pack in packs
                 if pack.name not in known
             ]
@@ -148,6 +155,7 @@ class Submission:
                 packs=[*frozen, *new],
                 launcher=launcher or Launcher(cwd=os.getcwd()),
                 reports={c.labels["experiment"] or "": c.cell.report for c in self.plan.cells},
+                data=_data(self.plan),
             )
             manifest.write(self.sweep.path)
         sweep = self.sweep
@@ -156,8 +164,11 @@ class Submission:
 
     def write_records(self) -> int:
         """Write the records of all cells; returns how many cells are complete."""
-        self._redraw()
-        return sum(write_records(cell, self.store) for cell in self.plan.cells)
+        patiently("tickets", self._redraw)
+        return sum(
+            patiently("records", partial(write_records, cell, self.store))
+            for cell in self.plan.cells
+        )
 
     def _redraw(self) -> None:
         """Draw initial weights anew whose file is damaged: they are of no unit that is computed."""
@@ -210,23 +221,63 @@ def work_on(
     device: str,
     progress: Callable[[int], None] = lambda step: None,
     stopped: Callable[[], bool] = lambda: False,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Compute one frozen pack of a sweep, and write the records of the cells that it advances."""
-    cells, units = thawed(sweep, pack)
+    """Compute one frozen pack of a sweep, and write the records of the cells that it advances.
+
+    `check` is called when everything is imported that the pack needs, and at the end.
+    """
+    cells, units = thawed(sweep, pack, check)
     moments = {key: frozenset(wanted) for key, wanted in pack.moments.items()}
     machine, store = replace(pack.machine, device=device), Store(sweep.root)
     compute(units, moments, store, machine, progress=progress, stopped=stopped)
+    check()
     keys = {(unit.stage.key, unit.seed) for unit in units}
     for cell in cells.cells:
         if any((stage.key, cell.seed) in keys for stage in cell.trainings):
             write_records(cell, store)
 
 
-def thawed(sweep: SweepFolder, pack: FrozenPack) -> tuple[Plan, list[Unit]]:
-    """The plan of the cells that a frozen pack advances, and the pack's units in their order."""
-    cells = plan(sweep.cells(pack.cells))
+def thawed(
+    sweep: SweepFolder, pack: FrozenPack, check: Callable[[], None] = lambda: None
+) -> tuple[Plan, list[Unit]]:
+    """The plan of the cells that a frozen pack advances, and the pack's units in their order.
+
+    Planning imports the functions that the cells name; `check` is called after it, also if it
+    fails.
+
+    Raises:
+        ChangedCode: code or data now lead to other results than those that were planned.
+    """
+    try:
+        cells = plan(sweep.cells(pack.cells))
+    finally:
+        check()
     units = {name_of(unit): unit for unit in cells.units}
+    if missing := [name for name in pack.units if name not in units]:
+        raise ChangedCode(_what_changed(sweep, cells, missing[0]))
     return cells, [units[name] for name in pack.units]
+
+
+def _what_changed(sweep: SweepFolder, cells: Plan, missing: UnitName) -> str:
+    before, now = sweep.manifest.data, _data(cells)
+    for name, content in now.items():
+        if before.get(name, content) != content:
+            return (
+                f"data: {name} reads other content than when the sweep was started; put the data "
+                "back, or start the sweep again: it computes with the data as they are now"
+            )
+    return (
+        f"code: level {sweep.manifest.stages[missing[0]].level} of seed {missing[1]} is no longer "
+        "what the same settings lead to, because a function of yours, or a file that it reads, has "
+        "changed; the same command computes with what there is now"
+    )
+
+
+def _data(cells: Plan) -> dict[str, str]:
+    """The digest of each data set's content, by its function and arguments."""
+    tasks = {id(u.stage.training.task): u.stage.training.task for u in cells.units}
+    return {str(task.call): digest(task.identity()) for task in tasks.values()}
 
 
 def write_records(planned: Planned, store: Store) -> bool:

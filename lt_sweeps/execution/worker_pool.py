@@ -8,26 +8,30 @@ reason. The units that need its ticket are not begun; all others go on.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode
+from lt_sweeps.execution.patience import PATIENCE, OutOfPatience, next_pause, patiently, say
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
 from lt_sweeps.storage.sweep_folder import Heartbeat, PackAtWork, SweepFolder
 
 # Exit statuses of a pack's process for endings that are not the fault of the pack.
 STOPPED = 75  # told to stop; it has saved a checkpoint
 AGAIN = 76  # a ticket that it needs is missing, or was corrupt and set aside: make a new plan
+CHANGED = 77  # code or data are not those that the sweep was started with: stop
 STORAGE = 78  # the file system is full, read-only or stale: wait and try again
 
-PATIENCE = 600.0  # seconds for which a pack waits for a full or stale file system
+_LONGEST = 60.0  # seconds between two tries of a pack that waits for a file system
 _BEAT = 5.0  # seconds between two heartbeats
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
@@ -38,6 +42,7 @@ class Workers:
     Args:
         packs: frozen packs; a pack comes after the packs that it needs.
         devices: the device of each process that runs at the same time.
+        code: the code that every process must run.
         who: the name in this pool's heartbeats; `about` is added to each heartbeat.
         panel: its `start`, `step` and `stop` are called for every pack.
         scratch: if given, each pack trains only two steps, in this folder (the canary).
@@ -50,6 +55,7 @@ class Workers:
         packs: Sequence[FrozenPack],
         devices: Sequence[str],
         *,
+        code: LoadedCode,
         who: str,
         panel: Any,
         scratch: Path | None = None,
@@ -57,11 +63,12 @@ class Workers:
         host: str,
         job: str | None = None,
     ) -> None:
-        self.sweep, self.who, self.panel = sweep, who, panel
+        self.sweep, self.code, self.who, self.panel = sweep, code, who, panel
         self.host, self.job = host, job
         self.queue = list(packs)
         self.free, self.scratch = list(devices), scratch
-        self.preload = ["lt_sweeps.execution.worker_process", *preload]
+        # The last of them notes what has been imported.
+        self.preload = [*preload, "lt_sweeps.execution.worker_process"]
         self.running: list[_Job] = []
         self.failed: dict[UnitName, str] = {
             unit: failure.reason for unit, failure in sweep.failures().items()
@@ -73,7 +80,12 @@ class Workers:
         self._beaten = 0.0  # time of the last heartbeat
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Train all packs; returns False if `stopped` ended it before the last one."""
+        """Train all packs; returns False if `stopped` ended it before the last one.
+
+        Raises:
+            ChangedCode: a process found other code or data than the sweep was started with.
+            OutOfPatience: the file system has been full or stale for too long.
+        """
         if not self.queue:
             return True
         try:
@@ -82,7 +94,7 @@ class Workers:
                 self._beat()
                 for job in self._ended():
                     self._end(job)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ChangedCode, OutOfPatience):
             self.stop()
             raise
         seen_through = not (self.queue or self.running)
@@ -110,8 +122,13 @@ class Workers:
                 continue
             try:
                 self.running.append(_Job(self, startable, self.free[0]))
-            except (EOFError, OSError):  # the fork server was killed; the next try starts a new one
+            except (EOFError, OSError) as error:
+                # Where the fork server was killed, the next try starts a new one. Else the disk for
+                # temporary files is full, or there are no more processes.
                 self.queue.insert(0, startable)
+                gone = isinstance(error, (EOFError, ConnectionError, FileNotFoundError))
+                if not gone and not self._may_wait(startable.name):
+                    raise OutOfPatience(str(error)) from None
                 return
             self.free.pop(0)
             self.panel.start(startable)
@@ -130,14 +147,20 @@ class Workers:
         self.panel.stop(job.pack, done=status == 0)
         if status == 0:
             self._waits.pop(job.pack.name, None)
+        elif status == CHANGED:
+            self.queue.insert(0, job.pack)
+            raise ChangedCode(job.reason())
+        elif status == STORAGE and not self._may_wait(job.pack.name):
+            self.queue.insert(0, job.pack)
+            raise OutOfPatience(job.reason())
         elif self._once_more(status, job.pack.name):
             self.queue.insert(0, job.pack)
         elif status == AGAIN:
             self.again |= set(members)
             self._fail(job.pack, members, job.reason())
         elif len(members) > 1:
-            print(f"{job.pack.name}: {job.reason()}; halved and tried again", file=sys.stderr)
-            self.queue[:0] = self.sweep.halve(job.pack)
+            say(f"{job.pack.name}: {job.reason()}; halved and tried again")
+            self.queue[:0] = patiently("halved", lambda: self.sweep.halve(job.pack))
         else:
             self._fail(job.pack, members, job.reason())
 
@@ -147,21 +170,19 @@ class Workers:
         # not fit into memory. These endings say nothing against the pack, so it stays whole:
         # - STOPPED: someone stopped this one process, and it has saved a checkpoint.
         # - STORAGE: the disk is full or stale, and a half would fail alike. The pack waits 2 s,
-        #   then 2, 4, 8, ... and at most 60 s between tries; after PATIENCE seconds it has failed.
+        #   then 2, 4, 8, ... and at most 60 s between tries; after PATIENCE seconds work stops.
         # - Killed: by a person, or by the kernel because memory was short; the two look alike. The
         #   first kill is forgiven. At the second the stack is taken to be too large, and halved.
         #   Example: 8 replicates need more memory than there is. They are killed twice, then train
         #   as 4 + 4. A half has a name of its own, so its first kill is forgiven as well.
         #   Status 255 counts as a kill: the fork server died, so the real status is unknown.
-        if status == STORAGE:
-            return self._may_wait(name)
         killed = status is None or status < 0 or status == 255
-        return status == STOPPED or (killed and self._may_try(name))
+        return status in (STOPPED, STORAGE) or (killed and self._may_try(name))
 
     def _may_wait(self, name: str) -> bool:
         """Whether the pack has waited less than PATIENCE; sets the time of its next try."""
         _, waited = self._waits.get(name, (0.0, 0.0))
-        pause = min(60.0, max(2.0, waited))
+        pause = next_pause(waited, longest=_LONGEST)
         self._waits[name] = time.monotonic() + pause, waited + pause
         return waited < PATIENCE
 
@@ -214,7 +235,8 @@ class _Job:
         _start_server(context, workers.preload)  # does nothing if it runs already
         self.step = sweep.manifest.stages[pack.units[0][0]].start
         self.receive, send = context.Pipe(duplex=False)
-        arguments = (sweep.folder, pack, device, workers.scratch, send)
+        of_worker = (sweep.folder, pack, device, workers.scratch, workers.code, send)
+        arguments = (os.getcwd(), *of_worker)
         self.process: BaseProcess = context.Process(target=_body, args=arguments, daemon=True)
         self.process.start()
         send.close()
@@ -246,8 +268,18 @@ class _Job:
 
 
 def loaded() -> list[str]:
-    """The libraries of data sets that this process has imported, which its workers need too."""
-    return [name for name in ("sklearn.datasets", "torchvision.datasets") if name in sys.modules]
+    """What this process has imported and its workers need too.
+
+    They are libraries of data sets, and our own modules: imported before the first fork, they are
+    the same in all workers, whatever is edited meanwhile. The user's modules are not among them,
+    because they may start CUDA, which a forked process cannot use.
+    """
+    libraries = ("sklearn.datasets", "torchvision.datasets")
+    rooms = tuple(f"lt_sweeps.{room}." for room in _ROOMS)
+    return [name for name in sys.modules if name in libraries or name.startswith(rooms)]
+
+
+_ROOMS = ("training", "plan", "sparsity", "data", "models", "storage", "config")
 
 
 def _start_server(context: Any, preload: list[str]) -> None:
@@ -259,13 +291,37 @@ def _start_server(context: Any, preload: list[str]) -> None:
     context.set_forkserver_preload(preload)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
     try:
-        forkserver.ensure_running()
+        with _same_imports():
+            forkserver.ensure_running()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _body(*arguments: Any) -> None:
+@contextmanager
+def _same_imports() -> Iterator[None]:
+    """Python processes that are started in this context import from where this one does."""
+    # The server is started as `python -c`, so it looks into its working folder first and into
+    # PYTHONPATH next. Python before 3.12.8 and 3.13.1 does not give it the `sys.path` of its
+    # parent. In a job that would be the folder that the sweep was submitted from, with whatever
+    # code lies there now, instead of the job's copy. So the server gets our `sys.path` as
+    # PYTHONPATH, and starts in the folder of Python's own library, which hides nothing.
+    folder, before = os.getcwd(), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or folder for path in sys.path)
+    os.chdir(Path(os.__file__).parent)
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _body(working_folder: str, *arguments: Any) -> None:
+    # Python would start it where this process was started; `resume` has gone elsewhere since.
+    os.chdir(working_folder)
     # Here, because it imports torch, which the pool does without.
     from lt_sweeps.execution.worker_process import body
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -17,22 +16,31 @@ from typing import Any
 import torch
 
 from lt_sweeps.execution.canary import two_steps
+from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, imported
 from lt_sweeps.execution.materialize import Missing
+from lt_sweeps.execution.patience import drain
 from lt_sweeps.execution.submission import thawed, work_on
-from lt_sweeps.execution.worker_pool import AGAIN, STOPPED, STORAGE
+from lt_sweeps.execution.worker_pool import AGAIN, CHANGED, STOPPED, STORAGE
 from lt_sweeps.plan.cost import Speeds
+from lt_sweeps.storage.atomic_write import passes
 from lt_sweeps.storage.manifest import FrozenPack
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.training.training_loop import Interrupted
 
-# Errors of a file system that may pass: full, over quota, read-only, stale, I/O error, no locks.
-_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO, errno.ENOLCK}
+# What the fork server has imported. It must be read here, once, before a file can be edited: all
+# workers have the modules as they are now.
+_FORKED_WITH = imported()
 _log = logging.getLogger("lt_sweeps")
 
 
 def body(
-    folder: Path, pack: FrozenPack, device: str, scratch: Path | None, send: Connection
+    folder: Path,
+    pack: FrozenPack,
+    device: str,
+    scratch: Path | None,
+    code: LoadedCode,
+    send: Connection,
 ) -> None:
     """Train one pack, or two steps of it in `scratch`, and exit with its status.
 
@@ -52,14 +60,21 @@ def body(
         except OSError:  # the parent has died: save and stop, the next run continues
             stop_signals.append(signal.SIGPIPE)
 
+    before = _FORKED_WITH
+
+    def check() -> None:
+        nonlocal before
+        before = code.check(before)
+
     sweep = SweepFolder(folder)
+    options = {"device": device, "stopped": lambda: bool(stop_signals), "check": check}
     with _logged(sweep.log(pack.name)):
-        options = {"device": device, "stopped": lambda: bool(stop_signals)}
         if scratch is not None:
             status = _ending(lambda: two_steps(sweep, pack, Store(scratch), **options), tell)
         else:
             status = _ending(lambda: _work(sweep, pack, progress=tell, **options), tell)
-        sys.exit(status)
+    drain()
+    sys.exit(status)
 
 
 def _work(sweep: SweepFolder, pack: FrozenPack, **options: Any) -> None:
@@ -78,10 +93,14 @@ def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:
         tell(f"{error}; it is computed again")
         _log.info("%s", error)
         return AGAIN
+    except ChangedCode as error:
+        tell(str(error))
+        _log.info("%s", error)
+        return CHANGED
     except OSError as error:
         tell(f"{type(error).__name__}: {error}")
         _log.info("traceback of %s", type(error).__name__, exc_info=True)
-        return STORAGE if error.errno in _PASSING else 1
+        return STORAGE if passes(error) else 1
     except Exception as error:
         tell(" ".join(f"{type(error).__name__}: {error}".split()))
         _log.info("traceback of %s", type(error).__name__, exc_info=True)
@@ -125,4 +144,5 @@ def _logged(path: Path) -> Iterator[None]:
         yield
     finally:
         for handler in handlers:
-            handler.close()
+            with suppress(OSError):  # it writes what is left, which a full disk refuses
+                handler.close()

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import tempfile
 from pathlib import Path
 
 _log = logging.getLogger("lt_sweeps")
+# Full, over quota, read-only, stale, I/O error, no locks.
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO, errno.ENOLCK}
+
+
+def passes(error: BaseException) -> bool:
+    """Whether it is an error of a file system that may pass, so that waiting helps."""
+    return isinstance(error, OSError) and error.errno in _PASSING
 
 
 def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool:

@@ -117,7 +117,10 @@ class Launcher:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A sweep: `content` is the digest of its cells' names, `reports` how experiments are drawn."""
+    """A sweep: `content` is the digest of its cells' names, `reports` how experiments are drawn.
+
+    `data` are digests of what the data sets hold, by their functions and arguments.
+    """
 
     name: str
     experiment: str
@@ -127,6 +130,7 @@ class Manifest:
     packs: Sequence[FrozenPack] = ()
     launcher: Launcher = Launcher()
     reports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
     format: str = FORMAT
 
     def cell(self, number: int) -> Cell:

@@ -13,10 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import lt_sweeps
 from lt_sweeps.config.trust import is_ours
 from lt_sweeps.tracking.tracker import tracker_of
 
 _GRACE = 30.0  # seconds past `linger` after which the mirror counts as stuck
+_PROGRAM = """
+import sys
+sys.path[:] = {paths!r}
+import lt_sweeps
+if lt_sweeps.__file__ != {file!r}:
+    sys.exit("code: the mirror found " + lt_sweeps.__file__ + "; this sweep runs " + {file!r})
+from lt_sweeps.cli.command_line import main
+sys.exit(main())
+"""
 
 
 @contextmanager
@@ -33,17 +43,16 @@ def mirrored(
     if chosen is None:
         yield
         return
-    words = [sys.executable, "-m", "lt_sweeps", "sync", str(sweep), "follow=true"]
+    # The mirror must run this very code, also where it is a job's copy of the code, and `-m` would
+    # look into the working folder first. So it imports from where this process does.
+    paths = [path or os.getcwd() for path in sys.path]
+    program = _PROGRAM.format(paths=paths, file=lt_sweeps.__file__)
+    words = [sys.executable, "-c", program, "sync", str(sweep), "follow=true"]
     if not is_ours(config["_target_"]):  # whoever started the sweep has named it
         words.append(f"trust={config['_target_'].rpartition('.')[0]}")
-    # The mirror must run this very code, also where it is a job's copy of the code.
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     # A session of its own, because Ctrl-C goes to the whole group of the terminal: the launcher
     # answers it, and the mirror goes on until the launcher closes the pipe.
-    process = subprocess.Popen(
-        words, stdin=subprocess.PIPE, env=environment, start_new_session=True
-    )
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None
     with process.stdin:
         yield

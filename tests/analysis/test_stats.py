@@ -87,8 +87,8 @@ def test_equivalence_is_two_one_sided_tests_and_not_a_large_p(same_draws: bool) 
         p = [float(stats.ttest_1samp(away, end, alternative=s)[1]) for s, end in sides.items()]
     else:
         p = [
-            stats.ttest_ind(np.array(near) - end, ONE, equal_var=False, alternative=side)[1]
-            for side, end in sides.items()
+            float(stats.ttest_ind(np.array(near) - end, ONE, equal_var=False, alternative=s)[1])  # pyright: ignore
+            for s, end in sides.items()
         ]
     assert tested(near, ONE).p_equivalent == pytest.approx(max(p))
     # Two seeds see no difference, however large it may be, and do not show that there is none.

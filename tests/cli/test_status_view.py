@@ -78,6 +78,17 @@ def test_a_submitted_job_is_queued_until_it_says_that_it_ended(sweep: SweepFolde
     assert said(sweep)[0] == AT_WORK or Status.of(sweep).asked_slurm
 
 
+@pytest.mark.parametrize(("id", "lost"), [("7", 1), (None, 0)])
+def test_a_job_that_slurm_refused_is_not_lost(
+    sweep: SweepFolder, id: str | None, lost: int
+) -> None:
+    names = [pack.name for pack in sweep.manifest.packs]
+    Batch(0, "lt-tiny.0", [names], "cpu", 1, [], [False], id=id).write(sweep)
+    none = frozenset[tuple[str, str]]()
+    status = Status(sweep, none, {}, {}, frozenset(), asked_slurm=True, records=[])
+    assert len(list(status.lost())) == lost
+
+
 def test_a_failing_cell_is_named_with_its_logs_last_line_and_path(sweep: SweepFolder) -> None:
     (pack, *_) = sweep.packs()
     log = sweep.log(pack.name)

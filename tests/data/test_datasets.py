@@ -1,5 +1,6 @@
 """The data sets: their splits against the papers, their content where it is here, their errors."""
 
+import errno
 import hashlib
 import io
 import os
@@ -12,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from fixtures.small_disk import mounted
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 
@@ -217,6 +219,16 @@ def test_cifar10_offline_names_the_files_and_where_to_put_them(offline, tmp_path
         cifar10(data_dir=str(tmp_path)).prepare()
     assert f"`{tmp_path}/cifar-10-batches-py/data_batch_5`" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_download_onto_a_full_disk_can_be_waited_for(monkeypatch, tmp_path):
+    def full(_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MNIST, "download", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        mnist(data_dir=str(tmp_path)).prepare()
+    assert raised.value.errno == errno.ENOSPC, "and not a file that is missing"
 
 
 def test_nothing_is_downloaded_when_the_files_are_there(offline, numbered_mnist, capsys):
@@ -514,6 +526,27 @@ def test_a_copy_of_decoded_images_is_used_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", None)
     assert len(prepared(dataset)["train"].labels) == 14
     assert cache_of(tmp_path).with_suffix(".sha256").read_text().endswith(" 5")
+
+
+def decode(dataset, results):
+    try:
+        dataset.prepare()
+    except OSError as error:
+        results.put(error.errno)
+
+
+def test_decoding_onto_a_full_disk_is_an_error_that_can_be_waited_for(tmp_path, command_line):
+    # In a process of its own: a file with holes, mapped on a full disk, would kill it.
+    tree = draw_tree(tmp_path / "pets")
+    with mounted(tmp_path / "disk", "64k") as disk:
+        dataset = image_folder(str(tree), data_dir=str(disk.folder), size=64)
+        results = command_line.processes.SimpleQueue()
+        process = command_line.processes.Process(target=decode, args=(dataset, results))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert results.get() == errno.ENOSPC
+        assert not list(disk.folder.rglob("*.part")), "it takes no room while it waits"
 
 
 def test_images_that_do_not_fit_into_memory_stay_in_their_file(tmp_path, monkeypatch):

@@ -24,7 +24,8 @@ def copied(tmp_path: Path) -> Path:
     mine = tmp_path / "mine"
     (mine / "mylab" / "__pycache__").mkdir(parents=True)
     (mine / "mylab" / "nets.py").write_text("WIDTH = 1\n")
-    (mine / "alone.py").write_text("import mylab.nets\n")
+    (mine / "alone.py").write_text("import mylab.nets\n\ndef luck():\n    import later\n")
+    (mine / "later.py").write_text("import torch\n")
     script = SUBMIT.format(mine=str(mine), code=str(tmp_path / "code"))
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -40,6 +41,7 @@ def test_it_holds_the_package_its_conf_and_a_persons_own_modules(copied: Path) -
         "conf/config.yaml",
     } <= names
     assert {"mylab/nets.py", "alone.py", "job.py"} <= names
+    assert "later.py" in names, "which is only imported inside a function"
     assert not any("torch" in name.split("/")[0] or "__pycache__" in name for name in names)
 
 

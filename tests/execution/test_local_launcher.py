@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.command_line import CommandLine, finish, kill, start, until
+from PIL import Image
 
 WORDS = [
     *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
@@ -224,3 +225,20 @@ def test_a_sweep_in_which_some_replicates_diverged_does_not(
 ) -> None:
     status, _, err = command_line(*diverging(tmp_path / "results", "1e30,0.1"))
     assert status == 0 and "every replicate diverged" not in err
+
+
+def test_a_relative_path_means_the_same_to_the_launcher_and_its_workers(
+    tmp_path: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cats", "dogs"):
+        (tmp_path / "here" / "pets" / name).mkdir(parents=True)
+        for number in range(10):
+            path = tmp_path / "here" / "pets" / name / f"{number}.bmp"
+            Image.new("L", (4, 4), number).save(path)
+    monkeypatch.chdir(tmp_path / "here")  # as `resume` does, which goes to where a sweep started
+    words = ["dataset=image_folder", "dataset.path=pets", "dataset.size=4", "recipe.batch_size=8"]
+    words += ["model.net.hidden=[4]", "schedule.levels=1", "recipe.length=2ep", "seed=0"]
+    words += ["mask_criterion=random", "workers=1", "report.figures=[curves]"]
+    status, _, err = command_line(*words, "root=results")
+    assert status == 0, err
+    assert list((tmp_path / "here" / "results").glob("runs/*/*/DONE"))

@@ -1,5 +1,6 @@
 """A sweep is frozen, resumed as it was, and never done twice."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from fixtures.command_line import CommandLine
 from fixtures.tiny_cell import settings
 from torch import Tensor
 
+from lt_sweeps import __version__
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.execution.local_launcher import run_missing
+from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.execution.submission import Submission, work_on
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
@@ -211,3 +214,13 @@ def test_a_sweep_on_shared_examples_does_not_start(cell: Make, tmp_path: Path) -
     with pytest.raises(ValueError, match="200 of 200 test images are train images too"):
         run_missing(Submission(plan([cell(dataset=leak(200))]), settings(tmp_path)))
     assert not list(tmp_path.glob("tickets/*/*.safetensors"))
+
+
+def test_a_commit_that_git_does_not_tell_in_time_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 30)
+
+    monkeypatch.setattr(subprocess, "run", late)
+    assert code_version() == f"{__version__}+unknown"

@@ -39,18 +39,23 @@ def slurm(*words: str) -> str:
 
 
 class Run:
-    """A folder of results, and the command line on it."""
+    """A folder of results, and the command line on it.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where commands are typed.
+        code: the folder that holds the package; None: the folder where commands are typed.
+    """
+
+    def __init__(self, folder: Path, code: Path | None = REPOSITORY) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.root = folder, folder / "results"
+        self.folder, self.root, self.code = folder, folder / "results", code
 
     def __call__(self, *words: str, status: int | None = 0) -> str:
         """What a command says; its exit status is checked, unless None."""
         done = subprocess.run(
             [sys.executable, "-m", "lt_sweeps", *words, f"root={self.root}"],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "150"},
+            env={**os.environ, "PYTHONPATH": str(self.code or ""), "COLUMNS": "150"},
             capture_output=True,
             text=True,
             timeout=300,
@@ -112,7 +117,7 @@ class Run:
         return Counter(unit for match in found if match for unit in match[1].split())
 
     def jobs(self) -> list[str]:
-        """The ids of this sweep's running jobs."""
+        """The ids of this sweep's running tasks; `%A` is the whole array for its last task."""
         name = self.sweep.name
-        lines = slurm("squeue", "--noheader", "--states=R", "--format=%A %j").splitlines()
+        lines = slurm("squeue", "--noheader", "--states=R", "--format=%F_%K %j").splitlines()
         return [line.split()[0] for line in lines if f"lt-{name}-" in line]

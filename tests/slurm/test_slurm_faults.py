@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cluster import CLUSTER, JOB, Run, slurm
+from cluster import CLUSTER, JOB, SMALL, Run, slurm
+from fixtures.small_disk import SmallDisk, mounted
 
 FAULTS = 24
 WORDS = [
@@ -24,19 +25,15 @@ WORDS = [
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own, which can be filled."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "none", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with mounted(tmp_path / "disk", "300m") as disk:
+        yield disk
 
 
 class Faults:
     """Does to a random job of a sweep, or to its node or its disk, what clusters do."""
 
-    def __init__(self, run: Run, disk: Path, draws: random.Random) -> None:
+    def __init__(self, run: Run, disk: SmallDisk, draws: random.Random) -> None:
         self.run, self.disk, self.draws = run, disk, draws
         self.counts: Counter[str] = Counter()
         self.limited: list[str] = []
@@ -88,19 +85,18 @@ class Faults:
         slurm(str(CLUSTER), "node", node, "up")
 
     def disk_full(self, job: str) -> None:
-        filler = self.disk / "filler"
-        with suppress(OSError), filler.open("wb") as file:
-            while True:
-                file.write(bytes(1 << 20))
-        time.sleep(self.draws.uniform(2, 6))
-        filler.unlink()
+        self.disk.fill()
+        time.sleep(self.draws.uniform(2, 30))
+        self.disk.make_room()
 
     def _kill(self, job: str, meant) -> bool:
         """SIGKILL a process of a job, by its environment and its words."""
+        array, task = (part.encode() for part in job.split("_"))
         found = []
         for folder in Path("/proc").iterdir():
             with suppress(OSError):
-                if f"SLURM_JOB_ID={job}\0".encode() in (folder / "environ").read_bytes():
+                about = (folder / "environ").read_bytes().split(b"\0")
+                if {b"SLURM_ARRAY_JOB_ID=" + array, b"SLURM_ARRAY_TASK_ID=" + task} <= {*about}:
                     words = (folder / "cmdline").read_bytes().decode().split("\0")[:-1]
                     if meant(words):
                         found.append(int(folder.name))
@@ -116,7 +112,7 @@ KINDS = (
 
 
 @pytest.mark.slow
-def test_a_sweep_with_two_dozen_faults_equals_an_undisturbed_one(disk: Path, run: Run) -> None:
+def test_a_sweep_with_two_dozen_faults_equals_an_undisturbed_one(disk: SmallDisk, run: Run) -> None:
     began = time.monotonic()
     run(*run.patient(0.005), *WORDS)
     print(f"\nfrom command to prompt: {time.monotonic() - began:.1f} s")
@@ -124,7 +120,7 @@ def test_a_sweep_with_two_dozen_faults_equals_an_undisturbed_one(disk: Path, run
     assert run.wait(limit=900) == 0, run("status", str(run.sweep), status=None)
     print(f"undisturbed: {time.monotonic() - began:.0f} s")
 
-    disturbed = Run(disk)
+    disturbed = Run(disk.folder)
     faults = Faults(disturbed, disk, random.Random(0))
     began, resumed = time.monotonic(), 0
     disturbed(*disturbed.patient(0.005), *WORDS)
@@ -151,3 +147,24 @@ def test_a_sweep_with_two_dozen_faults_equals_an_undisturbed_one(disk: Path, run
     assert not twice
     assert len(computed) == 5 + 5 * 3 * 8
     assert disturbed.results() == run.results()
+
+
+def test_a_disk_that_is_full_for_more_than_a_minute_is_waited_for(
+    disk: SmallDisk, run: Run
+) -> None:
+    words = [*SMALL, *JOB, "mask_criterion=large_final", "seed=0,1", "hydra.launcher.jobs=1"]
+    long = ["recipe.length=100ep", "checkpoint_every=1", "hydra.launcher.canary=false"]
+    undisturbed, disturbed = run, Run(disk.folder)
+    for each in (undisturbed, disturbed):
+        each(*each.patient(0.01), *words, *long)
+    while not list(disturbed.root.glob("tickets/*/*.partial-*")):
+        time.sleep(0.2)
+    disk.fill()
+    time.sleep(70)
+    disk.make_room()
+    assert disturbed.wait() == 0, disturbed("status", str(disturbed.sweep), status=None)
+    said = "".join(path.read_text() for path in disturbed.sweep.glob("slurm/*.out"))
+    assert "Traceback" not in said and "halved" not in said
+    assert set(disturbed.computed().values()) == {1}
+    assert undisturbed.wait() == 0
+    assert disturbed.results() == undisturbed.results()

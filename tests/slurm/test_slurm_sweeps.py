@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from cluster import JOB, SMALL, Run, slurm
+from cluster import JOB, REPOSITORY, SMALL, Run, slurm
 
 DENSE = [*(word for word in SMALL if not word.startswith("schedule.")), "method=dense"]
 WORDS = [*SMALL, *JOB, "mask_criterion=large_final,random", "seed=0,1", "hydra.launcher.jobs=2"]
@@ -68,14 +70,99 @@ def test_the_same_words_twice_submit_nothing_the_second_time(run: Run) -> None:
     run("status", str(run.sweep), status=3)
 
 
-def test_what_is_edited_while_jobs_queue_changes_nothing_in_them(run: Run) -> None:
-    flag = own(run, "def luck(final):\n    return final.abs()\n")
-    words = [flag, *WORDS, "mask_criterion=luck", "seed=0"]
-    run(*words, "hydra.launcher.sbatch={hold: true}")
-    (run.folder / "mylab.py").write_text(LUCK)
-    (run.folder / "own" / "mask_criterion" / "luck.yaml").write_text("_target_: mylab.no_such\n")
+OWN = """
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lt_sweeps.data.dataset import Dataset, Split
+
+
+def luck(final):
+    return final.abs()
+
+
+def pictures(path):
+    pixels = torch.from_numpy(np.load(path))
+    labels = torch.arange(len(pixels)) % 4
+    parts = {"train": slice(0, 64), "val": slice(64, 96), "test": slice(96, 128)}
+    return Dataset(
+        input_shape=(1, 4, 4),
+        classes=4,
+        train_size=64,
+        prepare=lambda: None,
+        load=lambda: {name: Split(pixels[part], labels[part]) for name, part in parts.items()},
+        fingerprint=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+    )
+"""
+
+
+def clone(folder: Path) -> Run:
+    """A clone of the repository, in which commands are typed and code is edited."""
+    for name in ("lt_sweeps", "conf"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
+    (folder / "own" / "dataset").mkdir(parents=True)
+    (folder / "own" / "dataset" / "pictures.yaml").write_text(
+        "_target_: mylab.pictures\npath: pixels.npy\n"
+    )
+    run = Run(folder, code=None)
+    own(run, OWN)
+    np.save(folder / "pixels.npy", np.random.RandomState(0).randint(0, 255, (128, 1, 4, 4), "u1"))
+    return run
+
+
+OWN_WORDS = [
+    *JOB,
+    *("dataset=pictures", "mask_criterion=large_final,luck", "seed=0", "hydra.launcher.jobs=2"),
+    *("model.net.hidden=[12,8]", "schedule.levels=2", "recipe.batch_size=16"),
+    "recipe.length=30ep",
+]
+
+
+def test_what_is_edited_while_jobs_queue_changes_nothing_in_them(tmp_path: Path) -> None:
+    left_alone, run = clone(tmp_path / "alone"), clone(tmp_path / "edited")
+    for each in (left_alone, run):
+        flag = f"--config-dir={each.folder / 'own'}"
+        each(flag, *OWN_WORDS, "hydra.launcher.sbatch={hold: true}")
+    criteria = run.folder / "lt_sweeps" / "sparsity" / "criteria.py"
+    text = criteria.read_text()
+    assert "return final.abs()" in text
+    criteria.write_text(text.replace("return final.abs()", "return -final.abs()"))
+    (run.folder / "mylab.py").write_text(OWN.replace("final.abs()", "-final.abs()"))
+    for group in ("mask_criterion/luck", "dataset/pictures"):
+        (run.folder / "own" / f"{group}.yaml").write_text("_target_: mylab.no_such\n")
+    for each in (left_alone, run):
+        release(each)
+        assert each.wait() == 0, each("status", str(each.sweep), status=None)
+    assert run.results() == left_alone.results()
+    assert len(run.computed()) == 5
+
+
+def test_data_that_are_edited_while_jobs_queue_are_named(tmp_path: Path) -> None:
+    run = clone(tmp_path / "edited")
+    run(f"--config-dir={run.folder / 'own'}", *OWN_WORDS, "hydra.launcher.sbatch={hold: true}")
+    np.save(run.folder / "pixels.npy", np.zeros((128, 1, 4, 4), "u1"))
     release(run)
-    assert run.wait() == 0, run("status", str(run.sweep), status=None)
+    assert run.wait() == 1
+    assert not list(run.root.glob("tickets/*/*.safetensors"))
+    said = " ".join(run("status", str(run.sweep), status=1).split())
+    assert "data: pictures(path='pixels.npy') reads other content than when" in said
+
+
+def test_a_job_whose_copy_of_the_code_is_edited_stops_and_says_so(run: Run) -> None:
+    run(*WORDS, "hydra.launcher.canary=false", "hydra.launcher.sbatch={hold: true}")
+    (criteria,) = run.sweep.glob("code/*/lt_sweeps/sparsity/criteria.py")
+    criteria.write_text(criteria.read_text() + "# later\n")
+    release(run)
+    assert run.wait() == 1
+    assert f"code: the copy {criteria.parents[2]} was edited" in "".join(
+        path.read_text() for path in run.sweep.glob("slurm/*.out")
+    )
+    run("resume", str(run.sweep), "sbatch={}")
+    assert run.wait() == 0, "with a new copy"
 
 
 def test_a_failing_cell_is_reported_and_the_others_go_on(run: Run) -> None:
@@ -140,6 +227,71 @@ def test_a_time_limit_is_requeued_as_often_as_is_said(run: Run) -> None:
     assert "FAILED" in states(run)
     run("resume", str(run.sweep), "time=60")
     assert run.wait(limit=600) == 0
+
+
+@pytest.fixture
+def pair(run: Run) -> tuple[str, str]:
+    """The ids of the first and the last task of an array, each alone on its node and at work."""
+    run(
+        *run.patient(0.03),
+        *WORDS,
+        *("recipe.length=1000ep", "checkpoint_every=1", "hydra.launcher.canary=false"),
+        *("schedule.levels=1", "seed=0,1", "mask_criterion=random", "hydra.launcher.jobs=2"),
+        *("hydra.launcher.signal_delay=20", "hydra.launcher.sbatch={exclusive: true}"),
+    )
+    while len(list(run.root.glob("tickets/*/*.partial-*"))) < 2:
+        time.sleep(0.2)
+    (batch,) = run.sweep.glob("jobs/0.json")
+    array = json.loads(batch.read_text())["id"]
+    return f"{array}_0", f"{array}_1"
+
+
+def about(job: str, field: str) -> str:
+    found = re.search(rf"\b{field}=(\S+)", slurm("scontrol", "show", "job", job))
+    assert found, job
+    return found[1]
+
+
+def until_state(job: str, *states: str) -> None:
+    end = time.monotonic() + 150
+    while about(job, "JobState") not in states:
+        assert time.monotonic() < end, slurm("scontrol", "show", "job", job)
+        time.sleep(0.2)
+
+
+def test_scancel_of_an_arrays_last_task_cancels_that_task_and_no_other(
+    run: Run, pair: tuple[str, str]
+) -> None:
+    first, last = pair
+    slurm("scancel", last)
+    until_state(last, "CANCELLED")
+    time.sleep(10)  # a requeue would come now
+    assert about(last, "JobState") == "CANCELLED" and about(last, "Restarts") == "0"
+    assert about(first, "JobState") == "RUNNING" and about(first, "Restarts") == "0"
+    assert not list(run.sweep.glob("jobs/requeues-*"))
+    run("cancel", str(run.sweep))
+
+
+def test_the_time_limit_of_an_arrays_last_task_requeues_that_task_and_no_other(
+    run: Run, pair: tuple[str, str]
+) -> None:
+    first, last = pair
+    slurm("scontrol", "update", f"jobid={last}", "timelimit=1")
+    until_state(last, "PENDING", "REQUEUED")
+    assert about(first, "JobState") == "RUNNING" and about(first, "Restarts") == "0"
+    assert [path.name for path in run.sweep.glob("jobs/requeues-*")] == ["requeues-0.1"]
+    run("cancel", str(run.sweep))
+
+
+def test_preemption_of_an_arrays_last_task_requeues_that_task_and_no_other(
+    run: Run, pair: tuple[str, str]
+) -> None:
+    first, last = pair
+    node = ["--partition=prio", f"--nodelist={about(last, 'NodeList')}", "--exclusive"]
+    slurm("sbatch", *node, "--mem=100", "--output=/dev/null", "--wrap=sleep 2")
+    until_state(last, "PENDING", "REQUEUED", "CANCELLED", "PREEMPTED")
+    assert about(first, "JobState") == "RUNNING" and about(first, "Restarts") == "0"
+    run("cancel", str(run.sweep))
 
 
 def test_preempted_it_goes_on_from_its_checkpoint(run: Run) -> None:
@@ -254,6 +406,8 @@ def test_what_cannot_be_submitted_is_refused(run: Run, word: str, message: str) 
     said = run(*WORDS, word, status=1)
     assert message in said
     assert not slurm("squeue", "--noheader")
+    for sweep in run.root.glob("sweeps/*"):
+        assert "None" not in run("status", str(sweep), status=1), "of jobs that were refused"
 
 
 def test_the_batch_file_is_as_recorded(run: Run) -> None:

@@ -99,6 +99,18 @@ def test_a_tracker_that_fails_costs_a_sweep_one_line(
     assert len(done) == 2, "the results do not depend on it"
 
 
+def test_a_mirror_runs_this_code_and_not_what_lies_in_the_working_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lt_sweeps").mkdir()
+    (tmp_path / "lt_sweeps" / "__init__.py").write_text("raise SystemExit('other code')")
+    monkeypatch.chdir(tmp_path)
+    wandb = {"_target_": "lt_sweeps.tracking.wandb_tracker.Wandb", "linger": 0}
+    with mirrored(tmp_path, wandb):
+        pass
+    assert "other code" not in capfd.readouterr().err
+
+
 def test_a_mirror_that_is_stuck_is_killed_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

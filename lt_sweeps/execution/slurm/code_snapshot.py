@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib.util
 import os
 import shutil
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import lt_sweeps
 from lt_sweeps.config.errors import CONF
 
 _LARGEST = 1 << 20  # bytes; a larger file is taken for data and not copied
-JOB = '''"""Works on packs of a sweep with the code that lies beside this file."""
+_LIST = ".files"  # the names of the files of a copy
+JOB = '''"""Works on packs of a sweep with the code that lies beside this file and no other."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # Python leaves it out where PYTHONSAFEPATH is set
 
 from lt_sweeps.execution.slurm.job import run_task
 
@@ -27,55 +35,128 @@ if __name__ == "__main__":
 def copy_code(folder: Path) -> Path:
     """Copy this package, conf/ and the user's own modules to `folder/<hash of their content>`.
 
-    The user's modules are those that composing and planning the sweep have imported, except
-    installed packages.
+    The user's modules are those that composing and planning the sweep have imported, and those
+    that they import in turn, except installed packages.
     """
     files = {name: path.read_bytes() for name, path in _files()} | {"job.py": JOB.encode()}
-    content = hashlib.sha256()
-    for name in sorted(files):
-        content.update(f"{name} {len(files[name])}\n".encode() + files[name])
-    target = folder / content.hexdigest()[:12]
-    if target.exists():
+    target = folder / _content_name(files)
+    if target.exists() and is_intact(target):
         return target
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".code-"))
-    for name, blob in files.items():
-        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-        (temporary / name).write_bytes(blob)
-    temporary.chmod(0o755)
     try:
+        for name, blob in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).write_bytes(blob)
+        (temporary / _LIST).write_text("\n".join(files))
+        temporary.chmod(0o755)
+        if target.exists():  # somebody has edited it
+            target.rename(temporary.with_name(f"{temporary.name}-edited"))
         temporary.rename(target)
-    except OSError:  # another process has made the same snapshot meanwhile
+    except OSError:
         shutil.rmtree(temporary)
+        # Unless another process has made the same snapshot meanwhile.
+        if not (target.exists() and is_intact(target)):
+            raise
     return target
+
+
+def is_intact(copy: Path) -> bool:
+    """Whether the files of a copy are as they were copied; other files may lie beside them."""
+    try:
+        names = (copy / _LIST).read_text().split("\n")
+        return _content_name({name: (copy / name).read_bytes() for name in names}) == copy.name
+    except FileNotFoundError:
+        return False
+
+
+def users_modules() -> set[str]:
+    """The user's own modules and packages that this process has imported, by their first names."""
+    names = {name.partition(".")[0] for name in sys.modules} - {"__main__", "__mp_main__"}
+    installed = _installed()
+    return {name for name in names if _is_users(name, installed)}
+
+
+def only_from(copy: Path) -> None:
+    """Import from a copy and from what is installed, and from nowhere else.
+
+    What a job did not find in its copy would else come from folders that are edited meanwhile.
+    """
+    installed = _installed()
+    kept = [p for p in sys.path if f"{p}{os.sep}".startswith(installed) or p.endswith(".zip")]
+    sys.path[:] = [str(copy), *kept]
+
+
+def _content_name(files: Mapping[str, bytes]) -> str:
+    content = hashlib.sha256()
+    for name in sorted(files):
+        content.update(f"{name} {len(files[name])}\n".encode() + files[name])
+    return content.hexdigest()[:12]
 
 
 def _files() -> Iterator[tuple[str, Path]]:
     """The files to copy, each with its name in the snapshot."""
-    yield from _tree("lt_sweeps", Path(lt_sweeps.__file__).parent)
-    yield from _tree("conf", CONF)
-    installed = _installed()
-    for name in sorted({name.partition(".")[0] for name in sys.modules} - {"__main__"}):
-        module = sys.modules.get(name)
-        folders = [*getattr(module, "__path__", ())]
-        file = getattr(module, "__file__", None)
-        if name == "lt_sweeps" or not (folders or file):
+    yield from _tree("lt_sweeps/", Path(lt_sweeps.__file__).parent)
+    yield from _tree("conf/", CONF)
+    installed, waiting, seen = _installed(), sorted(users_modules()), set[str]()
+    while waiting:
+        if (name := waiting.pop()) in seen:
             continue
-        if any(str(path).startswith(installed) for path in [*folders, file or ""] if path):
-            continue
+        seen.add(name)
+        file, folders = _place(name)
         if file and not folders:
-            yield Path(file).name, Path(file)
-        for folder in folders:
-            yield from _tree(name, Path(folder))
+            copied = [(Path(file).name, Path(file))]
+        else:
+            copied = [each for folder in folders for each in _tree(f"{name}/", Path(folder))]
+        yield from copied
+        for _, path in copied:
+            names = _imports(path) if path.suffix == ".py" else ()
+            waiting += [name for name in names if _is_users(name, installed)]
 
 
-def _tree(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
-    """The files of a package, without hidden ones, compiled ones and large ones."""
+def _is_users(name: str, installed: tuple[str, ...]) -> bool:
+    """Whether a module is neither part of Python nor installed nor this package."""
+    file, folders = _place(name)
+    places = [place for place in (*folders, file or "") if place]
+    inside = any(place.startswith(installed) for place in places)
+    return bool(places) and not inside and name != lt_sweeps.__name__
+
+
+def _place(name: str) -> tuple[str | None, list[str]]:
+    """The file of a module, and the folders of a package, imported or not."""
+    if module := sys.modules.get(name):
+        return getattr(module, "__file__", None), [*map(str, getattr(module, "__path__", ()))]
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None, []
+    if spec is None:
+        return None, []
+    return (spec.origin if spec.has_location else None), [*(spec.submodule_search_locations or ())]
+
+
+def _imports(path: Path) -> set[str]:
+    """The first names of the modules that a file imports, inside functions too."""
+    try:
+        nodes = [*ast.walk(ast.parse(path.read_bytes()))]
+    except (SyntaxError, ValueError):
+        return set()
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {
+        node.module
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level
+    }
+    return {name.partition(".")[0] for name in names}
+
+
+def _tree(prefix: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The files of a folder, without hidden ones, compiled ones and large ones."""
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
         if path.is_file() and not hidden and path.stat().st_size <= _LARGEST:
-            yield f"{name}/{inside.as_posix()}", path
+            yield f"{prefix}{inside.as_posix()}", path
 
 
 def _installed() -> tuple[str, ...]:

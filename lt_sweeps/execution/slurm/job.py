@@ -7,17 +7,21 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from lt_sweeps.analysis.record_audit import audit_line
+from lt_sweeps.execution.loaded_code import ChangedCode, job_code
+from lt_sweeps.execution.patience import OutOfPatience, drain, patiently
+from lt_sweeps.execution.slurm.code_snapshot import only_from
 from lt_sweeps.execution.slurm.squeue import Batch, end
 from lt_sweeps.execution.status import Status
 from lt_sweeps.execution.worker_pool import STOPPED, Workers
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.ticket_file import ticket_path
 from lt_sweeps.tracking.mirror_process import mirrored
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
@@ -34,23 +38,39 @@ def run_task(arguments: Sequence[str] | None = None) -> int:
         signal.signal(stop_signal, lambda number, _: stop_signals.append(number))
     parent, sweep = os.getppid(), SweepFolder(Path(folder))
     batch = Batch.read(sweep, int(number))
-    packs, known = sweep.packs(batch.tasks[int(task)]), sweep.failures()
-    with tempfile.TemporaryDirectory() as scratch:
+    try:
+        status = _train(sweep, batch, int(task), lambda: bool(stop_signals), parent)
+    except (ChangedCode, OutOfPatience) as error:
+        status = _given_up(sweep, batch.tasks[int(task)], str(error))
+    if status != STOPPED:
+        end(sweep, batch.number, int(task), status)
+    drain()
+    return status
+
+
+def _train(
+    sweep: SweepFolder, batch: Batch, task: int, stopped: Callable[[], bool], parent: int
+) -> int:
+    code = job_code(Path(batch.code))
+    only_from(Path(batch.code))
+    packs, known = sweep.packs(batch.tasks[task]), sweep.failures()
+    with patiently("scratch", tempfile.TemporaryDirectory) as scratch:
         workers = Workers(
             sweep,
             packs,
             _devices(batch.device, 1 if batch.canary else batch.processes),
-            who=batch.who(int(task)),
+            code=code,
+            who=batch.who(task),
             panel=_Lines(),
             preload=batch.preload,
             scratch=Path(scratch) if batch.canary else None,
             host=socket.gethostname(),
-            job=os.environ.get("SLURM_JOB_ID"),
+            job=_id_in_slurm(),
         )
         tracker = {} if batch.canary else sweep.manifest.cells[0].config.get("tracker", {})
-        with mirrored(sweep.folder, tracker, hurried=lambda: bool(stop_signals)):
+        with mirrored(sweep.folder, tracker, hurried=stopped):
             # The parent, job.sh, requeues the job. If it has died, save and stop.
-            finished = workers.run(lambda: bool(stop_signals) or os.getppid() != parent)
+            finished = workers.run(lambda: stopped() or os.getppid() != parent)
     if not finished:
         return STOPPED
     # Slurm cancels every job that waits for a failed one (`afterok`), with all of its work that
@@ -63,15 +83,24 @@ def run_task(arguments: Sequence[str] | None = None) -> int:
     # `luck`, job B level 2 of `luck`, job C the levels of `random`; B and C wait for A. A trains
     # the dense run, skips `luck` and exits with 0, so C can run. B skips level 2 and exits with 1,
     # so Slurm shows FAILED. Had A exited with 1, Slurm would have cancelled C.
-    excused = known if batch.waited_for[int(task)] else {}
+    excused = known if batch.waited_for[task] else {}
     failed = {unit: reason for unit, reason in workers.failed.items() if unit not in excused}
     status = _result(sweep, packs, failed, canary=batch.canary)
-    is_last = not (batch.canary or batch.waited_for[int(task)])
+    is_last = not (batch.canary or batch.waited_for[task])
     if is_last and Status.of(sweep).diverged:
         _say(f"error: {ALL_DIVERGED}")
-        status = 1
-    end(sweep, batch.number, int(task), status)
+        return 1
     return status
+
+
+def _given_up(sweep: SweepFolder, packs: Sequence[str], reason: str) -> int:
+    """Print and note why the job cannot go on; returns the exit status."""
+    _say(f"error: {reason}")
+    for pack in sweep.packs(packs):
+        for key, seed in pack.units:
+            if not ticket_path(sweep.root, key, seed).exists():
+                sweep.fail((key, seed), reason, pack.name)
+    return 1
 
 
 def _result(
@@ -106,6 +135,12 @@ def _spread(
         for key in cell.stages:
             if key in reason_of:
                 sweep.fail((key, cell.seed), f"canary: {reason_of[key]}", "canary")
+
+
+def _id_in_slurm() -> str | None:
+    """The id of this task; `SLURM_JOB_ID` is that of the whole array in its last task."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def _devices(device: str, processes: int) -> list[str]:

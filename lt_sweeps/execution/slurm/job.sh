@@ -7,6 +7,9 @@
 
 lt_stopping=0
 lt_worker=
+# The task and not its array: for the last task of an array $SLURM_JOB_ID is the id of the array, so
+# `scontrol requeue` with it would restart all tasks.
+lt_job="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 lt_stop() {
   lt_stopping=1
   [ -z "$lt_worker" ] || kill -TERM "$lt_worker" 2>/dev/null
@@ -29,7 +32,7 @@ lt_run() { # run the command to its end; a signal interrupts `wait`, so wait aga
 
 lt_requeue() { # requeue the job if it may start again; fails if it may not
   local max=$1 file=$2 about count
-  about=$(scontrol show job "$SLURM_JOB_ID" 2>&1) || return 1
+  about=$(scontrol show job "$lt_job" 2>&1) || return 1
   case $about in
     # Preempted: a cluster may cancel such jobs. If it requeues them itself, this changes nothing.
     *PreemptTime=2*) ;;
@@ -44,7 +47,7 @@ lt_requeue() { # requeue the job if it may start again; fails if it may not
     *) return 1 ;; # cancelled by a person, or requeued already
   esac
   echo "requeued" >&2
-  scontrol requeue "$SLURM_JOB_ID"
+  scontrol requeue "$lt_job"
 }
 
 lt_main() {

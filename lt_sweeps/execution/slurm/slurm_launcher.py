@@ -13,6 +13,7 @@ from rich.console import Console
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution import canary
+from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.plan_preview import Estimate, preview, within_budget
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.slurm import partition_jobs
@@ -102,7 +103,7 @@ class _Jobs:
             Launcher("slurm", os.getcwd(), self.profile.record()),
             {pack.name: job.name for job in self.jobs for pack in job.packs},
         )
-        code = copy_code(sweep.folder / "code")
+        code = patiently("code", lambda: copy_code(sweep.folder / "code"))
         arrays = Arrays(sweep, self.profile, self.device, code, chdir=os.getcwd())
         tried = canary.chosen(self.packs) if self.profile.canary else []
         arrays.submit(self.jobs, tried, self.waited_for)

@@ -34,6 +34,7 @@ class Batch:
     preload: list[str]  # modules that the worker processes of the tasks need
     waited_for: list[bool]  # per task: other jobs wait for it
     canary: bool = False
+    code: str = ""  # the folder of the copy that its jobs run
     id: str | None = None  # Slurm's id; None if the submission died before it was written
 
     def write(self, sweep: SweepFolder) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError
 
+from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.slurm.partition_jobs import Job
 from lt_sweeps.execution.slurm.resources import SlurmResources
 from lt_sweeps.execution.slurm.squeue import Batch, batches, job_name, setting
@@ -91,8 +92,18 @@ class Arrays:
         number = max((batch.number for batch in batches(self.sweep)), default=-1) + 1
         name = job_name(self.sweep, number)
         processes = 1 if canary else self.profile.processes
-        batch = Batch(number, name, tasks, self.device, processes, loaded(), waited_for, canary)
-        batch.write(self.sweep)
+        batch = Batch(
+            number,
+            name,
+            tasks,
+            self.device,
+            processes,
+            loaded(),
+            waited_for,
+            canary,
+            str(self.code),
+        )
+        patiently("jobs", lambda: batch.write(self.sweep))
         executor = self._executor(batch, after)
         try:
             job = executor._submit_command(self.command(number))
@@ -102,7 +113,8 @@ class Arrays:
                 f"slurm: sbatch accepted {self.submitted} jobs and refused the next: {answer} "
                 "hint: ask for fewer jobs; `resume` submits what is missing"
             ) from None
-        replace(batch, id=job.job_id).write(self.sweep)
+        submitted = replace(batch, id=job.job_id)
+        patiently("jobs", lambda: submitted.write(self.sweep))
         self.count += 1
         return [f"{job.job_id}_{task}" for task in range(len(tasks))]
 

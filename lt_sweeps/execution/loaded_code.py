@@ -1,0 +1,125 @@
+"""`LoadedCode`: the code that a process runs, so that all processes of a sweep run the same.
+
+A sweep starts processes for hours, and code is edited meanwhile. Here the launcher's code is the
+sweep's, and a worker that finds other code stops. On Slurm it is the copy that was made when the
+jobs were submitted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import lt_sweeps
+from lt_sweeps.execution.slurm.code_snapshot import is_intact, users_modules
+
+PACKAGE = Path(lt_sweeps.__file__).parent
+
+
+class ChangedCode(ValueError):
+    """Code or data are not those that the sweep was started with."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """Where a module was imported from, and the digest of its source."""
+
+    path: Path
+    sha256: str
+
+
+Imported = Mapping[str, SourceFile]
+"""The modules of this package and of the user's that a process has imported, by name."""
+
+
+@dataclass(frozen=True)
+class LoadedCode:
+    """The code of a sweep: all modules of this package, and those of the user's that it imported.
+
+    Where `copy` is given, it is a job's copy of the code, and every module must lie in it.
+    """
+
+    modules: Mapping[str, SourceFile]
+    copy: Path | None = None
+
+    @classmethod
+    def now(cls, *, copy: Path | None = None) -> LoadedCode:
+        """The code of this process; all of this package, because workers import more of it."""
+        package = {name: _source(path) for name, path in _package().items()}
+        return cls({**package, **imported()}, copy)
+
+    def check(self, before: Imported | None = None) -> Imported:
+        """Check that what this process has imported is this code; returns what it has imported.
+
+        Args:
+            before: what it had imported earlier; a later edit of those files changed nothing in it.
+
+        Raises:
+            ChangedCode: a module has another source, or was found elsewhere.
+        """
+        found = imported(before)
+        for name, source in found.items():
+            if self.copy is not None and not source.path.is_relative_to(self.copy):
+                raise ChangedCode(
+                    f"code: `{name}` was imported from {source.path}; this job runs the copy "
+                    f"{self.copy}"
+                )
+            expected = self.modules.get(name)
+            if expected is None:
+                continue
+            if source.path != expected.path:
+                raise ChangedCode(
+                    f"code: `{name}` was imported from {source.path}; the sweep was started with "
+                    f"{expected.path}"
+                )
+            if source.sha256 != expected.sha256:
+                raise ChangedCode(
+                    f"code: {source.path} was edited while the sweep ran; the same command "
+                    "continues with the code as it is now"
+                )
+        return found
+
+
+def imported(before: Imported | None = None) -> Imported:
+    """What this process has imported by now. What it had imported `before` is as it was then."""
+    known = before or {}
+    return {name: known.get(name) or _source(path) for name, path in _imported()}
+
+
+def job_code(copy: Path) -> LoadedCode:
+    """The code of a Slurm job, which is the copy that was made when the job was submitted.
+
+    Raises:
+        ChangedCode: this process has imported other code, or the copy was edited.
+    """
+    copy = copy.resolve()
+    code = LoadedCode.now(copy=copy)
+    code.check()
+    if not is_intact(copy):
+        raise ChangedCode(f"code: the copy {copy} was edited; `resume` submits jobs with a new one")
+    return code
+
+
+def _package() -> dict[str, Path]:
+    """The files of all modules of this package."""
+    files: dict[str, Path] = {}
+    for path in PACKAGE.resolve().rglob("*.py"):
+        parts = (PACKAGE.name, *path.relative_to(PACKAGE.resolve()).with_suffix("").parts)
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+def _imported() -> Iterator[tuple[str, Path]]:
+    """Name and file of the imported modules of this package and of the user's."""
+    own = {PACKAGE.name, *users_modules()}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.partition(".")[0] in own and file and Path(file).is_file():
+            yield name, Path(file).resolve()
+
+
+def _source(path: Path) -> SourceFile:
+    return SourceFile(path, hashlib.sha256(path.read_bytes()).hexdigest())

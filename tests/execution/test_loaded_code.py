@@ -1,0 +1,237 @@
+"""All processes of a sweep run one and the same code, whatever is edited while it runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures.command_line import CommandLine, finish, kill, start, until
+from fixtures.tiny_cell import settings
+from PIL import Image
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, SourceFile, imported, job_code
+from lt_sweeps.execution.slurm.code_snapshot import copy_code
+from lt_sweeps.execution.submission import Submission
+from lt_sweeps.execution.worker_pool import CHANGED
+from lt_sweeps.execution.worker_process import body
+from lt_sweeps.plan.planning import packs, plan
+from lt_sweeps.storage.store import Store
+
+REPOSITORY = Path(__file__).parents[2]
+WORDS = [
+    *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
+    *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]", "schedule.levels=2"),
+    *("recipe.batch_size=16", "recipe.length=3ep", "seed=0", "workers=1", "backend=loop"),
+    "report.figures=[curves]",
+]
+MINE = """
+from pathlib import Path
+
+def luck(final):
+    Path(__file__).write_text(Path(__file__).read_text() + "LATER = True\\n")
+    return final.abs()
+"""
+SERVER = """
+import multiprocessing, sys
+from lt_sweeps.execution.worker_pool import _start_server
+
+def where():
+    import lt_sweeps
+    print(lt_sweeps.__file__)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    _start_server(context, ["lt_sweeps.storage.manifest"])
+    process = context.Process(target=where)
+    process.start()
+    process.join()
+"""
+
+
+def edited(name: str, path: Path) -> LoadedCode:
+    """This process's code, but for one module that was found elsewhere or had another source."""
+    now = LoadedCode.now()
+    return LoadedCode({**now.modules, name: SourceFile(path, "0" * 64)})
+
+
+def test_a_process_runs_the_code_that_it_has_imported() -> None:
+    code, found = LoadedCode.now(), imported()
+    assert code.check() == found
+    assert set(found) <= set(sys.modules), "what is imported later is read from its file later"
+    assert "lt_sweeps.__main__" in code.modules, "a worker imports more than its launcher"
+
+
+def test_a_module_that_was_edited_is_named() -> None:
+    path = REPOSITORY / "lt_sweeps" / "storage" / "manifest.py"
+    with pytest.raises(ChangedCode, match=f"^code: {path} was edited while the sweep ran"):
+        edited("lt_sweeps.storage.manifest", path).check()
+
+
+def test_a_module_from_elsewhere_is_named_with_both_places(tmp_path: Path) -> None:
+    expected = edited("lt_sweeps.storage.manifest", tmp_path / "manifest.py")
+    with pytest.raises(ChangedCode, match=rf"was imported from .*; .* with {tmp_path}/manifest.py"):
+        expected.check()
+
+
+def test_what_was_imported_before_an_edit_is_what_it_was() -> None:
+    then = edited("lt_sweeps.storage.manifest", REPOSITORY / "lt_sweeps/storage/manifest.py")
+    then.check(then.modules)
+
+
+def test_a_job_stops_that_runs_other_code_than_its_copy(tmp_path: Path) -> None:
+    with pytest.raises(ChangedCode, match=r"^code: `lt_sweeps.*` was imported from .*; this job"):
+        job_code(copy_code(tmp_path))
+
+
+def in_copy(copy: Path, program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program that lies in a copy of the code, as a job does."""
+    (copy / "probe.py").write_text(program)
+    words = [sys.executable, str(copy / "probe.py")]
+    return subprocess.run(words, capture_output=True, text=True, cwd=folder)
+
+
+def test_a_job_stops_whose_copy_was_edited(tmp_path: Path) -> None:
+    copy = copy_code(tmp_path)
+    program = f"""
+from pathlib import Path
+from lt_sweeps.execution.loaded_code import job_code
+job_code(Path({str(copy)!r}))
+"""
+    assert in_copy(copy, program, tmp_path).stderr == ""
+    with (copy / "lt_sweeps" / "sparsity" / "criteria.py").open("a") as file:
+        file.write("# later\n")
+    assert f"code: the copy {copy} was edited" in in_copy(copy, program, tmp_path).stderr
+    again = copy_code(tmp_path)
+    assert again == copy and "# later" not in (copy / "lt_sweeps/sparsity/criteria.py").read_text()
+
+
+def test_workers_import_from_a_jobs_copy_and_not_from_the_folder_it_started_in(
+    tmp_path: Path,
+) -> None:
+    here = tmp_path / "here"
+    (here / "lt_sweeps" / "storage").mkdir(parents=True)
+    for folder in (here / "lt_sweeps", here / "lt_sweeps" / "storage"):
+        (folder / "__init__.py").write_text("")
+    (here / "lt_sweeps" / "storage" / "manifest.py").write_text("")
+    copy = copy_code(tmp_path / "code")
+    done = in_copy(copy, SERVER, here)
+    assert done.stdout.split() == [str(copy / "lt_sweeps" / "__init__.py")], done.stderr
+
+
+def test_a_module_of_the_users_that_is_edited_while_a_sweep_runs_ends_it_with_one_line(
+    tmp_path: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edits_itself.py").write_text(MINE)
+    (tmp_path / "own" / "mask_criterion").mkdir(parents=True)
+    (tmp_path / "own" / "mask_criterion" / "luck.yaml").write_text("_target_: edits_itself.luck\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [*WORDS, f"--config-dir={tmp_path / 'own'}", "mask_criterion=luck"]
+    status, _, err = command_line(*words, f"root={tmp_path / 'results'}")
+    assert status == 1
+    said = "was edited while the sweep ran; the same command continues with the code as it is now"
+    assert err == f"error: code: {tmp_path / 'edits_itself.py'} {said}\n"
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder with the package in it, where a person starts sweeps and edits."""
+    folder = tmp_path / "clone"
+    for name in ("lt_sweeps", "conf"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
+    return folder
+
+
+def flip(clone: Path) -> Path:
+    """Turn a criterion round."""
+    path = clone / "lt_sweeps" / "sparsity" / "criteria.py"
+    text = path.read_text()
+    assert "return final.abs()" in text
+    path.write_text(text.replace("return final.abs()", "return -final.abs()"))
+    return path
+
+
+def tickets(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.glob("tickets/*/*.safetensors")
+    }
+
+
+@pytest.mark.slow
+def test_an_edit_of_the_package_changes_nothing_in_a_sweep_that_runs(
+    clone: Path, tmp_path: Path, command_line: CommandLine
+) -> None:
+    words = [*WORDS, "mask_criterion=large_final", "recipe.length=600ep"]
+    assert command_line(*words, f"root={tmp_path / 'whole'}").status == 0
+    process = start(*words, f"root={tmp_path / 'results'}", folder=clone, code=clone)
+    until(lambda: list(tmp_path.glob("results/sweeps/*/logs/*.log")), process)
+    flip(clone)
+    status, _, err = finish(process)
+    assert status == 0, err
+    assert tickets(tmp_path / "results") == tickets(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_server_that_starts_again_with_edited_code_ends_the_sweep_with_one_line(
+    clone: Path, tmp_path: Path
+) -> None:
+    words = [*WORDS, "mask_criterion=large_final", "recipe.length=20000ep"]
+    process = start(*words, f"root={tmp_path / 'results'}", folder=clone, code=clone)
+    until(lambda: list(tmp_path.glob("results/sweeps/*/logs/*.log")), process)
+    path = flip(clone)
+    for child in servers(process.pid):
+        os.kill(child, signal.SIGKILL)
+    try:
+        status, _, err = finish(process, 60)
+    finally:
+        kill(process)
+    assert status == 1
+    assert err.splitlines()[-1].startswith(f"error: code: {path} was edited while the sweep ran")
+    assert "Traceback" not in err
+
+
+def servers(parent: int) -> list[int]:
+    """The fork servers and workers of a launcher."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            group = os.getpgid(int(folder.name))
+            words = (folder / "cmdline").read_bytes()
+        except (OSError, ProcessLookupError):
+            continue
+        if group == parent and b"multiprocessing.forkserver" in words:
+            found.append(int(folder.name))
+    return found
+
+
+def test_data_that_changed_since_a_sweep_was_started_are_named(
+    cell: Callable[..., Cell], tmp_path: Path, command_line: CommandLine
+) -> None:
+    for name, count in (("cats", 10), ("dogs", 10)):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (4, 4), number).save(tmp_path / "pets" / name / f"{number}.bmp")
+    pets = {"_target_": "lt_sweeps.data.image_folder", "path": str(tmp_path / "pets"), "size": 4}
+    made = plan([cell(dataset=pets, recipe__batch_size=8)])
+    units = packs(made.units, stack_size={u.stage.key: 1 for u in made.units}, workers=1)
+    sweep = Submission(made, settings(tmp_path / "results")).freeze(units)
+    (tmp_path / "pets" / "dogs" / "0.bmp").write_bytes(b"another size")
+    os.utime(tmp_path / "pets" / "dogs")
+    receive, send = command_line.processes.Pipe(duplex=False)
+    arguments = (sweep.folder, sweep.manifest.packs[0], "cpu", None, LoadedCode.now(), send)
+    process = command_line.processes.Process(target=body, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode == CHANGED
+    said = receive.recv()
+    assert re.match(r"data: image_folder\(path='.*pets', size=4\) reads other content", said)
+    assert made.missing(Store(tmp_path / "results")) == made.units
