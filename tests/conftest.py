@@ -32,6 +32,8 @@ from lt_sweeps.storage.store import Store
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+    # A training of another test has left this on; hypothesis draws denormal numbers too.
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(autouse=True, scope="session")

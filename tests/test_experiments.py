@@ -24,7 +24,11 @@ PRESETS = sorted(options("experiment"))
 SCRIPTS = sorted((Path(__file__).parents[1] / "launch").glob("*.sh"))
 QUICK = [name for name in PRESETS if name.endswith("_quick")]
 # A line that a quick variant has in the place of another: epochs of digits for steps of MNIST.
-ONLY_QUICK = {"magnitude increase of (epoch 2, final)"}
+ONLY_QUICK = {
+    "magnitude increase of (epoch 2, final)",
+    "magnitude_increase mask_criterion.init=2ep mask_criterion.final=end",
+    "magnitude_increase mask_criterion.init=2ep mask_criterion.final=best",
+}
 
 
 @pytest.fixture

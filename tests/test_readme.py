@@ -57,7 +57,8 @@ def words(command: str) -> list[str]:
 OWN = [command for command in commands() if command.startswith(OURS)]
 READING = [command for command in OWN if (words(command) or [""])[0] in READS_RESULTS]
 SHOWING = [command for command in OWN if {"--help", "--cfg"} & set(words(command))]
-PLANNED = [command for command in OWN if command not in READING + SHOWING]
+PAPERS = [command for command in OWN if words(command)[:1] == ["paper"]]
+PLANNED = [command for command in OWN if command not in READING + SHOWING + PAPERS]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,14 @@ def planned(command: str, capsys: pytest.CaptureFixture[str], *more: str) -> str
 
 def test_there_are_commands_to_check() -> None:
     assert len(PLANNED) >= 25 and len(READING) >= 5 and len(SCRIPTS) >= 15
+
+
+@pytest.mark.parametrize("command", PAPERS)
+def test_a_paper_is_drawn_and_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main([*words(command), f"root={tmp_path}"]) == 1
+    assert "0 of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", PLANNED)

@@ -71,7 +71,9 @@ class Status:
         }
         waiting = self._waiting()
         # The first that holds counts: a unit may be stored after it failed, or fail while queued.
-        order = {DONE: self.stored, RUNNING: running, FAILED: self.failures, QUEUED: waiting}
+        # Of imported results there may be records and no tickets.
+        done = {unit for number in self.finished for unit in self.cells[number].units}
+        order = {DONE: self.stored | done, RUNNING: running, FAILED: self.failures, QUEUED: waiting}
         return {
             unit: next((state for state, those in order.items() if unit in those), MISSING)
             for unit in dict.fromkeys(unit for cell in self.cells for unit in cell.units)

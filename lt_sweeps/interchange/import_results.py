@@ -96,7 +96,7 @@ def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFol
                 seed=str(seed),
                 labels={**choices, "experiment": "imported"},
                 config=Config(config),
-                stages=tuple(stored),
+                stages=tuple(stages),
                 levels=stored,
             )
         )

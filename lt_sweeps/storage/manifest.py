@@ -165,15 +165,13 @@ class Manifest:
                 raise ValueError("it has no checksum")
             if checksum not in (None, hashlib.sha256(content).hexdigest()):
                 raise ValueError("it does not match its checksum")
-            if row["format"] != FORMAT:
-                row["cells"] = [*map(_without_choices, row["cells"])]
-            manifest = typed(cls, row)
+            manifest = typed(cls, row if row["format"] == FORMAT else _of_format_3(row))
             manifest._check()
         except NewerFormat:
             raise
         except DamagedFile as error:
             raise DamagedFile(path, error.reason + _CURE) from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DamagedFile(path, f"damaged: {error}{_CURE}") from None
         return replace(manifest, format=FORMAT)
 
@@ -210,9 +208,13 @@ def _written_by(row: Mapping[str, Any]) -> str:
         return ""
 
 
-def _without_choices(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell of format 3, which also wrote the options that its method does not take."""
-    return {key: value for key, value in cell.items() if key != "choices"}
+def _of_format_3(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest of format 3, whose cells also hold the options that their method does not take."""
+    cells = [
+        {key: value for key, value in cell.items() if key != "choices"}
+        for cell in row.get("cells", ())
+    ]
+    return {**row, "cells": cells}
 
 
 def pack_name(level: int, units: Sequence[UnitName]) -> str:

@@ -11,12 +11,14 @@ import importlib.util
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 from safetensors import safe_open
 from safetensors.numpy import save
 
@@ -41,6 +43,7 @@ AXES = {
     "mean/layers/*": "level",
 }
 _PAGE = 100
+_SERVICE_ENDS = 30.0  # seconds that W&B's service gets to end after an error
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ class _Session:
             yield wandb
         except (wandb.Error, OSError, TimeoutError, RuntimeError, ValueError) as error:
             self._job = None
-            with suppress(Exception):
+            with suppress(Exception), _patience_with_service():
                 wandb.teardown()
             raise Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
 
@@ -254,6 +257,24 @@ def _artifact_of(ticket: Path, kind: str, masks: Path) -> tuple[str, Path]:
     if not path.exists():
         write_whole(path, blob, first_wins=True)
     return name, path
+
+
+@contextmanager
+def _patience_with_service() -> Iterator[None]:
+    """Kill W&B's service if it does not end in time: some retries of it never do."""
+    timer = threading.Timer(_SERVICE_ENDS, _kill_service)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _kill_service() -> None:
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if process.name() == "wandb-core":
+                process.kill()
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import pytest
 from fixtures.command_line import CommandLine, finish, kill, start, until
 from PIL import Image
 
+from lt_sweeps.storage.record import ALL_DIVERGED
+
 WORDS = [
     *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
     *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]", "schedule.levels=2"),
@@ -61,7 +63,7 @@ def test_the_same_words_again_compute_nothing(whole: Path, command_line: Command
 
 
 def test_a_corrupt_ticket_is_named_set_aside_and_computed_again(
-    whole: Path, tmp_path: Path, command_line: CommandLine
+    whole: Path, tmp_path: Path, command_line: CommandLine, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "results"
     shutil.copytree(whole, root)
@@ -73,7 +75,8 @@ def test_a_corrupt_ticket_is_named_set_aside_and_computed_again(
         (root / "tickets" / key / f"{seed}.safetensors").unlink()
     status, _, err = command_line(*WORDS, f"root={root}")
     assert status == 0, err
-    assert "tensors do not match their checksum; set aside as" in err
+    assert "tensors do not match their checksum; it is not used" in caplog.text
+    assert list(harmed.parent.glob(f"{harmed.name}.corrupt-0"))
     assert results(root) == results(whole)
 
 
@@ -215,9 +218,7 @@ def test_a_sweep_in_which_every_replicate_diverged_fails_each_time(
     for _ in range(2):  # the second time computes nothing
         status, _, err = command_line(*diverging(tmp_path / "results", "1e30"))
         assert status == 1
-        assert err.splitlines()[-1] == (
-            "error: every replicate diverged; no result of this sweep is finite"
-        )
+        assert err.splitlines()[-1] == (f"error: {ALL_DIVERGED}")
 
 
 def test_a_sweep_in_which_some_replicates_diverged_does_not(

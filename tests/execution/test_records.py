@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.fake_results import FakeSweep
+from fixtures.fake_results import FakeSweep, sealed
 from torch import Tensor
 
 from lt_sweeps.analysis.results import read_results
@@ -211,6 +211,7 @@ def test_a_row_of_an_earlier_version_has_no_notes(cell: Make, run: Run) -> None:
     path = folder(made, store) / "records.jsonl"
     rows = [{k: v for k, v in row.items() if k != "notes"} for row in read(path)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sealed(path.parent)
     stored = RunFolder(path.parent).read()
     assert not stored.faults and [record.notes for record in stored.records] == [None] * 3
 

@@ -134,7 +134,8 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
             )
     figure = metric_figures(found(sweep, baseline="large_final", margin=0.02, title="Which?"))[0]
     for says in (
-        "Which? Mean over seeds, n = 3; band: range over seeds.",
+        "Which? fc on digits, random against large_final: not testable at 1 of 1 level. Mean over",
+        "Mean over seeds, n = 3; band: range over seeds.",
         "Evaluated at the lowest validation loss.",
         "paired t",
         "Holm within each panel",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from fixtures import wandb_files
 from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.tracking import wandb_tracker
 from lt_sweeps.tracking.mirror import sync
 from lt_sweeps.tracking.tracked_runs import tracked_cells
-from lt_sweeps.tracking.wandb_tracker import AXES
+from lt_sweeps.tracking.tracker import Unreachable
+from lt_sweeps.tracking.wandb_tracker import AXES, Wandb
 
 REPOSITORY = Path(__file__).parents[2]
 Make = Callable[..., Cell]
@@ -122,3 +125,23 @@ def test_wandb_sync_uploads_the_files_and_ours_then_has_nothing_to_add(
     wandb_server.requests.clear()
     assert sync(folder, mode="online") == 0
     assert "file_stream" not in wandb_server.requests
+
+
+def test_a_service_of_wandb_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B waits for it without a limit, and so would whoever called `sync`."""
+    import wandb
+
+    program = tmp_path / "wandb-core"
+    shutil.copy(shutil.which("sleep") or "", program)
+    service = subprocess.Popen([program, "60"])
+    monkeypatch.setattr(wandb, "teardown", service.wait)
+    monkeypatch.setattr(wandb_tracker, "_SERVICE_ENDS", 0.1)
+    with (
+        Wandb(mode="offline").session(tmp_path) as session,
+        pytest.raises(Unreachable, match="refused"),
+        session._answers(),
+    ):
+        raise OSError("refused")
+    assert service.poll() == -signal.SIGKILL
