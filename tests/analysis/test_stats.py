@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,14 +83,13 @@ def test_equivalence_is_two_one_sided_tests_and_not_a_large_p(same_draws: bool) 
 
     near = [2.1, 3.9, 6.2, 8.1, 9.8]
     sides = {"greater": -1, "less": 1}  # above -1, and below 1
-    if same_draws:
-        away = np.array(near) - np.array(ONE)
-        p = [float(stats.ttest_1samp(away, end, alternative=s)[1]) for s, end in sides.items()]
-    else:
-        p = [
-            float(stats.ttest_ind(np.array(near) - end, ONE, equal_var=False, alternative=s)[1])  # pyright: ignore
-            for s, end in sides.items()
-        ]
+    p = []
+    for side, end in sides.items():
+        if same_draws:
+            result: Any = stats.ttest_1samp(np.array(near) - np.array(ONE), end, alternative=side)
+        else:
+            result = stats.ttest_ind(np.array(near) - end, ONE, equal_var=False, alternative=side)
+        p.append(float(result.pvalue))
     assert tested(near, ONE).p_equivalent == pytest.approx(max(p))
     # Two seeds see no difference, however large it may be, and do not show that there is none.
     two = tested([1.0, 9.0], [8.0, 2.5])
