@@ -125,6 +125,8 @@ PLANTS: dict[str, Callable[[Path], object]] = {
 def test_a_good_open_lth_folder_passes_every_check(lottery: Path) -> None:
     assert failing(lottery, states=("pass",)) == [*FOREIGN_CHECKS]
     assert failing(lottery.parent, states=("pass",)) == [*FOREIGN_CHECKS]
+    renamed = lottery.rename(lottery.with_name("mine"))
+    assert failing(renamed, states=("pass",)) == [*FOREIGN_CHECKS]
 
 
 @pytest.mark.parametrize(("check", "plant"), PLANTS.items(), ids=PLANTS)

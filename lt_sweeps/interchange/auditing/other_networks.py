@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import without_path
+from lt_sweeps.interchange.importers.open_lth_folder import lotteries
 from lt_sweeps.storage.checked_read import DamagedFile, read_file
 from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
@@ -62,15 +63,13 @@ class OtherNetwork:
 
 
 def is_open_lth(where: Path) -> bool:
-    lotteries = [where] if where.name.startswith("lottery_") else where.glob("lottery_*")
-    return where.is_dir() and any(any(path.glob("replicate_*")) for path in lotteries)
+    return where.is_dir() and bool(lotteries(where))
 
 
 def read_networks(where: Path, findings: Findings) -> Iterator[OtherNetwork]:
     """Every network below `where`, in the order of its levels; what cannot be read is a fault."""
     if is_open_lth(where):
-        lotteries = [where] if where.name.startswith("lottery_") else where.glob("lottery_*")
-        for lottery in sorted(lotteries):
+        for lottery in lotteries(where):
             for replicate in sorted(lottery.glob("replicate_*")):
                 yield from _open_lth(replicate, findings)
         return
@@ -96,7 +95,9 @@ def _loaded(path: Path, findings: Findings) -> Mapping[str, Any] | None:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except DamagedFile as error:
         fault = error.reason
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except pickle.UnpicklingError:  # torch advises to load it in the way that runs its code
+        fault = "cannot be read as a file of tensors and nothing else"
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         fault = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error)}"
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         fault = f"cannot be read: {type(error).__name__}"

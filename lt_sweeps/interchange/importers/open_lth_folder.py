@@ -30,16 +30,23 @@ def read_open_lth(path: Path) -> tuple[list[ImportedLevel], list[str]]:
 
     Raises: ValueError: no lottery there, or a file that cannot be read.
     """
-    lotteries = [path] if path.name.startswith("lottery_") else sorted(path.glob("lottery_*"))
-    folders = [f for lottery in lotteries for f in sorted(lottery.glob("replicate_*/level_*/*"))]
+    found = lotteries(path)
+    folders = [f for lottery in found for f in sorted(lottery.glob("replicate_*/level_*/*"))]
     runs = [folder for folder in folders if folder.is_dir()]
     if not runs:
         raise ValueError(
-            f"import: {path} is not an open_lth folder; it has no lottery_*/replicate_*/level_*"
+            f"import: {path} is not an open_lth folder; one has lottery_*/replicate_*/level_*"
         )
     complete = [r for r in runs if (r / "logger").exists() and (r / "mask.pth").exists()]
     notes = [f"{r}: not trained to its end, left out" for r in runs if r not in complete]
     return [_level(run) for run in complete], notes
+
+
+def lotteries(path: Path) -> list[Path]:
+    """The lotteries that a folder holds, or is; known by their replicates, whatever their name."""
+    if any(path.glob("replicate_*/level_*")):
+        return [path]
+    return sorted({replicate.parent for replicate in path.glob("*/replicate_*")})
 
 
 def _level(run: Path) -> ImportedLevel:
