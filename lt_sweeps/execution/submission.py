@@ -28,7 +28,7 @@ from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
 from lt_sweeps.plan.stages import Init, Work
 from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.plan.unit import Unit
-from lt_sweeps.storage.atomic_write import set_aside
+from lt_sweeps.storage.atomic_write import lock_path, set_aside
 from lt_sweeps.storage.manifest import (
     FrozenCell,
     FrozenPack,
@@ -135,7 +135,7 @@ class Submission:
         self, packs: Sequence[Pack], launcher: Launcher | None, jobs: Mapping[str, str]
     ) -> SweepFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):
+        with FileLock(lock_path(self.folder / ".lock")):
             before = self.sweep.usable_manifest
             frozen = before.packs if before is not None else ()
             if before is None and os.path.lexists(self.sweep.path):
@@ -284,7 +284,7 @@ def write_records(planned: Planned, store: Store) -> bool:
     """Write a cell's records; two packs that advance one cell take turns."""
     folder = store.root / "runs" / planned.signature
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{planned.seed}.lock"):
+    with FileLock(lock_path(folder / f".{planned.seed}.lock")):
         return records.record_cell(planned, store)
 
 

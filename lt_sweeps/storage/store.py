@@ -24,7 +24,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 from torch import Tensor
 
 from lt_sweeps.storage import checked_read, ticket_file
-from lt_sweeps.storage.atomic_write import set_aside, write_whole
+from lt_sweeps.storage.atomic_write import lock_path, set_aside, write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, say_unused
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_facts import TicketFacts
@@ -159,7 +159,7 @@ class Store:
         path = self.path(key, seed).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return _acquired(FileLock(path, fallback_to_soft=False))
+            return _acquired(FileLock(lock_path(path), fallback_to_soft=False))
         except NotImplementedError:
             return _acquired(SoftFileLease(path.with_suffix(".lease"), lease_duration=_LEASE))
 

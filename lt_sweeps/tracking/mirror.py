@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from lt_sweeps.config.errors import CONF, unknown
 from lt_sweeps.config.trust import check_trusted, trusted_modules
+from lt_sweeps.storage.atomic_write import lock_path
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mean_runs import runs_over_seeds
 from lt_sweeps.tracking.mirror_process import Deadline, say_results_are_kept
@@ -113,7 +114,7 @@ class Mirror:
         leaves the sending to the other.
         """
         runs = self._runs()
-        with suppress(Timeout), FileLock(self._root / ".mirror.lock", blocking=False):
+        with suppress(Timeout), FileLock(lock_path(self._root / ".mirror.lock"), blocking=False):
             for run in self._due(session, runs, last):
                 self._pace()
                 if self.clock.left <= 0:

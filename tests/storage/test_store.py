@@ -144,3 +144,10 @@ def test_what_a_computation_took_is_kept_beside_the_ticket(store: Store) -> None
     assert store.cost("key", 3) == UnitCost(seconds=1.5)
     assert store.cost("key", 4) == UnitCost()
     assert json.loads((store.path("key", 3).parent / "3.cost.json").read_text()) == {"seconds": 1.5}
+
+
+def test_a_folder_in_the_place_of_a_lock_is_set_aside(store: Store) -> None:
+    lock = store.path("key", 3).with_suffix(".lock")
+    lock.mkdir(parents=True)
+    assert store.claim("key", 3) is not None
+    assert lock.is_file() and (lock.parent / f"{lock.name}.corrupt-0").is_dir()

@@ -25,6 +25,7 @@ from lt_sweeps.execution.submission import Submission, name_of
 from lt_sweeps.plan.cost import Speeds, stack_size
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.atomic_write import lock_path
 from lt_sweeps.storage.manifest import FrozenPack, Launcher
 
 
@@ -47,7 +48,7 @@ def submit_missing(submission: Submission, profile: SlurmResources) -> int:
         return 0
     check_options(profile)
     submission.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(submission.folder / ".submit.lock"):  # the same sweep from two shells
+    with FileLock(lock_path(submission.folder / ".submit.lock")):  # the same sweep from two shells
         jobs = _Jobs(submission, profile)
         jobs.show()
         within_budget(jobs.estimate, settings.budget)
