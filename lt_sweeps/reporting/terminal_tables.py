@@ -44,6 +44,7 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
                 "accuracy at\nbest level",
             ),
         )
+        runs.columns[0].no_wrap = True  # a name that is broken within a word is hard to find
         tickets = new_table(
             f"{panel}: sparsest tickets that match dense, or to one standard error, and best (%); "
             f"chosen {chosen}",
