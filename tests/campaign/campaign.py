@@ -2,6 +2,7 @@
 
     python tests/campaign/campaign.py --minutes 30
     python tests/campaign/campaign.py --faults 40 --seed 3 --kinds kill,truncate --folder /tmp/f
+    python tests/campaign/campaign.py --slurm --minutes 30    # after launch/slurm/cluster.sh up
 
 Each round runs a small sweep of another method in a folder of its own and does to it, at random
 moments, what machines do: it kills, stops or interrupts any of the processes, fills the disk, sets
@@ -15,6 +16,10 @@ would. At the end of a round
 - tickets, records and configs equal those of an undisturbed run byte for byte (else *different*);
 - no process wrote a traceback, and none hung;
 - `audit` of a finished root names each file that was damaged since (else *silent*).
+
+With `--slurm` the sweeps are submitted to a real Slurm, and what clusters do is done to them:
+requeue, preemption, a time limit, scancel, a node that goes, a batch shell, a supervisor or a
+worker that is killed, a full disk.
 
 Everything is drawn from `--seed`, but when a fault strikes depends on the machine. The table and
 `campaign.json` in the folder say what was done and what came of it; the exit status is 1 if any
@@ -555,13 +560,13 @@ def _no_pipes(folder: str, names: list[str]) -> list[str]:
 
 
 @contextmanager
-def _disk(folder: Path) -> Iterator[Path]:
+def _disk(folder: Path, size: str = "64m") -> Iterator[Path]:
     """A folder; as root on a file system of its own, which can be filled."""
     folder.mkdir(parents=True)
     mounted = (
         os.geteuid() == 0
         and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(folder)], capture_output=True
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True
         ).returncode
     )
     try:
@@ -570,6 +575,44 @@ def _disk(folder: Path) -> Iterator[Path]:
         if mounted:
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
         shutil.rmtree(folder)
+
+
+class SlurmCampaign(Campaign):
+    """The same with sweeps on a real Slurm, as `tests/slurm` submits them."""
+
+    def round(self, faults: int) -> Round:
+        sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "slurm")]
+        from cluster import Run  # pyright: ignore[reportMissingImports]
+        from fixtures.small_disk import SmallDisk
+        from slurm_faults import KINDS as CLUSTER_KINDS  # pyright: ignore[reportMissingImports]
+        from slurm_faults import WORDS, Faults, disturb  # pyright: ignore[reportMissingImports]
+
+        number = len(self.rounds)
+        outcome = Round(WORDS, number)
+        self.rounds.append(outcome)
+        undisturbed = Run(self.folder / "undisturbed")
+        if not undisturbed.root.exists():
+            undisturbed(*undisturbed.patient(0.005), *WORDS)
+            if undisturbed.wait(limit=900) != 0:
+                sys.exit(f"the undisturbed sweep failed: see {undisturbed.root}")
+        with _disk(self.folder / f"round-{number}", "300m") as folder:
+            run, draws = Run(folder), random.Random(f"{self.seed} {number}")
+            injected = Faults(run, SmallDisk(folder), draws, (*CLUSTER_KINDS, "cancel"))
+            outcome.restarts = disturb(run, injected, WORDS, count=faults, limit=1800)
+            outcome.faults = [*injected.counts.elements()]
+            if run.status != 0:
+                outcome.failures.append(f"unfinished: status {run.status}")
+            doubled = {unit for unit, count in run.computed().items() if count > 1}
+            outcome.failures += [f"doubled: {unit}" for unit in sorted(doubled)]
+            expected, results = undisturbed.results(), run.results()
+            for name in sorted(expected):
+                if name not in results:
+                    outcome.failures.append(f"lost: {name}")
+                elif expected[name] != results[name]:
+                    outcome.failures.append(f"different: {name}")
+            if outcome.failures:
+                shutil.copytree(folder, self.folder / f"failed-{number}")
+        return outcome
 
 
 def _table(campaign: Campaign) -> str:
@@ -600,13 +643,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--each", type=int, default=12, help="faults per sweep (12)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--slurm", action="store_true", help="on the Slurm of launch/slurm")
     parser.add_argument("--folder", type=Path, help="where to work; kept (default: a new one)")
     asked = parser.parse_args(words)
     kinds = asked.kinds.split(",")
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         parser.error(f"--kinds: {','.join(unknown)}; choose among {', '.join(KINDS)}")
     folder = (asked.folder or Path(tempfile.mkdtemp(prefix="campaign-"))).resolve()
-    campaign, end = Campaign(folder, kinds, asked.seed), None
+    campaign, end = (SlurmCampaign if asked.slurm else Campaign)(folder, kinds, asked.seed), None
     if asked.minutes is not None:
         end = time.monotonic() + 60 * asked.minutes
     while time.monotonic() < end if end is not None else campaign.faults < asked.faults:
