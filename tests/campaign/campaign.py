@@ -467,7 +467,9 @@ class Campaign:
             self._hit(sweep, outcome, kinds)
         hit, sweep.damaged = sweep.damaged, sweep.damaged | before
         names = sweep.names()
-        _, told = sweep.command("audit", str(sweep.root))
+        found = sweep.folder / "audit.json"  # with every fault, where the terminal shows the first
+        status, _ = sweep.command("audit", str(sweep.root), f"out={found}")
+        told = found.read_text() if status and found.exists() else ""
         sweep.command("report", str(sweep.root), f"out={sweep.folder / 'report'}")
         sweep.command("status", *(str(path) for path in sweep.root.glob("sweeps/*")))
         sweep.command("plan", *sweep.all_words())
