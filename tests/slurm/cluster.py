@@ -52,6 +52,8 @@ class Run:
 
     def __call__(self, *words: str, status: int | None = 0) -> str:
         """What a command says; its exit status is checked, unless None."""
+        if words[0] == "resume":  # the modules of these tests
+            words = (*words, "trust=patient,mylab")
         done = subprocess.run(
             [sys.executable, "-m", "lt_sweeps", *words, f"root={self.root}"],
             cwd=self.folder,
