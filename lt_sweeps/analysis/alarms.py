@@ -39,7 +39,7 @@ def _diverged_lines(curves: Sequence[Curve]) -> Iterator[str]:
 
 def _missed_targets(curves: Sequence[Curve]) -> Iterator[str]:
     for curve in curves:
-        missed = [row for row in distinct(curve.cells) if _misses(row)]
+        missed = [row for row in distinct(curve.cells) if row.misses_target]
         if missed:
             worst = max(missed, key=lambda row: abs(row.sparsity - (row.target_sparsity or 0)))
             yield (
@@ -47,13 +47,6 @@ def _missed_targets(curves: Sequence[Curve]) -> Iterator[str]:
                 f"networks; at level {worst.level} of seed {worst.seed} it is "
                 f"{worst.sparsity:.4f}, and {worst.target_sparsity:.4f} was asked for."
             )
-
-
-def _misses(row: Record) -> bool:
-    # Counts are rounded in each layer, and in schedules of the paper at each level.
-    rounding = len(row.layers_total) * (row.level + 1) / row.weights_total
-    target = row.target_sparsity
-    return target is not None and abs(row.sparsity - target) > rounding + 1e-9
 
 
 def _equal_arms(analysis: Analysis) -> Iterator[str]:

@@ -154,6 +154,12 @@ class Record:
         return self.kind != "search"
 
     @property
+    def misses_target(self) -> bool:
+        """Whether its sparsity is not the one that was asked for."""
+        size = {"layers": len(self.layers_total), "weights": self.weights_total}
+        return misses_target(self.sparsity, self.target_sparsity, **size)
+
+    @property
     def percent_remaining(self) -> float:
         """Percent of prunable weights remaining, from the measured counts."""
         return 100 * self.weights_remaining / self.weights_total
@@ -186,6 +192,16 @@ _TYPES = typing.get_type_hints(Record)
 COLUMNS = tuple(_TYPES)
 _ADDED = {"notes"}  # columns that rows of earlier versions do not have
 ALL_DIVERGED = "every replicate diverged: no accuracy of a pruned network is a number"
+
+
+# Schedules of the papers floor what each level prunes of each layer. What is lost adds up over the
+# levels, to less than one weight divided by the rate: ten at the smallest rate of a paper, 0.1.
+_ROUNDING = 10  # weights of each layer
+
+
+def misses_target(sparsity: float, target: float | None, *, layers: int, weights: int) -> bool:
+    """Whether a sparsity is not the one that was asked for, if one was, up to rounding."""
+    return target is not None and abs(sparsity - target) > _ROUNDING * layers / weights + 1e-9
 
 
 def all_diverged(cells: Iterable[Sequence[Record]]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lt_sweeps.plan.stages import Moment
 from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.record import misses_target
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training.history import TrainingHistory
@@ -104,18 +105,13 @@ class UnitFiles:
             self._write(r, "end", ticket, metrics=results[r], history=self.history.rows[r])
 
     def _check_targets(self) -> None:
-        """The sparsity that is measured is the one asked for, if one was.
-
-        Each level rounds the weights that a layer keeps, so it may be off by one for each of them.
-        """
+        """Raises: ValueError: the sparsity that is measured is not the one asked for."""
         layers, remaining = self.masking.layers, self.masking.remaining()
         total = sum(layer.size for layer in layers)
         for r, unit in enumerate(self.units):
             target = unit.stage.target_sparsity
-            if target is None:
-                continue
             kept = sum(int(counts[r]) for counts in remaining.values())
-            if abs(kept - (1 - target) * total) > len(layers) * max(1, unit.stage.level) + 0.5:
+            if misses_target(1 - kept / total, target, layers=len(layers), weights=total):
                 raise ValueError(
                     f"schedule: level {unit.stage.level} of seed {unit.seed} has sparsity "
                     f"{1 - kept / total:.6g}, and {target:.6g} was asked for: {kept} of {total} "
