@@ -153,8 +153,10 @@ FAULTS = (
             "test_a_treatment_differs_from_its_control_when_they_could_share_a_pack",
             "plan/methods/test_ticket_transfer.py::"
             "test_a_random_mask_has_as_many_weights_in_each_layer_in_other_places",
+            "analysis/test_alarms.py::test_a_control_that_is_its_treatment_is_named",
+            "interchange/test_audit_results.py::test_arms_with_equal_results_are_named",
         ),
-        "every arm differs from every other",
+        "every arm differs from every other; arms that are equal are named",
     ),
     Fault(
         13,
@@ -256,8 +258,11 @@ FAULTS = (
             "execution/test_records.py::test_a_row_per_level_measured_from_the_mask",
             "execution/test_records.py::test_a_sparsity_that_differs_from_its_target_is_an_error",
             "sparsity/test_pruning.py::test_a_schedule_that_keeps_more_than_is_left_is_refused",
+            "plan/test_ticket_checks.py::"
+            "test_an_edited_ticket_with_new_checksums_is_computed_again",
+            "interchange/test_audit_results.py::test_a_planted_fault_fails_its_check_and_no_other",
         ),
-        "measured from the mask; a target that is missed is an error",
+        "measured from the mask; a target that is missed is an error; an edited ticket is not used",
     ),
     Fault(
         23,
@@ -275,6 +280,9 @@ FAULTS = (
             "execution/test_submission.py::test_a_pack_is_worked_on_from_the_manifest_alone",
             "slurm/test_slurm_sweeps.py::"
             "test_what_is_edited_while_jobs_queue_changes_nothing_in_them",
+            "slurm/test_slurm_sweeps.py::test_data_that_are_edited_while_jobs_queue_are_named",
+            "execution/test_loaded_code.py::"
+            "test_an_edit_of_the_package_changes_nothing_in_a_sweep_that_runs",
         ),
         "a job reads the frozen manifest and runs the frozen copy of the code",
     ),
