@@ -91,6 +91,8 @@ def _compose(words: list[str], *, dry_run: bool = False) -> int:
     try:
         with warnings.catch_warnings(), redirect_stdout(shown):
             warnings.filterwarnings("error", message=".*is\nnot available|.*is not available")
+            # Hydra 1.4 warns of every callback that a program does not list, a user's own too.
+            warnings.filterwarnings("ignore", message=r"hydra\.utils\.instantiate.* resolved")
             _hydra()()
     finally:  # Hydra exits after its help
         sys.argv = argv

@@ -124,8 +124,8 @@ def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
             "hydra/job_logging: default has no effect with this launcher; `lt-sweeps logs *",
         ),
         (
-            ["+hydra.callbacks.mine={_target_:hydra.experimental.callbacks.LogJobReturnCallback}"],
-            "hydra.callbacks.mine: `LogJobReturnCallback.on_job_end` is not called by this *",
+            ["+hydra.callbacks.mine={_target_:fixtures.job_callback.JobCallback}"],
+            "hydra.callbacks.mine: `JobCallback.on_job_end` is not called by this *",
         ),
         (["lr=1"], f"lr: unknown key; did you mean `recipe.lr`? keys: {KEYS}"),
         (["sed=1"], f"sed: unknown key; did you mean `seed`? keys: {KEYS}"),
