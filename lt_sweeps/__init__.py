@@ -1,3 +1,34 @@
-"""Lottery-ticket and pruning experiments, from one Hydra multirun to a figure."""
+"""Lottery-ticket and pruning experiments, from one Hydra multirun to a figure.
+
+In Python: `lt_sweeps.open` reads a sweep, `lt_sweeps.plan` and `lt_sweeps.run` take the words of
+the command line.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lt_sweeps.api.opened_sweep import open_sweep as open
+    from lt_sweeps.api.typed_words import plan_words as plan
+    from lt_sweeps.api.typed_words import run_words as run
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "open", "plan", "run"]
+
+_LATER = {
+    "open": ("lt_sweeps.api.opened_sweep", "open_sweep"),
+    "plan": ("lt_sweeps.api.typed_words", "plan_words"),
+    "run": ("lt_sweeps.api.typed_words", "run_words"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is asked for: whoever only wants the version need not wait for pandas.
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, function = _LATER[name]
+    return getattr(importlib.import_module(module), function)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

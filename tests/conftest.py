@@ -6,6 +6,7 @@ import copy
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,16 @@ import matplotlib
 import pytest
 import torch
 from fixtures.command_line import CommandLine
-from fixtures.tiny_cell import TINY, settings
+from fixtures.tiny_cell import compute_cells, settings, tiny_cell
 from fixtures.wandb_server import WandbServer
 from hydra._internal.config_repository import ConfigRepository
 
 from lt_sweeps.cli.command_line import main
-from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.execution import local_launcher
-from lt_sweeps.execution.submission import Submission, write_records
-from lt_sweeps.execution.train_pack import compute
-from lt_sweeps.plan.planning import Plan, packs, plan
-from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.execution.submission import Submission
+from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.storage.store import Store
 
 
@@ -78,18 +76,7 @@ def _limit(request: pytest.FixtureRequest) -> Iterator[None]:
 def cell() -> Callable[..., Cell]:
     """A tiny cell; `group__key=value` sets a key, `group={...}` replaces a group."""
 
-    def make(**changes: Any) -> Cell:
-        config = {key: dict(v) if isinstance(v, dict) else v for key, v in TINY.items()}
-        for name, value in changes.items():
-            group, _, key = name.partition("__")
-            if key:
-                config[group][key] = value
-            else:
-                config[group] = value
-        groups = ("model", "dataset", "method", "mask_criterion", "schedule", "recipe")
-        return Cell(Config(config), {g: g for g in (*groups, "reset", "freeze")}, ())
-
-    return make
+    return tiny_cell
 
 
 @pytest.fixture
@@ -109,22 +96,7 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Cell]]:
 def run(tmp_path: Path) -> Callable[..., tuple[Plan, Store]]:
     """Compute cells in this process, level by level, all of a level stacked."""
 
-    def run(
-        *cells: Cell,
-        root: Path = tmp_path / "results",
-        alone: bool = False,
-        stopped: Callable[[], bool] = lambda: False,
-        **machine: Any,
-    ) -> tuple[Plan, Store]:
-        made, store = plan(cells), Store(root)
-        sizes = dict.fromkeys((unit.stage.key for unit in made.units), 1 if alone else 99)
-        for pack in packs(made.units, stack_size=sizes, workers=1):
-            compute(pack.units, made.moments, store, Machine(**machine), stopped=stopped)
-        for each in made.cells:
-            write_records(each, store)
-        return made, store
-
-    return run
+    return partial(compute_cells, root=tmp_path / "results")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import yaml
 
 from lt_sweeps.config.errors import unknown
 from lt_sweeps.config.report_config import KEYS
-from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.sweep_folder import SweepFolder, sweep_path
 
 HELP = ("-h", "--help")
 USAGE = {
@@ -255,10 +255,4 @@ def _values(keys: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _folder(verb: str, name: str, root: str | None) -> Path:
-    """A folder by its path, a sweep by its name, or a cell by its signature."""
-    results = Path(root or "results")
-    for folder in (Path(name), results / "sweeps" / name, results / "runs" / name):
-        if folder.is_dir():
-            return folder
-    names = [folder.name for folder in (results / "sweeps").glob("*")]
-    raise ValueError(unknown(verb, name, names, what=f"sweeps in {results}"))
+    return sweep_path(name, Path(root or "results"), where=verb)

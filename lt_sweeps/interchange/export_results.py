@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,13 @@ import pandas as pd
 
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
-from lt_sweeps.config.call import Config
-from lt_sweeps.config.cells import Cell
-from lt_sweeps.config.trust import check_trusted, trusted_modules
+from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.interchange.effective_size import Size, network_size
+from lt_sweeps.interchange.stored_plan import Imported, planned_run
 from lt_sweeps.interchange.ticket_formats import write_ticket
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.planning import planned_cell
 from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.storage.atomic_write import write_whole
-from lt_sweeps.storage.record import RunFolder
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.tracking.tracked_runs import history
 
@@ -61,7 +59,7 @@ def export(
         modules = trusted_modules(trust)
         rows = rows.join(pd.DataFrame(_sizes(rows, results.root, modules), index=rows.index))
     folder = where / "export" if out is None else Path(out)
-    for name, frame in {"records": rows, "curves": _curves(rows, results.root)}.items():
+    for name, frame in {"records": rows, "curves": evaluations_table(rows, results.root)}.items():
         write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
         write_whole(folder / f"{name}.parquet", frame.to_parquet(index=False))
     if results.unfinished:
@@ -87,8 +85,11 @@ def _ticket(path: Path, form: str, out: Path | None) -> Path:
     return place
 
 
-def _curves(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """A row for every evaluation of every training, with the columns that name the training."""
+def evaluations_table(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """A row for every evaluation of every training, with the columns that name the training.
+
+    Raises: ValueError: a ticket cannot be read.
+    """
     names = ["curve", "cell", "seed", "level", "stage"]
     try:
         evaluations = [
@@ -128,9 +129,7 @@ def _sizes(rows: pd.DataFrame, root: Path, trust: tuple[str, ...]) -> Iterator[d
 def _networks(root: Path, cell: str, trust: tuple[str, ...]) -> Mapping[str, Network]:
     """The network of each training of a cell, by stage; an imported cell has none."""
     for path in sorted(root.glob(f"runs/{cell}/*/config.yaml")):
-        stored = RunFolder(path.parent).read_config()
-        if "method" in stored["config"]:
-            check_trusted(stored["config"], where=f"export: {path}", trust=trust)
-            planned = planned_cell(Cell(Config(stored["config"]), stored["choices"], ()))
+        with suppress(Imported):
+            planned = planned_run(root, cell, path.parent.name, trust)
             return {stage.key: stage.network for stage in planned.trainings}
     return {}

@@ -2,3 +2,18 @@
 
 Door: `planning.plan`, from the cells of a multirun to a plan of units and packs.
 """
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _PlanRoom(ModuleType):
+    def __call__(self, *words: str) -> Any:
+        return importlib.import_module("lt_sweeps.api.typed_words").plan_words(*words)
+
+
+# `lt_sweeps.plan(...)` plans the words of a command line, and this room has the same name: once
+# anything has imported it, Python finds the room first.
+sys.modules[__name__].__class__ = _PlanRoom

@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import unknown
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, read_json, say_unused
 from lt_sweeps.storage.manifest import FrozenPack, Manifest, UnitName
@@ -176,6 +177,18 @@ class SweepFolder:
 def is_folder_name(name: object) -> bool:
     """Whether a sweep may be called so: its folder lies in that of all sweeps, and in no other."""
     return isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name) is not None
+
+
+def sweep_path(name: str, root: Path, *, where: str) -> Path:
+    """A folder by its path, a sweep by its name, or a cell by its signature.
+
+    Raises: ValueError: there is none; `where` opens the line.
+    """
+    for folder in (Path(name), root / "sweeps" / name, root / "runs" / name):
+        if folder.is_dir():
+            return folder
+    names = [folder.name for folder in (root / "sweeps").glob("*")]
+    raise ValueError(unknown(where, name, names, what=f"sweeps in {root}"))
 
 
 def known_speeds(root: Path) -> dict[str, float]:

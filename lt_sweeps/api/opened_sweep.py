@@ -1,0 +1,171 @@
+"""`Sweep`: the results of a sweep in Python, as tables, figures and tickets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure as Sheet
+
+from lt_sweeps.analysis.results import CellResults, Results, read_results
+from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.api.saved_ticket import SavedTicket
+from lt_sweeps.config.call import nearest
+from lt_sweeps.config.errors import unknown
+from lt_sweeps.interchange.export_results import evaluations_table
+from lt_sweeps.interchange.stored_plan import planned_run
+from lt_sweeps.reporting.csv_tables import records_table, verdicts_table
+from lt_sweeps.reporting.figures import FIGURES, NotDrawn
+from lt_sweeps.storage.sweep_folder import sweep_path
+
+_LISTED = 12  # tickets that an error lists
+
+
+def open_sweep(
+    name: str | Path, *, root: str | Path = "results", trust: tuple[str, ...] | str = ()
+) -> Sweep:
+    """Open a sweep by its folder or by its name, a cell by its folder, or a whole root.
+
+    Args:
+        root: the folder that holds `sweeps/NAME`.
+        trust: modules of your own whose networks and data sets may be called to build a ticket.
+
+    Raises: ValueError: there is no such sweep.
+    """
+    folder = sweep_path(str(name), Path(root), where="open")
+    return Sweep(folder, (trust,) if isinstance(trust, str) else tuple(trust))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep, a cell or a root has produced; read anew from its files when it is opened."""
+
+    folder: Path
+    trust: tuple[str, ...] = ()
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each cell, seed and level; every key that was swept is a column.
+
+        The columns are those of records.jsonl (`lt_sweeps.storage.record.Record` explains them),
+        with `curve`, the name of the line that a report draws, and `mask_criterion` for the option
+        that records call `criterion`. Accuracies and sparsities are fractions in [0, 1].
+        """
+        return self._frame.copy()
+
+    def ticket(self, **selection: Any) -> SavedTicket:
+        """The one ticket that the columns select: `ticket(level=8, seed=0)`.
+
+        A key with a dot is given as `ticket(**{"recipe.lr": 0.1})`.
+
+        Raises: ValueError: no ticket matches, or several do; the error lists them.
+        """
+        rows, given = self._frame, ", ".join(f"{k}={v}" for k, v in selection.items())
+        for key, value in selection.items():
+            if key not in rows:
+                raise ValueError(unknown("ticket", key, list(rows.columns), what="columns"))
+            left = rows.loc[rows[key] == value]
+            if left.empty:
+                there = list(dict.fromkeys(rows[key].dropna()))
+                raise ValueError(f"ticket: no {key}={value}; there are {there[:_LISTED]}")
+            rows = left
+        distinct = rows.drop_duplicates(["stage", "seed"])
+        if len(distinct) != 1:
+            telling = ["level", "seed", "curve", *self._swept]
+            several = [c for c in dict.fromkeys(telling) if distinct[c].nunique(dropna=False) > 1]
+            listed = distinct[several].head(_LISTED).to_string(index=False)
+            raise ValueError(
+                f"ticket: {len(distinct)} match {given or 'no selection'}; say which by "
+                f"{' or '.join(several)}:\n{listed}"
+            )
+        row = distinct.iloc[0]
+        run = planned_run(self._results.root, row["cell"], str(row["seed"]), self.trust)
+        return SavedTicket(self._results.root, run, str(row["stage"]))
+
+    def curves(self) -> pd.DataFrame:
+        """Training curves: a row for each evaluation of each training, from its stored ticket."""
+        return _with_numbers(evaluations_table(self._records, self._results.root))
+
+    def tests(self, **report_keys: Any) -> pd.DataFrame:
+        """The report's significance tests, a row each: `tests(baseline="random")`.
+
+        `report_keys` are those of a report (`conf/report/_keys.yaml`). Without a baseline, the
+        sweep's own or a given one, there is nothing to test, and no row.
+        """
+        tables = [verdicts_table(found) for found in self._analyses(report_keys).values()]
+        return pd.concat(tables, ignore_index=True)
+
+    def figure(self, name: str = "curves", **report_keys: Any) -> Sheet:
+        """A figure of the report, drawn with matplotlib: `figure("curves", band="sd")`.
+
+        `name` is one of those under `figures` in a report (its first picture), or the file name of
+        a picture.
+
+        Raises: ValueError: there is no such figure, or the data lack what it needs.
+        """
+        names, reasons = [], []
+        for analysis in self._analyses(report_keys).values():
+            for kind, draw in FIGURES.items():
+                try:
+                    drawn = draw(analysis)
+                except NotDrawn as reason:
+                    reasons += [f"{name} is not drawn: {reason}"] * (kind == name)
+                    continue
+                for picture in drawn:
+                    if name in (kind, picture.name):
+                        return picture.draw()
+                    names.append(picture.name)
+        if reasons:
+            raise ValueError(f"figure: {reasons[0]}")
+        known = [*FIGURES, *names]
+        raise ValueError(f"figure: no `{name}`; there are {known}{nearest(name, known)}")
+
+    def __repr__(self) -> str:
+        cells, unfinished = len(self._results.cells), self._results.unfinished
+        state = f"; {unfinished}" if unfinished else ""
+        return f"Sweep({str(self.folder)!r}: {cells} cells{state})"
+
+    @cached_property
+    def _results(self) -> Results:
+        return read_results(self.folder, metrics=())
+
+    def _analyses(self, report_keys: Mapping[str, Any]) -> dict[str, Analysis]:
+        return analyses(self._results, report_keys)
+
+    @cached_property
+    def _records(self) -> pd.DataFrame:
+        return records_table([c for a in self._analyses({}).values() for c in a.curves])
+
+    @cached_property
+    def _swept(self) -> list[str]:
+        """The keys and groups in which cells differ, beside the seed."""
+        values = [_chosen(cell) for cell in self._results.cells if cell.choices]
+        keys = dict.fromkeys(key for chosen in values for key in chosen)
+        return [k for k in keys if len({repr(chosen.get(k)) for chosen in values}) > 1]
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        rows = self._records.rename(columns={"criterion": "mask_criterion"})
+        by_cell = {(c.signature, c.seed): _chosen(c) for c in self._results.cells}
+        cells = list(zip(rows["cell"], rows["seed"], strict=True)) if len(rows) else []
+        for key in self._swept:
+            if key not in rows:
+                rows[key] = [by_cell[cell].get(key) for cell in cells]
+        return _with_numbers(rows)
+
+
+def _chosen(cell: CellResults) -> dict[str, Any]:
+    """What a cell was composed of: options by group, and the keys of its config but the seed."""
+    keys = {k: v for k, v in cell.settings.items() if k.split(".")[0] not in ("seed", "seeds")}
+    scalars = {k: str(v) if isinstance(v, list | dict) else v for k, v in keys.items()}
+    return {**cell.choices, **{k: v for k, v in scalars.items() if not k.endswith("_target_")}}
+
+
+def _with_numbers(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with seeds as numbers, where all are."""
+    if len(rows) and all(str(seed).isdigit() for seed in rows["seed"]):
+        return rows.assign(seed=rows["seed"].astype(int))
+    return rows

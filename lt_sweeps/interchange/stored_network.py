@@ -1,0 +1,109 @@
+"""`StoredNetwork`: the network of a stored ticket, as its evaluation saw it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lt_sweeps.execution.materialize import Missing, ticket
+from lt_sweeps.plan.stages import Evaluate, Search
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.training.evaluation import Score, mean_scores
+from lt_sweeps.training.training_loop import TrainingLoop
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """A stored unit's network at an evaluation: that of its end, or its best one, at `step`."""
+
+    unit: Unit
+    ticket: Ticket
+    step: int
+    loop: TrainingLoop
+
+    @classmethod
+    def of(cls, unit: Unit, store: Store, step: int, device: torch.device) -> StoredNetwork:
+        """The network of a unit's evaluation at `step`.
+
+        Raises:
+            Missing: its weights, or those that it is made from, are not stored.
+        """
+        stage, ended = unit.stage, step == unit.stage.step
+        if ended:
+            found = ticket(stage.start if _only_scored(unit) else stage, unit.seed, store)
+        elif store.has(stage.key, unit.seed, "best"):
+            found = store.read(stage.key, unit.seed, "best")
+        else:
+            raise Missing(f"the weights of its best evaluation, at step {step}; at='end' is stored")
+        loop = TrainingLoop([unit], store, Machine(str(device)), moments=[frozenset()])
+        if _only_scored(unit):
+            loop.start(found)  # it estimates the statistics of batch norms
+        else:
+            loop.stack.load({name: t.to(device) for name, t in found.state.items()})
+            loop.masking.begin(found)
+        return cls(unit, found, step, loop)
+
+    def measure(self, split: str) -> Score:
+        """Its score on a split; the mean over as many networks as its mask is drawn for a test.
+
+        Raises: ValueError: an unknown split, or statistics of batch norms that nothing stores.
+        """
+        _check_split(split)
+        self._check()
+        samples = self.loop.masking.samples if split == "test" else 1
+        scores = []
+        for sample in range(samples):
+            self._deploy(split, sample)
+            scores.append(self.loop.scorer.measure(split))
+        return mean_scores(scores)[0]
+
+    def module(self, sample: int = 0) -> nn.Module:
+        """Its module on the CPU, in evaluation mode.
+
+        Raises: ValueError: as `measure`.
+        """
+        self._check()
+        self._deploy("test", sample)
+        module = self.unit.stage.network.module("cpu")
+        state = self.loop.stack.state()
+        module.load_state_dict({name: tensor[0].cpu() for name, tensor in state.items()})
+        return module.eval()
+
+    def examples(self, split: str) -> tuple[Tensor, Tensor]:
+        """All of a split as the network sees it: `[N, C, H, W]`, normalised, and labels `[N]`.
+
+        Raises: ValueError: an unknown split.
+        """
+        _check_split(split)
+        images, labels = zip(*self.loop.batches.evaluation(split), strict=True)
+        return torch.cat(images).cpu(), torch.cat(labels).cpu()
+
+    def _deploy(self, split: str, sample: int) -> None:
+        """Compute the weights that an evaluation of a split sees, with the mask that it draws."""
+        if split == "test":
+            keys = self.loop.scorer.keys("test", self.unit.stage.step, sample)
+        else:
+            keys = self.loop.scorer.keys("validate", self.step)
+        self.loop.masking.deploy([self.step], keys)
+
+    def _check(self) -> None:
+        if isinstance(self.unit.stage, Search) and self.unit.stage.network.normalised:
+            raise ValueError(
+                "ticket: a search scores networks with statistics of batch norms that nothing "
+                "stores; its mask is there (`ticket.mask`)"
+            )
+
+
+def _only_scored(unit: Unit) -> bool:
+    """Whether its ticket is that of its start, which an evaluation scored as it was."""
+    return isinstance(unit.stage, Evaluate) and not unit.stage.stores_ticket
+
+
+def _check_split(split: str) -> None:
+    if split not in ("val", "test"):
+        raise ValueError(f"ticket: no split {split!r}; there are ['val', 'test']")

@@ -1,0 +1,36 @@
+"""`planned_run`: the plan of a cell and seed that is on disk, from its config.yaml alone."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from lt_sweeps.config.call import Config
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.trust import check_trusted
+from lt_sweeps.plan.planning import Planned, planned_cell
+from lt_sweeps.storage.record import RunFolder
+
+
+class Imported(ValueError):
+    """A result that other code made, whose network is not known."""
+
+
+@functools.cache
+def planned_run(root: Path, signature: str, seed: str, trust: tuple[str, ...]) -> Planned:
+    """The plan of one cell and seed.
+
+    Args:
+        trust: modules whose functions may be called, beside our own.
+
+    Raises:
+        FileNotFoundError: the cell has no folder.
+        Imported: it has no plan.
+        ValueError: it names functions of a module that is not trusted.
+    """
+    folder = RunFolder.of(root, signature, seed)
+    stored, path = folder.read_config(), folder.path / "config.yaml"
+    if "method" not in stored["config"]:
+        raise Imported(f"{path}: an imported result, whose network is not known")
+    check_trusted(stored["config"], where=str(path), trust=trust)
+    return planned_cell(Cell(Config(stored["config"]), stored["choices"], ()))

@@ -1,0 +1,118 @@
+"""A sweep in Python: its tables, its tickets as networks, its figures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures.tiny_cell import compute_cells, settings, tiny_cell
+
+import lt_sweeps as lt
+from lt_sweeps.api.opened_sweep import Sweep
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.submission import Submission
+
+Make = Callable[..., Cell]
+Swept = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    root = tmp_path_factory.mktemp("root") / "results"
+    cells = [tiny_cell(seed=seed, recipe__lr=lr) for lr in (0.01, 0.03) for seed in (0, 1)]
+    made, _ = compute_cells(*cells, root=root)
+    return lt.open(Submission(made, settings(root, "tiny")).freeze([]).folder)
+
+
+def test_a_row_per_cell_seed_and_level_with_a_column_per_swept_key(sweep: Sweep) -> None:
+    frame = sweep.frame()
+    assert len(frame) == 2 * 2 * 3
+    assert set(frame["recipe.lr"]) == {0.01, 0.03} and set(frame["seed"]) == {0, 1}
+    assert not frame["recipe.lr"].isna().any() and "recipe.batch_size" not in frame
+
+
+def test_a_ticket_is_selected_by_any_column(sweep: Sweep) -> None:
+    ticket = sweep.ticket(level=2, seed=1, **{"recipe.lr": 0.03})
+    assert (ticket.level, ticket.seed) == (2, "1")
+    assert "level 2" in repr(ticket) and "4 cells" in repr(sweep)
+
+
+def test_several_tickets_are_listed(sweep: Sweep) -> None:
+    with pytest.raises(ValueError, match=r"2 match level=2, seed=1; say which by .*recipe.lr"):
+        sweep.ticket(level=2, seed=1)
+    with pytest.raises(ValueError, match=r"no level=9; there are \[0, 1, 2\]"):
+        sweep.ticket(level=9)
+    with pytest.raises(ValueError, match="did you mean `level`"):
+        sweep.ticket(levl=1)
+
+
+def test_the_module_is_the_network_of_its_row(sweep: Sweep) -> None:
+    for row in sweep.frame().to_dict(orient="records"):
+        lr = {"recipe.lr": row["recipe.lr"]}
+        ticket = sweep.ticket(level=row["level"], seed=row["seed"], **lr)
+        assert ticket.evaluate("test", at="end").accuracy == row["end_test_accuracy"]
+        assert ticket.evaluate("val", at="end").accuracy == row["end_val_accuracy"]
+        module = ticket.module(at="end")
+        assert not module.training
+        x, y = ticket.examples("test")
+        found = (module(x).argmax(1) == y).float().mean().item()
+        assert found == pytest.approx(row["end_test_accuracy"])
+        state = module.state_dict()
+        pruned = sum(int((~kept).sum()) for kept in ticket.mask.values())
+        assert pruned / sum(k.numel() for k in ticket.mask.values()) == pytest.approx(
+            ticket.sparsity
+        )
+        assert all((state[name][~kept] == 0).all() for name, kept in ticket.mask.items())
+
+
+def test_a_soft_mask_is_in_the_weights_of_the_module(cell: Make, swept: Swept) -> None:
+    method = {"_target_": "lt_sweeps.plan.methods.continuous_sparsification", "rounds": 1}
+    sweep = lt.open(swept(cell(method=method, report_at="end")))
+    for row in sweep.frame().to_dict(orient="records"):
+        ticket = sweep.ticket(stage=row["stage"])
+        assert ticket.evaluate("test").accuracy == row["test_accuracy"]
+        x, y = ticket.examples("test")
+        found = (ticket.module()(x).argmax(1) == y).float().mean().item()
+        assert found == pytest.approx(row["test_accuracy"])
+        kept = sum(int(kept.sum()) for kept in ticket.mask.values())
+        assert kept == row["weights_remaining"]
+
+
+def test_the_parent_is_the_ticket_that_it_was_pruned_from(sweep: Sweep) -> None:
+    ticket = sweep.ticket(level=2, seed=0, **{"recipe.lr": 0.01})
+    parent = ticket.parent
+    assert parent is not None and parent.level == 1
+    for name, kept in ticket.mask.items():
+        assert not (kept & ~parent.mask[name]).any()
+    assert parent.parent is not None and parent.parent.parent is None
+
+
+def test_curves_tests_and_figures(sweep: Sweep) -> None:
+    assert len(sweep.curves()) == 2 * 2 * 3 * 4
+    assert sweep.tests().empty
+    tests = sweep.tests(baseline="recipe.lr=0.01")
+    assert set(tests["line"]) == {"lr=0.03"} and list(tests["level"]) == [0, 1, 2]
+    assert sweep.figure("curves").axes
+    with pytest.raises(ValueError, match="did you mean `curves`"):
+        sweep.figure("curvs")
+
+
+def test_a_sweep_by_its_name_and_one_that_is_not_there(sweep: Sweep) -> None:
+    root = sweep.folder.parent.parent
+    assert lt.open("tiny", root=root).folder == sweep.folder
+    with pytest.raises(ValueError, match="open: tny; did you mean `tiny`"):
+        lt.open("tny", root=root)
+
+
+def test_importing_takes_no_torch() -> None:
+    code = "import sys, lt_sweeps as lt; dir(lt); print({'torch', 'pandas'} & {*sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
+
+
+def test_an_unknown_name_of_the_package() -> None:
+    with pytest.raises(AttributeError, match="has no attribute `?'?opne"):
+        _ = lt.opne  # pyright: ignore[reportAttributeAccessIssue]
