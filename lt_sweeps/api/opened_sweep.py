@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,7 +117,7 @@ class Sweep:
                     continue
                 for picture in drawn:
                     if name in (kind, picture.name):
-                        return picture.draw()
+                        return _shown_in_notebooks(picture.draw())
                     names.append(picture.name)
         if reasons:
             raise ValueError(f"figure: {reasons[0]}")
@@ -155,6 +156,18 @@ class Sweep:
             if key not in rows:
                 rows[key] = [by_cell[cell].get(key) for cell in cells]
         return _with_numbers(rows)
+
+
+def _shown_in_notebooks(sheet: Sheet) -> Sheet:
+    """The figure, which notebooks show by itself though it was drawn without pyplot."""
+
+    def png() -> bytes:
+        content = io.BytesIO()
+        sheet.savefig(content, dpi=150)
+        return content.getvalue()
+
+    setattr(sheet, "_repr_png_", png)  # noqa: B010 (IPython's name for it)
+    return sheet
 
 
 def _chosen(cell: CellResults) -> dict[str, Any]:

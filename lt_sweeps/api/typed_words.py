@@ -1,21 +1,25 @@
-"""The command line from Python: `plan_words` and `run_words` take the words that a person types."""
+"""The command line from Python: `plan_words` and `run_words` take the words that a person types.
+
+The words run as `python -m lt_sweeps` in a process of its own. A notebook or a script without a
+main guard would else be imported again by each worker, and would lose its signal handlers.
+"""
 
 from __future__ import annotations
 
-import io
 import os
+import re
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lt_sweeps.api.opened_sweep import Sweep
-from lt_sweeps.execution.hydra_plugins import CellLauncher
-from lt_sweeps.execution.run_settings import RunSettings
-from lt_sweeps.execution.submission import Submission
-from lt_sweeps.plan.planning import plan
+
+_FOLDER = re.compile(r"^sweep +(.+)$", re.MULTILINE)
+_COLOURS = {"FORCE_COLOR", "CLICOLOR_FORCE"}  # a notebook sets them for its own processes
 
 
 @dataclass(frozen=True)
@@ -38,52 +42,64 @@ def plan_words(*words: str) -> SweepPlan:
 
     Raises: ValueError: a word is wrong; the text is the line that the command line prints.
     """
-    from lt_sweeps.cli.command_line import main
-
-    shown, said, before = io.StringIO(), io.StringIO(), CellLauncher.launched
-    CellLauncher.launched = ()
-    try:
-        with redirect_stdout(shown), redirect_stderr(said):
-            status = main(["plan", *words])
-        cells = CellLauncher.launched
-    finally:
-        CellLauncher.launched = before
-    if status or not cells:
-        raise ValueError(said.getvalue().strip().removeprefix("error: ") or "plan: nothing planned")
-    folder = Submission(plan(cells), RunSettings.of(cells)).folder
-    return SweepPlan(words, shown.getvalue().rstrip(), folder)
+    with _started(["plan", *words]) as process:
+        lines = [line.rstrip() for line in process.stdout or ()]
+    folder = _FOLDER.search("\n".join(lines))
+    if process.returncode or folder is None:
+        raise ValueError(_mistake(lines) or "plan: these words plan nothing")
+    return SweepPlan(words, "\n".join(lines).rstrip(), Path(folder[1]))
 
 
 def run_words(*words: str, trust: tuple[str, ...] | str = ()) -> Sweep:
     """Run a multirun to its end, here or by the launcher that the words name, and open it.
 
-    It runs in a process of its own, as `python -m lt_sweeps`, whose lines are printed as they
-    come. What is stored is not computed again. With `hydra/launcher=slurm` it returns when the
-    jobs are submitted, and the sweep fills as they run.
+    Its lines are printed as they come. What is stored is not computed again. With
+    `hydra/launcher=slurm` it returns when the jobs are submitted, and the sweep fills as they run.
+
+    Args:
+        trust: modules of your own whose networks and data sets the sweep may build: see `open`.
 
     Raises:
         ValueError: a word is wrong.
         RuntimeError: the run failed; what is done is kept, and the same words go on.
     """
-    folder = plan_words(*words).folder
-    paths = os.pathsep.join(filter(None, sys.path))  # the modules that are found here
+    folder, lines = None, []
+    with _started(words) as process:
+        for line in process.stdout or ():
+            print(line, end="")
+            lines.append(line.rstrip())
+            folder = folder or _FOLDER.search(line.rstrip())
+    if folder is None:
+        raise ValueError(_mistake(lines) or "run: these words run nothing")
+    if process.returncode:
+        raise RuntimeError(f"run: ended with status {process.returncode}: {_mistake(lines)}")
+    return Sweep(Path(folder[1]), (trust,) if isinstance(trust, str) else tuple(trust))
+
+
+@contextmanager
+def _started(words: list[str] | tuple[str, ...]) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, which has ended when the context is left."""
+    kept = {name: value for name, value in os.environ.items() if name not in _COLOURS}
+    paths = os.pathsep.join(filter(None, sys.path))  # it finds the modules that are found here
     process = subprocess.Popen(
         [sys.executable, "-m", "lt_sweeps", *words],
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**kept, "PYTHONPATH": paths, "TERM": "dumb", "COLUMNS": "500"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert process.stdout is not None
-    last = ""
     try:
-        for line in process.stdout:
-            print(line, end="")
-            last = line.strip() or last
+        yield process
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        process.wait()
+        process.send_signal(signal.SIGINT)  # it saves, and the same words go on
         raise
-    if process.wait():
-        raise RuntimeError(f"run: ended with status {process.returncode}: {last}")
-    return Sweep(folder, (trust,) if isinstance(trust, str) else tuple(trust))
+    finally:
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _mistake(lines: list[str]) -> str:
+    """The last error that a command printed, or its last line."""
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or [line for line in lines if line] or [""])[-1]

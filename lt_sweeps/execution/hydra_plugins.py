@@ -98,12 +98,7 @@ def _refuse_unused(hydra: DictConfig) -> None:
 
 
 class CellLauncher(Launcher):
-    """Runs all cells of a multirun as one plan, so that they share trainings and stacks.
-
-    `launched` are the cells that were last given to a launcher in this process.
-    """
-
-    launched: ClassVar[tuple[Cell, ...]] = ()
+    """Runs all cells of a multirun as one plan, so that they share trainings and stacks."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -130,7 +125,6 @@ class CellLauncher(Launcher):
 
     def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
         """Run the cells to their end; a failure ends the process with its exit status."""
-        CellLauncher.launched = tuple(cells)
         status = self.start(cells)
         if status:
             sys.exit(status)
