@@ -141,6 +141,10 @@ def test_a_preset_has_a_header_and_a_quick_variant(name: str) -> None:
     for word in ("# Question:", "# Command:", "# Cost:", "# Expect:", f"experiment={name}"):
         assert word in text, word
     assert f"{name}_quick" in QUICK
+    # What a header proposes is planned: `TRAININGS` has every net, each on its own data.
+    proposed = re.findall(r"\b(model|dataset)=([\w,]+)", text)
+    assert {group for group, _ in proposed} <= {"model"}
+    assert {net for _, nets in proposed for net in nets.split(",")} <= TRAININGS[name].keys()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

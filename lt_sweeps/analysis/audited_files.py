@@ -109,16 +109,15 @@ def _scope(where: Path, findings: Findings) -> tuple[Path, Manifest | None, Fold
     """The root, the manifest if there is one, and the folders of all cells."""
     here, sweep = where.resolve(), SweepFolder(where)
     if sweep.exists:
-        root = here.parent.parent
-        try:
-            manifest = sweep.manifest
-        except ValueError as error:
-            findings.compare("manifest", sweep.path, without_path(sweep.path, error))
-            return root, None, []
-        findings.compare("manifest", sweep.path, _content_fault(manifest))
-        frozen = {cell.name: cell for cell in manifest.cells}.values()
-        return root, manifest, [(RunFolder.of(root, c.signature, c.seed), c) for c in frozen]
-    findings.leave_out("manifest", "no manifest.json here")
+        root, manifest = here.parent.parent, _manifest(sweep, findings)
+        frozen = {cell.name: cell for cell in manifest.cells} if manifest else {}
+        cells = frozen.values()
+        return root, manifest, [(RunFolder.of(root, c.signature, c.seed), c) for c in cells]
+    sweeps = [each for each in map(SweepFolder, sorted(here.glob("sweeps/*"))) if each.exists]
+    for each in sweeps:
+        _manifest(each, findings)
+    if not sweeps:
+        findings.leave_out("manifest", "no manifest.json here")
     if here.parent.name == "runs":
         return here.parent.parent, None, [(RunFolder(path), None) for path in _folders(here, "*")]
     if not any((here / name).is_dir() for name in ("runs", "tickets")):
@@ -131,6 +130,17 @@ def _scope(where: Path, findings: Findings) -> tuple[Path, Manifest | None, Fold
 
 def _folders(where: Path, pattern: str) -> list[Path]:
     return sorted(path for path in where.glob(pattern) if os.path.lexists(path / "config.yaml"))
+
+
+def _manifest(sweep: SweepFolder, findings: Findings) -> Manifest | None:
+    """The manifest of a sweep, if it can be read."""
+    try:
+        manifest = sweep.manifest
+    except ValueError as error:
+        findings.compare("manifest", sweep.path, without_path(sweep.path, error))
+        return None
+    findings.compare("manifest", sweep.path, _content_fault(manifest))
+    return manifest
 
 
 def _content_fault(manifest: Manifest) -> str:

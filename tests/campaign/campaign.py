@@ -537,7 +537,7 @@ class Campaign:
         return self._references[kind]
 
 
-NAMED = ("ticket", "records.jsonl", "DONE", "config.yaml")
+NAMED = ("ticket", "records.jsonl", "DONE", "config.yaml", "manifest.json")
 """Kinds of files whose damage `audit` has to name."""
 
 

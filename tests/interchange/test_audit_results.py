@@ -465,7 +465,7 @@ def test_no_damaged_file_is_a_traceback(sweep: Path) -> None:
     assert {"headers", "configs", "records"} <= {*failing(sweep)}
     (sweep / "manifest.json").write_text("[]")
     assert "manifest" in failing(sweep)
-    assert {"headers", "configs"} <= {*failing(root)}
+    assert {"headers", "configs", "manifest"} <= {*failing(root)}
 
 
 @pytest.mark.parametrize("kind", ["ticket", "snapshot", "records", "DONE", "manifest"])
@@ -511,6 +511,14 @@ def test_a_cell_a_ticket_and_a_whole_root_are_audited_too(sweep: Path) -> None:
     assert failing(path) == []
     flip_a_bit(sweep)
     assert failing(path) == ["checksums"]
+
+
+def test_an_audit_of_a_root_checks_the_manifests_of_all_its_sweeps(sweep: Path) -> None:
+    root = sweep.parent.parent
+    shutil.copytree(sweep, sweep.with_name("other"))
+    assert failing(root, sample="0") == []
+    edit_manifest(sweep)
+    assert failing(root, sample="0") == ["manifest"]
 
 
 def test_a_sample_is_as_large_as_it_is_said(sweep: Path, tmp_path: Path) -> None:
