@@ -104,7 +104,8 @@ def _train(
                 loop.restore(step)
             except FileNotFoundError:  # it was of another version of the code
                 left = [unit for unit in units if not stored(unit, moments, store)]
-                return _train(left, moments, store, machine, progress, stopped)
+                _train(left, moments, store, machine, progress, stopped)
+                return
         _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))
         loop.run(_until(group, wanted, store))
         _log.info("computed %s", _names(group))
