@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,7 @@ from fixtures.paper_trainings import TRAININGS, WEIGHTS, Trained
 from fixtures.tiny_cell import imagenet
 
 from lt_sweeps.analysis.curve import curves
+from lt_sweeps.analysis.significance import named_pairs
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config import report_config
 from lt_sweeps.config.cells import Cell
@@ -100,25 +101,24 @@ def test_what_goes_with_a_data_set_does_not_go_with_another(planned: Callable[..
     assert str(cell.last.training.task.call) == "mnist(validation=5000)"
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in PRESETS if name.startswith("deconstructing/") and name not in QUICK]
-)
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in QUICK])
 def test_a_preset_asks_its_questions_of_lines_that_it_has(
     planned: Callable[..., Plan], name: str
 ) -> None:
     """A name with a mistake would be a test that is never made, and nobody would miss it."""
     made = planned(f"experiment={name}", "seed=0")
     layout = report_config.layout(made.cells[0].cell.report)
-    assert layout.baseline and layout.lines
+    assert (layout.baseline or layout.pairs) and layout.lines
     drawn = curves(map(unmeasured, made.cells), metric="", layout=layout)
     lines = {line.name for line in drawn}
-    assert lines <= layout.labels.keys()
+    assert lines <= layout.labels.keys() or name.startswith("continuous_sparsification/")
     known = lines | {line.label for line in drawn}
-    asked = [layout.baseline, *(layout.tested or ()), *chain.from_iterable(layout.pairs)]
-    asked += [*layout.labels, *(layout.highlight or ())]
-    asked += [layout.control] if layout.control else []
+    asked = [*(layout.tested or ()), *layout.labels, *(layout.highlight or ())]
+    asked += [line for line in (layout.baseline, layout.control) if line]
     unknown = {line for line in asked if line not in known}
     assert unknown <= ONLY_QUICK
+    for pair in layout.pairs:
+        assert named_pairs(drawn, replace(layout, pairs=[pair])) or ONLY_QUICK & {*pair}, pair
 
 
 def test_the_headers_say_what_differs_from_the_released_code() -> None:
@@ -141,6 +141,10 @@ def test_a_preset_has_a_header_and_a_quick_variant(name: str) -> None:
     for word in ("# Question:", "# Command:", "# Cost:", "# Expect:", f"experiment={name}"):
         assert word in text, word
     assert f"{name}_quick" in QUICK
+    # What a header proposes is planned: `TRAININGS` has every net, each on its own data.
+    proposed = re.findall(r"\b(model|dataset)=([\w,]+)", text)
+    assert {group for group, _ in proposed} <= {"model"}
+    assert {net for _, nets in proposed for net in nets.split(",")} <= TRAININGS[name].keys()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

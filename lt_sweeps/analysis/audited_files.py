@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from lt_sweeps.storage.ticket_file import OTHER_PATH, read_metadata
 
 _IMPORTED = "imported"
 
-Folders = list[tuple[RunFolder, FrozenCell | None]]
+Folders = list[tuple[RunFolder, Sequence[FrozenCell]]]
+"""The folder of a cell, and the cell as each sweep that has it froze it."""
 
 
 @dataclass(frozen=True)
@@ -109,28 +111,48 @@ def _scope(where: Path, findings: Findings) -> tuple[Path, Manifest | None, Fold
     """The root, the manifest if there is one, and the folders of all cells."""
     here, sweep = where.resolve(), SweepFolder(where)
     if sweep.exists:
-        root = here.parent.parent
-        try:
-            manifest = sweep.manifest
-        except ValueError as error:
-            findings.compare("manifest", sweep.path, without_path(sweep.path, error))
-            return root, None, []
-        findings.compare("manifest", sweep.path, _content_fault(manifest))
-        frozen = {cell.name: cell for cell in manifest.cells}.values()
-        return root, manifest, [(RunFolder.of(root, c.signature, c.seed), c) for c in frozen]
-    findings.leave_out("manifest", "no manifest.json here")
+        root, manifest = here.parent.parent, _manifest(sweep, findings)
+        frozen = {cell.name: cell for cell in manifest.cells} if manifest else {}
+        cells = frozen.values()
+        return root, manifest, [(RunFolder.of(root, c.signature, c.seed), [c]) for c in cells]
+    frozen_by = _frozen_by_name(here, findings)
     if here.parent.name == "runs":
-        return here.parent.parent, None, [(RunFolder(path), None) for path in _folders(here, "*")]
+        return here.parent.parent, None, [(RunFolder(path), []) for path in _folders(here, "*")]
     if not any((here / name).is_dir() for name in ("runs", "tickets")):
         raise ValueError(
             f"audit: {where} has no results; give a sweep's folder (it holds manifest.json), a "
             "root (it holds runs/ and tickets/) or a file of weights"
         )
-    return here, None, [(RunFolder(path), None) for path in _folders(here, "runs/*/*")]
+    paths = _folders(here, "runs/*/*")
+    folders = [(RunFolder(p), frozen_by.get(f"{p.parent.name}/{p.name}", [])) for p in paths]
+    return here, None, folders
 
 
 def _folders(where: Path, pattern: str) -> list[Path]:
     return sorted(path for path in where.glob(pattern) if os.path.lexists(path / "config.yaml"))
+
+
+def _frozen_by_name(root: Path, findings: Findings) -> Mapping[str, Sequence[FrozenCell]]:
+    """The cells of all sweeps of a root, by name; sweeps may share a cell."""
+    sweeps = [each for each in map(SweepFolder, sorted(root.glob("sweeps/*"))) if each.exists]
+    if not sweeps:
+        findings.leave_out("manifest", "no manifest.json here")
+    frozen: dict[str, list[FrozenCell]] = defaultdict(list)
+    for manifest in filter(None, [_manifest(sweep, findings) for sweep in sweeps]):
+        for name, cell in {cell.name: cell for cell in manifest.cells}.items():
+            frozen[name].append(cell)
+    return frozen
+
+
+def _manifest(sweep: SweepFolder, findings: Findings) -> Manifest | None:
+    """The manifest of a sweep, if it can be read."""
+    try:
+        manifest = sweep.manifest
+    except ValueError as error:
+        findings.compare("manifest", sweep.path, without_path(sweep.path, error))
+        return None
+    findings.compare("manifest", sweep.path, _content_fault(manifest))
+    return manifest
 
 
 def _content_fault(manifest: Manifest) -> str:
@@ -141,20 +163,21 @@ def _content_fault(manifest: Manifest) -> str:
     return "" if content == manifest.content else "its cells are not those it was written for"
 
 
-def _cell(folder: RunFolder, frozen: FrozenCell | None, findings: Findings) -> AuditedCell:
+def _cell(folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings) -> AuditedCell:
     choices, config = _config(folder, frozen, findings)
     return AuditedCell(folder, _records(folder, frozen, findings), choices, config)
 
 
 def _records(
-    folder: RunFolder, frozen: FrozenCell | None, findings: Findings
+    folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings
 ) -> tuple[Record, ...]:
     """The records of a folder, or none of them if one is wrong."""
     if not any(map(os.path.lexists, (folder.records, folder.done))):
         findings.leave_out("records", "the cell is not computed yet")
         return ()
     try:
-        stored = folder.read(stages=frozen and frozen.stages)
+        # Of several sweeps one may have taken the cell further than another.
+        stored = folder.read(stages=frozen[0].stages if len(frozen) == 1 else None)
     except (OSError, ValueError) as error:
         findings.compare("records", folder.records, without_path(folder.records, error))
         return ()
@@ -169,17 +192,21 @@ def _records(
 
 
 def _config(
-    folder: RunFolder, frozen: FrozenCell | None, findings: Findings
+    folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings
 ) -> tuple[Mapping[str, str | None], Config | None]:
     """What was chosen and the resolved config, from the cell's folder or from the manifest."""
     path, fault = folder.path / "config.yaml", ""
-    choices, config = ({}, None) if frozen is None else (frozen.labels, frozen.config)
+    choices, config = (frozen[0].labels, frozen[0].config) if frozen else ({}, None)
     try:
         content = folder.read_config()
-        if frozen is None:
+        differing = [_differing(content["config"], cell.config) for cell in frozen]
+        if [] in differing:
+            cell = frozen[differing.index([])]
+            choices, config = cell.labels, cell.config
+        elif differing:
+            fault = f"{', '.join(differing[0])} differ from what the manifest holds"
+        else:
             choices, config = content["choices"], Config(content["config"])
-        elif other := _differing(content["config"], frozen.config):
-            fault = f"{', '.join(other)} differ from what the manifest holds"
     except FileNotFoundError:
         findings.leave_out("configs", "the cell has no config.yaml")
         return choices, config

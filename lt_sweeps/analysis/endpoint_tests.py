@@ -40,27 +40,29 @@ def endpoint_verdicts(
 ) -> list[EndpointVerdict]:
     """Every tested line and every pair; Holm counts the tested lines of a panel and endpoint."""
     verdicts: list[EndpointVerdict] = []
-    for panel in group_by(ends, lambda pair: pair[0].panel).values():
-        by_name = {curve.name: (curve, endpoints) for curve, endpoints in panel}
-        lines = [curve for curve, _ in panel]
-        questions = {
-            "panel": against_baseline(lines, layout),
-            "pair": named_pairs(lines, layout),
-        }
-        for family, pairs in questions.items():
-            for name in PER_RUN:
-                found = [
-                    EndpointVerdict(
-                        curve=one,
-                        baseline=other,
-                        endpoint=name,
-                        found=compare_endpoint(
-                            name, by_name[one.name], by_name[other.name], layout
-                        ),
-                    )
-                    for one, other in pairs
-                ]
-                verdicts += correct_by_holm(found, family)
+    of_curve = {(curve.panel, curve.name): (curve, endpoints) for curve, endpoints in ends}
+    panels = group_by([curve for curve, _ in ends], lambda curve: curve.panel).values()
+    questions = [("panel", against_baseline(panel, layout)) for panel in panels]
+    questions.append(("pair", named_pairs([curve for curve, _ in ends], layout)))
+    for family, pairs in questions:
+        for name in PER_RUN:
+            found = [
+                EndpointVerdict(
+                    curve=one,
+                    baseline=other,
+                    endpoint=name,
+                    found=compare_endpoint(
+                        name,
+                        of_curve[one.panel, one.name],
+                        of_curve[other.panel, other.name],
+                        layout,
+                    ),
+                )
+                for one, other in pairs
+                # The areas of two panels go down to densities of their own.
+                if name != "area" or one.panel == other.panel
+            ]
+            verdicts += correct_by_holm(found, family)
     return verdicts
 
 
@@ -84,12 +86,12 @@ def peak_conclusions(
     ends: Sequence[EndpointVerdict], levels: Sequence[Verdict], layout: ReportConfig
 ) -> list[str]:
     """A sentence for each question that no test at a level answers: the best levels compared."""
-    answered = {(v.curve.panel, v.curve.name, v.baseline.name) for v in levels}
+    answered = {v.question for v in levels}
     return [
-        f"{v.curve.panel}, {v.curve.label} against {v.baseline.label}: {NAMES['peak']} "
+        f"{v.curve.panel}, {v.curve.label} against {v.against}: {NAMES['peak']} "
         f"{100 * v.found.difference:+.2f} points, {' and '.join(v.words(layout.alpha))}."
         for v in ends
         if v.endpoint == "peak"
         and not math.isnan(v.found.difference)
-        and (v.curve.panel, v.curve.name, v.baseline.name) not in answered
+        and v.question not in answered
     ]

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.endpoint import not_inferior
-from lt_sweeps.analysis.labels import group_by
+from lt_sweeps.analysis.labels import group_by, value_of
 from lt_sweeps.analysis.stats import Comparison, compare_replicates, detectable, holm
 from lt_sweeps.config.call import nearest
 from lt_sweeps.config.report_config import ReportConfig
@@ -29,7 +29,7 @@ from lt_sweeps.config.report_config import ReportConfig
 SAME = 0.01
 Tested = TypeVar("Tested", bound="LineTest")
 _FAMILIES = {
-    "pair": lambda verdict: (verdict.curve.panel, verdict.curve.name, verdict.baseline.name),
+    "pair": lambda verdict: verdict.question,
     "line": lambda verdict: (verdict.curve.panel, verdict.curve.name),
     "panel": lambda verdict: verdict.curve.panel,
     "figure": lambda verdict: "",
@@ -47,6 +47,17 @@ class LineTest:
     p_exact_holm: float = math.nan
     p_equivalent_holm: float = math.nan
     family: str = ""  # what Holm corrected together
+
+    @property
+    def question(self) -> tuple[str, ...]:
+        """The lines that are compared, and where each is drawn."""
+        return self.curve.panel, self.curve.name, self.baseline.panel, self.baseline.name
+
+    @property
+    def against(self) -> str:
+        """The baseline's name in the legend, with its panel where that is another."""
+        elsewhere = self.baseline.panel != self.curve.panel
+        return self.baseline.label + f" of {self.baseline.panel}" * elsewhere
 
     def words(self, alpha: float) -> tuple[str, ...]:
         """What the tests show after Holm: `above` or `below`, `equivalent`, both, or `undecided`.
@@ -98,9 +109,8 @@ def pair_verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict
     """The pairs of lines that the layout names, each a family of tests of its own."""
     _check_lines(curves, layout)
     verdicts = []
-    for panel in group_by(curves, lambda curve: curve.panel).values():
-        for curve, other in named_pairs(panel, layout):
-            verdicts += compare_curves(curve, other, layout)
+    for curve, other in named_pairs(curves, layout):
+        verdicts += compare_curves(curve, other, layout)
     return correct_by_holm(verdicts, "pair")
 
 
@@ -139,15 +149,35 @@ def against_baseline(panel: Sequence[Curve], layout: ReportConfig) -> list[tuple
     return [(curve, baseline) for curve in tested if curve is not baseline]
 
 
-def named_pairs(panel: Sequence[Curve], layout: ReportConfig) -> list[tuple[Curve, Curve]]:
-    """The pairs of lines that the layout asks about and the panel has."""
-    return [
-        (a, b)
-        for one, other in layout.pairs
-        for a in panel
-        for b in panel
-        if a.called(one) and b.called(other)
-    ]
+def named_pairs(curves: Sequence[Curve], layout: ReportConfig) -> list[tuple[Curve, Curve]]:
+    """The pairs of lines that the layout asks about and the panels have.
+
+    Two lines of a pair lie in one panel, or in two that differ by the option that both name:
+    `large_final @ reset.to=2ep` and `large_final @ reset.to=0it`.
+    """
+    pairs = []
+    for names in layout.pairs:
+        (line, option), (other_line, other_option) = map(line_and_option, names)
+        firsts = [(c, at) for c in curves if (at := _rest(c, line, option, layout)) is not None]
+        for other in curves:
+            rest = _rest(other, other_line, other_option, layout)
+            pairs += [(first, other) for first, at in firsts if at == rest]
+    return pairs
+
+
+def line_and_option(name: str) -> tuple[str, str]:
+    """A line of a pair, and the option of its panel; empty: that of the other line."""
+    line, _, option = name.partition(" @ ")
+    return line, option
+
+
+def _rest(curve: Curve, line: str, option: str, layout: ReportConfig) -> tuple[Any, ...] | None:
+    """The panel of a curve but for an option; None for another line, or another option."""
+    key, _, value = option.partition("=")
+    options = {panel_key: str(value_of(curve.cells[0], panel_key)) for panel_key in layout.panels}
+    if not curve.called(line) or (option and options.pop(key, None) != value):
+        return None
+    return tuple(options.items())
 
 
 def _check_lines(curves: Sequence[Curve], layout: ReportConfig) -> None:
@@ -157,12 +187,27 @@ def _check_lines(curves: Sequence[Curve], layout: ReportConfig) -> None:
     for where in ("baseline", "tested", "control", "highlight", "pairs"):
         given = getattr(layout, where) or []
         given = [given] if isinstance(given, str) else given
-        for name in chain.from_iterable(given) if where == "pairs" else given:
+        asked = list(chain.from_iterable(given) if where == "pairs" else given)
+        if where == "pairs":
+            _check_options(asked, layout)
+            asked = [line_and_option(name)[0] for name in asked]
+        for name in asked:
             if name not in known:
                 raise ValueError(
                     f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
                     f"{names}"
                 )
+
+
+def _check_options(names: Sequence[str], layout: ReportConfig) -> None:
+    """Raises: ValueError: a line of a pair lies in a panel that is split by another key."""
+    for name in names:
+        _, option = line_and_option(name)
+        if option and option.partition("=")[0] not in layout.panels:
+            raise ValueError(
+                f"report.pairs: `{name}` names a panel by `{option}`; panels are split by "
+                f"{layout.panels}"
+            )
 
 
 def correct_by_holm(verdicts: Sequence[Tested], family: str) -> list[Tested]:
@@ -218,7 +263,7 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         words = [*("above", "below"), *names]
         found = [f"{names.get(w, w)} at {counts[w]}" for w in words if counts[w]]
         levels = f"of {len(members)} level{'s' * (len(members) > 1)}."
-        other = "the reference" if foreign and baseline.imported else baseline.label
+        other = "the reference" if foreign and baseline.imported else members[0].against
         question = f"{curve.panel}, {curve.label} against {other}"
         sentences.append(f"{question}: {', '.join(found)} {levels}")
     if any(len(v.words(layout.alpha)) > 1 for v in verdicts):
@@ -231,7 +276,7 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     if not verdicts:
         return []
     tests = sorted({v.found.test for v in verdicts})
-    baselines = list(dict.fromkeys(v.baseline.label for v in verdicts))
+    baselines = list(dict.fromkeys(v.against for v in verdicts))
     against = baselines[0] if len(baselines) == 1 else "the line that is named"
     holm_within = " and ".join(
         f"within each {family} ({_sizes(members)})"

@@ -100,7 +100,12 @@ def _train(
             loop.start(stack([_start(unit, store) for unit in group]))
             rehearse(loop)
         else:
-            loop.restore(step)
+            try:
+                loop.restore(step)
+            except FileNotFoundError:  # it was of another version of the code
+                left = [unit for unit in units if not stored(unit, moments, store)]
+                _train(left, moments, store, machine, progress, stopped)
+                return
         _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))
         loop.run(_until(group, wanted, store))
         _log.info("computed %s", _names(group))

@@ -119,7 +119,7 @@ def _by_column(tests: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]]
     lines: dict[str, Callable[[LineTest], Any]] = {
         "panel": lambda v: v.curve.panel,
         "line": lambda v: v.curve.label,
-        "baseline": lambda v: v.baseline.label,
+        "baseline": lambda v: v.against,
     }
     return pd.DataFrame(
         {name: list(map(value, tests)) for name, value in {**lines, **columns}.items()}

@@ -74,19 +74,16 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
 
 def verdict_tables(analysis: Analysis) -> Iterator[Table]:
     """The tests for the terminal, one table per tested line and the line it is tested against."""
-    lines = group_by(
-        analysis.all_verdicts, lambda v: (v.curve.panel, v.curve.name, v.baseline.name)
-    )
-    for members in lines.values():
+    for members in group_by(analysis.all_verdicts, lambda v: v.question).values():
         yield line_verdicts_table(members, analysis)
 
 
 def line_verdicts_table(members: Sequence[Verdict], analysis: Analysis) -> Table:
     """One line against its baseline, a row per level."""
     _, scale = metric_unit(analysis.metric)
-    curve, baseline = members[0].curve, members[0].baseline
+    curve = members[0].curve
     table = new_table(
-        f"{curve.panel}: {curve.label} minus {baseline.label}",
+        f"{curve.panel}: {curve.label} minus {members[0].against}",
         ("% left", "difference", "", "p", "Holm", "Student", "exact", "equivalent", "shows", "n"),
     )
     for v in members:

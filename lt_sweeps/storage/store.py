@@ -132,6 +132,9 @@ class Store:
         """Raises: FileNotFoundError, CorruptTicket, NewerFormat: as `read`."""
         return _read(self._checkpoint(key, seed, step))
 
+    def set_aside_checkpoint(self, key: str, seed: object, step: int, reason: str) -> None:
+        set_aside(self._checkpoint(key, seed, step), reason)
+
     def write_checkpoint(
         self,
         key: str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,10 +61,18 @@ class UnitFiles:
 
         Returns the seconds that the training had taken by then: the longest of its units, which
         may come from different stacks.
+
+        Raises: FileNotFoundError: another version of the code wrote one; it is set aside.
         """
         tensors, seconds = self._tensors(), 0.0
         for r, unit in enumerate(self.units):
             metadata, row = self.store.read_checkpoint(unit.stage.key, unit.seed, step)
+            expected = {name: tensor[r] for name, tensor in tensors.items()}
+            about = {*self.history.metadata(r), "seconds"}
+            if _forms(row) != _forms(expected) or not about <= metadata.keys():
+                reason = "a checkpoint of another version of the code"
+                self.store.set_aside_checkpoint(unit.stage.key, unit.seed, step, reason)
+                raise FileNotFoundError(reason)
             for name, tensor in tensors.items():
                 tensor[r] = row[name].to(tensor)
             self.history.restore(r, metadata)
@@ -134,3 +142,7 @@ class UnitFiles:
             **metadata,
         }
         self.store.write(unit.stage.key, unit.seed, ticket, metadata, moment)
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

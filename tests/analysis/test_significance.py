@@ -164,6 +164,36 @@ def test_a_pair_of_lines_is_a_question_and_a_family_of_its_own(sweep: FakeSweep)
     assert "Holm within each panel (2 tests) and within each pair (2 tests)" in says
 
 
+def test_a_pair_may_lie_in_two_panels_that_differ_by_one_option(sweep: FakeSweep) -> None:
+    for model in ("fc", "conv2"):
+        for to, level in (("0it", 0.9), ("2ep", 0.7)):
+            choices = {"model": model, "mask_criterion": "large_final"}
+            for seed in range(3):
+                sweep.cell(
+                    f"{model}-{to}",
+                    seed,
+                    accuracies=[0.9 + NOISE[seed], level + NOISE[seed + (to == "2ep")]],
+                    choices=choices,
+                    stages=[f"{model}-dense", f"{model}-{to}"],
+                    reset__to=to,
+                )
+    panels = {"panels": ["model", "dataset", "reset.to"], "lines": ["mask_criterion"]}
+    late = ["large_final @ reset.to=2ep", "large_final @ reset.to=0it"]
+    one = found(sweep, **panels, pairs=[late])
+    assert [(v.curve.panel, v.baseline.panel, v.point.level) for v in one.all_verdicts] == [
+        (f"{model} on digits, reset.to=2ep", f"{model} on digits, reset.to=0it", 1)
+        for model in ("fc", "conv2")
+    ]
+    assert [v.found.difference < -0.19 for v in one.all_verdicts] == [True, True]
+    said = " ".join(one.test_sentences)
+    assert "large_final against large_final of fc on digits, reset.to=0it: below at 1" in said
+    # The areas of two panels go down to other densities.
+    assert {v.endpoint for v in one.endpoint_verdicts} == {"peak", "sparsest_not_inferior"}
+    assert found(sweep, **panels, pairs=[[late[0], "large_final"]]).all_verdicts == []
+    with pytest.raises(ValueError, match="by `recipe.lr=1`; panels are split by"):
+        _ = found(sweep, **panels, pairs=[[late[0], "large_final @ recipe.lr=1"]]).all_verdicts
+
+
 def test_a_line_that_the_layout_expects_may_be_missing(sweep: FakeSweep) -> None:
     """A part of an experiment, or one that has only begun, is reported with what is there."""
     line(sweep, "large_final", [0.9])

@@ -424,6 +424,7 @@ def test_images_in_two_splits_are_counted(
 def test_no_function_of_a_stored_config_runs_unless_its_module_is_named(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (sweep / "manifest.json").unlink()  # it has the configs too, and they differ
     mark = tmp_path / "ran"
     targets = {"dataset": "os.system", "recipe": "lt_sweeps.storage.atomic_write.write_whole"}
     for (group, target), folder in zip(targets.items(), cells(sweep), strict=False):
@@ -465,7 +466,7 @@ def test_no_damaged_file_is_a_traceback(sweep: Path) -> None:
     assert {"headers", "configs", "records"} <= {*failing(sweep)}
     (sweep / "manifest.json").write_text("[]")
     assert "manifest" in failing(sweep)
-    assert {"headers", "configs"} <= {*failing(root)}
+    assert {"headers", "configs", "manifest"} <= {*failing(root)}
 
 
 @pytest.mark.parametrize("kind", ["ticket", "snapshot", "records", "DONE", "manifest"])
@@ -511,6 +512,26 @@ def test_a_cell_a_ticket_and_a_whole_root_are_audited_too(sweep: Path) -> None:
     assert failing(path) == []
     flip_a_bit(sweep)
     assert failing(path) == ["checksums"]
+
+
+def test_an_audit_of_a_root_checks_the_manifests_of_all_its_sweeps(sweep: Path) -> None:
+    root = sweep.parent.parent
+    shutil.copytree(sweep, sweep.with_name("other"))
+    assert failing(root, sample="0") == []
+    edit_manifest(sweep)
+    assert failing(root, sample="0") == ["manifest"]
+    edit_config(sweep)
+    assert failing(root, sample="0") == ["manifest", "configs"], "as the other sweep has it"
+
+
+def test_a_cell_that_two_sweeps_of_a_root_spell_differently_passes(
+    cell: Make, swept: Swept
+) -> None:
+    folder = swept(cell(reset__to="4it"))
+    folder.rename(folder.with_name("in_steps"))
+    other = swept(cell(reset__to="1ep"))
+    assert len(cells(other)) == 1
+    assert failing(other.parent.parent, sample="0") == []
 
 
 def test_a_sample_is_as_large_as_it_is_said(sweep: Path, tmp_path: Path) -> None:

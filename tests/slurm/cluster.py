@@ -11,6 +11,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from lt_sweeps.storage.atomic_write import write_whole
+
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = REPOSITORY / "launch" / "slurm" / "cluster.sh"
 SMALL = [
@@ -23,13 +25,14 @@ JOB = ["device=cpu", "hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.lau
 
 PATIENT = """
 import time
+from pathlib import Path
 
 from lt_sweeps.models import FC
 
 
 class Patient(FC):
     def forward(self, x):
-        time.sleep({seconds})
+        time.sleep(float(Path("patience").read_text()))  # in the folder of the command
         return super().forward(x)
 """
 
@@ -70,13 +73,19 @@ class Run:
         """Words for a network whose every forward pass takes `seconds` or more, on any machine.
 
         A fault that needs a job at work, or a time limit that must be reached, then does not depend
-        on how fast the machine is. The loop backend runs the forward pass of every replicate.
+        on how fast the machine is. The loop backend runs the forward pass of every replicate. Once
+        nothing depends on it any more, `be_patient(0)` lets what is left end at once.
         """
-        (self.folder / "patient.py").write_text(PATIENT.format(seconds=seconds))
+        self.be_patient(seconds)
+        (self.folder / "patient.py").write_text(PATIENT)
         folder = self.folder / "patient_conf" / "model"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "patient.yaml").write_text("net: {_target_: patient.Patient, hidden: [300, 100]}")
         return [f"--config-dir={folder.parent}", "model=patient", "backend=loop"]
+
+    def be_patient(self, seconds: float) -> None:
+        """How long every forward pass of a patient network takes from now on."""
+        write_whole(self.folder / "patience", str(seconds).encode())
 
     @property
     def sweep(self) -> Path:

@@ -345,6 +345,39 @@ def test_checkpoints_of_different_steps_are_continued_apart(
     assert files(tmp_path / "torn") == files(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("lacks", ["a tensor", "a shape", "a row of metadata"])
+def test_a_checkpoint_of_another_version_of_the_code_is_set_aside_and_computed_again(
+    cell: Make, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, lacks: str
+) -> None:
+    cells = [cell(recipe=SGD, schedule__levels=1, seed=seed) for seed in (0, 1)]
+    run(*cells, root=tmp_path / "whole", backend="loop")
+    made, store = plan(cells), Store(tmp_path / "torn")
+    dense = [unit for unit in made.units if unit.stage.level == 0]
+    machine = Machine(checkpoint_every=0.0, backend="loop")
+    with pytest.raises(Killed):
+        compute(dense, made.moments, store, machine, progress=kill_at(1))
+    key = dense[1].stage.key
+    (step,) = store.checkpoints(key, 1)
+    metadata, tensors = store.read_checkpoint(key, 1, step)
+    if lacks == "a tensor":
+        del tensors["train_loss"]
+    elif lacks == "a shape":  # which an assignment would have broadcast
+        tensors["train_loss"] = tensors["train_loss"][None]
+    else:
+        del metadata["since"]
+    for name in ("format", "body_sha256", "entries_sha256", "metadata_sha256"):
+        del metadata[name]
+    store.write_checkpoint(key, 1, step, tensors, metadata)
+    run(*cells, root=tmp_path / "torn", backend="loop")
+    assert (
+        f"1.partial-{step}.safetensors: a checkpoint of another version of the code" in caplog.text
+    )
+    aside = list((tmp_path / "torn").glob("tickets/*/*.corrupt-*"))
+    assert [path.name for path in aside] == [f"1.partial-{step}.safetensors.corrupt-0"]
+    aside[0].unlink()
+    assert files(tmp_path / "torn") == files(tmp_path / "whole")
+
+
 def test_a_diverged_replicate_keeps_its_nans_to_itself(
     cell: Make, run: Run, tmp_path: Path
 ) -> None:
