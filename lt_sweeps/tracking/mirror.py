@@ -143,8 +143,9 @@ class Mirror:
         return [run for run in runs if self._lacks(run) and (growing or run.done)]
 
     def _lacks(self, run: Run) -> bool:
-        rows, closed = self._arrived.get(run.key, Arrived())
-        return rows < len(run.rows) or (run.done and not closed)
+        rows, closed, label = self._arrived.get(run.key, Arrived())
+        whole = closed and label in (None, run.label)
+        return rows < len(run.rows) or (run.done and not whole)
 
     @property
     def _root(self) -> Path:
