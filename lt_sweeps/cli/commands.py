@@ -41,8 +41,8 @@ usage: lt-sweeps resume SWEEP [root=results trust=MODULE,...] [KEY=VALUE of the 
 functions of your own run only from the modules that trust names""",
     "cancel": "usage: lt-sweeps cancel SWEEP [root=results]",
     "sync": """\
-usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM]
-a tracker of your own runs only with trust=MODULE""",
+usage: lt-sweeps sync SWEEP [root=results tracker=wandb|tensorboard|mlflow trust=MODULE] [KEY=VALUE]
+a KEY of the tracker: project=lt-sweeps mode=offline; one of your own runs only with trust""",
     "dashboard": """\
 usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM] [KEY=VALUE]
 a KEY of conf/report/_keys.yaml: band=ci baseline=random""",

@@ -72,6 +72,9 @@ def label(about: Mapping[str, Any]) -> str:
     return " / ".join(str(about.get(name, "")) for name in ("sweep", "panel", "line"))
 
 
+AXES = ("step", "level", "level_step")
+
+
 def axis(row: Row) -> int:
     """The step of a row for trackers that know one axis: the level where a level has ended."""
     return row["level"] if "sparsity" in row else row["step"]
@@ -79,7 +82,8 @@ def axis(row: Row) -> int:
 
 def numbers(row: Row) -> dict[str, float]:
     """The values of a row that can be drawn; a truth value is 0 or 1."""
-    return {name: float(v) for name, v in row.items() if isinstance(v, int | float)}
+    shown = {name: value for name, value in row.items() if name not in AXES}
+    return {name: float(v) for name, v in shown.items() if isinstance(v, int | float)}
 
 
 @dataclass(frozen=True)
