@@ -41,11 +41,11 @@ usage: lt-sweeps resume SWEEP [root=results trust=MODULE,...] [KEY=VALUE of the 
 functions of your own run only from the modules that trust names""",
     "cancel": "usage: lt-sweeps cancel SWEEP [root=results]",
     "sync": """\
-usage: lt-sweeps sync SWEEP [root=results mode=online project=lt-sweeps entity=TEAM]
-a tracker of your own runs only with trust=MODULE""",
+usage: lt-sweeps sync SWEEP [root=results tracker=wandb|tensorboard|mlflow trust=MODULE] [KEY=VALUE]
+a KEY of the tracker: project=lt-sweeps mode=offline; one of your own runs only with trust""",
     "dashboard": """\
-usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM save=true] [KEY=VALUE]
-a KEY of conf/report/_keys.yaml: band=ci baseline=random; save=false contacts no server""",
+usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM] [KEY=VALUE]
+a KEY of conf/report/_keys.yaml: band=ci baseline=random""",
     "export": """\
 usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...]
        lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]""",
@@ -172,7 +172,7 @@ def _dashboard(words: list[str]) -> int:
     folder = _folder("dashboard", name, keys.pop("root", None))
     from lt_sweeps.tracking.wandb_dashboard import dashboard
 
-    dashboard(folder, **keys)  # pyright: ignore[reportArgumentType]
+    dashboard(folder, **keys)
     return 0
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.tracking.tracked_runs import Level, Row, Run, TrackedCell
 
-_OVER = ("mean", "sd", "min", "max", "ci_low", "ci_high")
+KINDS = ("mean", "sd", "min", "max", "sd_low", "sd_high", "ci_low", "ci_high")
 
 
 def runs_over_seeds(tracked: Iterable[TrackedCell]) -> list[Run]:
@@ -34,10 +34,12 @@ def _mean_run(seeds: Sequence[TrackedCell]) -> Run:
     return Run(
         key=f"{first.signature}-mean-{digest[:8]}",
         name=f"{first.name}-mean-of-{len(seeds)}",
-        group=first.run.group,
+        group=first.group,
         kind="mean over seeds",
         tags=(*first.tags, "mean"),
         config={**shared, "over_seeds": [cell.seed for cell in seeds]},
+        settings={**first.settings, "over_seeds": ",".join(cell.seed for cell in seeds)},
+        about={**first.place, "cell": first.signature},
         rows=rows,
         summary={"seeds": len(seeds), **(dict(rows[-1]) if rows else {})},
         done=done,
@@ -76,9 +78,11 @@ def _over(rows: Sequence[Row]) -> Row:
             "ticket/collapsed_seeds": sum(bool(row["ticket/collapsed"]) for row in rows),
         }
     for name in dict.fromkeys(name for row in finite for name in row if "/" in name):
-        numbers = asdict(spread([row[name] for row in finite if _number(row.get(name))]))
-        kinds = _OVER if name.startswith(("ticket/test", "ticket/val", "val/")) else ("mean",)
-        over |= {f"{kind}/{name}": numbers[kind] for kind in kinds if _number(numbers[kind])}
+        found = asdict(spread([row[name] for row in finite if _number(row.get(name))]))
+        # The edges of the report's band `sd`, because W&B does not say how it divides a variance.
+        found |= {"sd_low": found["mean"] - found["sd"], "sd_high": found["mean"] + found["sd"]}
+        kinds = ("mean",) if name.startswith("layers/") else KINDS
+        over |= {f"{kind}/{name}": found[kind] for kind in kinds if _number(found[kind])}
     return over
 
 

@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,8 +37,8 @@ _LONGEST = 600.0  # seconds between two attempts at a server that does not answe
 def sync(sweep: Path, **keys: str) -> int:
     """Mirror a sweep; returns the exit status, 0 only if the tracker has all rows of all runs.
 
-    `keys` replace keys of the tracker with which the sweep was started. `trust` names the modules
-    that the tracker may be of, beside ours.
+    `keys` replace keys of the tracker with which the sweep was started; `tracker` chooses another
+    of ours. `trust` names the modules that the tracker may be of, beside ours.
 
     Raises: ValueError: an unknown key, a wrong value, or a sweep that cannot be read.
     """
@@ -65,8 +66,10 @@ class Mirror:
         try:
             with self.tracker.session(self._root) as session:
                 runs, left = self._to_the_end(session)
-        except (Unreachable, OSError) as error:
-            self._say(str(error))
+        except ValueError:
+            raise  # the sweep cannot be read
+        except Exception as error:
+            self._say(_reason(error))
             return 1
         print(f"{self.sweep.name}: {len(runs) - len(left)} of {len(runs)} runs mirrored")
         return 1 if left else 0
@@ -89,8 +92,8 @@ class Mirror:
                         wait = self.tracker.every
                         self.clock.wait(wait)
                     self._to_the_end(session)
-            except (Unreachable, OSError, ValueError) as error:
-                self._say(str(error))
+            except Exception as error:
+                self._say(_reason(error))
                 wait = min(2 * wait, _LONGEST)
             if self.clock.ended:
                 return 0
@@ -143,8 +146,9 @@ class Mirror:
         return [run for run in runs if self._lacks(run) and (growing or run.done)]
 
     def _lacks(self, run: Run) -> bool:
-        rows, closed = self._arrived.get(run.key, Arrived())
-        return rows < len(run.rows) or (run.done and not closed)
+        rows, closed, label = self._arrived.get(run.key, Arrived())
+        whole = closed and label in (None, run.label)
+        return rows < len(run.rows) or (run.done and not whole)
 
     @property
     def _root(self) -> Path:
@@ -158,14 +162,19 @@ class Mirror:
 
 
 def _chosen(sweep: Path, keys: Mapping[str, str], trust: Sequence[str], **defaults: str) -> Tracker:
-    """The sweep's tracker, or W&B where the sweep had none, with `keys` replaced.
+    """The sweep's tracker, or the one that `keys` name, or W&B; with its keys replaced.
 
     `defaults` replace the sweep's values of keys that a tracker has and that `keys` leave out.
     """
     config: dict[str, Any] = SweepFolder(sweep).manifest.cells[0].config.get("tracker") or {}
     check_trusted(config, where=f"sync: {SweepFolder(sweep).path}", trust=trust)
-    if config.get("_target_") is None:
-        config = yaml.safe_load((CONF / "tracker" / "wandb.yaml").read_text())
+    name = keys.get("tracker", "wandb" if config.get("_target_") is None else None)
+    keys = {key: value for key, value in keys.items() if key != "tracker"}
+    if name is not None:
+        ours = {file.stem: file for file in (CONF / "tracker").glob("*.yaml")}
+        if name not in {*ours} - {"none"}:
+            raise ValueError(unknown("sync: tracker", name, {*ours} - {"none"}, what="trackers"))
+        config = yaml.safe_load(ours[name].read_text())
     for key in keys:
         if key == "_target_" or key not in config:
             raise ValueError(unknown("sync", key, set(config) - {"_target_"}, what="keys"))
@@ -173,6 +182,14 @@ def _chosen(sweep: Path, keys: Mapping[str, str], trust: Sequence[str], **defaul
     chosen = tracker_of({**config, **{key: yaml.safe_load(value) for key, value in keys.items()}})
     assert chosen is not None
     return chosen
+
+
+def _reason(error: Exception) -> str:
+    """One line; of an error that a tracker should not have let out, also where it arose."""
+    if isinstance(error, (Unreachable, OSError, ValueError)):
+        return str(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
 
 
 def _job(sweep: Path) -> str:

@@ -7,13 +7,16 @@ rows needs the others and nothing else, and a mirror may die at any moment and s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lt_sweeps.analysis.curve import Curve, curves
+from lt_sweeps.analysis.results import CellResults, Results, read_results
+from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.storage.checked_read import say_unused
 from lt_sweeps.storage.manifest import FrozenCell, FrozenStage
-from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_facts import TicketFacts
 from lt_sweeps.storage.ticket_file import (
@@ -38,7 +41,11 @@ class Run:
     """One run of a tracker: a cell and seed, or a cell over its seeds.
 
     `key` is its permanent name, by which a later mirror continues the same run. `rows` are, level
-    by level, the evaluations and then the result. `tickets` are the files of the trained levels.
+    by level, the evaluations and then the result. `tickets` are the trained levels.
+
+    `config` is the resolved config, `settings` the part of it that makes the result, with dotted
+    keys. `about` says where the run belongs and what computed it, and may change later: a cell that
+    a second sweep shares has the sweep and the line that were mirrored last.
     """
 
     key: str
@@ -50,7 +57,33 @@ class Run:
     rows: tuple[Row, ...]
     summary: Mapping[str, Any]
     done: bool
-    tickets: tuple[Path, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    tickets: tuple[Level, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Where it belongs, as a tracker tells whether it still does."""
+        return label(self.about)
+
+
+def label(about: Mapping[str, Any]) -> str:
+    """The sweep, panel and line of a run, from what a tracker was told about it."""
+    return " / ".join(str(about.get(name, "")) for name in ("sweep", "panel", "line"))
+
+
+AXES = ("step", "level", "level_step")
+
+
+def axis(row: Row) -> int:
+    """The step of a row for trackers that know one axis: the level where a level has ended."""
+    return row["level"] if "sparsity" in row else row["step"]
+
+
+def numbers(row: Row) -> dict[str, float]:
+    """The values of a row that can be drawn; a truth value is 0 or 1."""
+    shown = {name: value for name, value in row.items() if name not in AXES}
+    return {name: float(v) for name, v in shown.items() if isinstance(v, int | float)}
 
 
 @dataclass(frozen=True)
@@ -58,13 +91,15 @@ class Level:
     """A level of one cell and seed: its evaluations so far, and its record once it is trained.
 
     `offset` is the step at which the level begins on an axis that runs on over all levels. The
-    search for a ticket is a level too; its numbers are named `search/...`.
+    search for a ticket is a level too; its numbers are named `search/...`. `ticket` is the file of
+    its trained network.
     """
 
     number: int
     offset: int
     history: tuple[Row, ...]
     record: Record | None
+    ticket: Path | None = None
 
     @property
     def is_result(self) -> bool:
@@ -106,7 +141,10 @@ class Level:
 
 @dataclass(frozen=True)
 class TrackedCell:
-    """One cell and seed of a sweep, with the levels that are on disk so far."""
+    """One cell and seed of a sweep, with the levels that are on disk so far.
+
+    `place` says where the sweep's report draws it: the sweep, the panel and the line.
+    """
 
     signature: str
     seed: str
@@ -114,7 +152,8 @@ class TrackedCell:
     config: Mapping[str, Any]
     levels: tuple[Level, ...]
     done: bool
-    tickets: tuple[Path, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    place: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -134,23 +173,41 @@ class TrackedCell:
         return [level.result for level in self.levels if level.is_result]
 
     @property
+    def group(self) -> str:
+        """The experiment, or the sweep itself where it has none."""
+        experiment = self.labels.get("experiment")
+        return self.place.get("sweep", "") if experiment in (None, "default") else experiment
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where the run belongs, and what computed it; a list where that was several."""
+        records = [level.record for level in self.levels if level.record is not None]
+        made = {
+            name: list(dict.fromkeys(getattr(record, name) for record in records))
+            for name in ("code_version", "device", "stack_size")
+        }
+        single = {name: found[0] if len(found) == 1 else found for name, found in made.items()}
+        return {**self.place, "cell": self.signature, **(single if records else {})}
+
+    @property
     def run(self) -> Run:
         return Run(
             key=f"{self.signature}-{self.seed}",
             name=f"{self.name}-s{self.seed}",
-            group=self.labels.get("experiment") or "default",
+            group=self.group,
             kind=self.labels.get("method") or "cell",
             tags=self.tags,
             config={
                 **self.config,
-                "cell": self.signature,
                 "criterion": self.labels.get("mask_criterion"),
                 "choices": dict(self.labels),
             },
+            settings={**self.settings, "seed": self.seed},
+            about=self.about,
             rows=tuple(row for level in self.levels for row in level.rows),
             summary=_summary(self.results),
             done=self.done,
-            tickets=self.tickets,
+            tickets=tuple(level for level in self.levels if level.ticket is not None),
         )
 
 
@@ -161,16 +218,25 @@ def tracked_cells(sweep: Path) -> list[TrackedCell]:
     """
     folder = SweepFolder(sweep.resolve())
     stages = folder.manifest.stages
-    return [_tracked(folder.root, cell, stages) for cell in folder.manifest.cells]
+    results = read_results(folder.folder, metrics=())
+    lines = _lines(results)
+    frozen = {(cell.signature, cell.seed): cell for cell in folder.manifest.cells}
+    return [
+        _tracked(frozen[cell.signature, cell.seed], cell, stages, results, lines)
+        for cell in results.cells
+    ]
 
 
-def _tracked(root: Path, cell: FrozenCell, stages: Mapping[str, FrozenStage]) -> TrackedCell:
-    stored = RunFolder.of(root, cell.signature, cell.seed).read(stages=cell.stages)
-    if stored.faults:
-        raise ValueError("\n".join(stored.faults))
-    records = {record.stage: record for record in stored.records}
+def _tracked(
+    cell: FrozenCell,
+    found: CellResults,
+    stages: Mapping[str, FrozenStage],
+    results: Results,
+    lines: Mapping[tuple[str, str], Curve],
+) -> TrackedCell:
+    root = results.root
+    records = {record.stage: record for record in (*found.search, *found.rows)}
     levels: list[Level] = []
-    tickets: list[Path] = []
     offset = 0
     for stage in cell.stages:
         record, evaluations = records.get(stage), _evaluations(root / "tickets" / stage, cell.seed)
@@ -178,20 +244,40 @@ def _tracked(root: Path, cell: FrozenCell, stages: Mapping[str, FrozenStage]) ->
             break
         # A search is no result, so the cell does not name its level.
         number = cell.levels.get(stage, stages[stage].level if stage in stages else 0)
-        levels.append(Level(number, offset, evaluations, record))
         if record is None:
+            levels.append(Level(number, offset, evaluations, None))
             break
-        tickets.append(ticket_path(root, stage, cell.seed))
+        ticket = ticket_path(root, stage, cell.seed)
+        levels.append(Level(number, offset, evaluations, record, ticket))
         offset += record.step if record.train_steps else 0
+    chosen = {group: option for group, option in found.choices.items() if option is not None}
     return TrackedCell(
         cell.signature,
         cell.seed,
         cell.labels,
         cell.config,
         tuple(levels),
-        stored.done,
-        tuple(tickets),
+        found.done,
+        settings={**chosen, **found.settings},
+        place=_place(results.name, cell, lines.get((cell.signature, cell.seed))),
     )
+
+
+def _place(sweep: str, cell: FrozenCell, line: Curve | None) -> dict[str, str]:
+    """Where the report draws a cell; nothing is drawn of one whose choices are not known yet."""
+    label, panel = (line.label, line.panel) if line is not None else (cell.signature, "")
+    return {"sweep": sweep, "panel": panel, "line": label, "panel_and_line": f"{panel}: {label}"}
+
+
+def _lines(results: Results) -> dict[tuple[str, str], Curve]:
+    """The line of each cell and seed in the sweep's report."""
+    drawn: list[Curve] = []
+    for analysis in analyses(results, {}).values():
+        try:
+            drawn += analysis.curves
+        except ValueError:  # a layout that the report will refuse; the mirror can do without it
+            drawn += curves(analysis.reading.cells, metric=analysis.metric)
+    return {(cell.signature, cell.seed): line for line in drawn for cell in line.cells}
 
 
 def history(folder: Path, seed: str) -> tuple[Row, ...]:
@@ -212,7 +298,10 @@ def history(folder: Path, seed: str) -> tuple[Row, ...]:
 
 
 def _rows(path: Path) -> tuple[Row, ...]:
-    return tuple(TicketFacts.of(read_metadata(path)).history)
+    """The history of a file. Its first row was evaluated before any step: no training loss."""
+    rows = TicketFacts.of(read_metadata(path)).history
+    first = [{k: v for k, v in row.items() if k != "train_loss"} for row in rows[:1]]
+    return (*first, *rows[1:])
 
 
 def _evaluations(folder: Path, seed: str) -> tuple[Row, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,23 +17,39 @@ class Unreachable(Exception):
 
 
 class Arrived(NamedTuple):
-    """What a tracker has of a run: its first `rows` rows, and whether the run is closed there."""
+    """What a tracker has of a run: its first `rows` rows, and whether the run is closed there.
+
+    `label` is the run's label there, if the tracker keeps one: a closed run with another label than
+    it has now is sent again, without rows.
+    """
 
     rows: int = 0
     closed: bool = False
+    label: str | None = None
 
 
 class Tracker(Protocol):
     """What `tracker/*.yaml` names: a class whose arguments are the yaml's keys."""
 
-    every: float
-    """Seconds between two looks at a running sweep."""
-    per_minute: int
-    """How many runs may be sent in a minute."""
-    linger: float
-    """Seconds for which a finished sweep waits until its last rows have been sent."""
-    whole: bool
-    """Whether a run is sent once, when it is done, instead of row by row while it grows."""
+    @property
+    def every(self) -> float:
+        """Seconds between two looks at a running sweep."""
+        ...
+
+    @property
+    def per_minute(self) -> int:
+        """How many runs may be sent in a minute."""
+        ...
+
+    @property
+    def linger(self) -> float:
+        """Seconds for which a finished sweep waits until its last rows have been sent."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether a run is sent once, when it is done, instead of row by row while it grows."""
+        ...
 
     def session(self, root: Path, *, job: str | None = None) -> AbstractContextManager[Session]:
         """Connect; `job` names a run in which the tracker may log the machine's load."""
@@ -64,6 +81,24 @@ def tracker_of(config: Mapping[str, Any]) -> Tracker | None:
     """
     if config.get("_target_") is None:
         if rest := sorted(set(config) - {"_target_"}):
-            raise ValueError(f"tracker=none: unknown keys {rest}; it has none, tracker=wandb has")
+            raise ValueError(f"tracker=none: unknown keys {rest}; it has none, other trackers have")
         return None
     return Call.of(config, where="tracker")()
+
+
+def check_installed(*packages: str, extra: str) -> None:
+    """Raises: ValueError: one of the packages is missing; the message brings them."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"tracker: {package} is not installed; hint: pip install lt-sweeps[{extra}]"
+            )
+
+
+def check_seconds(tracker: Tracker) -> None:
+    """Raises: ValueError: a number of the tracker is out of range."""
+    for name in ("every", "per_minute"):
+        if getattr(tracker, name) <= 0:
+            raise ValueError(f"tracker.{name}: {getattr(tracker, name)!r}; give a number above 0")
+    if tracker.linger < 0:
+        raise ValueError(f"tracker.linger: {tracker.linger!r}; give 0 or more seconds")

@@ -1,6 +1,6 @@
 """A sweep's W&B workspace and report (`lt-sweeps dashboard`), made from one list of plots.
 
-`SECTIONS` is that list. Both are made without a network; only saving them asks the server.
+`SECTIONS` is that list. Both group runs by the line that the sweep's report draws them in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
-from lt_sweeps.config.report_config import KEYS
+from lt_sweeps.config.report_config import BANDS, KEYS
 from lt_sweeps.reporting.csv_tables import summary_table
 from lt_sweeps.reporting.result_tables import percent_text
 from lt_sweeps.storage.atomic_write import write_whole
@@ -25,41 +25,35 @@ from lt_sweeps.storage.checked_read import read_json, typed
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.tracked_runs import TrackedCell, tracked_cells
 
-# W&B's name for each kind of band of our report.
-_AREA = {"range": "minmax", "sd": "stddev", "ci": "stderr"}
 _NAMES = ("project", "entity")
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines of `y` (names, or a pattern of names) against `x`, one per cell over its seeds."""
+    """Lines of `y` (a name, or a pattern of names) against `x`, one per line of the report."""
 
     title: str
     x: str
-    y: tuple[str, ...] = ()
+    y: str = ""
     pattern: str | None = None
 
 
 _LEFT = "percent_remaining"
 SECTIONS: dict[str, tuple[Plot, ...]] = {
     "Accuracy": (
-        Plot("Test accuracy against percent remaining", _LEFT, ("ticket/test_accuracy",)),
-        Plot(
-            "Mean over seeds, 95 % interval",
-            _LEFT,
-            tuple(f"{kind}/ticket/test_accuracy" for kind in ("mean", "ci_low", "ci_high")),
-        ),
-        Plot("Test accuracy against sparsity", "sparsity", ("ticket/test_accuracy",)),
+        Plot("Test accuracy against percent remaining", _LEFT, "ticket/test_accuracy"),
+        Plot("Test accuracy against sparsity", "sparsity", "ticket/test_accuracy"),
     ),
     "Convergence": (
-        Plot("Step of the lowest validation loss", _LEFT, ("ticket/best_step",)),
-        Plot("Validation accuracy", "step", ("val/accuracy",)),
-        Plot("Validation and training loss", "step", ("val/loss", "train/loss")),
+        Plot("Step of the lowest validation loss", _LEFT, "ticket/best_step"),
+        Plot("Validation accuracy", "step", "val/accuracy"),
+        Plot("Validation loss", "step", "val/loss"),
+        Plot("Training loss", "step", "train/loss"),
     ),
     "Layers": (Plot("Sparsity of each layer", "level", pattern="^layers/.*"),),
     "Supermasks": (
-        Plot("Accuracy before training", _LEFT, ("ticket/untrained_val_accuracy",)),
-        Plot("Accuracy of the learned mask made hard", _LEFT, ("ticket/hard_test_accuracy",)),
+        Plot("Accuracy before training", _LEFT, "ticket/untrained_val_accuracy"),
+        Plot("Accuracy of the learned mask made hard", _LEFT, "ticket/hard_test_accuracy"),
         Plot("The search for a mask", "step", pattern="^search/.*"),
     ),
 }
@@ -73,16 +67,23 @@ class Place:
     entity: str
 
 
-def dashboard(sweep: Path, *, out: Path | None = None, save: str = "true", **keys: str) -> Path:
-    """Write a sweep's workspace and report to a file, and save both in W&B.
+@dataclass(frozen=True)
+class Saved:
+    """What was saved there: the workspace's address, the report's id and address."""
+
+    workspace: str
+    report: str
+    report_url: str
+
+
+def dashboard(sweep: Path, **keys: str) -> None:
+    """Save a sweep's workspace and report in W&B, in place of those that were saved before.
 
     `keys` are `project` and `entity` in place of the sweep's, and keys of the report
-    (`baseline=random`). Saving again replaces what was saved before.
+    (`baseline=random`).
 
     Raises: ValueError: a wrong key or value, W&B's library is missing, or W&B cannot be reached.
     """
-    if save not in ("true", "false"):
-        raise ValueError(f"dashboard: save={save}; give true or false")
     place = _place(sweep, keys)
     layout = {k: yaml.safe_load(v) for k, v in keys.items() if k not in _NAMES}
     metrics = {m for config in layouts(sweep).values() for m in config.get("metrics", ())}
@@ -90,19 +91,10 @@ def dashboard(sweep: Path, *, out: Path | None = None, save: str = "true", **key
     verdicts = "\n\n".join(map(verdict_table, drawn.values()))
     band = next(iter(drawn.values())).layout.band
     workspace, report = definition(sweep.name, tracked_cells(sweep), place, verdicts, band=band)
-    path = sweep / "dashboard.json" if out is None else Path(out)
-    workspace._internal_name, workspace._internal_id, report.id = _saved(path, place)
-    if save == "true":
-        _save(workspace, report)
-    specs = {
-        "place": asdict(place),
-        "saved": [workspace._internal_name, workspace._internal_id, report.id],
-        "workspace": workspace._to_model().model_dump(mode="json", by_alias=True),
-        "report": report._to_model().model_dump(mode="json", by_alias=True),
-    }
-    write_whole(path, json.dumps(specs, indent=1).encode())
-    print(f"{path}: workspace and report" + ("" if save == "true" else ", not saved in W&B"))
-    return path
+    path = sweep / "dashboard.json"
+    saved = _save(workspace, report, _saved(path, place))
+    write_whole(path, json.dumps({"place": asdict(place), **asdict(saved)}).encode())
+    print(f"{saved.workspace}\n{saved.report_url}")
 
 
 def definition(
@@ -110,7 +102,11 @@ def definition(
 ) -> tuple[Any, Any]:
     """The workspace and the report, as values of `wandb_workspaces`, made without the server."""
     library, workspaces, expr = _library()
-    line = _line(cells)
+    # The same line may be in several panels of the report: for several networks or data sets.
+    panels = {cell.place["panel"] for cell in cells}
+    line = "line" if len(panels) == 1 else "panel_and_line"
+    if len({cell.seed for cell in cells}) == 1:
+        band = "range"  # the edges of the others are in the mean runs, and there are none
     panels = {
         section: [_panel(library, plot, line, band) for plot in plots]
         for section, plots in SECTIONS.items()
@@ -175,30 +171,30 @@ def _means(analysis: Analysis) -> str:
 
 
 def _panel(library: Any, plot: Plot, line: str, band: str) -> Any:
-    remain = plot.x == _LEFT
+    """A plot with the report's band.
+
+    W&B draws a range over runs as we do. It knows no t interval, and its standard deviation may
+    divide by another number: the edges of these bands are lines, which the mean runs hold.
+    """
+    remain, edged = plot.x == _LEFT, band != "range" and plot.pattern is None
+    kinds = ("mean", f"{band}_low", f"{band}_high") if edged else ()
     return library.LinePlot(
-        title=plot.title,
+        title=plot.title if plot.pattern else f"{plot.title}: mean and {BANDS[band]}",
         x=plot.x,
-        y=list(plot.y),
+        y=[f"{kind}/{plot.y}" for kind in kinds] or ([plot.y] if plot.y else []),
         metric_regex=plot.pattern,
         log_x=remain,
         title_x="percent of weights remaining" if remain else plot.x,
         groupby=library.Config(line),
         groupby_aggfunc="mean",
-        groupby_rangefunc=_AREA[band],
+        groupby_rangefunc="none" if edged or plot.pattern else "minmax",
     )
-
-
-def _line(cells: Sequence[TrackedCell]) -> str:
-    """The key that separates lines: the criterion, unless cells differ in something else too."""
-    pairs = {(cell.labels.get("mask_criterion"), cell.signature) for cell in cells}
-    return "criterion" if len({criterion for criterion, _ in pairs}) == len(pairs) else "cell"
 
 
 def _place(sweep: Path, keys: dict[str, str]) -> Place:
     for key in keys:
         if key not in (*_NAMES, *KEYS):
-            allowed = [*_NAMES, "out", "save", *KEYS]
+            allowed = [*_NAMES, *KEYS]
             raise ValueError(f"dashboard: unknown key {key}; keys: {allowed}")
     config = {**(SweepFolder(sweep).manifest.cells[0].config.get("tracker") or {}), **keys}
     return Place(config.get("project") or "lt-sweeps", config.get("entity") or "")
@@ -217,17 +213,18 @@ def _library() -> tuple[Any, Any, Any]:
     return v2, workspaces, expr
 
 
-def _saved(path: Path, place: Place) -> tuple[str, str, str]:
-    """W&B's names of what an earlier call saved there, so that saving again replaces it."""
+def _saved(path: Path, place: Place) -> Saved | None:
+    """What an earlier call saved there, so that saving again replaces it."""
     try:
         before = read_json(path, dict[str, Any])
-        name, view, report = typed(tuple[str, str, str], before.get("saved"))
+        if before.pop("place", None) == asdict(place):
+            return typed(Saved, before)
     except (FileNotFoundError, ValueError):  # nothing was saved, or nobody knows where
-        return "", "", ""
-    return (name, view, report) if before.get("place") == asdict(place) else ("", "", "")
+        pass
+    return None
 
 
-def _save(workspace: Any, report: Any) -> None:
+def _save(workspace: Any, report: Any, before: Saved | None) -> Saved:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
@@ -236,8 +233,13 @@ def _save(workspace: Any, report: Any) -> None:
     try:
         entity = workspace.entity or wandb.Api().default_entity
         workspace.entity = report.entity = entity
+        if before is not None:
+            kept = type(workspace).from_url(before.workspace)
+            for name in ("name", "sections", "runset_settings"):
+                setattr(kept, name, getattr(workspace, name))
+            workspace, report.id = kept, before.report
         workspace.save()
         report.save()
-    except (wandb.Error, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"dashboard: {reason}; save=false writes it without W&B") from None
+        return Saved(workspace.url, report.id, report.url)
+    except (wandb.Error, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"dashboard: {' '.join(str(error).split())}") from None

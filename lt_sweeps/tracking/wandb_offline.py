@@ -26,12 +26,16 @@ from lt_sweeps.tracking.tracker import Arrived
 
 
 @dataclass(frozen=True)
-class _Note:
-    """What a finished file holds: `rows` rows of a run, and whether the run is closed."""
+class Note:
+    """What a run has with a finished file: its first `rows` rows, whether it is closed, its label.
+
+    A file of an earlier version has no label.
+    """
 
     run: str
     rows: int
     done: bool
+    label: str = ""
 
 
 _NOTE, _PART = "mirrored.json", ".part-"
@@ -57,24 +61,21 @@ def scratch_folder(folder: Path) -> Generator[Path, None, None]:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def publish(
-    scratch: Path, folder: Path, key: str, rows: range, done: bool, *, patience: float
-) -> None:
+def publish(scratch: Path, folder: Path, note: Note, rows: int, *, patience: float) -> None:
     """Move the file of a finished run from `scratch` to `folder`, where `wandb sync` finds it.
 
-    `rows` are those that the file must hold. W&B writes some of them after it says that it has
-    finished, so there are `patience` seconds for them.
+    The file must hold `rows` rows. W&B writes some of them after it says that it has finished, so
+    there are `patience` seconds for them.
 
     Raises: OSError: the file is torn, or lacks rows.
     """
-    (written,) = scratch.glob(f"wandb/offline-run-*-{key}")
+    (written,) = scratch.glob(f"wandb/offline-run-*-{note.run}")
     limit = time.monotonic() + patience
-    while wandb_file.finished_rows(written / f"run-{key}.wandb") != len(rows):
+    while wandb_file.finished_rows(written / f"run-{note.run}.wandb") != rows:
         if time.monotonic() > limit:
-            raise OSError(f"W&B's file of {key} is not whole; is the disk full?")
+            raise OSError(f"W&B's file of {note.run} is not whole; is the disk full?")
         time.sleep(0.02)
-    note = {"run": key, "rows": rows.stop, "done": done}
-    write_whole(written / _NOTE, json.dumps(note).encode())
+    write_whole(written / _NOTE, json.dumps(vars(note)).encode())
     # `wandb sync` takes files by name, which has the time in seconds: a second file of the same
     # second gets a number, so that it comes after the first.
     place, number = folder / written.name, 0
@@ -88,7 +89,8 @@ def rows_in_files(folder: Path) -> dict[str, Arrived]:
     """What the files in `folder` hold of each run, by key."""
     arrived: dict[str, Arrived] = {}
     for path in sorted(folder.glob(f"offline-run-*/{_NOTE}")):
-        note = read_json(path, _Note)
+        note = read_json(path, Note)
         before = arrived.get(note.run, Arrived())
-        arrived[note.run] = Arrived(max(before.rows, note.rows), before.closed or note.done)
+        rows, closed = max(before.rows, note.rows), before.closed or note.done
+        arrived[note.run] = Arrived(rows, closed, note.label)
     return arrived

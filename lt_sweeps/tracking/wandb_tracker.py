@@ -6,8 +6,6 @@ only rows that have not arrived are sent again after a kill.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import logging
 import os
 import tempfile
@@ -22,26 +20,16 @@ import psutil
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from lt_sweeps.storage.atomic_write import write_whole
-from lt_sweeps.storage.ticket_file import MASK, read_metadata
+from lt_sweeps.storage.ticket_file import MASK
 from lt_sweeps.tracking import wandb_offline
-from lt_sweeps.tracking.tracked_runs import Run
-from lt_sweeps.tracking.tracker import Arrived, Unreachable
+from lt_sweeps.tracking.mean_runs import KINDS
+from lt_sweeps.tracking.tracked_runs import Level, Run, label
+from lt_sweeps.tracking.tracker import Arrived, Unreachable, check_installed, check_seconds
 
-# The x axis that W&B uses for each metric.
-AXES = {
-    "train/*": "step",
-    "val/*": "step",
-    "ticket/*": "sparsity",
-    "layers/*": "level",
-    "search/*": "step",
-    **{f"{kind}/val/*": "step" for kind in ("mean", "ci_low", "ci_high")},
-    **{f"{kind}/train/*": "step" for kind in ("mean", "ci_low", "ci_high")},
-    **{
-        f"{kind}/ticket/*": "sparsity" for kind in ("mean", "sd", "min", "max", "ci_low", "ci_high")
-    },
-    "mean/layers/*": "level",
-}
+# The x axis that W&B uses for each metric, and for its statistics over seeds.
+_AXES = dict.fromkeys(("train/*", "val/*", "search/*"), "step")
+_AXES |= {"ticket/*": "sparsity", "layers/*": "level"}
+AXES = _AXES | {f"{kind}/{name}": axis for kind in KINDS for name, axis in _AXES.items()}
 _PAGE = 100
 _SERVICE_ENDS = 30.0  # seconds that W&B's service gets to end after an error
 
@@ -62,15 +50,12 @@ class Wandb:
     linger: float = 60
 
     def __post_init__(self) -> None:
-        for name in ("every", "per_minute", "timeout"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"tracker.{name}: {getattr(self, name)!r}; give a number above 0")
-        if self.linger < 0:
-            raise ValueError(f"tracker.linger: {self.linger!r}; give 0 or more seconds")
+        check_seconds(self)
+        if self.timeout <= 0:
+            raise ValueError(f"tracker.timeout: {self.timeout!r}; give a number above 0")
         if not self.project or set(self.project) & set("/\\#?%:"):
             raise ValueError(f"tracker.project: {self.project!r}; W&B allows none of / \\ # ? % :")
-        if importlib.util.find_spec("wandb") is None:
-            raise ValueError("tracker: wandb is not installed; hint: pip install lt-sweeps[wandb]")
+        check_installed("wandb", extra="wandb")
 
     @property
     def whole(self) -> bool:
@@ -111,10 +96,11 @@ class _Session:
             for first in range(0, len(runs), _PAGE):
                 page = {run.key: run for run in runs[first : first + _PAGE]}
                 with suppress(ValueError):  # a project does not exist before its first run
-                    for seen in api.runs(path, {"name": {"$in": [*page]}}, per_page=_PAGE):
+                    these = {"name": {"$in": [*page]}}
+                    for seen in api.runs(path, these, per_page=_PAGE, lazy=False):
                         whole = set(self._attached(page[seen.id])) <= set(seen.tags)
-                        closed = seen.state == "finished" and whole
-                        arrived[seen.id] = Arrived(seen.historyLineCount or 0, closed)
+                        closed, rows = seen.state == "finished" and whole, seen.historyLineCount
+                        arrived[seen.id] = Arrived(rows or 0, closed, label(seen.config))
         return arrived
 
     def send(self, run: Run) -> None:
@@ -130,11 +116,11 @@ class _Session:
             for step in rows:
                 mine.log(dict(run.rows[step]), step=step)
             mine.summary.update(dict(run.summary))
-            for ticket in run.tickets if self.tracker.artifacts != "none" else ():
-                self._attach(mine, ticket)
+            if self._attached(run):
+                self._attach(mine, run)
             mine.finish()
         if self.tracker.mode == "offline":
-            self._keep(Path(place), run.key, rows, run.done)
+            self._keep(Path(place), run.key, rows, run.done, run.label)
 
     def close(self) -> None:
         """Finish the job's run, if W&B can be reached."""
@@ -143,10 +129,11 @@ class _Session:
                 self._job.finish()
             if self.tracker.mode == "offline":
                 with suppress(OSError):  # the machine's load is worth no error
-                    self._keep(self.scratch, self._job.id, range(0), False)
+                    self._keep(self.scratch, self._job.id, range(0), False, "")
 
-    def _keep(self, place: Path, key: str, rows: range, done: bool) -> None:
-        wandb_offline.publish(place, self.folder, key, rows, done, patience=self.tracker.timeout)
+    def _keep(self, place: Path, key: str, rows: range, done: bool, label: str) -> None:
+        note = wandb_offline.Note(key, rows.stop, done, label)
+        wandb_offline.publish(place, self.folder, note, len(rows), patience=self.tracker.timeout)
 
     def _begin(self, run: Run, place: str) -> Any:
         mine = self._init(
@@ -157,7 +144,7 @@ class _Session:
             name=run.name,
             job_type=run.kind,
             tags=[*run.tags, *self.tracker.tags, *self._attached(run)],
-            config=dict(run.config),
+            config={**run.config, **run.about},
             allow_val_change=True,
             dir=place,
         )
@@ -179,15 +166,45 @@ class _Session:
             dir=str(self.scratch),
         )
 
-    def _attach(self, mine: Any, ticket: Path) -> None:
-        """Log a ticket or its mask; W&B stores an artifact once for all runs that log it."""
+    def _attach(self, mine: Any, run: Run) -> None:
+        """Log the tickets or masks of a run: a collection whose versions are the levels.
+
+        A version that W&B has already gets no second one, so a repeated call adds nothing. The
+        ticket that a level was pruned from is noted as used; offline W&B cannot, so the metadata
+        name it too.
+        """
+        logged: dict[str, tuple[str, Any]] = {}
+        for level in run.tickets:
+            record = level.record
+            assert record is not None
+            before = [logged[stage] for stage in logged if stage in (record.after or ())]
+            parent, used = before[-1] if before else (None, None)
+            if used is not None and self.tracker.mode == "online":
+                mine.use_artifact(used)
+            alias = f"{'level' if level.is_result else 'search'}-{level.number}"
+            artifact = self._artifact(run.key, level)
+            facts = ("cell", "seed", "stage", "level", "sparsity", "test_accuracy")
+            artifact.metadata |= {name: getattr(record, name) for name in facts}
+            artifact.metadata |= {"line": run.about["line"], "parent": parent}
+            mine.log_artifact(artifact, aliases=["latest", alias])
+            if self.tracker.mode == "online":
+                artifact.wait(self.tracker.timeout)
+            logged[record.stage] = alias, artifact
+
+    def _artifact(self, key: str, level: Level) -> Any:
+        """The whole ticket under the path that it names itself by, or its mask alone."""
         import wandb
 
-        kind = self.tracker.artifacts.removesuffix("s")
-        name, path = _artifact_of(ticket, kind, self.folder / "masks")
-        artifact = wandb.Artifact(f"{kind}-{name}", type=kind)
-        artifact.add_file(str(path), name=path.name, policy="immutable")
-        mine.log_artifact(artifact)
+        kind, ticket = self.tracker.artifacts.removesuffix("s"), level.ticket
+        assert ticket is not None
+        artifact = wandb.Artifact(f"{kind}-{key}", type=kind)
+        if kind == "ticket":
+            name = f"{ticket.parent.name}/{ticket.name}"
+            artifact.add_file(str(ticket), name=name, policy="immutable")
+        else:
+            with artifact.new_file("mask.safetensors", mode="wb") as file:
+                file.write(_mask(ticket))
+        return artifact
 
     def _attached(self, run: Run) -> list[str]:
         """The tag that marks a run in W&B as one whose artifacts have all been logged."""
@@ -236,27 +253,17 @@ class _Session:
             yield wandb
         except (wandb.Error, OSError, TimeoutError, RuntimeError, ValueError) as error:
             self._job = None
-            with suppress(Exception), _patience_with_service():
+            # Where its service was killed, W&B exits with its status.
+            with suppress(Exception, SystemExit), _patience_with_service():
                 wandb.teardown()
             raise Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _artifact_of(ticket: Path, kind: str, masks: Path) -> tuple[str, Path]:
-    """Name and file of an artifact: a whole `ticket`, or its `mask`, written under `masks`.
-
-    The name is a hash of the content, so a tracker stores a ticket that two cells share once, and
-    so a mask that two tickets share.
-    """
-    if kind == "ticket":
-        return read_metadata(ticket)["body_sha256"][:16], ticket
+def _mask(ticket: Path) -> bytes:
+    """The mask of a ticket by the names of its parameters, as a safetensors file."""
     with safe_open(ticket, framework="numpy") as file:
         names = sorted(name for name in file.keys() if name.startswith(MASK))  # noqa: SIM118
-        blob = save({name.removeprefix(MASK): file.get_tensor(name) for name in names})
-    name = hashlib.sha256(blob).hexdigest()[:16]
-    path = masks / f"{name}.safetensors"
-    if not path.exists():
-        write_whole(path, blob, first_wins=True)
-    return name, path
+        return save({name.removeprefix(MASK): file.get_tensor(name) for name in names})
 
 
 @contextmanager

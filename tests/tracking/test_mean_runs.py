@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +35,7 @@ def level(number: int, accuracy: float | None, **more: Any) -> Level:
 
 def source(seed: int, *levels: Level, done: bool = True) -> TrackedCell:
     labels = {"experiment": "e", "method": "imp", "mask_criterion": "random"}
-    return TrackedCell("0" * 16, str(seed), labels, {"seed": seed}, levels, done, (Path("t"),))
+    return TrackedCell("0" * 16, str(seed), labels, {"seed": seed}, levels, done)
 
 
 def test_mean_and_interval_over_three_seeds() -> None:

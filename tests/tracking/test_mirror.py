@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,14 +50,24 @@ def test_a_sweep_is_mirrored_with_names_groups_and_axes(
     assert first["about"] == {
         "project": "lt-sweeps",
         "displayName": f"mask_criterion-model-dataset-{first['name'][:6]}-s0",
-        "groupName": "default",
+        "groupName": "tiny",
         "jobType": "method",
         "tags": ["mask_criterion", "method", "model", "dataset"],
     }
     assert first["state"] == second["state"] == mean["state"] == "finished"
     assert first["config"]["recipe"]["value"]["lr"] == 0.01
     assert first["config"]["seed"]["value"] == 0
+    about = {name: value["value"] for name, value in first["config"].items()}
+    assert (about["sweep"], about["line"]) == ("tiny", "mask_criterion")
+    assert about["panel"] == "model on dataset"
+    assert (about["device"], about["stack_size"], about["code_version"]) == ("cpu", 2, "")
     assert first["summary"]["levels"] == 3
+    rows = wandb_server.rows(first["name"])
+    began = [row for row in rows if row["level_step"] == 0]
+    assert len(began) == 3 and not any("train/loss" in row for row in began), (
+        "no loss before a step"
+    )
+    assert all(row["train/loss"] > 0 for row in rows if "val/loss" in row and row["level_step"])
 
 
 def test_a_cell_over_its_seeds_is_a_run_with_mean_and_interval(
@@ -233,18 +245,49 @@ def test_a_sync_killed_at_any_moment_goes_on_from_what_arrived(
     once(wandb_server, folder)
 
 
-def test_masks_are_stored_once_for_all_runs_that_share_them(
-    cell: Make, swept: Swept, wandb_server: WandbServer
+@pytest.mark.parametrize("kind", ["mask", "ticket"])
+def test_artifacts_are_a_collection_per_cell_and_seed_with_levels_facts_and_parents(
+    cell: Make, swept: Swept, wandb_server: WandbServer, kind: str
 ) -> None:
-    folder = swept(*(cell(seed=seed) for seed in range(3)))
+    folder = swept(*(cell(seed=seed) for seed in range(2)))
     assert sync(folder) == 0 and not wandb_server.artifacts
-    assert sync(folder, artifacts="masks") == 0
-    # the dense mask is everybody's; level 1 and 2 are each seed's own
-    assert len(wandb_server.artifacts) == 1 + 2 * 3
-    assert max(each["logged"] for each in wandb_server.artifacts.values()) == 3
-    stored = [name for name in wandb_server.uploads if name.endswith(".safetensors")]
-    assert len(stored) == 7
+    assert sync(folder, artifacts=f"{kind}s") == 0
+    versions = list(wandb_server.artifacts.items())
+    cells = tracked_cells(folder)
+    names = [f"{kind}-{tracked.run.key}" for tracked in cells for _ in range(3)]
+    assert [version["artifactCollectionName"] for _, version in versions] == names
+    for tracked, mine in zip(cells, (versions[:3], versions[3:]), strict=True):
+        for number, (name, version) in enumerate(mine):
+            aliases = sorted(each["alias"] for each in version["aliases"])
+            assert aliases == ["latest", f"level-{number}"]
+            facts, result = json.loads(version["metadata"]), tracked.results[number]
+            assert facts["test_accuracy"] == result["ticket/test_accuracy"]
+            assert (facts["sparsity"], facts["level"]) == (result["sparsity"], number)
+            assert (facts["line"], facts["seed"]) == ("mask_criterion", tracked.seed)
+            assert facts["parent"] == (f"level-{number - 1}" if number else None)
+            stage = tracked.levels[number].record
+            assert stage is not None and facts["stage"] == stage.stage
+            # the level that prunes it has used it; nothing is pruned from the last
+            used = {who for who, what in wandb_server.used if what == name}
+            assert used == ({tracked.run.key} if number < 2 else set())
     wandb_server.requests.clear()
-    assert sync(folder, artifacts="masks") == 0
+    assert sync(folder, artifacts=f"{kind}s") == 0
     assert "CreateArtifact" not in wandb_server.requests
     once(wandb_server, folder)
+
+
+def test_a_sweep_that_shares_cells_takes_over_their_group_and_line_and_no_row(
+    cell: Make, swept: Swept, wandb_server: WandbServer
+) -> None:
+    folder = swept(cell())
+    assert sync(folder) == 0
+    (run,) = wandb_server.runs.values()
+    assert (run["config"]["line"]["value"], run["about"]["groupName"]) == ("mask_criterion", "tiny")
+    shutil.rmtree(folder)
+    swept(cell(), cell(recipe__lr=0.1))
+    assert sync(folder) == 0
+    assert run["config"]["line"]["value"] == "lr=0.01"
+    once(wandb_server, folder)
+    wandb_server.requests.clear()
+    assert sync(folder) == 0
+    assert not {"UpsertBucket", "file_stream"} & set(wandb_server.requests)

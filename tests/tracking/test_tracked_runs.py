@@ -30,7 +30,7 @@ def test_every_cell_and_seed_is_a_run_though_they_trained_stacked(cell: Make, sw
     assert [run.key.rpartition("-")[2] for run in runs] == ["0", "1", "0", "1"]
     # 3 levels of 3 epochs: 4 evaluations and a result each
     assert [len(run.rows) for run in runs] == [15] * 4
-    assert all(run.done and run.kind == "method" and run.group == "default" for run in runs)
+    assert all(run.done and run.kind == "method" and run.group == "tiny" for run in runs)
     # the dense training is shared by both criteria and is in the run of each
     assert runs[0].rows[:5] == runs[2].rows[:5]
 

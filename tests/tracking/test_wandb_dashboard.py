@@ -1,4 +1,4 @@
-"""The workspace and the report, as W&B would take them; built without a network."""
+"""The workspace and the report, as W&B gets them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 from fixtures.wandb_server import WandbServer
 
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.tracking.mean_runs import runs_over_seeds
+from lt_sweeps.tracking.tracked_runs import tracked_cells
 from lt_sweeps.tracking.wandb_dashboard import SECTIONS, dashboard
 
 pytest.importorskip("wandb_workspaces")
@@ -40,41 +44,73 @@ def sweep(cell: Make, swept: Swept) -> Path:
     )
 
 
-def written(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    said = json.loads(path.read_text())
-    return said["workspace"]["spec"]["section"], said["report"]["spec"]
+def saved(sweep: Path, server: WandbServer, **keys: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The workspace and the report that the server was given."""
+    dashboard(sweep, **keys)
+    view, report = (json.loads(view["spec"]) for view in server.views.values())
+    return view["section"], report
 
 
-def test_the_workspace_has_every_section_and_panel(sweep: Path) -> None:
-    view, _ = written(dashboard(sweep, save="false"))
+def test_the_workspace_has_every_section_and_panel(sweep: Path, wandb_server: WandbServer) -> None:
+    view, _ = saved(sweep, wandb_server)
     sections = {each["name"]: each["panels"] for each in view["panelBankConfig"]["sections"]}
     assert list(sections) == [*SECTIONS, "Verdicts"]
     titles = {name: [p["config"]["chartTitle"] for p in sections[name]] for name in SECTIONS}
-    assert titles == {name: [plot.title for plot in plots] for name, plots in SECTIONS.items()}
+    for name, plots in SECTIONS.items():
+        assert all(t.startswith(p.title) for t, p in zip(titles[name], plots, strict=True))
 
 
-def test_accuracy_is_against_percent_remaining_by_criterion_with_a_band(sweep: Path) -> None:
-    view, _ = written(dashboard(sweep, save="false", band="sd"))
-    panel = view["panelBankConfig"]["sections"][0]["panels"][0]["config"]
-    assert (panel["xAxis"], panel["metrics"]) == ("percent_remaining", ["ticket/test_accuracy"])
-    assert panel["xLogScale"] is True
-    assert (panel["groupBy"], panel["groupAgg"], panel["groupArea"]) == (
-        "criterion.value",
-        "mean",
-        "stddev",
-    )
+def panel(view: dict[str, Any], section: int = 0, number: int = 0) -> dict[str, Any]:
+    return view["panelBankConfig"]["sections"][section]["panels"][number]["config"]
 
 
-def test_lines_are_cells_where_the_criterion_does_not_tell_them_apart(
-    cell: Make, swept: Swept
+def test_accuracy_is_against_percent_remaining_by_line_with_the_range_of_the_seeds(
+    sweep: Path, wandb_server: WandbServer
 ) -> None:
-    view, _ = written(dashboard(swept(cell(), cell(recipe__lr=0.1)), save="false"))
-    panel = view["panelBankConfig"]["sections"][0]["panels"][0]["config"]
-    assert panel["groupBy"] == "cell.value"
+    view, _ = saved(sweep, wandb_server)
+    first = panel(view)
+    assert (first["xAxis"], first["metrics"]) == ("percent_remaining", ["ticket/test_accuracy"])
+    assert first["xLogScale"] is True
+    grouped = (first["groupBy"], first["groupAgg"], first["groupArea"])
+    assert grouped == ("line.value", "mean", "minmax")
 
 
-def test_only_the_sweeps_own_cells_are_in_it(sweep: Path) -> None:
-    view, report = written(dashboard(sweep, save="false"))
+@pytest.mark.parametrize(("band", "says"), [("ci", "95% t interval"), ("sd", "1 standard dev")])
+def test_a_band_has_the_edges_of_the_report(
+    sweep: Path, wandb_server: WandbServer, band: str, says: str
+) -> None:
+    view, _ = saved(sweep, wandb_server, band=band)
+    first, layers = panel(view), panel(view, 2)
+    kinds = ("mean", f"{band}_low", f"{band}_high")
+    assert first["metrics"] == [f"{kind}/ticket/test_accuracy" for kind in kinds]
+    assert first["groupArea"] == layers["groupArea"] == "none", "nothing of W&B's beside it"
+    assert says in first["chartTitle"]
+    (large, _) = analyses(read_results(sweep, metrics=()), {})[""].curves
+    (mean, _) = (run for run in runs_over_seeds(tracked_cells(sweep)))
+    rows = [row for row in mean.rows if "sparsity" in row]
+    assert mean.about["line"] == large.label
+    for row, point in zip(rows, large.points, strict=True):
+        edges = [row[name] for name in first["metrics"]]
+        assert edges == pytest.approx([point.mean, *point.band(band)], nan_ok=True)
+
+
+def test_lines_are_called_as_in_the_report_and_told_apart_by_panel(
+    cell: Make, swept: Swept, wandb_server: WandbServer
+) -> None:
+    small = {"net": {"_target_": "lt_sweeps.models.FC", "hidden": [5]}}
+    other = cell(recipe__lr=0.1, model=small)
+    folder = swept(
+        cell(), cell(recipe__lr=0.1), Cell(other.config, {**other.choices, "model": "small"}, ())
+    )
+    view, _ = saved(folder, wandb_server)
+    assert panel(view)["groupBy"] == "panel_and_line.value"
+    names = [tracked.place["panel_and_line"] for tracked in tracked_cells(folder)]
+    assert names[:2] == [f"model on dataset: lr={lr}" for lr in (0.01, 0.1)]
+    assert names[2].startswith("small on dataset: ")
+
+
+def test_only_the_sweeps_own_cells_are_in_it(sweep: Path, wandb_server: WandbServer) -> None:
+    view, report = saved(sweep, wandb_server)
     (rule,) = view["runSets"][0]["filters"]["filters"]
     manifest = json.loads((sweep / "manifest.json").read_text())
     assert rule["key"] == {"section": "config", "name": "cell"} and rule["op"] == "IN"
@@ -84,8 +120,8 @@ def test_only_the_sweeps_own_cells_are_in_it(sweep: Path) -> None:
     assert all(grid["metadata"]["runSets"][0]["filters"] for grid in grids)
 
 
-def test_the_verdicts_are_a_table_in_both(sweep: Path) -> None:
-    view, report = written(dashboard(sweep, save="false", baseline="random"))
+def test_the_verdicts_are_a_table_in_both(sweep: Path, wandb_server: WandbServer) -> None:
+    view, report = saved(sweep, wandb_server, baseline="random")
     text = view["panelBankConfig"]["sections"][-1]["panels"][0]["config"]["value"]
     lines = text.splitlines()
     assert lines[0] == "test_accuracy against random"
@@ -94,8 +130,8 @@ def test_the_verdicts_are_a_table_in_both(sweep: Path) -> None:
     assert text in json.dumps(report, ensure_ascii=False).replace("\\n", "\n")
 
 
-def test_without_a_baseline_the_table_has_means(sweep: Path) -> None:
-    view, _ = written(dashboard(sweep, save="false"))
+def test_without_a_baseline_the_table_has_means(sweep: Path, wandb_server: WandbServer) -> None:
+    view, _ = saved(sweep, wandb_server)
     text = view["panelBankConfig"]["sections"][-1]["panels"][0]["config"]["value"]
     assert "no tests, because the report has no baseline" in text
     assert len(text.splitlines()) == 4 + 2 * 3
@@ -113,9 +149,8 @@ def test_saved_again_it_replaces_itself(sweep: Path, wandb_server: WandbServer) 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["save=no"], "dashboard: save=no; give true or false"),
         (["projct=x"], "dashboard: unknown key projct; keys: ["),
-        (["save=false", "baseline=none_such"], "report.baseline: no line is called `none_such`"),
+        (["baseline=none_such"], "report.baseline: no line is called `none_such`"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -131,4 +166,4 @@ def test_a_server_that_fails_is_one_line(
     wandb_server.fault = lambda path: 403
     assert main(["dashboard", str(sweep)]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("error: dashboard: ") and "save=false writes it without W&B" in err
+    assert err.startswith("error: dashboard: ") and err.count("\n") == 1

@@ -52,7 +52,7 @@ def test_an_offline_run_holds_what_the_records_hold(
     folder = swept(cell())
     assert sync(folder, mode="offline", tags="[paper]") == 0
     (run,) = once(folder).values()
-    assert (run["group"], run["job_type"], run["exit"]) == ("default", "method", 0)
+    assert (run["group"], run["job_type"], run["exit"]) == ("tiny", "method", 0)
     assert run["tags"] == ["mask_criterion", "method", "model", "dataset", "paper"]
     assert run["config"]["recipe"]["optimizer"] == "adam"
     assert run["summary"]["levels"] == 3
@@ -121,7 +121,7 @@ def test_wandb_sync_uploads_the_files_and_ours_then_has_nothing_to_add(
     for source in tracked_cells(folder):
         rows = wandb_server.rows(source.run.key)
         assert [row["_step"] for row in rows] == list(range(len(source.run.rows)))
-    assert len(wandb_server.artifacts) == 1 + 2 * 2
+    assert len(wandb_server.artifacts) == 2 * 3
     wandb_server.requests.clear()
     assert sync(folder, mode="online") == 0
     assert "file_stream" not in wandb_server.requests

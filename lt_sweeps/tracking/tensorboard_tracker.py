@@ -1,0 +1,137 @@
+"""The TensorBoard tracker: an event file for each run, `<sweep>/<panel>/<line>/<run>`.
+
+Row i of a run is event i + 1 of its file, after the event that names the format. So the file itself
+says what has arrived. A kill can cut off its last event, which is removed and written again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lt_sweeps.tracking.tracked_runs import Run, axis, numbers
+from lt_sweeps.tracking.tracker import Arrived, check_installed, check_seconds
+
+_FILE = "events.out.tfevents.0.lt-sweeps"
+_END = "_hparams_/session_end_info"  # TensorBoard's own name
+
+
+@dataclass(frozen=True)
+class TensorBoard:
+    """The folder of event files that mirrors a sweep; `folder` lies in the root."""
+
+    folder: str | None = None
+    every: float = 30
+    per_minute: int = 6000
+    linger: float = 60
+    whole = False
+
+    def __post_init__(self) -> None:
+        check_seconds(self)
+        check_installed("tensorboard", extra="tensorboard")
+
+    @contextmanager
+    def session(self, root: Path, *, job: str | None = None) -> Iterator[_Session]:
+        yield _Session(root / (self.folder or "tensorboard"))
+
+
+@dataclass(frozen=True)
+class _Session:
+    folder: Path
+
+    def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
+        found = {run.key: self._file(run) for run in runs}
+        return {key: _read(file)[0] for key, file in found.items() if file.exists()}
+
+    def send(self, run: Run) -> None:
+        file = self._file(run)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        arrived, size = _read(file) if file.exists() else (Arrived(), 0)
+        events = list(_events(run, arrived.rows, first=size == 0, last=not arrived.closed))
+        with file.open("r+b" if file.exists() else "xb") as stream:
+            stream.truncate(size)
+            stream.seek(size)
+            _write(stream, events)
+
+    def _file(self, run: Run) -> Path:
+        """The file of a run. TensorBoard names a run by its folder: a new line moves it."""
+        about = run.about
+        words = (about["sweep"], about["panel"] or "-", about["line"])
+        sweep, panel, line = (_folder_name(str(word)) for word in words)
+        place = self.folder / sweep / panel / line / run.key
+        for before in (self.folder / sweep).glob(f"*/*/{run.key}"):
+            if before != place:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                before.rename(place)
+        return place / _FILE
+
+
+def _folder_name(words: str) -> str:
+    return words.replace("/", "_").replace("\0", "").strip(".")[:200] or "-"
+
+
+def _read(file: Path) -> tuple[Arrived, int]:
+    """What a file holds, and the number of bytes of its whole events."""
+    loader = _module("backend.event_processing.event_file_loader").RawEventFileLoader(str(file))
+    rows, size, closed = 0, 0, False
+    for content in loader.Load():
+        event = _module("compat.proto.event_pb2").Event.FromString(content)
+        size += len(content) + 16  # two checksums and a length
+        is_end = any(value.tag == _END for value in event.summary.value)
+        rows += event.HasField("summary") and not is_end
+        closed |= is_end
+    return Arrived(rows, closed), size
+
+
+def _events(run: Run, start: int, *, first: bool, last: bool) -> Iterator[Any]:
+    Event, Summary = _module("compat.proto.event_pb2").Event, _summary()
+    if first:
+        yield Event(wall_time=time.time(), file_version="brain.Event:2")
+    for row in run.rows[start:]:
+        values = [Summary.Value(tag=n, simple_value=v) for n, v in numbers(row).items()]
+        yield Event(wall_time=time.time(), step=axis(row), summary=Summary(value=values))
+    if run.done and last:
+        yield Event(wall_time=time.time(), summary=Summary(value=_ending(run)))
+
+
+def _ending(run: Run) -> list[Any]:
+    """The settings and the summary of a whole run, as a row of TensorBoard's table HPARAMS."""
+    table, Summary = _module("plugins.hparams.plugin_data_pb2"), _summary()
+    start, end = table.SessionStartInfo(), table.SessionEndInfo(status="STATUS_SUCCESS")
+    for name, value in {**run.settings, **run.about}.items():
+        kind = {bool: "bool_value", int: "number_value", float: "number_value"}.get(type(value))
+        setattr(start.hparams[name], kind or "string_value", value if kind else str(value))
+
+    def noted(tag: str, **content: Any) -> Any:
+        value = Summary.Value(tag=tag)
+        value.metadata.plugin_data.plugin_name = "hparams"
+        value.metadata.plugin_data.content = table.HParamsPluginData(**content).SerializeToString()
+        return value
+
+    summary = {f"summary/{name}": value for name, value in numbers(run.summary).items()}
+    return [
+        noted("_hparams_/session_start_info", session_start_info=start),
+        *(Summary.Value(tag=name, simple_value=value) for name, value in summary.items()),
+        noted(_END, session_end_info=end),
+    ]
+
+
+def _write(stream: Any, events: Sequence[Any]) -> None:
+    writer = _module("summary.writer.record_writer").RecordWriter(stream)
+    for event in events:
+        writer.write(event.SerializeToString())
+    writer.flush()
+
+
+def _summary() -> Any:
+    return _module("compat.proto.summary_pb2").Summary
+
+
+def _module(name: str) -> Any:
+    """A module of TensorBoard, which may not be installed and has no types."""
+    return importlib.import_module(f"tensorboard.{name}")
