@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.captured_step import Waits, captured
+from fixtures.captured_step import Waits, captured, no_waits
 from fixtures.tiny_cell import CONV, SGD, TINY
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.planning import Plan
+from lt_sweeps.sparsity import top_k
 from lt_sweeps.storage.store import Store
 from lt_sweeps.training import training_loop
 from lt_sweeps.training.training_loop import TrainingLoop
@@ -62,12 +63,35 @@ BACKENDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _ranked_as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(top_k, "host_reads", lambda tensor: False)
+
+
 @contextmanager
 def capturing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainings take the way that they take on a GPU, with recorded operations for a graph."""
+    """Trainings take the way that they take on a GPU, with recorded operations for a graph.
+
+    What a step does outside of the graph may not wait for the device either: rewiring a mask,
+    setting a temperature, keying a draw.
+    """
+    make = TrainingLoop.update
+
+    def without_waits(loop: TrainingLoop, *, eager: bool = False) -> Callable[[int], None]:
+        update = make(loop, eager=eager)
+        if eager:  # the rehearsal, which looks at what it likes
+            return update
+
+        def updated(step: int) -> None:
+            with no_waits():
+                update(step)
+
+        return updated
+
     with monkeypatch.context() as patch:
         patch.setattr(training_loop, "graphed", captured)
         patch.setattr(TrainingLoop, "captures", property(lambda loop: True))
+        patch.setattr(TrainingLoop, "update", without_waits)
         yield
 
 
