@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.seeds import Seed, generator
+from lt_sweeps.config.seeds import Seed, draw, generator
 from lt_sweeps.models.network import Layer
+from lt_sweeps.sparsity.counter_noise import Noise
 
 
 def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
@@ -20,7 +22,7 @@ def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
         return torch.ones_like(scores, dtype=torch.bool)
     if count <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    scores = torch.where(scores.isnan(), -torch.inf, scores)
+    scores = _numbers(scores)
     boundary = scores.kthvalue(len(scores) - count + 1).values
     keep = scores > boundary
     tied = (scores == boundary).nonzero().squeeze(1)
@@ -35,14 +37,69 @@ def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
 
 
 def keep_top_of_each(
-    scores: Tensor, counts: Sequence[int], seeds: Sequence[Seed], *index: int | str
+    scores: Tensor, counts: Tensor, seeds: tuple[Seed, ...], *index: int | str
 ) -> Tensor:
-    """`keep_top` of every replicate: `[R, n]`. Its seed and the `index` draw among ties."""
-    ties = [generator(seed.role("noise"), "ties", *index) for seed in seeds]
-    return torch.stack([keep_top(*row) for row in zip(scores, counts, ties, strict=True)])
+    """`keep_top` of every replicate: bool `[R, n]` of scores `[R, n]` and counts `[R]`.
+
+    A replicate's seed and the `index` draw among ties: on the CPU as `keep_top` does, and on a
+    device from a counter, because how many scores are tied is not known to the host there.
+    """
+    if host_reads(scores):
+        ties = [generator(seed.role("noise"), "ties", *index) for seed in seeds]
+        rows = zip(scores, counts.tolist(), ties, strict=True)
+        return torch.stack([keep_top(*row) for row in rows])
+    noise = Noise(len(scores), scores.shape[1], scores.device)
+    # One number for all replicates, which a kernel takes as an argument: nothing is copied.
+    noise.seed(_keys(seeds, scores.device) + (draw(0, "ties", *index) & 0x7FFFFFFF))
+    return keep_top_of_rows(scores, counts, noise.draw())
+
+
+def keep_top_of_rows(scores: Tensor, counts: Tensor, noise: Tensor) -> Tensor:
+    """The `counts` `[R]` highest scores of each row `[R, n]`, without a wait for the device.
+
+    Of scores that equal the lowest one kept those stay whose `noise` `[R, n]` is highest, and of
+    those the first: a float32 holds 2^24 numbers, so a large layer has a few that are equal.
+    """
+    missing, keep = counts[:, None], torch.zeros_like(scores, dtype=torch.bool)
+    among = ~keep
+    for values in (_numbers(scores), noise):
+        lowest = _lowest_kept(values.masked_fill(~among, -torch.inf), missing)
+        higher, among = among & (values > lowest), among & (values == lowest)
+        keep, missing = keep | higher, missing - higher.sum(1, keepdim=True)
+    return keep | (among & (among.cumsum(1, dtype=torch.int32) <= missing))
+
+
+def host_reads(tensor: Tensor) -> bool:
+    """Whether the host may look at a tensor without waiting for a device."""
+    return tensor.device.type == "cpu"
 
 
 def by_layer(flat: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
     """`flat` `[..., n]`, the weights of several layers one after another, as `[..., *shape]`."""
     parts = zip(layers, flat.split([layer.size for layer in layers], -1), strict=True)
     return {layer.name: part.view(*flat.shape[:-1], *layer.shape) for layer, part in parts}
+
+
+def _numbers(scores: Tensor) -> Tensor:
+    return torch.where(scores.isnan(), -torch.inf, scores)
+
+
+def _lowest_kept(scores: Tensor, counts: Tensor) -> Tensor:
+    """The lowest score of each row that is among its `counts` `[R, 1]` highest: `[R, 1]`.
+
+    `topk` takes one number for all rows, and it has to be known to the host. So n are asked for of
+    twice n numbers: each row is padded with n - count that are higher than any score, and count
+    that are lower. (`kthvalue` is no deterministic operation on a GPU, and sorting takes longer.)
+    """
+    size = scores.shape[1]
+    higher = torch.arange(size, device=scores.device) < size - counts
+    padding = torch.where(higher, torch.inf, -torch.inf).to(scores.dtype)
+    padded = torch.cat([scores, padding], 1)
+    return padded.topk(size, dim=1, sorted=False).values.amin(1, keepdim=True)
+
+
+@functools.lru_cache(maxsize=4)
+def _keys(seeds: tuple[Seed, ...], device: torch.device) -> Tensor:
+    """A key for each replicate, sent to the device once: int32 `[R]`."""
+    numbers = [draw(seed.role("noise"), "ties") & 0x7FFFFFFF for seed in seeds]
+    return torch.tensor(numbers, dtype=torch.int32, device=device)

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.seeds import draw
 from lt_sweeps.plan.unit import Unit
+from lt_sweeps.sparsity.counter_noise import Noise, StepKeys
 from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier, overrides
 from lt_sweeps.sparsity.sparsifiers.sparsifier import per_replicate
 from lt_sweeps.storage.ticket import LOGITS, State, Ticket
-from lt_sweeps.training.counter_noise import Noise
 from lt_sweeps.training.mask_action import MaskAction
 from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.stack import BufferLayout, Stack
@@ -45,6 +44,8 @@ class LearnedMask(MaskAction):
         self.temperature = torch.ones(stack.replicates, device=stack.device)
         self.noise = Noise(stack.replicates, stack.layout.size, stack.device)
         self._draws = overrides(sparsifier, LearnedSparsifier.sampled)
+        streams = [(unit.seed.role("noise"), "sample", unit.stage.level) for unit in units]
+        self._step_keys = StepKeys(streams, stack.device)
         self._computed: list[_Computed] = []
         # A CPU rounds the ends of a vector otherwise than its middle, and where an end is depends
         # on the replicates beside it: there each is computed by itself.
@@ -84,8 +85,7 @@ class LearnedMask(MaskAction):
     def at(self, step: int) -> None:
         self.temperature.fill_(self.sparsifier.temperature(step, self.recipe))
         if self._draws:
-            pairs = [(unit.seed.role("noise"), unit.stage.level) for unit in self.units]
-            self.noise.seed([draw(noise, "sample", level, step) for noise, level in pairs])
+            self.noise.seed(self._step_keys.at(step))
 
     def compute(self) -> None:
         self.stack.weights.copy_(self.raw)

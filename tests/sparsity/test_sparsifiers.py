@@ -19,6 +19,7 @@ from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, plan, planned_cell
 from lt_sweeps.plan.stages import Evaluate, Init, Logits, Prune, Train, Training
+from lt_sweeps.sparsity.counter_noise import Noise
 from lt_sweeps.sparsity.evidence import Criterion, logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import (
@@ -30,7 +31,6 @@ from lt_sweeps.sparsity.sparsifiers import (
 )
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
-from lt_sweeps.training.counter_noise import Noise
 from lt_sweeps.training.learned_mask import LearnedMask
 from lt_sweeps.training.training_loop import TrainingLoop
 

@@ -1,23 +1,29 @@
-"""A step that was captured and is replayed trains the same network, bit for bit.
-
-Learning rates are powers of two: a graph reads the rate from a float32 on the device, and an eager
-step takes Python's float64, which is the same number only then.
-"""
+"""A step that was captured and is replayed trains the same network, bit for bit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from fixtures.captured_step import Waits, captured
-from fixtures.tiny_cell import CONV, SGD, TINY
+from fixtures.captured_step import Waits, captured, no_waits
+from fixtures.method_cases import (
+    ADAM,
+    BACKENDS,
+    HALF,
+    METHODS,
+    MODELS,
+    MOMENTUM,
+    has_norms,
+    method_cells,
+)
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import CONF
 from lt_sweeps.plan.planning import Plan
+from lt_sweeps.sparsity import top_k
 from lt_sweeps.storage.store import Store
 from lt_sweeps.training import training_loop
 from lt_sweeps.training.training_loop import TrainingLoop
@@ -25,49 +31,39 @@ from lt_sweeps.training.training_loop import TrainingLoop
 Make = Callable[..., Cell]
 Run = Callable[..., tuple[Plan, Store]]
 
-RATE = 2**-6
-FINETUNE = {"length": "1ep", "lr": RATE}
-HALF = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5}
-MOMENTUM = {**SGD, "lr": 2**-5, "length": "2ep", "milestones": [], "weight_decay": 2**-7}
-ADAM = {**TINY["recipe"], "lr": RATE, "length": "2ep"}
-METHODS: dict[str, dict[str, Any]] = {
-    "dense": {},
-    "imp": {},
-    "one_shot": {},
-    "magnitude": {"finetune": FINETUNE},
-    "gmp": {"every": "3it", "finetune": FINETUNE},
-    "imp_continued": {"protocol": "ticket", "to": "1ep"},
-    "renda": {"retrain": "1ep"},
-    "rigl": {"every": "2it"},
-    "at_init": {},
-    "amc": {"episodes": 2, "warmup": 1, "finetune": FINETUNE},
-    "slimming": {"finetune": FINETUNE},
-    "supermask": {},
-    "supermask_ticket": {},
-    "learned_supermask": {"bias": 0.0},
-    "continuous_sparsification": {"rounds": 2, "protocol": "ticket", "to": "1ep"},
-    "l0": {"lmbda": 2**-7, "mask": "sample", "finetune": FINETUNE},
-    "soft_threshold": {"s_init": -2.0, "finetune": FINETUNE},
-    "dnw": {"finetune": FINETUNE},
-}
-MODELS: dict[str, dict[str, Any]] = {
-    "fc": TINY["model"],
-    "conv": {"net": {"_target_": "lt_sweeps.models.Conv", "blocks": [[4, 4]], "hidden": [8, 8]}},
-    "resnet": CONV,
-}
-BACKENDS = {
-    "fc": ("loop", "chain", "stacked", "grouped", "vmap"),
-    "conv": ("loop", "stacked", "grouped", "vmap"),
-    "resnet": ("loop", "stacked", "grouped"),
-}
+ONCE = ("learned_supermask_from", "exact_continuous_sparsification", "transfer")
+"""Methods that train as another method here does."""
+
+
+@pytest.fixture(autouse=True)
+def _ranked_as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(top_k, "host_reads", lambda tensor: False)
 
 
 @contextmanager
 def capturing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainings take the way that they take on a GPU, with recorded operations for a graph."""
+    """Trainings take the way that they take on a GPU, with recorded operations for a graph.
+
+    What a step does outside of the graph may not wait for the device either: rewiring a mask,
+    setting a temperature, keying a draw.
+    """
+    make = TrainingLoop.update
+
+    def without_waits(loop: TrainingLoop, *, eager: bool = False) -> Callable[[int], None]:
+        update = make(loop, eager=eager)
+        if eager:  # the rehearsal, which looks at what it likes
+            return update
+
+        def updated(step: int) -> None:
+            with no_waits():
+                update(step)
+
+        return updated
+
     with monkeypatch.context() as patch:
         patch.setattr(training_loop, "graphed", captured)
         patch.setattr(TrainingLoop, "captures", property(lambda loop: True))
+        patch.setattr(TrainingLoop, "update", without_waits)
         yield
 
 
@@ -92,23 +88,17 @@ def assert_equal(
 def test_every_method_trains_the_same_when_its_step_is_captured(
     cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, recipe: dict
 ) -> None:
-    needs_norms = name in ("slimming", "amc")
-    if needs_norms and recipe is ADAM:
-        pytest.skip("one optimizer is enough for a convolutional net")
-    criterion = {"_target_": "lt_sweeps.sparsity.criteria.snip", "examples": 32}
-    cells = [
-        cell(
-            method={"_target_": f"lt_sweeps.plan.methods.{name}", **METHODS[name]},
-            schedule=HALF,
-            recipe=recipe,
-            seed=seed,
-            **({"model": CONV} if needs_norms else {}),
-            **({"mask_criterion": criterion} if name == "at_init" else {}),
-        )
-        for seed in (0, 1)
-    ]
-    backend = "stacked" if needs_norms else "chain"
+    if recipe is ADAM and (has_norms(name) or name in ONCE):
+        pytest.skip("one optimizer is enough")
+    cells = method_cells(cell, name, recipe)
+    backend = "stacked" if has_norms(name) else "chain"
     assert_equal(run, monkeypatch, tmp_path, *cells, backend=backend)
+
+
+def test_every_method_is_among_them() -> None:
+    text = "".join(path.read_text() for path in (CONF / "method").glob("*.yaml"))
+    assert {f"_target_: lt_sweeps.plan.methods.{name}\n" in text for name in METHODS} == {True}
+    assert text.count("_target_:") == len(METHODS)
 
 
 @pytest.mark.parametrize(

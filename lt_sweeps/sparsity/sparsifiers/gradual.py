@@ -56,9 +56,8 @@ class Gradual(Sparsifier):
         for group, final in zip(groups, self.keep, strict=True):
             flat = torch.cat([state.weights[layer.name].abs().flatten(1) for layer in group], 1)
             count = self.remaining(flat.shape[1], final, step)
-            kept = keep_top_of_each(
-                flat, [count] * len(flat), state.seeds, "gradual", step, group[0].name
-            )
+            counts = torch.full((len(flat),), count, device=flat.device)
+            kept = keep_top_of_each(flat, counts, state.seeds, "gradual", step, group[0].name)
             for name, mask in by_layer(kept, group).items():
                 state.mask[name].copy_(mask)
 

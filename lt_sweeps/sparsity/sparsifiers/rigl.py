@@ -56,11 +56,10 @@ class RigL(Sparsifier):
         mask, weights, grads = (named[layer.name].flatten(1) for named in tensors)
         # A replicate that diverged keeps its number of weights, no matter which ones.
         weights, grads = weights.nan_to_num().abs(), grads.nan_to_num().abs()
-        counts = [int(count) for count in mask.sum(1)]  # replicates may differ in sparsity
-        moving = [int(self.moving(step) * count) for count in counts]
-        staying = [count - moved for count, moved in zip(counts, moving, strict=True)]
+        counts = (mask != 0).sum(1)  # replicates may differ in sparsity
+        moving = (self.moving(step) * counts.double()).long()
         active = torch.where(mask != 0, weights, -1.0)
         index = (step, layer.name)
-        stay = keep_top_of_each(active, staying, state.seeds, "drop", *index)
+        stay = keep_top_of_each(active, counts - moving, state.seeds, "drop", *index)
         absent = torch.where(stay, -1.0, grads)
         return stay | keep_top_of_each(absent, moving, state.seeds, "grow", *index)

@@ -1,8 +1,11 @@
 """Noise is uniform, its own for every key and position, and the same however it is made."""
 
+import pytest
 import torch
 
-from lt_sweeps.training.counter_noise import Noise
+from lt_sweeps.config.seeds import draw
+from lt_sweeps.sparsity import counter_noise
+from lt_sweeps.sparsity.counter_noise import Noise, StepKeys
 
 
 def drawn(*keys: int, size: int = 100_000) -> torch.Tensor:
@@ -27,6 +30,21 @@ def test_keys_and_positions_are_independent() -> None:
 
 def test_a_replicate_draws_the_same_whoever_stands_beside_it() -> None:
     assert torch.equal(drawn(5, 6, 7)[1], drawn(6)[0])
+
+
+def test_the_keys_of_the_steps_are_drawn_once_for_many_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[tuple[object, ...]] = []
+    monkeypatch.setattr(counter_noise, "draw", lambda *of: drawn.append(of) or draw(*of))
+    streams = [(3, "sample", 1), (5, "sample", 0)]
+    keys, noise = StepKeys(streams), Noise(2, 1)
+    for step in (0, 1, 1023, 1024, 1500, 2**20 + 7, 4):
+        noise.seed([draw(*stream, step) for stream in streams])
+        expected = noise.keys.clone()
+        noise.seed(keys.at(step))
+        assert torch.equal(noise.keys, expected), step
+    assert len(drawn) == 4 * 2 * 1024, "and not for each of 1500 steps"
 
 
 def test_the_bits_are_pinned() -> None:

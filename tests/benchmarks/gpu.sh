@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can tell, in one go on a bare machine: the `gpu` tests, a table with the limits of the device, and figure
+# 3's FC panel as far as the time allows. From the project's root:
+#
+#     bash tests/benchmarks/gpu.sh                              # on a GPU
+#     DEVICE=cpu SIZE=tiny bash tests/benchmarks/gpu.sh         # a rehearsal, in a minute
+#
+# LIMIT     seconds in all (540)                  PARTS     of "tests table panel"
+# OUT       a folder for at most seven files      WHEELS    packages to install first; no network is asked
+# DATA      a folder with MNIST/raw, gzipped or not
+# OPEN_LTH  a clone of open_lth, to be timed too  WORDS     more overrides of the panel, such as precision=tf32
+#
+# A part that fails is told, and the next one goes on; the exit status is 1 if any failed.
+set -u
+DEVICE=${DEVICE:-cuda} SIZE=${SIZE:-full} LIMIT=${LIMIT:-540} OUT=${OUT:-$PWD/.gpu/out} PY=${PY:-python3}
+PARTS=${PARTS:-tests table panel} WHEELS=${WHEELS:-.gpu/wheels} DATA=${DATA:-.gpu/data} OPEN_LTH=${OPEN_LTH:-}
+WORDS=${WORDS:-}
+export PYTHONUNBUFFERED=1
+mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd)
+exec > >(tee "$OUT/log") 2>&1
+failed=""
+scratch=$(mktemp -d)
+export PYTHONPYCACHEPREFIX="$scratch/pycache" # the tree stays as it is
+trap 'rm -rf "$scratch"' EXIT
+
+left() { echo $((LIMIT - SECONDS)); }
+at_most() { local n; n=$(left); [ "$n" -lt "$1" ] && echo "$n" || echo "$1"; }
+part() { # name, seconds, command: run it within its time, and remember it if it fails
+  local name=$1 limit status; limit=$(at_most "$2"); shift 2
+  printf '\n== %s (at %s s, for %s s at most)\n' "$name" "$SECONDS" "$limit"
+  if [ "$limit" -lt 3 ]; then echo "no time left for $name"; failed="$failed $name"; return; fi
+  # SIGINT first, so that what has been measured is written.
+  timeout --signal=INT --kill-after=15 "$limit" "$@"; status=$?
+  [ $status -eq 0 ] || { echo "$name: exit status $status"; failed="$failed $name"; }
+}
+wanted() { case " $PARTS " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+wheels=("$WHEELS"/*.whl)
+if [ -e "${wheels[0]}" ]; then
+  printf '== %s wheels\n' "${#wheels[@]}"
+  install=("$PY" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check --root-user-action=ignore --upgrade --target "$scratch/site")
+  # Without pip, or where one wheel does not fit, they are unpacked: that is all that it would do.
+  if ! "${install[@]}" "${wheels[@]}"; then
+    tag=$("$PY" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+    for wheel in "${wheels[@]}"; do
+      case "$wheel" in
+        *-none-any.whl | *-"$tag"-* | *-abi3-*) "$PY" -m zipfile -e "$wheel" "$scratch/site" && continue ;;
+      esac
+      echo "not installed: $wheel"; failed="$failed $(basename "$wheel")"
+    done
+  fi
+  export PYTHONPATH="$scratch/site:$PYTHONPATH"
+fi
+for file in "$DATA"/MNIST/raw/*.gz; do [ -e "$file" ] && [ ! -e "${file%.gz}" ] && gunzip -k "$file"; done
+
+[ "$DEVICE" = cuda ] && nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+"$PY" - <<'P' || failed="$failed packages"
+import importlib, sys
+missing = []
+for name in "torch hydra omegaconf submitit safetensors filelock numpy scipy pandas statsmodels matplotlib sklearn torchvision rich yaml psutil pytest".split():
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        missing.append(f"{name} ({type(error).__name__})")
+import torch
+print(sys.version.split()[0], "torch", torch.__version__, "cuda", torch.cuda.is_available(), "missing:", ", ".join(missing) or "nothing")
+P
+
+tiny=(); limits=(200 240); [ "$SIZE" = tiny ] && { tiny=(--size tiny); limits=(120 60); }
+if wanted tests; then
+  part tests "${limits[0]}" env LT_TEST_DEVICE="$DEVICE" "$PY" -m pytest -q -p no:cacheprovider -W default -m gpu tests/gpu ${TESTS:+-k "$TESTS"}
+fi
+if wanted table; then
+  seconds=$(at_most "${limits[1]}")
+  part table $((seconds + 20)) "$PY" tests/benchmarks/gpu_table.py --device "$DEVICE" "${tiny[@]}" --out "$OUT" --limit "$seconds" ${OPEN_LTH:+--open-lth "$OPEN_LTH"}
+fi
+if wanted panel; then
+  seconds=$(($(left) - 45)) # in which a sweep that is stopped saves
+  part panel $((seconds + 40)) "$PY" tests/benchmarks/gpu_panel.py --device "$DEVICE" "${tiny[@]}" --data "$DATA" --out "$OUT" --limit "$seconds" $WORDS
+fi
+printf '\n== end (at %s s): ' "$SECONDS"
+[ -z "$failed" ] && echo "every part ended well; see $OUT" || echo "failed:$failed; see $OUT"
+[ -z "$failed" ]

@@ -1,0 +1,537 @@
+"""How fast stacks train on a GPU, beside what the device can do and beside plain loops.
+
+    python tests/benchmarks/gpu_table.py --device cuda --out gpu_results --limit 240
+    python tests/benchmarks/gpu_table.py --device cpu --size tiny        # a rehearsal
+
+It measures the memory bandwidth and the rate of products of the device, then for each net and
+precision:
+
+`plain`     the best captured loop of one `nn.Module` that is written by hand: data on the device, a
+            fused optimizer, the mask multiplied onto the weights, channels_last or not
+`ours`      `TrainingLoop`, as a sweep runs it, at 80 % sparsity, R = 1, 5, 15 and 45
+`open_lth`  the training loop of that code base, where `--open-lth` names its folder
+
+A floor is the longer of two times: that of the bytes which a step cannot avoid (weights, gradients
+and moments of all replicates) at the measured bandwidth, and that of its products at the measured
+rate. Activations count as nothing. `results.json` and `table.md` are written after every row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from lt_sweeps.config import keys
+from lt_sweeps.config.call import Config
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.plan.planning import plan
+from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.ticket import stack
+from lt_sweeps.training.training_loop import TrainingLoop
+
+SPARSITY = 0.8
+PRECISIONS: tuple[str, ...] = getattr(keys, "PRECISIONS", ("float32",))
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net with its images and recipe, as configs."""
+
+    net: dict[str, Any]
+    shape: tuple[int, int, int]
+    batch: int = 60
+    optimizer: str = "adam"
+
+
+MODELS = "lt_sweeps.models."
+FULL = {
+    "fc": Net({"_target_": MODELS + "FC"}, (1, 28, 28)),
+    "conv4": Net(
+        {"_target_": MODELS + "Conv", "blocks": [[64, 64], [128, 128]], "hidden": [256, 256]},
+        (3, 32, 32),
+    ),
+    "resnet20": Net({"_target_": MODELS + "ResNet", "depth": 20}, (3, 32, 32), 128, "sgd"),
+}
+TINY = {
+    "fc": Net({"_target_": MODELS + "FC", "hidden": [12, 8]}, (1, 8, 8), 8),
+    "conv4": Net({"_target_": MODELS + "Conv", "blocks": [[4, 4]], "hidden": [8, 8]}, (3, 8, 8), 8),
+    "resnet20": Net({"_target_": MODELS + "ResNet", "depth": 8, "width": 4}, (3, 8, 8), 8, "sgd"),
+}
+
+
+@dataclass
+class Row:
+    """One way to train one net: milliseconds of a step of all its replicates."""
+
+    net: str
+    way: str
+    precision: str
+    replicates: int
+    milliseconds: float
+    floor: float | None = None  # milliseconds
+    times_plain: float | None = None  # replicate-steps per second, against `plain`
+    memory: float | None = None  # GiB
+    ready: float | None = None  # seconds before the first step: building, warming up, capturing
+
+    @property
+    def rate(self) -> float:
+        return self.replicates / self.milliseconds * 1000
+
+
+@dataclass
+class Bench:
+    """The settings of this run, and what it has measured so far."""
+
+    device: torch.device
+    tiny: bool
+    deadline: float
+    out: Path
+    scratch: Path
+    machine: dict[str, str] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What fails here is told, and the next part goes on."""
+        try:
+            yield
+        except Exception as error:  # whatever it is: the machine is lent for minutes
+            reason = f"{name}: {type(error).__name__}: {str(error).splitlines()[:1]}"
+            self.failures.append(reason)
+            print("failed:", reason, flush=True)
+            traceback.print_exc(limit=-3, file=sys.stdout)
+        finally:
+            if self.cuda:
+                torch.cuda.empty_cache()
+            self.write()
+
+    def write(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        content = {
+            "machine": self.machine,
+            "peaks": self.peaks,
+            "rows": [{**asdict(row), "rate": row.rate} for row in self.rows],
+            "failures": self.failures,
+        }
+        (self.out / "results.json").write_text(json.dumps(content, indent=1))
+        (self.out / "table.md").write_text(table(self))
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        print(line(row), flush=True)
+
+
+def main() -> int:
+    options = _options()
+    device = torch.device(options.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    deadline = time.monotonic() + options.limit
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(device, options.size == "tiny", deadline, options.out, Path(scratch))
+        _measure_all(bench, options)
+    bench.write()
+    print(f"{len(bench.rows)} rows in {options.out}, {len(bench.failures)} failures")
+    return 0 if bench.rows and not bench.failures else 1
+
+
+def _measure_all(bench: Bench, options: argparse.Namespace) -> None:
+    device = bench.device
+    with bench.part("machine"):
+        bench.machine = machine(device)
+        print(json.dumps(bench.machine), flush=True)
+    with bench.part("peaks"):
+        bench.peaks = peaks(bench)
+        print({name: round(value, 4) for name, value in bench.peaks.items()}, flush=True)
+    print(HEADER, flush=True)
+    for name, net in (TINY if bench.tiny else FULL).items():
+        for precision in PRECISIONS:
+            if name in options.nets and not (precision == "tf32" and not bench.cuda):
+                _measure(bench, name, net, precision, options.replicates)
+    if options.open_lth:
+        with bench.part("open_lth"):
+            bench.add(open_lth(bench, options.open_lth))
+    with bench.part("picture"):
+        draw_scaling(bench)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--nets", nargs="*", default=list(FULL), choices=list(FULL))
+    parser.add_argument("--replicates", type=int, nargs="*", default=None)
+    parser.add_argument("--out", type=Path, default=Path("gpu_results"))
+    parser.add_argument("--open-lth", type=Path, help="a clone of open_lth")
+    parser.add_argument("--limit", type=float, default=240, help="seconds in all")
+    options = parser.parse_args()
+    if options.replicates is None:
+        options.replicates = [1, 2] if options.size == "tiny" else [1, 5, 15, 45]
+    return options
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    about = {"python": sys.version.split()[0], "torch": torch.__version__, "device": str(device)}
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        about |= {
+            "gpu": torch.cuda.get_device_name(device),
+            "memory": f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free",
+            "cuda": str(torch.version.cuda),
+        }
+    return about
+
+
+# ---- the limits of the device
+
+
+def peaks(bench: Bench) -> dict[str, float]:
+    """GB/s of a copy, TFLOP/s of a product in each precision, microseconds of a node of a graph."""
+    size, side = (2**20, 128) if bench.tiny else (2**30, 8192)
+    source = torch.zeros(size, dtype=torch.uint8, device=bench.device)
+    target = torch.empty_like(source)
+    measured = {"bandwidth": 2 * size / seconds(bench, lambda: target.copy_(source)) / 1e9}
+    for precision in PRECISIONS:
+        with arithmetic(bench, precision) as autocast, autocast:
+            # On zeros a product takes less time than on numbers.
+            a, b = torch.randn(2, side, side, device=bench.device)
+            if precision == "bf16":
+                a, b = a.bfloat16(), b.bfloat16()
+            taken = seconds(bench, lambda a=a, b=b: a @ b)
+            measured[f"products {precision}"] = 2 * side**3 / taken / 1e12
+    small = torch.zeros(8, device=bench.device)
+
+    def many() -> None:
+        for _ in range(100):
+            small.add_(1)
+
+    measured["node"] = seconds(bench, captured(bench, many)) / 100 * 1e6
+    return measured
+
+
+def seconds(
+    bench: Bench, step: Callable[[], object], spend: float = 0.15, rounds: int = 5
+) -> float:
+    """Seconds of one call: the median of some rounds of many calls."""
+    if bench.tiny:
+        spend, rounds = 0.002, 2
+
+    def timed(count: int) -> float:
+        _wait(bench)
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        _wait(bench)
+        return (time.perf_counter() - start) / count
+
+    for _ in range(3):
+        step()
+    count = max(1, min(5000, round(spend / max(timed(1), 1e-7))))
+    return median(timed(count) for _ in range(rounds))
+
+
+def _wait(bench: Bench) -> None:
+    if bench.cuda:
+        torch.cuda.synchronize(bench.device)
+
+
+@contextmanager
+def arithmetic(bench: Bench, precision: str) -> Iterator[AbstractContextManager[object]]:
+    """A precision for plain torch: settings of the process, and the context of a forward pass."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        bf16 = torch.autocast(bench.device.type, torch.bfloat16, cache_enabled=False)
+        yield bf16 if precision == "bf16" else nullcontext()
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+# ---- one net in one precision
+
+
+def _measure(bench: Bench, name: str, net: Net, precision: str, replicates: list[int]) -> None:
+    plain: Row | None = None
+    flops = weights = 0
+    with bench.part(f"{name} {precision} plain"), arithmetic(bench, precision) as autocast:
+        rows: list[Row] = []
+        for last in (False, True) if name != "fc" else (False,):
+            began = time.perf_counter()
+            step, flops, weights = plain_step(bench, net, autocast, channels_last=last)
+            step = captured(bench, step)
+            ready = time.perf_counter() - began
+            way = "plain, channels_last" if last else "plain"
+            rows.append(Row(name, way, precision, 1, 1e3 * seconds(bench, step), ready=ready))
+        best = plain = min(rows, key=lambda row: row.milliseconds)
+        best.floor = floor(bench, net, precision, flops, weights)
+        bench.add(best)
+    for count in replicates:
+        if bench.left() < 5:
+            print(f"{name} {precision} R={count}: no time left", flush=True)
+            return
+        with bench.part(f"{name} {precision} R={count}"), arithmetic(bench, precision):
+            if bench.cuda:
+                torch.cuda.reset_peak_memory_stats(bench.device)
+            began = time.perf_counter()
+            backend, step = our_step(bench, net, precision, count)
+            step()
+            _wait(bench)
+            ready = time.perf_counter() - began
+            taken = 1e3 * seconds(bench, step)
+            row = Row(name, f"ours, {backend}", precision, count, taken, ready=ready)
+            if flops:
+                row.floor = count * floor(bench, net, precision, flops, weights)
+            if plain:
+                row.times_plain = row.rate / plain.rate
+            if bench.cuda:
+                row.memory = torch.cuda.max_memory_allocated(bench.device) / 2**30
+            bench.add(row)
+
+
+def floor(bench: Bench, net: Net, precision: str, flops: int, weights: int) -> float:
+    """Milliseconds of a replicate's step that no code can avoid."""
+    # Of each weight: read forward and backward, its gradient written and read, read and written by
+    # the optimizer with each of its moments, and a byte of the mask.
+    moments = 2 if net.optimizer == "adam" else 1
+    size = weights * (4 + 4 + 8 + 8 + 8 * moments + 1)
+    rate = bench.peaks.get(f"products {precision}", 0) * 1e12
+    bandwidth = bench.peaks.get("bandwidth", 0) * 1e9
+    if not rate or not bandwidth:
+        return 0.0
+    return 1e3 * max(size / bandwidth, flops / rate)
+
+
+def plain_step(
+    bench: Bench, net: Net, autocast: AbstractContextManager[object], *, channels_last: bool
+) -> tuple[Callable[[], None], int, int]:
+    """The step of one module, the operations of its products, and how many weights it has."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    torch.manual_seed(0)
+    stage = plan([cell(net, "float32", 0)]).units[0].stage
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module = stage.network.module("cpu").to(bench.device).to(memory_format=layout)
+    weights = [p for p in module.parameters() if p.dim() > 1]
+    masks = [(torch.rand_like(w) < 1 - SPARSITY).float() for w in weights]
+    flat = [w.data for w in weights]
+    images = torch.randn(2000, *net.shape, device=bench.device)
+    images = images.contiguous(memory_format=layout)
+    labels = torch.randint(0, 10, (2000,), device=bench.device)
+    index = torch.randint(0, 2000, (net.batch,), device=bench.device)
+    optimizer: torch.optim.Optimizer
+    if net.optimizer == "adam":
+        optimizer = torch.optim.Adam(module.parameters(), 1e-3, fused=True, capturable=bench.cuda)
+    else:
+        optimizer = torch.optim.SGD(module.parameters(), 0.01, 0.9, fused=True)
+
+    def forward_and_backward() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast:
+            outputs = module(images[index])
+        F.cross_entropy(outputs.float(), labels[index]).backward()
+
+    def step() -> None:
+        forward_and_backward()
+        optimizer.step()
+        torch._foreach_mul_(flat, masks)  # pyright: ignore[reportPrivateImportUsage]
+
+    with FlopCounterMode(display=False) as counter:
+        forward_and_backward()
+    return step, counter.get_total_flops(), sum(p.numel() for p in module.parameters())
+
+
+def captured(bench: Bench, step: Callable[[], None]) -> Callable[[], object]:
+    """A step as a replayed graph; on the CPU the step itself."""
+    if not bench.cuda:
+        return step
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def our_step(
+    bench: Bench, net: Net, precision: str, replicates: int
+) -> tuple[str, Callable[[], None]]:
+    """The update of a `TrainingLoop` of so many replicates under a random mask."""
+    units = plan([cell(net, precision, seed) for seed in range(replicates)]).units
+    store = Store(bench.scratch)
+    loop = TrainingLoop(
+        units, store, Machine(device=str(bench.device)), moments=[frozenset()] * replicates
+    )
+    start = stack([ticket(unit.stage.start, unit.seed, store) for unit in units])
+    draws = torch.Generator().manual_seed(0)
+    mask = {n: torch.rand(m.shape, generator=draws) < 1 - SPARSITY for n, m in start.mask.items()}
+    state = {n: t * mask[n] if n in mask else t for n, t in start.state.items()}
+    loop.start(replace(start, state=state, mask=mask))
+    update, now = loop.update(), iter(range(10**9))
+    return loop.stack.backend, lambda: update(next(now))
+
+
+def cell(net: Net, precision: str, seed: int) -> Cell:
+    """A dense training of a net on images that are drawn."""
+    sgd = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9}
+    adam = {"optimizer": "adam", "lr": 1e-3}
+    config: dict[str, Any] = {
+        "model": {"net": net.net},
+        "dataset": {
+            "_target_": "lt_sweeps.data.synthetic",
+            "shape": list(net.shape),
+            "train": 100 * net.batch,  # as often an epoch's order is drawn as on 6,000 images
+            "validation": 100,
+            "test": 100,
+        },
+        "method": {"_target_": "lt_sweeps.plan.methods.dense"},
+        "mask_criterion": {"_target_": "lt_sweeps.sparsity.criteria.large_final"},
+        "schedule": {"_target_": "lt_sweeps.sparsity.schedules.geometric", "levels": 1},
+        "recipe": {
+            "_target_": "lt_sweeps.config.recipes.recipe",
+            **(adam if net.optimizer == "adam" else sgd),
+            "batch_size": net.batch,
+            "length": "1000000it",
+        },
+        "reset": {"_target_": "lt_sweeps.sparsity.resets.rewind"},
+        "freeze": {"_target_": "lt_sweeps.sparsity.freezes.zero"},
+        "seed": seed,
+        "seeds": {},
+        "report_at": "best",
+        "data_dir": "unused",
+    }
+    if hasattr(keys, "PRECISIONS"):
+        config["precision"] = precision
+    return Cell(Config(config), {group: group for group in keys.GROUPS}, ())
+
+
+# ---- open_lth
+
+
+def open_lth(bench: Bench, folder: Path) -> Row:
+    """The training loop of open_lth on its LeNet, with its loader and MNIST of random pixels."""
+    sys.path.insert(0, str(folder.resolve()))
+    import datasets.mnist  # pyright: ignore[reportMissingImports]
+    import models.registry  # pyright: ignore[reportMissingImports]
+    import platforms.local  # pyright: ignore[reportMissingImports]
+    import platforms.platform  # pyright: ignore[reportMissingImports]
+    from foundations.step import Step  # pyright: ignore[reportMissingImports]
+    from models.mnist_lenet import Model  # pyright: ignore[reportMissingImports]
+    from pruning.mask import Mask  # pyright: ignore[reportMissingImports]
+    from pruning.pruned_model import PrunedModel  # pyright: ignore[reportMissingImports]
+    from training import train  # pyright: ignore
+
+    platforms.platform._PLATFORM = platforms.local.Platform(num_workers=0)
+    asked = Model.default_hparams()
+    asked.dataset_hparams.batch_size = 60
+    asked.training_hparams.optimizer_name, asked.training_hparams.lr = "adam", 1.2e-3
+    module = models.registry.get(asked.model_hparams, outputs=10)
+    model = PrunedModel(module, Mask.ones_like(module))
+    images = torch.randint(0, 256, (6000, 28, 28), dtype=torch.uint8)
+    data = datasets.mnist.Dataset(images, torch.randint(0, 10, (6000,)))
+    loader = datasets.mnist.DataLoader(data, batch_size=60, num_workers=0)
+    times: list[float] = []
+
+    def note(*_: object) -> None:
+        _wait(bench)
+        times.append(time.perf_counter())
+
+    steps = Step.from_iteration(20 if bench.tiny else 300, 100)
+    train.train(asked.training_hparams, model, loader, str(bench.scratch), [note], end_step=steps)
+    gaps = [1e3 * (after - before) for before, after in pairwise(times[5:])]
+    return Row("fc", "open_lth", "torch's own", 1, median(gaps))
+
+
+# ---- what it leaves
+
+
+HEADER = (
+    f"{'net':9} {'way':22} {'precision':11} {'R':>3} {'ms':>9} {'rep.-steps/s':>13} "
+    f"{'x plain':>8} {'x floor':>8} {'GiB':>6} {'ready s':>8}"
+)
+
+
+def line(row: Row) -> str:
+    over = row.milliseconds / row.floor if row.floor else None
+    return (
+        f"{row.net:9} {row.way:22} {row.precision:11} {row.replicates:>3} {row.milliseconds:9.4f} "
+        f"{row.rate:13.1f} {_number(row.times_plain):>8} {_number(over):>8} "
+        f"{_number(row.memory):>6} {_number(row.ready):>8}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def table(bench: Bench) -> str:
+    peaks = [f"- {name}: {value:.4g}" for name, value in bench.peaks.items()]
+    about = [f"- {name}: {value}" for name, value in bench.machine.items()]
+    failures = [f"- failed: {failure}" for failure in bench.failures]
+    rows = ["```text", HEADER, *map(line, bench.rows), "```"]
+    units = "Peaks: bandwidth in GB/s (read and written), products in TFLOP/s, a node in us."
+    return "\n".join([*about, "", units, *peaks, "", *rows, "", *failures]) + "\n"
+
+
+def draw_scaling(bench: Bench) -> None:
+    """Replicate-steps per second over the size of the stack: `scaling.png`."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    nets = list(dict.fromkeys(row.net for row in bench.rows if row.way.startswith("ours")))
+    if not nets:
+        raise ValueError("no stack was measured")
+    figure, axes = pyplot.subplots(1, len(nets), figsize=(4 * len(nets), 3.4), squeeze=False)
+    for panel, net in zip(axes[0], nets, strict=True):
+        for precision in PRECISIONS:
+            here = [r for r in bench.rows if r.net == net and r.precision == precision]
+            ours = [row for row in here if row.way.startswith("ours")]
+            (drawn,) = panel.plot(
+                [r.replicates for r in ours], [r.rate for r in ours], marker="o", label=precision
+            )
+            for row in here:
+                if row.way.startswith("plain"):
+                    panel.axhline(row.rate, color=drawn.get_color(), linestyle="--", linewidth=1)
+        panel.set(xscale="log", yscale="log", title=net, xlabel="replicates in a stack")
+    axes[0][0].set_ylabel("replicate-steps per second")
+    axes[0][0].legend(title="dashed: one plain module")
+    figure.tight_layout()
+    figure.savefig(bench.out / "scaling.png", dpi=120)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""The device that the `gpu` tests run on: `LT_TEST_DEVICE`, by default `cuda`.
+
+`LT_TEST_DEVICE=cpu python -m pytest -m gpu tests/gpu` rehearses them without a GPU: what is true on
+any device must pass there too.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    name = os.environ.get("LT_TEST_DEVICE", "cuda")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    return name
