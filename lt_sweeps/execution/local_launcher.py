@@ -45,6 +45,7 @@ def run_missing(submission: Submission) -> int:
     """Run what is missing of a submission; returns the exit status."""
     settings, cells, code = submission.settings, submission.plan.cells, LoadedCode.now()
     devices, console = _devices(settings.device, settings.workers), Console()
+    submission.check_precision(devices[0])
     todo = _todo(submission, devices)
     here = "cpu" if devices[0] == "cpu" else torch.cuda.get_device_name(0)
     estimate = Estimate.of(todo, Speeds.of(settings.root), device=here, at_once=len(devices))

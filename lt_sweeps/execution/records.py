@@ -105,6 +105,7 @@ def _record(
         dense_resources=dense_resources(stage),
         finite=metrics["finite"] and _is_sound(stage, rows),
         collapsed=metrics[f"{at}_one_class"] or 0 in remaining.values(),
+        precision=about.precision,
         seconds=cost.seconds,
         device=cost.device,
         stack_size=cost.stack_size,

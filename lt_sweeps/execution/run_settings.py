@@ -41,8 +41,10 @@ class RunSettings:
         for key in ("root", "data_dir"):
             if not isinstance(config[key], str):
                 raise ValueError(f"{key}: got {config[key]!r}; give the path of a folder")
-        if not isinstance(config["dry_run"], bool):
-            raise ValueError(f"dry_run: got {config['dry_run']!r}; give true or false")
+        config = {"deterministic": True, **config}  # a cell that was frozen before there was one
+        for key in ("dry_run", "deterministic"):
+            if not isinstance(config[key], bool):
+                raise ValueError(f"{key}: got {config[key]!r}; give true or false")
         tracker_of(config["tracker"])
         every = number("checkpoint_every", config["checkpoint_every"], "seconds, 0 for every step")
         return cls(
@@ -50,7 +52,12 @@ class RunSettings:
             config["device"],
             count("workers", config["workers"]),
             count("stack_size", config["stack_size"]),
-            Machine(backend=config["backend"], checkpoint_every=every, code_version=code_version()),
+            Machine(
+                backend=config["backend"],
+                deterministic=config["deterministic"],
+                checkpoint_every=every,
+                code_version=code_version(),
+            ),
             config["name"],
             config["dry_run"],
             _budget(config.get("budget")),

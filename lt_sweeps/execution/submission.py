@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
+import torch
 from filelock import FileLock
 
 from lt_sweeps.config.call import digest
@@ -39,6 +40,7 @@ from lt_sweeps.storage.manifest import (
 )
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder, is_folder_name
+from lt_sweeps.training.arithmetic import Arithmetic
 
 _log = logging.getLogger("lt_sweeps")
 
@@ -93,6 +95,11 @@ class Submission:
                 missing.difference_update(frozen.units)
                 packs.append(Pack(tuple(self.units[name] for name in frozen.units)))
         return packs[::-1]
+
+    def check_precision(self, device: str) -> None:
+        """Raises: ValueError: a cell asks for a precision that the device does not have."""
+        for training in {unit.stage.training for unit in self.plan.units}:
+            Arithmetic(training.precision).check(torch.device(device))
 
     def prepare_data(self, units: Sequence[Unit]) -> None:
         """Download what these units train on, here, where there may be a network."""

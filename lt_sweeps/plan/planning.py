@@ -119,7 +119,7 @@ def plan(cells: Sequence[Cell]) -> Plan:
 def planned_cell(cell: Cell) -> Planned:
     """One cell's stages, from its config alone."""
     config = cell.config
-    allowed = (*GROUPS, *MACHINE_KEYS, "report_at")
+    allowed = (*GROUPS, *MACHINE_KEYS, "precision", "report_at")
     for key in config:
         if key not in allowed:
             raise ValueError(f"{key}: no such key{nearest(key, allowed)}; keys are {list(allowed)}")
@@ -242,9 +242,10 @@ def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]
     network = Network.of(config["model"], dataset.input_shape, dataset.classes)
     method = Call.of(config["method"], where="method", supplied=SUPPLIED)
     schedule = Call.of(config["schedule"], where="schedule", supplied=("layers",))
+    precision = config.get("precision", "float32")  # none in a cell frozen before there was one
     builders = {
         "init": lambda: Init(network),
-        "recipe": lambda: Training.of(task, config["recipe"]),
+        "recipe": lambda: Training.of(task, config["recipe"], precision=precision),
         "schedule": lambda: schedule(layers=network.layers),
         "mask_criterion": lambda: Criterion.of(config["mask_criterion"]),
         "reset": lambda: reset(config["reset"]),

@@ -53,6 +53,7 @@ def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
     steps = {"end": stage.step, "best": stage.step, "start": _first_step(stage)}
     expected = {"level": stage.level, "step": steps.get(str(moment), moment)}
     if isinstance(stage, Work):
+        expected["precision"] = stage.training.precision
         expected["layers_total"] = {layer.name: layer.size for layer in stage.network.layers}
     if isinstance(stage, Work) and moment == "end" and not facts.metrics.keys() >= _METRICS:
         return "without its metrics"

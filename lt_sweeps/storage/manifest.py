@@ -38,6 +38,7 @@ class Machine:
 
     device: str = "cpu"
     backend: str = "auto"
+    deterministic: bool = True  # on a GPU, only kernels that repeat their bytes
     checkpoint_every: float = 60.0
     code_version: str = ""
 

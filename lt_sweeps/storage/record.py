@@ -26,7 +26,7 @@ from typing import Any, Literal
 import yaml
 
 from lt_sweeps.config.call import fits
-from lt_sweeps.config.keys import GROUPS
+from lt_sweeps.config.keys import GROUPS, Precision
 from lt_sweeps.config.report_config import METRICS
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.checked_read import (
@@ -80,6 +80,8 @@ class Record:
         train_steps, epochs: the training itself. search_epochs: all trainings before it, each once;
         after: the keys of those that it starts from.
         dense_resources: whether a training on the way held more weights than the ticket keeps.
+        precision: what it was trained and evaluated in. Rows of earlier versions, which had one
+            only, are read as float32.
         seconds: the ticket's share of the wall time of its stack. device, stack_size,
             code_version: of the job that computed it.
 
@@ -135,6 +137,7 @@ class Record:
     dense_resources: bool | None = None
     finite: bool
     collapsed: bool
+    precision: Precision | None = None
     seconds: float | None = None
     device: str | None = None
     stack_size: int | None = None
@@ -190,7 +193,8 @@ class Record:
 
 _TYPES = typing.get_type_hints(Record)
 COLUMNS = tuple(_TYPES)
-_ADDED = {"notes"}  # columns that rows of earlier versions do not have
+_ADDED = {"notes": None, "precision": "float32"}
+"""Columns that rows of earlier versions do not have, and what they would hold there."""
 ALL_DIVERGED = "every replicate diverged: no accuracy of a pruned network is a number"
 
 
@@ -359,7 +363,7 @@ def _parsed(line: bytes, folder: RunFolder, needed: Collection[str]) -> Record |
         return f"not valid JSON ({str(error).removeprefix('not valid JSON (').removesuffix(')')})"
     if not isinstance(row, dict):
         return f"a JSON {type(row).__name__}; a record is an object"
-    return next(_faults(row, folder, needed), None) or Record(**row)
+    return next(_faults(row, folder, needed), None) or Record(**{**_ADDED, **row})
 
 
 def _faults(row: Mapping[str, Any], folder: RunFolder, needed: Collection[str]) -> Iterator[str]:

@@ -41,6 +41,7 @@ class UnitCost:
     device: str | None = None
     stack_size: int | None = None
     backend: str | None = None
+    deterministic: bool | None = None  # kernels that repeat their bytes
     code_version: str | None = None
 
 

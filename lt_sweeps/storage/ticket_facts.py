@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lt_sweeps.config.keys import Precision
 from lt_sweeps.storage.checked_read import typed
 
 
@@ -22,6 +23,7 @@ class TicketFacts:
     step: int
     level: int = 0
     sparsity: float = 0.0
+    precision: Precision = "float32"  # what its training computed in
     layers_remaining: Mapping[str, int] = field(default_factory=dict)
     layers_total: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)  # numbers and truth values by name
@@ -32,9 +34,10 @@ class TicketFacts:
         """Raises: ValueError: a fact is missing or of another type, or two do not agree."""
         names = cls.__dataclass_fields__.keys() & metadata.keys()
         try:
-            values = {name: json.loads(metadata[name]) for name in names}
+            values: dict[str, Any] = {n: json.loads(metadata[n]) for n in names - {"precision"}}
         except (ValueError, RecursionError):
             raise ValueError("its header holds what is not JSON") from None
+        values |= {name: metadata[name] for name in names & {"precision"}}  # a text
         # A number that is none cannot be typed; it is put back, because a loss may have diverged.
         numbers = {name: values.pop(name) for name in ("metrics", "history") if name in values}
         try:

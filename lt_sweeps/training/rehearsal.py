@@ -17,7 +17,6 @@ from lt_sweeps.training.training_loop import TrainingLoop
 
 _STEPS = 2
 _IMAGES = 8
-_ROUNDING = 1e-3  # of a number: what the size of a batch, or the order of a GPU's sums, changes
 
 
 def rehearse(loop: TrainingLoop) -> None:
@@ -89,7 +88,7 @@ def _differs(loop: TrainingLoop, name: str, first: Tensor, ends: dict[str, Tenso
     if loop.device.type == "cpu":
         return not torch.equal(first.nan_to_num(), ends[name].nan_to_num())
     return name == "the loss" and not torch.allclose(
-        first, ends[name], rtol=_ROUNDING, equal_nan=True
+        first, ends[name], rtol=loop.stack.arithmetic.rounding, equal_nan=True
     )
 
 
@@ -121,8 +120,9 @@ def _check_one_image_at_a_time(loop: TrainingLoop) -> None:
     images = next(loop.batches.evaluation("val"))[0][:_IMAGES]
     together, alone = loop.stack.logits(images)[:, :1], loop.stack.logits(images[:1])
     size = together.abs().amax((1, 2), keepdim=True)
+    rounding = loop.stack.arithmetic.rounding
     # Outputs that are not finite are those of a training that diverges, which its records say.
-    if bool(((together - alone).abs() > _ROUNDING * size + 1e-6).any()):
+    if bool(((together - alone).abs() > rounding * size + 1e-6).any()):
         raise ValueError(
             f"model: {loop.stage.network.net}: in evaluation mode its output for an image is "
             "another one beside other images; a test accuracy would depend on the batches"

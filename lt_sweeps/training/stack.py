@@ -16,6 +16,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from lt_sweeps.training.arithmetic import FLOAT32, Arithmetic
 from lt_sweeps.training.backends.backend import (
     BACKENDS,
     Backend,
@@ -68,10 +69,12 @@ class Stack:
     module draws noise in its forward pass (dropout): its `loss` takes seeds and cannot be captured
     in a CUDA graph. A module that draws noise outside of torch's dropout layers says so by an
     attribute `stochastic = True`. `smoothing` is the part of a label that a training's loss spreads
-    over all classes.
+    over all classes. `arithmetic` is the precision of every loss and evaluation; weights, gradients
+    and outputs keep the type of the module's parameters.
 
     Raises:
-        ValueError: there is no such backend, or it cannot compute this module.
+        ValueError: there is no such backend, it cannot compute this module, or the device does not
+            have the precision.
     """
 
     def __init__(
@@ -82,13 +85,15 @@ class Stack:
         device: str | torch.device = "cpu",
         backend: str = "auto",
         smoothing: float = 0.0,
+        arithmetic: Arithmetic = FLOAT32,
     ) -> None:
         if replicates < 1:
             raise ValueError(f"stack: replicates must be at least 1, got {replicates}")
         if backend not in BACKENDS:
             raise ValueError(f"stack: backend `{backend}`; give one of {list(BACKENDS)}")
         self.replicates = replicates
-        self.device = torch.device(device)
+        self.device, self.arithmetic = torch.device(device), arithmetic
+        arithmetic.check(self.device)
         self.layout = BufferLayout.of(module)
         self.weights = torch.zeros(
             replicates, self.layout.size, dtype=_dtype(module), device=self.device
@@ -105,7 +110,7 @@ class Stack:
         self.backend = choose_backend(module, self.device) if backend == "auto" else backend
         views = self.views(self.weights), self.views(self.grads)
         self._backend: Backend = make_backend(
-            self.backend, module, StackViews(*views, self.buffers, smoothing)
+            self.backend, module, StackViews(*views, self.buffers, smoothing, arithmetic)
         )
         self._noise_checked = self.stochastic
 
@@ -121,16 +126,18 @@ class Stack:
                 f"stack: this model draws noise and needs {self.replicates} seeds per step, "
                 f"got {seeds}"
             )
-        if not self._noise_checked:
-            self._noise_checked = True
-            with _without_noise(self.device):
-                return self._backend.loss(x, y, None)
-        return self._backend.loss(x, y, seeds if self.stochastic else None)
+        with self.arithmetic.set(self.device):
+            if not self._noise_checked:
+                self._noise_checked = True
+                with _without_noise(self.device):
+                    return self._backend.loss(x, y, None)
+            return self._backend.loss(x, y, seeds if self.stochastic else None)
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
         """Outputs `[R, B, K]` in evaluation mode; every replicate sees all `x` `[B, C, H, W]`."""
-        return self._backend.logits(x)
+        with self.arithmetic.set(self.device):
+            return self._backend.logits(x)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Named views `[R, *shape]` into any `[R, P]` buffer."""

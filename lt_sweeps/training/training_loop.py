@@ -20,6 +20,7 @@ from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.training.arithmetic import Arithmetic
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.learned_mask import LearnedMask
@@ -62,6 +63,7 @@ class TrainingLoop:
             device=self.device,
             backend=machine.backend,
             smoothing=self.recipe.label_smoothing,
+            arithmetic=Arithmetic(first.training.precision, machine.deterministic),
         )
         seeds = [unit.seed for unit in units]
         indices = [unit.stage.batch_index for unit in units]

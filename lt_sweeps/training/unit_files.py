@@ -99,6 +99,7 @@ class UnitFiles:
             "device": name(stack.device),
             "stack_size": len(self.units),
             "backend": stack.backend,
+            "deterministic": self.machine.deterministic,
             "code_version": self.machine.code_version,
         }
         whole = self.units[0].stage.stores_ticket
@@ -139,6 +140,7 @@ class UnitFiles:
             "sparsity": 1 - sum(int(n[r]) for n in remaining.values()) / sum(total.values()),
             "layers_remaining": {name: int(n[r]) for name, n in remaining.items()},
             "layers_total": total,
+            "precision": unit.stage.training.precision,
             **metadata,
         }
         self.store.write(unit.stage.key, unit.seed, ticket, metadata, moment)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Literal
 
-from lt_sweeps.config.call import Call, digest
+from lt_sweeps.config.call import Call, digest, nearest
+from lt_sweeps.config.keys import PRECISIONS, Precision
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.data import Dataset, content_hash
 
@@ -57,17 +58,35 @@ def _content(task: Task) -> str:
 
 @dataclass(frozen=True)
 class Training:
-    """A recipe on a task: what two trainings must share to be stacked."""
+    """A recipe on a task, in a precision: what two trainings must share to be stacked.
+
+    Whatever a training evaluates, it evaluates in its own precision.
+    """
 
     task: Task
     recipe: Recipe
     call: Call | None = None  # the yaml that the recipe was made from
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision: got {self.precision!r}; give one of {', '.join(PRECISIONS)}"
+                + nearest(str(self.precision), PRECISIONS)
+            )
 
     @classmethod
-    def of(cls, task: Task, config: Mapping[str, Any], *, where: str = "recipe") -> Training:
+    def of(
+        cls,
+        task: Task,
+        config: Mapping[str, Any],
+        *,
+        where: str = "recipe",
+        precision: Precision = "float32",
+    ) -> Training:
         """The training that a recipe yaml describes."""
         call = Call.of(config, where=where, supplied=("train_size",))
-        return cls(task, call(train_size=task.dataset.train_size), call)
+        return cls(task, call(train_size=task.dataset.train_size), call, precision)
 
     def changed(self, keys: Changes, *, where: str) -> Training:
         """The same with other values for some keys of the recipe.
@@ -82,13 +101,21 @@ class Training:
         assert self.call is not None, "a training made without a recipe yaml"
         changes = {} if keys == "same" else keys
         config = {"_target_": self.call.target, **self.call.args, **changes}
-        return Training.of(task, config, where=where)
+        return Training.of(task, config, where=where, precision=self.precision)
 
     def identity(self) -> dict[str, Any]:
-        identity = {"task": self.task.identity(), "recipe": self.recipe.identity()}
+        identity = {
+            "task": self.task.identity(),
+            "recipe": self.recipe.identity(),
+            **self.arithmetic(),
+        }
         if self.call is not None and not self.call.ours:  # it may do more than its fields say
             identity["call"] = self.call.identity()
         return identity
+
+    def arithmetic(self) -> dict[str, str]:
+        """What its precision adds to the identity of whatever computes in it: float32 nothing."""
+        return {} if self.precision == "float32" else {"precision": self.precision}
 
     @cached_property
     def key(self) -> str:

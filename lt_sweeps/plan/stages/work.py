@@ -87,6 +87,10 @@ class Work(Stage):
         return self
 
     @property
+    def _precision(self) -> str:
+        return "".join(f", in {name}" for name in self.training.arithmetic().values())
+
+    @property
     def has_logits(self) -> bool:
         return self.sparsifier.learns
 
@@ -177,7 +181,7 @@ class Train(Work):
         acts = f", {self.sparsifier}" if self.sparsifier != FIXED else ""
         return (
             f"train   {self.training.task.call}, {recipe.optimizer} lr {recipe.lr:g}, "
-            f"steps {self.start.step} to {recipe.length}{acts}"
+            f"steps {self.start.step} to {recipe.length}{self._precision}{acts}"
         )
 
 
@@ -201,14 +205,15 @@ class Evaluate(Work):
         # temperature of a learned mask, which may depend on any key of it.
         scored, learns = self.training, self.sparsifier.learns
         batches = {**scored.recipe.batches(), "batches": self.statistics}
+        own = {"task": scored.task.identity(), **scored.arithmetic()}
         return {
-            **(scored.identity() if learns else {"task": scored.task.identity()}),
+            **(scored.identity() if learns else own),
             "statistics": batches if self.network.normalised else False,
             **({"sparsifier": self.sparsifier.identity()} if learns else {}),
         }
 
     def __str__(self) -> str:
-        return f"score   {self.training.task.call}"
+        return f"score   {self.training.task.call}{self._precision}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,4 +226,4 @@ class Search(Evaluate):
         return {**super().fields(), "sparsifier": self.sparsifier.identity()}
 
     def __str__(self) -> str:
-        return f"search  {self.training.task.call}, {self.sparsifier}"
+        return f"search  {self.training.task.call}{self._precision}, {self.sparsifier}"

@@ -29,23 +29,33 @@ class ChainBackend:
         self._weights = [weights[f"{layer}.weight"] for layer in layers]
         self._biases = [weights.get(f"{layer}.bias") for layer in layers]
         self._grads = [(grads[f"{layer}.weight"], grads.get(f"{layer}.bias")) for layer in layers]
+        self._dtype = views.arithmetic.dtype(views.first.dtype)
 
     @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
-        *inputs, logits = self._forward(x.flatten(2))
+        weights = self._cast()
+        *inputs, logits = self._forward(weights, x.flatten(2))
         losses, ahead = self._smooth(logits, y) if self._smoothing else self._hard(logits, y)
         for i in reversed(range(len(inputs))):
             weight, bias = self._grads[i]
-            torch.bmm(ahead.mT, inputs[i], out=weight)
             if bias is not None:
-                torch.sum(ahead, 1, out=bias)
+                torch.sum(ahead, 1, out=bias, dtype=bias.dtype)
+            ahead = ahead.to(self._dtype)
+            if weight.dtype == self._dtype:
+                torch.bmm(ahead.mT, inputs[i], out=weight)
+            else:
+                weight.copy_(torch.bmm(ahead.mT, inputs[i]))
             if i:
-                ahead = torch.bmm(ahead, self._weights[i])
+                ahead = torch.bmm(ahead, weights[i])
                 ahead = aten.threshold_backward(ahead, inputs[i], 0)
         return losses
 
     def logits(self, x: Tensor) -> Tensor:
-        return self._forward(x.flatten(1).expand(len(self._weights[0]), -1, -1))[-1]
+        return self._forward(self._cast(), x.flatten(1).expand(len(self._weights[0]), -1, -1))[-1]
+
+    def _cast(self) -> list[Tensor]:
+        """The weights in the type that they are multiplied in: those themselves in float32."""
+        return [weight.to(self._dtype) for weight in self._weights]
 
     def _hard(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The losses `[R]`, and their gradients by the logits."""
@@ -64,17 +74,17 @@ class ChainBackend:
         losses = torch.stack([F.cross_entropy(*pair, label_smoothing=smoothing) for pair in pairs])
         return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
 
-    def _forward(self, x: Tensor) -> list[Tensor]:
-        """The input of each layer, then the logits."""
-        flow = [x]
-        for weight, bias in zip(self._weights, self._biases, strict=True):
+    def _forward(self, weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+        """The input of each layer, then the logits, which have the type of the stack's weights."""
+        flow = [x.to(self._dtype)]
+        for weight, bias in zip(weights, self._biases, strict=True):
             x = flow[-1] if len(flow) == 1 else flow[-1].relu_()
             flow.append(
                 torch.bmm(x, weight.mT)
                 if bias is None
-                else torch.baddbmm(bias[:, None], x, weight.mT)
+                else torch.baddbmm(bias[:, None].to(self._dtype), x, weight.mT)
             )
-        return flow
+        return [*flow[:-1], flow[-1].to(self._weights[0].dtype)]
 
 
 def chain_of(module: nn.Module) -> list[str]:

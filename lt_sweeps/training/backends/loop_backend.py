@@ -19,7 +19,8 @@ class LoopBackend:
     """
 
     def __init__(self, module: nn.Module, views: StackViews) -> None:
-        self._smoothing = views.smoothing
+        self._smoothing, self._autocast = views.smoothing, views.autocast
+        self._dtype = views.first.dtype
         replicates = range(views.replicates)
         self.rows = [views.row(module, r) for r in replicates]
         self._trained = [[p for p in row.parameters() if p.requires_grad] for row in self.rows]
@@ -46,12 +47,13 @@ class LoopBackend:
         outputs = []
         for row in self.rows:
             row.eval()
-            outputs.append(row(x))
+            outputs.append(self._outputs(row, x))
             row.train()
         return torch.stack(outputs)
 
     def _one(self, r: int, x: Tensor, y: Tensor) -> Tensor:
-        loss = F.cross_entropy(self.rows[r](x), y, label_smoothing=self._smoothing)
+        outputs = self._outputs(self.rows[r], x)
+        loss = F.cross_entropy(outputs, y, label_smoothing=self._smoothing)
         grads = torch.autograd.grad(loss, self._trained[r], materialize_grads=True)
         torch._foreach_copy_(self._grads[r], grads)  # pyright: ignore[reportPrivateImportUsage]
         for owner, leaf, view in self._buffers[r]:
@@ -61,6 +63,10 @@ class LoopBackend:
                 view.copy_(now.detach())
                 owner._buffers[leaf] = view
         return loss.detach()
+
+    def _outputs(self, row: nn.Module, x: Tensor) -> Tensor:
+        with self._autocast():
+            return row(x).to(self._dtype)
 
     def _laid_out(self, x: Tensor) -> Tensor:
         """Images as channels_last where that is faster (1.3 times, on the CPU) and possible."""

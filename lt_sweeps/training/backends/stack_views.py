@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from lt_sweeps.training.arithmetic import FLOAT32, Arithmetic
 
 
 @dataclass(frozen=True)
@@ -14,17 +17,28 @@ class StackViews:
     """Views `[R, *shape]`, by name, of a stack's weights, gradients and buffers.
 
     A backend reads the weights, overwrites the gradients, and updates the buffers in training.
-    `smoothing` is the part of a label that the loss spreads over all classes.
+    `smoothing` is the part of a label that the loss spreads over all classes, `arithmetic` the
+    precision of a forward pass.
     """
 
     weights: Mapping[str, Tensor]
     grads: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
     smoothing: float = 0.0
+    arithmetic: Arithmetic = FLOAT32
 
     @property
     def replicates(self) -> int:
-        return len(next(iter(self.weights.values())))
+        return len(self.first)
+
+    @property
+    def first(self) -> Tensor:
+        """Some weights, for their device and type."""
+        return next(iter(self.weights.values()))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Around every forward pass, without its loss."""
+        return self.arithmetic.autocast(self.first.device)
 
     def row(self, module: nn.Module, r: int) -> nn.Module:
         """A copy of `module` in training mode whose parameters and saved buffers are row `r`.
@@ -47,7 +61,7 @@ class StackViews:
             raise ValueError(
                 f"model: {lost} are buffers with persistent=False; build it on the cpu"
             )
-        return row.to(next(iter(self.weights.values())).device)
+        return row.to(self.first.device)
 
 
 def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -26,6 +26,7 @@ class StackedBackend:
 
     def __init__(self, module: nn.Module, views: StackViews, *, grouped: bool) -> None:
         self._smoothing, self.replicates = views.smoothing, views.replicates
+        self._autocast, self._dtype = views.autocast, views.first.dtype
         self._lone = views.row(module, -1)
         trained = {name: p.requires_grad for name, p in self._lone.named_parameters()}
         leaves = {
@@ -39,7 +40,7 @@ class StackedBackend:
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
         if not self._checked:
             self._check(x)
-        logits, smoothing = self._net(x.flatten(0, 1)), self._smoothing
+        logits, smoothing = self._outputs(self._net, x.flatten(0, 1)), self._smoothing
         losses = F.cross_entropy(logits, y.flatten(), reduction="none", label_smoothing=smoothing)
         losses = losses.view(y.shape).mean(1)
         grads = torch.autograd.grad(losses.sum(), self._trained, materialize_grads=True)
@@ -49,9 +50,13 @@ class StackedBackend:
     def logits(self, x: Tensor) -> Tensor:
         folded = x.expand(self.replicates, *x.shape).flatten(0, 1)
         self._net.eval()
-        outputs = self._net(folded)
+        outputs = self._outputs(self._net, folded)
         self._net.train()
         return outputs.unflatten(0, (self.replicates, -1))
+
+    def _outputs(self, net: nn.Module, x: Tensor) -> Tensor:
+        with self._autocast():
+            return net(x).to(self._dtype)
 
     @torch.no_grad()
     def _check(self, x: Tensor) -> None:
@@ -61,9 +66,9 @@ class StackedBackend:
         than 5 percent, and mixing by more.
         """
         self._net.eval()
-        stacked = self._net(x.flatten(0, 1)).unflatten(0, x.shape[:2])[-1]
+        stacked = self._outputs(self._net, x.flatten(0, 1)).unflatten(0, x.shape[:2])[-1]
         self._net.train()
-        lone = self._lone.eval()(x[-1])
+        lone = self._outputs(self._lone.eval(), x[-1])
         if (stacked - lone).norm() > 0.05 * lone.norm():
             raise ValueError(
                 "backend: `stacked` needs a forward pass that treats every example by itself, "

@@ -16,7 +16,8 @@ class VmapBackend:
     """One functional call of the unmodified module, mapped over the replicates."""
 
     def __init__(self, module: nn.Module, views: StackViews) -> None:
-        self._smoothing = views.smoothing
+        self._smoothing, self._autocast = views.smoothing, views.autocast
+        self._dtype = views.first.dtype
         self._module = views.row(module, 0)
         trained = {name for name, p in self._module.named_parameters() if p.requires_grad}
         self._weights = {name: w for name, w in views.weights.items() if name in trained}
@@ -35,12 +36,16 @@ class VmapBackend:
 
     def logits(self, x: Tensor) -> Tensor:
         def one(state: dict[str, Tensor]) -> Tensor:
-            return functional_call(self._module, state, (x,))
+            return self._outputs(state, x)
 
         self._module.eval()
         outputs = torch.vmap(one)({**self._weights, **self._fixed, **self._buffers})
         self._module.train()
         return outputs
+
+    def _outputs(self, state: dict[str, Tensor], x: Tensor) -> Tensor:
+        with self._autocast():
+            return functional_call(self._module, state, (x,)).to(self._dtype)
 
     def _loss(
         self,
@@ -51,7 +56,7 @@ class VmapBackend:
         y: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         state = {**weights, **fixed, **buffers}
-        logits = functional_call(self._module, state, (x,))
+        logits = self._outputs(state, x)
         loss = F.cross_entropy(logits, y, label_smoothing=self._smoothing)
         # functional_call puts buffers that the module replaced back into `state`
         return loss, {name: state[name] for name in buffers}

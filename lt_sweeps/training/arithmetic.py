@@ -1,0 +1,130 @@
+"""`Arithmetic`: in which precision a stack multiplies, and whether its kernels repeat their bytes.
+
+`float32`  products and convolutions in IEEE float32
+`tf32`     float32 whose products round their inputs to ten bits of fraction (GPUs only)
+`bf16`     autocast: products in bfloat16; weights, gradients, moments and losses stay float32
+
+Torch's own defaults differ by operation (TF32 in convolutions, IEEE in products), so that nothing
+is left to them: every forward and backward pass says what it wants, evaluations included.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch.utils import deterministic as torch_deterministic
+
+from lt_sweeps.config.keys import PRECISIONS, Precision
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A precision, and whether a GPU must repeat its bytes.
+
+    Raises:
+        ValueError: there is no such precision.
+    """
+
+    precision: Precision = "float32"
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision: got {self.precision!r}; give one of {', '.join(PRECISIONS)}"
+            )
+
+    def check(self, device: torch.device) -> None:
+        """Raises: ValueError: this device does not have the precision."""
+        if self.precision == "float32":
+            return
+        if device.type != "cuda":
+            if self.precision == "tf32":
+                raise ValueError(
+                    f"precision: got tf32 on a {device.type}, which has none; give float32 or "
+                    "bf16, or a GPU (device=cuda)"
+                )
+            return
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            name = torch.cuda.get_device_name(device)
+            raise ValueError(f"precision: got {self.precision} on {name}, which has only float32")
+
+    @contextmanager
+    def set(self, device: torch.device) -> Iterator[None]:
+        """Compute the body so; other code of the process gets the process's settings back."""
+        # The precision is only set, because whatever is computed here sets its own: these two
+        # setters are the ones that all versions of torch have, and the second of new names that
+        # a process mixes with old ones makes torch refuse to read either.
+        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        if device.type != "cuda":
+            yield  # a CPU repeats its bytes by itself
+            return
+        before = _Kernels.now()
+        _Kernels(self.deterministic, False, False, self.deterministic, not self.deterministic).use()
+        try:
+            yield
+        except RuntimeError as error:
+            if not (missing := re.match(r"(\S+) does not have a deterministic", str(error))):
+                raise
+            raise ValueError(
+                f"deterministic: `{missing[1]}` repeats its bytes on no GPU, and the model uses "
+                "it; give deterministic=false"
+            ) from None
+        finally:
+            before.use()
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Around a forward pass; the backward pass follows its types by itself."""
+        if self.precision != "bf16":
+            return nullcontext()
+        # Every weight is cast once in a pass, and a cache of casts would outlive a functional one.
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+
+    def dtype(self, weights: torch.dtype) -> torch.dtype:
+        """What weights of this type are multiplied as, where autocast is not at hand."""
+        return torch.bfloat16 if self.precision == "bf16" else weights
+
+    @property
+    def rounding(self) -> float:
+        """What the size of a batch may change of an output, as a part of it."""
+        return {"float32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}[self.precision]
+
+
+FLOAT32 = Arithmetic()
+"""What is computed without a word on precision."""
+
+
+class _Kernels(NamedTuple):
+    """The settings of a process by which torch chooses kernels on a GPU."""
+
+    strict: bool
+    only_warns: bool
+    fills: bool  # torch fills what it does not initialise, which only costs time here
+    cudnn: bool
+    autotunes: bool
+
+    @classmethod
+    def now(cls) -> _Kernels:
+        return cls(
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch_deterministic.fill_uninitialized_memory,  # pyright: ignore[reportAttributeAccessIssue]
+            torch.backends.cudnn.deterministic,
+            torch.backends.cudnn.benchmark,
+        )
+
+    def use(self) -> None:
+        if self.strict:
+            # cuBLAS reads it when a process first multiplies, and torch refuses to go on without.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(self.strict, warn_only=self.only_warns)
+        torch_deterministic.fill_uninitialized_memory = self.fills  # pyright: ignore[reportAttributeAccessIssue]
+        torch.backends.cudnn.deterministic = self.cudnn
+        torch.backends.cudnn.benchmark = self.autotunes
