@@ -1,11 +1,19 @@
-"""`python -m lt_sweeps`."""
+"""`python -m lt_sweeps`, and the command `lt-sweeps`."""
 
 import sys
 
-try:
-    from lt_sweeps.cli.command_line import main
-except KeyboardInterrupt:  # imports take a second, in which a person may think again
-    sys.exit(130)
+from lt_sweeps.config.garbage_collection import collect_rarely
+
+
+def run() -> int:
+    """Run the command line of this process; returns the exit status."""
+    collect_rarely()
+    try:
+        from lt_sweeps.cli.command_line import main
+    except KeyboardInterrupt:  # imports take a second, in which a person may think again
+        return 130
+    return main()
+
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run())

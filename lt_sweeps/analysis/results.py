@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,17 @@ def layouts(where: Path) -> Mapping[str, Mapping[str, Any]]:
     """The keys under `report:` of each experiment of a sweep; nothing for a root."""
     sweep = SweepFolder(where)
     return sweep.manifest.reports if sweep.exists else {}
+
+
+def layouts_by_name(
+    experiments: Iterable[str], layouts: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Mapping[str, Any]]:
+    """The report keys of each report, by its experiment; "" where one report holds all of them."""
+    by_name = {name: layouts.get(name, {}) for name in experiments}
+    first = next(iter(by_name.values()), {})
+    if not layouts or all(keys == first for keys in by_name.values()):
+        return {"": first}
+    return by_name
 
 
 def _folders(where: Path) -> Iterator[tuple[Path, FrozenCell | None]]:

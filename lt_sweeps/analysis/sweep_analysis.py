@@ -15,7 +15,7 @@ from lt_sweeps.analysis.endpoint_tests import (
     peak_conclusions,
 )
 from lt_sweeps.analysis.labels import group_by
-from lt_sweeps.analysis.results import Results
+from lt_sweeps.analysis.results import Results, layouts_by_name
 from lt_sweeps.analysis.significance import Verdict, caveats, conclusions, pair_verdicts, verdicts
 from lt_sweeps.config.report_config import ReportConfig, layout
 
@@ -98,10 +98,9 @@ def analyses(results: Results, overrides: Mapping[str, Any]) -> dict[str, Analys
     then empty.
     """
     experiments = group_by(results.cells, lambda cell: cell.experiment)
-    layouts = {name: results.layouts.get(name, {}) for name in experiments}
-    first = next(iter(layouts.values()), {})
-    if not results.layouts or all(each == first for each in layouts.values()):
-        return {"": Analysis(results, layout({**first, **overrides}))}
+    layouts = layouts_by_name(experiments, results.layouts)
+    if "" in layouts:
+        return {"": Analysis(results, layout({**layouts[""], **overrides}))}
     return {
         name: Analysis(
             replace(results, name=name, cells=tuple(cells)), layout({**layouts[name], **overrides})

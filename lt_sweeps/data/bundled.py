@@ -1,8 +1,11 @@
 """Data sets without a download: one that ships with scikit-learn, and one drawn at random."""
 
+import gzip
 import hashlib
+import importlib.util
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +13,7 @@ import torch
 from lt_sweeps.data.dataset import Dataset, Split, check_size
 
 _DIGITS = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+_CURE = "install scikit-learn anew"
 
 
 def digits(*, validation: int = 300, test: int = 360) -> Dataset:
@@ -20,7 +24,7 @@ def digits(*, validation: int = 300, test: int = 360) -> Dataset:
         input_shape=(1, 8, 8),
         classes=10,
         train_size=1797 - test - validation,
-        prepare=_import_sklearn,
+        prepare=_nothing,
         load=partial(_load_digits, validation, test),
         scale=16.0,
     )
@@ -55,24 +59,15 @@ def synthetic(
     )
 
 
-def _import_sklearn() -> None:
-    """Import scikit-learn, which takes seconds, before worker processes are forked from this."""
-    import sklearn.datasets  # noqa: F401
-
-
 def _nothing() -> None:
     """There is nothing to prepare."""
 
 
 def _load_digits(validation: int, test: int) -> dict[str, Split]:
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
+    images, labels = _read_digits()
     content = images.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes()
     if hashlib.sha256(content).hexdigest() != _DIGITS:
-        raise ValueError(
-            "digits: scikit-learn's copy is damaged, or other than it was; install it anew"
-        )
+        raise ValueError(f"digits: scikit-learn's copy is damaged, or other than it was; {_CURE}")
     pixels = torch.from_numpy(images.astype(np.uint8)).reshape(-1, 1, 8, 8)
     targets = torch.from_numpy(labels.astype(np.int64))
     order = np.random.RandomState(0).permutation(len(labels))
@@ -83,6 +78,19 @@ def _load_digits(validation: int, test: int) -> dict[str, Split]:
         "test": order[:test],
     }
     return {name: Split(pixels[index], targets[index]) for name, index in rows.items()}
+
+
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels from scikit-learn's file; importing scikit-learn would take a second."""
+    package = importlib.util.find_spec("sklearn")
+    folders = (package and package.submodule_search_locations) or [""]
+    path = Path(folders[0], "datasets", "data", "digits.csv.gz")
+    try:
+        with gzip.open(path) as file:
+            table = np.loadtxt(file, delimiter=",")
+    except (FileNotFoundError, EOFError, gzip.BadGzipFile, ValueError) as error:
+        raise ValueError(f"digits: `{path}` cannot be read ({error}); {_CURE}") from None
+    return table[:, :-1], table[:, -1]
 
 
 def _draw_synthetic(

@@ -26,6 +26,7 @@ from lt_sweeps.execution.worker_pool import Workers, loaded
 from lt_sweeps.plan.cost import Speeds, free_memory, stack_size
 from lt_sweeps.plan.planning import Pack, packs, plan
 from lt_sweeps.plan.unit import Unit
+from lt_sweeps.reporting.written_report import is_current
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -63,7 +64,7 @@ def run_missing(submission: Submission) -> int:
             failed, _ = _run(submission.freeze(todo), todo, devices, code, console)
         complete = submission.write_records()
     if complete or any(sweep.root.glob("runs/*/*/records.jsonl")):
-        patiently("report", lambda: _report(sweep.folder, console))
+        patiently("report", lambda: _report(sweep.folder, console, anew=bool(todo)))
     for line in _reasons(submission.sweep, failed):
         say(f"error: {line}")
     if complete < len(cells):
@@ -120,7 +121,13 @@ def _run(
     return workers.failed, bool(workers.again)
 
 
-def _report(folder: Path, console: Console) -> None:
+def _report(folder: Path, console: Console, *, anew: bool) -> None:
+    """Report a sweep, unless nothing was computed and its report is what it would be now."""
+    if not anew and is_current(folder):
+        page = folder / "report" / "index.html"
+        line = f"nothing has changed since {page if page.exists() else page.parent} was written"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return
     from lt_sweeps.reporting.sweep_report import (
         report,  # its libraries take seconds, which `plan` need not wait
     )

@@ -67,8 +67,9 @@ class Workers:
         self.host, self.job = host, job
         self.queue = list(packs)
         self.free, self.scratch = list(devices), scratch
-        # The last of them notes what has been imported.
-        self.preload = [*preload, "lt_sweeps.execution.worker_process"]
+        # The first of them makes the others cheaper, and the last notes what has been imported.
+        first, last = "lt_sweeps.execution.fork_server", "lt_sweeps.execution.worker_process"
+        self.preload = [first, *preload, last]
         self.running: list[_Job] = []
         self.failed: dict[UnitName, str] = {
             unit: failure.reason for unit, failure in sweep.failures().items()

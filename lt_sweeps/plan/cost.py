@@ -36,8 +36,9 @@ class Shape:
 @functools.cache
 def shape(network: Network) -> Shape:
     """Counted in the forward pass of one example; the weights are whatever the memory holds."""
-    # Not on `meta`: its first forward pass imports three seconds of torch.
-    module = network.module().to_empty(device="cpu").eval()
+    # Not on `meta`: its first forward pass imports three seconds of torch. Nor by `to_empty`, whose
+    # `empty_like` of a tensor on `meta` imports sympy.
+    module = network.module()._apply(lambda t: torch.empty(t.shape, dtype=t.dtype)).eval()
     counts = {"multiply_adds": 0, "activations": 0}
 
     def count(part: nn.Module, _: object, output: object) -> None:

@@ -6,10 +6,9 @@ stages and the checksums of its numbers and files.
 
 from __future__ import annotations
 
-import hashlib
+import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,27 @@ from rich.table import Table
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting import csv_tables
 from lt_sweeps.reporting.figures import draw_figures
-from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
+from lt_sweeps.reporting.figures.style import PICTURES, Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import report_page
-from lt_sweeps.storage.atomic_write import write_whole
-from lt_sweeps.storage.checked_read import (
-    DamagedFile,
-    NewerFormat,
-    check_format,
-    read_file,
-    read_json,
-    typed,
+from lt_sweeps.reporting.written_report import (
+    FILE,
+    FORMAT,
+    checksum,
+    digest_of_code,
+    file_faults,
+    read_report_json,
 )
-
-FILE = "report.json"
-FORMAT = "lt_sweeps.report/1"
+from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.checked_read import read_file
 
 
 def write_report(
-    analysis: Analysis, folder: Path, tables: Iterable[Table]
+    analysis: Analysis, folder: Path, tables: Iterable[Table], *, made_from: str = ""
 ) -> tuple[list[str], str]:
     """Draw and write everything, each file whole; `tables` are shown on the page.
+
+    A figure that is drawn in the folder already, from the same numbers, is kept. `made_from` is the
+    digest of what was read, which `is_current` compares.
 
     Returns why some figures are not drawn, and a line that says what was written where.
     """
@@ -52,43 +52,20 @@ def write_report(
         "endpoints_by_line": csv_tables.endpoints_table(analysis),
     }
     files = {f"{name}.csv": csv_bytes(numbers) for name, numbers in data.items()}
+    sources = _sources(analysis, figures)
+    kept = _kept_pictures(folder, sources)
     for figure in figures:
-        files |= figure_files(figure)
+        files |= figure_files(figure, kept.get(figure.name, {}))
     files["index.html"] = report_page(analysis, figures, files, tables, missing)
     # Last, because it holds the checksums of all others: a report that was interrupted while it was
     # written has no report.json, or the former one, and `--check` finds the files that differ.
-    files[FILE] = json.dumps(_report_json(analysis, figures, files), indent=1).encode()
+    about = _report_json(analysis, figures, files, sources)
+    files[FILE] = json.dumps({**about, "made_from": made_from}, indent=1).encode()
     for name, content in files.items():
         write_whole(folder / name, content)
     kinds = ", ".join(sorted({name.rpartition(".")[2] for name in files}))
     shown = ", ".join(["index.html", *(f"{figure.name}.png" for figure in figures)])
     return missing, f"{folder}: {shown}, {len(files)} files in all ({kinds})"
-
-
-def read_report_json(folder: Path) -> dict[str, Any]:
-    """What the last report in a folder says of itself.
-
-    Raises: ValueError: no report has been written there.
-    """
-    path = folder / FILE
-    try:
-        content = read_json(path, dict[str, Any])
-        check_format(path, content.get("format"), FORMAT)
-        figures = typed(dict[str, dict[str, Any]], content.get("figures"))
-        typed(dict[str, str], content.get("files"))
-        typed(dict[str, Any], content.get("layout"))
-        if not all({"stages", "numbers"} <= figure.keys() for figure in figures.values()):
-            raise ValueError("its figures are not what was written")
-    except FileNotFoundError:
-        raise ValueError(
-            f"check: {path} is missing; `report` without --check writes it with the figures"
-        ) from None
-    except NewerFormat:
-        raise
-    except ValueError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise ValueError(f"check: {path}: {reason}; `report` rewrites it") from None
-    return content
 
 
 def report_changes(
@@ -100,7 +77,7 @@ def report_changes(
     for name, before in written["figures"].items():
         if name not in now:
             changes.append(f"{name}: the data no longer allow this figure")
-        elif before["numbers"] != _checksum(csv_bytes(now[name].data)):
+        elif before["numbers"] != checksum(csv_bytes(now[name].data)):
             changes.append(f"{name}: its numbers have changed{_stages(before, now[name])}")
         # Equal numbers of other stages are a change too: another version of the code, or another
         # recipe, that happens to end with the same accuracies.
@@ -109,11 +86,7 @@ def report_changes(
     changes += [
         f"{name}: new, not in the written report" for name in now if name not in written["figures"]
     ]
-    return changes + [
-        f"{name}: {fault}"
-        for name, checksum in written["files"].items()
-        if (fault := _fault(folder / name, checksum))
-    ]
+    return [*changes, *file_faults(folder, written["files"])]
 
 
 def print_lines(console: Console, lines: Iterable[str]) -> None:
@@ -122,8 +95,45 @@ def print_lines(console: Console, lines: Iterable[str]) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _sources(analysis: Analysis, figures: Sequence[Figure]) -> dict[str, str]:
+    """For each figure a digest of all that its picture depends on."""
+    lines = [
+        [c.panel, c.name, c.label, c.seeds, [sorted(point.stages) for point in c.points]]
+        for c in analysis.curves
+    ]
+    code = digest_of_code(), importlib.metadata.version("matplotlib")
+    shared = json.dumps([code, asdict(analysis.layout), lines], default=str).encode()
+    return {
+        figure.name: checksum(b"\0".join([shared, *_texts(figure), csv_bytes(figure.data)]))
+        for figure in figures
+    }
+
+
+def _texts(figure: Figure) -> list[bytes]:
+    return [text.encode() for text in (figure.name, figure.caption, *figure.stages)]
+
+
+def _kept_pictures(folder: Path, sources: Mapping[str, str]) -> dict[str, dict[str, bytes]]:
+    """The pictures of a written report that need not be drawn again, by figure and file."""
+    try:
+        written = read_report_json(folder)
+    except (ValueError, OSError):
+        return {}
+    kept = {}
+    for name, source in sources.items():
+        names = [f"{name}.{kind}" for kind in PICTURES]
+        sums = {file: written["files"].get(file, "") for file in names}
+        same = written["figures"].get(name, {}).get("drawn_from") == source
+        if same and not any(file_faults(folder, sums)):
+            kept[name] = {file: read_file(folder / file) for file in names}
+    return kept
+
+
 def _report_json(
-    analysis: Analysis, figures: Sequence[Figure], files: Mapping[str, bytes]
+    analysis: Analysis,
+    figures: Sequence[Figure],
+    files: Mapping[str, bytes],
+    sources: Mapping[str, str],
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -135,11 +145,12 @@ def _report_json(
             figure.name: {
                 "caption": figure.caption,
                 "stages": list(figure.stages),
-                "numbers": _checksum(csv_bytes(figure.data)),
+                "numbers": checksum(csv_bytes(figure.data)),
+                "drawn_from": sources[figure.name],
             }
             for figure in figures
         },
-        "files": {name: _checksum(content) for name, content in files.items()},
+        "files": {name: checksum(content) for name, content in files.items()},
     }
 
 
@@ -147,19 +158,3 @@ def _stages(before: Mapping[str, Any], now: Figure) -> str:
     new = set(now.stages) - set(before["stages"])
     gone = set(before["stages"]) - set(now.stages)
     return f" ({len(new)} stages new, {len(gone)} gone)" if new or gone else ""
-
-
-def _fault(path: Path, checksum: str) -> str:
-    """What is wrong with a written file; nothing if it is as it was written."""
-    with suppress(DamagedFile):
-        try:
-            unchanged = _checksum(read_file(path)) == checksum
-        except FileNotFoundError:
-            return "the file is gone"
-        if unchanged:
-            return ""
-    return "the file was changed after it was written"
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -25,6 +25,7 @@ from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.captions import report_moment, versions_sentence, winning_sentences
 from lt_sweeps.reporting.result_tables import accuracy_tables, metric_unit
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, verdict_tables
+from lt_sweeps.reporting.written_report import digest_of_inputs, read_report_json, subfolder
 
 PAGE_WIDTH = 10_000  # characters: on the page, which scrolls, a table is never split
 
@@ -47,12 +48,17 @@ def report(
     """
     source, console = Path(source), console or Console()
     options = {**(_options_in(layout_file) if layout_file else {}), **options}
+    # Before the records are read: what changes meanwhile makes the report one of older inputs.
+    made_from = digest_of_inputs(source)
     folder, audited = _report_folder(source, out), audit_line(source)
     for name, analysis in _analyses(source, options).items():
         reading = replace(analysis.reading, notes=(*analysis.reading.notes, audited))
         analysis = replace(analysis, reading=reading)
         missing, location = report_files.write_report(
-            analysis, folder / _subfolder(name), _tables(analysis, PAGE_WIDTH)
+            analysis,
+            folder / subfolder(name),
+            _tables(analysis, PAGE_WIDTH),
+            made_from=made_from,
         )
         _print(analysis, missing, console)
         report_files.print_lines(console, [location])
@@ -70,23 +76,19 @@ def check(source: Path, *, out: Path | None = None, console: Console | None = No
     folder = _report_folder(source, out)
     faults: list[str] = []
     for name in _analyses(source, {}):
-        subfolder = folder / _subfolder(name)
-        written = report_files.read_report_json(subfolder)
+        place = folder / subfolder(name)
+        written = read_report_json(place)
         # The options of one experiment may name lines that another has not, so each is analysed
         # with its own, and the rest of that analysis is thrown away.
         figures, _ = draw_figures(_analyses(source, written["layout"])[name])
-        changes = report_files.report_changes(subfolder, written, figures)
-        faults += [f"{subfolder}: {change}" for change in changes]
+        changes = report_files.report_changes(place, written, figures)
+        faults += [f"{place}: {change}" for change in changes]
     report_files.print_lines(console, faults or [f"{folder}: every figure is what the data say"])
     return not faults
 
 
 def _report_folder(source: Path, out: Path | None) -> Path:
     return source / "report" if out is None else Path(out)
-
-
-def _subfolder(experiment: str) -> str:
-    return experiment.replace("/", "-")
 
 
 def _analyses(source: Path, options: Mapping[str, Any]) -> dict[str, Analysis]:

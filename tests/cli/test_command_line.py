@@ -277,6 +277,27 @@ def test_what_only_prints_needs_no_torch(words: str, tmp_path: Path) -> None:
     assert done.stdout
 
 
+def test_a_plan_and_its_data_import_torch_and_no_other_large_library(tmp_path: Path) -> None:
+    code = (
+        "import gc, sys; from lt_sweeps.__main__ import run; status = run()\n"
+        "from lt_sweeps.data import digits; digits().load()\n"
+        "large = {'matplotlib', 'pandas', 'scipy', 'sklearn', 'statsmodels', 'sympy'}\n"
+        "assert 'torch' in sys.modules\n"
+        "assert not {*large, 'torchvision', 'wandb'} & set(sys.modules)\n"
+        "assert gc.get_threshold()[0] > 10_000, 'while 400,000 objects are imported that stay'\n"
+        "sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "plan", "seed=0", f"root={tmp_path}"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "37 distinct" in done.stdout
+
+
 def test_help_lists_every_option_of_every_group(
     answer: Answer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,28 @@ def test_the_same_words_again_compute_nothing(whole: Path, command_line: Command
     assert {p: p.stat().st_mtime_ns for p in whole.glob("tickets/*/*.safetensors")} == before
 
 
+def test_a_complete_sweep_is_reported_again_only_if_its_report_would_change(
+    whole: Path, tmp_path: Path, command_line: CommandLine
+) -> None:
+    root = tmp_path / "results"
+    shutil.copytree(whole, root)
+    (folder,) = root.glob("sweeps/*/report")
+
+    def again(*words: str) -> bool:
+        """Run the same words; returns whether a report was written."""
+        before = (folder / "report.json").stat().st_mtime_ns
+        status, out, err = command_line(*WORDS, *words, f"root={root}")
+        assert status == 0, err
+        written = (folder / "report.json").stat().st_mtime_ns > before
+        assert written != (f"nothing has changed since {folder / 'index.html'} was written" in out)
+        return written
+
+    assert not again()
+    assert again("report.band=sd") and not again("report.band=sd")
+    (folder / "accuracy.png").unlink()
+    assert again("report.band=sd") and (folder / "accuracy.png").exists()
+
+
 def test_a_corrupt_ticket_is_named_set_aside_and_computed_again(
     whole: Path, tmp_path: Path, command_line: CommandLine, caplog: pytest.LogCaptureFixture
 ) -> None:

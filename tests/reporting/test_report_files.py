@@ -11,7 +11,10 @@ from fixtures.fake_results import FakeSweep, sealed
 from rich.console import Console
 
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.reporting import report_files, written_report
+from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.sweep_report import check, report
+from lt_sweeps.reporting.written_report import is_current
 
 
 @pytest.fixture
@@ -72,6 +75,55 @@ def test_a_report_that_was_never_written_cannot_be_checked(tmp_path: Path) -> No
     made.cell("a", accuracies=[0.9])
     with pytest.raises(ValueError, match=r"check: .*report\.json is missing; `report` without"):
         check(made.folder, console=Console(file=io.StringIO()))
+
+
+def written_again(
+    sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch, **options: object
+) -> tuple[int, dict[str, bytes]]:
+    """Report once more; returns how many pictures were drawn, and all files of the report."""
+    drawn: list[str] = []
+    draw = style._pictures
+    with monkeypatch.context() as patch:
+        patch.setattr(style, "_pictures", lambda f: (drawn.append(f.name), draw(f))[1])
+        options = {"figures": ["curves", "cost"], "band": "sd", **options}
+        report(sweep.folder, console=Console(file=io.StringIO()), **options)
+    return len(drawn), {p.name: p.read_bytes() for p in (sweep.folder / "report").iterdir()}
+
+
+def test_a_picture_is_drawn_again_only_if_something_behind_it_has_changed(
+    sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {p.name: p.read_bytes() for p in (sweep.folder / "report").iterdir()}
+    assert written_again(sweep, monkeypatch) == (0, before)
+    (sweep.folder / "report" / "cost.png").write_bytes(before["accuracy.png"])
+    assert written_again(sweep, monkeypatch) == (1, before), "it is not what was written"
+    rewritten(sweep, test_accuracy=0.7)
+    count, after = written_again(sweep, monkeypatch)
+    assert count == 1 and after["accuracy.png"] != before["accuracy.png"]
+    assert after["cost.png"] == before["cost.png"], "no accuracy is in it"
+    assert written_again(sweep, monkeypatch, band="ci")[0] == 2
+    monkeypatch.setattr(report_files, "digest_of_code", lambda: "another version")
+    assert written_again(sweep, monkeypatch, band="ci")[0] == 2
+
+
+def test_a_report_is_current_until_records_keys_or_code_change(
+    sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_current(sweep.folder), "its keys are not those of the sweep"
+    sweep.reports["default"] = {"figures": ["curves", "cost"], "band": "sd"}
+    sweep.cell("b", accuracies=[0.9, 0.7])
+    assert not is_current(sweep.folder), "a cell is new"
+    written_again(sweep, monkeypatch)
+    assert is_current(sweep.folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(written_report, "digest_of_code", lambda: "another version")
+        assert not is_current(sweep.folder)
+    rewritten(sweep, seconds=0.25)
+    assert not is_current(sweep.folder)
+    written_again(sweep, monkeypatch)
+    assert is_current(sweep.folder)
+    (sweep.root / "runs" / "a" / "0" / "DONE").unlink()
+    assert not is_current(sweep.folder), "the cell is at work again"
 
 
 def test_the_command_fails_with_status_1(

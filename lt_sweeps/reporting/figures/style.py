@@ -28,6 +28,7 @@ COLUMN, PAGE = 3.25, 6.75  # inches
 GREY, PALE = "#555555", "#E5E5E5"
 SMALL, NORMAL = 6.5, 7.5  # points
 MARKER = 3.2  # points
+PICTURES = ("png", "pdf")
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"]
 COLOURS += ["#E69F00", "#56B4E9", "#7A4A12", "#7F7F00"]
 MARKERS = "os^DvPX<>p*h"
@@ -161,8 +162,22 @@ def rows_height(labels: Sequence[str], *, each: float) -> float:
     return len(labels) * max(each, 0.12 * lines)
 
 
-def figure_files(figure: Figure) -> Mapping[str, bytes]:
-    """The figure as its files: PNG, PDF, its numbers as CSV, its caption and stages as text."""
+def figure_files(figure: Figure, pictures: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """The figure as its files: PNG, PDF, its numbers as CSV, its caption and stages as text.
+
+    `pictures` are its PNG and PDF where they have been drawn before.
+    """
+    ids = "".join(f"{stage}\n" for stage in figure.stages)
+    text = f"{figure.caption}\n\nStages ({len(figure.stages)}):\n{ids}"
+    return {
+        **(pictures or _pictures(figure)),
+        f"{figure.name}.csv": csv_bytes(figure.data),
+        f"{figure.name}.txt": text.encode(),
+    }
+
+
+def _pictures(figure: Figure) -> dict[str, bytes]:
+    """The figure drawn, as files of the kinds in `PICTURES`."""
     with mpl.rc_context(_RC):
         sheet = figure.draw()
         png = _saved(sheet, "png", dpi=300, metadata={"Description": figure.caption})
@@ -172,14 +187,7 @@ def figure_files(figure: Figure) -> Mapping[str, bytes]:
         # Without a creation date the same numbers give the same bytes, which checksums need.
         about = {"Title": figure.name, "Subject": figure.caption, "CreationDate": None}
         pdf = _saved(sheet, "pdf", metadata=about)
-    ids = "".join(f"{stage}\n" for stage in figure.stages)
-    text = f"{figure.caption}\n\nStages ({len(figure.stages)}):\n{ids}"
-    return {
-        f"{figure.name}.png": png,
-        f"{figure.name}.pdf": pdf,
-        f"{figure.name}.csv": csv_bytes(figure.data),
-        f"{figure.name}.txt": text.encode(),
-    }
+    return {f"{figure.name}.png": png, f"{figure.name}.pdf": pdf}
 
 
 def csv_bytes(data: pd.DataFrame) -> bytes:

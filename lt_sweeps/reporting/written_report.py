@@ -1,0 +1,144 @@
+"""A report that was written before: what it says of itself, and whether it still is right.
+
+A complete sweep whose report is right is not reported again: see `is_current`. Nothing here draws
+or reads records, so that asking takes no time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lt_sweeps.analysis.results import ASIDE, layouts, layouts_by_name
+from lt_sweeps.config.report_config import layout
+from lt_sweeps.storage.checked_read import (
+    DamagedFile,
+    NewerFormat,
+    check_format,
+    read_file,
+    read_json,
+    typed,
+)
+from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.sweep_folder import SweepFolder
+
+FILE = "report.json"
+FORMAT = "lt_sweeps.report/1"
+
+_PACKAGE = Path(__file__).parents[1]
+_ROOMS = ("reporting", "analysis", "storage", "config")  # what a report is made with
+
+
+def subfolder(experiment: str) -> str:
+    """The folder of an experiment in the report of a sweep with several."""
+    return experiment.replace("/", "-")
+
+
+def is_current(source: Path) -> bool:
+    """Whether the report in a sweep's folder is the one that would be written now.
+
+    That is so if all cells are done, and records, report keys and our code are those that it was
+    written with, and no file of it was changed.
+    """
+    made_from = digest_of_inputs(source)
+    names = {
+        cell.labels.get("experiment") or "default" for cell in SweepFolder(source).manifest.cells
+    }
+    return bool(made_from) and all(
+        _is_current(source / "report" / subfolder(name), made_from, asdict(layout(keys)))
+        for name, keys in layouts_by_name(sorted(names), layouts(source)).items()
+    )
+
+
+def _is_current(folder: Path, made_from: str, keys: dict[str, Any]) -> bool:
+    try:
+        written = read_report_json(folder)
+    except (ValueError, OSError):
+        return False
+    return (
+        written.get("made_from") == made_from
+        and written["layout"] == json.loads(json.dumps(keys))
+        and not any(file_faults(folder, written["files"]))
+    )
+
+
+def digest_of_inputs(source: Path) -> str:
+    """Of the code, the cells and the records that a report is made from.
+
+    Empty while a cell is not done, and for a root: their reports are written each time.
+    """
+    sweep = SweepFolder(source)
+    if not sweep.exists:
+        return ""
+    digest = hashlib.sha256(digest_of_code().encode())
+    for cell in sweep.manifest.cells:
+        try:
+            done = read_file(RunFolder.of(sweep.root, cell.signature, cell.seed).done)
+        except (OSError, DamagedFile):
+            return ""
+        # `DONE` holds the checksum of the records.
+        config = {key: value for key, value in cell.config.items() if key not in ASIDE}
+        digest.update(json.dumps([cell.name, cell.labels, config], default=str).encode() + done)
+    return digest.hexdigest()
+
+
+def digest_of_code() -> str:
+    """Of our modules and templates that a report is made with."""
+    paths = sorted(path for room in _ROOMS for path in (_PACKAGE / room).rglob("*.*"))
+    sources = [p.read_bytes() for p in paths if p.suffix in (".py", ".html")]
+    return hashlib.sha256(b"\0".join(sources)).hexdigest()
+
+
+def read_report_json(folder: Path) -> dict[str, Any]:
+    """What the last report in a folder says of itself.
+
+    Raises: ValueError: no report has been written there.
+    """
+    path = folder / FILE
+    try:
+        content = read_json(path, dict[str, Any])
+        check_format(path, content.get("format"), FORMAT)
+        figures = typed(dict[str, dict[str, Any]], content.get("figures"))
+        typed(dict[str, str], content.get("files"))
+        typed(dict[str, Any], content.get("layout"))
+        if not all({"stages", "numbers"} <= figure.keys() for figure in figures.values()):
+            raise ValueError("its figures are not what was written")
+    except FileNotFoundError:
+        raise ValueError(
+            f"check: {path} is missing; `report` without --check writes it with the figures"
+        ) from None
+    except NewerFormat:
+        raise
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"check: {path}: {reason}; `report` rewrites it") from None
+    return content
+
+
+def file_faults(folder: Path, checksums: dict[str, str]) -> Iterator[str]:
+    """A line for each written file that is no longer as it was written."""
+    for name, written in checksums.items():
+        if fault := _fault(folder / name, written):
+            yield f"{name}: {fault}"
+
+
+def _fault(path: Path, written: str) -> str:
+    """What is wrong with a written file; nothing if it is as it was written."""
+    with suppress(DamagedFile):
+        try:
+            unchanged = checksum(read_file(path)) == written
+        except FileNotFoundError:
+            return "the file is gone"
+        if unchanged:
+            return ""
+    return "the file was changed after it was written"
+
+
+def checksum(content: bytes) -> str:
+    """The sha256 of a file's content."""
+    return hashlib.sha256(content).hexdigest()
