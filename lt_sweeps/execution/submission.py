@@ -29,6 +29,7 @@ from lt_sweeps.plan.stages import Init, Work
 from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.atomic_write import lock_path, set_aside
+from lt_sweeps.storage.locks import lock
 from lt_sweeps.storage.manifest import (
     FrozenCell,
     FrozenPack,
@@ -283,8 +284,9 @@ def _data(cells: Plan) -> dict[str, str]:
 def write_records(planned: Planned, store: Store) -> bool:
     """Write a cell's records; two packs that advance one cell take turns."""
     folder = store.root / "runs" / planned.signature
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_path(folder / f".{planned.seed}.lock")):
+    held = lock(folder / f".{planned.seed}.lock")
+    assert held is not None, "it waits for ever"
+    with held:
         return records.record_cell(planned, store)
 
 

@@ -20,28 +20,17 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
+from filelock import BaseFileLock
 from torch import Tensor
 
-from lt_sweeps.storage import checked_read, ticket_file
-from lt_sweeps.storage.atomic_write import lock_path, set_aside, write_whole
+from lt_sweeps.storage import checked_read, mask_bits, ticket_file
+from lt_sweeps.storage.atomic_write import set_aside, write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, say_unused
+from lt_sweeps.storage.locks import lock
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_facts import TicketFacts
 from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER, CorruptTicket
-
-_LEASE = 60.0  # seconds after which the claim of a dead process expires, without file locks
-
-
-@dataclass(frozen=True)
-class UnitCost:
-    """What computing a unit took: its share of a stack's seconds, and where it was computed."""
-
-    seconds: float | None = None
-    device: str | None = None
-    stack_size: int | None = None
-    backend: str | None = None
-    code_version: str | None = None
+from lt_sweeps.storage.unit_costs import UnitCost, read_cost, write_costs
 
 
 @dataclass(frozen=True)
@@ -98,16 +87,13 @@ class Store:
         blob = _pack(_tensors(ticket), {**metadata, **identity})
         write_whole(self.path(key, seed, moment), blob, first_wins=True)
 
-    def write_cost(self, key: str, seed: object, cost: Mapping[str, Any]) -> None:
-        """Store what a unit cost, beside the ticket, whose bytes must not depend on the cost."""
-        write_whole(self._cost(key, seed), json.dumps(cost).encode(), first_wins=True)
+    def write_costs(self, key: str, seeds: Sequence[object], cost: UnitCost) -> None:
+        """Store what units cost, beside the tickets, whose bytes must not depend on the cost."""
+        write_costs(self.path(key, "").parent, seeds, cost)
 
     def cost(self, key: str, seed: object) -> UnitCost:
-        """What a unit cost; nothing is known where the file is absent or damaged."""
-        try:
-            return checked_read.read_json(self._cost(key, seed), UnitCost)
-        except (FileNotFoundError, DamagedFile):
-            return UnitCost()
+        """What a unit cost; nothing is known where this is absent or damaged."""
+        return read_cost(self.path(key, seed).parent, seed)
 
     def write_notes(self, key: str, seed: object, notes: Sequence[str]) -> None:
         """Store what a reader of a unit's result must know, beside its ticket."""
@@ -150,18 +136,8 @@ class Store:
                 self._checkpoint(key, seed, step).unlink(missing_ok=True)
 
     def claim(self, key: str, seed: object) -> BaseFileLock | None:
-        """Claim a unit, so that no other process computes it; None if another process has it.
-
-        The claim is a file lock. The kernel frees it when the process dies, however it dies; the
-        server of a network file system frees it when the node dies. A file system without locks
-        gets a lease instead, which its holder renews: it expires a minute after the holder dies.
-        """
-        path = self.path(key, seed).with_suffix(".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _acquired(FileLock(lock_path(path), fallback_to_soft=False))
-        except NotImplementedError:
-            return _acquired(SoftFileLease(path.with_suffix(".lease"), lease_duration=_LEASE))
+        """Claim a unit, so that no other process computes it; None if another process has it."""
+        return lock(self.path(key, seed).with_suffix(".lock"), wait=0)
 
     def sweep_up(self, key: str, seed: object) -> None:
         """Remove the temporary files of a killed process, and set aside what cannot be read.
@@ -169,17 +145,12 @@ class Store:
         The caller holds the claim.
         """
         folder = self.path(key, seed).parent
-        cost = self._cost(key, seed)
-        _mend(cost, lambda: checked_read.read_json(cost, UnitCost))
         for step in self.checkpoints(key, seed):
             read = functools.partial(self.read_checkpoint, key, seed, step)
             _mend(self._checkpoint(key, seed, step), read)
         for pattern in (f".{seed}.*", f".{seed}@*"):
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
-
-    def _cost(self, key: str, seed: object) -> Path:
-        return self.root / "tickets" / key / f"{seed}.cost.json"
 
     def _notes(self, key: str, seed: object) -> Path:
         return self.root / "tickets" / key / f"{seed}.notes.json"
@@ -196,14 +167,6 @@ def _mend(path: Path, read: Callable[[], object]) -> None:
         pass
     except DamagedFile as error:
         set_aside(path, error.reason)
-
-
-def _acquired(lock: BaseFileLock) -> BaseFileLock | None:
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return None
-    return lock
 
 
 def _tensors(ticket: Ticket) -> dict[str, Tensor]:
@@ -232,7 +195,11 @@ def _pack(
             tensors are compared with those of its network, and its bytes are not to change.
     """
     named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    masks = {name: t.numpy() for name, t in named.items() if name.startswith(MASK)}
+    bits, shapes = mask_bits.packed(masks)
+    named |= {name: torch.from_numpy(mask) for name, mask in bits.items()}
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    texts |= shapes
     blob = safetensors.torch.save(named)
     size = struct.unpack("<Q", blob[:8])[0]
     header, body = json.loads(blob[8 : 8 + size]), memoryview(blob)[8 + size :]
@@ -247,4 +214,19 @@ def _pack(
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     metadata, content = ticket_file.read_content(path)
-    return metadata, {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}
+    return metadata, tensors_in(content)
+
+
+def tensors_in(content: bytes) -> dict[str, Tensor]:
+    """The tensors in the bytes of a ticket, or of anybody's safetensors file, with whole masks.
+
+    Raises: SafetensorError, ValueError: there are none.
+    """
+    tensors = {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}
+    size = struct.unpack("<Q", content[:8])[0]
+    metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    if ticket_file.MASK_SHAPES not in metadata:
+        return tensors
+    masks = {name: t.numpy() for name, t in tensors.items() if name.startswith(MASK)}
+    masks = mask_bits.unpacked(masks, metadata)
+    return tensors | {name: torch.from_numpy(mask) for name, mask in masks.items()}

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.mask_bits import unpacked
 from lt_sweeps.storage.ticket_file import MASK, read_metadata
 from lt_sweeps.tracking import wandb_offline
 from lt_sweeps.tracking.tracked_runs import Run
@@ -251,7 +252,8 @@ def _artifact_of(ticket: Path, kind: str, masks: Path) -> tuple[str, Path]:
         return read_metadata(ticket)["body_sha256"][:16], ticket
     with safe_open(ticket, framework="numpy") as file:
         names = sorted(name for name in file.keys() if name.startswith(MASK))  # noqa: SIM118
-        blob = save({name.removeprefix(MASK): file.get_tensor(name) for name in names})
+        whole = unpacked({name: file.get_tensor(name) for name in names}, file.metadata())
+        blob = save({name.removeprefix(MASK): mask for name, mask in whole.items()})
     name = hashlib.sha256(blob).hexdigest()[:16]
     path = masks / f"{name}.safetensors"
     if not path.exists():

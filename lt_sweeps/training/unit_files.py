@@ -12,7 +12,7 @@ from torch import Tensor
 from lt_sweeps.plan.stages import Moment
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.record import misses_target
-from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.store import Store, UnitCost
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.mask_action import MaskAction
@@ -86,20 +86,22 @@ class UnitFiles:
         self.write_checkpoint(step, seconds)
         stack = self.masking.stack
         name = torch.cuda.get_device_name if stack.device.type == "cuda" else str
-        cost = {
-            "seconds": round(seconds / len(self.units), 3),
-            "device": name(stack.device),
-            "stack_size": len(self.units),
-            "backend": stack.backend,
-            "code_version": self.machine.code_version,
-        }
+        cost = UnitCost(
+            seconds=round(seconds / len(self.units), 3),
+            device=name(stack.device),
+            stack_size=len(self.units),
+            backend=stack.backend,
+            code_version=self.machine.code_version,
+        )
+        for key in dict.fromkeys(unit.stage.key for unit in self.units):
+            seeds = [unit.seed for unit in self.units if unit.stage.key == key]
+            self.store.write_costs(key, seeds, cost)
         whole = self.units[0].stage.stores_ticket
         best = self.masking.ticket(self.history.best, step)
         last = self.masking.ticket(self.masking.trained, step)
-        for r, unit in enumerate(self.units):
+        for r in range(len(self.units)):
             if "best" in self.moments[r]:
                 self._write(r, "best", best[r])
-            self.store.write_cost(unit.stage.key, unit.seed, cost)
             # A ticket that was only scored is left empty: it can be made again from its start.
             ticket = last[r] if whole else Ticket({}, {}, step)
             self._write(r, "end", ticket, metrics=results[r], history=self.history.rows[r])

@@ -20,7 +20,7 @@ from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.storage.checked_read import NewerFormat
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.record import RunFolder
-from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.store import Store, UnitCost
 
 Make = Callable[..., Cell]
 Run = Callable[..., tuple[Plan, Store]]
@@ -222,12 +222,12 @@ def test_a_ticket_that_its_own_training_pruned_keeps_as_many_as_it_was_to_keep(
 def test_a_ticket_of_a_newer_format_is_refused_and_stays(computed: Swept) -> None:
     made, store, _ = computed
     path = _ticket(computed, 1, 0)
-    cost = path.with_name("0.cost.json")
-    cost.write_text(json.dumps(json.loads(cost.read_text()) | {"code_version": "9.0.0+abc"}))
-    content = path.read_bytes().replace(b"lt_sweeps.ticket/1", b"lt_sweeps.ticket/2")
+    path.with_name("costs.jsonl").unlink()
+    store.write_costs(path.parent.name, [0], UnitCost(code_version="9.0.0+abc"))
+    content = path.read_bytes().replace(b"lt_sweeps.ticket/2", b"lt_sweeps.ticket/3")
     path.write_bytes(content)
-    line = r"newer version of lt_sweeps \(9.0.0\+abc\) wrote it, in the format lt_sweeps.ticket/2; "
-    line += "this version reads lt_sweeps.ticket/1; update lt_sweeps, or use another root"
+    line = r"newer version of lt_sweeps \(9.0.0\+abc\) wrote it, in the format lt_sweeps.ticket/3; "
+    line += "this version reads lt_sweeps.ticket/2; update lt_sweeps, or use another root"
     unit = next(u for u in made.units if store.path(u.stage.key, u.seed) == path)
     for refused in (
         lambda: made.missing(store),
