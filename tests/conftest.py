@@ -25,6 +25,7 @@ from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.submission import Submission, write_records
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
+from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 
@@ -120,8 +121,9 @@ def run(tmp_path: Path) -> Callable[..., tuple[Plan, Store]]:
         sizes = dict.fromkeys((unit.stage.key for unit in made.units), 1 if alone else 99)
         for pack in packs(made.units, stack_size=sizes, workers=1):
             compute(pack.units, made.moments, store, Machine(**machine), stopped=stopped)
+        tickets = StoredTickets(store, thorough=True)
         for each in made.cells:
-            write_records(each, store)
+            write_records(each, tickets)
         return made, store
 
     return run

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class Store:
 
     def checkpoints(self, key: str, seed: object) -> list[int]:
         """The steps at which a checkpoint of an unfinished training was saved."""
-        return sorted(ticket_file.checkpoint_steps(self.path(key, seed).parent, seed))
+        return ticket_file.checkpoint_steps(self.path(key, seed).parent, [seed])[str(seed)]
 
     def read_checkpoint(
         self, key: str, seed: object, step: int
@@ -130,27 +131,31 @@ class Store:
         blob = _pack(tensors, {**metadata, **identity}, entries=True)
         write_whole(self._checkpoint(key, seed, step), blob)
 
-    def drop_checkpoints(self, key: str, seed: object, *, before: int | None = None) -> None:
-        for step in self.checkpoints(key, seed):
-            if before is None or step < before:
-                self._checkpoint(key, seed, step).unlink(missing_ok=True)
+    def drop_checkpoints(self, key: str, *seeds: object, before: int | None = None) -> None:
+        """Remove the checkpoints of these units of a stage, whose folder is listed once."""
+        for seed, steps in ticket_file.checkpoint_steps(self.path(key, "").parent, seeds).items():
+            for step in steps:
+                if before is None or step < before:
+                    self._checkpoint(key, seed, step).unlink(missing_ok=True)
 
     def claim(self, key: str, seed: object) -> BaseFileLock | None:
         """Claim a unit, so that no other process computes it; None if another process has it."""
         return lock(self.path(key, seed).with_suffix(".lock"), wait=0)
 
-    def sweep_up(self, key: str, seed: object) -> None:
+    def sweep_up(self, key: str, seeds: Sequence[object]) -> None:
         """Remove the temporary files of a killed process, and set aside what cannot be read.
 
-        The caller holds the claim.
+        The caller holds the claims of these units of a stage, whose folder is listed once.
         """
-        folder = self.path(key, seed).parent
-        for step in self.checkpoints(key, seed):
-            read = functools.partial(self.read_checkpoint, key, seed, step)
-            _mend(self._checkpoint(key, seed, step), read)
-        for pattern in (f".{seed}.*", f".{seed}@*"):
-            for path in folder.glob(pattern):
-                path.unlink(missing_ok=True)
+        folder = self.path(key, "").parent
+        for seed, steps in ticket_file.checkpoint_steps(folder, seeds).items():
+            for step in steps:
+                read = functools.partial(self.read_checkpoint, key, seed, step)
+                _mend(self._checkpoint(key, seed, step), read)
+        hidden = tuple(f".{seed}{mark}" for seed in seeds for mark in ".@")
+        for name in os.listdir(folder):
+            if name.startswith(hidden):
+                (folder / name).unlink(missing_ok=True)
 
     def _notes(self, key: str, seed: object) -> Path:
         return self.root / "tickets" / key / f"{seed}.notes.json"

@@ -15,7 +15,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +42,9 @@ MASK_SHAPES = "mask_shapes"
 OTHER_PATH = "; its path says otherwise"
 """How the reason ends why a whole ticket is not the one of its path."""
 
+CHECKPOINT = re.compile(r"(.*)\.partial-(\d{1,18})\.safetensors")
+"""The name of a checkpoint: its seed and its step."""
+
 T = TypeVar("T")
 
 
@@ -55,11 +58,18 @@ def ticket_path(root: Path, key: str, seed: object, moment: int | str = "end") -
     return root / "tickets" / key / f"{seed}{suffix}.safetensors"
 
 
-def checkpoint_steps(folder: Path, seed: object) -> Iterator[int]:
-    """The steps of the checkpoints of an unfinished training, in the folder of its stage."""
-    for path in folder.glob(f"{seed}.partial-*.safetensors"):
-        if name := re.search(r"\.partial-(\d{1,18})\.safetensors$", path.name):
-            yield int(name[1])
+def checkpoint_steps(folder: Path, seeds: Sequence[object]) -> dict[str, list[int]]:
+    """The steps of the checkpoints of these seeds, in the folder of their stage."""
+    steps: dict[str, list[int]] = {str(seed): [] for seed in seeds}
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return steps
+    for name in names:
+        found = CHECKPOINT.fullmatch(name)
+        if found and found[1] in steps:
+            steps[found[1]].append(int(found[2]))
+    return {seed: sorted(at) for seed, at in steps.items()}
 
 
 def identity_in_path(path: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.records import record_cell
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.storage.checked_read import NewerFormat
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.record import RunFolder
@@ -52,7 +53,7 @@ def _mended(computed: Swept, *harmed: Path) -> None:
     assert {store.path(u.stage.key, u.seed) for u in missing} == set(harmed)
     for unit in missing:
         compute([unit], made.moments, store, Machine())
-    assert all(record_cell(planned, store) for planned in made.cells)
+    assert all(record_cell(planned, StoredTickets(store, thorough=True)) for planned in made.cells)
     assert _files(store.root) == before
     assert all(path.with_name(f"{path.name}.corrupt-0").exists() for path in harmed)
 
@@ -179,7 +180,7 @@ def test_records_of_a_swapped_ticket_are_written_again(computed: Swept) -> None:
     rows = [dict(vars(row), seed="0") for row in one.read().records]
     zero.write([type(one.read().records[0])(**row) for row in rows], complete=True)
     assert not zero.read().faults
-    assert record_cell(made.cells[0], store)
+    assert record_cell(made.cells[0], StoredTickets(store, thorough=True))
     assert _files(store.root) == before
 
 
@@ -188,7 +189,7 @@ def test_a_cell_is_not_done_while_a_ticket_of_it_is_wrong(computed: Swept) -> No
     path = _ticket(computed, 2, 0)
     path.write_bytes(path.read_bytes()[:-1] + b"#")
     RunFolder.of(store.root, made.cells[0].signature, 0).done.unlink()
-    assert not record_cell(made.cells[0], store)
+    assert not record_cell(made.cells[0], StoredTickets(store, thorough=True))
 
 
 def test_a_mask_criterion_that_keeps_what_it_likes_is_not_held_to_a_number(
@@ -233,7 +234,7 @@ def test_a_ticket_of_a_newer_format_is_refused_and_stays(computed: Swept) -> Non
         lambda: made.missing(store),
         lambda: made.missing(store, thorough=True),
         lambda: compute([unit], made.moments, store, Machine()),
-        lambda: record_cell(made.cells[0], store),
+        lambda: record_cell(made.cells[0], StoredTickets(store, thorough=True)),
         lambda: store.read(path.parent.name, 0),
     ):
         with pytest.raises(NewerFormat, match=line):
