@@ -27,7 +27,7 @@ from lt_sweeps.interchange.importers.open_lth_folder import read_open_lth
 from lt_sweeps.reporting.report_files import FORMAT, read_report_json
 from lt_sweeps.storage.manifest import FrozenStage, Manifest
 from lt_sweeps.storage.record import RunFolder
-from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.store import Store, UnitCost
 from lt_sweeps.storage.sweep_folder import (
     Heartbeat,
     PackAtWork,
@@ -113,7 +113,7 @@ def _tickets(root: Path) -> dict[str, File]:
     ticket = Ticket(state, {"a.weight": torch.arange(6).view(1, 2, 3) > 2}, 7)
     store.write("key", 3, ticket, ABOUT)
     store.write_checkpoint("key", 3, 5, {"weights": torch.ones(4)}, {"history": []})
-    store.write_cost("key", 3, {"seconds": 1.5, "device": "cpu", "stack_size": 2})
+    store.write_costs("key", [3], UnitCost(seconds=1.5, device="cpu", stack_size=2))
     (root / "speeds.json").write_text(json.dumps({"train cpu": 3.5}))
     path = store.path("key", 3)
 
@@ -130,7 +130,7 @@ def _tickets(root: Path) -> dict[str, File]:
         "ticket": File(path, read),
         "history": File(path, lambda: history(path.parent, "3")),
         "checkpoint": File(path.with_name("3.partial-5.safetensors"), checkpoint, sealed=True),
-        "cost": File(path.with_name("3.cost.json"), lambda: store.cost("key", 3)),
+        "cost": File(path.with_name("costs.jsonl"), lambda: store.cost("key", 3)),
         "speeds": File(root / "speeds.json", lambda: known_speeds(root)),
     }
 

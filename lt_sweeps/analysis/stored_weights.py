@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.storage import ticket_file
+from lt_sweeps.storage.mask_bits import unpacked
 from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.ticket_file import LEARNED, MASK, CorruptTicket
 
@@ -65,12 +66,13 @@ def weights(root: Path, stage: str, seed: str, moment: str = "end") -> Weights |
     """
     path = ticket_file.ticket_path(root, stage, seed, moment)
     try:
-        _, content = ticket_file.read_content(path)
+        metadata, content = ticket_file.read_content(path)
     except FileNotFoundError:
         return None
     except CorruptTicket as error:
         raise ValueError(f"{path}: {error}; `resume` computes it again") from None
-    named = ticket_file.split_by_prefix(dict(sorted(safetensors.numpy.load(content).items())))
+    tensors = unpacked(safetensors.numpy.load(content), metadata)
+    named = ticket_file.split_by_prefix(dict(sorted(tensors.items())))
     return Weights(named[""], named[MASK], named[LEARNED])
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from lt_sweeps.config.durations import readable
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.planning import Pack, Plan, dependencies
+from lt_sweeps.plan.stages import Init, ancestors
 
 _GUESSED = " (speed not measured)"  # it is estimated from the shapes of the layers
 
@@ -103,7 +104,7 @@ def preview(
             f"about {readable(estimate.seconds)}, {estimate.hours:.2g} {estimate.noun}-hours, "
             f"longest chain {readable(estimate.chain)}{'' if estimate.measured else _GUESSED}",
         ),
-        ("disk", f"{_bytes(plan, todo) / 2**20:,.0f} MiB of tickets"),
+        ("disk", _disk(plan, todo)),
         ("prunable", _prunable(plan)),
         *(("note", note) for note in plan.notes),
     ]
@@ -125,14 +126,23 @@ def _levels(plan: Plan) -> list[Text]:
     return lines
 
 
-def _bytes(plan: Plan, todo: Sequence[Pack]) -> int:
-    """Disk space of all tickets and snapshots: a weight takes 4 bytes, its mask entry 1."""
-    total = 0
-    for pack in todo:
-        for unit in pack.units:
-            weights = sum(layer.size for layer in unit.stage.network.layers)
-            total += 5 * weights * (1 + len(plan.moments.get(unit.stage.key, ())))
-    return total
+def _disk(plan: Plan, todo: Sequence[Pack]) -> str:
+    """What all tickets and snapshots take, and all files: a cell has 3, and a stage its costs."""
+    tickets, size, units = 0, 0.0, [unit for pack in todo for unit in pack.units]
+    for unit in units:
+        weights = sum(layer.size for layer in unit.stage.network.layers)
+        count = 1 + len(plan.moments.get(unit.stage.key, ()))
+        tickets += count
+        size += count * weights * (4 + 1 / 8)  # a float32, and a bit of the mask
+    advanced, stages = {(unit.stage.key, unit.seed) for unit in units}, {u.stage.key for u in units}
+    cells = [c for c in plan.cells if any((s.key, c.seed) in advanced for s in c.trainings)]
+    inits = {  # by the network that a cell ends with: many seeds share one
+        last.key: [stage.key for stage in ancestors(last) if isinstance(stage, Init)]
+        for last in {cell.last.key: cell.last for cell in cells}.values()
+    }
+    drawn = {(key, cell.seed) for cell in cells for key in inits[cell.last.key]}
+    files = tickets + len(drawn) + 3 * len(cells) + len(stages)
+    return f"{size / 2**20:,.0f} MiB of tickets, in {files:,} files with all records"
 
 
 def _prunable(plan: Plan) -> str:

@@ -1,30 +1,98 @@
 """Records: one tidy row per evaluated ticket, which is all that report, status and tracker read.
 
 A cell's rows are made from the metadata of its stored tickets, so they can be made again at any
-time, and are the same whoever makes them.
+time, and are the same whoever makes them. A pack appends the rows of its own tickets; whoever
+finds something else than the rows before them, and whoever completes a cell, makes all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Literal
 
+from lt_sweeps.config.call import digest
 from lt_sweeps.plan.planning import Planned, needs, trainings
 from lt_sweeps.plan.stages import Init, Work, ancestors
+from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import is_stored
 from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.record import MEASURED, Record, RunFolder
 from lt_sweeps.storage.store import Store, UnitCost
+from lt_sweeps.storage.verified_files import version
 
 
-def record_cell(planned: Planned, store: Store) -> bool:
+def record_cell(
+    planned: Planned, tickets: StoredTickets, *, computed: Collection[str] | None = None
+) -> bool:
     """Write what is known of a cell; returns whether that is all of it.
 
     Records that do not match the checksum in `DONE`, or not the tickets that they tell of, are set
     aside and written again. A cell is done only when every ticket has been read and is right.
+
+    Args:
+        computed: the keys of the stages whose tickets are new; None: look at all of them.
     """
-    folder = RunFolder.of(store.root, planned.signature, planned.seed)
+    folder = RunFolder.of(tickets.store.root, planned.signature, planned.seed)
+    done = None if computed is None else _extended(planned, folder, tickets.store, computed)
+    if done is None:
+        done = _made_anew(planned, folder, tickets)
+        if done and (seen := _seen(planned, folder, tickets)):
+            tickets.verified.note(_name(planned), seen)
+    return done
+
+
+def is_recorded(planned: Planned, tickets: StoredTickets) -> bool:
+    """Whether all of a cell was found to be recorded, and no file of it has changed since."""
+    folder = RunFolder.of(tickets.store.root, planned.signature, planned.seed)
+    return tickets.verified.has(_name(planned), _seen(planned, folder, tickets))
+
+
+def _name(planned: Planned) -> str:
+    return f"runs/{planned.signature}/{planned.seed}"
+
+
+def _seen(planned: Planned, folder: RunFolder, tickets: StoredTickets) -> str:
+    """The versions of the files of a cell and of its tickets; nothing if a file is missing."""
+    files = [version(path) for path in (folder.records, folder.done, folder.config)]
+    own = [tickets.version(stage.key, planned.seed) for stage in planned.trainings]
+    asked = [planned.labels, planned.cell.config]
+    return "" if None in files else digest([files, own, asked])
+
+
+def _extended(
+    planned: Planned, folder: RunFolder, store: Store, computed: Collection[str]
+) -> bool | None:
+    """Append the rows of new tickets; returns whether the cell is done.
+
+    None: the rows before them are not those that they belong behind, or the cell becomes complete,
+    so that all rows have to be made from their tickets.
+    """
+    stored, order = folder.read(), [stage.key for stage in planned.trainings]
+    written = {row.stage: row for row in stored.records}
+    if not written or stored.faults or stored.half_written or not os.path.lexists(folder.config):
+        return None
+    rows, new = dict(written), []
+    for stage in planned.trainings:
+        if stage.key in computed:
+            row = _record(planned, stage, store, rows)
+            if row is None or (stage.key in written and _differing([written[stage.key]], [row])):
+                return None
+            if stage.key not in written:
+                new.append(row)
+            rows[stage.key] = row
+    if stored.done:
+        return True if [*written] == order else None
+    if [*rows] != order[: len(rows)] or len(rows) == len(order):
+        return None
+    folder.append(new)
+    return False
+
+
+def _made_anew(planned: Planned, folder: RunFolder, tickets: StoredTickets) -> bool:
+    """Write the rows of all tickets of a cell, where they are not written; as `record_cell`."""
+    store, seed = tickets.store, planned.seed
     folder.write_config(planned.labels, dict(planned.cell.config))
     rows: dict[str, Record] = {}
     for stage in planned.trainings:
@@ -43,7 +111,9 @@ def record_cell(planned: Planned, store: Store) -> bool:
         except OSError:
             set_aside(folder.done, "no file")
     complete = len(known) == len(planned.trainings) and all(
-        is_stored(stage, planned.seed, "end", store, thorough=True) for stage in planned.trainings
+        # A ticket may have come since its folder was listed.
+        tickets.holds(stage, seed) or is_stored(stage, seed, "end", store, thorough=True)
+        for stage in planned.trainings
     )
     folder.write(known, complete=complete)
     return complete

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -17,19 +17,22 @@ import torch
 from filelock import FileLock
 
 from lt_sweeps.config.call import digest
+from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data.split_overlap import shared_examples
-from lt_sweeps.execution import records
 from lt_sweeps.execution.loaded_code import ChangedCode
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.patience import patiently
+from lt_sweeps.execution.records import is_recorded, record_cell
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.cost import kind
 from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
 from lt_sweeps.plan.stages import Init, Work
+from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.atomic_write import lock_path, set_aside
+from lt_sweeps.storage.locks import lock
 from lt_sweeps.storage.manifest import (
     FrozenCell,
     FrozenPack,
@@ -171,19 +174,25 @@ class Submission:
 
     def write_records(self) -> int:
         """Write the records of all cells; returns how many cells are complete."""
-        patiently("tickets", self._redraw)
-        return sum(
-            patiently("records", partial(write_records, cell, self.store))
+        tickets = StoredTickets(self.store, thorough=True)
+        patiently("tickets", partial(self._redraw, tickets))
+        done = sum(
+            is_recorded(cell, tickets)
+            or patiently("records", partial(write_records, cell, tickets))
             for cell in self.plan.cells
         )
+        tickets.verified.save()
+        return done
 
-    def _redraw(self) -> None:
+    def _redraw(self, tickets: StoredTickets) -> None:
         """Draw initial weights anew whose file is damaged: they are of no unit that is computed."""
         pairs = {(unit.stage, unit.seed) for unit in self.plan.units if not unit.stage.start.inputs}
         inits = {(stage.start, seed) for stage, seed in pairs if isinstance(stage.start, Init)}
         for init, seed in inits:
             path = self.store.path(init.key, seed)
-            if os.path.lexists(path) and (fault := ticket_fault(init, seed, "end", self.store)):
+            if not os.path.lexists(path) or tickets.holds(init, seed):
+                continue
+            if fault := ticket_fault(init, seed, "end", self.store):
                 set_aside(path, fault)
                 ticket(init, seed, self.store)
 
@@ -239,10 +248,15 @@ def work_on(
     machine, store = replace(pack.machine, device=device), Store(sweep.root)
     compute(units, moments, store, machine, progress=progress, stopped=stopped)
     check()
-    keys = {(unit.stage.key, unit.seed) for unit in units}
+    computed: dict[Seed, set[str]] = {}
+    for unit in units:
+        computed.setdefault(unit.seed, set()).add(unit.stage.key)
+    tickets = StoredTickets(store, thorough=True)
     for cell in cells.cells:
-        if any((stage.key, cell.seed) in keys for stage in cell.trainings):
-            write_records(cell, store)
+        keys = computed.get(cell.seed, set()).intersection(s.key for s in cell.trainings)
+        if keys:
+            write_records(cell, tickets, computed=keys)
+    tickets.verified.save()
 
 
 def thawed(
@@ -287,12 +301,15 @@ def _data(cells: Plan) -> dict[str, str]:
     return {str(task.call): digest(task.identity()) for task in tasks.values()}
 
 
-def write_records(planned: Planned, store: Store) -> bool:
-    """Write a cell's records; two packs that advance one cell take turns."""
-    folder = store.root / "runs" / planned.signature
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_path(folder / f".{planned.seed}.lock")):
-        return records.record_cell(planned, store)
+def write_records(
+    planned: Planned, tickets: StoredTickets, *, computed: Collection[str] | None = None
+) -> bool:
+    """Write a cell's records, as `record_cell`; two packs that advance one cell take turns."""
+    folder = tickets.store.root / "runs" / planned.signature
+    held = lock(folder / f".{planned.seed}.lock")
+    assert held is not None, "it waits for ever"
+    with held:
+        return record_cell(planned, tickets, computed=computed)
 
 
 def name_of(unit: Unit) -> UnitName:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from filelock import BaseFileLock
 
+from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.plan.planning import stored
+from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.atomic_write import set_aside
@@ -38,7 +40,8 @@ def compute(
     while waiting:
         claims = _claim(waiting, moments, store)
         try:
-            mine = [unit for unit in claims if not stored(unit, moments, store)]
+            tickets = StoredTickets(store, thorough=False)
+            mine = [unit for unit in claims if not stored(unit, moments, tickets)]
             if mine:
                 _train(mine, moments, store, machine, progress, stopped)
         finally:
@@ -64,11 +67,20 @@ def _claim(
         claim = store.claim(unit.stage.key, unit.seed)
         if claim is not None:
             claims[unit] = claim
-            store.sweep_up(unit.stage.key, unit.seed)
-            _set_aside_what_is_wrong(unit, moments, store)
         elif not claims:
             break
+    for key, seeds in _by_stage(claims).items():
+        store.sweep_up(key, seeds)
+    for unit in claims:
+        _set_aside_what_is_wrong(unit, moments, store)
     return claims
+
+
+def _by_stage(units: Iterable[Unit]) -> dict[str, list[Seed]]:
+    seeds: dict[str, list[Seed]] = {}
+    for unit in units:
+        seeds.setdefault(unit.stage.key, []).append(unit.seed)
+    return seeds
 
 
 def _set_aside_what_is_wrong(

@@ -16,7 +16,7 @@ from lt_sweeps.config.seeds import Seed
 from lt_sweeps.config.taken_options import groups_taken, not_taken
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Init, Moment, Task, Training, Work, ancestors
-from lt_sweeps.plan.ticket_checks import is_stored
+from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import Criterion, reset
 from lt_sweeps.storage.manifest import pack_name
@@ -88,10 +88,13 @@ class Plan:
     def missing(self, store: Store, *, thorough: bool = False) -> tuple[Unit, ...]:
         """The units that are not stored, or lack a snapshot that a later stage needs.
 
-        With `thorough` all that is stored is read and compared with its stage, not only its head.
+        With `thorough` all that is stored is read and compared with its stage, not only its head,
+        unless that was done before and no file has changed since.
         """
-        check = functools.partial(stored, moments=self.moments, store=store, thorough=thorough)
-        return tuple(unit for unit in self.units if not check(unit))
+        tickets = StoredTickets(store, thorough=thorough)
+        missing = tuple(unit for unit in self.units if not stored(unit, self.moments, tickets))
+        tickets.verified.save()
+        return missing
 
 
 def plan(cells: Sequence[Cell]) -> Plan:
@@ -167,13 +170,7 @@ def _notes(planned: Sequence[Planned]) -> Iterator[str]:
                     yield not_taken(key, cell.cell)
 
 
-def stored(
-    unit: Unit,
-    moments: Mapping[str, frozenset[Moment]],
-    store: Store,
-    *,
-    thorough: bool = False,
-) -> bool:
+def stored(unit: Unit, moments: Mapping[str, frozenset[Moment]], tickets: StoredTickets) -> bool:
     """Whether nothing of a unit has to be computed; its start can be made again without training.
 
     A ticket beside a checkpoint belongs to a pack that was killed while it wrote its tickets. The
@@ -181,8 +178,8 @@ def stored(
     """
     stage, seed = unit.stage, unit.seed
     wanted = ("end", *(moments.get(stage.key, frozenset()) - {"start"}))
-    whole = all(is_stored(stage, seed, at, store, thorough=thorough) for at in wanted)
-    return whole and not store.checkpoints(stage.key, seed)
+    whole = all(tickets.holds(stage, seed, moment) for moment in wanted)
+    return whole and not tickets.is_training(stage.key, seed)
 
 
 def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int) -> list[Pack]:

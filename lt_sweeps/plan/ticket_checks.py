@@ -65,7 +65,7 @@ def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
     # A search keeps about as many as it was asked for; a training that prunes keeps exactly them.
     if kept not in (None, left) and moment == "end" and stage.step > _first_step(stage):
         return f"{left} weights where its training keeps {kept}"
-    pruning, _ = _origin(stage)
+    pruning, _ = mask_origin(stage)
     if pruning is not None and _counts(pruning):
         for names, count in _groups(pruning):
             if (left := sum(facts.layers_remaining[name] for name in names)) > count:
@@ -75,7 +75,7 @@ def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
 
 def ticket_fault(stage: Work | Init, seed: Seed, moment: Moment, store: Store) -> str:
     """What is wrong with a stored ticket, for which all of it and its parent's are read."""
-    _, parent = _origin(stage)
+    _, parent = mask_origin(stage)
     paths = [store.path(stage.key, seed, moment)]
     paths += [] if parent is None else [store.path(parent.key, seed)]
     return _fault(stage, seed, moment, store, tuple(map(_version, paths)))
@@ -120,7 +120,7 @@ def _faults(
     floats = [tensor for tensor in ticket.state.values() if tensor.is_floating_point()]
     if facts.metrics.get("finite") and not all(t.isfinite().all() for t in floats):
         yield "weights that are no numbers, though it has not diverged"
-    pruning, _ = _origin(stage)
+    pruning, _ = mask_origin(stage)
     if parent is not None:
         yield from _unlike_parent(stage, pruning, ticket, parent)
 
@@ -147,7 +147,7 @@ def _unlike_parent(
 
 def _parent(stage: Work | Init, seed: Seed, store: Store) -> Ticket | None:
     """The ticket in whose mask a stage's own lies, if it is stored and whole."""
-    _, parent = _origin(stage)
+    _, parent = mask_origin(stage)
     try:
         return None if parent is None else store.read(parent.key, seed)
     except (FileNotFoundError, DamagedFile):
@@ -155,7 +155,7 @@ def _parent(stage: Work | Init, seed: Seed, store: Store) -> Ticket | None:
 
 
 @functools.cache
-def _origin(stage: Stage) -> tuple[Prune | None, Work | Init | None]:
+def mask_origin(stage: Stage) -> tuple[Prune | None, Work | Init | None]:
     """The pruning that made the mask of a stage, and the stored ticket that was pruned."""
     pruning, at = None, stage.mask_within
     while at is not None:

@@ -54,6 +54,31 @@ def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool
     return True
 
 
+def append_whole(path: Path, content: bytes) -> None:
+    """Append whole lines to a file, which a kill may cut short: the last line is then no line.
+
+    The caller holds a lock: a network file system does not order the appends of two machines.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        set_aside(path, "no file")
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            content = b"\n" + content  # what was cut short stays a line of its own
+        try:
+            while content:
+                content = content[os.write(descriptor, content) :]
+            os.fsync(descriptor)
+        except OSError:  # a full disk: leave the file as it was
+            os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+    if not size:
+        _sync_folder(path.parent)
+
+
 def set_aside(path: Path, reason: str) -> None:
     """Rename a damaged file, so that it is not used again, and log a warning."""
     number = len(list(path.parent.glob(f"{path.name}.corrupt-*")))

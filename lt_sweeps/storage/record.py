@@ -28,7 +28,7 @@ import yaml
 from lt_sweeps.config.call import fits
 from lt_sweeps.config.keys import GROUPS, Precision
 from lt_sweeps.config.report_config import METRICS
-from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.atomic_write import append_whole, write_whole
 from lt_sweeps.storage.checked_read import (
     DamagedFile,
     check_format,
@@ -249,23 +249,23 @@ class RunFolder:
     def done(self) -> Path:
         return self.path / "DONE"
 
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
     def write_config(self, choices: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """Write what was chosen and the resolved config, unless they are there already."""
         about = {"signature": self.path.parent.name, "seed": self.path.name}
         content = {**about, "choices": dict(choices), "config": dict(config)}
         text = yaml.safe_dump(content, sort_keys=False).encode()
-        file = self.path / "config.yaml"
-        with suppress(FileNotFoundError, DamagedFile):
-            if read_file(file) == text:
-                return
-        write_whole(file, text)
+        _write_unless_there(self.config, text)
 
     def read_config(self) -> dict[str, Any]:
         """What was chosen (`choices`) and the resolved config (`config`), as `write_config` wrote.
 
         Raises: FileNotFoundError, DamagedFile: there is none of this cell and seed.
         """
-        file = self.path / "config.yaml"
+        file = self.config
         content = read_yaml(file)
         if not isinstance(content, dict) or not all(
             isinstance(content.get(name), dict) for name in ("choices", "config")
@@ -280,9 +280,13 @@ class RunFolder:
     def write(self, records: Sequence[Record], *, complete: bool) -> None:
         """Write the records, and then `DONE` if they are all that the cell will have."""
         content = "".join(map(_line, records)).encode()
-        write_whole(self.records, content)
+        _write_unless_there(self.records, content)
         if complete:
             write_whole(self.done, _checksum(content))
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Add records behind those that are there; the caller holds the lock of the cell."""
+        append_whole(self.records, "".join(map(_line, records)).encode())
 
     def read(
         self, *, needed: Collection[str] = (), stages: Sequence[str] | None = None
@@ -332,6 +336,13 @@ class RunFolder:
             return b"", [str(error)]
         whole = re.fullmatch(rb"[0-9a-f]{64}\n", content)
         return (content, []) if whole else (b"", [f"{self.done}: not a checksum; {_CURE}"])
+
+
+def _write_unless_there(path: Path, content: bytes) -> None:
+    with suppress(FileNotFoundError, DamagedFile):
+        if read_file(path) == content:
+            return
+    write_whole(path, content)
 
 
 def _line(record: Record) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,29 +21,17 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
+from filelock import BaseFileLock
 from torch import Tensor
 
-from lt_sweeps.storage import checked_read, ticket_file
-from lt_sweeps.storage.atomic_write import lock_path, set_aside, write_whole
+from lt_sweeps.storage import checked_read, mask_bits, ticket_file
+from lt_sweeps.storage.atomic_write import set_aside, write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, say_unused
+from lt_sweeps.storage.locks import lock
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_facts import TicketFacts
 from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER, CorruptTicket
-
-_LEASE = 60.0  # seconds after which the claim of a dead process expires, without file locks
-
-
-@dataclass(frozen=True)
-class UnitCost:
-    """What computing a unit took: its share of a stack's seconds, and where it was computed."""
-
-    seconds: float | None = None
-    device: str | None = None
-    stack_size: int | None = None
-    backend: str | None = None
-    deterministic: bool | None = None  # kernels that repeat their bytes
-    code_version: str | None = None
+from lt_sweeps.storage.unit_costs import UnitCost, read_cost, write_costs
 
 
 @dataclass(frozen=True)
@@ -99,16 +88,13 @@ class Store:
         blob = _pack(_tensors(ticket), {**metadata, **identity})
         write_whole(self.path(key, seed, moment), blob, first_wins=True)
 
-    def write_cost(self, key: str, seed: object, cost: Mapping[str, Any]) -> None:
-        """Store what a unit cost, beside the ticket, whose bytes must not depend on the cost."""
-        write_whole(self._cost(key, seed), json.dumps(cost).encode(), first_wins=True)
+    def write_costs(self, key: str, seeds: Sequence[object], cost: UnitCost) -> None:
+        """Store what units cost, beside the tickets, whose bytes must not depend on the cost."""
+        write_costs(self.path(key, "").parent, seeds, cost)
 
     def cost(self, key: str, seed: object) -> UnitCost:
-        """What a unit cost; nothing is known where the file is absent or damaged."""
-        try:
-            return checked_read.read_json(self._cost(key, seed), UnitCost)
-        except (FileNotFoundError, DamagedFile):
-            return UnitCost()
+        """What a unit cost; nothing is known where this is absent or damaged."""
+        return read_cost(self.path(key, seed).parent, seed)
 
     def write_notes(self, key: str, seed: object, notes: Sequence[str]) -> None:
         """Store what a reader of a unit's result must know, beside its ticket."""
@@ -125,7 +111,7 @@ class Store:
 
     def checkpoints(self, key: str, seed: object) -> list[int]:
         """The steps at which a checkpoint of an unfinished training was saved."""
-        return sorted(ticket_file.checkpoint_steps(self.path(key, seed).parent, seed))
+        return ticket_file.checkpoint_steps(self.path(key, seed).parent, [seed])[str(seed)]
 
     def read_checkpoint(
         self, key: str, seed: object, step: int
@@ -148,42 +134,31 @@ class Store:
         blob = _pack(tensors, {**metadata, **identity}, entries=True)
         write_whole(self._checkpoint(key, seed, step), blob)
 
-    def drop_checkpoints(self, key: str, seed: object, *, before: int | None = None) -> None:
-        for step in self.checkpoints(key, seed):
-            if before is None or step < before:
-                self._checkpoint(key, seed, step).unlink(missing_ok=True)
+    def drop_checkpoints(self, key: str, *seeds: object, before: int | None = None) -> None:
+        """Remove the checkpoints of these units of a stage, whose folder is listed once."""
+        for seed, steps in ticket_file.checkpoint_steps(self.path(key, "").parent, seeds).items():
+            for step in steps:
+                if before is None or step < before:
+                    self._checkpoint(key, seed, step).unlink(missing_ok=True)
 
     def claim(self, key: str, seed: object) -> BaseFileLock | None:
-        """Claim a unit, so that no other process computes it; None if another process has it.
+        """Claim a unit, so that no other process computes it; None if another process has it."""
+        return lock(self.path(key, seed).with_suffix(".lock"), wait=0)
 
-        The claim is a file lock. The kernel frees it when the process dies, however it dies; the
-        server of a network file system frees it when the node dies. A file system without locks
-        gets a lease instead, which its holder renews: it expires a minute after the holder dies.
-        """
-        path = self.path(key, seed).with_suffix(".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _acquired(FileLock(lock_path(path), fallback_to_soft=False))
-        except NotImplementedError:
-            return _acquired(SoftFileLease(path.with_suffix(".lease"), lease_duration=_LEASE))
-
-    def sweep_up(self, key: str, seed: object) -> None:
+    def sweep_up(self, key: str, seeds: Sequence[object]) -> None:
         """Remove the temporary files of a killed process, and set aside what cannot be read.
 
-        The caller holds the claim.
+        The caller holds the claims of these units of a stage, whose folder is listed once.
         """
-        folder = self.path(key, seed).parent
-        cost = self._cost(key, seed)
-        _mend(cost, lambda: checked_read.read_json(cost, UnitCost))
-        for step in self.checkpoints(key, seed):
-            read = functools.partial(self.read_checkpoint, key, seed, step)
-            _mend(self._checkpoint(key, seed, step), read)
-        for pattern in (f".{seed}.*", f".{seed}@*"):
-            for path in folder.glob(pattern):
-                path.unlink(missing_ok=True)
-
-    def _cost(self, key: str, seed: object) -> Path:
-        return self.root / "tickets" / key / f"{seed}.cost.json"
+        folder = self.path(key, "").parent
+        for seed, steps in ticket_file.checkpoint_steps(folder, seeds).items():
+            for step in steps:
+                read = functools.partial(self.read_checkpoint, key, seed, step)
+                _mend(self._checkpoint(key, seed, step), read)
+        hidden = tuple(f".{seed}{mark}" for seed in seeds for mark in ".@")
+        for name in os.listdir(folder):
+            if name.startswith(hidden):
+                (folder / name).unlink(missing_ok=True)
 
     def _notes(self, key: str, seed: object) -> Path:
         return self.root / "tickets" / key / f"{seed}.notes.json"
@@ -200,14 +175,6 @@ def _mend(path: Path, read: Callable[[], object]) -> None:
         pass
     except DamagedFile as error:
         set_aside(path, error.reason)
-
-
-def _acquired(lock: BaseFileLock) -> BaseFileLock | None:
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return None
-    return lock
 
 
 def _tensors(ticket: Ticket) -> dict[str, Tensor]:
@@ -236,7 +203,11 @@ def _pack(
             tensors are compared with those of its network, and its bytes are not to change.
     """
     named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    masks = {name: t.numpy() for name, t in named.items() if name.startswith(MASK)}
+    bits, shapes = mask_bits.packed(masks)
+    named |= {name: torch.from_numpy(mask) for name, mask in bits.items()}
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    texts |= shapes
     blob = safetensors.torch.save(named)
     size = struct.unpack("<Q", blob[:8])[0]
     header, body = json.loads(blob[8 : 8 + size]), memoryview(blob)[8 + size :]
@@ -251,4 +222,19 @@ def _pack(
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     metadata, content = ticket_file.read_content(path)
-    return metadata, {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}
+    return metadata, tensors_in(content)
+
+
+def tensors_in(content: bytes) -> dict[str, Tensor]:
+    """The tensors in the bytes of a ticket, or of anybody's safetensors file, with whole masks.
+
+    Raises: SafetensorError, ValueError: there are none.
+    """
+    tensors = {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}
+    size = struct.unpack("<Q", content[:8])[0]
+    metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    if ticket_file.MASK_SHAPES not in metadata:
+        return tensors
+    masks = {name: t.numpy() for name, t in tensors.items() if name.startswith(MASK)}
+    masks = mask_bits.unpacked(masks, metadata)
+    return tensors | {name: torch.from_numpy(mask) for name, mask in masks.items()}

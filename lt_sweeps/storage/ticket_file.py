@@ -1,10 +1,10 @@
 """The file of a ticket as bytes, checked without torch: one reader for the store and for reports.
 
-A ticket is one safetensors file: weights and buffers under their `state_dict` names, masks under
-`mask/<name>`, a learned mask's logits under `learned/<name>`, optimizer state under
-`optimizer/<name>`. Its metadata say what it is and hold two checksums, of the tensors and of the
-metadata itself, so that a file which was cut short or changed is never believed. They name the
-path too, so that a file which was moved or copied is not believed either.
+A ticket is one safetensors file: weights and buffers under their `state_dict` names, masks as bits
+under `mask/<name>` (`mask_bits` says how), a learned mask's logits under `learned/<name>`,
+optimizer state under `optimizer/<name>`. Its metadata say what it is and hold two checksums, of
+the tensors and of the metadata itself, so that a file which was cut short or changed is never
+believed. They name the path too, so that a file which was moved or copied is not believed either.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,13 +29,21 @@ from lt_sweeps.storage.checked_read import (
     typed,
 )
 from lt_sweeps.storage.ticket_facts import TicketFacts
+from lt_sweeps.storage.unit_costs import read_cost
 
-FORMAT = "lt_sweeps.ticket/1"
+FORMAT = "lt_sweeps.ticket/2"
+EARLIER = ("lt_sweeps.ticket/1",)  # a mask was a truth value to a byte
 MASK, OPTIMIZER, LEARNED = "mask/", "optimizer/", "learned/"
 """How the names of the tensors begin that are no weights or buffers."""
 
+MASK_SHAPES = "mask_shapes"
+"""The name in the metadata of the shapes of masks that are stored as bits."""
+
 OTHER_PATH = "; its path says otherwise"
 """How the reason ends why a whole ticket is not the one of its path."""
+
+CHECKPOINT = re.compile(r"(.*)\.partial-(\d{1,18})\.safetensors")
+"""The name of a checkpoint: its seed and its step."""
 
 T = TypeVar("T")
 
@@ -50,11 +58,18 @@ def ticket_path(root: Path, key: str, seed: object, moment: int | str = "end") -
     return root / "tickets" / key / f"{seed}{suffix}.safetensors"
 
 
-def checkpoint_steps(folder: Path, seed: object) -> Iterator[int]:
-    """The steps of the checkpoints of an unfinished training, in the folder of its stage."""
-    for path in folder.glob(f"{seed}.partial-*.safetensors"):
-        if name := re.search(r"\.partial-(\d{1,18})\.safetensors$", path.name):
-            yield int(name[1])
+def checkpoint_steps(folder: Path, seeds: Sequence[object]) -> dict[str, list[int]]:
+    """The steps of the checkpoints of these seeds, in the folder of their stage."""
+    steps: dict[str, list[int]] = {str(seed): [] for seed in seeds}
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return steps
+    for name in names:
+        found = CHECKPOINT.fullmatch(name)
+        if found and found[1] in steps:
+            steps[found[1]].append(int(found[2]))
+    return {seed: sorted(at) for seed, at in steps.items()}
 
 
 def identity_in_path(path: Path) -> dict[str, str]:
@@ -79,6 +94,17 @@ def split_by_prefix(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
         prefix = next((p for p in groups if p and name.startswith(p)), "")
         groups[prefix][name.removeprefix(prefix)] = tensor
     return groups
+
+
+def mask_shapes(metadata: Mapping[str, str]) -> Mapping[str, Sequence[int]]:
+    """The shape of each mask that is stored as bits.
+
+    Raises: ValueError: the metadata hold what can be none.
+    """
+    shapes = typed(Mapping[str, Sequence[int]], parse_json(metadata.get(MASK_SHAPES, "{}")))
+    if any(size < 0 for shape in shapes.values() for size in shape):
+        raise ValueError(f"{MASK_SHAPES}: a size below 0")
+    return shapes
 
 
 def metadata_checksum(metadata: Mapping[str, str]) -> str:
@@ -130,8 +156,8 @@ def _head(path: Path) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]], int
         stated = metadata["format"]
     except (ValueError, KeyError, AttributeError):
         raise CorruptTicket(path, "its header is unreadable") from None
-    by = _written_by(path) if stated != FORMAT else ""
-    _or_corrupt(path, lambda: check_format(path, stated, FORMAT, by=by))
+    by = _written_by(path) if stated not in (*EARLIER, FORMAT) else ""
+    _or_corrupt(path, lambda: check_format(path, stated, *EARLIER, FORMAT, by=by))
     if actual != 8 + size + max(ends, default=0):
         expected = 8 + size + max(ends, default=0)
         raise CorruptTicket(path, f"{actual} bytes where {expected} were written")
@@ -143,8 +169,13 @@ def _head(path: Path) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]], int
         raise CorruptTicket(path, fault)
     try:
         TicketFacts.of(metadata)
+        shapes = mask_shapes(metadata)
     except ValueError as error:
         raise CorruptTicket(path, str(error)) from None
+    for name, shape in shapes.items():
+        entry = tensors.get(MASK + name, {})
+        if (entry.get("dtype"), entry.get("shape")) != ("U8", [-(-math.prod(shape) // 8)]):
+            raise CorruptTicket(path, f"its mask of {name} is of another size than its header says")
     return metadata, tensors, 8 + size
 
 
@@ -157,10 +188,9 @@ def _or_corrupt(path: Path, read: Callable[[], T]) -> T:
 
 def _written_by(path: Path) -> str:
     """The version of the code that computed a ticket, as the file beside it says."""
-    cost = path.with_name(f"{identity_in_path(path)['seed']}.cost.json")
     try:
-        return str(parse_json(read_file(cost))["code_version"])
-    except (OSError, ValueError, LookupError, TypeError):
+        return read_cost(path.parent, identity_in_path(path)["seed"]).code_version or ""
+    except OSError:
         return ""
 
 
@@ -195,11 +225,17 @@ def _miscounted(
     left, groups = TicketFacts.of(metadata).layers_remaining, split_by_prefix(tensors)
     if groups[LEARNED] or not groups[MASK]:  # a mask in training keeps all; a score stores none
         return ""
+    shapes = mask_shapes(metadata)
     for name, entry in groups[MASK].items():
         first, last = entry["data_offsets"]
         mask = bytes(body[first:last])
-        kept = mask.count(1)
-        if entry.get("dtype") != "BOOL" or kept + mask.count(0) != len(mask):
+        if name in shapes:
+            bits, beyond = int.from_bytes(mask, "big"), 8 * len(mask) - math.prod(shapes[name])
+            kept, whole = bits.bit_count(), not bits & ((1 << beyond) - 1)
+        else:
+            kept = mask.count(1)
+            whole = entry.get("dtype") == "BOOL" and kept + mask.count(0) == len(mask)
+        if not whole:
             return f"its mask of {name} has entries other than 0 and 1"
         if left and kept != left.get(name):
             return f"its mask of {name} keeps {kept} weights; its header says {left.get(name)}"

@@ -289,7 +289,7 @@ def history(folder: Path, seed: str) -> tuple[Row, ...]:
         return _rows(folder / f"{seed}.safetensors")
     except FileNotFoundError:
         pass
-    for step in sorted(checkpoint_steps(folder, seed), reverse=True):
+    for step in reversed(checkpoint_steps(folder, [seed])[seed]):
         try:
             return _rows(folder / f"{seed}.partial-{step}.safetensors")
         except (OSError, CorruptTicket):

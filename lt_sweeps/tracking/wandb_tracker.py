@@ -20,6 +20,7 @@ import psutil
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from lt_sweeps.storage.mask_bits import unpacked
 from lt_sweeps.storage.ticket_file import MASK
 from lt_sweeps.tracking import wandb_offline
 from lt_sweeps.tracking.mean_runs import KINDS
@@ -263,7 +264,8 @@ def _mask(ticket: Path) -> bytes:
     """The mask of a ticket by the names of its parameters, as a safetensors file."""
     with safe_open(ticket, framework="numpy") as file:
         names = sorted(name for name in file.keys() if name.startswith(MASK))  # noqa: SIM118
-        return save({name.removeprefix(MASK): file.get_tensor(name) for name in names})
+        whole = unpacked({name: file.get_tensor(name) for name in names}, file.metadata())
+        return save({name.removeprefix(MASK): mask for name, mask in whole.items()})
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lt_sweeps.config.seeds import Seed
 from lt_sweeps.plan.stages import Moment
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.record import misses_target
-from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.store import Store, UnitCost
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.mask_action import MaskAction
@@ -53,8 +54,8 @@ class UnitFiles:
             row = {name: tensor[r] for name, tensor in tensors.items()}
             metadata = {**self.history.metadata(r), "seconds": seconds}
             self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, metadata)
-        for unit in self.units:
-            self.store.drop_checkpoints(unit.stage.key, unit.seed, before=step)
+        for key, seeds in self._seeds().items():
+            self.store.drop_checkpoints(key, *seeds, before=step)
 
     def read_checkpoint(self, step: int) -> float:
         """Put back what the checkpoints of all units at `step` hold.
@@ -81,8 +82,8 @@ class UnitFiles:
 
     def drop_checkpoints(self) -> None:
         """Remove the checkpoints of a training that has ended."""
-        for unit in self.units:
-            self.store.drop_checkpoints(unit.stage.key, unit.seed)
+        for key, seeds in self._seeds().items():
+            self.store.drop_checkpoints(key, *seeds)
 
     def finish(self, step: int, seconds: float, results: Sequence[dict[str, Any]]) -> None:
         """Write every ticket; the checkpoint before it makes a torn end repeat with equal bytes.
@@ -94,24 +95,32 @@ class UnitFiles:
         self.write_checkpoint(step, seconds)
         stack = self.masking.stack
         name = torch.cuda.get_device_name if stack.device.type == "cuda" else str
-        cost = {
-            "seconds": round(seconds / len(self.units), 3),
-            "device": name(stack.device),
-            "stack_size": len(self.units),
-            "backend": stack.backend,
-            "deterministic": self.machine.deterministic,
-            "code_version": self.machine.code_version,
-        }
+        cost = UnitCost(
+            seconds=round(seconds / len(self.units), 3),
+            device=name(stack.device),
+            stack_size=len(self.units),
+            backend=stack.backend,
+            deterministic=self.machine.deterministic,
+            code_version=self.machine.code_version,
+        )
+        for key, seeds in self._seeds().items():
+            self.store.write_costs(key, seeds, cost)
         whole = self.units[0].stage.stores_ticket
         best = self.masking.ticket(self.history.best, step)
         last = self.masking.ticket(self.masking.trained, step)
-        for r, unit in enumerate(self.units):
+        for r in range(len(self.units)):
             if "best" in self.moments[r]:
                 self._write(r, "best", best[r])
-            self.store.write_cost(unit.stage.key, unit.seed, cost)
             # A ticket that was only scored is left empty: it can be made again from its start.
             ticket = last[r] if whole else Ticket({}, {}, step)
             self._write(r, "end", ticket, metrics=results[r], history=self.history.rows[r])
+
+    def _seeds(self) -> dict[str, list[Seed]]:
+        """The seeds of each stage, so that a folder is listed once for all of them."""
+        seeds: dict[str, list[Seed]] = {}
+        for unit in self.units:
+            seeds.setdefault(unit.stage.key, []).append(unit.seed)
+        return seeds
 
     def _check_targets(self) -> None:
         """Raises: ValueError: the sparsity that is measured is not the one asked for."""

@@ -550,7 +550,7 @@ def _kind(path: Path) -> str:
         return "checkpoint" if ".partial-" in path.name else "ticket"
     if path.parent.name in ("logs", "failed", "halved", "running", "jobs"):
         return path.parent.name
-    return ".cost.json" if path.name.endswith(".cost.json") else path.name.lstrip("0123456789.")
+    return path.name.lstrip("0123456789.")
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -241,7 +241,7 @@ def test_a_damaged_ticket_is_refused_by_export_and_not_renamed(
         not_a_file(path, kind)
     else:
         harmed = {"flipped": content[:-1] + b"#", "cut": content[:99]}
-        newer = content.replace(b"lt_sweeps.ticket/1", b"lt_sweeps.ticket/2")
+        newer = content.replace(b"lt_sweeps.ticket/2", b"lt_sweeps.ticket/3")
         path.write_bytes(harmed.get(kind, newer))
     for verb in ("export", "report", "status"):
         status, said = _answer(verb, sweep, tmp_path / "out", capsys)

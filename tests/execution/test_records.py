@@ -15,6 +15,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.records import dense_resources, record_cell
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Init, Train, Training
+from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.sparsity.sparsifiers import Sparsifier
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.store import Store
@@ -140,7 +141,7 @@ def test_done_comes_last_and_names_the_records(cell: Make, run: Run) -> None:
     made, store = run(cell())
     place = folder(made, store)
     before = (place / "records.jsonl").stat().st_mtime_ns
-    assert record_cell(made.cells[0], store)
+    assert record_cell(made.cells[0], StoredTickets(store, thorough=True))
     assert (place / "records.jsonl").stat().st_mtime_ns == before, "written once"
 
 
@@ -149,7 +150,7 @@ def test_changed_records_are_set_aside_and_made_again(cell: Make, run: Run, capl
     place = folder(made, store)
     right = (place / "records.jsonl").read_bytes()
     (place / "records.jsonl").write_bytes(right.replace(b'"level": 1', b'"level": 7'))
-    assert record_cell(made.cells[0], store)
+    assert record_cell(made.cells[0], StoredTickets(store, thorough=True))
     assert (place / "records.jsonl").read_bytes() == right
     assert "not the records that DONE was written for; set aside as" in caplog.text
     assert (place / "records.jsonl.corrupt-0").exists()
@@ -160,7 +161,7 @@ def test_a_harmed_config_is_written_again(cell: Make, run: Run) -> None:
     config = folder(made, store) / "config.yaml"
     right = config.read_bytes()
     config.write_bytes(b"")
-    assert record_cell(made.cells[0], store)
+    assert record_cell(made.cells[0], StoredTickets(store, thorough=True))
     assert config.read_bytes() == right
 
 
@@ -169,7 +170,7 @@ def test_an_unfinished_cell_has_the_rows_it_has_and_no_done(cell: Make, run: Run
     place = folder(made, store)
     (place / "DONE").unlink()
     store.path(made.cells[0].last.key, 0).unlink()
-    assert not record_cell(made.cells[0], store)
+    assert not record_cell(made.cells[0], StoredTickets(store, thorough=True))
     assert [row["level"] for row in read(place / "records.jsonl")] == [0, 1]
     assert not (place / "DONE").exists()
 

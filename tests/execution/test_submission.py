@@ -14,6 +14,7 @@ from lt_sweeps import __version__
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.execution.local_launcher import run_missing
+from lt_sweeps.execution.plan_preview import _disk
 from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.execution.submission import Submission, work_on
 from lt_sweeps.execution.train_pack import compute
@@ -42,6 +43,22 @@ def test_a_pack_is_worked_on_from_the_manifest_alone(cell: Make, tmp_path: Path)
         work_on(sweep, pack, device="cpu")
     assert not made.missing(Store(tmp_path))
     assert len(list(tmp_path.glob("runs/*/*/DONE"))) == 2
+
+
+def test_a_plan_counts_the_files_that_there_will_be_and_none_else_is_left(
+    cell: Make, tmp_path: Path
+) -> None:
+    made = plan([cell(seed=seed, reset__to="4it") for seed in (0, 1)])
+    todo, sweep = all_packs(made), frozen(made, tmp_path)
+    said = _disk(made, todo)
+    for pack in sweep.manifest.packs:
+        work_on(sweep, pack, device="cpu")
+    made_files = [p for name in ("tickets", "runs") for p in (tmp_path / name).rglob("*.*")]
+    files = [p for p in made_files if p.name != "verified.jsonl"]
+    files += list(tmp_path.glob("runs/*/*/DONE"))
+    # Two seeds of a drawn network, a snapshot and three tickets; records; the costs of three stages
+    assert len(files) == 2 * (1 + 1 + 3) + 2 * 3 + 3
+    assert f"in {len(files)} files" in said
 
 
 def test_the_same_cells_are_the_same_sweep_and_others_are_not(cell: Make, tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.records import record_cell
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.storage.checked_read import NewerFormat
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.record import RunFolder
-from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.store import Store, UnitCost
 
 Make = Callable[..., Cell]
 Run = Callable[..., tuple[Plan, Store]]
@@ -52,7 +53,7 @@ def _mended(computed: Swept, *harmed: Path) -> None:
     assert {store.path(u.stage.key, u.seed) for u in missing} == set(harmed)
     for unit in missing:
         compute([unit], made.moments, store, Machine())
-    assert all(record_cell(planned, store) for planned in made.cells)
+    assert all(record_cell(planned, StoredTickets(store, thorough=True)) for planned in made.cells)
     assert _files(store.root) == before
     assert all(path.with_name(f"{path.name}.corrupt-0").exists() for path in harmed)
 
@@ -179,7 +180,7 @@ def test_records_of_a_swapped_ticket_are_written_again(computed: Swept) -> None:
     rows = [dict(vars(row), seed="0") for row in one.read().records]
     zero.write([type(one.read().records[0])(**row) for row in rows], complete=True)
     assert not zero.read().faults
-    assert record_cell(made.cells[0], store)
+    assert record_cell(made.cells[0], StoredTickets(store, thorough=True))
     assert _files(store.root) == before
 
 
@@ -188,7 +189,7 @@ def test_a_cell_is_not_done_while_a_ticket_of_it_is_wrong(computed: Swept) -> No
     path = _ticket(computed, 2, 0)
     path.write_bytes(path.read_bytes()[:-1] + b"#")
     RunFolder.of(store.root, made.cells[0].signature, 0).done.unlink()
-    assert not record_cell(made.cells[0], store)
+    assert not record_cell(made.cells[0], StoredTickets(store, thorough=True))
 
 
 def test_a_mask_criterion_that_keeps_what_it_likes_is_not_held_to_a_number(
@@ -222,18 +223,18 @@ def test_a_ticket_that_its_own_training_pruned_keeps_as_many_as_it_was_to_keep(
 def test_a_ticket_of_a_newer_format_is_refused_and_stays(computed: Swept) -> None:
     made, store, _ = computed
     path = _ticket(computed, 1, 0)
-    cost = path.with_name("0.cost.json")
-    cost.write_text(json.dumps(json.loads(cost.read_text()) | {"code_version": "9.0.0+abc"}))
-    content = path.read_bytes().replace(b"lt_sweeps.ticket/1", b"lt_sweeps.ticket/2")
+    path.with_name("costs.jsonl").unlink()
+    store.write_costs(path.parent.name, [0], UnitCost(code_version="9.0.0+abc"))
+    content = path.read_bytes().replace(b"lt_sweeps.ticket/2", b"lt_sweeps.ticket/3")
     path.write_bytes(content)
-    line = r"newer version of lt_sweeps \(9.0.0\+abc\) wrote it, in the format lt_sweeps.ticket/2; "
-    line += "this version reads lt_sweeps.ticket/1; update lt_sweeps, or use another root"
+    line = r"newer version of lt_sweeps \(9.0.0\+abc\) wrote it, in the format lt_sweeps.ticket/3; "
+    line += "this version reads lt_sweeps.ticket/2; update lt_sweeps, or use another root"
     unit = next(u for u in made.units if store.path(u.stage.key, u.seed) == path)
     for refused in (
         lambda: made.missing(store),
         lambda: made.missing(store, thorough=True),
         lambda: compute([unit], made.moments, store, Machine()),
-        lambda: record_cell(made.cells[0], store),
+        lambda: record_cell(made.cells[0], StoredTickets(store, thorough=True)),
         lambda: store.read(path.parent.name, 0),
     ):
         with pytest.raises(NewerFormat, match=line):

@@ -1,16 +1,28 @@
 """Tickets are whole or absent, checked, and readable by anyone."""
 
+import fcntl
+import hashlib
 import json
+import math
 import multiprocessing
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
 import torch
+from filelock import BaseFileLock
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lt_sweeps.storage import store as store_module
+from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.mask_bits import packed, unpacked
 from lt_sweeps.storage.store import CorruptTicket, Store, UnitCost
 from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.ticket_file import EARLIER, metadata_checksum
 
 TICKET = Ticket(
     {"layer.weight": torch.arange(6.0).view(1, 2, 3), "layer.bias": torch.zeros(1, 2)},
@@ -43,11 +55,14 @@ def test_it_loads_with_safetensors_alone(store: Store) -> None:
     store.write("key", 3, TICKET, ABOUT)
     path = store.path("key", 3)
     tensors = safetensors.torch.load_file(path)
-    assert tensors["mask/layer.weight"].dtype == torch.bool
+    bits = tensors["mask/layer.weight"].numpy()
     module = torch.nn.ModuleDict({"layer": torch.nn.Linear(3, 2)})
     module.load_state_dict({n: t for n, t in tensors.items() if "/" not in n})
     with safetensors.safe_open(path, "pt") as file:
         about = file.metadata()
+    shape = json.loads(about["mask_shapes"])["layer.weight"]
+    kept = np.unpackbits(bits, count=6).reshape(shape)
+    assert bits.nbytes == 1 and kept.tolist() == TICKET.mask["layer.weight"][0].tolist()
     assert {k: about[k] for k in ("stage", "seed", "sparsity", "level", "step")} == {
         "stage": "key",
         "seed": "3",
@@ -139,15 +154,133 @@ def test_a_unit_has_one_holder_and_a_killed_one_lets_go(store: Store) -> None:
     assert store.claim("key", 3) is not None
 
 
-def test_what_a_computation_took_is_kept_beside_the_ticket(store: Store) -> None:
-    store.write_cost("key", 3, {"seconds": 1.5})
+def test_a_ticket_of_the_format_before_is_read(store: Store) -> None:
+    """Its mask is a truth value to a byte."""
+    state, mask = TICKET.state["layer.weight"][0], TICKET.mask["layer.weight"][0]
+    about = {"stage": "key", "seed": "3", "moment": "end", "step": "7", "format": EARLIER[0]}
+    body = safetensors.torch.save({"layer.weight": state, "mask/layer.weight": mask})
+    header = json.loads(body[8 : 8 + (size := int.from_bytes(body[:8], "little"))])
+    about["body_sha256"] = hashlib.sha256(body[8 + size :]).hexdigest()
+    about["metadata_sha256"] = metadata_checksum(about)
+    text = json.dumps({"__metadata__": about, **header}).encode()
+    path = store.path("key", 3)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body[8 + size :])
+    read = store.read("key", 3)
+    assert torch.equal(read.mask["layer.weight"][0], mask)
+    assert torch.equal(read.state["layer.weight"][0], state)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=3), st.randoms(use_true_random=False))
+def test_a_mask_of_any_shape_comes_back_from_its_bits(shape: list[int], draws: Random) -> None:
+    kept = np.array([draws.random() < 0.5 for _ in range(math.prod(shape))], dtype=bool)
+    tensors = {"mask/w": kept.reshape(shape), "w": np.ones(shape, np.float32)}
+    bits, metadata = packed(tensors)
+    again = unpacked(bits, metadata)
+    assert bits["mask/w"].nbytes == -(-kept.size // 8)
+    assert all(np.array_equal(again[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("shape", [[1, 3], [4, 3], [-1, 3], ["a"], "a", None])
+def test_a_mask_of_another_shape_than_its_header_says_is_not_read(store: Store, shape) -> None:
+    store.write("key", 3, TICKET, ABOUT)
+    path = store.path("key", 3)
+    metadata, tensors = store_module._read(path)
+    kept = {name: text for name, text in metadata.items() if not name.endswith("_sha256")}
+    blob = store_module._pack(tensors, kept)
+    size = int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8 : 8 + size])
+    about = header["__metadata__"]
+    about["mask_shapes"] = json.dumps({"layer.weight": shape})
+    about["metadata_sha256"] = metadata_checksum(about)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + blob[8 + size :])
+    with pytest.raises(CorruptTicket):
+        store.read("key", 3)
+
+
+def test_what_a_computation_took_is_kept_beside_the_tickets_of_a_stage(store: Store) -> None:
+    store.write_costs("key", [3, 5], UnitCost(seconds=1.5))
+    store.write_costs("key", [5, 6], UnitCost(seconds=2.5))  # the first counts
+    folder = store.path("key", 3).parent
+    assert [store.cost("key", seed).seconds for seed in (3, 4, 5, 6)] == [1.5, None, 1.5, 2.5]
+    assert [path.name for path in folder.iterdir()] == ["costs.jsonl"]
+    # A line that a kill has cut short is no cost, and spoils none.
+    path = folder / "costs.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert [store.cost("key", seed).seconds for seed in (3, 5, 6)] == [1.5, 1.5, None]
+    store.write_costs("key", [6], UnitCost(seconds=3.5))
+    assert [store.cost("key", seed).seconds for seed in (3, 5, 6)] == [1.5, 1.5, 3.5]
+
+
+def test_what_an_earlier_version_noted_of_a_cost_is_read(store: Store) -> None:
+    path = store.path("key", 3).parent / "3.cost.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"seconds": 1.5}')
     assert store.cost("key", 3) == UnitCost(seconds=1.5)
-    assert store.cost("key", 4) == UnitCost()
-    assert json.loads((store.path("key", 3).parent / "3.cost.json").read_text()) == {"seconds": 1.5}
+
+
+def _count(root: Path, times: int) -> None:
+    counter = root / "counter"
+    for _ in range(times):
+        with held(root / "x.lock"):
+            counter.write_text(str(int(counter.read_text()) + 1))
+
+
+def held(path: Path) -> BaseFileLock:
+    taken = lock(path)
+    assert taken is not None
+    return taken
+
+
+def test_a_lock_that_leaves_no_file_has_one_holder_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "counter").write_text("0")
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_count, args=(tmp_path, 60)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert (tmp_path / "counter").read_text() == "240"
+    assert [path.name for path in tmp_path.iterdir()] == ["counter"]
+
+
+def test_a_lock_whose_file_was_removed_before_it_was_got_is_got_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process let go between this one's open and its lock: the file has no name."""
+    path, flock, removed = tmp_path / "x.lock", fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not removed and operation & fcntl.LOCK_EX:
+            removed.append(path.unlink())
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    taken = lock(path)
+    assert removed and path.exists(), "it holds the file of that name"
+    assert lock(path, wait=0) is None
+    assert taken is not None
+    taken.release()
+    assert not path.exists()
+
+
+def test_a_lock_does_not_remove_the_file_of_another_holder(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    first = held(path)
+    path.unlink()  # a person has tidied up
+    second = lock(path, wait=9)
+    assert second is not None
+    first.release()
+    assert path.exists() and lock(path, wait=0) is None
+    second.release()
 
 
 def test_a_folder_in_the_place_of_a_lock_is_set_aside(store: Store) -> None:
-    lock = store.path("key", 3).with_suffix(".lock")
-    lock.mkdir(parents=True)
-    assert store.claim("key", 3) is not None
-    assert lock.is_file() and (lock.parent / f"{lock.name}.corrupt-0").is_dir()
+    path = store.path("key", 3).with_suffix(".lock")
+    path.mkdir(parents=True)
+    claim = store.claim("key", 3)
+    assert claim is not None
+    assert path.is_file() and (path.parent / f"{path.name}.corrupt-0").is_dir()
+    claim.release()
+    assert not path.exists()

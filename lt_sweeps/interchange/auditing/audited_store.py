@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-
-from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.store import Store, tensors_in
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER, split_by_prefix
 
@@ -36,6 +34,6 @@ class AuditedStore(Store):
 
 def as_ticket(content: bytes, *, step: int) -> Ticket:
     """The ticket in the bytes of a file, one replicate."""
-    tensors = {name: tensor[None] for name, tensor in safetensors.torch.load(content).items()}
+    tensors = {name: tensor[None] for name, tensor in tensors_in(content).items()}
     named = split_by_prefix(tensors)
     return Ticket(named[""], named[MASK], step, named[OPTIMIZER], named[LEARNED])

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -21,6 +20,7 @@ from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import without_path
 from lt_sweeps.interchange.importers.open_lth_folder import lotteries
 from lt_sweeps.storage.checked_read import DamagedFile, read_file
+from lt_sweeps.storage.store import tensors_in
 from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -90,7 +90,7 @@ def _loaded(path: Path, findings: Findings) -> Mapping[str, Any] | None:
     try:
         read_file(path, 1)  # not a pipe, which would keep torch waiting for ever
         if path.suffix == ".safetensors":
-            content = safetensors.torch.load(path.read_bytes())
+            content = tensors_in(path.read_bytes())
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except DamagedFile as error:

@@ -1,0 +1,92 @@
+"""`StoredTickets`: what lies in a store at one moment, for a question about many units."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from pathlib import Path
+
+from lt_sweeps.config.seeds import Seed
+from lt_sweeps.plan import ticket_checks
+from lt_sweeps.plan.stages import Init, Moment, Work
+from lt_sweeps.plan.ticket_checks import is_stored, mask_origin
+from lt_sweeps.storage import ticket_facts, ticket_file
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.verified_files import VerifiedFiles, is_settled, version
+
+
+class StoredTickets:
+    """The tickets of a store, for one question: each folder is listed once, each file seen once.
+
+    A ticket that was verified before, and has not changed since, is not read again.
+
+    Args:
+        thorough: read and compare all of a ticket, and not only its head; remember what was right.
+    """
+
+    def __init__(self, store: Store, *, thorough: bool) -> None:
+        self.store, self.thorough = store, thorough
+        self.verified = VerifiedFiles(store.root, by=_checks())
+        self._folder = os.path.join(store.root, "tickets")
+        self._listed: dict[str, frozenset[str]] = {}
+        self._training: dict[str, frozenset[str]] = {}
+        self._versions: dict[str, str | None] = {}
+
+    def holds(self, stage: Work | Init, seed: Seed, moment: Moment = "end") -> bool:
+        """Whether the ticket of a stage is there and is right; what is there and wrong is said."""
+        name = f"{stage.key}/{seed}" if moment == "end" else f"{stage.key}/{seed}@{moment}"
+        if not self._exists(stage.key, name):
+            return False
+        seen = self._seen(stage, seed, name)
+        if seen is not None and self.verified.has(name, seen):
+            return True
+        if not is_stored(stage, seed, moment, self.store, thorough=self.thorough):
+            return False
+        if self.thorough and seen is not None and is_settled(seen.partition("|")[0]):
+            self.verified.note(name, seen)
+        return True
+
+    def is_training(self, key: str, seed: Seed) -> bool:
+        """Whether a checkpoint of an unfinished training lies there."""
+        if key not in self._training:
+            pairs = map(ticket_file.CHECKPOINT.fullmatch, self._names(key))
+            self._training[key] = frozenset(pair[1] for pair in pairs if pair)
+        return str(seed) in self._training[key]
+
+    def version(self, key: str, seed: Seed) -> str | None:
+        """The version of the ticket at the end of a stage."""
+        name = f"{key}/{seed}"
+        return self._version(name) if self._exists(key, name) else None
+
+    def _seen(self, stage: Work | Init, seed: Seed, name: str) -> str | None:
+        """The versions of a ticket, and of the one in whose mask its own has to lie."""
+        own, parent = self._version(name), mask_origin(stage)[1]
+        if own is None or parent is None:
+            return own
+        return f"{own}|{self._version(f'{parent.key}/{seed}')}"
+
+    def _version(self, name: str) -> str | None:
+        if name not in self._versions:
+            self._versions[name] = version(f"{self._folder}/{name}.safetensors")
+        return self._versions[name]
+
+    def _exists(self, key: str, name: str) -> bool:
+        return f"{name[len(key) + 1 :]}.safetensors" in self._names(key)
+
+    def _names(self, key: str) -> frozenset[str]:
+        if key not in self._listed:
+            try:
+                self._listed[key] = frozenset(os.listdir(f"{self._folder}/{key}"))
+            except (FileNotFoundError, NotADirectoryError):
+                self._listed[key] = frozenset()
+        return self._listed[key]
+
+
+@functools.cache
+def _checks() -> str:
+    """What changes with any of the checks: a ticket that passed others is checked again."""
+    content = hashlib.sha256()
+    for module in (ticket_checks, ticket_file, ticket_facts):
+        content.update(Path(module.__file__ or "").read_bytes())
+    return content.hexdigest()[:16]

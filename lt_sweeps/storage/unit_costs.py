@@ -1,0 +1,91 @@
+"""What units cost to compute: a line per unit in `tickets/<stage key>/costs.jsonl` (no torch).
+
+A ticket's bytes must not depend on a clock, so its cost stands beside it, and one file for all
+seeds of a stage is a file less for every unit. Earlier versions wrote a `<seed>.cost.json` each.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lt_sweeps.storage.atomic_write import append_whole, set_aside
+from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file, read_json, typed
+from lt_sweeps.storage.locks import lock
+
+_WAIT = 60.0  # seconds; a line may be lost where another process holds the file for longer
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """What computing a unit took: its share of a stack's seconds, and where it was computed."""
+
+    seconds: float | None = None
+    device: str | None = None
+    stack_size: int | None = None
+    backend: str | None = None
+    deterministic: bool | None = None  # kernels that repeat their bytes
+    code_version: str | None = None
+
+
+@dataclass(frozen=True)
+class _Line:
+    seed: str
+    cost: UnitCost
+
+
+def write_costs(folder: Path, seeds: Sequence[object], cost: UnitCost) -> None:
+    """Note what each of these units of a stage took, unless that is known already."""
+    path = _path(folder)
+    held = lock(folder / ".costs.lock", wait=_WAIT)
+    try:
+        if path.is_dir():
+            set_aside(path, "a folder where a file belongs")
+        new = [seed for seed in map(str, seeds) if read_cost(folder, seed) == UnitCost()]
+        lines = [json.dumps({"seed": seed, "cost": vars(cost)}) for seed in new]
+        if lines:
+            append_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    finally:
+        if held is not None:
+            held.release()
+
+
+def read_cost(folder: Path, seed: object) -> UnitCost:
+    """What a unit took; nothing is known where its line is absent or damaged."""
+    try:
+        at = os.stat(_path(folder))
+        costs = _costs(_path(folder), (at.st_ino, at.st_size, at.st_mtime_ns))
+    except OSError:
+        costs = {}
+    if str(seed) in costs:
+        return costs[str(seed)]
+    try:
+        return read_json(folder / f"{seed}.cost.json", UnitCost)
+    except (FileNotFoundError, DamagedFile):
+        return UnitCost()
+
+
+@functools.lru_cache(maxsize=64)
+def _costs(path: Path, version: object) -> Mapping[str, UnitCost]:
+    """The costs in a file by seed; the first line of a seed counts, and a damaged one does not."""
+    try:
+        lines = read_file(path).splitlines()
+    except (OSError, DamagedFile):
+        return {}
+    costs: dict[str, UnitCost] = {}
+    for text in lines:
+        try:
+            line: Any = typed(_Line, parse_json(text))
+        except (ValueError, TypeError, AttributeError):
+            continue
+        costs.setdefault(line.seed, line.cost)
+    return costs
+
+
+def _path(folder: Path) -> Path:
+    return folder / "costs.jsonl"

@@ -1,0 +1,96 @@
+"""`VerifiedFiles`: which files of a root were verified, so that none is read again unchanged.
+
+`<root>/tickets/verified.jsonl` names files with their versions at the moment when all of them was
+read and found right. A version changes whenever a file is written, replaced or copied; the time of
+its last change (`ctime`) cannot be set back. The file is a memory and no proof: whoever uses a
+ticket or records still compares them with their checksums, and a line that is lost or damaged only
+lets a file be read once more. It knows no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lt_sweeps.storage.atomic_write import append_whole, write_whole
+from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file
+from lt_sweeps.storage.locks import lock
+
+_WAIT = 60.0  # seconds for the lock of the file
+_TICK, _COARSE_TICK = 0.05, 2.0  # seconds; how late a file's time may be, at least
+
+
+def version(path: str | Path) -> str | None:
+    """What changes where a file is written, replaced or copied; None if there is none."""
+    try:
+        at = os.stat(path)
+    except OSError:
+        return None
+    return f"{at.st_ino}-{at.st_size}-{at.st_mtime_ns}-{at.st_ctime_ns}"
+
+
+def is_settled(version: str) -> bool:
+    """Whether a change of a file now would change its version.
+
+    The clock of a file system ticks every few milliseconds, and of some only every second or two:
+    a file that was just written could be changed once more within the same tick.
+    """
+    changed = int(version.rpartition("-")[2])
+    tick = _TICK if changed % 1_000_000 else _COARSE_TICK
+    return time.time_ns() - changed > tick * 1e9
+
+
+class VerifiedFiles:
+    """The files of a root that were verified, by name.
+
+    Args:
+        by: the checks that they were verified by; what other checks have passed does not count.
+    """
+
+    def __init__(self, root: Path, *, by: str) -> None:
+        self._path, self._by = root / "tickets" / "verified.jsonl", by
+        self._new: dict[str, str] = {}
+        self._known, self._lines = self._read()
+
+    def has(self, name: str, version: str) -> bool:
+        return self._known.get(name) == version
+
+    def note(self, name: str, version: str) -> None:
+        self._known[name] = self._new[name] = version
+
+    def save(self) -> None:
+        """Add what was noted to the file; a full or stale disk only forgets it."""
+        if not self._new:
+            return
+        with suppress(OSError):
+            if (held := lock(self._path.with_name(".verified.lock"), wait=_WAIT)) is None:
+                return
+            with held:
+                if self._lines > 2 * len(self._known):  # most lines tell of earlier versions
+                    known = {**self._read()[0], **self._new}
+                    write_whole(self._path, self._lines_of(known))
+                else:
+                    append_whole(self._path, self._lines_of(self._new))
+            self._new = {}
+
+    def _lines_of(self, names: dict[str, str]) -> bytes:
+        lines = [json.dumps([self._by, name, version]) for name, version in names.items()]
+        return "".join(f"{line}\n" for line in lines).encode()
+
+    def _read(self) -> tuple[dict[str, Any], int]:
+        """The last version of each name, and the number of lines."""
+        try:
+            lines = read_file(self._path).splitlines()
+        except (OSError, DamagedFile):
+            return {}, 0
+        known: dict[str, Any] = {}
+        for line in lines:
+            with suppress(ValueError, TypeError):  # cut short, or damaged
+                by, name, version = parse_json(line)
+                if by == self._by:
+                    known[name] = version
+        return known, len(lines)

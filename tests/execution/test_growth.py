@@ -1,0 +1,236 @@
+"""What a question or a pack costs grows with what is new, and not with all that is there."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fixtures.tiny_cell import settings
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.submission import Submission, write_records
+from lt_sweeps.execution.train_pack import compute
+from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stored_tickets import StoredTickets
+from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.verified_files import VerifiedFiles, is_settled, version
+
+Make = Callable[..., Cell]
+Run = Callable[..., tuple[Plan, Store]]
+
+
+@contextmanager
+def counted(*names: str) -> Iterator[Counter[str]]:
+    """How often functions of `os` are called."""
+    count: Counter[str] = Counter()
+
+    def counting(name: str, function: Callable) -> Callable:
+        def call(*arguments, **keys):
+            count[name] += 1
+            return function(*arguments, **keys)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setattr(os, name, counting(name, getattr(os, name)))
+        yield count
+
+
+def test_what_is_missing_of_a_finished_root_takes_a_listing_a_stage_and_a_look_a_unit(
+    cell: Make, run: Run, tmp_path: Path
+) -> None:
+    for seeds in (1, 3):
+        made, store = run(
+            *(cell(seed=s, recipe__length="1ep") for s in range(seeds)), root=tmp_path / str(seeds)
+        )
+        time.sleep(0.1)  # what was only just written is not trusted
+        assert not made.missing(store, thorough=True), "it reads what it has not verified"
+        with counted("open", "listdir", "scandir", "stat", "fsync") as count:
+            assert not made.missing(store, thorough=True)
+        assert count["open"] == 1, "the file of what was verified"
+        assert count["listdir"] + count["scandir"] == 3, "one for each stage"
+        assert count["stat"] <= 4 * seeds, "a ticket each, and the drawn network"
+        assert not count["fsync"]
+
+
+def test_a_finished_root_is_recorded_without_reading_it(
+    cell: Make, run: Run, tmp_path: Path
+) -> None:
+    opened = {}
+    for seeds in (1, 3):
+        made, store = run(
+            *(cell(seed=s, recipe__length="1ep") for s in range(seeds)), root=tmp_path / str(seeds)
+        )
+        submission = Submission(made, settings(store.root))
+        time.sleep(0.1)
+        assert submission.write_records() == seeds
+        with counted("open", "fsync") as count:
+            assert submission.write_records() == seeds
+        opened[seeds] = count["open"], count["fsync"]
+    assert opened[1] == opened[3] == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"#"),
+        lambda path: (path.rename(path.with_name("x")), path.write_bytes(b"")),
+        lambda path: os.utime(_harmed(path), ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns)),
+    ],
+    ids=["written", "replaced", "with its time set back"],
+)
+def test_a_verified_ticket_that_changed_is_read_again(
+    cell: Make, run: Run, harm: Callable[[Path], object]
+) -> None:
+    made, store = run(cell(recipe__length="1ep"))
+    time.sleep(0.1)
+    assert not made.missing(store, thorough=True)
+    last = made.cells[0].last
+    harm(store.path(last.key, 0))
+    assert [unit.stage for unit in made.missing(store, thorough=True)] == [last]
+
+
+def _harmed(path: Path) -> Path:
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"#")
+    return path
+
+
+def test_a_ticket_is_verified_again_where_its_parent_changed(cell: Make, run: Run) -> None:
+    made, store = run(cell(recipe__length="1ep"))
+    time.sleep(0.1)
+    assert not made.missing(store, thorough=True)
+    dense, first, second = made.cells[0].trainings
+    path = store.path(dense.key, 0)
+    path.write_bytes(path.read_bytes())
+    tickets, read = StoredTickets(store, thorough=True), {}
+    for stage in (first, second):
+        with counted("open") as count:
+            assert tickets.holds(stage, made.cells[0].seed)
+        read[stage] = count["open"] > 0
+    assert read == {first: True, second: False}
+
+
+def test_what_was_verified_may_be_lost_or_damaged_or_of_other_checks(tmp_path: Path) -> None:
+    files = VerifiedFiles(tmp_path, by="these")
+    files.note("a/0", "1")
+    files.save()
+    path = tmp_path / "tickets" / "verified.jsonl"
+    assert VerifiedFiles(tmp_path, by="these").has("a/0", "1")
+    assert not VerifiedFiles(tmp_path, by="those").has("a/0", "1")
+    path.write_bytes(path.read_bytes()[:-3])  # a kill has cut its last line short
+    files = VerifiedFiles(tmp_path, by="these")
+    assert not files.has("a/0", "1")
+    files.note("b/0", "2")
+    files.save()
+    assert VerifiedFiles(tmp_path, by="these").has("b/0", "2")
+    for content in (b"\xff", b"[1]\n", b"{}\n", b'["these", ["a"], 3]\n', b"[" * 9999):
+        path.write_bytes(content)
+        assert not VerifiedFiles(tmp_path, by="these").has("b/0", "2")
+    for number in range(9):
+        files = VerifiedFiles(tmp_path, by="these")
+        files.note("a/0", str(number))
+        files.save()
+    assert len(path.read_bytes().splitlines()) < 5, "versions that have passed are dropped"
+
+
+def test_a_file_is_settled_only_when_its_clock_has_ticked(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("a")
+    seen = version(path)
+    assert seen is not None and not is_settled(seen)
+    now = time.time_ns()
+    assert is_settled(f"1-1-1-{now // 10**9 * 10**9 - 10**8 + 1}")
+    assert not is_settled(f"1-1-1-{now // 10**9 * 10**9}"), "a clock that ticks every second"
+
+
+def test_the_records_of_a_level_cost_the_same_at_every_level(cell: Make, tmp_path: Path) -> None:
+    """They are appended: nothing of the levels before is read, hashed or written again."""
+    costs = {}
+    for levels in (3, 5):
+        made, store = (
+            plan([cell(schedule__levels=levels, recipe__length="1ep")]),
+            Store(tmp_path / str(levels)),
+        )
+        total: Counter[str] = Counter()
+        for unit in made.units:
+            compute([unit], made.moments, store, Machine())
+            with counted("open", "fsync") as count:
+                tickets = StoredTickets(store, thorough=True)
+                write_records(made.cells[0], tickets, computed={unit.stage.key})
+            total += count
+            if 0 < unit.stage.level < levels:
+                costs.setdefault("level", Counter(count))
+                assert count == costs["level"], "as much as the level before"
+        costs[levels] = total
+        assert len(list(store.root.glob("runs/*/0/DONE"))) == 1
+    assert costs["level"]["fsync"] == 1
+    for name in ("open", "fsync"):  # the last level makes all rows from their tickets, once
+        assert costs[5][name] <= 5 / 3 * costs[3][name]
+
+
+def _written_at_once(made: Plan, store: Store) -> tuple[bytes, bytes]:
+    """The records of a cell as they are, and as they are when all are written at once."""
+    folder = RunFolder.of(store.root, made.cells[0].signature, 0)
+    appended = folder.records.read_bytes()
+    for path in (folder.records, folder.done):
+        path.unlink()
+    assert write_records(made.cells[0], StoredTickets(store, thorough=True))
+    return appended, folder.records.read_bytes()
+
+
+CUT = {
+    "in a row": lambda content: content[:-40],
+    "before the end of a line": lambda content: content[:-1],
+    "between two rows": lambda content: b"".join(content.splitlines(keepends=True)[:-1]),
+    "nowhere": lambda content: content,
+}
+
+
+@pytest.mark.parametrize("cut", CUT)
+def test_appended_records_survive_a_kill_in_the_middle(
+    cell: Make, tmp_path: Path, cut: str
+) -> None:
+    made, store = plan([cell(recipe__length="1ep")]), Store(tmp_path)
+    folder = RunFolder.of(store.root, made.cells[0].signature, 0)
+    for unit in made.units:
+        compute([unit], made.moments, store, Machine())
+        if unit.stage.level == 2:
+            folder.records.write_bytes(CUT[cut](folder.records.read_bytes()))
+            half = folder.read().half_written
+            assert ("half-written line" in half) == (cut == "in a row"), "named by who reads"
+        tickets = StoredTickets(store, thorough=True)
+        write_records(made.cells[0], tickets, computed={unit.stage.key})
+    appended, at_once = _written_at_once(made, store)
+    assert appended == at_once and appended.count(b"\n") == 3
+
+
+def test_several_writers_of_one_cell_neither_double_nor_mix_its_rows(
+    cell: Make, tmp_path: Path
+) -> None:
+    made, store = plan([cell(schedule__levels=2, recipe__length="1ep")]), Store(tmp_path)
+    for unit in made.units:
+        compute([unit], made.moments, store, Machine())
+        start = threading.Barrier(4)
+
+        def write(key: str = unit.stage.key, start: threading.Barrier = start) -> None:
+            start.wait()
+            write_records(made.cells[0], StoredTickets(store, thorough=True), computed={key})
+
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    appended, at_once = _written_at_once(made, store)
+    assert appended == at_once and appended.count(b"\n") == 3
