@@ -19,7 +19,7 @@ from fixtures.tiny_cell import CONV, SGD, TINY
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.planning import Plan
 from lt_sweeps.storage.store import Store
-from lt_sweeps.training import training_loop
+from lt_sweeps.training import evaluation, training_loop
 from lt_sweeps.training.training_loop import TrainingLoop
 
 Make = Callable[..., Cell]
@@ -66,7 +66,8 @@ BACKENDS = {
 def capturing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trainings take the way that they take on a GPU, with recorded operations for a graph."""
     with monkeypatch.context() as patch:
-        patch.setattr(training_loop, "graphed", captured)
+        for module in (training_loop, evaluation):
+            patch.setattr(module, "graphed", captured)
         patch.setattr(TrainingLoop, "captures", property(lambda loop: True))
         yield
 

@@ -16,7 +16,6 @@ from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
-from lt_sweeps.training.evaluation import measure
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.training_loop import TrainingLoop
 
@@ -387,7 +386,7 @@ def test_a_constant_predictor_scores_its_class_frequency(
         monkeypatch.setattr("lt_sweeps.data.batches.EVALUATE_BATCH", batch)
         loop = TrainingLoop([Unit(stage, Seed.of(0))], store, Machine(), moments=[frozenset()])
         loop.start(start)
-        ((_, accuracy, one_class),) = measure(loop.stack, loop.batches, "test")
+        ((_, accuracy, one_class),) = loop.scorer.measure("test")
         assert accuracy == (labels == 1).double().mean().item()
         assert one_class
 
