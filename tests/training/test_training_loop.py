@@ -166,6 +166,35 @@ def test_a_pruned_weight_never_moves_nor_gathers_momentum(
         assert (loop.stack.weights[~pruned] != start.state["hidden.0.weight"].flatten()[0]).any()
 
 
+@pytest.mark.parametrize("freeze", ["zero", "init"])
+@pytest.mark.parametrize("stored", ["evaluated", "snapshot", "checkpoint"])
+def test_a_pruned_weight_that_moved_is_found_before_anything_is_stored(
+    cell: Make, run: Run, freeze: str, stored: str
+) -> None:
+    frozen = {"_target_": f"lt_sweeps.sparsity.freezes.{freeze}"}
+    made, store = run(cell(freeze=frozen, schedule__levels=1))
+    unit = made.units[-1]
+    loop = TrainingLoop([unit], store, Machine(), moments=[frozenset([2])])
+    loop.start(ticket(unit.stage.start, unit.seed, store))
+    assert isinstance(loop.masking, FixedMask)
+    pruned = loop.masking.mask == 0
+    assert loop.masking.moved().tolist() == [0] and pruned.any()
+    last = pruned[0].nonzero()[-1]
+    loop.stack.weights[0, last] += 2**-20
+    assert loop.masking.moved().tolist() == [1]
+    with pytest.raises(AssertionError, match="pruned weights moved by step 2"):
+        if stored == "evaluated":
+            loop.scorer.validate(2)
+        elif stored == "snapshot":
+            loop.files.snapshot(2, 2)
+        else:
+            loop.files.write_checkpoint(2, 0.0)
+    assert not loop.history.rows[0] and not store.has(unit.stage.key, unit.seed, 2)
+    assert not store.checkpoints(unit.stage.key, unit.seed)
+    loop.stack.weights[0].fill_(torch.nan)
+    loop.masking.check(2)  # a diverged replicate is a result
+
+
 def test_in_every_file_the_pruned_weights_are_where_they_were_pinned(cell: Make, run: Run) -> None:
     made, store = run(cell(recipe=SGD, schedule__levels=3))
     seed, before = Seed.of(0), None
