@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lt_sweeps.data.batches import Batches
+from lt_sweeps.data.batches import EVALUATE_BATCH, Batches
 from lt_sweeps.training.stack import Stack, graphed
 
 
@@ -33,10 +33,18 @@ class Evaluation:
 
     With `captures` the passes over the validation set, of which a training makes many, are one
     graph. The test set is evaluated once or twice, and images outside of the device are sent.
+    `at_once` images take the forward pass together.
     """
 
-    def __init__(self, stack: Stack, batches: Batches, *, captures: bool = False) -> None:
-        self._stack, self._batches = stack, batches
+    def __init__(
+        self,
+        stack: Stack,
+        batches: Batches,
+        *,
+        captures: bool = False,
+        at_once: int = EVALUATE_BATCH,
+    ) -> None:
+        self._stack, self._batches, self._at_once = stack, batches, at_once
         self._captures = captures and not batches.outside("val")
         self._replay: Callable[[], None] | None = None
         self._captured = torch.zeros(3, stack.replicates, dtype=torch.float64, device=stack.device)
@@ -64,7 +72,8 @@ class Evaluation:
         correct, count = loss.clone(), 0
         first, same = None, loss == 0
         for x, y in self._batches.evaluation(split):
-            logits = stack.logits(x)
+            parts = [stack.logits(part) for part in x.split(self._at_once)]
+            logits = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
             labels = y.expand(len(logits), -1)
             loss += cross_entropy(logits.mT, labels, reduction="none").double().sum(1)
             predicted = logits.argmax(2)

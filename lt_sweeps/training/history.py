@@ -29,6 +29,7 @@ class TrainingHistory:
         self.best_step = [step] * len(first)
         self.rows: list[list[dict[str, float]]] = [[] for _ in range(len(first))]
         self._mask_since = -1  # evaluations up to this step were of another mask
+        self._lowest: list[float | None] = [None] * len(first)  # losses of this mask so far
 
     @property
     def step(self) -> int:
@@ -43,11 +44,11 @@ class TrainingHistory:
         """Add an evaluation on the validation set; keep the weights where it is the best."""
         better = []
         for r, score in enumerate(scores):
-            losses = [row["val_loss"] for row in self.rows[r] if row["step"] > self._mask_since]
             # The first evaluation is the best so far, whatever it is: NaN is below nothing.
-            if not losses or score.loss < min(losses):
+            lowest = self._lowest[r]
+            if lowest is None or score.loss < lowest:
                 better.append(r)
-                self.best_step[r] = step
+                self.best_step[r], self._lowest[r] = step, score.loss
             row = {"step": step, "val_loss": score.loss, "val_accuracy": score.accuracy}
             self.rows[r].append(row | {"train_loss": train_losses[r]})
         copy_rows(self._trained, self.best, better)
@@ -56,6 +57,7 @@ class TrainingHistory:
     def mask_changed(self, step: int) -> None:
         """The mask changes at `step`: evaluations up to it are of another network."""
         self._mask_since = step
+        self._lowest = [self._lowest_of(rows) for rows in self.rows]
 
     @contextmanager
     def at_best(self) -> Iterator[None]:
@@ -94,6 +96,13 @@ class TrainingHistory:
         self.rows[r] = json.loads(metadata["history"])
         self.best_step[r] = int(metadata["best_step"])
         self._mask_since = int(metadata["since"])
+        self._lowest[r] = self._lowest_of(self.rows[r])
+
+    def _lowest_of(self, rows: Sequence[Mapping[str, float]]) -> float | None:
+        """The lowest validation loss under this mask; the last row tells whether there is one."""
+        if not rows or rows[-1]["step"] <= self._mask_since:
+            return None
+        return min(row["val_loss"] for row in rows if row["step"] > self._mask_since)
 
 
 def copy_rows(values: Mapping[str, Tensor], into: Mapping[str, Tensor], rows: list[int]) -> None:

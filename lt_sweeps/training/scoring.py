@@ -51,6 +51,8 @@ class Scorer:
 
     def keys(self, purpose: str, *index: int) -> list[int]:
         """The keys by which a learned mask is drawn in an evaluation, one for each replicate."""
+        if not self.units[0].stage.sparsifier.learns:
+            return []
         return [draw(unit.seed.role("noise"), purpose, *index) for unit in self.units]
 
     def _tested(self, step: int, at: Sequence[int]) -> list[Score]:

@@ -16,6 +16,7 @@ from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
+from lt_sweeps.training.evaluation import Evaluation
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.training_loop import TrainingLoop
 
@@ -418,6 +419,22 @@ def test_a_constant_predictor_scores_its_class_frequency(
         ((_, accuracy, one_class),) = loop.scorer.measure("test")
         assert accuracy == (labels == 1).double().mean().item()
         assert one_class
+
+
+@pytest.mark.parametrize("model", [CONV, TINY["model"]], ids=["resnet", "fc"])
+def test_convolutions_see_few_images_at_once_and_score_the_same(
+    cell: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: dict
+) -> None:
+    stage = plan([cell(model=model, dataset__validation=230)]).units[0].stage
+    store = Store(tmp_path)
+    loop = TrainingLoop([Unit(stage, Seed.of(0))], store, Machine(), moments=[frozenset()])
+    loop.start(ticket(stage.start, Seed.of(0), store))
+    loop.update()(0)
+    seen, logits = [], loop.stack.logits
+    monkeypatch.setattr(loop.stack, "logits", lambda x: seen.append(len(x)) or logits(x))
+    scores = loop.scorer.measure("val")
+    assert seen == ([100, 100, 30] if model is CONV else [230])
+    assert Evaluation(loop.stack, loop.batches).measure("val") == scores
 
 
 def test_evaluating_leaves_batch_norm_statistics_alone(cell: Make, tmp_path: Path) -> None:
