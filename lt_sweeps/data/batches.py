@@ -1,14 +1,15 @@
 """Batches of a data set, each replicate's drawn from its own seed.
 
 There is no loader: the images lie on the device and a batch is an index into them. Images that do
-not fit on the device stay in main memory or in their file, and each batch is copied. Order and
-augmentation of an epoch are pure functions of (seed, index, epoch), drawn on the CPU, so a batch is
-the same on any device, in any pack, and after any resume. The index is `Work.batch_index`.
+not fit on the device stay in main memory or in their file; threads copy the next batches from there
+while a step runs. Order and augmentation of an epoch are pure functions of (seed, index, epoch),
+drawn on the CPU, so a batch is the same on any device, in any pack, and after any resume. The index
+is `Work.batch_index`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,7 @@ from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.data.augmentations import augment, draw_augmentation
+from lt_sweeps.data.prefetch import Prefetch
 
 EVALUATE_BATCH = 500
 
@@ -35,45 +37,92 @@ class Batches:
     ) -> None:
         self._dataset, self._recipe, self._device = dataset, recipe, device
         self._splits = {name: _placed(split, device) for name, split in dataset.load().items()}
-        # Whether batches are copied to the device, which a captured graph cannot do.
-        self.sent = any(split.images.device.type != device.type for split in self._splits.values())
         self._seeds, self._indices = seeds, indices
-        self._epoch = -1
+        self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
         # Copied to the device here, because a captured graph cannot copy from the host.
         shape = (len(dataset.mean), 1, 1)
         self._mean = torch.tensor(dataset.mean, device=device).view(shape)
         self._std = torch.tensor(dataset.std, device=device).view(shape)
         self.augments = recipe.augment != "none"
+        self._coming = self._prefetch("train", self._images, recipe.length)
+
+    def outside(self, split: str) -> bool:
+        """Whether the images of a split stay outside of the device."""
+        images, rows = self._splits[split].images, self._splits[split].rows
+        return rows is not None or images.device.type != self._device.type
 
     def index(self, step: int) -> Tensor:
         """The images that the replicates train on at `step`, and how each is augmented.
 
         `[R, B]` image numbers, or `[R, B, 1 + n]` with the n integers that the augmentation drew.
         """
-        epoch, position = divmod(step, self._recipe.steps_per_epoch)
-        if epoch != self._epoch:
-            self._order = self._draw(epoch)
-            self._epoch = epoch
-        first = position * self._recipe.batch_size
-        return self._order[:, first : first + self._recipe.batch_size]
+        return self._part(step)[1]
 
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The images `[R, B, C, H, W]` and labels `[R, B]` of an `index`."""
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """What `take` needs for a step: its index, and its images where they lie outside.
+
+        All that a step needs of the host: a captured graph reads it from tensors of its own.
+        """
+        index = self.index(step)
+        return (index, self._coming.take(step)) if self.outside("train") else (index,)
+
+    def take(self, index: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The images `[R, B, C, H, W]` and labels `[R, B]` of an `index`.
+
+        `images` `[R * B, C, H, W]` are those of the index, as they lie outside of the device.
+        """
         shape, split = index.shape[:2], self._splits["train"]
         if not self.augments:
             index = index[..., None]
         image, how = index.flatten(0, 1).split([1, index.shape[2] - 1], 1)
         image = image.squeeze(1)
-        images = self._fetch(split, image)
+        given = images is not None
+        images = self._sent(images) if images is not None else self._fetch(split, image)
         if self.augments:
             images = augment(self._recipe.augment, images, how)
-        return self._normalise(images).unflatten(0, shape), split.labels[image].view(shape)
+        x = self._normalise(images, copy=given)
+        return x.unflatten(0, shape), split.labels.index_select(0, image).view(shape)
 
     def evaluation(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a split, in order: images `[B, C, H, W]` and labels `[B]`."""
-        labels = self._splits[split].labels
-        for part in torch.arange(len(labels), device=self._device).split(EVALUATE_BATCH):
-            yield self._normalise(self._fetch(self._splits[split], part)), labels[part]
+        place = self._splits[split]
+        parts = torch.arange(len(place.labels), device=place.images.device).split(EVALUATE_BATCH)
+        labels = place.labels.split(EVALUATE_BATCH)
+        if not self.outside(split):
+            for part, y in zip(parts, labels, strict=True):
+                yield self._normalise(place.take(part)), y
+            return
+        coming = self._prefetch(split, lambda number: parts[number], len(parts))
+        try:
+            for number, y in enumerate(labels):
+                yield self._normalise(self._sent(coming.take(number))), y
+        finally:
+            coming.close()
+
+    def close(self) -> None:
+        """End the threads that fetch training batches; what is taken later starts them again."""
+        self._coming.close()
+
+    def _prefetch(self, split: str, rows: Callable[[int], Tensor], end: int) -> Prefetch:
+        return Prefetch(self._splits[split], rows, end, pinned=self._device.type == "cuda")
+
+    def _images(self, step: int) -> Tensor:
+        """The numbers of a step's images, on the host."""
+        index = self._part(step)[0]
+        return (index[..., 0] if self.augments else index).flatten()
+
+    def _part(self, step: int) -> tuple[Tensor, Tensor]:
+        """The index of a step, on the host and on the device."""
+        epoch, position = divmod(step, self._recipe.steps_per_epoch)
+        if epoch not in self._epochs:
+            # The last epoch stays: while it ends, the first batches of the next are fetched.
+            self._epochs = {e: self._epochs[e] for e in (epoch - 1,) if e in self._epochs}
+            order = self._draw(epoch)
+            self._epochs[epoch] = order, order.to(self._device)
+        first = position * self._recipe.batch_size
+        host, device = self._epochs[epoch]
+        part = slice(first, first + self._recipe.batch_size)
+        return host[:, part], device[:, part]
 
     def _draw(self, epoch: int) -> Tensor:
         rows: dict[tuple[int, int, tuple[int | str, ...]], Tensor] = {}
@@ -90,14 +139,17 @@ class Batches:
                 how = draw_augmentation(self._recipe.augment, count, size, draws)
                 images = torch.cat([images[:, None], how], 1)
             rows[order, crops, index] = images
-        return torch.stack([rows[key] for key in keys]).to(self._device)
+        return torch.stack([rows[key] for key in keys])
 
     def _fetch(self, split: Split, image: Tensor) -> Tensor:
         """Images by their numbers, on the device."""
-        return split.take(image.to(split.images.device)).to(self._device)
+        return self._sent(split.take(image.to(split.images.device)))
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        return _normalised(images, self._dataset.scale, self._mean, self._std)
+    def _sent(self, images: Tensor) -> Tensor:
+        return images.to(self._device, non_blocking=True)
+
+    def _normalise(self, images: Tensor, *, copy: bool = False) -> Tensor:
+        return _normalised(images, self._dataset.scale, self._mean, self._std, copy=copy)
 
 
 def _placed(split: Split, device: torch.device) -> Split:
@@ -120,8 +172,11 @@ def first_images(dataset: Dataset, seed: Seed, count: int) -> tuple[Tensor, Tens
     )
 
 
-def _normalised(images: Tensor, scale: float, mean: Tensor, std: Tensor) -> Tensor:
-    images = images.to(torch.float32, copy=True)
+def _normalised(
+    images: Tensor, scale: float, mean: Tensor, std: Tensor, *, copy: bool = False
+) -> Tensor:
+    """Images on the scale of training; float images change in place, unless there is a `copy`."""
+    images = images.to(torch.float32, copy=copy)
     if scale != 1:
         images = images.div_(scale)
     return images.sub_(mean).div_(std) if len(mean) else images

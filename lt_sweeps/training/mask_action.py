@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from lt_sweeps.plan.unit import Unit
@@ -46,6 +47,7 @@ class MaskAction:
 
     def ready(self) -> None:
         """Settle what a step must do, before the first one: a captured graph repeats it."""
+        self.optimizer.ready()
 
     def at(self, step: int) -> None:
         """Set the tensors that a step reads and that a captured graph cannot compute."""
@@ -61,8 +63,15 @@ class MaskAction:
         """Update what is trained from the gradients of the stack's weights."""
         raise NotImplementedError
 
+    def moved(self) -> Tensor:
+        """How many weights of each replicate are other than its mask allows, NaN included: `[R]`.
+
+        Computed without waiting for the device; where it is not 0, `check` looks closer.
+        """
+        return torch.zeros(self.stack.replicates, device=self.stack.device)
+
     def check(self, step: int) -> None:
-        """Assert what must hold of the weights at every evaluation."""
+        """Assert what must hold of the weights before they are evaluated or stored."""
 
     def deploy(self, steps: Sequence[int], keys: Sequence[int], *, hard: bool = False) -> None:
         """Compute the stack's weights for an evaluation, each replicate at a step of its own.

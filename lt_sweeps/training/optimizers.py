@@ -1,7 +1,8 @@
-"""`Optimizer`: SGD, Adam and AdamW on one flat parameter `[R, P]`, one fused kernel per row.
+"""`Optimizer`: SGD, Adam and AdamW on one flat parameter `[R, P]`, by torch's fused kernels.
 
-Torch sees each row as a tensor of its own, with a count of steps of its own. So a row does not
-depend on the others, and can be saved, restored and stacked with other rows without any rounding.
+Each row has a count of steps of its own, so it does not depend on the others, and can be saved,
+restored and stacked with other rows without any rounding. Rows with equal counts are one tensor to
+torch, others a tensor each; the numbers are the same.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Optimizer:
         names = ("exp_avg", "exp_avg_sq") if optimizer != "sgd" else ("momentum",) * bool(momentum)
         self.moments = {name: torch.zeros_like(weights) for name in names}
         self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
-        self._rows = [list(flat) for flat in (weights, grads, *self.moments.values())]
-        self._step_rows = list(self.steps)
+        self._flats = weights, grads, *self.moments.values()
+        self.ready()
 
     @classmethod
     def of(
@@ -67,6 +68,13 @@ class Optimizer:
             eps=recipe.eps,
         )
 
+    def ready(self) -> None:
+        """Settle whether all rows are one tensor; once the counts of steps have been changed."""
+        # On a GPU a kernel for R rows would be started in parts, and the last one fills few cores.
+        self._together = bool((self.steps == self.steps[0]).all())
+        self._rows = [[t.view(-1)] if self._together else list(t) for t in self._flats]
+        self._counts = [self.steps[0]] if self._together else list(self.steps)
+
     @torch.no_grad()
     def step(self, lr: float | Tensor) -> None:
         """One update at learning rate `lr`.
@@ -81,7 +89,9 @@ class Optimizer:
         else:
             first, second = moments
             update = adam if self.optimizer == "adam" else adamw
-            update(weights, grads, first, second, [], self._step_rows, lr=lr, **self._options)
+            update(weights, grads, first, second, [], self._counts, lr=lr, **self._options)
+            if self._together and len(self.steps) > 1:
+                self.steps[1:].copy_(self.steps[0])
 
     def state(self) -> dict[str, Tensor]:
         """Copies of the moments `[R, P]` and of the counts of steps `[R]`."""
@@ -95,6 +105,7 @@ class Optimizer:
             )
         for name, tensor in self.tensors.items():
             tensor.copy_(state[name])
+        self.ready()
 
     def mask_(self, mask: Tensor) -> None:
         """Multiply the moments by the float `mask` `[R, P]`: a pruned weight has no momentum."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from lt_sweeps.config.seeds import draw
-from lt_sweeps.data.batches import Batches
-from lt_sweeps.training.evaluation import Score, mean_scores, measure
+from lt_sweeps.training.evaluation import Evaluation, Score, mean_scores, scores_of
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.mask_action import MaskAction
 
@@ -15,16 +16,26 @@ from lt_sweeps.training.mask_action import MaskAction
 class Scorer:
     """Computes the stack's weights as an evaluation sees them, and measures them."""
 
-    def __init__(self, masking: MaskAction, batches: Batches, history: TrainingHistory) -> None:
-        self.masking, self.batches, self.history = masking, batches, history
+    def __init__(
+        self, masking: MaskAction, evaluation: Evaluation, history: TrainingHistory
+    ) -> None:
+        self.masking, self.history = masking, history
+        self.measure, self._evaluation = evaluation.measure, evaluation
         self.units = masking.units
 
     def validate(self, step: int) -> None:
         """Validate, unless a checkpoint taken at this very step has the scores already."""
-        if self.history.step < step:
+        if self.history.step >= step:
+            return
+        self.masking.deploy([step] * len(self.units), self.keys("validate", step))
+        # What the host has to know comes in one transfer, because each one waits for the device.
+        totals, losses = self._evaluation.totals("val"), self.history.mean_train_loss(step)
+        *scores, moved, losses = torch.cat(
+            [totals, self.masking.moved()[None], losses[None].double()]
+        ).tolist()
+        if any(moved):
             self.masking.check(step)
-            self.masking.deploy([step] * len(self.units), self.keys("validate", step))
-            self.history.add(step, self.measure("val"))
+        self.history.add(step, scores_of(scores), losses)
 
     def results(self, step: int) -> list[dict[str, Any]]:
         """Each replicate's results at its best evaluation and at the end, which is `step`."""
@@ -38,12 +49,10 @@ class Scorer:
             {**self.history.results(r, best[r], end[r]), **hard[r]} for r in range(len(self.units))
         ]
 
-    def measure(self, split: str) -> list[Score]:
-        """Each replicate's score with the stack's weights as they are."""
-        return measure(self.masking.stack, self.batches, split)
-
     def keys(self, purpose: str, *index: int) -> list[int]:
         """The keys by which a learned mask is drawn in an evaluation, one for each replicate."""
+        if not self.units[0].stage.sparsifier.learns:
+            return []
         return [draw(unit.seed.role("noise"), purpose, *index) for unit in self.units]
 
     def _tested(self, step: int, at: Sequence[int]) -> list[Score]:

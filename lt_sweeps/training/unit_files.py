@@ -41,6 +41,7 @@ class UnitFiles:
         """Save the units as they are, where somebody needs this moment."""
         rows = [r for r, moments in enumerate(self.moments) if moment in moments]
         if rows:
+            self.masking.check(step)
             ticket = self.masking.ticket(self.masking.trained, step)
             if moment != "start":
                 ticket = replace(ticket, optimizer=self.masking.moments())
@@ -49,6 +50,7 @@ class UnitFiles:
 
     def write_checkpoint(self, step: int, seconds: float) -> None:
         """Everything that the rest of the training depends on."""
+        self.masking.check(step)
         tensors = self._tensors()
         for r, unit in enumerate(self.units):
             row = {name: tensor[r] for name, tensor in tensors.items()}

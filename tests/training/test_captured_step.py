@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from fixtures.captured_step import Waits, captured, no_waits
+from fixtures.captured_step import HostTraffic, Waits, captured, no_waits
 from fixtures.method_cases import (
     ADAM,
     BACKENDS,
@@ -22,10 +24,15 @@ from fixtures.method_cases import (
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
-from lt_sweeps.plan.planning import Plan
+from lt_sweeps.data import Split, batches
+from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.sparsity import top_k
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
-from lt_sweeps.training import training_loop
+from lt_sweeps.storage.ticket import stack
+from lt_sweeps.training import evaluation, training_loop
+from lt_sweeps.training.history import copy_rows, select_rows
 from lt_sweeps.training.training_loop import TrainingLoop
 
 Make = Callable[..., Cell]
@@ -61,7 +68,8 @@ def capturing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return updated
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_loop, "graphed", captured)
+        for module in (training_loop, evaluation):
+            patch.setattr(module, "graphed", captured)
         patch.setattr(TrainingLoop, "captures", property(lambda loop: True))
         patch.setattr(TrainingLoop, "update", without_waits)
         yield
@@ -169,6 +177,85 @@ def test_a_captured_training_that_was_interrupted_goes_on_to_the_same_bytes(
     assert tickets(tmp_path / "eager") == tickets(tmp_path / "captured")
 
 
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+def test_images_outside_of_the_device_are_fed_to_the_captured_step(
+    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, augment: str
+) -> None:
+    cells = [
+        cell(
+            schedule=HALF,
+            dataset__train=70,
+            recipe={**ADAM, "drop_last": False, "augment": augment, "order": "fresh"},
+            seed=seed,
+        )
+        for seed in (0, 1)
+    ]
+    run(*cells, root=tmp_path / "inside", backend="chain")
+
+    def outside(split: Split, device: torch.device) -> Split:
+        return Split(split.images, split.labels, rows=torch.arange(len(split.labels)))
+
+    monkeypatch.setattr(batches, "_placed", outside)
+    run(*cells, root=tmp_path / "eager", backend="chain")
+    with capturing(monkeypatch):
+        run(*cells, root=tmp_path / "captured", backend="chain")
+    assert tickets(tmp_path / "eager") == tickets(tmp_path / "inside")
+    assert tickets(tmp_path / "captured") == tickets(tmp_path / "inside")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+def started(cell: Make, tmp_path: Path, name: str, **changes: Any) -> TrainingLoop:
+    """A method's first training, of its mask where that is learned: two replicates, at step 0."""
+    method = {"_target_": f"lt_sweeps.plan.methods.{name}", **METHODS[name]}
+    cells = [cell(method=method, schedule=HALF, recipe=ADAM, seed=n, **changes) for n in (0, 1)]
+    units = plan(cells).units
+    trained = next((u.stage for u in units if u.stage.sparsifier.learns), units[0].stage)
+    units = [unit for unit in units if unit.stage == trained]
+    store = Store(tmp_path)
+    loop = TrainingLoop(units, store, Machine(), moments=[frozenset()] * 2)
+    loop.start(stack([ticket(unit.stage.start, unit.seed, store) for unit in units]))
+    return loop
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", ["dense", "continuous_sparsification"])
+def test_a_step_neither_waits_for_the_device_nor_copies_to_it(
+    cell: Make, tmp_path: Path, name: str, model: str
+) -> None:
+    loop = started(cell, tmp_path, name, model=MODELS[model], dataset__shape=[1, 8, 8])
+    update = loop.update()
+    update(0)  # draws the epoch's order, and looks for noise that no layer declares
+    with HostTraffic() as traffic:
+        update(1)
+    assert (traffic.waits, traffic.copies) == ([], [])
+
+
+def test_an_evaluation_waits_for_the_device_once(
+    cell: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    loop = started(cell, tmp_path, "dense")
+    loop.update()(0)
+    monkeypatch.setattr(batches, "EVALUATE_BATCH", 5)
+    with HostTraffic() as traffic:
+        loop.scorer.validate(1)
+    assert (traffic.waits, traffic.copies) == (["tolist"], [])
+
+
+def test_the_best_rows_of_a_gpu_are_those_of_a_cpu() -> None:
+    now = {"weights": torch.randn(3, 8), "buffers/count": torch.tensor([5, 6, 7])}
+    for rows in ([0], [1, 2], [0, 1, 2]):
+        made = []
+        for copy in (
+            lambda into, rows: copy_rows(now, into, rows),
+            lambda into, rows: select_rows(now, into, torch.tensor([r in rows for r in range(3)])),
+        ):
+            into = {"weights": torch.zeros(3, 8), "buffers/count": torch.zeros(3, dtype=torch.long)}
+            copy(into, rows)
+            made.append(into)
+        assert all(torch.equal(made[0][name], made[1][name]) for name in now)
+        assert [r for r in range(3) if made[0]["weights"][r].any()] == rows
+
+
 def test_a_step_that_waits_for_the_device_is_refused() -> None:
     total = torch.zeros(())
 
@@ -176,6 +263,16 @@ def test_a_step_that_waits_for_the_device_is_refused() -> None:
         total.add_(1.0 if total.item() < 3 else 2.0)
 
     with pytest.raises(Waits, match="wait for the device"):
+        captured(step, total.device, restore=[total])
+
+
+def test_a_step_that_lists_a_tensor_is_refused() -> None:
+    total = torch.zeros(2)
+
+    def step() -> None:
+        total.add_(sum(total.tolist()))
+
+    with pytest.raises(Waits, match="tolist"):
         captured(step, total.device, restore=[total])
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lt_sweeps.training.optimizers import Optimizer
 
@@ -55,6 +56,33 @@ def test_a_row_restored_into_another_stack_continues_bit_for_bit(options):
         _step(whole, grads, step)
         _step(resumed, alone_grads, step, slice(1, 2))
     assert torch.equal(alone, weights[1:2])
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam", "adamw"])
+def test_rows_with_equal_counts_are_one_kernel_and_others_the_same_numbers(name):
+    results, calls = [], []
+
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if "_fused_" in str(func):
+                calls.append(len(args[0]))
+            return func(*args, **(kwargs or {}))
+
+    for apart in (False, True):
+        weights, grads = _draw(0), torch.zeros(3, 128)
+        optimizer = Optimizer(weights, grads, **OPTIONS[name])
+        if apart:
+            optimizer.steps[1] = 7
+            optimizer.ready()
+            optimizer.steps[1] = 0
+        for step in range(len(RATES)):
+            with Counted():
+                _step(optimizer, grads, step)
+        results.append((weights, optimizer.state()))
+    assert calls == [1] * len(RATES) + [3] * len(RATES)
+    (together, one), (rows, other) = results
+    assert torch.equal(together, rows) and one["step"].tolist() == [4, 4, 4]
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_rows_at_different_steps_can_share_a_stack():

@@ -16,7 +16,7 @@ from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
-from lt_sweeps.training.evaluation import measure
+from lt_sweeps.training.evaluation import Evaluation
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.training_loop import TrainingLoop
 
@@ -165,6 +165,35 @@ def test_a_pruned_weight_never_moves_nor_gathers_momentum(
             if flat.shape == pruned.shape
         )
         assert (loop.stack.weights[~pruned] != start.state["hidden.0.weight"].flatten()[0]).any()
+
+
+@pytest.mark.parametrize("freeze", ["zero", "init"])
+@pytest.mark.parametrize("stored", ["evaluated", "snapshot", "checkpoint"])
+def test_a_pruned_weight_that_moved_is_found_before_anything_is_stored(
+    cell: Make, run: Run, freeze: str, stored: str
+) -> None:
+    frozen = {"_target_": f"lt_sweeps.sparsity.freezes.{freeze}"}
+    made, store = run(cell(freeze=frozen, schedule__levels=1))
+    unit = made.units[-1]
+    loop = TrainingLoop([unit], store, Machine(), moments=[frozenset([2])])
+    loop.start(ticket(unit.stage.start, unit.seed, store))
+    assert isinstance(loop.masking, FixedMask)
+    pruned = loop.masking.mask == 0
+    assert loop.masking.moved().tolist() == [0] and pruned.any()
+    last = pruned[0].nonzero()[-1]
+    loop.stack.weights[0, last] += 2**-20
+    assert loop.masking.moved().tolist() == [1]
+    with pytest.raises(AssertionError, match="pruned weights moved by step 2"):
+        if stored == "evaluated":
+            loop.scorer.validate(2)
+        elif stored == "snapshot":
+            loop.files.snapshot(2, 2)
+        else:
+            loop.files.write_checkpoint(2, 0.0)
+    assert not loop.history.rows[0] and not store.has(unit.stage.key, unit.seed, 2)
+    assert not store.checkpoints(unit.stage.key, unit.seed)
+    loop.stack.weights[0].fill_(torch.nan)
+    loop.masking.check(2)  # a diverged replicate is a result
 
 
 def test_in_every_file_the_pruned_weights_are_where_they_were_pinned(cell: Make, run: Run) -> None:
@@ -420,9 +449,25 @@ def test_a_constant_predictor_scores_its_class_frequency(
         monkeypatch.setattr("lt_sweeps.data.batches.EVALUATE_BATCH", batch)
         loop = TrainingLoop([Unit(stage, Seed.of(0))], store, Machine(), moments=[frozenset()])
         loop.start(start)
-        ((_, accuracy, one_class),) = measure(loop.stack, loop.batches, "test")
+        ((_, accuracy, one_class),) = loop.scorer.measure("test")
         assert accuracy == (labels == 1).double().mean().item()
         assert one_class
+
+
+@pytest.mark.parametrize("model", [CONV, TINY["model"]], ids=["resnet", "fc"])
+def test_convolutions_see_few_images_at_once_and_score_the_same(
+    cell: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: dict
+) -> None:
+    stage = plan([cell(model=model, dataset__validation=230)]).units[0].stage
+    store = Store(tmp_path)
+    loop = TrainingLoop([Unit(stage, Seed.of(0))], store, Machine(), moments=[frozenset()])
+    loop.start(ticket(stage.start, Seed.of(0), store))
+    loop.update()(0)
+    seen, logits = [], loop.stack.logits
+    monkeypatch.setattr(loop.stack, "logits", lambda x: seen.append(len(x)) or logits(x))
+    scores = loop.scorer.measure("val")
+    assert seen == ([100, 100, 30] if model is CONV else [230])
+    assert Evaluation(loop.stack, loop.batches).measure("val") == scores
 
 
 def test_evaluating_leaves_batch_norm_statistics_alone(cell: Make, tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""`Prefetch`: batches of images that do not fit on the device, fetched while it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from torch import Tensor
+
+from lt_sweeps.data.dataset import Split
+
+_THREADS = 2
+_AHEAD = 4  # batches that are fetched or ready, each of them a copy in main memory
+
+
+class Prefetch:
+    """Numbered batches of a split, which are asked for in order; threads fetch the next ones.
+
+    The threads only copy images. Which ones belong to a batch, `rows` says in the thread that
+    asks, so the images of a batch do not depend on the threads. A jump to another number (a resumed
+    training, a rehearsal) only costs what was fetched in vain.
+
+    Args:
+        rows: the numbers of a batch's images within the split.
+        end: there is no batch of this number or above.
+        pinned: whether batches lie in pinned memory, from which a GPU copies by itself.
+    """
+
+    def __init__(
+        self, split: Split, rows: Callable[[int], Tensor], end: int, *, pinned: bool
+    ) -> None:
+        self._split, self._rows, self._end, self._pinned = split, rows, end, pinned
+        self._threads: ThreadPoolExecutor | None = None
+        self._coming: dict[int, Future[Tensor]] = {}
+
+    def take(self, number: int) -> Tensor:
+        """The images of a batch.
+
+        Raises:
+            Exception: what a thread has raised when it fetched this batch.
+        """
+        self._threads = self._threads or ThreadPoolExecutor(_THREADS, "prefetch")
+        numbers = range(number, max(number + 1, min(number + _AHEAD, self._end)))
+        for old in set(self._coming) - set(numbers):
+            self._coming.pop(old).cancel()
+        for new in numbers:
+            if new not in self._coming:
+                self._coming[new] = self._threads.submit(self._fetch, self._rows(new))
+        return self._coming.pop(number).result()
+
+    def close(self) -> None:
+        """End the threads; another `take` starts new ones."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+            self._threads = None
+        self._coming.clear()
+
+    def _fetch(self, rows: Tensor) -> Tensor:
+        images = self._split.take(rows)
+        # Torch frees the pinned memory of a batch only when the copies from it have ended.
+        return images.pin_memory() if self._pinned else images
