@@ -18,6 +18,7 @@ from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.data.augmentations import augment, draw_augmentation
+from lt_sweeps.data.kept_images import place_once
 
 EVALUATE_BATCH = 500
 
@@ -34,7 +35,8 @@ class Batches:
         device: torch.device,
     ) -> None:
         self._dataset, self._recipe, self._device = dataset, recipe, device
-        self._splits = {name: _placed(split, device) for name, split in dataset.load().items()}
+        splits = dataset.load().items()
+        self._splits = {name: place_once(split, device, _placed) for name, split in splits}
         # Whether batches are copied to the device, which a captured graph cannot do.
         self.sent = any(split.images.device.type != device.type for split in self._splits.values())
         self._seeds, self._indices = seeds, indices
