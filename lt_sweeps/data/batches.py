@@ -19,6 +19,7 @@ from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.data.augmentations import augment, draw_augmentation
+from lt_sweeps.data.kept_images import place_once
 from lt_sweeps.data.prefetch import Prefetch
 
 EVALUATE_BATCH = 500
@@ -36,7 +37,8 @@ class Batches:
         device: torch.device,
     ) -> None:
         self._dataset, self._recipe, self._device = dataset, recipe, device
-        self._splits = {name: _placed(split, device) for name, split in dataset.load().items()}
+        splits = dataset.load().items()
+        self._splits = {name: place_once(split, device, _placed) for name, split in splits}
         self._seeds, self._indices = seeds, indices
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
         # Copied to the device here, because a captured graph cannot copy from the host.

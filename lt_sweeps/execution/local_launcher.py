@@ -1,4 +1,4 @@
-"""The local launcher: a sweep's packs in fresh processes over this machine's GPUs or cores."""
+"""The local launcher: a sweep's packs in processes over this machine's GPUs or cores."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import socket
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lt_sweeps.execution.progress import ProgressPanel
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.status import Status
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.execution.worker_pool import Workers, loaded
+from lt_sweeps.execution.worker_pool import Workers, loaded, process_context
 from lt_sweeps.plan.cost import Speeds, free_memory, stack_size
 from lt_sweeps.plan.planning import Pack, packs, plan
 from lt_sweeps.plan.unit import Unit
@@ -47,8 +48,8 @@ def run_missing(submission: Submission) -> int:
     settings, cells, code = submission.settings, submission.plan.cells, LoadedCode.now()
     devices, console = _devices(settings.device, settings.workers), Console()
     submission.check_precision(devices[0])
-    todo = _todo(submission, devices)
-    here = "cpu" if devices[0] == "cpu" else torch.cuda.get_device_name(0)
+    here, memory = _about(devices)
+    todo = _todo(submission, devices, memory)
     estimate = Estimate.of(todo, Speeds.of(settings.root), device=here, at_once=len(devices))
     console.print(preview(submission.plan, todo, estimate, sweep=submission.folder))
     within_budget(estimate, settings.budget)
@@ -60,7 +61,7 @@ def run_missing(submission: Submission) -> int:
     with mirrored(sweep.folder, cells[0].cell.config["tracker"]):
         failed, again = _run(sweep, todo, devices, code, console)
         if again:  # what was corrupt is missing now
-            todo = _todo(submission, devices)
+            todo = _todo(submission, devices, memory)
             failed, _ = _run(submission.freeze(todo), todo, devices, code, console)
         complete = submission.write_records()
     if complete or any(sweep.root.glob("runs/*/*/records.jsonl")):
@@ -76,22 +77,19 @@ def run_missing(submission: Submission) -> int:
     return 1 if failed or diverged or complete < len(cells) else 0
 
 
-def _todo(submission: Submission, devices: Sequence[str]) -> list[Pack]:
+def _todo(submission: Submission, devices: Sequence[str], memory: int) -> list[Pack]:
     """The packs that an interrupted sweep left, and new ones for whatever else is missing."""
     left = submission.unfinished()
     covered = {unit for pack in left for unit in pack.units}
     missing = [u for u in submission.missing() if u not in covered]
-    sizes = _sizes(missing, submission.settings, devices)
+    sizes = _sizes(missing, submission.settings, memory)
     return left + packs(missing, stack_size=sizes, workers=len(devices))
 
 
-def _sizes(
-    missing: Sequence[Unit], settings: RunSettings, devices: Sequence[str]
-) -> dict[str, int]:
+def _sizes(missing: Sequence[Unit], settings: RunSettings, memory: int) -> dict[str, int]:
     stages = {unit.stage.key: unit.stage for unit in missing}
     if settings.stack_size is not None:
         return dict.fromkeys(stages, settings.stack_size)
-    memory = free_memory(devices[0]) // devices.count(devices[0])
     return {key: stack_size(stage, memory=memory) for key, stage in stages.items()}
 
 
@@ -153,6 +151,23 @@ def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
 
 def _listed(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
+
+
+def _about(devices: Sequence[str]) -> tuple[str, int]:
+    """What the first device is called, and the bytes that each process has on the fullest."""
+    if devices[0] == "cpu":
+        found = [("cpu", free_memory("cpu"))]
+    else:
+        # Another process asks: to ask starts CUDA, which takes memory on a GPU until the process
+        # ends, and which its forks could not use any more.
+        with ProcessPoolExecutor(1, process_context()) as other:
+            found = list(other.map(_about_gpu, dict.fromkeys(devices)))
+    shares = max(map(devices.count, devices))
+    return found[0][0], min(free for _, free in found) // shares
+
+
+def _about_gpu(device: str) -> tuple[str, int]:
+    return torch.cuda.get_device_name(device), free_memory(device)
 
 
 def _devices(device: str, workers: int | None) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from rich.text import Text
 from lt_sweeps.storage.manifest import FrozenPack, FrozenStage
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
+_DRAW = 0.25  # seconds between two pictures of the panel, at least
+
 
 class ProgressPanel:
     """The step of each worker, the share of the work that is done, and the time that is left."""
@@ -24,12 +26,10 @@ class ProgressPanel:
         self._steps: dict[str, int] = {}
         self._running: dict[str, FrozenPack] = {}
         self._done = 0.0
-        self._began = time.monotonic()
+        self._began = self._drawn = time.monotonic()
+        # It is drawn when something is told, and not by a thread, because the pool's process forks.
         self._live = Live(
-            get_renderable=self._render,
-            console=console,
-            refresh_per_second=4,
-            transient=True,
+            get_renderable=self._render, console=console, auto_refresh=False, transient=True
         )
         self._shown = console.is_terminal and bool(packs)
 
@@ -45,13 +45,22 @@ class ProgressPanel:
     def start(self, pack: FrozenPack) -> None:
         self._running[pack.name] = pack
         self._steps[pack.name] = self._stage(pack).start
+        self._draw()
 
     def step(self, pack: FrozenPack, step: int) -> None:
         self._steps[pack.name] = step
+        if time.monotonic() - self._drawn > _DRAW:
+            self._draw()
 
     def stop(self, pack: FrozenPack, *, done: bool) -> None:
         self._running.pop(pack.name, None)
         self._done += self._work(pack) * done
+        self._draw()
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        if self._shown:
+            self._live.refresh()
 
     def _stage(self, pack: FrozenPack) -> FrozenStage:
         return self._stages[pack.units[0][0]]

@@ -1,4 +1,10 @@
-"""A pool of processes that trains packs, each in a fresh process, on the devices of one machine.
+"""A pool of processes that trains packs on the devices of one machine.
+
+On a CPU each pack gets a process of its own. It is a fork of the pool's process, so libraries are
+imported once, and what is in memory (the images) is shared. On a GPU a process is kept for the next
+pack, because it takes seconds to start CUDA and to copy the images there. Only a pack that ends
+well keeps its process, and only if it has run no code of the user's: what a pack leaves behind can
+change no other.
 
 A pack that fails is halved, and both halves are tried again. So a failing unit ends up alone, and a
 stack that does not fit into memory shrinks until it fits. A unit that fails alone is noted with its
@@ -7,15 +13,16 @@ reason. The units that need its ticket are not begun; all others go on.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -33,7 +40,8 @@ STORAGE = 78  # the file system is full, read-only or stale: wait and try again
 
 _LONGEST = 60.0  # seconds between two tries of a pack that waits for a file system
 _BEAT = 5.0  # seconds between two heartbeats
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+"""What tells a sweep to stop: Ctrl-C, Slurm, or a closed terminal."""
 
 
 class Workers:
@@ -47,6 +55,7 @@ class Workers:
         panel: its `start`, `step` and `stop` are called for every pack.
         scratch: if given, each pack trains only two steps, in this folder (the canary).
         preload: modules that every process needs; they are imported once, before the first fork.
+        keep: whether a process is kept for the next pack; None: on a GPU.
     """
 
     def __init__(
@@ -60,22 +69,22 @@ class Workers:
         panel: Any,
         scratch: Path | None = None,
         preload: Sequence[str] = (),
+        keep: bool | None = None,
         host: str,
         job: str | None = None,
     ) -> None:
         self.sweep, self.code, self.who, self.panel = sweep, code, who, panel
         self.host, self.job = host, job
         self.queue = list(packs)
-        self.free, self.scratch = list(devices), scratch
-        # The first of them makes the others cheaper, and the last notes what has been imported.
-        first, last = "lt_sweeps.execution.fork_server", "lt_sweeps.execution.worker_process"
-        self.preload = [first, *preload, last]
+        self.free, self.scratch, self.keep = list(devices), scratch, keep
+        # The last of them notes what has been imported.
+        self.preload = [*preload, "lt_sweeps.execution.worker_process"]
         self.running: list[_Job] = []
+        self.idle: list[_Process] = []  # kept, and without a pack
         self.failed: dict[UnitName, str] = {
             unit: failure.reason for unit, failure in sweep.failures().items()
         }
         self.again: set[UnitName] = set()  # need a new plan: a ticket is missing
-        self.context: Any = multiprocessing.get_context("forkserver")
         self._tried: dict[str, int] = {}  # by pack: how often it was killed
         self._waits: dict[str, tuple[float, float]] = {}  # by pack: next try, seconds waited
         self._beaten = 0.0  # time of the last heartbeat
@@ -89,6 +98,8 @@ class Workers:
         """
         if not self.queue:
             return True
+        for module in self.preload:
+            importlib.import_module(module)
         try:
             while (self.queue or self.running) and not stopped():
                 self._start()
@@ -106,8 +117,9 @@ class Workers:
         """Tell all processes to save and stop, and wait for them."""
         for job in self.running:
             job.process.terminate()
-        for job in self.running:
-            job.process.join()
+        for process in (*self.idle, *(job.process for job in self.running)):
+            process.close()
+        self.idle.clear()
         self.sweep.rest(self.who)
 
     def _start(self) -> None:
@@ -122,29 +134,42 @@ class Workers:
             if not (startable := self._without_failed(pack)):
                 continue
             try:
-                self.running.append(_Job(self, startable, self.free[0]))
-            except (EOFError, OSError) as error:
-                # Where the fork server was killed, the next try starts a new one. Else the disk for
-                # temporary files is full, or there are no more processes.
+                job = self._begin(startable, self.free[0])
+            except OSError as error:  # no more processes, or no memory for one
                 self.queue.insert(0, startable)
-                gone = isinstance(error, (EOFError, ConnectionError, FileNotFoundError))
-                if not gone and not self._may_wait(startable.name):
+                if not self._may_wait(startable.name):
                     raise OutOfPatience(str(error)) from None
                 return
+            self.running.append(job)
             self.free.pop(0)
             self.panel.start(startable)
 
+    def _begin(self, pack: FrozenPack, device: str) -> _Job:
+        """Give a pack to a process that was kept on the device, or else to a new one."""
+        step = self.sweep.manifest.stages[pack.units[0][0]].start
+        for process in [kept for kept in self.idle if kept.device == device]:
+            self.idle.remove(process)
+            with suppress(OSError):  # it was killed meanwhile
+                return _Job(pack, process, step)
+            process.close()
+        keep = device != "cpu" if self.keep is None else self.keep
+        about = self.sweep.folder, device, self.scratch, self.code, keep
+        others = [*self.idle, *(job.process for job in self.running)]
+        return _Job(pack, _Process(device, about, others), step)
+
     def _ended(self) -> list[_Job]:
         if self.running:
-            wait([job.receive for job in self.running], timeout=0.5)
+            wait([job.process.pipe for job in self.running], timeout=0.5)
         else:
             time.sleep(0.2)  # every pack waits for the file system
         return [job for job in self.running if job.messages(self.panel)]
 
     def _end(self, job: _Job) -> None:
         self.running.remove(job)
-        self.free.append(job.device)
-        status, members = job.process.exitcode, job.pack.units
+        self.free.append(job.process.device)
+        if job.status == 0 and job.process.exitcode is None:
+            self.idle.append(job.process)
+        status, members = job.status, job.pack.units
         self.panel.stop(job.pack, done=status == 0)
         if status == 0:
             self._waits.pop(job.pack.name, None)
@@ -176,8 +201,7 @@ class Workers:
         #   first kill is forgiven. At the second the stack is taken to be too large, and halved.
         #   Example: 8 replicates need more memory than there is. They are killed twice, then train
         #   as 4 + 4. A half has a name of its own, so its first kill is forgiven as well.
-        #   Status 255 counts as a kill: the fork server died, so the real status is unknown.
-        killed = status is None or status < 0 or status == 255
+        killed = status is not None and status < 0
         return status in (STOPPED, STORAGE) or (killed and self._may_try(name))
 
     def _may_wait(self, name: str) -> bool:
@@ -227,29 +251,76 @@ class Workers:
             self.sweep.beat(self.who, Heartbeat(self.host, packs, queue, self.job))
 
 
-class _Job:
-    """One pack and the process that trains it."""
+class _Process:
+    """A process that trains packs on a device, and our end of the pipe to it.
 
-    def __init__(self, workers: Workers, pack: FrozenPack, device: str) -> None:
-        self.pack, self.device, self._error = pack, device, ""
-        sweep, context = workers.sweep, workers.context
-        _start_server(context, workers.preload)  # does nothing if it runs already
-        self.step = sweep.manifest.stages[pack.units[0][0]].start
-        self.receive, send = context.Pipe(duplex=False)
-        of_worker = (sweep.folder, pack, device, workers.scratch, workers.code, send)
-        arguments = (os.getcwd(), *of_worker)
-        self.process: BaseProcess = context.Process(target=_body, args=arguments, daemon=True)
-        self.process.start()
-        send.close()
+    It starts with the stop signals blocked until it has set what they do, so that none is lost.
+    """
+
+    def __init__(self, device: str, about: tuple[Any, ...], others: Sequence[_Process]) -> None:
+        self.device = device
+        context = process_context()
+        self.pipe, theirs = context.Pipe()
+        # A fork has our ends of all pipes. It closes them, so that each breaks when we die.
+        forked = context.get_start_method() == "fork"
+        ours = [self.pipe, *(other.pipe for other in others)] if forked else []
+        arguments = (os.getcwd(), theirs, ours, *about)
+        self._process: BaseProcess = context.Process(target=_body, args=arguments, daemon=True)
+        try:
+            with _signals_blocked(), warnings.catch_warnings():
+                # Python 3.12 warns of other threads, whose locks a fork cannot open. Ours are those
+                # of torch, which a process that computes with one thread does without.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._process.start()
+        finally:
+            theirs.close()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        """Tell it to save and stop."""
+        self._process.terminate()
+
+    def join(self) -> None:
+        self._process.join()
+
+    def close(self) -> None:
+        """Wait for its end; a process without a pack ends when its pipe is closed."""
+        self.pipe.close()
+        self._process.join()
+
+
+class _Job:
+    """One pack and the process that trains it.
+
+    Raises:
+        OSError: the process has died before.
+    """
+
+    def __init__(self, pack: FrozenPack, process: _Process, step: int) -> None:
+        self.pack, self.process, self.step = pack, process, step
+        self.status: int | None = None  # of the pack, when it has ended
+        self._error = ""
+        process.pipe.send(pack)
 
     def messages(self, panel: Any) -> bool:
-        """Read the messages of the process; returns whether it has ended.
+        """Read the messages of the process; returns whether the pack has ended.
 
-        A number is the step that it has reached, a text is the reason of its failure.
+        A number is the step that it has reached, a text the reason of its failure, and None says
+        that the pack is done and that the process waits for another.
         """
         with suppress(EOFError, ConnectionResetError):
-            while self.receive.poll():
-                message = self.receive.recv()
+            while self.process.pipe.poll():
+                message = self.process.pipe.recv()
+                if message is None:
+                    self.status = 0
+                    return True
                 if isinstance(message, int):
                     self.step = message
                     panel.step(self.pack, message)
@@ -257,23 +328,23 @@ class _Job:
                     self._error = message
             return False
         self.process.join()
+        self.status = self.process.exitcode
         return True
 
     def reason(self) -> str:
         """Why the pack failed."""
-        status = self.process.exitcode
-        if status is not None and status < 0:
-            name = signal.Signals(-status).name
+        if self.status is not None and self.status < 0:
+            name = signal.Signals(-self.status).name
             return f"killed by {name}; the same command continues from its last checkpoint"
-        return self._error or f"exit status {status}"
+        return self._error or f"exit status {self.status}"
 
 
 def loaded() -> list[str]:
-    """What this process has imported and its workers need too.
+    """What this process has imported and the workers of a job need too.
 
-    They are libraries of data sets, and our own modules: imported before the first fork, they are
-    the same in all workers, whatever is edited meanwhile. The user's modules are not among them,
-    because they may start CUDA, which a forked process cannot use.
+    They are libraries of data sets, and our own modules: a job imports them once, before it forks
+    its first worker. The user's modules are not among them, because they may start CUDA, which a
+    forked process cannot use.
     """
     libraries = ("sklearn.datasets", "torchvision.datasets")
     rooms = tuple(f"lt_sweeps.{room}." for room in _ROOMS)
@@ -283,47 +354,31 @@ def loaded() -> list[str]:
 _ROOMS = ("training", "plan", "sparsity", "data", "models", "storage", "config")
 
 
-def _start_server(context: Any, preload: list[str]) -> None:
-    """Start the fork server, which imports all that workers need: a new worker takes 20 ms.
+def process_context() -> Any:
+    """How processes are started: as forks, where that is safe, which is fast."""
+    # CUDA cannot be used in a fork of a process that has used it, as a user's module may have when
+    # it was imported for the plan. On macOS the system's libraries may crash in a fork.
+    from torch import cuda  # here, because reports start without torch
 
-    The server inherits that the stop signals are ignored. Slurm sends them to every process of a
-    job, and the server must live until the workers have saved.
-    """
-    context.set_forkserver_preload(preload)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
-    try:
-        with _same_imports():
-            forkserver.ensure_running()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    forks = sys.platform == "linux" and not cuda.is_initialized()
+    return multiprocessing.get_context("fork" if forks else "spawn")
 
 
 @contextmanager
-def _same_imports() -> Iterator[None]:
-    """Python processes that are started in this context import from where this one does."""
-    # The server is started as `python -c`, so it looks into its working folder first and into
-    # PYTHONPATH next. Python before 3.12.8 and 3.13.1 does not give it the `sys.path` of its
-    # parent. In a job that would be the folder that the sweep was submitted from, with whatever
-    # code lies there now, instead of the job's copy. So the server gets our `sys.path` as
-    # PYTHONPATH, and starts in the folder of Python's own library, which hides nothing.
-    folder, before = os.getcwd(), os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(path or folder for path in sys.path)
-    os.chdir(Path(os.__file__).parent)
+def _signals_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
-        os.chdir(folder)
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _body(working_folder: str, *arguments: Any) -> None:
+def _body(working_folder: str, pipe: Connection, others: Sequence[Connection], *rest: Any) -> None:
+    for other in others:
+        other.close()
     # Python would start it where this process was started; `resume` has gone elsewhere since.
     os.chdir(working_folder)
     # Here, because it imports torch, which the pool does without.
-    from lt_sweeps.execution.worker_process import body
+    from lt_sweeps.execution.worker_process import serve
 
-    body(*arguments)
+    serve(pipe, *rest)

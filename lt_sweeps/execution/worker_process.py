@@ -1,4 +1,4 @@
-"""The process of one pack: it trains, saves when told to stop, and ends with an exit code."""
+"""A process that trains packs, saves when told to stop, and ends with the exit code of a pack."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from lt_sweeps.execution.canary import two_steps
 from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, imported
 from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.execution.patience import drain
+from lt_sweeps.execution.process_state import as_before, forget_users_code, users_code
 from lt_sweeps.execution.submission import thawed, work_on
-from lt_sweeps.execution.worker_pool import AGAIN, CHANGED, STOPPED, STORAGE
+from lt_sweeps.execution.worker_pool import AGAIN, CHANGED, STOP_SIGNALS, STOPPED, STORAGE
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.storage.atomic_write import passes
 from lt_sweeps.storage.manifest import FrozenPack
@@ -28,53 +29,84 @@ from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.training.training_loop import Interrupted
 
-# What the fork server has imported. It must be read here, once, before a file can be edited: all
-# workers have the modules as they are now.
-_FORKED_WITH = imported()
+# What this package was when it was imported here. It must be read now, before a file can be edited:
+# a fork of this process has the modules as they are. The user's modules are imported by each anew.
+_IMPORTED = {name: file for name, file in imported().items() if name.startswith("lt_sweeps")}
 _log = logging.getLogger("lt_sweeps")
 
 
-def body(
+def serve(
+    pipe: Connection,
     folder: Path,
-    pack: FrozenPack,
     device: str,
     scratch: Path | None,
     code: LoadedCode,
-    send: Connection,
+    keep: bool = False,
 ) -> None:
-    """Train one pack, or two steps of it in `scratch`, and exit with its status.
+    """Train the packs that come through the pipe, or two steps of each in `scratch`.
 
-    The messages on `send` are the steps reached, and the reason if the pack fails.
+    It ends with the exit status of the first pack. If `keep` and it ended well, it takes another,
+    and ends when the pipe is closed.
+
+    What it sends are the steps reached, the reason if a pack fails, and None for a pack that is
+    done by a process that is kept.
     """
     stop_signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stop_signals.append(number))
     # Slurm signals every process of a job. Only the parent decides to stop, and sends SIGTERM.
     for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     device = _visible(device)
     torch.set_num_threads(1)
+    forget_users_code()
 
-    def tell(message: int | str) -> None:
+    def tell(message: int | str | None) -> None:
         try:
-            send.send(message)
+            pipe.send(message)
         except OSError:  # the parent has died: save and stop, the next run continues
             stop_signals.append(signal.SIGPIPE)
 
-    before = _FORKED_WITH
+    stopped, sweep, status = (lambda: bool(stop_signals)), SweepFolder(folder), 0
+    while not status and (pack := _next_pack(pipe)):
+        with as_before(device):
+            status = _train(sweep, pack, scratch, code, device, tell, stopped)
+        if not keep or users_code():
+            break
+        if not status:
+            tell(None)
+    drain()
+    sys.exit(status)
+
+
+def _next_pack(pipe: Connection) -> FrozenPack | None:
+    try:
+        return pipe.recv()
+    except (EOFError, ConnectionResetError):
+        return None
+
+
+def _train(
+    sweep: SweepFolder,
+    pack: FrozenPack,
+    scratch: Path | None,
+    code: LoadedCode,
+    device: str,
+    tell: Callable[[int | str | None], None],
+    stopped: Callable[[], bool],
+) -> int:
+    """Train one pack; returns its exit status."""
+    before = _IMPORTED
 
     def check() -> None:
         nonlocal before
         before = code.check(before)
 
-    sweep = SweepFolder(folder)
-    options = {"device": device, "stopped": lambda: bool(stop_signals), "check": check}
+    options: dict[str, Any] = {"device": device, "stopped": stopped, "check": check}
     with _logged(sweep.log(pack.name)):
         if scratch is not None:
-            status = _ending(lambda: two_steps(sweep, pack, Store(scratch), **options), tell)
-        else:
-            status = _ending(lambda: _work(sweep, pack, progress=tell, **options), tell)
-    drain()
-    sys.exit(status)
+            return _ending(lambda: two_steps(sweep, pack, Store(scratch), **options), tell)
+        return _ending(lambda: _work(sweep, pack, progress=tell, **options), tell)
 
 
 def _work(sweep: SweepFolder, pack: FrozenPack, **options: Any) -> None:
@@ -144,5 +176,6 @@ def _logged(path: Path) -> Iterator[None]:
         yield
     finally:
         for handler in handlers:
+            _log.removeHandler(handler)
             with suppress(OSError):  # it writes what is left, which a full disk refuses
                 handler.close()

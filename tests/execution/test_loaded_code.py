@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.command_line import CommandLine, finish, kill, start, until
+from fixtures.command_line import CommandLine, finish, start, until
 from fixtures.tiny_cell import settings
 from PIL import Image
 
@@ -21,7 +21,7 @@ from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, SourceFile,
 from lt_sweeps.execution.slurm.code_snapshot import copy_code
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import CHANGED
-from lt_sweeps.execution.worker_process import body
+from lt_sweeps.execution.worker_process import serve
 from lt_sweeps.plan.planning import packs, plan
 from lt_sweeps.storage.store import Store
 
@@ -39,18 +39,15 @@ def luck(final):
     Path(__file__).write_text(Path(__file__).read_text() + "LATER = True\\n")
     return final.abs()
 """
-SERVER = """
-import multiprocessing, sys
-from lt_sweeps.execution.worker_pool import _start_server
+WORKER = """
+from lt_sweeps.execution.worker_pool import process_context
 
 def where():
     import lt_sweeps
     print(lt_sweeps.__file__)
 
 if __name__ == "__main__":
-    context = multiprocessing.get_context("forkserver")
-    _start_server(context, ["lt_sweeps.storage.manifest"])
-    process = context.Process(target=where)
+    process = process_context().Process(target=where)
     process.start()
     process.join()
 """
@@ -122,7 +119,7 @@ def test_workers_import_from_a_jobs_copy_and_not_from_the_folder_it_started_in(
         (folder / "__init__.py").write_text("")
     (here / "lt_sweeps" / "storage" / "manifest.py").write_text("")
     copy = copy_code(tmp_path / "code")
-    done = in_copy(copy, SERVER, here)
+    done = in_copy(copy, WORKER, here)
     assert done.stdout.split() == [str(copy / "lt_sweeps" / "__init__.py")], done.stderr
 
 
@@ -181,36 +178,25 @@ def test_an_edit_of_the_package_changes_nothing_in_a_sweep_that_runs(
 
 
 @pytest.mark.slow
-def test_a_server_that_starts_again_with_edited_code_ends_the_sweep_with_one_line(
-    clone: Path, tmp_path: Path
+def test_a_process_of_a_pack_that_starts_after_an_edit_runs_the_code_of_the_sweep(
+    clone: Path, tmp_path: Path, command_line: CommandLine
 ) -> None:
-    words = [*WORDS, "mask_criterion=large_final", "recipe.length=20000ep"]
+    words = [*WORDS, "mask_criterion=large_final", "recipe.length=600ep"]
+    assert command_line(*words, f"root={tmp_path / 'whole'}").status == 0
     process = start(*words, f"root={tmp_path / 'results'}", folder=clone, code=clone)
     until(lambda: list(tmp_path.glob("results/sweeps/*/logs/*.log")), process)
-    path = flip(clone)
-    for child in servers(process.pid):
+    flip(clone)
+    for child in children(process.pid):
         os.kill(child, signal.SIGKILL)
-    try:
-        status, _, err = finish(process, 60)
-    finally:
-        kill(process)
-    assert status == 1
-    assert err.splitlines()[-1].startswith(f"error: code: {path} was edited while the sweep ran")
-    assert "Traceback" not in err
+    status, _, err = finish(process)
+    assert status == 0, err
+    assert tickets(tmp_path / "results") == tickets(tmp_path / "whole")
 
 
-def servers(parent: int) -> list[int]:
-    """The fork servers and workers of a launcher."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            group = os.getpgid(int(folder.name))
-            words = (folder / "cmdline").read_bytes()
-        except (OSError, ProcessLookupError):
-            continue
-        if group == parent and b"multiprocessing.forkserver" in words:
-            found.append(int(folder.name))
-    return found
+def children(parent: int) -> list[int]:
+    """The processes that train the packs of a launcher."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def test_data_that_changed_since_a_sweep_was_started_are_named(
@@ -226,12 +212,13 @@ def test_data_that_changed_since_a_sweep_was_started_are_named(
     sweep = Submission(made, settings(tmp_path / "results")).freeze(units)
     (tmp_path / "pets" / "dogs" / "0.bmp").write_bytes(b"another size")
     os.utime(tmp_path / "pets" / "dogs")
-    receive, send = command_line.processes.Pipe(duplex=False)
-    arguments = (sweep.folder, sweep.manifest.packs[0], "cpu", None, LoadedCode.now(), send)
-    process = command_line.processes.Process(target=body, args=arguments)
+    ours, theirs = command_line.processes.Pipe()
+    ours.send(sweep.manifest.packs[0])
+    arguments = (theirs, sweep.folder, "cpu", None, LoadedCode.now())
+    process = command_line.processes.Process(target=serve, args=arguments)
     process.start()
     process.join(60)
     assert process.exitcode == CHANGED
-    said = receive.recv()
+    said = ours.recv()
     assert re.match(r"data: image_folder\(path='.*pets', size=4\) reads other content", said)
     assert made.missing(Store(tmp_path / "results")) == made.units

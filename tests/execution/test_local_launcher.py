@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from fixtures.command_line import CommandLine, finish, kill, start, until
 from PIL import Image
 
+from lt_sweeps.execution.local_launcher import _about
 from lt_sweeps.storage.record import ALL_DIVERGED
 
 WORDS = [
@@ -248,6 +250,13 @@ def test_a_sweep_in_which_some_replicates_diverged_does_not(
 ) -> None:
     status, _, err = command_line(*diverging(tmp_path / "results", "1e30,0.1"))
     assert status == 0 and "every replicate diverged" not in err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_launcher_knows_its_gpus_and_starts_no_cuda() -> None:
+    name, memory = _about(["cuda:0", "cuda:0"])
+    assert name and memory > 0
+    assert not torch.cuda.is_initialized(), "its workers are forks, and could not use it"
 
 
 def test_a_relative_path_means_the_same_to_the_launcher_and_its_workers(

@@ -21,7 +21,7 @@ from lt_sweeps.execution import patience, worker_pool
 from lt_sweeps.execution.loaded_code import LoadedCode
 from lt_sweeps.execution.patience import OutOfPatience, patiently
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.execution.worker_process import body
+from lt_sweeps.execution.worker_process import serve
 from lt_sweeps.plan.planning import packs, plan
 
 WORDS = [
@@ -117,12 +117,13 @@ def test_a_pack_whose_log_cannot_be_written_is_computed_all_the_same(
     pack = sweep.manifest.packs[0]
     sweep.log(pack.name).parent.mkdir()
     sweep.log(pack.name).symlink_to("/dev/full")
-    receive, send = command_line.processes.Pipe(duplex=False)
-    arguments = (sweep.folder, pack, "cpu", None, LoadedCode.now(), send)
-    process = command_line.processes.Process(target=body, args=arguments)
+    ours, theirs = command_line.processes.Pipe()
+    ours.send(pack)
+    arguments = (theirs, sweep.folder, "cpu", None, LoadedCode.now())
+    process = command_line.processes.Process(target=serve, args=arguments)
     process.start()
     process.join(60)
-    receive.close()
+    ours.close()
     assert process.exitcode == 0
     assert len(made.missing(Submission(made, settings(tmp_path)).store)) == 2
 

@@ -63,13 +63,13 @@ class Faults:
         slurm("sbatch", *asks, "--output=/dev/null", "--wrap=sleep 2")
 
     def kill_supervisor(self, job: str) -> bool:
-        return self._kill(job, lambda words: words[1:2] and words[1].endswith("job.py"))
+        return self._kill(job, lambda words, parent: _is_job(words) and not _is_job(parent))
 
     def kill_worker(self, job: str) -> bool:
-        return self._kill(job, lambda words: "forkserver" in " ".join(words))
+        return self._kill(job, lambda words, parent: _is_job(words) and _is_job(parent))
 
     def kill_batch_script(self, job: str) -> bool:
-        return self._kill(job, lambda words: words[-1:] and words[-1].endswith("slurm_script"))
+        return self._kill(job, lambda words, _: words[-1:] and words[-1].endswith("slurm_script"))
 
     def time_limit(self, job: str) -> None:
         slurm("scontrol", "update", f"jobid={job}", "timelimit=1")
@@ -87,16 +87,16 @@ class Faults:
         self.disk.make_room()
 
     def _kill(self, job: str, meant) -> bool:
-        """SIGKILL a process of a job, by its environment and its words."""
+        """SIGKILL a process of a job, by its environment, its words and those of its parent."""
         array, task = (part.encode() for part in job.split("_"))
         found = []
         for folder in Path("/proc").iterdir():
             with suppress(OSError):
                 about = (folder / "environ").read_bytes().split(b"\0")
-                if {b"SLURM_ARRAY_JOB_ID=" + array, b"SLURM_ARRAY_TASK_ID=" + task} <= {*about}:
-                    words = (folder / "cmdline").read_bytes().decode().split("\0")[:-1]
-                    if meant(words):
-                        found.append(int(folder.name))
+                ids = {b"SLURM_ARRAY_JOB_ID=" + array, b"SLURM_ARRAY_TASK_ID=" + task}
+                parent = Path("/proc", _parent(folder))
+                if ids <= {*about} and meant(_words(folder), _words(parent)):
+                    found.append(int(folder.name))
         if found:
             os.kill(self.draws.choice(found), signal.SIGKILL)
         return bool(found)
@@ -128,3 +128,16 @@ def disturb(run: Run, faults: Faults, words: Sequence[str], *, count: int, limit
             resumed += 1
             run.status = 3
     return resumed
+
+
+def _words(process: Path) -> list[str]:
+    return (process / "cmdline").read_bytes().decode().split("\0")[:-1]
+
+
+def _parent(process: Path) -> str:
+    return (process / "stat").read_text().rpartition(")")[2].split()[1]
+
+
+def _is_job(words: list[str]) -> bool:
+    """Whether a process is a job's; its workers are forks of it, and have its words."""
+    return words[1:2] != [] and words[1].endswith("job.py")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call, digest, nearest
 from lt_sweeps.config.keys import PRECISIONS, Precision
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.data import Dataset, content_hash
+from lt_sweeps.data.kept_images import read_once
 
 Changes = Mapping[str, Any] | Literal["same"]
 """The keys of a recipe in which a training differs."""
@@ -25,7 +26,12 @@ class Task:
 
     @cached_property
     def dataset(self) -> Dataset:
-        return self.call(data_dir=self.data_dir)
+        """Its images are read once in a process, where a name says that they are the same."""
+        dataset: Dataset = self.call(data_dir=self.data_dir)
+        if not (self.call.ours or dataset.fingerprint):
+            return dataset
+        name = f"{self.call} {self.data_dir} {dataset.fingerprint}"
+        return replace(dataset, load=partial(read_once, name, dataset.load))
 
     def identity(self) -> dict[str, Any]:
         fingerprint = _content(self) if self._by_content else self.dataset.fingerprint

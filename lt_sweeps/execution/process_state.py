@@ -1,0 +1,119 @@
+"""What a pack could leave behind in its process: put back, so that it changes no later pack."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from lt_sweeps.execution.slurm.code_snapshot import users_modules
+
+
+@contextmanager
+def as_before(device: str) -> Iterator[None]:
+    """Put back at the end what training a pack may change in this process."""
+    # A training flushes denormal numbers, and torch cannot say whether they are flushed now.
+    torch.set_flush_denormal(False)
+    switches = _switches()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    environment, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        _switch_back(switches)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if os.environ != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        os.chdir(folder)
+        sys.path[:] = path
+        forget_plans()
+        gc.collect()
+        if device == "cuda":
+            torch.cuda.empty_cache()  # what is free counts when images are placed on the device
+
+
+# Torch's global switches. Each is written only where it changed: torch has an old and a new way to
+# set the precision of products, and refuses to read by the one what was written by the other.
+_FUNCTIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "device": (torch.get_default_device, torch.set_default_device),
+    "grad": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "threads": (torch.get_num_threads, torch.set_num_threads),
+    "products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "deterministic": (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+}
+_OWNERS = {
+    "": torch.backends,
+    "cudnn": torch.backends.cudnn,
+    "cudnn.conv": getattr(torch.backends.cudnn, "conv", None),
+    "cudnn.rnn": getattr(torch.backends.cudnn, "rnn", None),
+    "cuda.matmul": torch.backends.cuda.matmul,
+    "mkldnn": torch.backends.mkldnn,
+    "mkldnn.conv": getattr(torch.backends.mkldnn, "conv", None),
+    "mkldnn.matmul": getattr(torch.backends.mkldnn, "matmul", None),
+}
+_ATTRIBUTES = ("allow_tf32", "benchmark", "deterministic", "enabled", "fp32_precision")
+
+
+def _switches() -> dict[tuple[str, str], Any]:
+    attributes = [(name, attribute) for name in _OWNERS for attribute in _ATTRIBUTES]
+    switches = [*((name, "") for name in _FUNCTIONS), *attributes]
+    return {switch: _value(*switch) for switch in switches}
+
+
+def _value(name: str, attribute: str) -> Any:
+    """Of a switch; None where there is none, or where it was set in the other way."""
+    try:
+        return getattr(_OWNERS[name], attribute) if attribute else _FUNCTIONS[name][0]()
+    except (RuntimeError, AttributeError):
+        return None
+
+
+def _switch_back(before: Mapping[tuple[str, str], Any]) -> None:
+    for (name, attribute), value in before.items():
+        if value is None or _value(name, attribute) in (value, None):
+            continue
+        if attribute:
+            setattr(_OWNERS[name], attribute, value)
+        else:
+            _FUNCTIONS[name][1](value)
+
+
+def users_code() -> bool:
+    """Whether this process has imported a module of the user's."""
+    return bool(users_modules())
+
+
+def forget_users_code() -> None:
+    """Forget the user's modules and what was planned with them, so that both are made anew.
+
+    A fork has what the plan of the whole sweep imported. A pack imports the user's code itself, and
+    looks at the data again, so that it notices what was edited since.
+    """
+    users = users_modules()
+    for name in list(sys.modules):
+        if name.partition(".")[0] in users:
+            del sys.modules[name]
+    forget_plans()
+
+
+def forget_plans() -> None:
+    """Empty the caches of this package's functions and methods, but not those of images."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("lt_sweeps.") and name != "lt_sweeps.data.kept_images":
+            for owner in (module, *(v for v in vars(module).values() if isinstance(v, type))):
+                for value in list(vars(owner).values()):
+                    if callable(clear := getattr(value, "cache_clear", None)):
+                        clear()

@@ -1,0 +1,156 @@
+"""Packs in a process that is kept, and in one each: they end alike."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fixtures.tiny_cell import settings
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.loaded_code import LoadedCode
+from lt_sweeps.execution.process_state import as_before, forget_users_code
+from lt_sweeps.execution.submission import Submission
+from lt_sweeps.execution.worker_pool import Workers
+from lt_sweeps.plan.planning import packs, plan
+from lt_sweeps.storage.manifest import FrozenPack
+from lt_sweeps.storage.sweep_folder import SweepFolder
+
+Make = Callable[..., Cell]
+
+
+class Seen:
+    """The panel of a pool: it notes which process had each pack when a pack began or ended."""
+
+    def __init__(self, then: Callable[[Workers], None] = lambda pool: None) -> None:
+        self.pool: Workers
+        self.pids: list[int | None] = []
+        self.then = then
+
+    def start(self, pack: FrozenPack) -> None:
+        self.pids.append(self.pool.running[-1].process.pid)
+
+    def step(self, pack: FrozenPack, step: int) -> None:
+        pass
+
+    def stop(self, pack: FrozenPack, *, done: bool) -> None:
+        assert done
+        self.then(self.pool)
+
+
+def frozen(cells: list[Cell], root: Path) -> SweepFolder:
+    made = plan(cells)
+    alone = packs(made.units, stack_size={u.stage.key: 1 for u in made.units}, workers=1)
+    return Submission(made, settings(root)).freeze(alone)
+
+
+def trained(sweep: SweepFolder, panel: Seen, *, keep: bool) -> dict[str, bytes]:
+    """The tickets of a sweep, whose packs are trained one after another."""
+    code, packs = LoadedCode.now(), sweep.manifest.packs
+    pool = Workers(
+        sweep, packs, ["cpu"], code=code, who="test", panel=panel, keep=keep, host="here"
+    )
+    panel.pool = pool
+    assert pool.run() and not pool.failed
+    tickets = sweep.root.glob("tickets/*/*.safetensors")
+    return {str(path.relative_to(sweep.root)): path.read_bytes() for path in tickets}
+
+
+def test_packs_in_one_process_and_in_one_each_end_with_equal_bytes(
+    cell: Make, tmp_path: Path
+) -> None:
+    momentum = {"recipe__optimizer": "sgd", "recipe__momentum": 0.9, "recipe__lr": 0.1}
+    cells = [cell(schedule__levels=1), cell(schedule__levels=1, seed=1, **momentum)]
+    one, each = Seen(), Seen()
+    kept = trained(frozen(cells, tmp_path / "one"), one, keep=True)
+    assert kept == trained(frozen(cells, tmp_path / "each"), each, keep=False)
+    assert len(set(one.pids)) == 1 and len(set(each.pids)) == len(each.pids) == 4
+
+
+def test_a_kept_process_that_was_killed_is_replaced(cell: Make, tmp_path: Path) -> None:
+    def kill(pool: Workers) -> None:
+        for process in pool.idle:
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+
+    seen = Seen(kill)
+    assert trained(frozen([cell(seed=0)], tmp_path), seen, keep=True)
+    assert len(set(seen.pids)) == len(seen.pids) == 3
+
+
+def test_a_process_that_has_run_a_users_code_is_not_kept(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaving_traces.py").write_text("def mine(final):\n    return final.abs()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    cells = [cell(seed=0, mask_criterion={"_target_": "leaving_traces.mine"})]
+    seen = Seen()
+    assert trained(frozen(cells, tmp_path / "results"), seen, keep=True)
+    assert len(set(seen.pids)) == len(seen.pids) == 3
+
+
+def denormal() -> bool:
+    """Whether a denormal number is kept, and not flushed to zero."""
+    return bool((torch.full((8,), 1e-30) * 1e-10).any())
+
+
+def test_what_a_pack_changes_in_its_process_is_put_back() -> None:
+    def state() -> tuple[object, ...]:
+        return (
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.benchmark,
+            torch.get_rng_state().sum().item(),
+            random.getstate(),
+            np.random.get_state()[1].sum(),  # type: ignore[index]
+            os.environ.get("LEFT_BEHIND"),
+            [*warnings.filters],
+            Path.cwd(),
+        )
+
+    before = state()
+    with as_before("cpu"):
+        assert denormal()
+        torch.set_flush_denormal(True)
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.set_grad_enabled(False)
+        torch.use_deterministic_algorithms(True)
+        torch.set_float32_matmul_precision("medium")
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+        _ = torch.rand(1), random.random(), np.random.rand()
+        os.environ["LEFT_BEHIND"] = "yes"
+        warnings.simplefilter("ignore")
+        os.chdir("/")
+        assert all(a != b for a, b in zip(state(), before, strict=True))
+    assert state() == before
+    with as_before("cpu"):
+        assert denormal()
+
+
+def test_a_process_forgets_the_users_modules_of_the_process_that_it_was_forked_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "remembered.py").write_text("value = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_module = __import__
+    assert import_module("remembered").value == 1
+    (tmp_path / "remembered.py").write_text("value = 22\n")
+    modules = dict(sys.modules)
+    try:
+        forget_users_code()
+        assert import_module("remembered").value == 22
+    finally:
+        sys.modules.update(modules)
