@@ -115,7 +115,8 @@ def _train(
             try:
                 loop.restore(step)
             except FileNotFoundError:  # it was of another version of the code
-                left = [unit for unit in units if not stored(unit, moments, store)]
+                tickets = StoredTickets(store, thorough=True)
+                left = [unit for unit in units if not stored(unit, moments, tickets)]
                 _train(left, moments, store, machine, progress, stopped)
                 return
         _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))
