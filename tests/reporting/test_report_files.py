@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.fake_results import FakeSweep, sealed
@@ -78,15 +79,15 @@ def test_a_report_that_was_never_written_cannot_be_checked(tmp_path: Path) -> No
 
 
 def written_again(
-    sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch, **options: object
+    sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> tuple[int, dict[str, bytes]]:
     """Report once more; returns how many pictures were drawn, and all files of the report."""
     drawn: list[str] = []
     draw = style._pictures
     with monkeypatch.context() as patch:
         patch.setattr(style, "_pictures", lambda f: (drawn.append(f.name), draw(f))[1])
-        options = {"figures": ["curves", "cost"], "band": "sd", **options}
-        report(sweep.folder, console=Console(file=io.StringIO()), **options)
+        shown: dict[str, Any] = {"figures": ["curves", "cost"], "band": "sd", **options}
+        report(sweep.folder, console=Console(file=io.StringIO()), **shown)
     return len(drawn), {p.name: p.read_bytes() for p in (sweep.folder / "report").iterdir()}
 
 

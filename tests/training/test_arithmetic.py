@@ -16,6 +16,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.records import record_cell
 from lt_sweeps.models import FC, Conv, ResNet
 from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.training.arithmetic import Arithmetic
@@ -106,7 +107,9 @@ def test_a_precision_is_another_result_with_its_own_records(
     assert not {s.key for s in made.cells[0].trainings} & {s.key for s in made.cells[1].trainings}
     said = []
     for planned in made.cells:
-        assert record_cell(planned, store)  # also that no pruned weight has moved
+        assert record_cell(
+            planned, StoredTickets(store, thorough=True)
+        )  # also that no pruned weight has moved
         rows = RunFolder.of(store.root, planned.signature, planned.seed).read().records
         said.append({row.precision for row in rows})
         for stage in planned.trainings:
@@ -141,7 +144,7 @@ def test_a_stored_result_of_another_precision_is_not_taken(cell: Make, run: Run)
 def test_rows_from_before_there_was_a_precision_are_float32(cell: Make, run: Run) -> None:
     made, store = run(cell())
     planned = made.cells[0]
-    record_cell(planned, store)
+    record_cell(planned, StoredTickets(store, thorough=True))
     folder = RunFolder.of(store.root, planned.signature, planned.seed)
     rows = [json.loads(line) for line in folder.records.read_text().splitlines()]
     for row in rows:
