@@ -42,9 +42,11 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
-            for conv in block.children():
-                x = torch.relu(conv(x))
-            x = F.max_pool2d(x, 2)
+            *convolutions, last = block.children()
+            for conv in convolutions:
+                x = torch.relu_(conv(x))
+            # The same numbers as ReLU before pooling, with a quarter of the work.
+            x = torch.relu_(F.max_pool2d(last(x), 2))
         return self.head(x)
 
 

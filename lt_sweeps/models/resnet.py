@@ -34,7 +34,7 @@ class ResNet(nn.Module):
         self.output = nn.Linear(4 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu_(self.norm(self.stem(x)))
         return self.output(self.stages(x).mean((2, 3)))
 
 
@@ -68,8 +68,8 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Conv2d(channels, width, kernel_size=1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+        y = torch.relu_(self.norm1(self.conv1(x)))
+        return torch.relu_(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
 def _stage(channels: int, width: int, blocks: int, *, stride: int) -> nn.Sequential:

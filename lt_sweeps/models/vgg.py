@@ -50,7 +50,7 @@ class ConvLayer(nn.Module):
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.norm(self.conv(x)))
+        return torch.relu_(self.norm(self.conv(x)))
 
 
 def _block(channels: int, width: int, count: int) -> nn.Sequential:

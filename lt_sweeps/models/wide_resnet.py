@@ -40,7 +40,7 @@ class WideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stages(self.stem(x))
-        return self.output(torch.relu(self.norm(x)).mean((2, 3)))
+        return self.output(torch.relu_(self.norm(x)).mean((2, 3)))
 
 
 class PreActivationBlock(nn.Module):
@@ -57,6 +57,6 @@ class PreActivationBlock(nn.Module):
             self.shortcut = nn.Conv2d(channels, width, kernel_size=1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        ahead = torch.relu(self.norm1(x))
-        y = self.conv2(torch.relu(self.norm2(self.conv1(ahead))))
+        ahead = torch.relu_(self.norm1(x))
+        y = self.conv2(torch.relu_(self.norm2(self.conv1(ahead))))
         return y + (x if self.shortcut is None else self.shortcut(ahead))

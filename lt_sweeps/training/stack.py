@@ -8,6 +8,8 @@ to rounding.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ from lt_sweeps.training.backends.stack_views import StackViews
 
 # Elements: every tensor begins on a vector boundary, also after a bias of ten elements.
 _ALIGN = 64
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
+_KEPT = 2**28  # bytes: a larger tensor is a data set
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ class Stack:
         self.replicates = replicates
         self.device, self.arithmetic = torch.device(device), arithmetic
         arithmetic.check(self.device)
+        if self.device.type == "cpu":
+            _keep_freed_memory()
         self.layout = BufferLayout.of(module)
         self.weights = torch.zeros(
             replicates, self.layout.size, dtype=_dtype(module), device=self.device
@@ -225,6 +231,19 @@ def _without_noise(device: torch.device) -> Iterator[None]:
         raise ValueError(
             "model: its forward pass draws random numbers; set `stochastic = True` on the module"
         )
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let the process keep the memory that it frees, for the same tensors of the next step.
+
+    Glibc gives tensors of megabytes back to the system at once, which then clears their pages anew:
+    13,000 page faults in a step of Conv-4, a tenth of its time, and 20,000 in one of ResNet-20.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # as in glibc alone
+        mallopt(_MMAP_THRESHOLD, _KEPT)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

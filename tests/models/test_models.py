@@ -212,3 +212,26 @@ def test_signed_constants_have_the_signs_of_glorots_draw_and_one_magnitude_a_lay
             assert torch.equal(other, one.sign() * one.detach().std(correction=0))
         else:
             assert not other.any()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooling_before_relu_changes_no_byte(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    net = Conv((3, 8, 8), 4, blocks=[[4, 4], [6]], hidden=[5])
+    images = torch.randn(16, 3, 8, 8).contiguous(memory_format=layout)
+    images[:4] = 0.0  # every window of these is a tie, at most places below zero
+    images[4] = torch.nan
+
+    def as_written_down(x: torch.Tensor) -> torch.Tensor:
+        for block in net.blocks:
+            for conv in block.children():
+                x = torch.relu(conv(x))
+            x = torch.nn.functional.max_pool2d(x, 2)
+        return net.head(x)
+
+    ends = []
+    for forward in (net, as_written_down):
+        outputs = forward(images)
+        grads = torch.autograd.grad(outputs[5:].square().sum(), list(net.parameters()))
+        ends.append((outputs, *grads))
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(*ends, strict=True))
