@@ -24,7 +24,7 @@ class Split:
 
     def take(self, index: Tensor) -> Tensor:
         """Images by their numbers within the split, which lie where the images do."""
-        # Six times as fast on a CPU as `images[index]`, which computes each byte's address.
+        # Six times as fast on a CPU as `images[index]` (batches of 60 of MNIST, n = 7).
         return self.images.index_select(0, index if self.rows is None else self.rows[index])
 
 

@@ -212,7 +212,8 @@ def graphed(
         for tensor, value in zip(restore, before, strict=True):
             tensor.copy_(value)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Threads that fetch batches pin memory, which the default mode forbids to all threads.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             step()
     return graph.replay
 
