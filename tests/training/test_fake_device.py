@@ -144,7 +144,7 @@ def test_an_evaluation_reads_its_sums_and_nothing_before_them(
     loop = started(cell, "imp", ADAM, tmp_path, fake_gpu)
     with fake_gpu, pytest.raises(DataDependentOutputException) as stopped:
         loop.scorer.measure("val")
-    ours = [entry for entry in stopped.traceback if entry.path.parent.name == "training"]
+    ours = [entry for entry in stopped.traceback if Path(entry.path).parent.name == "training"]
     assert "tolist" in str(ours[-1].statement)
 
 
