@@ -56,18 +56,14 @@ for file in "$DATA"/MNIST/raw/*.gz; do [ -e "$file" ] && [ ! -e "${file%.gz}" ] 
 
 [ "$DEVICE" = cuda ] && nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 "$PY" - <<'P' || failed="$failed packages"
-import importlib, sys
-missing = []
-for name in "torch hydra omegaconf submitit safetensors filelock numpy scipy pandas statsmodels matplotlib sklearn torchvision rich yaml psutil pytest".split():
-    try:
-        importlib.import_module(name)
-    except Exception as error:
-        missing.append(f"{name} ({type(error).__name__})")
+import importlib.util, sys
+names = "torch hydra omegaconf submitit safetensors filelock numpy scipy pandas statsmodels matplotlib sklearn torchvision rich yaml psutil pytest"
+missing = [name for name in names.split() if importlib.util.find_spec(name) is None]
 import torch
 print(sys.version.split()[0], "torch", torch.__version__, "cuda", torch.cuda.is_available(), "missing:", ", ".join(missing) or "nothing")
 P
 
-tiny=(); limits=(200 240); [ "$SIZE" = tiny ] && { tiny=(--size tiny); limits=(120 60); }
+tiny=(); limits=(200 240); [ "$SIZE" = tiny ] && { tiny=(--size tiny); limits=(300 300); } # a loaded machine
 if wanted tests; then
   part tests "${limits[0]}" env LT_TEST_DEVICE="$DEVICE" "$PY" -m pytest -q -p no:cacheprovider -W default -m gpu tests/gpu ${TESTS:+-k "$TESTS"}
 fi

@@ -298,22 +298,26 @@ def _measure(bench: Bench, name: str, net: Net, precision: str, replicates: list
             print(f"{name} {precision} R={count}: no time left", flush=True)
             return
         with bench.part(f"{name} {precision} R={count}"), arithmetic(bench, precision):
-            if bench.cuda:
-                torch.cuda.reset_peak_memory_stats(bench.device)
-            began = time.perf_counter()
-            backend, step = our_step(bench, net, precision, count)
-            step()
-            _wait(bench)
-            ready = time.perf_counter() - began
-            taken = 1e3 * seconds(bench, step)
-            row = Row(name, f"ours, {backend}", precision, count, taken, ready=ready)
+            row = our_row(bench, name, net, precision, count)
             if flops:
                 row.floor = count * floor(bench, net, precision, flops, weights)
             if plain:
                 row.times_plain = row.rate / plain.rate
-            if bench.cuda:
-                row.memory = torch.cuda.max_memory_allocated(bench.device) / 2**30
             bench.add(row)
+
+
+def our_row(bench: Bench, name: str, net: Net, precision: str, replicates: int) -> Row:
+    if bench.cuda:
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    began = time.perf_counter()
+    backend, step = our_step(bench, net, precision, replicates)
+    step()
+    _wait(bench)
+    ready = time.perf_counter() - began
+    taken = 1e3 * seconds(bench, step)
+    memory = torch.cuda.max_memory_allocated(bench.device) / 2**30 if bench.cuda else None
+    way = f"ours, {backend}"
+    return Row(name, way, precision, replicates, taken, memory=memory, ready=ready)
 
 
 def floor(bench: Bench, net: Net, precision: str, flops: int, weights: int) -> float:
@@ -355,7 +359,7 @@ def plain_step(
     def forward_and_backward() -> None:
         optimizer.zero_grad(set_to_none=True)
         with autocast:
-            outputs = module(images[index])
+            outputs = module(images[index].contiguous(memory_format=layout))
         F.cross_entropy(outputs.float(), labels[index]).backward()
 
     def step() -> None:

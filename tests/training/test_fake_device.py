@@ -1,0 +1,203 @@
+"""A tensor that was left on the host is found without a GPU.
+
+Torch's `FakeTensorMode` gives tensors a device and a shape and no numbers, so `cuda` needs no GPU.
+An operation on tensors of two devices fails as on a GPU, and so does all that the host would have
+to read. It has no backward pass: `chain`, which is written by hand, is the backend here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from fixtures.captured_step import Waits, no_waits
+from fixtures.method_cases import ADAM, method_cells
+from fixtures.numerics import FORMULAS, GIVEN
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.seeds import draw
+from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.plan.planning import plan
+from lt_sweeps.sparsity import top_k
+from lt_sweeps.sparsity.sparsifiers import FIXED, RigL, TrainingState, straight_through
+from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.ticket import stack
+from lt_sweeps.training.fixed_mask import FixedMask
+from lt_sweeps.training.learned_mask import LearnedMask
+from lt_sweeps.training.training_loop import TrainingLoop
+
+Make = Callable[..., Cell]
+
+HOLDING = ("imp", "gmp", "rigl")
+LEARNED = ("learned_supermask", "l0", "dnw", "soft_threshold", "continuous_sparsification")
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
+    """Within this mode `cuda` is a device without numbers; all steps are eager."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
+    monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: False))
+    caches = (top_k._keys, straight_through._order)
+    for cache in caches:
+        cache.cache_clear()
+    yield FakeTensorMode(allow_non_fake_inputs=True)
+    for cache in caches:
+        cache.cache_clear()
+
+
+def started(
+    cell: Make, name: str, recipe: dict[str, Any], folder: Path, mode: FakeTensorMode
+) -> TrainingLoop:
+    """The first training of two seeds in which the method's own sparsifier acts, on the device."""
+    units, store = plan(method_cells(cell, name, recipe)).units, Store(folder)
+    stages = [unit.stage for unit in units]
+    stage = next((stage for stage in stages if stage.sparsifier != FIXED), stages[0])
+    units = [unit for unit in units if unit.stage == stage]
+    start = stack([ticket(stage.start, unit.seed, store) for unit in units])
+    with mode:
+        machine = Machine(device="cuda", backend="chain")
+        loop = TrainingLoop(units, store, machine, moments=[frozenset()] * len(units))
+        loop.stack.load({name: tensor.to("cuda") for name, tensor in start.state.items()})
+        loop.stack._noise_checked = True  # it reads the generator of a real GPU
+        if isinstance(loop.masking, FixedMask):
+            loop.masking.begin(start)
+            # `ready` reads numbers, before the first step; here are a mask and pinned weights.
+            loop.masking._masks = loop.masking._pins = True
+            loop.masking.ready = lambda: None
+    return loop
+
+
+def off_device(loop: TrainingLoop) -> list[str]:
+    masking = loop.masking
+    tensors = {**masking.trained, **masking.tensors, **loop.history.tensors()}
+    return [name for name, tensor in tensors.items() if tensor.device.type != "cuda"]
+
+
+@pytest.mark.parametrize("name", HOLDING)
+def test_a_step_under_a_fixed_mask_stays_on_the_device_and_waits_for_nothing(
+    cell: Make, fake_gpu: FakeTensorMode, tmp_path: Path, name: str
+) -> None:
+    loop = started(cell, name, ADAM, tmp_path, fake_gpu)  # fused SGD has no fake kernel
+    with fake_gpu:
+        update = loop.update()
+        for step in range(4):  # the order of an epoch and the keys of ties are sent once
+            update(step)
+        with no_waits():
+            for step in range(4):
+                update(step)
+    assert loop.stack.device.type == "cuda" and off_device(loop) == []
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_learned_mask_is_computed_on_the_device_and_waits_for_nothing(
+    cell: Make, fake_gpu: FakeTensorMode, tmp_path: Path, name: str
+) -> None:
+    loop = started(cell, name, ADAM, tmp_path, fake_gpu)
+    masking = loop.masking
+    assert isinstance(masking, LearnedMask)
+    with fake_gpu:
+        masking.at(0)  # draws the keys of many steps, which are sent once
+        masking.compute()
+        index = loop.batches.index(0)
+        with no_waits():
+            masking.at(1)
+            loop._gradients(index)
+        masking.deploy([1, 1], loop.scorer.keys("validate", 1))
+        masking.deploy([1, 1], loop.scorer.keys("test", 1), hard=True)
+        parts = masking.ticket(masking.trained, 1)
+        tensors = [*parts.state.values(), *parts.mask.values(), *masking.remaining().values()]
+    assert {tensor.device.type for tensor in tensors} == {"cuda"}
+    assert off_device(loop) == []
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip", "resized_crop_flip"])
+def test_batches_are_taken_augmented_and_normalised_on_the_device(
+    cell: Make, fake_gpu: FakeTensorMode, tmp_path: Path, augment: str
+) -> None:
+    def images(**changes: Any) -> Cell:
+        return cell(**changes, dataset__shape=[3, 8, 8])
+
+    loop = started(images, "imp", {**ADAM, "augment": augment}, tmp_path, fake_gpu)
+    with fake_gpu:
+        index = loop.batches.index(0)
+    with fake_gpu, no_waits():
+        x, y = loop.batches.take(index)
+    assert x.device.type == y.device.type == "cuda" and x.shape == (2, 16, 3, 8, 8)
+
+
+def test_an_evaluation_reads_its_sums_and_nothing_before_them(
+    cell: Make, fake_gpu: FakeTensorMode, tmp_path: Path
+) -> None:
+    loop = started(cell, "imp", ADAM, tmp_path, fake_gpu)
+    with fake_gpu, pytest.raises(DataDependentOutputException) as stopped:
+        loop.scorer.measure("val")
+    ours = [entry for entry in stopped.traceback if Path(entry.path).parent.name == "training"]
+    assert "tolist" in str(ours[-1].statement)
+
+
+@pytest.mark.parametrize("module", [FORMULAS[name] for name in ("criteria", "resets", "freezes")])
+def test_formulas_answer_on_the_device_of_their_evidence(
+    fake_gpu: FakeTensorMode, module: ModuleType
+) -> None:
+    asked = 0
+    for name, function in vars(module).items():
+        if name.startswith("_") or getattr(function, "__module__", "") != module.__name__:
+            continue
+        parameters = inspect.signature(function).parameters
+        names = [p for p, parameter in parameters.items() if parameter.annotation == "Tensor"]
+        given = {key: value for key, value in GIVEN.items() if key in parameters}
+        with fake_gpu:
+            evidence = {p: torch.rand(4, 6, device="cuda") for p in names}
+            if module is FORMULAS["criteria"]:
+                evidence = {p: values.flatten() for p, values in evidence.items()}
+            bools = {"kept", "keeps", "sampled", "cut"} & evidence.keys()
+            evidence |= {p: evidence[p] > 0.5 for p in bools}
+            # How many weights a mask selects is a number, so reshuffling ends here.
+            with suppress(DynamicOutputShapeException):
+                if evidence:
+                    assert function(**evidence, **given).device.type == "cuda", name
+                    asked += 1
+    assert asked > 3
+
+
+# ---- faults that are planted are found
+
+
+def test_a_ranking_on_the_host_is_found(
+    cell: Make, fake_gpu: FakeTensorMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = RigL._moved
+
+    def on_the_host(rigl: RigL, layer: Any, state: TrainingState, step: int) -> Tensor:
+        return moved(rigl, layer, state, step) & torch.ones(layer.size, dtype=torch.bool)
+
+    monkeypatch.setattr(RigL, "_moved", on_the_host)
+    loop = started(cell, "rigl", ADAM, tmp_path, fake_gpu)
+    with (
+        fake_gpu,
+        pytest.raises(RuntimeError, match="to be on the same device|two different devices"),
+    ):
+        loop.update()(0)
+
+
+def test_a_key_that_is_sent_in_every_step_is_found(
+    cell: Make, fake_gpu: FakeTensorMode, tmp_path: Path
+) -> None:
+    loop = started(cell, "l0", ADAM, tmp_path, fake_gpu)
+    assert isinstance(loop.masking, LearnedMask)
+    keys = [draw(unit.seed.role("noise"), "sample", 1) for unit in loop.units]
+    with fake_gpu, pytest.raises(Waits, match="a copy between"), no_waits():
+        loop.masking.noise.seed(keys)
