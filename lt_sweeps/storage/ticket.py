@@ -44,6 +44,10 @@ class Ticket:
         row = slice(replicate, replicate + 1)
         return self._map(lambda tensor: tensor[row])
 
+    def on_host(self) -> Ticket:
+        """A copy in main memory, which no training changes."""
+        return self._map(lambda tensor: tensor.detach().to("cpu", copy=True))
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Ticket:
         return replace(
             self,

@@ -89,7 +89,7 @@ class TrainingHistory:
 
     def metadata(self, r: int) -> dict[str, Any]:
         """What else a checkpoint holds of one replicate."""
-        history = {"history": self.rows[r], "best_step": self.best_step[r]}
+        history = {"history": [*self.rows[r]], "best_step": self.best_step[r]}
         return {**history, "since": self._mask_since}
 
     def restore(self, r: int, metadata: Mapping[str, str]) -> None:

@@ -107,6 +107,10 @@ class TrainingLoop:
         Raises:
             Interrupted: `stopped()` turned true; the checkpoint holds everything.
         """
+        with self.files.written():
+            self._run(until)
+
+    def _run(self, until: int | None) -> None:
         # Moments of weights that get no gradient decay through the denormal numbers, on which a
         # CPU is slow: the step of an FC net took 2.2 times as long (measured on MNIST).
         torch.set_flush_denormal(True)
@@ -220,6 +224,7 @@ class TrainingLoop:
 
     def _pause(self) -> None:
         """Between two steps: tell the progress, save a checkpoint if one is due, stop if asked."""
+        self.files.check()
         now = time.monotonic()
         if now - self._told >= _TELL:
             self.progress(self.step)
@@ -229,6 +234,7 @@ class TrainingLoop:
             self.files.write_checkpoint(self.step, self.seconds)
             self._saved = time.monotonic()
             if stop:
+                self.files.wait()
                 raise Interrupted(f"stopped at step {self.step}")
 
     def _count_seconds(self) -> None:

@@ -1,9 +1,15 @@
-"""`UnitFiles`: what a stacked training writes into the store, and goes on from: a file per unit."""
+"""`UnitFiles`: what a stacked training writes into the store, and goes on from: a file per unit.
+
+Checkpoints and snapshots are copied to the host at once, whole stacks, and a thread hashes and
+writes them while the training goes on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +21,7 @@ from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.record import misses_target
 from lt_sweeps.storage.store import Store, UnitCost
 from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.training.background_write import BackgroundWrite
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.mask_action import MaskAction
 
@@ -36,6 +43,25 @@ class UnitFiles:
     ) -> None:
         self.store, self.machine, self.moments = store, machine, moments
         self.units, self.masking, self.history = masking.units, masking, history
+        self._writing = BackgroundWrite()
+
+    def check(self) -> None:
+        """Raises: OSError: what was to be written since the last call could not be."""
+        self._writing.check()
+
+    def wait(self) -> None:
+        """Wait until all is written. Raises: OSError: as `check`."""
+        self._writing.wait()
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """At the end of this context nothing is being written any more, however it ends."""
+        try:
+            yield
+        except BaseException:
+            self._writing.join()
+            raise
+        self.wait()
 
     def snapshot(self, moment: Moment, step: int) -> None:
         """Save the units as they are, where somebody needs this moment."""
@@ -45,17 +71,22 @@ class UnitFiles:
             ticket = self.masking.ticket(self.masking.trained, step)
             if moment != "start":
                 ticket = replace(ticket, optimizer=self.masking.moments())
-            for r in rows:
-                self._write(r, moment, ticket[r])
+            ticket, about = ticket.on_host(), self._about()
+            self._writing.begin(lambda: [self._write(r, moment, ticket[r], about[r]) for r in rows])
 
     def write_checkpoint(self, step: int, seconds: float) -> None:
         """Everything that the rest of the training depends on."""
         self.masking.check(step)
-        tensors = self._tensors()
+        tensors = _on_host(self._tensors())
+        about = [{**self.history.metadata(r), "seconds": seconds} for r in range(len(self.units))]
+        self._writing.begin(partial(self._write_checkpoint, step, tensors, about))
+
+    def _write_checkpoint(
+        self, step: int, tensors: Mapping[str, Tensor], about: Sequence[Mapping[str, Any]]
+    ) -> None:
         for r, unit in enumerate(self.units):
             row = {name: tensor[r] for name, tensor in tensors.items()}
-            metadata = {**self.history.metadata(r), "seconds": seconds}
-            self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, metadata)
+            self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, about[r])
         for key, seeds in self._seeds().items():
             self.store.drop_checkpoints(key, *seeds, before=step)
 
@@ -84,6 +115,7 @@ class UnitFiles:
 
     def drop_checkpoints(self) -> None:
         """Remove the checkpoints of a training that has ended."""
+        self.wait()
         for key, seeds in self._seeds().items():
             self.store.drop_checkpoints(key, *seeds)
 
@@ -95,6 +127,7 @@ class UnitFiles:
         """
         self._check_targets()
         self.write_checkpoint(step, seconds)
+        self.wait()
         stack = self.masking.stack
         name = torch.cuda.get_device_name if stack.device.type == "cuda" else str
         cost = UnitCost(
@@ -108,14 +141,16 @@ class UnitFiles:
         for key, seeds in self._seeds().items():
             self.store.write_costs(key, seeds, cost)
         whole = self.units[0].stage.stores_ticket
-        best = self.masking.ticket(self.history.best, step)
-        last = self.masking.ticket(self.masking.trained, step)
+        best = self.masking.ticket(self.history.best, step).on_host()
+        last = self.masking.ticket(self.masking.trained, step).on_host()
+        about = self._about()
         for r in range(len(self.units)):
             if "best" in self.moments[r]:
-                self._write(r, "best", best[r])
+                self._write(r, "best", best[r], about[r])
             # A ticket that was only scored is left empty: it can be made again from its start.
             ticket = last[r] if whole else Ticket({}, {}, step)
-            self._write(r, "end", ticket, metrics=results[r], history=self.history.rows[r])
+            scores = {"metrics": results[r], "history": self.history.rows[r]}
+            self._write(r, "end", ticket, {**about[r], **scores})
 
     def _seeds(self) -> dict[str, list[Seed]]:
         """The seeds of each stage, so that a folder is listed once for all of them."""
@@ -143,19 +178,33 @@ class UnitFiles:
         masking = self.masking
         return {**masking.trained, **masking.tensors, **self.history.tensors()}
 
-    def _write(self, r: int, moment: Moment, ticket: Ticket, **metadata: Any) -> None:
-        unit, remaining = self.units[r], self.masking.remaining()
-        total = {layer.name: layer.size for layer in self.masking.layers}
-        metadata = {
-            "level": unit.stage.level,
-            "sparsity": 1 - sum(int(n[r]) for n in remaining.values()) / sum(total.values()),
-            "layers_remaining": {name: int(n[r]) for name, n in remaining.items()},
-            "layers_total": total,
-            "precision": unit.stage.training.precision,
-            **metadata,
+    def _about(self) -> list[dict[str, Any]]:
+        """What every ticket says of its unit now."""
+        remaining = {
+            name: [int(count) for count in counts.tolist()]
+            for name, counts in self.masking.remaining().items()
         }
-        self.store.write(unit.stage.key, unit.seed, ticket, metadata, moment)
+        total = {layer.name: layer.size for layer in self.masking.layers}
+        return [
+            {
+                "level": unit.stage.level,
+                "sparsity": 1 - sum(n[r] for n in remaining.values()) / sum(total.values()),
+                "layers_remaining": {name: n[r] for name, n in remaining.items()},
+                "layers_total": total,
+                "precision": unit.stage.training.precision,
+            }
+            for r, unit in enumerate(self.units)
+        ]
+
+    def _write(self, r: int, moment: Moment, ticket: Ticket, about: Mapping[str, Any]) -> None:
+        unit = self.units[r]
+        self.store.write(unit.stage.key, unit.seed, ticket, about, moment)
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of whole stacks, one transfer for each: a transfer per replicate takes R times."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

@@ -278,6 +278,7 @@ def test_a_checkpoint_past_a_missing_snapshot_is_not_gone_on_from(
     loop = TrainingLoop([dense], store, Machine(), moments=[frozenset()])
     loop.start(ticket(dense.stage.start, dense.seed, store))
     loop.files.write_checkpoint(left, seconds=0.0)
+    loop.files.wait()
     later, _ = run(cell(recipe=ADAM, schedule__levels=1, reset__to="5it"))
     assert store.has(dense.stage.key, 0, 5) and not later.missing(store)
     assert not store.checkpoints(dense.stage.key, 0)

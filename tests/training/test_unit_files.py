@@ -1,0 +1,126 @@
+"""Checkpoints and snapshots are written by a thread, and end as if the training had waited."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Event, current_thread, main_thread
+from typing import Any
+
+import pytest
+import torch
+from fixtures.training_loops import loop_of
+from torch import Tensor
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.plan.planning import plan
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.ticket_file import read_content
+
+Make = Callable[..., Cell]
+
+
+class SlowStore(Store):
+    """A store whose checkpoints wait until they are let go, and fail where they are told to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        object.__setattr__(self, "go", Event())
+        object.__setattr__(self, "begun", Event())
+        object.__setattr__(self, "failure", None)
+
+    def write_checkpoint(
+        self, key: str, seed: object, step: int, tensors: Mapping[str, Tensor], metadata: Any
+    ) -> None:
+        assert current_thread() is not main_thread()
+        self.begun.set()  # type: ignore[attr-defined]
+        self.go.wait(60)  # type: ignore[attr-defined]
+        if self.failure is not None:  # type: ignore[attr-defined]
+            raise self.failure  # type: ignore[attr-defined]
+        super().write_checkpoint(key, seed, step, tensors, metadata)
+
+
+@pytest.fixture
+def unit(cell: Make):
+    return plan([cell(schedule__levels=1)]).units[0]
+
+
+def test_a_checkpoint_holds_the_step_it_was_asked_at(unit, tmp_path: Path) -> None:
+    """The training goes on while the thread waits, and changes everything that is saved."""
+    at_once, _ = loop_of(unit, Store(tmp_path / "at once"))
+    slow = SlowStore(tmp_path / "slow")
+    loop, _ = loop_of(unit, slow)
+    paths = []
+    for each in (at_once, loop):
+        update = each.update()
+        update(0)
+        each.files.write_checkpoint(1, seconds=0.0)
+        if each is at_once:
+            each.files.wait()
+        else:
+            assert slow.begun.wait(60)  # type: ignore[attr-defined]
+        for step in range(1, 4):
+            update(step)
+        each.scorer.validate(4)  # it adds to the history, and keeps other weights as the best
+        slow.go.set()  # type: ignore[attr-defined]
+        each.files.wait()
+        (path,) = each.files.store.root.glob("tickets/*/*.partial-1.safetensors")
+        paths.append(path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_failed_write_ends_the_training_at_its_next_step_with_its_own_error(
+    unit, tmp_path: Path
+) -> None:
+    store = SlowStore(tmp_path)
+    object.__setattr__(store, "failure", OSError(28, "No space left on device"))
+    store.go.set()  # type: ignore[attr-defined]
+    loop, _ = loop_of(unit, store)
+    loop.files.write_checkpoint(0, seconds=0.0)
+    loop.files._writing.join()
+    with pytest.raises(OSError, match="No space left on device"):
+        loop.run()
+    assert loop.step == 0
+
+
+def test_one_write_is_in_flight_and_the_next_waits_for_it(unit, tmp_path: Path) -> None:
+    store = SlowStore(tmp_path)
+    loop, _ = loop_of(unit, store)
+    loop.files.write_checkpoint(0, seconds=0.0)
+    store.go.set()  # type: ignore[attr-defined]
+    loop.files.write_checkpoint(1, seconds=0.0)
+    loop.files.write_checkpoint(2, seconds=0.0)
+    loop.files.wait()
+    assert store.checkpoints(unit.stage.key, unit.seed) == [2], "each drops those before it"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from threading import Thread
+import torch
+from lt_sweeps.storage.store import Store
+from lt_sweeps.training.background_write import BackgroundWrite
+
+store, writing = Store(Path(sys.argv[1])), BackgroundWrite()
+tensors = {"weights": torch.arange(4_000_000.0)}
+writing.begin(lambda: store.write_checkpoint("key", 0, 1, tensors, {}))
+writing.begin(lambda: store.write_checkpoint("key", 0, 2, tensors, {}))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_in_the_middle_of_a_write_leaves_whole_files_only(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env={**os.environ})
+    assert done.returncode == -signal.SIGKILL
+    paths = sorted(tmp_path.glob("tickets/key/[!.]*"))
+    assert paths, "the first was written before the second began"
+    for path in paths:
+        assert read_content(path)[0]["moment"].startswith("partial-")
+    assert torch.equal(
+        Store(tmp_path).read_checkpoint("key", 0, 1)[1]["weights"], torch.arange(4_000_000.0)
+    )
