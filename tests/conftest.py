@@ -13,15 +13,13 @@ from typing import Any
 import matplotlib
 import pytest
 import torch
-from fixtures.command_line import CommandLine
+from fixtures.command_line import CommandLine, composed
 from fixtures.tiny_cell import compute_cells, settings, tiny_cell
 from fixtures.wandb_server import WandbServer
 from hydra._internal.config_repository import ConfigRepository
 
-from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
-from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.storage.store import Store
@@ -82,14 +80,7 @@ def cell() -> Callable[..., Cell]:
 @pytest.fixture
 def cells(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Cell]]:
     """The cells of a command line."""
-
-    def compose(*words: str) -> list[Cell]:
-        found: list[Cell] = []
-        monkeypatch.setattr(local_launcher, "launch", lambda given: found.extend(given) or 0)
-        assert main(words) == 0
-        return found
-
-    return compose
+    return lambda *words: composed(monkeypatch, *words)
 
 
 @pytest.fixture

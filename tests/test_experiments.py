@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from fixtures.command_line import composed
 from fixtures.fake_results import unmeasured
 from fixtures.paper_orderings import ORDERINGS
 from fixtures.paper_trainings import TRAININGS, WEIGHTS, Trained
@@ -43,12 +44,22 @@ def planned(
 
 
 # The quick variants are run, so they need not be planned too.
-@pytest.mark.parametrize("name", [name for name in PRESETS if name not in QUICK])
-def test_every_net_of_a_preset_is_trained_as_its_paper_says(
-    planned: Callable[..., Plan], name: str
-) -> None:
+@pytest.fixture(scope="module", params=[name for name in PRESETS if name not in QUICK])
+def preset(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Plan]:
+    """A preset and its plan for all of its nets, which is made once for two tests."""
+    folder, name = tmp_path_factory.mktemp("preset"), request.param
+    imagenet(folder / "imagenet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        nets = f"model={','.join(TRAININGS[name])}"
+        return name, plan(composed(patch, f"experiment={name}", nets, "seed=0"))
+
+
+def test_every_net_of_a_preset_is_trained_as_its_paper_says(preset: tuple[str, Plan]) -> None:
+    name, made = preset
     expected = TRAININGS[name]
-    made = planned(f"experiment={name}", f"model={','.join(expected)}", "seed=0")
     assert made.cells and {cell.labels["experiment"] for cell in made.cells} == {name}
     found: dict[str, set[Trained]] = {}
     for cell in made.cells:
@@ -101,12 +112,9 @@ def test_what_goes_with_a_data_set_does_not_go_with_another(planned: Callable[..
     assert str(cell.last.training.task.call) == "mnist(validation=5000)"
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name not in QUICK])
-def test_a_preset_asks_its_questions_of_lines_that_it_has(
-    planned: Callable[..., Plan], name: str
-) -> None:
+def test_a_preset_asks_its_questions_of_lines_that_it_has(preset: tuple[str, Plan]) -> None:
     """A name with a mistake would be a test that is never made, and nobody would miss it."""
-    made = planned(f"experiment={name}", "seed=0")
+    name, made = preset
     layout = report_config.layout(made.cells[0].cell.report)
     assert (layout.baseline or layout.pairs) and layout.lines
     drawn = curves(map(unmeasured, made.cells), metric="", layout=layout)

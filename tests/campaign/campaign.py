@@ -599,7 +599,7 @@ class SlurmCampaign(Campaign):
         self.rounds.append(outcome)
         undisturbed = Run(self.folder / "undisturbed")
         if not undisturbed.root.exists():
-            undisturbed(*undisturbed.patient(0.005), *WORDS)
+            undisturbed(*undisturbed.patient(0), *WORDS)
             if undisturbed.wait(limit=900) != 0:
                 sys.exit(f"the undisturbed sweep failed: see {undisturbed.root}")
         with _disk(self.folder / f"round-{number}", "300m") as folder:

@@ -120,6 +120,8 @@ def disturb(run: Run, faults: Faults, words: Sequence[str], *, count: int, limit
     while run.status != 0 and time.monotonic() < end:
         if sum(faults.counts.values()) < count:
             faults.inject()
+        else:
+            run.be_patient(0)
         faults.restore()
         time.sleep(faults.draws.uniform(1, 6))
         run("status", str(run.sweep), status=None)

@@ -24,7 +24,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 @pytest.mark.slow
 def test_a_sweep_with_two_dozen_faults_equals_an_undisturbed_one(disk: SmallDisk, run: Run) -> None:
     began = time.monotonic()
-    run(*run.patient(0.005), *WORDS)
+    run(*run.patient(0), *WORDS)
     print(f"\nfrom command to prompt: {time.monotonic() - began:.1f} s")
     began = time.monotonic()
     assert run.wait(limit=900) == 0, run("status", str(run.sweep), status=None)

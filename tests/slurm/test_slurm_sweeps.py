@@ -226,6 +226,7 @@ def test_a_time_limit_is_requeued_as_often_as_is_said(run: Run) -> None:
     assert "time limit reached, after 1 requeues (max_requeues); continue with `resume`" in said
     assert list(run.root.glob("tickets/*/*.partial-*")), "it has saved itself"
     assert "FAILED" in states(run)
+    run.be_patient(0)
     run("resume", str(run.sweep), "time=60")
     assert run.wait(limit=600) == 0
 
@@ -297,7 +298,7 @@ def test_preemption_of_an_arrays_last_task_requeues_that_task_and_no_other(
 
 def test_preempted_it_goes_on_from_its_checkpoint(run: Run) -> None:
     run(
-        *run.patient(0.01),  # two trainings of 40 seconds or more, on any machine
+        *run.patient(0.01),  # two trainings of 40 seconds or more, until it was preempted
         *WORDS,
         "recipe.length=1000ep",
         "schedule.levels=1",
@@ -310,6 +311,9 @@ def test_preempted_it_goes_on_from_its_checkpoint(run: Run) -> None:
         time.sleep(0.1)
     nodes = ["--partition=prio", "--exclusive", "--mem=100", "--nodes=2", "--output=/dev/null"]
     slurm("sbatch", *nodes, "--wrap=sleep 1")
+    while not any("stopped at step" in path.read_text() for path in run.sweep.glob("logs/*.log")):
+        time.sleep(0.1)
+    run.be_patient(0)
     assert run.wait() == 0, run("status", str(run.sweep), status=None)
     logs = "".join(path.read_text() for path in run.sweep.glob("logs/*.log"))
     steps = [int(step) for step in re.findall(r"from step (\d+)", logs)]

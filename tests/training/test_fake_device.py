@@ -111,10 +111,10 @@ def test_a_learned_mask_is_computed_on_the_device_and_waits_for_nothing(
     with fake_gpu:
         masking.at(0)  # draws the keys of many steps, which are sent once
         masking.compute()
-        index = loop.batches.index(0)
+        batch = loop.batches.batch(0)
         with no_waits():
             masking.at(1)
-            loop._gradients(index)
+            loop._gradients(batch)
         masking.deploy([1, 1], loop.scorer.keys("validate", 1))
         masking.deploy([1, 1], loop.scorer.keys("test", 1), hard=True)
         parts = masking.ticket(masking.trained, 1)

@@ -1,26 +1,20 @@
-"""Reads networks that other code has stored, for an audit: checkpoints, and folders of open_lth.
-
-A pickle is loaded with torch's `weights_only`, which refuses a file that would run code.
-"""
+"""Reads networks that other code has stored, for an audit: checkpoints, and folders of open_lth."""
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import without_path
+from lt_sweeps.interchange.foreign_file import read_pickle, read_safetensors
 from lt_sweeps.interchange.importers.open_lth_folder import lotteries
 from lt_sweeps.storage.checked_read import DamagedFile, read_file
-from lt_sweeps.storage.store import tensors_in
 from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -88,19 +82,10 @@ def _loaded(path: Path, findings: Findings) -> Mapping[str, Any] | None:
     """The content of a file, by name; None if it cannot be read."""
     content, fault = None, ""
     try:
-        read_file(path, 1)  # not a pipe, which would keep torch waiting for ever
-        if path.suffix == ".safetensors":
-            content = tensors_in(path.read_bytes())
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except DamagedFile as error:
-        fault = error.reason
-    except pickle.UnpicklingError:  # torch advises to load it in the way that runs its code
-        fault = "cannot be read as a file of tensors and nothing else"
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        fault = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error)}"
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        fault = f"cannot be read: {type(error).__name__}"
+        read = read_safetensors if path.suffix == ".safetensors" else read_pickle
+        content = read(path)
+    except (DamagedFile, OSError) as error:
+        fault = without_path(path, error)
     if not fault and not isinstance(content, Mapping):
         fault = f"a {type(content).__name__}; weights are tensors by name"
     if not findings.compare("files", path, fault) or content is None:

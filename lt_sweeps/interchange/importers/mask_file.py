@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor
 
+from lt_sweeps.interchange.foreign_file import read_safetensors
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
-from lt_sweeps.storage.checked_read import DamagedFile, read_file
-from lt_sweeps.storage.store import tensors_in
+from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
 _SUFFIX, _ORIGINAL = "_mask", "_orig"
@@ -28,10 +27,9 @@ def read_mask(
     Raises: ValueError: no safetensors file, or no mask in it.
     """
     try:
-        tensors = tensors_in(read_file(path))
-    except (SafetensorError, DamagedFile, OSError, KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"import: {path} is not a safetensors file: {reason}") from None
+        tensors = read_safetensors(path)
+    except (DamagedFile, OSError) as error:
+        raise ValueError(f"import: {path} is not a safetensors file: {error}") from None
     masks, state = _split(tensors)
     kept = binary(masks, str(path))
     for name in kept:

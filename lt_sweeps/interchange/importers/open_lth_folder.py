@@ -1,22 +1,20 @@
 """Read the results folder of open_lth (github.com/facebookresearch/open_lth).
 
 `lottery_<hash>/replicate_<n>/level_<k>/main/` holds `mask.pth`, `model_ep<e>_it<i>.pth` and
-`logger`, with lines `name,iteration,value`; a branch of a lottery lies beside `main`. Its pickles
-are loaded with torch's `weights_only`, which refuses a file that would run code.
+`logger`, with lines `name,iteration,value`; a branch of a lottery lies beside `main`.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from lt_sweeps.interchange.foreign_file import read_pickle
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
 from lt_sweeps.storage.checked_read import read_file, shortened
 
@@ -105,14 +103,9 @@ def _state(run: Path, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _load(path: Path) -> dict[str, Tensor]:
     """The tensors in a file of torch, by name.
 
-    Raises: ValueError: there are none. Torch's own message is not passed on: it advises to load
-        the file in the way that runs its code.
+    Raises: ValueError: there are none.
     """
-    content = read_file(path)
-    try:
-        tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # whatever a parser of pickles raises for bytes that are none
-        raise ValueError(f"{path}: cannot be read as a file of tensors and nothing else") from None
+    tensors = read_pickle(path)
     named = isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
     if not named or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path}: not tensors by name; open_lth writes a `state_dict`")
