@@ -45,30 +45,38 @@ class _Session:
     folder: Path
 
     def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
-        found = {run.key: self._file(run) for run in runs}
-        return {key: _read(file)[0] for key, file in found.items() if file.exists()}
+        found = {run.key: (self._file(run), self._present(run)) for run in runs}
+        return {
+            # In another place it has the label of another line.
+            key: _read(present)[0]._replace(label=None if present == file else "")
+            for key, (file, present) in found.items()
+            if present is not None
+        }
 
     def send(self, run: Run) -> None:
-        file = self._file(run)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        arrived, size = _read(file) if file.exists() else (Arrived(), 0)
+        file, present = self._file(run), self._present(run)
+        if present is None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        elif present != file:
+            file.parent.parent.mkdir(parents=True, exist_ok=True)
+            present.parent.rename(file.parent)
+        arrived, size = _read(file) if present is not None else (Arrived(), 0)
         events = list(_events(run, arrived.rows, first=size == 0, last=not arrived.closed))
-        with file.open("r+b" if file.exists() else "xb") as stream:
+        with file.open("xb" if present is None else "r+b") as stream:
             stream.truncate(size)
             stream.seek(size)
             _write(stream, events)
 
     def _file(self, run: Run) -> Path:
-        """The file of a run. TensorBoard names a run by its folder: a new line moves it."""
-        about = run.about
-        words = (about["sweep"], about["panel"] or "-", about["line"])
-        sweep, panel, line = (_folder_name(str(word)) for word in words)
-        place = self.folder / sweep / panel / line / run.key
-        for before in (self.folder / sweep).glob(f"*/*/{run.key}"):
-            if before != place:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                before.rename(place)
-        return place / _FILE
+        """Where the file of a run belongs; TensorBoard names the run by these folders."""
+        sweep, panel, line = (str(run.about[name]) for name in ("sweep", "panel", "line"))
+        folders = map(_folder_name, (sweep, panel, line))
+        return self.folder.joinpath(*folders, run.key, _FILE)
+
+    def _present(self, run: Run) -> Path | None:
+        """Where it is, which may be below the name that its line had before."""
+        sweep = self.folder / _folder_name(str(run.about["sweep"]))
+        return next(sweep.glob(f"*/*/{run.key}/{_FILE}"), None)
 
 
 def _folder_name(words: str) -> str:

@@ -162,7 +162,10 @@ def test_the_tracker_is_no_part_of_what_a_cell_is(
         (["tracker.mode=onlin"], "tracker.mode: got 'onlin'; give one of online, offline"),
         (["tracker.mode=online,offline"], "tracker: the cells differ; give one value"),
         (["tracker.linger=-1"], "tracker.linger: -1; give 0 or more seconds"),
-        (["tracker=wnb"], "tracker: wnb; did you mean `wandb`? options: mlflow, none, *"),
+        (
+            ["tracker=wnb"],
+            "tracker: wnb; did you mean `wandb`? options: mlflow, none, tensorboard, wandb",
+        ),
         (["tracker.modus=online"], "tracker.modus: unknown key"),
     ],
 )

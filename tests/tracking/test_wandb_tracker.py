@@ -145,3 +145,18 @@ def test_a_service_of_wandb_that_does_not_end_is_killed(
     ):
         raise OSError("refused")
     assert service.poll() == -signal.SIGKILL
+
+
+def test_wandb_that_exits_with_its_service_does_not_end_the_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It calls sys.exit with the status of a service that was killed."""
+    import wandb
+
+    monkeypatch.setattr(wandb, "teardown", lambda: sys.exit(-9))
+    with (
+        Wandb(mode="offline").session(tmp_path) as session,
+        pytest.raises(Unreachable, match="refused"),
+        session._answers(),
+    ):
+        raise OSError("refused")
