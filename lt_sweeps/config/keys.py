@@ -8,9 +8,12 @@ SUPPLIED = ("init", "recipe", "schedule", "mask_criterion", "reset", "freeze")
 
 SHARED_KEYS = (
     *("root", "device", "workers", "stack_size", "backend", "checkpoint_every", "name"),
-    *("dry_run", "budget", "tracker"),
+    *("dry_run", "budget", "tracker", "keep"),
 )
 """Keys that have one value for all cells of a multirun."""
+
+KEEPS = ("all", "reported", "records")
+"""The values of `keep`: which tickets of a sweep stay when it is done."""
 
 MACHINE_KEYS = (*SHARED_KEYS, "data_dir", "seed", "seeds")
 """Where, how fast and for which replicate; never what is computed, so no part of a stage key."""

@@ -181,7 +181,8 @@ def _tracked(root: Path, cell: FrozenCell, stages: Mapping[str, FrozenStage]) ->
         levels.append(Level(number, offset, evaluations, record))
         if record is None:
             break
-        tickets.append(ticket_path(root, stage, cell.seed))
+        if (path := ticket_path(root, stage, cell.seed)).exists():  # it may have been dropped
+            tickets.append(path)
         offset += record.step if record.train_steps else 0
     return TrackedCell(
         cell.signature,
