@@ -17,12 +17,14 @@ from typing import Any
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.keys import MACHINE_KEYS
+from lt_sweeps.storage.dropped_tickets import read_dropped
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_file import OTHER_PATH, read_metadata
 
 _IMPORTED = "imported"
+_NOT_STORED = "the ticket is not stored"
 
 Folders = list[tuple[RunFolder, Sequence[FrozenCell]]]
 """The folder of a cell, and the cell as each sweep that has it froze it."""
@@ -81,7 +83,9 @@ def read_artifacts(
 def audit_head(path: Path, findings: Findings) -> Mapping[str, Any] | None:
     """The metadata of a ticket that is whole and in its place."""
     if not os.path.lexists(path):
-        findings.leave_out("headers", "the ticket is not stored")
+        dropped = read_dropped(path.parent.parent.parent).get(path.parent.name, ())
+        gone = path.name.removesuffix(".safetensors") in dropped
+        findings.leave_out("headers", "prune-store has dropped it" if gone else _NOT_STORED)
         return None
     about, fault = None, ""
     try:

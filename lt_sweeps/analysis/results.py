@@ -15,6 +15,7 @@ from typing import Any
 
 from lt_sweeps.config.keys import MACHINE_KEYS
 from lt_sweeps.storage.checked_read import DamagedFile
+from lt_sweeps.storage.dropped_tickets import dropped_sentence
 from lt_sweeps.storage.manifest import FrozenCell
 from lt_sweeps.storage.record import CellRecords, Record, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -95,6 +96,9 @@ def read_results(where: Path, *, metrics: Collection[str]) -> Results:
     if not is_sweep:  # a sweep keeps the order in which it was written; folders are only hashes
         known.sort(key=lambda cell: (str(cell.choices), cell.signature))
     root = here.parent.parent if is_sweep or _is_cell(where) else here
+    rows = [row for cell in cells for row in (*cell.rows, *cell.search)]
+    gone = dropped_sentence(root, ((row.stage, row.seed) for row in rows))
+    notes += filter(None, [gone])
     return Results(here.name, tuple(known), tuple(notes), root, layouts(where))
 
 

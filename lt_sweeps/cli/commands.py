@@ -54,6 +54,11 @@ usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all repeat=0|all t
        out=FILE.json]; FILE: a ticket, a .pt, .pth or .safetensors, or a folder of open_lth
 evaluates `sample` trainings again and trains `repeat` again; changes no file
 exit status: 0 no check failed, 1 one did""",
+    "prune-store": """\
+usage: lt-sweeps prune-store SWEEP|ROOT [--yes] [root=results keep=reported|records]
+removes the tickets of finished sweeps that no sweep under the root needs: with keep=reported what
+no report reads, with keep=records all. Without --yes it only says what would go, and what computing
+that again would take. Records, reports and the same words stay as they are.""",
     "import": """\
 usage: lt-sweeps import open_lth FOLDER [root=results name=NAME model=fc ...]
        lt-sweeps import mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 model=fc ...]
@@ -199,6 +204,18 @@ def _audit(words: list[str]) -> int:
     return 0 if audit(path, **keys) else 1  # pyright: ignore[reportArgumentType]
 
 
+def _prune_store(words: list[str]) -> int:
+    """Removes files only with --yes."""
+    apply, (name,), keys = _arguments("prune-store", words, flag="--yes")
+    _check_keys("prune-store", keys, ["root", "keep"])
+    from lt_sweeps.execution.prune_store import drop_unneeded
+
+    folder = _folder("prune-store", name, keys.get("root"))
+    for line in drop_unneeded(folder, keep=keys.get("keep"), apply=apply):
+        print(line)
+    return 0
+
+
 def _import(words: list[str]) -> int:
     """Other people's results, as a sweep of ours."""
     _, (kind, path), keys = _arguments("import", words, count=2)
@@ -220,6 +237,7 @@ VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "dashboard": _dashboard,
     "export": _export,
     "audit": _audit,
+    "prune-store": _prune_store,
     "import": _import,
 }
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from lt_sweeps.config.durations import readable
 from lt_sweeps.execution.slurm.squeue import batches, output
 from lt_sweeps.execution.status import AT_WORK, STATES, Status
+from lt_sweeps.storage.dropped_tickets import dropped_sentence
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -96,7 +97,9 @@ def _shown(found: Status) -> Group:
         head.append(f", about {readable(left)} to go")
     damaged = [Text(f"damaged: {fault}", "red") for fault in found.faults[:_NAMED]]
     diverged = [Text(ALL_DIVERGED, "red")] if found.diverged else []
-    notes = (*diverged, *_at_work(found), *_failed(found), *_lost(found), *damaged)
+    units = [unit for cell in found.cells for unit in cell.units]
+    gone = [Text(line) for line in [dropped_sentence(found.sweep.root, units)] if line]
+    notes = (*gone, *diverged, *_at_work(found), *_failed(found), *_lost(found), *damaged)
     return Group(head, _table(found), *notes)
 
 

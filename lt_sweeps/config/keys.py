@@ -14,9 +14,12 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 SHARED_KEYS = (
     *("root", "device", "workers", "stack_size", "backend", "deterministic", "checkpoint_every"),
-    *("name", "dry_run", "budget", "tracker"),
+    *("name", "dry_run", "budget", "tracker", "keep"),
 )
 """Keys that have one value for all cells of a multirun."""
+
+KEEPS = ("all", "reported", "records")
+"""The values of `keep`: which tickets of a sweep stay when it is done."""
 
 MACHINE_KEYS = (*SHARED_KEYS, "data_dir", "seed", "seeds")
 """Where, how fast and for which replicate; never what is computed, so no part of a stage key."""

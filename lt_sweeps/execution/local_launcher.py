@@ -20,6 +20,7 @@ from lt_sweeps.execution.loaded_code import LoadedCode
 from lt_sweeps.execution.patience import patiently, say
 from lt_sweeps.execution.plan_preview import Estimate, preview, within_budget
 from lt_sweeps.execution.progress import ProgressPanel
+from lt_sweeps.execution.prune_store import keep_only
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.status import Status
 from lt_sweeps.execution.submission import Submission
@@ -74,7 +75,11 @@ def run_missing(submission: Submission) -> int:
     diverged = Status.of(submission.sweep).diverged
     if diverged:
         say(f"error: {ALL_DIVERGED}")
-    return 1 if failed or diverged or complete < len(cells) else 0
+    if failed or complete < len(cells):
+        return 1
+    for line in keep_only(sweep, settings.keep):
+        say(line)
+    return int(diverged)
 
 
 def _todo(submission: Submission, devices: Sequence[str], memory: int) -> list[Pack]:

@@ -16,6 +16,7 @@ from lt_sweeps.config.durations import readable
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.planning import Pack, Plan, dependencies
 from lt_sweeps.plan.stages import Init, ancestors
+from lt_sweeps.storage.dropped_tickets import dropped_sentence
 
 _GUESSED = " (speed not measured)"  # it is estimated from the shapes of the layers
 
@@ -105,6 +106,7 @@ def preview(
             f"longest chain {readable(estimate.chain)}{'' if estimate.measured else _GUESSED}",
         ),
         ("disk", _disk(plan, todo)),
+        *(("dropped", line) for line in [_dropped(plan, sweep.parent.parent)] if line),
         ("prunable", _prunable(plan)),
         *(("note", note) for note in plan.notes),
     ]
@@ -124,6 +126,11 @@ def _levels(plan: Plan) -> list[Text]:
         span = f"level {levels[0]}" if len(levels) == 1 else f"levels {levels[0]}-{levels[-1]}"
         lines.append(Text(f"{span}: {count} x {name}", style="dim"))
     return lines
+
+
+def _dropped(plan: Plan, root: Path) -> str:
+    units = [(unit.stage.key, str(unit.seed)) for unit in plan.units]
+    return dropped_sentence(root, units).removeprefix("tickets: ")
 
 
 def _disk(plan: Plan, todo: Sequence[Pack]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lt_sweeps import __version__
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.config.keys import SHARED_KEYS
+from lt_sweeps.config.keys import KEEPS, SHARED_KEYS
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.tracking.tracker import tracker_of
 from lt_sweeps.training.backends.backend import BACKENDS
@@ -28,6 +28,7 @@ class RunSettings:
     name: str | None
     dry_run: bool
     budget: float | None  # GPU-hours; None: no limit
+    keep: str = "all"  # which tickets stay when the sweep is done
 
     @classmethod
     def of(cls, cells: Sequence[Cell]) -> RunSettings:
@@ -45,6 +46,9 @@ class RunSettings:
         for key in ("dry_run", "deterministic"):
             if not isinstance(config[key], bool):
                 raise ValueError(f"{key}: got {config[key]!r}; give true or false")
+        keep = config.get("keep", "all")  # an earlier version's manifest has none
+        if keep not in KEEPS:
+            raise ValueError(f"keep: got {keep!r}; give one of {list(KEEPS)}")
         tracker_of(config["tracker"])
         every = number("checkpoint_every", config["checkpoint_every"], "seconds, 0 for every step")
         return cls(
@@ -61,6 +65,7 @@ class RunSettings:
             config["name"],
             config["dry_run"],
             _budget(config.get("budget")),
+            keep,
         )
 
 

@@ -20,6 +20,7 @@ from lt_sweeps.interchange.ticket_formats import write_ticket
 from lt_sweeps.models.network import Network
 from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.dropped_tickets import dropped_sentence
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.tracking.tracked_runs import history
 
@@ -62,6 +63,8 @@ def export(
     for name, frame in {"records": rows, "curves": evaluations_table(rows, results.root)}.items():
         write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
         write_whole(folder / f"{name}.parquet", frame.to_parquet(index=False))
+    if gone := dropped_sentence(results.root, zip(rows["stage"], rows["seed"], strict=True)):
+        print(gone)
     if results.unfinished:
         print(f"{results.name}: {results.unfinished}; exported as far as it goes")
     print(f"{folder}: records and curves as .csv and .parquet")

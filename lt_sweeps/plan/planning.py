@@ -19,7 +19,9 @@ from lt_sweeps.plan.stages import Init, Moment, Task, Training, Work, ancestors
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import Criterion, reset
+from lt_sweeps.storage.dropped_tickets import read_dropped
 from lt_sweeps.storage.manifest import pack_name
+from lt_sweeps.storage.record import RunFolder
 from lt_sweeps.storage.store import Store
 
 
@@ -94,7 +96,29 @@ class Plan:
         tickets = StoredTickets(store, thorough=thorough)
         missing = tuple(unit for unit in self.units if not stored(unit, self.moments, tickets))
         tickets.verified.save()
-        return missing
+        dropped = read_dropped(store.root) if missing else {}
+        return self._needed(missing, tickets, dropped) if dropped else missing
+
+    def _needed(
+        self,
+        missing: Sequence[Unit],
+        tickets: StoredTickets,
+        dropped: Mapping[str, frozenset[str]],
+    ) -> tuple[Unit, ...]:
+        """The missing units without those that were dropped and whose results records hold."""
+        spared: set[tuple[str, Seed]] = set()
+        for unit in missing:
+            moments = ("end", *(self.moments.get(unit.stage.key, frozenset()) - {"start"}))
+            if tickets.has_only_dropped(unit.stage, unit.seed, moments, dropped):
+                spared.add((unit.stage.key, unit.seed))
+        for cell in self.cells:
+            keys = {(stage.key, cell.seed) for stage in cell.trainings}
+            if keys & spared and not _is_done(cell, tickets.store):
+                spared -= keys
+        for unit in missing:  # what is computed needs all that it starts from
+            if (unit.stage.key, unit.seed) not in spared:
+                spared -= {(stage.key, unit.seed) for stage in ancestors(unit.stage)}
+        return tuple(unit for unit in missing if (unit.stage.key, unit.seed) not in spared)
 
 
 def plan(cells: Sequence[Cell]) -> Plan:
@@ -180,6 +204,12 @@ def stored(unit: Unit, moments: Mapping[str, frozenset[Moment]], tickets: Stored
     wanted = ("end", *(moments.get(stage.key, frozenset()) - {"start"}))
     whole = all(tickets.holds(stage, seed, moment) for moment in wanted)
     return whole and not tickets.is_training(stage.key, seed)
+
+
+def _is_done(cell: Planned, store: Store) -> bool:
+    folder = RunFolder.of(store.root, cell.signature, cell.seed)
+    stored = folder.read(stages=[stage.key for stage in cell.trainings])
+    return stored.done and not stored.faults
 
 
 def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int) -> list[Pack]:

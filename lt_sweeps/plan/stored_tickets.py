@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lt_sweeps.config.seeds import Seed
@@ -46,6 +47,23 @@ class StoredTickets:
         if self.thorough and seen is not None and is_settled(seen.partition("|")[0]):
             self.verified.note(name, seen)
         return True
+
+    def has_only_dropped(
+        self,
+        stage: Work,
+        seed: Seed,
+        moments: Iterable[Moment],
+        dropped: Mapping[str, frozenset[str]],
+    ) -> bool:
+        """Whether all that a training lacks of these moments was dropped, and nothing is wrong."""
+        for moment in moments:
+            name = f"{seed}" if moment == "end" else f"{seed}@{moment}"
+            gone = not self._exists(stage.key, f"{stage.key}/{name}")
+            if gone and name not in dropped.get(stage.key, ()):
+                return False
+            if not gone and not self.holds(stage, seed, moment):
+                return False
+        return not self.is_training(stage.key, seed)
 
     def is_training(self, key: str, seed: Seed) -> bool:
         """Whether a checkpoint of an unfinished training lies there."""

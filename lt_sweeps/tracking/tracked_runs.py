@@ -247,7 +247,8 @@ def _tracked(
         if record is None:
             levels.append(Level(number, offset, evaluations, None))
             break
-        ticket = ticket_path(root, stage, cell.seed)
+        path = ticket_path(root, stage, cell.seed)
+        ticket = path if path.exists() else None  # it may have been dropped
         levels.append(Level(number, offset, evaluations, record, ticket))
         offset += record.step if record.train_steps else 0
     chosen = {group: option for group, option in found.choices.items() if option is not None}

@@ -14,6 +14,7 @@ from pathlib import Path
 from lt_sweeps.analysis.record_audit import audit_line
 from lt_sweeps.execution.loaded_code import ChangedCode, job_code
 from lt_sweeps.execution.patience import OutOfPatience, drain, patiently
+from lt_sweeps.execution.prune_store import keep_only
 from lt_sweeps.execution.slurm.code_snapshot import only_from
 from lt_sweeps.execution.slurm.squeue import Batch, end
 from lt_sweeps.execution.status import Status
@@ -87,7 +88,12 @@ def _train(
     failed = {unit: reason for unit, reason in workers.failed.items() if unit not in excused}
     status = _result(sweep, packs, failed, canary=batch.canary)
     is_last = not (batch.canary or batch.waited_for[task])
-    if is_last and Status.of(sweep).diverged:
+    found = Status.of(sweep) if is_last else None
+    if found is not None and len(found.finished) == len(found.cells):
+        keep = sweep.manifest.cells[0].config.get("keep", "all")
+        for line in patiently("store", lambda: keep_only(sweep, keep)):
+            _say(line)
+    if found is not None and found.diverged:
         _say(f"error: {ALL_DIVERGED}")
         return 1
     return status

@@ -1,0 +1,183 @@
+"""`drop_unneeded`: drop the tickets that no sweep of a root needs any more (without torch).
+
+What a sweep needs is decided by its `keep`: `all` of its tickets; `reported`, those that a report
+reads (results, the learned masks that they were cut from, and initial weights); or `records`, none.
+A sweep that is unfinished, at work or imported needs all of its tickets, whatever its `keep`. A
+file goes only if no sweep under the root needs it; tickets of no sweep stay.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lt_sweeps.config.durations import readable
+from lt_sweeps.config.keys import KEEPS
+from lt_sweeps.storage.checked_read import DamagedFile, NewerFormat
+from lt_sweeps.storage.dropped_tickets import note_dropped
+from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.manifest import UnitName
+from lt_sweeps.storage.record import CellRecords, RunFolder
+from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.unit_costs import read_cost
+
+_TICKET = re.compile(r"(?P<seed>[^.@]+)(@(?P<moment>\w+)|\.partial-\d{1,18})?\.safetensors")
+
+
+@dataclass(frozen=True)
+class Removable:
+    """The files that can go, by unit, and how many files of the same sweeps are needed."""
+
+    root: Path
+    files: Mapping[UnitName, Sequence[Path]]
+    needed: int
+
+    @property
+    def bytes(self) -> int:
+        return sum(_size(path) for paths in self.files.values() for path in paths)
+
+    def sentences(self, name: str) -> Iterator[str]:
+        """What goes, and what computing it again would take."""
+        count, size = sum(map(len, self.files.values())), self.bytes / 2**20
+        yield f"{name}: {count:,} files, {size:,.1f} MiB, of {len(self.files):,} units can go"
+        ended = [unit for unit, paths in self.files.items() if self._end(unit) in paths]
+        costs = [read_cost(self.root / "tickets" / key, seed).seconds for key, seed in ended]
+        known = [seconds for seconds in costs if seconds is not None]
+        if ended:
+            yield (
+                f"computing them again would take {readable(sum(known))}, by what {len(known):,} "
+                f"of {len(ended):,} tickets took; weights that are only drawn take none"
+            )
+        if self.needed:
+            yield f"{self.needed:,} files stay: a sweep under {self.root} needs them"
+
+    def drop(self) -> int:
+        """Remove the files; returns how many. A unit that a process has claimed stays."""
+        names: dict[str, list[str]] = {}
+        for (key, _), paths in self.files.items():
+            stems = [path.name.removesuffix(".safetensors") for path in paths]
+            names.setdefault(key, []).extend(stems)
+        if names:
+            # First the note: a file that is noted and there is simply there.
+            note_dropped(self.root, names)
+        return sum(self._drop(unit, paths) for unit, paths in self.files.items())
+
+    def _drop(self, unit: UnitName, paths: Sequence[Path]) -> int:
+        held = lock(self._end(unit).with_suffix(".lock"), wait=0)
+        if held is None:
+            return 0
+        with held:
+            for path in paths:
+                path.unlink(missing_ok=True)
+        return len(paths)
+
+    def _end(self, unit: UnitName) -> Path:
+        return self.root / "tickets" / unit[0] / f"{unit[1]}.safetensors"
+
+
+def drop_unneeded(where: Path, *, keep: str | None = None, apply: bool = False) -> list[str]:
+    """Find what can go of a sweep's folder, or of all sweeps of a root, and with `apply` remove it.
+
+    Args:
+        keep: which tickets of these sweeps stay; None: each sweep's own `keep`, where that is not
+            `all`, or else `reported`.
+
+    Returns what to tell a person.
+
+    Raises: ValueError: a wrong `keep`, no results, or a manifest whose needs cannot be read.
+    """
+    if keep not in (None, *KEEPS):
+        raise ValueError(f"keep: got {keep!r}; give one of {list(KEEPS)}")
+    one = SweepFolder(where.resolve())
+    root = one.root if one.exists else where.resolve()
+    if not (root / "sweeps").is_dir():
+        raise ValueError(f"prune-store: {where} is no sweep and no root; a root holds sweeps/")
+    removable = _removable(root, only=one.folder if one.exists else None, keep=keep)
+    lines = list(removable.sentences(where.name or str(where)))
+    if not removable.files:
+        return lines
+    if not apply:
+        return [*lines, "nothing was removed; --yes removes them"]
+    return [*lines, f"removed {removable.drop():,} files"]
+
+
+def keep_only(sweep: SweepFolder, keep: str) -> list[str]:
+    """Drop what a sweep that has ended does not keep; returns what to tell a person."""
+    if keep == "all":
+        return []
+    removable = _removable(sweep.root, only=sweep.folder.resolve(), keep=keep)
+    return [f"keep={keep}: removed {removable.drop():,} files"] if removable.files else []
+
+
+def _removable(root: Path, *, only: Path | None, keep: str | None) -> Removable:
+    needed, units = set[tuple[str, str, str]](), set[UnitName]()
+    for path in sorted((root / "sweeps").glob("*/manifest.json")):
+        sweep = SweepFolder(path.parent)
+        chosen = only is None or sweep.folder == only
+        records = _records(sweep)
+        own = str(sweep.manifest.cells[0].config.get("keep", "all"))
+        policy = (keep or (own if own != "all" else "reported")) if chosen else own
+        needs_all = policy == "all" or not _has_ended(sweep, records)
+        mine = {unit for cell in sweep.manifest.cells for unit in cell.units}
+        mine |= {(r.init, r.seed) for cell in records for r in cell.records if r.init}
+        units |= mine if chosen else set()
+        if needs_all:
+            needed |= {(*unit, "") for unit in mine}
+        elif policy == "reported":
+            needed |= set(_reported(records))
+    return _found(root, units, needed)
+
+
+def _records(sweep: SweepFolder) -> list[CellRecords]:
+    try:
+        return [
+            RunFolder.of(sweep.root, cell.signature, cell.seed).read(stages=cell.stages)
+            for cell in sweep.manifest.cells
+        ]
+    except (DamagedFile, NewerFormat) as error:
+        raise ValueError(
+            f"prune-store: nothing is removed while it is not known what a sweep needs: {error}"
+        ) from None
+
+
+def _has_ended(sweep: SweepFolder, records: Sequence[CellRecords]) -> bool:
+    """Whether all is recorded and nobody is at work; what was imported cannot be made again."""
+    done = all(cell.done and not cell.faults for cell in records)
+    return done and sweep.manifest.experiment != "imported" and not sweep.running()
+
+
+def _reported(records: Sequence[CellRecords]) -> Iterator[tuple[str, str, str]]:
+    """The tickets that a report reads, by stage, seed and moment."""
+    for row in (row for cell in records for row in cell.records):
+        if row.is_result or row.mask_chance is not None:
+            yield row.stage, row.seed, "end"
+        if row.init is not None:
+            yield row.init, row.seed, "end"
+
+
+def _found(root: Path, units: set[UnitName], needed: set[tuple[str, str, str]]) -> Removable:
+    """The files of these units, each stage's folder listed once."""
+    files, stay = dict[UnitName, list[Path]](), 0
+    for key in sorted({key for key, _ in units}):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for name in sorted(os.listdir(root / "tickets" / key)):
+                ticket = _TICKET.fullmatch(name)
+                if ticket is None or (unit := (key, ticket["seed"])) not in units:
+                    continue
+                moment = ticket["moment"] or ("partial" if ".partial-" in name else "end")
+                if {(*unit, ""), (*unit, moment)} & needed:
+                    stay += 1
+                else:
+                    files.setdefault(unit, []).append(root / "tickets" / key / name)
+    return Removable(root, files, stay)
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0

@@ -1,0 +1,67 @@
+"""Tickets that `prune-store` has dropped, as `<root>/tickets/dropped.jsonl` names them (no torch).
+
+A ticket that is not stored counts as missing, unless it stands here and records hold its results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from lt_sweeps.storage.atomic_write import append_whole
+from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file, typed
+from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.manifest import UnitName
+
+
+def note_dropped(root: Path, dropped: Mapping[str, Iterable[str]]) -> None:
+    """Note the files that are about to be dropped, by stage: their names without the suffix."""
+    lines = [json.dumps([key, sorted(names)]) for key, names in dropped.items()]
+    held = lock(root / "tickets" / ".dropped.lock")
+    assert held is not None, "it waits for ever"
+    with held:
+        append_whole(_path(root), "".join(f"{line}\n" for line in lines).encode())
+
+
+def read_dropped(root: Path) -> Mapping[str, frozenset[str]]:
+    """The files that were dropped, by stage; they may have been computed again since.
+
+    What a line that is damaged had named counts as missing, and is computed again.
+    """
+    try:
+        lines = read_file(_path(root)).splitlines()
+    except (FileNotFoundError, DamagedFile):
+        return {}
+    dropped: dict[str, frozenset[str]] = {}
+    for line in lines:
+        with suppress(ValueError, TypeError):
+            key, names = typed(tuple[str, list[str]], parse_json(line))
+            dropped[key] = dropped.get(key, frozenset()) | frozenset(names)
+    return dropped
+
+
+def dropped_sentence(root: Path, units: Iterable[UnitName]) -> str:
+    """How many tickets of these units are not there any more; nothing if all are."""
+    dropped = read_dropped(root)
+    if not dropped:
+        return ""
+    distinct = set(units)
+    gone = [
+        (key, seed)
+        for key, seed in distinct
+        if seed in dropped.get(key, ())
+        and not os.path.lexists(root / "tickets" / key / f"{seed}.safetensors")
+    ]
+    if not gone:
+        return ""
+    return (
+        f"tickets: prune-store has dropped {len(gone)} of {len(distinct)}; records hold their "
+        "results, and what needs their weights computes them again"
+    )
+
+
+def _path(root: Path) -> Path:
+    return root / "tickets" / "dropped.jsonl"
