@@ -251,7 +251,7 @@ def work_on(
     computed: dict[Seed, set[str]] = {}
     for unit in units:
         computed.setdefault(unit.seed, set()).add(unit.stage.key)
-    tickets = StoredTickets(store, thorough=True)
+    tickets = StoredTickets(store, thorough=True, recall=False)
     for cell in cells.cells:
         keys = computed.get(cell.seed, set()).intersection(s.key for s in cell.trainings)
         if keys:

@@ -40,7 +40,7 @@ def compute(
     while waiting:
         claims = _claim(waiting, moments, store)
         try:
-            tickets = StoredTickets(store, thorough=False)
+            tickets = StoredTickets(store, thorough=False, recall=False)
             mine = [unit for unit in claims if not stored(unit, moments, tickets)]
             if mine:
                 _train(mine, moments, store, machine, progress, stopped)

@@ -23,12 +23,14 @@ class StoredTickets:
     A ticket that was verified before, and has not changed since, is not read again.
 
     Args:
-        thorough: read and compare all of a ticket, and not only its head; remember what was right.
+        thorough: read and compare all of a ticket, and not only its head; note what was right.
+        recall: use what was verified before. Reading that is worth it for a question about a root,
+            and not for one about a pack.
     """
 
-    def __init__(self, store: Store, *, thorough: bool) -> None:
+    def __init__(self, store: Store, *, thorough: bool, recall: bool = True) -> None:
         self.store, self.thorough = store, thorough
-        self.verified = VerifiedFiles(store.root, by=_checks())
+        self.verified = VerifiedFiles(store.root, by=_checks(), recall=recall)
         self._folder = os.path.join(store.root, "tickets")
         self._listed: dict[str, frozenset[str]] = {}
         self._training: dict[str, frozenset[str]] = {}

@@ -5,6 +5,7 @@ A ticket that is not stored counts as missing, unless it stands here and records
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from lt_sweeps.storage.atomic_write import append_whole
 from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file, typed
 from lt_sweeps.storage.locks import lock
 from lt_sweeps.storage.manifest import UnitName
+from lt_sweeps.storage.verified_files import version
 
 
 def note_dropped(root: Path, dropped: Mapping[str, Iterable[str]]) -> None:
@@ -31,8 +33,14 @@ def read_dropped(root: Path) -> Mapping[str, frozenset[str]]:
 
     What a line that is damaged had named counts as missing, and is computed again.
     """
+    path = _path(root)
+    return _read(path, seen) if (seen := version(path)) is not None else {}
+
+
+@functools.lru_cache(maxsize=8)
+def _read(path: Path, seen: str) -> Mapping[str, frozenset[str]]:
     try:
-        lines = read_file(_path(root)).splitlines()
+        lines = read_file(path).splitlines()
     except (FileNotFoundError, DamagedFile):
         return {}
     dropped: dict[str, frozenset[str]] = {}

@@ -70,7 +70,7 @@ def read_cost(folder: Path, seed: object) -> UnitCost:
         return UnitCost()
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=512)
 def _costs(path: Path, version: object) -> Mapping[str, UnitCost]:
     """The costs in a file by seed; the first line of a seed counts, and a damaged one does not."""
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lt_sweeps.storage.atomic_write import append_whole, write_whole
-from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file
+from lt_sweeps.storage.checked_read import DamagedFile, read_file
 from lt_sweeps.storage.locks import lock
 
 _WAIT = 60.0  # seconds for the lock of the file
@@ -49,12 +49,13 @@ class VerifiedFiles:
 
     Args:
         by: the checks that they were verified by; what other checks have passed does not count.
+        recall: read what is known; a pack, which asks for few files, only adds what it verified.
     """
 
-    def __init__(self, root: Path, *, by: str) -> None:
+    def __init__(self, root: Path, *, by: str, recall: bool = True) -> None:
         self._path, self._by = root / "tickets" / "verified.jsonl", by
         self._new: dict[str, str] = {}
-        self._known, self._lines = self._read()
+        self._known, self._lines = self._read() if recall else ({}, 0)
 
     def has(self, name: str, version: str) -> bool:
         return self._known.get(name) == version
@@ -89,8 +90,8 @@ class VerifiedFiles:
             return {}, 0
         known: dict[str, Any] = {}
         for line in lines:
-            with suppress(ValueError, TypeError):  # cut short, or damaged
-                by, name, version = parse_json(line)
+            with suppress(ValueError, TypeError, RecursionError):  # cut short, or damaged
+                by, name, version = json.loads(line)
                 if by == self._by:
                     known[name] = version
         return known, len(lines)

@@ -14,9 +14,9 @@ import pytest
 from fixtures.tiny_cell import settings
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.execution.submission import Submission, write_records
+from lt_sweeps.execution.submission import Submission, work_on, write_records
 from lt_sweeps.execution.train_pack import compute
-from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.planning import Plan, packs, plan
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.record import RunFolder
@@ -177,6 +177,28 @@ def test_the_records_of_a_level_cost_the_same_at_every_level(cell: Make, tmp_pat
     assert costs["level"]["fsync"] == 1
     for name in ("open", "fsync"):  # the last level makes all rows from their tickets, once
         assert costs[5][name] <= 5 / 3 * costs[3][name]
+
+
+def test_a_pack_reads_nothing_of_what_was_verified_of_other_cells(
+    cell: Make, tmp_path: Path
+) -> None:
+    """Else each pack of a large root would read a line for each of its tickets."""
+    made = plan([cell(recipe__length="1ep", schedule__levels=1)])
+    todo = packs(made.units, stack_size={u.stage.key: 9 for u in made.units}, workers=1)
+    sweep = Submission(made, settings(tmp_path)).freeze(todo)
+    read, opened = os.open, []
+
+    def noted(path, flags, *arguments, **keys):
+        if str(path).endswith("verified.jsonl") and not flags & os.O_APPEND:
+            opened.append(path)
+        return read(path, flags, *arguments, **keys)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", noted)
+        for pack in sweep.manifest.packs:
+            work_on(sweep, pack, device="cpu")
+        assert (tmp_path / "tickets" / "verified.jsonl").exists() and not opened
+        assert not made.missing(Store(tmp_path), thorough=True) and opened
 
 
 def _written_at_once(made: Plan, store: Store) -> tuple[bytes, bytes]:

@@ -13,6 +13,7 @@ from fixtures.tiny_cell import settings
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.plan_preview import _dropped
 from lt_sweeps.execution.prune_store import drop_unneeded, keep_only
 from lt_sweeps.execution.submission import Submission, work_on
 from lt_sweeps.execution.train_pack import compute
@@ -87,6 +88,7 @@ def test_every_command_goes_on_and_the_same_words_compute_nothing(
     assert "prune-store has dropped it" in said["audit"]
     again = Submission(plan([short(cell)]), settings(sweep.root, "mine"))
     assert again.missing() == () and again.unfinished() == []
+    assert _dropped(again.plan, sweep.root).startswith("prune-store has dropped 3 of 3")
     assert again.write_records() == 1
     assert {p: p.read_bytes() for p in sweep.root.glob("runs/*/*/*")} == records
 
