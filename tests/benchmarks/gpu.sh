@@ -54,7 +54,7 @@ if [ -e "${wheels[0]}" ]; then
 fi
 for file in "$DATA"/MNIST/raw/*.gz; do [ -e "$file" ] && [ ! -e "${file%.gz}" ] && gunzip -k "$file"; done
 
-[ "$DEVICE" = cuda ] && nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+[ "$DEVICE" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 "$PY" - <<'P' || failed="$failed packages"
 import importlib.util, sys
 names = "torch hydra omegaconf submitit safetensors filelock numpy scipy pandas statsmodels matplotlib sklearn torchvision rich yaml psutil pytest"
@@ -63,9 +63,14 @@ import torch
 print(sys.version.split()[0], "torch", torch.__version__, "cuda", torch.cuda.is_available(), "missing:", ", ".join(missing) or "nothing")
 P
 
+case "$DEVICE" in cuda*) # where tests would be skipped, and say nothing
+  "$PY" -c "import torch; torch.zeros(1, device='$DEVICE')" 2>/dev/null || { echo "torch sees no $DEVICE here"; exit 1; } ;;
+esac
+
 tiny=(); limits=(200 240); [ "$SIZE" = tiny ] && { tiny=(--size tiny); limits=(300 300); } # a loaded machine
 if wanted tests; then
-  part tests "${limits[0]}" env LT_TEST_DEVICE="$DEVICE" "$PY" -m pytest -q -p no:cacheprovider -W default -m gpu tests/gpu ${TESTS:+-k "$TESTS"}
+  beside=(); [ "$DEVICE" != cpu ] && "$PY" -c 'import xdist' 2>/dev/null && beside=(-n 4) # small kernels of several processes
+  part tests "${limits[0]}" env LT_TEST_DEVICE="$DEVICE" "$PY" -m pytest -q -p no:cacheprovider -W default -m gpu tests/gpu "${beside[@]}" ${TESTS:+-k "$TESTS"}
 fi
 if wanted table; then
   seconds=$(at_most "${limits[1]}")
