@@ -16,7 +16,7 @@ is the CPU seconds of one thread.
 
 `--products` adds the limit: the products and convolutions of a step alone, forward and both ways
 back, on data that lie as they would. `--open-lth` adds the loop of a clone of open_lth, with its
-loader, mask, optimizer and evaluation of nothing, on the same net.
+loader (without augmentation), mask, optimizer and ResNet, in a process of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,13 +56,14 @@ class Task:
     shape: tuple[int, int, int]
     batch: int = 60
     optimizer: str = "adam"
+    blocks: tuple[tuple[int, int], ...] = ()  # of the convolutions before linear layers
 
 
 FOUR = ((64, 64), (128, 128))
 TASKS = {
     "digits": Task(lambda: FC((1, 8, 8), 10), (1, 8, 8)),
     "fc": Task(lambda: FC((1, 28, 28), 10), (1, 28, 28)),
-    "conv4": Task(lambda: Conv((3, 32, 32), 10, blocks=FOUR), (3, 32, 32)),
+    "conv4": Task(lambda: Conv((3, 32, 32), 10, blocks=FOUR), (3, 32, 32), blocks=FOUR),
     "resnet20": Task(lambda: ResNet((3, 32, 32), 10), (3, 32, 32), 128, "sgd"),
 }
 
@@ -225,10 +226,32 @@ def _serve(net: str, clone: Path, pipe: Connection) -> None:
             pipe.send(_time(peer, torch.device("cpu"), pipe.recv()))
 
 
+def _their_net(task: Task, registry: Any, hparams: Any) -> nn.Module:
+    """Their ResNet-20, and the others as they write networks."""
+    if task is TASKS["resnet20"]:
+        chosen = hparams.ModelHparams("cifar_resnet_20", "kaiming_normal", "uniform")
+        return registry.get(chosen, outputs=10)
+    layers: list[nn.Module] = []
+    widths, pixels = [task.shape[0]], task.shape[1] * task.shape[2]
+    for block in task.blocks:
+        for width in block:
+            layers += [nn.Conv2d(widths[-1], width, 3, padding=1), nn.ReLU()]
+            widths.append(width)
+        layers.append(nn.MaxPool2d(2))
+        pixels //= 4
+    sizes = [widths[-1] * pixels, *((256, 256) if task.blocks else (300, 100))]
+    for size, width in pairwise(sizes):
+        layers += [nn.Linear(size, width), nn.ReLU()]
+    net = nn.Sequential(
+        *layers[: 5 * len(task.blocks)], nn.Flatten(), *layers[5 * len(task.blocks) :]
+    )
+    return net.append(nn.Linear(sizes[-1], 10))
+
+
 def _open_lth(task: Task, clone: Path) -> Variant:
     """The loop of open_lth: its loader on images of bytes, its mask, its optimizer."""
     sys.path.insert(0, str(clone))
-    import models.registry  # pyright: ignore  # noqa: F401 (first: its imports form a ring)
+    import models.registry  # pyright: ignore
     import numpy as np
     from datasets import base, cifar10, mnist  # pyright: ignore
     from foundations import hparams  # pyright: ignore
@@ -239,13 +262,12 @@ def _open_lth(task: Task, clone: Path) -> Variant:
 
     platform._PLATFORM = local.Platform()
     torch.manual_seed(0)
-    module: Any = task.net()
-    module.prunable_layer_names = [
-        f"{name}.weight"
-        for name, part in module.named_modules()
-        if isinstance(part, (nn.Conv2d, nn.Linear))
-    ]
-    module.loss_criterion = nn.CrossEntropyLoss()
+    module: Any = _their_net(task, models.registry, hparams)
+    if isinstance(module, nn.Sequential):  # as their base class has it
+        named = module.named_modules()
+        weighted = [n for n, part in named if isinstance(part, (nn.Conv2d, nn.Linear))]
+        module.__dict__["prunable_layer_names"] = [f"{name}.weight" for name in weighted]
+        module.__dict__["loss_criterion"] = nn.CrossEntropyLoss()
     channels, *size = task.shape
     pixels = np.random.RandomState(0).randint(0, 256, (IMAGES, *size, channels), dtype=np.uint8)
     labels = np.random.RandomState(1).randint(0, 10, IMAGES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -81,3 +83,16 @@ def test_lanes_begin_after_the_stream_that_they_leave_and_end_before_it_goes_on(
                 ran.append(current[0])
     assert ran == [f"lane {replicate % 8}" for replicate in range(12)]
     assert log[8:] == [("here", f"lane {n}") for n in range(8)] and current == ["here"]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc alone has it")
+def test_a_step_finds_the_memory_that_the_step_before_it_freed() -> None:
+    stack = Stack(models.Conv((3, 32, 32), 10, blocks=[[8]], hidden=[8]), 1)
+    x, y = torch.randn(1, 128, 3, 32, 32), torch.zeros(1, 128, dtype=torch.long)
+    for _ in range(3):
+        stack.loss(x, y)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        stack.loss(x, y)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < 1000, "of pages; an activation alone has 1,024 of them"
