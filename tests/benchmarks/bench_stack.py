@@ -1,6 +1,8 @@
 """Replicate-steps per second of every backend against a plain loop that trains one module.
 
     python tests/benchmarks/bench_stack.py fc conv4 --replicates 1,5 --backends auto,vmap
+    python tests/benchmarks/bench_stack.py conv4 resnet20 --precisions float32,bf16 --products \
+        --open-lth ~/open_lth
     python tests/benchmarks/bench_stack.py --device cuda --replicates 1,5,15,45
 
 (`PYTHONPATH=.` before it where the package is not installed.)
@@ -9,22 +11,36 @@ The plain loop is the best ordinary one: data in memory, a fused optimizer, chan
 that is faster, and on CUDA the whole step in one graph. All variants draw a batch, take the
 gradients and update; they run in turn, round by round, because machines drift. `times plain` is
 the median over rounds of how many times faster a replicate's step is than a plain step of the same
-round: at 1.00 five replicates stacked take as long as five runs one after another.
+round: at 1.00 five replicates stacked take as long as five runs one after another. On a CPU, time
+is the CPU seconds of one thread.
+
+`--products` adds the limit: the products and convolutions of a step alone, forward and both ways
+back, on data that lie as they would. `--open-lth` adds the loop of a clone of open_lth, with its
+loader (without augmentation), mask, optimizer and ResNet, in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise, product
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_sweeps.config.keys import PRECISIONS
 from lt_sweeps.models import FC, Conv, ResNet
+from lt_sweeps.training.arithmetic import Arithmetic
 from lt_sweeps.training.backends.backend import BACKENDS
 from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.stack import Stack, graphed
@@ -40,13 +56,14 @@ class Task:
     shape: tuple[int, int, int]
     batch: int = 60
     optimizer: str = "adam"
+    blocks: tuple[tuple[int, int], ...] = ()  # of the convolutions before linear layers
 
 
 FOUR = ((64, 64), (128, 128))
 TASKS = {
     "digits": Task(lambda: FC((1, 8, 8), 10), (1, 8, 8)),
     "fc": Task(lambda: FC((1, 28, 28), 10), (1, 28, 28)),
-    "conv4": Task(lambda: Conv((3, 32, 32), 10, blocks=FOUR), (3, 32, 32)),
+    "conv4": Task(lambda: Conv((3, 32, 32), 10, blocks=FOUR), (3, 32, 32), blocks=FOUR),
     "resnet20": Task(lambda: ResNet((3, 32, 32), 10), (3, 32, 32), 128, "sgd"),
 }
 
@@ -58,6 +75,7 @@ class Variant:
     name: str
     replicates: int
     run: Callable[[], None]
+    elsewhere: Connection | None = None  # another process, which runs it and says how long it took
 
 
 def main() -> None:
@@ -69,13 +87,18 @@ def main() -> None:
         f"{'net':9} {'backend':16} {'R':>3} {'replicate-steps/s':>18} {'times plain':>12} {'n':>3}"
     )
     for net in options.nets:
-        variants = [_plain(TASKS[net], device)]
-        for replicates in options.replicates:
-            for how in options.backends:
-                try:
-                    variants.append(_stacked(TASKS[net], device, how, replicates))
-                except ValueError as error:
-                    print(f"{net:9} {how:16} {replicates:>3} not possible: {error}")
+        task, variants = TASKS[net], [_plain(TASKS[net], device)]
+        if options.products:
+            variants += [_products(task, device, precision) for precision in options.precisions]
+        if options.open_lth:
+            variants.append(_in_a_process(net, options.open_lth))
+        for replicates, how, precision in product(
+            options.replicates, options.backends, options.precisions
+        ):
+            try:
+                variants.append(_stacked(task, device, how, replicates, precision))
+            except ValueError as error:
+                print(f"{net:9} {how:16} {replicates:>3} not possible: {error}")
         _report(net, variants, _rounds(variants, device, options.rounds, options.seconds))
 
 
@@ -85,6 +108,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--replicates", type=_integers, default=[1, 5], metavar="R,R,...")
     parser.add_argument("--backends", type=_names, default=["auto"], metavar="NAME,NAME,...")
+    parser.add_argument("--precisions", type=_names, default=["float32"], metavar="NAME,...")
+    parser.add_argument("--products", action="store_true", help="the limit, too")
+    parser.add_argument("--open-lth", type=Path, metavar="DIR", help="a clone, too")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="per variant and round, about")
     options = parser.parse_args()
@@ -92,6 +118,8 @@ def _options() -> argparse.Namespace:
         parser.error(f"no nets {unknown}; there are {list(TASKS)}")
     if unknown := sorted(set(options.backends) - set(BACKENDS)):
         parser.error(f"no backends {unknown}; there are {list(BACKENDS)}")
+    if unknown := sorted(set(options.precisions) - set(PRECISIONS)):
+        parser.error(f"no precisions {unknown}; there are {list(PRECISIONS)}")
     return options
 
 
@@ -126,9 +154,12 @@ def _plain(task: Task, device: torch.device) -> Variant:
     return Variant("plain loop", 1, graphed(step, device))
 
 
-def _stacked(task: Task, device: torch.device, how: str, replicates: int) -> Variant:
+def _stacked(
+    task: Task, device: torch.device, how: str, replicates: int, precision: Any
+) -> Variant:
     torch.manual_seed(0)
-    stack = Stack(task.net(), replicates, device=device, backend=how)
+    arithmetic = Arithmetic(precision)
+    stack = Stack(task.net(), replicates, device=device, backend=how, arithmetic=arithmetic)
     images, labels, order = _data(task, device, replicates)
     momentum = 0.9 if task.optimizer == "sgd" else 0.0
     optimizer = Optimizer(stack.weights, stack.grads, optimizer=task.optimizer, momentum=momentum)
@@ -138,7 +169,139 @@ def _stacked(task: Task, device: torch.device, how: str, replicates: int) -> Var
         stack.loss(images[order], labels[order])
         optimizer.step(lr)
 
-    return Variant(f"{how}: {stack.backend}", replicates, graphed(step, device))
+    name = f"{stack.backend} {precision}" if precision != "float32" else f"{how}: {stack.backend}"
+    return Variant(name, replicates, graphed(step, device))
+
+
+def _products(task: Task, device: torch.device, precision: Any) -> Variant:
+    """The products and convolutions of a step: forward, and back to weights and inputs."""
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append((layer, inputs[0].detach(), output.detach()))
+
+    module = task.net().to(device)
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.register_forward_hook(note)
+    images, _, order = _data(task, device, 1)
+    module(images[order[0]].contiguous(memory_format=torch.channels_last))
+    arithmetic = Arithmetic(precision)
+    dtype = arithmetic.dtype(torch.float32)
+    runs = [_product(*call, first=n == 0, dtype=dtype) for n, call in enumerate(calls)]
+
+    @torch.no_grad()
+    def step() -> None:
+        with arithmetic.set(device):
+            for run in runs:
+                run()
+
+    return Variant(f"limit {precision}", 1, graphed(step, device))
+
+
+def _product(
+    layer: nn.Module, x: Tensor, y: Tensor, *, first: bool, dtype: torch.dtype
+) -> Callable[[], object]:
+    x, grad, w = x.to(dtype), torch.randn_like(y).to(dtype), layer.weight.detach().to(dtype)
+    if isinstance(layer, nn.Linear):
+        return lambda: (x @ w.mT, grad.mT @ x, None if first else grad @ w)
+    stride, padding, ones = layer.stride, layer.padding, (1, 1)
+    back = torch.ops.aten.convolution_backward
+    rest = (None, stride, padding, ones, False, (0, 0), 1, [not first, True, False])
+    return lambda: (F.conv2d(x, w, None, stride, padding), back(grad, x, w, *rest))
+
+
+def _in_a_process(net: str, clone: Path) -> Variant:
+    """The peer in a process of its own, where nothing that we set for ours helps it."""
+    here, there = get_context("spawn").Pipe()
+    get_context("spawn").Process(target=_serve, args=(net, clone, there), daemon=True).start()
+    return Variant("open_lth", 1, lambda: None, here)
+
+
+def _serve(net: str, clone: Path, pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    peer = _open_lth(TASKS[net], clone)
+    with suppress(EOFError):  # the other end is closed when all is measured
+        while True:
+            pipe.send(_time(peer, torch.device("cpu"), pipe.recv()))
+
+
+def _their_net(task: Task, registry: Any, hparams: Any) -> nn.Module:
+    """Their ResNet-20, and the others as they write networks."""
+    if task is TASKS["resnet20"]:
+        chosen = hparams.ModelHparams("cifar_resnet_20", "kaiming_normal", "uniform")
+        return registry.get(chosen, outputs=10)
+    layers: list[nn.Module] = []
+    widths, pixels = [task.shape[0]], task.shape[1] * task.shape[2]
+    for block in task.blocks:
+        for width in block:
+            layers += [nn.Conv2d(widths[-1], width, 3, padding=1), nn.ReLU()]
+            widths.append(width)
+        layers.append(nn.MaxPool2d(2))
+        pixels //= 4
+    sizes = [widths[-1] * pixels, *((256, 256) if task.blocks else (300, 100))]
+    for size, width in pairwise(sizes):
+        layers += [nn.Linear(size, width), nn.ReLU()]
+    net = nn.Sequential(
+        *layers[: 5 * len(task.blocks)], nn.Flatten(), *layers[5 * len(task.blocks) :]
+    )
+    return net.append(nn.Linear(sizes[-1], 10))
+
+
+def _open_lth(task: Task, clone: Path) -> Variant:
+    """The loop of open_lth: its loader on images of bytes, its mask, its optimizer."""
+    sys.path.insert(0, str(clone))
+    import models.registry  # pyright: ignore
+    import numpy as np
+    from datasets import base, cifar10, mnist  # pyright: ignore
+    from foundations import hparams  # pyright: ignore
+    from platforms import local, platform  # pyright: ignore
+    from pruning.mask import Mask  # pyright: ignore
+    from pruning.pruned_model import PrunedModel  # pyright: ignore
+    from training import optimizers  # pyright: ignore
+
+    platform._PLATFORM = local.Platform()
+    torch.manual_seed(0)
+    module: Any = _their_net(task, models.registry, hparams)
+    if isinstance(module, nn.Sequential):  # as their base class has it
+        named = module.named_modules()
+        weighted = [n for n, part in named if isinstance(part, (nn.Conv2d, nn.Linear))]
+        module.__dict__["prunable_layer_names"] = [f"{name}.weight" for name in weighted]
+        module.__dict__["loss_criterion"] = nn.CrossEntropyLoss()
+    channels, *size = task.shape
+    pixels = np.random.RandomState(0).randint(0, 256, (IMAGES, *size, channels), dtype=np.uint8)
+    labels = np.random.RandomState(1).randint(0, 10, IMAGES)
+    if channels == 1:
+        images = mnist.Dataset(torch.from_numpy(pixels[..., 0]), labels)
+    else:
+        images = cifar10.Dataset(pixels, labels)
+    loader = base.DataLoader(images, task.batch, 0)
+    loader.shuffle(0)
+    model = PrunedModel(module, Mask.ones_like(module))
+    chosen = hparams.TrainingHparams(
+        optimizer_name=task.optimizer,
+        momentum=0.9 if task.optimizer == "sgd" else 0.0,
+        lr=1e-3,
+        training_steps="1ep",
+    )
+    optimizer = optimizers.get_optimizer(chosen, model)
+    schedule = optimizers.get_lr_schedule(chosen, optimizer, loader.iterations_per_epoch)
+
+    def batches() -> Iterator[Any]:
+        while True:
+            yield from loader
+
+    ahead = batches()
+
+    def step() -> None:
+        examples, labels = next(ahead)
+        optimizer.zero_grad()
+        model.train()
+        model.loss_criterion(model(examples), labels).backward()
+        optimizer.step()
+        schedule.step()
+
+    return Variant("open_lth", 1, step)
 
 
 def _data(task: Task, device: torch.device, replicates: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,15 +327,19 @@ def _rounds(
 
 
 def _time(variant: Variant, device: torch.device, count: int) -> float:
+    if variant.elsewhere is not None:
+        variant.elsewhere.send(count)
+        return variant.elsewhere.recv()
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    clock = time.perf_counter if cuda else time.process_time
+    start = clock()
     for _ in range(count):
         variant.run()
     if cuda:
         torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) / count / variant.replicates
+    return (clock() - start) / count / variant.replicates
 
 
 def _report(net: str, variants: Sequence[Variant], rounds: list[list[float]]) -> None:

@@ -1,4 +1,7 @@
-"""`loop`: one ordinary module per replicate, its parameters and buffers views of the stack's."""
+"""`loop`: one ordinary module per replicate, its parameters and buffers views of the stack's.
+
+On a GPU the replicates run side by side (`Lanes`).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lt_sweeps.training.backends.stack_views import StackViews, owner_of
+from lt_sweeps.training.backends.lanes import Lanes
+from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews, owner_of
+
+_LAID_OUT = ("cpu", "cuda")
 
 
 class LoopBackend:
-    """Forward and backward of one replicate after another.
+    """Forward and backward of every replicate by itself.
 
     The modules are in training mode between two calls.
     """
@@ -30,25 +36,29 @@ class LoopBackend:
             [_owned(row, name, buffer[r]) for name, buffer in views.buffers.items()]
             for r, row in enumerate(self.rows)
         ]
-        self._channels_last: bool | None = None
+        self._layout = ImageLayout(self.rows[0], _LAID_OUT)
+        self._lanes = Lanes(views.first.device, views.replicates)
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
-        x = self._laid_out(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        with _forked(x.device, seeds):
-            losses = []
+        x = self._layout(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        losses = []
+        with _forked(x.device, seeds), self._lanes.fork():
             for r in range(len(self.rows)):
                 if seeds is not None:
                     torch.manual_seed(seeds[r])
-                losses.append(self._one(r, _aligned(x[r]), y[r]))
+                with self._lanes.lane(r):
+                    losses.append(self._one(r, _aligned(x[r]), y[r]))
         return torch.stack(losses)
 
     def logits(self, x: Tensor) -> Tensor:
-        x = self._laid_out(x)
+        x = self._layout(x)
         outputs = []
-        for row in self.rows:
-            row.eval()
-            outputs.append(self._outputs(row, x))
-            row.train()
+        with self._lanes.fork():
+            for r, row in enumerate(self.rows):
+                row.eval()
+                with self._lanes.lane(r):
+                    outputs.append(self._outputs(row, x))
+                row.train()
         return torch.stack(outputs)
 
     def _one(self, r: int, x: Tensor, y: Tensor) -> Tensor:
@@ -68,32 +78,11 @@ class LoopBackend:
         with self._autocast():
             return row(x).to(self._dtype)
 
-    def _laid_out(self, x: Tensor) -> Tensor:
-        """Images as channels_last where that is faster (1.3 times, on the CPU) and possible."""
-        if self._channels_last is None:
-            self._channels_last = x.device.type == "cpu" and _takes_channels_last(self.rows[0], x)
-        return x.contiguous(memory_format=torch.channels_last) if self._channels_last else x
-
 
 def _owned(row: nn.Module, name: str, view: Tensor) -> tuple[nn.Module, str, Tensor]:
     owner, leaf = owner_of(row, name)
     owner._buffers[leaf] = view
     return owner, leaf, view
-
-
-def _takes_channels_last(row: nn.Module, x: Tensor) -> bool:
-    """Whether the forward pass runs on channels_last images; `x.view(len(x), -1)` does not."""
-    if x.ndim != 4 or not any(isinstance(part, nn.Conv2d) for part in row.modules()):
-        return False
-    row.eval()
-    try:
-        with torch.no_grad():
-            row(x[:2].contiguous(memory_format=torch.channels_last))
-    except RuntimeError:
-        return False
-    finally:
-        row.train()
-    return True
 
 
 def _aligned(x: Tensor) -> Tensor:

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lt_sweeps.training.backends.stack_views import StackViews
+from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews
 
+# Not on a CPU, where folding convolutions does not pay at all, and bytes are known.
+_LAID_OUT = ("cuda",)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -28,6 +30,7 @@ class StackedBackend:
         self._smoothing, self.replicates = views.smoothing, views.replicates
         self._autocast, self._dtype = views.autocast, views.first.dtype
         self._lone = views.row(module, -1)
+        self._layout = ImageLayout(self._lone, () if grouped else _LAID_OUT)
         trained = {name: p.requires_grad for name, p in self._lone.named_parameters()}
         leaves = {
             name: w.detach().requires_grad_(trained[name]) for name, w in views.weights.items()
@@ -40,7 +43,7 @@ class StackedBackend:
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
         if not self._checked:
             self._check(x)
-        logits, smoothing = self._outputs(self._net, x.flatten(0, 1)), self._smoothing
+        logits, smoothing = self._outputs(self._net, self._layout(x.flatten(0, 1))), self._smoothing
         losses = F.cross_entropy(logits, y.flatten(), reduction="none", label_smoothing=smoothing)
         losses = losses.view(y.shape).mean(1)
         grads = torch.autograd.grad(losses.sum(), self._trained, materialize_grads=True)
@@ -48,7 +51,7 @@ class StackedBackend:
         return losses.detach()
 
     def logits(self, x: Tensor) -> Tensor:
-        folded = x.expand(self.replicates, *x.shape).flatten(0, 1)
+        folded = self._layout(x.expand(self.replicates, *x.shape).flatten(0, 1))
         self._net.eval()
         outputs = self._outputs(self._net, folded)
         self._net.train()
