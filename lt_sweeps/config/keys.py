@@ -8,7 +8,7 @@ SUPPLIED = ("init", "recipe", "schedule", "mask_criterion", "reset", "freeze")
 
 SHARED_KEYS = (
     *("root", "device", "workers", "stack_size", "backend", "checkpoint_every", "name"),
-    *("dry_run", "budget", "tracker"),
+    *("dry_run", "budget", "tracker", "profile"),
 )
 """Keys that have one value for all cells of a multirun."""
 

@@ -40,6 +40,7 @@ class Machine:
     backend: str = "auto"
     checkpoint_every: float = 60.0
     code_version: str = ""
+    profile: str = ""  # "time" or "trace": what is measured, and nothing else changes
 
 
 @dataclass(frozen=True)
