@@ -11,9 +11,9 @@ from lt_sweeps.storage.checked_read import DamagedFile, read_json
 
 PARTS = (
     *("start-up", "data", "forward", "backward", "optimizer", "masks"),
-    *("evaluation", "storage", "waiting", "rest"),
+    *("evaluation", "storage", "waiting", "rest", "trace"),
 )
-"""`waiting` is for the disk, and `rest` what is left of the steps."""
+"""`waiting` is for the disk, `rest` what is left of the steps, `trace` what a trace of them takes."""
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,9 @@ class Profile:
     def _stepping(self, update: Callable[[int], None]) -> Callable[[int], None]:
         def step(number: int) -> None:
             if self.trace is not None and self.steps == _TRACED.start:
-                self._tracer = _tracer(cuda=self._cuda)
-                self._tracer.start()
+                with self._part("trace"):
+                    self._tracer = _tracer(cuda=self._cuda)
+                    self._tracer.start()
             with self._part("rest"):
                 update(number)
             self.steps += 1
@@ -111,7 +112,9 @@ class Profile:
         return step
 
     def _end_trace(self) -> None:
-        if self._tracer is not None and self.trace is not None:
+        if self._tracer is None or self.trace is None:
+            return
+        with self._part("trace"):
             self._tracer.stop()
             self.trace.parent.mkdir(parents=True, exist_ok=True)
             self._tracer.export_chrome_trace(str(self.trace))
