@@ -13,7 +13,7 @@ PARTS = (
     *("start-up", "data", "forward", "backward", "optimizer", "masks"),
     *("evaluation", "storage", "waiting", "rest", "trace"),
 )
-"""`waiting` is for the disk, `rest` what is left of the steps, `trace` what a trace of them takes."""
+"""`waiting` is for the disk, `rest` what is left of the steps, `trace` what tracing them takes."""
 
 
 @dataclass(frozen=True)
