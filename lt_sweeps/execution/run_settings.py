@@ -61,12 +61,22 @@ class RunSettings:
                 deterministic=config["deterministic"],
                 checkpoint_every=every,
                 code_version=code_version(),
+                profile=_profile(config.get("profile", False)),
             ),
             config["name"],
             config["dry_run"],
             _budget(config.get("budget")),
             keep,
         )
+
+
+def _profile(given: Any) -> str:
+    """What to measure of a machine's time: nothing, `time` or `trace`."""
+    if given is True or given is False:
+        return "time" if given else ""
+    if given != "trace":
+        raise ValueError(f"profile: got {given!r}; give true, false or trace")
+    return given
 
 
 def count(key: str, value: Any) -> int | None:

@@ -44,6 +44,7 @@ from lt_sweeps.storage.manifest import (
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder, is_folder_name
 from lt_sweeps.training.arithmetic import Arithmetic
+from lt_sweeps.training.training_loop import TrainingLoop
 
 _log = logging.getLogger("lt_sweeps")
 
@@ -238,15 +239,17 @@ def work_on(
     progress: Callable[[int], None] = lambda step: None,
     stopped: Callable[[], bool] = lambda: False,
     check: Callable[[], None] = lambda: None,
+    watch: Callable[[TrainingLoop], None] = lambda loop: None,
 ) -> None:
     """Compute one frozen pack of a sweep, and write the records of the cells that it advances.
 
-    `check` is called when everything is imported that the pack needs, and at the end.
+    `check` is called when everything is imported that the pack needs, and at the end; `watch` with
+    each training loop before it begins.
     """
     cells, units = thawed(sweep, pack, check)
     moments = {key: frozenset(wanted) for key, wanted in pack.moments.items()}
     machine, store = replace(pack.machine, device=device), Store(sweep.root)
-    compute(units, moments, store, machine, progress=progress, stopped=stopped)
+    compute(units, moments, store, machine, progress=progress, stopped=stopped, watch=watch)
     check()
     computed: dict[Seed, set[str]] = {}
     for unit in units:

@@ -34,6 +34,7 @@ def compute(
     *,
     progress: Callable[[int], None] = lambda step: None,
     stopped: Callable[[], bool] = lambda: False,
+    watch: Callable[[TrainingLoop], None] = lambda loop: None,
 ) -> None:
     """Train the units that are missing; wait for those that another process is computing."""
     waiting = list(units)
@@ -43,7 +44,7 @@ def compute(
             tickets = StoredTickets(store, thorough=False, recall=False)
             mine = [unit for unit in claims if not stored(unit, moments, tickets)]
             if mine:
-                _train(mine, moments, store, machine, progress, stopped)
+                _train(mine, moments, store, machine, progress, stopped, watch)
         finally:
             for claim in claims.values():
                 claim.release()
@@ -101,6 +102,7 @@ def _train(
     machine: Machine,
     progress: Callable[[int], None],
     stopped: Callable[[], bool],
+    watch: Callable[[TrainingLoop], None],
 ) -> None:
     """Train units stacked, each group from the latest checkpoint that all of its units have."""
     for group, step in _by_checkpoint(units, moments, store):
@@ -108,6 +110,7 @@ def _train(
         loop = TrainingLoop(
             group, store, machine, moments=wanted, progress=progress, stopped=stopped
         )
+        watch(loop)
         if step is None:
             loop.start(stack([_start(unit, store) for unit in group]))
             rehearse(loop)

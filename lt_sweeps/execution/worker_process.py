@@ -25,6 +25,7 @@ from lt_sweeps.execution.worker_pool import AGAIN, CHANGED, STOP_SIGNALS, STOPPE
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.storage.atomic_write import passes
 from lt_sweeps.storage.manifest import FrozenPack
+from lt_sweeps.storage.pack_profile import profile_path, trace_path
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.training.training_loop import Interrupted
@@ -110,8 +111,21 @@ def _train(
 
 
 def _work(sweep: SweepFolder, pack: FrozenPack, **options: Any) -> None:
-    work_on(sweep, pack, **options)
+    if pack.machine.profile:
+        _profiled(sweep, pack, **options)
+    else:
+        work_on(sweep, pack, **options)
     _update_speeds(sweep, pack)
+
+
+def _profiled(sweep: SweepFolder, pack: FrozenPack, *, device: str, **options: Any) -> None:
+    from lt_sweeps.training.profiling import Profile  # only here: it imports torch's profiler
+
+    log = sweep.log(pack.name)
+    profile = Profile(trace_path(log) if pack.machine.profile == "trace" else None)
+    work_on(sweep, pack, device=device, watch=profile.attach, **options)
+    with suppress(OSError):  # it is no result
+        profile.write(profile_path(log), stack_size=len(pack.units), device=device)
 
 
 def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:

@@ -41,6 +41,7 @@ class Machine:
     deterministic: bool = True  # on a GPU, only kernels that repeat their bytes
     checkpoint_every: float = 60.0
     code_version: str = ""
+    profile: str = ""  # "time" or "trace": what is measured, and nothing else changes
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,20 @@ def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert list(root.glob("tickets/*/*.partial-*.safetensors")), "a signal saves"
 
 
+def test_the_packs_of_a_launcher_that_is_killed_alone_save_and_end(tmp_path: Path) -> None:
+    """Each fork closes what it has of the others' pipes, so that its own breaks."""
+    words = (*WORDS, f"root={tmp_path / 'results'}", "recipe.length=100000ep", "schedule.levels=1")
+    process = start(*words, folder=tmp_path)
+    at_work = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until(lambda: len(list(tmp_path.glob("results/tickets/*/*.safetensors"))) == 2, process)
+    until(lambda: len(at_work.read_text().split()) == 2, process)
+    children = at_work.read_text().split()
+    process.kill()
+    until(lambda: not any(Path("/proc", child).exists() for child in children))
+    process.communicate()
+    assert len(list(tmp_path.glob("results/tickets/*/*.partial-*.safetensors"))) == 2
+
+
 CRASHING = """
 import os, signal
 from torch import Tensor
