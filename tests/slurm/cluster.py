@@ -93,13 +93,20 @@ class Run:
         return folder
 
     def wait(self, *, limit: float = 300) -> int:
-        """Until nobody is at work; the exit status of `status`."""
-        end = time.monotonic() + limit
+        """Until nobody is at work; the exit status of `status`.
+
+        `status` takes a second of CPU, which the jobs need: it is asked when no job is left in the
+        queue, and every few seconds in case one stays there for ever.
+        """
+        end, asked = time.monotonic() + limit, 0.0
         while time.monotonic() < end:
-            self("status", str(self.sweep), status=None)
-            if self.status != 3:
-                return self.status
-            time.sleep(1)
+            queued = f"lt-{self.sweep.name}-" in slurm("squeue", "--noheader", "--format=%j")
+            if not queued or time.monotonic() > asked + 5:
+                self("status", str(self.sweep), status=None)
+                asked = time.monotonic()
+                if self.status != 3:
+                    return self.status
+            time.sleep(0.5)
         raise AssertionError(self("status", str(self.sweep), status=None) + slurm("squeue"))
 
     def results(self) -> dict[str, object]:
