@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from lt_sweeps.config.garbage_collection import collect_as_usual
 from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode
 from lt_sweeps.execution.patience import PATIENCE, OutOfPatience, next_pause, patiently, say
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
@@ -321,6 +322,7 @@ def _same_imports() -> Iterator[None]:
 
 
 def _body(working_folder: str, *arguments: Any) -> None:
+    collect_as_usual()
     # Python would start it where this process was started; `resume` has gone elsewhere since.
     os.chdir(working_folder)
     # Here, because it imports torch, which the pool does without.
