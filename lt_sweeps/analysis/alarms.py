@@ -6,8 +6,9 @@ mask that missed its target, a training that diverged for every seed. A report s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from operator import attrgetter
 
 import numpy as np
 
@@ -53,8 +54,9 @@ def _equal_arms(analysis: Analysis) -> Iterator[str]:
     """Lines of one panel that are the same networks, or keep the same weights."""
     for panel, curves in group_by(analysis.curves, lambda curve: curve.panel).items():
         kept = {curve.name: _first_masks(analysis, curve) for curve in curves}
+        measured = {curve.name: _measured_networks(curve) for curve in curves}
         for one, other in combinations(curves, 2):
-            alike, compared = _identical(one, other)
+            alike, compared = _identical(measured[one.name], measured[other.name])
             pair = f"{panel}: {one.label} and {other.label}"
             if alike:
                 yield (
@@ -71,25 +73,33 @@ def _equal_arms(analysis: Analysis) -> Iterator[str]:
                     )
 
 
-def _identical(one: Curve, other: Curve) -> tuple[int, int]:
+Networks = Mapping[tuple[int, str, int], tuple[Record, tuple[float | None, ...]]]
+"""Pruned networks by level, seed and weights, with all that was measured of each."""
+
+
+def _measured_networks(curve: Curve) -> Networks:
+    return {
+        (row.level, row.seed, row.weights_remaining): (row, _measures(row))
+        for row in distinct(curve.cells)
+        if row.level and row.finite and not row.collapsed
+    }
+
+
+def _identical(one: Networks, other: Networks) -> tuple[int, int]:
     """How many pruned networks of two lines measure the same to the last bit, and of how many."""
     # Two networks that were trained apart never agree in all of these; those of a collapsed network
     # may, because only its last bias still learns.
-    first, second = (
-        {
-            (row.level, row.seed, row.weights_remaining): row
-            for row in distinct(curve.cells)
-            if row.level and row.finite and not row.collapsed
-        }
-        for curve in (one, other)
-    )
-    pairs = [(first[key], second[key]) for key in first.keys() & second.keys()]
-    apart = [(a, b) for a, b in pairs if a.stage != b.stage and a.end_test_loss is not None]
-    return sum(_measures(a) == _measures(b) for a, b in apart), len(apart)
+    pairs = [(one[key], other[key]) for key in one.keys() & other.keys()]
+    apart = [
+        (first, second)
+        for (a, first), (b, second) in pairs
+        if a.stage != b.stage and a.end_test_loss is not None
+    ]
+    return sum(first == second for first, second in apart), len(apart)
 
 
-def _measures(row: Record) -> list[float | None]:
-    return [getattr(row, f"{when}_{name}") for when in ("end", "best") for name in MEASURED]
+_MEASURES = tuple(f"{when}_{name}" for when in ("end", "best") for name in MEASURED)
+_measures = attrgetter(*_MEASURES)
 
 
 def _first_masks(analysis: Analysis, curve: Curve) -> dict[str, Arrays]:

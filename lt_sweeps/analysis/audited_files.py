@@ -5,7 +5,6 @@ What cannot be read is a fault of its check, and the audit goes on with the rest
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections import defaultdict
@@ -19,7 +18,7 @@ from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.keys import MACHINE_KEYS
 from lt_sweeps.storage.dropped_tickets import read_dropped
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
-from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.record import CellRecords, Record, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_file import OTHER_PATH, read_metadata
 
@@ -38,6 +37,8 @@ class AuditedCell:
     records: tuple[Record, ...]
     choices: Mapping[str, str | None]
     config: Config | None
+    stored: CellRecords | None = None  # what was read of its records
+    written: Mapping[str, Any] | None = None  # its config.yaml, if there is one and it can be read
 
     @property
     def signature(self) -> str:
@@ -168,23 +169,25 @@ def _content_fault(manifest: Manifest) -> str:
 
 
 def _cell(folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings) -> AuditedCell:
-    choices, config = _config(folder, frozen, findings)
-    return AuditedCell(folder, _records(folder, frozen, findings), choices, config)
+    choices, config, written = _config(folder, frozen, findings)
+    stored = _records(folder, frozen, findings)
+    records = () if stored is None or stored.faults else stored.records
+    return AuditedCell(folder, records, choices, config, stored, written)
 
 
 def _records(
     folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings
-) -> tuple[Record, ...]:
-    """The records of a folder, or none of them if one is wrong."""
+) -> CellRecords | None:
+    """The records of a folder, if there are some."""
     if not any(map(os.path.lexists, (folder.records, folder.done))):
         findings.leave_out("records", "the cell is not computed yet")
-        return ()
+        return None
     try:
         # Of several sweeps one may have taken the cell further than another.
         stored = folder.read(stages=frozen[0].stages if len(frozen) == 1 else None)
     except (OSError, ValueError) as error:
         findings.compare("records", folder.records, without_path(folder.records, error))
-        return ()
+        return None
     for fault in stored.faults:
         place, _, reason = fault.partition(": ")
         findings.compare("records", place, reason)
@@ -192,13 +195,17 @@ def _records(
         findings.compare("records", folder.records, "")
     elif not stored.faults:
         findings.leave_out("records", "the cell has no DONE, with a checksum, yet")
-    return () if stored.faults else stored.records
+    return stored
 
 
 def _config(
     folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings
-) -> tuple[Mapping[str, str | None], Config | None]:
-    """What was chosen and the resolved config, from the cell's folder or from the manifest."""
+) -> tuple[Mapping[str, str | None], Config | None, Mapping[str, Any] | None]:
+    """What was chosen and the resolved config, from the cell's folder or from the manifest.
+
+    With them comes what the cell's folder holds, if it can be read.
+    """
+    content: Mapping[str, Any] | None = None
     path, fault = folder.path / "config.yaml", ""
     choices, config = (frozen[0].labels, frozen[0].config) if frozen else ({}, None)
     try:
@@ -213,11 +220,11 @@ def _config(
             choices, config = content["choices"], Config(content["config"])
     except FileNotFoundError:
         findings.leave_out("configs", "the cell has no config.yaml")
-        return choices, config
+        return choices, config, None
     except (OSError, ValueError) as error:
         fault = without_path(path, error)
     findings.compare("configs", path, fault)
-    return choices, config
+    return choices, config, content
 
 
 def _differing(config: Mapping[str, Any], frozen: Mapping[str, Any]) -> list[str]:
@@ -241,13 +248,11 @@ def _ticket_files(root: Path, cells: Sequence[AuditedCell], *, whole_root: bool)
             for key in (record.stage, record.init, *(record.after or ()))
             if key
         }
-        paths = itertools.chain.from_iterable(
-            [
-                root / "tickets" / key / f"{seed}.safetensors",
-                *(root / "tickets" / key).glob(f"{seed}@*.safetensors"),
-            ]
-            for key, seed in units
-        )
+        paths = [root / "tickets" / key / f"{seed}.safetensors" for key, seed in units]
+        # A folder is listed once for all of its seeds.
+        for key in {key for key, _ in units}:
+            snapshots = (root / "tickets" / key).glob("*@*.safetensors")
+            paths += [path for path in snapshots if (key, path.name.rpartition("@")[0]) in units]
     for path in sorted(set(paths)):
         if ".partial-" not in path.name and not path.name.startswith("."):
             yield path

@@ -86,6 +86,11 @@ class Curve:
         return tuple(dict.fromkeys(cell.seed for cell in self.cells))
 
     @cached_property
+    def by_seed(self) -> Mapping[str, Sequence[CellResults]]:
+        """Its cells by seed: of thousands of runs each is looked up for every point."""
+        return labels.group_by(self.cells, lambda cell: cell.seed)
+
+    @cached_property
     def imported(self) -> bool:
         """Whether other code made it: its seeds drew other numbers than ours of the same name."""
         return any(row.experiment == "imported" for cell in self.cells for row in cell.rows)

@@ -51,15 +51,22 @@ def audit_records(
 
 def audit_line(where: Path, *, cells: Collection[str] | None = None) -> str:
     """The verdict of the cheap part in one line, with the first fault if there is one."""
+    return audited_cells(where, cells=cells)[0]
+
+
+def audited_cells(
+    where: Path, *, cells: Collection[str] | None = None
+) -> tuple[str, tuple[AuditedCell, ...]]:
+    """The line of `audit_line`, and the cells as they were read for it."""
     findings = Findings()
     try:
-        audit_records(where, findings, cells=cells)
+        audited = audit_records(where, findings, cells=cells).cells
     except (OSError, ValueError) as error:
-        return f"audit: not possible: {str(error).splitlines()[0]}"
+        return f"audit: not possible: {str(error).splitlines()[0]}", ()
     verdicts = findings.verdicts(CHEAP)
     faults = [fault for verdict in verdicts for fault in verdict.faults]
     more = f"; the first of {len(faults)}: {faults[0]}" if faults else ""
-    return f"audit of records and headers: {summary(verdicts)}{more}"
+    return f"audit of records and headers: {summary(verdicts)}{more}", audited
 
 
 def _audit_record(

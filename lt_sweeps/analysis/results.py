@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lt_sweeps.analysis.audited_files import AuditedCell
 from lt_sweeps.config.keys import MACHINE_KEYS
 from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
@@ -71,8 +72,12 @@ class Results:
         return tuple(sorted(filter(None, found)))
 
 
-def read_results(where: Path, *, metrics: Collection[str]) -> Results:
+def read_results(
+    where: Path, *, metrics: Collection[str], audited: Iterable[AuditedCell] = ()
+) -> Results:
     """Read the cells of a sweep folder (one with manifest.json) or of a whole root.
+
+    Files of cells that were `audited` just now are not read once more.
 
     Raises: ValueError with one line per thing that cannot be read.
     """
@@ -80,10 +85,14 @@ def read_results(where: Path, *, metrics: Collection[str]) -> Results:
     notes: list[str] = []
     cells: list[CellResults] = []
     said: Counter[str] = Counter()  # what the records say of tickets, and of how many
+    known_cells = {cell.folder.path: cell for cell in audited}
     for folder, frozen in _folders(where):
-        stored = RunFolder(folder).read(needed=metrics, stages=frozen and frozen.stages)
+        known = known_cells.get(folder.resolve())
+        stored = known and known.stored
+        if stored is None or stored.faults or stored.half_written or _lacks(stored, metrics):
+            stored = RunFolder(folder).read(needed=metrics, stages=frozen and frozen.stages)
         faults += stored.faults
-        cells.append(_cell(folder, frozen, stored, faults))
+        cells.append(_cell(folder, frozen, stored, faults, known and known.written))
         notes += filter(None, [stored.half_written])
         said.update(note for record in stored.records for note in record.notes or ())
     if faults:
@@ -91,15 +100,15 @@ def read_results(where: Path, *, metrics: Collection[str]) -> Results:
     notes += [f"{note} ({count} tickets)" for note, count in said.most_common(_NOTES)]
     if len(said) > _NOTES:
         notes.append(f"{len(said) - _NOTES} more such notes: column `notes` of the records")
-    known, here = list(_known(cells)), where.resolve()
+    started, here = list(_known(cells)), where.resolve()
     is_sweep = SweepFolder(where).exists
     if not is_sweep:  # a sweep keeps the order in which it was written; folders are only hashes
-        known.sort(key=lambda cell: (str(cell.choices), cell.signature))
+        started.sort(key=lambda cell: (str(cell.choices), cell.signature))
     root = here.parent.parent if is_sweep or _is_cell(where) else here
     rows = [row for cell in cells for row in (*cell.rows, *cell.search)]
     gone = dropped_sentence(root, ((row.stage, row.seed) for row in rows))
     notes += filter(None, [gone])
-    return Results(here.name, tuple(known), tuple(notes), root, layouts(where))
+    return Results(here.name, tuple(started), tuple(notes), root, layouts(where))
 
 
 def layouts(where: Path) -> Mapping[str, Mapping[str, Any]]:
@@ -145,8 +154,22 @@ def _is_root(where: Path) -> bool:
     return any((where / name).is_dir() for name in ("runs", "sweeps", "tickets"))
 
 
+def _lacks(stored: CellRecords, metrics: Collection[str]) -> bool:
+    """Whether a record lacks a metric that `RunFolder.read` says is missing."""
+    return any(
+        getattr(row, metric) is None
+        for row in stored.records
+        if row.finite and row.kind != "mask"
+        for metric in metrics
+    )
+
+
 def _cell(
-    folder: Path, frozen: FrozenCell | None, stored: CellRecords, faults: list[str]
+    folder: Path,
+    frozen: FrozenCell | None,
+    stored: CellRecords,
+    faults: list[str],
+    written: Mapping[str, Any] | None,
 ) -> CellResults:
     """The results in a cell's folder; what is wrong with its config joins the `faults`."""
     path = folder / "config.yaml"
@@ -155,7 +178,7 @@ def _cell(
         {"choices": frozen.labels, "config": frozen.config} if frozen else {}
     )
     try:
-        written = RunFolder(folder).read_config()
+        written = RunFolder(folder).read_config() if written is None else written
         # The manifest has a checksum, so it counts more than a file that anybody can edit.
         content = content if content.get("choices") else written
     except FileNotFoundError:

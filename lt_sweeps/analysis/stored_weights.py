@@ -144,5 +144,5 @@ def point_near(curve: Curve, sparsity: float) -> Point | None:
 
 def _row(curve: Curve, point: Point, seed: str) -> tuple[CellResults, Record] | None:
     """The record of a point and seed, with its cell."""
-    pairs = ((cell, row) for cell in curve.cells if cell.seed == seed for row in cell.rows)
+    pairs = ((cell, row) for cell in curve.by_seed.get(seed, ()) for row in cell.rows)
     return next((pair for pair in pairs if pair[1].stage in point.stages), None)

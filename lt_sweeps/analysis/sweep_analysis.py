@@ -43,7 +43,14 @@ class Analysis:
         return self.curves_of(self.metric)
 
     def curves_of(self, metric: str) -> list[Curve]:
-        return curves(self.reading.cells, metric=metric, layout=self.layout)
+        if metric not in self._curves:
+            self._curves[metric] = curves(self.reading.cells, metric=metric, layout=self.layout)
+        return self._curves[metric]
+
+    @cached_property
+    def _curves(self) -> dict[str, list[Curve]]:
+        """The curves of each metric that was asked for."""
+        return {}
 
     @cached_property
     def verdicts(self) -> list[Verdict]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 
+_USUAL = gc.get_threshold()
 _OBJECTS = 50_000  # made since the last look, until it looks again; Python's own number is 700
 
 
@@ -17,3 +18,12 @@ def collect_rarely() -> None:
     """
     gc.set_threshold(_OBJECTS, 20, 20)
     atexit.register(gc.freeze)
+
+
+def collect_as_usual() -> None:
+    """Let the collector look as often as it did, at whatever is made from now on.
+
+    A process that trains needs it: a few objects in a circle may hold large tensors.
+    """
+    gc.freeze()
+    gc.set_threshold(*_USUAL)

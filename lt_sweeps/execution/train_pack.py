@@ -120,7 +120,7 @@ def _train(
             except FileNotFoundError:  # it was of another version of the code
                 tickets = StoredTickets(store, thorough=True)
                 left = [unit for unit in units if not stored(unit, moments, tickets)]
-                _train(left, moments, store, machine, progress, stopped)
+                _train(left, moments, store, machine, progress, stopped, watch)
                 return
         _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))
         loop.run(_until(group, wanted, store))

@@ -27,6 +27,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from lt_sweeps.config.garbage_collection import collect_as_usual
 from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode
 from lt_sweeps.execution.patience import PATIENCE, OutOfPatience, next_pause, patiently, say
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
@@ -374,6 +375,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _body(working_folder: str, pipe: Connection, others: Sequence[Connection], *rest: Any) -> None:
+    collect_as_usual()
     for other in others:
         other.close()
     # Python would start it where this process was started; `resume` has gone elsewhere since.

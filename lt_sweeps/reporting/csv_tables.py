@@ -28,20 +28,17 @@ ENDPOINTS = ("panel", "line", "endpoint", "n", "n_asked", "mean")
 
 def records_table(curves: Sequence[Curve]) -> pd.DataFrame:
     """Every row of every cell, with its curve; `repeats` marks a ticket that an earlier row has."""
-    rows: list[dict[str, Any]] = []
+    # Tuples: as a mapping for each row they would take more memory than all the records.
+    rows: list[tuple[Any, ...]] = []
     for curve in curves:
         seen: set[tuple[str, str]] = set()
         for row in (row for cell in curve.cells for row in cell.rows):
             ticket = row.stage, row.seed
-            derived = {
-                "curve": curve.label,
-                "repeats": ticket in seen,
-                "percent_remaining": row.percent_remaining,
-                "compression": _compression(row),
-            }
+            derived = curve.label, ticket in seen, row.percent_remaining, _compression(row)
             seen.add(ticket)
-            rows.append({key: _scalar(value) for key, value in (derived | vars(row)).items()})
-    return pd.DataFrame(rows, columns=None if rows else ["curve", *COLUMNS])
+            rows.append((*derived, *(_scalar(value) for value in vars(row).values())))
+    derived = ("curve", "repeats", "percent_remaining", "compression") if rows else ("curve",)
+    return pd.DataFrame(rows, columns=[*derived, *COLUMNS])
 
 
 def summary_table(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:

@@ -6,7 +6,7 @@ tickets. So it runs without torch, while the sweep is still running, and on copi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lt_sweeps.analysis.alarms import raised_alarms
-from lt_sweeps.analysis.record_audit import audit_line
+from lt_sweeps.analysis.audited_files import AuditedCell
+from lt_sweeps.analysis.record_audit import audited_cells
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.config.report_config import BANDS, layout
@@ -50,9 +51,12 @@ def report(
     options = {**(_options_in(layout_file) if layout_file else {}), **options}
     # Before the records are read: what changes meanwhile makes the report one of older inputs.
     made_from = digest_of_inputs(source)
-    folder, audited = _report_folder(source, out), audit_line(source)
-    for name, analysis in _analyses(source, options).items():
-        reading = replace(analysis.reading, notes=(*analysis.reading.notes, audited))
+    folder = _report_folder(source, out)
+    audit, cells = audited_cells(source)
+    by_experiment = _analyses(source, options, cells)
+    del cells  # they hold every config twice
+    for name, analysis in by_experiment.items():
+        reading = replace(analysis.reading, notes=(*analysis.reading.notes, audit))
         analysis = replace(analysis, reading=reading)
         missing, location = report_files.write_report(
             analysis,
@@ -91,12 +95,14 @@ def _report_folder(source: Path, out: Path | None) -> Path:
     return source / "report" if out is None else Path(out)
 
 
-def _analyses(source: Path, options: Mapping[str, Any]) -> dict[str, Analysis]:
+def _analyses(
+    source: Path, options: Mapping[str, Any], audited: Iterable[AuditedCell] = ()
+) -> dict[str, Analysis]:
     """The analysis of each experiment, by name."""
     # The records must hold every metric that some experiment shows, so layouts are read first.
     by_experiment = list(layouts(source).values()) or [{}]
     metrics = {m for keys in by_experiment for m in layout({**keys, **options}).metrics}
-    return analyses(read_results(source, metrics=metrics), options)
+    return analyses(read_results(source, metrics=metrics, audited=audited), options)
 
 
 def _options_in(path: Path) -> Mapping[str, Any]:

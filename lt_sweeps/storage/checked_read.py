@@ -16,6 +16,7 @@ import re
 import stat
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -128,12 +129,19 @@ def read_yaml(path: Path) -> Any:
     """
     content = read_file(path)
     try:
-        value = yaml.safe_load(content.decode())
+        value = _loaded_yaml(content.decode())
     except _NOT_YAML as error:
         raise DamagedFile(path, f"not valid yaml ({' '.join(str(error).split())})") from None
     if not _plain(value):
         raise DamagedFile(path, "not plain values by name")
     return value
+
+
+def _loaded_yaml(text: str) -> Any:
+    """Parsed by libyaml, ten times as fast as PyYAML, which says better what is wrong."""
+    with suppress(*_NOT_YAML):
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return yaml.safe_load(text)
 
 
 def _plain(value: Any) -> bool:

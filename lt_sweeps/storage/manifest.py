@@ -6,6 +6,7 @@ yaml while packs wait changes nothing in them. It is written and read here alone
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -159,23 +160,7 @@ class Manifest:
             raise DamagedFile(path, "missing; a sweep's folder holds it") from None
         except DamagedFile as error:
             raise DamagedFile(path, error.reason + _CURE) from None
-        content, checksum = _without_checksum(content)
-        try:
-            row = parse_json(content)
-            check_format(path, row["format"], "lt_sweeps.manifest/3", FORMAT, by=_written_by(row))
-            if checksum is None and row["format"] == FORMAT:
-                raise ValueError("it has no checksum")
-            if checksum not in (None, hashlib.sha256(content).hexdigest()):
-                raise ValueError("it does not match its checksum")
-            manifest = typed(cls, row if row["format"] == FORMAT else _of_format_3(row))
-            manifest._check()
-        except NewerFormat:
-            raise
-        except DamagedFile as error:
-            raise DamagedFile(path, error.reason + _CURE) from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DamagedFile(path, f"damaged: {error}{_CURE}") from None
-        return replace(manifest, format=FORMAT)
+        return _parsed(path, content)
 
     def _check(self) -> None:
         """Raises: ValueError: a pack or a stage names what the manifest does not hold."""
@@ -193,6 +178,28 @@ class Manifest:
 
 
 _CURE = "; the command that started the sweep writes it again"
+
+
+@functools.lru_cache(maxsize=1)
+def _parsed(path: Path, content: bytes) -> Manifest:
+    """The manifest in a file's content: a command asks for the same one several times."""
+    content, checksum = _without_checksum(content)
+    try:
+        row = parse_json(content)
+        check_format(path, row["format"], "lt_sweeps.manifest/3", FORMAT, by=_written_by(row))
+        if checksum is None and row["format"] == FORMAT:
+            raise ValueError("it has no checksum")
+        if checksum not in (None, hashlib.sha256(content).hexdigest()):
+            raise ValueError("it does not match its checksum")
+        manifest = typed(Manifest, row if row["format"] == FORMAT else _of_format_3(row))
+        manifest._check()
+    except NewerFormat:
+        raise
+    except DamagedFile as error:
+        raise DamagedFile(path, error.reason + _CURE) from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedFile(path, f"damaged: {error}{_CURE}") from None
+    return replace(manifest, format=FORMAT)
 
 
 def _without_checksum(content: bytes) -> tuple[bytes, str | None]:

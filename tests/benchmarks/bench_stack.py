@@ -200,7 +200,7 @@ def _products(task: Task, device: torch.device, precision: Any) -> Variant:
 
 
 def _product(
-    layer: nn.Module, x: Tensor, y: Tensor, *, first: bool, dtype: torch.dtype
+    layer: nn.Linear | nn.Conv2d, x: Tensor, y: Tensor, *, first: bool, dtype: torch.dtype
 ) -> Callable[[], object]:
     x, grad, w = x.to(dtype), torch.randn_like(y).to(dtype), layer.weight.detach().to(dtype)
     if isinstance(layer, nn.Linear):

@@ -285,6 +285,8 @@ def test_a_plan_and_its_data_import_torch_and_no_other_large_library(tmp_path: P
         "assert 'torch' in sys.modules\n"
         "assert not {*large, 'torchvision', 'wandb'} & set(sys.modules)\n"
         "assert gc.get_threshold()[0] > 10_000, 'while 400,000 objects are imported that stay'\n"
+        "from lt_sweeps.config.garbage_collection import collect_as_usual; collect_as_usual()\n"
+        "assert gc.get_threshold()[0] < 10_000 and gc.get_freeze_count() > 100_000\n"
         "sys.exit(status)"
     )
     done = subprocess.run(

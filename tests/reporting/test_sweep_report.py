@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,13 @@ from rich.console import Console
 from scipy import stats
 
 from lt_sweeps.analysis.curve import Point
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.sweep_analysis import analyses
+from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.axes import y_limits
+from lt_sweeps.reporting.figures.style import LOOKS
 from lt_sweeps.reporting.sweep_report import report
+from lt_sweeps.storage import manifest
 
 
 def _run(where: Path, **options: Any) -> tuple[str, Any]:
@@ -301,6 +308,41 @@ def test_the_report_needs_no_torch(sweep: FakeSweep) -> None:
     assert done.returncode == 0, done.stderr
     png = (sweep.folder / "report" / "accuracy.png").read_bytes()
     assert png.startswith(b"\x89PNG")
+
+
+def test_a_report_reads_the_files_of_each_run_once(
+    sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        sweep.cell("a", seed, accuracies=[0.9, 0.8])
+    opened: Counter[str] = Counter()
+    real = os.open
+
+    def counted(path: Any, *rest: Any, **options: Any) -> int:
+        opened[str(path)] += 1
+        return real(path, *rest, **options)
+
+    parsed = manifest._parsed.cache_info().misses
+    monkeypatch.setattr(os, "open", counted)
+    _run(sweep.folder, metrics=["test_accuracy", "val_loss"])
+    runs = {path: count for path, count in opened.items() if "/runs/" in path}
+    names = Counter(Path(path).name for path in runs)
+    assert names == {"records.jsonl": 3, "config.yaml": 3, "DONE": 3}
+    assert all(count == 1 for path, count in runs.items() if not path.endswith("DONE"))
+    assert manifest._parsed.cache_info().misses == parsed + 1
+
+
+def test_more_lines_than_can_be_told_apart_are_not_drawn_and_it_is_said(sweep: FakeSweep) -> None:
+    for line in range(LOOKS + 2):
+        choices = {"mask_criterion": f"criterion{line:02}"}
+        sweep.cell(f"{line}", accuracies=[0.9, 0.8 - line / 1e3], choices=choices, freeze=False)
+    sweep.freeze()
+    results = read_results(sweep.folder, metrics=["test_accuracy"])
+    (figure,), _ = draw_figures(analyses(results, {"figures": ["by_sparsity"]})[""])
+    assert f"Of {LOOKS + 2} lines the first {LOOKS} of each panel are drawn" in figure.caption
+    assert figure.data["line"].nunique() == LOOKS + 2
+    (legend,) = figure.draw().legends
+    assert len(legend.get_texts()) == LOOKS + 1, "and one for the dense network"
 
 
 def test_a_report_in_a_cells_folder_is_no_seed_of_it(sweep: FakeSweep) -> None:

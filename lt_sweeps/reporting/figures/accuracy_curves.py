@@ -46,6 +46,7 @@ def early_stop_figures(analysis: Analysis) -> list[Figure]:
 
 def _figure(analysis: Analysis, metric: str, x: str, verdicts: Sequence[Verdict] = ()) -> Figure:
     curves = analysis.curves_of(metric)
+    drawn = _told_apart(curves)
     name = "accuracy" if metric == "test_accuracy" else metric
     stages = captions.stage_ids([point for curve in curves for point in curve.points])
     sentences = (
@@ -57,6 +58,10 @@ def _figure(analysis: Analysis, metric: str, x: str, verdicts: Sequence[Verdict]
         if metric in ("best_step", "reported_step")
         else "",
         captions.marker_sentence(curves),
+        f"Of {len(curves)} lines the first {style.LOOKS} of each panel are drawn; the table beside "
+        "this figure has all."
+        if len(drawn) < len(curves)
+        else "",
         _outside(curves, analysis.layout, metric),
         _sources(analysis.layout, curves, metric, x),
         captions.tests_sentence(verdicts, analysis.layout),
@@ -69,8 +74,15 @@ def _figure(analysis: Analysis, metric: str, x: str, verdicts: Sequence[Verdict]
         caption=captions.caption(analysis, *sentences, stages=stages),
         data=_data(curves, analysis.layout, metric, verdicts),
         stages=stages,
-        draw=partial(_draw, curves, analysis.layout, metric, x, verdicts),
+        draw=partial(_draw, drawn, analysis.layout, metric, x, verdicts),
     )
+
+
+def _told_apart(curves: Sequence[Curve]) -> list[Curve]:
+    """The curves without those of each panel that would look like another one of it."""
+    panels = captions.by_panel(curves).values()
+    first = {(curve.panel, curve.name) for panel in panels for curve in panel[: style.LOOKS]}
+    return [curve for curve in curves if (curve.panel, curve.name) in first]
 
 
 def _draw(
@@ -81,7 +93,8 @@ def _draw(
     panels = list(captions.by_panel(curves).values()) or [[]]
     sheet = style.new_sheet(len(panels), legend=_legend(curves, layout, metric))
     for axes, panel_curves in zip(sheet.axes, panels, strict=True):
-        own = [v for v in verdicts if panel_curves and v.curve.panel == panel_curves[0].panel]
+        shown = {(curve.panel, curve.name) for curve in panel_curves}
+        own = [v for v in verdicts if (v.curve.panel, v.curve.name) in shown]
         draw_panel(axes, panel_curves, styles, layout=layout, metric=metric, x=x, verdicts=own)
     return sheet
 

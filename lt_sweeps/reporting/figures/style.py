@@ -35,6 +35,7 @@ MARKERS = "os^DvPX<>p*h"
 # Each list is walked round at its own length. 9 colours, 12 markers and 4 dashes meet again in the
 # same combination only after 36 lines (their least common multiple), so no two of the first 36 look
 # alike; 12 markers alone keep the first 12 apart in greyscale.
+LOOKS = 36
 DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))]
 # Type 42 fonts: text in a PDF stays text, and journals accept it.
 _RC: Any = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
@@ -192,7 +193,9 @@ def _pictures(figure: Figure) -> dict[str, bytes]:
 
 def csv_bytes(data: pd.DataFrame) -> bytes:
     """The numbers of a figure or table, the same bytes for the same numbers."""
-    return data.to_csv(index=False, lineterminator="\n").encode()
+    file = io.BytesIO()
+    data.to_csv(file, index=False, lineterminator="\n", encoding="utf-8")
+    return file.getvalue()
 
 
 def line_options(style: Style, marker: float) -> dict[str, Any]:
