@@ -175,9 +175,10 @@ def _stacked(
 
 def _products(task: Task, device: torch.device, precision: Any) -> Variant:
     """The products and convolutions of a step: forward, and back to weights and inputs."""
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    calls: list[tuple[nn.Linear | nn.Conv2d, Tensor, Tensor]] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
         calls.append((layer, inputs[0].detach(), output.detach()))
 
     module = task.net().to(device)
