@@ -190,10 +190,11 @@ def _added(defaults: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
     """Defaults as overrides, without those that are null or that `overrides` set themselves.
 
     A default `dataset.normalize` beside a default `dataset` goes with that option, and with no
-    other that `overrides` choose instead.
+    other that `overrides` choose instead. A default `model.init` goes with every net: it is what
+    an experiment asks of those that `overrides` choose.
     """
     keys = {_key(override) for override in overrides}
-    replaced = keys & defaults.keys()
+    replaced = (keys & defaults.keys()) - {"model"}
     return [
         f"{key}={','.join(map(_text, value)) if isinstance(value, list) else _text(value)}"
         for key, value in defaults.items()

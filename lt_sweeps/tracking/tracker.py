@@ -6,10 +6,12 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.tracking.tracked_runs import Run
+
+if TYPE_CHECKING:  # a plan names its tracker, and does without the libraries of statistics
+    from lt_sweeps.tracking.tracked_runs import Run
 
 
 class Unreachable(Exception):

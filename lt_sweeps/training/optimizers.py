@@ -50,7 +50,7 @@ class Optimizer:
         self.moments = {name: torch.zeros_like(weights) for name in names}
         self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
         self._flats = weights, grads, *self.moments.values()
-        self.ready()
+        self._arrange(together=True)  # all counts are 0
 
     @classmethod
     def of(
@@ -70,10 +70,13 @@ class Optimizer:
 
     def ready(self) -> None:
         """Settle whether all rows are one tensor; once the counts of steps have been changed."""
+        self._arrange(together=bool((self.steps == self.steps[0]).all()))
+
+    def _arrange(self, *, together: bool) -> None:
         # On a GPU a kernel for R rows would be started in parts, and the last one fills few cores.
-        self._together = bool((self.steps == self.steps[0]).all())
-        self._rows = [[t.view(-1)] if self._together else list(t) for t in self._flats]
-        self._counts = [self.steps[0]] if self._together else list(self.steps)
+        self._together = together
+        self._rows = [[t.view(-1)] if together else list(t) for t in self._flats]
+        self._counts = [self.steps[0]] if together else list(self.steps)
 
     @torch.no_grad()
     def step(self, lr: float | Tensor) -> None:

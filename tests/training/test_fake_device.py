@@ -28,6 +28,7 @@ from torch._subclasses.fake_tensor import (
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import draw
+from lt_sweeps.data import kept_images
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.sparsity import top_k
@@ -50,12 +51,13 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     """Within this mode `cuda` is a device without numbers; all steps are eager."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
     monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: False))
-    caches = (top_k._keys, straight_through._order)
-    for cache in caches:
-        cache.cache_clear()
+    caches = (top_k._keys.cache_clear, straight_through._order.cache_clear)
+    caches = (*caches, kept_images._read.clear, kept_images._placed.clear)
+    for clear in caches:
+        clear()
     yield FakeTensorMode(allow_non_fake_inputs=True)
-    for cache in caches:
-        cache.cache_clear()
+    for clear in caches:
+        clear()
 
 
 def started(

@@ -377,8 +377,14 @@ def test_checkpoints_of_different_steps_are_continued_apart(
 
 @pytest.mark.parametrize("lacks", ["a tensor", "a shape", "a row of metadata"])
 def test_a_checkpoint_of_another_version_of_the_code_is_set_aside_and_computed_again(
-    cell: Make, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, lacks: str
+    cell: Make,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    lacks: str,
 ) -> None:
+    monkeypatch.setattr("lt_sweeps.training.training_loop._TELL", 0.0)
     cells = [cell(recipe=SGD, schedule__levels=1, seed=seed) for seed in (0, 1)]
     run(*cells, root=tmp_path / "whole", backend="loop")
     made, store = plan(cells), Store(tmp_path / "torn")
