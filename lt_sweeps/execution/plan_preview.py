@@ -134,11 +134,16 @@ def _dropped(plan: Plan, root: Path) -> str:
 
 
 def _disk(plan: Plan, todo: Sequence[Pack]) -> str:
-    """What all tickets and snapshots take, and all files: a cell has 3, and a stage its costs."""
+    """What all tickets and snapshots take, and all files: a cell has 3, and a stage its costs.
+
+    At most: a training whose best evaluation is its last has one ticket for both.
+    """
     tickets, size, units = 0, 0.0, [unit for pack in todo for unit in pack.units]
     for unit in units:
         weights = sum(layer.size for layer in unit.stage.network.layers)
-        count = 1 + len(plan.moments.get(unit.stage.key, ()))
+        key, length = unit.stage.key, unit.stage.length
+        saved = plan.moments.get(key, frozenset())
+        count = 1 + len(saved | ({"best"} if length and key in plan.best_reported else set()))
         tickets += count
         size += count * weights * (4 + 1 / 8)  # a float32, and a bit of the mask
     advanced, stages = {(unit.stage.key, unit.seed) for unit in units}, {u.stage.key for u in units}
@@ -149,7 +154,7 @@ def _disk(plan: Plan, todo: Sequence[Pack]) -> str:
     }
     drawn = {(key, cell.seed) for cell in cells for key in inits[cell.last.key]}
     files = tickets + len(drawn) + 3 * len(cells) + len(stages)
-    return f"{size / 2**20:,.0f} MiB of tickets, in {files:,} files with all records"
+    return f"{size / 2**20:,.0f} MiB of tickets at most, in {files:,} files with all records"
 
 
 def _prunable(plan: Plan) -> str:

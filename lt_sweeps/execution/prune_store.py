@@ -155,6 +155,7 @@ def _reported(records: Sequence[CellRecords]) -> Iterator[tuple[str, str, str]]:
     for row in (row for cell in records for row in cell.records):
         if row.is_result or row.mask_chance is not None:
             yield row.stage, row.seed, "end"
+            yield row.stage, row.seed, "best"  # stored where a row reports its weights
         if row.init is not None:
             yield row.init, row.seed, "end"
 

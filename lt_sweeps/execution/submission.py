@@ -249,7 +249,16 @@ def work_on(
     cells, units = thawed(sweep, pack, check)
     moments = {key: frozenset(wanted) for key, wanted in pack.moments.items()}
     machine, store = replace(pack.machine, device=device), Store(sweep.root)
-    compute(units, moments, store, machine, progress=progress, stopped=stopped, watch=watch)
+    compute(
+        units,
+        moments,
+        store,
+        machine,
+        reported=cells.best_reported,
+        progress=progress,
+        stopped=stopped,
+        watch=watch,
+    )
     check()
     computed: dict[Seed, set[str]] = {}
     for unit in units:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from filelock import BaseFileLock
@@ -32,11 +32,17 @@ def compute(
     store: Store,
     machine: Machine,
     *,
+    reported: Collection[str] = (),
     progress: Callable[[int], None] = lambda step: None,
     stopped: Callable[[], bool] = lambda: False,
     watch: Callable[[TrainingLoop], None] = lambda loop: None,
 ) -> None:
-    """Train the units that are missing; wait for those that another process is computing."""
+    """Train the units that are missing; wait for those that another process is computing.
+
+    Args:
+        reported: the stages whose weights at the best evaluation are stored too, where these are
+            not those of the end: a cell reports their accuracy.
+    """
     waiting = list(units)
     while waiting:
         claims = _claim(waiting, moments, store)
@@ -44,7 +50,7 @@ def compute(
             tickets = StoredTickets(store, thorough=False, recall=False)
             mine = [unit for unit in claims if not stored(unit, moments, tickets)]
             if mine:
-                _train(mine, moments, store, machine, progress, stopped, watch)
+                _train(mine, moments, store, machine, reported, progress, stopped, watch)
         finally:
             for claim in claims.values():
                 claim.release()
@@ -100,6 +106,7 @@ def _train(
     moments: Mapping[str, frozenset[Any]],
     store: Store,
     machine: Machine,
+    reported: Collection[str],
     progress: Callable[[int], None],
     stopped: Callable[[], bool],
     watch: Callable[[TrainingLoop], None],
@@ -107,8 +114,10 @@ def _train(
     """Train units stacked, each group from the latest checkpoint that all of its units have."""
     for group, step in _by_checkpoint(units, moments, store):
         wanted = [moments.get(unit.stage.key, frozenset()) for unit in group]
+        extra = [{"reported"} if unit.stage.key in reported else set() for unit in group]
+        saved = [needed | more for needed, more in zip(wanted, extra, strict=True)]
         loop = TrainingLoop(
-            group, store, machine, moments=wanted, progress=progress, stopped=stopped
+            group, store, machine, moments=saved, progress=progress, stopped=stopped
         )
         watch(loop)
         if step is None:
@@ -120,7 +129,7 @@ def _train(
             except FileNotFoundError:  # it was of another version of the code
                 tickets = StoredTickets(store, thorough=True)
                 left = [unit for unit in units if not stored(unit, moments, tickets)]
-                _train(left, moments, store, machine, progress, stopped, watch)
+                _train(left, moments, store, machine, reported, progress, stopped, watch)
                 return
         _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))
         loop.run(_until(group, wanted, store))

@@ -85,6 +85,8 @@ def _ticket(path: Path, form: str, out: Path | None) -> Path:
     except CorruptTicket as error:
         raise ValueError(f"{error}; {_CURE}") from None
     print(f"{place}: {form}")
+    if not moment and (best := Store(root).path(key, seed, "best")).exists():
+        print(f"these are the weights at the end; those of the best evaluation are in {best}")
     return place
 
 

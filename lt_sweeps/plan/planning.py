@@ -87,6 +87,12 @@ class Plan:
         }
         return tuple(sorted(units.values(), key=lambda unit: unit.stage.depth))
 
+    @functools.cached_property
+    def best_reported(self) -> frozenset[str]:
+        """The keys of trainings of which a cell reports the best evaluation, and not the end."""
+        best = (cell for cell in self.cells if cell.report_at == "best")
+        return frozenset(s.key for cell in best for s in cell.trainings if s.key in cell.levels)
+
     def missing(self, store: Store, *, thorough: bool = False) -> tuple[Unit, ...]:
         """The units that are not stored, or lack a snapshot that a later stage needs.
 

@@ -247,7 +247,9 @@ def _tracked(
         if record is None:
             levels.append(Level(number, offset, evaluations, None))
             break
-        path = ticket_path(root, stage, cell.seed)
+        reported = ticket_path(root, stage, cell.seed, "best")
+        ended = record.reported_step == record.step or not reported.exists()
+        path = ticket_path(root, stage, cell.seed) if ended else reported
         ticket = path if path.exists() else None  # it may have been dropped
         levels.append(Level(number, offset, evaluations, record, ticket))
         offset += record.step if record.train_steps else 0

@@ -30,7 +30,8 @@ class UnitFiles:
     """Tickets, snapshots and checkpoints of the units of one stack.
 
     Args:
-        moments: the snapshots to save of each unit.
+        moments: the snapshots to save of each unit. `reported` asks for the weights of the best
+            evaluation where they are not those of the end.
     """
 
     def __init__(
@@ -145,7 +146,8 @@ class UnitFiles:
         last = self.masking.ticket(self.masking.trained, step).on_host()
         about = self._about()
         for r in range(len(self.units)):
-            if "best" in self.moments[r]:
+            reported = "reported" in self.moments[r] and self.history.best_step[r] != step
+            if "best" in self.moments[r] or reported:
                 self._write(r, "best", best[r], about[r])
             # A ticket that was only scored is left empty: it can be made again from its start.
             ticket = last[r] if whole else Ticket({}, {}, step)

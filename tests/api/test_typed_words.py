@@ -13,6 +13,16 @@ from fixtures.command_line import REPOSITORY
 
 import lt_sweeps as lt
 
+# The network of each ticket is the one whose accuracy its row reports, at its step or at the end.
+_REPORTED = """
+rows = [row for row in frame.itertuples() if not row.repeats]
+tickets = [(row, sweep.ticket(stage=row.stage, seed=row.seed)) for row in rows]
+differ = [row for row, t in tickets if t.evaluate("test").accuracy != row.test_accuracy]
+early = sum(row.reported_step != row.step for row in rows)
+assert early > 5
+print(early, "tickets of an earlier step,", len(differ), "differ")
+"""
+
 
 def test_a_wrong_word_is_an_error_of_one_line(tmp_path: Path) -> None:
     import_module("lt_sweeps.plan")  # the room of that name does not hide the function
@@ -28,12 +38,13 @@ def test_the_notebook_runs_as_a_script(tmp_path: Path) -> None:
     cells = json.loads((REPOSITORY / "launch" / "notebook.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     script = tmp_path / "notebook.py"
-    script.write_text("\n".join([*code, "print(accuracy, ticket.record.test_accuracy)"]))
+    script.write_text("\n".join([*code, _REPORTED, "print(accuracy, ticket.record.test_accuracy)"]))
     found = subprocess.run(
         [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=250
     )
     assert found.returncode == 0, found.stderr
     assert "trainings  27 distinct" in found.stdout
     assert found.stdout.count("SavedTicket(cell ") == 5  # the ticket, and what it was pruned from
+    assert " tickets of an earlier step, 0 differ" in found.stdout
     measured, reported = map(float, found.stdout.split()[-2:])
     assert measured == pytest.approx(reported)

@@ -48,7 +48,7 @@ def test_a_pack_is_worked_on_from_the_manifest_alone(cell: Make, tmp_path: Path)
 def test_a_plan_counts_the_files_that_there_will_be_and_none_else_is_left(
     cell: Make, tmp_path: Path
 ) -> None:
-    made = plan([cell(seed=seed, reset__to="4it") for seed in (0, 1)])
+    made = plan([cell(seed=seed, reset__to="4it", report_at="end") for seed in (0, 1)])
     todo, sweep = all_packs(made), frozen(made, tmp_path)
     said = _disk(made, todo)
     for pack in sweep.manifest.packs:
@@ -59,6 +59,8 @@ def test_a_plan_counts_the_files_that_there_will_be_and_none_else_is_left(
     # Two seeds of a drawn network, a snapshot and three tickets; records; the costs of three stages
     assert len(files) == 2 * (1 + 1 + 3) + 2 * 3 + 3
     assert f"in {len(files)} files" in said
+    best = plan([cell(seed=seed, reset__to="4it", report_at="best") for seed in (0, 1)])
+    assert f"in {len(files) + 2 * 3} files" in _disk(best, all_packs(best))
 
 
 def test_the_same_cells_are_the_same_sweep_and_others_are_not(cell: Make, tmp_path: Path) -> None:
