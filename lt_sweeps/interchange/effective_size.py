@@ -29,6 +29,7 @@ _NORMALISE = ("batch_norm", "layer_norm", "group_norm", "instance_norm")
 _PASS = (
     *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),
     *("sigmoid", "tanh", "softplus", "hardtanh", "hardswish", "hardsigmoid"),
+    "log_softmax",
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
 )
 

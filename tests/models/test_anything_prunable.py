@@ -1,16 +1,23 @@
 """A stranger's transformer and recurrent net: attention, recurrent weights, whatever is named."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from fixtures.method_cases import ADAM, METHODS, method_cells
 from fixtures.tiny_cell import compute_cells, tiny_cell
 from rich.console import Console
 from torch import Tensor, nn
 
+from lt_sweeps.config.call import Config
+from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.plan_preview import Estimate, preview
+from lt_sweeps.interchange.effective_size import Unfollowed, network_size
+from lt_sweeps.interchange.export_results import export
 from lt_sweeps.models import initializers
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.cost import Speeds
@@ -66,6 +73,30 @@ class Tied(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.output(self.inner(self.embedding(tokens(x)).mean(1)))[:, : self.classes]
+
+
+class Scores(nn.Module):
+    """Attention that is written out."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.query, self.value = nn.Linear(4, 4), nn.Linear(4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.squeeze(1)
+        return ((self.query(rows) @ rows.mT).softmax(-1) @ self.value(rows)).mean(1)
+
+
+class Mixed(nn.Module):
+    """A parameter of no module of torch's, and log-probabilities."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4, 4))
+        self.output = nn.Linear(4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output((x.squeeze(1) * self.scale).mean(1)).log_softmax(-1)
 
 
 ATTENTION = "encoder.self_attn.in_proj_weight"
@@ -128,12 +159,17 @@ def test_a_pattern_that_matches_nothing_says_what_there_is() -> None:
         of(Recurrent, "*.bias")
 
 
+@pytest.mark.parametrize("freeze", ["zero", "init"])
 @pytest.mark.parametrize("kind", USUAL)
-def test_two_levels_prune_exactly_and_nothing_pruned_moves(kind: Any, tmp_path: Path) -> None:
+def test_two_levels_prune_exactly_and_nothing_pruned_moves(
+    kind: Any, freeze: str, tmp_path: Path
+) -> None:
     chosen = model(kind, prunable={"include": ["*", "embedding.weight"]})
-    cells = [tiny_cell(model=chosen, seed=seed) for seed in (0, 1)]
+    freezes = {"_target_": f"lt_sweeps.sparsity.freezes.{freeze}"}
+    cells = [tiny_cell(model=chosen, freeze=freezes, seed=seed) for seed in (0, 1)]
     made, store = compute_cells(*cells, root=tmp_path)
     for cell in made.cells:
+        initial = cell.last.network.draw(cell.seed)
         first, second = (store.read(t.key, cell.seed) for t in cell.trainings[-2:])
         for layer in cell.last.network.layers:
             left = layer.size
@@ -143,8 +179,9 @@ def test_two_levels_prune_exactly_and_nothing_pruned_moves(kind: Any, tmp_path: 
             assert bool((first.mask[layer.name] | ~second.mask[layer.name]).all())
         for ticket in (first, second):
             for name, mask in ticket.mask.items():
-                assert not ticket.state[name][~mask].any(), name
-                assert ticket.state[name][mask].any()
+                pinned = initial[name][None] * (freeze == "init")
+                assert torch.equal(ticket.state[name][~mask], pinned[~mask]), name
+                assert not torch.equal(ticket.state[name][mask], initial[name][None][mask])
     if kind is Encoder:
         q, k, v = second.mask[ATTENTION][0].chunk(3)
         assert all(0 < int(part.sum()) < part.numel() for part in (q, k, v))
@@ -169,6 +206,58 @@ def test_criteria_that_call_the_network_see_every_prunable_weight(
         mask = store.read(cell.last.key, cell.seed).mask
         total = sum(layer.size for layer in cell.last.network.layers)
         assert sum(int(m.sum()) for m in mask.values()) == pytest.approx(total / 2, abs=len(mask))
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"), [(Encoder, ("embedding.weight", "output.bias")), (Tied, ("inner.bias",))]
+)
+def test_every_method_takes_attention_embeddings_and_a_bias(
+    kind: Any, more: tuple[str, ...], tmp_path: Path
+) -> None:
+    _every_method(kind, more, tmp_path)
+
+
+def test_every_method_takes_recurrent_weights(tmp_path: Path) -> None:
+    _every_method(Recurrent, ("embedding.weight",), tmp_path)
+
+
+def _every_method(kind: type[nn.Module], more: tuple[str, ...], root: Path) -> None:
+    chosen = model(kind, prunable={"include": ["*", *more]})
+    names = [name for name in METHODS if name not in ("slimming", "transfer")]
+    cells = [changed for name in names for changed in method_cells(tiny_cell, name, ADAM)[:1]]
+    cells = [Cell(Config({**cell.config, "model": chosen}), cell.choices, ()) for cell in cells]
+    made, store = compute_cells(*cells, root=root)
+    for cell in made.cells:
+        ticket = store.read(cell.last.key, cell.seed)
+        for layer in cell.last.network.layers:
+            if not ticket.state:  # a mask that was scored and never trained
+                continue
+            mask, values = ticket.mask[layer.name], ticket.state[layer.name]
+            assert mask.shape[1:] == layer.shape
+            assert not values[~mask].any(), (str(cell.last), layer)
+
+
+def test_an_export_leaves_sizes_empty_and_says_why(
+    swept: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = export(swept(tiny_cell(model=model(Encoder))), trust=__name__)
+    rows = pd.read_parquet(out / "records.parquet")
+    assert len(rows) == 3
+    assert rows["weights_effective"].isna().all()
+    said = capsys.readouterr().out
+    assert said.count("effective size: Encoder(): left empty, because it calls embedding") == 1
+
+
+def test_effective_size_follows_no_path_through_attention_or_unknown_use() -> None:
+    for kind, because in {Encoder: "embedding", Recurrent: "embedding", Scores: "softmax"}.items():
+        network = of(kind)
+        present = {layer.name: torch.ones(layer.shape) for layer in network.layers}
+        with pytest.raises(Unfollowed, match=f"it calls {because}"):
+            network_size(network, present)
+    named = of(Mixed, "scale")
+    with pytest.raises(Unfollowed, match="scale belongs to neither"):
+        network_size(named, {"scale": torch.ones(4, 4)})
+    assert network_size(of(Mixed), {"output.weight": torch.ones(4, 4)}).weights_effective == 16
 
 
 @pytest.mark.parametrize("kind", [Encoder, Tied])
