@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from lt_sweeps.config.durations import readable
+from lt_sweeps.models.network import Network
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.planning import Pack, Plan, dependencies
 from lt_sweeps.plan.stages import Init, ancestors
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
 
 _GUESSED = " (speed not measured)"  # it is estimated from the shapes of the layers
+_LARGE = 0.05  # of all parameters: a tensor above it that is never pruned is named
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def preview(
         ("disk", _disk(plan, todo)),
         *(("dropped", line) for line in [_dropped(plan, sweep.parent.parent)] if line),
         ("prunable", _prunable(plan)),
+        *(("stays dense", line) for line in _dense(plan)),
         *(("note", note) for note in plan.notes),
     ]
     table = Table.grid(padding=(0, 2))
@@ -157,10 +160,31 @@ def _disk(plan: Plan, todo: Sequence[Pack]) -> str:
     return f"{size / 2**20:,.0f} MiB of tickets at most, in {files:,} files with all records"
 
 
+def _networks(plan: Plan) -> dict[str, Network]:
+    return {str(cell.labels["model"]): cell.last.network for cell in plan.cells}
+
+
 def _prunable(plan: Plan) -> str:
-    nets = {str(cell.labels["model"]): cell.last.network.layers for cell in plan.cells}
     return "; ".join(
-        f"{name}: {sum(layer.size for layer in layers):,} weights in "
-        + ", ".join(f"{layer.name} ({layer.kind})" for layer in layers)
-        for name, layers in nets.items()
+        f"{name}: {sum(layer.size for layer in network.layers):,} of {network.parameters:,} "
+        f"parameters ({_share(sum(layer.size for layer in network.layers), network)}) in "
+        + ", ".join(f"{layer.name} ({layer.kind})" for layer in network.layers)
+        for name, network in _networks(plan).items()
     )
+
+
+def _dense(plan: Plan) -> Iterator[str]:
+    """A line for each network of which a large part can never be pruned."""
+    for name, network in _networks(plan).items():
+        pruned = {layer.name for layer in network.layers}
+        large = [
+            f"{parameter} ({_share(size, network)} of all parameters)"
+            for parameter, size in network.sizes.items()
+            if parameter not in pruned and size > _LARGE * network.parameters
+        ]
+        if large:
+            yield f"{name}: {', '.join(large)}; `model.prunable` can name more"
+
+
+def _share(size: int, network: Network) -> str:
+    return f"{100 * size / network.parameters:.1f} %"

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lt_sweeps.models.functional import called_with
 from lt_sweeps.models.network import Network
 
 _CONNECT = ("linear", "conv1d", "conv2d", "conv3d")
@@ -29,8 +29,22 @@ _NORMALISE = ("batch_norm", "layer_norm", "group_norm", "instance_norm")
 _PASS = (
     *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),
     *("sigmoid", "tanh", "softplus", "hardtanh", "hardswish", "hardsigmoid"),
+    "log_softmax",
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
 )
+
+
+# Where these are, no paths are followed: attention passes on what arrives by weights that are never
+# 0, a recurrent layer goes round, and an embedding is asked for a few of its rows.
+_BLOCK = (
+    *("multi_head_attention_forward", "scaled_dot_product_attention", "softmax"),
+    *("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell"),
+    *("rnn_relu_cell", "embedding", "embedding_bag", "bilinear"),
+)
+
+
+class Unfollowed(Exception):
+    """The paths of a network cannot be followed; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +62,17 @@ class Size:
 
 
 def network_size(network: Network, present: Mapping[str, Tensor]) -> Size:
-    """The size of a network; `present` says which of its prunable weights take part."""
+    """The size of a network; `present` says which of its prunable weights take part.
+
+    Raises: Unfollowed: it has what no path can be followed through.
+    """
     module = network.module().to_empty(device="cpu").eval()
     ones = {name: _ones(name, p) for name, p in module.named_parameters()}
     ones |= {name: present[name].double() for name in present}
     passed, alive = _paths(module, network, ones)
     layers = {layer.name for layer in network.layers}
+    if unread := sorted(layers - set(passed)):
+        raise Unfollowed(f"{unread[0]} belongs to neither a convolution nor a linear layer")
     return Size(
         parameters_total=sum(p.numel() for p in module.parameters()),
         parameters_effective=sum(int(each.sum()) for each in alive.values()),
@@ -80,8 +99,11 @@ def _paths(
     mode = _Paths({id(leaf): name for name, leaf in leaves.items()})
     buffers = {name: torch.zeros_like(b) for name, b in module.named_buffers()}
     image = torch.ones(1, *network.input_shape, dtype=torch.float64)
-    with mode:
-        functional_call(module, {**leaves, **buffers}, (image,)).sum().backward()
+    try:
+        with mode:
+            called_with(module, {**leaves, **buffers}, image).sum().backward()
+    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+        raise Unfollowed(str(error).partition("\n")[0]) from error
     grads = {n: torch.zeros_like(x) if x.grad is None else x.grad for n, x in leaves.items()}
     alive = {name: (grad > 0) & ((ones[name] > 0) | _bias(name)) for name, grad in grads.items()}
     return mode.passed, alive
@@ -103,6 +125,8 @@ class _Paths(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given, name = kwargs or {}, getattr(func, "__name__", "")
+        if name in _BLOCK:
+            raise Unfollowed(f"it calls {name}")
         if name in _CONNECT:
             made = func(*args, **given)
             weight = self._names.get(id(given.get("weight", args[1] if len(args) > 1 else None)))

@@ -14,7 +14,7 @@ import pandas as pd
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.trust import trusted_modules
-from lt_sweeps.interchange.effective_size import Size, network_size
+from lt_sweeps.interchange.effective_size import Size, Unfollowed, network_size
 from lt_sweeps.interchange.stored_plan import Imported, planned_run
 from lt_sweeps.interchange.ticket_formats import write_ticket
 from lt_sweeps.models.network import Network
@@ -110,6 +110,7 @@ def evaluations_table(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
 def _sizes(rows: pd.DataFrame, root: Path, trust: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The columns of `Size` for each row; empty where the network or the ticket is not there."""
     store, empty = Store(root), dict.fromkeys(Size.__dataclass_fields__)
+    empty_because: dict[str, None] = {}
 
     @functools.cache
     def size_of(cell: str, stage: str, seed: str) -> Mapping[str, Any]:
@@ -124,10 +125,15 @@ def _sizes(rows: pd.DataFrame, root: Path, trust: tuple[str, ...]) -> Iterator[d
             raise ValueError(f"{error}; {_CURE}") from None
         # A pruned weight that is pinned to another value than 0 takes part in the network.
         present = {n: mask[0] | (ticket.state[n][0] != 0) for n, mask in ticket.mask.items()}
-        return asdict(network_size(network, present))
+        try:
+            return asdict(network_size(network, present))
+        except Unfollowed as error:
+            empty_because[f"effective size: {network.net}: left empty, because {error}"] = None
+            return empty
 
     for training in rows.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records"):
         yield dict(size_of(**training))
+    print(*empty_because, sep="\n", end="\n" if empty_because else "")
 
 
 @functools.cache

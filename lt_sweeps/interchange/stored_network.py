@@ -69,10 +69,8 @@ class StoredNetwork:
         """
         self._check()
         self._deploy("test", sample)
-        module = self.unit.stage.network.module("cpu")
-        state = self.loop.stack.state()
-        module.load_state_dict({name: tensor[0].cpu() for name, tensor in state.items()})
-        return module.eval()
+        state = {name: tensor[0].cpu() for name, tensor in self.loop.stack.state().items()}
+        return self.unit.stage.network.holding(state).eval()
 
     def examples(self, split: str) -> tuple[Tensor, Tensor]:
         """All of a split as the network sees it: `[N, C, H, W]`, normalised, and labels `[N]`.

@@ -1,13 +1,14 @@
 """Initializers: each fills a whole module in place, biases with 0 and norm scales with 1."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 # Standard deviation of a unit normal truncated at two sigma: dividing by it restores the variance.
 _TRUNCATED_STD = 0.87962566103423978
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -37,19 +38,40 @@ def signed_constant(module: nn.Module, *, multiplier: float = 1.0) -> None:
     The bimodal initialisation that the authors of arXiv:1905.01067 suggest to their reviewers.
     """
     glorot_normal(module)
+
+    def level(weight: Tensor) -> None:
+        weight.copy_(weight.sign() * weight.std(correction=0) * multiplier)
+
     for part in module.modules():
-        if isinstance(part, _WEIGHTED):
-            weight = part.weight.detach()
-            weight.copy_(weight.sign() * weight.std(correction=0) * multiplier)
+        for weight in _matrices(part):
+            level(weight.detach())
 
 
 def _initialize(module: nn.Module, draw: Callable[[Tensor], object]) -> None:
     for part in module.modules():
-        if isinstance(part, _WEIGHTED):
-            draw(part.weight)
-        elif isinstance(part, _NORMS) and part.weight is not None:
+        weights = _matrices(part)
+        for weight in weights:
+            draw(weight)
+        if isinstance(part, _NORMS) and part.weight is not None:
             nn.init.ones_(part.weight)
-        else:
+        elif not weights:
             continue
-        if part.bias is not None:
-            nn.init.zeros_(part.bias)
+        for name, parameter in part.named_parameters(recurse=False):
+            if name == "bias" or ("bias" in name and not isinstance(part, _WEIGHTED)):
+                nn.init.zeros_(parameter)
+
+
+def _matrices(part: nn.Module) -> Sequence[Tensor]:
+    """The weights that a module draws: q, k and v, and each gate of a recurrent layer, apart."""
+    if isinstance(part, _WEIGHTED):
+        return [part.weight]
+    own = dict(part.named_parameters(recurse=False))
+    if isinstance(part, nn.MultiheadAttention):
+        joined = own.get("in_proj_weight")
+        apart = [own[n] for n in ("q_proj_weight", "k_proj_weight", "v_proj_weight") if n in own]
+        return apart if joined is None else list(joined.detach().chunk(3))
+    if isinstance(part, _RECURRENT):
+        rows = int(part.hidden_size)
+        weights = [each.detach() for name, each in own.items() if name.startswith("weight_")]
+        return [g for w in weights for g in (w.split(rows) if len(w) % rows == 0 else [w])]
+    return []

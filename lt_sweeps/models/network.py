@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,6 +16,13 @@ from lt_sweeps.config.seeds import Seed, draw, repeated
 
 KINDS = ("conv", "hidden", "output")
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# The weights of a module that are prunable unless a pattern says otherwise, by their own names.
+_USUAL: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
+    ((*_CONV, nn.Linear), "weight"),
+    ((nn.MultiheadAttention,), "*_proj_weight"),  # q, k and v, joined or apart; out_proj is Linear
+    ((nn.RNNBase, nn.RNNCellBase), "weight_*"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,10 @@ class Layer:
 class Network:
     """A model as a value: it builds an ordinary `nn.Module` and knows its prunable layers.
 
-    Prunable are the weights of convolution and linear modules that match `include` and not
-    `exclude` (patterns on parameter names); never biases or normalisation.
+    Prunable is what matches `include` and not `exclude`, patterns on parameter names. `*` stands
+    for the usual weights: those of convolutions, linear layers, attention and recurrent modules.
+    Another pattern matches any parameter of two or more dimensions too (embeddings), and a name in
+    full any parameter (a bias). A parameter with several names is pruned once.
     """
 
     net: Call
@@ -83,7 +92,7 @@ class Network:
         if not network.layers:
             raise ValueError(
                 f"model: {network.net} has no prunable weight; `prunable` matches none of "
-                f"{[layer.name for layer in _candidates(network)]}"
+                f"{_offered(_parameters(network))}"
             )
         return network
 
@@ -91,18 +100,33 @@ class Network:
     @functools.cache  # noqa: B019 (networks are few)
     def layers(self) -> tuple[Layer, ...]:
         """The prunable layers in the module's order."""
-        candidates = _candidates(self)
-        names = [layer.name for layer in candidates]
+        parameters = _parameters(self)
         patterns = {
             "prunable.include": self.include,
             "prunable.exclude": self.exclude,
             "kinds": [pattern for pattern, _ in self.kinds],
         }
-        for key, listed in patterns.items() if candidates else ():
+        for key, listed in patterns.items():
             for pattern in listed:
-                if not any(fnmatchcase(name, pattern) for name in names):
-                    raise ValueError(f"model.{key}: `{pattern}` matches none of {names}")
-        return tuple(layer for layer in candidates if self._prunes(layer.name))
+                if pattern != "*" and not any(each.matches(pattern) for each in parameters):
+                    raise ValueError(
+                        f"model.{key}: `{pattern}` matches none of {_offered(parameters)}"
+                    )
+        kinds = dict(self.kinds)
+        return tuple(
+            Layer(each.name, each.shape, each.kind(kinds))
+            for each in parameters
+            if any(each.included(pattern) for pattern in self.include)
+            and not any(each.matches(pattern) for pattern in self.exclude)
+        )
+
+    @property
+    @functools.cache  # noqa: B019 (networks are few)
+    def sizes(self) -> dict[str, int]:
+        """How many numbers each parameter has, prunable or not; one with two names counts once."""
+        return {
+            each.name: functools.reduce(int.__mul__, each.shape, 1) for each in _parameters(self)
+        }
 
     @property
     def head(self) -> str | None:
@@ -119,7 +143,7 @@ class Network:
     @property
     def parameters(self) -> int:
         """The number of its parameters, prunable or not: biases and normalisation count too."""
-        return sum(tensor.numel() for tensor in self.module().parameters())
+        return sum(self.sizes.values())
 
     def module(self, device: str = "meta") -> nn.Module:
         """A fresh module; on `meta`, its shapes only."""
@@ -137,13 +161,18 @@ class Network:
             module = self.module("cpu")
             if self.init is not None:
                 self.init(module=module)
-            return {name: tensor.detach() for name, tensor in module.state_dict().items()}
+            return state_of(module)
 
         return dict(repeated(drawn, f"model: {self.net}"))
 
-    def _prunes(self, name: str) -> bool:
-        included = any(fnmatchcase(name, pattern) for pattern in self.include)
-        return included and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
+    def holding(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """A module on the CPU with the weights and buffers of a ticket."""
+        with torch.random.fork_rng(devices=[]):
+            module = self.module("cpu")
+        if set(state_of(module)) != set(state):
+            raise ValueError(f"model: {self.net} has other parameters than this ticket")
+        module.load_state_dict(dict(state), strict=False)  # a tied weight has one name in it
+        return module
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -156,32 +185,83 @@ class Network:
         }
 
 
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Its `state_dict`, in which a tied weight has its first name alone."""
+    own = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    return {name: t.detach() for name, t in module.state_dict().items() if name in own}
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """A parameter, the names that it has (the first is its own), and the modules that use it."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    owners: tuple[type[nn.Module], ...]
+    usual: bool  # `include: ["*"]` prunes it
+    head: bool  # of the last linear module
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    @property
+    def offered(self) -> bool:
+        """Whether a pattern can match it; a bias or a scale is matched by its name in full."""
+        return self.usual or len(self.shape) > 1
+
+    def matches(self, pattern: str) -> bool:
+        return any(n == pattern or (self.offered and fnmatchcase(n, pattern)) for n in self.names)
+
+    def included(self, pattern: str) -> bool:
+        return self.usual if pattern == "*" else self.matches(pattern)
+
+    def kind(self, kinds: Mapping[str, str]) -> str:
+        said = (kind for pattern, kind in kinds.items() if self.matches(pattern))
+        convolves = any(issubclass(owner, (*_CONV, *_TRANSPOSED)) for owner in self.owners)
+        return next(said, "conv" if convolves else "output" if self.head else "hidden")
+
+
 @functools.cache
-def _candidates(network: Network) -> tuple[Layer, ...]:
-    """The weights of all convolutions and linear modules; the last linear one is the output."""
+def _parameters(network: Network) -> tuple[_Parameter, ...]:
+    """All parameters in the module's order, each once."""
     try:
         module = network.module()
     except (TypeError, NotImplementedError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"model: {network.net} cannot be built: {error}") from error
-    weighted = {
-        f"{name}.weight".lstrip("."): part
-        for name, part in module.named_modules()
-        if isinstance(part, (*_CONV, nn.Linear))
-    }
-    linear = [name for name, part in weighted.items() if isinstance(part, nn.Linear)]
-    kinds = dict(network.kinds)
+    names: dict[int, list[str]] = {}
+    owners: dict[int, list[nn.Module]] = {}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
+        names.setdefault(id(parameter), []).append(name)
+        owners.setdefault(id(parameter), []).append(module.get_submodule(name.rpartition(".")[0]))
+    linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
 
-    def kind(name: str, part: nn.Module) -> str:
-        for pattern, chosen in kinds.items():
-            if fnmatchcase(name, pattern):
-                return chosen
-        if isinstance(part, _CONV):
-            return "conv"
-        return "output" if name == linear[-1] else "hidden"
+    def usual(name: str, part: nn.Module) -> bool:
+        leaf = name.rpartition(".")[2]
+        return any(isinstance(part, kinds) and fnmatchcase(leaf, own) for kinds, own in _USUAL)
 
     return tuple(
-        Layer(name, tuple(part.weight.shape), kind(name, part)) for name, part in weighted.items()
+        _Parameter(
+            tuple(names[key]),
+            tuple(parameters[names[key][0]].shape),
+            tuple(type(part) for part in owners[key]),
+            any(usual(name, part) for name, part in zip(names[key], owners[key], strict=True)),
+            any(
+                part is linear[-1] and name.rpartition(".")[2] == "weight"
+                for name, part in zip(names[key], owners[key], strict=True)
+                if linear
+            ),
+        )
+        for key in names
     )
+
+
+def _offered(parameters: Sequence[_Parameter]) -> str:
+    """What patterns can match, for a message."""
+    usual = [each.name for each in parameters if each.usual]
+    others = [each.name for each in parameters if each.offered and not each.usual]
+    return f"{usual}" + (f"; more can be named: {others}" if others else "")
 
 
 def _check_patterns(config: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import Seed
-from lt_sweeps.models.network import Network
+from lt_sweeps.models.network import Network, state_of
 from lt_sweeps.plan.stages import Init, Moment, Prune, Reset, Stage, Work
 from lt_sweeps.storage.checked_read import DamagedFile, say_unused
 from lt_sweeps.storage.record import MEASURED
@@ -210,7 +210,7 @@ def _pins_to_zero(stage: Work | Init) -> bool:
 
 @functools.cache
 def _shapes(network: Network) -> Mapping[str, tuple[bool, tuple[int, ...]]]:
-    state = network.module().state_dict()
+    state = state_of(network.module())
     return {name: (t.is_floating_point(), tuple(t.shape)) for name, t in state.items()}
 
 

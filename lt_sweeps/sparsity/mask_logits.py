@@ -65,7 +65,7 @@ def grained(shape: Sequence[int], grain: Grain) -> tuple[int, ...]:
     ones = (1,) * (len(shape) - 1)
     if grain == "layer":
         return (1, *ones)
-    return (shape[0], *ones) if len(shape) > 2 else (1, shape[1])
+    return (1, shape[1]) if len(shape) == 2 else (shape[0], *ones)
 
 
 def first(values: Tensor, shape: Sequence[int]) -> Tensor:

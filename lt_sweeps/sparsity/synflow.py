@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lt_sweeps.config.seeds import Seed, generator
+from lt_sweeps.models.functional import called_with
 from lt_sweeps.models.network import Network
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.top_k import by_layer, keep_top
@@ -47,7 +47,7 @@ def _flow(module: nn.Module, state: State, mask: State, network: Network) -> dic
     weights = {name: (state[name] * kept).requires_grad_() for name, kept in mask.items()}
     ones = torch.ones(1, *network.input_shape, dtype=torch.float64)
     with torch.enable_grad():
-        total = functional_call(module, {**state, **weights}, (ones,)).sum()
+        total = called_with(module, {**state, **weights}, ones).sum()
         grads = torch.autograd.grad(total, list(weights.values()))
     pairs = zip(weights.items(), grads, strict=True)
     scores = {name: (weight.detach() * grad).abs() for (name, weight), grad in pairs}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from lt_sweeps.config.seeds import Seed, draw
 from lt_sweeps.data.batches import first_images
+from lt_sweeps.models.functional import called_with
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Task
 from lt_sweeps.storage.ticket import State, Ticket
@@ -49,7 +49,7 @@ def hessian_gradient(
     weights = [state[name].requires_grad_() for name in names]
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw(seed.role("noise"), "gradient"))
-        outputs = functional_call(network.module("cpu"), state, (images,))
+        outputs = called_with(network.module("cpu"), state, images)
         loss = cross_entropy(outputs / temperature, labels)
         grads = torch.autograd.grad(loss, weights, create_graph=True)
         # One g is detached, so the derivative of g.g is Hg and not 2Hg.

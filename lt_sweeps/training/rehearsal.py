@@ -95,9 +95,7 @@ def _differs(loop: TrainingLoop, name: str, first: Tensor, ends: dict[str, Tenso
 def _check_gradients(loop: TrainingLoop) -> None:
     """Refuse a model whose loss does not depend on some of its prunable weights."""
     network = loop.stage.network
-    with torch.random.fork_rng(devices=[]):
-        module = network.module("cpu")
-    module.load_state_dict({name: t[0].cpu() for name, t in loop.stack.state().items()})
+    module = network.holding({name: t[0].cpu() for name, t in loop.stack.state().items()})
     parameters = dict(module.named_parameters())
     names = [layer.name for layer in network.layers]
     images, labels = (part[:_IMAGES].cpu() for part in next(loop.batches.evaluation("val")))

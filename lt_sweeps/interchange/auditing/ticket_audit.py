@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from lt_sweeps.analysis.audit_findings import CheckVerdict, Findings
 from lt_sweeps.analysis.audited_files import audit_head, header_value, without_path
 from lt_sweeps.interchange.auditing.audited_store import as_ticket
+from lt_sweeps.models.network import state_of
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.ticket import Mask, Ticket
 from lt_sweeps.storage.ticket_file import read_content
@@ -93,7 +94,7 @@ def _shape_fault(ticket: Ticket, unit: Unit) -> str:
     needed = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     layers = {layer.name: layer.shape for layer in network.layers}
     has = {name: tuple(tensor.shape[1:]) for name, tensor in ticket.state.items()}
-    if has != {name: tuple(needed[name].shape) for name in module.state_dict()}:
+    if has != {name: tuple(needed[name].shape) for name in state_of(module)}:
         return "its tensors are not those of the network, by name and shape"
     if {name: tuple(mask.shape[1:]) for name, mask in ticket.mask.items()} != layers:
         return "its masks are not those of the prunable layers, by name and shape"

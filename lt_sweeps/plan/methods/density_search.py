@@ -50,5 +50,6 @@ def amc(
 
 def _strides(network: Network) -> tuple[int, ...]:
     modules = dict(network.module().named_modules())
-    parts = [modules[layer.name.removesuffix(".weight")] for layer in network.layers]
-    return tuple(getattr(part, "stride", (1,))[0] for part in parts)  # a linear layer has none
+    parts = [modules.get(layer.name.rpartition(".")[0]) for layer in network.layers]
+    strides = (getattr(part, "stride", (1,)) for part in parts)  # a linear layer has none
+    return tuple(stride[0] for stride in strides)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lt_sweeps.models.network import Network
+from lt_sweeps.models.network import Network, state_of
 from lt_sweeps.plan.stages.reset import Reset
 from lt_sweeps.plan.stages.stage import Stage
 
@@ -57,7 +57,7 @@ def check_head(here: Network, there: Network) -> None:
     bodies = [
         {
             name: tensor.shape
-            for name, tensor in network.module().state_dict().items()
+            for name, tensor in state_of(network.module()).items()
             if not _of(name, head)
         }
         for network in (here, there)
@@ -77,7 +77,7 @@ def check_head(here: Network, there: Network) -> None:
 
 def body_of(network: Network) -> tuple[str, ...]:
     """The parameters and buffers that networks of two tasks share: all but those of the head."""
-    return tuple(n for n in network.module().state_dict() if not _of(n, network.head))
+    return tuple(n for n in state_of(network.module()) if not _of(n, network.head))
 
 
 def _of(name: str, module: str | None) -> bool:

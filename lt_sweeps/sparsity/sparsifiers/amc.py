@@ -116,7 +116,7 @@ def _features(layers: Sequence[Layer], strides: Sequence[int]) -> Tensor:
     """
     rows: list[list[int]] = []
     for layer, stride in zip(layers, strides, strict=True):
-        outputs, inputs, *kernel = layer.shape
+        outputs, inputs, *kernel = layer.shape if len(layer.shape) > 1 else (layer.size, 1)
         conv, width = int(layer.kind == "conv"), kernel[-1] if kernel else 1
         rows.append([len(rows), conv, inputs, outputs, stride, width, layer.size])
     table = torch.tensor(rows, dtype=torch.float32)

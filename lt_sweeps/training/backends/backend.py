@@ -7,7 +7,8 @@
 `stacked`  replicates folded into the batch: linear layers as one batched product, convolutions and
            normalisation one replicate after another, all else as it is
 `grouped`  as `stacked`, with one grouped convolution and one normalisation for all replicates
-`vmap`     `torch.func`: takes any module without noise, and starts about twice the kernels
+`vmap`     `torch.func`: takes any module without noise or recurrent layers, and starts about twice
+           the kernels
 
 `auto` is a rule on the device and the layers, never a timing, so that the same command gives the
 same bytes. On one CPU core `chain` pays and folding convolutions costs: five replicates, in
@@ -51,6 +52,8 @@ def choose_backend(module: nn.Module, device: torch.device) -> str:
         return "chain"
     if device.type == "cpu":
         return "loop"
+    if _recurrent(module):
+        return "loop"
     return "vmap" if unstackable(module) else "stacked"
 
 
@@ -65,6 +68,8 @@ def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
     if name == "loop":
         return LoopBackend(module, views)
     if name == "vmap":
+        if kind := _recurrent(module):
+            raise ValueError(f"backend: `vmap` has no rule for {kind}; `loop` can compute it")
         return VmapBackend(module, views)
     if name == "chain":
         layers = chain_of(module)
@@ -76,9 +81,17 @@ def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
     return StackedBackend(module, views, grouped=name == "grouped")
 
 
+def _recurrent(module: nn.Module) -> str:
+    """The kind of its first recurrent layer; empty if there is none."""
+    kinds = (type(part).__name__ for part in module.modules() if isinstance(part, nn.RNNBase))
+    return next(kinds, "")
+
+
 def draws_noise(module: nn.Module) -> bool:
     """Whether a layer draws random numbers; a module says so itself by a true `stochastic`."""
     return any(
-        isinstance(part, (_DropoutNd, nn.RReLU)) or getattr(part, "stochastic", False) is True
+        isinstance(part, (_DropoutNd, nn.RReLU))
+        or (isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and part.dropout > 0)
+        or getattr(part, "stochastic", False) is True
         for part in module.modules()
     )

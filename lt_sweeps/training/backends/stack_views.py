@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lt_sweeps.models.functional import relist
 from lt_sweeps.training.arithmetic import FLOAT32, Arithmetic
 
 
@@ -62,7 +63,12 @@ class StackViews:
             raise ValueError(
                 f"model: {lost} are buffers with persistent=False; build it on the cpu"
             )
-        return row.to(self.first.device)
+        row = row.to(self.first.device)
+        # On a GPU `to` gives recurrent layers a copy of their weights.
+        for name, parameter in row.named_parameters():
+            parameter.data = self.weights[name][r]
+        relist(row)
+        return row
 
 
 def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:

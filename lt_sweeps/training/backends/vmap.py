@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value
+from torch.func import grad_and_value
 
+from lt_sweeps.models.functional import called_with
 from lt_sweeps.training.backends.stack_views import StackViews
 
 
@@ -45,7 +46,7 @@ class VmapBackend:
 
     def _outputs(self, state: dict[str, Tensor], x: Tensor) -> Tensor:
         with self._autocast():
-            return functional_call(self._module, state, (x,)).to(self._dtype)
+            return called_with(self._module, state, x).to(self._dtype)
 
     def _loss(
         self,

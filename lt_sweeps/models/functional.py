@@ -1,0 +1,58 @@
+"""A module called with other tensors in place of its parameters and buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def called_with(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """`functional_call` that recurrent layers take part in.
+
+    `state` is by parameter name, a tied weight under its first one. A buffer that the module
+    replaces in its forward pass is put back into `state`.
+    """
+    with _recurrent(module, state), _plain_attention(x):
+        return functional_call(module, state, (x,))  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def _plain_attention(x: Tensor) -> Iterator[None]:
+    """Attention without what has no rule for `vmap`, and on a CPU no second derivative."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _recurrent(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
+    """A recurrent layer reads a list of its weights, which `functional_call` leaves as it was."""
+    named = module.named_modules()
+    layers = [(f"{n}." if n else "", p) for n, p in named if isinstance(p, nn.RNNBase)]
+    before = [list(part._flat_weights) for _, part in layers]
+    try:
+        for (prefix, part), own in zip(layers, before, strict=True):
+            names = part._flat_weights_names
+            part._flat_weights = [
+                state.get(prefix + name, tensor) for name, tensor in zip(names, own, strict=True)
+            ]
+        yield
+    finally:
+        for (_, part), own in zip(layers, before, strict=True):
+            part._flat_weights = own
+
+
+def relist(module: nn.Module) -> None:
+    """Let recurrent layers read the parameters that they now have."""
+    for part in module.modules():
+        if isinstance(part, nn.RNNBase):
+            part._flat_weights = [getattr(part, name) for name in part._flat_weights_names]

@@ -1,0 +1,318 @@
+"""A stranger's transformer and recurrent net: attention, recurrent weights, whatever is named."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from fixtures.method_cases import ADAM, METHODS, method_cells
+from fixtures.tiny_cell import compute_cells, tiny_cell
+from rich.console import Console
+from torch import Tensor, nn
+
+from lt_sweeps.config.call import Config
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.seeds import Seed
+from lt_sweeps.execution.plan_preview import Estimate, preview
+from lt_sweeps.interchange.effective_size import Unfollowed, network_size
+from lt_sweeps.interchange.export_results import export
+from lt_sweeps.models import initializers
+from lt_sweeps.models.network import Network
+from lt_sweeps.plan.cost import Speeds
+from lt_sweeps.plan.planning import packs, plan
+from lt_sweeps.training.backends.backend import choose_backend
+from lt_sweeps.training.stack import Stack
+
+TOKENS = 8
+
+
+def tokens(x: Tensor) -> Tensor:
+    return (x.flatten(1).clamp(0, 0.99) * TOKENS).long()
+
+
+class Encoder(nn.Module):
+    """Tokens, one layer of a transformer, and a linear layer on their mean."""
+
+    def __init__(self, classes: int, width: int = 8) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(TOKENS, width)
+        self.encoder = nn.TransformerEncoderLayer(width, 2, 12, dropout=0.0, batch_first=True)
+        for name in ("dropout", "dropout1", "dropout2"):
+            setattr(self.encoder, name, nn.Identity())  # vmap takes no dropout
+        self.output = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.encoder(self.embedding(tokens(x))).mean(1))
+
+
+class Recurrent(nn.Module):
+    """Tokens, an LSTM, and a linear layer on its last state."""
+
+    def __init__(self, classes: int, width: int = 6) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(TOKENS, width)
+        self.lstm = nn.LSTM(width, width, batch_first=True)
+        self.output = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.lstm(self.embedding(tokens(x)))[0][:, -1])
+
+
+class Tied(nn.Module):
+    """A linear layer whose weight is that of an embedding."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(TOKENS, 8)
+        self.inner = nn.Linear(8, 8)
+        self.output = nn.Linear(8, TOKENS, bias=False)
+        self.output.weight = self.embedding.weight
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.inner(self.embedding(tokens(x)).mean(1)))[:, : self.classes]
+
+
+class Scores(nn.Module):
+    """Attention that is written out."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.query, self.value = nn.Linear(4, 4), nn.Linear(4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.squeeze(1)
+        return ((self.query(rows) @ rows.mT).softmax(-1) @ self.value(rows)).mean(1)
+
+
+class Mixed(nn.Module):
+    """A parameter of no module of torch's, and log-probabilities."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4, 4))
+        self.output = nn.Linear(4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output((x.squeeze(1) * self.scale).mean(1)).log_softmax(-1)
+
+
+ATTENTION = "encoder.self_attn.in_proj_weight"
+USUAL = {
+    Encoder: {
+        ATTENTION: "hidden",
+        "encoder.self_attn.out_proj.weight": "hidden",
+        "encoder.linear1.weight": "hidden",
+        "encoder.linear2.weight": "hidden",
+        "output.weight": "output",
+    },
+    Recurrent: {
+        "lstm.weight_ih_l0": "hidden",
+        "lstm.weight_hh_l0": "hidden",
+        "output.weight": "output",
+    },
+    Tied: {"embedding.weight": "output", "inner.weight": "hidden"},
+}
+
+
+def model(kind: type[nn.Module], **more: Any) -> dict[str, Any]:
+    return {"net": {"_target_": f"{__name__}.{kind.__name__}"}, **more}
+
+
+def of(kind: type[nn.Module], *include: str, exclude: tuple[str, ...] = ()) -> Network:
+    prunable = {"include": list(include or ("*",)), "exclude": [*exclude]}
+    return Network.of(model(kind, prunable=prunable), (1, 4, 4), 4)
+
+
+@pytest.mark.parametrize("kind", USUAL)
+def test_attention_and_recurrent_weights_are_prunable_and_a_tied_weight_once(kind: Any) -> None:
+    assert {layer.name: layer.kind for layer in of(kind).layers} == USUAL[kind]
+
+
+class Parts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 4)
+        self.apart = nn.MultiheadAttention(4, 2, kdim=3, vdim=5, bias=False, add_bias_kv=True)
+
+
+def test_every_cell_and_apart_projections_count() -> None:
+    names = [layer.name for layer in of(Parts).layers]
+    projections = [f"apart.{which}_proj_weight" for which in "qkv"]
+    assert names == ["cell.weight_ih", "cell.weight_hh", *projections, "apart.out_proj.weight"]
+
+
+def test_a_pattern_names_embeddings_and_a_whole_name_a_bias() -> None:
+    usual = [layer.name for layer in of(Recurrent).layers]
+    assert [la.name for la in of(Recurrent, "*", "emb*").layers] == ["embedding.weight", *usual]
+    assert [la.name for la in of(Recurrent, "output.*").layers] == ["output.weight"]
+    assert [la.name for la in of(Recurrent, "output.bias").layers] == ["output.bias"]
+    assert [la.name for la in of(Tied, "*", exclude=("output.weight",)).layers] == ["inner.weight"]
+
+
+def test_a_pattern_that_matches_nothing_says_what_there_is() -> None:
+    usual = r"\['lstm.weight_ih_l0', 'lstm.weight_hh_l0', 'output.weight'\]"
+    wanted = rf"`\*.bias` matches none of {usual}; more can be named: \['embedding.weight'\]"
+    with pytest.raises(ValueError, match=wanted):
+        of(Recurrent, "*.bias")
+
+
+@pytest.mark.parametrize("freeze", ["zero", "init"])
+@pytest.mark.parametrize("kind", USUAL)
+def test_two_levels_prune_exactly_and_nothing_pruned_moves(
+    kind: Any, freeze: str, tmp_path: Path
+) -> None:
+    chosen = model(kind, prunable={"include": ["*", "embedding.weight"]})
+    freezes = {"_target_": f"lt_sweeps.sparsity.freezes.{freeze}"}
+    cells = [tiny_cell(model=chosen, freeze=freezes, seed=seed) for seed in (0, 1)]
+    made, store = compute_cells(*cells, root=tmp_path)
+    for cell in made.cells:
+        initial = cell.last.network.draw(cell.seed)
+        first, second = (store.read(t.key, cell.seed) for t in cell.trainings[-2:])
+        for layer in cell.last.network.layers:
+            left = layer.size
+            for ticket in (first, second):
+                left -= int(left * ((1 - 0.8) * 100.0) / 100)
+                assert int(ticket.mask[layer.name].sum()) == left, layer
+            assert bool((first.mask[layer.name] | ~second.mask[layer.name]).all())
+        for ticket in (first, second):
+            for name, mask in ticket.mask.items():
+                pinned = initial[name][None] * (freeze == "init")
+                assert torch.equal(ticket.state[name][~mask], pinned[~mask]), name
+                assert not torch.equal(ticket.state[name][mask], initial[name][None][mask])
+    if kind is Encoder:
+        q, k, v = second.mask[ATTENTION][0].chunk(3)
+        assert all(0 < int(part.sum()) < part.numel() for part in (q, k, v))
+
+
+@pytest.mark.parametrize("kind", USUAL)
+def test_criteria_that_call_the_network_see_every_prunable_weight(
+    kind: Any, tmp_path: Path
+) -> None:
+    names = {"snip": {"examples": 32}, "grasp": {"examples": 32}, "synflow": {"rounds": 5}}
+    cells = [
+        tiny_cell(
+            model=model(kind),
+            mask_criterion={"_target_": f"lt_sweeps.sparsity.criteria.{name}", **more},
+            method={"_target_": "lt_sweeps.plan.methods.at_init"},
+            schedule={"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5},
+        )
+        for name, more in names.items()
+    ]
+    made, store = compute_cells(*cells, root=tmp_path)
+    for cell in made.cells:
+        mask = store.read(cell.last.key, cell.seed).mask
+        total = sum(layer.size for layer in cell.last.network.layers)
+        assert sum(int(m.sum()) for m in mask.values()) == pytest.approx(total / 2, abs=len(mask))
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"), [(Encoder, ("embedding.weight", "output.bias")), (Tied, ("inner.bias",))]
+)
+def test_every_method_takes_attention_embeddings_and_a_bias(
+    kind: Any, more: tuple[str, ...], tmp_path: Path
+) -> None:
+    _every_method(kind, more, tmp_path)
+
+
+def test_every_method_takes_recurrent_weights(tmp_path: Path) -> None:
+    _every_method(Recurrent, ("embedding.weight",), tmp_path)
+
+
+def _every_method(kind: type[nn.Module], more: tuple[str, ...], root: Path) -> None:
+    chosen = model(kind, prunable={"include": ["*", *more]})
+    names = [name for name in METHODS if name not in ("slimming", "transfer")]
+    cells = [changed for name in names for changed in method_cells(tiny_cell, name, ADAM)[:1]]
+    cells = [Cell(Config({**cell.config, "model": chosen}), cell.choices, ()) for cell in cells]
+    made, store = compute_cells(*cells, root=root)
+    for cell in made.cells:
+        ticket = store.read(cell.last.key, cell.seed)
+        for layer in cell.last.network.layers:
+            if not ticket.state:  # a mask that was scored and never trained
+                continue
+            mask, values = ticket.mask[layer.name], ticket.state[layer.name]
+            assert mask.shape[1:] == layer.shape
+            assert not values[~mask].any(), (str(cell.last), layer)
+
+
+def test_an_export_leaves_sizes_empty_and_says_why(
+    swept: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = export(swept(tiny_cell(model=model(Encoder))), trust=__name__)
+    rows = pd.read_parquet(out / "records.parquet")
+    assert len(rows) == 3
+    assert rows["weights_effective"].isna().all()
+    said = capsys.readouterr().out
+    assert said.count("effective size: Encoder(): left empty, because it calls embedding") == 1
+
+
+def test_effective_size_follows_no_path_through_attention_or_unknown_use() -> None:
+    for kind, because in {Encoder: "embedding", Recurrent: "embedding", Scores: "softmax"}.items():
+        network = of(kind)
+        present = {layer.name: torch.ones(layer.shape) for layer in network.layers}
+        with pytest.raises(Unfollowed, match=f"it calls {because}"):
+            network_size(network, present)
+    named = of(Mixed, "scale")
+    with pytest.raises(Unfollowed, match="scale belongs to neither"):
+        network_size(named, {"scale": torch.ones(4, 4)})
+    assert network_size(of(Mixed), {"output.weight": torch.ones(4, 4)}).weights_effective == 16
+
+
+@pytest.mark.parametrize("kind", [Encoder, Tied])
+def test_vmap_and_loop_agree_with_the_module(kind: Any) -> None:
+    network = of(kind)
+    states = [network.draw(Seed(seed)) for seed in (0, 1)]
+    state = {name: torch.stack([s[name] for s in states]).double() for name in states[0]}
+    x, y = torch.rand(2, 5, 1, 4, 4, dtype=torch.float64), torch.randint(4, (2, 5))
+    grads, losses, logits = {}, {}, {}
+    for backend in ("loop", "vmap"):
+        stack = Stack(network.module("cpu").double(), 2, backend=backend)
+        stack.load(state)
+        losses[backend] = stack.loss(x, y)
+        grads[backend] = stack.grads.clone()
+        logits[backend] = stack.logits(x[0])
+    torch.testing.assert_close(losses["loop"], losses["vmap"])
+    torch.testing.assert_close(grads["loop"], grads["vmap"])
+    torch.testing.assert_close(logits["loop"], logits["vmap"])
+    for replicate, seed in enumerate(states):
+        module = network.module("cpu").double()
+        module.load_state_dict({n: t.double() for n, t in seed.items()}, strict=False)
+        loss = nn.functional.cross_entropy(module(x[replicate]), y[replicate])
+        torch.testing.assert_close(losses["loop"][replicate], loss.detach())
+
+
+def test_vmap_refuses_a_recurrent_layer_and_a_gpu_takes_the_loop() -> None:
+    module = of(Recurrent).module("cpu")
+    with pytest.raises(ValueError, match="`vmap` has no rule for LSTM; `loop` can"):
+        Stack(module, 2, backend="vmap")
+    assert choose_backend(module, torch.device("cuda")) == "loop"
+
+
+def test_the_plan_says_which_share_is_prunable_and_what_large_stays_dense(
+    tmp_path: Path,
+) -> None:
+    made = plan([tiny_cell(model=model(Recurrent))])
+    todo = packs(
+        made.units, stack_size=dict.fromkeys((unit.stage.key for unit in made.units), 9), workers=1
+    )
+    estimate = Estimate.of(todo, Speeds.of(tmp_path), device="cpu", at_once=1)
+    console = Console(record=True, width=200)
+    console.print(preview(made, todo, estimate, sweep=tmp_path / "sweeps" / "one"))
+    text = " ".join(console.export_text().split())
+    assert "312 of 412 parameters (75.7 %)" in text
+    assert "stays dense" in text
+    assert "embedding.weight (11.7 % of all parameters)" in text
+
+
+def test_an_initializer_draws_q_k_v_and_each_gate_apart() -> None:
+    attention, lstm = nn.MultiheadAttention(64, 2), nn.LSTM(64, 64)
+    for module in (attention, lstm):
+        initializers.xavier_normal(module)
+    gates = dict(lstm.named_parameters())
+    parts = [*attention.in_proj_weight.chunk(3), *gates["weight_hh_l0"].chunk(4)]
+    for part in parts:
+        assert part.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+    assert not attention.in_proj_bias.any()
+    assert not gates["bias_hh_l0"].any()
