@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -97,8 +99,15 @@ def _refuse_unused(hydra: DictConfig) -> None:
                 )
 
 
+def searches(hydra: DictConfig) -> bool:
+    """Whether the sweeper looks at what a trial returns; grids, ours and Hydra's own, do not."""
+    return not issubclass(get_class(hydra.sweeper["_target_"]), CellSweeper | BasicSweeper)
+
+
 class CellLauncher(Launcher):
     """Runs all cells of a multirun as one plan, so that they share trainings and stacks."""
+
+    waits: ClassVar[bool] = True  # whether it returns when the results are there
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -110,18 +119,48 @@ class CellLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Compose each job by itself and run all: the entry for other people's sweepers."""
+        """Compose each job by itself and run all: the entry for other people's sweepers.
+
+        What is returned holds the objective of each trial; one without is a failed job, and its
+        sweeper says how many it allows.
+        """
+        searched = searches(self.config.hydra)
+        if searched and not self.waits:
+            raise ValueError(
+                "hydra/launcher: a search waits for each trial's result, and this launcher returns "
+                "when jobs are submitted; use hydra/launcher=local in a job of your own"
+            )
+        if searched:  # others write there, and Hydra's own make it
+            Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        trials = [self._trial(overrides) for overrides in job_overrides]
+        status = self.start([cell for trial in trials for cell in trial])
+        if trials[0][0].config["dry_run"]:  # the others depend on what these return
+            sys.exit(status)
+        pairs = zip(job_overrides, trials, strict=True)
+        return [self._returned(overrides, trial) for overrides, trial in pairs]
+
+    def _trial(self, overrides: Sequence[str]) -> list[Cell]:
+        """The cells of one job: a seed each."""
         loader = self.hydra_context.config_loader
-        cells = [
-            cell
-            for overrides in job_overrides
-            for cell in multirun(loader, self.config, SweepSpec(), overrides)
-        ]
+        composed = multirun(loader, self.config, SweepSpec(), overrides)
         # A search tries a method that takes no criterion with any criterion.
-        lacking = [tuple(k for k in c.untaken if not has_key(c.config, k)) for c in cells]
-        pairs = zip(cells, lacking, strict=True)
+        lacking = [tuple(k for k in c.untaken if not has_key(c.config, k)) for c in composed]
+        pairs = zip(composed, lacking, strict=True)
         refuse_untaken([replace(cell, untaken=keys) for cell, keys in pairs])
-        return self.launch_cells(cells)
+        from lt_sweeps.execution.trials import by_seed
+
+        return [cell for each in composed for cell in by_seed(each)]
+
+    def _returned(self, overrides: Sequence[str], trial: Sequence[Cell]) -> JobReturn:
+        from lt_sweeps.execution.trials import FailedTrial, objective_of
+
+        returned = JobReturn(status=JobStatus.COMPLETED, overrides=overrides)
+        if self.waits:
+            try:
+                returned.return_value = objective_of(trial, searched=searches(self.config.hydra))
+            except FailedTrial as error:
+                returned.status, returned.return_value = JobStatus.FAILED, error
+        return returned
 
     def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
         """Run the cells to their end; a failure ends the process with its exit status."""
@@ -140,6 +179,8 @@ class CellLauncher(Launcher):
 
 class SlurmLauncher(CellLauncher):
     """Submits the cells of a multirun to a Slurm cluster and returns without waiting."""
+
+    waits = False
 
     def __init__(self, **profile: Any) -> None:
         self.profile = profile

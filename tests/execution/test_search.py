@@ -1,0 +1,102 @@
+"""A search by somebody else's sweeper: each trial returns its objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from fixtures.strange_sweeper import RATES, StrangeSweeper
+from hydra.core.plugins import Plugins
+
+from lt_sweeps.analysis.objective import Objective
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.sweep_folder import SweepFolder
+
+TINY = [
+    *("dataset=synthetic", "dataset.train=32", "dataset.validation=16", "dataset.test=16"),
+    *("recipe.length=4it", "recipe.evaluate_every=2it", "recipe.batch_size=8", "workers=1"),
+    *("model.net.hidden=[12,8]", "mask_criterion=random", "schedule.levels=2", "report.figures=[]"),
+]
+Search = Callable[..., int]
+
+
+@pytest.fixture
+def search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Search:
+    """Run words with the stranger's sweeper, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    option = tmp_path / "own" / "hydra" / "sweeper" / "strange.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text("_target_: fixtures.strange_sweeper.StrangeSweeper\n")
+
+    def run(*words: str) -> int:
+        Plugins.instance().register(StrangeSweeper)
+        flag = f"--config-dir={tmp_path / 'own'}"
+        return main([flag, "hydra/sweeper=strange", *TINY, *words])
+
+    return run
+
+
+def rows(folder: Path, rate: float) -> dict[str, dict[int, Record]]:
+    """The records of a trial, by seed and level."""
+    cells = [
+        cell
+        for sweep in (folder / "results" / "sweeps").iterdir()
+        for cell in SweepFolder(sweep).manifest.cells
+        if cell.config["recipe"]["lr"] == rate
+    ]
+    return {
+        cell.seed: {
+            row.level: row
+            for row in RunFolder.of(folder / "results", cell.signature, cell.seed).read().records
+        }
+        for cell in cells
+    }
+
+
+def test_a_trial_returns_the_mean_of_its_seeds_at_the_last_level(
+    search: Search, tmp_path: Path
+) -> None:
+    assert search("seed=[0,1]") == 0
+    assert list(StrangeSweeper.told) == list(RATES)
+    for rate, told in StrangeSweeper.told.items():
+        by_seed = rows(tmp_path, rate)
+        assert sorted(by_seed) == ["0", "1"]
+        assert told == fmean(levels[2].value("val_accuracy") for levels in by_seed.values())
+
+
+def test_an_objective_names_a_metric_a_level_or_an_endpoint(search: Search, tmp_path: Path) -> None:
+    assert search("objective=test_accuracy@1", "seed=3") == 0
+    told = StrangeSweeper.told
+    assert told == {rate: rows(tmp_path, rate)["3"][1].test_accuracy for rate in RATES}
+    # The same trainings serve another objective.
+    assert search("objective=area", "seed=3") == 0
+    for rate, area in StrangeSweeper.told.items():
+        found = [row.value("val_accuracy") for row in rows(tmp_path, rate)["3"].values()]
+        assert isinstance(area, float)
+        assert min(found) <= area <= max(found)
+    assert search("objective=sparsest_not_inferior", "report.margin=1.0", "seed=3") == 0
+    for rate, sparsity in StrangeSweeper.told.items():
+        last = rows(tmp_path, rate)["3"][2]
+        assert sparsity == pytest.approx(1 - last.percent_remaining / 100)
+
+
+def test_a_trial_without_a_number_is_one_line(
+    search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search("objective=val_accuracy@9", "+hydra.sweeper.batch=3") == 1
+    error = capsys.readouterr().err
+    assert "error: objective: val_accuracy@9; the levels are [0, 1, 2]" in error
+    assert "Traceback" not in error
+    assert search("objective=val_accuracy@9", "+hydra.sweeper.failures=true") == 0
+    assert set(StrangeSweeper.told.values()) == {
+        "objective: val_accuracy@9; the levels are [0, 1, 2]"
+    }
+
+
+@pytest.mark.parametrize("word", ["accuracy", "val_accuracy@x", "area@3", "val_accuracy@"])
+def test_a_wrong_objective_is_refused_before_anything_runs(word: str) -> None:
+    with pytest.raises(ValueError, match=r"^objective: got '.*'; give sparsest_not_inferior, area"):
+        Objective.of(word)
