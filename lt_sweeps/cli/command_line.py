@@ -21,7 +21,7 @@ from lt_sweeps import __version__
 from lt_sweeps.cli.commands import HELP, VERBS, Usage, run_verb
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
-from lt_sweeps.execution.hydra_plugins import is_held, register, searches
+from lt_sweeps.execution.hydra_plugins import is_held, register, search_reported, searches
 from lt_sweeps.storage.atomic_write import passes
 
 _INTERRUPTED = 130
@@ -91,7 +91,7 @@ def _compose(words: list[str], *, dry_run: bool = False) -> int:
     argv, sys.argv = sys.argv, [sys.argv[0], *flags, *passed]
     shown = io.StringIO() if set(HELP) & set(flags) else sys.stdout
     try:
-        with warnings.catch_warnings(), redirect_stdout(shown):
+        with warnings.catch_warnings(), redirect_stdout(shown), search_reported():
             warnings.filterwarnings("error", message=".*is\nnot available|.*is not available")
             # Hydra 1.4 warns of every callback that a program does not list, a user's own too.
             warnings.filterwarnings("ignore", message=r"hydra\.utils\.instantiate.* resolved")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -9,9 +10,13 @@ from statistics import fmean
 import pytest
 from fixtures.strange_sweeper import RATES, StrangeSweeper
 from hydra.core.plugins import Plugins
+from rich.console import Console
 
 from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.execution import local_launcher
+from lt_sweeps.execution.submission import Submission
+from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
@@ -31,10 +36,13 @@ def search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Search:
     option.parent.mkdir(parents=True)
     option.write_text("_target_: fixtures.strange_sweeper.StrangeSweeper\n")
 
-    def run(*words: str) -> int:
+    def run(*words: str, report: bool = False) -> int:
         Plugins.instance().register(StrangeSweeper)
+        if not report:
+            monkeypatch.setattr(local_launcher, "end_search", lambda *_: None)
         flag = f"--config-dir={tmp_path / 'own'}"
-        return main([flag, "hydra/sweeper=strange", *TINY, *words])
+        verb, rest = (["plan"], words[1:]) if words[0] == "plan" else ([], words)
+        return main([*verb, flag, "hydra/sweeper=strange", *TINY, *rest])
 
     return run
 
@@ -100,3 +108,81 @@ def test_a_trial_without_a_number_is_one_line(
 def test_a_wrong_objective_is_refused_before_anything_runs(word: str) -> None:
     with pytest.raises(ValueError, match=r"^objective: got '.*'; give sparsest_not_inferior, area"):
         Objective.of(word)
+
+
+def test_a_search_is_one_sweep_with_one_report(
+    search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search("seed=[0,1]", "+hydra.sweeper.batch=1", report=True) == 0
+    assert capsys.readouterr().out.count("index.html") == 1  # it is drawn at the end alone
+    (folder,) = (tmp_path / "results" / "sweeps").iterdir()
+    assert folder.name.startswith("default-strange-")
+    first = SweepFolder(folder).manifest
+    assert [(c.config["recipe"]["lr"], c.seed) for c in first.cells] == [
+        (rate, seed) for rate in RATES for seed in "01"
+    ]
+    with (folder / "report" / "summary.csv").open() as file:
+        lines = {row["curve"] for row in csv.DictReader(file)}
+    assert lines == {f"lr={rate}" for rate in RATES}
+    # Every pack names its own cells, whatever came behind them.
+    for pack in first.packs:
+        units = {unit for number in pack.cells for unit in first.cells[number].units}
+        assert {*pack.units} <= units
+    assert audit(folder, console=Console(quiet=True))
+
+    # Started again in other batches it computes nothing, and changes no cell.
+    tickets = stamps(tmp_path)
+    assert search("seed=[0,1]", "+hydra.sweeper.batch=3") == 0
+    assert stamps(tmp_path) == tickets
+    again = SweepFolder(folder).manifest
+    assert (again.cells, again.packs, again.content) == (first.cells, first.packs, first.content)
+    assert "nothing has changed since" in capsys.readouterr().out
+
+
+def test_a_search_that_was_interrupted_goes_on_with_what_is_stored(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Submission, "write_records", interrupted)
+        assert search("seed=4") == 130
+    (folder,) = (tmp_path / "results" / "sweeps").iterdir()
+    tickets = stamps(tmp_path)
+    assert tickets
+    assert search("seed=4", "+hydra.sweeper.batch=1") == 0  # no batch holds a whole earlier pack
+    assert list((tmp_path / "results" / "sweeps").iterdir()) == [folder]
+    assert tickets.items() <= stamps(tmp_path).items()
+    assert list(StrangeSweeper.told) == list(RATES)
+
+
+def test_only_trials_of_one_search_join_its_sweep(
+    search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search("name=mine", "seed=0") == 0
+    assert [path.name for path in (tmp_path / "results" / "sweeps").iterdir()] == ["mine"]
+    manifest = (tmp_path / "results" / "sweeps" / "mine" / "manifest.json").read_bytes()
+    for words in (["hydra/sweeper=strange", "seed=1"], ["hydra/sweeper=cells", "seed=0"]):
+        assert search("name=mine", *words) == 1
+        assert "name: 'mine' is taken by another sweep in results" in capsys.readouterr().err
+    path = tmp_path / "results" / "sweeps" / "mine" / "manifest.json"
+    assert path.read_bytes() == manifest
+
+
+def test_a_search_on_the_test_set_is_warned_of_once(
+    search: Search, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert search("plan", "objective=test_loss", "seed=0") == 0
+    warnings = [line for line in caplog.messages if line.startswith("objective: test_loss")]
+    assert len(warnings) == 1
+    caplog.clear()
+    assert search("plan", "seed=0") == 0
+    assert not caplog.messages
+
+
+def interrupted(_: Submission) -> int:
+    raise KeyboardInterrupt
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """When each ticket was written."""
+    files = (folder / "results" / "tickets").glob("*/*.safetensors")
+    return {str(path): path.stat().st_mtime_ns for path in files}
