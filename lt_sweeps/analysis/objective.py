@@ -13,8 +13,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lt_sweeps.analysis.curve import curves
-from lt_sweeps.analysis.endpoint import endpoints
 from lt_sweeps.analysis.results import CellResults, read_results
 from lt_sweeps.config.report_config import METRICS, layout
 
@@ -81,6 +79,10 @@ class Objective:
     def _endpoint(
         self, cells: Sequence[CellResults], report: Mapping[str, Any]
     ) -> dict[str, float]:
+        # Their libraries take a second, which a plan need not wait for.
+        from lt_sweeps.analysis.curve import curves
+        from lt_sweeps.analysis.endpoint import endpoints
+
         # What a report calls its lines does not matter here, and may name lines that are not there.
         margin = layout({key: report[key] for key in ("margin",) if key in report})
         values = {cell.seed: math.nan for cell in cells}

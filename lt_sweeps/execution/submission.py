@@ -16,7 +16,8 @@ from functools import cached_property, partial
 import torch
 from filelock import FileLock
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.call import Config, digest
+from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution.loaded_code import ChangedCode
@@ -187,13 +188,16 @@ class Submission:
     def _with_earlier_trials(self, before: Manifest | None) -> list[FrozenCell]:
         """The cells of its manifest: those of a search come behind those of earlier trials.
 
-        What is frozen names cells by their numbers, which therefore stay.
+        What is frozen names cells by their numbers, which therefore stay. What all cells of a sweep
+        share, such as `workers`, is for earlier trials too what it is now.
         """
         cells = [_frozen_cell(cell) for cell in self.plan.cells]
         if before is None or self.settings.search is None:
             return cells
         known = {cell.name for cell in before.cells}
-        return [*before.cells, *(cell for cell in cells if cell.name not in known)]
+        shared = {key: value for key, value in cells[0].config.items() if key in SHARED_KEYS}
+        earlier = [replace(c, config=Config({**c.config, **shared})) for c in before.cells]
+        return [*earlier, *(cell for cell in cells if cell.name not in known)]
 
     def write_records(self) -> int:
         """Write the records of all cells; returns how many cells are complete."""

@@ -8,14 +8,16 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from fixtures.job_callback import JobCallback
 from fixtures.strange_sweeper import RATES, StrangeSweeper
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from rich.console import Console
 
 from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.execution import local_launcher
-from lt_sweeps.execution.submission import Submission
+from lt_sweeps.execution.submission import Submission, resumed
 from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -132,10 +134,12 @@ def test_a_search_is_one_sweep_with_one_report(
 
     # Started again in other batches it computes nothing, and changes no cell.
     tickets = stamps(tmp_path)
-    assert search("seed=[0,1]", "+hydra.sweeper.batch=3") == 0
+    assert search("seed=[0,1]", "+hydra.sweeper.batch=2", "workers=2", report=True) == 0
     assert stamps(tmp_path) == tickets
     again = SweepFolder(folder).manifest
-    assert (again.cells, again.packs, again.content) == (first.cells, first.packs, first.content)
+    assert [cell.name for cell in again.cells] == [cell.name for cell in first.cells]
+    assert (again.packs, again.content) == (first.packs, first.content)
+    assert resumed(SweepFolder(folder)).settings.workers == 2
     assert "nothing has changed since" in capsys.readouterr().out
 
 
@@ -176,6 +180,29 @@ def test_a_search_on_the_test_set_is_warned_of_once(
     caplog.clear()
     assert search("plan", "seed=0") == 0
     assert not caplog.messages
+
+
+def test_the_jobs_of_a_foreign_launcher_are_one_sweep_with_one_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended: list[JobStatus] = []
+    monkeypatch.setattr(
+        JobCallback, "on_job_end", lambda _, job_return, **__: ended.append(job_return.status)
+    )
+    # One job reads a level that is not there; the others go on.
+    words = ["hydra/launcher=basic", *TINY, "seed=0", "schedule.levels=1,2", "recipe.lr=0.01,0.02"]
+    words = [word for word in words if word != "schedule.levels=2"]
+    callback = "+hydra.callbacks.mine._target_=fixtures.job_callback.JobCallback"
+    assert main([*words, callback, "objective=val_accuracy@2"]) == 1
+    assert ended == [JobStatus.FAILED] * 2 + [JobStatus.COMPLETED] * 2
+    shown = capsys.readouterr()
+    assert shown.out.count("index.html") == 1
+    assert "error: objective: val_accuracy@2; the levels are [0, 1]" in shown.err
+    (folder,) = (tmp_path / "results" / "sweeps").iterdir()
+    cells = SweepFolder(folder).manifest.cells
+    found = [(c.config["schedule"]["levels"], c.config["recipe"]["lr"]) for c in cells]
+    assert found == [(1, 0.01), (1, 0.02), (2, 0.01), (2, 0.02)]
 
 
 def interrupted(_: Submission) -> int:
