@@ -217,7 +217,11 @@ def test_hydras_own_sweeper_gives_the_same_cells(multirun: Multirun) -> None:
     words = ("seed=1,2", "mask_criterion=random")
     basic = multirun("hydra/sweeper=basic", *words)
     ours = multirun(*words)
-    assert [(c.config, c.choices) for c in basic] == [(c.config, c.choices) for c in ours]
+    asked = [{**c.config, "search": None} for c in basic]  # its jobs join one sweep
+    assert asked == [c.config for c in ours]
+    assert [c.choices for c in basic] == [c.choices for c in ours]
+    (search,) = set(values(basic, "search"))
+    assert str(search).startswith("default-basic-")
 
 
 def test_a_foreign_launcher_runs_every_cell_by_itself(multirun: Multirun) -> None:
