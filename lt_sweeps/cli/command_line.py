@@ -14,15 +14,17 @@ from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lt_sweeps import __version__
 from lt_sweeps.cli.commands import HELP, VERBS, Usage, run_verb
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
-from lt_sweeps.execution.hydra_plugins import is_held, register
+from lt_sweeps.execution.hydra_plugins import is_held, register, search_reported, searches
 from lt_sweeps.storage.atomic_write import passes
 
+_INTERRUPTED = 130
 # Hydra's flags, and whether a value follows.
 _ALONE = "--hydra-help --version --resolve -r --run -m --multirun -sc --shell-completion"
 _WITH_VALUE = "-c --cfg -p --package -i --info -cp --config-path -cn --config-name -cd --config-dir"
@@ -43,7 +45,7 @@ def _answered(run: Callable[[], int]) -> int:
         return run()
     except KeyboardInterrupt:
         print("interrupted; the same command continues from here", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
@@ -89,7 +91,7 @@ def _compose(words: list[str], *, dry_run: bool = False) -> int:
     argv, sys.argv = sys.argv, [sys.argv[0], *flags, *passed]
     shown = io.StringIO() if set(HELP) & set(flags) else sys.stdout
     try:
-        with warnings.catch_warnings(), redirect_stdout(shown):
+        with warnings.catch_warnings(), redirect_stdout(shown), search_reported():
             warnings.filterwarnings("error", message=".*is\nnot available|.*is not available")
             # Hydra 1.4 warns of every callback that a program does not list, a user's own too.
             warnings.filterwarnings("ignore", message=r"hydra\.utils\.instantiate.* resolved")
@@ -153,12 +155,18 @@ def _hydra() -> Callable[[], None]:
     return hydra.main(config_path=str(CONF), config_name="config", **version)(_job)
 
 
-def _job(config: DictConfig) -> None:
-    """One job by itself: `hydra.mode=RUN`, or a launcher that is not ours."""
-    from lt_sweeps.execution import local_launcher
+def _job(config: DictConfig) -> float | None:
+    """One job by itself: `hydra.mode=RUN`, or a launcher that is not ours; returns its objective.
 
-    status = _answered(
-        lambda: local_launcher.launch([from_config(config, cast(DictConfig, HydraConfig.get()))])
-    )
-    if status:
+    A job of a multirun that fails raises, so that the launcher goes on with the others.
+    """
+    from lt_sweeps.execution import local_launcher
+    from lt_sweeps.execution.trials import by_seed, objective_of
+
+    composed = cast(DictConfig, HydraConfig.get())
+    cells, single = by_seed(from_config(config, composed)), composed.mode is not RunMode.MULTIRUN
+    status = _answered(lambda: local_launcher.launch(cells))
+    if status and (single or status == _INTERRUPTED):
         sys.exit(status)
+    no_result = single or config.dry_run
+    return None if no_result else objective_of(cells, searched=searches(composed))

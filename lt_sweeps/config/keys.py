@@ -15,6 +15,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SHARED_KEYS = (
     *("root", "device", "workers", "stack_size", "backend", "deterministic", "checkpoint_every"),
     *("name", "dry_run", "budget", "tracker", "keep", "profile"),
+    *("objective", "search"),
 )
 """Keys that have one value for all cells of a multirun."""
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -16,10 +21,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
-from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf, flag_override
 
+from lt_sweeps.config.call import digest
 from lt_sweeps.config.cells import Cell, SweepSpec, multirun
+from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.taken_options import group_of, has_key, refuse_untaken
+
+_log = logging.getLogger("lt_sweeps")
 
 _ROOT = "root=DIR says where tickets, runs and sweeps lie"
 _NAME = "name=NAME says what the sweep's folder is called"
@@ -97,8 +106,78 @@ def _refuse_unused(hydra: DictConfig) -> None:
                 )
 
 
+def searches(hydra: DictConfig) -> bool:
+    """Whether the sweeper looks at what a trial returns; grids, ours and Hydra's own, do not."""
+    return not issubclass(get_class(hydra.sweeper["_target_"]), CellSweeper | BasicSweeper)
+
+
+class SearchSweep(Callback):
+    """Has all trials of a multirun join one sweep, where a sweeper or a launcher is not ours.
+
+    Each of its jobs is a command of its own, here or in another process. A word that all of them
+    are given, `search=NAME`, says which sweep they join, and it is reported when all have ended.
+    """
+
+    begun: ClassVar[DictConfig | None] = None  # the config of the multirun
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        hydra = config.hydra
+        ours = ((hydra.sweeper, CellSweeper), (hydra.launcher, CellLauncher))
+        if all(issubclass(get_class(plugin["_target_"]), kind) for plugin, kind in ours):
+            return
+        from lt_sweeps.analysis.objective import Objective
+
+        if Objective.of(config.objective).looks_at_test and searches(hydra):
+            _log.warning(
+                "objective: %s: what is tuned on the test set is reported too well on it; "
+                "val_accuracy leaves the test set for the result",
+                config.objective,
+            )
+        with flag_override(config, ["readonly", "struct"], False):
+            config.search = _search_name(hydra)
+            hydra.overrides.task.append(f"search={config.search}")
+        SearchSweep.begun = config
+
+
+def _search_name(hydra: DictConfig) -> str:
+    """The same for the same words, so that a search that is started again goes on in its sweep."""
+    aside = ("report", "data_dir", *SHARED_KEYS)
+    task = [w for w in hydra.overrides.task if re.split(r"[.=]", w.lstrip("+~"))[0] not in aside]
+    sweeper = OmegaConf.to_container(hydra.sweeper)
+    params = sweeper.get("params") if isinstance(sweeper, dict) else None
+    choices = [hydra.runtime.choices.get(group) for group in ("experiment", "hydra/sweeper")]
+    names = [choices[0] or "default", choices[1] or "search", digest([task, params])[:8]]
+    return "-".join(names).replace("/", "-")
+
+
+@contextmanager
+def search_reported() -> Iterator[None]:
+    """Report the sweep of a search at its end, also after a trial that failed."""
+    SearchSweep.begun = None
+    try:
+        yield
+    except Exception:
+        _end_search()
+        raise
+    _end_search()
+
+
+def _end_search() -> None:
+    config = SearchSweep.begun
+    if config is None or config.dry_run:
+        return
+    launcher = get_class(config.hydra.launcher["_target_"])
+    if issubclass(launcher, CellLauncher) and not launcher.waits:
+        return
+    from lt_sweeps.execution.local_launcher import end_search
+
+    end_search(Path(config.root) / "sweeps" / (config.name or config.search), config.keep)
+
+
 class CellLauncher(Launcher):
     """Runs all cells of a multirun as one plan, so that they share trainings and stacks."""
+
+    waits: ClassVar[bool] = True  # whether it returns when the results are there
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -110,18 +189,48 @@ class CellLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Compose each job by itself and run all: the entry for other people's sweepers."""
+        """Compose each job by itself and run all: the entry for other people's sweepers.
+
+        What is returned holds the objective of each trial; one without is a failed job, and its
+        sweeper says how many it allows.
+        """
+        searched = searches(self.config.hydra)
+        if searched and not self.waits:
+            raise ValueError(
+                "hydra/launcher: a search waits for each trial's result, and this launcher returns "
+                "when jobs are submitted; use hydra/launcher=local in a job of your own"
+            )
+        if searched:  # others write there, and Hydra's own make it
+            Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        trials = [self._trial(overrides) for overrides in job_overrides]
+        status = self.start([cell for trial in trials for cell in trial])
+        if trials[0][0].config["dry_run"]:  # the others depend on what these return
+            sys.exit(status)
+        pairs = zip(job_overrides, trials, strict=True)
+        return [self._returned(overrides, trial) for overrides, trial in pairs]
+
+    def _trial(self, overrides: Sequence[str]) -> list[Cell]:
+        """The cells of one job: a seed each."""
         loader = self.hydra_context.config_loader
-        cells = [
-            cell
-            for overrides in job_overrides
-            for cell in multirun(loader, self.config, SweepSpec(), overrides)
-        ]
+        composed = multirun(loader, self.config, SweepSpec(), overrides)
         # A search tries a method that takes no criterion with any criterion.
-        lacking = [tuple(k for k in c.untaken if not has_key(c.config, k)) for c in cells]
-        pairs = zip(cells, lacking, strict=True)
+        lacking = [tuple(k for k in c.untaken if not has_key(c.config, k)) for c in composed]
+        pairs = zip(composed, lacking, strict=True)
         refuse_untaken([replace(cell, untaken=keys) for cell, keys in pairs])
-        return self.launch_cells(cells)
+        from lt_sweeps.execution.trials import by_seed
+
+        return [cell for each in composed for cell in by_seed(each)]
+
+    def _returned(self, overrides: Sequence[str], trial: Sequence[Cell]) -> JobReturn:
+        from lt_sweeps.execution.trials import FailedTrial, objective_of
+
+        returned = JobReturn(status=JobStatus.COMPLETED, overrides=overrides)
+        if self.waits:
+            try:
+                returned.return_value = objective_of(trial, searched=searches(self.config.hydra))
+            except FailedTrial as error:
+                returned.status, returned.return_value = JobStatus.FAILED, error
+        return returned
 
     def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
         """Run the cells to their end; a failure ends the process with its exit status."""
@@ -140,6 +249,8 @@ class CellLauncher(Launcher):
 
 class SlurmLauncher(CellLauncher):
     """Submits the cells of a multirun to a Slurm cluster and returns without waiting."""
+
+    waits = False
 
     def __init__(self, **profile: Any) -> None:
         self.profile = profile
@@ -180,7 +291,8 @@ class CellSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        words = [w for w in self.words if w in arguments or is_held(w)] or arguments
+        words = [w for w in self.words if w in arguments or is_held(w)]
+        words += [w for w in arguments if w not in self.words]
         cells = multirun(loader, self.config, SweepSpec.of(self.config), words)
         refuse_untaken(cells)
         if isinstance(self.launcher, CellLauncher):

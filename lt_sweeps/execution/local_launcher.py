@@ -66,7 +66,8 @@ def run_missing(submission: Submission) -> int:
             todo = _todo(submission, devices, memory)
             failed, _ = _run(submission.freeze(todo), todo, devices, code, console)
         complete = submission.write_records()
-    if complete or any(sweep.root.glob("runs/*/*/records.jsonl")):
+    part = settings.search is not None  # of a sweep that others go on with: see `end_search`
+    if not part and (complete or any(sweep.root.glob("runs/*/*/records.jsonl"))):
         patiently("report", lambda: _report(sweep.folder, console, anew=bool(todo)))
     if settings.machine.profile and (table := profile_table(sweep.folder / "logs")):
         console.print(table)
@@ -75,14 +76,23 @@ def run_missing(submission: Submission) -> int:
     if complete < len(cells):
         left = len(cells) - complete
         say(f"error: {left} of {len(cells)} cells unfinished")
-    diverged = Status.of(submission.sweep).diverged
+    diverged = not part and Status.of(submission.sweep).diverged
     if diverged:
         say(f"error: {ALL_DIVERGED}")
     if failed or complete < len(cells):
         return 1
-    for line in keep_only(sweep, settings.keep):
+    for line in () if part else keep_only(sweep, settings.keep):
         say(line)
     return int(diverged)
+
+
+def end_search(folder: Path, keep: str) -> None:
+    """Report the sweep that the trials of a search have joined, and drop what it does not keep."""
+    sweep = SweepFolder(folder)
+    if sweep.exists and any(folder.parent.parent.glob("runs/*/*/records.jsonl")):
+        patiently("report", lambda: _report(folder, Console(), anew=False))
+        for line in keep_only(sweep, keep):
+            say(line)
 
 
 def _todo(submission: Submission, devices: Sequence[str], memory: int) -> list[Pack]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lt_sweeps import __version__
+from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.keys import KEEPS, SHARED_KEYS
 from lt_sweeps.storage.manifest import Machine
@@ -29,6 +30,7 @@ class RunSettings:
     dry_run: bool
     budget: float | None  # GPU-hours; None: no limit
     keep: str = "all"  # which tickets stay when the sweep is done
+    search: str | None = None  # the search whose sweep these cells join
 
     @classmethod
     def of(cls, cells: Sequence[Cell]) -> RunSettings:
@@ -50,6 +52,7 @@ class RunSettings:
         if keep not in KEEPS:
             raise ValueError(f"keep: got {keep!r}; give one of {list(KEEPS)}")
         tracker_of(config["tracker"])
+        Objective.of(config.get("objective", "val_accuracy"))
         every = number("checkpoint_every", config["checkpoint_every"], "seconds, 0 for every step")
         return cls(
             Path(config["root"]),
@@ -67,6 +70,7 @@ class RunSettings:
             config["dry_run"],
             _budget(config.get("budget")),
             keep,
+            config.get("search"),
         )
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
 from filelock import FileLock
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.call import Config, digest
+from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution.loaded_code import ChangedCode
@@ -58,18 +59,24 @@ class Submission:
 
     def __init__(self, plan: Plan, settings: RunSettings) -> None:
         self.plan, self.settings, self.store = plan, settings, Store(settings.root)
-        self.content = digest([[cell.signature, str(cell.seed)] for cell in self.plan.cells])
+        self.content = _content((cell.signature, str(cell.seed)) for cell in self.plan.cells)
         self.experiment = self.plan.cells[0].labels["experiment"] or ""
         name = settings.name
         if name is not None and not is_folder_name(name):
             raise ValueError(f"name: {name!r} cannot name a folder; use letters, digits, . - and _")
-        folder = name or f"{self.experiment}-{self.content[:8]}".replace("/", "-")
-        self.folder = settings.root / "sweeps" / folder
+        folder = name or settings.search or f"{self.experiment}-{self.content[:8]}"
+        self.folder = settings.root / "sweeps" / folder.replace("/", "-")
         before = self.sweep.usable_manifest
-        if before is not None and before.content != self.content:
+        if before is not None and not self._goes_on_with(before):
             raise ValueError(
                 f"name: {name!r} is taken by another sweep in {settings.root}; choose another"
             )
+
+    def _goes_on_with(self, before: Manifest) -> bool:
+        """Whether its cells are those of a sweep, or trials of the same search."""
+        if self.settings.search is not None:
+            return before.search == self.settings.search
+        return before.content == self.content
 
     @property
     def sweep(self) -> SweepFolder:
@@ -95,6 +102,8 @@ class Submission:
         missing = {name_of(unit) for unit in self.missing()}
         packs = []
         for frozen in reversed(before.packs):
+            if not self.units.keys() >= {*frozen.units}:  # with those of other trials of a search
+                continue
             if missing.intersection(frozen.units):
                 missing.difference_update(frozen.units)
                 packs.append(Pack(tuple(self.units[name] for name in frozen.units)))
@@ -151,7 +160,10 @@ class Submission:
             frozen = before.packs if before is not None else ()
             if before is None and os.path.lexists(self.sweep.path):
                 set_aside(self.sweep.path, "damaged")
-            known, cells = {pack.name for pack in frozen}, self._cells_by_unit()
+            frozen_cells = self._with_earlier_trials(before)
+            known, cells = {pack.name for pack in frozen}, _cells_by_unit(frozen_cells)
+            stages = {u.stage.key: _frozen_stage(u.stage) for u in self.plan.units}
+            reports = {c.labels["experiment"] or "": c.cell.report for c in self.plan.cells}
             new = [
                 self._frozen_pack(pack, cells, jobs.get(pack.name))
                 for pack in packs
@@ -160,18 +172,33 @@ class Submission:
             manifest = Manifest(
                 name=self.folder.name,
                 experiment=self.experiment,
-                content=self.content,
-                cells=[_frozen_cell(cell) for cell in self.plan.cells],
-                stages={u.stage.key: _frozen_stage(u.stage) for u in self.plan.units},
+                content=_content((cell.signature, cell.seed) for cell in frozen_cells),
+                cells=frozen_cells,
+                stages={**(before.stages if before else {}), **stages},
                 packs=[*frozen, *new],
                 launcher=launcher or Launcher(cwd=os.getcwd()),
-                reports={c.labels["experiment"] or "": c.cell.report for c in self.plan.cells},
-                data=_data(self.plan),
+                reports={**(before.reports if before else {}), **reports},
+                data={**(before.data if before else {}), **_data(self.plan)},
+                search=before.search if before else self.settings.search,
             )
             manifest.write(self.sweep.path)
         sweep = self.sweep
-        sweep.forgive(sweep.failures())
+        sweep.forgive(self.units.keys() & sweep.failures().keys())
         return sweep
+
+    def _with_earlier_trials(self, before: Manifest | None) -> list[FrozenCell]:
+        """The cells of its manifest: those of a search come behind those of earlier trials.
+
+        What is frozen names cells by their numbers, which therefore stay. What all cells of a sweep
+        share, such as `workers`, is for earlier trials too what it is now.
+        """
+        cells = [_frozen_cell(cell) for cell in self.plan.cells]
+        if before is None or self.settings.search is None:
+            return cells
+        known = {cell.name for cell in before.cells}
+        shared = {key: value for key, value in cells[0].config.items() if key in SHARED_KEYS}
+        earlier = [replace(c, config=Config({**c.config, **shared})) for c in before.cells]
+        return [*earlier, *(cell for cell in cells if cell.name not in known)]
 
     def write_records(self) -> int:
         """Write the records of all cells; returns how many cells are complete."""
@@ -197,14 +224,6 @@ class Submission:
                 set_aside(path, fault)
                 ticket(init, seed, self.store)
 
-    def _cells_by_unit(self) -> dict[UnitName, list[int]]:
-        """The numbers of the cells that each unit advances."""
-        numbers: dict[UnitName, list[int]] = {}
-        for number, cell in enumerate(self.plan.cells):
-            for stage in cell.trainings:
-                numbers.setdefault((stage.key, str(cell.seed)), []).append(number)
-        return numbers
-
     def _frozen_pack(
         self, pack: Pack, cells: Mapping[UnitName, list[int]], job: str | None
     ) -> FrozenPack:
@@ -227,7 +246,7 @@ def resumed(sweep: SweepFolder) -> Submission:
     """A sweep that was frozen before, as it was submitted. Relative paths start where it did."""
     cells = sweep.cells()
     os.chdir(sweep.manifest.launcher.cwd)
-    named = {"root": sweep.root, "name": sweep.folder.name, "dry_run": False}
+    named = {"root": sweep.root, "name": sweep.folder.name, "dry_run": False, "search": None}
     return Submission(plan(cells), replace(RunSettings.of(cells), **named))
 
 
@@ -322,6 +341,20 @@ def write_records(
     assert held is not None, "it waits for ever"
     with held:
         return record_cell(planned, tickets, computed=computed)
+
+
+def _cells_by_unit(cells: Sequence[FrozenCell]) -> dict[UnitName, list[int]]:
+    """The numbers of the cells that each unit advances."""
+    numbers: dict[UnitName, list[int]] = {}
+    for number, cell in enumerate(cells):
+        for unit in cell.units:
+            numbers.setdefault(unit, []).append(number)
+    return numbers
+
+
+def _content(names: Iterable[tuple[str, str]]) -> str:
+    """The digest of cells' names: signature and seed."""
+    return digest([list(name) for name in names])
 
 
 def name_of(unit: Unit) -> UnitName:

@@ -122,7 +122,8 @@ class Launcher:
 class Manifest:
     """A sweep: `content` is the digest of its cells' names, `reports` how experiments are drawn.
 
-    `data` are digests of what the data sets hold, by their functions and arguments.
+    `data` are digests of what the data sets hold, by their functions and arguments. `search` is the
+    search whose trials it holds: such a sweep grows by cells; any other has those it began with.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Manifest:
     launcher: Launcher = Launcher()
     reports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
+    search: str | None = None
     format: str = FORMAT
 
     def cell(self, number: int) -> Cell:

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,36 @@ def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> Non
     work_on(sweep, sweep.manifest.packs[0], device="cpu")
     left = Submission(made, settings(tmp_path)).unfinished()
     assert [pack.name for pack in left] == names[1:]
+
+
+def test_a_search_grows_by_its_trials_and_leaves_the_packs_of_others(
+    cell: Make, tmp_path: Path
+) -> None:
+    mine = replace(settings(tmp_path, "s"), search="random-1")
+    both = plan([cell(seed=seed) for seed in (0, 1)])
+    first = Submission(both, mine).freeze(all_packs(both)).manifest
+    assert len(first.packs[0].units) == 2  # an interrupted batch trained both in one stack
+    one = plan([cell(seed=seed) for seed in (1, 2)])
+    submission = Submission(one, mine)
+    assert submission.unfinished() == []
+    grown = submission.freeze(all_packs(one)).manifest
+    assert [c.seed for c in grown.cells] == ["0", "1", "2"]
+    assert [*grown.packs[: len(first.packs)]] == [*first.packs]
+    assert {tuple(pack.cells) for pack in grown.packs[len(first.packs) :]} == {(1, 2)}
+    assert len(SweepFolder(submission.folder).manifest.stages) == len(first.stages)
+    for other in (replace(mine, search="random-2"), settings(tmp_path, "s")):
+        with pytest.raises(ValueError, match="'s' is taken by another sweep"):
+            Submission(one, other)
+
+
+def test_a_batch_of_a_search_keeps_the_failures_of_others(cell: Make, tmp_path: Path) -> None:
+    mine = replace(settings(tmp_path, "s"), search="random-1")
+    one, other = (plan([cell(seed=seed)]) for seed in (0, 1))
+    sweep = Submission(one, mine).freeze(all_packs(one))
+    (failed, *_) = sweep.manifest.cells[0].units
+    sweep.fail(failed, "memory", "pack")
+    assert [*Submission(other, mine).freeze(all_packs(other)).failures()] == [failed]
+    assert not Submission(one, mine).freeze([]).failures()
 
 
 def test_a_seed_more_computes_only_what_is_new(cell: Make, tmp_path: Path) -> None:

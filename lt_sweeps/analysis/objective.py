@@ -1,0 +1,100 @@
+"""`Objective`: the number that a search (Optuna, Ax, Nevergrad) tries to improve, of one trial.
+
+A trial is one cell, or one with several seeds (`seed=[0,1,2]`), whose mean counts. It is read from
+the records as every other number, and is in no stage key: the same trainings serve any objective.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from lt_sweeps.analysis.results import CellResults, read_results
+from lt_sweeps.config.report_config import METRICS, layout
+
+# The endpoints that are one number per run. What they look at is the validation accuracy.
+_ENDPOINTS = ("sparsest_not_inferior", "area", "peak")
+_ACCURACY = "val_accuracy"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`val_accuracy` at the last level, `val_accuracy@3` at level 3, or an endpoint such as `area`.
+
+    The margin of `sparsest_not_inferior` is `report.margin`.
+    """
+
+    name: str
+    level: int | None = None  # of a metric; None: the last one
+
+    @classmethod
+    def of(cls, value: Any) -> Objective:
+        """Raises: ValueError: it names no metric and no endpoint, or no level."""
+        name, at, level = str(value).partition("@")
+        whole = level.isdecimal() if at else True
+        if name not in (*METRICS, *_ENDPOINTS) or not whole or (at and name in _ENDPOINTS):
+            raise ValueError(
+                f"objective: got {value!r}; give {', '.join(_ENDPOINTS)}, or METRIC or "
+                f"METRIC@LEVEL of {', '.join(METRICS)}"
+            )
+        return cls(name, int(level) if at else None)
+
+    @property
+    def looks_at_test(self) -> bool:
+        """Whether what is tuned by it is tuned on the test set."""
+        return "test" in self.name
+
+    def __str__(self) -> str:
+        return self.name if self.level is None else f"{self.name}@{self.level}"
+
+    def of_trial(
+        self, folder: Path, seeds: Collection[str], report: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """The number of each seed of a trial; NaN where the training diverged or has none.
+
+        Args:
+            folder: of the cell, `<root>/runs/<signature>`.
+            report: the keys under `report:`.
+
+        Raises: ValueError: the records cannot be read, or have no such level.
+        """
+        found = [cell for cell in read_results(folder, metrics=()).cells if cell.seed in seeds]
+        if self.name in _ENDPOINTS:
+            return self._endpoint(found, report)
+        return {cell.seed: self._metric(cell) for cell in found}
+
+    def _metric(self, cell: CellResults) -> float:
+        levels = {row.level: row for row in cell.rows}
+        if not levels:
+            return math.nan
+        level = max(levels) if self.level is None else self.level
+        if level not in levels:
+            raise ValueError(f"objective: {self}; the levels are {sorted(levels)}")
+        return levels[level].value(self.name)
+
+    def _endpoint(
+        self, cells: Sequence[CellResults], report: Mapping[str, Any]
+    ) -> dict[str, float]:
+        # Their libraries take a second, which a plan need not wait for.
+        from lt_sweeps.analysis.curve import curves
+        from lt_sweeps.analysis.endpoint import endpoints
+
+        # What a report calls its lines does not matter here, and may name lines that are not there.
+        margin = layout({key: report[key] for key in ("margin",) if key in report})
+        values = {cell.seed: math.nan for cell in cells}
+        for curve in curves(cells, metric=_ACCURACY, layout=margin):
+            least = curve.points[-1].percent if curve.points else 100.0
+            if least <= 0:  # no weight is left: log density has no end there
+                continue
+            ends = endpoints(curve, _ACCURACY, margin, least=least)
+            values |= next(end.values for end in ends if end.name == self.name)
+        return values
+
+
+def mean_of(values: Mapping[str, float], seeds: Collection[str]) -> float:
+    """The mean over seeds; NaN if one has no number, since a mean of the others would flatter."""
+    return fmean(values.get(seed, math.nan) for seed in seeds)

@@ -1,0 +1,56 @@
+"""A trial of a search: what one job of somebody's sweeper or launcher asks for, and returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lt_sweeps.analysis.objective import Objective, mean_of
+from lt_sweeps.config.call import Config
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.plan.planning import planned_cell
+from lt_sweeps.storage.record import RunFolder
+
+
+class FailedTrial(ValueError):
+    """A trial that has no objective: it is unfinished, diverged, or has no such number."""
+
+
+def by_seed(cell: Cell) -> list[Cell]:
+    """The cells of a trial: one for each seed of `seed=[0,1,2]`."""
+    seeds = cell.config["seed"]
+    if not isinstance(seeds, list) or not seeds:
+        return [cell]
+    return [replace(cell, config=Config({**cell.config, "seed": seed})) for seed in seeds]
+
+
+def objective_of(cells: Sequence[Cell], *, searched: bool) -> float:
+    """The objective of a trial whose cells have been run: the mean over its seeds.
+
+    Args:
+        searched: whether its sweeper looks at it. Optuna takes no NaN, so that a trial without a
+            number then is a failed one. A grid just has it run.
+
+    Raises: FailedTrial: it is unfinished, or has none.
+    """
+    config, planned = cells[0].config, [planned_cell(cell) for cell in cells]
+    objective, root = Objective.of(config["objective"]), Path(config["root"])
+    seeds = [str(cell.seed) for cell in planned]
+    signature = planned[0].signature
+    folders = [RunFolder.of(root, cell.signature, cell.seed) for cell in planned]
+    if left := sum(not folder.done.exists() for folder in folders):
+        raise FailedTrial(f"objective: {left} of {len(folders)} cells of the trial are unfinished")
+    try:
+        values = objective.of_trial(root / "runs" / signature, seeds, cells[0].report)
+    except ValueError as error:
+        raise FailedTrial(str(error)) from None
+    value = mean_of(values, seeds)
+    if searched and not math.isfinite(value):
+        without = [seed for seed in seeds if not math.isfinite(values.get(seed, math.nan))]
+        raise FailedTrial(
+            f"objective: {objective} is no number for seed {', '.join(without)}: it diverged, or "
+            "nothing of the kind was measured"
+        )
+    return value
