@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lt_sweeps import __version__
-from lt_sweeps.cli.commands import HELP, VERBS, Usage, run_verb
+from lt_sweeps.cli.commands import HELP, USAGE, VERBS, Usage, run_verb
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
 from lt_sweeps.execution.hydra_plugins import is_held, register
@@ -61,19 +61,39 @@ def _command(words: list[str]) -> int:
     if words[:1] == ["--version"]:
         print(f"lt-sweeps {__version__}")
         return 0
-    first = words[0] if words else ""
-    if first in VERBS:
-        return run_verb(first, words[1:])
-    if first == "plan":
-        return _compose(words[1:], dry_run=True)
-    if first and "=" not in first and first[0] not in "-~":
-        raise Usage(unknown("command", first, ["plan", *VERBS], what="commands"))
+    at = _verb_at(words)
+    verb, others = (words[at], words[:at] + words[at + 1 :]) if at is not None else ("", words)
+    if verb in VERBS:
+        return run_verb(verb, others)
+    if verb == "plan":
+        return _compose(others, dry_run=True)
+    if words and at == 0:
+        raise Usage(unknown("command", verb, ["plan", *VERBS], what="commands"))
     return _compose(words)
+
+
+def _verb_at(words: list[str]) -> int | None:
+    """Where the verb stands: the first word that is no flag, no value of one and no override.
+
+    A word of another form, such as a key without a value, is a verb only if it comes first.
+    """
+    value = False
+    for number, word in enumerate(words):
+        if value or word.startswith(("-", "~")) or "=" in word:
+            value = not value and FLAGS.get(word, False)
+        elif number == 0 or word == "plan" or word in VERBS:
+            return number
+        else:
+            return None
+    return None
 
 
 def _compose(words: list[str], *, dry_run: bool = False) -> int:
     """Let Hydra compose the overrides; our launcher, or `_job`, runs the cells."""
     flags, overrides = _split(words)
+    if dry_run and set(HELP) & set(flags):
+        print(USAGE["plan"])
+        return 0
     if set(HELP) & set(flags):  # options of a person's own folder are listed too
         overrides = [word for word in overrides if word.startswith("hydra.searchpath=")]
     elif dry_run:

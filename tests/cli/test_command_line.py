@@ -15,6 +15,7 @@ import yaml
 
 from lt_sweeps import __version__
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.cli.commands import USAGE, VERBS
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF, groups, options
 from lt_sweeps.execution import local_launcher
@@ -174,6 +175,7 @@ def test_a_mistake_is_one_line_and_status_1(answer: Answer, words: list[str], li
         (["pln", "seed=1"], "command: pln; did you mean `plan`? commands: *"),
         (["seed="], "seed: no value given; write seed=VALUE"),
         (["seed=1", "recipe"], "recipe: no value given; write recipe=VALUE"),
+        (["report", ".", "--chek"], "report: flag: --chek; did you mean `--check`? flags: *"),
         (["report"], "report: 0 sweeps given; name one. usage: lt-sweeps report *"),
         (["report", ".", "bnd=sd"], "report: bnd; did you mean `band`? keys: *"),
         (["--cofig", "job"], "flag: --cofig; did you mean `--cfg`? flags: --cfg, *"),
@@ -309,6 +311,76 @@ def test_help_lists_every_option_of_every_group(
             folder, _, name = f"{group}/{option}".rpartition("/")
             assert name in listed[folder].split(", "), f"{group}={option}"
     assert not re.search(r"\b_\w+", " ".join(listed.values()))  # fragments are no options
+
+
+def test_help_names_every_verb_and_the_launchers(
+    answer: Answer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in ("plan", *VERBS):
+        assert re.search(rf"^python -m lt_sweeps {verb} [A-Z\[ ]+\S* +\w+ \w+", text, re.M), verb
+    for launcher in options("hydra/launcher"):
+        assert f"hydra/launcher={launcher} " in text
+
+
+@pytest.mark.parametrize("verb", ["plan", *VERBS])
+def test_help_of_a_verb_is_a_sentence_and_an_example(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert set(USAGE) == {"plan", *VERBS}
+    for words in ([verb, "--help"], ["--help", verb]):
+        assert main(words) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(f"usage: lt-sweeps {verb} ")
+        assert re.search(r"^[A-Z][^.:]+[.:;]", text, re.MULTILINE)
+        assert re.search(rf"^example: lt-sweeps {verb} \S+", text, re.MULTILINE)
+        assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipe.lr=1e-3", "plan"],
+        ["--config-dir", "own", "plan", "model=mine"],
+        ["-m", "plan", "seed=3"],
+        ["seed=0,1", "--multirun", "plan", "--config-dir=own"],
+    ],
+    ids=" ".join,
+)
+def test_verbs_flags_and_overrides_go_in_any_order(
+    words: list[str], answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    net = "defaults: [fc]\n"
+    (tmp_path / "own" / "model" / "mine.yaml").write_text(net)
+    launched = list[Cell]()
+    monkeypatch.setattr(local_launcher, "launch", lambda cells: launched.extend(cells) or 0)
+    assert answer(*words) == (0, "")
+    assert launched and all(cell.config["dry_run"] is True for cell in launched)
+
+
+def test_a_value_of_a_flag_is_no_verb(answer: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = answer("--config-dir", "plan", "seed=0")
+    assert status == 1 and "plan" in text
+    status, text = answer("root=x", "status", "no_such_sweep")
+    assert status == 1 and text.startswith("error: status: ")
+
+
+def test_the_installed_command_finds_modules_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mylab.py").write_text("def scores(weight, mask):\n    return weight.abs()\n")
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    script = bin_folder / "lt-sweeps"
+    script.write_text("from lt_sweeps.__main__ import run\nrun()\nimport mylab\n")
+    done = subprocess.run(
+        [sys.executable, str(script), "--version"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_explains_every_key_with_the_comment_of_config_yaml(
