@@ -20,6 +20,7 @@ from lt_sweeps import __version__
 from lt_sweeps.cli.commands import HELP, USAGE, VERBS, Usage, run_verb
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
+from lt_sweeps.config.keys import GROUPS, SHARED_KEYS
 from lt_sweeps.execution.hydra_plugins import is_held, register
 from lt_sweeps.storage.atomic_write import passes
 
@@ -80,7 +81,7 @@ def _verb_at(words: list[str]) -> int | None:
     value = False
     for number, word in enumerate(words):
         if value or word.startswith(("-", "~")) or "=" in word:
-            value = not value and FLAGS.get(word, False)
+            value = not value and word in _WITH_VALUE.split()
         elif number == 0 or word == "plan" or word in VERBS:
             return number
         else:
@@ -149,6 +150,10 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 def _override(word: str) -> str:
     key, _, value = word.partition("=")
+    if word.startswith("~") and key[1:] in (*GROUPS, *SHARED_KEYS, "data_dir", "seed"):
+        raise ValueError(
+            f"{key}: cannot be removed, since every sweep has one; set {key[1:]}=VALUE"
+        )
     if not word.startswith("~") and not value:
         raise Usage(f"{key}: no value given; write {key}=VALUE")
     if key and not _names(value) and options(key):

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from lt_sweeps.config.errors import unknown
-from lt_sweeps.config.report_config import KEYS
+from lt_sweeps.config.report_config import KEYS, layout
 from lt_sweeps.storage.sweep_folder import SweepFolder, sweep_path
 
 HELP = ("-h", "--help")
@@ -116,6 +116,7 @@ def _report(words: list[str]) -> int:
     checking, (name,), keys = _arguments("report", words, flag="--check")
     root, out, file = (keys.pop(key, None) for key in ("root", "out", "layout"))
     _check_keys("report", keys, {*KEYS, "root", "out", "layout"})
+    layout(_values(keys))  # a wrong value is refused before anything is read
     from lt_sweeps.reporting.sweep_report import check, report
 
     sweep, folder = _folder("report", name, root), Path(out) if out else None
@@ -132,6 +133,7 @@ def _compare(words: list[str]) -> int:
     _, names, keys = _arguments("compare", words, count=2)
     root, out, by = (keys.pop(key, None) for key in ("root", "out", "by"))
     _check_keys("compare", keys, {*KEYS, "root", "out", "by"})
+    layout(_values(keys))
     from lt_sweeps.reporting.sweep_comparison import compare_sweeps
 
     one, other = (_folder("compare", name, root) for name in names)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ def run_missing(submission: Submission) -> int:
     estimate = Estimate.of(todo, Speeds.of(settings.root), device=here, at_once=len(devices))
     console.print(preview(submission.plan, todo, estimate, sweep=submission.folder))
     within_budget(estimate, settings.budget)
+    _check_writable(settings.root)
     if settings.dry_run:
         return 0
     submission.prepare_data(submission.plan.units)
@@ -80,6 +82,18 @@ def run_missing(submission: Submission) -> int:
     for line in keep_only(sweep, settings.keep):
         say(line)
     return int(diverged)
+
+
+def _check_writable(root: Path) -> None:
+    """Raises: ValueError: nothing can be written to the folder, or to the one that will hold it."""
+    there = next(
+        folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists()
+    )
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ValueError(f"root: {root} cannot be written: {error.strerror}") from None
 
 
 def _todo(submission: Submission, devices: Sequence[str], memory: int) -> list[Pack]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -55,6 +57,22 @@ def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (
+            ["hydra/sweeper=optuna"],
+            "hydra/sweeper: optuna is not installed; pip install hydra-optuna-sweeper",
+        ),
+        (
+            ["hydra/launcher=ray"],
+            "hydra/launcher: ray is not installed; pip install hydra-ray-launcher",
+        ),
+        (
+            ["experiment=criteria"],
+            "experiment: criteria; did you mean `deconstructing/criteria`? *",
+        ),
+        (["~tracker"], "~tracker: cannot be removed, since every sweep has one; set tracker=VALUE"),
+        (["report", "x", "band=std"], "report.band: got 'std'; *"),
+        (["report", "x", "figures=[curvs]"], "report.figures: *did you mean `curves`*"),
+        (["compare", "x", "y", "metrics=[acc]"], "report.metrics: *"),
         (
             ["mask_criterion=magnitud"],
             f"mask_criterion: magnitud; did you mean `magnitude_increase`? options: {CRITERIA}",
@@ -238,11 +256,76 @@ def test_our_own_value_errors_are_one_line(answer: Answer, monkeypatch: pytest.M
 def test_a_bug_keeps_its_traceback(
     answer: Answer, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    monkeypatch.setattr(local_launcher, "launch", _raising(ValueError("from elsewhere")))
+    monkeypatch.setattr(local_launcher, "launch", partial(local_launcher._reasons, None))
     status, text = answer(*words)
     assert status == 1
     assert text.startswith("Traceback")
-    assert text.endswith("ValueError: from elsewhere\n")
+    assert text.endswith("AttributeError: 'NoneType' object has no attribute 'failures'\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["mask_criterion=no_target"],
+            "mask_criterion: mask_criterion/no_target.yaml has no `_target_`, *",
+        ),
+        (
+            ["mask_criterion=empty"],
+            "mask_criterion: mask_criterion/empty.yaml has no `_target_`, *",
+        ),
+        (["model=bare"], "model.net: model/bare.yaml has no `_target_`, *"),
+        (
+            ["mask_criterion=absent"],
+            "mask_criterion._target_: mask_criterion/absent.yaml: `absent_lab.f` cannot be "
+            "imported: No module named 'absent_lab'",
+        ),
+        (
+            ["mask_criterion=unread"],
+            "mask_criterion._target_: mask_criterion/unread.yaml: `unread_lab.f` cannot be "
+            "imported: unread_lab.py:1: SyntaxError: *",
+        ),
+        (
+            ["method=divides"],
+            "method._target_: method/divides.yaml: `divides_lab.f` cannot be imported: "
+            "divides_lab.py:2: ZeroDivisionError: division by zero",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_in_a_persons_own_code_names_key_yaml_and_line(
+    answer: Answer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    line: str,
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "unread_lab.py").write_text("def f(:\n")
+    (tmp_path / "divides_lab.py").write_text("one = 1\none / 0\n")
+    for option, text in {
+        "mask_criterion/no_target": "norm: true\n",
+        "mask_criterion/empty": "",
+        "mask_criterion/absent": "_target_: absent_lab.f\n",
+        "mask_criterion/unread": "_target_: unread_lab.f\n",
+        "method/divides": "_target_: divides_lab.f\n",
+        "model/bare": "net: {hidden: [3]}\n",
+    }.items():
+        path = tmp_path / "own" / f"{option}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    status, text = answer("--config-dir=own", "seed=0", *words)
+    assert status == 1
+    assert re.fullmatch(".*".join(map(re.escape, f"error: {line}\n".split("*"))), text), text
+
+
+def test_an_error_in_a_persons_own_function_is_its_line(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_launcher, "launch", lambda cells: json.loads("{"))
+    status, text = answer("seed=0")
+    assert status == 1
+    assert re.fullmatch(r"error: \S+test_command_line\.py:\d+: JSONDecodeError: .*\n", text), text
 
 
 @pytest.mark.parametrize("words", [["mask_criterion=random"], ["hydra.mode=RUN"]])
