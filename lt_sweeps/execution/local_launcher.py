@@ -35,6 +35,8 @@ from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
 
+_LINES = 5  # that an error names
+
 
 def launch(cells: Sequence[Cell]) -> int:
     """Run the cells to their end and report; returns the exit status.
@@ -67,7 +69,7 @@ def run_missing(submission: Submission) -> int:
             todo = _todo(submission, devices, memory)
             failed, _ = _run(submission.freeze(todo), todo, devices, code, console)
         complete = submission.write_records()
-    if complete or any(sweep.root.glob("runs/*/*/records.jsonl")):
+    if complete:  # else all its tables were empty, and hid what failed
         patiently("report", lambda: _report(sweep.folder, console, anew=bool(todo)))
     for line in _reasons(submission.sweep, failed):
         say(f"error: {line}")
@@ -153,8 +155,9 @@ def _report(folder: Path, console: Console, *, anew: bool) -> None:
 
 
 def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
-    """One line per reason: which levels and seeds it kept from being computed."""
+    """One line per reason: the lines of the report, levels and seeds that it stopped."""
     notes, stages = sweep.failures(), sweep.manifest.stages
+    lines_of = _lines_of(sweep) if failed else {}
     by_reason: dict[str, list[UnitName]] = defaultdict(list)
     for unit, reason in failed.items():
         by_reason[reason].append(unit)
@@ -164,8 +167,22 @@ def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
         seeds = sorted({seed for _, seed in members})
         log = notes[members[0]].log if members[0] in notes else ""
         trace = "" if reason.startswith("not begun") or not Path(log).exists() else f" (see {log})"
-        lines.append(f"level {_listed(levels)} of seed {_listed(seeds)}: {reason}{trace}")
+        called = dict.fromkeys(line for unit in members for line in lines_of.get(unit, ()))
+        which = ", ".join([*called][:_LINES]) + (", ..." if len(called) > _LINES else "")
+        about = f"level {_listed(levels)} of seed {_listed(seeds)}"
+        lines.append(f"{which}: {about}: {reason}{trace}")
     return lines
+
+
+def _lines_of(sweep: SweepFolder) -> dict[UnitName, list[str]]:
+    """The lines of the report that need each unit."""
+    from lt_sweeps.analysis.sweep_analysis import line_names
+
+    found: dict[UnitName, list[str]] = defaultdict(list)
+    for name, cell in zip(line_names(sweep), sweep.manifest.cells, strict=True):
+        for unit in cell.units:
+            found[unit].append(name)
+    return found
 
 
 def _listed(values: Sequence[Any]) -> str:

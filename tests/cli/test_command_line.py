@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -256,11 +255,11 @@ def test_our_own_value_errors_are_one_line(answer: Answer, monkeypatch: pytest.M
 def test_a_bug_keeps_its_traceback(
     answer: Answer, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    monkeypatch.setattr(local_launcher, "launch", partial(local_launcher._reasons, None))
+    monkeypatch.setattr(local_launcher, "launch", local_launcher._check_writable)
     status, text = answer(*words)
     assert status == 1
     assert text.startswith("Traceback")
-    assert text.endswith("AttributeError: 'NoneType' object has no attribute 'failures'\n")
+    assert text.endswith("AttributeError: 'list' object has no attribute 'absolute'\n")
 
 
 @pytest.mark.parametrize(

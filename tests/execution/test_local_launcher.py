@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import sys
@@ -198,6 +199,9 @@ def test_a_crash_costs_its_pack_and_what_stands_on_it_and_nothing_else(
     status, out, err = command_line(*WORDS, f"root={root}", *luck(name), "stack_size=2")
     assert status == 1
     assert message in err and "2 of 4 cells unfinished" in err
+    assert re.search(rf"^error: luck: level .*{message}", err, re.MULTILINE), (
+        "named as in the report"
+    )
     assert len(list(root.glob("runs/*/*/DONE"))) == 2
     assert "unfinished" in out, "the table says so too"
 
