@@ -9,7 +9,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from typing import cast
 
 import hydra
@@ -62,6 +63,8 @@ def _command(words: list[str]) -> int:
     if words[:1] == ["--version"]:
         print(f"lt-sweeps {__version__}")
         return 0
+    if set(words) & {"-sc", "--shell-completion"} and any(w.startswith("query=") for w in words):
+        return _complete(words)
     at = _verb_at(words)
     verb, others = (words[at], words[:at] + words[at + 1 :]) if at is not None else ("", words)
     if verb in VERBS:
@@ -71,6 +74,27 @@ def _command(words: list[str]) -> int:
     if words and at == 0:
         raise Usage(unknown("command", verb, ["plan", *VERBS], what="commands"))
     return _compose(words)
+
+
+def _complete(words: list[str]) -> int:
+    """Print what can follow `COMP_LINE`, which the shell sets; never an error, into its prompt."""
+    line = os.environ.get("COMP_LINE", "")
+    given = re.sub(r"^\s*(python\S*\s+-m\s+)?\S+", "", line, count=1).split()
+    last = given.pop() if given and not line.endswith(" ") else ""
+    at = _verb_at(given)
+    if at is None:
+        print(*(verb for verb in ("plan", *VERBS) if verb.startswith(last)))
+    elif given[at] != "plan":
+        roots = [word.removeprefix("root=") for word in given if word.startswith("root=")]
+        folders = Path(roots[-1] if roots else "results").glob("sweeps/*/")
+        print(*sorted(folder.name for folder in folders if folder.name.startswith(last)))
+        return 0
+    rest = [word for number, word in enumerate(given) if number != at]
+    os.environ["COMP_LINE"] = " ".join(["lt-sweeps", *rest, last])
+    with suppress(Exception), redirect_stderr(io.StringIO()):
+        _compose(words)
+    os.environ["COMP_LINE"] = line
+    return 0
 
 
 def _verb_at(words: list[str]) -> int | None:
