@@ -1,5 +1,6 @@
 """`python -m lt_sweeps`, and the command `lt-sweeps`."""
 
+import os
 import sys
 
 from lt_sweeps.config.garbage_collection import collect_rarely
@@ -8,6 +9,9 @@ from lt_sweeps.config.garbage_collection import collect_rarely
 def run() -> int:
     """Run the command line of this process; returns the exit status."""
     collect_rarely()
+    # `python -m` looks for modules in the current folder, and an installed command does not.
+    if not getattr(sys.flags, "safe_path", False) and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         from lt_sweeps.cli.command_line import main
     except KeyboardInterrupt:  # imports take a second, in which a person may think again

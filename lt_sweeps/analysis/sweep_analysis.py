@@ -15,9 +15,10 @@ from lt_sweeps.analysis.endpoint_tests import (
     peak_conclusions,
 )
 from lt_sweeps.analysis.labels import group_by
-from lt_sweeps.analysis.results import Results, layouts_by_name
+from lt_sweeps.analysis.results import Results, layouts_by_name, read_results
 from lt_sweeps.analysis.significance import Verdict, caveats, conclusions, pair_verdicts, verdicts
 from lt_sweeps.config.report_config import ReportConfig, layout
+from lt_sweeps.storage.sweep_folder import SweepFolder
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,20 @@ def analyses(results: Results, overrides: Mapping[str, Any]) -> dict[str, Analys
         )
         for name, cells in experiments.items()
     }
+
+
+def line_names(sweep: SweepFolder) -> list[str]:
+    """What the report calls each cell's line, with its panel if there are several."""
+    cells = sweep.manifest.cells
+    try:
+        found = analyses(read_results(sweep.folder, metrics=()), {}).values()
+        drawn = [curve for analysis in found for curve in analysis.curves]
+    except ValueError:  # damaged records, or a layout that the report will refuse
+        return [cell.signature[:8] for cell in cells]
+    several = len({curve.panel for curve in drawn}) > 1
+    names = {
+        (cell.signature, cell.seed): f"{curve.label}, {curve.panel}" if several else curve.label
+        for curve in drawn
+        for cell in curve.cells
+    }
+    return [names.get((cell.signature, cell.seed), cell.signature[:8]) for cell in cells]

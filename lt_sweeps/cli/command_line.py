@@ -9,7 +9,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from typing import cast
 
 import hydra
@@ -18,9 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lt_sweeps import __version__
-from lt_sweeps.cli.commands import HELP, VERBS, Usage, run_verb
+from lt_sweeps.cli.commands import HELP, USAGE, VERBS, Usage, run_verb
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
+from lt_sweeps.config.keys import GROUPS, SHARED_KEYS
 from lt_sweeps.execution.hydra_plugins import is_held, register, search_reported, searches
 from lt_sweeps.storage.atomic_write import passes
 
@@ -63,19 +65,62 @@ def _command(words: list[str]) -> int:
     if words[:1] == ["--version"]:
         print(f"lt-sweeps {__version__}")
         return 0
-    first = words[0] if words else ""
-    if first in VERBS:
-        return run_verb(first, words[1:])
-    if first == "plan":
-        return _compose(words[1:], dry_run=True)
-    if first and "=" not in first and first[0] not in "-~":
-        raise Usage(unknown("command", first, ["plan", *VERBS], what="commands"))
+    if set(words) & {"-sc", "--shell-completion"} and any(w.startswith("query=") for w in words):
+        return _complete(words)
+    at = _verb_at(words)
+    verb, others = (words[at], words[:at] + words[at + 1 :]) if at is not None else ("", words)
+    if verb in VERBS:
+        return run_verb(verb, others)
+    if verb == "plan":
+        return _compose(others, dry_run=True)
+    if words and at == 0:
+        raise Usage(unknown("command", verb, ["plan", *VERBS], what="commands"))
     return _compose(words)
+
+
+def _complete(words: list[str]) -> int:
+    """Print what can follow `COMP_LINE`, which the shell sets; never an error, into its prompt."""
+    line = os.environ.get("COMP_LINE", "")
+    given = re.sub(r"^\s*(python\S*\s+-m\s+)?\S+", "", line, count=1).split()
+    last = given.pop() if given and not line.endswith(" ") else ""
+    at = _verb_at(given)
+    if at is None:
+        print(*(verb for verb in ("plan", *VERBS) if verb.startswith(last)))
+    elif given[at] != "plan":
+        roots = [word.removeprefix("root=") for word in given if word.startswith("root=")]
+        folders = Path(roots[-1] if roots else "results").glob("sweeps/*/")
+        print(*sorted(folder.name for folder in folders if folder.name.startswith(last)))
+        return 0
+    rest = [word for number, word in enumerate(given) if number != at]
+    os.environ["COMP_LINE"] = " ".join(["lt-sweeps", *rest, last])
+    with suppress(Exception), redirect_stderr(io.StringIO()):
+        _compose(words)
+    os.environ["COMP_LINE"] = line
+    return 0
+
+
+def _verb_at(words: list[str]) -> int | None:
+    """Where the verb stands: the first word that is no flag, no value of one and no override.
+
+    A word of another form, such as a key without a value, is a verb only if it comes first.
+    """
+    value = False
+    for number, word in enumerate(words):
+        if value or word.startswith(("-", "~")) or "=" in word:
+            value = not value and word in _WITH_VALUE.split()
+        elif number == 0 or word == "plan" or word in VERBS:
+            return number
+        else:
+            return None
+    return None
 
 
 def _compose(words: list[str], *, dry_run: bool = False) -> int:
     """Let Hydra compose the overrides; our launcher, or `_job`, runs the cells."""
     flags, overrides = _split(words)
+    if dry_run and set(HELP) & set(flags):
+        print(USAGE["plan"])
+        return 0
     if set(HELP) & set(flags):  # options of a person's own folder are listed too
         overrides = [word for word in overrides if word.startswith("hydra.searchpath=")]
     elif dry_run:
@@ -131,6 +176,10 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 def _override(word: str) -> str:
     key, _, value = word.partition("=")
+    if word.startswith("~") and key[1:] in (*GROUPS, *SHARED_KEYS, "data_dir", "seed"):
+        raise ValueError(
+            f"{key}: cannot be removed, since every sweep has one; set {key[1:]}=VALUE"
+        )
     if not word.startswith("~") and not value:
         raise Usage(f"{key}: no value given; write {key}=VALUE")
     if key and not _names(value) and options(key):

@@ -14,55 +14,88 @@ from typing import Any
 import yaml
 
 from lt_sweeps.config.errors import unknown
-from lt_sweeps.config.report_config import KEYS
+from lt_sweeps.config.report_config import KEYS, layout
 from lt_sweeps.storage.sweep_folder import SweepFolder, sweep_path
 
 HELP = ("-h", "--help")
 USAGE = {
+    "plan": """\
+usage: lt-sweeps plan [OVERRIDES]
+Shows what a sweep would run, and runs nothing: cells, trainings that they share, files and time.
+The same OVERRIDES without `plan` run it; `lt-sweeps --help` lists them.
+example: lt-sweeps plan mask_criterion=large_final,random seed=range(5)""",
     "report": """\
 usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FILE.yaml] [KEY=VALUE]
+Writes the tables, CSV files, figures and the page of a sweep, from its records alone.
 a KEY of conf/report/_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
---check writes nothing; it fails if the data behind a figure has changed""",
+--check writes nothing; it fails if the data behind a figure has changed
+example: lt-sweeps report my_sweep baseline=random band=ci""",
     "compare": """\
 usage: lt-sweeps compare A B [by=KEY,KEY] [root=results] [out=DIR] [KEY=VALUE]
-A minus B, level by level: sweeps or cells (runs/SIGNATURE) that differ in one thing, or in the
-keys of `by`; a KEY of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2% family=line""",
+Subtracts B from A, level by level, with a test: sweeps or cells (runs/SIGNATURE) that differ in
+one thing, or in the keys of `by`.
+a KEY of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2% family=line
+example: lt-sweeps compare with_sgd with_adam metrics=[test_accuracy]""",
     "paper": """\
 usage: lt-sweeps paper NAME [root=results] [out=DIR] [quick=true]
-NAME: deconstructing or continuous_sparsification; all its figures and tables from the sweeps under
-root, on one page; what is missing is marked. quick=true: of the quick experiments
-exit status: 0 complete, 1 something is missing""",
+Draws all figures and tables of a paper on one page, from the sweeps under root; what is missing is
+marked. NAME: deconstructing or continuous_sparsification; quick=true: of the quick experiments.
+exit status: 0 complete, 1 something is missing
+example: lt-sweeps paper deconstructing quick=true""",
     "status": """\
 usage: lt-sweeps status SWEEP [--watch] [root=results]
-exit status: 0 complete, 1 something is missing and nothing runs, or all diverged, 3 running""",
-    "logs": "usage: lt-sweeps logs SWEEP CELL [root=results]; CELL as `status` numbers it",
+Shows how far a sweep has come, by level and seed, what failed and why, and the number of each cell.
+--watch stays and shows it again until nothing is at work
+exit status: 0 complete, 1 something is missing and nothing runs, or all diverged, 3 running
+example: lt-sweeps status my_sweep --watch""",
+    "logs": """\
+usage: lt-sweeps logs SWEEP CELL [root=results]
+Prints what was logged while a cell was trained.
+CELL: its number in `status`, its name there with the seed, or SIGNATURE/SEED
+example: lt-sweeps logs my_sweep "random seed 0\"""",
     "resume": """\
 usage: lt-sweeps resume SWEEP [root=results trust=MODULE,...] [KEY=VALUE of the launcher: time=480]
-functions of your own run only from the modules that trust names""",
-    "cancel": "usage: lt-sweeps cancel SWEEP [root=results]",
+Runs or submits exactly what is missing of a sweep, as it was planned.
+functions of your own run only from the modules that trust names
+example: lt-sweeps resume my_sweep trust=mylab""",
+    "cancel": """\
+usage: lt-sweeps cancel SWEEP [root=results]
+Cancels the Slurm jobs of a sweep, and no others; what is computed stays.
+example: lt-sweeps cancel my_sweep""",
     "sync": """\
 usage: lt-sweeps sync SWEEP [root=results tracker=wandb|tensorboard|mlflow trust=MODULE] [KEY=VALUE]
-a KEY of the tracker: project=lt-sweeps mode=offline; one of your own runs only with trust""",
+Sends what a tracker (Weights & Biases, TensorBoard, MLflow) lacks of a sweep.
+a KEY of the tracker: project=lt-sweeps mode=offline; one of your own runs only with trust
+example: lt-sweeps sync my_sweep tracker=wandb project=tickets""",
     "dashboard": """\
 usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM] [KEY=VALUE]
-a KEY of conf/report/_keys.yaml: band=ci baseline=random""",
+Makes the workspace and the report of a sweep in Weights & Biases, with the figures of our report.
+a KEY of conf/report/_keys.yaml: band=ci baseline=random
+example: lt-sweeps dashboard my_sweep project=tickets""",
     "export": """\
 usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...]
-       lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]""",
+       lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]
+Writes tidy tables for other tools; or a ticket as weights, masks or sparse tensors for torch.
+example: lt-sweeps export my_sweep out=tables""",
     "audit": """\
 usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all repeat=0|all trust=MODULE,MODULE
        out=FILE.json]; FILE: a ticket, a .pt, .pth or .safetensors, or a folder of open_lth
-evaluates `sample` trainings again and trains `repeat` again; changes no file
-exit status: 0 no check failed, 1 one did""",
+Checks stored results against each other: evaluates `sample` trainings again and trains `repeat`
+again; changes no file.
+exit status: 0 no check failed, 1 one did
+example: lt-sweeps audit my_sweep sample=all""",
     "prune-store": """\
 usage: lt-sweeps prune-store SWEEP|ROOT [--yes] [root=results keep=reported|records]
-removes the tickets of finished sweeps that no sweep under the root needs: with keep=reported what
+Removes the tickets of finished sweeps that no sweep under the root needs: with keep=reported what
 no report reads, with keep=records all. Without --yes it only says what would go, and what computing
-that again would take. Records, reports and the same words stay as they are.""",
+that again would take. Records, reports and the same words stay as they are.
+example: lt-sweeps prune-store results keep=reported""",
     "import": """\
 usage: lt-sweeps import open_lth FOLDER [root=results name=NAME model=fc ...]
        lt-sweeps import mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 model=fc ...]
-       lt-sweeps import mcgill FILE.csv [method=supermask ...], runs to `compare` ours with""",
+       lt-sweeps import mcgill FILE.csv [method=supermask ...], runs to `compare` ours with
+Reads other people's results as a sweep of ours, which every other command takes.
+example: lt-sweeps import open_lth open_lth_data/lottery_1234 name=theirs""",
 }
 
 
@@ -83,6 +116,7 @@ def _report(words: list[str]) -> int:
     checking, (name,), keys = _arguments("report", words, flag="--check")
     root, out, file = (keys.pop(key, None) for key in ("root", "out", "layout"))
     _check_keys("report", keys, {*KEYS, "root", "out", "layout"})
+    layout(_values(keys))  # a wrong value is refused before anything is read
     from lt_sweeps.reporting.sweep_report import check, report
 
     sweep, folder = _folder("report", name, root), Path(out) if out else None
@@ -99,6 +133,7 @@ def _compare(words: list[str]) -> int:
     _, names, keys = _arguments("compare", words, count=2)
     root, out, by = (keys.pop(key, None) for key in ("root", "out", "by"))
     _check_keys("compare", keys, {*KEYS, "root", "out", "by"})
+    layout(_values(keys))
     from lt_sweeps.reporting.sweep_comparison import compare_sweeps
 
     one, other = (_folder("compare", name, root) for name in names)
@@ -246,6 +281,10 @@ def _arguments(
     verb: str, words: list[str], *, count: int = 1, flag: str | None = None
 ) -> tuple[bool, list[str], dict[str, str]]:
     """Whether the flag is there, the names without a key, and the values by key."""
+    flags = [word for word in words if word.startswith("-") and word != flag]
+    if flags:
+        allowed = [*([flag] if flag else []), "--help"]
+        raise Usage(f"{verb}: " + unknown("flag", flags[0], allowed, what="flags"))
     names = [word for word in words if "=" not in word and word != flag]
     if len(names) != count:
         needed = {1: "sweeps given; name one", 2: "given; name two"}[count]

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lt_sweeps.config.call import nearest
 from lt_sweeps.config.durations import readable
 from lt_sweeps.execution.slurm.squeue import batches, output
 from lt_sweeps.execution.status import AT_WORK, STATES, Status
@@ -25,20 +26,21 @@ _COLOURS: dict[str, str] = dict(
     zip(STATES, ("green", "cyan", "yellow", "red", "magenta"), strict=True)
 )
 _SEEDS = 12  # columns; with more seeds only sums are shown
+_CELLS = 40  # cells that are listed
 _NAMED = 20  # failing units that are listed
 
 
 def show_status(sweep: SweepFolder, console: Console, *, watch: float | None = None) -> int:
     """Print the status of a sweep; with `watch`, again every so many seconds while it runs."""
-    found = Status.of(sweep)
+    found, names = Status.of(sweep), _names(sweep)
     if watch is None:
-        console.print(_shown(found))
+        console.print(_shown(found, names))
         return found.exit_status
-    with Live(_shown(found), console=console, auto_refresh=False) as live:
+    with Live(_shown(found, names), console=console, auto_refresh=False) as live:
         while found.exit_status == AT_WORK:
             time.sleep(watch)
             found = Status.of(SweepFolder(sweep.folder))
-            live.update(_shown(found), refresh=True)
+            live.update(_shown(found, names), refresh=True)
     return found.exit_status
 
 
@@ -77,16 +79,28 @@ def _cell(sweep: SweepFolder, cell: str) -> int:
     if numbered and int(cell) < len(names):
         return int(cell)
     found = [number for number, name in enumerate(names) if name.startswith(cell)]
-    if found and not numbered:
+    if found and cell and not numbered:
         return found[0]
+    called = _names(sweep)
+    if cell in called:
+        return called.index(cell)
     last = len(names) - 1
     raise ValueError(
         f"logs: got {cell!r}; cells of {sweep.folder.name} are 0 to {last}, as `status` numbers "
-        f"them, or SIGNATURE/SEED such as {names[0]}"
+        f"them, the name there such as {called[0]!r}, or SIGNATURE/SEED such as {names[0]}"
+        f"{nearest(cell, called)}"
     )
 
 
-def _shown(found: Status) -> Group:
+def _names(sweep: SweepFolder) -> list[str]:
+    """Each cell as the report names it, with its seed."""
+    from lt_sweeps.analysis.sweep_analysis import line_names  # statistics, which take a second
+
+    pairs = zip(line_names(sweep), sweep.manifest.cells, strict=True)
+    return [f"{line} seed {cell.seed}" for line, cell in pairs]
+
+
+def _shown(found: Status, names: Sequence[str]) -> Group:
     counts = Counter(found.states.values())
     head = Text(f"{found.sweep.folder.name}: ", style="bold")
     head.append(f"{len(found.finished)} of {len(found.cells)} cells done")
@@ -99,8 +113,18 @@ def _shown(found: Status) -> Group:
     diverged = [Text(ALL_DIVERGED, "red")] if found.diverged else []
     units = [unit for cell in found.cells for unit in cell.units]
     gone = [Text(line) for line in [dropped_sentence(found.sweep.root, units)] if line]
-    notes = (*gone, *diverged, *_at_work(found), *_failed(found), *_lost(found), *damaged)
+    numbers = [Text(line, style="dim") for line in _numbered(names)]
+    notes = (*numbers, *gone, *diverged, *_at_work(found), *_failed(found), *_lost(found), *damaged)
     return Group(head, _table(found), *notes)
+
+
+def _numbered(names: Sequence[str]) -> Iterator[str]:
+    """The numbers of the cells with their names, a line for each cell."""
+    for number, name in list(enumerate(names))[:_CELLS]:
+        yield f"cell {number}: {name}"
+    if len(names) > _CELLS:
+        last = len(names) - 1
+        yield f"cells {_CELLS} to {last}: in the same order; `logs` takes the name too"
 
 
 def _table(found: Status) -> Table:

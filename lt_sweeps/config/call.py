@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lt_sweeps.config.user_code import code_behind, files_named
+from lt_sweeps.config.user_code import code_behind, files_named, raised_in
 
 ANY = object()
 _KEPT = object()
@@ -227,8 +227,11 @@ def _resolve(target: str) -> Callable[..., Any]:
     path, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(path) if path else None
-    except ImportError as error:
-        raise ValueError(f"`{target}` cannot be imported: {error}") from None
+    except Exception as error:  # a module of the user's runs when it is imported
+        where = None if isinstance(error, ModuleNotFoundError) else raised_in(error)
+        if where is None and not isinstance(error, ImportError):
+            raise
+        raise ValueError(f"`{target}` cannot be imported: {where or error}") from None
     function = getattr(module, name, None)
     if not callable(function):
         names = [n for n in dir(module) if not n.startswith("_")]

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.composition import Axis, ComposedCell, choices_of, compose_cells, resolved
 from lt_sweeps.config.published_curves import with_files
-from lt_sweeps.config.taken_options import group_of, has_key, untaken
+from lt_sweeps.config.taken_options import check_targets, group_of, has_key, untaken
 
 EXPERIMENT = "experiment"
 REPORT = "report"
@@ -233,6 +233,7 @@ def _cell(
     report = config.pop(REPORT, None) or {}
     if published := report.get("published"):  # a frozen sweep does not follow later edits
         report = {**report, "published": with_files(published)}
+    check_targets(config, choices)
     without = untaken(dict.fromkeys(keys), config)
     return Cell(Config(config), choices, tuple(overrides), report, without)
 

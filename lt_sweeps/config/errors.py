@@ -14,6 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from lt_sweeps.config.call import nearest
+from lt_sweeps.config.user_code import raised_in
 
 CONF = next(
     folder
@@ -22,8 +23,16 @@ CONF = next(
 )
 
 
+_PLUGINS = {
+    **dict.fromkeys(("hydra/launcher/submitit_local", "hydra/launcher/submitit_slurm"), "submitit"),
+    **{f"hydra/launcher/{name}": name for name in ("joblib", "ray", "rq")},
+    **{f"hydra/sweeper/{name}": name for name in ("ax", "nevergrad", "optuna")},
+}
+"""Hydra's own plugins, by the option that each brings and the part of its package's name."""
+
+
 def complaint(error: BaseException) -> str | None:
-    """The line that answers a mistake; None for a bug of ours or a failure of the machine."""
+    """The line that answers a mistake, in a user's own code too; None for a bug of ours."""
     match error:
         case MissingConfigException():
             return _unknown_option(error)
@@ -44,13 +53,15 @@ def complaint(error: BaseException) -> str | None:
             return f"{_one_line(error).split('path=')[-1]} hint: hydra.searchpath=[file://DIR]"
         case ValueError() if _of_ours_or_hydra(error):
             return str(error)
-    return None
+    return raised_in(error)
 
 
 def unknown(where: str, given: str, allowed: Iterable[str], *, what: str) -> str:
     """`mask_criterion: magnitud; did you mean `magnitude_increase`? options: ...`."""
     names = sorted(allowed)
-    return f"{where}: {given}{nearest(given, names) or ';'} {what}: {', '.join(names) or 'none'}"
+    within = [name for name in names if name.endswith(f"/{given}")]  # an option in a folder
+    near = f"; did you mean `{within[0]}`?" if within else nearest(given, names) or ";"
+    return f"{where}: {given}{near} {what}: {', '.join(names) or 'none'}"
 
 
 def options(group: str) -> set[str]:
@@ -73,6 +84,9 @@ def _unknown_option(error: MissingConfigException) -> str:
     if error.options is None:
         return f"{path}: no such config; looked in {CONF} and hydra.searchpath"
     group, option = _split(path)
+    if name := _PLUGINS.get(path):
+        package = f"hydra-{name}-{group.removeprefix('hydra/')}"
+        return f"{group}: {option} is not installed; pip install {package}"
     others = {name for name in error.options if name[0] != "_"}
     line = unknown(group, option, options(group) | others, what="options")
     return _source(str(error)) + line

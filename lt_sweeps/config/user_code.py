@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 # What this package stands on does not count for its own functions, and so not for a user's.
@@ -32,6 +33,26 @@ _PYTHON = {
     Path(os.__file__).parent,
     *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")),
 }
+
+
+def raised_in(error: BaseException) -> str | None:
+    """`FILE:LINE: KIND: what it says` of an error in a user's own file; None for any other.
+
+    Libraries aside, the innermost frame says whose mistake it is.
+    """
+    ours = Path(__file__).parents[1]
+    frames = [(Path(f.filename), f.lineno) for f in extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        frames.append((Path(error.filename), error.lineno))
+    for file, line in reversed(frames):
+        if _SITE & {*file.parts} or any(map(file.is_relative_to, _PYTHON)) or file.stem[0] == "<":
+            continue
+        if file.is_relative_to(ours):
+            return None
+        said = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+        near = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+        return f"{near}:{line}: {type(error).__name__}: {said}".removesuffix(": ")
+    return None
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
 
+_LINES = 5  # that an error names
+
 
 def launch(cells: Sequence[Cell]) -> int:
     """Run the cells to their end and report; returns the exit status.
@@ -55,6 +58,7 @@ def run_missing(submission: Submission) -> int:
     estimate = Estimate.of(todo, Speeds.of(settings.root), device=here, at_once=len(devices))
     console.print(preview(submission.plan, todo, estimate, sweep=submission.folder))
     within_budget(estimate, settings.budget)
+    _check_writable(settings.root)
     if settings.dry_run:
         return 0
     submission.prepare_data(submission.plan.units)
@@ -67,7 +71,7 @@ def run_missing(submission: Submission) -> int:
             failed, _ = _run(submission.freeze(todo), todo, devices, code, console)
         complete = submission.write_records()
     part = settings.search is not None  # of a sweep that others go on with: see `end_search`
-    if not part and (complete or any(sweep.root.glob("runs/*/*/records.jsonl"))):
+    if not part and complete:  # else all its tables were empty, and hid what failed
         patiently("report", lambda: _report(sweep.folder, console, anew=bool(todo)))
     if settings.machine.profile and (table := profile_table(sweep.folder / "logs")):
         console.print(table)
@@ -93,6 +97,18 @@ def end_search(folder: Path, keep: str) -> None:
         patiently("report", lambda: _report(folder, Console(), anew=False))
         for line in keep_only(sweep, keep):
             say(line)
+
+
+def _check_writable(root: Path) -> None:
+    """Raises: ValueError: nothing can be written to the folder, or to the one that will hold it."""
+    there = next(
+        folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists()
+    )
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ValueError(f"root: {root} cannot be written: {error.strerror}") from None
 
 
 def _todo(submission: Submission, devices: Sequence[str], memory: int) -> list[Pack]:
@@ -152,8 +168,9 @@ def _report(folder: Path, console: Console, *, anew: bool) -> None:
 
 
 def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
-    """One line per reason: which levels and seeds it kept from being computed."""
+    """One line per reason: the lines of the report, levels and seeds that it stopped."""
     notes, stages = sweep.failures(), sweep.manifest.stages
+    lines_of = _lines_of(sweep) if failed else {}
     by_reason: dict[str, list[UnitName]] = defaultdict(list)
     for unit, reason in failed.items():
         by_reason[reason].append(unit)
@@ -163,8 +180,22 @@ def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
         seeds = sorted({seed for _, seed in members})
         log = notes[members[0]].log if members[0] in notes else ""
         trace = "" if reason.startswith("not begun") or not Path(log).exists() else f" (see {log})"
-        lines.append(f"level {_listed(levels)} of seed {_listed(seeds)}: {reason}{trace}")
+        called = dict.fromkeys(line for unit in members for line in lines_of.get(unit, ()))
+        which = ", ".join([*called][:_LINES]) + (", ..." if len(called) > _LINES else "")
+        about = f"level {_listed(levels)} of seed {_listed(seeds)}"
+        lines.append(f"{which}: {about}: {reason}{trace}")
     return lines
+
+
+def _lines_of(sweep: SweepFolder) -> dict[UnitName, list[str]]:
+    """The lines of the report that need each unit."""
+    from lt_sweeps.analysis.sweep_analysis import line_names
+
+    found: dict[UnitName, list[str]] = defaultdict(list)
+    for name, cell in zip(line_names(sweep), sweep.manifest.cells, strict=True):
+        for unit in cell.units:
+            found[unit].append(name)
+    return found
 
 
 def _listed(values: Sequence[Any]) -> str:

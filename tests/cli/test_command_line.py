@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import subprocess
@@ -15,6 +16,7 @@ import yaml
 
 from lt_sweeps import __version__
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.cli.commands import USAGE, VERBS
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF, groups, options
 from lt_sweeps.execution import local_launcher
@@ -54,6 +56,22 @@ def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (
+            ["hydra/sweeper=optuna"],
+            "hydra/sweeper: optuna is not installed; pip install hydra-optuna-sweeper",
+        ),
+        (
+            ["hydra/launcher=ray"],
+            "hydra/launcher: ray is not installed; pip install hydra-ray-launcher",
+        ),
+        (
+            ["experiment=criteria"],
+            "experiment: criteria; did you mean `deconstructing/criteria`? *",
+        ),
+        (["~tracker"], "~tracker: cannot be removed, since every sweep has one; set tracker=VALUE"),
+        (["report", "x", "band=std"], "report.band: got 'std'; *"),
+        (["report", "x", "figures=[curvs]"], "report.figures: *did you mean `curves`*"),
+        (["compare", "x", "y", "metrics=[acc]"], "report.metrics: *"),
         (
             ["mask_criterion=magnitud"],
             f"mask_criterion: magnitud; did you mean `magnitude_increase`? options: {CRITERIA}",
@@ -174,6 +192,7 @@ def test_a_mistake_is_one_line_and_status_1(answer: Answer, words: list[str], li
         (["pln", "seed=1"], "command: pln; did you mean `plan`? commands: *"),
         (["seed="], "seed: no value given; write seed=VALUE"),
         (["seed=1", "recipe"], "recipe: no value given; write recipe=VALUE"),
+        (["report", ".", "--chek"], "report: flag: --chek; did you mean `--check`? flags: *"),
         (["report"], "report: 0 sweeps given; name one. usage: lt-sweeps report *"),
         (["report", ".", "bnd=sd"], "report: bnd; did you mean `band`? keys: *"),
         (["--cofig", "job"], "flag: --cofig; did you mean `--cfg`? flags: --cfg, *"),
@@ -236,11 +255,76 @@ def test_our_own_value_errors_are_one_line(answer: Answer, monkeypatch: pytest.M
 def test_a_bug_keeps_its_traceback(
     answer: Answer, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    monkeypatch.setattr(local_launcher, "launch", _raising(ValueError("from elsewhere")))
+    monkeypatch.setattr(local_launcher, "launch", local_launcher._check_writable)
     status, text = answer(*words)
     assert status == 1
     assert text.startswith("Traceback")
-    assert text.endswith("ValueError: from elsewhere\n")
+    assert text.endswith("AttributeError: 'list' object has no attribute 'absolute'\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["mask_criterion=no_target"],
+            "mask_criterion: mask_criterion/no_target.yaml has no `_target_`, *",
+        ),
+        (
+            ["mask_criterion=empty"],
+            "mask_criterion: mask_criterion/empty.yaml has no `_target_`, *",
+        ),
+        (["model=bare"], "model.net: model/bare.yaml has no `_target_`, *"),
+        (
+            ["mask_criterion=absent"],
+            "mask_criterion._target_: mask_criterion/absent.yaml: `absent_lab.f` cannot be "
+            "imported: No module named 'absent_lab'",
+        ),
+        (
+            ["mask_criterion=unread"],
+            "mask_criterion._target_: mask_criterion/unread.yaml: `unread_lab.f` cannot be "
+            "imported: unread_lab.py:1: SyntaxError: *",
+        ),
+        (
+            ["method=divides"],
+            "method._target_: method/divides.yaml: `divides_lab.f` cannot be imported: "
+            "divides_lab.py:2: ZeroDivisionError: division by zero",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_in_a_persons_own_code_names_key_yaml_and_line(
+    answer: Answer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    line: str,
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "unread_lab.py").write_text("def f(:\n")
+    (tmp_path / "divides_lab.py").write_text("one = 1\none / 0\n")
+    for option, text in {
+        "mask_criterion/no_target": "norm: true\n",
+        "mask_criterion/empty": "",
+        "mask_criterion/absent": "_target_: absent_lab.f\n",
+        "mask_criterion/unread": "_target_: unread_lab.f\n",
+        "method/divides": "_target_: divides_lab.f\n",
+        "model/bare": "net: {hidden: [3]}\n",
+    }.items():
+        path = tmp_path / "own" / f"{option}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    status, text = answer("--config-dir=own", "seed=0", *words)
+    assert status == 1
+    assert re.fullmatch(".*".join(map(re.escape, f"error: {line}\n".split("*"))), text), text
+
+
+def test_an_error_in_a_persons_own_function_is_its_line(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_launcher, "launch", lambda cells: json.loads("{"))
+    status, text = answer("seed=0")
+    assert status == 1
+    assert re.fullmatch(r"error: \S+test_command_line\.py:\d+: JSONDecodeError: .*\n", text), text
 
 
 @pytest.mark.parametrize("words", [["mask_criterion=random"], ["hydra.mode=RUN"]])
@@ -313,6 +397,77 @@ def test_help_lists_every_option_of_every_group(
     assert not re.search(r"\b_\w+", " ".join(listed.values()))  # fragments are no options
 
 
+def test_help_names_every_verb_and_the_launchers(
+    answer: Answer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in ("plan", *VERBS):
+        assert re.search(rf"^python -m lt_sweeps {verb} [A-Z\[ ]+\S* +\w+ \w+", text, re.M), verb
+    for launcher in options("hydra/launcher"):
+        assert f"hydra/launcher={launcher} " in text
+    assert 'eval "$(lt-sweeps -sc install=bash)"' in text
+
+
+@pytest.mark.parametrize("verb", ["plan", *VERBS])
+def test_help_of_a_verb_is_a_sentence_and_an_example(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert set(USAGE) == {"plan", *VERBS}
+    for words in ([verb, "--help"], ["--help", verb]):
+        assert main(words) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(f"usage: lt-sweeps {verb} ")
+        assert re.search(r"^[A-Z][^.:]+[.:;]", text, re.MULTILINE)
+        assert re.search(rf"^example: lt-sweeps {verb} \S+", text, re.MULTILINE)
+        assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipe.lr=1e-3", "plan"],
+        ["--config-dir", "own", "plan", "model=mine"],
+        ["-m", "plan", "seed=3"],
+        ["seed=0,1", "--multirun", "plan", "--config-dir=own"],
+    ],
+    ids=" ".join,
+)
+def test_verbs_flags_and_overrides_go_in_any_order(
+    words: list[str], answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    net = "defaults: [fc]\n"
+    (tmp_path / "own" / "model" / "mine.yaml").write_text(net)
+    launched = list[Cell]()
+    monkeypatch.setattr(local_launcher, "launch", lambda cells: launched.extend(cells) or 0)
+    assert answer(*words) == (0, "")
+    assert launched and all(cell.config["dry_run"] is True for cell in launched)
+
+
+def test_a_value_of_a_flag_is_no_verb(answer: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = answer("--config-dir", "plan", "seed=0")
+    assert status == 1 and "plan" in text
+    status, text = answer("root=x", "status", "no_such_sweep")
+    assert status == 1 and text.startswith("error: status: ")
+
+
+def test_the_installed_command_finds_modules_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mylab.py").write_text("def scores(weight, mask):\n    return weight.abs()\n")
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    script = bin_folder / "lt-sweeps"
+    script.write_text("from lt_sweeps.__main__ import run\nrun()\nimport mylab\n")
+    done = subprocess.run(
+        [sys.executable, str(script), "--version"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_help_explains_every_key_with_the_comment_of_config_yaml(
     answer: Answer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,3 +494,35 @@ def test_cfg_job_shows_the_config(answer: Answer, capsys: pytest.CaptureFixture[
 def test_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"lt-sweeps {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["lt-sweeps", "python -m lt_sweeps"])
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("pl", "plan"),
+        ("mask_criterion=large_f", "mask_criterion=large_final"),
+        ("plan mask_criterion=large_f", "mask_criterion=large_final"),
+        ("plan recipe.l", "recipe.lr="),
+        ("plan none=1 x", ""),
+        ("report mi", "mine"),
+        ("logs root=elsewhere th", "theirs"),
+        ("report x", ""),
+    ],
+)
+def test_tab_completes_verbs_and_options_and_never_prints_an_error(
+    answer: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    command: str,
+    typed: str,
+    offered: str,
+) -> None:
+    for folder in ("results/sweeps/mine", "elsewhere/sweeps/theirs"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("COMP_LINE", f"{command} {typed}")
+    assert main(["-sc", "query=bash"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert offered in out.split() if offered else not out.strip()

@@ -111,6 +111,11 @@ def test_logs_of_a_cell_are_those_of_the_packs_that_advance_it(sweep: SweepFolde
         log.write_text(f"this is {pack.name}\n")
     text = "\n".join(read_logs(sweep, "1"))
     assert all(f"this is {pack.name}" in text for pack in sweep.packs())
+    assert "\n".join(read_logs(sweep, "mask_criterion seed 1")) == text
+    shown = said(sweep)[1]
+    assert "cell 0: mask_criterion seed 0" in shown and "cell 1: mask_criterion seed 1" in shown
+    with pytest.raises(ValueError, match="did you mean `mask_criterion seed 1`"):
+        list(read_logs(sweep, "mask_criterion sed 1"))
     with pytest.raises(ValueError, match="logs: got '2'; cells of mine are 0 to 1"):
         list(read_logs(sweep, "2"))
 

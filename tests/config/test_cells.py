@@ -105,7 +105,9 @@ def test_options_that_change_the_same_key_are_composed_together(
     multirun: Multirun, conf: Callable[..., str]
 ) -> None:
     text = "# @package _global_\nshared: {}\n"
-    own = conf(freeze__one=text.format("one"), reset__two=text.format("two"))
+    freeze = "freeze: {_target_: lt_sweeps.sparsity.freezes.zero}\n"
+    reset = "reset: {_target_: lt_sweeps.sparsity.resets.keep}\n"
+    own = conf(freeze__one=text.format("one") + freeze, reset__two=text.format("two") + reset)
     cells = multirun(own, "freeze=zero,one", "reset=keep,two", "seed=1", "mask_criterion=random")
     # freeze follows reset in the defaults list, so it has the last word
     assert values(cells, "shared") == [None, "two", "one", "one"]

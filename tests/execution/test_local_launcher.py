@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import sys
@@ -16,7 +17,7 @@ import torch
 from fixtures.command_line import CommandLine, finish, kill, start, until
 from PIL import Image
 
-from lt_sweeps.execution.local_launcher import _about
+from lt_sweeps.execution.local_launcher import _about, _check_writable
 from lt_sweeps.storage.record import ALL_DIVERGED
 
 WORDS = [
@@ -212,6 +213,9 @@ def test_a_crash_costs_its_pack_and_what_stands_on_it_and_nothing_else(
     status, out, err = command_line(*WORDS, f"root={root}", *luck(name), "stack_size=2")
     assert status == 1
     assert message in err and "2 of 4 cells unfinished" in err
+    assert re.search(rf"^error: luck: level .*{message}", err, re.MULTILINE), (
+        "named as in the report"
+    )
     assert len(list(root.glob("runs/*/*/DONE"))) == 2
     assert "unfinished" in out, "the table says so too"
 
@@ -267,6 +271,15 @@ def test_a_sweep_in_which_some_replicates_diverged_does_not(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_root_that_cannot_be_written_is_refused_with_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in (Path("/proc/nope"), tmp_path / "file" / "results"):
+        with pytest.raises(ValueError, match=f"root: {root} cannot be written: "):
+            _check_writable(root)
+    _check_writable(tmp_path / "results" / "deep")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_launcher_knows_its_gpus_and_starts_no_cuda() -> None:
     name, memory = _about(["cuda:0", "cuda:0"])
     assert name and memory > 0
