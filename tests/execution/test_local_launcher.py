@@ -270,7 +270,6 @@ def test_a_sweep_in_which_some_replicates_diverged_does_not(
     assert status == 0 and "every replicate diverged" not in err
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_root_that_cannot_be_written_is_refused_with_the_plan(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in (Path("/proc/nope"), tmp_path / "file" / "results"):
@@ -280,6 +279,7 @@ def test_a_root_that_cannot_be_written_is_refused_with_the_plan(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_launcher_knows_its_gpus_and_starts_no_cuda() -> None:
     name, memory = _about(["cuda:0", "cuda:0"])
     assert name and memory > 0

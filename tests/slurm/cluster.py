@@ -93,17 +93,15 @@ class Run:
         return folder
 
     def wait(self, *, limit: float = 300) -> int:
-        """Until nobody is at work; the exit status of `status`.
+        """Until none of its jobs is in the queue; the exit status of `status`.
 
-        `status` takes a second of CPU, which the jobs need: it is asked when no job is left in the
-        queue, and every few seconds in case one stays there for ever.
+        `status` takes a second of CPU, which the jobs need. It says that all is done when the last
+        ticket is there, while its job is still ending.
         """
-        end, asked = time.monotonic() + limit, 0.0
+        end = time.monotonic() + limit
         while time.monotonic() < end:
-            queued = f"lt-{self.sweep.name}-" in slurm("squeue", "--noheader", "--format=%j")
-            if not queued or time.monotonic() > asked + 5:
+            if f"lt-{self.sweep.name}-" not in slurm("squeue", "--noheader", "--format=%j"):
                 self("status", str(self.sweep), status=None)
-                asked = time.monotonic()
                 if self.status != 3:
                     return self.status
             time.sleep(0.5)

@@ -192,7 +192,8 @@ def test_cancelled_it_is_resumed_with_exactly_what_is_missing(
 ) -> None:
     other = another()
     other(*WORDS, "hydra.launcher.sbatch={hold: true}")
-    run(*WORDS, "recipe.length=300ep", "checkpoint_every=0.2", "hydra.launcher.canary=false")
+    patient = run.patient(0.02)
+    run(*patient, *WORDS, "checkpoint_every=0.2", "hydra.launcher.canary=false")
     while not list(run.root.glob("tickets/*/*.partial-*")):
         time.sleep(0.1)
     assert "cancelled 2 jobs" in run("cancel", str(run.sweep))
@@ -200,7 +201,8 @@ def test_cancelled_it_is_resumed_with_exactly_what_is_missing(
     assert len(slurm("squeue", "--noheader", "--array").splitlines()) == 3, "the other's stay"
     other("cancel", str(other.sweep))
     done = len(run.computed())
-    said = run("resume", str(run.sweep), "parallel=1")
+    run.be_patient(0)
+    said = run("resume", str(run.sweep), "parallel=1", "trust=patient")
     assert "submitted" in said
     assert run.wait() == 0
     counts = run.computed()
