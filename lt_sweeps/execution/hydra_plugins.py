@@ -21,7 +21,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
-from omegaconf import Container, DictConfig, OmegaConf, flag_override
+from omegaconf import Container, DictConfig, OmegaConf, flag_override, read_write
 
 from lt_sweeps.config.call import digest
 from lt_sweeps.config.cells import Cell, SweepSpec, multirun
@@ -133,9 +133,10 @@ class SearchSweep(Callback):
                 "val_accuracy leaves the test set for the result",
                 config.objective,
             )
-        with flag_override(config, ["readonly", "struct"], False):
+        words = hydra.overrides.task  # which Hydra 1.4 makes read-only by itself
+        with flag_override(config, ["readonly", "struct"], False), read_write(words):
             config.search = _search_name(hydra)
-            hydra.overrides.task.append(f"search={config.search}")
+            words.append(f"search={config.search}")
         SearchSweep.begun = config
 
 
