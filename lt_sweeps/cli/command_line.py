@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -48,6 +49,9 @@ def _answered(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues from here", file=sys.stderr)
         return _INTERRUPTED
+    except BrokenPipeError:  # what reads the output has seen enough: `lt-sweeps --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:

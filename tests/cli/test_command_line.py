@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -382,6 +383,14 @@ def test_a_plan_and_its_data_import_torch_and_no_other_large_library(tmp_path: P
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "37 distinct" in done.stdout
+
+
+def test_output_that_nobody_reads_on_is_no_error() -> None:
+    command = [sys.executable, "-m", "lt_sweeps", "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate()[1] == b"" and process.returncode == 128 + signal.SIGPIPE
 
 
 def test_help_lists_every_option_of_every_group(
