@@ -29,7 +29,6 @@ from lt_sweeps.execution.worker_pool import Workers, loaded, process_context
 from lt_sweeps.plan.cost import Speeds, free_memory, stack_size
 from lt_sweeps.plan.planning import Pack, packs, plan
 from lt_sweeps.plan.unit import Unit
-from lt_sweeps.reporting.profile_tables import profile_table
 from lt_sweeps.reporting.written_report import is_current
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED
@@ -73,8 +72,6 @@ def run_missing(submission: Submission) -> int:
     part = settings.search is not None  # of a sweep that others go on with: see `end_search`
     if not part and complete:  # else all its tables were empty, and hid what failed
         patiently("report", lambda: _report(sweep.folder, console, anew=bool(todo)))
-    if settings.machine.profile and (table := profile_table(sweep.folder / "logs")):
-        console.print(table)
     for line in _reasons(submission.sweep, failed):
         say(f"error: {line}")
     if complete < len(cells):

@@ -24,6 +24,7 @@ from lt_sweeps.config.report_config import BANDS, layout
 from lt_sweeps.reporting import report_files
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.captions import report_moment, versions_sentence, winning_sentences
+from lt_sweeps.reporting.profile_tables import profile_table
 from lt_sweeps.reporting.result_tables import accuracy_tables, metric_unit
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, verdict_tables
 from lt_sweeps.reporting.written_report import digest_of_inputs, read_report_json, subfolder
@@ -55,17 +56,20 @@ def report(
     audit, cells = audited_cells(source)
     by_experiment = _analyses(source, options, cells)
     del cells  # they hold every config twice
+    profile = profile_table(source / "logs")
     for name, analysis in by_experiment.items():
         reading = replace(analysis.reading, notes=(*analysis.reading.notes, audit))
         analysis = replace(analysis, reading=reading)
         missing, location = report_files.write_report(
             analysis,
             folder / subfolder(name),
-            _tables(analysis, PAGE_WIDTH),
+            filter(None, [*_tables(analysis, PAGE_WIDTH), profile]),
             made_from=made_from,
         )
         _print(analysis, missing, console)
         report_files.print_lines(console, [location])
+    if profile is not None:
+        console.print(profile)
     return folder
 
 

@@ -27,6 +27,7 @@ from lt_sweeps.reporting.figures.axes import y_limits
 from lt_sweeps.reporting.figures.style import LOOKS
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.storage import manifest
+from lt_sweeps.storage.pack_profile import PackProfile
 
 
 def _run(where: Path, **options: Any) -> tuple[str, Any]:
@@ -40,6 +41,21 @@ def _run(where: Path, **options: Any) -> tuple[str, Any]:
 @pytest.fixture
 def sweep(tmp_path: Path) -> FakeSweep:
     return FakeSweep(tmp_path)
+
+
+def test_where_the_time_of_a_profiled_sweep_went_is_in_the_terminal_and_on_the_page(
+    sweep: FakeSweep,
+) -> None:
+    sweep.cell("a", 0, accuracies=[0.5, 0.9])
+    assert "profile of" not in _run(sweep.folder)[0]
+    logs = sweep.folder / "logs"
+    logs.mkdir()
+    for name, seconds in (("one", 1.0), ("two", 2.0)):
+        profile = PackProfile({"forward": seconds}, steps=10, stack_size=2, device="cpu")
+        (logs / f"{name}.profile.json").write_text(json.dumps(vars(profile)))
+    text, page = _run(sweep.folder)[0], (sweep.folder / "report" / "index.html").read_text()
+    for shown in (" ".join(text.split()), page):
+        assert "profile of 2 packs, 40 replicate-steps" in shown and "3.00" in shown
 
 
 def test_statistics_over_seeds_agree_with_hand_and_scipy(sweep: FakeSweep) -> None:
