@@ -33,7 +33,6 @@ def report_page(
         versions_sentence(reading.versions),
         *raised_alarms(analysis),
         *reading.notes,
-        *missing,
     ]
     return (
         page_template("page.html")
@@ -43,8 +42,9 @@ def report_page(
             f"Version of the code: {', '.join(reading.versions) or 'unknown'}.",
             warnings=[line for line in warnings if line],
             figures=[figure_on_page(figure, files) for figure in figures],
-            caveats=[*analysis.test_sentences, *winning_sentences(analysis)],
+            answers=[*analysis.test_sentences, *winning_sentences(analysis)],
             tables=[table_on_page(table) for table in tables],
+            missing=[line.replace(": not drawn, because", ":") for line in missing],
         )
         .encode()
     )
