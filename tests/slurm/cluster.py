@@ -100,7 +100,10 @@ class Run:
         """
         end = time.monotonic() + limit
         while time.monotonic() < end:
-            if f"lt-{self.sweep.name}-" not in slurm("squeue", "--noheader", "--format=%j"):
+            queued = slurm("squeue", "--noheader", "--format=%F").split()
+            # By their numbers: two roots may have a sweep of the same name.
+            batches = [json.loads(path.read_text()) for path in self.sweep.glob("jobs/*.json")]
+            if not {str(batch["id"]) for batch in batches}.intersection(queued):
                 self("status", str(self.sweep), status=None)
                 if self.status != 3:
                     return self.status
