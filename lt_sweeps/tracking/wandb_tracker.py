@@ -32,7 +32,7 @@ _AXES = dict.fromkeys(("train/*", "val/*", "search/*"), "step")
 _AXES |= {"ticket/*": "sparsity", "layers/*": "level"}
 AXES = _AXES | {f"{kind}/{name}": axis for kind in KINDS for name, axis in _AXES.items()}
 _PAGE = 100
-_SERVICE_ENDS = 30.0  # seconds that W&B's service gets to end after an error
+_SERVICE_ENDS = 5.0  # seconds that W&B's service gets to end after an error, at least
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ class _Session:
         except (wandb.Error, OSError, TimeoutError, RuntimeError, ValueError) as error:
             self._job = None
             # Where its service was killed, W&B exits with its status.
-            with suppress(Exception, SystemExit), _patience_with_service():
+            with suppress(Exception, SystemExit), _service_ends(self.tracker.timeout):
                 wandb.teardown()
             raise Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
 
@@ -269,9 +269,12 @@ def _mask(ticket: Path) -> bytes:
 
 
 @contextmanager
-def _patience_with_service() -> Iterator[None]:
-    """Kill W&B's service if it does not end in time: some retries of it never do."""
-    timer = threading.Timer(_SERVICE_ENDS, _kill_service)
+def _service_ends(timeout: float) -> Iterator[None]:
+    """Kill W&B's service if it does not end in time: some retries of it never do.
+
+    What it still holds is not lost, because the records are sent again.
+    """
+    timer = threading.Timer(max(timeout, _SERVICE_ENDS), _kill_service)
     timer.start()
     try:
         yield

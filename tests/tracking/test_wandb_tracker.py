@@ -139,7 +139,7 @@ def test_a_service_of_wandb_that_does_not_end_is_killed(
     monkeypatch.setattr(wandb, "teardown", service.wait)
     monkeypatch.setattr(wandb_tracker, "_SERVICE_ENDS", 0.1)
     with (
-        Wandb(mode="offline").session(tmp_path) as session,
+        Wandb(mode="offline", timeout=0.1).session(tmp_path) as session,
         pytest.raises(Unreachable, match="refused"),
         session._answers(),
     ):
