@@ -15,6 +15,7 @@ from typing import Any
 from lt_sweeps.config.errors import CONF
 
 OURS = __name__.partition(".")[0]
+_LOSS = re.compile(r"torch\.nn\.functional\.(\w+_loss|(binary_)?cross_entropy(_with_logits)?)")
 _TARGET = re.compile(r"_target_\s*[:=]\s*([\w.,]+)")
 
 
@@ -51,12 +52,13 @@ def check_trusted(config: Any, *, where: str, trust: Collection[str] = ()) -> No
 
 
 def is_ours(target: str) -> bool:
-    """Whether a function is an option of this package: one that a yaml of its `conf/` names.
+    """Whether a function is an option of this package: one that a yaml of its `conf/` names, or
+    one of torch's losses.
 
     Any other function of the package, or what it imports, is not: `lt_sweeps.x.os.system` runs
     whatever it is told.
     """
-    return target in _options()
+    return target in _options() or _LOSS.fullmatch(target) is not None
 
 
 def _check(target: Any, where: str, trust: Collection[str]) -> None:

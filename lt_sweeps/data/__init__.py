@@ -1,4 +1,4 @@
-"""Data sets and batches: images as tensors, in splits train, val and test that no seed changes.
+"""Data sets and batches: examples as tensors, in splits train, val and test that no seed changes.
 
 A data set is a function that returns a `Dataset`: its shape and sizes are known at once, its
 content is read by `load`. To add one, write such a function and a yaml in `conf/dataset`.
@@ -6,6 +6,8 @@ content is read by `load`. To add one, write such a function and a yaml in `conf
 
 from lt_sweeps.data.bundled import digits as digits
 from lt_sweeps.data.bundled import synthetic as synthetic
+from lt_sweeps.data.bundled_tasks import diabetes as diabetes
+from lt_sweeps.data.bundled_tasks import text as text
 from lt_sweeps.data.dataset import Dataset as Dataset
 from lt_sweeps.data.dataset import Split as Split
 from lt_sweeps.data.dataset import content_hash as content_hash

@@ -1,6 +1,6 @@
 """Batches of a data set, each replicate's drawn from its own seed.
 
-There is no loader: the images lie on the device and a batch is an index into them. Images that do
+There is no loader: the inputs lie on the device and a batch is an index into them. Inputs that do
 not fit on the device stay in main memory or in their file; threads copy the next batches from there
 while a step runs. Order and augmentation of an epoch are pure functions of (seed, index, epoch),
 drawn on the CPU, so a batch is the same on any device, in any pack, and after any resume. The index
@@ -19,6 +19,7 @@ from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.data.augmentations import augment, draw_augmentation
+from lt_sweeps.data.dataset import check_split
 from lt_sweeps.data.kept_images import place_once
 from lt_sweeps.data.prefetch import Prefetch
 
@@ -26,7 +27,7 @@ EVALUATE_BATCH = 500
 
 
 class Batches:
-    """Training batches `[R, B, C, H, W]` and evaluation batches `[B, C, H, W]`."""
+    """Training batches `[R, B, ...]` and evaluation batches `[B, ...]`, images or other inputs."""
 
     def __init__(
         self,
@@ -38,20 +39,20 @@ class Batches:
     ) -> None:
         self._dataset, self._recipe, self._device = dataset, recipe, device
         splits = dataset.load().items()
+        for name, split in splits:
+            check_split(dataset, name, split)
         self._splits = {name: place_once(split, device, _placed) for name, split in splits}
         self._seeds, self._indices = seeds, indices
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
         # Copied to the device here, because a captured graph cannot copy from the host.
-        shape = (len(dataset.mean), 1, 1)
-        self._mean = torch.tensor(dataset.mean, device=device).view(shape)
-        self._std = torch.tensor(dataset.std, device=device).view(shape)
+        self._mean, self._std = (values.to(device) for values in dataset.scaling)
         self.augments = recipe.augment != "none"
         self._coming = self._prefetch("train", self._images, recipe.length)
 
     def outside(self, split: str) -> bool:
         """Whether the images of a split stay outside of the device."""
-        images, rows = self._splits[split].images, self._splits[split].rows
-        return rows is not None or images.device.type != self._device.type
+        inputs, rows = self._splits[split].inputs, self._splits[split].rows
+        return rows is not None or inputs.device.type != self._device.type
 
     def index(self, step: int) -> Tensor:
         """The images that the replicates train on at `step`, and how each is augmented.
@@ -69,9 +70,9 @@ class Batches:
         return (index, self._coming.take(step)) if self.outside("train") else (index,)
 
     def take(self, index: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The images `[R, B, C, H, W]` and labels `[R, B]` of an `index`.
+        """The inputs `[R, B, ...]` and targets `[R, B, ...]` of an `index`.
 
-        `images` `[R * B, C, H, W]` are those of the index, as they lie outside of the device.
+        `images` `[R * B, ...]` are those of the index, as they lie outside of the device.
         """
         shape, split = index.shape[:2], self._splits["train"]
         if not self.augments:
@@ -83,13 +84,13 @@ class Batches:
         if self.augments:
             images = augment(self._recipe.augment, images, how)
         x = self._normalise(images, copy=given)
-        return x.unflatten(0, shape), split.labels.index_select(0, image).view(shape)
+        return x.unflatten(0, shape), split.targets.index_select(0, image).unflatten(0, shape)
 
     def evaluation(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """All of a split, in order: images `[B, C, H, W]` and labels `[B]`."""
+        """All of a split, in order: inputs and targets, `[B, ...]`."""
         place = self._splits[split]
-        parts = torch.arange(len(place.labels), device=place.images.device).split(EVALUATE_BATCH)
-        labels = place.labels.split(EVALUATE_BATCH)
+        parts = torch.arange(len(place.targets), device=place.inputs.device).split(EVALUATE_BATCH)
+        labels = place.targets.split(EVALUATE_BATCH)
         if not self.outside(split):
             for part, y in zip(parts, labels, strict=True):
                 yield self._normalise(place.take(part)), y
@@ -137,48 +138,50 @@ class Batches:
             images = torch.randperm(count, generator=generator(order, "order", *index, epoch))
             if self.augments:
                 draws = generator(crops, "augment", *index, epoch)
-                size = self._dataset.input_shape[1:]
-                how = draw_augmentation(self._recipe.augment, count, size, draws)
+                _, *size = self._dataset.input_shape
+                how = draw_augmentation(self._recipe.augment, count, (size[0], size[1]), draws)
                 images = torch.cat([images[:, None], how], 1)
             rows[order, crops, index] = images
         return torch.stack([rows[key] for key in keys])
 
     def _fetch(self, split: Split, image: Tensor) -> Tensor:
         """Images by their numbers, on the device."""
-        return self._sent(split.take(image.to(split.images.device)))
+        return self._sent(split.take(image.to(split.inputs.device)))
 
     def _sent(self, images: Tensor) -> Tensor:
         return images.to(self._device, non_blocking=True)
 
     def _normalise(self, images: Tensor, *, copy: bool = False) -> Tensor:
-        return _normalised(images, self._dataset.scale, self._mean, self._std, copy=copy)
+        return _normalised(images, self._dataset, self._mean, self._std, copy=copy)
 
 
 def _placed(split: Split, device: torch.device) -> Split:
     """A split on the device; one that needs over a quarter of the free memory stays outside it."""
-    labels = split.labels.to(device)
+    targets = split.targets.to(device)
     fits = split.rows is None
     if fits and device.type == "cuda":
-        fits = split.images.nbytes <= torch.cuda.mem_get_info(device)[0] // 4
-    return Split(split.images.to(device), labels) if fits else replace(split, labels=labels)
+        fits = split.inputs.nbytes <= torch.cuda.mem_get_info(device)[0] // 4
+    return Split(split.inputs.to(device), targets) if fits else replace(split, targets=targets)
 
 
 def first_images(dataset: Dataset, seed: Seed, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` training images of a seed's first epoch, not augmented, with labels."""
+    """The first `count` training inputs of a seed's first epoch, not augmented, with targets."""
     order = torch.randperm(dataset.train_size, generator=generator(seed.role("order"), "order", 0))
     split = dataset.load()["train"]
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (dataset.mean, dataset.std))
-    return (
-        _normalised(split.take(order[:count]), dataset.scale, mean, std),
-        split.labels[order[:count]],
-    )
+    inputs = _normalised(split.take(order[:count]), dataset, *dataset.scaling)
+    return inputs, split.targets[order[:count]]
 
 
 def _normalised(
-    images: Tensor, scale: float, mean: Tensor, std: Tensor, *, copy: bool = False
+    images: Tensor, dataset: Dataset, mean: Tensor, std: Tensor, *, copy: bool = False
 ) -> Tensor:
-    """Images on the scale of training; float images change in place, unless there is a `copy`."""
-    images = images.to(torch.float32, copy=copy)
-    if scale != 1:
-        images = images.div_(scale)
+    """Inputs on the scale of training; floats change in place, unless there is a `copy`.
+
+    Inputs that a data set leaves in a type of their own, such as tokens, keep their values.
+    """
+    images = images.to(dataset.input_dtype, copy=copy)
+    if dataset.input_dtype != torch.float32:
+        return images
+    if dataset.scale != 1:
+        images = images.div_(dataset.scale)
     return images.sub_(mean).div_(std) if len(mean) else images

@@ -13,7 +13,7 @@ import torch
 from lt_sweeps.data.dataset import Dataset, Split, check_size
 
 _DIGITS = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
-_CURE = "install scikit-learn anew"
+CURE = "install scikit-learn anew"
 
 
 def digits(*, validation: int = 300, test: int = 360) -> Dataset:
@@ -24,7 +24,7 @@ def digits(*, validation: int = 300, test: int = 360) -> Dataset:
         input_shape=(1, 8, 8),
         classes=10,
         train_size=1797 - test - validation,
-        prepare=_nothing,
+        prepare=nothing,
         load=partial(_load_digits, validation, test),
         scale=16.0,
     )
@@ -54,12 +54,12 @@ def synthetic(
         input_shape=(shape[0], shape[1], shape[2]),
         classes=classes,
         train_size=train,
-        prepare=_nothing,
+        prepare=nothing,
         load=partial(_draw_synthetic, tuple(shape), classes, sizes, noise, seed),
     )
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """There is nothing to prepare."""
 
 
@@ -67,7 +67,7 @@ def _load_digits(validation: int, test: int) -> dict[str, Split]:
     images, labels = _read_digits()
     content = images.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes()
     if hashlib.sha256(content).hexdigest() != _DIGITS:
-        raise ValueError(f"digits: scikit-learn's copy is damaged, or other than it was; {_CURE}")
+        raise ValueError(f"digits: scikit-learn's copy is damaged, or other than it was; {CURE}")
     pixels = torch.from_numpy(images.astype(np.uint8)).reshape(-1, 1, 8, 8)
     targets = torch.from_numpy(labels.astype(np.int64))
     order = np.random.RandomState(0).permutation(len(labels))
@@ -82,15 +82,25 @@ def _load_digits(validation: int, test: int) -> dict[str, Split]:
 
 def _read_digits() -> tuple[np.ndarray, np.ndarray]:
     """Images and labels from scikit-learn's file; importing scikit-learn would take a second."""
+    table = read_table(sklearn_folder() / "data" / "digits.csv.gz", delimiter=",")
+    return table[:, :-1], table[:, -1]
+
+
+def sklearn_folder() -> Path:
+    """Where scikit-learn keeps its data sets."""
     package = importlib.util.find_spec("sklearn")
     folders = (package and package.submodule_search_locations) or [""]
-    path = Path(folders[0], "datasets", "data", "digits.csv.gz")
+    return Path(folders[0], "datasets")
+
+
+def read_table(path: Path, delimiter: str | None = None) -> np.ndarray:
+    """The numbers of a packed file of scikit-learn's."""
     try:
         with gzip.open(path) as file:
-            table = np.loadtxt(file, delimiter=",")
+            return np.loadtxt(file, delimiter=delimiter)
     except (FileNotFoundError, EOFError, gzip.BadGzipFile, ValueError) as error:
-        raise ValueError(f"digits: `{path}` cannot be read ({error}); {_CURE}") from None
-    return table[:, :-1], table[:, -1]
+        name = path.name.partition("_")[0].partition(".")[0]
+        raise ValueError(f"{name}: `{path}` cannot be read ({error}); {CURE}") from None
 
 
 def _draw_synthetic(

@@ -12,20 +12,31 @@ _SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Images [N, C, H, W], uint8 or float32, and their labels [N], int64.
+    """Inputs [N, ...] and their targets [N, ...], of any shape and type.
 
-    Where `rows` [N] are given, `images` is the whole data set in its file, too large to be copied,
-    and `rows` says which of them belong to the split.
+    Images [N, C, H, W] are uint8 or float32, and class numbers [N] are int64. Where `rows` [N] are
+    given, `inputs` is the whole data set in its file, too large to be copied, and `rows` says which
+    of them belong to the split.
     """
 
-    images: Tensor
-    labels: Tensor
+    inputs: Tensor
+    targets: Tensor
     rows: Tensor | None = None
 
+    @property
+    def images(self) -> Tensor:
+        """The inputs, as a data set of images calls them."""
+        return self.inputs
+
+    @property
+    def labels(self) -> Tensor:
+        """The targets, as a data set of classes calls them."""
+        return self.targets
+
     def take(self, index: Tensor) -> Tensor:
-        """Images by their numbers within the split, which lie where the images do."""
-        # Six times as fast on a CPU as `images[index]` (batches of 60 of MNIST, n = 7).
-        return self.images.index_select(0, index if self.rows is None else self.rows[index])
+        """Inputs by their numbers within the split, which lie where the inputs do."""
+        # Six times as fast on a CPU as `inputs[index]` (batches of 60 of MNIST, n = 7).
+        return self.inputs.index_select(0, index if self.rows is None else self.rows[index])
 
 
 @dataclass(frozen=True)
@@ -34,16 +45,20 @@ class Dataset:
 
     `prepare` downloads or decodes on first use, and raises FileNotFoundError naming what is
     missing and where to put it. `load`, called after it, returns the splits train, val and test.
-    `images / scale` lies in [0, 1]. Where `mean` and `std` are given, training subtracts the one
-    and divides by the other, per channel.
+    `input_shape` is that of one example, and `classes` how many there are. A data set without
+    classes has None there, and says in `outputs` how many numbers a network returns for it.
+
+    Inputs become float32, and `inputs / scale` lies in [0, 1]. Where `mean` and `std` are given,
+    training subtracts the one and divides by the other, per channel. With another `input_dtype`,
+    such as int64 for the numbers of tokens, networks get the inputs as they are.
 
     The content is part of every result's identity. What a user's function returns is loaded and
     hashed when a plan is made, unless it gives a `fingerprint` of its own: a text that changes with
     the content, for data that take long to load.
     """
 
-    input_shape: tuple[int, int, int]
-    classes: int
+    input_shape: tuple[int, ...]
+    classes: int | None
     train_size: int
     prepare: Callable[[], None]
     load: Callable[[], dict[str, Split]]
@@ -51,6 +66,22 @@ class Dataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     fingerprint: str = ""
+    outputs: int = 0
+    input_dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            object.__setattr__(self, "outputs", self.outputs or self.classes)
+        if self.outputs < 1:
+            raise ValueError("dataset: no `classes`; give `outputs`, how many numbers to return")
+        if self.input_dtype != torch.float32 and self.mean:
+            raise ValueError(f"dataset: inputs stay {self.input_dtype}, so it has no mean and std")
+
+    @property
+    def scaling(self) -> tuple[Tensor, Tensor]:
+        """Mean and std, which fit an example: `[C, 1, ...]`; empty where there are none."""
+        size = (len(self.mean), *[1] * (len(self.input_shape) - 1))
+        return torch.tensor(self.mean).view(size), torch.tensor(self.std).view(size)
 
 
 def content_hash(dataset: Dataset) -> str:
@@ -65,20 +96,49 @@ def content_hash(dataset: Dataset) -> str:
         found = sorted(splits) if isinstance(splits, dict) else splits
         raise ValueError(f"dataset: `load` returned {found!r}; give the splits {list(_SPLITS)}")
     said = (dataset.input_shape, dataset.classes, dataset.train_size, dataset.scale)
-    content = hashlib.sha256(repr([said, dataset.mean, dataset.std]).encode())
+    also = (*_unusual(dataset.outputs, dataset.classes), *_unusual(dataset.input_dtype))
+    content = hashlib.sha256(repr([said, dataset.mean, dataset.std, *also]).encode())
     whole: dict[int, str] = {}  # where splits are rows of one large file, it is read once
     for name in _SPLITS:
         split = splits[name]
-        tensors = (split.images, split.labels) if isinstance(split, Split) else (split,)
+        tensors = (split.inputs, split.targets) if isinstance(split, Split) else (split,)
         if not all(isinstance(tensor, Tensor) for tensor in tensors):
             raise ValueError(
-                f"dataset: `load` gave {type(split)} for {name}; give Split(images, labels)"
+                f"dataset: `load` gave {type(split)} for {name}; give Split(inputs, targets)"
             )
-        if id(split.images) not in whole:
-            whole[id(split.images)] = _hash(split.images)
+        if id(split.inputs) not in whole:
+            whole[id(split.inputs)] = _hash(split.inputs)
         rows = "" if split.rows is None else _hash(split.rows)
-        content.update(f"{name} {whole[id(split.images)]} {_hash(split.labels)} {rows}\n".encode())
+        content.update(f"{name} {whole[id(split.inputs)]} {_hash(split.targets)} {rows}\n".encode())
     return content.hexdigest()
+
+
+def check_split(dataset: Dataset, name: str, split: Split) -> None:
+    """Refuse a split that is not what its data set says.
+
+    Raises:
+        ValueError: inputs have another shape or type, or are not as many as the targets.
+    """
+    inputs, targets, shape = split.inputs, split.targets, tuple(dataset.input_shape)
+    where = f"dataset: {name} inputs"
+    count = len(inputs) if split.rows is None else len(split.rows)
+    if tuple(inputs.shape[1:]) != shape:
+        raise ValueError(
+            f"{where} are {list(inputs.shape)}; input_shape={list(shape)} says [N, "
+            f"{', '.join(map(str, shape))}]"
+        )
+    if count != len(targets):
+        raise ValueError(f"{where} are {count}, and its targets {list(targets.shape)}")
+    if inputs.dtype == torch.int64 and dataset.input_dtype == torch.float32:
+        raise ValueError(
+            f"{where} are int64, and would become float32; for numbers of tokens give "
+            "input_dtype=torch.int64, for other numbers float32 inputs"
+        )
+
+
+def _unusual(value: object, usual: object = torch.float32) -> tuple[str, ...]:
+    """What an option that came later adds to a hash: nothing where it is as it was before."""
+    return () if value == usual else (str(value),)
 
 
 def _hash(tensor: Tensor) -> str:

@@ -1,9 +1,11 @@
-"""A module called with other tensors in place of its parameters and buffers."""
+"""A module called with other tensors in place of its own, and the output of it that counts."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,3 +58,39 @@ def relist(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.RNNBase):
             part._flat_weights = [getattr(part, name) for name in part._flat_weights_names]
+
+
+def picked(outputs: Any, output: str | int | None = None) -> Tensor:
+    """The output that counts, of a model that returns several.
+
+    Raises:
+        ValueError: there is no such output, or several and none was named.
+    """
+    if output is None:
+        if isinstance(outputs, Tensor):
+            return outputs
+        raise ValueError(f"task.output: none, and the model returns {_several(outputs)}; name one")
+    if isinstance(outputs, Mapping):
+        chosen = outputs.get(output)
+    elif isinstance(output, int):
+        several = isinstance(outputs, tuple | list) and output in range(len(outputs))
+        chosen = outputs[output] if several else None
+    else:
+        chosen = getattr(outputs, output, None)
+    if not isinstance(chosen, Tensor):
+        raise ValueError(f"task.output: got {output!r}; the model returns {_several(outputs)}")
+    return chosen
+
+
+def _several(outputs: Any) -> str:
+    """What a model returns, in words."""
+    if isinstance(outputs, Tensor):
+        return "one tensor"
+    if isinstance(outputs, Mapping):
+        return f"{list(outputs)}"
+    if dataclasses.is_dataclass(outputs):
+        return f"{[field.name for field in dataclasses.fields(outputs)]}"
+    if isinstance(outputs, tuple | list):
+        names = getattr(outputs, "_fields", None)
+        return f"{list(names)}" if names else f"{len(outputs)} outputs, from 0 on"
+    return f"a {type(outputs).__name__}"

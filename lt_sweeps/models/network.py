@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call, fits, identity_of, nearest
 from lt_sweeps.config.seeds import Seed, draw, repeated
+from lt_sweeps.models.functional import picked
 
 KINDS = ("conv", "hidden", "output")
+_SHAPES = ("input_shape", "classes", "outputs")  # passed to a net that names them
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # The weights of a module that are prunable unless a pattern says otherwise, by their own names.
@@ -49,18 +51,23 @@ class Network:
     """
 
     net: Call
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     classes: int
     init: Call | None = None
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     kinds: tuple[tuple[str, str], ...] = ()
+    output: str | int | None = None  # which counts, of a net that returns several
 
     @classmethod
     def of(
-        cls, config: Mapping[str, Any], input_shape: tuple[int, int, int], classes: int
+        cls,
+        config: Mapping[str, Any],
+        input_shape: tuple[int, ...],
+        classes: int,
+        output: str | int | None = None,
     ) -> Network:
-        """The network that a model yaml describes, for this input and number of classes.
+        """The network that a model yaml describes, for this input and number of outputs.
 
         Raises:
             ValueError: an unknown key, a net that cannot be built, or nothing to prune in it.
@@ -79,13 +86,14 @@ class Network:
         if wrong := sorted(set(kinds.values()) - set(KINDS)):
             raise ValueError(f"model.kinds: got {wrong[0]!r}; a kind is one of {list(KINDS)}")
         network = cls(
-            Call.of(config["net"], where="model.net", supplied=("input_shape", "classes")),
+            Call.of(config["net"], where="model.net", supplied=_SHAPES),
             input_shape,
             classes,
             Call.of(init, where="model.init", supplied=("module",)) if init else None,
             tuple(prunable["include"]),
             tuple(prunable["exclude"]),
             tuple(sorted(kinds.items())),
+            output,
         )
         if empty := [layer.name for layer in network.layers if not layer.size]:
             raise ValueError(f"model: {network.net} has no weights in {empty}")
@@ -148,7 +156,11 @@ class Network:
     def module(self, device: str = "meta") -> nn.Module:
         """A fresh module; on `meta`, its shapes only."""
         with torch.device(device):
-            return self.net(input_shape=self.input_shape, classes=self.classes)
+            shapes = (self.input_shape, self.classes, self.classes)
+            module = self.net(**dict(zip(_SHAPES, shapes, strict=True)))
+        if self.output is not None:
+            module.register_forward_hook(functools.partial(_only, self.output))
+        return module
 
     def draw(self, seed: Seed, *index: int | str) -> dict[str, Tensor]:
         """The initial `state_dict`, drawn on the CPU from the seed's `init` role alone.
@@ -183,6 +195,11 @@ class Network:
             "prunable": [layer.name for layer in self.layers],
             **identity_of(type(self)),
         }
+
+
+def _only(output: str | int, module: nn.Module, args: object, outputs: object) -> Tensor:
+    """The output that counts, in place of all that a net returned."""
+    return picked(outputs, output)
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ class Shape:
 
 
 @functools.cache
-def shape(network: Network) -> Shape:
+def shape(network: Network, dtype: torch.dtype = torch.float32) -> Shape:
     """Counted in the forward pass of one example; the weights are whatever the memory holds."""
     # Not on `meta`: its first forward pass imports three seconds of torch. Nor by `to_empty`, whose
     # `empty_like` of a tensor on `meta` imports sympy.
@@ -53,7 +53,7 @@ def shape(network: Network) -> Shape:
     for part in module.modules():
         part.register_forward_hook(count)
     with torch.no_grad():
-        module(torch.zeros(1, *network.input_shape))
+        module(torch.zeros(1, *network.input_shape, dtype=dtype))
     return Shape(**counts, parameters=sum(p.numel() for p in module.parameters()))
 
 
@@ -65,7 +65,8 @@ def free_memory(device: str) -> int:
 
 def stack_size(stage: Work, *, memory: int) -> int:
     """How many replicates fit into half of `memory`, in bytes."""
-    one, dataset = shape(stage.network), stage.training.task.dataset
+    dataset = stage.training.task.dataset
+    one = shape(stage.network, dataset.input_dtype)
     # Weights, gradient, two moments, mask, pinned, best and three temporaries, all that again for a
     # learned mask; activations of a training batch twice, or of an evaluation batch; the images as
     # bytes, of all splits, unless they are so many that they stay where they are.
@@ -98,7 +99,8 @@ class Speeds:
         if rate is not None:
             return steps * replicates / rate, True
         name = "cpu" if device == "cpu" else "cuda"
-        work = 3 * shape(stage.network).multiply_adds * recipe.batch_size * replicates
+        one = shape(stage.network, stage.training.task.dataset.input_dtype)
+        work = 3 * one.multiply_adds * recipe.batch_size * replicates
         return steps * (work / _RATE[name] + _STEP[name]), False
 
     def _rate(self, kind: str, device: str) -> float | None:

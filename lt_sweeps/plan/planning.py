@@ -16,6 +16,7 @@ from lt_sweeps.config.seeds import Seed
 from lt_sweeps.config.taken_options import groups_taken, not_taken
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Init, Moment, Task, Training, Work, ancestors
+from lt_sweeps.plan.stages.task_kind import TaskKind
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import Criterion, reset
@@ -152,7 +153,7 @@ def plan(cells: Sequence[Cell]) -> Plan:
 def planned_cell(cell: Cell) -> Planned:
     """One cell's stages, from its config alone."""
     config = cell.config
-    allowed = (*GROUPS, *MACHINE_KEYS, "precision", "report_at")
+    allowed = (*GROUPS, "task", *MACHINE_KEYS, "precision", "report_at")
     for key in config:
         if key not in allowed:
             raise ValueError(f"{key}: no such key{nearest(key, allowed)}; keys are {list(allowed)}")
@@ -270,9 +271,10 @@ def needs(stage: Work) -> tuple[Work, ...]:
 @functools.cache
 def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]:
     """What the method returns, and whether it is one chain, all of whose levels are results."""
-    task = Task(Call.of(config["dataset"], where="dataset", supplied=("data_dir",)), data_dir)
+    data = Call.of(config["dataset"], where="dataset", supplied=("data_dir",))
+    task = Task(data, data_dir, TaskKind.of(config.get("task")))  # none in an earlier frozen cell
     dataset = task.dataset
-    network = Network.of(config["model"], dataset.input_shape, dataset.classes)
+    network = Network.of(config["model"], dataset.input_shape, dataset.outputs, task.kind.output)
     method = Call.of(config["method"], where="method", supplied=SUPPLIED)
     schedule = Call.of(config["schedule"], where="schedule", supplied=("layers",))
     precision = config.get("precision", "float32")  # none in a cell frozen before there was one

@@ -26,7 +26,9 @@ class TicketFacts:
     precision: Precision = "float32"  # what its training computed in
     layers_remaining: Mapping[str, int] = field(default_factory=dict)
     layers_total: Mapping[str, int] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)  # numbers and truth values by name
+    # Numbers and truth values by name; of a task other than classes, `metrics` are more numbers
+    # by name, and `metric` says which of them is the main one.
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
@@ -42,7 +44,11 @@ class TicketFacts:
         numbers = {name: values.pop(name) for name in ("metrics", "history") if name in values}
         try:
             facts: TicketFacts = typed(cls, values)
-            for row in [numbers.get("metrics", {}), *numbers.get("history", [])]:
+            scores = dict(numbers.get("metrics", {}))
+            others = scores.pop("metrics", {})
+            if not isinstance(scores.pop("metric", ""), str):
+                raise ValueError("the name of its metric is no text")
+            for row in [scores, others, *numbers.get("history", [])]:
                 if not all(isinstance(value, int | float | None) for value in row.values()):
                     raise ValueError("a metric is no number")
         except (ValueError, AttributeError, TypeError) as error:

@@ -5,8 +5,10 @@ Sums, so that a score does not depend on how a split is cut into batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -14,26 +16,35 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lt_sweeps.data.batches import EVALUATE_BATCH, Batches
+from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, Metric
+from lt_sweeps.training.metrics import accuracy
 from lt_sweeps.training.stack import Stack, graphed
+from lt_sweeps.training.task_loss import in_double, measured
+
+_ACCURACY = CLASSIFICATION.metrics
 
 
 class Score(NamedTuple):
-    """One replicate's mean cross entropy, its accuracy in [0, 1], and whether it is constant.
+    """One replicate's mean loss, its accuracy in [0, 1], and whether it is constant.
 
-    `one_class` is true where it predicts one and the same class for every image.
+    `one_class` is true where it predicts one and the same class for every image, or returns the
+    same numbers for every example. Where classes are not what is predicted, there is no accuracy;
+    `metrics` are all others of the task, by name.
     """
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     one_class: bool
+    metrics: Mapping[str, float] = MappingProxyType({})
 
 
 class Evaluation:
     """Scores a stack on the splits of its data set; leaves batch-norm statistics alone.
 
     With `captures` the passes over the validation set, of which a training makes many, are one
-    graph. The test set is evaluated once or twice, and images outside of the device are sent.
-    `at_once` images take the forward pass together.
+    graph, unless a task of its own is measured: its functions may wait for the host. The test set
+    is evaluated once or twice, and images outside of the device are sent. `at_once` images take the
+    forward pass together.
     """
 
     def __init__(
@@ -45,16 +56,35 @@ class Evaluation:
         at_once: int = EVALUATE_BATCH,
     ) -> None:
         self._stack, self._batches, self._at_once = stack, batches, at_once
-        self._captures = captures and not batches.outside("val")
+        kind = stack.task_loss.kind
+        self._usual = kind.is_default or (kind.has_cross_entropy and kind.metrics == _ACCURACY)
+        self.metrics = kind.others
+        self._accuracy = kind.measures_accuracy
+        self._captures = captures and self._usual and not batches.outside("val")
         self._replay: Callable[[], None] | None = None
         self._captured = torch.zeros(3, stack.replicates, dtype=torch.float64, device=stack.device)
 
     def measure(self, split: str) -> list[Score]:
         """Every replicate's score on the whole of a split."""
-        return scores_of(self.totals(split).tolist())
+        return self.scores(self.totals(split).tolist())
+
+    def scores(self, totals: Sequence[Sequence[float]]) -> list[Score]:
+        """The scores that `totals` holds, once they are on the host."""
+        names = [metric.name for metric in self.metrics]
+        return [
+            Score(
+                loss,
+                right if self._accuracy else None,
+                bool(same),
+                dict(zip(names, values, strict=True)),
+            )
+            for loss, right, same, *values in zip(*totals, strict=True)
+        ]
 
     def totals(self, split: str) -> Tensor:
-        """`[3, R]`, on the device: what the scores of all replicates are made of."""
+        """`[3 + M, R]`, on the device: what the scores of all replicates are made of."""
+        if not self._usual:
+            return self._any_pass(split)
         if split != "val" or not self._captures:
             return self._pass(split)
         if self._replay is None:
@@ -84,10 +114,56 @@ class Evaluation:
         assert count, f"{split} is empty"
         return torch.stack([loss / count, correct / count, same.double()])
 
+    @torch.no_grad()
+    def _any_pass(self, split: str) -> Tensor:
+        """The same of any task, one replicate after another."""
+        stack = self._stack
+        sums: list[Tensor] = []
+        first, same = None, torch.ones(stack.replicates, dtype=torch.bool, device=stack.device)
+        kept: list[tuple[Tensor, Tensor]] = []
+        for inputs, targets in self._batches.evaluation(split):
+            for x, y in zip(inputs.split(self._at_once), targets.split(self._at_once), strict=True):
+                outputs = stack.logits(x)
+                said = outputs.argmax(2) if self._accuracy else outputs
+                first = said[:, :1] if first is None else first
+                same &= (said == first).flatten(1).all(1)
+                sums.append(torch.stack([self._sums(row, y) for row in outputs], 2))
+                if any(map(_whole, self.metrics)):
+                    kept.append((outputs, y))
+        assert sums, f"{split} is empty"
+        # One after another, as `_pass` adds: a sum of a stack of them may be in another order.
+        total, count = functools.reduce(torch.add, sums).unbind(1)
+        loss, right, *means = (total / count).unbind(0)
+        for place, metric in enumerate(self.metrics):
+            if _whole(metric):
+                outputs = torch.cat([part for part, _ in kept], 1)
+                y = torch.cat([part for _, part in kept])
+                means[place] = torch.stack([_value(measured(metric, row, y)) for row in outputs])
+            elif last := getattr(metric.call.function, "then", None):
+                means[place] = last(means[place])
+        return torch.stack([loss, right, same.double(), *means])
 
-def scores_of(totals: Sequence[Sequence[float]]) -> list[Score]:
-    """The scores that `Evaluation.totals` holds, once they are on the host."""
-    return [Score(loss, accuracy, bool(same)) for loss, accuracy, same in zip(*totals, strict=True)]
+    def _sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Sum and count `[2 + M, 2]` of loss, accuracy and metrics of one replicate on a batch."""
+        loss = self._stack.task_loss.total(outputs, targets)
+        unknown = torch.zeros_like(loss)
+        right = in_double(accuracy(outputs, targets), targets) if self._accuracy else unknown
+        return torch.stack(
+            [
+                loss,
+                right,
+                *(unknown if _whole(m) else measured(m, outputs, targets) for m in self.metrics),
+            ]
+        )
+
+
+def _whole(metric: Metric) -> bool:
+    """Whether a metric needs a whole split at once."""
+    return getattr(metric.call.function, "whole_split", False)
+
+
+def _value(pair: Tensor) -> Tensor:
+    return pair[0] / pair[1]
 
 
 def mean_scores(scores: Sequence[Sequence[Score]]) -> list[Score]:
@@ -97,8 +173,14 @@ def mean_scores(scores: Sequence[Sequence[Score]]) -> list[Score]:
     return [
         Score(
             fmean(score.loss for score in replicate),
-            fmean(score.accuracy for score in replicate),
+            _mean([score.accuracy for score in replicate]),
             all(score.one_class for score in replicate),
+            {name: fmean(s.metrics[name] for s in replicate) for name in replicate[0].metrics},
         )
         for replicate in zip(*scores, strict=True)
     ]
+
+
+def _mean(accuracies: Sequence[float | None]) -> float | None:
+    known = [accuracy for accuracy in accuracies if accuracy is not None]
+    return fmean(known) if known else None

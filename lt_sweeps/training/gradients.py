@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from lt_sweeps.config.seeds import Seed, draw
 from lt_sweeps.data.batches import first_images
@@ -13,6 +12,7 @@ from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Task
 from lt_sweeps.storage.ticket import State, Ticket
 from lt_sweeps.training.stack import Stack
+from lt_sweeps.training.task_loss import TaskLoss
 
 
 def gradient(ticket: Ticket, network: Network, task: Task, seed: Seed, examples: int) -> State:
@@ -22,7 +22,7 @@ def gradient(ticket: Ticket, network: Network, task: Task, seed: Seed, examples:
     is computed on the CPU, so that a mask does not depend on the device. Pruned weights have one
     too: it says what the loss would do if the weight changed from the value it is pinned to.
     """
-    stack = Stack(network.module(), 1)
+    stack = Stack(network.module(), 1, task_loss=TaskLoss(task.kind))
     stack.load(ticket.state)
     images, labels = first_images(task.dataset, seed, examples)
     seeds = [draw(seed.role("noise"), "gradient")] if stack.stochastic else None
@@ -50,7 +50,7 @@ def hessian_gradient(
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw(seed.role("noise"), "gradient"))
         outputs = called_with(network.module("cpu"), state, images)
-        loss = cross_entropy(outputs / temperature, labels)
+        loss = TaskLoss(task.kind).mean(outputs / temperature, labels)
         grads = torch.autograd.grad(loss, weights, create_graph=True)
         # One g is detached, so the derivative of g.g is Hg and not 2Hg.
         squared = torch.stack([(grad * grad.detach()).sum() for grad in grads]).sum()

@@ -27,14 +27,14 @@ class TrainingHistory:
         first = next(iter(trained.values()))
         self.train_loss = torch.zeros(len(first), dtype=first.dtype, device=first.device)
         self.best_step = [step] * len(first)
-        self.rows: list[list[dict[str, float]]] = [[] for _ in range(len(first))]
+        self.rows: list[list[dict[str, float | None]]] = [[] for _ in range(len(first))]
         self._mask_since = -1  # evaluations up to this step were of another mask
         self._lowest: list[float | None] = [None] * len(first)  # losses of this mask so far
 
     @property
     def step(self) -> int:
         """The step of the last evaluation, -1 before the first."""
-        return int(self.rows[0][-1]["step"]) if self.rows[0] else -1
+        return int(self.rows[0][-1]["step"] or 0) if self.rows[0] else -1
 
     def mean_train_loss(self, step: int) -> Tensor:
         """The mean loss of the steps since the last evaluation: `[R]`."""
@@ -50,6 +50,7 @@ class TrainingHistory:
                 better.append(r)
                 self.best_step[r], self._lowest[r] = step, score.loss
             row = {"step": step, "val_loss": score.loss, "val_accuracy": score.accuracy}
+            row |= {f"val_{name}": value for name, value in score.metrics.items()}
             self.rows[r].append(row | {"train_loss": train_losses[r]})
         copy_rows(self._trained, self.best, better)
         self.train_loss.zero_()
@@ -71,8 +72,7 @@ class TrainingHistory:
 
     def results(self, r: int, best: Score, end: Score) -> dict[str, Any]:
         """One replicate's results: the validation scores of the history, and the test scores."""
-        last = self.rows[r][-1]
-        at_best = next(row for row in self.rows[r] if row["step"] == self.best_step[r])
+        last, at_best = self.validated(r, "end"), self.validated(r, "best")
         floats = [t[r] for t in self._trained.values() if t.is_floating_point()]
         finite = all(bool(t.isfinite().all()) for t in floats) and math.isfinite(last["val_loss"])
         return {
@@ -81,6 +81,12 @@ class TrainingHistory:
             **_named("best", at_best, best),
             **_named("end", last, end),
         }
+
+    def validated(self, r: int, when: str) -> Mapping[str, Any]:
+        """The validation scores of one replicate at the `end`, or at its `best` evaluation."""
+        if when == "end":
+            return self.rows[r][-1]
+        return next(row for row in self.rows[r] if row["step"] == self.best_step[r])
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that a checkpoint holds, `[R, ...]` by name."""
@@ -98,7 +104,7 @@ class TrainingHistory:
         self._mask_since = int(metadata["since"])
         self._lowest[r] = self._lowest_of(self.rows[r])
 
-    def _lowest_of(self, rows: Sequence[Mapping[str, float]]) -> float | None:
+    def _lowest_of(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
         """The lowest validation loss under this mask; the last row tells whether there is one."""
         if not rows or rows[-1]["step"] <= self._mask_since:
             return None
@@ -134,7 +140,7 @@ def _copy(values: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
         tensor.copy_(values[name])
 
 
-def _named(when: str, validation: Mapping[str, float], test: Score) -> dict[str, Any]:
+def _named(when: str, validation: Mapping[str, Any], test: Score) -> dict[str, Any]:
     return {
         f"{when}_val_loss": validation["val_loss"],
         f"{when}_val_accuracy": validation["val_accuracy"],

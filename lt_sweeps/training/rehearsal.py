@@ -1,6 +1,6 @@
 """The rehearsal: the first steps of a training, run twice before they count.
 
-A result must be a function of its seed, and of one image at a time where it is evaluated. What a
+A result must be a function of its seed, and of one example at a time where it is evaluated. What a
 person's model, augmentation, optimizer or sparsifier does otherwise trains as well as any other,
 and no number would show it.
 """
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from lt_sweeps.config.seeds import global_draws
+from lt_sweeps.models.functional import picked
 from lt_sweeps.sparsity.sparsifiers import FIXED
 from lt_sweeps.training.training_loop import TrainingLoop
 
@@ -98,9 +98,9 @@ def _check_gradients(loop: TrainingLoop) -> None:
     module = network.holding({name: t[0].cpu() for name, t in loop.stack.state().items()})
     parameters = dict(module.named_parameters())
     names = [layer.name for layer in network.layers]
-    images, labels = (part[:_IMAGES].cpu() for part in next(loop.batches.evaluation("val")))
+    inputs, targets = (part[:_IMAGES].cpu() for part in next(loop.batches.evaluation("val")))
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        loss = cross_entropy(module.eval()(images), labels)
+        loss = loop.stack.task_loss.mean(picked(module.eval()(inputs)), targets)
         grads = (
             torch.autograd.grad(loss, [parameters[name] for name in names], allow_unused=True)
             if loss.requires_grad
@@ -114,10 +114,16 @@ def _check_gradients(loop: TrainingLoop) -> None:
 
 
 def _check_one_image_at_a_time(loop: TrainingLoop) -> None:
-    """Refuse a model whose output for an image depends on the other images of a batch."""
-    images = next(loop.batches.evaluation("val"))[0][:_IMAGES]
-    together, alone = loop.stack.logits(images)[:, :1], loop.stack.logits(images[:1])
-    size = together.abs().amax((1, 2), keepdim=True)
+    """Refuse a model whose output for an example depends on the other examples of a batch."""
+    inputs = next(loop.batches.evaluation("val"))[0][:_IMAGES]
+    outputs = loop.stack.logits(inputs)
+    if outputs.shape[1:2] != inputs.shape[:1]:
+        raise ValueError(
+            f"model: {loop.stage.network.net}: of {len(inputs)} examples it returns "
+            f"{list(outputs.shape[1:])}; an output starts with the number of examples"
+        )
+    together, alone = outputs[:, :1].flatten(1), loop.stack.logits(inputs[:1]).flatten(1)
+    size = together.abs().amax(1, keepdim=True)
     rounding = loop.stack.arithmetic.rounding
     # Outputs that are not finite are those of a training that diverges, which its records say.
     if bool(((together - alone).abs() > rounding * size + 1e-6).any()):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from lt_sweeps.config.seeds import draw
-from lt_sweeps.training.evaluation import Evaluation, Score, mean_scores, scores_of
+from lt_sweeps.training.evaluation import Evaluation, Score, mean_scores
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.mask_action import MaskAction
 
@@ -35,18 +35,20 @@ class Scorer:
         ).tolist()
         if any(moved):
             self.masking.check(step)
-        self.history.add(step, scores_of(scores), losses)
+        self.history.add(step, self._evaluation.scores(scores), losses)
 
     def results(self, step: int) -> list[dict[str, Any]]:
         """Each replicate's results at its best evaluation and at the end, which is `step`."""
         self.validate(step)
         best = end = self._tested(step, [step] * len(self.units))
-        hard = self._hard_accuracies(step)
+        hard = self._hard_scores(step)
         if any(at != step for at in self.history.best_step):
             with self.history.at_best():
                 best = self._tested(step, self.history.best_step)
         return [
-            {**self.history.results(r, best[r], end[r]), **hard[r]} for r in range(len(self.units))
+            {**self.history.results(r, best[r], end[r]), **self._accuracies(hard[r])}
+            | self._metrics(r, {"best": best[r], "end": end[r]}, hard[r])
+            for r in range(len(self.units))
         ]
 
     def keys(self, purpose: str, *index: int) -> list[int]:
@@ -66,13 +68,34 @@ class Scorer:
             scores.append(self.measure("test"))
         return mean_scores(scores)
 
-    def _hard_accuracies(self, step: int) -> list[dict[str, float]]:
-        """Accuracies under the hard mask, where the mask is learned and may be soft."""
+    def _hard_scores(self, step: int) -> list[dict[str, Score]]:
+        """Scores under the hard mask by split, where the mask is learned and may be soft."""
         if not self.units[0].stage.sparsifier.learns:
             return [{} for _ in self.units]
         self.masking.deploy([step] * len(self.units), self.keys("test", step), hard=True)
         splits = {split: self.measure(split) for split in ("val", "test")}
         return [
-            {f"hard_{split}_accuracy": scores[r].accuracy for split, scores in splits.items()}
-            for r in range(len(self.units))
+            {split: scores[r] for split, scores in splits.items()} for r in range(len(self.units))
         ]
+
+    def _accuracies(self, hard: Mapping[str, Score]) -> dict[str, float | None]:
+        return {f"hard_{split}_accuracy": score.accuracy for split, score in hard.items()}
+
+    def _metrics(
+        self, r: int, tested: Mapping[str, Score], hard: Mapping[str, Score]
+    ) -> dict[str, Any]:
+        """The metrics beside accuracy, and which of a task's is the main one; of a classification
+        with accuracy alone nothing.
+        """
+        kind = self.units[0].stage.training.task.kind
+        if kind.is_default:
+            return {}
+        metrics: dict[str, float] = {}
+        for name in (metric.name for metric in kind.others):
+            for when, score in tested.items():
+                metrics[f"{when}_val_{name}"] = self.history.validated(r, when)[f"val_{name}"]
+                metrics[f"{when}_test_{name}"] = score.metrics[name]
+            metrics |= {f"hard_{split}_{name}": s.metrics[name] for split, s in hard.items()}
+        main = kind.main_metric
+        about = {"metric": main.name, "lower_is_better": main.lower_is_better}
+        return {"metrics": metrics, **({} if main.is_accuracy else about)}

@@ -27,6 +27,7 @@ from lt_sweeps.training.backends.backend import (
     make_backend,
 )
 from lt_sweeps.training.backends.stack_views import StackViews
+from lt_sweeps.training.task_loss import TaskLoss
 
 # Elements: every tensor begins on a vector boundary, also after a bias of ten elements.
 _ALIGN = 64
@@ -72,9 +73,9 @@ class Stack:
     Every row starts as a copy of `module`; from "meta" it is zeros until `load`. A `stochastic`
     module draws noise in its forward pass (dropout): its `loss` takes seeds and cannot be captured
     in a CUDA graph. A module that draws noise outside of torch's dropout layers says so by an
-    attribute `stochastic = True`. `smoothing` is the part of a label that a training's loss spreads
-    over all classes. `arithmetic` is the precision of every loss and evaluation; weights, gradients
-    and outputs keep the type of the module's parameters.
+    attribute `stochastic = True`. `task_loss` is what is trained by; without it, the cross entropy
+    of classes. `arithmetic` is the precision of every forward pass; weights, gradients and outputs
+    keep the type of the module's parameters.
 
     Raises:
         ValueError: there is no such backend, it cannot compute this module, or the device does not
@@ -88,7 +89,7 @@ class Stack:
         *,
         device: str | torch.device = "cpu",
         backend: str = "auto",
-        smoothing: float = 0.0,
+        task_loss: TaskLoss | None = None,
         arithmetic: Arithmetic = FLOAT32,
     ) -> None:
         if replicates < 1:
@@ -113,17 +114,19 @@ class Stack:
         self._named = {name: tensors[name] for name in module.state_dict() if name in tensors}
         self._copy_from(module)
         self.stochastic = draws_noise(module)
-        self.backend = choose_backend(module, self.device) if backend == "auto" else backend
+        self.task_loss = task_loss = task_loss or TaskLoss()
+        auto = backend == "auto"
+        self.backend = choose_backend(module, self.device, task_loss) if auto else backend
         views = self.views(self.weights), self.views(self.grads)
         self._backend: Backend = make_backend(
-            self.backend, module, StackViews(*views, self.buffers, smoothing, arithmetic)
+            self.backend, module, StackViews(*views, self.buffers, task_loss, arithmetic)
         )
         self._noise_checked = self.stochastic
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        """Mean cross entropy of each replicate `[R]`, detached; its gradients replace `grads`.
+        """Mean loss of each replicate `[R]`, detached; its gradients replace `grads`.
 
-        `x` is `[R, B, C, H, W]`, `y` is `[R, B]`. The forward pass is in training mode. A stack
+        Inputs `x` and targets `y` are `[R, B, ...]`. The forward pass is in training mode. A stack
         that is `stochastic` needs `seeds`, one per replicate, which its noise is a function of;
         torch's global generators are left as they were.
         """
@@ -141,7 +144,7 @@ class Stack:
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
-        """Outputs `[R, B, K]` in evaluation mode; every replicate sees all `x` `[B, C, H, W]`."""
+        """Outputs `[R, B, ...]` in evaluation mode; every replicate sees all `x` `[B, ...]`."""
         with self.arithmetic.set(self.device):
             return self._backend.logits(x)
 

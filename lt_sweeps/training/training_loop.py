@@ -27,6 +27,7 @@ from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.learned_mask import LearnedMask
 from lt_sweeps.training.scoring import Scorer
 from lt_sweeps.training.stack import Stack, graphed
+from lt_sweeps.training.task_loss import TaskLoss
 from lt_sweeps.training.unit_files import UnitFiles
 
 _TELL = 0.2  # seconds between reports of progress
@@ -64,7 +65,7 @@ class TrainingLoop:
             len(units),
             device=self.device,
             backend=machine.backend,
-            smoothing=self.recipe.label_smoothing,
+            task_loss=TaskLoss(first.training.task.kind, self.recipe.label_smoothing),
             arithmetic=Arithmetic(first.training.precision, machine.deterministic),
         )
         seeds = [unit.seed for unit in units]
@@ -93,7 +94,7 @@ class TrainingLoop:
         self.masking.begin(ticket)
         if ticket.optimizer:
             self.masking.load_moments(ticket.optimizer)
-        self.masking.search(self._accuracies)
+        self.masking.search(self._rewards)
         self._estimate_statistics(self.stage.statistics_batches)
         self.files.snapshot("start", self.step)
 
@@ -241,13 +242,21 @@ class TrainingLoop:
         now = time.monotonic()
         self.seconds, self._clock = self.seconds + now - self._clock, now
 
-    def _accuracies(self, batches: int) -> list[float]:
-        """Validation accuracies in a search, with statistics of so many training batches."""
+    def _rewards(self, batches: int) -> list[float]:
+        """What a search looks for most of, with statistics of so many training batches.
+
+        That is the main metric on the validation set, with its sign changed if lower is better.
+        """
         if self.stopped():
             raise Interrupted("stopped in a search, which starts anew")
         self.progress(self.step)
         self._estimate_statistics(batches)
-        return [score.accuracy for score in self.scorer.measure("val")]
+        main = self.stage.training.task.kind.main_metric
+        sign = -1 if main.lower_is_better else 1
+        return [
+            score.accuracy or 0.0 if main.is_accuracy else sign * score.metrics[main.name]
+            for score in self.scorer.measure("val")
+        ]
 
     def _estimate_statistics(self, batches: int) -> None:
         """Batch-norm statistics of a network that is scored as it is, from training batches."""

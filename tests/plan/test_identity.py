@@ -235,9 +235,9 @@ def test_labels_and_kinds_of_tensors_count(lab: Path) -> None:
     hashes = set()
     for change in (
         lambda split: split,
-        lambda split: replace(split, labels=split.labels.flip(0)),
-        lambda split: replace(split, images=split.images.float()),
-        lambda split: replace(split, images=split.images.flip(-1)),
+        lambda split: replace(split, targets=split.targets.flip(0)),
+        lambda split: replace(split, inputs=split.inputs.float()),
+        lambda split: replace(split, inputs=split.inputs.flip(-1)),
         lambda split: replace(split, rows=torch.arange(len(split.labels))),
     ):
         changed = {name: change(split) for name, split in splits.items()}

@@ -11,6 +11,7 @@ from lt_sweeps.models import FC, Conv, ResNet
 from lt_sweeps.training.backends.backend import choose_backend
 from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.stack import Stack, graphed
+from lt_sweeps.training.task_loss import TaskLoss
 
 R, B, K = 3, 8, 5
 IMAGE = (3, 8, 8)
@@ -156,7 +157,7 @@ def test_a_row_trains_as_it_does_alone_bit_for_bit(net, how):
 @pytest.mark.parametrize(("net", "how"), WAYS)
 def test_smoothed_labels_are_those_of_torch(net, how):
     plain = Plain(NETS[net])
-    stack = Stack(plain.modules[0], R, backend=how, smoothing=0.1)
+    stack = Stack(plain.modules[0], R, backend=how, task_loss=TaskLoss(smoothing=0.1))
     stack.load(plain.state())
     x, y = _batch(0, torch.float64)
     losses = torch.stack(
@@ -175,7 +176,7 @@ def test_a_chain_smooths_labels_bit_for_bit_as_autograd_does() -> None:
     plain = Plain(NETS["fc"], torch.float32)
     made = []
     for how in ("chain", "loop"):
-        stack = Stack(plain.modules[0], R, backend=how, smoothing=0.1)
+        stack = Stack(plain.modules[0], R, backend=how, task_loss=TaskLoss(smoothing=0.1))
         stack.load(plain.state())
         made.append((stack.loss(*_batch(0)), stack.grads.clone()))
     for chain, loop in zip(*made, strict=True):

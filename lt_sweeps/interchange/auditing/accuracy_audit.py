@@ -63,8 +63,29 @@ def _measured(unit: Unit, stored: Ticket, store: AuditedStore) -> dict[str, Any]
 def _fault(metrics: dict[str, Any], again: dict[str, Any], at: str, unit: Unit) -> str:
     splits = unit.stage.training.task.dataset.load()
     for split in ("val", "test"):
-        said, count = metrics[f"{at}_{split}_accuracy"], len(splits[split].labels)
+        said, count = metrics[f"{at}_{split}_accuracy"], len(splits[split].targets)
         found = again[f"end_{split}_accuracy"]
+        if said is None:  # a task other than classes: its loss and its metrics
+            if fault := _other_fault(metrics, again, at, split):
+                return fault
+            continue
         if abs(said - found) * count > max(1.0, _ROUNDING * count) + 1e-6:
             return f"{at}_{split}_accuracy is {said:.6g}; measured again it is {found:.6g}"
     return ""
+
+
+def _other_fault(metrics: dict[str, Any], again: dict[str, Any], at: str, split: str) -> str:
+    """The first number of a task without accuracies that another measurement does not repeat."""
+    said, found = (
+        {"loss": scores[f"{when}_{split}_loss"], **_of_split(scores["metrics"], when, split)}
+        for scores, when in ((metrics, at), (again, "end"))
+    )
+    for name, value in said.items():
+        if abs(value - found[name]) > _ROUNDING * max(1.0, abs(value)):
+            return f"{at}_{split}_{name} is {value:.6g}; measured again it is {found[name]:.6g}"
+    return ""
+
+
+def _of_split(metrics: dict[str, float], when: str, split: str) -> dict[str, float]:
+    prefix = f"{when}_{split}_"
+    return {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}

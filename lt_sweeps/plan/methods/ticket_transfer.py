@@ -14,7 +14,6 @@ from lt_sweeps.plan.stages import (
     Init,
     Reset,
     Stage,
-    Task,
     Train,
     Training,
     Transfer,
@@ -62,10 +61,10 @@ def transfer(
         )
     call = Call.of(source, where="method.source", supplied=("data_dir",))
     training = recipe.on(
-        Task(call, recipe.task.data_dir), search_recipe, where="method.search_recipe"
+        replace(recipe.task, call=call), search_recipe, where="method.search_recipe"
     )
-    shape, classes = training.task.dataset.input_shape, training.task.dataset.classes
-    start = Init(replace(init.network, input_shape=shape, classes=classes))
+    shape, outputs = training.task.dataset.input_shape, training.task.dataset.outputs
+    start = Init(replace(init.network, input_shape=shape, classes=outputs))
     check_head(init.network, start.network)
     supplied = (start, training, schedule, mask_criterion, reset, freeze)
     tickets = _tickets(search, dict(zip(SUPPLIED, supplied, strict=True)))

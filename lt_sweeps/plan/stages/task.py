@@ -12,6 +12,7 @@ from lt_sweeps.config.keys import PRECISIONS, Precision
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.data import Dataset, content_hash
 from lt_sweeps.data.kept_images import read_once
+from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, TaskKind
 
 Changes = Mapping[str, Any] | Literal["same"]
 """The keys of a recipe in which a training differs."""
@@ -19,10 +20,11 @@ Changes = Mapping[str, Any] | Literal["same"]
 
 @dataclass(frozen=True)
 class Task:
-    """A data set to train on. Its content counts in its identity, and not where it lies."""
+    """A data set, and what to train for on it. Its content counts, and not where it lies."""
 
     call: Call
     data_dir: str = "data"
+    kind: TaskKind = CLASSIFICATION
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -35,7 +37,8 @@ class Task:
 
     def identity(self) -> dict[str, Any]:
         fingerprint = _content(self) if self._by_content else self.dataset.fingerprint
-        return {**self.call.identity(files=False), "fingerprint": fingerprint}
+        kind = {} if self.kind.is_default else {"kind": self.kind.identity()}
+        return {**self.call.identity(files=False), "fingerprint": fingerprint, **kind}
 
     def prepare(self) -> None:
         """Download or decode the data, and make sure that they are the same at every call.
@@ -75,6 +78,13 @@ class Training:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        self.task.kind.check_smoothing(self.recipe.label_smoothing)
+        shape = tuple(self.task.dataset.input_shape)
+        if self.recipe.augment != "none" and len(shape) != 3:
+            raise ValueError(
+                f"recipe.augment: got {self.recipe.augment}, which is for images, and inputs of "
+                f"`{self.task.call.target}` are {list(shape)}; give none"
+            )
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"precision: got {self.precision!r}; give one of {', '.join(PRECISIONS)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,7 +74,7 @@ class Walk:
             warmup=amc.warmup,
             memory=_REMEMBERED * len(layers),
         )
-        self.best, self._highest = list(self.sizes), -1.0
+        self.best, self._highest = list(self.sizes), -math.inf
 
     def go(self) -> list[int]:
         """Act in an episode: how many weights each layer keeps, `keep` in all.

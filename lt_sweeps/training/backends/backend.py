@@ -32,6 +32,7 @@ from lt_sweeps.training.backends.loop_backend import LoopBackend
 from lt_sweeps.training.backends.stack_views import StackViews
 from lt_sweeps.training.backends.stacked import StackedBackend, unstackable
 from lt_sweeps.training.backends.vmap import VmapBackend
+from lt_sweeps.training.task_loss import TaskLoss
 
 BACKENDS = ("auto", "loop", "chain", "stacked", "grouped", "vmap")
 
@@ -44,17 +45,20 @@ class Backend(Protocol):
     def logits(self, x: Tensor) -> Tensor: ...
 
 
-def choose_backend(module: nn.Module, device: torch.device) -> str:
-    """The backend that `auto` stands for, for this module on this device."""
+def choose_backend(module: nn.Module, device: torch.device, loss: TaskLoss | None = None) -> str:
+    """The backend that `auto` stands for, for this module and loss on this device."""
+    loss = loss or TaskLoss()
     if draws_noise(module):
         return "loop"
-    if chain_of(module):
+    if loss.kind.has_cross_entropy and chain_of(module):
         return "chain"
     if device.type == "cpu":
         return "loop"
     if _recurrent(module):
         return "loop"
-    return "vmap" if unstackable(module) else "stacked"
+    if unstackable(module):  # what a loss of a user's does, `vmap` may have no rule for
+        return "vmap" if loss.kind.ours else "loop"
+    return "stacked"
 
 
 def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
@@ -72,6 +76,8 @@ def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
             raise ValueError(f"backend: `vmap` has no rule for {kind}; `loop` can compute it")
         return VmapBackend(module, views)
     if name == "chain":
+        if not views.loss.kind.has_cross_entropy:
+            raise ValueError("backend: `chain` has the cross entropy alone; `auto` takes any loss")
         layers = chain_of(module)
         if not layers:
             raise ValueError("backend: `chain` is for flatten, linear layers and ReLU alone")

@@ -25,7 +25,8 @@ class ChainBackend:
     """
 
     def __init__(self, layers: Sequence[str], views: StackViews) -> None:
-        self._smoothing, weights, grads = views.smoothing, views.weights, views.grads
+        assert views.loss.kind.has_cross_entropy, "another loss has another gradient"
+        self._smoothing, weights, grads = views.loss.smoothing, views.weights, views.grads
         self._weights = [weights[f"{layer}.weight"] for layer in layers]
         self._biases = [weights.get(f"{layer}.bias") for layer in layers]
         self._grads = [(grads[f"{layer}.weight"], grads.get(f"{layer}.bias")) for layer in layers]
@@ -114,6 +115,8 @@ def _steps(module: nn.Module, *, training: bool) -> list[str]:
     except Exception:  # tracing runs the model's own code on stand-ins: anything may come of it
         return []
     if any(node.all_input_nodes != nodes[i : i + 1] for i, node in enumerate(nodes[1:])):
+        return []
+    if not isinstance(nodes[-1].args[0], fx.Node):  # a dict or a tuple of outputs
         return []
     return [_step(module, node) for node in nodes[1:-1]]
 

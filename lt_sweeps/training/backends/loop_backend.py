@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_sweeps.models.functional import picked
 from lt_sweeps.training.backends.lanes import Lanes
 from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews, owner_of
 
@@ -25,7 +25,7 @@ class LoopBackend:
     """
 
     def __init__(self, module: nn.Module, views: StackViews) -> None:
-        self._smoothing, self._autocast = views.smoothing, views.autocast
+        self._loss, self._autocast = views.loss, views.autocast
         self._dtype = views.first.dtype
         replicates = range(views.replicates)
         self.rows = [views.row(module, r) for r in replicates]
@@ -63,7 +63,7 @@ class LoopBackend:
 
     def _one(self, r: int, x: Tensor, y: Tensor) -> Tensor:
         outputs = self._outputs(self.rows[r], x)
-        loss = F.cross_entropy(outputs, y, label_smoothing=self._smoothing)
+        loss = self._loss.mean(outputs, y)
         grads = torch.autograd.grad(loss, self._trained[r], materialize_grads=True)
         torch._foreach_copy_(self._grads[r], grads)  # pyright: ignore[reportPrivateImportUsage]
         for owner, leaf, view in self._buffers[r]:
@@ -76,7 +76,7 @@ class LoopBackend:
 
     def _outputs(self, row: nn.Module, x: Tensor) -> Tensor:
         with self._autocast():
-            return row(x).to(self._dtype)
+            return picked(row(x)).to(self._dtype)
 
 
 def _owned(row: nn.Module, name: str, view: Tensor) -> tuple[nn.Module, str, Tensor]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from lt_sweeps.models.functional import relist
 from lt_sweeps.training.arithmetic import FLOAT32, Arithmetic
+from lt_sweeps.training.task_loss import TaskLoss
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,13 @@ class StackViews:
     """Views `[R, *shape]`, by name, of a stack's weights, gradients and buffers.
 
     A backend reads the weights, overwrites the gradients, and updates the buffers in training.
-    `smoothing` is the part of a label that the loss spreads over all classes, `arithmetic` the
-    precision of a forward pass.
+    `loss` is that of one replicate, `arithmetic` the precision of a forward pass.
     """
 
     weights: Mapping[str, Tensor]
     grads: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
-    smoothing: float = 0.0
+    loss: TaskLoss = field(default_factory=TaskLoss)
     arithmetic: Arithmetic = FLOAT32
 
     @property

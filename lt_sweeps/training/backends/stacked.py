@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_sweeps.models.functional import picked
 from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews
 
 # Not on a CPU, where folding convolutions does not pay at all, and bytes are known.
@@ -27,7 +28,7 @@ class StackedBackend:
     """
 
     def __init__(self, module: nn.Module, views: StackViews, *, grouped: bool) -> None:
-        self._smoothing, self.replicates = views.smoothing, views.replicates
+        self._loss, self.replicates = views.loss, views.replicates
         self._autocast, self._dtype = views.autocast, views.first.dtype
         self._lone = views.row(module, -1)
         self._layout = ImageLayout(self._lone, () if grouped else _LAID_OUT)
@@ -43,9 +44,7 @@ class StackedBackend:
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
         if not self._checked:
             self._check(x)
-        logits, smoothing = self._outputs(self._net, self._layout(x.flatten(0, 1))), self._smoothing
-        losses = F.cross_entropy(logits, y.flatten(), reduction="none", label_smoothing=smoothing)
-        losses = losses.view(y.shape).mean(1)
+        losses = self._losses(self._outputs(self._net, self._layout(x.flatten(0, 1))), y)
         grads = torch.autograd.grad(losses.sum(), self._trained, materialize_grads=True)
         torch._foreach_copy_(self._grads, grads)  # pyright: ignore[reportPrivateImportUsage]
         return losses.detach()
@@ -57,9 +56,17 @@ class StackedBackend:
         self._net.train()
         return outputs.unflatten(0, (self.replicates, -1))
 
+    def _losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The losses `[R]`: of classes in one call, of other tasks one replicate after another."""
+        if y.ndim == 2 and outputs.ndim == 2 and self._loss.kind.has_cross_entropy:
+            options: Any = {"reduction": "none", "label_smoothing": self._loss.smoothing}
+            return F.cross_entropy(outputs, y.flatten(), **options).view(y.shape).mean(1)
+        rows = zip(outputs.unflatten(0, (self.replicates, -1)), y, strict=True)
+        return torch.stack([self._loss.mean(*row) for row in rows])
+
     def _outputs(self, net: nn.Module, x: Tensor) -> Tensor:
         with self._autocast():
-            return net(x).to(self._dtype)
+            return picked(net(x)).to(self._dtype)
 
     @torch.no_grad()
     def _check(self, x: Tensor) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
-from lt_sweeps.models.functional import called_with
+from lt_sweeps.models.functional import called_with, picked
 from lt_sweeps.training.backends.stack_views import StackViews
 
 
@@ -17,7 +16,7 @@ class VmapBackend:
     """One functional call of the unmodified module, mapped over the replicates."""
 
     def __init__(self, module: nn.Module, views: StackViews) -> None:
-        self._smoothing, self._autocast = views.smoothing, views.autocast
+        self._task_loss, self._autocast = views.loss, views.autocast
         self._dtype = views.first.dtype
         self._module = views.row(module, 0)
         trained = {name for name, p in self._module.named_parameters() if p.requires_grad}
@@ -46,7 +45,7 @@ class VmapBackend:
 
     def _outputs(self, state: dict[str, Tensor], x: Tensor) -> Tensor:
         with self._autocast():
-            return called_with(self._module, state, x).to(self._dtype)
+            return picked(called_with(self._module, state, x)).to(self._dtype)
 
     def _loss(
         self,
@@ -57,7 +56,6 @@ class VmapBackend:
         y: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         state = {**weights, **fixed, **buffers}
-        logits = self._outputs(state, x)
-        loss = F.cross_entropy(logits, y, label_smoothing=self._smoothing)
+        loss = self._task_loss.mean(self._outputs(state, x), y)
         # functional_call puts buffers that the module replaced back into `state`
         return loss, {name: state[name] for name in buffers}

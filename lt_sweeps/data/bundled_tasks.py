@@ -1,0 +1,100 @@
+"""Data sets without a download for other tasks than classes: a table of numbers, and a text."""
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lt_sweeps.data.bundled import CURE, nothing, read_table, sklearn_folder
+from lt_sweeps.data.dataset import Dataset, Split, check_size
+
+_DIABETES = "70a45af6bc04fb77f713e6aca86019c4707501ef0cbd17c743d74f7a9ca8bf11"
+_BYTES = 256
+
+
+def diabetes(*, validation: int = 66, test: int = 88) -> Dataset:
+    """442 patients, bundled with scikit-learn: ten measurements, and how the disease went on.
+
+    Measurements and targets are in standard deviations from the mean of the training split.
+    """
+    check_size("diabetes: test", test, 440)
+    check_size("diabetes: validation", validation, 441 - test)
+    return Dataset(
+        input_shape=(10,),
+        classes=None,
+        outputs=1,
+        train_size=442 - test - validation,
+        prepare=nothing,
+        load=partial(_load_diabetes, validation, test),
+        scale=1.0,
+    )
+
+
+def text(
+    *, path: str | None = None, length: int = 64, validation: float = 0.1, test: float = 0.1
+) -> Dataset:
+    """The bytes of a text in windows of `length`, and as targets the same moved on by one.
+
+    Args:
+        path: a text file; null takes the descriptions of data sets that ship with scikit-learn,
+            37,000 bytes of English. A result knows the text by its content.
+        validation: the part of the text that is held out before the test part, which is its end.
+    """
+    content = Path(path).read_bytes() if path is not None else _descriptions()
+    count = (len(content) - 1) // max(1, length)
+    held = {"val": round(validation * count), "test": round(test * count)}
+    train = count - sum(held.values())
+    if length < 1 or min(train, *held.values()) < 1:
+        raise ValueError(
+            f"text: length={length}, validation={validation}, test={test} cut {len(content)} bytes "
+            f"into windows: {train} to train on, {held['val']} to validate, {held['test']} to test"
+        )
+    return Dataset(
+        input_shape=(length,),
+        classes=_BYTES,
+        train_size=train,
+        prepare=nothing,
+        load=partial(_cut, content, length, (train, held["val"], held["test"])),
+        scale=1.0,
+        fingerprint=hashlib.sha256(content).hexdigest(),
+        input_dtype=torch.int64,
+    )
+
+
+def _load_diabetes(validation: int, test: int) -> dict[str, Split]:
+    folder = sklearn_folder() / "data"
+    table = read_table(folder / "diabetes_data_raw.csv.gz")
+    target = read_table(folder / "diabetes_target.csv.gz")
+    content = table.astype("<f4").tobytes() + target.astype("<f4").tobytes()
+    if hashlib.sha256(content).hexdigest() != _DIABETES:
+        raise ValueError(f"diabetes: scikit-learn's copy is damaged, or other than it was; {CURE}")
+    order = np.random.RandomState(0).permutation(len(target))
+    rows = {
+        "train": order[test + validation :],
+        "val": order[test : test + validation],
+        "test": order[:test],
+    }
+    inputs, targets = (_standardised(part, rows["train"]) for part in (table, target[:, None]))
+    return {name: Split(inputs[index], targets[index]) for name, index in rows.items()}
+
+
+def _standardised(values: np.ndarray, train: np.ndarray) -> torch.Tensor:
+    mean, std = values[train].mean(0), values[train].std(0)
+    return torch.from_numpy(((values - mean) / std).astype(np.float32))
+
+
+def _descriptions() -> bytes:
+    files = sorted((sklearn_folder() / "descr").glob("*.rst"))
+    if not files:
+        raise ValueError(f"text: scikit-learn has no descriptions of its data sets; {CURE}")
+    return b"\n".join(file.read_bytes() for file in files)
+
+
+def _cut(content: bytes, length: int, sizes: tuple[int, int, int]) -> dict[str, Split]:
+    tokens = torch.frombuffer(bytearray(content), dtype=torch.uint8).long()
+    count = sum(sizes) * length
+    inputs, targets = (part.view(-1, length) for part in (tokens[:count], tokens[1 : count + 1]))
+    pairs = zip(inputs.split(sizes), targets.split(sizes), strict=True)
+    return {name: Split(*pair) for name, pair in zip(("train", "val", "test"), pairs, strict=True)}

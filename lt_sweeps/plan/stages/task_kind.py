@@ -1,0 +1,178 @@
+"""`TaskKind`: what a network is trained for: a loss, and the metrics that measure it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lt_sweeps.config.call import Call, Config, nearest
+
+_ACCURACY = "lt_sweeps.training.metrics.accuracy"
+_CROSS_ENTROPY = "torch.nn.functional.cross_entropy"
+_ON_LOGITS = (
+    _CROSS_ENTROPY,
+    "torch.nn.functional.binary_cross_entropy_with_logits",
+    "lt_sweeps.training.losses.token_cross_entropy",
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A function of outputs and targets, by the name that records know it by."""
+
+    name: str
+    call: Call
+    lower_is_better: bool
+
+    @classmethod
+    def of(cls, name: str, config: Any) -> Metric:
+        """Raises: ValueError: its yaml names no function of outputs and targets."""
+        where = f"task.metrics.{name}"
+        if not isinstance(config, Mapping):
+            raise ValueError(f"{where}: got {config!r}; give `_target_` and arguments")
+        better = config.get("better")
+        if better not in (None, "lower", "higher"):
+            raise ValueError(f"{where}.better: got {better!r}; it is `lower` or `higher`")
+        call = _measure({k: v for k, v in config.items() if k != "better"}, where)
+        said = bool(getattr(call.function, "lower_is_better", False))
+        return cls(name, call, said if better is None else better == "lower")
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether it is what every record of a classification has."""
+        return self.name == "accuracy" and self.call.target == _ACCURACY
+
+    def identity(self) -> dict[str, Any]:
+        return {**self.call.identity(), "lower_is_better": self.lower_is_better}
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """A loss, the metrics, which of them is the main one, and which output of a model counts."""
+
+    loss: Call
+    metrics: tuple[Metric, ...]
+    main: str
+    output: str | int | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any] | None) -> TaskKind:
+        """What a task yaml describes; a config without one classifies, as all did before.
+
+        Raises:
+            ValueError: an unknown key, no metric, or a function that cannot be called.
+        """
+        if config is None:
+            return CLASSIFICATION
+        allowed = ["loss", "metrics", "metric", "output"]
+        for key in config:
+            if key not in allowed:
+                raise ValueError(f"task: no key `{key}`; it has {allowed}{nearest(key, allowed)}")
+        if not isinstance(config.get("loss"), Mapping):
+            raise ValueError("task.loss: none; give `loss: {_target_: your.function, ...}`")
+        given = config.get("metrics")
+        if not isinstance(given, Mapping) or not given:
+            raise ValueError(f"task.metrics: got {given!r}; give `NAME: {{_target_: ...}}`")
+        metrics = tuple(Metric.of(name, value) for name, value in given.items() if value)
+        names = [metric.name for metric in metrics]
+        for name in names:
+            if not name.isidentifier() or name in ("loss", "step"):
+                raise ValueError(f"task.metrics: `{name}` cannot name a metric; take another word")
+        main = config.get("metric") or next(iter(names), None)
+        if main not in names:
+            raise ValueError(f"task.metric: got {main!r}; it is one of {names}")
+        output = config.get("output")
+        if not (output is None or (isinstance(output, str | int) and output is not True)):
+            raise ValueError(f"task.output: got {output!r}; give the name or number of an output")
+        return cls(_measure(config["loss"], "task.loss"), metrics, main, output)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the classification that all results were made for before others came."""
+        return self == CLASSIFICATION
+
+    @property
+    def has_cross_entropy(self) -> bool:
+        """Whether its loss is the one that the fast paths compute, on whole outputs."""
+        return self.loss == CLASSIFICATION.loss
+
+    @property
+    def measures_accuracy(self) -> bool:
+        return any(metric.is_accuracy for metric in self.metrics)
+
+    @property
+    def others(self) -> tuple[Metric, ...]:
+        """The metrics that records have beside accuracy."""
+        return tuple(metric for metric in self.metrics if not metric.is_accuracy)
+
+    @property
+    def main_metric(self) -> Metric:
+        return next(metric for metric in self.metrics if metric.name == self.main)
+
+    @property
+    def ours(self) -> bool:
+        """Whether all its functions come with this package or with torch."""
+        calls = [self.loss, *(metric.call for metric in self.metrics)]
+        return all(call.ours or call.target.startswith("torch.") for call in calls)
+
+    def check_smoothing(self, smoothing: float) -> None:
+        """Raises: ValueError: labels are to be smoothed, and the loss has none."""
+        if smoothing and not self.has_cross_entropy:
+            raise ValueError(
+                f"recipe.label_smoothing: got {smoothing}, and task.loss `{self.loss.target}` has "
+                "no classes to spread labels over; give 0"
+            )
+
+    def check_temperature(self, temperature: float) -> None:
+        """Raises: ValueError: outputs are to be divided by a temperature, and are no logits."""
+        if temperature != 1 and self.loss.target not in _ON_LOGITS:
+            raise ValueError(
+                f"mask_criterion.temperature: got {temperature:g}, which divides logits, and "
+                f"task.loss is `{self.loss.target}`; give 1"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "loss": self.loss.identity(),
+            "metrics": {metric.name: metric.identity() for metric in self.metrics},
+            "main": self.main,
+            "output": self.output,
+        }
+
+    def __str__(self) -> str:
+        names = ", ".join(metric.name for metric in self.metrics)
+        return f"{self.loss.target.rpartition('.')[2]}, measured by {names}"
+
+
+def _measure(config: Mapping[str, Any], where: str) -> Call:
+    """The call of a loss or a metric: a function of outputs and targets, or a class of such."""
+    target = str(config.get("_target_"))
+    try:
+        function = Call(target).function
+        names = Call(target).names
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from None
+    supplied = () if inspect.isclass(function) else names[:2]
+    if not inspect.isclass(function) and len(names) < 2:
+        raise ValueError(f"{where}: `{target}` takes {list(names)}; it needs outputs and targets")
+    return Call.of(config, where=where, supplied=supplied)
+
+
+def measure_of(call: Call) -> Callable[..., Any]:
+    """The function of outputs and targets that a loss or a metric is, its arguments given."""
+    function = call.function
+    if isinstance(function, type):
+        made: Any = function(**call.args)
+        return made
+    if not call.args:
+        return function
+    return lambda outputs, targets: function(outputs, targets, **call.args)
+
+
+CLASSIFICATION = TaskKind(
+    Call(_CROSS_ENTROPY, Config()),
+    (Metric("accuracy", Call(_ACCURACY, Config()), lower_is_better=False),),
+    "accuracy",
+)
