@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lt_sweeps.config.call import Call, digest, nearest
 from lt_sweeps.config.keys import PRECISIONS, Precision
+from lt_sweeps.config.metrics import ACCURACY
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.data import Dataset, content_hash
 from lt_sweeps.data.kept_images import read_once
@@ -32,6 +33,11 @@ class Task:
             return dataset
         name = f"{self.call} {self.data_dir} {dataset.fingerprint}"
         return replace(dataset, load=partial(read_once, name, dataset.load))
+
+    @property
+    def metric_kinds(self) -> tuple[str, ...]:
+        """What is measured beside the loss; the first kind is the one that it is judged by."""
+        return (ACCURACY,)
 
     def identity(self) -> dict[str, Any]:
         fingerprint = _content(self) if self._by_content else self.dataset.fingerprint
