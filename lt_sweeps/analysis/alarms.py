@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
@@ -85,6 +86,10 @@ def _measured_networks(curve: Curve) -> Networks:
     }
 
 
+def _measures(row: Record) -> tuple[Any, ...]:
+    return *_columns(row), *(row.metrics or {}).values()
+
+
 def _identical(one: Networks, other: Networks) -> tuple[int, int]:
     """How many pruned networks of two lines measure the same to the last bit, and of how many."""
     # Two networks that were trained apart never agree in all of these; those of a collapsed network
@@ -99,7 +104,7 @@ def _identical(one: Networks, other: Networks) -> tuple[int, int]:
 
 
 _MEASURES = tuple(f"{when}_{name}" for when in ("end", "best") for name in MEASURED)
-_measures = attrgetter(*_MEASURES)
+_columns = attrgetter(*_MEASURES)
 
 
 def _first_masks(analysis: Analysis, curve: Curve) -> dict[str, Arrays]:

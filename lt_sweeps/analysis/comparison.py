@@ -28,6 +28,10 @@ def matching_curves(
     Raises: ValueError: they differ in more than one key that `by` does not name, or no curve of one
         matches a curve of the other.
     """
+    judged = [{curve.metric for curve in curves} for curves in (mine, theirs)]
+    if not judged[0] & judged[1]:
+        words = (" and ".join(sorted(m.words for m in metrics)) for metrics in judged)
+        raise ValueError(f"compare: one is judged by {next(words)}, the other by {next(words)}")
     # A schedule that only goes further is the same schedule; one with other densities is not.
     schedules = not all(_same_densities(a, b) for a in mine for b in theirs if a.panel == b.panel)
     ours, others = (_configs(curves, schedules=schedules) for curves in (mine, theirs))
@@ -44,7 +48,8 @@ def matching_curves(
         (a, b)
         for a, config in zip(mine, ours, strict=True)
         for b, other in zip(theirs, others, strict=True)
-        if all(repr(value_of(config, key)) == repr(value_of(other, key)) for key in within)
+        if a.metric == b.metric
+        and all(repr(value_of(config, key)) == repr(value_of(other, key)) for key in within)
     ]
     if not pairs:
         raise ValueError(

@@ -21,6 +21,7 @@ import numpy as np
 from lt_sweeps.analysis import labels
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.stats import spread
+from lt_sweeps.config.metrics import ACCURACY, TEST_ACCURACY, Metric, named
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.storage.record import Record
 
@@ -78,7 +79,7 @@ class Curve:
     cells: tuple[CellResults, ...]
     points: tuple[Point, ...]  # from the densest to the sparsest
     reference: Curve | None = None  # the panel's dense network, of a line that has none of its own
-    metric: str = "test_accuracy"  # of its points
+    metric: Metric = TEST_ACCURACY  # of its points
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
@@ -116,17 +117,20 @@ def curves(
     """The curves of these cells, in the layout's order and with its names.
 
     A queued cell is in no curve until a cell of its signature has started: its choices are not
-    known before.
+    known before. Nor is one whose task does not measure the metric. Cells that are judged by
+    different metrics are in different panels.
 
     Raises: ValueError: the layout names what no cell has, or does not tell its lines apart.
     """
     layout = layout or ReportConfig()
-    started = [cell for cell in cells if cell.choices]
+    started = [cell for cell in cells if cell.choices and _measures(cell, metric)]
     for where in ("panels", "lines", "along"):
         labels.check_keys(f"report.{where}", getattr(layout, where) or (), started)
     groups = list(_groups(started, layout.along))
     configs = [_shared_config(group[0], layout.along, apart) for group, apart in groups]
+    judged = [_judged_by(group) for group, _ in groups]
     panels = [labels.panel_label(config, layout.panels) for config in configs]
+    panels = labels.panels_by_metric(panels, judged)
     if layout.lines is None:
         names = labels.automatic_labels(configs, panels)
     else:
@@ -140,7 +144,7 @@ def curves(
             settings=config.settings,
             cells=tuple(group),
             points=_points(group, metric, layout.along),
-            metric=metric,
+            metric=_metric(group, metric),
         )
         for name, label, panel, config, (group, _) in zip(
             names, labels.readable(names), panels, configs, groups, strict=True
@@ -180,6 +184,31 @@ def distinct(cells: Iterable[CellResults]) -> list[Record]:
     for row in chain.from_iterable(cell.rows for cell in cells):
         rows.setdefault((row.stage, row.seed), row)
     return list(rows.values())
+
+
+def _measures(cell: CellResults, metric: str) -> bool:
+    """Whether a cell's task has a metric; before a cell has a record, it may."""
+    row = next(iter(cell.rows or cell.search), None)
+    return row is None or row.measures(metric)
+
+
+def _metric(cells: Sequence[CellResults], name: str) -> Metric:
+    row = next((row for cell in cells for row in cell.rows), None)
+    return Metric.of(named(name, ACCURACY)) if row is None else row.metric_of(name)
+
+
+def _judged_by(cells: Sequence[CellResults]) -> str:
+    """The kind of metric of the tasks of a curve's cells.
+
+    Raises: ValueError: they are judged by several, whose values have no mean.
+    """
+    kinds = sorted({cell.judged_by for cell in cells} - {""})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"report.along: cells of one line are judged by {', '.join(kinds)}; leave out of "
+            "`along` what changes the task"
+        )
+    return kinds[0] if kinds else ""
 
 
 def _with_reference(curve: Curve, drawn: Sequence[Curve]) -> Curve:

@@ -21,13 +21,14 @@ from statsmodels.stats.weightstats import DescrStatsW
 from lt_sweeps.analysis.curve import WHOLE, Curve, Point, distinct
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.search_cost import Cost, ticket_cost
+from lt_sweeps.config.metrics import Metric
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.storage.record import Record
 
 NAMES = {
     "sparsest_not_inferior": "highest sparsity within the margin of dense",
     "sparsest_tested": "the same, held by a test at each level",
-    "area": "mean accuracy over log density",
+    "area": "mean over log density",
     "sparsest_matching": "sparsest matching ticket",
     "sparsest_within_error": "the same, within one standard error of dense",
     "best_performing": "best performing ticket",
@@ -50,7 +51,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where a curve leaves the margin below dense, and the two points that it lies between.
+    """Where a curve leaves the margin around dense, and the two points that it lies between.
 
     `outside` is NaN where the sparsest point is within the margin: `sparsity` is a lower bound.
     """
@@ -60,12 +61,13 @@ class Crossing:
     outside: float
 
 
-def endpoints(curve: Curve, metric: str, layout: ReportConfig, *, least: float) -> list[Endpoint]:
+def endpoints(curve: Curve, layout: ReportConfig, *, least: float) -> list[Endpoint]:
     """Every endpoint of a curve; `least` is the density (in percent) down to which all lines go."""
+    metric = curve.metric.name
     runs = {seed: _run(curve, seed, metric) for seed in curve.seeds}
     chooser = layout.chooser(metric)
     per_run = {
-        "peak": lambda run: _peak(run, metric, chooser),
+        "peak": lambda run: _peak(run, curve.metric, chooser),
         "area": lambda run: _area(run, metric, least),
     }
     peak, area = (
@@ -73,12 +75,12 @@ def endpoints(curve: Curve, metric: str, layout: ReportConfig, *, least: float) 
         for name, number in per_run.items()
     )
     tested = Endpoint("sparsest_tested", sparsity=_sparsest_tested(curve, layout))
-    within = _not_inferior(curve, metric, layout)
+    within = _not_inferior(curve, layout)
     return [peak, within, area, tested, *_tickets(curve, chooser, layout)]
 
 
 def crossing(points: Iterable[tuple[float, float]], least: float) -> Crossing:
-    """The highest sparsity at which a curve is not below `least`.
+    """The highest sparsity at which a curve of worths is not below `least`.
 
     Between a point that is not and the next sparser one, which is, the curve is a straight line in
     sparsity. A value that is not finite is below, and nothing is interpolated towards it.
@@ -98,7 +100,7 @@ def crossing(points: Iterable[tuple[float, float]], least: float) -> Crossing:
 
 
 def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
-    """Whether a one-sided paired t-test puts a point above dense minus the margin.
+    """Whether a one-sided paired t-test puts a point above dense minus the margin, in worth.
 
     Every seed must be there: dropping the seeds that diverged would make a level look better.
     """
@@ -106,7 +108,7 @@ def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
     if dense is None:
         return False
     above = [
-        value - layout.below(dense.values[seed])
+        curve.metric.worth(value) - _least_worth(curve, dense.values[seed], layout)
         for seed, value in point.values.items()
         if seed in dense.values
     ]
@@ -115,6 +117,11 @@ def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
     if np.ptp(above) < 1e-12:
         return min(above) > 0
     return bool(DescrStatsW(above).ttest_mean(0, alternative="larger")[1] < layout.alpha)
+
+
+def _least_worth(curve: Curve, dense: float, layout: ReportConfig) -> float:
+    """The worth of a value that is as much worse than dense as the margin allows."""
+    return curve.metric.worth(curve.metric.limit(layout.margin, dense))
 
 
 def _run(curve: Curve, seed: str, metric: str) -> list[Record]:
@@ -129,26 +136,28 @@ def _cells(curve: Curve) -> tuple[CellResults, ...]:
     return (*curve.cells, *(curve.reference.cells if curve.reference else ()))
 
 
-def _peak(run: Sequence[Record], metric: str, chooser: str) -> float:
+def _peak(run: Sequence[Record], metric: Metric, chooser: str) -> float:
     tickets = [
         row for row in run if row.percent_remaining < WHOLE and not math.isnan(row.value(chooser))
     ]
-    best = max(tickets, key=lambda row: row.value(chooser), default=None)
-    return math.nan if best is None else best.value(metric)
+    best = max(tickets, key=lambda row: metric.worth(row.value(chooser)), default=None)
+    return math.nan if best is None else best.value(metric.name)
 
 
-def _not_inferior(curve: Curve, metric: str, layout: ReportConfig) -> Endpoint:
+def _not_inferior(curve: Curve, layout: ReportConfig) -> Endpoint:
     """`sparsest_not_inferior` of each run, and of the means over seeds."""
-    runs = {seed: _crossing_of_run(curve, seed, metric, layout) for seed in curve.seeds}
+    worth = curve.metric.worth
+    runs = {seed: _crossing_of_run(curve, seed, layout) for seed in curve.seeds}
     found = {seed: at for seed, at in runs.items() if at is not None}
     points = [
-        (1 - p.percent / 100, p.mean if p.n_finite == p.n else math.nan)
+        (1 - p.percent / 100, worth(p.mean) if p.n_finite == p.n else math.nan)
         for p in curve.points
         if p.pruned
     ]
     means = None
     if points and curve.dense is not None and curve.dense.n_finite:
-        means = crossing([(0.0, curve.dense.mean), *points], layout.below(curve.dense.mean))
+        dense = curve.dense.mean
+        means = crossing([(0.0, worth(dense)), *points], _least_worth(curve, dense, layout))
     return Endpoint(
         "sparsest_not_inferior",
         {seed: at.sparsity for seed, at in found.items()},
@@ -158,15 +167,16 @@ def _not_inferior(curve: Curve, metric: str, layout: ReportConfig) -> Endpoint:
     )
 
 
-def _crossing_of_run(curve: Curve, seed: str, metric: str, layout: ReportConfig) -> Crossing | None:
-    """That of one seed; its networks that diverged or have no weight left count as below."""
+def _crossing_of_run(curve: Curve, seed: str, layout: ReportConfig) -> Crossing | None:
+    """That of one seed; its networks that diverged or have no weight left count as worse."""
+    metric, worth = curve.metric.name, curve.metric.worth
     rows = distinct(cell for cell in _cells(curve) if cell.seed == seed)
     dense = [r.value(metric) for r in rows if r.percent_remaining >= WHOLE and r.kind != "score"]
     pruned = [r for r in rows if r.percent_remaining < WHOLE]
     if not pruned or not dense or math.isnan(dense[0]):
         return None
-    points = [(1 - r.percent_remaining / 100, r.value(metric)) for r in pruned]
-    return crossing([(0.0, dense[0]), *points], layout.below(dense[0]))
+    points = [(1 - r.percent_remaining / 100, worth(r.value(metric))) for r in pruned]
+    return crossing([(0.0, worth(dense[0])), *points], _least_worth(curve, dense[0], layout))
 
 
 def _area(run: Sequence[Record], metric: str, least: float) -> float:
@@ -206,8 +216,8 @@ def _sparsest_tested(curve: Curve, layout: ReportConfig) -> float:
 def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]:
     """The sparsest matching and the best performing ticket, by means over seeds of `chooser`.
 
-    A ticket matches if its mean is at least that of dense; `sparsest_within_error` lets it be lower
-    by the standard error of dense.
+    A ticket matches if its mean is no worse than that of dense; `sparsest_within_error` lets it be
+    worse by the standard error of dense.
     """
     points = [point for point in curve.points if point.n_finite and point.percent > 0]
     scored = [(_chosen(curve, point, chooser), point) for point in points]
@@ -229,10 +239,10 @@ def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]
 
 
 def _chosen(curve: Curve, point: Point, chooser: str) -> list[float]:
-    """The metric by which tickets are chosen, of a point's finite replicates."""
+    """The worth of a point's finite replicates by the metric that chooses tickets."""
     rows = [r for r in distinct(_cells(curve)) if r.stage in point.stages]
     values = [row.value(chooser) for row in rows if row.seed in point.values]
-    return [value for value in values if not math.isnan(value)]
+    return [curve.metric.worth(value) for value in values if not math.isnan(value)]
 
 
 def _ticket(name: str, curve: Curve, point: Point | None, layout: ReportConfig) -> Endpoint:

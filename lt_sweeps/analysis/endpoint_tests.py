@@ -7,8 +7,9 @@ densities, such as learned masks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import NAMES, Endpoint
@@ -24,6 +25,11 @@ from lt_sweeps.analysis.significance import (
 from lt_sweeps.analysis.stats import Comparison, compare_replicates
 from lt_sweeps.config.report_config import ReportConfig
 
+SPARSITIES = (
+    *("sparsest_not_inferior", "sparsest_tested"),
+    *("sparsest_matching", "sparsest_within_error"),
+)
+"""Endpoints whose number is a sparsity; the others are in the unit of the metric."""
 PER_RUN = ("peak", "sparsest_not_inferior", "area")
 CurveEndpoints = tuple[Curve, Sequence[Endpoint]]
 
@@ -33,6 +39,12 @@ class EndpointVerdict(LineTest):
     """One line against another in an endpoint."""
 
     endpoint: str
+
+    @property
+    def is_better(self) -> bool:
+        """A higher sparsity is better, whatever the metric is."""
+        sparser = self.found.difference > 0
+        return sparser if self.endpoint in SPARSITIES else super().is_better
 
 
 def endpoint_verdicts(
@@ -71,15 +83,20 @@ def compare_endpoint(
 ) -> Comparison:
     """One endpoint per run of two lines, compared over their seeds."""
     values = [{e.name: e.values for e in endpoints}[name] for _, endpoints in (mine, theirs)]
-    sparsity = name == "sparsest_not_inferior"  # the margin is a difference of accuracies
+    sparsity = name in SPARSITIES  # the margin is a difference of the metric
     return compare_replicates(
         *values,
         seeds=mine[0].seeds,
         other_seeds=theirs[0].seeds,
         alpha=layout.alpha,
-        margin=math.nan if sparsity else equivalence_margin(mine[0], layout),
+        margin=math.nan if sparsity else _margin(theirs[0], values[1], layout),
         same_draws=mine[0].imported == theirs[0].imported,
     )
+
+
+def _margin(baseline: Curve, values: Mapping[str, float], layout: ReportConfig) -> float:
+    mean = fmean(values.values()) if values else math.nan
+    return equivalence_margin(baseline, layout, mean)
 
 
 def peak_conclusions(
@@ -89,7 +106,8 @@ def peak_conclusions(
     answered = {v.question for v in levels}
     return [
         f"{v.curve.panel}, {v.curve.label} against {v.against}: {NAMES['peak']} "
-        f"{100 * v.found.difference:+.2f} points, {' and '.join(v.words(layout.alpha))}."
+        f"{v.curve.metric.difference_text(v.found.difference, signed=True)}, "
+        f"{' and '.join(v.words(layout.alpha))}."
         for v in ends
         if v.endpoint == "peak"
         and not math.isnan(v.found.difference)

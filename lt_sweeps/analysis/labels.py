@@ -33,6 +33,16 @@ def panel_label(cell: CellResults, keys: Sequence[str]) -> str:
     return ", ".join(filter(None, words))
 
 
+def panels_by_metric(panels: Sequence[str], judged: Sequence[str]) -> list[str]:
+    """The panels of lines, split by the metric of their tasks: two have no axis in common."""
+    kinds = group_by(zip(panels, judged, strict=True), lambda pair: pair[0])
+    several = {panel for panel, pairs in kinds.items() if len({k for _, k in pairs} - {""}) > 1}
+    return [
+        f"{panel}, by {kind}" if panel in several and kind else panel
+        for panel, kind in zip(panels, judged, strict=True)
+    ]
+
+
 def labels_from_keys(
     cells: Sequence[CellResults], panels: Sequence[str], lines: Sequence[str]
 ) -> list[str]:

@@ -14,18 +14,20 @@ from statistics import fmean
 from typing import Any
 
 from lt_sweeps.analysis.results import CellResults, read_results
-from lt_sweeps.config.report_config import METRICS, layout
+from lt_sweeps.config.metrics import check_name, is_name, looks_at_test, names_of
+from lt_sweeps.config.report_config import layout
 
-# The endpoints that are one number per run. What they look at is the validation accuracy.
+# The endpoints that are one number per run. They look at the task's own metric, on validation data.
 _ENDPOINTS = ("sparsest_not_inferior", "area", "peak")
-_ACCURACY = "val_accuracy"
+_LOOKS_AT = "val_metric"
 
 
 @dataclass(frozen=True)
 class Objective:
-    """`val_accuracy` at the last level, `val_accuracy@3` at level 3, or an endpoint such as `area`.
+    """`val_accuracy` at the last level, `val_r2@3` at level 3, or an endpoint such as `area`.
 
-    The margin of `sparsest_not_inferior` is `report.margin`.
+    `val_metric` is the metric by which the task is judged. The margin of `sparsest_not_inferior`
+    is `report.margin`.
     """
 
     name: str
@@ -33,20 +35,31 @@ class Objective:
 
     @classmethod
     def of(cls, value: Any) -> Objective:
-        """Raises: ValueError: it names no metric and no endpoint, or no level."""
+        """Raises: ValueError: it can name no metric of any task and no endpoint, or no level."""
         name, at, level = str(value).partition("@")
         whole = level.isdecimal() if at else True
-        if name not in (*METRICS, *_ENDPOINTS) or not whole or (at and name in _ENDPOINTS):
+        known = name in _ENDPOINTS or is_name(name)
+        if not known or not whole or (at and name in _ENDPOINTS):
             raise ValueError(
                 f"objective: got {value!r}; give {', '.join(_ENDPOINTS)}, or METRIC or "
-                f"METRIC@LEVEL of {', '.join(METRICS)}"
+                f"METRIC@LEVEL of {', '.join(names_of(()))}"
             )
         return cls(name, int(level) if at else None)
+
+    def check(self, names: Collection[str], levels: Collection[int]) -> None:
+        """Compare it with what a plan will measure.
+
+        Raises: ValueError: none of its cells has this metric, or this level.
+        """
+        if self.name not in _ENDPOINTS:
+            check_name("objective", self.name, names)
+        if self.level is not None and self.level not in levels:
+            raise ValueError(f"objective: {self}; the levels are {sorted(levels)}")
 
     @property
     def looks_at_test(self) -> bool:
         """Whether what is tuned by it is tuned on the test set."""
-        return "test" in self.name
+        return looks_at_test(self.name)
 
     def __str__(self) -> str:
         return self.name if self.level is None else f"{self.name}@{self.level}"
@@ -74,7 +87,9 @@ class Objective:
         level = max(levels) if self.level is None else self.level
         if level not in levels:
             raise ValueError(f"objective: {self}; the levels are {sorted(levels)}")
-        return levels[level].value(self.name)
+        row = levels[level]
+        check_name("objective", self.name, row.metric_names)
+        return row.value(self.name)
 
     def _endpoint(
         self, cells: Sequence[CellResults], report: Mapping[str, Any]
@@ -86,11 +101,11 @@ class Objective:
         # What a report calls its lines does not matter here, and may name lines that are not there.
         margin = layout({key: report[key] for key in ("margin",) if key in report})
         values = {cell.seed: math.nan for cell in cells}
-        for curve in curves(cells, metric=_ACCURACY, layout=margin):
+        for curve in curves(cells, metric=_LOOKS_AT, layout=margin):
             least = curve.points[-1].percent if curve.points else 100.0
             if least <= 0:  # no weight is left: log density has no end there
                 continue
-            ends = endpoints(curve, _ACCURACY, margin, least=least)
+            ends = endpoints(curve, margin, least=least)
             values |= next(end.values for end in ends if end.name == self.name)
         return values
 

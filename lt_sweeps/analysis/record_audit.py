@@ -122,6 +122,10 @@ def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:
     stated |= {name: f"{record.report_at}_{name}" for name in MEASURED}
     stated |= {name: name for name in ("best_step", "finite")}
     stated |= {name: name for name in ("hard_val_accuracy", "hard_test_accuracy")}
+    own = Record.metric_columns(metrics, record.report_at)
+    for name, value in own.items():
+        if getattr(record, name) != value:
+            return f"{name} is {getattr(record, name)}; the ticket's header says {value}"
     for column, name in stated.items():
         value = metrics.get(name)
         if isinstance(value, float) and not math.isfinite(value):
@@ -132,9 +136,11 @@ def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:
         rows = [row for row in history or () if row.get("step") == step]
         if history and not rows:
             return f"the history has no evaluation at step {step}"
-        for name in ("val_loss", "val_accuracy"):
-            if rows and _differ(rows[-1].get(name), metrics.get(f"{at}_{name}")):
-                return f"{at}_{name} is {metrics.get(f'{at}_{name}')}; the history says otherwise"
+        measured = {**metrics, **(metrics.get("metrics") or {})}
+        for name in ("val_loss", "val_accuracy", f"val_{record.judged_by}"):
+            said = measured.get(f"{at}_{name}")
+            if rows and _differ(rows[-1].get(name), said):
+                return f"{at}_{name} is {said}; the history says otherwise"
     return ""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from lt_sweeps.analysis.audited_files import AuditedCell
 from lt_sweeps.config.keys import MACHINE_KEYS
+from lt_sweeps.config.metrics import check_name
 from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
 from lt_sweeps.storage.manifest import FrozenCell
@@ -45,6 +46,12 @@ class CellResults:
     done: bool = False
     experiment: str = "default"
 
+    @property
+    def judged_by(self) -> str:
+        """The kind of metric of its task; nothing before it has a record."""
+        row = next(iter(self.rows or self.search), None)
+        return "" if row is None else row.judged_by
+
 
 @dataclass(frozen=True)
 class Results:
@@ -64,6 +71,14 @@ class Results:
         """`3 of 15 cells unfinished`, or nothing when all are done."""
         left = sum(not cell.done for cell in self.cells)
         return f"{left} of {len(self.cells)} cells unfinished" if left else ""
+
+    def check_metrics(self, where: str, names: Iterable[str]) -> None:
+        """Raises: ValueError: no record has a metric of one of the names."""
+        some = (next(iter(cell.rows or cell.search), None) for cell in self.cells)
+        tasks = {(row.metric, *(row.metrics or ())): row for row in some if row is not None}
+        known = list(dict.fromkeys(name for row in tasks.values() for name in row.metric_names))
+        for name in names if known else ():
+            check_name(where, name, known)
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -157,7 +172,7 @@ def _is_root(where: Path) -> bool:
 def _lacks(stored: CellRecords, metrics: Collection[str]) -> bool:
     """Whether a record lacks a metric that `RunFolder.read` says is missing."""
     return any(
-        getattr(row, metric) is None
+        row.measures(metric) and row.measured(metric) is None
         for row in stored.records
         if row.finite and row.kind != "mask"
         for metric in metrics

@@ -21,6 +21,7 @@ from lt_sweeps.analysis.endpoint import not_inferior
 from lt_sweeps.analysis.labels import group_by, value_of
 from lt_sweeps.analysis.stats import Comparison, compare_replicates, detectable, holm
 from lt_sweeps.config.call import nearest
+from lt_sweeps.config.metrics import Metric
 from lt_sweeps.config.report_config import ReportConfig
 
 # Two densities are the same level if they differ by at most 1% of the larger. Counts of weights are
@@ -54,6 +55,11 @@ class LineTest:
         return self.curve.panel, self.curve.name, self.baseline.panel, self.baseline.name
 
     @property
+    def is_better(self) -> bool:
+        """Whether the line is better than the other: above it, or below it if lower is better."""
+        return self.curve.metric.worth(self.found.difference) > 0
+
+    @property
     def against(self) -> str:
         """The baseline's name in the legend, with its panel where that is another."""
         elsewhere = self.baseline.panel != self.curve.panel
@@ -71,16 +77,16 @@ class LineTest:
         return tuple(word for word, p in shown.items() if p < alpha) or ("undecided",)
 
     def mark(self, alpha: float) -> str:
-        """`★` or `×` if the line is above or below after Holm, `☆` or `·` if only uncorrected.
+        """`★` or `×` if the line is better or worse after Holm, `☆` or `·` if only uncorrected.
 
         Uncorrected means Student's two-sample test, by which arXiv:1905.01067 gives its stars.
         """
         if math.isnan(self.found.p):
             return ""
-        above = self.found.difference > 0
+        better = self.is_better
         if self.p_holm < alpha:
-            return "★" if above else "×"
-        return ("☆" if above else "·") if self.found.p_student < alpha else ""
+            return "★" if better else "×"
+        return ("☆" if better else "·") if self.found.p_student < alpha else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,16 +132,23 @@ def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Itera
             seeds=curve.seeds,
             other_seeds=baseline.seeds,
             alpha=layout.alpha,
-            margin=equivalence_margin(curve, layout),
+            margin=equivalence_margin(baseline, layout, other.mean),
             same_draws=curve.imported == baseline.imported,
         )
         yield Verdict(curve=curve, baseline=baseline, point=point, found=found)
 
 
-def equivalence_margin(curve: Curve, layout: ReportConfig) -> float:
-    """The difference that counts as none; NaN where the metric is no accuracy."""
-    accuracy = curve.metric.endswith("accuracy") and layout.equivalence is not None
-    return layout.equivalence if accuracy and layout.equivalence else math.nan
+def equivalence_margin(baseline: Curve, layout: ReportConfig, mean: float) -> float:
+    """The difference from a baseline that counts as none; NaN where none is asked for.
+
+    A relative one is a part of the baseline's dense network, or of its `mean` where it has none. A
+    loss has no difference by default that would mean the same to everybody.
+    """
+    metric, given = baseline.metric, layout.equivalence
+    if given is None or (given == "auto" and not metric.judges):
+        return math.nan
+    dense = baseline.dense
+    return metric.margin(given, mean if dense is None else dense.mean)
 
 
 def against_baseline(panel: Sequence[Curve], layout: ReportConfig) -> list[tuple[Curve, Curve]]:
@@ -162,6 +175,12 @@ def named_pairs(curves: Sequence[Curve], layout: ReportConfig) -> list[tuple[Cur
         for other in curves:
             rest = _rest(other, other_line, other_option, layout)
             pairs += [(first, other) for first, at in firsts if at == rest]
+    for one, other in pairs:
+        if one.metric != other.metric:
+            raise ValueError(
+                f"report.pairs: {one.label} is judged by {one.metric.words} and {other.label} by "
+                f"{other.metric.words}; give lines with one metric"
+            )
     return pairs
 
 
@@ -239,7 +258,7 @@ def winning(
     better = {
         v.point.stages
         for v in verdicts
-        if v.p_holm < layout.alpha and v.found.difference > 0 and v.curve is curve
+        if v.p_holm < layout.alpha and v.is_better and v.curve is curve
     }
     return {
         point.stages: point.stages in better and not_inferior(point, curve, layout)
@@ -254,7 +273,7 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     for members in group_by(verdicts, _FAMILIES["pair"]).values():
         curve, baseline = members[0].curve, members[0].baseline
         counts = Counter(word for v in members for word in v.words(layout.alpha))
-        within = f"equivalent within {100 * (layout.equivalence or 0):g} points"
+        within = f"equivalent within {curve.metric.margin_text(layout.equivalence or 0)}"
         if (
             foreign := curve.imported != baseline.imported
         ):  # other code asks whether ours repeats it
@@ -265,7 +284,9 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         levels = f"of {len(members)} level{'s' * (len(members) > 1)}."
         other = "the reference" if foreign and baseline.imported else members[0].against
         question = f"{curve.panel}, {curve.label} against {other}"
-        sentences.append(f"{question}: {', '.join(found)} {levels}")
+        # A reader who does not know the metric would take what is above for better.
+        which = f", in {curve.metric.label}" if curve.metric.lower_is_better else ""
+        sentences.append(f"{question}{which}: {', '.join(found)} {levels}")
     if any(len(v.words(layout.alpha)) > 1 for v in verdicts):
         sentences.append("A difference can be certain and smaller than the margin: that is both.")
     return sentences
@@ -290,7 +311,7 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     if any(not math.isnan(v.found.margin) for v in verdicts):
         says.append(
             f"Equivalent: two one-sided t-tests show a difference below "
-            f"{100 * (layout.equivalence or 0):g} points. Undecided: these seeds show neither."
+            f"{_margins(verdicts, layout)}. Undecided: these seeds show neither."
         )
     says += _attainable(verdicts, layout) + _power(verdicts, layout)
     lost = [v for v in verdicts if v.found.n != v.found.asked]
@@ -307,6 +328,11 @@ def _sizes(verdicts: Sequence[Verdict]) -> str:
     return f"{sizes[0]} tests" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
 
 
+def _margins(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
+    texts = [v.curve.metric.margin_text(layout.equivalence or 0) for v in verdicts]
+    return " and ".join(dict.fromkeys(texts))
+
+
 def _attainable(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     """Where the exact test has too few seeds to ever reach alpha."""
     least = {(v.found.test, v.found.n[0]): v.found.p_least for v in verdicts if min(v.found.n) > 1}
@@ -320,6 +346,11 @@ def _attainable(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
 
 def _power(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     """The difference that these seeds can show, and the seeds that the seen ones would need."""
+    by_metric = group_by(verdicts, lambda v: v.curve.metric).items()
+    return [says for metric, same in by_metric for says in _power_in(metric, same, layout)]
+
+
+def _power_in(metric: Metric, verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     known = [v.found for v in verdicts if v.found.sd > 0 and min(v.found.n) > 1]
     if not known:
         return []
@@ -328,9 +359,9 @@ def _power(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     visible = detectable(middle.sd, n, paired=paired, alpha=layout.alpha)
     needs = float(np.median([each.seeds_needed for each in known]))
     many = "more than 1000" if math.isinf(needs) else f"{needs:.0f}"
-    scale, unit = (100, " points") if layout.metrics[0].endswith("accuracy") else (1, "")
+    visible_text, sd_text = (metric.difference_text(x, digits=2) for x in (visible, middle.sd))
     return [
-        f"Power: {n} seeds show a difference of {scale * visible:.2g}{unit} with 80% probability "
-        f"in a single test (standard deviation {scale * middle.sd:.2g}{unit}, the median); the "
+        f"Power: {n} seeds show a difference of {visible_text} with 80% probability "
+        f"in a single test (standard deviation {sd_text}, the median); the "
         f"median difference seen here would need {many} seeds."
     ]

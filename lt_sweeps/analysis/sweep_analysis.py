@@ -17,6 +17,7 @@ from lt_sweeps.analysis.endpoint_tests import (
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.results import Results, layouts_by_name, read_results
 from lt_sweeps.analysis.significance import Verdict, caveats, conclusions, pair_verdicts, verdicts
+from lt_sweeps.config.metrics import ACCURACY, Metric, named
 from lt_sweeps.config.report_config import ReportConfig, layout
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
@@ -31,19 +32,39 @@ class Analysis:
     @property
     def metric(self) -> str:
         """The first metric of the layout, which the tables show."""
-        return self.layout.metrics[0]
+        return self.name_of(self.layout.metrics[0])
+
+    @property
+    def metric_label(self) -> str:
+        """The first metric with its unit; each of them where tasks are judged by several."""
+        labels = dict.fromkeys(curve.metric.label for curve in self.curves)
+        return " and ".join(labels) or Metric.of(self.metric).label
 
     @property
     def accuracy(self) -> str:
         """The metric by which tickets are compared with the dense network, as endpoints are."""
-        accuracies = (name for name in self.layout.metrics if name.endswith("accuracy"))
-        return next(accuracies, "test_accuracy")
+        names = (name for name in self.layout.metrics if Metric(name).judges)
+        return self.name_of(next(names, "test_metric"))
+
+    def name_of(self, metric: str) -> str:
+        """The name of a metric in the records: `test_accuracy` for `test_metric`.
+
+        `test_metric` it stays where the cells are judged by several.
+        """
+        return metric if self._judged_by is None else named(metric, self._judged_by)
+
+    @cached_property
+    def _judged_by(self) -> str | None:
+        """The kind of metric of all tasks, if it is one."""
+        kinds = {cell.judged_by for cell in self.reading.cells} - {""}
+        return next(iter(kinds or {ACCURACY})) if len(kinds) < 2 else None
 
     @cached_property
     def curves(self) -> list[Curve]:
         return self.curves_of(self.metric)
 
     def curves_of(self, metric: str) -> list[Curve]:
+        metric = self.name_of(metric)
         if metric not in self._curves:
             self._curves[metric] = curves(self.reading.cells, metric=metric, layout=self.layout)
         return self._curves[metric]
@@ -89,7 +110,7 @@ class Analysis:
         for panel in group_by(self.curves_of(self.accuracy), lambda curve: curve.panel).values():
             sparsest = [c.points[-1].percent for c in panel if c.points and c.points[-1].percent]
             least = max(sparsest, default=100.0)
-            ends += [(c, endpoints(c, self.accuracy, self.layout, least=least)) for c in panel]
+            ends += [(c, endpoints(c, self.layout, least=least)) for c in panel]
         return ends
 
     @cached_property

@@ -104,9 +104,11 @@ class SavedTicket:
 
     def __repr__(self) -> str:
         row = self.record
-        accuracy = "not measured" if row.test_accuracy is None else f"{row.test_accuracy:.4f}"
+        metric = row.metric_of("test_metric")
+        value = row.measured(metric.name)
+        said = "not measured" if value is None else f"{value:.4f}"
         where = f"cell {row.cell}, seed {row.seed}, level {row.level}"
-        return f"SavedTicket({where}: sparsity {row.sparsity:.4f}, test accuracy {accuracy})"
+        return f"SavedTicket({where}: sparsity {row.sparsity:.4f}, {metric.words} {said})"
 
     @property
     def _store(self) -> Store:

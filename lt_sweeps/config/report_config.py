@@ -19,23 +19,14 @@ cell signature or record depends on it. Figures can be drawn in another way at a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.metrics import check_form, of_split, percent_of
 from lt_sweeps.config.published_curves import with_files
 
-METRICS = (
-    *(
-        f"{when}{split}_{what}"
-        for when in ("", "end_", "best_")
-        for split in ("test", "val")
-        for what in ("accuracy", "loss")
-    ),
-    *("reported_step", "best_step", "train_steps", "seconds"),
-)
 ENDPOINTS = (
     *("sparsest_not_inferior", "area", "peak"),
     *("sparsest_matching", "sparsest_within_error", "best_performing"),
@@ -67,7 +58,8 @@ class Published:
     where: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _known("report.published.metric", self.metric, (*METRICS, *ENDPOINTS))
+        if self.metric not in ENDPOINTS:
+            check_form("report.published.metric", [self.metric])
         # A number of CIFAR-10 beside a curve of MNIST would look like a failed reproduction.
         if missing := [group for group in ("model", "dataset") if not self.where.get(group)]:
             raise ValueError(
@@ -95,7 +87,7 @@ class ReportConfig:
     figures: list[str] | None = None
     x: Literal["remaining", "sparsity", "level"] = "remaining"
     ylim: list[float] | None = None
-    metrics: list[str] = field(default_factory=lambda: ["test_accuracy"])
+    metrics: list[str] = field(default_factory=lambda: ["test_metric"])
     panels: list[str] = field(default_factory=lambda: ["model", "dataset"])
     lines: list[str] | None = None
     along: list[str] = field(default_factory=list)
@@ -108,8 +100,8 @@ class ReportConfig:
     control: str | None = None
     alpha: float = 0.05
     family: Literal["line", "panel", "figure"] = "panel"
-    margin: float | str = 0.005
-    equivalence: float | None = 0.005
+    margin: float | str = "auto"
+    equivalence: float | str | None = "auto"
     select: Literal["validation", "test"] = "validation"
     workers: int | None = None
     masks_at: list[float] = field(default_factory=lambda: [0.5, 0.9])
@@ -117,9 +109,8 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         if not self.metrics:
-            raise ValueError(f"report.metrics: got none; give some of {', '.join(METRICS)}")
-        for name in self.metrics:
-            _known("report.metrics", name, METRICS)
+            raise ValueError("report.metrics: got none; give one or more, such as test_metric")
+        check_form("report.metrics", self.metrics)
         for name in self.figures or ():
             _known("report.figures", name, FIGURES)
         low, high = self.ylim if self.ylim and len(self.ylim) == 2 else (0.0, 0.0)
@@ -127,34 +118,21 @@ class ReportConfig:
             "ylim": (self.ylim is None or low < high, "[lower, upper] in the records' unit"),
             "alpha": (0 < self.alpha < 1, "a level between 0 and 1"),
             "pairs": (all(len(set(p)) == len(p) == 2 for p in self.pairs), "[line, other line]"),
-            "equivalence": (self.equivalence is None or 0 < self.equivalence < 1, "0.005, or null"),
             "workers": (self.workers is None or self.workers >= 1, "1 or more, or null"),
             "masks_at": (all(0 < s < 1 for s in self.masks_at), "sparsities between 0 and 1"),
         }
         for key, (allowed, text) in checks.items():
             if not allowed:
                 raise ValueError(f"report.{key}: got {getattr(self, key)}; give {text}")
-        self.below(1.0)
+        _check_margin("margin", self.margin, least=0)
+        if self.equivalence is not None:
+            _check_margin("equivalence", self.equivalence, least=1e-300)
         published = [_published(entry) for entry in with_files(self.published)]
         object.__setattr__(self, "published", published)
 
     def chooser(self, metric: str) -> str:
         """The metric that picks the best of several tickets in a figure of `metric`."""
-        return metric.replace("test", "val") if self.select == "validation" else metric
-
-    def below(self, dense: float) -> float:
-        """The lowest value that is not inferior to `dense` by the margin."""
-        if isinstance(self.margin, str):
-            percent = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", self.margin)
-            if percent is None or float(percent[1]) >= 100:
-                raise ValueError(
-                    f"report.margin: got {self.margin!r}; give a difference in accuracy (0.005) or "
-                    "a part of dense accuracy (2%)"
-                )
-            return dense * (1 - float(percent[1]) / 100)
-        if self.margin < 0:
-            raise ValueError(f"report.margin: got {self.margin}; give 0 or more")
-        return dense - self.margin
+        return of_split(metric, "val") if self.select == "validation" else metric
 
 
 KEYS = tuple(key.name for key in fields(ReportConfig))
@@ -176,6 +154,17 @@ def _published(entry: Any) -> Published:
         raise ValueError(f"report.published: got {entry!r}; give {{label, source, points}}")
     target = "lt_sweeps.config.report_config.Published"
     return Call.of({"_target_": target, **entry}, where="report.published")()
+
+
+def _check_margin(key: str, given: float | str, *, least: float) -> None:
+    """Raises: ValueError: neither a difference nor a part of the dense network's."""
+    low, high = (percent_of(given), 100.0) if isinstance(given, str) else (given, float("inf"))
+    if not least <= low < high:
+        or_null = ", or null" if least else ""
+        raise ValueError(
+            f"report.{key}: got {given!r}; give auto, a difference in the unit of the records "
+            f"(0.005), or a part of the dense network's (2%){or_null}"
+        )
 
 
 def _known(where: str, name: Any, allowed: Sequence[str]) -> None:

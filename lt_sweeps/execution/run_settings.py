@@ -52,7 +52,7 @@ class RunSettings:
         if keep not in KEEPS:
             raise ValueError(f"keep: got {keep!r}; give one of {list(KEEPS)}")
         tracker_of(config["tracker"])
-        Objective.of(config.get("objective", "val_accuracy"))
+        Objective.of(config.get("objective", "val_metric"))
         every = number("checkpoint_every", config["checkpoint_every"], "seconds, 0 for every step")
         return cls(
             Path(config["root"]),

@@ -20,6 +20,7 @@ from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data.split_overlap import shared_examples
+from lt_sweeps.execution.asked_metrics import check_metrics
 from lt_sweeps.execution.loaded_code import ChangedCode
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.patience import patiently
@@ -58,6 +59,7 @@ class Submission:
     """
 
     def __init__(self, plan: Plan, settings: RunSettings) -> None:
+        check_metrics(plan.cells)
         self.plan, self.settings, self.store = plan, settings, Store(settings.root)
         self.content = _content((cell.signature, str(cell.seed)) for cell in self.plan.cells)
         self.experiment = self.plan.cells[0].labels["experiment"] or ""

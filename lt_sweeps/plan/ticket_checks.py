@@ -24,9 +24,13 @@ from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_facts import TicketFacts
 
-_METRICS = {"finite", "best_step"} | {
-    f"{when}_{name}" for when in ("best", "end") for name in (*MEASURED, "one_class")
+# What the header of every ticket holds, and what that of a classification holds beside it.
+_WHENS = ("best", "end")
+_CLASSES = {
+    f"{when}_{name}" for when in _WHENS for name in ("val_accuracy", "test_accuracy", "one_class")
 }
+_METRICS = {"finite", "best_step", *(f"{when}_{name}" for when in _WHENS for name in MEASURED)}
+_METRICS -= _CLASSES
 
 
 def is_stored(
@@ -55,7 +59,8 @@ def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
     if isinstance(stage, Work):
         expected["precision"] = stage.training.precision
         expected["layers_total"] = {layer.name: layer.size for layer in stage.network.layers}
-    if isinstance(stage, Work) and moment == "end" and not facts.metrics.keys() >= _METRICS:
+    measured = _METRICS if facts.metrics.get("metric") else _METRICS | _CLASSES
+    if isinstance(stage, Work) and moment == "end" and not facts.metrics.keys() >= measured:
         return "without its metrics"
     for name, value in expected.items():
         if getattr(facts, name) != value:

@@ -5,29 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import pandas as pd
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import Endpoint
-from lt_sweeps.analysis.endpoint_tests import PER_RUN, EndpointVerdict
+from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES, EndpointVerdict
 from lt_sweeps.analysis.significance import LineTest, Verdict, winning
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.storage.record import COLUMNS, Record
 
 YES_NO = {True: "yes", False: "no", None: ""}
-# Endpoints whose number is a sparsity; the others are in the unit of the metric.
-SPARSITIES = (
-    *("sparsest_not_inferior", "sparsest_tested"),
-    *("sparsest_matching", "sparsest_within_error"),
-)
 ENDPOINTS = ("panel", "line", "endpoint", "n", "n_asked", "mean")
 
 
 def records_table(curves: Sequence[Curve]) -> pd.DataFrame:
     """Every row of every cell, with its curve; `repeats` marks a ticket that an earlier row has."""
+    own = _own_metrics(curves)
+    columns = [name for name in COLUMNS if name != "metrics"]
     # Tuples: as a mapping for each row they would take more memory than all the records.
     rows: list[tuple[Any, ...]] = []
     for curve in curves:
@@ -36,12 +34,19 @@ def records_table(curves: Sequence[Curve]) -> pd.DataFrame:
             ticket = row.stage, row.seed
             derived = curve.label, ticket in seen, row.percent_remaining, _compression(row)
             seen.add(ticket)
-            rows.append((*derived, *(_scalar(value) for value in vars(row).values())))
+            facts = (_scalar(getattr(row, name)) for name in columns)
+            rows.append((*derived, *facts, *map((row.metrics or {}).get, own)))
     derived = ("curve", "repeats", "percent_remaining", "compression") if rows else ("curve",)
-    return pd.DataFrame(rows, columns=[*derived, *COLUMNS])
+    return pd.DataFrame(rows, columns=[*derived, *columns, *own])
 
 
-def summary_table(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
+def _own_metrics(curves: Sequence[Curve]) -> list[str]:
+    """The metrics of the tasks, beside those that every record has a column of."""
+    rows = (row for curve in curves for cell in curve.cells for row in cell.rows)
+    return list(dict.fromkeys(chain.from_iterable(row.metrics or () for row in rows)))
+
+
+def summary_table(curves: Sequence[Curve]) -> pd.DataFrame:
     """The statistics of each curve at each level, in the units of the records."""
     rows: list[dict[str, Any]] = []
     for curve in curves:
@@ -57,7 +62,7 @@ def summary_table(curves: Sequence[Curve], *, metric: str) -> pd.DataFrame:
                 "sparsity_total": numbers.pop("sparsity_total"),
                 "percent_remaining": left,
                 "dense_resources": YES_NO[numbers.pop("dense_resources")],
-                "metric": metric,
+                "metric": curve.metric.name,
             }
             rows.append(facts | place | {"n_seeds": len(curve.seeds)} | numbers)
     return pd.DataFrame(rows, columns=None if rows else ["curve", *Record.option_columns({})])

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import Endpoint
+from lt_sweeps.analysis.endpoint_tests import SPARSITIES
 from lt_sweeps.analysis.experiment_results import results_of_experiment
 from lt_sweeps.analysis.results import Results
 from lt_sweeps.analysis.stats import spread
@@ -181,7 +182,11 @@ def _best(column: TableColumn, analysis: Analysis) -> dict[str, Any]:
     ]
     if not allowed:
         return {}
-    curve, values = max(allowed, key=lambda pair: fmean(pair[1]))
+    is_sparsity = column.value in SPARSITIES
+    curve, values = max(
+        allowed,
+        key=lambda pair: fmean(pair[1]) if is_sparsity else pair[0].metric.worth(fmean(pair[1])),
+    )
     interval = spread(values)
     return {
         "line": curve.label,

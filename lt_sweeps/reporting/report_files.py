@@ -47,7 +47,7 @@ def write_report(
     # One at a time: the table of 65,000 records is as large as all that was read of them.
     tables_of_numbers = {
         "records": lambda: csv_tables.records_table(analysis.curves),
-        "summary": lambda: csv_tables.summary_table(analysis.curves, metric=analysis.metric),
+        "summary": lambda: csv_tables.summary_table(analysis.curves),
         "tests": lambda: csv_tables.verdicts_table(analysis),
         "endpoint_tests": lambda: csv_tables.endpoint_tests_table(analysis),
         "endpoints_by_line": lambda: csv_tables.endpoints_table(analysis),

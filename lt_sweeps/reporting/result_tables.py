@@ -10,6 +10,7 @@ from rich.text import Text
 
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.labels import group_by
+from lt_sweeps.config.metrics import Metric
 
 Place = tuple[int, str]
 Column = tuple[str, list[str]]
@@ -17,21 +18,23 @@ Column = tuple[str, list[str]]
 
 def metric_unit(metric: str) -> tuple[str, float]:
     """The name of a metric with the unit it is shown in, and the factor from the records to it."""
-    name = {"best_step": "early-stop step"}.get(metric, metric.replace("_", " "))
-    return (f"{name} (%)", 100.0) if metric.endswith("accuracy") else (name, 1.0)
+    unit = Metric.of(metric)
+    return unit.label, unit.scale
 
 
 def accuracy_tables(
-    curves: Sequence[Curve], *, title: str, band: str, metric: str, width: int
+    curves: Sequence[Curve], *, title: str, band: str, width: int
 ) -> Iterator[Table]:
     """One table per panel, or several where its curves do not fit into `width` characters."""
+    several = len({curve.metric for curve in curves}) > 1
     for panel, members in group_by(curves, lambda curve: curve.panel).items():
         places = _places(members)
-        columns = [_column(curve, places, band, metric) for curve in members]
+        columns = [_column(curve, places, band) for curve in members]
         # rich would squeeze columns that do not fit until every number is broken over two lines.
         # The first two columns and the frame take 16 characters of each table.
         for part in _parts(columns, width - 16):
-            yield _table(places, part, title=f"{title}\n{panel}")
+            unit = f": {members[0].metric.label}" if several else ""
+            yield _table(places, part, title=f"{title}\n{panel}{unit}")
 
 
 def new_table(title: str, heads: Sequence[str]) -> Table:
@@ -67,25 +70,26 @@ def _place(point: Point) -> Place:
     return point.level, percent_text(point.percent)
 
 
-def _column(curve: Curve, places: Sequence[Place], band: str, metric: str) -> tuple[str, list[str]]:
+def _column(curve: Curve, places: Sequence[Place], band: str) -> tuple[str, list[str]]:
     """A curve's header and its text at each place."""
     points: Mapping[Place, Point] = {_place(point): point for point in curve.points}
     absent = "not yet" if curve.unfinished else "-"
     texts = [
-        _entry(points[p], len(curve.seeds), band=band, metric=metric) if p in points else absent
+        _entry(points[p], len(curve.seeds), band=band, metric=curve.metric)
+        if p in points
+        else absent
         for p in places
     ]
     label = curve.label.replace(" ", "\n")
     n = len(curve.seeds)
     lean = {point.dense_resources for point in curve.points if point.pruned} == {False}
-    # A method that never trains the dense network is cheaper than its accuracy shows.
+    # A method that never trains the dense network is cheaper than its numbers show.
     return f"{label}\n{n} seed{'s' * (n > 1)}" + "\nnever dense" * lean, texts
 
 
-def _entry(point: Point, seeds: int, *, band: str, metric: str) -> str:
+def _entry(point: Point, seeds: int, *, band: str, metric: Metric) -> str:
     """Mean and band, and a line for each reason not to trust them as they stand."""
-    _, scale = metric_unit(metric)
-    digits = 2 if scale == 100 else 4
+    scale, digits = metric.scale, metric.digits
     lines = ["none finite"]
     if point.n_finite:
         low, high = (scale * edge for edge in point.band(band))

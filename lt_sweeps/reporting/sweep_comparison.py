@@ -16,13 +16,13 @@ from rich.text import Text
 
 from lt_sweeps.analysis.comparison import Pair, SweepComparison
 from lt_sweeps.analysis.endpoint import NAMES, endpoints
-from lt_sweeps.analysis.endpoint_tests import PER_RUN, compare_endpoint
+from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES, compare_endpoint
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.significance import Verdict, caveats, conclusions
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.report_files import print_lines, write_report
-from lt_sweeps.reporting.result_tables import metric_unit, new_table
+from lt_sweeps.reporting.result_tables import new_table
 from lt_sweeps.reporting.terminal_tables import line_verdicts_table, p_text
 
 _FROM_TICKETS = {"overlap", "plane", "signs", "probabilities"}
@@ -50,6 +50,7 @@ def compare_sweeps(
     metrics = set(config.metrics)
     sides = [Analysis(read_results(Path(path), metrics=metrics), config) for path in (one, other)]
     for side in sides:
+        side.reading.check_metrics("report.metrics", metrics)
         if not side.curves:
             raise ValueError(f"compare: `{side.reading.name}` has no records yet")
     both = SweepComparison.of(sides[0], sides[1], by)
@@ -108,24 +109,23 @@ def _remarks(both: SweepComparison) -> Iterator[str]:
 def _endpoints(analysis: Analysis, pairs: Sequence[Pair]) -> Table:
     """The endpoints per run, `one` minus `other`."""
     table = new_table(
-        "endpoints per run, %: difference ± half of its 95% interval",
+        "endpoints per run, sparsities and accuracies in %: difference ± half of its 95% interval",
         ("", "", "difference", "p", "exact", "test"),
     )
-    _, scale = metric_unit(analysis.accuracy)
-    accuracy, config = analysis.accuracy, analysis.layout
+    config = analysis.layout
     for a, b in pairs:
         # The mean over a longer curve contains sparser networks and is lower. So both curves are
         # used only down to the density that both reach.
         least = max(curve.points[-1].percent for curve in (a, b))
-        left, right = (
-            (curve, endpoints(curve, metric=accuracy, layout=config, least=least))
-            for curve in (a, b)
-        )
+        left, right = ((curve, endpoints(curve, config, least=least)) for curve in (a, b))
         for name in PER_RUN:
             comparison = compare_endpoint(name, left, right, config)
+            scale, digits = a.metric.scale, a.metric.digits
+            if name in SPARSITIES:
+                scale, digits = 100, 2
             half = scale * (comparison.ci_high - comparison.difference)
-            interval = "" if math.isnan(half) else f" ± {half:.2f}"
-            difference = f"{scale * comparison.difference:+.2f}{interval}"
+            interval = "" if math.isnan(half) else f" ± {half:.{digits}f}"
+            difference = f"{scale * comparison.difference:+.{digits}f}{interval}"
             table.add_row(
                 Text(a.label),
                 NAMES[name],

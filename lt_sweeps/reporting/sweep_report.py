@@ -25,7 +25,7 @@ from lt_sweeps.reporting import report_files
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.captions import report_moment, versions_sentence, winning_sentences
 from lt_sweeps.reporting.profile_tables import profile_table
-from lt_sweeps.reporting.result_tables import accuracy_tables, metric_unit
+from lt_sweeps.reporting.result_tables import accuracy_tables
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, verdict_tables
 from lt_sweeps.reporting.written_report import digest_of_inputs, read_report_json, subfolder
 
@@ -106,7 +106,9 @@ def _analyses(
     # The records must hold every metric that some experiment shows, so layouts are read first.
     by_experiment = list(layouts(source).values()) or [{}]
     metrics = {m for keys in by_experiment for m in layout({**keys, **options}).metrics}
-    return analyses(read_results(source, metrics=metrics, audited=audited), options)
+    results = read_results(source, metrics=metrics, audited=audited)
+    results.check_metrics("report.metrics", metrics)
+    return analyses(results, options)
 
 
 def _options_in(path: Path) -> Mapping[str, Any]:
@@ -120,8 +122,8 @@ def _options_in(path: Path) -> Mapping[str, Any]:
 
 
 def _tables(analysis: Analysis, width: int) -> Iterator[Table]:
-    title, band, metric = _title(analysis), analysis.layout.band, analysis.metric
-    yield from accuracy_tables(analysis.curves, title=title, band=band, metric=metric, width=width)
+    title, band = _title(analysis), analysis.layout.band
+    yield from accuracy_tables(analysis.curves, title=title, band=band, width=width)
     if analysis.curves:
         yield from endpoint_tables(analysis)
         yield from verdict_tables(analysis)
@@ -131,7 +133,7 @@ def _title(analysis: Analysis) -> str:
     """What the tables show, in one line."""
     reading, band = analysis.reading, BANDS[analysis.layout.band]
     moment = report_moment(analysis.curves, analysis.metric)
-    what = " ".join(filter(None, [metric_unit(analysis.metric)[0], moment]))
+    what = " ".join(filter(None, [analysis.metric_label, moment]))
     title = f"{reading.name}: {what}, mean and {band}"
     return f"{title}; {reading.unfinished}" if reading.unfinished else title
 

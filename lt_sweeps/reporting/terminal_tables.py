@@ -10,14 +10,14 @@ from rich.text import Text
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import Endpoint
-from lt_sweeps.analysis.endpoint_tests import PER_RUN
+from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.config.report_config import ReportConfig
+from lt_sweeps.config.metrics import Metric
 from lt_sweeps.reporting.figures.captions import chosen_text
-from lt_sweeps.reporting.result_tables import metric_unit, new_table, percent_text
+from lt_sweeps.reporting.result_tables import new_table, percent_text
 
 _TICKETS = {
     "sparsest_matching": "matching",
@@ -28,31 +28,31 @@ _TICKETS = {
 
 def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
     """Two tables per panel: the endpoints per run, and the picked tickets with their cost."""
-    _, scale = metric_unit(analysis.accuracy)
-    metric = analysis.accuracy
-    shown, chosen = metric.replace("_", " "), chosen_text(analysis.layout, metric)
     for panel, pairs in group_by(analysis.endpoints, lambda pair: pair[0].panel).items():
+        metric = pairs[0][0].metric
+        chosen, margin = chosen_text(analysis.layout, metric.name), analysis.layout.margin
         runs = new_table(
-            f"{panel}: highest sparsity within {_margin(analysis.layout)} of dense by {shown}, and "
-            f"{shown} (%); best level chosen {chosen}; mean ± half of its 95% interval",
+            f"{panel}: highest sparsity (%) within {metric.margin_text(margin)} of dense by "
+            f"{metric.words}, and {metric.label}; best level chosen {chosen}; mean ± half of its "
+            "95% interval",
             (
                 "",
                 "sparsity,\nper run",
                 "sparsity,\nof means",
                 "sparsity,\ntested",
-                "accuracy over\nlog density",
-                "accuracy at\nbest level",
+                f"{metric.kind_words} over\nlog density",
+                f"{metric.kind_words} at\nbest level",
             ),
         )
         runs.columns[0].no_wrap = True  # a name that is broken within a word is hard to find
         tickets = new_table(
-            f"{panel}: sparsest tickets that match dense, or to one standard error, and best (%); "
-            f"chosen {chosen}",
-            ("", "", "sparsity", "accuracy", "search epochs (hours)"),
+            f"{panel}: sparsest tickets that match dense, or to one standard error, and best; "
+            f"sparsity (%) and {metric.label}; chosen {chosen}",
+            ("", "", "sparsity", metric.kind_words, "search epochs (hours)"),
         )
         for curve, endpoints in pairs:
             named = {endpoint.name: endpoint for endpoint in endpoints}
-            texts = {name: _mean(named[name], curve, scale) for name in PER_RUN}
+            texts = {name: _mean(named[name], curve) for name in PER_RUN}
             runs.add_row(
                 Text(curve.label),
                 texts["sparsest_not_inferior"],
@@ -65,7 +65,7 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
             kinds = [kind for kind in _TICKETS if curve.dense or kind == "best_performing"]
             for kind in kinds:
                 label = curve.label if kind == kinds[0] else ""
-                cells = _ticket(named[kind], scale, analysis.layout.workers)
+                cells = _ticket(named[kind], metric, analysis.layout.workers)
                 tickets.add_row(Text(label), _TICKETS[kind], *cells)
             tickets.add_section()
         yield runs
@@ -80,8 +80,8 @@ def verdict_tables(analysis: Analysis) -> Iterator[Table]:
 
 def line_verdicts_table(members: Sequence[Verdict], analysis: Analysis) -> Table:
     """One line against its baseline, a row per level."""
-    _, scale = metric_unit(analysis.metric)
     curve = members[0].curve
+    scale, form = curve.metric.scale, f"+.{curve.metric.digits}f"
     table = new_table(
         f"{curve.panel}: {curve.label} minus {members[0].against}",
         ("% left", "difference", "", "p", "Holm", "Student", "exact", "equivalent", "shows", "n"),
@@ -89,10 +89,10 @@ def line_verdicts_table(members: Sequence[Verdict], analysis: Analysis) -> Table
     for v in members:
         comparison = v.found
         low, high = scale * comparison.ci_low, scale * comparison.ci_high
-        interval = "" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
+        interval = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
         table.add_row(
             percent_text(v.point.percent),
-            Text(f"{scale * comparison.difference:+.2f}{interval}"),
+            Text(f"{scale * comparison.difference:{form}}{interval}"),
             v.mark(analysis.layout.alpha),
             *(p_text(p) for p in (comparison.p, v.p_holm, comparison.p_student)),
             p_text(comparison.p_exact, digits=4),
@@ -116,16 +116,18 @@ def _count(verdict: Verdict) -> str:
     return text if n == asked else f"{text} of {asked[0]}"
 
 
-def _mean(endpoint: Endpoint, curve: Curve, scale: float) -> str:
+def _mean(endpoint: Endpoint, curve: Curve) -> str:
     """Mean over runs with half of its interval, and how many runs where some have no number."""
     values = list(endpoint.values.values())
     if not values:
         return "-"
-    s = spread(values)
-    half = "" if math.isnan(s.ci_high) else f" ± {scale * (s.ci_high - s.mean):.2f}"
+    s, scale, digits = spread(values), curve.metric.scale, curve.metric.digits
+    if endpoint.name in SPARSITIES:
+        scale, digits = 100, 2
+    half = "" if math.isnan(s.ci_high) else f" ± {scale * (s.ci_high - s.mean):.{digits}f}"
     short = len(values) < len(curve.seeds)
     count = f"\n{len(values)} of {len(curve.seeds)} seeds" if short else ""
-    return f"{'≥ ' * endpoint.at_least}{scale * s.mean:.2f}{half}{count}"
+    return f"{'≥ ' * endpoint.at_least}{scale * s.mean:.{digits}f}{half}{count}"
 
 
 def _crossing(endpoint: Endpoint) -> str:
@@ -138,17 +140,12 @@ def _crossing(endpoint: Endpoint) -> str:
     return f"{_percent(at.sparsity)}\n({100 * at.inside:.1f} to {100 * at.outside:.1f})"
 
 
-def _margin(layout: ReportConfig) -> str:
-    margin = layout.margin
-    return f"{margin} (relative)" if isinstance(margin, str) else f"{100 * margin:g} points"
-
-
 def _percent(part: float) -> str:
     return "-" if math.isnan(part) else f"{100 * part:.2f}"
 
 
-def _ticket(endpoint: Endpoint, scale: float, workers: int | None) -> tuple[str, str, str]:
-    """A ticket's sparsity (and its place on its line), its accuracy, and the epochs to find it."""
+def _ticket(endpoint: Endpoint, metric: Metric, workers: int | None) -> tuple[str, str, str]:
+    """A ticket's sparsity (and its place on its line), its metric, and the epochs to find it."""
     if endpoint.ticket is None:
         return "none", "", ""
     place = "".join(f"\n{at}" for at in endpoint.ticket.at)
@@ -162,4 +159,5 @@ def _ticket(endpoint: Endpoint, scale: float, workers: int | None) -> tuple[str,
         totals = [f"{cost.sequential:g} in all", f"{cost.parallel:g} in parallel"]
         totals += [] if workers is None else [f"{cost.makespan:g} on {workers}"]
         epochs += f"\n{', '.join(totals)}"
-    return f"{_percent(endpoint.sparsity)}{place}", f"{scale * endpoint.ticket.mean:.2f}", epochs
+    mean = f"{metric.scale * endpoint.ticket.mean:.{metric.digits}f}"
+    return f"{_percent(endpoint.sparsity)}{place}", mean, epochs

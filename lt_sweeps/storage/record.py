@@ -28,7 +28,7 @@ import yaml
 
 from lt_sweeps.config.call import fits
 from lt_sweeps.config.keys import GROUPS, Precision
-from lt_sweeps.config.report_config import METRICS
+from lt_sweeps.config.metrics import ACCURACY, METRICS, Metric, kind_of, named, names_measured
 from lt_sweeps.storage.atomic_write import append_whole, write_whole
 from lt_sweeps.storage.checked_read import (
     DamagedFile,
@@ -56,7 +56,7 @@ class Record:
     Which ticket:
         experiment: the preset, or `none`, or `imported`.
         cell, seed: the cell's signature and its replicate; together they name the folder.
-        model ... recipe: the option of each group; `criterion` is that of `mask_criterion`.
+        model ... task: the option of each group; `criterion` is that of `mask_criterion`.
         level: how often the network has been pruned. stage: the key of the training, by which its
             ticket is stored. init: the key of the network's first initialisation.
         kind: `train` for a result that was trained, `score` for one that was only evaluated,
@@ -74,6 +74,9 @@ class Record:
         step: where the training ended. report_at: `best` (lowest validation loss) or `end`; the
         plain metrics are those of that evaluation, made at `reported_step`. `end_*` and `best_*`
         are always there. `hard_*`: the reported network with its soft mask made hard.
+        metric: by what its task is judged, and which way is better; null of a classification,
+        which is judged by its accuracy. Other tasks have no accuracies. metrics: what the task
+        measures beside loss and accuracy, by names such as `test_r2` and `best_val_r2`.
         finite: False if the training diverged, or one that its mask or weights are made from.
         collapsed: it predicts one class, or a layer is empty.
 
@@ -101,6 +104,7 @@ class Record:
     freeze: str | None = None
     schedule: str | None = None
     recipe: str | None = None
+    task: str | None = None
     level: int
     stage: str
     init: str | None = None
@@ -130,6 +134,9 @@ class Record:
     best_test_accuracy: float | None = None
     hard_val_accuracy: float | None = None
     hard_test_accuracy: float | None = None
+    metric: str | None = None
+    lower_is_better: bool | None = None
+    metrics: Mapping[str, float | None] | None = None
     mask_chance: Sequence[float] | None = None
     train_steps: int
     epochs: float | None = None
@@ -148,9 +155,10 @@ class Record:
     @property
     def as_written(self) -> dict[str, Any]:
         """Its fields as JSON, which knows no NaN and no infinity: a diverged loss is null."""
-        row = vars(self).items()
-        finite = {k: v for k, v in row if not isinstance(v, float) or math.isfinite(v)}
-        return dict.fromkeys(COLUMNS) | finite
+        row = _finite(vars(self))
+        if self.metrics is not None:
+            row["metrics"] = dict.fromkeys(self.metrics) | _finite(self.metrics)
+        return dict.fromkeys(COLUMNS) | row
 
     @property
     def is_result(self) -> bool:
@@ -170,19 +178,61 @@ class Record:
 
     def value(self, metric: str) -> float:
         """A metric as statistics count it: NaN if the training diverged, or it is not known."""
-        number = getattr(self, metric)
+        number = self.measured(metric)
         return float(number) if self.finite and number is not None else math.nan
+
+    def measured(self, metric: str) -> float | None:
+        """A metric as it was measured: a column, or one of its task's own."""
+        name = named(metric, self.judged_by)
+        return getattr(self, name) if name in METRICS else (self.metrics or {}).get(name)
+
+    @property
+    def judged_by(self) -> str:
+        """The kind of metric that its task is judged by: `accuracy`, `r2`."""
+        return self.metric or ACCURACY
+
+    def metric_of(self, name: str) -> Metric:
+        """What a name of a metric means for this record, and which way is better."""
+        found = Metric.of(named(name, self.judged_by))
+        if self.lower_is_better is None or found.kind != self.judged_by:
+            return found
+        return Metric(found.name, self.lower_is_better)
+
+    def measures(self, name: str) -> bool:
+        """Whether its task has a metric of this name, however this training ended."""
+        name = named(name, self.judged_by)
+        if name in METRICS:
+            return kind_of(name) != ACCURACY or self.metric is None
+        return name in (self.metrics or {})
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics of its task by every name that a report may give them."""
+        return names_measured([self.judged_by, *map(kind_of, self.metrics or ())])
 
     @property
     def options(self) -> dict[str, str | None]:
         """The option of each group; None for a group that the method does not take."""
-        return {g: getattr(self, "criterion" if g == "mask_criterion" else g) for g in GROUPS}
+        return {group: getattr(self, column) for group, column in _OPTIONS.items()}
 
     @staticmethod
     def option_columns(choices: Mapping[str, str | None]) -> dict[str, Any]:
         """The option of each group under the name of its column."""
-        options = {group: choices.get(group) for group in GROUPS}
-        return {"criterion" if g == "mask_criterion" else g: name for g, name in options.items()}
+        return {column: choices.get(group) for group, column in _OPTIONS.items()}
+
+    @staticmethod
+    def metric_columns(results: Mapping[str, Any], at: str) -> dict[str, Any]:
+        """The columns of what a task measures, from the results in a ticket's header.
+
+        The metrics at `best` or `end` stand there without these words too. A number that is none,
+        of a training that diverged, is null.
+        """
+        measured: Mapping[str, float | None] = results.get("metrics") or {}
+        plain = {n.removeprefix(f"{at}_"): measured[n] for n in measured if n.startswith(f"{at}_")}
+        both = {**plain, **measured}
+        metrics = {n: v if v is not None and math.isfinite(v) else None for n, v in both.items()}
+        facts = {name: results.get(name) for name in ("metric", "lower_is_better")}
+        return {**facts, "metrics": metrics or None}
 
     @staticmethod
     def weight_columns(left: Mapping[str, int], total: Mapping[str, int]) -> dict[str, Any]:
@@ -192,9 +242,15 @@ class Record:
         return {"weights_remaining": remaining, "weights_total": weights, **layers}
 
 
+# The column of each group's option. Groups that came later stand behind those that came before.
+_OPTIONS = {group: group for group in (*GROUPS, "task")} | {"mask_criterion": "criterion"}
 _TYPES = typing.get_type_hints(Record)
 COLUMNS = tuple(_TYPES)
-_ADDED = {"notes": None, "precision": "float32"}
+_ADDED = {
+    "notes": None,
+    "precision": "float32",
+    **dict.fromkeys(("task", "metric", "lower_is_better", "metrics")),
+}
 """Columns that rows of earlier versions do not have, and what they would hold there."""
 # By column, the types of which every value fits: a report of 5,000 runs reads 65,000 records of 54
 # fields, and nine of ten fields need no closer look. A whole number may be too large for a float.
@@ -204,7 +260,7 @@ _FITTING = {
     - ({int} if fits(0.5, hint) else set())
     for name, hint in _TYPES.items()
 }
-ALL_DIVERGED = "every replicate diverged: no accuracy of a pruned network is a number"
+ALL_DIVERGED = "every replicate diverged: no result of a pruned network is a number"
 
 
 # Schedules of the papers floor what each level prunes of each layer. What is lost adds up over the
@@ -354,6 +410,11 @@ def _write_unless_there(path: Path, content: bytes) -> None:
     write_whole(path, content)
 
 
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without the numbers that JSON does not know."""
+    return {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}
+
+
 def _line(record: Record) -> str:
     return json.dumps(record.as_written) + "\n"
 
@@ -410,12 +471,21 @@ def _faults(row: Mapping[str, Any], folder: RunFolder, needed: Collection[str]) 
         if isinstance(value, int | float) and (most := _out_of_range(name, value)):
             yield f"`{name}` is {shortened(value)}; it lies in [0, {most}]"
     yield from _miscounted_weights(row)
-    for metric in METRICS if row["finite"] else ():
-        value = row[metric]
-        if value is None and metric in needed and row["kind"] != "mask":
-            yield f"`{metric}` is null though `finite` is true"
+    if row["finite"] and row["kind"] != "mask":
+        yield from (f"`{name}` is null though `finite` is true" for name in _lacking(row, needed))
     if (row["cell"], row["seed"]) != (folder.path.parent.name, folder.path.name):
         yield f"a record of cell {row['cell']} seed {row['seed']}; its folder says otherwise"
+
+
+def _lacking(row: Mapping[str, Any], needed: Collection[str]) -> Iterator[str]:
+    """The needed metrics that a row's task measures and the row lacks."""
+    own, metrics = row.get("metric"), row.get("metrics") or {}
+    for name in (named(name, own or ACCURACY) for name in needed):
+        values = row if name in METRICS else metrics
+        absent = bool(own) and kind_of(name) == ACCURACY  # of a task without classes
+        expected = not absent and (values is row or name in metrics or kind_of(name) == own)
+        if expected and values.get(name) is None:
+            yield name
 
 
 def _out_of_range(name: str, value: Any) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from lt_sweeps.analysis.curve import Curve, curves
 from lt_sweeps.analysis.results import CellResults, Results, read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
+from lt_sweeps.config.metrics import TEST_ACCURACY, Metric
 from lt_sweeps.storage.checked_read import say_unused
 from lt_sweeps.storage.manifest import FrozenCell, FrozenStage
 from lt_sweeps.storage.record import Record
@@ -124,9 +125,11 @@ class Level:
         prefix = "ticket" if self.is_result else "search"
         row = self.place(record.step)
         row |= {f"{prefix}/{name}": getattr(record, name) for name in RESULTS}
+        row |= {f"{prefix}/{name}": value for name, value in (record.metrics or {}).items()}
         if self.history and self.history[0]["step"] < record.step:
-            # Before its first step a ticket is a supermask: only the mask can make it accurate.
-            row[f"{prefix}/untrained_val_accuracy"] = self.history[0].get("val_accuracy")
+            # Before its first step a ticket is a supermask: only the mask can make it any good.
+            name = f"val_{record.judged_by}"
+            row[f"{prefix}/untrained_{name}"] = self.history[0].get(name)
         if self.is_result:
             left, total = record.layers_remaining, record.layers_total
             row |= {f"layers/{name}": 1 - left[name] / total[name] for name in total}
@@ -173,6 +176,13 @@ class TrackedCell:
         return [level.result for level in self.levels if level.is_result]
 
     @property
+    def metric(self) -> Metric:
+        """The test metric by which its task is judged."""
+        records = (level.record for level in self.levels if level.record is not None)
+        record = next(records, None)
+        return TEST_ACCURACY if record is None else record.metric_of("test_metric")
+
+    @property
     def group(self) -> str:
         """The experiment, or the sweep itself where it has none."""
         experiment = self.labels.get("experiment")
@@ -205,7 +215,7 @@ class TrackedCell:
             settings={**self.settings, "seed": self.seed},
             about=self.about,
             rows=tuple(row for level in self.levels for row in level.rows),
-            summary=_summary(self.results),
+            summary=_summary(self.results, self.metric),
             done=self.done,
             tickets=tuple(level for level in self.levels if level.ticket is not None),
         )
@@ -316,12 +326,13 @@ def _evaluations(folder: Path, seed: str) -> tuple[Row, ...]:
         return ()
 
 
-def _summary(results: list[Row]) -> dict[str, Any]:
+def _summary(results: list[Row], metric: Metric) -> dict[str, Any]:
     """A run's summary: its last and its best level, and how many levels went wrong."""
     if not results:
         return {}
     last = results[-1]
-    accurate = [row for row in results if row.get("ticket/test_accuracy") is not None]
+    name = f"ticket/{metric.name}"
+    measured = [row for row in results if row.get(name) is not None]
     summary = {
         "levels": len(results),
         "sparsity": last["sparsity"],
@@ -329,12 +340,12 @@ def _summary(results: list[Row]) -> dict[str, Any]:
         "diverged_levels": sum(not row["ticket/finite"] for row in results),
         "collapsed_levels": sum(bool(row["ticket/collapsed"]) for row in results),
     }
-    if accurate:
-        best = max(accurate, key=lambda row: row["ticket/test_accuracy"])
+    if measured:
+        best = max(measured, key=lambda row: metric.worth(row[name]))
         summary |= {
-            "dense_test_accuracy": results[0].get("ticket/test_accuracy"),
-            "last_test_accuracy": last.get("ticket/test_accuracy"),
-            "best_test_accuracy": best["ticket/test_accuracy"],
+            f"dense_{metric.name}": results[0].get(name),
+            f"last_{metric.name}": last.get(name),
+            f"best_{metric.name}": best[name],
             "best_level": best["level"],
         }
     return {name: value for name, value in summary.items() if value is not None}

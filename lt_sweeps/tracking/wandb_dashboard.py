@@ -1,6 +1,6 @@
 """A sweep's W&B workspace and report (`lt-sweeps dashboard`), made from one list of plots.
 
-`SECTIONS` is that list. Both group runs by the line that the sweep's report draws them in.
+`sections` is that list. Both group runs by the line that the sweep's report draws them in.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.config.metrics import TEST_ACCURACY, Metric
 from lt_sweeps.config.report_config import BANDS, KEYS
 from lt_sweeps.reporting.csv_tables import summary_table
 from lt_sweeps.reporting.result_tables import percent_text
@@ -39,24 +40,58 @@ class Plot:
 
 
 _LEFT = "percent_remaining"
-SECTIONS: dict[str, tuple[Plot, ...]] = {
-    "Accuracy": (
-        Plot("Test accuracy against percent remaining", _LEFT, "ticket/test_accuracy"),
-        Plot("Test accuracy against sparsity", "sparsity", "ticket/test_accuracy"),
-    ),
-    "Convergence": (
-        Plot("Step of the lowest validation loss", _LEFT, "ticket/best_step"),
-        Plot("Validation accuracy", "step", "val/accuracy"),
-        Plot("Validation loss", "step", "val/loss"),
-        Plot("Training loss", "step", "train/loss"),
-    ),
-    "Layers": (Plot("Sparsity of each layer", "level", pattern="^layers/.*"),),
-    "Supermasks": (
-        Plot("Accuracy before training", _LEFT, "ticket/untrained_val_accuracy"),
-        Plot("Accuracy of the learned mask made hard", _LEFT, "ticket/hard_test_accuracy"),
-        Plot("The search for a mask", "step", pattern="^search/.*"),
-    ),
-}
+
+
+def sections(metrics: Iterable[Metric]) -> dict[str, tuple[Plot, ...]]:
+    """The plots of each section; those of the metrics by which tasks are judged come first."""
+    judged = {metric.kind: metric for metric in metrics}
+    judged = judged or {TEST_ACCURACY.kind: TEST_ACCURACY}
+    return {
+        **{
+            _capital(metric.kind_words): (
+                Plot(
+                    f"Test {metric.kind_words} against percent remaining{_better(metric)}",
+                    _LEFT,
+                    f"ticket/{metric.name}",
+                ),
+                Plot(
+                    f"Test {metric.kind_words} against sparsity{_better(metric)}",
+                    "sparsity",
+                    f"ticket/{metric.name}",
+                ),
+            )
+            for metric in judged.values()
+        },
+        "Convergence": (
+            Plot("Step of the lowest validation loss", _LEFT, "ticket/best_step"),
+            *(
+                Plot(f"Validation {metric.kind_words}", "step", f"val/{kind}")
+                for kind, metric in judged.items()
+            ),
+            Plot("Validation loss", "step", "val/loss"),
+            Plot("Training loss", "step", "train/loss"),
+        ),
+        "Layers": (Plot("Sparsity of each layer", "level", pattern="^layers/.*"),),
+        "Supermasks": tuple(_mask_plots(judged.values())),
+    }
+
+
+def _mask_plots(metrics: Iterable[Metric]) -> Iterator[Plot]:
+    for metric in metrics:
+        words = _capital(metric.kind_words)
+        yield Plot(f"{words} before training", _LEFT, f"ticket/untrained_val_{metric.kind}")
+        hard = f"ticket/hard_test_{metric.kind}"
+        yield Plot(f"{words} of the learned mask made hard", _LEFT, hard)
+    yield Plot("The search for a mask", "step", pattern="^search/.*")
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _better(metric: Metric) -> str:
+    return " (lower is better)" if metric.lower_is_better else ""
+
 
 
 @dataclass(frozen=True)
@@ -87,7 +122,7 @@ def dashboard(sweep: Path, **keys: str) -> None:
     place = _place(sweep, keys)
     layout = {k: yaml.safe_load(v) for k, v in keys.items() if k not in _NAMES}
     metrics = {m for config in layouts(sweep).values() for m in config.get("metrics", ())}
-    drawn = analyses(read_results(sweep, metrics={"test_accuracy", *metrics}), layout)
+    drawn = analyses(read_results(sweep, metrics={"test_metric", *metrics}), layout)
     verdicts = "\n\n".join(map(verdict_table, drawn.values()))
     band = next(iter(drawn.values())).layout.band
     workspace, report = definition(sweep.name, tracked_cells(sweep), place, verdicts, band=band)
@@ -109,7 +144,7 @@ def definition(
         band = "range"  # the edges of the others are in the mean runs, and there are none
     panels = {
         section: [_panel(library, plot, line, band) for plot in plots]
-        for section, plots in SECTIONS.items()
+        for section, plots in sections(cell.metric for cell in cells).items()
     }
     # Choose runs by cell and not by group, because several sweeps may share a group.
     mine = expr.And(expr.Config("cell").isin(sorted({cell.signature for cell in cells})))
@@ -153,14 +188,20 @@ def verdict_table(analysis: Analysis) -> str:
             f"| {verdict.mark(analysis.layout.alpha)} |"
         )
     baseline = analysis.verdicts[0].baseline.label
-    return "\n".join([f"{analysis.metric} against {baseline}", "", *rows])
+    return "\n".join([f"{_metric(analysis)} against {baseline}", "", *rows])
+
+
+def _metric(analysis: Analysis) -> str:
+    """What the numbers of a table are, which are in the unit of the records."""
+    metrics = dict.fromkeys(curve.metric for curve in analysis.curves)
+    return " and ".join(f"{metric.name}{_better(metric)}" for metric in metrics)
 
 
 def _means(analysis: Analysis) -> str:
-    table = summary_table(analysis.curves, metric=analysis.metric)
+    table = summary_table(analysis.curves)
     if not len(table):
         return "no records yet"
-    rows = [f"{analysis.metric}; no tests, because the report has no baseline", ""]
+    rows = [f"{_metric(analysis)}; no tests, because the report has no baseline", ""]
     rows += ["| line | % remaining | mean | range | finite |", "|---|---|---|---|---|"]
     for row in table.to_dict("records"):
         rows.append(

@@ -184,8 +184,10 @@ class _Session:
                 mine.use_artifact(used)
             alias = f"{'level' if level.is_result else 'search'}-{level.number}"
             artifact = self._artifact(run.key, level)
-            facts = ("cell", "seed", "stage", "level", "sparsity", "test_accuracy")
+            facts = ("cell", "seed", "stage", "level", "sparsity")
             artifact.metadata |= {name: getattr(record, name) for name in facts}
+            metric = record.metric_of("test_metric").name
+            artifact.metadata |= {metric: record.measured(metric)}
             artifact.metadata |= {"line": run.about["line"], "parent": parent}
             mine.log_artifact(artifact, aliases=["latest", alias])
             if self.tracker.mode == "online":

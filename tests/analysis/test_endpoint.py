@@ -27,7 +27,7 @@ def found(sweep: FakeSweep, *, least: float = 25.0, **asked: Any) -> dict[str, E
     how = layout(asked)
     (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), asked).values()
     (curve,) = one.curves
-    ends = endpoints(curve, "test_accuracy", how, least=least)
+    ends = endpoints(curve, how, least=least)
     return {each.name: each for each in ends}
 
 

@@ -28,7 +28,8 @@ FC = {"model": "fc", "dataset": "mnist"}
     [
         ({"bands": "ci"}, r"report: .* takes no \['bands'\].*did you mean `band`"),
         ({"band": "iqr"}, "report.band: got 'iqr'; give one of range, sd, ci"),
-        ({"metrics": ["test_acuracy"]}, "report.metrics: got 'test_acuracy'.*mean `test_accuracy`"),
+        ({"metrics": ["tst_accuracy"]}, "report.metrics: got 'tst_accuracy'.*mean `test_accuracy`"),
+        ({"equivalence": 0}, "report.equivalence: got 0; give auto, .* or null"),
         ({"metrics": []}, "report.metrics: got none"),
         ({"figures": ["layer"]}, "report.figures: got 'layer'; did you mean `layers`"),
         ({"alpha": 5}, "report.alpha: got 5"),
@@ -64,11 +65,6 @@ def test_a_mistake_is_answered_with_what_is_allowed(given: dict[str, Any], said:
         layout(given)
 
 
-def test_a_margin_is_a_difference_or_a_part_of_dense_accuracy() -> None:
-    assert layout({"margin": 0.01}).below(0.9) == pytest.approx(0.89)
-    assert layout({"margin": "2%"}).below(0.9) == pytest.approx(0.882)
-
-
 def test_the_layout_changes_no_signature_and_lies_in_the_manifest(
     cell: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -86,6 +82,22 @@ def test_the_layout_changes_no_signature_and_lies_in_the_manifest(
     manifest = json.loads((sweep.folder / "manifest.json").read_text())
     assert manifest["reports"] == {"default": {"band": "ci"}}
     assert all("report" not in each["config"] for each in manifest["cells"])
+
+
+def test_a_metric_that_no_cell_has_is_refused_when_the_plan_is_made(
+    cell: Callable[..., Any], tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    from fixtures.tiny_cell import settings
+
+    from lt_sweeps.execution.submission import Submission
+
+    wrong = plan([replace(cell(), report={"metrics": ["test_acuracy"]})])
+    with pytest.raises(
+        ValueError, match=r"report.metrics: got 'test_acuracy'; did you mean `test_"
+    ):
+        Submission(wrong, settings(tmp_path, "s"))
 
 
 def test_a_mistake_in_the_layout_is_said_when_the_plan_is_made(cell: Callable[..., Any]) -> None:

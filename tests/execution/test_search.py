@@ -96,18 +96,33 @@ def test_an_objective_names_a_metric_a_level_or_an_endpoint(search: Search, tmp_
 def test_a_trial_without_a_number_is_one_line(
     search: Search, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert search("objective=val_accuracy@9", "+hydra.sweeper.batch=3") == 1
+    diverges = ("recipe.optimizer=sgd", "recipe.weight_decay=1e30")
+    assert search(*diverges, "+hydra.sweeper.batch=3") == 1
     error = capsys.readouterr().err
-    assert "error: objective: val_accuracy@9; the levels are [0, 1, 2]" in error
+    assert "error: objective: val_metric is no number for seed 0: it diverged, or" in error
     assert "Traceback" not in error
-    assert search("objective=val_accuracy@9", "+hydra.sweeper.failures=true") == 0
-    assert set(StrangeSweeper.told.values()) == {
-        "objective: val_accuracy@9; the levels are [0, 1, 2]"
-    }
+    assert search(*diverges, "+hydra.sweeper.failures=true") == 0
+    (said,) = set(StrangeSweeper.told.values())
+    assert str(said).startswith("objective: val_metric is no number for seed 0: it diverged, or")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("val_accuracy@9", "error: objective: val_accuracy@9; the levels are [0, 1, 2]"),
+        ("val_acuracy", "objective: got 'val_acuracy'; did you mean `val_accuracy`?; give one of"),
+    ],
+)
+def test_an_objective_that_no_cell_has_is_refused_before_anything_runs(
+    search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str, said: str
+) -> None:
+    assert search(f"objective={word}", "+hydra.sweeper.failures=true") == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "results" / "tickets").exists()
 
 
 @pytest.mark.parametrize("word", ["accuracy", "val_accuracy@x", "area@3", "val_accuracy@"])
-def test_a_wrong_objective_is_refused_before_anything_runs(word: str) -> None:
+def test_a_text_that_can_be_no_objective_is_refused(word: str) -> None:
     with pytest.raises(ValueError, match=r"^objective: got '.*'; give sparsest_not_inferior, area"):
         Objective.of(word)
 
@@ -190,7 +205,7 @@ def test_the_jobs_of_a_foreign_launcher_are_one_sweep_with_one_report(
     monkeypatch.setattr(
         JobCallback, "on_job_end", lambda _, job_return, **__: ended.append(job_return.status)
     )
-    # One job reads a level that is not there; the others go on.
+    # Two jobs ask for a level that they do not have, and compute nothing; the others go on.
     words = ["hydra/launcher=basic", *TINY, "seed=0", "schedule.levels=1,2", "recipe.lr=0.01,0.02"]
     words = [word for word in words if word != "schedule.levels=2"]
     callback = "+hydra.callbacks.mine._target_=fixtures.job_callback.JobCallback"
@@ -202,7 +217,7 @@ def test_the_jobs_of_a_foreign_launcher_are_one_sweep_with_one_report(
     (folder,) = (tmp_path / "results" / "sweeps").iterdir()
     cells = SweepFolder(folder).manifest.cells
     found = [(c.config["schedule"]["levels"], c.config["recipe"]["lr"]) for c in cells]
-    assert found == [(1, 0.01), (1, 0.02), (2, 0.01), (2, 0.02)]
+    assert found == [(2, 0.01), (2, 0.02)]
 
 
 def interrupted(_: Submission) -> int:

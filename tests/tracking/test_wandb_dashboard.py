@@ -16,7 +16,7 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking.mean_runs import runs_over_seeds
 from lt_sweeps.tracking.tracked_runs import tracked_cells
-from lt_sweeps.tracking.wandb_dashboard import SECTIONS, dashboard
+from lt_sweeps.tracking.wandb_dashboard import dashboard, sections
 
 pytest.importorskip("wandb_workspaces")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb_workspaces")
@@ -53,10 +53,10 @@ def saved(sweep: Path, server: WandbServer, **keys: str) -> tuple[dict[str, Any]
 
 def test_the_workspace_has_every_section_and_panel(sweep: Path, wandb_server: WandbServer) -> None:
     view, _ = saved(sweep, wandb_server)
-    sections = {each["name"]: each["panels"] for each in view["panelBankConfig"]["sections"]}
-    assert list(sections) == [*SECTIONS, "Verdicts"]
-    titles = {name: [p["config"]["chartTitle"] for p in sections[name]] for name in SECTIONS}
-    for name, plots in SECTIONS.items():
+    panels = {each["name"]: each["panels"] for each in view["panelBankConfig"]["sections"]}
+    assert list(panels) == [*sections(()), "Verdicts"]
+    titles = {name: [p["config"]["chartTitle"] for p in panels[name]] for name in sections(())}
+    for name, plots in sections(()).items():
         assert all(t.startswith(p.title) for t, p in zip(titles[name], plots, strict=True))
 
 
@@ -116,7 +116,7 @@ def test_only_the_sweeps_own_cells_are_in_it(sweep: Path, wandb_server: WandbSer
     assert rule["key"] == {"section": "config", "name": "cell"} and rule["op"] == "IN"
     assert sorted(rule["value"]) == sorted({each["signature"] for each in manifest["cells"]})
     grids = [block for block in report["blocks"] if block["type"] == "panel-grid"]
-    assert len(grids) == len(SECTIONS)
+    assert len(grids) == len(sections(()))
     assert all(grid["metadata"]["runSets"][0]["filters"] for grid in grids)
 
 

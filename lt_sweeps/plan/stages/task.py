@@ -35,6 +35,12 @@ class Task:
         name = f"{self.call} {self.data_dir} {dataset.fingerprint}"
         return replace(dataset, load=partial(read_once, name, dataset.load))
 
+    @property
+    def metric_kinds(self) -> tuple[str, ...]:
+        """What is measured beside the loss; the first kind is the one that it is judged by."""
+        names = [metric.name for metric in self.kind.metrics]
+        return (self.kind.main, *(name for name in names if name != self.kind.main))
+
     def identity(self) -> dict[str, Any]:
         fingerprint = _content(self) if self._by_content else self.dataset.fingerprint
         kind = {} if self.kind.is_default else {"kind": self.kind.identity()}

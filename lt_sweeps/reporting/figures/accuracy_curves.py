@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -11,70 +12,102 @@ from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 
 from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, conclusions
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.metrics import Metric
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures import captions, style
 from lt_sweeps.reporting.figures.axes import configured_limits, y_limits
 from lt_sweeps.reporting.figures.curve_panel import draw_panel, drawable_points, published_for
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
-from lt_sweeps.reporting.result_tables import metric_unit
 
 _SUFFIXES = {"remaining": "", "sparsity": "_by_sparsity", "level": "_by_level"}  # of file names
 
 
 def metric_figures(analysis: Analysis) -> list[Figure]:
     """Each metric of `report.metrics` against `report.x`; the first one with stars of tests."""
-    layout = analysis.layout
+    layout, first = analysis.layout, analysis.layout.metrics[0]
     return [
-        _figure(analysis, metric, layout.x, analysis.verdicts if metric == analysis.metric else ())
-        for metric in layout.metrics
+        figure
+        for asked in layout.metrics
+        for figure in _figures(
+            analysis, asked, layout.x, analysis.verdicts if asked == first else ()
+        )
     ]
 
 
 def sparsity_figures(analysis: Analysis) -> list[Figure]:
     """The first metric against sparsity on a linear axis."""
-    return [_figure(analysis, analysis.metric, "sparsity")]
+    return _figures(analysis, analysis.layout.metrics[0], "sparsity")
 
 
 def early_stop_figures(analysis: Analysis) -> list[Figure]:
     """The step with the lowest validation loss, which says how soon a ticket learns."""
     if not any(row.best_step is not None for c in analysis.reading.cells for row in c.rows):
         raise NotDrawn("no record has a `best_step`, the step with the lowest validation loss")
-    return [_figure(analysis, "best_step", analysis.layout.x)]
+    return _figures(analysis, "best_step", analysis.layout.x)
 
 
-def _figure(analysis: Analysis, metric: str, x: str, verdicts: Sequence[Verdict] = ()) -> Figure:
-    curves = analysis.curves_of(metric)
+def _figures(
+    analysis: Analysis, asked: str, x: str, verdicts: Sequence[Verdict] = ()
+) -> list[Figure]:
+    """A figure, or one for each metric where tasks are judged by several."""
+    layout = analysis.layout
+    if asked != layout.metrics[0]:  # `report.ylim` is meant for the first one alone
+        layout = replace(layout, ylim=None)
+    by_metric = group_by(analysis.curves_of(asked), lambda curve: curve.metric)
+    by_metric = by_metric or {Metric.of(analysis.name_of(asked)): []}
+    return [
+        _figure(
+            analysis,
+            curves,
+            [v for v in verdicts if v.curve.metric == metric],
+            layout=layout,
+            metric=metric,
+            x=x,
+        )
+        for metric, curves in by_metric.items()
+    ]
+
+
+def _figure(
+    analysis: Analysis,
+    curves: Sequence[Curve],
+    verdicts: Sequence[Verdict],
+    *,
+    layout: ReportConfig,
+    metric: Metric,
+    x: str,
+) -> Figure:
     drawn = _told_apart(curves)
-    name = "accuracy" if metric == "test_accuracy" else metric
     stages = captions.stage_ids([point for curve in curves for point in curve.points])
     sentences = (
         *conclusions(verdicts, analysis.layout),
         *(captions.winning_sentences(analysis) if verdicts else ()),
         captions.seeds_sentence(curves, analysis.layout),
-        captions.report_at_sentence(curves, metric),
+        captions.report_at_sentence(curves, metric.name),
         "Early-stop step: the step with the lowest validation loss."
-        if metric in ("best_step", "reported_step")
+        if metric.name in ("best_step", "reported_step")
         else "",
         captions.marker_sentence(curves),
         f"Of {len(curves)} lines the first {style.LOOKS} of each panel are drawn; the table beside "
         "this figure has all."
         if len(drawn) < len(curves)
         else "",
-        _outside(curves, analysis.layout, metric),
-        _sources(analysis.layout, curves, metric, x),
+        _outside(curves, layout, metric),
+        _sources(layout, curves, metric.name, x),
         captions.tests_sentence(verdicts, analysis.layout),
         captions.not_inferior_sentence(analysis)
-        if metric == analysis.accuracy and x == analysis.layout.x
+        if metric.judges and analysis.accuracy == analysis.metric and x == analysis.layout.x
         else "",
     )
     return Figure(
-        name=name + _SUFFIXES[x],
+        name=metric.file_name + _SUFFIXES[x],
         caption=captions.caption(analysis, *sentences, stages=stages),
-        data=_data(curves, analysis.layout, metric, verdicts),
+        data=_data(curves, layout, metric.name, verdicts),
         stages=stages,
-        draw=partial(_draw, drawn, analysis.layout, metric, x, verdicts),
+        draw=partial(_draw, drawn, layout, metric.name, x, verdicts),
     )
 
 
@@ -163,7 +196,7 @@ def _data(
     return pd.DataFrame(rows, columns=None if rows else ["panel", "line", "metric", "mean"])
 
 
-def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> str:
+def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: Metric) -> str:
     """The points that the picture leaves out: those below its axis, and those without a number."""
     sentences = []
     if sum(len(curve.points) - len(drawable_points(curve)) for curve in curves):
@@ -173,14 +206,12 @@ def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> str:
         lines = [points for curve in panel_curves if (points := drawable_points(curve))]
         if lines:
             least = min(p.mean for points in lines for p in points)
-            beside = published_for(layout, panel_curves, metric)
-            ends = configured_limits(layout, metric)
-            if (ends or y_limits(lines, layout.band, metric, beside))[0] > least:
+            beside = published_for(layout, panel_curves, metric.name)
+            ends = configured_limits(layout)
+            if (ends or y_limits(lines, layout.band, metric.name, beside))[0] > least:
                 lowest = min(lowest, least)
     if lowest < math.inf:
-        _, scale = metric_unit(metric)
-        unit = "%" if scale == 100 else ""
-        sentences.append(f"▼: leaves the panel, down to {scale * lowest:.4g}{unit}.")
+        sentences.append(f"▼: leaves the panel, down to {metric.number_text(lowest)}.")
     return " ".join(sentences)
 
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 
 from lt_sweeps.analysis.curve import Point
+from lt_sweeps.config.metrics import Metric
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.result_tables import metric_unit
 
@@ -50,7 +51,7 @@ def y_limits(
     edges = [edge for p in points for edge in p.band(band) if math.isfinite(edge)]
     edges += [mean for _, mean in means]
     low, high = min(edges), max(edges)
-    if metric.endswith("accuracy"):
+    if Metric.of(metric).is_fraction:
         cut = high - 2 * (high - _floor(means))
         if high - low > 3 * (high - cut):
             low = cut
@@ -62,9 +63,9 @@ def y_limits(
     return low - room, high + room
 
 
-def configured_limits(layout: ReportConfig, metric: str) -> tuple[float, float] | None:
-    """The limits that `report.ylim` sets, which are meant for the first metric alone."""
-    if layout.ylim is None or metric != layout.metrics[0]:
+def configured_limits(layout: ReportConfig) -> tuple[float, float] | None:
+    """The limits that `report.ylim` sets."""
+    if layout.ylim is None:
         return None
     return layout.ylim[0], layout.ylim[1]
 
@@ -87,7 +88,7 @@ def set_y_axis(
 ) -> float:
     """Set limits and ticks; returns the lower limit, in the unit that is drawn."""
     _, scale = metric_unit(metric)
-    ends = configured_limits(layout, metric)
+    ends = configured_limits(layout)
     ends = ends or y_limits(list(lines.values()), layout.band, metric, published)
     bottom, top = (scale * end for end in ends)
     axes.set_ylim(bottom, top)

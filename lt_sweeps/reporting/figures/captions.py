@@ -17,6 +17,7 @@ from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, caveats, winning
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.metrics import Metric
 from lt_sweeps.config.report_config import BANDS, ReportConfig
 from lt_sweeps.reporting.figures.style import Figure
 from lt_sweeps.reporting.result_tables import percent_text
@@ -119,10 +120,10 @@ def report_moment(curves: Sequence[Curve], metric: str) -> str:
 
 def chosen_text(layout: ReportConfig, metric: str) -> str:
     """How the best of several tickets is chosen: `by validation accuracy; test accuracy shown`."""
-    chooser, shown = layout.chooser(metric), metric.replace("_", " ")
+    chooser, shown = layout.chooser(metric), Metric.of(metric).words
     if chooser == metric:
         return f"by {shown} itself"
-    return f"by {chooser.replace('_', ' ').replace('val ', 'validation ')}; {shown} shown"
+    return f"by {Metric.of(chooser).words.replace('val ', 'validation ')}; {shown} shown"
 
 
 def winning_sentences(analysis: Analysis) -> list[str]:
@@ -146,8 +147,12 @@ def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
     """The meaning of stars and crosses, the tests behind them, and the limits of those tests."""
     if not verdicts:
         return ""
+    # Figures of one metric are drawn apart, so that one of them says it for all.
+    lower = verdicts[0].curve.metric.lower_is_better
+    better, worse = ("below", "above") if lower else ("above", "below")
     marks = (
-        "Star: above the baseline; cross: below it. Filled: significant after Holm's correction; "
+        f"Star: {better} the baseline{', which is better' * lower}; cross: {worse} it. Filled: "
+        "significant after Holm's correction; "
         "open: only by Student's test, uncorrected."
     )
     return " ".join([marks, *caveats(verdicts, layout)])
@@ -166,16 +171,17 @@ def not_inferior_sentence(analysis: Analysis) -> str:
         return ""
     lines = ", ".join(f"{label} {100 * (1 - part):.3g}%" for label, part in reached.items())
     return (
-        f"Not inferior to dense by {margin_text(analysis.layout)} (one-sided paired t-test, level "
+        f"Not inferior to dense by {margin_text(analysis)} (one-sided paired t-test, level "
         f"after level, α = {analysis.layout.alpha:g}) down to these weights remaining: {lines}."
     )
 
 
-def margin_text(layout: ReportConfig) -> str:
-    """The margin below dense that still counts as equal, as a reader says it."""
-    if isinstance(layout.margin, str):
-        return f"{layout.margin} of its accuracy"
-    return f"{100 * layout.margin:g} points"
+def margin_text(analysis: Analysis) -> str:
+    """The margin around dense that still counts as equal, as a reader says it."""
+    metrics = [c.metric for c in analysis.curves_of(analysis.accuracy)]
+    metrics = metrics or [Metric.of(analysis.accuracy)]
+    texts = (m.margin_text(analysis.layout.margin) for m in metrics)
+    return " and ".join(dict.fromkeys(texts))
 
 
 def stage_ids(points: Sequence[Point]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.significance import Verdict
+from lt_sweeps.config.metrics import Metric
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures.axes import (
     X_NAMES,
@@ -20,7 +21,6 @@ from lt_sweeps.reporting.figures.axes import (
 )
 from lt_sweeps.reporting.figures.marks import draw_marker, draw_rings
 from lt_sweeps.reporting.figures.style import GREY, MARKER, NORMAL, SMALL, Style, decorate, escaped
-from lt_sweeps.reporting.result_tables import metric_unit
 
 # How the mark of a verdict is drawn: marker, and whether it is filled. Markers and not text,
 # because fonts lack these characters or set them off centre.
@@ -39,9 +39,9 @@ def draw_panel(
     verdicts: Sequence[Verdict] = (),
 ) -> None:
     """Draw the curves of one panel into axes of about a column's width."""
-    name, scale = metric_unit(metric)
-    title = curves[0].panel if curves else ""
-    decorate(axes, title=title, x=X_NAMES[x], y=name[0].upper() + name[1:])
+    unit = curves[0].metric if curves else Metric.of(metric)
+    scale, title = unit.scale, curves[0].panel if curves else ""
+    decorate(axes, title=title, x=X_NAMES[x], y=unit.label[0].upper() + unit.label[1:])
     lines = {curve.name: drawable_points(curve) for curve in curves}
     if not any(lines.values()):
         axes.set(xticks=[], yticks=[])

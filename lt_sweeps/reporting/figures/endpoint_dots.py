@@ -8,8 +8,9 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
+from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import NAMES
-from lt_sweeps.analysis.endpoint_tests import PER_RUN
+from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import (
@@ -22,7 +23,6 @@ from lt_sweeps.reporting.figures.captions import (
 from lt_sweeps.reporting.figures.curve_panel import published_for
 from lt_sweeps.reporting.figures.marks import draw_rings, draw_row, prepare_rows
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
-from lt_sweeps.reporting.result_tables import metric_unit
 
 
 def endpoint_figures(analysis: Analysis) -> list[Figure]:
@@ -34,12 +34,12 @@ def endpoint_figures(analysis: Analysis) -> list[Figure]:
     sources = list(dict.fromkeys(data.loc[data["source"] != "", "source"]))
     sentences = (
         f"One number per run: ticks are seeds, markers their mean (n = {_n(data)}), lines their "
-        f"range. Not inferior: at most {margin_text(analysis.layout)} below the dense network of "
+        f"range. Not inferior: at most {margin_text(analysis)} worse than the dense network of "
         f"the same seed. Best level: chosen {chosen_text(analysis.layout, analysis.accuracy)}.",
         report_at_sentence(analysis.curves, analysis.accuracy),
         f"Rings: published numbers, {'; '.join(sources)}." if sources else "",
     )
-    draw = partial(_draw, data, [curve.label for curve in analysis.curves])
+    draw = partial(_draw, data, analysis.curves_of(analysis.accuracy))
     return one_figure(analysis, "endpoints", data, analysis.stages, draw, *sentences)
 
 
@@ -87,18 +87,20 @@ def _published(analysis: Analysis) -> list[dict[str, object]]:
     ]
 
 
-def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
+def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
     # Our lines first, so that they have the styles of the other figures.
-    lines = list(dict.fromkeys([*labels, *data["line"]]))
+    lines = list(dict.fromkeys([*(curve.label for curve in curves), *data["line"]]))
     styles = style.line_styles(lines)
-    # Every endpoint per run is a sparsity or an accuracy, and both are drawn in percent.
-    _, scale = metric_unit("test_accuracy")
+    metrics = {curve.panel: curve.metric for curve in curves}
     height = 0.65 + style.rows_height(lines, each=0.17)
     sheet, panels = style.panels_of(data, "panel", "endpoint", height=height)
     for axes, (panel, endpoint), panel_rows in panels:
         name = NAMES[endpoint]
         style.decorate(axes, title=panel, grid="x")
-        axes.set_xlabel(f"{name[:1].upper()}{name[1:]} (%)", fontsize=style.SMALL)
+        scale, unit = metrics[panel].scale, f": {metrics[panel].label}"
+        if endpoint in SPARSITIES:
+            scale, unit = 100.0, " (%)"
+        axes.set_xlabel(f"{name[:1].upper()}{name[1:]}{unit}", fontsize=style.SMALL)
         prepare_rows(axes, lines)
         for i, line in enumerate(lines):
             rows = panel_rows[panel_rows["line"] == line]

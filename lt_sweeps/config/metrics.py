@@ -1,0 +1,207 @@
+"""`Metric`: what a measured number is called, in which unit it is shown, and which way is better.
+
+A name is `[end_|best_|hard_]val_KIND` or `..._test_KIND`. The kind is `loss`, `accuracy` or a
+metric of a task: `test_r2`. The kind `metric` stands for the one that a cell's task is judged by,
+so `test_metric` is `test_accuracy` of a classification. Nothing else asks what a name means.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from lt_sweeps.config.call import nearest
+
+OWN = "metric"
+"""The kind that stands for the metric by which a task is judged."""
+ACCURACY = "accuracy"
+"""That of a classification, of which a record does not name it."""
+METRICS = (
+    *(
+        f"{when}{split}_{what}"
+        for when in ("", "end_", "best_")
+        for split in ("test", "val")
+        for what in (ACCURACY, "loss")
+    ),
+    *("reported_step", "best_step", "train_steps", "seconds"),
+)
+"""The metrics that every record has a column of."""
+
+_NAME = re.compile(r"((?:(?:end|best|hard)_)?(?:val|test)_)(\w+)")
+_LOWER = {"loss", "mse", "mae", "rmse", "perplexity", "error", "nll", "bits_per_byte", "wer"}
+_WRITTEN = {"r2": "R2", "mse": "MSE", "mae": "MAE", "rmse": "RMSE", "auc": "AUC", "f1": "F1"}
+_WHOLE = {"best_step": "early-stop step"}
+_POINTS, _PART = 0.005, 1.0  # margins of `auto`: a difference of fractions, a percent of the others
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by its name in a record; `lower_is_better` of a metric of a task is its own fact."""
+
+    name: str
+    lower_is_better: bool = False
+
+    @classmethod
+    def of(cls, name: str) -> Metric:
+        """A metric of which no record tells the direction: a loss and an error are better low."""
+        return cls(name, kind_of(name) in _LOWER)
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.name)
+
+    @property
+    def judges(self) -> bool:
+        """Whether a task may be judged by it: an evaluation, and not its loss."""
+        return self.kind not in (self.name, "loss")
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether it lies in [0, 1], is shown in percent, and its differences in points."""
+        return self.name.endswith(ACCURACY)
+
+    @property
+    def scale(self) -> float:
+        """The factor from the records to the unit that is shown."""
+        return 100.0 if self.is_fraction else 1.0
+
+    @property
+    def digits(self) -> int:
+        """Decimals in which it is shown."""
+        return 2 if self.is_fraction else 4
+
+    @property
+    def file_name(self) -> str:
+        """The name of its figure."""
+        return ACCURACY if self.name == f"test_{ACCURACY}" else self.name
+
+    @property
+    def words(self) -> str:
+        """As a sentence says it: `test accuracy`, `test R2`."""
+        if self.name in _WHOLE:
+            return _WHOLE[self.name]
+        *parts, last = self.name.split("_")
+        return " ".join([*parts, _WRITTEN.get(last, last)])
+
+    @property
+    def kind_words(self) -> str:
+        """Without its split: `accuracy`, `R2`."""
+        return _WRITTEN.get(self.kind, self.kind).replace("_", " ")
+
+    @property
+    def label(self) -> str:
+        """As an axis says it: with its unit, or with its direction where that is not known."""
+        if self.is_fraction:
+            return f"{self.words} (%)"
+        # Everybody knows of a loss that it is better low.
+        told = self.lower_is_better and self.kind != "loss"
+        return f"{self.words} (lower is better)" if told else self.words
+
+    def worth(self, value: float) -> float:
+        """A number that is larger where the metric is better."""
+        return -value if self.lower_is_better else value
+
+    def margin(self, given: float | str, dense: float) -> float:
+        """The absolute difference that `report.margin` or `report.equivalence` stands for.
+
+        `auto` is half a point of a fraction. Half a point means nothing for an error or a
+        perplexity, whose unit is anybody's, so there it is one percent of the dense network's.
+        """
+        if isinstance(given, str):
+            if given == "auto" and self.is_fraction:
+                return _POINTS
+            return abs(dense) * percent_of(given) / 100
+        return given
+
+    def limit(self, given: float | str, dense: float) -> float:
+        """The worst value that is not inferior to `dense` by the margin."""
+        margin = self.margin(given, dense)
+        return dense + margin if self.lower_is_better else dense - margin
+
+    def margin_text(self, given: float | str) -> str:
+        """A margin as a reader says it: `0.5 points`, `1% of dense`."""
+        if isinstance(given, str) and not (given == "auto" and self.is_fraction):
+            return f"{percent_of(given):g}% (relative)"
+        return self.difference_text(self.margin(given, math.nan))
+
+    def difference_text(self, difference: float, *, digits: int = 6, signed: bool = False) -> str:
+        """A difference with its unit: `0.5 points`, `0.03`; a signed one with all its decimals."""
+        form = f"+.{self.digits}f" if signed else f".{digits}g"
+        return f"{self.scale * difference:{form}}{' points' if self.is_fraction else ''}"
+
+    def number_text(self, value: float) -> str:
+        """A value with its unit: `12.3%`, `0.8123`."""
+        return f"{self.scale * value:.4g}{'%' if self.is_fraction else ''}"
+
+
+TEST_ACCURACY = Metric(f"test_{ACCURACY}")
+
+
+def percent_of(given: str) -> float:
+    """The percent that a relative margin names; NaN for any other text."""
+    percent = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", given)
+    return _PART if given == "auto" else float(percent[1]) if percent else math.nan
+
+
+def kind_of(name: str) -> str:
+    """`r2` of `best_val_r2`; the name itself where it is no evaluation."""
+    found = _NAME.fullmatch(name)
+    return found[2] if found else name
+
+
+def named(name: str, own: str) -> str:
+    """The name in which `own` stands for the task's metric: `test_r2` for `test_metric`."""
+    found = _NAME.fullmatch(name)
+    return f"{found[1]}{own}" if found and found[2] == OWN else name
+
+
+def of_split(name: str, split: str) -> str:
+    """The same metric of another split: `best_val_r2` for `best_test_r2`."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return name
+    return f"{found[1].replace('test', split).replace('val', split)}{found[2]}"
+
+
+def looks_at_test(name: str) -> bool:
+    """Whether it is measured on the test set."""
+    found = _NAME.fullmatch(name)
+    return bool(found and "test" in found[1])
+
+
+def names_of(kinds: Iterable[str]) -> tuple[str, ...]:
+    """Every name of a report's metrics, where tasks measure metrics of these kinds as well."""
+    own = [
+        f"{when}{split}_{kind}"
+        for kind in dict.fromkeys([OWN, *kinds])
+        for when in ("", "end_", "best_")
+        for split in ("test", "val")
+    ]
+    return tuple(dict.fromkeys([*METRICS, *own]))
+
+
+def names_measured(kinds: Collection[str]) -> tuple[str, ...]:
+    """Every name of the metrics of tasks that measure these kinds beside their loss."""
+    names = names_of(kind for kind in kinds if kind != ACCURACY)
+    return tuple(name for name in names if ACCURACY in kinds or kind_of(name) != ACCURACY)
+
+
+def is_name(name: object) -> bool:
+    """Whether it could be the name of a metric; which there are, a task says."""
+    return name in METRICS or bool(isinstance(name, str) and _NAME.fullmatch(name))
+
+
+def check_name(where: str, name: object, known: Collection[str]) -> None:
+    """Raises: ValueError: it is none of the known names."""
+    if name not in known:
+        hint = nearest(str(name), known)
+        raise ValueError(f"{where}: got {name!r}{hint}; give one of {', '.join(known)}")
+
+
+def check_form(where: str, names: Sequence[object]) -> None:
+    """Raises: ValueError: one of them cannot be a metric of any task."""
+    for name in names:
+        if not is_name(name):
+            check_name(where, name, names_of(()))

@@ -1,0 +1,226 @@
+"""Tasks judged by R2 or by a perplexity: endpoints, tests, figures, objectives, trackers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures.fake_results import FakeSweep
+
+from lt_sweeps.analysis.endpoint import Endpoint
+from lt_sweeps.analysis.objective import Objective
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.reporting.csv_tables import records_table
+from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
+from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
+from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.tracking.tracked_runs import tracked_cells
+from lt_sweeps.tracking.wandb_dashboard import sections
+
+R2, PERPLEXITY = ("r2", False), ("perplexity", True)
+NOISE = (0.0, 0.2, -0.1, 0.3, -0.2)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> FakeSweep:
+    return FakeSweep(tmp_path)
+
+
+def line(sweep: FakeSweep, name: str, values: list[float], **more: Any) -> None:
+    """Five seeds that differ by the same noise, in a part of a percent of the first value."""
+    for seed, noise in enumerate(NOISE):
+        own = (value + 0.001 * values[0] * noise for value in values)
+        sweep.cell(name, seed, accuracies=[*own], choices={"mask_criterion": name}, **more)
+
+
+def found(sweep: FakeSweep, **asked: Any) -> Analysis:
+    reading = read_results(sweep.folder, metrics=["test_metric"])
+    return next(iter(analyses(reading, asked).values()))
+
+
+def ends(analysis: Analysis) -> dict[str, Endpoint]:
+    ((_, endpoints),) = analysis.endpoints
+    return {endpoint.name: endpoint for endpoint in endpoints}
+
+
+def test_a_record_has_what_its_task_measures_and_reads_rows_that_have_none(
+    sweep: FakeSweep,
+) -> None:
+    folder = sweep.cell("a", accuracies=[0.8, None], val=[0.7, 0.6], judged_by=R2)
+    dense, lost = RunFolder(folder).read().records
+    assert dense.metrics == {
+        "test_r2": 0.8,
+        "val_r2": 0.7,
+        "best_test_r2": 0.8,
+        "best_val_r2": 0.7,
+        "end_test_r2": 0.8,
+        "end_val_r2": 0.7,
+    }
+    assert dense.value("test_r2") == dense.value("test_metric") == 0.8
+    assert dense.test_accuracy is None and "test_accuracy" not in dense.metric_names
+    assert lost.metrics is not None and lost.metrics["test_r2"] is None  # JSON knows no NaN
+    path = folder / "records.jsonl"
+    added = ("task", "metric", "lower_is_better", "metrics")
+    rows = [json.loads(text) for text in path.read_text().splitlines()]
+    old = [{k: v for k, v in row.items() if k not in added} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    (folder / "DONE").unlink()
+    assert [row.metric_of("test_metric").name for row in RunFolder(folder).read().records] == [
+        "test_accuracy"
+    ] * 2
+
+
+def test_a_finite_row_without_its_tasks_metric_is_a_fault(sweep: FakeSweep) -> None:
+    more = {"metrics": {"test_r2": None}, "metric": "r2", "test_accuracy": None}
+    sweep.cell("a", accuracies=[0.9], more=more)
+    with pytest.raises(ValueError, match="`test_r2` is null though `finite` is true"):
+        read_results(sweep.folder, metrics=["test_metric"])
+
+
+def test_the_margin_of_a_perplexity_lies_above_the_dense_one(sweep: FakeSweep) -> None:
+    values, sparsities = [100.0, 90.0, 100.5, 101.5, 200.0], [0.0, 0.5, 0.6, 0.8, 0.9]
+    sweep.cell("a", accuracies=values, sparsities=sparsities, judged_by=PERPLEXITY)
+    of_run = ends(found(sweep))
+    # 1% of dense: 101 is half way from 100.5 at 60% to 101.5 at 80%
+    assert of_run["sparsest_not_inferior"].values == {"0": pytest.approx(0.7)}
+    assert of_run["peak"].values == {"0": 90.0}
+    assert of_run["sparsest_matching"].sparsity == pytest.approx(0.5)
+    best = of_run["best_performing"].ticket
+    assert best is not None and best.level == 1
+
+
+def test_an_r2_below_0_has_a_margin_too(sweep: FakeSweep) -> None:
+    values = [-0.2, -0.201, -0.203]
+    sweep.cell("a", accuracies=values, sparsities=[0, 0.5, 0.6], judged_by=R2)
+    assert ends(found(sweep))["sparsest_not_inferior"].values == {"0": pytest.approx(0.55)}
+
+
+def test_a_star_is_given_to_the_lower_perplexity(sweep: FakeSweep) -> None:
+    line(sweep, "random", [100.0, 110.0], judged_by=PERPLEXITY)
+    line(sweep, "large_final", [100.0, 105.0], judged_by=PERPLEXITY)
+    for seed in range(5):  # a spread of the differences, so that they can be tested
+        own = [100.0, 110.0 + 0.1 * seed]
+        sweep.cell("movement", seed, accuracies=[*own], choices={"mask_criterion": "movement"},
+                   judged_by=PERPLEXITY)  # fmt: skip
+    analysis = found(sweep, baseline="movement")
+    marks = {
+        v.curve.name: (v.mark(0.05), v.words(0.05)) for v in analysis.verdicts if v.point.level
+    }
+    assert marks["large_final"] == ("★", ("below",))
+    # 0.2 on average is within 1% of the baseline's dense network, which is 1.
+    assert "equivalent" in marks["random"][1]
+    said = " ".join(analysis.test_sentences)
+    assert "in test perplexity (lower is better): below at 1" in said
+    assert "equivalent within 1% (relative)" in said and "points" not in said
+    (figure,) = metric_figures(analysis)
+    assert "Star: below the baseline, which is better; cross: above it." in figure.caption
+    assert figure.name == "test_perplexity"
+
+
+@pytest.mark.parametrize(
+    ("judged_by", "label"),
+    [(R2, "Test R2"), (PERPLEXITY, "Test perplexity (lower is better)")],
+)
+def test_an_axis_says_what_it_shows(
+    sweep: FakeSweep, judged_by: tuple[str, bool], label: str
+) -> None:
+    line(sweep, "random", [0.5, 0.4], judged_by=judged_by)
+    analysis = found(sweep)
+    (figure,) = metric_figures(analysis)
+    sheet = figure.draw()
+    assert sheet.axes[0].get_ylabel() == label
+    assert np.max(sheet.axes[0].lines[0].get_ydata()) == pytest.approx(
+        0.5, rel=1e-3
+    )  # not times 100
+    (dots,) = endpoint_figures(analysis)
+    labels = [axes.get_xlabel() for axes in dots.draw().axes]
+    assert f"Mean over log density: {label[0].lower()}{label[1:]}" in labels
+    assert "Highest sparsity within the margin of dense (%)" in labels
+
+
+def test_an_objective_is_any_metric_of_the_record(sweep: FakeSweep) -> None:
+    folder = sweep.cell("a", accuracies=[50.0, 60.0], val=[55.0, 54.0], judged_by=PERPLEXITY)
+    numbers = {
+        word: Objective.of(word).of_trial(folder.parent, ["0"], {})["0"]
+        for word in ("val_metric", "val_perplexity@0", "test_perplexity@1", "peak")
+    }
+    assert numbers == {
+        "val_metric": 54,
+        "val_perplexity@0": 55,
+        "test_perplexity@1": 60,
+        "peak": 54,
+    }
+    with pytest.raises(ValueError, match="objective: got 'val_accuracy'; give one of"):
+        Objective.of("val_accuracy").of_trial(folder.parent, ["0"], {})
+
+
+def test_a_tracker_gets_the_metric_and_the_best_level_by_it(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[50.0, 40.0, 60.0], judged_by=PERPLEXITY)
+    (cell,) = tracked_cells(sweep.folder)
+    assert [row["ticket/test_perplexity"] for row in cell.results] == [50, 40, 60]
+    summary = cell.run.summary
+    assert (summary["dense_test_perplexity"], summary["best_test_perplexity"]) == (50, 40)
+    drawn = sections([cell.metric])
+    titles = {plot.title: plot.y for plot in drawn["Perplexity"]}
+    name = "Test perplexity against percent remaining (lower is better)"
+    assert titles[name] == "ticket/test_perplexity"
+    assert not any("ccuracy" in plot.title for plots in drawn.values() for plot in plots)
+
+
+def test_metrics_are_columns_of_the_table(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.5, 0.4], judged_by=R2)
+    table = records_table(found(sweep).curves)
+    assert list(table["test_r2"]) == [0.5, 0.4] and "metrics" not in table
+    assert list(table["metric"]) == ["r2", "r2"]
+
+
+def test_tasks_with_other_metrics_never_share_a_panel_or_a_mean(sweep: FakeSweep) -> None:
+    line(sweep, "random", [0.9, 0.8], task__name="classes")
+    for seed in range(2):
+        sweep.cell("r", seed, accuracies=[0.5, 0.4], choices={"mask_criterion": "random"},
+                   judged_by=R2, task__name="numbers")  # fmt: skip
+    analysis = found(sweep)
+    panels = {curve.panel: (curve.metric.name, len(curve.seeds)) for curve in analysis.curves}
+    assert panels == {
+        "fc on digits, by accuracy": ("test_accuracy", 5),
+        "fc on digits, by r2": ("test_r2", 2),
+    }
+    assert [figure.name for figure in metric_figures(analysis)] == ["accuracy", "test_r2"]
+    assert analysis.metric_label == "test accuracy (%) and test R2"
+    # A metric that only one of them has is drawn for that one.
+    assert [curve.metric.name for curve in analysis.curves_of("test_r2")] == ["test_r2"]
+    # The losses of two tasks have no axis in common either.
+    assert len({curve.panel for curve in analysis.curves_of("test_loss")}) == 2
+    with pytest.raises(ValueError, match=r"report.along: cells .* judged by accuracy, r2"):
+        assert found(sweep, along=["task.name"]).curves
+
+
+def test_a_metric_that_no_record_has_is_refused_with_those_that_there_are(
+    sweep: FakeSweep,
+) -> None:
+    sweep.cell("a", accuracies=[0.5, 0.4], judged_by=R2)
+    reading = read_results(sweep.folder, metrics=())
+    with pytest.raises(ValueError, match=r"report.metrics: got 'test_r3'.*`test_r2`"):
+        reading.check_metrics("report.metrics", ["test_r3"])
+    with pytest.raises(ValueError, match=r"report.metrics: got 'test_accuracy'"):
+        reading.check_metrics("report.metrics", ["test_accuracy"])
+
+
+def test_what_a_header_says_is_what_a_record_has() -> None:
+    results = {
+        "metric": "r2",
+        "lower_is_better": False,
+        "metrics": {"best_val_r2": 0.5, "end_val_r2": 0.4, "hard_val_r2": 0.3},
+    }
+    assert Record.metric_columns(results, "end") == {
+        "metric": "r2",
+        "lower_is_better": False,
+        "metrics": {"val_r2": 0.4, "best_val_r2": 0.5, "end_val_r2": 0.4, "hard_val_r2": 0.3},
+    }
+    assert Record.metric_columns({}, "end") == dict.fromkeys(
+        ("metric", "lower_is_better", "metrics")
+    )
