@@ -28,6 +28,7 @@ from lt_sweeps.execution.hydra_plugins import is_held, register, search_reported
 from lt_sweeps.storage.atomic_write import passes
 
 _INTERRUPTED = 130
+PLANNING = "planning the sweep ..."
 # Hydra's flags, and whether a value follows.
 _ALONE = "--hydra-help --version --resolve -r --run -m --multirun -sc --shell-completion"
 _WITH_VALUE = "-c --cfg -p --package -i --info -cp --config-path -cn --config-name -cd --config-dir"
@@ -158,6 +159,8 @@ def _compose(words: list[str], *, dry_run: bool = False) -> int:
     passed = [word for word in overrides if not (ours and is_held(word))]
     argv, sys.argv = sys.argv, [sys.argv[0], *flags, *passed]
     shown = io.StringIO() if set(HELP) & set(flags) else sys.stdout
+    if not SHOW & set(flags):
+        print(PLANNING, flush=True)  # to compose cells and to import torch takes seconds
     try:
         with warnings.catch_warnings(), redirect_stdout(shown), search_reported():
             warnings.filterwarnings("error", message=".*is\nnot available|.*is not available")
