@@ -225,6 +225,14 @@ def _cell(
     )
 
 
+def queued_cell(cell: FrozenCell) -> CellResults:
+    """A cell as its manifest holds it, whatever there is of its results."""
+    choices = {name: option for name, option in cell.labels.items() if name not in ASIDE}
+    untaken = tuple(f"{name}." for name, option in choices.items() if option is None)
+    settings = {k: v for k, v in _flat(cell.config).items() if not k.startswith(untaken)}
+    return CellResults(cell.signature, cell.seed, choices, settings)
+
+
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():

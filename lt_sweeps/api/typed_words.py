@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lt_sweeps.api.opened_sweep import Sweep
+from lt_sweeps.cli.command_line import PLANNING
 
 _FOLDER = re.compile(r"^sweep +(.+)$", re.MULTILINE)
 _COLOURS = {"FORCE_COLOR", "CLICOLOR_FORCE"}  # a notebook sets them for its own processes
@@ -43,7 +44,7 @@ def plan_words(*words: str) -> SweepPlan:
     Raises: ValueError: a word is wrong; the text is the line that the command line prints.
     """
     with _started(["plan", *words]) as process:
-        lines = [line.rstrip() for line in process.stdout or ()]
+        lines = [line.rstrip() for line in process.stdout or () if line.rstrip() != PLANNING]
     folder = _FOLDER.search("\n".join(lines))
     if process.returncode or folder is None:
         raise ValueError(_mistake(lines) or "plan: these words plan nothing")

@@ -11,7 +11,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from pathlib import Path
 from typing import cast
 
 import hydra
@@ -21,6 +20,7 @@ from omegaconf import DictConfig
 
 from lt_sweeps import __version__
 from lt_sweeps.cli.commands import HELP, USAGE, VERBS, Usage, run_verb
+from lt_sweeps.cli.completion import SCRIPTS, after_verb, typed, with_values
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
 from lt_sweeps.config.keys import GROUPS, SHARED_KEYS
@@ -28,6 +28,7 @@ from lt_sweeps.execution.hydra_plugins import is_held, register, search_reported
 from lt_sweeps.storage.atomic_write import passes
 
 _INTERRUPTED = 130
+PLANNING = "planning the sweep ..."
 # Hydra's flags, and whether a value follows.
 _ALONE = "--hydra-help --version --resolve -r --run -m --multirun -sc --shell-completion"
 _WITH_VALUE = "-c --cfg -p --package -i --info -cp --config-path -cn --config-name -cd --config-dir"
@@ -69,7 +70,7 @@ def _command(words: list[str]) -> int:
     if words[:1] == ["--version"]:
         print(f"lt-sweeps {__version__}")
         return 0
-    if set(words) & {"-sc", "--shell-completion"} and any(w.startswith("query=") for w in words):
+    if set(words) & {"-sc", "--shell-completion"}:
         return _complete(words)
     at = _verb_at(words)
     verb, others = (words[at], words[:at] + words[at + 1 :]) if at is not None else ("", words)
@@ -83,24 +84,43 @@ def _command(words: list[str]) -> int:
 
 
 def _complete(words: list[str]) -> int:
-    """Print what can follow `COMP_LINE`, which the shell sets; never an error, into its prompt."""
-    line = os.environ.get("COMP_LINE", "")
-    given = re.sub(r"^\s*(python\S*\s+-m\s+)?\S+", "", line, count=1).split()
-    last = given.pop() if given and not line.endswith(" ") else ""
-    at = _verb_at(given)
-    if at is None:
-        print(*(verb for verb in ("plan", *VERBS) if verb.startswith(last)))
-    elif given[at] != "plan":
-        roots = [word.removeprefix("root=") for word in given if word.startswith("root=")]
-        folders = Path(roots[-1] if roots else "results").glob("sweeps/*/")
-        print(*sorted(folder.name for folder in folders if folder.name.startswith(last)))
+    """Print a shell's script, or what can follow `COMP_LINE`; never an error into its prompt."""
+    asked, _, shell = next((word for word in words if "=" in word), "").partition("=")
+    if shell not in SCRIPTS or asked not in ("install", "query"):
+        raise Usage(f"-sc: got {words[-1]}; give install=SHELL for one of {', '.join(SCRIPTS)}")
+    if asked == "install":
+        print(SCRIPTS[shell])
         return 0
-    rest = [word for number, word in enumerate(given) if number != at]
-    os.environ["COMP_LINE"] = " ".join(["lt-sweeps", *rest, last])
+    given, last = typed(os.environ.get("COMP_LINE", ""))
+    at = _verb_at(given)
     with suppress(Exception), redirect_stderr(io.StringIO()):
-        _compose(words)
-    os.environ["COMP_LINE"] = line
+        if at is not None and given[at] in VERBS:
+            found = list(after_verb(given[at], given[:at] + given[at + 1 :], last))
+        elif last.startswith("-"):
+            found = [flag for flag in FLAGS if flag.startswith(last)]
+        else:
+            verbs = () if at is not None else ("plan", *VERBS)
+            found = [verb for verb in verbs if verb.startswith(last)]
+            found += _proposed([word for n, word in enumerate(given) if n != at], last)
+        print("".join(f"{word}\n" for word in dict.fromkeys(found)), end="")
     return 0
+
+
+def _proposed(given: list[str], last: str) -> list[str]:
+    """What Hydra proposes for an override, and for each value of `key=a,b` as if it were alone."""
+    flags, overrides = _split(given)
+    key, _, value = last.partition("=")
+    head, comma, part = value.rpartition(",")
+    alone = [word.partition(",")[0] for word in overrides if "(" not in word]
+    os.environ["COMP_LINE"] = " ".join(["lt-sweeps", *alone, f"{key}={part}" if comma else last])
+    with redirect_stdout(io.StringIO()) as shown, suppress(Exception):
+        _compose(["-sc", "query=bash", *flags])
+    # Hydra does not look into the folders of a group: experiment=deconstructing/criteria
+    nested = [name for name in sorted(options(key.lstrip("+"))) if "/" in name and part in name]
+    found = [*shown.getvalue().split(), *(f"{key}={name}" for name in nested)]
+    if comma:
+        found = [f"{key}={head},{word.partition('=')[2]}" for word in found]
+    return [*with_values(last), *found]
 
 
 def _verb_at(words: list[str]) -> int | None:
@@ -139,6 +159,8 @@ def _compose(words: list[str], *, dry_run: bool = False) -> int:
     passed = [word for word in overrides if not (ours and is_held(word))]
     argv, sys.argv = sys.argv, [sys.argv[0], *flags, *passed]
     shown = io.StringIO() if set(HELP) & set(flags) else sys.stdout
+    if not SHOW & set(flags):
+        print(PLANNING, flush=True)  # to compose cells and to import torch takes seconds
     try:
         with warnings.catch_warnings(), redirect_stdout(shown), search_reported():
             warnings.filterwarnings("error", message=".*is\nnot available|.*is not available")

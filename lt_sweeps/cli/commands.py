@@ -74,8 +74,9 @@ a KEY of conf/report/_keys.yaml: band=ci baseline=random
 example: lt-sweeps dashboard my_sweep project=tickets""",
     "export": """\
 usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...]
-       lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]
-Writes tidy tables for other tools; or a ticket as weights, masks or sparse tensors for torch.
+       lt-sweeps export TICKET [form=state_dict|prune|sparse at=reported|end out=FILE.pt]
+Writes tidy tables for other tools; or a ticket (ROOT/tickets/STAGE/SEED.safetensors) as weights,
+masks or sparse tensors for torch: the weights whose accuracy is reported, or those of the end.
 example: lt-sweeps export my_sweep out=tables""",
     "audit": """\
 usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all repeat=0|all trust=MODULE,MODULE

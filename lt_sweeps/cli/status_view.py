@@ -32,7 +32,7 @@ _NAMED = 20  # failing units that are listed
 
 def show_status(sweep: SweepFolder, console: Console, *, watch: float | None = None) -> int:
     """Print the status of a sweep; with `watch`, again every so many seconds while it runs."""
-    found, names = Status.of(sweep), _names(sweep)
+    found, names = Status.of(sweep), cell_names(sweep)
     if watch is None:
         console.print(_shown(found, names))
         return found.exit_status
@@ -65,6 +65,14 @@ def read_logs(sweep: SweepFolder, cell: str) -> Iterator[str]:
             yield path.read_text().rstrip("\n")
 
 
+def cell_names(sweep: SweepFolder) -> list[str]:
+    """Each cell as the report names it, with its seed."""
+    from lt_sweeps.analysis.sweep_analysis import line_names  # statistics, which take a second
+
+    pairs = zip(line_names(sweep), sweep.manifest.cells, strict=True)
+    return [f"{line} seed {cell.seed}" for line, cell in pairs]
+
+
 def last_line(path: Path) -> str:
     """The last line of a log that is not blank, or nothing."""
     with suppress(OSError):
@@ -81,7 +89,7 @@ def _cell(sweep: SweepFolder, cell: str) -> int:
     found = [number for number, name in enumerate(names) if name.startswith(cell)]
     if found and cell and not numbered:
         return found[0]
-    called = _names(sweep)
+    called = cell_names(sweep)
     if cell in called:
         return called.index(cell)
     last = len(names) - 1
@@ -90,14 +98,6 @@ def _cell(sweep: SweepFolder, cell: str) -> int:
         f"them, the name there such as {called[0]!r}, or SIGNATURE/SEED such as {names[0]}"
         f"{nearest(cell, called)}"
     )
-
-
-def _names(sweep: SweepFolder) -> list[str]:
-    """Each cell as the report names it, with its seed."""
-    from lt_sweeps.analysis.sweep_analysis import line_names  # statistics, which take a second
-
-    pairs = zip(line_names(sweep), sweep.manifest.cells, strict=True)
-    return [f"{line} seed {cell.seed}" for line, cell in pairs]
 
 
 def _shown(found: Status, names: Sequence[str]) -> Group:

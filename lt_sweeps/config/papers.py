@@ -72,14 +72,18 @@ class Paper:
     sections: tuple[Section, ...]
 
 
+def paper_names() -> list[str]:
+    """The papers that `conf/paper/` describes."""
+    return sorted(path.stem[1:] for path in FOLDER.glob("_*.yaml"))
+
+
 def read_paper(name: str) -> Paper:
     """The paper that `conf/paper/_<name>.yaml` describes; the `_` keeps Hydra from offering it.
 
     Raises: ValueError: there is no such yaml, or it says what no section takes.
     """
-    names = sorted(path.stem[1:] for path in FOLDER.glob("_*.yaml"))
-    if name not in names:
-        raise ValueError(unknown("paper", name, names, what="papers"))
+    if name not in paper_names():
+        raise ValueError(unknown("paper", name, paper_names(), what="papers"))
     content = yaml.safe_load((FOLDER / f"_{name}.yaml").read_text())
     sections = tuple(
         _checked("paper", "Section", {"nets": content["nets"], **entry})

@@ -157,6 +157,7 @@ def _report(folder: Path, console: Console, *, anew: bool) -> None:
         line = f"nothing has changed since {page if page.exists() else page.parent} was written"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
         return
+    console.print("writing the report ...")
     from lt_sweeps.reporting.sweep_report import (
         report,  # its libraries take seconds, which `plan` need not wait
     )

@@ -1,9 +1,12 @@
-"""Progress: one live panel while a sweep runs on this machine, shown only in a terminal."""
+"""Progress: a live panel while a sweep runs on this machine; in a pipe, a line now and then."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from statistics import fmean
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,22 +14,33 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lt_sweeps.storage.manifest import FrozenPack, FrozenStage
+from lt_sweeps.analysis.labels import automatic_labels, panel_label, readable
+from lt_sweeps.analysis.results import queued_cell
+from lt_sweeps.storage.manifest import FrozenPack, FrozenStage, UnitName
+from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _DRAW = 0.25  # seconds between two pictures of the panel, at least
+_FIRST_LINE, _LAST_LINE = 10.0, 600.0  # seconds between two lines in a pipe, at first and at last
+_AROUND = 3  # lines of the terminal that the panel leaves free or needs beside its tables
 
 
 class ProgressPanel:
-    """The step of each worker, the share of the work that is done, and the time that is left."""
+    """Trainings that are done, those at work, the scores so far, and the time that is left."""
 
     def __init__(self, sweep: SweepFolder, packs: Sequence[FrozenPack], console: Console) -> None:
+        self._sweep, self._console = sweep, console
         self._stages = sweep.manifest.stages
         self._total = sum(map(self._work, packs)) or 1  # without packs, all is done
+        todo = {unit for pack in packs for unit in pack.units}
+        self._units = todo | {unit for cell in sweep.manifest.cells for unit in cell.units}
+        self._ready = self._units - todo
         self._steps: dict[str, int] = {}
         self._running: dict[str, FrozenPack] = {}
         self._done = 0.0
-        self._began = self._drawn = time.monotonic()
+        self._began = self._drawn = self._said = time.monotonic()
+        self._pause = _FIRST_LINE
+        self._scores = LatestScores(sweep)
         # It is drawn when something is told, and not by a thread, because the pool's process forks.
         self._live = Live(
             get_renderable=self._render, console=console, auto_refresh=False, transient=True
@@ -35,7 +49,7 @@ class ProgressPanel:
 
     def __enter__(self) -> ProgressPanel:
         if self._shown:
-            self._live.start()
+            self._live.start(refresh=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,12 +69,20 @@ class ProgressPanel:
     def stop(self, pack: FrozenPack, *, done: bool) -> None:
         self._running.pop(pack.name, None)
         self._done += self._work(pack) * done
+        if done:
+            self._ready |= {*pack.units}
+            self._scores.add(pack.units)
         self._draw()
 
     def _draw(self) -> None:
-        self._drawn = time.monotonic()
+        self._drawn = now = time.monotonic()
         if self._shown:
             self._live.refresh()
+        elif not self._console.is_terminal and now - self._said >= self._pause:
+            self._said, self._pause = now, min(2 * self._pause, _LAST_LINE)
+            latest = [" ".join(row) for row in self._scores.rows(1)]
+            line = "; ".join([f"{self._counted()}, {self._timed()}", *latest])
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _stage(self, pack: FrozenPack) -> FrozenStage:
         return self._stages[pack.units[0][0]]
@@ -69,28 +91,114 @@ class ProgressPanel:
         stage = self._stage(pack)
         return len(pack.units) * (stage.end - stage.start)
 
-    def _render(self) -> Group:
-        done = self._done + sum(
+    def _share(self) -> float:
+        running = sum(
             len(pack.units) * (self._steps[name] - self._stage(pack).start)
             for name, pack in self._running.items()
         )
-        elapsed = time.monotonic() - self._began
-        remaining = elapsed * (self._total - done) / done if done else None
+        return (self._done + running) / self._total
+
+    def _counted(self) -> str:
+        failed = len(self._sweep.failures().keys() & self._units)
+        done = f"{len(self._ready)} of {len(self._units)} trainings"
+        return f"{done}, {failed} failed" if failed else done
+
+    def _timed(self) -> str:
+        elapsed, share = time.monotonic() - self._began, self._share()
+        left = _clock(elapsed * (1 - share) / share) if share else "?"
+        return f"{_clock(elapsed)} elapsed, {left} left"
+
+    def _render(self) -> Group:
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(total=self._total, completed=done, width=40),
-            f"{done / self._total:4.0%}",
-            f"{done / max(elapsed, 1e-9):,.0f} replicate-steps/s",
-            f"{_clock(elapsed)} elapsed, {'?' if remaining is None else _clock(remaining)} left",
+            ProgressBar(total=1.0, completed=self._share(), width=16),
+            f"{self._share():4.0%}",
+            Text(f"{self._counted()}, {self._timed()}", no_wrap=True, overflow="ellipsis"),
         )
-        return Group(bar, *(self._line(pack) for pack in self._running.values()))
+        room = max(self._console.height - _AROUND, 0)
+        working = [*map(self._at_work, self._running.values())]
+        # What is at work leaves half of the room to the scores, if they need it.
+        at_work = working[: max(room // 2, room - len(self._scores.rows(room)))]
+        scores = Table.grid(padding=(0, 2))
+        rows = self._scores.rows(room - len(at_work))
+        for name, *facts in rows:
+            scores.add_row(_one_line(name), *(Text(fact, no_wrap=True) for fact in facts))
+        return Group(bar, *at_work, *([scores] if rows else []))  # one without rows is a line
 
-    def _line(self, pack: FrozenPack) -> Text:
-        return Text(
-            f"  {pack.name}: level {pack.level}, {len(pack.units)} stacked, "
-            f"step {self._steps[pack.name]:,} of {self._stage(pack).end:,}",
-            style="dim",
+    def _at_work(self, pack: FrozenPack) -> Text:
+        networks = "1 network" if len(pack.units) == 1 else f"{len(pack.units)} networks"
+        step, end = self._steps[pack.name], self._stage(pack).end
+        line = f"level {pack.level}: {networks}, step {step:,} of {end:,}"
+        return _one_line(line, style="dim")
+
+
+def _one_line(line: str, style: str = "") -> Text:
+    return Text(f"  {line}", style, no_wrap=True, overflow="ellipsis")
+
+
+class LatestScores:
+    """The score of each line at the last level that one of its seeds has reached."""
+
+    def __init__(self, sweep: SweepFolder) -> None:
+        cells = sweep.manifest.cells
+        self._sweep, self._store = sweep, Store(sweep.root)
+        self._cells = {cell.signature: cell for cell in cells}
+        self._seeds = {name: [c.seed for c in cells if c.signature == name] for name in self._cells}
+        first = [queued_cell(cell) for cell in self._cells.values()]
+        panels = [panel_label(cell, ("model", "dataset")) for cell in first]
+        several = len({*panels}) > 1
+        labels = zip(readable(automatic_labels(first, panels)), panels, strict=True)
+        named = (f"{label}, {panel}" if several else label or panel for label, panel in labels)
+        self._names = dict(zip(self._cells, named, strict=True))
+        self._latest: dict[str, str] = {}  # the stage by the line; what came last is last
+        self._read: dict[UnitName, tuple[float, Mapping[str, Any]]] = {}
+
+    def add(self, units: Sequence[UnitName]) -> None:
+        """Trainings that are done now."""
+        for stage in dict.fromkeys(stage for stage, _ in units):
+            for name, cell in self._cells.items():
+                before = self._latest.get(name)
+                level = cell.levels.get(stage)
+                if level is not None and (before is None or level >= cell.levels[before]):
+                    self._latest.pop(name, None)
+                    self._latest[name] = stage
+
+    def rows(self, room: int) -> list[tuple[str, ...]]:
+        """Name, score, level, weights left and seeds of each line that has a score.
+
+        They are in the sweep's order; of more than `room` lines, those that came last.
+        """
+        rows = {name: row for name in reversed(self._latest) if (row := self._row(name))}
+        latest = list(rows)[:room]
+        return [rows[name] for name in self._cells if name in latest]
+
+    def _row(self, name: str) -> tuple[str, ...]:
+        cell, stage = self._cells[name], self._latest[name]
+        reports = self._sweep.manifest.reports.get(cell.labels.get("experiment") or "", {})
+        metric = (reports.get("metrics") or ["test_accuracy"])[0]
+        at = cell.config.get("report_at", "best")
+        facts = [found for seed in self._seeds[name] if (found := self._facts(stage, seed))]
+        given = [metrics.get(f"{at}_{metric}", metrics.get(metric)) for _, metrics in facts]
+        values = [float(value) for value in given if isinstance(value, int | float)]
+        if not values:
+            return ()
+        mean = fmean(values)
+        score = f"{100 * mean:.2f} %" if metric.endswith("accuracy") else f"{mean:.4g}"
+        return (
+            self._names[name],
+            f"{metric.replace('_', ' ')} {score}",
+            f"level {cell.levels[stage]}",
+            f"{100 * (1 - facts[0][0]):.3g} % left",
+            f"{len(values)} of {len(self._seeds[name])} seeds",
         )
+
+    def _facts(self, stage: str, seed: str) -> tuple[float, Mapping[str, Any]] | None:
+        unit = stage, seed
+        if unit not in self._read and self._store.has(stage, seed):
+            with suppress(ValueError):  # the report says what is wrong with a ticket
+                if facts := self._store.facts(stage, seed):
+                    self._read[unit] = facts.sparsity, facts.metrics
+        return self._read.get(unit)
 
 
 def _clock(seconds: float) -> str:

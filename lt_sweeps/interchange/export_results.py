@@ -32,6 +32,7 @@ def export(
     *,
     out: Path | None = None,
     form: str = "",
+    at: str = "",
     effective: str = "true",
     trust: str | None = None,
 ) -> Path:
@@ -40,15 +41,20 @@ def export(
     The tables are `records` (a row per cell, seed and level) and `curves` (a row per evaluation),
     each as CSV and as parquet, in the folder `out`. With `effective`, records also have the columns
     of `Size`, for which every ticket is read and its network is built: by functions of ours, or of
-    the modules that `trust` names. Returns the file or folder that was written.
+    the modules that `trust` names. A ticket's weights are those that its row reports, or with
+    at=end those of the last step. Returns the file or folder that was written.
 
     Raises: ValueError: a wrong argument, nothing to export, or files that cannot be read.
     """
     where = Path(where)
     if where.is_file():
-        return _ticket(where, form or "state_dict", out)
-    if form:
-        raise ValueError(f"export: form={form} is for a ticket; {where} is a folder")
+        return _ticket(where, form or "state_dict", out, at or "reported")
+    for key, value in {"form": form, "at": at}.items():
+        if value:
+            raise ValueError(
+                f"export: {key}={value} is for a ticket; {where} is a folder; a ticket is "
+                "ROOT/tickets/STAGE/SEED.safetensors"
+            )
     if effective not in ("true", "false"):
         raise ValueError(f"export: effective={effective}; it is true or false")
     results = read_results(where, metrics=())
@@ -71,7 +77,7 @@ def export(
     return folder
 
 
-def _ticket(path: Path, form: str, out: Path | None) -> Path:
+def _ticket(path: Path, form: str, out: Path | None, at: str) -> Path:
     seed, _, moment = path.stem.partition("@")
     key, root = path.absolute().parent.name, path.resolve().parent.parent.parent
     is_ticket = path.suffix == ".safetensors" and ".partial-" not in path.name
@@ -79,14 +85,20 @@ def _ticket(path: Path, form: str, out: Path | None) -> Path:
         raise ValueError(
             f"export: {path} is not a ticket; a ticket is ROOT/tickets/STAGE/SEED.safetensors"
         )
+    if at not in ("reported", "end"):
+        raise ValueError(f"export: at={at}; it is reported or end")
+    if moment and at == "end":
+        raise ValueError(f"export: at=end, but {path.name} names the moment {moment}")
+    # The best weights are stored where a row reports them and they are not those of the end.
+    if not moment and at == "reported" and Store(root).has(key, seed, "best"):
+        moment = "best"
     place = Path(out) if out is not None else Path(f"{key}-{path.stem}-{form}.pt")
     try:
         write_ticket(Store(root).read(key, seed, moment or "end"), form, place)
     except CorruptTicket as error:
         raise ValueError(f"{error}; {_CURE}") from None
-    print(f"{place}: {form}")
-    if not moment and (best := Store(root).path(key, seed, "best")).exists():
-        print(f"these are the weights at the end; those of the best evaluation are in {best}")
+    weights = {"": "at the end", "best": "of the best evaluation"}.get(moment, f"at {moment}")
+    print(f"{place}: {form}, the weights {weights}")
     return place
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting import csv_tables
@@ -35,7 +36,7 @@ from lt_sweeps.storage.checked_read import read_file
 
 def write_report(
     analysis: Analysis, folder: Path, tables: Iterable[Table], *, made_from: str = ""
-) -> tuple[list[str], str]:
+) -> tuple[list[str], Text]:
     """Draw and write everything, each file whole; `tables` are shown on the page.
 
     A figure that is drawn in the folder already, from the same numbers, is kept. `made_from` is the
@@ -64,9 +65,13 @@ def write_report(
     files[FILE] = json.dumps({**about, "made_from": made_from}, indent=1).encode()
     for name, content in files.items():
         write_whole(folder / name, content)
-    kinds = ", ".join(sorted({name.rpartition(".")[2] for name in files}))
-    shown = ", ".join(["index.html", *(f"{figure.name}.png" for figure in figures)])
-    return missing, f"{folder}: {shown}, {len(files)} files in all ({kinds})"
+    return missing, page_to_open(folder, f"{len(figures)} figures, {len(files)} files in all")
+
+
+def page_to_open(folder: Path, about: str) -> Text:
+    """Which page to open; its name leads there in a terminal that knows links."""
+    page = folder / "index.html"
+    return Text.assemble("open ", (str(page), f"link {page.absolute().as_uri()}"), f" ({about})")
 
 
 def report_changes(
@@ -90,7 +95,7 @@ def report_changes(
     return [*changes, *file_faults(folder, written["files"])]
 
 
-def print_lines(console: Console, lines: Iterable[str]) -> None:
+def print_lines(console: Console, lines: Iterable[str | Text]) -> None:
     """Print lines as they are: no markup in a name, no colours in a number, no hard line ends."""
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

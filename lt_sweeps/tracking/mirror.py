@@ -66,12 +66,14 @@ class Mirror:
         try:
             with self.tracker.session(self._root) as session:
                 runs, left = self._to_the_end(session)
+                files = getattr(session, "files", None)  # a tracker that writes none has no such
         except ValueError:
             raise  # the sweep cannot be read
         except Exception as error:
             self._say(_reason(error))
             return 1
-        print(f"{self.sweep.name}: {len(runs) - len(left)} of {len(runs)} runs mirrored")
+        place = f" in {files}" if files is not None else ""
+        print(f"{self.sweep.name}: {len(runs) - len(left)} of {len(runs)} runs mirrored{place}")
         return 1 if left else 0
 
     def follow(self) -> int:

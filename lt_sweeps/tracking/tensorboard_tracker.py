@@ -44,6 +44,11 @@ class TensorBoard:
 class _Session:
     folder: Path
 
+    @property
+    def files(self) -> Path:
+        """What `tensorboard --logdir` takes."""
+        return self.folder
+
     def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
         found = {run.key: (self._file(run), self._present(run)) for run in runs}
         return {

@@ -87,6 +87,13 @@ class _Session:
     job: str | None
     _job: Any = field(default=None, init=False)
 
+    @property
+    def files(self) -> str | None:
+        """Where the files of offline runs are, and how they are sent later."""
+        if self.tracker.mode != "offline":
+            return None
+        return f"{self.folder}; `wandb sync {self.folder}/offline-run-*` sends them"
+
     def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
         if self.tracker.mode == "offline":
             return wandb_offline.rows_in_files(self.folder)

@@ -13,6 +13,7 @@ import torch
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.interchange.export_results import export
+from lt_sweeps.storage.store import Store
 
 Make = Callable[..., Cell]
 Swept = Callable[..., Path]
@@ -84,10 +85,38 @@ def test_a_ticket_by_its_file(
     assert not (tmp_path / "y.pt").exists()
 
 
+def test_the_weights_of_a_ticket_are_those_that_are_reported(
+    cell: Make, swept: Swept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = swept(cell())
+    end = next(folder.parent.parent.glob("tickets/*/0.safetensors"))
+    store, key = Store(folder.parent.parent), end.parent.name
+    best, words = store.path(key, "0", "best"), ["form=state_dict"]
+    if not best.exists():  # else the last evaluation was not the best one
+        other = store.read(key, "0")
+        other.state["output.weight"].mul_(2)
+        store.write(key, "0", other, {}, "best")
+    wanted = {"": "best", "at=reported": "best", "at=end": "end"}
+    for at, moment in wanted.items():
+        out = tmp_path / "x.pt"
+        assert main(["export", str(end), *words, *filter(None, [at]), f"out={out}"]) == 0
+        state = store.read(key, "0", moment).state["output.weight"][0]
+        assert torch.equal(torch.load(out, weights_only=True)["output.weight"], state)
+        said = {"best": "the weights of the best evaluation", "end": "the weights at the end"}
+        assert said[moment] in capsys.readouterr().out
+    for words, line in (
+        ([str(end), "at=best"], "export: at=best; it is reported or end"),
+        ([str(best), "at=end"], "export: at=end, but 0@best.safetensors names the moment best"),
+    ):
+        assert main(["export", *words]) == 1
+        assert capsys.readouterr().err == f"error: {line}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
         ([".", "form=prune"], 1, "export: form=prune is for a ticket; . is a folder"),
+        ([".", "at=end"], 1, "export: at=end is for a ticket; . is a folder"),
         (["."], 1, "export: . has no records yet"),
         ([".", "effective=no"], 1, "export: effective=no; it is true or false"),
         ([".", "forms=prune"], 2, "export: forms; did you mean `form`? keys:"),
