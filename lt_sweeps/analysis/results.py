@@ -213,6 +213,8 @@ def _cell(
         for key, value in _flat(content.get("config") or {}).items()
         if not key.startswith(tuple(untaken))
     }
+    if any(key.startswith("mask_criterion.") for key in settings):  # before it could be chosen
+        settings.setdefault("mask_criterion.granularity", "weight")
     return CellResults(
         folder.parent.name,
         folder.name,

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -285,6 +285,8 @@ def _values(override: Override, key: str) -> list[str]:
             f"{key}: {override.get_value_string()} has no end; list the values as a,b,c or range(n)"
         )
     values = list(override.sweep_string_iterator())
+    if isinstance(override.value(), Glob):  # a fragment such as `_keys` is no option
+        values = [value for value in values if value[0] != "_"]
     if not values:
         raise ValueError(f"{key}: {override.get_value_string()} is empty; give at least one value")
     for value in values:

@@ -135,6 +135,7 @@ def _(stage: Prune, seed: Seed, store: Store) -> Ticket:
         layers=stage.network.layers,
         seed=seed,
         level=stage.level,
+        groups=stage.groups,
         say=notes.append,
     )
     return replace(trained, mask=mask, learned={}, notes=tuple(notes))
@@ -155,7 +156,7 @@ def _evidence(name: str, source: Snapshot, stage: Prune, seed: Seed, store: Stor
     if name == "channel":
         return shares(network, at.state)
     if name == "flow":
-        return flow(at, network, stage.target, seed, arguments.get("rounds", 1))
+        return flow(at, network, stage.target, seed, arguments.get("rounds", 1), stage.groups)
     return at.state
 
 

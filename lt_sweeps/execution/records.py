@@ -183,6 +183,8 @@ def _record(
         stack_size=cost.stack_size,
         code_version=cost.code_version,
         notes=store.notes(stage.key, planned.seed) or None,
+        granularity=stage.granularity,
+        resolution=stage.resolution,
     )
 
 

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lt_sweeps.config.call import Call, Config, digest, nearest
 from lt_sweeps.config.cells import Cell
@@ -15,11 +16,13 @@ from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.config.taken_options import groups_taken, not_taken
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.stages import Init, Moment, Task, Training, Work, ancestors
+from lt_sweeps.plan.stages import Init, Moment, Prune, Task, Training, Work, ancestors
 from lt_sweeps.plan.stages.task_kind import TaskKind
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import Criterion, reset
+from lt_sweeps.sparsity.granularity import Granularity
+from lt_sweeps.sparsity.group_schedules import check_schedule, group_counts
 from lt_sweeps.storage.dropped_tickets import read_dropped
 from lt_sweeps.storage.manifest import pack_name
 from lt_sweeps.storage.record import RunFolder
@@ -199,6 +202,10 @@ def _notes(planned: Sequence[Planned]) -> Iterator[str]:
             for key in cell.cell.untaken:
                 if key not in folded:
                     yield not_taken(key, cell.cell)
+        prunings = [s for s in ancestors(cells[0].last) if isinstance(s, Prune)]
+        if prunings and (grouped := prunings[0].criterion.granularity) is not None:
+            targets = [pruning.target for pruning in prunings]
+            yield from group_counts(grouped, targets, prunings[0].network)
 
 
 def stored(unit: Unit, moments: Mapping[str, frozenset[Moment]], tickets: StoredTickets) -> bool:
@@ -286,13 +293,21 @@ def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]
         "reset": lambda: reset(config["reset"]),
         "freeze": lambda: reset(config["freeze"], "freeze"),
     }
-    last = method(**{name: builders[name]() for name in SUPPLIED if name in method.names})
+    given = {name: builders[name]() for name in SUPPLIED if name in method.names}
+    if (grouped := _granularity(given)) is not None:
+        check_schedule(grouped, given.get("schedule", ()), network)
+    last = method(**given)
     lasts = last if isinstance(last, tuple) else (last,)
     if not lasts or not all(isinstance(stage, Work) for stage in lasts):
         raise ValueError(
             f"method: `{method.target}` returned {last!r}; give a Train, an Evaluate, or several"
         )
     return lasts, not isinstance(last, tuple)
+
+
+def _granularity(given: Mapping[str, Any]) -> Granularity | None:
+    criterion = given.get("mask_criterion")
+    return None if criterion is None else criterion.granularity
 
 
 @functools.cache

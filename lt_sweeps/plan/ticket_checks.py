@@ -72,9 +72,9 @@ def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
         return f"{left} weights where its training keeps {kept}"
     pruning, _ = mask_origin(stage)
     if pruning is not None and _counts(pruning):
-        for names, count in _groups(pruning):
-            if (left := sum(facts.layers_remaining[name] for name in names)) > count:
-                return f"{left} weights of {', '.join(names)} where its level keeps {count}"
+        for names, _, most in pruning.runs():
+            if (left := sum(facts.layers_remaining[name] for name in names)) > most:
+                return f"{left} weights of {', '.join(names)} where its level keeps {most}"
     return ""
 
 
@@ -140,10 +140,13 @@ def _unlike_parent(
         if any((kept != parent.mask[name]).any() for name, kept in ticket.mask.items()):
             yield "its mask is not the one that it was trained with"
         return
-    for names, count in _groups(pruning) if _counts(pruning) else ():
+    for names, least, most in pruning.runs() if _counts(pruning) else ():
         left, before = (sum(int(m[n].sum()) for n in names) for m in (ticket.mask, parent.mask))
-        if left != min(count, before):
+        if not min(least, before) <= left <= most:
+            count = f"{least}" if least == most else f"{least} to {most}"
             yield f"it keeps {left} weights of {', '.join(names)}; its level keeps {count}"
+    if pruning.groups is not None and (name := pruning.groups.are_whole(ticket.mask)):
+        yield f"its mask splits a {pruning.groups.granularity.noun} of {name}"
     if _pins_to_zero(stage):
         for name, kept in ticket.mask.items():
             if ticket.state[name][parent.mask[name] & ~kept].any():
@@ -173,12 +176,6 @@ def mask_origin(stage: Stage) -> tuple[Prune | None, Work | Init | None]:
 
 def _first_step(stage: Work | Init) -> int:
     return stage.start.step if isinstance(stage, Work) else stage.step
-
-
-def _groups(pruning: Prune) -> Iterator[tuple[Sequence[str], int]]:
-    """The layers that compete in a pruning, and how many weights they keep together."""
-    for layers, count in pruning.target.groups(pruning.network.layers):
-        yield [layer.name for layer in layers], count
 
 
 def _counts(pruning: Prune) -> bool:

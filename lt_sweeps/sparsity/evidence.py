@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.sparsity.granularity import WHERE, Granularity
 
 _CRITERION = {  # by its name, the moment that it is of if a yaml does not say another
     "init": "start",
@@ -45,14 +46,18 @@ def is_whole_mask(criterion: Call) -> bool:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A mask criterion, and the moment of each of its evidence; None for noise, which is drawn."""
+    """A mask criterion, and the moment of each of its evidence; None for noise, which is drawn.
+
+    `granularity` says which weights stay or go together; None where each does so alone.
+    """
 
     call: Call
     evidence: tuple[tuple[str, str | None], ...]
+    granularity: Granularity | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Criterion:
-        """The criterion that a yaml describes: `_target_`, moments by evidence, arguments."""
+        """The criterion that a yaml describes: `_target_`, moments, arguments, `granularity`."""
         where = "mask_criterion"
         target = str(config.get("_target_"))
         names = _evidence(Call(target), where, tuple(_CRITERION))
@@ -63,9 +68,15 @@ class Criterion:
                 raise ValueError(
                     f"{where}.{name}: got {moment!r}; noise has no moment, and all else has one"
                 )
-        rest = {key: value for key, value in config.items() if key not in names}
+        rest = {k: v for k, v in config.items() if k not in (*names, "granularity")}
         call = Call.of(rest, where=where, supplied=names)
-        return cls(call, tuple(evidence.items()))
+        granularity = Granularity.of(config.get("granularity", "weight"))
+        if granularity is not None and is_whole_mask(call):
+            raise ValueError(
+                f"{WHERE}: got {str(granularity)!r}; `{call.target}` returns the mask itself, "
+                "which no granularity applies to"
+            )
+        return cls(call, tuple(evidence.items()), granularity)
 
 
 def reset(config: Mapping[str, Any], where: str = "reset") -> Call:

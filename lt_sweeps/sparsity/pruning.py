@@ -17,6 +17,7 @@ from lt_sweeps.models.network import Layer
 from lt_sweeps.sparsity.evidence import is_whole_mask
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.top_k import keep_top
+from lt_sweeps.sparsity.weight_groups import Groups
 from lt_sweeps.storage.ticket import Mask, State, Ticket
 
 _log = logging.getLogger("lt_sweeps")
@@ -31,9 +32,12 @@ def prune(
     layers: Sequence[Layer],
     seed: Seed,
     level: int,
+    groups: Groups | None = None,
     say: Callable[[str], None] = _log.warning,
 ) -> Mask:
     """The mask that keeps the highest scores of what `kept` keeps: exactly the target's counts.
+
+    Of `groups` as many are kept as come nearest to the counts, by the mean of a group's scores.
 
     The criterion sees the weights that compete, as one vector: those that are left in a layer, or
     in all layers if the scope is global. So a rank is a rank among them.
@@ -47,7 +51,7 @@ def prune(
     """
     noise = seed.role("noise")
     mask: dict[str, Tensor] = {}
-    for group, count in target.groups(layers):
+    for group, count in target.groups(layers) if groups is None else groups.runs(target, layers):
         names = [layer.name for layer in group]
         left = {
             name: torch.cat([state[n][kept[n]] for n in names]) for name, state in evidence.items()
@@ -58,8 +62,11 @@ def prune(
         sizes = [int(kept[name].sum()) for name in names]
         place = names[0] if len(names) == 1 else "all layers"
         score = _scored(criterion, left, sum(sizes), place)
+        ties = generator(noise, "ties", level, *(names if target.scope == "layer" else ()))
         if score.dtype == torch.bool:
             stays = score
+        elif groups is not None:
+            stays = groups.keep_top(score, kept, (group, count), ties)
         else:
             if count > len(score):
                 raise ValueError(
@@ -71,7 +78,6 @@ def prune(
                     f"mask_criterion: `{criterion.target}` gives all {len(score)} weights of "
                     f"{place} one score, so the {count} that stay are drawn at random"
                 )
-            ties = generator(noise, "ties", level, *(names if target.scope == "layer" else ()))
             stays = keep_top(score, count, ties)
         for name, part in zip(names, stays.split(sizes), strict=True):
             mask[name] = kept[name].masked_scatter(kept[name], part)

@@ -10,12 +10,20 @@ from lt_sweeps.models.functional import called_with
 from lt_sweeps.models.network import Network
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.top_k import by_layer, keep_top
+from lt_sweeps.sparsity.weight_groups import Groups
 from lt_sweeps.storage.ticket import State, Ticket
 
 _PRUNED = -1.0  # the score of a pruned weight: below every flow
 
 
-def flow(ticket: Ticket, network: Network, target: Target, seed: Seed, rounds: int) -> State:
+def flow(
+    ticket: Ticket,
+    network: Network,
+    target: Target,
+    seed: Seed,
+    rounds: int,
+    groups: Groups | None = None,
+) -> State:
     """|w dR/dw|, by prunable layer: `[1, *shape]`.
 
     R is the sum of the outputs for an image of ones, with the absolute value of every weight and 0
@@ -33,13 +41,23 @@ def flow(ticket: Ticket, network: Network, target: Target, seed: Seed, rounds: i
         module = network.module("cpu").eval()
     for number in range(1, rounds):
         scores = _flow(module, state, mask, network)
-        for group, keep in target.groups(network.layers):
+        runs = (
+            target.groups(network.layers) if groups is None else groups.runs(target, network.layers)
+        )
+        for group, keep in runs:
             size = sum(sizes[layer.name] for layer in group)
             count = round(size * (keep / size) ** (number / rounds))
             ties = generator(seed.role("noise"), "ties", "flow", number, group[0].name)
             joined = torch.cat([scores[layer.name].flatten() for layer in group])
-            for name, kept in by_layer(keep_top(joined, count, ties), group).items():
-                mask[name] &= kept
+            if groups is None:
+                kept = keep_top(joined, count, ties)
+            else:
+                left = torch.cat([mask[layer.name].flatten() for layer in group])
+                within = {layer.name: mask[layer.name][None] for layer in group}
+                kept = left.clone()
+                kept[left] = groups.keep_top(joined[left], within, (group, count), ties)
+            for name, stays in by_layer(kept, group).items():
+                mask[name] &= stays
     return {name: scores[None] for name, scores in _flow(module, state, mask, network).items()}
 
 

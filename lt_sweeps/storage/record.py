@@ -90,6 +90,8 @@ class Record:
             code_version: of the job that computed it.
 
     notes: sentences about how its mask was made that a reader must know; null in most rows.
+    granularity: what was pruned whole (`filter`, `2:4`); null for single weights.
+    resolution: by how many weights rounding to whole groups may miss the target sparsity.
     """
 
     format: str = FORMAT
@@ -151,6 +153,8 @@ class Record:
     stack_size: int | None = None
     code_version: str | None = None
     notes: Sequence[str] | None = None
+    granularity: str | None = None
+    resolution: int | None = None
 
     @property
     def as_written(self) -> dict[str, Any]:
@@ -169,7 +173,8 @@ class Record:
     def misses_target(self) -> bool:
         """Whether its sparsity is not the one that was asked for."""
         size = {"layers": len(self.layers_total), "weights": self.weights_total}
-        return misses_target(self.sparsity, self.target_sparsity, **size)
+        groups = self.resolution or 0
+        return misses_target(self.sparsity, self.target_sparsity, groups=groups, **size)
 
     @property
     def percent_remaining(self) -> float:
@@ -249,7 +254,7 @@ COLUMNS = tuple(_TYPES)
 _ADDED = {
     "notes": None,
     "precision": "float32",
-    **dict.fromkeys(("task", "metric", "lower_is_better", "metrics")),
+    **dict.fromkeys(("task", "metric", "lower_is_better", "metrics", "granularity", "resolution")),
 }
 """Columns that rows of earlier versions do not have, and what they would hold there."""
 # By column, the types of which every value fits: a report of 5,000 runs reads 65,000 records of 54
@@ -268,9 +273,15 @@ ALL_DIVERGED = "every replicate diverged: no result of a pruned network is a num
 _ROUNDING = 10  # weights of each layer
 
 
-def misses_target(sparsity: float, target: float | None, *, layers: int, weights: int) -> bool:
-    """Whether a sparsity is not the one that was asked for, if one was, up to rounding."""
-    return target is not None and abs(sparsity - target) > _ROUNDING * layers / weights + 1e-9
+def misses_target(
+    sparsity: float, target: float | None, *, layers: int, weights: int, groups: int = 0
+) -> bool:
+    """Whether a sparsity is not the one that was asked for, if one was, up to rounding.
+
+    `groups` is by how many weights rounding to whole groups may miss it.
+    """
+    rounding = (_ROUNDING * layers + groups) / weights
+    return target is not None and abs(sparsity - target) > rounding + 1e-9
 
 
 def all_diverged(cells: Iterable[Sequence[Record]]) -> bool:

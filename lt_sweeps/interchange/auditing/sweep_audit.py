@@ -190,7 +190,8 @@ def _audit_masks_of_arms(
                 continue
             mask = _digest(store.read(record.stage, record.seed).mask)
             # A criterion of initial weights or of noise gives arms that differ elsewhere one mask.
-            criterion = digest([pruned.criterion.call.identity(), [*pruned.criterion.evidence]])
+            by = [pruned.criterion.call.identity(), [*pruned.criterion.evidence]]
+            criterion = digest([*by, pruned.granularity])
             masks[cell.signature][cell.seed, record.level] = criterion, mask
             alike[cell.seed, record.level, mask].add(cell.signature)
             records.setdefault(cell.signature, record)

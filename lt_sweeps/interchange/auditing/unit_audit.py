@@ -89,11 +89,16 @@ def _audit_pruning(
     fault = f"it keeps weights that {parent} has pruned: {named}" if named else ""
     nested = findings.compare("nesting", place, fault)
     if pruned.target_sparsity is not None:
-        for layers, count in pruned.target.groups(unit.stage.network.layers):
-            kept = sum(int(mask[layer.name].sum()) for layer in layers)
-            where = layers[0].name if len(layers) == 1 else "the network"
-            asked = f"{where} keeps {kept} weights where {count} were asked for"
-            nested &= findings.compare("targets", place, "" if kept == count else asked)
+        for names, least, most in pruned.runs():
+            kept, left = (sum(int(m[name].sum()) for name in names) for m in (mask, before))
+            where = names[0] if len(names) == 1 else "the network"
+            asked = f"{where} keeps {kept} weights where {most} were asked for"
+            low = least if pruned.groups is None else min(least, left)  # what is gone stays so
+            nested &= findings.compare("targets", place, "" if low <= kept <= most else asked)
+    if pruned.groups is not None:
+        split = pruned.groups.are_whole(mask)
+        fault = f"it splits a {pruned.groups.granularity.noun} of {split}" if split else ""
+        nested &= findings.compare("nesting", place, fault)
     return nested
 
 

@@ -12,7 +12,9 @@ from lt_sweeps.plan.stages.stage import Init, Snapshot, Stage
 from lt_sweeps.plan.stages.task import Task
 from lt_sweeps.plan.stages.work import Work
 from lt_sweeps.sparsity.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion, is_whole_mask
+from lt_sweeps.sparsity.group_numbers import groups_of
 from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.weight_groups import Groups
 
 EXAMPLES = 128
 """Training images that a gradient is computed on, where a criterion does not say."""
@@ -109,13 +111,47 @@ class Prune(Stage):
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        return (self.criterion.call,)
+        own = self.criterion.granularity
+        extra = () if own is None or own.function is None else (own.function,)
+        return (self.criterion.call, *extra)
 
     @property
+    def groups(self) -> Groups | None:
+        """The groups of weights that stay or go together; None for single weights."""
+        own = self.criterion.granularity
+        return None if own is None else groups_of(own, self.network)
+
+    def runs(self) -> list[tuple[list[str], int, int]]:
+        """The layers that compete, with the fewest and the most weights that they may keep."""
+        layers, groups = self.network.layers, self.groups
+        if groups is None:
+            runs = self.target.groups(layers)
+            return [([layer.name for layer in run], count, count) for run, count in runs]
+        runs = groups.runs(self.target, layers)
+        return [([layer.name for layer in run[0]], *groups.bounds(run)) for run in runs]
+
+    @property
+    def granularity(self) -> str | None:
+        return str(self.criterion.granularity or "") or None
+
+    @cached_property
+    def resolution(self) -> int | None:
+        groups = self.groups
+        if groups is None:
+            return None
+        return sum(map(groups.resolution, groups.runs(self.target, self.network.layers)))
+
+    @cached_property
     def target_sparsity(self) -> float | None:
         if is_whole_mask(self.criterion.call) and not self.trained.has_logits:
             return None  # it keeps what it keeps, whatever the schedule asks for
         sparsity = round(self.target.sparsity, 10)
+        if (groups := self.groups) is not None:
+            runs = groups.runs(self.target, self.network.layers)
+            if (goal := sum(map(groups.goal, runs))) != sum(count for _, count in runs):
+                # What lies in no group always stays, and counts as with schedule=uniform.
+                total = sum(layer.size for layer in self.network.layers)
+                sparsity = round(1 - goal / total, 10)
         return sparsity if math.isfinite(sparsity) else None
 
     @property
@@ -132,7 +168,7 @@ class Prune(Stage):
             name: snapshot and ["origin" if times[name] == "origin" else "trained", snapshot[1]]
             for name, snapshot in self.evidence.items()
         }
-        task = {}
+        task, grouped = {}, self.criterion.granularity
         if self.task is not None and {*moments} & {*ON_DATA}:
             task = {"task": self.task.identity()}
         return {
@@ -140,6 +176,7 @@ class Prune(Stage):
             "criterion": self.criterion.call.identity(),
             "evidence": moments,
             **task,
+            **({} if grouped is None else {"granularity": grouped.identity()}),
         }
 
     def _snapshot(self, name: str, time: str | None) -> Snapshot | None:
@@ -175,4 +212,5 @@ class Prune(Stage):
     def __str__(self) -> str:
         sparsity = self.target.sparsity
         to = "" if math.isnan(sparsity) else f", to sparsity {sparsity:.4f}"
-        return f"prune   {self.criterion.call}{to}"
+        by = "" if self.granularity is None else f" by {self.granularity}"
+        return f"prune   {self.criterion.call}{by}{to}"

@@ -99,6 +99,16 @@ class Stage:
         return self.inputs[0].target_sparsity if self.inputs else None
 
     @property
+    def granularity(self) -> str | None:
+        """What was pruned whole, as `target_sparsity`; None for single weights."""
+        return self.inputs[0].granularity if self.inputs else None
+
+    @property
+    def resolution(self) -> int | None:
+        """By how many weights whole groups may miss `target_sparsity`; None for single weights."""
+        return self.inputs[0].resolution if self.inputs else None
+
+    @property
     def has_logits(self) -> bool:
         """Whether its tickets hold the logits of a learned mask."""
         return False

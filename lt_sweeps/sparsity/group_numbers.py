@@ -1,0 +1,127 @@
+"""Group numbers: the group of each weight of a network, by its granularity.
+
+The rows of a weight are its outputs, `[out, in, ...]`; those of a transposed convolution and of an
+embedding lie along the second dimension.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.seeds import repeated
+from lt_sweeps.models.network import Layer, Network
+from lt_sweeps.sparsity.granularity import WHERE, Granularity
+from lt_sweeps.sparsity.weight_groups import WHOLE, Groups
+
+_SECOND_IS_OUT = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding)
+
+
+@functools.lru_cache(maxsize=4)
+def groups_of(granularity: Granularity, network: Network) -> Groups:
+    """The groups of a network's prunable weights.
+
+    Raises: ValueError: it has no such groups.
+    """
+    made, first = {}, 0
+    heads = _heads(network) if granularity.word == "head" else {}
+    for layer in network.layers:
+        numbers = heads.get(layer.name)
+        if numbers is None:
+            numbers = _numbered(granularity, layer, network)
+            some = numbers != WHOLE
+            numbers = torch.where(some, numbers + first, WHOLE)
+            first = max(first, int(numbers.max()) + 1)
+        made[layer.name] = numbers
+    if all(bool((numbers == WHOLE).all()) for numbers in made.values()):
+        raise ValueError(
+            f"{WHERE}: {granularity}: no prunable weight of {network.net} lies in such a group"
+        )
+    return Groups(granularity, made)
+
+
+def _numbered(granularity: Granularity, layer: Layer, network: Network) -> Tensor:
+    """The groups of one layer, numbered from 0 without gaps."""
+    if granularity.function is not None:
+        return _users(granularity.function, layer)
+    second = isinstance(_owner(network, layer.name), _SECOND_IS_OUT)
+    shape = layer.shape if not second else (layer.shape[1], layer.shape[0], *layer.shape[2:])
+    numbers = _usual(granularity, shape, is_output(layer, network))
+    return numbers.transpose(0, 1).contiguous() if second else numbers
+
+
+def _usual(granularity: Granularity, shape: tuple[int, ...], output: bool) -> Tensor:
+    whole = torch.full(shape, WHOLE)
+    rows, columns = shape[0], math.prod(shape[1:])
+    if granularity.word in ("filter", "neuron"):
+        view = torch.arange(rows).view(-1, *[1] * (len(shape) - 1))
+        return whole if output else view.expand(shape).clone()  # a row of the output is a class
+    if len(shape) < 2 or granularity.word == "head":
+        return whole
+    if granularity.word == "channel":
+        return torch.arange(shape[1]).view(1, -1, *[1] * (len(shape) - 2)).expand(shape).clone()
+    if granularity.word == "kernel":
+        view = torch.arange(rows * shape[1]).view(rows, shape[1], *[1] * (len(shape) - 2))
+        return whole if len(shape) < 3 else view.expand(shape).clone()
+    if granularity.pattern:
+        size = granularity.shape[1]
+        last = (shape[0], *shape[2:], shape[1])  # the inputs of one position lie side by side
+        along = torch.arange(rows * columns).view(last).movedim(-1, 1) // size
+        return whole if shape[1] % size else along.contiguous()
+    high, wide = granularity.shape
+    across = -(-columns // wide)
+    down = torch.arange(rows).view(-1, 1) // high
+    return (down * across + torch.arange(columns).view(1, -1) // wide).view(shape)
+
+
+def _users(function: Call, layer: Layer) -> Tensor:
+    """The groups that a function gives: any whole numbers, those below 0 for what stays whole."""
+    where = f"{WHERE}: `{function.target}`"
+    numbers = repeated(lambda: {layer.name: torch.as_tensor(function(layer=layer))}, where)
+    given = numbers[layer.name]
+    if tuple(given.shape) != layer.shape or given.is_floating_point() or given.is_complex():
+        raise ValueError(
+            f"{where} gives {layer.name} a tensor of shape {list(given.shape)} and "
+            f"{str(given.dtype).removeprefix('torch.')}; give each of its weights "
+            f"{list(layer.shape)} the whole number of its group, below 0 for what stays whole"
+        )
+    some, given = given >= 0, given.long()
+    dense = torch.full(layer.shape, WHOLE)
+    dense[some] = given[some].unique(return_inverse=True)[1]
+    return dense
+
+
+def _heads(network: Network) -> dict[str, Tensor]:
+    """The heads of attention modules: rows of q, k and v, and the columns of what joins them."""
+    prunable = {layer.name: layer for layer in network.layers}
+    made: dict[str, Tensor] = {}
+    first = 0
+    for name, part in network.module().named_modules():
+        if not isinstance(part, nn.MultiheadAttention):
+            continue
+        prefix = f"{name}." if name else ""
+        head = torch.arange(part.embed_dim) // part.head_dim + first
+        for own in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+            if layer := prunable.get(prefix + own):
+                rows = head.repeat(layer.shape[0] // part.embed_dim)
+                made[layer.name] = rows.view(-1, 1).expand(layer.shape).clone()
+        if layer := prunable.get(f"{prefix}out_proj.weight"):
+            made[layer.name] = head.view(1, -1).expand(layer.shape).clone()
+        first += part.num_heads
+    return made
+
+
+def is_output(layer: Layer, network: Network) -> bool:
+    """Whether the rows of a layer are the network's outputs, such as classes."""
+    if network.head is not None:
+        return layer.name == f"{network.head}.weight" or layer.kind == "output"
+    last = network.layers[-1]
+    return layer.kind == "output" or (layer == last and layer.shape[0] == network.classes)
+
+
+def _owner(network: Network, name: str) -> nn.Module:
+    return network.module().get_submodule(name.rpartition(".")[0])

@@ -1,0 +1,61 @@
+"""What a schedule means for groups: what a pattern allows, and how many groups each level keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lt_sweeps.models.network import Network
+from lt_sweeps.sparsity.granularity import WHERE, Granularity
+from lt_sweeps.sparsity.group_numbers import groups_of
+from lt_sweeps.sparsity.schedules import Target
+
+
+def check_schedule(granularity: Granularity, schedule: Sequence[Target], network: Network) -> None:
+    """Raises: ValueError: a pattern N:M, and a level whose layers do not keep n of M inputs."""
+    groups = groups_of(granularity, network)
+    if granularity.pattern is None:
+        return
+    kept, size = granularity.pattern
+    for level, target in enumerate(schedule, 1):
+        least = {*range(kept, size + 1)} if level < len(schedule) else {kept, size}
+        for layers, count in target.groups(network.layers):
+            total = sum(layer.size for layer in layers)
+            number = round(size * count / total)
+            fits = abs(count - total * number / size) <= len(layers) and number in least
+            if not fits and any(len(groups.sizes[layer.name]) for layer in layers):
+                raise ValueError(
+                    f"{WHERE}: {granularity} ends at sparsity {1 - kept / size:g}, by levels of "
+                    f"1 - n/{size}; level {level} of the schedule asks for {1 - count / total:.4g}"
+                    f" of {layers[0].name if len(layers) == 1 else 'all layers'}; "
+                    f"hint: schedule=one_shot schedule.sparsity={1 - kept / size:g}"
+                )
+
+
+def group_counts(
+    granularity: Granularity, schedule: Sequence[Target], network: Network
+) -> Iterator[str]:
+    """What a plan says of groups: how many stay at each level, and what cannot be reached."""
+    groups, layers = groups_of(granularity, network), network.layers
+    whole = [layer.name for layer in layers if not len(groups.sizes[layer.name])]
+    if whole:
+        why = " (its rows are classes)" if granularity.word in ("filter", "neuron") else ""
+        yield f"{granularity}: {', '.join(whole)} stays whole{why}"
+    for number, run in enumerate(groups.runs(schedule[0], layers)):
+        runs = [groups.runs(target, layers)[number] for target in schedule]
+        _, total = groups.number_kept(run)
+        if not total:
+            continue
+        several = len(run[0]) > 1
+        name = ", ".join(la.name for la in run[0]) if len(run[0]) < len(layers) else "all layers"
+        kept = ", ".join(str(groups.number_kept(each)[0]) for each in runs)
+        of = f"each {total}" if granularity.pattern else f"{total}"
+        yield f"{granularity}: {name} keep{'s' * (not several)} {kept} of {of} {granularity.noun}s"
+        for level, each in enumerate(() if granularity.pattern else runs, 1):
+            low, high = groups.bounds(each)
+            goal = groups.goal(each)
+            slack = groups.resolution(each)
+            if goal < low - slack or goal > high + slack:
+                yield (
+                    f"{granularity}: level {level} asks {name} to keep {goal} weights; whole "
+                    f"{granularity.noun}s keep no fewer than {low}"
+                )
