@@ -8,6 +8,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fixtures.documents import (
+    BLOCK,
+    DOCUMENTS,
+    OURS,
+    PAPERS,
+    PLANNED,
+    READING,
+    ROOT,
+    SHELL,
+    SHOWING,
+    blocks,
+    commands,
+    words,
+    write_samples,
+)
 from fixtures.paper_trainings import TRAININGS
 from fixtures.tiny_cell import imagenet
 
@@ -16,62 +31,13 @@ from lt_sweeps.cli.commands import VERBS
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = {
-    name: (ROOT / name).read_text()
-    for name in (
-        *("README.md", "conf/README.md", "lt_sweeps/README.md", "tests/README.md"),
-        *("launch/README.md", "launch/results.md", ".github/CONTRIBUTING.md", "CHANGELOG.md"),
-    )
-}
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-OURS = "python -m lt_sweeps"
-SHELL = {"python", ".", "cd", "pip", "git", "ruff", "pyright", "lint-imports", "pre-commit"}
-READS_RESULTS = ("report", "compare", "status", "logs", "export", "audit", "dashboard")
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
-
-
-def blocks(*languages: str) -> list[str]:
-    found = [match for text in DOCUMENTS.values() for match in BLOCK.findall(text)]
-    return [block for language, block in found if language in languages]
-
-
-def commands() -> list[str]:
-    """Every command that a reader is told to type, once each, in the order of the documents."""
-    lines = [
-        *(line for block in blocks("bash") for line in _joined(block)),
-        *(line[2:] for block in blocks("console") for line in block.splitlines() if line[0] == "$"),
-        *(code for text in DOCUMENTS.values() for code in re.findall(rf"`({OURS} [^`]*)`", text)),
-    ]
-    parts = (part.strip() for line in lines for part in line.split("&&"))
-    return list(dict.fromkeys(part for part in parts if part and not part.startswith("#")))
-
-
-def _joined(block: str) -> list[str]:
-    return block.replace("\\\n", " ").replace("&&\n", "&& ").splitlines()
-
-
-def words(command: str) -> list[str]:
-    return shlex.split(command, comments=True)[3:]
-
-
-OWN = [command for command in commands() if command.startswith(OURS)]
-READING = [command for command in OWN if (words(command) or [""])[0] in READS_RESULTS]
-SHOWING = [command for command in OWN if {"--help", "--cfg"} & set(words(command))]
-PAPERS = [command for command in OWN if words(command)[:1] == ["paper"]]
-PLANNED = [command for command in OWN if command not in READING + SHOWING + PAPERS]
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the samples of all documents in it, as a person would have made them."""
-    folder = tmp_path_factory.mktemp("mylab")
-    for block in blocks("python", "yaml", "csv"):
-        if match := re.match(r"(?:# @package .*\n)?# (\S+\.(?:py|yaml|csv))\n", block):
-            path = folder / match[1]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block)
-    return folder
+    return write_samples(tmp_path_factory.mktemp("mylab"))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import sys
@@ -23,7 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
 from omegaconf import Container, DictConfig, OmegaConf, flag_override, read_write
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.call import Call, digest
 from lt_sweeps.config.cells import Cell, SweepSpec, multirun
 from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.taken_options import group_of, has_key, refuse_untaken
@@ -122,6 +123,8 @@ class SearchSweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         hydra = config.hydra
+        for kind in ("sweeper", "launcher"):
+            _register_own(kind, hydra[kind])
         ours = ((hydra.sweeper, CellSweeper), (hydra.launcher, CellLauncher))
         if all(issubclass(get_class(plugin["_target_"]), kind) for plugin, kind in ours):
             return
@@ -138,6 +141,23 @@ class SearchSweep(Callback):
             config.search = _search_name(hydra)
             words.append(f"search={config.search}")
         SearchSweep.begun = config
+
+
+def _register_own(kind: str, config: DictConfig) -> None:
+    """Register a sweeper or launcher of a user's, which no package `hydra_plugins` brings.
+
+    Raises: ValueError: its `_target_` is no class of that kind, or cannot be imported.
+    """
+    target = str(config.get("_target_"))
+    known = Plugins.instance().class_name_to_class
+    plugin = known.get(target) or Call(target).function
+    base = Launcher if kind == "launcher" else Sweeper
+    if not (inspect.isclass(plugin) and issubclass(plugin, base)):
+        raise ValueError(
+            f"hydra/{kind}: `{target}` is no Hydra {kind}; derive it from "
+            f"`{base.__module__}.{base.__name__}`"
+        )
+    Plugins.instance().register(plugin)
 
 
 def _search_name(hydra: DictConfig) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.fresh_process import afresh
 from fixtures.tiny_cell import settings
 
-from lt_sweeps.config import call, user_code
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.recipes import Recipe
@@ -74,15 +74,6 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delitem(sys.modules, name, raising=False)
     afresh()
     return tmp_path
-
-
-def afresh() -> None:
-    """Forget what a process remembers, as a new one would have it."""
-    for cached in (
-        *(call._resolve, call._signature, call._hints, call._source, user_code.code_behind),
-        *(planning._last_stages, task._content),
-    ):
-        cached.cache_clear()
 
 
 def own_data(lab: Path, **arguments: object) -> dict[str, object]:
