@@ -15,15 +15,16 @@ import yaml
 
 from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.config.keys import GROUPS, KEEPS, PRECISIONS
+from lt_sweeps.config.metrics import names_of
 from lt_sweeps.config.papers import paper_names
-from lt_sweeps.config.report_config import BANDS, FIGURES, KEYS, METRICS
+from lt_sweeps.config.report_config import BANDS, FIGURES, KEYS
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _BOOLEAN = ("true", "false")
 _REPORT: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(KEYS, ()),
     "figures": FIGURES,
-    "metrics": METRICS,
+    "metrics": names_of(()),
     "band": tuple(BANDS),
     "x": ("remaining", "sparsity", "level"),
     "family": ("line", "panel", "figure"),
