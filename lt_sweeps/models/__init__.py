@@ -10,6 +10,8 @@ from lt_sweeps.models.initializers import signed_constant as signed_constant
 from lt_sweeps.models.initializers import xavier_normal as xavier_normal
 from lt_sweeps.models.resnet import ResNet as ResNet
 from lt_sweeps.models.resnet import resnet50 as resnet50
+from lt_sweeps.models.sequence import Recurrent as Recurrent
+from lt_sweeps.models.sequence import Transformer as Transformer
 from lt_sweeps.models.vgg import VGG as VGG
 from lt_sweeps.models.wide_resnet import WideResNet as WideResNet
 

@@ -42,13 +42,22 @@ def shape(network: Network, dtype: torch.dtype = torch.float32) -> Shape:
     counts = {"multiply_adds": 0, "activations": 0}
 
     def count(part: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, torch.Tensor) and not list(part.children()):
+        output = output[0] if isinstance(output, tuple) else output  # of attention and recurrence
+        if not isinstance(output, torch.Tensor):
+            return
+        places = output.numel() // output.shape[-1]
+        if isinstance(part, nn.MultiheadAttention):  # its linear layer is not called as a module
+            weights = sum(p.numel() for name, p in part.named_parameters() if "weight" in name)
+            counts["activations"] += 4 * output.numel() + part.num_heads * places**2
+            counts["multiply_adds"] += weights * places + 2 * places**2 * part.embed_dim
+        elif not list(part.children()):
             counts["activations"] += output.numel()
-            if isinstance(part, nn.Linear):
-                counts["multiply_adds"] += part.weight.numel()
-            elif isinstance(part, nn.Conv2d):
-                positions = output.shape[-1] * output.shape[-2]
-                counts["multiply_adds"] += part.weight.numel() * positions
+            if isinstance(part, nn.Conv2d):
+                places = output.shape[-1] * output.shape[-2]
+                counts["multiply_adds"] += part.weight.numel() * places
+            elif isinstance(part, nn.Linear | nn.RNNBase):
+                weights = sum(p.numel() for n, p in part.named_parameters() if "weight" in n)
+                counts["multiply_adds"] += weights * places
 
     for part in module.modules():
         part.register_forward_hook(count)
