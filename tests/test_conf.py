@@ -125,11 +125,19 @@ def test_a_model_is_pruned_and_trains_two_steps(cells, run, option: str) -> None
         "resnet50": [],
         "wrn28_10": wide,
         "wrn22_2": wide,
+        "recurrent": ["model.net.width=4"],
+        "transformer": ["model.net.width=8"],
+        "torchvision": ["model.net.name=mobilenet_v3_small"],
+        "timm": ["model.net.name=resnet10t"],
     }
     narrow = narrow.get(option, ["model.net.hidden=[8]"])
-    (cell,) = cells(
-        f"model={option}", "dataset.shape=[3,8,8]", *words, *narrow, "schedule.levels=1"
-    )
+    if option == "timm":
+        pytest.importorskip("timm")
+    if option == "transformer":
+        words = [word for word in words if not word.startswith("dataset")] + ["dataset=text"]
+    else:
+        words += ["dataset.shape=[3,8,8]"]
+    (cell,) = cells(f"model={option}", *words, *narrow, "schedule.levels=1")
     made, store = run(cell)
     assert len(made.units) == 2 and not made.missing(store)
 

@@ -158,6 +158,9 @@ def _audit_seeds(tickets: Mapping[Path, Mapping[str, Any]], findings: Findings) 
     for path, about in tickets.items():
         if about["body_sha256"] == _EMPTY:  # a score stores no weights
             continue
+        if header_value(about, "same_for_seeds"):
+            findings.leave_out("seeds", "every seed begins with the same pretrained weights")
+            continue
         if not about["seed"].isdigit():
             findings.leave_out("seeds", "roles of the seed have seeds of their own")
             continue

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,10 @@ def _(stage: Init, seed: Seed, store: Store) -> Ticket:
         except CorruptTicket as error:
             set_aside(error.path, error.reason)  # it is drawn again
     initial = Ticket(_drawn(stage, seed), _all_kept(stage.network.layers))
-    store.write(stage.key, seed, initial, {"level": 0, "sparsity": 0.0})
+    facts: dict[str, Any] = {"level": 0, "sparsity": 0.0}
+    if stage.network.weights is not None and not stage.network.drawn:
+        facts["same_for_seeds"] = True  # so that nobody takes it for a copy of another seed's
+    store.write(stage.key, seed, initial, facts)
     return initial
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lt_sweeps.config.call import Call, fits, identity_of, nearest
 from lt_sweeps.config.seeds import Seed, draw, repeated
 from lt_sweeps.models.functional import picked
+from lt_sweeps.models.pretrained import Pretrained
 
 KINDS = ("conv", "hidden", "output")
 _SHAPES = ("input_shape", "classes", "outputs")  # passed to a net that names them
@@ -58,6 +59,8 @@ class Network:
     exclude: tuple[str, ...] = ()
     kinds: tuple[tuple[str, str], ...] = ()
     output: str | int | None = None  # which counts, of a net that returns several
+    weights: Pretrained | None = None
+    redraw: tuple[str, ...] = ()  # patterns of what is drawn in spite of `weights`
 
     @classmethod
     def of(
@@ -72,7 +75,7 @@ class Network:
         Raises:
             ValueError: an unknown key, a net that cannot be built, or nothing to prune in it.
         """
-        allowed = ["net", "init", "prunable", "kinds"]
+        allowed = ["net", "init", "prunable", "kinds", "weights", "redraw"]
         for key in config:
             if key not in allowed:
                 raise ValueError(f"model: no key `{key}`; it has {allowed}{nearest(key, allowed)}")
@@ -94,6 +97,8 @@ class Network:
             tuple(prunable["exclude"]),
             tuple(sorted(kinds.items())),
             output,
+            None if config.get("weights") is None else Pretrained.of(config["weights"]),
+            tuple(config.get("redraw") or ()),
         )
         if empty := [layer.name for layer in network.layers if not layer.size]:
             raise ValueError(f"model: {network.net} has no weights in {empty}")
@@ -102,6 +107,7 @@ class Network:
                 f"model: {network.net} has no prunable weight; `prunable` matches none of "
                 f"{_offered(_parameters(network))}"
             )
+        network._check_weights()
         return network
 
     @property
@@ -175,7 +181,43 @@ class Network:
                 self.init(module=module)
             return state_of(module)
 
-        return dict(repeated(drawn, f"model: {self.net}"))
+        state = dict(repeated(drawn, f"model: {self.net}"))
+        if self.weights is not None and not index:  # another draw is a draw
+            given = self.weights.read()
+            loaded = state.keys() & given.keys() - self.drawn
+            state |= {name: given[name].to(state[name].dtype).clone() for name in loaded}
+        return state
+
+    @property
+    @functools.cache  # noqa: B019 (networks are few)
+    def drawn(self) -> frozenset[str]:
+        """What the seed draws although there are pretrained weights: all of it without any."""
+        state = state_of(self.module())
+        if self.weights is None:
+            return frozenset(state)
+        head = {name for name in state if self.head and name.startswith(f"{self.head}.")}
+        absent, other = self.weights.misfits({name: state[name] for name in head})
+        named = {n for n in state if any(fnmatchcase(n, f"{pattern}*") for pattern in self.redraw)}
+        return frozenset(named | (head if absent | other else set()))
+
+    def _check_weights(self) -> None:
+        """Raises: ValueError: pretrained weights are of another network, or patterns of nothing."""
+        if self.weights is None:
+            if self.redraw:
+                raise ValueError(f"model.redraw: got {[*self.redraw]}; it goes with model.weights")
+            return
+        state = state_of(self.module())
+        for pattern in self.redraw:
+            if not any(fnmatchcase(name, f"{pattern}*") for name in state):
+                raise ValueError(f"model.redraw: `{pattern}` matches none of {[*state]}")
+        absent, other = (names - self.drawn for names in self.weights.misfits(state))
+        if misfit := sorted(absent) or sorted(other):
+            more = f" and {len(misfit) - 3} more" if len(misfit) > 3 else ""
+            how = "has no" if absent else "has another shape of"
+            raise ValueError(
+                f"model.weights: `{self.weights.path}` {how} {', '.join(misfit[:3])}{more}, which "
+                f"{self.net} has; name what the seed draws in model.redraw, or give other weights"
+            )
 
     def holding(self, state: Mapping[str, Tensor]) -> nn.Module:
         """A module on the CPU with the weights and buffers of a ticket."""
@@ -193,8 +235,16 @@ class Network:
             "input_shape": list(self.input_shape),
             "classes": self.classes,
             "prunable": [layer.name for layer in self.layers],
+            **self._started,
             **identity_of(type(self)),
         }
+
+    @property
+    def _started(self) -> dict[str, Any]:
+        """What pretrained weights add to the identity: nothing where there are none."""
+        if self.weights is None:
+            return {}
+        return {"weights": self.weights.sha256, "drawn": sorted(self.drawn)}
 
 
 def _only(output: str | int, module: nn.Module, args: object, outputs: object) -> Tensor:
@@ -292,3 +342,5 @@ def _check_patterns(config: Mapping[str, Any]) -> None:
         )
     if not isinstance(kinds, Mapping):
         raise ValueError(f"model.kinds: got {kinds!r}; give kinds by pattern of names")
+    if not fits(config.get("redraw") or [], list[str]):
+        raise ValueError(f"model.redraw: got {config['redraw']!r}; give a list of patterns")

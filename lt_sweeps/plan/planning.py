@@ -187,12 +187,22 @@ def planned_cell(cell: Cell) -> Planned:
 
 
 def _notes(planned: Sequence[Planned]) -> Iterator[str]:
-    """What some cells do not take: groups that were swept for them, and keys that were given."""
+    """What some cells do not take: groups that were swept for them, and keys that were given.
+
+    And what a seed changes, where it does not draw the weights.
+    """
     alike: dict[str, list[Planned]] = {}
     for cell in planned:
         alike.setdefault(cell.signature, []).append(cell)
     for cells in alike.values():
         method, folded = cells[0].labels["method"], set[str]()
+        network = cells[0].last.network
+        if network.weights is not None:
+            drawn = ", ".join(sorted(network.drawn)) or "no weights"
+            yield (
+                f"{cells[0].labels['model']} begins with {network.weights.said}; a seed changes "
+                f"the order of batches, augmentation, noise and {drawn}"
+            )
         for group in GROUPS:
             options = {cell.cell.choices.get(group) for cell in cells}
             if cells[0].labels.get(group) is None and len(options) > 1:

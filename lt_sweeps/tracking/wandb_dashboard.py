@@ -93,7 +93,6 @@ def _better(metric: Metric) -> str:
     return " (lower is better)" if metric.lower_is_better else ""
 
 
-
 @dataclass(frozen=True)
 class Place:
     """Where a sweep's runs are in W&B."""

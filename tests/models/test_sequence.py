@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ TOKENS = TaskKind.of(
         "metrics": {"perplexity": {"_target_": "lt_sweeps.training.metrics.perplexity"}},
     }
 )
-SMALL = {"width": 8, "heads": 2, "depth": 2}
+SMALL: dict[str, Any] = {"width": 8, "heads": 2, "depth": 2}
 NETS = {
     "transformer": lambda: Transformer((6,), 11, **SMALL),
     "tied": lambda: Transformer((6,), 11, **SMALL, tied=True),

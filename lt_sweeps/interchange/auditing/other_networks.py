@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import without_path
-from lt_sweeps.interchange.foreign_file import read_pickle, read_safetensors
 from lt_sweeps.interchange.importers.open_lth_folder import lotteries
 from lt_sweeps.storage.checked_read import DamagedFile, read_file
+from lt_sweeps.storage.foreign_file import read_pickle, read_safetensors
 from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
 SUFFIXES = (".pt", ".pth", ".safetensors")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lt_sweeps.interchange.foreign_file import read_safetensors
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
 from lt_sweeps.storage.checked_read import DamagedFile
+from lt_sweeps.storage.foreign_file import read_safetensors
 from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
 _SUFFIX, _ORIGINAL = "_mask", "_orig"

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lt_sweeps.interchange.foreign_file import read_pickle
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
 from lt_sweeps.storage.checked_read import read_file, shortened
+from lt_sweeps.storage.foreign_file import read_pickle
 
 _MODEL = re.compile(r"model_ep(\d+)_it(\d+)\.pth")
 

@@ -1,0 +1,137 @@
+"""`Pretrained`: weights that a network begins with, from a file or from a library's own folder.
+
+Nothing is downloaded: a compute node has no network, and a result must not depend on what a server
+holds today. Weights count in stage keys by their content, whatever the file is called.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.config.call import nearest
+from lt_sweeps.config.user_code import files_named
+from lt_sweeps.storage.checked_read import DamagedFile
+from lt_sweeps.storage.foreign_file import read_pickle, read_safetensors
+from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER
+
+_WHERE = "model.weights"
+_WITHIN = ("state_dict", "model", "model_state_dict")  # where checkpoints keep their weights
+_FORMS = "a file, torchvision:NAME or timm:NAME"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A file of weights, as it was when the plan was made.
+
+    `said` is how a config names it: a path (a `state_dict`, or a ticket of ours), `torchvision:`
+    with the name of weights or of an architecture, or `timm:` with the name of a model.
+    """
+
+    said: str
+    path: Path
+    sha256: str
+
+    @classmethod
+    def of(cls, said: Any) -> Pretrained:
+        """Raises: ValueError: there is no such file, or there are no such weights."""
+        if not isinstance(said, str) or not said:
+            raise ValueError(f"{_WHERE}: got {said!r}; give {_FORMS}")
+        library, _, name = said.partition(":")
+        places = {"torchvision": _torchvision, "timm": _timm}
+        path = places[library](name) if library in places else Path(said)
+        if not path.is_file():
+            raise ValueError(f"{_WHERE}: `{path}` is no file; give {_FORMS}")
+        return cls(said, path, files_named({_WHERE: str(path)})[_WHERE])
+
+    def read(self) -> dict[str, Tensor]:
+        """The tensors by name, floats as float32.
+
+        Raises: ValueError: it cannot be read, or is another file than when the plan was made.
+        """
+        if files_named({_WHERE: str(self.path)}).get(_WHERE) != self.sha256:
+            raise ValueError(f"{_WHERE}: `{self.path}` has changed since the plan was made")
+        return dict(_read(self.path, self.sha256))
+
+    def misfits(self, state: Mapping[str, Tensor]) -> tuple[frozenset[str], frozenset[str]]:
+        """The names of a `state_dict` that the file lacks, and those of another shape."""
+        given = self.read()
+        # Files of before these counters existed lack them.
+        absent = {n for n in state.keys() - given.keys() if not n.endswith("num_batches_tracked")}
+        other = {n for n in state.keys() & given.keys() if state[n].shape != given[n].shape}
+        return frozenset(absent), frozenset(other)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(path: Path, sha256: str) -> Mapping[str, Tensor]:
+    """Cached by content: every seed begins with the same weights."""
+    try:
+        pickled = path.suffix != ".safetensors"
+        content = read_pickle(path) if pickled else read_safetensors(path)
+    except (DamagedFile, OSError) as error:
+        raise ValueError(f"{_WHERE}: {error}") from None
+    while isinstance(content, Mapping) and (inner := [n for n in _WITHIN if n in content]):
+        content = content[inner[0]]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{_WHERE}: `{path}` holds a {type(content).__name__}, no `state_dict`")
+    ours = (MASK, OPTIMIZER, LEARNED)  # of a ticket, beside its weights
+    named = {str(n).removeprefix("module."): t for n, t in content.items()}
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in named.items()
+        if isinstance(tensor, Tensor) and not name.startswith(ours)
+    }
+
+
+def _torchvision(name: str) -> Path:
+    """Where torch keeps the weights of that name, or the best ones of an architecture."""
+    from torchvision import models
+
+    try:
+        weights: Any = (
+            models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT
+        )
+    except (ValueError, AttributeError, KeyError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"{_WHERE}: torchvision has no weights {name!r} ({said}); give the name of a model, "
+            "such as resnet18, or of its weights, such as ResNet18_Weights.IMAGENET1K_V1"
+        ) from None
+    path = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+    if not path.is_file():
+        raise ValueError(
+            f"{_WHERE}: {name} is not on this machine; download {weights.url} to `{path}` "
+            "(TORCH_HOME is the folder around it)"
+        )
+    return path
+
+
+def _timm(name: str) -> Path:
+    """Where Hugging Face keeps the weights of a model of timm."""
+    try:
+        import timm
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        raise ValueError(f"{_WHERE}: timm is not installed; pip install timm") from None
+    try:
+        found = timm.models.get_pretrained_cfg(name)
+    except RuntimeError:  # it has no such architecture
+        found = None
+    if found is None or not found.hf_hub_id:
+        near = nearest(name, timm.list_pretrained())
+        raise ValueError(f"{_WHERE}: timm has no weights {name!r}{near}")
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        path = try_to_load_from_cache(found.hf_hub_id, file)
+        if isinstance(path, str | os.PathLike):
+            return Path(path)
+    raise ValueError(
+        f"{_WHERE}: {name} is not on this machine; `hf download {found.hf_hub_id}` puts it into "
+        "Hugging Face's cache (HF_HOME)"
+    )
