@@ -29,7 +29,15 @@ import yaml
 
 from lt_sweeps.config.call import fits
 from lt_sweeps.config.keys import GROUPS, Precision
-from lt_sweeps.config.metrics import ACCURACY, METRICS, OWN, Metric, kind_of, named, names_measured
+from lt_sweeps.config.quantities import (
+    ACCURACY,
+    METRICS,
+    OWN,
+    Quantity,
+    kind_of,
+    named,
+    names_measured,
+)
 from lt_sweeps.storage.atomic_write import append_whole, write_whole
 from lt_sweeps.storage.checked_read import (
     DamagedFile,
@@ -186,26 +194,28 @@ class Record:
     def measured(self, metric: str) -> float | None:
         """A metric as it was measured: a column, or one of its task's own."""
         name = named(metric, self.judged_by)
-        return getattr(self, name) if name in _MEASURES else (self.metrics or {}).get(name)
+        own = self.metrics or {}
+        return getattr(self, name) if name in _MEASURES and name not in own else own.get(name)
 
     @property
     def judged_by(self) -> str:
         """The kind of metric that its task is judged by: `accuracy`, `r2`."""
         return self.metric or ACCURACY
 
-    def metric_of(self, name: str) -> Metric:
+    def metric_of(self, name: str) -> Quantity:
         """What a name of a metric means for this record, and which way is better."""
-        found = Metric.of(named(name, self.judged_by))
+        found = Quantity.of(named(name, self.judged_by))
         if self.lower_is_better is None or found.kind != self.judged_by:
             return found
-        return Metric(found.name, self.lower_is_better)
+        return Quantity(found.name, self.lower_is_better)
 
     def measures(self, name: str) -> bool:
         """Whether its task has a metric of this name, however this training ended."""
         name = named(name, self.judged_by)
-        if name in _MEASURES:
-            return kind_of(name) != ACCURACY or self.metric is None
-        return name in (self.metrics or {})
+        # A task that is judged by another metric may measure an accuracy beside it.
+        accuracy = self.metric is None or self.val_accuracy is not None
+        in_columns = name in _MEASURES and (kind_of(name) != ACCURACY or accuracy)
+        return in_columns or name in (self.metrics or {})
 
     @property
     def is_hardened(self) -> bool:
@@ -256,7 +266,8 @@ COLUMNS = tuple(_TYPES)
 _ADDED = {
     "notes": None,
     "precision": "float32",
-    **dict.fromkeys(("task", "metric", "lower_is_better", "metrics")),
+    "task": "classification",
+    **dict.fromkeys(("metric", "lower_is_better", "metrics")),
 }
 """Columns that rows of earlier versions do not have, and what they would hold there."""
 _MEASURES = {*METRICS, "hard_val_accuracy", "hard_test_accuracy"}
@@ -537,10 +548,10 @@ def _lacking(row: Mapping[str, Any], needed: Collection[str]) -> Iterator[str]:
     """The needed metrics that a row's task measures and the row lacks."""
     own, metrics = row.get("metric"), row.get("metrics") or {}
     for name in (named(name, own or ACCURACY) for name in needed):
-        values = row if name in _MEASURES else metrics
-        absent = bool(own) and kind_of(name) == ACCURACY  # of a task without classes
-        expected = not absent and (values is row or name in metrics or kind_of(name) == own)
-        if expected and values.get(name) is None:
+        # Another task may call a metric of its own `accuracy`, or have none.
+        in_columns = name in _MEASURES and not (own and kind_of(name) == ACCURACY)
+        expected = in_columns or name in metrics or kind_of(name) == own
+        if expected and (row if in_columns else metrics).get(name) is None:
             yield name
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fixtures.fake_results import FakeSweep
 
-from lt_sweeps.config.metrics import METRICS
+from lt_sweeps.config.quantities import METRICS
 from lt_sweeps.storage.record import (
     COLUMNS,
     FORMAT,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lt_sweeps.config.call import Call, digest, nearest
 from lt_sweeps.config.keys import PRECISIONS, Precision
-from lt_sweeps.config.metrics import ACCURACY
+from lt_sweeps.config.quantities import ACCURACY
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.data import Dataset, content_hash
 from lt_sweeps.data.kept_images import read_once
