@@ -21,7 +21,7 @@ import numpy as np
 from lt_sweeps.analysis import labels
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.stats import spread
-from lt_sweeps.config.metrics import ACCURACY, TEST_ACCURACY, Metric, named
+from lt_sweeps.config.quantities import ACCURACY, TEST_ACCURACY, Quantity, named
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.storage.record import Record
 
@@ -79,7 +79,7 @@ class Curve:
     cells: tuple[CellResults, ...]
     points: tuple[Point, ...]  # from the densest to the sparsest
     reference: Curve | None = None  # the panel's dense network, of a line that has none of its own
-    metric: Metric = TEST_ACCURACY  # of its points
+    metric: Quantity = TEST_ACCURACY  # of its points
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
@@ -192,9 +192,9 @@ def _measures(cell: CellResults, metric: str) -> bool:
     return row is None or row.measures(metric)
 
 
-def _metric(cells: Sequence[CellResults], name: str) -> Metric:
+def _metric(cells: Sequence[CellResults], name: str) -> Quantity:
     row = next((row for cell in cells for row in cell.rows), None)
-    return Metric.of(named(name, ACCURACY)) if row is None else row.metric_of(name)
+    return Quantity.of(named(name, ACCURACY)) if row is None else row.metric_of(name)
 
 
 def _judged_by(cells: Sequence[CellResults]) -> str:

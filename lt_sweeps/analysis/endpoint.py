@@ -21,7 +21,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from lt_sweeps.analysis.curve import WHOLE, Curve, Point, distinct
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.search_cost import Cost, ticket_cost
-from lt_sweeps.config.metrics import Metric
+from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.storage.record import Record
 
@@ -136,7 +136,7 @@ def _cells(curve: Curve) -> tuple[CellResults, ...]:
     return (*curve.cells, *(curve.reference.cells if curve.reference else ()))
 
 
-def _peak(run: Sequence[Record], metric: Metric, chooser: str) -> float:
+def _peak(run: Sequence[Record], metric: Quantity, chooser: str) -> float:
     tickets = [
         row for row in run if row.percent_remaining < WHOLE and not math.isnan(row.value(chooser))
     ]

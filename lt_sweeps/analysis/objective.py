@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from lt_sweeps.analysis.results import CellResults, read_results
-from lt_sweeps.config.metrics import check_name, is_name, looks_at_test, names_of
+from lt_sweeps.config.quantities import check_name, is_name, looks_at_test, names_of
 from lt_sweeps.config.report_config import layout
 
 # The endpoints that are one number per run. They look at the task's own metric, on validation data.

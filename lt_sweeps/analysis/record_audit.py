@@ -41,8 +41,9 @@ def audit_records(
     """
     artifacts = read_artifacts(where, findings, cells=cells)
     for cell in artifacts.cells:
+        place = str(cell.folder.records)
         for record in cell.records:
-            _audit_record(record, cell, artifacts, findings)
+            _audit_record(record, f"{place} level {record.level}", artifacts, findings)
     equal = _audit_seeds(artifacts.tickets, findings)
     _audit_arms(artifacts.cells, findings)
     own = {path: about for path, about in artifacts.tickets.items() if path not in equal}
@@ -69,11 +70,9 @@ def audited_cells(
     return f"audit of records and headers: {summary(verdicts)}{more}", audited
 
 
-def _audit_record(
-    record: Record, cell: AuditedCell, artifacts: Artifacts, findings: Findings
-) -> None:
-    place = f"{cell.folder.records} level {record.level}"
-    about = artifacts.tickets.get(ticket_path(artifacts.root, record.stage, record.seed))
+def _audit_record(record: Record, place: str, artifacts: Artifacts, findings: Findings) -> None:
+    tickets = artifacts.tickets  # where none is stored, no path has to be made to look it up
+    about = tickets.get(ticket_path(artifacts.root, record.stage, record.seed)) if tickets else None
     findings.compare("counts", place, _count_fault(record, about or {}))
     if about is None:
         findings.leave_out("metrics", "the ticket is not stored, or not whole")
@@ -82,7 +81,7 @@ def _audit_record(
     else:
         findings.compare("metrics", place, _metric_fault(record, about))
     # A learned mask keeps as many weights as it learns to, whatever it starts from.
-    if record.target_sparsity is None or record.hard_test_accuracy is not None:
+    if record.target_sparsity is None or record.is_hardened:
         findings.leave_out("targets", "no sparsity was asked for")
     else:
         findings.compare("targets", place, _target_fault(record))

@@ -6,6 +6,7 @@ done is left out, with a note: its writer is still at work, or will write it aga
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -13,9 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lt_sweeps.analysis.audited_files import AuditedCell
+from lt_sweeps.config.errors import CONF
 from lt_sweeps.config.keys import MACHINE_KEYS
-from lt_sweeps.config.metrics import check_name
+from lt_sweeps.config.quantities import check_name
 from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
 from lt_sweeps.storage.manifest import FrozenCell
@@ -201,20 +205,19 @@ def _cell(
             faults.append(f"{path}: missing; records.jsonl beside it cannot be placed without it")
     except DamagedFile as error:
         faults.append(str(error))
-    chosen = content.get("choices") or {}
+    chosen = _as_today(content.get("choices") or {}, content.get("config") or {})
     groups = [name for name in chosen if name not in ASIDE and not name.startswith("hydra")]
     # A method that takes no criterion has none in its records, whatever its config.yaml holds: an
     # older version wrote every option there.
     taken = stored.records[0].options if stored.records else chosen
+    taken = {**taken, "task": "every method takes one"}
     choices = {name: chosen[name] if taken.get(name, "") is not None else None for name in groups}
     untaken = [f"{name}." for name, option in choices.items() if option is None]
     settings = {
         key: value
-        for key, value in _flat(content.get("config") or {}).items()
+        for key, value in _settings(content.get("config") or {}).items()
         if not key.startswith(tuple(untaken))
     }
-    if any(key.startswith("mask_criterion.") for key in settings):  # before it could be chosen
-        settings.setdefault("mask_criterion.granularity", "weight")
     return CellResults(
         folder.parent.name,
         folder.name,
@@ -231,8 +234,44 @@ def queued_cell(cell: FrozenCell) -> CellResults:
     """A cell as its manifest holds it, whatever there is of its results."""
     choices = {name: option for name, option in cell.labels.items() if name not in ASIDE}
     untaken = tuple(f"{name}." for name, option in choices.items() if option is None)
-    settings = {k: v for k, v in _flat(cell.config).items() if not k.startswith(untaken)}
+    settings = {k: v for k, v in _settings(cell.config).items() if not k.startswith(untaken)}
     return CellResults(cell.signature, cell.seed, choices, settings)
+
+
+_LATER = {
+    "precision": "float32",
+    "mask_criterion": {"granularity": "weight"},
+    "model": {"weights": None, "redraw": []},
+}
+"""Keys that cells of earlier versions do not have, and what they would hold there."""
+
+
+def _as_today(chosen: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was chosen, with the options of groups that an earlier version did not have.
+
+    A cell that was computed then and one of today with the same key make one line.
+    """
+    earlier = _is_planned(config) and "task" not in chosen
+    return {**chosen, "task": "classification"} if earlier else chosen
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config, with those that an earlier version did not have."""
+    if not _is_planned(config):
+        return _flat(config)
+    return _flat(_LATER) | ({} if "task" in config else _default_task()) | _flat(config)
+
+
+def _is_planned(config: Mapping[str, Any]) -> bool:
+    """Whether this package computed a cell; what is imported has no such key."""
+    return "report_at" in config
+
+
+@functools.cache
+def _default_task() -> Mapping[str, Any]:
+    """The settings of `task=classification`, which every task was."""
+    path = CONF / "task" / "classification.yaml"
+    return _flat({"task": yaml.safe_load(path.read_text())}) if path.exists() else {}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from lt_sweeps.analysis.endpoint import not_inferior
 from lt_sweeps.analysis.labels import group_by, value_of
 from lt_sweeps.analysis.stats import Comparison, compare_replicates, detectable, holm
 from lt_sweeps.config.call import nearest
-from lt_sweeps.config.metrics import Metric
+from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import ReportConfig
 
 # Two densities are the same level if they differ by at most 1% of the larger. Counts of weights are
@@ -350,7 +350,7 @@ def _power(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     return [says for metric, same in by_metric for says in _power_in(metric, same, layout)]
 
 
-def _power_in(metric: Metric, verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
+def _power_in(metric: Quantity, verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     known = [v.found for v in verdicts if v.found.sd > 0 and min(v.found.n) > 1]
     if not known:
         return []

@@ -17,7 +17,7 @@ from lt_sweeps.analysis.endpoint_tests import (
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.results import Results, layouts_by_name, read_results
 from lt_sweeps.analysis.significance import Verdict, caveats, conclusions, pair_verdicts, verdicts
-from lt_sweeps.config.metrics import ACCURACY, Metric, named
+from lt_sweeps.config.quantities import ACCURACY, Quantity, named
 from lt_sweeps.config.report_config import ReportConfig, layout
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
@@ -38,12 +38,12 @@ class Analysis:
     def metric_label(self) -> str:
         """The first metric with its unit; each of them where tasks are judged by several."""
         labels = dict.fromkeys(curve.metric.label for curve in self.curves)
-        return " and ".join(labels) or Metric.of(self.metric).label
+        return " and ".join(labels) or Quantity.of(self.metric).label
 
     @property
     def accuracy(self) -> str:
         """The metric by which tickets are compared with the dense network, as endpoints are."""
-        names = (name for name in self.layout.metrics if Metric(name).judges)
+        names = (name for name in self.layout.metrics if Quantity(name).judges)
         return self.name_of(next(names, "test_metric"))
 
     def name_of(self, metric: str) -> str:

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call, nearest
-from lt_sweeps.config.metrics import check_form, of_split, percent_of
 from lt_sweeps.config.published_curves import with_files
+from lt_sweeps.config.quantities import check_form, of_split, percent_of
 
 ENDPOINTS = (
     *("sparsest_not_inferior", "area", "peak"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lt_sweeps.analysis.objective import Objective
-from lt_sweeps.config.metrics import check_name, names_measured
+from lt_sweeps.config.quantities import check_name, names_measured
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.plan.planning import Planned
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import pandas as pd
@@ -24,20 +27,47 @@ ENDPOINTS = ("panel", "line", "endpoint", "n", "n_asked", "mean")
 
 def records_table(curves: Sequence[Curve]) -> pd.DataFrame:
     """Every row of every cell, with its curve; `repeats` marks a ticket that an earlier row has."""
-    own = _own_metrics(curves)
-    columns = [name for name in COLUMNS if name != "metrics"]
+    columns = _record_columns(curves)
     # Tuples: as a mapping for each row they would take more memory than all the records.
-    rows: list[tuple[Any, ...]] = []
+    rows = list(_record_rows(curves, columns))
+    return pd.DataFrame(rows, columns=columns if rows else ["curve", *columns[len(_DERIVED) :]])
+
+
+def records_csv(curves: Sequence[Curve]) -> bytes:
+    """The same as a CSV file, row by row: a frame of 65,000 rows takes more memory than they do."""
+    columns, file = _record_columns(curves), io.BytesIO()
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    rows = _record_rows(curves, columns)
+    first = next(rows, None)
+    writer.writerow(columns if first else ["curve", *columns[len(_DERIVED) :]])
+    writer.writerows(rows if first is None else chain([first], rows))
+    text.flush()
+    return file.getvalue()
+
+
+_DERIVED = ("curve", "repeats", "percent_remaining", "compression")
+
+
+def _record_columns(curves: Sequence[Curve]) -> list[str]:
+    columns = (name for name in COLUMNS if name != "metrics")
+    return [*_DERIVED, *columns, *_own_metrics(curves)]
+
+
+def _record_rows(curves: Sequence[Curve], columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    facts = [name for name in columns[len(_DERIVED) :] if name in COLUMNS]
+    own = columns[len(_DERIVED) + len(facts) :]
+    values, nested = attrgetter(*facts), (dict, list)
     for curve in curves:
         seen: set[tuple[str, str]] = set()
         for row in (row for cell in curve.cells for row in cell.rows):
             ticket = row.stage, row.seed
             derived = curve.label, ticket in seen, row.percent_remaining, _compression(row)
             seen.add(ticket)
-            facts = (_scalar(getattr(row, name)) for name in columns)
-            rows.append((*derived, *facts, *map((row.metrics or {}).get, own)))
-    derived = ("curve", "repeats", "percent_remaining", "compression") if rows else ("curve",)
-    return pd.DataFrame(rows, columns=[*derived, *columns, *own])
+            metrics = map((row.metrics or {}).get, own)
+            # What is nested becomes JSON. Of 4 million values few are, so no function is called.
+            texts = [json.dumps(v) if type(v) in nested else v for v in values(row)]
+            yield *derived, *texts, *metrics
 
 
 def _own_metrics(curves: Sequence[Curve]) -> list[str]:
@@ -205,8 +235,3 @@ def _wins(analysis: Analysis) -> Mapping[tuple[str, str, frozenset[str]], bool]:
 def _compression(row: Record) -> float | None:
     """How many times fewer weights there are; None where none is left."""
     return row.weights_total / row.weights_remaining if row.weights_remaining else None
-
-
-def _scalar(value: Any) -> Any:
-    """A value for one field of a CSV file: what is nested becomes JSON."""
-    return json.dumps(value) if isinstance(value, (dict, list)) else value

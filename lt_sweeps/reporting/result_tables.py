@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.labels import group_by
-from lt_sweeps.config.metrics import Metric
+from lt_sweeps.config.quantities import Quantity
 
 Place = tuple[int, str]
 Column = tuple[str, list[str]]
@@ -18,7 +18,7 @@ Column = tuple[str, list[str]]
 
 def metric_unit(metric: str) -> tuple[str, float]:
     """The name of a metric with the unit it is shown in, and the factor from the records to it."""
-    unit = Metric.of(metric)
+    unit = Quantity.of(metric)
     return unit.label, unit.scale
 
 
@@ -87,7 +87,7 @@ def _column(curve: Curve, places: Sequence[Place], band: str) -> tuple[str, list
     return f"{label}\n{n} seed{'s' * (n > 1)}" + "\nnever dense" * lean, texts
 
 
-def _entry(point: Point, seeds: int, *, band: str, metric: Metric) -> str:
+def _entry(point: Point, seeds: int, *, band: str, metric: Quantity) -> str:
     """Mean and band, and a line for each reason not to trust them as they stand."""
     scale, digits = metric.scale, metric.digits
     lines = ["none finite"]

@@ -15,7 +15,7 @@ from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.config.metrics import Metric
+from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.reporting.figures.captions import chosen_text
 from lt_sweeps.reporting.result_tables import new_table, percent_text
 
@@ -144,7 +144,7 @@ def _percent(part: float) -> str:
     return "-" if math.isnan(part) else f"{100 * part:.2f}"
 
 
-def _ticket(endpoint: Endpoint, metric: Metric, workers: int | None) -> tuple[str, str, str]:
+def _ticket(endpoint: Endpoint, metric: Quantity, workers: int | None) -> tuple[str, str, str]:
     """A ticket's sparsity (and its place on its line), its metric, and the epochs to find it."""
     if endpoint.ticket is None:
         return "none", "", ""

@@ -12,6 +12,7 @@ are written and read here alone, so a field is named and described once: in `Rec
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -28,7 +29,15 @@ import yaml
 
 from lt_sweeps.config.call import fits
 from lt_sweeps.config.keys import GROUPS, Precision
-from lt_sweeps.config.metrics import ACCURACY, METRICS, Metric, kind_of, named, names_measured
+from lt_sweeps.config.quantities import (
+    ACCURACY,
+    METRICS,
+    OWN,
+    Quantity,
+    kind_of,
+    named,
+    names_measured,
+)
 from lt_sweeps.storage.atomic_write import append_whole, write_whole
 from lt_sweeps.storage.checked_read import (
     DamagedFile,
@@ -45,7 +54,8 @@ MEASURED = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
 """What one evaluation measures."""
 
 
-@dataclass(frozen=True, kw_only=True)
+# With slots, because a report holds 65,000 of them: each would have a dict of 60 names of its own.
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """One evaluated ticket: what was asked for, what was kept, what was measured, what it took.
 
@@ -159,7 +169,7 @@ class Record:
     @property
     def as_written(self) -> dict[str, Any]:
         """Its fields as JSON, which knows no NaN and no infinity: a diverged loss is null."""
-        row = _finite(vars(self))
+        row = _finite({name: getattr(self, name) for name in COLUMNS})
         if self.metrics is not None:
             row["metrics"] = dict.fromkeys(self.metrics) | _finite(self.metrics)
         return dict.fromkeys(COLUMNS) | row
@@ -189,26 +199,33 @@ class Record:
     def measured(self, metric: str) -> float | None:
         """A metric as it was measured: a column, or one of its task's own."""
         name = named(metric, self.judged_by)
-        return getattr(self, name) if name in METRICS else (self.metrics or {}).get(name)
+        own = self.metrics or {}
+        return getattr(self, name) if name in _MEASURES and name not in own else own.get(name)
 
     @property
     def judged_by(self) -> str:
         """The kind of metric that its task is judged by: `accuracy`, `r2`."""
         return self.metric or ACCURACY
 
-    def metric_of(self, name: str) -> Metric:
+    def metric_of(self, name: str) -> Quantity:
         """What a name of a metric means for this record, and which way is better."""
-        found = Metric.of(named(name, self.judged_by))
+        found = Quantity.of(named(name, self.judged_by))
         if self.lower_is_better is None or found.kind != self.judged_by:
             return found
-        return Metric(found.name, self.lower_is_better)
+        return Quantity(found.name, self.lower_is_better)
 
     def measures(self, name: str) -> bool:
         """Whether its task has a metric of this name, however this training ended."""
         name = named(name, self.judged_by)
-        if name in METRICS:
-            return kind_of(name) != ACCURACY or self.metric is None
-        return name in (self.metrics or {})
+        # A task that is judged by another metric may measure an accuracy beside it.
+        accuracy = self.metric is None or self.val_accuracy is not None
+        in_columns = name in _MEASURES and (kind_of(name) != ACCURACY or accuracy)
+        return in_columns or name in (self.metrics or {})
+
+    @property
+    def is_hardened(self) -> bool:
+        """Whether its mask was learned: the network was measured with it made hard as well."""
+        return self.measured(f"hard_test_{OWN}") is not None
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -254,12 +271,18 @@ COLUMNS = tuple(_TYPES)
 _ADDED = {
     "notes": None,
     "precision": "float32",
-    **dict.fromkeys(("task", "metric", "lower_is_better", "metrics", "granularity", "resolution")),
+    "task": "classification",
+    **dict.fromkeys(("metric", "lower_is_better", "metrics", "granularity", "resolution")),
 }
 """Columns that rows of earlier versions do not have, and what they would hold there."""
-# By column, the types of which every value fits: a report of 5,000 runs reads 65,000 records of 54
-# fields, and nine of ten fields need no closer look. A whole number may be too large for a float.
-_PLAIN = {str: "", float: 0.5, int: 1, bool: True, type(None): None}
+_MEASURES = {*METRICS, "hard_val_accuracy", "hard_test_accuracy"}
+"""The metrics that have a column; a task's own are in `metrics`."""
+# By column, the types and the values that fit: a report of 5,000 runs reads 65,000 records of 58
+# fields, and few of these need a closer look. A whole number may be too large for a float.
+_PLAIN = {str: "", float: 0.5, int: 1, bool: True, type(None): None, dict: {}}
+_TEXTS = {name for name, hint in _TYPES.items() if fits(["x"], hint)}  # lists of texts
+_LARGEST = 2**63 - 1
+_FRACTIONS = {name for name in _TYPES if "accuracy" in name or "sparsity" in name}
 _FITTING = {
     name: {kind for kind, value in _PLAIN.items() if fits(value, hint)}
     - ({int} if fits(0.5, hint) else set())
@@ -459,8 +482,35 @@ def _parsed(line: bytes, folder: RunFolder, needed: Collection[str]) -> Record |
 
 
 def _shared(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose texts are one object for all rows that have them: most are in every row."""
-    return {k: sys.intern(value) if type(value) is str else value for k, value in row.items()}
+    """A row whose values are one object for all rows that have them, as most are in many rows.
+
+    Texts and counts of layers are the same in other seeds and levels. The reported numbers are
+    those of the best evaluation or of the end, and stand twice in their row.
+    """
+    numbers: dict[float, float] = {}
+    shared: dict[str, Any] = {}
+    for name, value in row.items():
+        kind = type(value)
+        if kind is str:
+            value = sys.intern(value)
+        elif kind is float and value:  # 0.0 is equal to -0.0
+            value = numbers.setdefault(value, value)
+        elif kind is dict and name != "metrics":
+            value = _same_counts(*value.items())
+        elif kind is list and name in _TEXTS:
+            value = _same_texts(*value)
+        shared[name] = value
+    return shared
+
+
+@functools.lru_cache(maxsize=4096)  # of the levels of some lines: all seeds have those of one
+def _same_counts(*counts: tuple[str, int]) -> Mapping[str, int]:
+    return dict(counts)
+
+
+@functools.lru_cache(maxsize=4096)
+def _same_texts(*texts: str) -> Sequence[str]:
+    return [sys.intern(text) for text in texts]
 
 
 def _faults(row: Mapping[str, Any], folder: RunFolder, needed: Collection[str]) -> Iterator[str]:
@@ -477,10 +527,15 @@ def _faults(row: Mapping[str, Any], folder: RunFolder, needed: Collection[str]) 
         if name not in row:
             continue
         value = row[name]
-        if type(value) not in _FITTING[name] and not fits(value, _TYPES[name]):
+        kind = type(value)
+        if kind not in _FITTING[name] and not _fits(name, value):
             yield f"`{name}` is {shortened(value)}"
-        if isinstance(value, int | float) and (most := _out_of_range(name, value)):
-            yield f"`{name}` is {shortened(value)}; it lies in [0, {most}]"
+        if kind is int or (kind is float and name in _FRACTIONS):
+            most = 1 if name in _FRACTIONS else _LARGEST
+            if not 0 <= value <= most:
+                yield f"`{name}` is {shortened(value)}; it lies in [0, {most}]"
+    if not all(type(v) in (float, int, type(None)) for v in (row.get("metrics") or {}).values()):
+        yield f"`metrics` is {shortened(row['metrics'])}"
     yield from _miscounted_weights(row)
     if row["finite"] and row["kind"] != "mask":
         yield from (f"`{name}` is null though `finite` is true" for name in _lacking(row, needed))
@@ -488,24 +543,27 @@ def _faults(row: Mapping[str, Any], folder: RunFolder, needed: Collection[str]) 
         yield f"a record of cell {row['cell']} seed {row['seed']}; its folder says otherwise"
 
 
+def _fits(name: str, value: Any) -> bool:
+    """Whether a value that is no plain one may stand in a column."""
+    if type(value) is list and name in _TEXTS:
+        return all(type(text) is str for text in value)
+    return _fits_choice(name, value) if type(value) is str else fits(value, _TYPES[name])
+
+
+@functools.cache  # a column with few values, such as `kind`
+def _fits_choice(name: str, text: str) -> bool:
+    return fits(text, _TYPES[name])
+
+
 def _lacking(row: Mapping[str, Any], needed: Collection[str]) -> Iterator[str]:
     """The needed metrics that a row's task measures and the row lacks."""
     own, metrics = row.get("metric"), row.get("metrics") or {}
     for name in (named(name, own or ACCURACY) for name in needed):
-        values = row if name in METRICS else metrics
-        absent = bool(own) and kind_of(name) == ACCURACY  # of a task without classes
-        expected = not absent and (values is row or name in metrics or kind_of(name) == own)
-        if expected and values.get(name) is None:
+        # Another task may call a metric of its own `accuracy`, or have none.
+        in_columns = name in _MEASURES and not (own and kind_of(name) == ACCURACY)
+        expected = in_columns or name in metrics or kind_of(name) == own
+        if expected and (row if in_columns else metrics).get(name) is None:
             yield name
-
-
-def _out_of_range(name: str, value: Any) -> int:
-    """The most that a field can be, if it is more or is negative; else 0."""
-    fraction = "accuracy" in name or "sparsity" in name
-    if isinstance(value, bool) or not isinstance(value, int | float if fraction else int):
-        return 0
-    most = 1 if fraction else 2**63 - 1
-    return 0 if 0 <= value <= most else most
 
 
 def _miscounted_weights(row: Mapping[str, Any]) -> Iterator[str]:
@@ -515,7 +573,7 @@ def _miscounted_weights(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"`weights_remaining` is {left} of {total}"
     for name in ("remaining", "total"):
         layers = row[f"layers_{name}"]
-        if not all(fits(count, int) and count >= 0 for count in layers.values()):
+        if not all(type(count) is int and count >= 0 for count in layers.values()):
             yield f"`layers_{name}` is {shortened(layers)}"
         count, summed = row[f"weights_{name}"], sum(layers.values())
         if summed != count:

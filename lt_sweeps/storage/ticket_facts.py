@@ -44,11 +44,11 @@ class TicketFacts:
         numbers = {name: values.pop(name) for name in ("metrics", "history") if name in values}
         try:
             facts: TicketFacts = typed(cls, values)
-            results: dict[str, Any] = {**numbers.get("metrics", {})}
-            own = results.pop("metrics", None) or {}
-            if not isinstance(results.pop("metric", ""), str | None):
+            scores = dict(numbers.get("metrics", {}))
+            others = scores.pop("metrics", {})
+            if not isinstance(scores.pop("metric", ""), str):
                 raise ValueError("the name of its metric is no text")
-            for row in [results, own, *numbers.get("history", [])]:
+            for row in [scores, others, *numbers.get("history", [])]:
                 if not all(isinstance(value, int | float | None) for value in row.values()):
                     raise ValueError("a metric is no number")
         except (ValueError, AttributeError, TypeError) as error:
@@ -74,10 +74,10 @@ class TicketFacts:
         rows = {row.get("step"): row for row in self.history}
         own: Mapping[str, Any] = self.metrics.get("metrics") or {}
         stated = {**self.metrics, **own}
-        scores = {name for row in self.history for name in row if name.startswith("val_")}
+        names = {name for row in self.history for name in row if name.startswith("val_")}
         picked = {"end": self.history[-1], "best": rows.get(self.metrics.get("best_step"), {})}
         for when, row in picked.items():
-            for name in sorted({"val_loss", "val_accuracy"} | scores):
+            for name in sorted({"val_loss", "val_accuracy"} | names):
                 said, was = stated.get(f"{when}_{name}"), row.get(name)
                 if said != was and not (said != said and was != was):  # NaN equals nothing
                     return f"{when}_{name} {said} where the history has {was}"

@@ -14,7 +14,7 @@ from typing import Any
 from lt_sweeps.analysis.curve import Curve, curves
 from lt_sweeps.analysis.results import CellResults, Results, read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
-from lt_sweeps.config.metrics import TEST_ACCURACY, Metric
+from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
 from lt_sweeps.storage.checked_read import say_unused
 from lt_sweeps.storage.manifest import FrozenCell, FrozenStage
 from lt_sweeps.storage.record import Record
@@ -176,7 +176,7 @@ class TrackedCell:
         return [level.result for level in self.levels if level.is_result]
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> Quantity:
         """The test metric by which its task is judged."""
         records = (level.record for level in self.levels if level.record is not None)
         record = next(records, None)
@@ -326,7 +326,7 @@ def _evaluations(folder: Path, seed: str) -> tuple[Row, ...]:
         return ()
 
 
-def _summary(results: list[Row], metric: Metric) -> dict[str, Any]:
+def _summary(results: list[Row], metric: Quantity) -> dict[str, Any]:
     """A run's summary: its last and its best level, and how many levels went wrong."""
     if not results:
         return {}

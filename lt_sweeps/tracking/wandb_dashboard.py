@@ -17,7 +17,7 @@ import yaml
 
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
-from lt_sweeps.config.metrics import TEST_ACCURACY, Metric
+from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
 from lt_sweeps.config.report_config import BANDS, KEYS
 from lt_sweeps.reporting.csv_tables import summary_table
 from lt_sweeps.reporting.result_tables import percent_text
@@ -42,7 +42,7 @@ class Plot:
 _LEFT = "percent_remaining"
 
 
-def sections(metrics: Iterable[Metric]) -> dict[str, tuple[Plot, ...]]:
+def sections(metrics: Iterable[Quantity]) -> dict[str, tuple[Plot, ...]]:
     """The plots of each section; those of the metrics by which tasks are judged come first."""
     judged = {metric.kind: metric for metric in metrics}
     judged = judged or {TEST_ACCURACY.kind: TEST_ACCURACY}
@@ -76,7 +76,7 @@ def sections(metrics: Iterable[Metric]) -> dict[str, tuple[Plot, ...]]:
     }
 
 
-def _mask_plots(metrics: Iterable[Metric]) -> Iterator[Plot]:
+def _mask_plots(metrics: Iterable[Quantity]) -> Iterator[Plot]:
     for metric in metrics:
         words = _capital(metric.kind_words)
         yield Plot(f"{words} before training", _LEFT, f"ticket/untrained_val_{metric.kind}")
@@ -89,7 +89,7 @@ def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _better(metric: Metric) -> str:
+def _better(metric: Quantity) -> str:
     return " (lower is better)" if metric.lower_is_better else ""
 
 

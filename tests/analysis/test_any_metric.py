@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fixtures.fake_results import FakeSweep
 
+from lt_sweeps.analysis import results
 from lt_sweeps.analysis.endpoint import Endpoint
 from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.analysis.results import read_results
@@ -210,13 +211,27 @@ def test_a_metric_that_no_record_has_is_refused_with_those_that_there_are(
         reading.check_metrics("report.metrics", ["test_accuracy"])
 
 
+def test_a_cell_of_an_earlier_version_is_on_the_line_of_today(
+    sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no task and no precision in its config: there was one of each."""
+    today = {"task.loss._target_": "torch.nn.functional.cross_entropy"}
+    monkeypatch.setattr(results, "_default_task", lambda: today)
+    now = {"task": "classification", "mask_criterion": "random"}
+    loss = {"_target_": today["task.loss._target_"]}
+    sweep.cell("new", 0, accuracies=[0.9, 0.8], choices=now, task__loss=loss)
+    sweep.cell("old", 1, accuracies=[0.9, 0.8], choices={"mask_criterion": "random"})
+    (line,) = found(sweep).curves
+    assert line.seeds == ("0", "1")
+
+
 def test_what_a_header_says_is_what_a_record_has() -> None:
-    results = {
+    header = {
         "metric": "r2",
         "lower_is_better": False,
         "metrics": {"best_val_r2": 0.5, "end_val_r2": 0.4, "hard_val_r2": 0.3},
     }
-    assert Record.metric_columns(results, "end") == {
+    assert Record.metric_columns(header, "end") == {
         "metric": "r2",
         "lower_is_better": False,
         "metrics": {"val_r2": 0.4, "best_val_r2": 0.5, "end_val_r2": 0.4, "hard_val_r2": 0.3},

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -52,8 +52,8 @@ def test_what_is_written_is_read_and_every_field_of_a_result_is_known(cell: Make
     path = folder(made, store) / "records.jsonl"
     stored = RunFolder(path.parent).read()
     assert stored.done and not stored.faults
-    assert [vars(record) for record in stored.records] == read(path)
-    unknown = {name for name, value in vars(stored.records[1]).items() if value is None}
+    assert [asdict(record) for record in stored.records] == read(path)
+    unknown = {name for name, value in asdict(stored.records[1]).items() if value is None}
     # what only a learned mask has, and groups without an option in the tiny cell
     assert unknown - set(Record.option_columns({})) == {
         "hard_val_accuracy",
@@ -70,7 +70,7 @@ def test_a_fake_record_knows_what_a_real_one_knows(cell: Make, run: Run, tmp_pat
     real = RunFolder(folder(made, store)).read().records
     fake = RunFolder(FakeSweep(tmp_path).cell("a", accuracies=[0.9, 0.8, 0.7])).read().records
     for one, other in zip(real, fake, strict=True):
-        known = {name for name, value in vars(one).items() if value is not None}
+        known = {name for name, value in asdict(one).items() if value is not None}
         missing = {name for name in known if getattr(other, name) is None}
         assert missing <= set(Record.option_columns({}))  # a test says which options its cells have
 

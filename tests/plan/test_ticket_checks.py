@@ -177,7 +177,7 @@ def test_records_of_a_swapped_ticket_are_written_again(computed: Swept) -> None:
     """A version that did not look wrote seed 1's numbers into seed 0's records, and `DONE`."""
     made, store, before = computed
     zero, one = (RunFolder.of(store.root, made.cells[0].signature, seed) for seed in (0, 1))
-    rows = [dict(vars(row), seed="0") for row in one.read().records]
+    rows = [dict(row.as_written, seed="0") for row in one.read().records]
     zero.write([type(one.read().records[0])(**row) for row in rows], complete=True)
     assert not zero.read().faults
     assert record_cell(made.cells[0], StoredTickets(store, thorough=True))

@@ -10,9 +10,17 @@ import pytest
 from fixtures.fake_results import FakeSweep
 from scipy import stats
 
+from lt_sweeps.analysis import audited_files, record_audit
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
-from lt_sweeps.reporting.csv_tables import endpoints_table, verdicts_table
+from lt_sweeps.reporting import csv_tables
+from lt_sweeps.reporting.csv_tables import (
+    endpoints_table,
+    records_csv,
+    records_table,
+    verdicts_table,
+)
+from lt_sweeps.reporting.figures.style import csv_bytes
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, p_text
 
 
@@ -35,6 +43,33 @@ def found(tmp_path: Path) -> Analysis:
     asked = {"baseline": "large_final", "control": "large_final"}
     (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), asked).values()
     return one
+
+
+def test_records_are_written_row_by_row_as_a_frame_would_write_them(
+    found: Analysis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = csv_bytes(records_table(found.curves))
+    monkeypatch.setattr(csv_tables.pd, "DataFrame", None)  # none is made
+    assert records_csv(found.curves) == whole
+    assert records_csv([]).startswith(b"curve,format,experiment,")
+    assert len(records_csv([]).splitlines()) == 1
+
+
+def test_an_audit_lists_a_stage_once_and_makes_no_path_of_tickets_that_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path for each of 65,000 records takes seconds, and so does a look at each."""
+    sweep = FakeSweep(tmp_path)
+    for seed in range(5):
+        sweep.cell("a", seed, accuracies=[0.9, 0.8, 0.7])
+    listed: list[str] = []
+    list_folder = audited_files._listed
+    monkeypatch.setattr(
+        audited_files, "_listed", lambda path: listed.append(path.name) or list_folder(path)
+    )
+    monkeypatch.setattr(record_audit, "ticket_path", None)
+    assert "4 not checked (headers, paths, metrics, seeds)" in record_audit.audit_line(sweep.folder)
+    assert listed == ["a-1", "a-2", "dense", "init"]
 
 
 def test_a_test_stands_with_all_that_is_needed_to_judge_it(found: Analysis) -> None:

@@ -15,7 +15,7 @@ from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, conclusions
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.config.metrics import Metric
+from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures import captions, style
 from lt_sweeps.reporting.figures.axes import configured_limits, y_limits
@@ -57,7 +57,7 @@ def _figures(
     if asked != layout.metrics[0]:  # `report.ylim` is meant for the first one alone
         layout = replace(layout, ylim=None)
     by_metric = group_by(analysis.curves_of(asked), lambda curve: curve.metric)
-    by_metric = by_metric or {Metric.of(analysis.name_of(asked)): []}
+    by_metric = by_metric or {Quantity.of(analysis.name_of(asked)): []}
     return [
         _figure(
             analysis,
@@ -77,7 +77,7 @@ def _figure(
     verdicts: Sequence[Verdict],
     *,
     layout: ReportConfig,
-    metric: Metric,
+    metric: Quantity,
     x: str,
 ) -> Figure:
     drawn = _told_apart(curves)
@@ -196,7 +196,7 @@ def _data(
     return pd.DataFrame(rows, columns=None if rows else ["panel", "line", "metric", "mean"])
 
 
-def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: Metric) -> str:
+def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> str:
     """The points that the picture leaves out: those below its axis, and those without a number."""
     sentences = []
     if sum(len(curve.points) - len(drawable_points(curve)) for curve in curves):

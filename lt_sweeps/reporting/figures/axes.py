@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 
 from lt_sweeps.analysis.curve import Point
-from lt_sweeps.config.metrics import Metric
+from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.result_tables import metric_unit
 
@@ -51,7 +51,7 @@ def y_limits(
     edges = [edge for p in points for edge in p.band(band) if math.isfinite(edge)]
     edges += [mean for _, mean in means]
     low, high = min(edges), max(edges)
-    if Metric.of(metric).is_fraction:
+    if Quantity.of(metric).is_fraction:
         cut = high - 2 * (high - _floor(means))
         if high - low > 3 * (high - cut):
             low = cut

@@ -17,7 +17,7 @@ from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, caveats, winning
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.config.metrics import Metric
+from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import BANDS, ReportConfig
 from lt_sweeps.reporting.figures.style import Figure
 from lt_sweeps.reporting.result_tables import percent_text
@@ -120,10 +120,10 @@ def report_moment(curves: Sequence[Curve], metric: str) -> str:
 
 def chosen_text(layout: ReportConfig, metric: str) -> str:
     """How the best of several tickets is chosen: `by validation accuracy; test accuracy shown`."""
-    chooser, shown = layout.chooser(metric), Metric.of(metric).words
+    chooser, shown = layout.chooser(metric), Quantity.of(metric).words
     if chooser == metric:
         return f"by {shown} itself"
-    return f"by {Metric.of(chooser).words.replace('val ', 'validation ')}; {shown} shown"
+    return f"by {Quantity.of(chooser).words.replace('val ', 'validation ')}; {shown} shown"
 
 
 def winning_sentences(analysis: Analysis) -> list[str]:
@@ -179,7 +179,7 @@ def not_inferior_sentence(analysis: Analysis) -> str:
 def margin_text(analysis: Analysis) -> str:
     """The margin around dense that still counts as equal, as a reader says it."""
     metrics = [c.metric for c in analysis.curves_of(analysis.accuracy)]
-    metrics = metrics or [Metric.of(analysis.accuracy)]
+    metrics = metrics or [Quantity.of(analysis.accuracy)]
     texts = (m.margin_text(analysis.layout.margin) for m in metrics)
     return " and ".join(dict.fromkeys(texts))
 

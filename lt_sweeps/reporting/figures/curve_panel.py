@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.significance import Verdict
-from lt_sweeps.config.metrics import Metric
+from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures.axes import (
     X_NAMES,
@@ -39,7 +39,7 @@ def draw_panel(
     verdicts: Sequence[Verdict] = (),
 ) -> None:
     """Draw the curves of one panel into axes of about a column's width."""
-    unit = curves[0].metric if curves else Metric.of(metric)
+    unit = curves[0].metric if curves else Quantity.of(metric)
     scale, title = unit.scale, curves[0].panel if curves else ""
     decorate(axes, title=title, x=X_NAMES[x], y=unit.label[0].upper() + unit.label[1:])
     lines = {curve.name: drawable_points(curve) for curve in curves}

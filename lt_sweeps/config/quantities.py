@@ -1,4 +1,4 @@
-"""`Metric`: what a measured number is called, in which unit it is shown, and which way is better.
+"""`Quantity`: what a measured number is called, in which unit it is shown, and which way is better.
 
 A name is `[end_|best_|hard_]val_KIND` or `..._test_KIND`. The kind is `loss`, `accuracy` or a
 metric of a task: `test_r2`. The kind `metric` stands for the one that a cell's task is judged by,
@@ -37,14 +37,14 @@ _POINTS, _PART = 0.005, 1.0  # margins of `auto`: a difference of fractions, a p
 
 
 @dataclass(frozen=True)
-class Metric:
+class Quantity:
     """A metric by its name in a record; `lower_is_better` of a metric of a task is its own fact."""
 
     name: str
     lower_is_better: bool = False
 
     @classmethod
-    def of(cls, name: str) -> Metric:
+    def of(cls, name: str) -> Quantity:
         """A metric of which no record tells the direction: a loss and an error are better low."""
         return cls(name, kind_of(name) in _LOWER)
 
@@ -136,7 +136,7 @@ class Metric:
         return f"{self.scale * value:.4g}{'%' if self.is_fraction else ''}"
 
 
-TEST_ACCURACY = Metric(f"test_{ACCURACY}")
+TEST_ACCURACY = Quantity(f"test_{ACCURACY}")
 
 
 def percent_of(given: str) -> float:

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from lt_sweeps.config.metrics import (
+from lt_sweeps.config.quantities import (
     TEST_ACCURACY,
-    Metric,
+    Quantity,
     check_name,
     kind_of,
     looks_at_test,
@@ -17,7 +17,7 @@ from lt_sweeps.config.metrics import (
     of_split,
 )
 
-PERPLEXITY = Metric("test_perplexity", lower_is_better=True)
+PERPLEXITY = Quantity("test_perplexity", lower_is_better=True)
 
 
 def test_a_name_is_a_moment_a_split_and_a_kind() -> None:
@@ -34,13 +34,13 @@ def test_a_name_is_a_moment_a_split_and_a_kind() -> None:
     ("metric", "label", "shown"),
     [
         (TEST_ACCURACY, "test accuracy (%)", "97.5%"),
-        (Metric("test_r2"), "test R2", "0.975"),
+        (Quantity("test_r2"), "test R2", "0.975"),
         (PERPLEXITY, "test perplexity (lower is better)", "0.975"),
-        (Metric.of("val_loss"), "val loss", "0.975"),
-        (Metric.of("best_step"), "early-stop step", "0.975"),
+        (Quantity.of("val_loss"), "val loss", "0.975"),
+        (Quantity.of("best_step"), "early-stop step", "0.975"),
     ],
 )
-def test_a_label_has_the_unit_and_the_direction(metric: Metric, label: str, shown: str) -> None:
+def test_a_label_has_the_unit_and_the_direction(metric: Quantity, label: str, shown: str) -> None:
     assert metric.label == label
     assert metric.number_text(0.975) == shown
 
@@ -52,7 +52,7 @@ def test_a_margin_is_a_difference_or_a_part_of_dense_on_the_worse_side() -> None
     # Half a point means nothing here, so that it is a percent of the dense network's.
     assert PERPLEXITY.limit("auto", 50) == pytest.approx(50.5)
     assert PERPLEXITY.limit(2.0, 50) == 52
-    assert Metric("test_r2").limit("auto", -0.2) == pytest.approx(-0.202)
+    assert Quantity("test_r2").limit("auto", -0.2) == pytest.approx(-0.202)
     assert PERPLEXITY.margin_text("auto") == "1% (relative)"
     assert TEST_ACCURACY.margin_text("auto") == "0.5 points"
 
