@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from sys import path
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_what_an_installer_put_into_any_folder_is_no_code_of_the_users(
     for name in ("vendored", "compiled", "beside"):
         monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
     assert users_modules() & {"vendored", "compiled", "beside"} == {"beside"}
-    monkeypatch.setattr(sys, "path", [str(tmp_path), str(tmp_path / "own"), *sys.path])
+    monkeypatch.syspath_prepend(tmp_path / "own")
     only_from(tmp_path / "copy")
-    assert sys.path[:2] == [str(tmp_path / "copy"), str(tmp_path)]
-    assert str(tmp_path / "own") not in sys.path
+    assert path[:2] == [str(tmp_path / "copy"), str(tmp_path)]
+    assert str(tmp_path / "own") not in path
