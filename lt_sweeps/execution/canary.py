@@ -2,7 +2,7 @@
 
 The trainings that such a pack starts from are cut to two steps as well. Their weights after two
 steps take the place of all their snapshots, so that criteria, resets and freezes work on real
-tickets. Only two things are kept: what failed, and which packs had to be halved.
+tickets. Kept are only what failed, which packs had to be halved, and measured backends.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.execution.measured_backend import with_backend
 from lt_sweeps.execution.submission import thawed
 from lt_sweeps.plan.planning import Pack
 from lt_sweeps.plan.stages import Work, ancestors
@@ -62,7 +63,8 @@ def two_steps(
     first = chosen[0].stage
     end = first.start.step + min(_STEPS, first.length)
     wanted = {unit: made.moments.get(unit.stage.key, frozenset()) for unit in chosen}
-    machine = replace(pack.machine, device=device, checkpoint_every=0.0)
+    machine = with_backend(sweep, chosen, replace(pack.machine, device=device))
+    machine = replace(machine, checkpoint_every=0.0)
     moments = [frozenset({end}) | (wanted[unit] & {"start"}) for unit in chosen]
     loop = TrainingLoop(chosen, scratch, machine, moments=moments, stopped=stopped)
     loop.start(stack([ticket(unit.stage.start, unit.seed, scratch) for unit in chosen]))

@@ -181,6 +181,7 @@ def _record(
         seconds=cost.seconds,
         device=cost.device,
         stack_size=cost.stack_size,
+        backend=cost.backend,
         code_version=cost.code_version,
         notes=store.notes(stage.key, planned.seed) or None,
         granularity=stage.granularity,

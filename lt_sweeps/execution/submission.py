@@ -23,6 +23,7 @@ from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution.asked_metrics import check_metrics
 from lt_sweeps.execution.loaded_code import ChangedCode
 from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.execution.measured_backend import with_backend
 from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.records import is_recorded, record_cell
 from lt_sweeps.execution.run_settings import RunSettings
@@ -269,7 +270,8 @@ def work_on(
     """
     cells, units = thawed(sweep, pack, check)
     moments = {key: frozenset(wanted) for key, wanted in pack.moments.items()}
-    machine, store = replace(pack.machine, device=device), Store(sweep.root)
+    machine = with_backend(sweep, units, replace(pack.machine, device=device))
+    store = Store(sweep.root)
     compute(
         units,
         moments,

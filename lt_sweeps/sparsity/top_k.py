@@ -12,6 +12,8 @@ from lt_sweeps.config.seeds import Seed, draw, generator
 from lt_sweeps.models.network import Layer
 from lt_sweeps.sparsity.counter_noise import Noise
 
+_TOGETHER = 2**24  # scores that are ranked at once, several copies of each
+
 
 def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
     """Which of `scores` `[n]` are the `count` highest: bool `[n]`, exactly `min(count, n)` True.
@@ -44,14 +46,36 @@ def keep_top_of_each(
     A replicate's seed and the `index` draw among ties: on the CPU as `keep_top` does, and on a
     device from a counter, because how many scores are tied is not known to the host there.
     """
+    return keep_top_of_layers(scores[None], counts[None], seeds, [index])[0]
+
+
+def keep_top_of_layers(
+    scores: Tensor,
+    counts: Tensor,
+    seeds: tuple[Seed, ...],
+    indices: Sequence[tuple[int | str, ...]],
+) -> Tensor:
+    """`keep_top_of_each` of layers of one size, each with its index: bool `[L, R, n]`.
+
+    Scores are `[L, R, n]`, counts `[L, R]`. A device starts as many kernels as for one layer.
+    """
     if host_reads(scores):
-        ties = [generator(seed.role("noise"), "ties", *index) for seed in seeds]
-        rows = zip(scores, counts.tolist(), ties, strict=True)
-        return torch.stack([keep_top(*row) for row in rows])
-    noise = Noise(len(scores), scores.shape[1], scores.device)
-    # One number for all replicates, which a kernel takes as an argument: nothing is copied.
-    noise.seed(_keys(seeds, scores.device) + (draw(0, "ties", *index) & 0x7FFFFFFF))
-    return keep_top_of_rows(scores, counts, noise.draw())
+        layers = zip(scores, counts, indices, strict=True)
+        return torch.stack([_keep_top_on_host(*layer, seeds) for layer in layers])
+    rows = scores.flatten(0, 1)
+    noise = Noise(len(rows), rows.shape[1], rows.device)
+    # One number for all replicates of a layer, which a kernel takes as an argument: no copy.
+    numbers = [draw(0, "ties", *index) & 0x7FFFFFFF for index in indices]
+    noise.seed(torch.cat([_keys(seeds, rows.device) + number for number in numbers]))
+    return keep_top_of_rows(rows, counts.flatten(), noise.draw()).view_as(scores)
+
+
+def _keep_top_on_host(
+    scores: Tensor, counts: Tensor, index: tuple[int | str, ...], seeds: tuple[Seed, ...]
+) -> Tensor:
+    ties = [generator(seed.role("noise"), "ties", *index) for seed in seeds]
+    rows = zip(scores, counts.tolist(), ties, strict=True)
+    return torch.stack([keep_top(*row) for row in rows])
 
 
 def keep_top_of_rows(scores: Tensor, counts: Tensor, noise: Tensor) -> Tensor:
@@ -78,6 +102,17 @@ def by_layer(flat: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
     """`flat` `[..., n]`, the weights of several layers one after another, as `[..., *shape]`."""
     parts = zip(layers, flat.split([layer.size for layer in layers], -1), strict=True)
     return {layer.name: part.view(*flat.shape[:-1], *layer.shape) for layer, part in parts}
+
+
+def of_one_size(layers: Sequence[Layer], replicates: int) -> list[list[Layer]]:
+    """The layers in groups that are ranked together: of one size, and few enough for the memory."""
+    groups: dict[tuple[int, int], list[Layer]] = {}
+    counts: dict[int, int] = {}
+    for layer in layers:
+        number = counts[layer.size] = counts.get(layer.size, -1) + 1
+        together = max(1, _TOGETHER // (layer.size * replicates))
+        groups.setdefault((layer.size, number // together), []).append(layer)
+    return list(groups.values())
 
 
 def _numbers(scores: Tensor) -> Tensor:

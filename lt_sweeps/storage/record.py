@@ -96,7 +96,7 @@ class Record:
         dense_resources: whether a training on the way held more weights than the ticket keeps.
         precision: what it was trained and evaluated in. Rows of earlier versions, which had one
             only, are read as float32.
-        seconds: the ticket's share of the wall time of its stack. device, stack_size,
+        seconds: the ticket's share of the wall time of its stack. device, stack_size, backend,
             code_version: of the job that computed it.
 
     notes: sentences about how its mask was made that a reader must know; null in most rows.
@@ -161,6 +161,7 @@ class Record:
     seconds: float | None = None
     device: str | None = None
     stack_size: int | None = None
+    backend: str | None = None
     code_version: str | None = None
     notes: Sequence[str] | None = None
     granularity: str | None = None

@@ -4,6 +4,7 @@
                      logs/<pack>.log  what was computed, and tracebacks
                      failed/<unit>    why a unit could not be computed
                      halved/<pack>    a pack that is worked on as its two halves
+                     backends/<net>   the backend that was measured to be fastest for a network
                      running/<who>    who is at which step of which pack
                      jobs/<batch>     what was submitted
 """
@@ -14,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,8 +23,8 @@ from pathlib import Path
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import unknown
-from lt_sweeps.storage.atomic_write import write_whole
-from lt_sweeps.storage.checked_read import DamagedFile, read_json, say_unused
+from lt_sweeps.storage.atomic_write import set_aside, write_whole
+from lt_sweeps.storage.checked_read import DamagedFile, read_json, say_unused, shortened
 from lt_sweeps.storage.manifest import FrozenPack, Manifest, UnitName
 
 STALE = 120.0  # a process without a heartbeat for this many seconds counts as dead
@@ -36,6 +37,16 @@ class Failure:
     reason: str
     log: str
     time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """The backend of a network's stacks, and the seconds of a step by which it was chosen."""
+
+    backend: str
+    seconds: Mapping[str, float]
+    stack_size: int
+    device: str
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,33 @@ class SweepFolder:
         if not (self.folder / "halved" / pack.name).exists():
             return [pack]
         return [part for half in pack.halves() for part in self._parts(half)]
+
+    def backend(self, network: str, names: Collection[str]) -> str | None:
+        """The backend, one of `names`, that was chosen for a network; None if there is none yet.
+
+        A damaged file is set aside.
+        """
+        path = self._backend(network)
+        try:
+            chosen = read_json(path, BackendChoice).backend
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            set_aside(path, error.reason)
+            return None
+        if chosen not in names:
+            set_aside(path, f"no backend {shortened(chosen)} for this network")
+            return None
+        return chosen
+
+    def choose_backend(self, network: str, choice: BackendChoice) -> str:
+        """Note a choice, unless there is one; returns the backend that holds for the sweep."""
+        content = json.dumps(vars(choice)).encode()
+        write_whole(self._backend(network), content, first_wins=True)
+        return self.backend(network, choice.seconds) or choice.backend
+
+    def _backend(self, network: str) -> Path:
+        return self.folder / "backends" / f"{network}.json"
 
     def needs(self, unit: UnitName) -> set[UnitName]:
         """The units whose tickets this one starts from."""

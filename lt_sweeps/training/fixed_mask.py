@@ -10,6 +10,7 @@ from torch import Tensor
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.sparsifiers import Sparsifier, TrainingState, overrides
 from lt_sweeps.storage.ticket import State, Ticket, remaining
+from lt_sweeps.training.arithmetic import takes_one_kernel
 from lt_sweeps.training.mask_action import MaskAction
 from lt_sweeps.training.stack import Stack
 
@@ -30,7 +31,7 @@ class FixedMask(MaskAction):
         self.pinned = torch.zeros_like(weights)
         remembers = overrides(sparsifier, Sparsifier.remembered)
         self.left = torch.zeros_like(weights) if remembers else None
-        self._masks = self._pins = False
+        self._masks = self._pins = self._one_kernel = False
         self._views = stack.views(weights), stack.views(grads)
 
     @property
@@ -64,6 +65,7 @@ class FixedMask(MaskAction):
         rewired = overrides(self.sparsifier, Sparsifier.rewire)
         self._masks = rewired or bool((self.mask == 0).any())
         self._pins = bool((self.pinned != 0).any())
+        self._one_kernel = self._masks and takes_one_kernel(self.stack.weights)
 
     def rewire(self, step: int) -> None:
         if self.left is not None:
@@ -79,6 +81,12 @@ class FixedMask(MaskAction):
 
     def step(self, lr: float | Tensor) -> None:
         self.sparsifier.regularise(*self._views)
+        if self._one_kernel:
+            # Here, because triton comes with torch on Linux alone.
+            from lt_sweeps.training.kept_update import update_kept
+
+            update_kept(self.optimizer, self.stack.weights, self.stack.grads, self.mask, lr)
+            return
         # A pruned weight at 0 has no gradient, so no optimizer moves it: its momentum is 0 and so
         # is what weight decay takes from it. One that is pinned elsewhere decays, and is put back.
         if self._masks:

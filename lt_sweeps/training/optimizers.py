@@ -96,6 +96,11 @@ class Optimizer:
             if self._together and len(self.steps) > 1:
                 self.steps[1:].copy_(self.steps[0])
 
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What torch's functions of an update are given beside tensors and the learning rate."""
+        return self._options
+
     def state(self) -> dict[str, Tensor]:
         """Copies of the moments `[R, P]` and of the counts of steps `[R]`."""
         return {name: value.clone() for name, value in self.tensors.items()}

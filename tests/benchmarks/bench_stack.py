@@ -16,7 +16,8 @@ is the CPU seconds of one thread.
 
 `--products` adds the limit: the products and convolutions of a step alone, forward and both ways
 back, on data that lie as they would. `--open-lth` adds the loop of a clone of open_lth, with its
-loader (without augmentation), mask, optimizer and ResNet, in a process of its own.
+loader (without augmentation), mask, optimizer and ResNet, in a process of its own. `--picture`
+draws `times plain` over the replicates.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def main() -> None:
     print(
         f"{'net':9} {'backend':16} {'R':>3} {'replicate-steps/s':>18} {'times plain':>12} {'n':>3}"
     )
+    drawn: dict[str, list[tuple[int, float]]] = {}
     for net in options.nets:
         task, variants = TASKS[net], [_plain(TASKS[net], device)]
         if options.products:
@@ -99,7 +101,13 @@ def main() -> None:
                 variants.append(_stacked(task, device, how, replicates, precision))
             except ValueError as error:
                 print(f"{net:9} {how:16} {replicates:>3} not possible: {error}")
-        _report(net, variants, _rounds(variants, device, options.rounds, options.seconds))
+        rounds = _rounds(variants, device, options.rounds, options.seconds)
+        _report(net, variants, rounds)
+        for i, each in enumerate(variants[1:], 1):
+            ratio = median(times[0] / times[i] for times in rounds)
+            drawn.setdefault(f"{net}, {each.name}", []).append((each.replicates, ratio))
+    if options.picture:
+        _draw(drawn, options.picture)
 
 
 def _options() -> argparse.Namespace:
@@ -111,6 +119,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--precisions", type=_names, default=["float32"], metavar="NAME,...")
     parser.add_argument("--products", action="store_true", help="the limit, too")
     parser.add_argument("--open-lth", type=Path, metavar="DIR", help="a clone, too")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="per variant and round, about")
     options = parser.parse_args()
@@ -352,6 +361,29 @@ def _report(net: str, variants: Sequence[Variant], rounds: list[list[float]]) ->
             f"{len(rounds):>3}",
             flush=True,
         )
+
+
+def _draw(lines: dict[str, list[tuple[int, float]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5.5, 3.4))
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.axhline(1, color="black", linestyle="--", linewidth=1)
+    sizes = sorted({size for points in lines.values() for size, _ in points})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, map(str, sizes), minor=False)
+    axes.minorticks_off()
+    axes.set(
+        xlabel="replicates in a stack", ylabel="speed of a replicate's step,\ntimes plain loop"
+    )
+    axes.set_ylim(0)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -39,18 +39,18 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 wheels=("$WHEELS"/*.whl)
 if [ -e "${wheels[0]}" ]; then
   printf '== %s wheels\n' "${#wheels[@]}"
-  install=("$PY" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check --root-user-action=ignore --upgrade --target "$scratch/site")
+  install=("$PY" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check --root-user-action=ignore --upgrade --target "$scratch/site-packages")
   # Without pip, or where one wheel does not fit, they are unpacked: that is all that it would do.
   if ! "${install[@]}" "${wheels[@]}"; then
     tag=$("$PY" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
     for wheel in "${wheels[@]}"; do
       case "$wheel" in
-        *-none-any.whl | *-"$tag"-* | *-abi3-*) "$PY" -m zipfile -e "$wheel" "$scratch/site" && continue ;;
+        *-none-any.whl | *-"$tag"-* | *-abi3-*) "$PY" -m zipfile -e "$wheel" "$scratch/site-packages" && continue ;;
       esac
       echo "not installed: $wheel"; failed="$failed $(basename "$wheel")"
     done
   fi
-  export PYTHONPATH="$scratch/site:$PYTHONPATH"
+  export PYTHONPATH="$scratch/site-packages:$PYTHONPATH" # this name says that it is nobody's own code
 fi
 for file in "$DATA"/MNIST/raw/*.gz; do [ -e "$file" ] && [ ! -e "${file%.gz}" ] && gunzip -k "$file"; done
 

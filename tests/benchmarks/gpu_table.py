@@ -9,6 +9,8 @@ precision:
 `plain`     the best captured loop of one `nn.Module` that is written by hand: data on the device, a
             fused optimizer, the mask multiplied onto the weights, channels_last or not
 `ours`      `TrainingLoop`, as a sweep runs it, at 80 % sparsity, R = 1, 5, 15 and 45
+`update`    mask, optimizer and pin alone, for one kept density, in plain kernels and in one kernel
+            (`kept_update`), which decides whether `arithmetic.ONE_KERNEL` should be on
 `open_lth`  the training loop of that code base, where `--open-lth` names its folder
 
 A floor is the longer of two times: that of the bytes which a step cannot avoid (weights, gradients
@@ -28,6 +30,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -35,6 +38,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from lt_sweeps.config import keys
 from lt_sweeps.config.call import Config
@@ -44,6 +48,7 @@ from lt_sweeps.plan.planning import plan
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
+from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.training_loop import TrainingLoop
 
 SPARSITY = 0.8
@@ -174,6 +179,9 @@ def _measure_all(bench: Bench, options: argparse.Namespace) -> None:
         for precision in PRECISIONS:
             if name in options.nets and not (precision == "tf32" and not bench.cuda):
                 _measure(bench, name, net, precision, options.replicates)
+        if name in options.nets and options.replicates:
+            with bench.part(f"{name} updates"):
+                updates(bench, name, net, max(options.replicates))
     if options.open_lth:
         with bench.part("open_lth"):
             bench.add(open_lth(bench, options.open_lth))
@@ -318,6 +326,34 @@ def our_row(bench: Bench, name: str, net: Net, precision: str, replicates: int) 
     memory = torch.cuda.max_memory_allocated(bench.device) / 2**30 if bench.cuda else None
     way = f"ours, {backend}"
     return Row(name, way, precision, replicates, taken, memory=memory, ready=ready)
+
+
+def updates(bench: Bench, name: str, net: Net, replicates: int) -> None:
+    """Rows of the update alone, by plain kernels and by one, at some densities of the mask."""
+    stage = plan([cell(net, "float32", 0)]).units[0].stage
+    weights = torch.zeros(replicates, sum(p.numel() for p in stage.network.module().parameters()))
+    weights = weights.to(bench.device)
+    grads = torch.randn_like(weights)
+    rate = torch.full((), 1e-6, device=bench.device)
+    momentum = 0.9 if net.optimizer == "sgd" else 0.0
+    for density in (0.5, 0.2, 0.05):
+        mask = (torch.rand_like(weights) < density).float()
+        weights.mul_(mask)
+        optimizer = Optimizer(weights, grads, optimizer=net.optimizer, momentum=momentum)
+
+        def plain(mask: Tensor = mask, optimizer: Optimizer = optimizer) -> None:
+            grads.mul_(mask)
+            optimizer.step(rate)
+
+        ways: dict[str, Callable[[], None]] = {"plain": plain}
+        if bench.cuda:
+            from lt_sweeps.training.kept_update import update_kept  # triton is on Linux alone
+
+            ways["one kernel"] = partial(update_kept, optimizer, weights, grads, mask, rate)
+        for way, update in ways.items():
+            taken = 1e3 * seconds(bench, captured(bench, update))
+            said = f"update {density:g}, {way}"
+            bench.add(Row(name, said, "float32", replicates, taken))
 
 
 def floor(bench: Bench, net: Net, precision: str, flops: int, weights: int) -> float:

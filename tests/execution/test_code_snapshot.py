@@ -1,12 +1,14 @@
 """The code that a job runs is the code that was submitted."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+from sys import path
 
 import pytest
 
-from lt_sweeps.execution.slurm.code_snapshot import copy_code
+from lt_sweeps.execution.slurm.code_snapshot import copy_code, only_from, users_modules
 
 SUBMIT = """
 import sys
@@ -62,3 +64,24 @@ def test_a_job_imports_from_it_and_not_from_where_it_starts(copied: Path, tmp_pa
 def test_the_same_code_is_copied_once(tmp_path: Path) -> None:
     assert copy_code(tmp_path) == copy_code(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_an_installer_put_into_any_folder_is_no_code_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster's torch often lies in a folder of its own; forgetting it breaks the process."""
+    for name in ("vendored", "beside"):
+        (tmp_path / f"{name}.py").write_text("")
+    (tmp_path / "compiled").mkdir()
+    (tmp_path / "compiled" / "__init__.py").write_text("")
+    about = tmp_path / "some_library-1.0.dist-info"
+    about.mkdir()
+    (about / "RECORD").write_text("vendored.py,sha256=a,0\ncompiled/__init__.py,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("vendored", "compiled", "beside"):
+        monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
+    assert users_modules() & {"vendored", "compiled", "beside"} == {"beside"}
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    only_from(tmp_path / "copy")
+    assert path[:2] == [str(tmp_path / "copy"), str(tmp_path)]
+    assert str(tmp_path / "own") not in path

@@ -16,6 +16,7 @@ import pytest
 import torch
 from fixtures.command_line import CommandLine
 from fixtures.method_cases import (
+    ADAM,
     BACKENDS,
     HALF,
     METHODS,
@@ -27,10 +28,16 @@ from fixtures.method_cases import (
 
 from lt_sweeps.config import keys
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution import measured_backend
 from lt_sweeps.execution.materialize import ticket
-from lt_sweeps.plan.planning import Plan
+from lt_sweeps.execution.measured_backend import with_backend
+from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.sparsity import top_k
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.training import arithmetic
+from lt_sweeps.training.backends.backend import timed_backends
 from lt_sweeps.training.training_loop import Interrupted, TrainingLoop
 
 pytestmark = pytest.mark.gpu
@@ -208,6 +215,51 @@ def test_every_backend_of_every_model_is_captured_and_ends_as_on_a_cpu(
     monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: False))
     eager = run(*cells, root=tmp_path / "eager", device=device, backend=backend)
     assert_same_bytes(captured[1], eager[1])
+
+
+@pytest.mark.parametrize("recipe", [ADAM, MOMENTUM], ids=["adam", "sgd"])
+@pytest.mark.parametrize("name", ["imp", "rigl"])
+def test_one_kernel_for_mask_optimizer_and_pin_ends_as_the_plain_update(
+    cell: Make,
+    run: Run,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    recipe: dict[str, Any],
+) -> None:
+    if device == "cpu":
+        pytest.skip("it is a kernel for GPUs; tests/training/test_kept_update.py interprets it")
+    cells = method_cells(cell, name, recipe)
+    plain = run(*cells, root=tmp_path / "plain", device=device)
+    monkeypatch.setattr(arithmetic, "ONE_KERNEL", True)
+    captured = run(*cells, root=tmp_path / "captured", device=device)
+    assert_close(captured, plain)
+    monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: False))
+    eager = run(*cells, root=tmp_path / "eager", device=device)
+    assert_same_bytes(captured[1], eager[1])
+
+
+def test_convolutions_are_timed_on_the_device_and_the_choice_is_kept(
+    cell: Make, device: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if device == "cpu":
+        names = timed_backends, torch.device("cuda")
+        monkeypatch.setattr(
+            measured_backend, "timed_backends", lambda module, _: names[0](module, names[1])
+        )
+    small = {"dataset__shape": [1, 8, 8], "schedule": HALF, "recipe": MOMENTUM}
+    made = plan([cell(model=MODELS["conv"], **small, seed=seed) for seed in (0, 1)])
+    units = [unit for unit in made.units if unit.stage == made.units[0].stage]
+    sweep = SweepFolder(tmp_path / "sweeps" / "timed")
+    machine = with_backend(sweep, units, Machine(device=device))
+    (file,) = sweep.folder.glob("backends/*")
+    seconds = json.loads(file.read_bytes())["seconds"]
+    # Whatever fails here would train no stack either, and it is left out without a word.
+    assert {"stacked", "grouped", "loop", "vmap"} == seconds.keys()
+    assert machine.backend == min(seconds, key=lambda name: seconds[name])
+    monkeypatch.setattr(measured_backend, "time_backends", None)
+    assert with_backend(sweep, units, Machine(device=device)) == machine
 
 
 def test_a_short_last_batch_is_taken_eagerly_beside_the_graph(

@@ -7,10 +7,17 @@ import pytest
 import torch
 from fixtures.captured_step import no_waits
 from torch import Tensor, tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lt_sweeps.config.seeds import Seed
+from lt_sweeps.models.network import Layer
 from lt_sweeps.sparsity import top_k
-from lt_sweeps.sparsity.top_k import keep_top, keep_top_of_each
+from lt_sweeps.sparsity.top_k import (
+    keep_top,
+    keep_top_of_each,
+    keep_top_of_layers,
+    of_one_size,
+)
 
 SEEDS = tuple(map(Seed.of, range(4)))
 TIED = tensor([1.0, 1, 1, 2, 2, 2, 3, 3])
@@ -84,3 +91,52 @@ def test_it_does_not_wait_for_the_device() -> None:
         assert expected is not keep_top_of_each(scores, counts, SEEDS)
     with pytest.raises(RuntimeError, match="wait"), no_waits():
         keep_top(scores[0], 3, torch.Generator())
+
+
+class _Count(TorchDispatchMode):
+    """Counts the operations that a device would start."""
+
+    started = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.started += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_layers_of_one_size_are_ranked_as_each_alone_and_in_one_go_on_a_device(
+    on_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top_k, "host_reads", lambda tensor: on_host)
+    draws = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 9, (6, 4, 50), generator=draws).float()  # with ties
+    counts = torch.randint(0, 51, (6, 4), generator=draws)
+    indices = [("drop", 7, f"layer{number}") for number in range(6)]
+    alone = [
+        keep_top_of_each(s, c, SEEDS, *i) for s, c, i in zip(scores, counts, indices, strict=True)
+    ]
+    assert torch.equal(keep_top_of_layers(scores, counts, SEEDS, indices), torch.stack(alone))
+    if not on_host:
+        operations = []
+        for number in (1, 6):
+            with _Count() as count:
+                keep_top_of_layers(scores[:number], counts[:number], SEEDS, indices[:number])
+            operations.append(count.started)
+        # Only the key of each layer takes an operation of its own.
+        assert operations[1] <= operations[0] + 6
+
+
+def test_layers_are_grouped_by_size_in_their_order_and_within_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = {"a": (2, 3), "b": (4,), "c": (3, 2), "d": (6,), "e": (4,)}
+    layers = [Layer(name, shape, "linear") for name, shape in shapes.items()]
+
+    def named() -> list[str]:
+        return ["".join(part.name for part in group) for group in of_one_size(layers, 2)]
+
+    assert named() == ["acd", "be"]
+    monkeypatch.setattr(top_k, "_TOGETHER", 25)  # two layers of six weights and two replicates
+    assert named() == ["ac", "be", "d"]
+    monkeypatch.setattr(top_k, "_TOGETHER", 1)
+    assert named() == ["a", "b", "c", "d", "e"]

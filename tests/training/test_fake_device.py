@@ -183,8 +183,8 @@ def test_a_ranking_on_the_host_is_found(
 ) -> None:
     moved = RigL._moved
 
-    def on_the_host(rigl: RigL, layer: Any, state: TrainingState, step: int) -> Tensor:
-        return moved(rigl, layer, state, step) & torch.ones(layer.size, dtype=torch.bool)
+    def on_the_host(rigl: RigL, layers: Any, state: TrainingState, step: int) -> Tensor:
+        return moved(rigl, layers, state, step) & torch.ones(layers[0].size, dtype=torch.bool)
 
     monkeypatch.setattr(RigL, "_moved", on_the_host)
     loop = started(cell, "rigl", ADAM, tmp_path, fake_gpu)

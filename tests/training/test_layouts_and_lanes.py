@@ -95,4 +95,5 @@ def test_a_step_finds_the_memory_that_the_step_before_it_freed() -> None:
     for _ in range(10):
         stack.loss(x, y)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    assert faults < 1000, "of pages; an activation alone has 1,024 of them"
+    # Pages; an activation has 1,024 of them, so not one activation is cleared anew in each step.
+    assert faults < 10 * 1024 / 2

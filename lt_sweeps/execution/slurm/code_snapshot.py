@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import os
@@ -83,7 +84,11 @@ def only_from(copy: Path) -> None:
     What a job did not find in its copy would else come from folders that are edited meanwhile.
     """
     installed = _installed()
-    kept = [p for p in sys.path if f"{p}{os.sep}".startswith(installed) or p.endswith(".zip")]
+    kept = [
+        p
+        for p in sys.path
+        if f"{p}{os.sep}".startswith(installed) or p.endswith(".zip") or _listed(p)
+    ]
     sys.path[:] = [str(copy), *kept]
 
 
@@ -118,8 +123,20 @@ def _is_users(name: str, installed: tuple[str, ...]) -> bool:
     """Whether a module is neither part of Python nor installed nor this package."""
     file, folders = _place(name)
     places = [place for place in (*folders, file or "") if place]
-    inside = any(place.startswith(installed) for place in places)
+    inside = any(
+        place.startswith(installed) or name in _listed(os.path.dirname(place)) for place in places
+    )
     return bool(places) and not inside and name != lt_sweeps.__name__
+
+
+@functools.cache
+def _listed(folder: str) -> frozenset[str]:
+    """What an installer has put into a folder of any name, such as `pip --target`, by its lists."""
+    names: set[str] = set()
+    for record in Path(folder).glob("*.dist-info/RECORD"):
+        lines = record.read_text(errors="replace").splitlines()
+        names |= {line.partition(",")[0].partition("/")[0].partition(".")[0] for line in lines}
+    return frozenset(names - {""})
 
 
 def _place(name: str) -> tuple[str | None, list[str]]:

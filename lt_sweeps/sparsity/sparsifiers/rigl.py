@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.models.network import Layer
 from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier, TrainingState, When
-from lt_sweeps.sparsity.top_k import keep_top_of_each
+from lt_sweeps.sparsity.top_k import keep_top_of_layers, of_one_size
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,23 @@ class RigL(Sparsifier):
         return self.fraction / 2 * (1 + math.cos(math.pi * step / self.end))
 
     def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:
-        for layer in state.layers:
-            mask = state.mask[layer.name]
-            kept = self._moved(layer, state, step)
-            mask.copy_(kept.view_as(mask))
+        for layers in of_one_size(state.layers, len(state.seeds)):
+            for layer, kept in zip(layers, self._moved(layers, state, step), strict=True):
+                mask = state.mask[layer.name]
+                mask.copy_(kept.view_as(mask))
 
-    def _moved(self, layer: Layer, state: TrainingState, step: int) -> Tensor:
-        """A layer's next mask: bool `[R, n]`."""
-        tensors = (state.mask, state.weights, state.grads)
-        mask, weights, grads = (named[layer.name].flatten(1) for named in tensors)
+    def _moved(self, layers: Sequence[Layer], state: TrainingState, step: int) -> Tensor:
+        """The next masks of layers of one size: bool `[L, R, n]`."""
+        mask, weights, grads = (
+            torch.stack([named[layer.name].flatten(1) for layer in layers])
+            for named in (state.mask, state.weights, state.grads)
+        )
         # A replicate that diverged keeps its number of weights, no matter which ones.
         weights, grads = weights.nan_to_num().abs(), grads.nan_to_num().abs()
-        counts = (mask != 0).sum(1)  # replicates may differ in sparsity
+        counts = (mask != 0).sum(2)  # replicates may differ in sparsity
         moving = (self.moving(step) * counts.double()).long()
         active = torch.where(mask != 0, weights, -1.0)
-        index = (step, layer.name)
-        stay = keep_top_of_each(active, counts - moving, state.seeds, "drop", *index)
+        drop, grow = ([(way, step, layer.name) for layer in layers] for way in ("drop", "grow"))
+        stay = keep_top_of_layers(active, counts - moving, state.seeds, drop)
         absent = torch.where(stay, -1.0, grads)
-        return stay | keep_top_of_each(absent, moving, state.seeds, "grow", *index)
+        return stay | keep_top_of_layers(absent, moving, state.seeds, grow)

@@ -10,12 +10,13 @@
 `vmap`     `torch.func`: takes any module without noise or recurrent layers, and starts about twice
            the kernels
 
-`auto` is a rule on the device and the layers, never a timing, so that the same command gives the
-same bytes. On one CPU core `chain` pays and folding convolutions costs: five replicates, in
+`auto` is a rule on the device and the layers, so that the same command gives the same bytes. Only
+for stacks of convolutions on a GPU a sweep times `timed_backends` once, and remembers the fastest.
+On one CPU core `chain` pays and folding convolutions costs: five replicates, in
 replicate-steps against the best plain loop of one module (`tests/benchmarks/bench_stack.py`,
 medians of 7 to 15 rounds): LeNet-300-100 chain 1.44, stacked 1.21, vmap 1.04, loop 1.02; Conv-4
 loop 1.0, stacked 0.63; ResNet-20 loop 0.99, stacked 0.60, grouped 0.42. On a GPU nothing is
-measured yet; there every kernel that is not started should pay.
+measured yet; there every kernel that is not started should pay, so the rule is `stacked`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,18 @@ def choose_backend(module: nn.Module, device: torch.device, loss: TaskLoss | Non
     if unstackable(module):  # what a loss of a user's does, `vmap` may have no rule for
         return "vmap" if loss.kind.ours else "loop"
     return "stacked"
+
+
+def timed_backends(module: nn.Module, device: torch.device) -> tuple[str, ...]:
+    """The backends among which a timing chooses, the rule's own first; none where a rule is enough.
+
+    On a GPU nobody knows beforehand which one is fastest for the convolutions of R replicates: R
+    kernels in turn, R kernels side by side, or a single one of many groups.
+    """
+    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
+    if device.type == "cpu" or not convolves or draws_noise(module) or _recurrent(module):
+        return ()
+    return ("vmap", "loop") if unstackable(module) else ("stacked", "grouped", "loop", "vmap")
 
 
 def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:

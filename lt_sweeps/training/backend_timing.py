@@ -1,0 +1,82 @@
+"""How long a step of a stack takes with each backend, on the device that trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.store import Store
+from lt_sweeps.training.stack import graphed
+from lt_sweeps.training.training_loop import TrainingLoop
+
+_SPEND = 0.1  # seconds of a round of steps
+_ROUNDS = 3
+
+
+def time_backends(
+    names: Sequence[str], units: Sequence[Unit], store: Store, machine: Machine
+) -> dict[str, float]:
+    """Seconds of the losses and gradients of a step, by backend, as a training computes them.
+
+    A backend that cannot compute this network, or not in this memory, is left out.
+
+    Raises:
+        torch.OutOfMemoryError: the stack does not fit with any of them.
+    """
+    taken: dict[str, float] = {}
+    short: torch.OutOfMemoryError | None = None
+    for name in names:
+        try:
+            taken[name] = _time(units, store, replace(machine, backend=name))
+        except torch.OutOfMemoryError as error:
+            short = error.with_traceback(None)  # which holds the tensors of the stack
+        except (RuntimeError, ValueError, NotImplementedError):
+            continue
+        finally:
+            if machine.device.startswith("cuda"):
+                torch.cuda.empty_cache()  # the next one may need it in other pieces
+    if short is not None and not taken:
+        raise short
+    return taken
+
+
+def _time(units: Sequence[Unit], store: Store, machine: Machine) -> float:
+    loop = TrainingLoop(units, store, machine, moments=[frozenset()] * len(units))
+    try:
+        # Products of zeros would take less time than those of a training.
+        draws = torch.Generator(loop.device).manual_seed(0)
+        loop.stack.weights.normal_(0, 0.05, generator=draws)
+        batch = loop.batches.take(*loop.batches.batch(0))
+
+        def step() -> None:
+            loop.stack.loss(*batch)
+
+        return step_seconds(graphed(step, loop.device), loop.device)
+    finally:
+        loop.batches.close()
+
+
+def step_seconds(step: Callable[[], None], device: torch.device) -> float:
+    """Seconds of a step: the best round of several, since other work only makes it longer."""
+
+    def one_of(count: int) -> float:
+        _wait(device)
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        _wait(device)
+        return (time.perf_counter() - start) / count
+
+    step()
+    count = max(1, min(1000, round(_SPEND / max(one_of(1), 1e-6))))
+    return min(one_of(count) for _ in range(_ROUNDS))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

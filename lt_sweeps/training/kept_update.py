@@ -1,0 +1,129 @@
+"""`update_kept`: mask, optimizer and pin as one kernel over the flat buffers, in Triton.
+
+A plain step passes over weights, gradients and moments in up to four kernels, pruned weights
+included. This one leaves pruned weights alone: they lie at their pinned values and have no moments,
+and so they stay. Where few weights are kept, most of the memory traffic should be saved. No GPU has
+measured that yet, so nothing takes it by itself (`arithmetic.ONE_KERNEL`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
+from torch import Tensor
+
+from lt_sweeps.training.optimizers import Optimizer
+
+_BLOCK = 1024
+
+
+def update_kept(
+    optimizer: Optimizer, weights: Tensor, grads: Tensor, mask: Tensor, lr: float | Tensor
+) -> None:
+    """One step of the weights `[R, P]` whose float `mask` `[R, P]` is not 0.
+
+    It equals `optimizer.step` of masked gradients up to rounding, as long as pruned weights have no
+    moments. A NaN of a pruned weight's gradient is left out too.
+    """
+    optimizer.steps.add_(1)
+    rate = lr if isinstance(lr, Tensor) else torch.full((), lr, device=weights.device)
+    options = optimizer.options
+    kernel: Any = _sgd if optimizer.optimizer == "sgd" else _adam
+    if optimizer.optimizer == "sgd":
+        own = {name: options[name] for name in ("momentum", "nesterov")}
+    else:
+        own = {name: options[name] for name in ("beta1", "beta2", "eps")}
+        own |= {f"log_{name}": math.log(options[name]) for name in ("beta1", "beta2")}
+        own["decoupled"] = optimizer.optimizer == "adamw"
+    # SGD has one moment or none; weights stand for those that no kernel reads then.
+    first, second = (*optimizer.moments.values(), weights, weights)[:2]
+    rows, size = weights.shape
+    kernel[triton.cdiv(size, _BLOCK), rows](
+        *(weights, grads, mask, first, second, optimizer.steps, rate, size),
+        decay=options["weight_decay"],
+        block=_BLOCK,
+        **own,
+    )
+
+
+@triton.jit
+def _adam(
+    weights,
+    grads,
+    mask,
+    first,
+    second,
+    steps,
+    rate,
+    size,
+    beta1: tl.constexpr,
+    beta2: tl.constexpr,
+    log_beta1: tl.constexpr,
+    log_beta2: tl.constexpr,
+    eps: tl.constexpr,
+    decay: tl.constexpr,
+    decoupled: tl.constexpr,
+    block: tl.constexpr,
+):
+    row = tl.program_id(1)
+    column = tl.program_id(0) * block + tl.arange(0, block)
+    at = row.to(tl.int64) * size + column
+    kept = (tl.load(mask + at, mask=column < size, other=0.0) != 0) & (column < size)
+    w = tl.load(weights + at, mask=kept, other=0.0)
+    g = tl.load(grads + at, mask=kept, other=0.0)
+    m = tl.load(first + at, mask=kept, other=0.0)
+    v = tl.load(second + at, mask=kept, other=0.0)
+    lr = tl.load(rate)
+    # In float64, because 1 - 0.999 ** step loses four digits in float32.
+    step = tl.load(steps + row).to(tl.float64)
+    correction1 = (1 - tl.exp(step * log_beta1)).to(tl.float32)
+    correction2 = tl.sqrt((1 - tl.exp(step * log_beta2)).to(tl.float32))
+    if decay != 0:
+        if decoupled:
+            w = w - lr * decay * w
+        else:
+            g = g + decay * w
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    w = w - (lr / correction1) * m / (tl.sqrt(v) / correction2 + eps)
+    tl.store(weights + at, w, mask=kept)
+    tl.store(first + at, m, mask=kept)
+    tl.store(second + at, v, mask=kept)
+
+
+@triton.jit
+def _sgd(
+    weights,
+    grads,
+    mask,
+    first,
+    second,
+    steps,
+    rate,
+    size,
+    momentum: tl.constexpr,
+    nesterov: tl.constexpr,
+    decay: tl.constexpr,
+    block: tl.constexpr,
+):
+    row = tl.program_id(1)
+    column = tl.program_id(0) * block + tl.arange(0, block)
+    at = row.to(tl.int64) * size + column
+    kept = (tl.load(mask + at, mask=column < size, other=0.0) != 0) & (column < size)
+    w = tl.load(weights + at, mask=kept, other=0.0)
+    g = tl.load(grads + at, mask=kept, other=0.0)
+    lr = tl.load(rate)
+    if decay != 0:
+        g = g + decay * w
+    if momentum != 0:
+        m = momentum * tl.load(first + at, mask=kept, other=0.0) + g
+        tl.store(first + at, m, mask=kept)
+        if nesterov:
+            g = g + momentum * m
+        else:
+            g = m
+    tl.store(weights + at, w - lr * g, mask=kept)

@@ -1,0 +1,140 @@
+"""One kernel that masks, updates and pins equals the plain update, by Triton's interpreter."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures.method_cases import ADAM, MOMENTUM, method_cells
+from torch import Tensor
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.plan.planning import Plan
+from lt_sweeps.storage.store import Store
+from lt_sweeps.training import arithmetic, fixed_mask
+from lt_sweeps.training.optimizers import Optimizer
+
+Make = Callable[..., Cell]
+Run = Callable[..., tuple[Plan, Store]]
+Update = Callable[[Optimizer, Tensor, Tensor, Tensor, float], None]
+MODULE = "lt_sweeps.training.kept_update"
+CLOSE = 4e-7  # of the largest number, after ten steps: a few roundings of float32
+OPTIMIZERS: list[dict[str, Any]] = [
+    {"optimizer": "adam"},
+    {"optimizer": "adam", "weight_decay": 0.01, "betas": (0.8, 0.99), "eps": 1e-3},
+    {"optimizer": "adamw", "weight_decay": 0.01},
+    {"optimizer": "sgd"},
+    {"optimizer": "sgd", "weight_decay": 0.01},
+    {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.01},
+    {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+]
+
+
+@pytest.fixture
+def update_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[Update]:
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when a kernel is defined
+    sys.modules.pop(MODULE, None)
+    yield importlib.import_module(MODULE).update_kept
+    del sys.modules[MODULE]  # another test may want it compiled
+
+
+def stacked(options: dict[str, Any], dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
+    """Two rows of more than a block, their gradients, and an optimizer of them."""
+    draws = torch.Generator().manual_seed(1)
+    mask = (torch.rand(2, 1100, generator=draws) < 0.3).float()
+    weights = torch.randn(2, 1100, generator=draws).to(dtype)
+    grads = torch.zeros_like(weights)
+    return weights, grads, mask, Optimizer(weights, grads, **options)
+
+
+@pytest.mark.parametrize("options", OPTIMIZERS, ids=str)
+def test_it_equals_the_plain_update_and_a_pruned_weight_stays(
+    update_kept: Update, options: dict[str, Any]
+) -> None:
+    (plain, plain_grads, mask, by_torch), (ours, grads, _, by_us) = (
+        stacked(options),
+        stacked(options),
+    )
+    pinned = ours * (1 - mask)
+    draws = torch.Generator().manual_seed(2)
+    for step in range(10):
+        drawn = torch.randn(grads.shape, generator=draws)
+        plain_grads.copy_(drawn * mask)
+        by_torch.step(0.02 / (step + 1))
+        torch.addcmul(pinned, plain, mask, out=plain)
+        by_torch.mask_(mask)
+        grads.copy_(drawn)
+        update_kept(by_us, ours, grads, mask, 0.02 / (step + 1))
+    assert torch.equal(ours * (1 - mask), pinned)
+    assert float((ours - plain).abs().max()) <= CLOSE * float(plain.abs().max())
+    for name, tensor in by_torch.tensors.items():
+        difference = (by_us.tensors[name] - tensor).abs().max()
+        assert float(difference) <= CLOSE * max(1.0, float(tensor.abs().max())), name
+    assert all(float((m * (1 - mask)).abs().max()) == 0 for m in by_us.moments.values())
+
+
+@pytest.mark.parametrize("before", [0, 3, 60_000])
+def test_the_corrections_of_adam_have_all_digits_at_any_step(
+    update_kept: Update, before: int
+) -> None:
+    options = {"optimizer": "adam"}
+    exact, exact_grads, mask, by_torch = stacked(options, torch.float64)
+    ours, grads, _, by_us = stacked(options)
+    for optimizer in (by_torch, by_us):
+        optimizer.steps.fill_(before)
+        optimizer.steps[1] = before + 5  # a row has a count of its own
+        optimizer.ready()
+    began = exact.clone()
+    exact_grads.copy_(mask * torch.linspace(-1, 1, mask.shape[1]))
+    grads.copy_(exact_grads)
+    by_torch.step(0.5)
+    update_kept(by_us, ours, grads, mask, 0.5)
+    moved = (exact - began).abs().max()
+    assert float((ours - exact).abs().max()) <= 1e-6 * max(1.0, float(moved))
+    assert by_us.steps.tolist() == [before + 1, before + 6]
+
+
+@pytest.mark.parametrize("recipe", [ADAM, MOMENTUM], ids=["adam", "sgd"])
+@pytest.mark.parametrize("name", ["imp", "rigl"])
+def test_a_training_by_one_kernel_is_the_plain_training_up_to_rounding(
+    cell: Make,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    update_kept: Update,
+    name: str,
+    recipe: dict[str, Any],
+) -> None:
+    calls = 0
+
+    def counted(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        update_kept(*args)
+
+    cells = method_cells(cell, name, recipe)
+    cells = [c for c in cells if c.config["seed"] == 0]
+    made, plain = run(*cells, root=tmp_path / "plain")
+    monkeypatch.setattr(fixed_mask, "takes_one_kernel", lambda weights: True)
+    monkeypatch.setattr(f"{MODULE}.update_kept", counted)
+    ours = run(*cells, root=tmp_path / "ours")[1]
+    # The pruned level of IMP, and RigL but for a step in which it rewires.
+    assert calls == {"imp": 8, "rigl": 7}[name]
+    unit = made.units[-1]
+    one, other = (store.read(unit.stage.key, unit.seed) for store in (plain, ours))
+    for layer, mask in one.mask.items():
+        assert torch.equal(mask, other.mask[layer])
+        torch.testing.assert_close(other.state[layer], one.state[layer], rtol=1e-4, atol=1e-5)
+        assert not other.state[layer][~mask].any()
+
+
+def test_it_is_off_and_never_taken_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert arithmetic.ONE_KERNEL is False, "until a GPU has measured it"
+    monkeypatch.setattr(arithmetic, "ONE_KERNEL", True)
+    assert not arithmetic.takes_one_kernel(torch.zeros(1))
