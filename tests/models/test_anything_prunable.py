@@ -99,6 +99,18 @@ class Mixed(nn.Module):
         return self.output((x.squeeze(1) * self.scale).mean(1)).log_softmax(-1)
 
 
+class Branching(nn.Module):
+    """Its way through the network depends on the numbers that arrive."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.inner, self.output = nn.Linear(8, 8), nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(1)[:, :8]
+        return self.output(self.inner(rows).relu() if rows.mean() < 0.5 else rows)
+
+
 ATTENTION = "encoder.self_attn.in_proj_weight"
 USUAL = {
     Encoder: {
@@ -288,6 +300,42 @@ def test_vmap_refuses_a_recurrent_layer_and_a_gpu_takes_the_loop() -> None:
     with pytest.raises(ValueError, match="`vmap` has no rule for LSTM; `loop` can"):
         Stack(module, 2, backend="vmap")
     assert choose_backend(module, torch.device("cuda")) == "loop"
+
+
+class ByShape(Branching):
+    """Its way depends on the shape alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(1)[:, :8]
+        return self.output(self.inner(rows) if x.shape[-1] == 4 and rows.dim() > 1 else rows)
+
+
+class Checked(Branching):
+    """It looks at the numbers that arrive, and answers the same in any batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.isnan().any():
+            raise ValueError("not a number")
+        return self.output(self.inner(x.flatten(1)[:, :8]).relu())
+
+
+@pytest.mark.parametrize("backend", ["stacked", "grouped", "vmap"])
+def test_a_branch_on_data_is_refused_where_replicates_are_together(backend: str) -> None:
+    module = of(Branching).module("cpu")
+    with pytest.raises(ValueError, match=f"`{backend}` cannot compute .* branches .*`loop` can$"):
+        Stack(module, 2, backend=backend)
+    assert choose_backend(module, torch.device("cuda")) == "loop"
+    Stack(of(ByShape).module("cpu"), 2, backend=backend)
+    assert choose_backend(of(ByShape).module("cpu"), torch.device("cuda")) == "stacked"
+
+
+def test_a_model_that_branches_on_data_trains(tmp_path: Path) -> None:
+    made, store = compute_cells(tiny_cell(model=model(Checked)), root=tmp_path)
+    (cell,) = made.cells
+    ticket, initial = store.read(cell.last.key, cell.seed), cell.last.network.draw(cell.seed)
+    for name, mask in ticket.mask.items():
+        assert not ticket.state[name][~mask].any()
+        assert not torch.equal(ticket.state[name][mask], initial[name][None][mask])
 
 
 def test_the_plan_says_which_share_is_prunable_and_what_large_stays_dense(

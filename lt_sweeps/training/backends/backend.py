@@ -7,8 +7,8 @@
 `stacked`  replicates folded into the batch: linear layers as one batched product, convolutions and
            normalisation one replicate after another, all else as it is
 `grouped`  as `stacked`, with one grouped convolution and one normalisation for all replicates
-`vmap`     `torch.func`: takes any module without noise or recurrent layers, and starts about twice
-           the kernels
+`vmap`     `torch.func`: takes any module without noise, recurrent layers or branches on data, and
+           starts about twice the kernels
 
 `auto` is a rule on the device and the layers, so that the same command gives the same bytes. Only
 for stacks of convolutions on a GPU a sweep times `timed_backends` once, and remembers the fastest.
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from lt_sweeps.training.backends.chain import ChainBackend, chain_of
+from lt_sweeps.training.backends.data_branches import branches_on_data
 from lt_sweeps.training.backends.loop_backend import LoopBackend
 from lt_sweeps.training.backends.stack_views import StackViews
 from lt_sweeps.training.backends.stacked import StackedBackend, unstackable
@@ -55,7 +56,7 @@ def choose_backend(module: nn.Module, device: torch.device, loss: TaskLoss | Non
         return "chain"
     if device.type == "cpu":
         return "loop"
-    if _recurrent(module):
+    if _recurrent(module) or branches_on_data(module):
         return "loop"
     if unstackable(module):  # what a loss of a user's does, `vmap` may have no rule for
         return "vmap" if loss.kind.ours else "loop"
@@ -84,6 +85,11 @@ def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
         raise ValueError(f"backend: `{name}` cannot draw each replicate's own noise; `loop` can")
     if name == "loop":
         return LoopBackend(module, views)
+    if name in ("stacked", "grouped", "vmap") and branches_on_data(module):
+        raise ValueError(
+            f"backend: `{name}` cannot compute a model that branches on the numbers that arrive, "
+            "for which replicates differ; `loop` can"
+        )
     if name == "vmap":
         if kind := _recurrent(module):
             raise ValueError(f"backend: `vmap` has no rule for {kind}; `loop` can compute it")
