@@ -15,8 +15,8 @@ import yaml
 
 from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.config.keys import GROUPS, KEEPS, PRECISIONS
-from lt_sweeps.config.metrics import names_of
 from lt_sweeps.config.papers import paper_names
+from lt_sweeps.config.quantities import names_of
 from lt_sweeps.config.report_config import BANDS, FIGURES, KEYS
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
