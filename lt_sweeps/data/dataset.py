@@ -51,6 +51,7 @@ class Dataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     fingerprint: str = ""
+    lacks: Callable[[], str] = str  # what `prepare` has to fetch and whether it can; "": nothing
 
 
 def content_hash(dataset: Dataset) -> str:
