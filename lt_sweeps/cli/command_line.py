@@ -33,6 +33,12 @@ PLANNING = "planning the sweep ..."
 _ALONE = "--hydra-help --version --resolve -r --run -m --multirun -sc --shell-completion"
 _WITH_VALUE = "-c --cfg -p --package -i --info -cp --config-path -cn --config-name -cd --config-dir"
 FLAGS = dict.fromkeys((*HELP, *_ALONE.split()), False) | dict.fromkeys(_WITH_VALUE.split(), True)
+_VALUES = {
+    **dict.fromkeys(("-c", "--cfg"), ("job", "hydra", "all")),
+    **dict.fromkeys(
+        ("-i", "--info"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    ),
+}
 # With one of these flags Hydra prints something and runs nothing.
 SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
 
@@ -164,6 +170,7 @@ def _compose(words: list[str], *, dry_run: bool = False) -> int:
     try:
         with warnings.catch_warnings(), redirect_stdout(shown), search_reported():
             warnings.filterwarnings("error", message=".*is\nnot available|.*is not available")
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
             # Hydra 1.4 warns of every callback that a program does not list, a user's own too.
             warnings.filterwarnings("ignore", message=r"hydra\.utils\.instantiate.* resolved")
             _hydra()()
@@ -188,20 +195,28 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
     """Flags (with their values) and overrides; Hydra 1.3 wants them apart."""
     flags, overrides, rest = [], [], iter(words)
     for word in rest:
-        name = word.split("=", 1)[0]
+        name, equal, value = word.partition("=")
         if not word.startswith("-"):
             overrides.append(_override(word))
         elif name not in FLAGS:
             raise Usage(unknown("flag", name, [f for f in FLAGS if f[1] == "-"], what="flags"))
+        elif not FLAGS[name]:
+            if equal:
+                raise Usage(f"{name}: got {value!r}; it takes no value")
+            flags.append(name)
         else:
-            flags.append(word)
-            if FLAGS[name] and name == word:
-                flags += [value for value in [next(rest, None)] if value is not None]
+            given = value if equal else next(rest, "")
+            if not given or given not in _VALUES.get(name, (given,)):
+                allowed = " or ".join(_VALUES.get(name, ("VALUE",)))
+                raise Usage(f"{name}: got {given or 'no value'}; write {name} {allowed}")
+            flags += [name, given]
     return flags, overrides
 
 
 def _override(word: str) -> str:
     key, _, value = word.partition("=")
+    if not key.strip("+~"):
+        raise Usage(f"{word}: names no key; write KEY=VALUE")
     if word.startswith("~") and key[1:] in (*GROUPS, *SHARED_KEYS, "data_dir", "seed"):
         raise ValueError(
             f"{key}: cannot be removed, since every sweep has one; set {key[1:]}=VALUE"
@@ -215,7 +230,9 @@ def _override(word: str) -> str:
 
 
 def _names(value: str) -> bool:
-    """Whether Hydra reads the value as a name. For a number its error does not name the group."""
+    """Whether Hydra reads the value as a name. For others its error does not name the group."""
+    if value[0] in "[{":
+        return False
     try:
         float(value)
     except ValueError:

@@ -309,7 +309,13 @@ def _check_keys(verb: str, keys: Iterable[str], allowed: Collection[str]) -> Non
 
 
 def _values(keys: Mapping[str, str]) -> dict[str, Any]:
-    return {key: yaml.safe_load(value) for key, value in keys.items()}
+    values: dict[str, Any] = {}
+    for key, value in keys.items():
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise Usage(f"{key}: got {value}; close the brackets and quotes of a value") from None
+    return values
 
 
 def _folder(verb: str, name: str, root: str | None) -> Path:

@@ -33,9 +33,14 @@ _PLUGINS = {
 
 def complaint(error: BaseException) -> str | None:
     """The line that answers a mistake, in a user's own code too; None for a bug of ours."""
+    if plugin := _broken_plugin(error):
+        return plugin
     match error:
         case MissingConfigException():
             return _unknown_option(error)
+        case OverrideParseException() if "=~" in error.override:
+            key, _, value = error.override.partition("=")
+            return f"{key}: got {value}; write {key}=$HOME/..., since no shell replaces ~ here"
         case OverrideParseException():
             return (
                 f"{error.override}: not of the form key=value; a value with special characters "
@@ -45,7 +50,9 @@ def complaint(error: BaseException) -> str | None:
             return _composition(error)
         case OmegaConfBaseException():
             return _config(error)
-        case YAMLError() | FileNotFoundError():
+        case YAMLError():
+            return _one_line(error)
+        case FileNotFoundError() if error.errno is None:  # of ours, in a sentence
             return _one_line(error)
         case OSError() if error.filename is not None:  # the file system's own words, with the file
             return f"{error.filename}: {error.strerror}"
@@ -153,6 +160,19 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{name}.")
 
 
+def _broken_plugin(error: BaseException) -> str:
+    """What a plugin of Hydra raised when it was imported: Hydra imports all that are installed."""
+    for frame, _ in walk_tb(error.__traceback__):
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("hydra_plugins.") and frame.f_code.co_name == "<module>":
+            package = name.split(".")[1].replace("_", "-")
+            return (
+                f"{package}: this plugin of Hydra cannot be imported: {_one_line(error)}; "
+                f"pip uninstall {package}"
+            )
+    return ""
+
+
 def _of_ours_or_hydra(error: Exception) -> bool:
     """Whether the frame that raised belongs to this package or to Hydra."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
@@ -161,4 +181,5 @@ def _of_ours_or_hydra(error: Exception) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    return re.sub(r" full_key: \S+( object_type=\S+)?", "", text) or type(error).__name__

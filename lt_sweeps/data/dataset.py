@@ -68,6 +68,7 @@ class Dataset:
     fingerprint: str = ""
     outputs: int = 0
     input_dtype: torch.dtype = torch.float32
+    lacks: Callable[[], str] = str  # what `prepare` has to fetch and whether it can; "": nothing
 
     def __post_init__(self) -> None:
         if self.classes is not None:

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import io
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -115,6 +116,7 @@ def _downloaded(
         train_size=images - validation,
         prepare=partial(_download, name, kind, data_dir),
         load=partial(_load_torchvision, name, kind, data_dir, draw),
+        lacks=partial(_lacks, name, kind, data_dir),
         mean=tuple(value / 255 for value in statistics[0]),
         std=tuple(value / 255 for value in statistics[1]),
     )
@@ -241,6 +243,17 @@ def _download(name: str, kind: str, data_dir: str) -> None:
             raise
         reason = f"the download failed ({' '.join(str(error).split()) or type(error).__name__})"
     return _check(name, kind, data_dir, reason)
+
+
+def _lacks(name: str, kind: str, data_dir: str) -> str:
+    """That files have to be downloaded, and whether there is a place for them."""
+    if all(path.is_file() for path in _published(kind, data_dir)):
+        return ""
+    folder = Path(data_dir).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        return f"{name} is not in data_dir={data_dir}, where nothing can be written"
+    return f"{name} is not in data_dir={data_dir}; it is downloaded before anything runs"
 
 
 @contextmanager

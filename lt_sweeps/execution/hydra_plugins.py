@@ -61,7 +61,7 @@ def register(words: Sequence[str] = ()) -> None:
     """
     CellSweeper.words = tuple(words)
     plugins = Plugins.instance()
-    for plugin in (CellSweeper, CellLauncher, SlurmLauncher):
+    for plugin in (CellSweeper, CellLauncher, PlanLauncher, SlurmLauncher):
         plugins.register(plugin)
     if hasattr(Plugins, "is_in_toplevel_plugins_module"):
         names = plugins.class_name_to_class
@@ -128,6 +128,11 @@ class SearchSweep(Callback):
         ours = ((hydra.sweeper, CellSweeper), (hydra.launcher, CellLauncher))
         if all(issubclass(get_class(plugin["_target_"]), kind) for plugin, kind in ours):
             return
+        if config.dry_run and not issubclass(get_class(hydra.launcher["_target_"]), CellLauncher):
+            option = hydra.runtime.choices.get("hydra/launcher")
+            print(f"hydra/launcher={option} would run each combination as a job of its own")
+            with flag_override(config, ["readonly", "struct"], False):
+                hydra.launcher = {"_target_": f"{__name__}.{PlanLauncher.__name__}"}
         from lt_sweeps.analysis.objective import Objective
 
         if Objective.of(config.objective).looks_at_test and searches(hydra):
@@ -221,7 +226,7 @@ class CellLauncher(Launcher):
                 "hydra/launcher: a search waits for each trial's result, and this launcher returns "
                 "when jobs are submitted; use hydra/launcher=local in a job of your own"
             )
-        if searched:  # others write there, and Hydra's own make it
+        if searched and not self.config.dry_run:  # others write there, and Hydra's own make it
             Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         trials = [self._trial(overrides) for overrides in job_overrides]
         status = self.start([cell for trial in trials for cell in trial])
@@ -266,6 +271,21 @@ class CellLauncher(Launcher):
         from lt_sweeps.execution import local_launcher
 
         return local_launcher.launch(cells)
+
+
+class PlanLauncher(CellLauncher):
+    """Plans, and starts nothing, in the place of a launcher that is not ours."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+
+    def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
+        from lt_sweeps.execution.trials import by_seed
+
+        return super().launch_cells([each for cell in cells for each in by_seed(cell)])
 
 
 class SlurmLauncher(CellLauncher):

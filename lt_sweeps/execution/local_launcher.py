@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from lt_sweeps.execution.patience import patiently, say
 from lt_sweeps.execution.plan_preview import Estimate, preview, within_budget
 from lt_sweeps.execution.progress import ProgressPanel
 from lt_sweeps.execution.prune_store import keep_only
-from lt_sweeps.execution.run_settings import RunSettings
+from lt_sweeps.execution.run_settings import RunSettings, check_writable
 from lt_sweeps.execution.status import Status
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import Workers, loaded, process_context
@@ -57,7 +56,7 @@ def run_missing(submission: Submission) -> int:
     estimate = Estimate.of(todo, Speeds.of(settings.root), device=here, at_once=len(devices))
     console.print(preview(submission.plan, todo, estimate, sweep=submission.folder))
     within_budget(estimate, settings.budget)
-    _check_writable(settings.root)
+    check_writable(settings.root)
     if settings.dry_run:
         return 0
     submission.prepare_data(submission.plan.units)
@@ -94,18 +93,6 @@ def end_search(folder: Path, keep: str) -> None:
         patiently("report", lambda: _report(folder, Console(), anew=False))
         for line in keep_only(sweep, keep):
             say(line)
-
-
-def _check_writable(root: Path) -> None:
-    """Raises: ValueError: nothing can be written to the folder, or to the one that will hold it."""
-    there = next(
-        folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists()
-    )
-    try:
-        with TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise ValueError(f"root: {root} cannot be written: {error.strerror}") from None
 
 
 def _todo(submission: Submission, devices: Sequence[str], memory: int) -> list[Pack]:

@@ -109,6 +109,7 @@ def preview(
         ),
         ("disk", _disk(plan, todo)),
         *(("dropped", line) for line in [_dropped(plan, sweep.parent.parent)] if line),
+        *(("data", line) for line in _absent(plan)),
         ("prunable", _prunable(plan)),
         *(("stays dense", line) for line in _dense(plan)),
         *(("note", note) for note in plan.notes),
@@ -134,6 +135,12 @@ def _levels(plan: Plan) -> list[Text]:
 def _dropped(plan: Plan, root: Path) -> str:
     units = [(unit.stage.key, str(unit.seed)) for unit in plan.units]
     return dropped_sentence(root, units).removeprefix("tickets: ")
+
+
+def _absent(plan: Plan) -> list[str]:
+    """What the data sets have to fetch before anything runs."""
+    tasks = {id(u.stage.training.task): u.stage.training.task for u in plan.units}
+    return list(dict.fromkeys(filter(None, (task.dataset.lacks() for task in tasks.values()))))
 
 
 def _disk(plan: Plan, todo: Sequence[Pack]) -> str:

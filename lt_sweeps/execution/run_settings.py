@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from lt_sweeps import __version__
@@ -106,6 +107,18 @@ def _budget(budget: Any) -> float | None:
     if budget is None or budget["gpu_hours"] is None:
         return None
     return number("budget.gpu_hours", budget["gpu_hours"], "hours, or null for no limit")
+
+
+def check_writable(root: Path) -> None:
+    """Raises: ValueError: nothing can be written to the folder, or to the one that will hold it."""
+    there = next(
+        folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists()
+    )
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ValueError(f"root: {root} cannot be written: {error.strerror}") from None
 
 
 def code_version() -> str:

@@ -64,7 +64,7 @@ def write_report(
     files[FILE] = json.dumps({**about, "made_from": made_from}, indent=1).encode()
     for name, content in files.items():
         write_whole(folder / name, content)
-    return missing, page_to_open(folder, f"{len(figures)} figures, {len(files)} files in all")
+    return missing, page_to_open(folder, f"figures: {len(figures)}, files in all: {len(files)}")
 
 
 def page_to_open(folder: Path, about: str) -> Text:

@@ -113,7 +113,8 @@ def _analyses(
 
 def _options_in(path: Path) -> Mapping[str, Any]:
     """The keys under `report:` of a yaml."""
-    content = yaml.safe_load(Path(path).read_text())
+    with Path(path).open() as file:  # an error in it names the file
+        content = yaml.safe_load(file)
     if not isinstance(content, dict) or not isinstance(content.get("report"), dict):
         raise ValueError(
             f"layout: {path} has no `report:` with keys under it; an experiment's yaml has"

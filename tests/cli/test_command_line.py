@@ -20,7 +20,7 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.cli.commands import USAGE, VERBS
 from lt_sweeps.cli.completion import SCRIPTS
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.config.errors import CONF, groups, options
+from lt_sweeps.config.errors import CONF, complaint, groups, options
 from lt_sweeps.execution import local_launcher
 
 CRITERIA = ", ".join(sorted(options("mask_criterion")))
@@ -257,7 +257,7 @@ def test_our_own_value_errors_are_one_line(answer: Answer, monkeypatch: pytest.M
 def test_a_bug_keeps_its_traceback(
     answer: Answer, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    monkeypatch.setattr(local_launcher, "launch", local_launcher._check_writable)
+    monkeypatch.setattr(local_launcher, "launch", local_launcher.check_writable)
     status, text = answer(*words)
     assert status == 1
     assert text.startswith("Traceback")
@@ -318,6 +318,18 @@ def test_a_mistake_in_a_persons_own_code_names_key_yaml_and_line(
     status, text = answer("--config-dir=own", "seed=0", *words)
     assert status == 1
     assert re.fullmatch(".*".join(map(re.escape, f"error: {line}\n".split("*"))), text), text
+
+
+def test_a_plugin_of_hydra_that_cannot_be_imported_is_one_line() -> None:
+    # Those of Ax and Nevergrad have a mutable default, which Python 3.11 refuses: every command
+    # fails, since Hydra imports all plugins that are installed.
+    scope = {"__name__": "hydra_plugins.hydra_lab_sweeper.config"}
+    with pytest.raises(ValueError) as raised:
+        exec(compile("raise ValueError('mutable default')", "config.py", "exec"), scope)
+    assert complaint(raised.value) == (
+        "hydra-lab-sweeper: this plugin of Hydra cannot be imported: mutable default; "
+        "pip uninstall hydra-lab-sweeper"
+    )
 
 
 def test_an_error_in_a_persons_own_function_is_its_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +11,7 @@ from statistics import fmean
 import pytest
 from fixtures.job_callback import JobCallback
 from fixtures.strange_sweeper import RATES, StrangeSweeper
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from rich.console import Console
@@ -218,6 +220,25 @@ def test_the_jobs_of_a_foreign_launcher_are_one_sweep_with_one_report(
     cells = SweepFolder(folder).manifest.cells
     found = [(c.config["schedule"]["levels"], c.config["recipe"]["lr"]) for c in cells]
     assert found == [(2, 0.01), (2, 0.02)]
+
+
+@pytest.mark.parametrize("sweeper", ["cells", "strange"])
+def test_a_plan_starts_no_job_of_a_foreign_launcher(
+    search: Search,
+    sweeper: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("a job was started")
+
+    monkeypatch.setattr(BasicLauncher, "launch", started)
+    words = [f"hydra/sweeper={sweeper}", "hydra/launcher=basic", "hydra.sweep.dir=mine"]
+    assert search("plan", *words, "seed=[0,1]") == 0
+    shown = capsys.readouterr()
+    assert "hydra/launcher=basic would run each combination as a job of its own" in shown.out
+    assert re.search(r"^cells +[2-6]\b", shown.out, re.MULTILINE) and shown.err == ""
+    assert not Path("results").exists() and not Path("mine").exists()
 
 
 def interrupted(_: Submission) -> int:

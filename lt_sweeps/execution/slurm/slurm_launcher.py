@@ -15,7 +15,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution import canary
 from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.plan_preview import Estimate, preview, within_budget
-from lt_sweeps.execution.run_settings import RunSettings
+from lt_sweeps.execution.run_settings import RunSettings, check_writable
 from lt_sweeps.execution.slurm import partition_jobs
 from lt_sweeps.execution.slurm.code_snapshot import copy_code
 from lt_sweeps.execution.slurm.resources import SlurmResources, check_options
@@ -41,6 +41,7 @@ def submit_missing(submission: Submission, profile: SlurmResources) -> int:
     settings = submission.settings
     if not settings.dry_run and not has_slurm():
         raise ValueError("hydra/launcher: slurm: no `squeue` here; submit from the cluster")
+    check_writable(settings.root)
     if settings.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device: {settings.device!r}; a job of Slurm takes auto, cpu or cuda")
     if settings.dry_run:

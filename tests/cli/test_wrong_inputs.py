@@ -1,0 +1,126 @@
+"""What a newcomer may type: each mistake is one line and exit status 1 or 2, and nothing starts."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lt_sweeps.cli.command_line import main
+from lt_sweeps.execution.submission import Submission
+
+WRONG = {
+    # types, ranges and spellings
+    "recipe.length=10": "recipe.length: got 10; give a duration with its unit, such as 10ep or",
+    "recipe.lr=abc": "recipe.lr: got 'abc'; give a number",
+    "recipe.lr=nan": "recipe.lr: got nan; give a number",
+    "recipe.batch_size=0": "recipe.batch_size: got 0; give 1 to 1137 images",
+    "recipe.milestones=5ep": "recipe.milestones: got '5ep'; give a list of: a duration",
+    "seed=-1": "seed: got -1; give a whole number from 0 up",
+    "seed={a:1}": "seed: got {'a': 1}; give a whole number",
+    "workers=two": "workers: got 'two'; give `auto` or a whole number",
+    "device=gpu": "device: 'gpu' is not here",
+    "precision=fp16": "precision: got 'fp16'; give one of float32, tf32, bf16",
+    "schedule=one_shot schedule.sparsity=90": "schedule: sparsity 90 lies outside [0, 1); did you",
+    "model.net.hidden=[0]": "model: FC(hidden=[0]) has no weights in",
+    "model.net.hidden=[a]": "model.net.hidden: got ['a']; give a list of: a whole number",
+    # a group
+    "model=[1,2]": "model: [1,2]; options: ",
+    "model={a:1}": "model: {a:1}; options: ",
+    "model=null": "model: null; options: ",
+    "experiment=criteria": "experiment: criteria; did you mean `deconstructing/criteria`?",
+    # no key, no value, a tilde
+    "=3": "=3: names no key; write KEY=VALUE",
+    "+": "+: names no key; write KEY=VALUE",
+    "~": "~: names no key; write KEY=VALUE",
+    "name=": "name: no value given; write name=VALUE",
+    "name=é": "name=é: not of the form key=value",
+    "name=../x": "name: '../x' cannot name a folder",
+    "data_dir=~/data": "data_dir: got ~/data; write data_dir=$HOME/..., since no shell replaces ~",
+    "hydra.mode=FOO": "Error merging override hydra.mode=FOO: Invalid value 'FOO', expected one of",
+    # flags
+    "--config-dir": "--config-dir: got no value; write --config-dir VALUE",
+    "--cfg": "--cfg: got no value; write --cfg job or hydra or all",
+    "--cfg foo": "--cfg: got foo; write --cfg job or hydra or all",
+    "--info=x": "--info: got x; write --info all or config or defaults",
+    "--multirun=3": "--multirun: got '3'; it takes no value",
+    "--config-dir afile": "Additional config directory '*afile' not found",
+    # files and folders
+    "root=/proc/nope": "root: /proc/nope cannot be written: ",
+    "root=afile": "root: afile cannot be written: Not a directory",
+    "hydra/launcher=slurm root=afile": "root: *afile cannot be written: Not a directory",
+    "dataset=image_folder": "dataset.path: no value given; write dataset.path=VALUE",
+    "dataset=image_folder dataset.path=afile": "image_folder: `afile` is not a folder",
+    "dataset=image_folder dataset.path=afolder": "image_folder: `afolder` has 0 class folders",
+}
+WRONG_OF_A_VERB = {
+    "foo": "command: foo; commands: audit, cancel",
+    "report": "report: 0 sweeps given; name one. usage: lt-sweeps report ",
+    "report afile": "report: afile; sweeps in results: none",
+    "report afolder layout=nowhere.yaml": "nowhere.yaml: No such file or directory",
+    "report afolder layout=afolder": "afolder: Is a directory",
+    "report afolder layout=bad.yaml": 'while parsing a flow sequence in "bad.yaml", line 1',
+    "report afolder alpha=[": "alpha: got [; close the brackets and quotes of a value",
+    "report afolder metrics=": "report.metrics: got None; give a list of: a string",
+    "report afolder figures=curves,x": "report.figures: got 'curves,x'; give a list of:",
+    "compare afolder": "compare: 1 given; name two.",
+    "paper deconstructing quick=maybe": "paper: got quick=maybe; give true or false",
+    "status afile": "status: afile; sweeps in results: none",
+    "status afolder": "afolder/manifest.json: missing; a sweep's folder holds it",
+    "logs afolder 0": "afolder/manifest.json: missing; a sweep's folder holds it",
+    "logs afolder -1": "logs: flag: -1; flags: --help",
+    "resume nowhere": "resume: nowhere; sweeps in results: none",
+    "sync nowhere": "sync: nowhere; sweeps in results: none",
+    "export afile": "export: afile is not a ticket",
+    "export afolder at=end": "export: at=end is for a ticket; afolder is a folder",
+    "export nowhere.safetensors": "export: nowhere.safetensors; sweeps in results: none",
+    "audit afile": "audit: *afile* ",
+    "audit afolder sample=-1": "audit: sample=-1; it is a count of trainings, or all",
+    "prune-store afolder keep=x": "keep: got 'x'; give one of",
+    "import foo bar": "import: foo; it is one of",
+    "import mask afile": "import: afile ",
+    "import open_lth nowhere": "import: nowhere is not there",
+    "import mcgill afolder": "import: afolder is not ",
+}
+
+
+def answer(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a mistake is answered with."""
+    status, err = main(words), capsys.readouterr().err
+    assert status in (1, 2)
+    assert err.startswith("error: ") and err.count("\n") == 1
+    return err.removeprefix("error: ")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "afile").write_text("hello")
+    (tmp_path / "bad.yaml").write_text("x: [1")
+    (tmp_path / "afolder").mkdir()
+
+
+def starts(line: str, expected: str) -> bool:
+    head, _, tail = expected.partition("*")
+    return line.startswith(head) and tail.replace("*", "") in line
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_word_of_a_sweep_is_one_line(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launched(*_: object) -> None:
+        raise AssertionError("something was started")
+
+    monkeypatch.setattr(Submission, "freeze", launched)
+    given = shlex.split(words)
+    seed = [] if words.startswith("seed") else ["seed=0"]
+    line = answer(["mask_criterion=random", *seed, *given], capsys)
+    assert starts(line, WRONG[words]), line
+
+
+@pytest.mark.parametrize("words", WRONG_OF_A_VERB)
+def test_a_wrong_word_of_a_verb_is_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = answer(shlex.split(words), capsys)
+    assert starts(line, WRONG_OF_A_VERB[words]), line
