@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from lt_sweeps.config.call import Call, Config, nearest
 
 _ACCURACY = "lt_sweeps.training.metrics.accuracy"
@@ -116,6 +118,25 @@ class TaskKind:
         """Whether all its functions come with this package or with torch."""
         calls = [self.loss, *(metric.call for metric in self.metrics)]
         return all(call.ours or call.target.startswith("torch.") for call in calls)
+
+    def check_targets(self, targets: Tensor, data: str) -> None:
+        """Refuse targets that are no class numbers where classes are what is trained for.
+
+        Raises: ValueError: the line names the task that suits them.
+        """
+        whole = not targets.is_floating_point()
+        classifies = self.has_cross_entropy and self.main_metric.is_accuracy
+        if not classifies or (whole and targets.ndim == 1):
+            return
+        suited = "tokens, or language_model" if whole else "regression"
+        if not whole and targets.ndim == 2 and targets.shape[1] > 1:
+            suited += ", or multi_label"
+        said = str(targets.dtype).removeprefix("torch.")
+        said += f" [{', '.join(map(str, ('N', *targets.shape[1:])))}]"
+        raise ValueError(
+            f"task: classification takes class numbers, int64 [N], and targets of `{data}` are "
+            f"{said}; choose task={suited}"
+        )
 
     def check_smoothing(self, smoothing: float) -> None:
         """Raises: ValueError: labels are to be smoothed, and the loss has none."""
