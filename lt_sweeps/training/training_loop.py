@@ -143,7 +143,8 @@ class TrainingLoop:
     @property
     def captures(self) -> bool:
         """Whether a step is captured as a graph, and not taken eagerly."""
-        return self.device.type == "cuda" and not self.stack.stochastic
+        known = self.stack.task_loss.kind.knows_loss and not self.stack.stochastic
+        return self.device.type == "cuda" and known
 
     def update(self, *, eager: bool = False) -> Callable[[int], None]:
         """The update of one step; on a GPU a replayed graph, fed through static tensors.
