@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.data import Dataset, Split
+from lt_sweeps.models import FC
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, TaskKind
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training import metrics
+from lt_sweeps.training.backends.backend import choose_backend
 from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import TaskLoss
 
@@ -297,3 +299,26 @@ def test_a_search_is_told_the_main_metric_and_may_be_told_of_a_loss(tmp_path: Pa
     task = {**REGRESSION["task"], "metric": "mse"}
     results, _, _ = trained(tmp_path, **{**REGRESSION, "task": task, "method": {**amc, **small}})
     assert {result["metric"] for result in results} == {"mse"}
+
+
+def test_a_learned_mask_is_measured_hard_by_the_metrics_too(tmp_path: Path) -> None:
+    config = yaml.safe_load((CONF / "method/continuous_sparsification.yaml").read_text())
+    results, _, _ = trained(tmp_path, **REGRESSION, method={**config, "rounds": 1})
+    hard = [result for result in results if "hard_test_accuracy" in result]
+    assert hard and all(result["hard_test_accuracy"] is None for result in hard)
+    assert all({"hard_val_r2", "hard_test_mae"} <= result["metrics"].keys() for result in hard)
+
+
+def mine(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).abs()
+
+
+def test_the_backend_suits_the_loss() -> None:
+    own = TaskKind.of({**REGRESSION["task"], "loss": {"_target_": HERE + "mine"}})
+    known, strange = TaskLoss(kind("regression")), TaskLoss(own)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert choose_backend(FC((1, 4, 4), 1), cpu) == "chain"
+    assert choose_backend(FC((1, 4, 4), 1), cpu, known) == "loop"
+    with pytest.raises(ValueError, match="`chain` has the cross entropy alone"):
+        Stack(FC((1, 4, 4), 1), 1, backend="chain", task_loss=known)
+    assert [choose_backend(Reader(), gpu, loss) for loss in (known, strange)] == ["vmap", "loop"]
