@@ -179,6 +179,11 @@ LANGUAGE = {
 }
 
 
+def own_accuracy() -> dict[str, Any]:
+    """A task whose metric takes the name that every record has."""
+    return {**REGRESSION["task"], "metrics": {"accuracy": {"_target_": HERE + "next_token"}}}
+
+
 def trained(
     tmp_path: Path, **changes: Any
 ) -> tuple[list[dict[str, Any]], list[Ticket], list[Network]]:
@@ -266,6 +271,7 @@ def test_a_further_metric_changes_no_result_of_a_classification(tmp_path: Path) 
         ({"recipe__label_smoothing": 0.1}, "recipe.label_smoothing: got 0.1, and task.loss"),
         ({"recipe__augment": "crop_flip"}, "recipe.augment: got crop_flip, which is for images"),
         ({"task": {"loss": {"_target_": "torch.nn.functional.mse_los"}}}, "task.metrics: got None"),
+        ({"task": own_accuracy()}, "task.metrics: `accuracy` cannot name"),
         ({"task": {"los": 1}}, "task: no key `los`; .*did you mean `loss`"),
     ],
 )

@@ -78,10 +78,14 @@ class TaskKind:
         if not isinstance(given, Mapping) or not given:
             raise ValueError(f"task.metrics: got {given!r}; give `NAME: {{_target_: ...}}`")
         metrics = tuple(Metric.of(name, value) for name, value in given.items() if value)
+        for metric in metrics:
+            taken = metric.name in ("loss", "accuracy") and not metric.is_accuracy
+            if taken or not metric.name.isidentifier():
+                raise ValueError(
+                    f"task.metrics: `{metric.name}` cannot name `{metric.call.target}`; records "
+                    "have a loss, and the accuracy of classes; take another word"
+                )
         names = [metric.name for metric in metrics]
-        for name in names:
-            if not name.isidentifier() or name in ("loss", "step"):
-                raise ValueError(f"task.metrics: `{name}` cannot name a metric; take another word")
         main = config.get("metric") or next(iter(names), None)
         if main not in names:
             raise ValueError(f"task.metric: got {main!r}; it is one of {names}")
@@ -165,8 +169,7 @@ class TaskKind:
         }
 
     def __str__(self) -> str:
-        names = ", ".join(metric.name for metric in self.metrics)
-        return f"{self.loss.target.rpartition('.')[2]}, measured by {names}"
+        return f"{self.loss.target.rpartition('.')[2]} measured by {self.main}"
 
 
 def _measure(config: Mapping[str, Any], where: str) -> Call:
