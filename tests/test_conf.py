@@ -33,7 +33,7 @@ def options(group: str) -> list[str]:
 
 
 def test_every_group_is_checked_here() -> None:
-    assert errors.groups() == {*CHECKED, "hydra", "tracker", "experiment"}
+    assert errors.groups() == {*CHECKED, "task", "hydra", "tracker", "experiment"}
 
 
 def test_only_config_yaml_its_readme_and_folders_lie_in_conf() -> None:
@@ -159,7 +159,25 @@ def test_a_dataset_plans(cells, tmp_path: Path, option: str) -> None:
     if option == "synthetic":
         words += ["dataset.train=64"]
     (cell,) = cells(*words)
-    assert plan([cell]).units[0].stage.network.input_shape[0] in (1, 3)
+    stage = plan([cell]).units[0].stage
+    assert stage.network.input_shape in (
+        (1, 8, 8),
+        (1, 28, 28),
+        (3, 32, 32),
+        (3, 224, 224),
+        (10,),
+        (64,),
+    )
+    brought = {"diabetes": "r2", "text": "perplexity"}  # by the task that the data set names
+    assert stage.training.task.kind.main == brought.get(option, "accuracy")
+
+
+@pytest.mark.parametrize("option", options("task"))
+def test_a_task_composes_and_the_command_line_has_the_last_word(cells, option: str) -> None:
+    (cell,) = cells(f"task={option}", "dataset=diabetes", "seed=0", "mask_criterion=random")
+    assert cell.choices["task"] == option
+    kind = plan([cell]).units[0].stage.training.task.kind
+    assert [metric.name for metric in kind.metrics] == list(cell.config["task"]["metrics"])
 
 
 @pytest.mark.parametrize("option", options("tracker"))

@@ -49,6 +49,11 @@ class Batches:
         self.augments = recipe.augment != "none"
         self._coming = self._prefetch("train", self._images, recipe.length)
 
+    @property
+    def targets(self) -> Tensor:
+        """The targets of the training set."""
+        return self._splits["train"].targets
+
     def outside(self, split: str) -> bool:
         """Whether the images of a split stay outside of the device."""
         inputs, rows = self._splits[split].inputs, self._splits[split].rows

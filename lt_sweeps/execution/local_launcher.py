@@ -51,6 +51,7 @@ def run_missing(submission: Submission) -> int:
     settings, cells, code = submission.settings, submission.plan.cells, LoadedCode.now()
     devices, console = _devices(settings.device, settings.workers), Console()
     submission.check_precision(devices[0])
+    submission.try_out()
     here, memory = _about(devices)
     todo = _todo(submission, devices, memory)
     estimate = Estimate.of(todo, Speeds.of(settings.root), device=here, at_once=len(devices))

@@ -28,6 +28,7 @@ from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.records import is_recorded, record_cell
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.train_pack import compute
+from lt_sweeps.execution.trial import try_out
 from lt_sweeps.plan.cost import kind
 from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
 from lt_sweeps.plan.stages import Init, Work
@@ -116,6 +117,10 @@ class Submission:
         """Raises: ValueError: a cell asks for a precision that the device does not have."""
         for training in {unit.stage.training for unit in self.plan.units}:
             Arithmetic(training.precision).check(torch.device(device))
+
+    def try_out(self) -> None:
+        """Raises: ValueError: what the cells bring of their own fails on two examples."""
+        try_out(self.plan, self.settings.root)
 
     def prepare_data(self, units: Sequence[Unit]) -> None:
         """Download what these units train on, here, where there may be a network."""

@@ -294,8 +294,13 @@ def _parameters(network: Network) -> tuple[_Parameter, ...]:
     """All parameters in the module's order, each once."""
     try:
         module = network.module()
-    except (TypeError, NotImplementedError, RuntimeError, ArithmeticError) as error:
+    except (TypeError, LookupError, NotImplementedError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"model: {network.net} cannot be built: {error}") from error
+    except ValueError as error:
+        if "to unpack" not in str(error):
+            raise  # a net of ours says what is wrong
+        shape = list(network.input_shape)
+        raise ValueError(f"model: {network.net} takes no inputs of {shape}: {error}") from error
     names: dict[int, list[str]] = {}
     owners: dict[int, list[nn.Module]] = {}
     parameters = dict(module.named_parameters(remove_duplicate=False))

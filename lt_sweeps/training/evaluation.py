@@ -71,15 +71,11 @@ class Evaluation:
     def scores(self, totals: Sequence[Sequence[float]]) -> list[Score]:
         """The scores that `totals` holds, once they are on the host."""
         names = [metric.name for metric in self.metrics]
-        return [
-            Score(
-                loss,
-                right if self._accuracy else None,
-                bool(same),
-                dict(zip(names, values, strict=True)),
-            )
-            for loss, right, same, *values in zip(*totals, strict=True)
-        ]
+        scores = []
+        for loss, right, same, *values in zip(*totals, strict=True):
+            metrics = dict(zip(names, values, strict=True))
+            scores.append(Score(loss, right if self._accuracy else None, bool(same), metrics))
+        return scores
 
     def totals(self, split: str) -> Tensor:
         """`[3 + M, R]`, on the device: what the scores of all replicates are made of."""

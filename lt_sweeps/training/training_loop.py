@@ -72,6 +72,7 @@ class TrainingLoop:
         indices = [unit.stage.batch_index for unit in units]
         dataset = first.training.task.dataset
         self.batches = Batches(dataset, self.recipe, seeds, indices, self.device)
+        first.training.task.kind.check_targets(self.batches.targets, str(first.training.task.call))
         self.masking = (LearnedMask if first.sparsifier.learns else FixedMask)(self.stack, units)
         self.step, self.end, self.seconds = first.start.step, first.step, 0.0
         self.history = TrainingHistory(self.masking.trained, self.step)
@@ -142,7 +143,8 @@ class TrainingLoop:
     @property
     def captures(self) -> bool:
         """Whether a step is captured as a graph, and not taken eagerly."""
-        return self.device.type == "cuda" and not self.stack.stochastic
+        known = self.stack.task_loss.kind.knows_loss and not self.stack.stochastic
+        return self.device.type == "cuda" and known
 
     def update(self, *, eager: bool = False) -> Callable[[int], None]:
         """The update of one step; on a GPU a replayed graph, fed through static tensors.

@@ -456,7 +456,7 @@ def test_a_constant_predictor_scores_its_class_frequency(
         monkeypatch.setattr("lt_sweeps.data.batches.EVALUATE_BATCH", batch)
         loop = TrainingLoop([Unit(stage, Seed.of(0))], store, Machine(), moments=[frozenset()])
         loop.start(start)
-        ((_, accuracy, one_class),) = loop.scorer.measure("test")
+        ((_, accuracy, one_class, _),) = loop.scorer.measure("test")
         assert accuracy == (labels == 1).double().mean().item()
         assert one_class
 

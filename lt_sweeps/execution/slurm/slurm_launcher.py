@@ -65,6 +65,7 @@ class _Jobs:
         self.device = "cpu" if self.settings.device == "cpu" or not profile.gpu_count else "cuda"
         if self.device == "cpu":  # the GPU of a job is not here to be asked
             submission.check_precision(self.device)
+        submission.try_out()
         self.speeds = Speeds.of(self.settings.root)
         self.queued = queued(self.sweep) if batches(self.sweep) else {}
         self.missing, self.waited_for = self._missing()

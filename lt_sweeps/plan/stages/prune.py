@@ -185,6 +185,10 @@ class Prune(Stage):
             return None
         if name in ON_DATA:
             self._check_examples()
+        if name == "hessian_grad":
+            self.data.kind.check_temperature(self.criterion.call.bound().get("temperature", 1.0))
+        if name in ("flow", "channel"):
+            self._check_inputs(name)
         if time == "origin":
             return self.origin, "start"
         if self.trained.training is None and (name not in UNTRAINED or time != "start"):
@@ -207,6 +211,15 @@ class Prune(Stage):
         if not 0 < count <= size:
             raise ValueError(
                 f"mask_criterion: examples={count}; the training set has {size} images"
+            )
+
+    def _check_inputs(self, name: str) -> None:
+        training = self.origin.training
+        task = self.task if training is None else training.task
+        if task is not None and not task.dataset.input_dtype.is_floating_point:
+            raise ValueError(
+                f"mask_criterion: {name} is measured on an input of ones, and inputs of "
+                f"`{task.call.target}` are {task.dataset.input_dtype}; choose another criterion"
             )
 
     def __str__(self) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from lt_sweeps.config.call import Call, Config, nearest
 
 _ACCURACY = "lt_sweeps.training.metrics.accuracy"
@@ -76,10 +78,14 @@ class TaskKind:
         if not isinstance(given, Mapping) or not given:
             raise ValueError(f"task.metrics: got {given!r}; give `NAME: {{_target_: ...}}`")
         metrics = tuple(Metric.of(name, value) for name, value in given.items() if value)
+        for metric in metrics:
+            taken = metric.name in ("loss", "accuracy") and not metric.is_accuracy
+            if taken or not metric.name.isidentifier():
+                raise ValueError(
+                    f"task.metrics: `{metric.name}` cannot name `{metric.call.target}`; records "
+                    "have a loss, and the accuracy of classes; take another word"
+                )
         names = [metric.name for metric in metrics]
-        for name in names:
-            if not name.isidentifier() or name in ("loss", "step"):
-                raise ValueError(f"task.metrics: `{name}` cannot name a metric; take another word")
         main = config.get("metric") or next(iter(names), None)
         if main not in names:
             raise ValueError(f"task.metric: got {main!r}; it is one of {names}")
@@ -112,10 +118,31 @@ class TaskKind:
         return next(metric for metric in self.metrics if metric.name == self.main)
 
     @property
-    def ours(self) -> bool:
-        """Whether all its functions come with this package or with torch."""
-        calls = [self.loss, *(metric.call for metric in self.metrics)]
-        return all(call.ours or call.target.startswith("torch.") for call in calls)
+    def knows_loss(self) -> bool:
+        """Whether its loss comes with this package or with torch.
+
+        One of a user's may have no rule for `vmap`, and may wait for the host.
+        """
+        return self.loss.target.startswith("torch.") or self.loss.ours
+
+    def check_targets(self, targets: Tensor, data: str) -> None:
+        """Refuse targets that are no class numbers where classes are what is trained for.
+
+        Raises: ValueError: the line names the task that suits them.
+        """
+        whole = not targets.is_floating_point()
+        classifies = self.has_cross_entropy and self.main_metric.is_accuracy
+        if not classifies or (whole and targets.ndim == 1):
+            return
+        suited = "tokens, or language_model" if whole else "regression"
+        if not whole and targets.ndim == 2 and targets.shape[1] > 1:
+            suited += ", or multi_label"
+        said = str(targets.dtype).removeprefix("torch.")
+        said += f" [{', '.join(map(str, ('N', *targets.shape[1:])))}]"
+        raise ValueError(
+            f"task: classification takes class numbers, int64 [N], and targets of `{data}` are "
+            f"{said}; choose task={suited}"
+        )
 
     def check_smoothing(self, smoothing: float) -> None:
         """Raises: ValueError: labels are to be smoothed, and the loss has none."""
@@ -142,8 +169,7 @@ class TaskKind:
         }
 
     def __str__(self) -> str:
-        names = ", ".join(metric.name for metric in self.metrics)
-        return f"{self.loss.target.rpartition('.')[2]}, measured by {names}"
+        return f"{self.loss.target.rpartition('.')[2]} measured by {self.main}"
 
 
 def _measure(config: Mapping[str, Any], where: str) -> Call:

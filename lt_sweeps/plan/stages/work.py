@@ -177,10 +177,11 @@ class Train(Work):
         }
 
     def __str__(self) -> str:
-        recipe = self.training.recipe
+        recipe, kind = self.training.recipe, self.training.task.kind
         acts = f", {self.sparsifier}" if self.sparsifier != FIXED else ""
+        aim = "" if kind.is_default else f", {kind}"
         return (
-            f"train   {self.training.task.call}, {recipe.optimizer} lr {recipe.lr:g}, "
+            f"train   {self.training.task.call}{aim}, {recipe.optimizer} lr {recipe.lr:g}, "
             f"steps {self.start.step} to {recipe.length}{self._precision}{acts}"
         )
 

@@ -59,7 +59,7 @@ def choose_backend(module: nn.Module, device: torch.device, loss: TaskLoss | Non
     if _recurrent(module) or branches_on_data(module):
         return "loop"
     if unstackable(module):  # what a loss of a user's does, `vmap` may have no rule for
-        return "vmap" if loss.kind.ours else "loop"
+        return "vmap" if loss.kind.knows_loss else "loop"
     return "stacked"
 
 

@@ -1,0 +1,139 @@
+"""The trial of a plan: a mistake in a user's own code is one line, before anything is computed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from fixtures.tiny_cell import tiny_cell
+from torch import Tensor, nn
+
+from lt_sweeps.config.errors import CONF
+from lt_sweeps.data import Dataset, Split
+from lt_sweeps.execution import trial
+from lt_sweeps.execution.trial import try_out
+from lt_sweeps.plan.planning import plan
+
+HERE = f"{__name__}."
+FILE = Path(__file__).name
+
+
+class Flat(nn.Module):
+    """A linear layer on flat images."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(16, 12), nn.Linear(12, classes)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.outer(torch.relu(self.inner(x.flatten(1))))
+
+
+class Misfit(Flat):
+    def forward(self, x: Tensor) -> Any:
+        return self.outer(x.flatten(1))
+
+
+class Crash(Flat):
+    def forward(self, x: Tensor) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hang(Flat):
+    def forward(self, x: Tensor) -> Any:
+        time.sleep(60)
+
+
+class Named(Flat):
+    def forward(self, x: Tensor) -> Any:
+        return {"logits": super().forward(x)}
+
+
+def slope() -> Dataset:
+    def load() -> dict[str, Split]:
+        draws = torch.Generator().manual_seed(0)
+        sizes = {"train": 64, "val": 8, "test": 8}
+        inputs = {name: torch.randn(size, 16, generator=draws) for name, size in sizes.items()}
+        return {name: Split(x, x.sum(1)) for name, x in inputs.items()}
+
+    return Dataset((16,), None, 64, lambda: None, load, scale=1.0, outputs=1)
+
+
+def lost(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets.view(7)).abs()
+
+
+def strange(final: Tensor) -> Tensor:
+    return final[:3]
+
+
+def model(net: type[nn.Module]) -> dict[str, Any]:
+    return {"model": {"net": {"_target_": HERE + net.__name__}}}
+
+
+def task(option: str, **changes: Any) -> dict[str, Any]:
+    return {"task": yaml.safe_load((CONF / "task" / f"{option}.yaml").read_text()) | changes}
+
+
+SLOPE = {"dataset": {"_target_": HERE + "slope"}, **model(Flat)}
+LINES = [
+    (
+        model(Misfit),
+        rf"model: model/model.yaml: .* inputs \[2, 1, 4, 4\] float32 .*{FILE}:\d+: Runt",
+    ),
+    (model(Named), r"task.output: none, and the model returns \['logits'\]; name one"),
+    (SLOPE, r"classification takes .* `slope\(\)` are float32 \[N\]; choose task=regression"),
+    ({**SLOPE, **task("regression")}, r"takes outputs and targets of one shape, got \[2, 1\] and"),
+    (
+        {**SLOPE, **task("regression", loss={"_target_": HERE + "lost"})},
+        rf"task: .*: task.loss of outputs \[2, 1\] float32 and targets \[2\] .*{FILE}:\d+: Runtime",
+    ),
+    (
+        {"mask_criterion": {"_target_": HERE + "strange"}},
+        r"mask_criterion/mask_criterion.yaml: of 50 weights it returns \[3\] float32",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), LINES)
+def test_a_mistake_is_one_line_with_yaml_shapes_and_the_users_line(
+    changes: dict[str, Any], line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=line) as raised:
+        try_out(plan([tiny_cell(**changes)]), tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_crash_and_a_hang_end_their_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="model/model.yaml on .* ended its process with SIGKILL"):
+        try_out(plan([tiny_cell(**model(Crash))]), tmp_path)
+    monkeypatch.setattr(trial, "_SECONDS", 0.5)
+    with pytest.raises(ValueError, match="two examples take more than 0 seconds, or for ever"):
+        try_out(plan([tiny_cell(**model(Hang))]), tmp_path)
+
+
+def test_what_passed_and_what_is_ours_is_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def count(trials: list[object]) -> str:
+        tried.append(len(trials))
+        return ""
+
+    own = plan([tiny_cell(**model(Named), **task("classification", output="logits"))])
+    try_out(own, tmp_path)  # in a process of its own
+    monkeypatch.setattr(trial, "_in_a_process_of_its_own", count)
+    try_out(own, tmp_path)
+    try_out(plan([tiny_cell(), tiny_cell(seed=1)]), tmp_path)
+    assert tried == []
+    try_out(plan([tiny_cell(**model(Flat)), tiny_cell(seed=1, **model(Flat))]), tmp_path)
+    assert tried == [1]

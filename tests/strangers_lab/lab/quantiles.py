@@ -1,0 +1,17 @@
+"""A loss and a metric: how well a quantile of each number is predicted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pinball(outputs: Tensor, targets: Tensor, *, quantile: float = 0.9) -> Tensor:
+    """The pinball loss of each example, `[B, K]`."""
+    error = targets - outputs
+    return torch.maximum(quantile * error, (quantile - 1) * error)
+
+
+def coverage(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Whether a target lies below the quantile that was predicted for it."""
+    return (targets <= outputs).double().flatten(1).mean(1)

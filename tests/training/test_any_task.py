@@ -1,0 +1,330 @@
+"""Every kind of task: what a stack trains and measures is what the plain module does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from fixtures.tiny_cell import compute_cells, tiny_cell
+from sklearn.metrics import f1_score, mean_absolute_error, r2_score
+from torch import Tensor, nn
+
+from lt_sweeps.config.errors import CONF
+from lt_sweeps.data import Dataset, Split
+from lt_sweeps.models import FC
+from lt_sweeps.models.functional import picked
+from lt_sweeps.models.network import Network
+from lt_sweeps.plan.planning import plan
+from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, TaskKind
+from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.training import metrics
+from lt_sweeps.training.backends.backend import choose_backend
+from lt_sweeps.training.stack import Stack
+from lt_sweeps.training.task_loss import TaskLoss
+
+R, B, T, K = 3, 8, 5, 4
+HERE = f"{__name__}."
+
+
+def kind(option: str) -> TaskKind:
+    """The kind of task that a yaml of ours describes."""
+    return TaskKind.of(yaml.safe_load((CONF / "task" / f"{option}.yaml").read_text()))
+
+
+class Reader(nn.Module):
+    """An embedding and a linear layer on every token, with the tokens before it."""
+
+    def __init__(self, classes: int = K) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 6)
+        self.mixed = nn.Linear(6, 6)
+        self.output = nn.Linear(6, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens).cumsum(1)
+        return self.output(torch.relu(self.mixed(x)))
+
+
+class Vector(nn.Sequential):
+    """Two linear layers on inputs that are no images."""
+
+    def __init__(self, input_shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__(nn.Linear(input_shape[0], 8), nn.ReLU(), nn.Linear(8, outputs))
+
+
+def numbers(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def tokens(*shape: int, most: int = 11) -> Tensor:
+    return torch.randint(0, most, shape, generator=torch.Generator().manual_seed(2))
+
+
+def next_token(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+
+def binary(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(outputs, targets)
+
+
+ROWS = numbers(R, B, 6)
+PADDED = torch.where(tokens(R, B, T, most=7) > 4, -100, tokens(R, B, T, most=K))
+CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, Callable[..., Tensor]]] = {
+    "classification": (lambda: Vector((6,), K), ROWS, tokens(R, B, most=K), F.cross_entropy),
+    "regression": (lambda: Vector((6,), 2), ROWS, numbers(R, B, 2), F.mse_loss),
+    "multi_label": (lambda: Vector((6,), K), ROWS, (numbers(R, B, K) > 0).double(), binary),
+    "tokens": (Reader, tokens(R, B, T), PADDED, next_token),
+    "language_model": (Reader, tokens(R, B, T), tokens(R, B, T, most=K), next_token),
+}
+
+
+@pytest.mark.parametrize("how", ["loop", "stacked", "vmap"])
+@pytest.mark.parametrize("option", CASES)
+def test_a_replicate_is_the_plain_module_under_the_plain_loss(option: str, how: str) -> None:
+    make, x, y, loss = CASES[option]
+    if how == "stacked" and make is Reader:
+        how = "auto"  # an embedding has no stacked form
+    modules = [make().double() for _ in range(R)]
+    stack = Stack(modules[0], R, backend=how, task_loss=TaskLoss(kind(option)))
+    states = [module.state_dict() for module in modules]
+    stack.load({name: torch.stack([state[name] for state in states]) for name in states[0]})
+    losses = stack.loss(x, y)
+    plain = torch.stack([loss(m(x[r]), y[r]) for r, m in enumerate(modules)])
+    plain.sum().backward()
+    torch.testing.assert_close(losses, plain.detach())
+    for name, grads in stack.views(stack.grads).items():
+        own = torch.stack([m.get_parameter(name).grad for m in modules])  # pyright: ignore
+        torch.testing.assert_close(grads, own)
+    outputs = torch.stack([m(x[0]) for m in modules])
+    torch.testing.assert_close(stack.logits(x[0]), outputs.detach())
+
+
+def test_the_yaml_of_classification_is_what_cells_without_a_task_do() -> None:
+    assert kind("classification") == TaskKind.of(None) == CLASSIFICATION
+    cells = [
+        tiny_cell(),
+        tiny_cell(task=yaml.safe_load((CONF / "task/classification.yaml").read_text())),
+    ]
+    keys = [[stage.key for stage in plan([cell]).cells[0].trainings] for cell in cells]
+    assert keys[0] == keys[1]
+
+
+def test_metrics_are_those_of_scikit_learn() -> None:
+    y, outputs = numbers(40, 3), numbers(40, 3) + 0.3 * numbers(3, 40).T
+    assert metrics.r2(outputs, y).item() == pytest.approx(r2_score(y, outputs))
+    assert metrics.mae(outputs, y).mean().item() == pytest.approx(mean_absolute_error(y, outputs))
+    labels = (y > 0).double()
+    total, count = metrics.f1(outputs, labels)
+    assert (total / count).item() == pytest.approx(f1_score(labels, outputs > 0, average="micro"))
+    assert (
+        metrics.exact_match(outputs, labels).mean()
+        == ((outputs > 0) == labels).all(1).double().mean()
+    )
+
+
+def tabular(*, seed: int = 0) -> Dataset:
+    """A line and noise; the validation set is larger than a batch of an evaluation."""
+
+    def load() -> dict[str, Split]:
+        draws = torch.Generator().manual_seed(seed)
+        sizes = {"train": 64, "val": 700, "test": 520}
+        inputs = {name: torch.randn(size, 6, generator=draws) for name, size in sizes.items()}
+        return {name: Split(x, x[:, :2].sum(1, keepdim=True)) for name, x in inputs.items()}
+
+    return Dataset((6,), None, 64, lambda: None, load, scale=1.0, outputs=1)
+
+
+def sentences() -> Dataset:
+    def load() -> dict[str, Split]:
+        runs = tokens(112, T + 1)
+        parts = zip(("train", "val", "test"), runs.split([64, 16, 32]), strict=True)
+        return {name: Split(part[:, :-1], part[:, 1:]) for name, part in parts}
+
+    return Dataset((T,), 11, 64, lambda: None, load, input_dtype=torch.int64)
+
+
+@dataclasses.dataclass
+class Answer:
+    value: Tensor
+    hidden: Tensor
+
+
+class Several(Vector):
+    """A model that returns a dataclass of outputs."""
+
+    def forward(self, input: Tensor) -> Any:
+        hidden = self[1](self[0](input))
+        return Answer(self[2](hidden), hidden)
+
+
+REGRESSION = {
+    "dataset": {"_target_": HERE + "tabular"},
+    "task": yaml.safe_load((CONF / "task/regression.yaml").read_text()),
+    "model": {"net": {"_target_": HERE + "Vector"}},
+}
+LANGUAGE = {
+    "dataset": {"_target_": HERE + "sentences"},
+    "task": yaml.safe_load((CONF / "task/language_model.yaml").read_text()),
+    "model": {
+        "net": {"_target_": HERE + "Reader"},
+        "prunable": {"include": ["*", "embedding.weight"]},
+    },
+}
+
+
+def own_accuracy() -> dict[str, Any]:
+    """A task whose metric takes the name that every record has."""
+    return {**REGRESSION["task"], "metrics": {"accuracy": {"_target_": HERE + "next_token"}}}
+
+
+def trained(
+    tmp_path: Path, **changes: Any
+) -> tuple[list[dict[str, Any]], list[Ticket], list[Network]]:
+    """The results, tickets and networks of a sweep of two levels."""
+    made, store = compute_cells(tiny_cell(**changes), tiny_cell(seed=1, **changes), root=tmp_path)
+    names = [(unit.stage, unit.seed) for unit in made.units]
+    facts = [store.facts(stage.key, seed) for stage, seed in names]
+    tickets = [store.read(stage.key, seed) for stage, seed in names]
+    return [dict(f.metrics) for f in facts if f], tickets, [stage.network for stage, _ in names]
+
+
+def test_a_regression_says_what_its_stored_network_scores(tmp_path: Path) -> None:
+    results, tickets, networks = trained(tmp_path, **REGRESSION)
+    assert len(results) == 6
+    split = tabular().load()["test"]
+    for result, ticket, network in zip(results, tickets, networks, strict=True):
+        assert result["end_test_accuracy"] is None
+        assert (result["metric"], result["lower_is_better"]) == ("r2", False)
+        outputs = network.holding({n: t[0] for n, t in ticket.state.items()})(split.inputs).detach()
+        scored = result["metrics"]
+        assert scored["end_test_r2"] == pytest.approx(r2_score(split.targets, outputs), abs=1e-5)
+        assert scored["end_test_mse"] == pytest.approx(result["end_test_loss"], rel=1e-5)
+        assert {f"{w}_{s}_mae" for w in ("best", "end") for s in ("val", "test")} <= scored.keys()
+        for name, mask in ticket.mask.items():
+            assert not ticket.state[name][~mask].any(), "a pruned weight moved"
+
+
+def test_a_language_model_trains_on_tokens_and_prunes_its_embedding(tmp_path: Path) -> None:
+    results, tickets, networks = trained(tmp_path, **LANGUAGE)
+    split = sentences().load()["test"]
+    for result, ticket, network in zip(results, tickets, networks, strict=True):
+        outputs = network.holding({n: t[0] for n, t in ticket.state.items()})(split.inputs).detach()
+        loss = next_token(outputs, split.targets)
+        assert result["end_test_loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert result["metrics"]["end_test_perplexity"] == pytest.approx(
+            loss.exp().item(), rel=1e-5
+        )
+        assert result["lower_is_better"] is True
+        assert not ticket.state["embedding.weight"][~ticket.mask["embedding.weight"]].any()
+    assert not tickets[-1].mask["embedding.weight"].all()
+
+
+def test_a_model_of_several_outputs_trains_as_the_one_that_counts(tmp_path: Path) -> None:
+    several = {**REGRESSION, "model": {"net": {"_target_": HERE + "Several"}}}
+    named = {**several, "task": {**REGRESSION["task"], "output": "value"}}
+    one, _, _ = trained(tmp_path / "one", **REGRESSION)
+    of_several, _, _ = trained(tmp_path / "several", **named)
+    assert of_several == one
+    with pytest.raises(ValueError, match=r"task.output: none, .* \['value', 'hidden'\]; name one"):
+        trained(tmp_path / "none", **several)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "output"),
+    [
+        ({"logits": 1, "hidden": 0}, "logits"),
+        ((0, 1), 1),
+        (Answer(torch.ones(1), torch.zeros(1)), "value"),
+    ],
+)
+def test_the_output_that_counts(outputs: Any, output: str | int) -> None:
+    if isinstance(outputs, dict):
+        outputs = {name: torch.tensor([value]) for name, value in outputs.items()}
+    if isinstance(outputs, tuple):
+        outputs = tuple(torch.tensor([value]) for value in outputs)
+    assert picked(outputs, output).item() == 1
+    with pytest.raises(ValueError, match="task.output: got 'other'; the model returns"):
+        picked(outputs, "other")
+
+
+def test_a_further_metric_changes_no_result_of_a_classification(tmp_path: Path) -> None:
+    config = yaml.safe_load((CONF / "task/classification.yaml").read_text())
+    config["metrics"]["top2"] = {"_target_": "lt_sweeps.training.metrics.top_k", "k": 2}
+    usual, _, _ = trained(tmp_path / "usual")
+    more, _, _ = trained(tmp_path / "more", task=config)
+    for before, after in zip(usual, more, strict=True):
+        others = after.pop("metrics")
+        assert after == before
+        assert others["end_test_top2"] >= after["end_test_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe__label_smoothing": 0.1}, "recipe.label_smoothing: got 0.1, and task.loss"),
+        ({"recipe__augment": "crop_flip"}, "recipe.augment: got crop_flip, which is for images"),
+        ({"task": {"loss": {"_target_": "torch.nn.functional.mse_los"}}}, "task.metrics: got None"),
+        ({"task": own_accuracy()}, "task.metrics: `accuracy` cannot name"),
+        ({"task": {"los": 1}}, "task: no key `los`; .*did you mean `loss`"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan([tiny_cell(**{**REGRESSION, **changes})])
+
+
+def test_grasp_divides_only_logits_by_its_temperature() -> None:
+    grasp = yaml.safe_load((CONF / "mask_criterion/grasp.yaml").read_text())
+    grasp["examples"] = 32
+    at_init = {"method": {"_target_": "lt_sweeps.plan.methods.at_init"}, "mask_criterion": grasp}
+    with pytest.raises(ValueError, match="mask_criterion.temperature: got 200, which divides"):
+        plan([tiny_cell(**REGRESSION, **at_init)])
+    at_init["mask_criterion"] = {**grasp, "temperature": 1.0}
+    plan([tiny_cell(**REGRESSION, **at_init)])
+    synflow = yaml.safe_load((CONF / "mask_criterion/synflow.yaml").read_text())
+    with pytest.raises(ValueError, match="mask_criterion: flow is measured on an input of ones"):
+        plan([tiny_cell(**LANGUAGE, method=at_init["method"], mask_criterion=synflow)])
+
+
+def test_targets_of_another_shape_than_outputs_are_not_broadcast() -> None:
+    stack = Stack(Vector((6,), 1).double(), 1, task_loss=TaskLoss(kind("regression")))
+    with pytest.raises(ValueError, match=r"one shape, got \[8, 1\] and \[8\]"):
+        stack.loss(numbers(1, B, 6), numbers(1, B))
+
+
+def test_a_search_is_told_the_main_metric_and_may_be_told_of_a_loss(tmp_path: Path) -> None:
+    amc = yaml.safe_load((CONF / "method/amc.yaml").read_text())
+    small = {"episodes": 4, "warmup": 2}
+    task = {**REGRESSION["task"], "metric": "mse"}
+    results, _, _ = trained(tmp_path, **{**REGRESSION, "task": task, "method": {**amc, **small}})
+    assert {result["metric"] for result in results} == {"mse"}
+
+
+def test_a_learned_mask_is_measured_hard_by_the_metrics_too(tmp_path: Path) -> None:
+    config = yaml.safe_load((CONF / "method/continuous_sparsification.yaml").read_text())
+    results, _, _ = trained(tmp_path, **REGRESSION, method={**config, "rounds": 1})
+    hard = [result for result in results if "hard_test_accuracy" in result]
+    assert hard and all(result["hard_test_accuracy"] is None for result in hard)
+    assert all({"hard_val_r2", "hard_test_mae"} <= result["metrics"].keys() for result in hard)
+
+
+def mine(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).abs()
+
+
+def test_the_backend_suits_the_loss() -> None:
+    own = TaskKind.of({**REGRESSION["task"], "loss": {"_target_": HERE + "mine"}})
+    known, strange = TaskLoss(kind("regression")), TaskLoss(own)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert choose_backend(FC((1, 4, 4), 1), cpu) == "chain"
+    assert choose_backend(FC((1, 4, 4), 1), cpu, known) == "loop"
+    with pytest.raises(ValueError, match="`chain` has the cross entropy alone"):
+        Stack(FC((1, 4, 4), 1), 1, backend="chain", task_loss=known)
+    assert [choose_backend(Reader(), gpu, loss) for loss in (known, strange)] == ["vmap", "loop"]
