@@ -15,6 +15,8 @@ from typing import Any
 from lt_sweeps.config.errors import CONF
 
 OURS = __name__.partition(".")[0]
+_OPEN = re.compile(r"torch\.optim\.[A-Z]\w*|torchvision\.transforms\.v2\.[A-Z]\w*")
+"""Classes of what this package stands on that a recipe may name; none runs what it is told."""
 _TARGET = re.compile(r"_target_\s*[:=]\s*([\w.,]+)")
 
 
@@ -53,10 +55,12 @@ def check_trusted(config: Any, *, where: str, trust: Collection[str] = ()) -> No
 def is_ours(target: str) -> bool:
     """Whether a function is an option of this package: one that a yaml of its `conf/` names.
 
+    An optimizer of torch or a transform of torchvision is one too.
+
     Any other function of the package, or what it imports, is not: `lt_sweeps.x.os.system` runs
     whatever it is told.
     """
-    return target in _options()
+    return target in _options() or _OPEN.fullmatch(target) is not None
 
 
 def _check(target: Any, where: str, trust: Collection[str]) -> None:

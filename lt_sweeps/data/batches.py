@@ -19,6 +19,7 @@ from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.data.augmentations import augment, draw_augmentation
+from lt_sweeps.data.image_transforms import SEEDS, ImageTransforms
 from lt_sweeps.data.kept_images import place_once
 from lt_sweeps.data.prefetch import Prefetch
 
@@ -46,6 +47,8 @@ class Batches:
         self._mean = torch.tensor(dataset.mean, device=device).view(shape)
         self._std = torch.tensor(dataset.std, device=device).view(shape)
         self.augments = recipe.augment != "none"
+        given = recipe.augment
+        self._transforms = ImageTransforms(given) if isinstance(given, tuple) else None
         self._coming = self._prefetch("train", self._images, recipe.length)
 
     def outside(self, split: str) -> bool:
@@ -80,8 +83,10 @@ class Batches:
         image = image.squeeze(1)
         given = images is not None
         images = self._sent(images) if images is not None else self._fetch(split, image)
-        if self.augments:
-            images = augment(self._recipe.augment, images, how)
+        if self._transforms is not None:
+            images = self._transforms(images, how.flatten().tolist(), self._dataset.scale)
+        elif self.augments:
+            images = augment(str(self._recipe.augment), images, how)
         x = self._normalise(images, copy=given)
         return x.unflatten(0, shape), split.labels.index_select(0, image).view(shape)
 
@@ -138,7 +143,12 @@ class Batches:
             if self.augments:
                 draws = generator(crops, "augment", *index, epoch)
                 size = self._dataset.input_shape[1:]
-                how = draw_augmentation(self._recipe.augment, count, size, draws)
+                name = self._recipe.augment
+                how = (
+                    torch.randint(SEEDS, (count, 1), generator=draws)
+                    if self._transforms is not None
+                    else draw_augmentation(str(name), count, size, draws)
+                )
                 images = torch.cat([images[:, None], how], 1)
             rows[order, crops, index] = images
         return torch.stack([rows[key] for key in keys])

@@ -140,8 +140,12 @@ class TrainingLoop:
 
     @property
     def captures(self) -> bool:
-        """Whether a step is captured as a graph, and not taken eagerly."""
-        return self.device.type == "cuda" and not self.stack.stochastic
+        """Whether a step is captured as a graph, and not taken eagerly.
+
+        A model that draws noise, and an optimizer or augmentation that is not ours, call Python.
+        """
+        fixed = self.masking.optimizer.fused and not isinstance(self.recipe.augment, tuple)
+        return self.device.type == "cuda" and not self.stack.stochastic and fixed
 
     def update(self, *, eager: bool = False) -> Callable[[int], None]:
         """The update of one step; on a GPU a replayed graph, fed through static tensors.
