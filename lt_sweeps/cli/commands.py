@@ -76,6 +76,7 @@ example: lt-sweeps dashboard my_sweep project=tickets""",
 usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...]
        lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]
 Writes tidy tables for other tools; or a ticket as weights, masks or sparse tensors for torch.
+--config-dir DIR: the folder with a form of your own, DIR/export_form/NAME.yaml
 example: lt-sweeps export my_sweep out=tables""",
     "audit": """\
 usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all repeat=0|all trust=MODULE,MODULE
@@ -95,8 +96,13 @@ usage: lt-sweeps import open_lth FOLDER [root=results name=NAME model=fc ...]
        lt-sweeps import mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 model=fc ...]
        lt-sweeps import mcgill FILE.csv [method=supermask ...], runs to `compare` ours with
 Reads other people's results as a sweep of ours, which every other command takes.
+--config-dir DIR: the folder with an importer of your own, DIR/importer/NAME.yaml
 example: lt-sweeps import open_lth open_lth_data/lottery_1234 name=theirs""",
 }
+
+
+_TAKE_OPTIONS = ("export", "import")
+_CONFIG_DIR = ("--config-dir", "-cd")
 
 
 class Usage(ValueError):
@@ -108,7 +114,24 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
     if set(HELP) & set(words):
         print(USAGE[verb])
         return 0
+    if verb in _TAKE_OPTIONS:
+        words = _with_config_dir(words)
     return VERBS[verb](list(words))
+
+
+def _with_config_dir(words: Sequence[str]) -> list[str]:
+    """The words with `--config-dir DIR`, which Hydra reads for a sweep, as the key `config_dir`."""
+    given, rest = list(words), list[str]()
+    while given:
+        word = given.pop(0)
+        flag, equals, folder = word.partition("=")
+        if flag not in _CONFIG_DIR:
+            rest.append(word)
+        elif equals or given:
+            rest.append(f"config_dir={folder if equals else given.pop(0)}")
+        else:
+            raise Usage(f"{word}: give the folder that holds your options")
+    return rest
 
 
 def _report(words: list[str]) -> int:
@@ -222,9 +245,12 @@ def _export(words: list[str]) -> int:
     root = keys.pop("root", None)
     from lt_sweeps.interchange.export_results import export
 
-    _check_keys("export", keys, {*signature(export).parameters, "root"} - {"where", "console"})
     path = Path(name) if Path(name).is_file() else _folder("export", name, root)
-    export(path, **keys)  # pyright: ignore[reportArgumentType]
+    known = {*signature(export).parameters, "root"} - {"where", "keys"}
+    own = {key: value for key, value in keys.items() if key not in known}
+    if not path.is_file():
+        _check_keys("export", keys, known)
+    export(path, **{**keys, **_values(own)})  # pyright: ignore[reportArgumentType]
     return 0
 
 

@@ -34,19 +34,24 @@ def export(
     form: str = "",
     effective: str = "true",
     trust: str | None = None,
+    config_dir: str | None = None,
+    **keys: Any,
 ) -> Path:
     """Export a sweep's folder or a root as tables, or a ticket's file in a form.
 
     The tables are `records` (a row per cell, seed and level) and `curves` (a row per evaluation),
     each as CSV and as parquet, in the folder `out`. With `effective`, records also have the columns
     of `Size`, for which every ticket is read and its network is built: by functions of ours, or of
-    the modules that `trust` names. Returns the file or folder that was written.
+    the modules that `trust` names. `keys` are those of the form. Returns the file or folder
+    that was written.
 
     Raises: ValueError: a wrong argument, nothing to export, or files that cannot be read.
     """
     where = Path(where)
     if where.is_file():
-        return _ticket(where, form or "state_dict", out)
+        return _ticket(where, form or "state_dict", out, config_dir, keys)
+    if keys:
+        raise ValueError(f"export: {[*keys]}: a key of a form, which is for a ticket")
     if form:
         raise ValueError(f"export: form={form} is for a ticket; {where} is a folder")
     if effective not in ("true", "false"):
@@ -71,7 +76,9 @@ def export(
     return folder
 
 
-def _ticket(path: Path, form: str, out: Path | None) -> Path:
+def _ticket(
+    path: Path, form: str, out: Path | None, config_dir: str | None, keys: Mapping[str, Any]
+) -> Path:
     seed, _, moment = path.stem.partition("@")
     key, root = path.absolute().parent.name, path.resolve().parent.parent.parent
     is_ticket = path.suffix == ".safetensors" and ".partial-" not in path.name
@@ -81,7 +88,8 @@ def _ticket(path: Path, form: str, out: Path | None) -> Path:
         )
     place = Path(out) if out is not None else Path(f"{key}-{path.stem}-{form}.pt")
     try:
-        write_ticket(Store(root).read(key, seed, moment or "end"), form, place)
+        ticket = Store(root).read(key, seed, moment or "end")
+        write_ticket(ticket, form, place, config_dir=config_dir, **keys)
     except CorruptTicket as error:
         raise ValueError(f"{error}; {_CURE}") from None
     print(f"{place}: {form}")
