@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from lt_sweeps.config.errors import unknown
-from lt_sweeps.config.report_config import KEYS, layout
+from lt_sweeps.config.report_config import KEYS, layout, named_figures
+from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.storage.sweep_folder import SweepFolder, sweep_path
 
 HELP = ("-h", "--help")
@@ -29,6 +30,8 @@ usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FI
 Writes the tables, CSV files, figures and the page of a sweep, from its records alone.
 a KEY of conf/report/_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
 --check writes nothing; it fails if the data behind a figure has changed
+figures of your own: --config-dir DIR with figures=[curves,NAME] draws DIR/figure/NAME.yaml;
+trust=MODULE draws those that the sweep asks for
 example: lt-sweeps report my_sweep baseline=random band=ci""",
     "compare": """\
 usage: lt-sweeps compare A B [by=KEY,KEY] [root=results] [out=DIR] [KEY=VALUE]
@@ -101,7 +104,7 @@ example: lt-sweeps import open_lth open_lth_data/lottery_1234 name=theirs""",
 }
 
 
-_TAKE_OPTIONS = ("export", "import")
+_TAKE_OPTIONS = ("export", "import", "report")
 _CONFIG_DIR = ("--config-dir", "-cd")
 
 
@@ -138,16 +141,22 @@ def _report(words: list[str]) -> int:
     """Reads records only."""
     checking, (name,), keys = _arguments("report", words, flag="--check")
     root, out, file = (keys.pop(key, None) for key in ("root", "out", "layout"))
-    _check_keys("report", keys, {*KEYS, "root", "out", "layout"})
-    layout(_values(keys))  # a wrong value is refused before anything is read
+    config_dir, trust = keys.pop("config_dir", None), trusted_modules(keys.pop("trust", None))
+    _check_keys("report", keys, {*KEYS, "root", "out", "layout", "trust"})
+    options = _values(keys)
+    if "figures" in options:
+        folders = [Path(config_dir)] if config_dir else []
+        options["figures"] = named_figures(options["figures"], folders)
+    layout(options)  # a wrong value is refused before anything is read
     from lt_sweeps.reporting.sweep_report import check, report
 
     sweep, folder = _folder("report", name, root), Path(out) if out else None
     if checking:
         if keys or file:
             raise Usage("report --check: takes only root and out; it checks the last report")
-        return 0 if check(sweep, out=folder) else 1
-    report(sweep, out=folder, layout_file=Path(file) if file else None, **_values(keys))
+        return 0 if check(sweep, out=folder, trust=trust) else 1
+    layout_file = Path(file) if file else None
+    report(sweep, out=folder, layout_file=layout_file, trust=trust, **options)
     return 0
 
 
