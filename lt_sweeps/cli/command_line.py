@@ -24,6 +24,7 @@ from lt_sweeps.cli.commands import HELP, USAGE, VERBS, Usage, run_verb
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
 from lt_sweeps.config.keys import GROUPS, SHARED_KEYS
+from lt_sweeps.config.option_files import option_names
 from lt_sweeps.execution.hydra_plugins import is_held, register, search_reported, searches
 from lt_sweeps.storage.atomic_write import passes
 
@@ -90,6 +91,10 @@ def _complete(words: list[str]) -> int:
     at = _verb_at(given)
     if at is None:
         print(*(verb for verb in ("plan", *VERBS) if verb.startswith(last)))
+    elif given[at] == "import" or last.startswith("form="):
+        key, group = ("form=", "export_form") if last.startswith("form=") else ("", "importer")
+        print(*(name for each in option_names(group) if (name := key + each).startswith(last)))
+        return 0
     elif given[at] != "plan":
         roots = [word.removeprefix("root=") for word in given if word.startswith("root=")]
         folders = Path(roots[-1] if roots else "results").glob("sweeps/*/")

@@ -517,6 +517,8 @@ def test_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
         ("report mi", "mine"),
         ("logs root=elsewhere th", "theirs"),
         ("report x", ""),
+        ("import op", "open_lth"),
+        ("export ticket form=sp", "form=sparse"),
     ],
 )
 def test_tab_completes_verbs_and_options_and_never_prints_an_error(
