@@ -95,7 +95,15 @@ class MaskAction:
         return {**named, **rest, "step": self.optimizer.steps}
 
     def load_moments(self, moments: State) -> None:
-        """Go on with the moments of a snapshot within a training."""
+        """Go on with the moments of a snapshot within a training.
+
+        Raises: ValueError: they are another optimizer's.
+        """
+        if self.moments().keys() - moments.keys():
+            raise ValueError(
+                f"recipe.optimizer: {self.recipe.optimizer} cannot go on with the momentum of "
+                "another optimizer, which this method keeps; give both trainings the same"
+            )
         names = self.stack.layout.slots
         flats = {
             moment: self.stack.flat({name: moments[f"{moment}/{name}"] for name in names})

@@ -14,8 +14,9 @@ from torch import Tensor
 from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.planning import plan
+from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.own_optimizer import OwnOptimizer
-from lt_sweeps.training.stack import BufferLayout
+from lt_sweeps.training.stack import BufferLayout, Stack
 from lt_sweeps.training.training_loop import Interrupted
 
 LEFT_OUT = ("Optimizer", "LBFGS", "SparseAdam")  # the base; a closure; sparse gradients
@@ -168,3 +169,16 @@ def test_what_is_kept_only_from_a_later_step_on_is_refused() -> None:
     late.step(0.1)
     with pytest.raises(ValueError, match="keeps `late` only from a later step on"):
         late.step(0.1)
+
+
+def test_the_momentum_of_another_optimizer_is_refused(cell: Callable[..., Cell]) -> None:
+    made = [cell_of(cell, "RMSprop"), cell(recipe__optimizer="adam")]
+    maskings = []
+    for each in made:
+        (unit,) = (unit for unit in plan([each]).units if unit.stage.level == 0)
+        stack = Stack(unit.stage.network.module("cpu"), 1, backend="loop")
+        maskings.append(FixedMask(stack, [unit]))
+    for one, other in (maskings, maskings[::-1]):
+        one.load_moments(one.moments())
+        with pytest.raises(ValueError, match="cannot go on with the momentum of another"):
+            one.load_moments(other.moments())
