@@ -1,8 +1,9 @@
 """Another lab's code, outside the package, runs: a function or class and a yaml for each kind.
 
 Each yaml below `strangers_lab/conf/` is run as a tiny sweep. Its first line `# run: WORDS` says
-what is chosen (without it `GROUP=NAME`), and lines `# verb: WORDS` are commands about the sweep:
-`{sweep}` is its folder, `{ticket}` the file of a ticket. The samples of conf/README.md run too.
+what is chosen (without it `GROUP=NAME`). Lines `# verb: WORDS` are commands; in them `{sweep}` is
+the folder of a sweep, of the `run` line or of no special words, and `{ticket}` the file of a
+ticket. The samples of conf/README.md run too.
 """
 
 import re
@@ -73,8 +74,9 @@ def header(option: Path) -> tuple[list[str], list[list[str]]]:
     """What a yaml's first lines say: the words of its sweep, and of the commands about it."""
     said = re.findall(r"^# (run|verb): (.*)$", (HERE / "conf" / option).read_text(), re.MULTILINE)
     runs = [text.split() for kind, text in said if kind == "run"]
-    chosen = [f"{option.parent.as_posix()}={option.stem}"]
-    return (runs[0] if runs else chosen), [text.split() for kind, text in said if kind == "verb"]
+    verbs = [text.split() for kind, text in said if kind == "verb"]
+    chosen = [] if verbs else [f"{option.parent.as_posix()}={option.stem}"]
+    return (runs[0] if runs else chosen), verbs
 
 
 def targets(config: Any) -> Iterator[str]:
@@ -96,12 +98,12 @@ def test_an_option_of_a_stranger_s_runs_and_is_reported(
     option: Path,
 ) -> None:
     words, verbs = header(option)
-    words = ["--config-dir", "conf", *tiny(words)]
-    if option.parts[0] in GROUPS:
-        sweep = swept(*cells(*words))
+    line = ["--config-dir", "conf", *tiny(words)]
+    if option.parts[0] in GROUPS or not words:
+        sweep = swept(*cells(*line))
         report(sweep, console=Console(quiet=True))
     else:
-        status, _, err = command_line(*words, "root=results", "name=tiny", "workers=1")
+        status, _, err = command_line(*line, "root=results", "name=tiny", "workers=1")
         assert status == 0, err
         sweep = Path("results/sweeps/tiny")
     assert (sweep / "report/index.html").exists()

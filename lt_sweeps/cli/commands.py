@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from lt_sweeps.config.errors import unknown
-from lt_sweeps.config.report_config import KEYS, layout
+from lt_sweeps.config.report_config import KEYS, layout, named_figures
+from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.storage.sweep_folder import SweepFolder, sweep_path
 
 HELP = ("-h", "--help")
@@ -29,6 +30,8 @@ usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FI
 Writes the tables, CSV files, figures and the page of a sweep, from its records alone.
 a KEY of conf/report/_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
 --check writes nothing; it fails if the data behind a figure has changed
+figures of your own: --config-dir DIR with figures=[curves,NAME] draws DIR/figure/NAME.yaml;
+trust=MODULE draws those that the sweep asks for
 example: lt-sweeps report my_sweep baseline=random band=ci""",
     "compare": """\
 usage: lt-sweeps compare A B [by=KEY,KEY] [root=results] [out=DIR] [KEY=VALUE]
@@ -77,6 +80,7 @@ usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MO
        lt-sweeps export TICKET [form=state_dict|prune|sparse at=reported|end out=FILE.pt]
 Writes tidy tables for other tools; or a ticket (ROOT/tickets/STAGE/SEED.safetensors) as weights,
 masks or sparse tensors for torch: the weights whose accuracy is reported, or those of the end.
+--config-dir DIR: the folder with a form of your own, DIR/export_form/NAME.yaml
 example: lt-sweeps export my_sweep out=tables""",
     "audit": """\
 usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all repeat=0|all trust=MODULE,MODULE
@@ -96,8 +100,13 @@ usage: lt-sweeps import open_lth FOLDER [root=results name=NAME model=fc ...]
        lt-sweeps import mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 model=fc ...]
        lt-sweeps import mcgill FILE.csv [method=supermask ...], runs to `compare` ours with
 Reads other people's results as a sweep of ours, which every other command takes.
+--config-dir DIR: the folder with an importer of your own, DIR/importer/NAME.yaml
 example: lt-sweeps import open_lth open_lth_data/lottery_1234 name=theirs""",
 }
+
+
+_TAKE_OPTIONS = ("export", "import", "report")
+_CONFIG_DIR = ("--config-dir", "-cd")
 
 
 class Usage(ValueError):
@@ -109,23 +118,46 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
     if set(HELP) & set(words):
         print(USAGE[verb])
         return 0
+    if verb in _TAKE_OPTIONS:
+        words = _with_config_dir(words)
     return VERBS[verb](list(words))
+
+
+def _with_config_dir(words: Sequence[str]) -> list[str]:
+    """The words with `--config-dir DIR`, which Hydra reads for a sweep, as the key `config_dir`."""
+    given, rest = list(words), list[str]()
+    while given:
+        word = given.pop(0)
+        flag, equals, folder = word.partition("=")
+        if flag not in _CONFIG_DIR:
+            rest.append(word)
+        elif equals or given:
+            rest.append(f"config_dir={folder if equals else given.pop(0)}")
+        else:
+            raise Usage(f"{word}: give the folder that holds your options")
+    return rest
 
 
 def _report(words: list[str]) -> int:
     """Reads records only."""
     checking, (name,), keys = _arguments("report", words, flag="--check")
     root, out, file = (keys.pop(key, None) for key in ("root", "out", "layout"))
-    _check_keys("report", keys, {*KEYS, "root", "out", "layout"})
-    layout(_values(keys))  # a wrong value is refused before anything is read
+    config_dir, trust = keys.pop("config_dir", None), trusted_modules(keys.pop("trust", None))
+    _check_keys("report", keys, {*KEYS, "root", "out", "layout", "trust"})
+    options = _values(keys)
+    if "figures" in options:
+        folders = [Path(config_dir)] if config_dir else []
+        options["figures"] = named_figures(options["figures"], folders)
+    layout(options)  # a wrong value is refused before anything is read
     from lt_sweeps.reporting.sweep_report import check, report
 
     sweep, folder = _folder("report", name, root), Path(out) if out else None
     if checking:
         if keys or file:
             raise Usage("report --check: takes only root and out; it checks the last report")
-        return 0 if check(sweep, out=folder) else 1
-    report(sweep, out=folder, layout_file=Path(file) if file else None, **_values(keys))
+        return 0 if check(sweep, out=folder, trust=trust) else 1
+    layout_file = Path(file) if file else None
+    report(sweep, out=folder, layout_file=layout_file, trust=trust, **options)
     return 0
 
 
@@ -223,9 +255,12 @@ def _export(words: list[str]) -> int:
     root = keys.pop("root", None)
     from lt_sweeps.interchange.export_results import export
 
-    _check_keys("export", keys, {*signature(export).parameters, "root"} - {"where", "console"})
     path = Path(name) if Path(name).is_file() else _folder("export", name, root)
-    export(path, **keys)  # pyright: ignore[reportArgumentType]
+    known = {*signature(export).parameters, "root"} - {"where", "keys"}
+    own = {key: value for key, value in keys.items() if key not in known}
+    if not path.is_file():
+        _check_keys("export", keys, known)
+    export(path, **{**keys, **_values(own)})  # pyright: ignore[reportArgumentType]
     return 0
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.config.keys import GROUPS, KEEPS, PRECISIONS
+from lt_sweeps.config.option_files import option_names
 from lt_sweeps.config.papers import paper_names
 from lt_sweeps.config.quantities import names_of
 from lt_sweeps.config.report_config import BANDS, FIGURES, KEYS
@@ -46,7 +47,7 @@ VERB_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "export": {
         "root": (),
         "out": (),
-        "form": ("state_dict", "prune", "sparse"),
+        "form": tuple(option_names("export_form")),
         "at": ("reported", "end"),
         "effective": _BOOLEAN,
         "trust": (),
@@ -63,7 +64,6 @@ SETTINGS: Mapping[str, Sequence[str]] = {
     "profile": (*_BOOLEAN, "trace"),
 }
 """The values of keys of the config that are known without torch; Hydra knows those of groups."""
-_KINDS = ("open_lth", "mask", "mcgill")  # that `import` reads
 
 
 def typed(line: str) -> tuple[list[str], str]:
@@ -125,7 +125,7 @@ def _keys_of(option: str) -> list[str]:
 def _names(verb: str, named: Sequence[str], keys: Mapping[str, str]) -> Iterable[str]:
     """What a verb is about: sweeps, the cells of one, papers, or kinds of results."""
     if verb == "import":
-        return () if named else _KINDS
+        return () if named else tuple(option_names("importer"))
     if verb == "paper":
         return () if named else paper_names()
     root = Path(keys.get("root", "results"))

@@ -241,7 +241,15 @@ def _resolve(target: str) -> Callable[..., Any]:
 
 @functools.cache
 def _signature(target: str) -> inspect.Signature:
-    signature = inspect.signature(_resolve(target))
+    try:
+        signature = inspect.signature(_resolve(target))
+    except ValueError:
+        if not inspect.isbuiltin(_resolve(target)):
+            raise
+        raise ValueError(
+            f"`{target}` is built into Python and does not say what it takes; call it in a "
+            "function of your own"
+        ) from None
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ValueError(f"`{target}` takes `{parameter}`; give each argument a name instead")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -19,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.composition import Axis, ComposedCell, choices_of, compose_cells, resolved
 from lt_sweeps.config.published_curves import with_files
+from lt_sweeps.config.report_config import named_figures
 from lt_sweeps.config.taken_options import check_targets, group_of, has_key, untaken
 
 EXPERIMENT = "experiment"
@@ -92,7 +94,7 @@ def _cells(
     """The cells of one experiment."""
     keys = [_key(word) for word in words if word[0] != "~"]
     return [
-        _cell(config, choices, overrides, keys)
+        _cell(config, choices, overrides, keys, _config_dirs(master.hydra))
         for line in spec.lines(words)
         for full in _with_defaults(loader, master, spec, line)
         for overrides, config, choices in _composed(loader, master, words, full)
@@ -223,16 +225,29 @@ def _options(
 
 def from_config(config: DictConfig, hydra: DictConfig) -> Cell:
     """The cell of a job that Hydra itself composed."""
-    return _cell(resolved(config), choices_of(hydra), tuple(hydra.overrides.task), ())
+    words = tuple(hydra.overrides.task)
+    return _cell(resolved(config), choices_of(hydra), words, (), _config_dirs(hydra))
+
+
+def _config_dirs(hydra: DictConfig) -> list[Path]:
+    """The folders that a person's options lie in, beside ours."""
+    sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
+    return [Path(path) for path in sources if path]
 
 
 def _cell(
-    config: dict[str, Any], choices: dict[str, str], overrides: Sequence[str], keys: Sequence[str]
+    config: dict[str, Any],
+    choices: dict[str, str],
+    overrides: Sequence[str],
+    keys: Sequence[str],
+    config_dirs: Sequence[Path],
 ) -> Cell:
     """The cell with this config; `keys` are those that were given for the whole multirun."""
     report = config.pop(REPORT, None) or {}
     if published := report.get("published"):  # a frozen sweep does not follow later edits
         report = {**report, "published": with_files(published)}
+    if figures := report.get("figures"):
+        report = {**report, "figures": named_figures(figures, config_dirs)}
     check_targets(config, choices)
     without = untaken(dict.fromkeys(keys), config)
     return Cell(Config(config), choices, tuple(overrides), report, without)

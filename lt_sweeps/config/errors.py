@@ -22,7 +22,8 @@ CONF = next(
     if folder.is_dir()
 )
 
-
+OF_VERBS = ("importer", "export_form")
+"""Folders whose options a verb takes, and no sweep."""
 _PLUGINS = {
     **dict.fromkeys(("hydra/launcher/submitit_local", "hydra/launcher/submitit_slurm"), "submitit"),
     **{f"hydra/launcher/{name}": name for name in ("joblib", "ray", "rq")},
@@ -82,8 +83,8 @@ def options(group: str) -> set[str]:
 
 
 def groups() -> set[str]:
-    """The groups of the package: the folders of `conf/` that hold options."""
-    return {folder.name for folder in CONF.iterdir() if options(folder.name)}
+    """The groups of the package that overrides choose from: folders of `conf/` with options."""
+    return {folder.name for folder in CONF.iterdir() if options(folder.name)} - {*OF_VERBS}
 
 
 def _unknown_option(error: MissingConfigException) -> str:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, cast
 
-from lt_sweeps.config.call import identity_of
+from lt_sweeps.config.call import Call, identity_of
 from lt_sweeps.config.durations import Duration, steps
 
 FAMILY = "recipes"  # the first part of these names in stage keys, for ever
+_OWN_DECAYS = ("linear", "polynomial", "trapezoidal", "triangular", "one_cycle")
+_LATER: dict[str, Any] = {"clip": None}  # keys that came after results existed, at what adds none
+
+Given = Annotated[Mapping[str, Any], "a mapping with `_target_`"]
+"""A function or class of torch's or of a user's, with its arguments."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Optimizer, learning rate at a step, batch size, length and augmentation, all in steps."""
 
-    optimizer: str
+    optimizer: str | Call
     lr: float
     batch_size: int
     length: int
@@ -26,23 +32,24 @@ class Recipe:
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     warmup: int = 0
-    decay: str = "step"
+    decay: str | Call = "step"
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
     betas: tuple[float, ...] = (0.9, 0.999)
     eps: float = 1e-8
-    augment: str = "none"
+    augment: str | tuple[Call, ...] = "none"
     order: str = "same"
     drop_last: bool = True
     label_smoothing: float = 0.0
+    clip: Call | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the optimizer would ignore: a setting never silently does nothing."""
-        sgd = self.optimizer == "sgd"
+        sgd, own = self.optimizer == "sgd", isinstance(self.optimizer, Call)
         betas_fit = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         checks = {
-            "optimizer": (sgd or self.optimizer in ("adam", "adamw"), "sgd, adam or adamw"),
+            "optimizer": (sgd or own or self.optimizer in ("adam", "adamw"), "sgd, adam or adamw"),
             "lr": (self.lr > 0, "a number above 0"),
             "gamma": (0 < self.gamma <= 1, "a number in (0, 1]"),
             "momentum": (0 <= self.momentum < 1, "a number in [0, 1)"),
@@ -55,64 +62,93 @@ class Recipe:
         for key, (allowed, text) in checks.items():
             if not allowed:
                 raise ValueError(f"recipe.{key}: got {getattr(self, key)}; give {text}")
-        if not sgd and (self.momentum or self.nesterov):
+        if own:
+            self._check_own_optimizer()
+        elif not sgd and (self.momentum or self.nesterov):
             raise ValueError(
                 f"recipe: optimizer={self.optimizer} has betas, but no momentum or nesterov"
             )
         if sgd and (self.betas != (0.9, 0.999) or self.eps != 1e-8):
             raise ValueError("recipe: optimizer=sgd has momentum and nesterov, but no betas or eps")
 
+    def _check_own_optimizer(self) -> None:
+        assert isinstance(self.optimizer, Call)
+        keys = ("momentum", "nesterov", "weight_decay", "betas", "eps")
+        defaults = {field.name: field.default for field in fields(Recipe)}
+        if given := [key for key in keys if getattr(self, key) != defaults[key]]:
+            raise ValueError(
+                f"recipe.{given[0]}: got {getattr(self, given[0])}, but "
+                f"optimizer={self.optimizer.target} has its own arguments; give it there: "
+                f"recipe.optimizer.{given[0]}=..."
+            )
+
     def lr_at(self, step: int) -> float:
         """The learning rate of the update that leads from `step` to `step + 1`."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
+        after, length = step - self.warmup, max(1, self.length - self.warmup)
+        if isinstance(self.decay, Call):
+            per_epoch = self.steps_per_epoch
+            return self.lr * self.decay(step=after, length=length, steps_per_epoch=per_epoch)
         if self.decay == "cosine":
-            done = (step - self.warmup) / max(1, self.length - self.warmup)
+            done = after / length
             return self.lr * 0.5 * (1 + math.cos(math.pi * done))
         return self.lr * self.gamma ** sum(step >= milestone for milestone in self.milestones)
 
     def identity(self) -> dict[str, Any]:
-        return {**asdict(self), **identity_of(type(self))}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        counted = {k: v for k, v in values.items() if k not in _LATER or v != _LATER[k]}
+        return {key: _as_json(value) for key, value in counted.items()} | identity_of(type(self))
 
     def batches(self) -> dict[str, Any]:
         """What its batches depend on: all that a score takes from a recipe."""
         keys = ("batch_size", "steps_per_epoch", "augment", "order")
-        return {key: getattr(self, key) for key in keys}
+        return {key: _as_json(getattr(self, key)) for key in keys}
 
 
 def recipe(
     train_size: int,
     *,
-    optimizer: Literal["sgd", "adam", "adamw"],
+    optimizer: Literal["sgd", "adam", "adamw"] | Given,
     lr: float,
     batch_size: int,
     length: Duration,
     milestones: Sequence[Duration] = (),
     gamma: float = 0.1,
     warmup: Duration = "0it",
-    decay: Literal["step", "cosine"] = "step",
+    decay: Literal[
+        "step", "cosine", "linear", "polynomial", "trapezoidal", "triangular", "one_cycle"
+    ]
+    | Given = "step",
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
     betas: Sequence[float] = (0.9, 0.999),
     eps: float = 1e-8,
     label_smoothing: float = 0.0,
-    augment: Literal["none", "crop_flip", "resized_crop_flip"] = "none",
+    augment: Literal["none", "crop_flip", "resized_crop_flip"] | Given | Sequence[Given] = "none",
     order: Literal["same", "fresh"] = "same",
     drop_last: bool = True,
     evaluate_every: Duration = "1ep",
+    clip: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """The recipe on a training set of `train_size` images.
 
     Args:
         milestones: when the learning rate is multiplied by `gamma`.
         warmup: how long the learning rate rises linearly to `lr`.
-        decay: `step` follows the milestones, `cosine` falls to 0 at the end.
+        optimizer: sgd, adam, adamw, or the `_target_` of a class of `torch.optim`, or of one alike,
+            with its arguments but for `params` and `lr`.
+        decay: `step` follows the milestones, `cosine` falls to 0 at the end; the others, and what a
+            `_target_` may be, are in `lt_sweeps.config.decays`.
+        clip: `{norm: 1.0}` or `{value: 0.5}` of each replicate's gradient, or a `_target_`, a
+            function that changes the gradients that it gets by name.
         label_smoothing: the part of a training label that is spread over all classes. Losses of
             evaluations are computed without it.
         augment: `crop_flip` is a random crop after 4 pixels of zero padding, and a random flip;
             `resized_crop_flip` a crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3,
-            resized bilinearly, and a random flip.
+            resized bilinearly, and a random flip. A `_target_`, or a list of them, is called on
+            each image by itself: a transform of torchvision's v2, or a function of `image`.
         order: `same` draws the same batches at every level, `fresh` new ones at each level. A
             training that goes on with trained weights (fine-tuning, another round) draws new ones.
         drop_last: leave out the last batch of an epoch if it is not full.
@@ -120,8 +156,9 @@ def recipe(
     """
     if not 0 < batch_size <= train_size:
         raise ValueError(f"recipe.batch_size: got {batch_size}; give 1 to {train_size} images")
-    if decay == "cosine" and milestones:
-        raise ValueError("recipe: decay=cosine has no milestones; drop one of the two")
+    if decay != "step" and milestones:
+        name = decay if isinstance(decay, str) else decay.get("_target_")
+        raise ValueError(f"recipe: decay={name} has no milestones; drop one of the two")
     per_epoch = train_size // batch_size if drop_last else math.ceil(train_size / batch_size)
     durations = {"length": length, "evaluate_every": evaluate_every, "warmup": warmup}
     times = {key: steps(time, per_epoch, where=f"recipe.{key}") for key, time in durations.items()}
@@ -131,21 +168,93 @@ def recipe(
         if value > times["length"]:
             raise ValueError(f"recipe.{key}: got {value} steps; the length is {times['length']}")
     return Recipe(
-        optimizer=optimizer,
+        optimizer=_optimizer(optimizer),
         lr=float(lr),
         batch_size=batch_size,
         steps_per_epoch=per_epoch,
         milestones=tuple(steps(time, per_epoch, where="recipe.milestones") for time in milestones),
         gamma=float(gamma),
-        decay=decay,
+        decay=_decay(decay, times["length"] - times["warmup"], per_epoch),
         momentum=float(momentum),
         nesterov=nesterov,
         weight_decay=float(weight_decay),
         betas=tuple(float(beta) for beta in betas),
         eps=float(eps),
-        augment=augment,
+        augment=_augmentations(augment),
         order=order,
         drop_last=drop_last,
         label_smoothing=float(label_smoothing),
+        clip=_clip(clip),
         **times,
     )
+
+
+def _optimizer(given: str | Mapping[str, Any]) -> str | Call:
+    if isinstance(given, str):
+        return given
+    call = Call.of(given, where="recipe.optimizer", supplied=("params", "lr"))
+    if missing := {"params", "lr"} - set(call.names):
+        raise ValueError(
+            f"recipe.optimizer: `{call.target}` takes no {sorted(missing)}; an optimizer takes "
+            "`params` and `lr`, as those of torch.optim do"
+        )
+    return call
+
+
+def _decay(given: str | Mapping[str, Any], length: int, per_epoch: int) -> str | Call:
+    """The schedule that a recipe names, called at a few steps to see that it gives factors."""
+    if isinstance(given, str) and given not in _OWN_DECAYS:
+        return given
+    config = {"_target_": f"lt_sweeps.config.decays.{given}"} if isinstance(given, str) else given
+    supplied = ("step", "length", "steps_per_epoch")
+    call, length = Call.of(config, where="recipe.decay", supplied=supplied), max(1, length)
+    for step in {0, length // 2, length - 1}:
+        factor = call(step=step, length=length, steps_per_epoch=per_epoch)
+        number = isinstance(factor, int | float) and math.isfinite(factor)
+        if not number or factor < 0:
+            raise ValueError(
+                f"recipe.decay: {call} gives {factor!r} at step {step} of {length}; give a factor "
+                "of 0 or more"
+            )
+    return call
+
+
+def _augmentations(given: str | Mapping[str, Any] | Sequence[Any]) -> str | tuple[Call, ...]:
+    if isinstance(given, str):
+        return given
+    configs = [given] if isinstance(given, Mapping) else given
+    if not configs:
+        raise ValueError("recipe.augment: got an empty list; give `none`, or at least one")
+    return tuple(Call.of(c, where="recipe.augment", supplied=("image",)) for c in configs)
+
+
+def _clip(given: Mapping[str, Any] | None) -> Call | None:
+    if given is None:
+        return None
+    if "_target_" in given:
+        return Call.of(given, where="recipe.clip", supplied=("grads",))
+    limits = list(given.values())
+    positive = limits and isinstance(limits[0], int | float) and 0 < limits[0] < math.inf
+    if len(given) != 1 or not set(given) <= {"norm", "value"} or not positive:
+        raise ValueError(
+            f"recipe.clip: got {dict(given)}; give {{norm: 1.0}} or {{value: 0.5}}, a number "
+            "above 0, a `_target_`, or null"
+        )
+    (kind,) = given
+    target = f"lt_sweeps.training.gradient_clipping.{kind}"
+    return Call.of(
+        {"_target_": target, "limit": float(limits[0])}, where="recipe.clip", supplied=("grads",)
+    )
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__qualname__", None) or str(value)
+
+
+def _as_json(value: Any) -> Any:
+    """A value for a stage key: calls count by their functions and arguments."""
+    if isinstance(value, Call):  # the defaults of other people's functions may be no JSON
+        return json.loads(json.dumps(value.identity(), default=_name))
+    if isinstance(value, tuple):
+        return [_as_json(inner) for inner in cast("tuple[Any, ...]", value)]
+    return value

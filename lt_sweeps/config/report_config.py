@@ -21,9 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.option_files import read_option
 from lt_sweeps.config.published_curves import with_files
 from lt_sweeps.config.quantities import check_form, of_split, percent_of
 
@@ -35,6 +37,8 @@ FIGURES = (
     *("curves", "by_sparsity", "early_stop", "endpoints", "layers", "cost"),  # from records
     *("overlap", "plane", "signs", "probabilities"),  # from tickets
 )
+FIGURE_GETS = ("analysis", "records")
+"""What a figure of a user's may name among its arguments."""
 BANDS = {
     "range": "range over seeds",
     "sd": "± 1 standard deviation over seeds",
@@ -84,7 +88,7 @@ class ReportConfig:
     """How the report draws a sweep; the keys are explained in `conf/report/_keys.yaml`."""
 
     title: str | None = None
-    figures: list[str] | None = None
+    figures: list[Any] | None = None
     x: Literal["remaining", "sparsity", "level"] = "remaining"
     ylim: list[float] | None = None
     metrics: list[str] = field(default_factory=lambda: ["test_metric"])
@@ -111,8 +115,11 @@ class ReportConfig:
         if not self.metrics:
             raise ValueError("report.metrics: got none; give one or more, such as test_metric")
         check_form("report.metrics", self.metrics)
-        for name in self.figures or ():
-            _known("report.figures", name, FIGURES)
+        for figure in self.figures or ():
+            if isinstance(figure, Mapping):
+                _check_own_figure(figure)
+            else:
+                _known("report.figures", figure, FIGURES)
         low, high = self.ylim if self.ylim and len(self.ylim) == 2 else (0.0, 0.0)
         checks = {
             "ylim": (self.ylim is None or low < high, "[lower, upper] in the records' unit"),
@@ -145,6 +152,47 @@ def layout(keys: Mapping[str, Any]) -> ReportConfig:
     """
     target = "lt_sweeps.config.report_config.ReportConfig"
     return Call.of({"_target_": target, **keys}, where="report")()
+
+
+def named_figures(figures: Any, config_dirs: Sequence[Path]) -> Any:
+    """`report.figures` with the yaml of each figure of a user's in the place of its name.
+
+    Raises: ValueError: it does not name a function, or one that does not take its arguments.
+    """
+    if not isinstance(figures, list):
+        return figures
+    return [_with_yaml(figure, config_dirs) for figure in figures]
+
+
+def figure_call(figure: Mapping[str, Any]) -> Call:
+    """The function of a user's figure. Raises: ValueError: as `Call.of`."""
+    config = {key: value for key, value in figure.items() if key != "name"}
+    return Call.of(config, where=f"report.figures: {figure['name']}", supplied=FIGURE_GETS)
+
+
+def _with_yaml(figure: Any, config_dirs: Sequence[Path]) -> Any:
+    if isinstance(figure, str) and figure not in FIGURES:
+        for folder in config_dirs:
+            if (folder / "figure" / f"{figure}.yaml").is_file():
+                config = read_option(
+                    "figure", figure, where="report.figures", config_dir=str(folder)
+                )
+                figure = {"name": figure, **config}
+                break
+    if isinstance(figure, Mapping):
+        _check_own_figure(figure)
+        figure_call(figure)
+    return figure
+
+
+def _check_own_figure(figure: Mapping[str, Any]) -> None:
+    name = figure.get("name")
+    plain = isinstance(name, str) and re.fullmatch(r"[A-Za-z]\w*", name)
+    if not plain or name in FIGURES or not isinstance(figure.get("_target_"), str):
+        raise ValueError(
+            f"report.figures: got {dict(figure)}; a figure of your own has a `_target_` and a "
+            f"`name` of letters that is none of {', '.join(FIGURES)}"
+        )
 
 
 def _published(entry: Any) -> Published:

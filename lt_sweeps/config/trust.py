@@ -15,7 +15,9 @@ from typing import Any
 from lt_sweeps.config.errors import CONF
 
 OURS = __name__.partition(".")[0]
-_LOSS = re.compile(r"torch\.nn\.functional\.(\w+_loss|(binary_)?cross_entropy(_with_logits)?)")
+_LOSS = r"torch\.nn\.functional\.(\w+_loss|(binary_)?cross_entropy(_with_logits)?)"
+_OPEN = re.compile(rf"torch\.optim\.[A-Z]\w*|torchvision\.transforms\.v2\.[A-Z]\w*|{_LOSS}")
+"""What a config may name of the packages that this one stands on; none runs what it is told."""
 _TARGET = re.compile(r"_target_\s*[:=]\s*([\w.,]+)")
 
 
@@ -55,10 +57,12 @@ def is_ours(target: str) -> bool:
     """Whether a function is an option of this package: one that a yaml of its `conf/` names, or
     one of torch's losses.
 
+    An optimizer of torch or a transform of torchvision is one too.
+
     Any other function of the package, or what it imports, is not: `lt_sweeps.x.os.system` runs
     whatever it is told.
     """
-    return target in _options() or _LOSS.fullmatch(target) is not None
+    return target in _options() or _OPEN.fullmatch(target) is not None
 
 
 def _check(target: Any, where: str, trust: Collection[str]) -> None:

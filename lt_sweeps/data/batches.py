@@ -20,6 +20,7 @@ from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.data.augmentations import augment, draw_augmentation
 from lt_sweeps.data.dataset import check_split
+from lt_sweeps.data.image_transforms import SEEDS, ImageTransforms
 from lt_sweeps.data.kept_images import place_once
 from lt_sweeps.data.prefetch import Prefetch
 
@@ -47,6 +48,8 @@ class Batches:
         # Copied to the device here, because a captured graph cannot copy from the host.
         self._mean, self._std = (values.to(device) for values in dataset.scaling)
         self.augments = recipe.augment != "none"
+        given = recipe.augment
+        self._transforms = ImageTransforms(given) if isinstance(given, tuple) else None
         self._coming = self._prefetch("train", self._images, recipe.length)
 
     @property
@@ -86,8 +89,10 @@ class Batches:
         image = image.squeeze(1)
         given = images is not None
         images = self._sent(images) if images is not None else self._fetch(split, image)
-        if self.augments:
-            images = augment(self._recipe.augment, images, how)
+        if self._transforms is not None:
+            images = self._transforms(images, how.flatten().tolist(), self._dataset.scale)
+        elif self.augments:
+            images = augment(str(self._recipe.augment), images, how)
         x = self._normalise(images, copy=given)
         return x.unflatten(0, shape), split.targets.index_select(0, image).unflatten(0, shape)
 
@@ -144,7 +149,13 @@ class Batches:
             if self.augments:
                 draws = generator(crops, "augment", *index, epoch)
                 _, *size = self._dataset.input_shape
-                how = draw_augmentation(self._recipe.augment, count, (size[0], size[1]), draws)
+                how = (
+                    torch.randint(SEEDS, (count, 1), generator=draws)
+                    if self._transforms is not None
+                    else draw_augmentation(
+                        str(self._recipe.augment), count, (size[0], size[1]), draws
+                    )
+                )
                 images = torch.cat([images[:, None], how], 1)
             rows[order, crops, index] = images
         return torch.stack([rows[key] for key in keys])

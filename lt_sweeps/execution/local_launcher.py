@@ -150,7 +150,7 @@ def _report(folder: Path, console: Console, *, anew: bool) -> None:
         report,  # its libraries take seconds, which `plan` need not wait
     )
 
-    report(folder, console=console)
+    report(folder, console=console, trust=None)  # what the sweep names has run already
 
 
 def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:

@@ -27,6 +27,7 @@ def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
     trust = trusted_modules(words.get("trust"))
     for cell in sweep.manifest.cells:
         check_trusted(cell.config, where=f"resume: {sweep.path}", trust=trust)
+    check_trusted(dict(sweep.manifest.reports), where=f"resume: {sweep.path}", trust=trust)
     submission, launcher = resumed(sweep), sweep.manifest.launcher
     if launcher.name == "slurm":
         profile = SlurmResources.of({**launcher.profile, **given})

@@ -35,6 +35,8 @@ def export(
     at: str = "",
     effective: str = "true",
     trust: str | None = None,
+    config_dir: str | None = None,
+    **keys: Any,
 ) -> Path:
     """Export a sweep's folder or a root as tables, or a ticket's file in a form.
 
@@ -42,14 +44,15 @@ def export(
     each as CSV and as parquet, in the folder `out`. With `effective`, records also have the columns
     of `Size`, for which every ticket is read and its network is built: by functions of ours, or of
     the modules that `trust` names. A ticket's weights are those that its row reports, or with
-    at=end those of the last step. Returns the file or folder that was written.
+    at=end those of the last step; `keys` are those of the form. Returns the file or folder that
+    was written.
 
     Raises: ValueError: a wrong argument, nothing to export, or files that cannot be read.
     """
     where = Path(where)
     if where.is_file():
-        return _ticket(where, form or "state_dict", out, at or "reported")
-    for key, value in {"form": form, "at": at}.items():
+        return _ticket(where, form or "state_dict", out, at or "reported", config_dir, keys)
+    for key, value in {"form": form, "at": at, **keys}.items():
         if value:
             raise ValueError(
                 f"export: {key}={value} is for a ticket; {where} is a folder; a ticket is "
@@ -77,7 +80,14 @@ def export(
     return folder
 
 
-def _ticket(path: Path, form: str, out: Path | None, at: str) -> Path:
+def _ticket(
+    path: Path,
+    form: str,
+    out: Path | None,
+    at: str,
+    config_dir: str | None,
+    keys: Mapping[str, Any],
+) -> Path:
     seed, _, moment = path.stem.partition("@")
     key, root = path.absolute().parent.name, path.resolve().parent.parent.parent
     is_ticket = path.suffix == ".safetensors" and ".partial-" not in path.name
@@ -94,7 +104,8 @@ def _ticket(path: Path, form: str, out: Path | None, at: str) -> Path:
         moment = "best"
     place = Path(out) if out is not None else Path(f"{key}-{path.stem}-{form}.pt")
     try:
-        write_ticket(Store(root).read(key, seed, moment or "end"), form, place)
+        ticket = Store(root).read(key, seed, moment or "end")
+        write_ticket(ticket, form, place, config_dir=config_dir, **keys)
     except CorruptTicket as error:
         raise ValueError(f"{error}; {_CURE}") from None
     weights = {"": "at the end", "best": "of the best evaluation"}.get(moment, f"at {moment}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +13,10 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from lt_sweeps.config.call import Config, digest, fits, nearest
+from lt_sweeps.config.call import Call, Config, digest, nearest
 from lt_sweeps.config.keys import GROUPS
+from lt_sweeps.config.option_files import read_option
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
-from lt_sweeps.interchange.importers.mask_file import read_mask
-from lt_sweeps.interchange.importers.mcgill_csv import read_mcgill
-from lt_sweeps.interchange.importers.open_lth_folder import read_open_lth
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
 from lt_sweeps.storage.record import MEASURED, Record, RunFolder
 from lt_sweeps.storage.store import Store
@@ -26,35 +24,38 @@ from lt_sweeps.storage.sweep_folder import SweepFolder, is_folder_name
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_file import MASK
 
-KINDS = ("open_lth", "mask", "mcgill")
-_COUNT = (int, "a count")
 
-
-def import_(kind: str, path: Path, *, root: Path, name: str | None = None, **options: str) -> Path:
+def import_(
+    kind: str,
+    path: Path,
+    *,
+    root: Path,
+    name: str | None = None,
+    config_dir: str | None = None,
+    **options: str,
+) -> Path:
     """Import results of other code as a sweep of `root`; returns the sweep's folder.
 
-    `kind` is `open_lth` (a folder), `mask` (a safetensors file) or `mcgill` (a CSV file of runs to
-    compare ours with). `options` are names of options (`model=fc`) by which a figure puts
-    imported cells beside ours; for a mask also `seed`, `level` and metrics (`test_accuracy=0.97`).
+    `kind` is an option of `conf/importer`, or of that folder in `config_dir`. Its function gets
+    `path` and, if it names it, `choices`; it returns an `ImportedLevel`, a list of them, or such a
+    list and a list of lines to print. `options` are names of options (`model=fc`) by which a figure
+    puts imported cells beside ours, and keys of the importer.
 
     Raises: ValueError: an unknown kind or key, or nothing there that can be read.
     """
-    if kind not in KINDS:
-        raise ValueError(f"import: {kind}; it is one of {[*KINDS]}{nearest(kind, KINDS)}")
-    numbers = ("seed", "level", *MEASURED) if kind == "mask" else ()
-    allowed = [*GROUPS, *numbers, "root", "name"]
-    for key in options.keys() - {*GROUPS, *numbers}:
-        raise ValueError(f"import: no key {key}; it has {allowed}{nearest(key, allowed)}")
+    read = read_option("importer", kind, where="import", config_dir=config_dir)
+    allowed = [*GROUPS, *(key for key in read if key != "_target_"), "root", "name"]
+    for key in options:
+        if key not in allowed:
+            raise ValueError(f"import: no key {key}; it has {allowed}{nearest(key, allowed)}")
     if name is not None and not is_folder_name(name):
         raise ValueError(f"name: {name!r} cannot name a folder; use letters, digits, . - and _")
     if not path.exists():
         raise ValueError(f"import: {path} is not there")
     named = {key: option for key, option in options.items() if key in GROUPS}
-    notes: list[str] = []
-    if kind == "open_lth":
-        levels, notes = read_open_lth(path)
-    else:
-        levels = read_mcgill(path, named) if kind == "mcgill" else [_mask(path, options)]
+    given = {key: yaml.safe_load(text) for key, text in options.items() if key not in GROUPS}
+    call = Call.of({**read, **given}, where="import", supplied=("path", "choices"))
+    levels, notes = _levels(call(path=path, choices=named), call)
     levels = [replace(level, choices={**level.choices, **named}) for level in levels]
     named_after = re.sub(r"[^\w.-]", "_", path.absolute().stem) or "import"
     sweep = _write(levels, root, name or f"{kind}-{named_after}")
@@ -63,16 +64,18 @@ def import_(kind: str, path: Path, *, root: Path, name: str | None = None, **opt
     return sweep.folder
 
 
-def _mask(path: Path, options: Mapping[str, str]) -> ImportedLevel:
-    """The mask of a file, with the numbers among the options."""
-    numbers = {key: yaml.safe_load(text) for key, text in options.items() if key not in GROUPS}
-    for key, value in numbers.items():
-        kind, meaning = (float, f"a number, as a record's {key}") if key in MEASURED else _COUNT
-        most = 1 if key.endswith("accuracy") else math.inf
-        if not fits(value, kind) or not (0 <= value <= most or key.endswith("loss")):
-            raise ValueError(f"import: {key}={options[key]}; it is {meaning}")
-    metrics = {key: float(numbers.pop(key)) for key in MEASURED if key in numbers}
-    return read_mask(path, **numbers, metrics=metrics)
+def _levels(returned: Any, call: Call) -> tuple[list[ImportedLevel], list[str]]:
+    """What an importer returned, as levels and lines to print."""
+    levels, notes = returned if isinstance(returned, tuple) else (returned, [])
+    levels = [levels] if isinstance(levels, ImportedLevel) else levels
+    if not (isinstance(levels, list) and all(isinstance(n, ImportedLevel) for n in levels)):
+        raise ValueError(
+            f"import: `{call.target}` returned {type(returned).__name__}; give an ImportedLevel "
+            "or a list of them"
+        )
+    if not levels:
+        raise ValueError(f"import: `{call.target}` found nothing")
+    return levels, notes
 
 
 def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFolder:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.call import nearest
+from lt_sweeps.config.option_files import option_call
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.ticket import Ticket
 
@@ -43,27 +44,39 @@ def sparse_tensors(ticket: Ticket) -> State:
     return state
 
 
-FORMS = {"state_dict": state_dict, "prune": torch_pruned, "sparse": sparse_tensors}
-
-
-def write_ticket(ticket: Ticket, form: str, out: Path) -> None:
+def write_ticket(
+    ticket: Ticket, form: str, out: Path, *, config_dir: str | None = None, **keys: Any
+) -> None:
     """Write a ticket in a form; the suffix of `out` chooses a file of torch or of safetensors.
+
+    `form` is an option of `conf/export_form`, or of that folder in `config_dir`: a function of
+    `ticket` that returns tensors by name, or the bytes of the file. `keys` are the form's.
 
     Raises: ValueError: an unknown form or suffix, or a form that cannot hold this ticket.
     """
-    if form not in FORMS:
-        raise ValueError(f"export: form {form!r}; it is one of {[*FORMS]}{nearest(form, FORMS)}")
+    made = option_call(
+        "export_form",
+        form,
+        keys,
+        where="export: form",
+        supplied=("ticket",),
+        config_dir=config_dir,
+    )
     if not ticket.state:
         raise ValueError(f"export: the ticket for {out} is a mask without weights")
-    state = FORMS[form](ticket)
-    if out.suffix == ".safetensors" and form != "sparse":
+    state = made(ticket=ticket)
+    if isinstance(state, bytes):
+        write_whole(out, state)
+        return
+    dense = all(tensor.layout == torch.strided for tensor in state.values())
+    if out.suffix == ".safetensors" and dense:
         content = safetensors.torch.save(state)
     elif out.suffix in (".pt", ".pth"):
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
     else:
-        suffixes = [".pt", ".pth", *([] if form == "sparse" else [".safetensors"])]
+        suffixes = [".pt", ".pth", *([".safetensors"] if dense else [])]
         raise ValueError(f"export: {out} with form {form}; a suffix is one of {suffixes}")
     write_whole(out, content)
 

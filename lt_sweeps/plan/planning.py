@@ -12,10 +12,13 @@ from typing import Any
 from lt_sweeps.config.call import Call, Config, digest, nearest
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.keys import GROUPS, MACHINE_KEYS, SUPPLIED
+from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.config.taken_options import groups_taken, not_taken
+from lt_sweeps.data.image_transforms import ImageTransforms
 from lt_sweeps.models.network import Network
+from lt_sweeps.models.own_optimizer import check_optimizer
 from lt_sweeps.plan.stages import Init, Moment, Prune, Task, Training, Work, ancestors
 from lt_sweeps.plan.stages.task_kind import TaskKind
 from lt_sweeps.plan.stored_tickets import StoredTickets
@@ -312,12 +315,27 @@ def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]
         raise ValueError(
             f"method: `{method.target}` returned {last!r}; give a Train, an Evaluate, or several"
         )
+    for stage in trainings(*lasts):
+        _check_recipe(stage.training.recipe, stage.network, stage.training.task.dataset.input_shape)
     return lasts, not isinstance(last, tuple)
 
 
 def _granularity(given: Mapping[str, Any]) -> Granularity | None:
     criterion = given.get("mask_criterion")
     return None if criterion is None else criterion.granularity
+
+
+@functools.cache
+def _check_recipe(recipe: Recipe, network: Network, shape: tuple[int, ...]) -> None:
+    """Try what a recipe brings of a user's on a network's shapes.
+
+    Raises: ValueError: an optimizer or an augmentation that cannot do what is asked of it.
+    """
+    if isinstance(recipe.optimizer, Call):
+        shapes = [tuple(p.shape) for p in network.module().parameters()]
+        check_optimizer(recipe.optimizer, shapes, recipe.lr)
+    if isinstance(recipe.augment, tuple):
+        ImageTransforms(recipe.augment).check(shape)
 
 
 @functools.cache

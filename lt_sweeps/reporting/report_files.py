@@ -115,7 +115,7 @@ def _sources(analysis: Analysis, figures: Sequence[Figure]) -> dict[str, str]:
 
 
 def _texts(figure: Figure) -> list[bytes]:
-    return [text.encode() for text in (figure.name, figure.caption, *figure.stages)]
+    return [text.encode() for text in (figure.name, figure.caption, *figure.stages, figure.code)]
 
 
 def _kept_pictures(folder: Path, sources: Mapping[str, str]) -> dict[str, dict[str, bytes]]:

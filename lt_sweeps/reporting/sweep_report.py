@@ -6,7 +6,7 @@ tickets. So it runs without torch, while the sweep is still running, and on copi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lt_sweeps.analysis.record_audit import audited_cells
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.config.report_config import BANDS, layout
+from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.reporting import report_files
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.captions import report_moment, versions_sentence, winning_sentences
@@ -38,18 +39,22 @@ def report(
     out: Path | None = None,
     console: Console | None = None,
     layout_file: Path | None = None,
+    trust: Collection[str] | None = (),
     **options: Any,
 ) -> Path:
     """Print and write the report of a sweep's folder or of a whole root; returns its folder.
 
     The folder is `out`, or `report/` inside `source`; where a sweep holds several experiments, each
     has a folder in it. `options` are keys of `report`: they win over those of `layout_file` (a yaml
-    with `report:`, such as an experiment's), and these over those of the sweep.
+    with `report:`, such as an experiment's), and these over those of the sweep. Figures of a user's
+    that the sweep asks for are drawn by functions of the modules in `trust`, or of any if None.
 
     Raises: ValueError for a wrong option, and for every file or line that cannot be read.
     """
     source, console = Path(source), console or Console()
     options = {**(_options_in(layout_file) if layout_file else {}), **options}
+    if "figures" not in options:
+        _check_own_figures(layouts(source).values(), source, trust)
     # Before the records are read: what changes meanwhile makes the report one of older inputs.
     made_from = digest_of_inputs(source)
     folder = _report_folder(source, out)
@@ -73,7 +78,13 @@ def report(
     return folder
 
 
-def check(source: Path, *, out: Path | None = None, console: Console | None = None) -> bool:
+def check(
+    source: Path,
+    *,
+    out: Path | None = None,
+    console: Console | None = None,
+    trust: Collection[str] | None = (),
+) -> bool:
     """Whether every figure of a written report still is what the data say; prints what is not.
 
     Nothing is written. Each report is drawn again with the options that it was written with.
@@ -86,6 +97,7 @@ def check(source: Path, *, out: Path | None = None, console: Console | None = No
     for name in _analyses(source, {}):
         place = folder / subfolder(name)
         written = read_report_json(place)
+        _check_own_figures([written["layout"]], place, trust)
         # The options of one experiment may name lines that another has not, so each is analysed
         # with its own, and the rest of that analysis is thrown away.
         figures, _ = draw_figures(_analyses(source, written["layout"])[name])
@@ -93,6 +105,15 @@ def check(source: Path, *, out: Path | None = None, console: Console | None = No
         faults += [f"{place}: {change}" for change in changes]
     report_files.print_lines(console, faults or [f"{folder}: every figure is what the data say"])
     return not faults
+
+
+def _check_own_figures(
+    reports: Iterable[Mapping[str, Any]], where: Path, trust: Collection[str] | None
+) -> None:
+    """Raises: ValueError: a stored report asks for a figure of a module that nobody trusts."""
+    if trust is not None:
+        for keys in reports:
+            check_trusted(keys.get("figures"), where=f"report: {where}", trust=trust)
 
 
 def _report_folder(source: Path, out: Path | None) -> Path:

@@ -91,8 +91,14 @@ class FixedMask(MaskAction):
         # is what weight decay takes from it. One that is pinned elsewhere decays, and is put back.
         if self._masks:
             self.stack.grads.mul_(self.mask)
+        self._clip(self._views[1])
         self.optimizer.step(lr)
-        if self._pins:
+        if self._masks and not self.optimizer.fused:
+            # What another optimizer does at a gradient of 0 is its own: Muon moves such a weight,
+            # and a division by what it keeps of one may give NaN.
+            torch.where(self.mask != 0, self.stack.weights, self.pinned, out=self.stack.weights)
+            self.optimizer.mask_(self.mask)
+        elif self._pins:
             torch.addcmul(self.pinned, self.stack.weights, self.mask, out=self.stack.weights)
             if self.recipe.weight_decay:  # it turns a pinned value into momentum
                 self.optimizer.mask_(self.mask)

@@ -13,7 +13,7 @@ from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier, overrides
 from lt_sweeps.sparsity.sparsifiers.sparsifier import per_replicate
 from lt_sweeps.storage.ticket import LOGITS, State, Ticket
 from lt_sweeps.training.mask_action import MaskAction
-from lt_sweeps.training.optimizers import Optimizer
+from lt_sweeps.training.optimizers import optimizer_of
 from lt_sweeps.training.stack import BufferLayout, Stack
 
 _Computed = tuple[Tensor, Tensor, Tensor, Tensor | None]  # w, logits, weights, penalty
@@ -38,8 +38,13 @@ class LearnedMask(MaskAction):
         self.logits = torch.zeros(size, dtype=stack.weights.dtype, device=stack.device)
         self.trained["logits"] = self.logits
         logit_grads = torch.zeros_like(self.logits)
-        self.logit_optimizer = Optimizer.of(
-            self.recipe, self.logits, logit_grads, weight_decay=sparsifier.decay
+        self.logit_optimizer = optimizer_of(
+            self.recipe, self.logits, logit_grads, self.layout, weight_decay=sparsifier.decay
+        )
+        logit_views = self.layout.views(logit_grads)
+        self._clipped = (
+            stack.views(self.grads),
+            {f"{LOGITS}{name}": view for name, view in logit_views.items()},
         )
         self.temperature = torch.ones(stack.replicates, device=stack.device)
         self.noise = Noise(stack.replicates, stack.layout.size, stack.device)
@@ -66,7 +71,8 @@ class LearnedMask(MaskAction):
         optimizer = self.logit_optimizer
         views = {moment: self.layout.views(t) for moment, t in optimizer.moments.items()}
         named = {f"{LOGITS}{m}/{name}": v for m, by in views.items() for name, v in by.items()}
-        return {**super().moments(), **named, f"{LOGITS}step": optimizer.steps}
+        rest = {f"{LOGITS}{name}": value for name, value in optimizer.rest.items()}
+        return {**super().moments(), **named, **rest, f"{LOGITS}step": optimizer.steps}
 
     def load_moments(self, moments: State) -> None:
         super().load_moments(moments)
@@ -74,6 +80,8 @@ class LearnedMask(MaskAction):
         for moment, flat in optimizer.moments.items():
             for name, view in self.layout.views(flat).items():
                 view.copy_(moments[f"{LOGITS}{moment}/{name}"])
+        for name, value in optimizer.rest.items():
+            value.copy_(moments[f"{LOGITS}{name}"])
         optimizer.steps.copy_(moments[f"{LOGITS}step"])
 
     def begin(self, ticket: Ticket) -> None:
@@ -117,6 +125,7 @@ class LearnedMask(MaskAction):
             grad.copy_(back[0])
             logit_grad.copy_(back[1])
         self._computed = []
+        self._clip(*self._clipped)
         self.sparsifier.update(self.optimizer.step, self.logit_optimizer.step, lr)
         for logits in self._logits:
             self.sparsifier.after_step(logits)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.ticket import State, Ticket
-from lt_sweeps.training.optimizers import Optimizer
+from lt_sweeps.training.optimizers import optimizer_of
 from lt_sweeps.training.stack import Stack
 
-_BUFFERS = "buffers/"
+_BUFFERS, _REST = "buffers/", "rest/"
 
 
 class MaskAction:
@@ -28,7 +28,7 @@ class MaskAction:
         stage = units[0].stage
         self.stack, self.units, self.recipe = stack, units, stage.training.recipe
         self.layers, self.samples = stage.network.layers, stage.sparsifier.samples
-        self.optimizer = Optimizer.of(self.recipe, weights, grads)
+        self.optimizer = optimizer_of(self.recipe, weights, grads, stack.layout)
         # Every tensor that a step changes, `[R, ...]` by the name that a checkpoint calls it.
         buffers = {f"{_BUFFERS}{name}": buffer for name, buffer in stack.buffers.items()}
         self.trained: dict[str, Tensor] = {"weights": weights, **buffers}
@@ -88,19 +88,35 @@ class MaskAction:
         raise NotImplementedError
 
     def moments(self) -> dict[str, Tensor]:
-        """The optimizer's moments under `<moment>/<parameter>`, and the count of its steps."""
+        """The optimizer's moments under `<moment>/<parameter>`, its steps, and all else."""
         moments = {moment: self.stack.views(t) for moment, t in self.optimizer.moments.items()}
         named = {f"{m}/{name}": v for m, views in moments.items() for name, v in views.items()}
-        return {**named, "step": self.optimizer.steps}
+        rest = {f"{_REST}{name}": value for name, value in self.optimizer.rest.items()}
+        return {**named, **rest, "step": self.optimizer.steps}
 
     def load_moments(self, moments: State) -> None:
-        """Go on with the moments of a snapshot within a training."""
+        """Go on with the moments of a snapshot within a training.
+
+        Raises: ValueError: they are another optimizer's.
+        """
+        if self.moments().keys() - moments.keys():
+            raise ValueError(
+                f"recipe.optimizer: {self.recipe.optimizer} cannot go on with the momentum of "
+                "another optimizer, which this method keeps; give both trainings the same"
+            )
         names = self.stack.layout.slots
         flats = {
             moment: self.stack.flat({name: moments[f"{moment}/{name}"] for name in names})
             for moment in self.optimizer.moments
         }
-        self.optimizer.load_state({**flats, "step": moments["step"]})
+        rest = {name: moments[f"{_REST}{name}"] for name in self.optimizer.rest}
+        self.optimizer.load_state({**flats, **rest, "step": moments["step"]})
+
+    def _clip(self, *named: Mapping[str, Tensor]) -> None:
+        """Clip each replicate's gradients, given as `[R, *shape]` by name, as the recipe says."""
+        if (clip := self.recipe.clip) is not None:
+            for row in range(self.stack.replicates):
+                clip(grads={name: grad[row] for grads in named for name, grad in grads.items()})
 
     def _state(self, weights: Tensor, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`weights` `[R, P]` and the buffers among `trained`, by their `state_dict` names."""

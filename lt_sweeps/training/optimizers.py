@@ -1,5 +1,7 @@
 """`Optimizer`: SGD, Adam and AdamW on one flat parameter `[R, P]`, by torch's fused kernels.
 
+`optimizer_of` is the door: it gives a recipe's optimizer, these or any other (`OwnOptimizer`).
+
 Each row has a count of steps of its own, so it does not depend on the others, and can be saved,
 restored and stacked with other rows without any rounding. Rows with equal counts are one tensor to
 torch, others a tensor each; the numbers are the same.
@@ -8,7 +10,7 @@ torch, others a tensor each; the numbers are the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +18,10 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+from lt_sweeps.config.call import Call
 from lt_sweeps.config.recipes import Recipe
+from lt_sweeps.training.own_optimizer import OwnOptimizer
+from lt_sweeps.training.stack import BufferLayout
 
 
 class Optimizer:
@@ -26,6 +31,9 @@ class Optimizer:
     what its optimizer would ignore. Weight decay is added to the gradient, except for adamw, where
     it is decoupled. At the start the moments and the step counts are zero.
     """
+
+    fused = True
+    rest: ClassVar[Mapping[str, Tensor]] = {}  # all that it keeps are its moments
 
     def __init__(
         self,
@@ -51,22 +59,6 @@ class Optimizer:
         self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
         self._flats = weights, grads, *self.moments.values()
         self._arrange(together=True)  # all counts are 0
-
-    @classmethod
-    def of(
-        cls, recipe: Recipe, weights: Tensor, grads: Tensor, *, weight_decay: float | None = None
-    ) -> Optimizer:
-        """The recipe's optimizer, with another weight decay where one is given."""
-        return cls(
-            weights,
-            grads,
-            optimizer=recipe.optimizer,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay if weight_decay is None else weight_decay,
-            betas=recipe.betas,
-            eps=recipe.eps,
-        )
 
     def ready(self) -> None:
         """Settle whether all rows are one tensor; once the counts of steps have been changed."""
@@ -124,3 +116,28 @@ class Optimizer:
     def tensors(self) -> dict[str, Tensor]:
         """The moments `[R, P]` and the counts of steps `[R]` themselves."""
         return {**self.moments, "step": self.steps}
+
+
+def optimizer_of(
+    recipe: Recipe,
+    weights: Tensor,
+    grads: Tensor,
+    layout: BufferLayout,
+    *,
+    weight_decay: float | None = None,
+) -> Optimizer | OwnOptimizer:
+    """The recipe's optimizer, with another weight decay where one is given."""
+    if isinstance(recipe.optimizer, Call):
+        return OwnOptimizer(
+            recipe.optimizer, weights, grads, layout, lr=recipe.lr, weight_decay=weight_decay
+        )
+    return Optimizer(
+        weights,
+        grads,
+        optimizer=recipe.optimizer,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay if weight_decay is None else weight_decay,
+        betas=recipe.betas,
+        eps=recipe.eps,
+    )

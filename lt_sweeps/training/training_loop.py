@@ -142,9 +142,14 @@ class TrainingLoop:
 
     @property
     def captures(self) -> bool:
-        """Whether a step is captured as a graph, and not taken eagerly."""
+        """Whether a step is captured as a graph, and not taken eagerly.
+
+        A model that draws noise, and a loss, optimizer or augmentation that is not ours, call
+        Python.
+        """
+        fixed = self.masking.optimizer.fused and not isinstance(self.recipe.augment, tuple)
         known = self.stack.task_loss.kind.knows_loss and not self.stack.stochastic
-        return self.device.type == "cuda" and known
+        return self.device.type == "cuda" and known and fixed
 
     def update(self, *, eager: bool = False) -> Callable[[int], None]:
         """The update of one step; on a GPU a replayed graph, fed through static tensors.

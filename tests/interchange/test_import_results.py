@@ -233,15 +233,19 @@ def test_a_mask_is_reported_with_what_was_measured_of_it_or_without(tmp_path: Pa
     [
         (["mask", "none.safetensors"], 1, "import: none.safetensors is not there"),
         (["mask", "text"], 1, "import: text is not a safetensors file"),
-        (["mask", "m.safetensors", "seed=a"], 1, "import: seed=a; it is a count"),
-        (["mask", "m.safetensors", "test_accuracy=97"], 1, "import: test_accuracy=97; it is"),
+        (["mask", "m.safetensors", "seed=a"], 1, "import.seed: got 'a'; give a whole number"),
+        (
+            ["mask", "m.safetensors", "test_accuracy=97"],
+            1,
+            "import.test_accuracy: got 97; give a number from 0 to 1",
+        ),
         (["mask", "m.safetensors", "sed=1"], 1, "import: no key sed; it has"),
         (["mask", "w.safetensors"], 1, "w.safetensors: mask of w has entries other than 0 and 1"),
         (["open_lth", "."], 1, "import: . is not an open_lth folder"),
         (
             ["open_lht", "."],
             1,
-            "import: open_lht; it is one of ['open_lth', 'mask', 'mcgill']; did you mean",
+            "import: open_lht; did you mean `open_lth`? options: mask, mcgill, open_lth",
         ),
         (["mask"], 2, "import: 1 given; name two. usage:"),
         (

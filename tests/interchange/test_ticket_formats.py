@@ -95,7 +95,7 @@ def test_files_load_without_this_package(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "name", "line"),
     [
-        ("spars", "x.pt", r"form 'spars'; .* did you mean `sparse`\?"),
+        ("spars", "x.pt", r"form: spars; did you mean `sparse`\?"),
         ("sparse", "x.safetensors", r"a suffix is one of \['.pt', '.pth'\]"),
         ("prune", "x", "a suffix is one of"),
     ],

@@ -15,6 +15,32 @@ from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 _SUFFIX, _ORIGINAL = "_mask", "_orig"
 
 
+def read_mask_file(
+    path: Path,
+    *,
+    seed: int = 0,
+    level: int = 1,
+    test_accuracy: float | None = None,
+    test_loss: float | None = None,
+    val_accuracy: float | None = None,
+    val_loss: float | None = None,
+) -> ImportedLevel:
+    """The mask in a file, with its place in a sweep and the metrics that are known of it.
+
+    Raises: ValueError: as `read_mask`; or a number that cannot be.
+    """
+    given = (test_loss, test_accuracy, val_loss, val_accuracy)
+    names = ("test_loss", "test_accuracy", "val_loss", "val_accuracy")
+    metrics = {name: value for name, value in zip(names, given, strict=True) if value is not None}
+    for name, count in {"seed": seed, "level": level}.items():
+        if count < 0:
+            raise ValueError(f"import.{name}: got {count}; give a count")
+    for name, value in metrics.items():
+        if name.endswith("accuracy") and not 0 <= value <= 1:
+            raise ValueError(f"import.{name}: got {value}; give a number from 0 to 1")
+    return read_mask(path, seed=seed, level=level, metrics=metrics)
+
+
 def read_mask(
     path: Path, *, seed: int = 0, level: int = 1, metrics: Mapping[str, float]
 ) -> ImportedLevel:

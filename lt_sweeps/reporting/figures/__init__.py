@@ -8,6 +8,7 @@ Door: `draw_figures`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import accuracy_curves
@@ -15,6 +16,7 @@ from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.layer_survival import layer_figures
 from lt_sweeps.reporting.figures.mask_overlap import overlap_figures
 from lt_sweeps.reporting.figures.mask_probabilities import probability_figures
+from lt_sweeps.reporting.figures.own_figures import draw_own
 from lt_sweeps.reporting.figures.sign_changes import sign_figures
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 from lt_sweeps.reporting.figures.training_costs import cost_figures
@@ -40,10 +42,12 @@ def draw_figures(analysis: Analysis) -> tuple[list[Figure], list[str]]:
     wanted = analysis.layout.figures
     drawn: list[Figure] = []
     reasons: list[str] = []
-    for name, draw in FIGURES.items():
-        if wanted is None or name in wanted:
-            try:
-                drawn += draw(analysis)
-            except NotDrawn as reason:
-                reasons.append(f"{name}: not drawn, because {reason}")
+    own = [figure for figure in wanted or () if isinstance(figure, Mapping)]
+    chosen = {name: draw for name, draw in FIGURES.items() if wanted is None or name in wanted}
+    chosen |= {figure["name"]: partial(draw_own, figure) for figure in own}
+    for name, draw in chosen.items():
+        try:
+            drawn += draw(analysis)
+        except NotDrawn as reason:
+            reasons.append(f"{name}: not drawn, because {reason}")
     return drawn, reasons

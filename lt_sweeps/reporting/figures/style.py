@@ -57,6 +57,7 @@ class Figure:
     data: pd.DataFrame
     stages: tuple[str, ...]
     draw: Callable[[], Sheet]
+    code: str = ""  # what it is drawn with, where that is a user's
 
 
 @dataclass(frozen=True)

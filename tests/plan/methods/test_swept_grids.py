@@ -19,7 +19,8 @@ import yaml
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.config.recipes import Recipe, recipe
 from lt_sweeps.sparsity.sparsifiers import Continuous, HardConcrete
-from lt_sweeps.training.optimizers import Optimizer
+from lt_sweeps.training.optimizers import optimizer_of
+from lt_sweeps.training.stack import BufferLayout
 
 PRESETS = CONF / "experiment/continuous_sparsification"
 NONE = torch.zeros(0)
@@ -43,12 +44,15 @@ def recipe_of(option: str, images: int, *presets: str) -> Recipe:
     return recipe(images, **{k: v for k, v in keys.items() if k not in ("defaults", "_target_")})
 
 
+LAYOUT = BufferLayout({}, 0)  # which these optimizers do without
+
+
 def idle_gates(lambdas: list[float], trained: Recipe, *, mask_lr: float = 1.0) -> torch.Tensor:
     """log alpha at the end of gates that the penalty alone moves, one for each lambda."""
     gates = HardConcrete(lmbda=1.0)
     w, alphas = torch.zeros(1, len(lambdas)), torch.zeros(1, len(lambdas), requires_grad=True)
     grads, strengths = torch.zeros_like(w), torch.tensor(lambdas)
-    optimizer = Optimizer.of(trained, alphas.detach(), grads, weight_decay=0.0)
+    optimizer = optimizer_of(trained, alphas.detach(), grads, LAYOUT, weight_decay=0.0)
     for step in range(trained.length):
         penalty = gates.penalty(w, alphas, NONE).sum()
         grads.copy_(strengths * torch.autograd.grad(penalty, alphas)[0])

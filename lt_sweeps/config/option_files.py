@@ -1,0 +1,63 @@
+"""Options of a verb (`import`, `export`, `report`): a yaml each, ours or of a user's folder.
+
+Hydra composes the options of a sweep. A verb composes nothing: its option is one file, a `_target_`
+with arguments, in a folder of `conf/` or of the folder that `--config-dir` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lt_sweeps.config.call import Call, Config
+from lt_sweeps.config.errors import CONF, unknown
+
+
+def option_names(group: str, config_dir: str | None = None) -> dict[str, Path]:
+    """The file of each option of a group; a user's wins over one of ours.
+
+    Raises: ValueError: the user's folder is not there.
+    """
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ValueError(f"--config-dir: {config_dir} is no folder")
+    folders = [CONF, *([Path(config_dir)] if config_dir else [])]
+    files = (file for folder in folders for file in sorted((folder / group).glob("[!_]*.yaml")))
+    return {file.stem: file for file in files}
+
+
+def read_option(group: str, name: str, *, where: str, config_dir: str | None = None) -> Config:
+    """The content of an option's yaml.
+
+    Raises: ValueError: there is no such option, or its file is no yaml with a `_target_`.
+    """
+    files = option_names(group, config_dir)
+    if name not in files:
+        raise ValueError(unknown(where, name, files, what="options"))
+    content: Any = yaml.safe_load(files[name].read_text())
+    if not isinstance(content, dict) or not isinstance(content.get("_target_"), str):
+        raise ValueError(f"{where}: {files[name]} has no `_target_`, the path of a function")
+    return Config(content)
+
+
+def option_call(
+    group: str,
+    name: str,
+    given: Mapping[str, Any],
+    *,
+    where: str,
+    supplied: Collection[str],
+    config_dir: str | None = None,
+) -> Call:
+    """An option's function, with the keys that a person gives laid over those of its yaml.
+
+    Raises: ValueError: there is no such option, it has no such key, or a value does not fit.
+    """
+    config = read_option(group, name, where=where, config_dir=config_dir)
+    keys = set(config) - {"_target_"}
+    for key in given:
+        if key not in keys:
+            raise ValueError(unknown(f"{where} {name}", key, keys, what="keys"))
+    return Call.of({**config, **given}, where=where, supplied=supplied)

@@ -1,0 +1,72 @@
+"""`ImageTransforms`: augmentations of torchvision's v2 or of a user's, image by image.
+
+A transform draws from torch's global generators, once for what it is given. So each image is
+given alone, on its device, and the generators start anew for each from a number of its own, which
+is drawn from (seed, epoch, image). Neither the rest of a batch, nor the pack, nor a resume changes
+a draw.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.seeds import global_draws
+from lt_sweeps.config.user_code import raised_in
+
+SEEDS = 2**32  # the numbers that numpy's generator starts from
+
+
+class ImageTransforms:
+    """What the calls do to an image `[C, H, W]` on the scale from 0 to 1, one after another.
+
+    A class is made once, and called with the image; a function gets it as `image`.
+    """
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._calls = calls
+        self._transforms: list[Callable[[Tensor], Tensor]] = []
+        for call in calls:
+            if not inspect.isclass(call.function):
+                self._transforms.append(lambda image, call=call: call(image=image))
+                continue
+            try:
+                self._transforms.append(call())
+            except Exception as error:  # it is the user's, or was given what it does not take
+                raise ValueError(f"recipe.augment: `{call.target}`: {_said(error)}") from None
+
+    def __call__(self, images: Tensor, numbers: Sequence[int], scale: float) -> Tensor:
+        """Images `[N, C, H, W]` of a data set's scale, each changed by the draws of its number."""
+        changed = []
+        for image, number in zip(images.float() / scale, numbers, strict=True):
+            with global_draws(number):
+                for transform in self._transforms:
+                    image = transform(image)
+            changed.append(image)
+        return torch.stack(changed) * scale
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises: ValueError: a transform fails on an image of this shape, or changes its shape."""
+        for call, transform in zip(self._calls, self._transforms, strict=True):
+            try:
+                with global_draws(1):
+                    image = transform(torch.zeros(shape))
+            except Exception as error:
+                raise ValueError(
+                    f"recipe.augment: `{call.target}` fails on an image of {list(shape)}: "
+                    f"{_said(error)}; a transform gets one image and no label"
+                ) from None
+            if not isinstance(image, Tensor) or image.shape != shape:
+                made = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+                raise ValueError(
+                    f"recipe.augment: `{call.target}` makes {made} of an image of {list(shape)}; "
+                    "its shape must stay"
+                )
+
+
+def _said(error: Exception) -> str:
+    return raised_in(error) or " ".join(str(error).split())

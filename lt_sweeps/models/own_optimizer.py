@@ -1,0 +1,79 @@
+"""An optimizer of torch's or of a user's, on the parameters of one network."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.user_code import raised_in
+
+_SIDE = 3  # of the small tensors that an optimizer is tried on
+
+
+def make_optimizer(
+    call: Call, parameters: Sequence[Tensor], lr: float, *, weight_decay: float | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of a yaml on these tensors, with another weight decay where one is given.
+
+    Raises: ValueError: it cannot be made, or is not what a training loop can step.
+    """
+    where, more = f"recipe.optimizer: `{call.target}`", {}
+    if weight_decay is not None and ("weight_decay" in call.names or weight_decay):
+        if "weight_decay" not in call.names:
+            raise ValueError(f"{where} takes no weight_decay, and a learned mask asks for one")
+        more = {"weight_decay": weight_decay}
+    arguments: Mapping[str, Any] = {**call.args, **more, "params": list(parameters), "lr": lr}
+    try:
+        optimizer = call.function(**arguments)
+    except Exception as error:  # it is the user's, or was given what it does not take
+        raise ValueError(f"{where} cannot be made: {_said(error)}") from None
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"{where} is no torch.optim.Optimizer")
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"{where} computes the loss several times in a step (its `step` needs a closure); "
+            "choose an optimizer that takes one gradient a step"
+        )
+    return optimizer
+
+
+def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) -> None:
+    """Make the optimizer on small tensors of as many dimensions, and take a step.
+
+    Raises: ValueError: it cannot be made or stepped.
+    """
+    small = {tuple(min(side, _SIDE) for side in shape) for shape in shapes}
+    try_step(call, [torch.ones(shape) for shape in sorted(small)], lr)
+
+
+def try_step(
+    call: Call, parameters: Sequence[Tensor], lr: float, *, weight_decay: float | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer after a step along gradients of 0: what it keeps between two steps.
+
+    Raises: ValueError: it cannot be stepped, or draws random numbers.
+    """
+    optimizer = make_optimizer(call, parameters, lr, weight_decay=weight_decay)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    before = torch.get_rng_state()
+    try:
+        optimizer.step()
+    except Exception as error:
+        raise ValueError(f"recipe.optimizer: `{call.target}`: {_said(error)}") from None
+    if not torch.equal(before, torch.get_rng_state()):
+        raise ValueError(
+            f"recipe.optimizer: `{call.target}` draws random numbers, which would depend on what "
+            "else a process has drawn; a result depends on its seed alone"
+        )
+    return optimizer
+
+
+def _said(error: Exception) -> str:
+    return raised_in(error) or " ".join(str(error).split())

@@ -1,0 +1,54 @@
+"""A figure of a user's: a function of the analysis, or of its records as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure as Sheet
+
+from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.call import digest
+from lt_sweeps.config.report_config import figure_call
+from lt_sweeps.config.user_code import raised_in
+from lt_sweeps.reporting.csv_tables import records_table
+from lt_sweeps.reporting.figures.style import Figure, NotDrawn
+
+
+def draw_own(figure: Mapping[str, Any], analysis: Analysis) -> list[Figure]:
+    """What the function of `figure` (a `name`, a `_target_` and arguments) draws.
+
+    It returns a matplotlib figure and its caption, and may return a table of its numbers as well.
+
+    Raises:
+        NotDrawn: it says so itself, or fails; a sweep's report has all else.
+        ValueError: it returned something else.
+    """
+    call, name = figure_call(figure), figure["name"]
+    if not analysis.curves:
+        raise NotDrawn("no records yet")
+    try:
+        returned = call(analysis=analysis, records=records_table(analysis.curves))
+    except NotDrawn:
+        raise
+    except Exception as error:
+        raise NotDrawn(f"its function fails: {raised_in(error) or error}") from None
+    code = digest(call.identity())
+    if isinstance(returned, list) and all(isinstance(each, Figure) for each in returned):
+        return [replace(each, code=code) for each in returned]
+    whole = isinstance(returned, tuple) and len(returned) == 3
+    sheet, caption, data = returned if whole else (*_pair(returned), None)
+    fits = isinstance(sheet, Sheet) and isinstance(caption, str)
+    if not fits or not isinstance(data, pd.DataFrame | None):
+        raise ValueError(
+            f"report.figures: {name}: `{call.target}` returned {type(returned).__name__}; give a "
+            "matplotlib figure and its caption, and a pandas table if there is one"
+        )
+    table = pd.DataFrame({"figure": [name]}) if data is None else data
+    return [Figure(name, caption, table, analysis.stages, lambda: sheet, code)]
+
+
+def _pair(returned: Any) -> tuple[Any, Any]:
+    return returned if isinstance(returned, tuple) and len(returned) == 2 else (None, None)

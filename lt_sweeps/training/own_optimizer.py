@@ -1,0 +1,180 @@
+"""`OwnOptimizer`: any `torch.optim` optimizer on a stack, an object for each replicate.
+
+What an optimizer keeps (moments, counts, norms) is only known to itself, and it may look at a
+whole tensor or at all of them, as LAMB and Muon do. So each replicate has an optimizer of its own
+on views of its row, and a replicate in a stack equals the same seed alone. Its state lies in
+tensors `[R, ...]` of ours, which a checkpoint saves and a mask reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lt_sweeps.config.call import Call
+from lt_sweeps.models.own_optimizer import make_optimizer, try_step
+from lt_sweeps.training.stack import BufferLayout
+
+
+class OwnOptimizer:
+    """Update `weights` `[R, P]` in place from `grads` `[R, P]`; both must stay where they are.
+
+    `moments` hold, as `[R, P]`, what the optimizer keeps of a weight's own shape and type. `rest`
+    holds all else as `[R, ...]`: numbers, rows and columns of a matrix, and what is kept for a
+    whole group of parameters. `steps` counts the steps of each replicate: at 0 it is new.
+    """
+
+    fused = False  # its moments may move a pruned weight, and no graph can capture it
+
+    def __init__(
+        self,
+        call: Call,
+        weights: Tensor,
+        grads: Tensor,
+        layout: BufferLayout,
+        *,
+        lr: float,
+        weight_decay: float | None = None,
+    ) -> None:
+        self._call, self._lr, self._decay = call, lr, weight_decay
+        self._names = list(layout.slots)
+        self._parameters = [
+            [view[row] for view in layout.views(weights).values()] for row in range(len(weights))
+        ]
+        self._grads = [
+            [view[row] for view in layout.views(grads).values()] for row in range(len(weights))
+        ]
+        tried = [parameter.clone() for parameter in self._parameters[0]]
+        first = try_step(call, tried, lr, weight_decay=weight_decay)
+        self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
+        self.moments: dict[str, Tensor] = {}
+        self.rest: dict[str, Tensor] = {}
+        self._kept: dict[tuple[str, int], Tensor] = {}  # `[R, ...]`, by key and parameter
+        self._types: dict[str, type] = {}  # of numbers that are no tensors
+        for number, parameter in enumerate(tried):
+            for key, value in _state(first, parameter).items():
+                self._kept[key, number] = self._place(key, number, value, weights, layout)
+        for key, value in _group_numbers(first).items():
+            self.rest[key] = self._numbers(key, value, weights)
+        self.ready()
+
+    def ready(self) -> None:
+        """Make the optimizers anew, with the state that the tensors hold."""
+        self._optimizers = [
+            make_optimizer(self._call, parameters, self._lr, weight_decay=self._decay)
+            for parameters in self._parameters
+        ]
+        # A group's rate stays the same multiple of the recipe's.
+        groups = self._optimizers[0].param_groups
+        self._factors = [float(group["lr"]) / self._lr for group in groups]
+        for row, count in enumerate(self.steps.tolist()):
+            for parameter, grad in zip(self._parameters[row], self._grads[row], strict=True):
+                parameter.grad = grad
+            if count:
+                self._restore(row)
+
+    @torch.no_grad()
+    def step(self, lr: float | Tensor) -> None:
+        """One update at learning rate `lr`."""
+        rate = float(lr)
+        for row, optimizer in enumerate(self._optimizers):
+            for group, factor in zip(optimizer.param_groups, self._factors, strict=True):
+                group["lr"] = rate * factor
+            optimizer.step()
+            self._bind(row)
+        self.steps.add_(1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all that it keeps."""
+        return {name: value.clone() for name, value in self.tensors.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue, in place, from what `state` returned."""
+        if set(state) != set(self.tensors):
+            raise ValueError(
+                f"optimizer: got {sorted(state)}; `{self._call}` keeps {sorted(self.tensors)}"
+            )
+        for name, tensor in self.tensors.items():
+            tensor.copy_(state[name])
+        self.ready()
+
+    def mask_(self, mask: Tensor) -> None:
+        """Set the moments to 0 where the float `mask` `[R, P]` is: a pruned weight has none."""
+        for moment in self.moments.values():
+            moment.masked_fill_(mask == 0, 0)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it keeps, `[R, ...]`, and the counts of steps `[R]`."""
+        return {**self.moments, **self.rest, "step": self.steps}
+
+    def _place(
+        self, key: str, number: int, value: Any, weights: Tensor, layout: BufferLayout
+    ) -> Tensor:
+        """Where a parameter's state lies, `[R, ...]`."""
+        name = self._names[number]
+        shape = layout[name][1]
+        if isinstance(value, Tensor) and value.shape == shape and value.dtype == weights.dtype:
+            flat = self.moments.setdefault(key, torch.zeros_like(weights))
+            return layout.views(flat)[name]
+        self.rest[f"{key}/{name}"] = self._numbers(f"{key}/{name}", value, weights)
+        return self.rest[f"{key}/{name}"]
+
+    def _numbers(self, name: str, value: Any, weights: Tensor) -> Tensor:
+        rows = len(weights)
+        if isinstance(value, Tensor):
+            return torch.zeros((rows, *value.shape), dtype=value.dtype, device=value.device)
+        self._types[name] = type(value)
+        return torch.zeros(rows, dtype=torch.float64, device=weights.device)
+
+    def _bind(self, row: int) -> None:
+        """Take what a step has kept into the tensors, and let the optimizer go on in them."""
+        optimizer = self._optimizers[row]
+        for number, parameter in enumerate(self._parameters[row]):
+            for key, value in _state(optimizer, parameter).items():
+                if (key, number) not in self._kept:
+                    raise ValueError(
+                        f"recipe.optimizer: `{self._call.target}` keeps `{key}` only from a later "
+                        "step on; it must keep from its first step what it keeps at all"
+                    )
+                place = self._kept[key, number][row]
+                if not isinstance(value, Tensor):
+                    place.fill_(value)
+                elif value.data_ptr() != place.data_ptr():
+                    place.copy_(value)
+                    optimizer.state[parameter][key] = place
+        for key, value in _group_numbers(optimizer).items():
+            self.rest[key][row] = value
+
+    def _restore(self, row: int) -> None:
+        optimizer = self._optimizers[row]
+        for (key, number), kept in self._kept.items():
+            kind = self._types.get(f"{key}/{self._names[number]}")
+            value = kept[row] if kind is None else kind(kept[row].item())
+            optimizer.state[self._parameters[row][number]][key] = value
+        for index, group in enumerate(optimizer.param_groups):
+            for key in group:
+                name = f"group {index}/{key}"
+                if name in self.rest:
+                    kind = self._types.get(name)
+                    kept = self.rest[name][row]
+                    group[key] = kept.clone() if kind is None else kind(kept.item())
+
+
+def _state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any]:
+    """What an optimizer keeps of a parameter: tensors and numbers."""
+    kept = optimizer.state.get(parameter, {})
+    return {key: value for key, value in kept.items() if isinstance(value, Tensor | int | float)}
+
+
+def _group_numbers(optimizer: torch.optim.Optimizer) -> dict[str, Tensor | int | float]:
+    """The numbers of its groups, some of which an optimizer may change (Prodigy's `d`)."""
+    return {
+        f"group {index}/{key}": value
+        for index, group in enumerate(optimizer.param_groups)
+        for key, value in group.items()
+        if key not in ("params", "lr") and isinstance(value, Tensor | int | float)
+    }

@@ -1,0 +1,65 @@
+"""A figure of a user's is drawn where it is trusted, and never costs a sweep its report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.fake_results import FakeSweep
+from rich.console import Console
+
+from lt_sweeps.config.report_config import layout, named_figures
+from lt_sweeps.reporting.sweep_report import report
+
+MODULE = "fixtures.strange_figures"
+
+
+def asked(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "_target_": f"{MODULE}.{name}", **more}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> FakeSweep:
+    sweep = FakeSweep(tmp_path)
+    sweep.reports = {"default": {"figures": ["curves", asked("good")]}}
+    sweep.cell("large", accuracies=[0.9, 0.8], sparsities=[0, 0.5])
+    return sweep
+
+
+def test_a_stored_figure_is_drawn_only_by_a_module_that_is_trusted(sweep: FakeSweep) -> None:
+    with pytest.raises(ValueError, match="and code that others name is not run"):
+        report(sweep.folder, console=Console(quiet=True))
+    for trust in (None, (MODULE,)):
+        folder = report(sweep.folder, console=Console(quiet=True), trust=trust)
+        assert (folder / "good.pdf").exists() and "All of them." in (
+            folder / "good.txt"
+        ).read_text()
+
+
+def test_a_figure_that_fails_is_left_out_and_the_report_says_where(sweep: FakeSweep) -> None:
+    folder = report(sweep.folder, console=Console(quiet=True), figures=["curves", asked("broken")])
+    page = (folder / "index.html").read_text()
+    assert (folder / "accuracy.png").exists()
+    assert re.search(r"its function fails: \S*strange_figures.py:9: KeyError", page)
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        (asked("good", metrik="x"), r"takes no \['metrik'\].*mean `metric`"),
+        ({"_target_": f"{MODULE}.good"}, "has a `_target_` and a `name`"),
+        ({**asked("good"), "name": "curves"}, "that is none of curves"),
+        ({**asked("good"), "name": "../good"}, "a `name` of letters"),
+        ("by_epoch", "report.figures: got 'by_epoch'; give one of curves"),
+    ],
+)
+def test_what_is_no_figure_is_refused_when_the_plan_is_made(figure: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        layout({"figures": named_figures([figure], [])})
+
+
+def test_a_figure_without_a_caption_is_refused(sweep: FakeSweep) -> None:
+    with pytest.raises(ValueError, match="give a matplotlib figure and its caption"):
+        report(sweep.folder, console=Console(quiet=True), figures=[asked("bare")])

@@ -1,0 +1,6 @@
+"""A form of a ticket: how many weights each layer keeps, as text."""
+
+
+def counts(ticket, *, separator: str = " "):
+    lines = [f"{name}{separator}{int(mask[0].sum())}" for name, mask in ticket.mask.items()]
+    return "\n".join(lines).encode()

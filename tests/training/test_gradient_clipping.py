@@ -1,0 +1,75 @@
+"""Clipping against torch's own, for each replicate and under masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fixtures.captured_step import HostTraffic
+from fixtures.tiny_cell import compute_cells
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.plan.planning import plan
+from lt_sweeps.training import gradient_clipping
+from lt_sweeps.training.fixed_mask import FixedMask
+from lt_sweeps.training.stack import Stack
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e3])
+def test_it_is_that_of_torch_and_waits_for_no_device(limit: float) -> None:
+    draws = torch.Generator().manual_seed(0)
+    shapes = {"weight": (4, 3), "bias": (4,)}
+    grads = {n: torch.randn(s, generator=draws, dtype=torch.float64) for n, s in shapes.items()}
+    for kind, theirs in (
+        ("norm", torch.nn.utils.clip_grad_norm_),
+        ("value", torch.nn.utils.clip_grad_value_),
+    ):
+        parameters = [torch.zeros_like(grad) for grad in grads.values()]
+        for parameter, grad in zip(parameters, grads.values(), strict=True):
+            parameter.grad = grad.clone()
+        theirs(parameters, limit)
+        ours = {name: grad.clone() for name, grad in grads.items()}
+        with HostTraffic() as traffic:
+            getattr(gradient_clipping, kind)(ours, limit=limit)
+        assert not traffic.waits
+        for parameter, grad in zip(parameters, ours.values(), strict=True):
+            assert torch.equal(parameter.grad, grad)
+
+
+@pytest.mark.parametrize("method", ["imp", "continuous_sparsification"])
+def test_a_stack_clips_each_replicate_as_it_is_clipped_alone(
+    cell: Callable[..., Cell], tmp_path: Path, method: str
+) -> None:
+    keys = {"recipe__clip": {"norm": 0.1}, "recipe__length": "2ep", "schedule__levels": 1}
+    target = {"_target_": f"lt_sweeps.plan.methods.{method}"}
+    cells = [cell(method=target, seed=seed, **keys) for seed in (0, 1)]
+
+    def trained(name: str, *, alone: bool) -> dict[str, bytes]:
+        compute_cells(*cells, root=tmp_path / name, alone=alone)
+        tickets = sorted((tmp_path / name / "tickets").glob("*/*.safetensors"))
+        return {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in tickets}
+
+    stacked = trained("stacked", alone=False)
+    assert stacked and stacked == trained("alone", alone=True)
+
+
+def test_a_pruned_weight_counts_for_nothing_in_the_norm(cell: Callable[..., Cell]) -> None:
+    """SGD without momentum moves weights by at most the rate times the limit, in norm."""
+    own = cell(recipe__optimizer="sgd", recipe__lr=0.5, recipe__clip={"norm": 2**-6})
+    (unit,) = (unit for unit in plan([own]).units if unit.stage.level == 0)
+    network = unit.stage.network
+    stack = Stack(network.module("cpu"), 2, backend="loop")
+    masking = FixedMask(stack, [unit, unit])
+    masking.mask[1, ::2] = 0
+    stack.weights.mul_(masking.mask)
+    masking.ready()
+    before = stack.weights.clone()
+    draws = torch.Generator().manual_seed(0)
+    for grad in stack.views(stack.grads).values():
+        grad.copy_(torch.randn(grad.shape, generator=draws))
+    masking.step(0.5)
+    moved = (stack.weights - before).norm(dim=1)
+    torch.testing.assert_close(moved, torch.full((2,), 0.5 * 2**-6), rtol=1e-4, atol=0)
+    assert torch.equal(stack.weights[1, ::2], before[1, ::2])

@@ -1,0 +1,184 @@
+"""Any optimizer of torch's, or of a stranger's, on a stack: against a plain loop in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures.tiny_cell import compute_cells
+from torch import Tensor
+
+from lt_sweeps.config.call import Call, Config
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.plan.planning import plan
+from lt_sweeps.training.fixed_mask import FixedMask
+from lt_sweeps.training.own_optimizer import OwnOptimizer
+from lt_sweeps.training.stack import BufferLayout, Stack
+from lt_sweeps.training.training_loop import Interrupted
+
+LEFT_OUT = ("Optimizer", "LBFGS", "SparseAdam")  # the base; a closure; sparse gradients
+ARGUMENTS: Mapping[str, dict[str, Any]] = {
+    "RMSprop": {"momentum": 0.9, "centered": True},
+    "SGD": {"momentum": 0.9, "dampening": 0.5},
+    "Adam": {"amsgrad": True},
+    "ASGD": {"t0": 2.0},
+    "Adagrad": {"initial_accumulator_value": 0.1, "lr_decay": 0.01},
+}
+FIT = sorted(
+    name
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and name not in LEFT_OUT
+)
+OWN = "fixtures.strange_optimizers.Forgetful"
+RATES = (0.1, 0.1, 0.05, 0.01, 0.01)
+SHAPES = {"weight": (6, 4), "bias": (6,), "filter": (3, 2, 3)}
+MOVED = [2, 0, 1]
+
+
+def path_of(name: str) -> str:
+    return name if "." in name else f"torch.optim.{name}"
+
+
+def call_of(name: str) -> Call:
+    return Call(path_of(name), Config(ARGUMENTS.get(name, {})))
+
+
+def drawn(layout: BufferLayout, step: int) -> Tensor:
+    draws = torch.Generator().manual_seed(step)
+    flat = torch.zeros(3, layout.size, dtype=torch.float64)
+    for view in layout.views(flat).values():
+        view.copy_(torch.randn(view.shape, generator=draws, dtype=torch.float64))
+    return flat
+
+
+@pytest.mark.parametrize("name", [*FIT, OWN])
+def test_a_stack_is_trained_as_plain_torch_trains_each_network(name: str) -> None:
+    shapes = {"weight": SHAPES["weight"]} if name == "Muon" else SHAPES
+    layout, call = BufferLayout.of_shapes(shapes), call_of(name)
+    weights = drawn(layout, 0)
+    grads = torch.zeros_like(weights)
+    plain = [[v[r].clone() for v in layout.views(weights).values()] for r in range(3)]
+    theirs = [call(params=parameters, lr=RATES[0]) for parameters in plain]
+    ours = OwnOptimizer(call, weights, grads, layout, lr=RATES[0])
+    for step, lr in enumerate(RATES):
+        if step == 2:  # the rows go on in another stack, in another order
+            state = {key: value[MOVED] for key, value in ours.state().items()}
+            weights, plain = weights[MOVED], [plain[r] for r in MOVED]
+            theirs = [theirs[r] for r in MOVED]
+            ours = OwnOptimizer(call, weights, grads, layout, lr=RATES[0])
+            ours.load_state(state)
+        grads.copy_(drawn(layout, step + 1))
+        for r, optimizer in enumerate(theirs):
+            for parameter, grad in zip(plain[r], layout.views(grads).values(), strict=True):
+                parameter.grad = grad[r].clone()
+            optimizer.param_groups[0]["lr"] = lr
+            optimizer.step()
+        ours.step(lr)
+        for r in range(3):
+            for parameter, view in zip(plain[r], layout.views(weights).values(), strict=True):
+                assert torch.equal(parameter, view[r])
+    assert not torch.equal(weights, drawn(layout, 0)[MOVED])
+
+
+def cell_of(cell: Callable[..., Cell], name: str, **more: Any) -> Cell:
+    optimizer = {"_target_": path_of(name), **ARGUMENTS.get(name, {})}
+    return cell(recipe__optimizer=optimizer, recipe__length="2ep", schedule__levels=1, **more)
+
+
+def weights_under(root: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.glob("tickets/*/*.safetensors"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "freeze"),
+    [("RMSprop", "init"), ("Adafactor", "init"), ("Rprop", "zero"), (OWN, "init"), (OWN, "zero")],
+)
+def test_a_pruned_weight_never_moves_and_a_stack_equals_each_seed_alone(
+    cell: Callable[..., Cell], tmp_path: Path, name: str, freeze: str
+) -> None:
+    kind = {"_target_": f"lt_sweeps.sparsity.freezes.{freeze}"}
+    cells = [cell_of(cell, name, seed=seed, freeze=kind) for seed in (0, 1)]
+    # A training checks that no pruned weight has moved, at every evaluation.
+    compute_cells(*cells, root=tmp_path / "stacked")
+    compute_cells(*cells, root=tmp_path / "alone", alone=True)
+    stacked = weights_under(tmp_path / "stacked")
+    assert stacked and stacked == weights_under(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("method", ["imp", "renda", "continuous_sparsification", "rigl"])
+def test_a_training_that_is_stopped_goes_on_to_equal_bytes(
+    cell: Callable[..., Cell], tmp_path: Path, method: str
+) -> None:
+    target = {"_target_": f"lt_sweeps.plan.methods.{method}"}
+    own = cell_of(cell, OWN, method=target)
+    compute_cells(own, root=tmp_path / "whole")
+    asked = 0
+
+    def stopped() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked % 6 == 5
+
+    for _ in range(30):
+        try:
+            compute_cells(own, root=tmp_path / "parts", stopped=stopped)
+            break
+        except Interrupted:
+            continue
+    assert asked > 6
+    assert weights_under(tmp_path / "parts") == weights_under(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "said"),
+    [
+        ({"_target_": "torch.optim.LBFGS"}, "LBFGS` computes the loss several times in a step"),
+        ({"_target_": "fixtures.strange_optimizers.Needy"}, "its `step` needs a closure"),
+        ({"_target_": "fixtures.strange_optimizers.Drawing"}, "draws random numbers"),
+        ({"_target_": "torch.optim.Muon"}, "cannot be made: Muon only supports 2D parameters"),
+        ({"_target_": "torch.optim.SparseAdam"}, "SparseAdam does not support dense gradients"),
+        ({"_target_": "torch.optim.RMSprop", "alpa": 0.9}, r"takes no \['alpa'\].*mean `alpha`"),
+        ({"_target_": "torch.optim.RMSprop", "alpha": -1.0}, "Invalid alpha value: -1.0"),
+        ({"_target_": "torch.optim.RMSprop", "lr": 0.1}, r"takes no \['lr'\]"),
+        ({"_target_": "torch.nn.ReLU"}, r"takes no \['lr', 'params'\]"),
+        ({"alpha": 0.9}, "recipe.optimizer: no `_target_`"),
+    ],
+)
+def test_an_optimizer_that_does_not_fit_is_refused_when_the_plan_is_made(
+    cell: Callable[..., Cell], optimizer: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan([cell(recipe__optimizer=optimizer)])
+
+
+def test_the_recipe_s_own_keys_are_for_its_own_optimizers(cell: Callable[..., Cell]) -> None:
+    with pytest.raises(ValueError, match=r"give it there: recipe.optimizer.weight_decay=..."):
+        plan([cell_of(cell, "RMSprop", recipe__weight_decay=0.1)])
+
+
+def test_what_is_kept_only_from_a_later_step_on_is_refused() -> None:
+    layout = BufferLayout.of_shapes(SHAPES)
+    weights, grads = drawn(layout, 0), drawn(layout, 1)
+    late = OwnOptimizer(Call("fixtures.strange_optimizers.Late"), weights, grads, layout, lr=0.1)
+    late.step(0.1)
+    with pytest.raises(ValueError, match="keeps `late` only from a later step on"):
+        late.step(0.1)
+
+
+def test_the_momentum_of_another_optimizer_is_refused(cell: Callable[..., Cell]) -> None:
+    made = [cell_of(cell, "RMSprop"), cell(recipe__optimizer="adam")]
+    maskings = []
+    for each in made:
+        (unit,) = (unit for unit in plan([each]).units if unit.stage.level == 0)
+        stack = Stack(unit.stage.network.module("cpu"), 1, backend="loop")
+        maskings.append(FixedMask(stack, [unit]))
+    for one, other in (maskings, maskings[::-1]):
+        one.load_moments(one.moments())
+        with pytest.raises(ValueError, match="cannot go on with the momentum of another"):
+            one.load_moments(other.moments())
