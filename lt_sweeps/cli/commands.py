@@ -73,9 +73,12 @@ Makes the workspace and the report of a sweep in Weights & Biases, with the figu
 a KEY of conf/report/_keys.yaml: band=ci baseline=random
 example: lt-sweeps dashboard my_sweep project=tickets""",
     "export": """\
-usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...]
-       lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse out=FILE.pt]
-Writes tidy tables for other tools; or a ticket as weights, masks or sparse tensors for torch.
+usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...
+       speed=false batch=256 n=15]
+       lt-sweeps export TICKET.safetensors [form=state_dict|prune|sparse|compact|semi_structured
+       out=FILE.pt]
+Writes tidy tables for other tools; or a ticket as weights, masks or sparse tensors for torch, as a
+smaller dense network, or packed as 2:4. speed=true measures the smaller networks on this machine.
 example: lt-sweeps export my_sweep out=tables""",
     "audit": """\
 usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all repeat=0|all trust=MODULE,MODULE

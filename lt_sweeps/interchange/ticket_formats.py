@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.call import nearest
+from lt_sweeps.interchange.packed_weights import semi_structured
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.ticket import Ticket
 
@@ -43,7 +44,12 @@ def sparse_tensors(ticket: Ticket) -> State:
     return state
 
 
-FORMS = {"state_dict": state_dict, "prune": torch_pruned, "sparse": sparse_tensors}
+FORMS = {
+    "state_dict": state_dict,
+    "prune": torch_pruned,
+    "sparse": sparse_tensors,
+    "semi_structured": semi_structured,
+}
 
 
 def write_ticket(ticket: Ticket, form: str, out: Path) -> None:
@@ -52,10 +58,18 @@ def write_ticket(ticket: Ticket, form: str, out: Path) -> None:
     Raises: ValueError: an unknown form or suffix, or a form that cannot hold this ticket.
     """
     if form not in FORMS:
-        raise ValueError(f"export: form {form!r}; it is one of {[*FORMS]}{nearest(form, FORMS)}")
+        known = [*FORMS, "compact"]
+        raise ValueError(f"export: form {form!r}; it is one of {known}{nearest(form, known)}")
     if not ticket.state:
         raise ValueError(f"export: the ticket for {out} is a mask without weights")
-    state = FORMS[form](ticket)
+    write_state(FORMS[form](ticket), form, out)
+
+
+def write_state(state: State, form: str, out: Path) -> None:
+    """Write tensors by name; the suffix of `out` chooses a file of torch or of safetensors.
+
+    Raises: ValueError: an unknown suffix.
+    """
     if out.suffix == ".safetensors" and form != "sparse":
         content = safetensors.torch.save(state)
     elif out.suffix in (".pt", ".pth"):
