@@ -198,8 +198,9 @@ def _cell(
         for key, value in _flat(content.get("config") or {}).items()
         if not key.startswith(tuple(untaken))
     }
-    if any(key.startswith("mask_criterion.") for key in settings):  # before it could be chosen
-        settings.setdefault("mask_criterion.granularity", "weight")
+    own = [key for key in settings if key.startswith("mask_criterion.")]
+    if own and not any(key.startswith("mask_criterion.granularity") for key in own):
+        settings["mask_criterion.granularity"] = "weight"  # computed before it could be chosen
     return CellResults(
         folder.parent.name,
         folder.name,

@@ -21,7 +21,7 @@ from lt_sweeps.sparsity.weight_groups import WHOLE, Groups
 _SECOND_IS_OUT = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)  # a number for each weight takes 8 bytes
 def groups_of(granularity: Granularity, network: Network) -> Groups:
     """The groups of a network's prunable weights.
 

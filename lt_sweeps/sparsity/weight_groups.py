@@ -179,12 +179,21 @@ class Groups:
 
     def _places(self, names: Sequence[str]) -> list[tuple[int, int]]:
         """The first and last number of the groups of each layer; of an attention once for all."""
-        grouped = [self.numbers[name] for name in names if len(self.sizes[name])]
-        pairs = [(int(n[n != WHOLE].min()), int(n.max())) for n in grouped]
-        return list(dict.fromkeys(pairs))
+        return list(dict.fromkeys(self._ranges[name] for name in names if name in self._ranges))
+
+    @functools.cached_property
+    def _ranges(self) -> Mapping[str, tuple[int, int]]:
+        grouped = {name: n[n != WHOLE] for name, n in self.numbers.items() if len(self.sizes[name])}
+        return {name: (int(each.min()), int(each.max())) for name, each in grouped.items()}
 
     def _sizes(self, names: Sequence[str]) -> Tensor:
-        return _counts(torch.cat([self.numbers[name].flatten() for name in names]))
+        """The sizes of all groups of some layers; a head has weights in several of them."""
+        together: dict[tuple[int, int], Tensor] = {}
+        for name in names:
+            for place in self._places([name]):
+                sizes = self.sizes[name]
+                together[place] = together[place] + sizes if place in together else sizes
+        return torch.cat([torch.zeros(0, dtype=torch.int64), *together.values()])
 
 
 def _nearest(number: float, most: int) -> int:

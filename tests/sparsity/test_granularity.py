@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.tiny_cell import CONV
+from fixtures.hostile_files import forged
+from fixtures.tiny_cell import CONV, compute_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -22,7 +23,6 @@ from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.models.network import Layer, Network
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Prune, ancestors
-from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.granularity import Granularity
 from lt_sweeps.sparsity.group_numbers import groups_of
@@ -226,30 +226,48 @@ def large(value: Any) -> dict[str, Any]:
     return {"_target_": LARGE.target, "granularity": value}
 
 
-@pytest.mark.parametrize("value", ["filter", "channel", "kernel", "3x5", "2:4"])
+MIXED = {"net": {"_target_": f"{__name__}.Mixed", "heads": 4}}
+
+
+@pytest.mark.parametrize("value", ["filter", "channel", "kernel", "3x5", "2:4", "head"])
 def test_a_sweep_of_groups_is_computed_recorded_and_audited(
     cell: Make, run: Run, value: str
 ) -> None:
     twice = {**HALF, "sparsity": [0.25, 0.5]}
-    made, store = run(cell(mask_criterion=large(value), model=CONV, schedule=twice))
+    model = {"model": MIXED, "dataset__shape": [2, 4, 4]} if value == "head" else {"model": CONV}
+    made, store = run(cell(mask_criterion=large(value), schedule=twice, **model))
     found = rows(store, made)
     assert [row["granularity"] for row in found] == [None, value, value]
     for row in found[1:]:
         miss = abs(row["sparsity"] - row["target_sparsity"]) * row["weights_total"]
         assert miss <= row["resolution"] + 1e-6 * row["weights_total"]
-    assert audit(store.root, sample="all", console=Console(quiet=True))
+    assert audit(store.root, sample="all", trust=__name__, console=Console(quiet=True))
 
 
-def test_a_mask_that_splits_a_group_is_found(cell: Make, run: Run) -> None:
+@pytest.mark.parametrize("value", ["neuron", "1:2"])
+def test_a_stack_prunes_what_each_seed_alone_prunes(cell: Make, tmp_path: Path, value: str) -> None:
+    cells = [cell(mask_criterion=large(value), schedule=HALF, seed=seed) for seed in (0, 1)]
+    made, stacked = compute_cells(*cells, root=tmp_path / "stacked")
+    _, alone = compute_cells(*cells, root=tmp_path / "alone", alone=True)
+    for seed in (0, 1):
+        masks = [s.read(made.cells[0].last.key, Seed(seed)).mask for s in (stacked, alone)]
+        assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+
+
+def test_a_stored_mask_that_splits_a_group_is_found(cell: Make, run: Run) -> None:
     made, store = run(cell(mask_criterion=large("filter"), schedule=HALF))
     last = made.cells[0].last
-    ticket = store.read(last.key, Seed(0))
-    kept = ticket.mask["hidden.0.weight"]
-    row, other = kept[0].all(1).nonzero()[0, 0], (~kept[0].any(1)).nonzero()[0, 0]
-    kept[0, row, 0], kept[0, other, 0] = False, True  # the same number of weights
-    groups = groups_of(granularity("filter"), last.network)
-    assert groups.are_whole(ticket.mask) == "hidden.0.weight"
-    assert ticket_fault(last, Seed(0), "end", store) == ""
+
+    def moved(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        mask, weight = tensors["mask/hidden.0.weight"], tensors["hidden.0.weight"]
+        row, other = mask.all(1).nonzero()[0, 0], (~mask.any(1)).nonzero()[0, 0]
+        mask[row, 0], mask[other, 0] = False, True  # the same number of weights
+        weight[row, 0] = 0.0
+
+    assert not made.missing(store, thorough=True)
+    forged(store.path(last.key, Seed(0)), moved)
+    assert [unit.stage for unit in made.missing(store, thorough=True)] == [last]
+    assert not audit(store.root, sample="0", console=Console(quiet=True))
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
