@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from fixtures.hostile_files import forged
 from fixtures.tiny_cell import CONV, compute_cells
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.models.network import Layer, Network
@@ -118,6 +120,33 @@ def test_groups_stay_whole_counts_are_exact_and_masks_nest(
             assert min(least, before) <= left <= most
         assert all(bool(cut[la.name].any()) for la in layers), "no layer is emptied"
         mask = cut
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["filter", "channel", "kernel"]), st.floats(0.01, 0.99), st.integers(0, 9))
+def test_the_number_of_groups_is_the_nearest_that_there_is(
+    value: str, density: float, seed: int
+) -> None:
+    groups, layers = by(value)
+    aim = target(layers, "layer", density)
+    given = {"layers": layers, "seed": Seed(seed), "level": 1, "groups": groups}
+    mask = prune(full(layers), aim, LARGE, {"final": drawn(layers, seed)}, **given)
+    for layer, count in zip(layers, aim.keep, strict=True):
+        sizes = groups.sizes[layer.name].tolist()
+        reachable = [sum(sizes[:number]) for number in range(1, len(sizes) + 1)] or [layer.size]
+        nearest = min(reachable, key=lambda kept: (abs(kept - count), -kept))
+        assert int(mask[layer.name].sum()) == nearest
+
+
+@pytest.mark.parametrize("option", sorted(options("mask_criterion")))
+def test_every_criterion_takes_every_granularity_or_says_why_not(option: str) -> None:
+    config = yaml.safe_load((CONF / "mask_criterion" / f"{option}.yaml").read_text())
+    for value in EVERY:
+        if option.endswith("_single"):
+            with pytest.raises(ValueError, match="returns the mask itself"):
+                Criterion.of({**config, "granularity": value})
+        else:
+            assert str(Criterion.of({**config, "granularity": value}).granularity) == value
 
 
 def test_a_group_has_the_mean_score_of_its_weights() -> None:
