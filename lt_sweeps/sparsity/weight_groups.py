@@ -23,7 +23,7 @@ Run = tuple[Sequence[Layer], int]
 
 @dataclass(frozen=True)
 class Groups:
-    """The group of each weight of a network: `numbers[layer]` is int64 `[*shape]`, or `WHOLE`.
+    """The group of each weight of a network: `numbers[layer]` is int32 `[*shape]`, or `WHOLE`.
 
     Numbers go up from 0 without gaps, layer after layer; a head is one group in several layers, any
     other lies in one. Of a pattern N:M a group is M weights of which N stay.
@@ -40,7 +40,7 @@ class Groups:
     @functools.cached_property
     def whole(self) -> Mapping[str, int]:
         """How many weights of each layer are in no group."""
-        return {name: int((each == WHOLE).sum()) for name, each in self.numbers.items()}
+        return {n: each.numel() - len(_grouped(each)) for n, each in self.numbers.items()}
 
     def runs(self, target: Target, layers: Sequence[Layer]) -> list[Run]:
         """The layers that compete, and their counts: those that share a group compete together."""
@@ -183,8 +183,8 @@ class Groups:
 
     @functools.cached_property
     def _ranges(self) -> Mapping[str, tuple[int, int]]:
-        grouped = {name: n[n != WHOLE] for name, n in self.numbers.items() if len(self.sizes[name])}
-        return {name: (int(each.min()), int(each.max())) for name, each in grouped.items()}
+        grouped = {name: _grouped(numbers) for name, numbers in self.numbers.items()}
+        return {n: (int(each.min()), int(each.max())) for n, each in grouped.items() if len(each)}
 
     def _sizes(self, names: Sequence[str]) -> Tensor:
         """The sizes of all groups of some layers; a head has weights in several of them."""
@@ -203,10 +203,15 @@ def _nearest(number: float, most: int) -> int:
 
 def _counts(numbers: Tensor, like: Tensor | None = None) -> Tensor:
     """How many weights have each number from the lowest of `like` to its highest: `[groups]`."""
-    every = (numbers if like is None else like).flatten()
-    every = every[every != WHOLE]
+    every = _grouped(numbers if like is None else like)
     if not len(every):
         return torch.zeros(0, dtype=torch.int64)
     low, high = int(every.min()), int(every.max())
-    some = numbers.flatten()
-    return torch.bincount(some[some != WHOLE] - low, minlength=high - low + 1)
+    some = every if like is None else _grouped(numbers)
+    return torch.bincount(some - low, minlength=high - low + 1)
+
+
+def _grouped(numbers: Tensor) -> Tensor:
+    """The numbers of the weights that are in a group: `[n]`."""
+    flat = numbers.flatten()
+    return flat if int(flat.min()) != WHOLE else flat[flat != WHOLE]
