@@ -83,8 +83,15 @@ class Groups:
 
     def resolution(self, run: Run) -> int:
         """By how many weights a run may keep more or fewer than it was asked to."""
+        (least, most), goal = self.bounds(run), self.goal(run)
+        return max(most - goal, goal - least)
+
+    def falls_short(self, run: Run) -> bool:
+        """Whether a run cannot come near its count, because no layer is emptied."""
         sizes = self._sizes([layer.name for layer in run[0]])
-        return 0 if self.granularity.pattern or not len(sizes) else (int(sizes.max()) + 1) // 2
+        return (
+            bool(len(sizes)) and 2 * (self.bounds(run)[1] - self.goal(run)) > int(sizes.max()) + 1
+        )
 
     def number_kept(self, run: Run) -> tuple[int, int]:
         """About how many groups of a run stay, of how many; of a pattern how many of M inputs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -311,7 +312,24 @@ def test_a_plan_says_what_cannot_be_reached(cell: Make) -> None:
     schedule = {**HALF, "sparsity": [0.5, 0.96]}
     planned = plan([cell(mask_criterion=large("neuron"), schedule=schedule)])
     assert "neuron: hidden.1.weight keeps 4, 1 of 8 neurons" in planned.notes
-    assert any("level 2 asks hidden.1.weight to keep 4 weights" in n for n in planned.notes)
+    assert (
+        "neuron: level 2 asks hidden.1.weight to keep 4 weights; one neuron of each layer stays, "
+        "so that 12 are left"
+    ) in planned.notes
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.3, 0.9])
+def test_few_large_groups_train_at_what_is_nearest(cell: Make, run: Run, sparsity: float) -> None:
+    model = {"net": {"_target_": "lt_sweeps.models.FC", "hidden": [4, 3]}}
+    large_input = {"dataset__shape": [1, 12, 12], "dataset__train": 64}
+    schedule = {**HALF, "sparsity": [sparsity]}
+    changes = {"model": model, "schedule": schedule, **large_input}
+    made, store = run(cell(mask_criterion=large("neuron"), **changes))
+    row = rows(store, made)[1]
+    # Four neurons of 144 weights: as many stay as come nearest, and one at least.
+    kept = max(1, math.floor(4 * (1 - sparsity) + 0.5))
+    assert row["layers_remaining"]["hidden.0.weight"] == 144 * kept
+    assert audit(store.root, console=Console(quiet=True))
 
 
 def test_a_pattern_and_its_schedule(cell: Make) -> None:
