@@ -259,7 +259,10 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config, with those that an earlier version did not have."""
     if not _is_planned(config):
         return _flat(config)
-    return _flat(_LATER) | ({} if "task" in config else _default_task()) | _flat(config)
+    settings = _flat(config)
+    later = _flat(_LATER) | ({} if "task" in config else _default_task())
+    absent = {k: v for k, v in later.items() if not any(name.startswith(k) for name in settings)}
+    return absent | settings
 
 
 def _is_planned(config: Mapping[str, Any]) -> bool:

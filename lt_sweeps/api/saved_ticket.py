@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_sweeps.execution.materialize import Missing
+from lt_sweeps.interchange.compaction import Compacted, compacted
 from lt_sweeps.interchange.stored_network import StoredNetwork
 from lt_sweeps.plan.planning import Planned
 from lt_sweeps.plan.stages import Init, Stage, Transfer, Work
@@ -90,6 +91,16 @@ class SavedTicket:
         Raises: ValueError: its weights are not stored, or its module is not trusted.
         """
         return self._network(at).module(sample)
+
+    def compact(self, at: At = "reported", *, sample: int = 0) -> Compacted:
+        """The network without what computes nothing: `compact().module` gives the same outputs.
+
+        `compact().summary` says which layers are smaller, and why others stay whole.
+
+        Raises: ValueError: as `module`.
+        """
+        shape = self._work.network.input_shape
+        return compacted(self.module(at, sample=sample), torch.zeros(1, *shape))
 
     def evaluate(self, split: Literal["val", "test"] = "test", at: At = "reported") -> Score:
         """Measure it again on a split of its data: `evaluate().accuracy` is the record's.

@@ -76,10 +76,13 @@ Makes the workspace and the report of a sweep in Weights & Biases, with the figu
 a KEY of conf/report/_keys.yaml: band=ci baseline=random
 example: lt-sweeps dashboard my_sweep project=tickets""",
     "export": """\
-usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...]
-       lt-sweeps export TICKET [form=state_dict|prune|sparse at=reported|end out=FILE.pt]
+usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...
+       speed=false batch=256 n=15]
+       lt-sweeps export TICKET [form=state_dict|prune|sparse|compact|semi_structured
+       at=reported|end out=FILE.pt]
 Writes tidy tables for other tools; or a ticket (ROOT/tickets/STAGE/SEED.safetensors) as weights,
-masks or sparse tensors for torch: the weights whose accuracy is reported, or those of the end.
+masks or sparse tensors for torch, as a smaller dense network, or packed as 2:4: the weights whose
+accuracy is reported, or those of the end. speed=true measures the smaller networks on this machine.
 --config-dir DIR: the folder with a form of your own, DIR/export_form/NAME.yaml
 example: lt-sweeps export my_sweep out=tables""",
     "audit": """\

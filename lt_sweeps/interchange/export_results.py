@@ -17,10 +17,12 @@ from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.interchange.effective_size import Size, Unfollowed, network_size
 from lt_sweeps.interchange.stored_plan import Imported, planned_run
 from lt_sweeps.interchange.ticket_formats import write_ticket
+from lt_sweeps.interchange.ticket_speed import measured_speeds
 from lt_sweeps.models.network import Network
 from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
+from lt_sweeps.storage.measured_speeds import Speeds, add_speeds, read_speeds
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.tracking.tracked_runs import history
 
@@ -36,6 +38,9 @@ def export(
     effective: str = "true",
     trust: str | None = None,
     config_dir: str | None = None,
+    speed: str = "false",
+    batch: str = "256",
+    n: str = "15",
     **keys: Any,
 ) -> Path:
     """Export a sweep's folder or a root as tables, or a ticket's file in a form.
@@ -43,23 +48,31 @@ def export(
     The tables are `records` (a row per cell, seed and level) and `curves` (a row per evaluation),
     each as CSV and as parquet, in the folder `out`. With `effective`, records also have the columns
     of `Size`, for which every ticket is read and its network is built: by functions of ours, or of
-    the modules that `trust` names. A ticket's weights are those that its row reports, or with
-    at=end those of the last step; `keys` are those of the form. Returns the file or folder that
+    the modules that `trust` names. With `speed`, a forward pass of each ticket's compact network is
+    measured against its dense one, on `batch` examples, `n` times. A ticket's weights are those
+    that its row reports, or with at=end those of the last step; `keys` are those of the form.
+    Returns the file or folder that
     was written.
 
     Raises: ValueError: a wrong argument, nothing to export, or files that cannot be read.
     """
     where = Path(where)
     if where.is_file():
-        return _ticket(where, form or "state_dict", out, at or "reported", config_dir, keys)
+        modules = trusted_modules(trust)
+        given = form or "state_dict", out, at or "reported", modules, config_dir
+        return _ticket(where, *given, keys)
     for key, value in {"form": form, "at": at, **keys}.items():
         if value:
             raise ValueError(
                 f"export: {key}={value} is for a ticket; {where} is a folder; a ticket is "
                 "ROOT/tickets/STAGE/SEED.safetensors"
             )
-    if effective not in ("true", "false"):
-        raise ValueError(f"export: effective={effective}; it is true or false")
+    for name, value in {"effective": effective, "speed": speed}.items():
+        if value not in ("true", "false"):
+            raise ValueError(f"export: {name}={value}; it is true or false")
+    for name, value in {"batch": batch, "n": n}.items():
+        if not value.isdecimal() or not int(value):
+            raise ValueError(f"export: {name}={value}; give a whole number, 1 or more")
     results = read_results(where, metrics=())
     drawn = [curve for found in analyses(results, {}).values() for curve in found.curves]
     rows = records_table(drawn)
@@ -68,6 +81,11 @@ def export(
     if effective == "true":
         modules = trusted_modules(trust)
         rows = rows.join(pd.DataFrame(_sizes(rows, results.root, modules), index=rows.index))
+    if speed == "true":
+        _measure(rows, results.root, trusted_modules(trust), batch=int(batch), n=int(n))
+    speeds = read_speeds(results.root)
+    if any(name in speeds for name in zip(rows["stage"], rows["seed"], strict=True)):
+        rows = rows.join(pd.DataFrame(_speed_columns(rows, speeds), index=rows.index))
     folder = where / "export" if out is None else Path(out)
     for name, frame in {"records": rows, "curves": evaluations_table(rows, results.root)}.items():
         write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
@@ -85,6 +103,7 @@ def _ticket(
     form: str,
     out: Path | None,
     at: str,
+    trust: tuple[str, ...],
     config_dir: str | None,
     keys: Mapping[str, Any],
 ) -> Path:
@@ -105,7 +124,8 @@ def _ticket(
     place = Path(out) if out is not None else Path(f"{key}-{path.stem}-{form}.pt")
     try:
         ticket = Store(root).read(key, seed, moment or "end")
-        write_ticket(ticket, form, place, config_dir=config_dir, **keys)
+        network = functools.partial(_network_of, root, key, trust)
+        write_ticket(ticket, form, place, network=network, config_dir=config_dir, **keys)
     except CorruptTicket as error:
         raise ValueError(f"{error}; {_CURE}") from None
     weights = {"": "at the end", "best": "of the best evaluation"}.get(moment, f"at {moment}")
@@ -157,6 +177,53 @@ def _sizes(rows: pd.DataFrame, root: Path, trust: tuple[str, ...]) -> Iterator[d
     for training in rows.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records"):
         yield dict(size_of(**training))
     print(*empty_because, sep="\n", end="\n" if empty_because else "")
+
+
+def _measure(rows: pd.DataFrame, root: Path, trust: tuple[str, ...], *, batch: int, n: int) -> None:
+    """Measure the tickets of one seed of each line and level, and note it beside the tickets."""
+    store, found = Store(root), []
+    first = rows.loc[rows["level"] > 0].drop_duplicates(["curve", "stage"])
+    for row in first.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records"):
+        network = _networks(root, row["cell"], trust).get(row["stage"])
+        if network is None:
+            continue
+        try:
+            ticket = store.read(row["stage"], row["seed"])
+            own = {"stage": row["stage"], "seed": row["seed"], "batch": batch, "n": n}
+            found += measured_speeds(ticket, network, **own)
+        except FileNotFoundError:
+            continue
+        except CorruptTicket as error:
+            raise ValueError(f"{error}; {_CURE}") from None
+        except ValueError as error:
+            print(f"speed: {row['stage']}/{row['seed']}: not measured: {error}")
+    add_speeds(root, found)
+
+
+def _speed_columns(rows: pd.DataFrame, speeds: Speeds) -> Iterator[dict[str, Any]]:
+    """The columns of a measurement for each row, by form; empty where there is none."""
+    names = ("speedup", "dense_seconds", "seconds", "batch", "n", "threads", "device", "date")
+    forms = sorted({each.form for own in speeds.values() for each in own})
+    empty = {f"{form}_{name}": None for form in forms for name in names}
+    for name in zip(rows["stage"], rows["seed"], strict=True):
+        own = {f"{s.form}_{n}": getattr(s, n) for s in speeds.get(name, ()) for n in names}
+        yield {**empty, **own}
+
+
+def _network_of(root: Path, stage: str, trust: tuple[str, ...]) -> Network:
+    """The network of a stage, from the first run that plans it.
+
+    Raises: ValueError: none does.
+    """
+    for path in sorted(root.glob("runs/*/*/records.jsonl")):
+        planned = _networks(root, path.parent.parent.name, trust) if _names(path, stage) else {}
+        if stage in planned:
+            return planned[stage]
+    raise ValueError(f"export: form=compact: no run in {root / 'runs'} plans stage {stage}")
+
+
+def _names(path: Path, stage: str) -> bool:
+    return stage in path.read_text(errors="replace")
 
 
 @functools.cache

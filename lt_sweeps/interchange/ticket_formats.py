@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.option_files import option_call
+from lt_sweeps.models.network import Network
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.ticket import Ticket
 
@@ -45,12 +46,19 @@ def sparse_tensors(ticket: Ticket) -> State:
 
 
 def write_ticket(
-    ticket: Ticket, form: str, out: Path, *, config_dir: str | None = None, **keys: Any
+    ticket: Ticket,
+    form: str,
+    out: Path,
+    *,
+    network: Callable[[], Network] | None = None,
+    config_dir: str | None = None,
+    **keys: Any,
 ) -> None:
     """Write a ticket in a form; the suffix of `out` chooses a file of torch or of safetensors.
 
     `form` is an option of `conf/export_form`, or of that folder in `config_dir`: a function of
-    `ticket` that returns tensors by name, or the bytes of the file. `keys` are the form's.
+    `ticket`, and of the `network` if it names it, that returns tensors by name, or the bytes of
+    the file. `keys` are the form's.
 
     Raises: ValueError: an unknown form or suffix, or a form that cannot hold this ticket.
     """
@@ -59,12 +67,13 @@ def write_ticket(
         form,
         keys,
         where="export: form",
-        supplied=("ticket",),
+        supplied=("ticket", "network"),
         config_dir=config_dir,
     )
     if not ticket.state:
         raise ValueError(f"export: the ticket for {out} is a mask without weights")
-    state = made(ticket=ticket)
+    known = {"network": network()} if network and "network" in made.names else {}
+    state = made(ticket=ticket, **known)
     if isinstance(state, bytes):
         write_whole(out, state)
         return

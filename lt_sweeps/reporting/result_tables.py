@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table
@@ -11,6 +12,7 @@ from rich.text import Text
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.config.quantities import Quantity
+from lt_sweeps.storage.measured_speeds import MeasuredSpeed, Speeds
 
 Place = tuple[int, str]
 Column = tuple[str, list[str]]
@@ -23,13 +25,28 @@ def metric_unit(metric: str) -> tuple[str, float]:
 
 
 def accuracy_tables(
-    curves: Sequence[Curve], *, title: str, band: str, width: int
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    band: str,
+    width: int,
+    speeds: Speeds | None = None,
 ) -> Iterator[Table]:
-    """One table per panel, or several where its curves do not fit into `width` characters."""
+    """One table per panel, or several where its curves do not fit into `width` characters.
+
+    A line some of whose tickets have `speeds` has a column of them.
+    """
     several = len({curve.metric for curve in curves}) > 1
     for panel, members in group_by(curves, lambda curve: curve.panel).items():
         places = _places(members)
-        columns = [_column(curve, places, band) for curve in members]
+        columns = [
+            column
+            for curve in members
+            for column in (
+                _column(curve, places, band),
+                *_speed_columns(curve, places, speeds or {}),
+            )
+        ]
         # rich would squeeze columns that do not fit until every number is broken over two lines.
         # The first two columns and the frame take 16 characters of each table.
         for part in _parts(columns, width - 16):
@@ -85,6 +102,26 @@ def _column(curve: Curve, places: Sequence[Place], band: str) -> tuple[str, list
     lean = {point.dense_resources for point in curve.points if point.pruned} == {False}
     # A method that never trains the dense network is cheaper than its numbers show.
     return f"{label}\n{n} seed{'s' * (n > 1)}" + "\nnever dense" * lean, texts
+
+
+def _speed_columns(curve: Curve, places: Sequence[Place], speeds: Speeds) -> Iterator[Column]:
+    """How many times as fast as dense a line's tickets were measured to be: a column a form."""
+    found: dict[str, dict[Place, list[MeasuredSpeed]]] = {}
+    for point in curve.points:
+        for name in ((stage, seed) for stage in sorted(point.stages) for seed in point.values):
+            for speed in speeds.get(name, ()):
+                found.setdefault(speed.form, {}).setdefault(_place(point), []).append(speed)
+    for form, by_place in sorted(found.items()):
+        devices = dict.fromkeys(s.device for own in by_place.values() for s in own)
+        texts = [_speed_text(by_place.get(place, [])) for place in places]
+        yield f"{curve.label.replace(' ', chr(10))}\n{form} speedup\n{', '.join(devices)}", texts
+
+
+def _speed_text(speeds: Sequence[MeasuredSpeed]) -> str:
+    if not speeds:
+        return "-"
+    middle = statistics.median(speed.speedup for speed in speeds)
+    return f"{middle:.2f}x\nbatch {speeds[0].batch}, n {speeds[0].n}"
 
 
 def _entry(point: Point, seeds: int, *, band: str, metric: Quantity) -> str:

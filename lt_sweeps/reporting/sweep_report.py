@@ -29,6 +29,7 @@ from lt_sweeps.reporting.profile_tables import profile_table
 from lt_sweeps.reporting.result_tables import accuracy_tables
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, verdict_tables
 from lt_sweeps.reporting.written_report import digest_of_inputs, read_report_json, subfolder
+from lt_sweeps.storage.measured_speeds import read_speeds
 
 PAGE_WIDTH = 10_000  # characters: on the page, which scrolls, a table is never split
 
@@ -145,7 +146,8 @@ def _options_in(path: Path) -> Mapping[str, Any]:
 
 def _tables(analysis: Analysis, width: int) -> Iterator[Table]:
     title, band = _title(analysis), analysis.layout.band
-    yield from accuracy_tables(analysis.curves, title=title, band=band, width=width)
+    shown = {"title": title, "band": band, "speeds": read_speeds(analysis.reading.root)}
+    yield from accuracy_tables(analysis.curves, **shown, width=width)
     if analysis.curves:
         yield from endpoint_tables(analysis)
         yield from verdict_tables(analysis)

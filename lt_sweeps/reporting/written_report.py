@@ -24,6 +24,7 @@ from lt_sweeps.storage.checked_read import (
     read_json,
     typed,
 )
+from lt_sweeps.storage.measured_speeds import speeds_path
 from lt_sweeps.storage.record import RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
@@ -84,6 +85,8 @@ def digest_of_inputs(source: Path) -> str:
         # `DONE` holds the checksum of the records.
         config = {key: value for key, value in cell.config.items() if key not in ASIDE}
         digest.update(json.dumps([cell.name, cell.labels, config], default=str).encode() + done)
+    with suppress(OSError, DamagedFile):
+        digest.update(read_file(speeds_path(sweep.root)))
     return digest.hexdigest()
 
 

@@ -21,7 +21,7 @@ from lt_sweeps.sparsity.weight_groups import WHOLE, Groups
 _SECOND_IS_OUT = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=4)  # a number for each weight takes 4 bytes
 def groups_of(granularity: Granularity, network: Network) -> Groups:
     """The groups of a network's prunable weights.
 
@@ -36,7 +36,7 @@ def groups_of(granularity: Granularity, network: Network) -> Groups:
             some = numbers != WHOLE
             numbers = torch.where(some, numbers + first, WHOLE)
             first = max(first, int(numbers.max()) + 1)
-        made[layer.name] = numbers
+        made[layer.name] = numbers.int()
     if all(bool((numbers == WHOLE).all()) for numbers in made.values()):
         raise ValueError(
             f"{WHERE}: {granularity}: no prunable weight of {network.net} lies in such a group"
@@ -48,7 +48,7 @@ def _numbered(granularity: Granularity, layer: Layer, network: Network) -> Tenso
     """The groups of one layer, numbered from 0 without gaps."""
     if granularity.function is not None:
         return _users(granularity.function, layer)
-    second = isinstance(_owner(network, layer.name), _SECOND_IS_OUT)
+    second = issubclass(_owners(network)[layer.name], _SECOND_IS_OUT)
     shape = layer.shape if not second else (layer.shape[1], layer.shape[0], *layer.shape[2:])
     numbers = _usual(granularity, shape, is_output(layer, network))
     return numbers.transpose(0, 1).contiguous() if second else numbers
@@ -117,11 +117,21 @@ def _heads(network: Network) -> dict[str, Tensor]:
 
 def is_output(layer: Layer, network: Network) -> bool:
     """Whether the rows of a layer are the network's outputs, such as classes."""
-    if network.head is not None:
-        return layer.name == f"{network.head}.weight" or layer.kind == "output"
+    head = _head(network)
+    if head is not None:
+        return layer.name == f"{head}.weight" or layer.kind == "output"
     last = network.layers[-1]
     return layer.kind == "output" or (layer == last and layer.shape[0] == network.classes)
 
 
-def _owner(network: Network, name: str) -> nn.Module:
-    return network.module().get_submodule(name.rpartition(".")[0])
+@functools.cache
+def _head(network: Network) -> str | None:
+    return network.head  # it builds the module
+
+
+@functools.cache
+def _owners(network: Network) -> dict[str, type[nn.Module]]:
+    """The kind of the module that each prunable weight belongs to."""
+    module = network.module()
+    owners = {la.name: module.get_submodule(la.name.rpartition(".")[0]) for la in network.layers}
+    return {name: type(owner) for name, owner in owners.items()}

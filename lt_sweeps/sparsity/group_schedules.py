@@ -50,12 +50,10 @@ def group_counts(
         kept = ", ".join(str(groups.number_kept(each)[0]) for each in runs)
         of = f"each {total}" if granularity.pattern else f"{total}"
         yield f"{granularity}: {name} keep{'s' * (not several)} {kept} of {of} {granularity.noun}s"
-        for level, each in enumerate(() if granularity.pattern else runs, 1):
-            low, high = groups.bounds(each)
-            goal = groups.goal(each)
-            slack = groups.resolution(each)
-            if goal < low - slack or goal > high + slack:
+        for level, each in enumerate(runs, 1):
+            if groups.falls_short(each):
+                goal, left = groups.goal(each), groups.bounds(each)[1]
                 yield (
-                    f"{granularity}: level {level} asks {name} to keep {goal} weights; whole "
-                    f"{granularity.noun}s keep no fewer than {low}"
+                    f"{granularity}: level {level} asks {name} to keep {goal} weights; one "
+                    f"{granularity.noun} of each layer stays, so that {left} are left"
                 )

@@ -65,20 +65,22 @@ def prune(
         ties = generator(noise, "ties", level, *(names if target.scope == "layer" else ()))
         if score.dtype == torch.bool:
             stays = score
-        elif groups is not None:
-            stays = groups.keep_top(score, kept, (group, count), ties)
         else:
-            if count > len(score):
+            if groups is None and count > len(score):
                 raise ValueError(
                     f"schedule: level {level} keeps {count} weights of {place}; {len(score)} are "
                     "left"
                 )
             if 0 < count < len(score) and bool((score == score[0]).all()):
+                those = f"the {count}" if groups is None else f"the {groups.granularity.noun}s"
                 say(
                     f"mask_criterion: `{criterion.target}` gives all {len(score)} weights of "
-                    f"{place} one score, so the {count} that stay are drawn at random"
+                    f"{place} one score, so {those} that stay are drawn at random"
                 )
-            stays = keep_top(score, count, ties)
+            if groups is None:
+                stays = keep_top(score, count, ties)
+            else:
+                stays = groups.keep_top(score, kept, (group, count), ties)
         for name, part in zip(names, stays.split(sizes), strict=True):
             mask[name] = kept[name].masked_scatter(kept[name], part)
     return mask

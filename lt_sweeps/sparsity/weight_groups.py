@@ -23,7 +23,7 @@ Run = tuple[Sequence[Layer], int]
 
 @dataclass(frozen=True)
 class Groups:
-    """The group of each weight of a network: `numbers[layer]` is int64 `[*shape]`, or `WHOLE`.
+    """The group of each weight of a network: `numbers[layer]` is int32 `[*shape]`, or `WHOLE`.
 
     Numbers go up from 0 without gaps, layer after layer; a head is one group in several layers, any
     other lies in one. Of a pattern N:M a group is M weights of which N stay.
@@ -40,7 +40,7 @@ class Groups:
     @functools.cached_property
     def whole(self) -> Mapping[str, int]:
         """How many weights of each layer are in no group."""
-        return {name: int((each == WHOLE).sum()) for name, each in self.numbers.items()}
+        return {n: each.numel() - len(_grouped(each)) for n, each in self.numbers.items()}
 
     def runs(self, target: Target, layers: Sequence[Layer]) -> list[Run]:
         """The layers that compete, and their counts: those that share a group compete together."""
@@ -83,8 +83,15 @@ class Groups:
 
     def resolution(self, run: Run) -> int:
         """By how many weights a run may keep more or fewer than it was asked to."""
+        (least, most), goal = self.bounds(run), self.goal(run)
+        return max(most - goal, goal - least)
+
+    def falls_short(self, run: Run) -> bool:
+        """Whether a run cannot come near its count, because no layer is emptied."""
         sizes = self._sizes([layer.name for layer in run[0]])
-        return 0 if self.granularity.pattern or not len(sizes) else (int(sizes.max()) + 1) // 2
+        return (
+            bool(len(sizes)) and 2 * (self.bounds(run)[1] - self.goal(run)) > int(sizes.max()) + 1
+        )
 
     def number_kept(self, run: Run) -> tuple[int, int]:
         """About how many groups of a run stay, of how many; of a pattern how many of M inputs."""
@@ -179,12 +186,21 @@ class Groups:
 
     def _places(self, names: Sequence[str]) -> list[tuple[int, int]]:
         """The first and last number of the groups of each layer; of an attention once for all."""
-        grouped = [self.numbers[name] for name in names if len(self.sizes[name])]
-        pairs = [(int(n[n != WHOLE].min()), int(n.max())) for n in grouped]
-        return list(dict.fromkeys(pairs))
+        return list(dict.fromkeys(self._ranges[name] for name in names if name in self._ranges))
+
+    @functools.cached_property
+    def _ranges(self) -> Mapping[str, tuple[int, int]]:
+        grouped = {name: _grouped(numbers) for name, numbers in self.numbers.items()}
+        return {n: (int(each.min()), int(each.max())) for n, each in grouped.items() if len(each)}
 
     def _sizes(self, names: Sequence[str]) -> Tensor:
-        return _counts(torch.cat([self.numbers[name].flatten() for name in names]))
+        """The sizes of all groups of some layers; a head has weights in several of them."""
+        together: dict[tuple[int, int], Tensor] = {}
+        for name in names:
+            for place in self._places([name]):
+                sizes = self.sizes[name]
+                together[place] = together[place] + sizes if place in together else sizes
+        return torch.cat([torch.zeros(0, dtype=torch.int64), *together.values()])
 
 
 def _nearest(number: float, most: int) -> int:
@@ -194,10 +210,15 @@ def _nearest(number: float, most: int) -> int:
 
 def _counts(numbers: Tensor, like: Tensor | None = None) -> Tensor:
     """How many weights have each number from the lowest of `like` to its highest: `[groups]`."""
-    every = (numbers if like is None else like).flatten()
-    every = every[every != WHOLE]
+    every = _grouped(numbers if like is None else like)
     if not len(every):
         return torch.zeros(0, dtype=torch.int64)
     low, high = int(every.min()), int(every.max())
-    some = numbers.flatten()
-    return torch.bincount(some[some != WHOLE] - low, minlength=high - low + 1)
+    some = every if like is None else _grouped(numbers)
+    return torch.bincount(some - low, minlength=high - low + 1)
+
+
+def _grouped(numbers: Tensor) -> Tensor:
+    """The numbers of the weights that are in a group: `[n]`."""
+    flat = numbers.flatten()
+    return flat if int(flat.min()) != WHOLE else flat[flat != WHOLE]

@@ -168,7 +168,9 @@ class UnitFiles:
         for r, unit in enumerate(self.units):
             target = unit.stage.target_sparsity
             kept = sum(int(counts[r]) for counts in remaining.values())
-            if misses_target(1 - kept / total, target, layers=len(layers), weights=total):
+            size = {"layers": len(layers), "weights": total}
+            groups = unit.stage.resolution or 0
+            if misses_target(1 - kept / total, target, groups=groups, **size):
                 raise ValueError(
                     f"schedule: level {unit.stage.level} of seed {unit.seed} has sparsity "
                     f"{1 - kept / total:.6g}, and {target:.6g} was asked for: {kept} of {total} "

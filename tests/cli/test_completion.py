@@ -15,9 +15,9 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.cli.commands import USAGE, VERBS
 from lt_sweeps.cli.completion import SCRIPTS, VERB_WORDS, _keys_of
 from lt_sweeps.config.keys import GROUPS
+from lt_sweeps.config.option_files import option_names
 from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.interchange.export_results import export
-from lt_sweeps.interchange.ticket_formats import FORMS
 
 
 @pytest.mark.parametrize("command", ["lt-sweeps", ".venv/bin/python3 -m lt_sweeps"])
@@ -96,7 +96,7 @@ def test_tab_offers_what_a_verb_takes(verb: str, tmp_path: Path) -> None:
         assert word in known, f"{verb}: its help names {word}"
     if verb == "export":
         assert {*offered} - {"root"} == {*signature(export).parameters} - {"where", "console"}
-        assert set(offered["form"]) == {*FORMS}
+        assert set(offered["form"]) == {*option_names("export_form")}
     if verb == "audit":
         assert {*offered} - {"root"} == {*signature(audit).parameters} - {"where", "console"}
 

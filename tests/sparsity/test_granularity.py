@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fixtures.tiny_cell import CONV
+import yaml
+from fixtures.hostile_files import forged
+from fixtures.tiny_cell import CONV, compute_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -17,12 +20,12 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.models.network import Layer, Network
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Prune, ancestors
-from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.granularity import Granularity
 from lt_sweeps.sparsity.group_numbers import groups_of
@@ -118,6 +121,33 @@ def test_groups_stay_whole_counts_are_exact_and_masks_nest(
             assert min(least, before) <= left <= most
         assert all(bool(cut[la.name].any()) for la in layers), "no layer is emptied"
         mask = cut
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["filter", "channel", "kernel"]), st.floats(0.01, 0.99), st.integers(0, 9))
+def test_the_number_of_groups_is_the_nearest_that_there_is(
+    value: str, density: float, seed: int
+) -> None:
+    groups, layers = by(value)
+    aim = target(layers, "layer", density)
+    given = {"layers": layers, "seed": Seed(seed), "level": 1, "groups": groups}
+    mask = prune(full(layers), aim, LARGE, {"final": drawn(layers, seed)}, **given)
+    for layer, count in zip(layers, aim.keep, strict=True):
+        sizes = groups.sizes[layer.name].tolist()
+        reachable = [sum(sizes[:number]) for number in range(1, len(sizes) + 1)] or [layer.size]
+        nearest = min(reachable, key=lambda kept: (abs(kept - count), -kept))
+        assert int(mask[layer.name].sum()) == nearest
+
+
+@pytest.mark.parametrize("option", sorted(options("mask_criterion")))
+def test_every_criterion_takes_every_granularity_or_says_why_not(option: str) -> None:
+    config = yaml.safe_load((CONF / "mask_criterion" / f"{option}.yaml").read_text())
+    for value in EVERY:
+        if option.endswith("_single"):
+            with pytest.raises(ValueError, match="returns the mask itself"):
+                Criterion.of({**config, "granularity": value})
+        else:
+            assert str(Criterion.of({**config, "granularity": value}).granularity) == value
 
 
 def test_a_group_has_the_mean_score_of_its_weights() -> None:
@@ -226,30 +256,48 @@ def large(value: Any) -> dict[str, Any]:
     return {"_target_": LARGE.target, "granularity": value}
 
 
-@pytest.mark.parametrize("value", ["filter", "channel", "kernel", "3x5", "2:4"])
+MIXED = {"net": {"_target_": f"{__name__}.Mixed", "heads": 4}}
+
+
+@pytest.mark.parametrize("value", ["filter", "channel", "kernel", "3x5", "2:4", "head"])
 def test_a_sweep_of_groups_is_computed_recorded_and_audited(
     cell: Make, run: Run, value: str
 ) -> None:
     twice = {**HALF, "sparsity": [0.25, 0.5]}
-    made, store = run(cell(mask_criterion=large(value), model=CONV, schedule=twice))
+    model = {"model": MIXED, "dataset__shape": [2, 4, 4]} if value == "head" else {"model": CONV}
+    made, store = run(cell(mask_criterion=large(value), schedule=twice, **model))
     found = rows(store, made)
     assert [row["granularity"] for row in found] == [None, value, value]
     for row in found[1:]:
         miss = abs(row["sparsity"] - row["target_sparsity"]) * row["weights_total"]
         assert miss <= row["resolution"] + 1e-6 * row["weights_total"]
-    assert audit(store.root, sample="all", console=Console(quiet=True))
+    assert audit(store.root, sample="all", trust=__name__, console=Console(quiet=True))
 
 
-def test_a_mask_that_splits_a_group_is_found(cell: Make, run: Run) -> None:
+@pytest.mark.parametrize("value", ["neuron", "1:2"])
+def test_a_stack_prunes_what_each_seed_alone_prunes(cell: Make, tmp_path: Path, value: str) -> None:
+    cells = [cell(mask_criterion=large(value), schedule=HALF, seed=seed) for seed in (0, 1)]
+    made, stacked = compute_cells(*cells, root=tmp_path / "stacked")
+    _, alone = compute_cells(*cells, root=tmp_path / "alone", alone=True)
+    for seed in (0, 1):
+        masks = [s.read(made.cells[0].last.key, Seed(seed)).mask for s in (stacked, alone)]
+        assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+
+
+def test_a_stored_mask_that_splits_a_group_is_found(cell: Make, run: Run) -> None:
     made, store = run(cell(mask_criterion=large("filter"), schedule=HALF))
     last = made.cells[0].last
-    ticket = store.read(last.key, Seed(0))
-    kept = ticket.mask["hidden.0.weight"]
-    row, other = kept[0].all(1).nonzero()[0, 0], (~kept[0].any(1)).nonzero()[0, 0]
-    kept[0, row, 0], kept[0, other, 0] = False, True  # the same number of weights
-    groups = groups_of(granularity("filter"), last.network)
-    assert groups.are_whole(ticket.mask) == "hidden.0.weight"
-    assert ticket_fault(last, Seed(0), "end", store) == ""
+
+    def moved(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        mask, weight = tensors["mask/hidden.0.weight"], tensors["hidden.0.weight"]
+        row, other = mask.all(1).nonzero()[0, 0], (~mask.any(1)).nonzero()[0, 0]
+        mask[row, 0], mask[other, 0] = False, True  # the same number of weights
+        weight[row, 0] = 0.0
+
+    assert not made.missing(store, thorough=True)
+    forged(store.path(last.key, Seed(0)), moved)
+    assert [unit.stage for unit in made.missing(store, thorough=True)] == [last]
+    assert not audit(store.root, sample="0", console=Console(quiet=True))
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
@@ -264,7 +312,24 @@ def test_a_plan_says_what_cannot_be_reached(cell: Make) -> None:
     schedule = {**HALF, "sparsity": [0.5, 0.96]}
     planned = plan([cell(mask_criterion=large("neuron"), schedule=schedule)])
     assert "neuron: hidden.1.weight keeps 4, 1 of 8 neurons" in planned.notes
-    assert any("level 2 asks hidden.1.weight to keep 4 weights" in n for n in planned.notes)
+    assert (
+        "neuron: level 2 asks hidden.1.weight to keep 4 weights; one neuron of each layer stays, "
+        "so that 12 are left"
+    ) in planned.notes
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.3, 0.9])
+def test_few_large_groups_train_at_what_is_nearest(cell: Make, run: Run, sparsity: float) -> None:
+    model = {"net": {"_target_": "lt_sweeps.models.FC", "hidden": [4, 3]}}
+    large_input = {"dataset__shape": [1, 12, 12], "dataset__train": 64}
+    schedule = {**HALF, "sparsity": [sparsity]}
+    changes = {"model": model, "schedule": schedule, **large_input}
+    made, store = run(cell(mask_criterion=large("neuron"), **changes))
+    row = rows(store, made)[1]
+    # Four neurons of 144 weights: as many stay as come nearest, and one at least.
+    kept = max(1, math.floor(4 * (1 - sparsity) + 0.5))
+    assert row["layers_remaining"]["hidden.0.weight"] == 144 * kept
+    assert audit(store.root, console=Console(quiet=True))
 
 
 def test_a_pattern_and_its_schedule(cell: Make) -> None:

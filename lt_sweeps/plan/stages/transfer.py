@@ -40,6 +40,14 @@ class Transfer(Stage):
         return self.found.target_sparsity
 
     @property
+    def granularity(self) -> str | None:
+        return None if self.shuffled else self.found.granularity
+
+    @property
+    def resolution(self) -> int | None:
+        return self.found.resolution
+
+    @property
     def step(self) -> int:
         return self.onto.step
 

@@ -1,0 +1,262 @@
+"""Compaction: a pruned network as a smaller dense one that computes the same.
+
+A channel goes if no layer reads it, or if it is the same number for every input because all weights
+that write to it are 0. Then it still emits its bias and what a batch norm makes of that, so its
+part is laid on one channel that stays: layers that pad read the sum of several constants as they
+read each of them. What is 0 is seen in the weights themselves, so a pruned weight that is pinned
+to another value is never lost, and single dead neurons of an unstructured ticket go too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lt_sweeps.models.channel_flow import NORMS, WEIGHTED, ChannelTrial, Flow
+
+Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+_EXAMPLES = 3
+_ROUNDING = 1e-9  # of float64, relative to the largest output
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """A smaller network, how many outputs of which layers it has left, and why others stay whole.
+
+    `widths` has (before, after) by the name of the layer. `whole` has a reason by the same name.
+    """
+
+    module: nn.Module
+    widths: Mapping[str, tuple[int, int]]
+    whole: Mapping[str, str]
+
+    @property
+    def summary(self) -> str:
+        """A line of what it is, and a line for each reason why layers stay whole."""
+        cut = [f"{name} {a} -> {b}" for name, (a, b) in self.widths.items() if a != b]
+        size = sum(p.numel() for p in self.module.parameters())
+        lines = [f"compact: {size:,} parameters; {', '.join(cut) or 'no layer is smaller'}"]
+        for reason in dict.fromkeys(self.whole.values()):
+            names = [name for name, why in self.whole.items() if why == reason]
+            lines.append(f"whole: {', '.join(names)}: {reason}")
+        return "\n".join(lines)
+
+
+def compacted(module: nn.Module, example: Tensor) -> Compacted:
+    """The smallest dense network that computes what `module` does in evaluation mode.
+
+    Args:
+        example: an input of the module, `[1, ...]`.
+
+    Raises: ValueError: the module cannot be run.
+    """
+    dtypes = [part.weight.dtype for part in _layers(module).values()]
+    net = deepcopy(module).eval().double()
+    try:
+        trial = ChannelTrial(net, example.double() if example.is_floating_point() else example)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"compact: the network does not run: {reason}") from error
+    inputs = _inputs(example)
+    before = {name: _width(part) for name, part in _layers(net).items()}
+    flows, whole = _flows(net, trial)
+    with torch.no_grad():
+        while True:  # a channel that goes may leave one before it unread
+            sizes = _sizes(net)
+            for flow in reversed(flows):
+                net, reason = _without(net, flow, inputs)
+                if reason:
+                    whole[flow.writer] = reason
+            if _sizes(net) == sizes:
+                break
+    widths = {name: (before[name], _width(part)) for name, part in _layers(net).items()}
+    return Compacted(net.to(dtypes[0] if dtypes else torch.float32), widths, whole)
+
+
+def load_compact(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """The module with the weights of a compact network, its layers as small as they are.
+
+    `module` is the network as it was trained, in any state; `state` is what `form=compact` wrote.
+    """
+    layers = {**_layers(module), **_norms(module)}
+    for name, part in layers.items():
+        own = {n: state[f"{name}.{n}"] for n in _TENSORS if f"{name}.{n}" in state}
+        _set(part, own)
+    module.load_state_dict(dict(state), strict=False)
+    return module.eval()
+
+
+_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+
+def _flows(net: nn.Module, trial: ChannelTrial) -> tuple[list[Flow], dict[str, str]]:
+    """The layers whose channels can go, in the network's order; why the others' cannot."""
+    uses = Counter(id(p) for _, p in net.named_parameters(remove_duplicate=False))
+    flows, whole = [], {}
+    for name, part in _layers(net).items():
+        if name not in trial.outputs:
+            whole[name] = "it is not called as a layer, as in attention"
+        elif uses[id(part.weight)] > 1:
+            whole[name] = "it shares its weight with another layer"
+        elif (flow := trial.flow(name)) is None:
+            whole[name] = "its outputs are the network's own, or are added to others"
+        else:
+            flows.append(flow)
+    return flows, whole
+
+
+def _without(net: nn.Module, flow: Flow, inputs: Tensor) -> tuple[nn.Module, str]:
+    """The network without the channels of a layer that can go, or with a reason why none can."""
+    layers = _layers(net)
+    writer, readers = layers[flow.writer], [layers[name] for name in flow.readers]
+    width = _width(writer)
+    if any(reader.weight.shape[1] % width for reader in readers):
+        return net, "a layer that reads it has another number of inputs"
+    silent = (writer.weight.flatten(1) == 0).all(1)
+    unread = torch.stack([(_by_channel(r, width) == 0).flatten(2).all(2).all(0) for r in readers])
+    unread = unread.all(0)
+    constants = _constants(net, flow, silent & ~unread, inputs) if (silent & ~unread).any() else {}
+    keep = ~unread
+    if constants:
+        keep &= ~silent
+        carrier = constants[flow.readers[0]][0]
+        keep[carrier] = any(bool(shares.any()) for _, shares in constants.values())
+    if not keep.any():
+        keep[0] = True
+    if keep.all():
+        return net, ""
+    smaller = deepcopy(net)
+    _cut(smaller, flow, keep, constants, width)
+    try:
+        same = _equal(smaller(inputs), net(inputs))
+    except (RuntimeError, ValueError):
+        same = False
+    return (smaller, "") if same else (net, "the network without some of its outputs differs")
+
+
+Shares = tuple[int, Tensor]
+"""The channel that stays for all constant ones, and each channel's multiple of it."""
+
+
+def _constants(net: nn.Module, flow: Flow, silent: Tensor, inputs: Tensor) -> dict[str, Shares]:
+    """For each reader the constant channels as multiples of one of them; empty if they are not."""
+    seen: dict[str, Tensor] = {}
+    handles = [
+        _layers(net)[name].register_forward_pre_hook(_note(seen, name)) for name in flow.readers
+    ]
+    net(inputs)
+    for handle in handles:
+        handle.remove()
+    width, found = len(silent), {}
+    carrier = None
+    for name in flow.readers:
+        values = seen[name]
+        values = (
+            values.reshape(len(values), -1) if isinstance(_layers(net)[name], nn.Linear) else values
+        )
+        values = values.reshape(len(values), width, -1)
+        if not torch.equal(values[:1, silent].expand_as(values[:, silent]), values[:, silent]):
+            return {}
+        first = torch.where(silent[:, None], values[0], 0.0)
+        if carrier is None:
+            carrier = int(first.abs().sum(1).argmax())
+            if not silent[carrier]:
+                carrier = int(silent.nonzero()[0, 0])
+        own = first[carrier]
+        scale = float(own @ own)
+        shares = first @ own / scale if scale else torch.zeros(width, dtype=first.dtype)
+        if not torch.allclose(shares[:, None] * own, first, rtol=1e-12, atol=1e-14):
+            return {}
+        found[name] = carrier, shares
+    return found
+
+
+def _note(seen: dict[str, Tensor], name: str) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[name] = inputs[0].clone()
+
+    return hook
+
+
+def _cut(
+    net: nn.Module, flow: Flow, keep: Tensor, constants: Mapping[str, Shares], width: int
+) -> None:
+    """Take channels out of a layer, its norms and its readers, in place."""
+    layers, norms = _layers(net), _norms(net)
+    for part in (layers[flow.writer], *(norms[name] for name in flow.norms)):
+        own = {n: getattr(part, n) for n in _TENSORS if getattr(part, n, None) is not None}
+        _set(part, {name: tensor[keep] for name, tensor in own.items()})
+    for name in flow.readers:
+        reader = layers[name]
+        weight = _by_channel(reader, width).clone()
+        if name in constants:
+            carrier, shares = constants[name]
+            summed = torch.einsum("ocp,c->op", weight, shares)
+            weight[:, carrier] = summed
+        left = weight[:, keep]
+        shape = (left.shape[0], -1, *reader.weight.shape[2:])
+        _set(reader, {"weight": left.reshape(shape)})
+
+
+def _set(part: Weighted | Norm, tensors: Mapping[str, Tensor]) -> None:
+    """Give a layer other tensors, and the numbers of inputs and outputs that they have."""
+    for name, tensor in tensors.items():
+        if name in dict(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(tensor.detach().clone()))
+        else:
+            setattr(part, name, tensor.detach().clone())
+    weight = tensors.get("weight")
+    if weight is None:
+        return
+    if isinstance(part, nn.Linear):
+        part.out_features, part.in_features = weight.shape
+    elif isinstance(part, NORMS):
+        part.num_features = len(weight)
+    else:
+        part.out_channels, part.in_channels = weight.shape[0], weight.shape[1] * part.groups
+
+
+def _by_channel(reader: Weighted, width: int) -> Tensor:
+    """A reader's weight by the channel that it reads: `[out, channels, positions]`.
+
+    A linear layer may read several pixels of a channel.
+    """
+    return reader.weight.reshape(len(reader.weight), width, -1)
+
+
+def _width(part: Weighted) -> int:
+    return len(part.weight)
+
+
+def _layers(net: nn.Module) -> dict[str, Weighted]:
+    return {name: part for name, part in net.named_modules() if isinstance(part, WEIGHTED)}
+
+
+def _norms(net: nn.Module) -> dict[str, Norm]:
+    return {name: part for name, part in net.named_modules() if isinstance(part, NORMS)}
+
+
+def _sizes(net: nn.Module) -> list[int]:
+    return [parameter.numel() for parameter in net.parameters()]
+
+
+def _inputs(example: Tensor) -> Tensor:
+    """Some inputs that differ; with noise where they are not whole numbers."""
+    several = example[:1].repeat(_EXAMPLES, *[1] * (example.ndim - 1))
+    if not several.is_floating_point():
+        return several
+    draws = torch.Generator().manual_seed(0)
+    return several.double() + torch.randn(several.shape, generator=draws, dtype=torch.float64)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    largest = float(other.abs().max().clamp(min=1e-30))
+    return one.shape == other.shape and float((one - other).abs().max()) <= _ROUNDING * largest

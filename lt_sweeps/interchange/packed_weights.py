@@ -1,0 +1,97 @@
+"""2:4 semi-structured weights: the form in which GPUs skip half of a product, as torch packs it.
+
+Torch computes with them on a CUDA device alone. The packing is plain indexing, and is done here on
+the CPU: of each four inputs the two that are left, and two bits for the place of each. Values are
+float16, which the kernels take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.sparse import SparseSemiStructuredTensorCUTLASS
+from torch.sparse._semi_structured_conversions import (
+    sparse_semi_structured_from_dense_cutlass,
+    sparse_semi_structured_to_dense_cutlass,
+)
+
+from lt_sweeps.storage.ticket import Ticket
+
+_ROWS, _COLUMNS = 32, 64  # of float16: a shape is a multiple of them
+
+
+def semi_structured(ticket: Ticket) -> dict[str, Tensor]:
+    """`<name>.packed` and `<name>.meta` for each weight of 2:4, all else as in a `state_dict`.
+
+    Prints what a reader of the file must know.
+
+    Raises: ValueError: no weight is of that form.
+    """
+    state = {name: tensor[0].clone() for name, tensor in ticket.state.items()}
+    reasons = stays_dense(ticket)
+    for name in ticket.mask:
+        if name not in reasons:
+            weight = state.pop(name).half().contiguous()
+            packed, meta = sparse_semi_structured_from_dense_cutlass(weight)
+            state |= {f"{name}.packed": packed, f"{name}.meta": meta}
+    if len(reasons) == len(ticket.mask):
+        name, reason = next(iter(reasons.items()))
+        raise ValueError(
+            f"export: form semi_structured: no weight can be packed; {name}: {reason}; "
+            "hint: mask_criterion.granularity=2:4"
+        )
+    for name, reason in reasons.items():
+        print(f"dense: {name}: {reason}")
+    print("torch computes with packed weights on a CUDA device alone; values are float16")
+    return state
+
+
+def stays_dense(ticket: Ticket) -> dict[str, str]:
+    """The prunable weights that cannot be packed, and why."""
+    found = ((name, _reason(ticket.state[name][0])) for name in ticket.mask)
+    return {name: reason for name, reason in found if reason}
+
+
+def unpacked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The dense `state_dict` of a packed one: what was packed as float16."""
+    dense = {n: t for n, t in state.items() if not n.endswith((".packed", ".meta"))}
+    for name, packed in state.items():
+        if name.endswith(".packed"):
+            own = name.removesuffix(".packed")
+            dense[own] = sparse_semi_structured_to_dense_cutlass(packed, state[f"{own}.meta"])
+    return dense
+
+
+def load_semi_structured(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """The module in float16 on a CUDA device, with the packed weights of `form=semi_structured`.
+
+    Raises: ValueError: there is no CUDA device.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError("semi_structured: torch computes with packed weights on CUDA alone")
+    module.load_state_dict(unpacked(state), strict=False)
+    module = module.half().cuda().eval()
+    for name, packed in state.items():
+        if name.endswith(".packed"):
+            own = name.removesuffix(".packed")
+            part = module.get_submodule(own.rpartition(".")[0])
+            shape = torch.Size((packed.shape[0], 2 * packed.shape[1]))
+            meta = state[f"{own}.meta"].cuda()
+            tensor = SparseSemiStructuredTensorCUTLASS(shape, packed.cuda(), meta, None, None, None)
+            leaf = own.rpartition(".")[2]
+            setattr(part, leaf, nn.Parameter(tensor, requires_grad=False))
+    return module
+
+
+def _reason(weight: Tensor) -> str:
+    """Why a weight cannot be packed; empty if it can."""
+    if weight.ndim != 2:
+        return "not a linear layer's; torch packs matrices"
+    rows, columns = weight.shape
+    if rows % _ROWS or columns % _COLUMNS:
+        return f"[{rows}, {columns}] is no multiple of [{_ROWS}, {_COLUMNS}]"
+    if int(weight.view(rows, -1, 4).count_nonzero(-1).max()) > 2:
+        return "more than 2 of 4 inputs are left"
+    return ""

@@ -1,0 +1,118 @@
+"""Speed: a forward pass of a ticket's small network against that of its dense one, on this machine.
+
+The two networks are run in turn, so that what else the machine does slows both.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lt_sweeps.interchange.compaction import compacted
+from lt_sweeps.interchange.packed_weights import load_semi_structured, semi_structured
+from lt_sweeps.models.network import Network, state_of
+from lt_sweeps.storage.measured_speeds import MeasuredSpeed
+from lt_sweeps.storage.ticket import Ticket
+
+Clock = Callable[[], float]
+
+
+def measured_speeds(
+    ticket: Ticket, network: Network, *, stage: str, seed: str, batch: int = 256, n: int = 15
+) -> Iterator[MeasuredSpeed]:
+    """The speed of each form that a ticket has: compact, and on a GPU semi-structured in float16.
+
+    The dense network is the ticket itself with its zeros, which no kernel skips.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dense = dense_module(ticket, network).to(device)
+    x = torch.rand(batch, *network.input_shape, device=device)
+    smaller = compacted(dense.cpu(), torch.zeros(1, *network.input_shape)).module.to(device)
+    forms = [("compact", "float32", dense.to(device), smaller, x)]
+    if device.type == "cuda":
+        try:
+            packed = load_semi_structured(deepcopy(dense), semi_structured(ticket))
+        except ValueError:
+            pass  # it is not of that form
+        else:
+            half = deepcopy(dense).half()
+            forms.append(("semi_structured", "float16", half, packed, x.half()))
+    for form, precision, whole, small, inputs in forms:
+        dense_seconds, seconds = interleaved(whole, small, inputs, n=n)
+        yield MeasuredSpeed(
+            stage=stage,
+            seed=seed,
+            form=form,
+            dense_seconds=dense_seconds,
+            seconds=seconds,
+            batch=batch,
+            n=n,
+            threads=torch.get_num_threads(),
+            precision=precision,
+            device=torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+            machine=platform.node(),
+            torch=torch.__version__,
+            date=datetime.now(timezone.utc).date().isoformat(),
+        )
+
+
+def compact(ticket: Ticket, network: Network) -> dict[str, Tensor]:
+    """The weights of the compact network; prints what is smaller, and what stays whole."""
+    smaller = compacted(dense_module(ticket, network), torch.zeros(1, *network.input_shape))
+    print(smaller.summary)
+    return state_of(smaller.module)
+
+
+def dense_module(ticket: Ticket, network: Network) -> nn.Module:
+    """The network with a ticket's weights, in evaluation mode.
+
+    Raises: ValueError: its mask is learned, so that these are not the weights it computes with.
+    """
+    if ticket.learned:
+        raise ValueError(
+            "export: form compact: the mask of this ticket is learned and soft; "
+            "hint: export the training that its hard mask is trained in"
+        )
+    if not ticket.state:
+        raise ValueError("export: form compact: the ticket is a mask without weights")
+    return network.holding({name: t[0] for name, t in ticket.state.items()}).eval()
+
+
+@torch.no_grad()
+def interleaved(
+    one: nn.Module, other: nn.Module, x: Tensor, *, n: int, clock: Clock = time.perf_counter
+) -> tuple[float, float]:
+    """The median seconds of a forward pass of each of two modules, run in turn; once to warm up."""
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    for turn in range(n + 1):
+        for which, module in enumerate((one, other)):
+            _wait(x)
+            begun = clock()
+            module(x)
+            _wait(x)
+            if turn:
+                seconds[which].append(clock() - begun)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _processor() -> str:
+    """The name of the processor, which `platform.processor` does not know on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

@@ -1,0 +1,58 @@
+"""2:4 weights are packed as torch packs them, and unpack to what they were."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lt_sweeps.interchange.packed_weights import (
+    load_semi_structured,
+    semi_structured,
+    stays_dense,
+    unpacked,
+)
+from lt_sweeps.models import FC
+from lt_sweeps.storage.ticket import Ticket
+
+
+def ticket(shape: tuple[int, ...], kept: int = 2, of: int = 4) -> Ticket:
+    draws = torch.Generator().manual_seed(0)
+    weight = torch.randn(1, *shape, generator=draws)
+    groups = torch.rand(weight.numel() // of, of, generator=draws)
+    mask = torch.zeros_like(groups, dtype=torch.bool)
+    mask.scatter_(1, groups.topk(kept).indices, True)
+    mask = mask.view_as(weight)
+    state = {"a.weight": weight * mask, "a.bias": torch.ones(1, shape[0])}
+    return Ticket(state, {"a.weight": mask})
+
+
+def test_it_unpacks_to_the_same_weights_in_half_the_numbers() -> None:
+    start = ticket((64, 128))
+    state = semi_structured(start)
+    assert set(state) == {"a.weight.packed", "a.weight.meta", "a.bias"}
+    assert state["a.weight.packed"].shape == (64, 64)
+    dense = unpacked(state)["a.weight"]
+    assert torch.equal(dense, start.state["a.weight"][0].half())
+
+
+@pytest.mark.parametrize(
+    ("shape", "kept", "reason"),
+    [
+        ((64, 128), 3, "more than 2 of 4 inputs are left"),
+        ((10, 64), 2, "[10, 64] is no multiple of [32, 64]"),
+        ((32, 64, 3, 4), 2, "not a linear layer's; torch packs matrices"),
+    ],
+)
+def test_what_cannot_be_packed_says_why(shape: tuple[int, ...], kept: int, reason: str) -> None:
+    start = ticket(shape, kept)
+    assert stays_dense(start) == {"a.weight": reason}
+    with pytest.raises(ValueError, match="no weight can be packed; a.weight: ") as error:
+        semi_structured(start)
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_gpu_one_line_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="on CUDA alone"):
+        load_semi_structured(FC((1, 4, 4), 4), dict[str, Tensor]())
