@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import TextIOWrapper
 
 from lt_sweeps.config.garbage_collection import collect_rarely
 
@@ -9,6 +10,9 @@ from lt_sweeps.config.garbage_collection import collect_rarely
 def run() -> int:
     """Run the command line of this process; returns the exit status."""
     collect_rarely()
+    for stream in (sys.stdout, sys.stderr):  # a terminal without the characters of tables
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # `python -m` looks for modules in the current folder, and an installed command does not.
     if not getattr(sys.flags, "safe_path", False) and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -223,8 +223,9 @@ def _override(word: str) -> str:
         )
     if not word.startswith("~") and not value:
         raise Usage(f"{key}: no value given; write {key}=VALUE")
-    if key and not _names(value) and options(key):
-        raise ValueError(unknown(key, value, options(key), what="options"))
+    group = key.lstrip("+~").partition("@")[0]
+    if value and group and not _names(value) and (CONF / group).is_dir():
+        raise ValueError(unknown(key, value, options(group), what="options"))
     # Hydra refuses the plus, because every config has the group; people write it by habit.
     return word[1:] if key == "+experiment" else word
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from io import IOBase
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -53,6 +54,12 @@ def complaint(error: BaseException) -> str | None:
             return _config(error)
         case YAMLError():
             return _one_line(error)
+        case UnicodeDecodeError():
+            return f"{_being_read(error)}: {error.reason} at byte {error.start}; save it as UTF-8"
+        case MemoryError():
+            return f"memory: {_one_line(error)}; there is not enough on this machine"
+        case RuntimeError() if "can't allocate memory" in str(error):  # torch's own words
+            return f"memory: {_one_line(error).partition(': ')[2]}"
         case FileNotFoundError() if error.errno is None:  # of ours, in a sentence
             return _one_line(error)
         case OSError() if error.filename is not None:  # the file system's own words, with the file
@@ -159,6 +166,15 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
         if f"{prefix}{name}" != "hydra" and not str(name).startswith("_"):
             yield f"{prefix}{name}"
             yield from _keys(value, f"{prefix}{name}.")
+
+
+def _being_read(error: BaseException) -> str:
+    """The file that a frame has open: what decodes it does not name it."""
+    for frame, _ in walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            if isinstance(value, IOBase) and isinstance(name := getattr(value, "name", None), str):
+                return name
+    return "a file"
 
 
 def _broken_plugin(error: BaseException) -> str:

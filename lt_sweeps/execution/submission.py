@@ -51,6 +51,7 @@ from lt_sweeps.training.arithmetic import Arithmetic
 from lt_sweeps.training.training_loop import TrainingLoop
 
 _log = logging.getLogger("lt_sweeps")
+_LONGEST_NAME = 200  # of a folder: file systems take 255 bytes
 
 
 class Submission:
@@ -66,8 +67,11 @@ class Submission:
         self.content = _content((cell.signature, str(cell.seed)) for cell in self.plan.cells)
         self.experiment = self.plan.cells[0].labels["experiment"] or ""
         name = settings.name
-        if name is not None and not is_folder_name(name):
-            raise ValueError(f"name: {name!r} cannot name a folder; use letters, digits, . - and _")
+        if name is not None and not (is_folder_name(name) and len(name) <= _LONGEST_NAME):
+            raise ValueError(
+                f"name: {name[:80]!r} cannot name a folder; use letters, digits, . - and _, "
+                f"{_LONGEST_NAME} at most"
+            )
         folder = name or settings.search or f"{self.experiment}-{self.content[:8]}"
         self.folder = settings.root / "sweeps" / folder.replace("/", "-")
         before = self.sweep.usable_manifest

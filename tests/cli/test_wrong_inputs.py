@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.errors import complaint
 from lt_sweeps.execution.submission import Submission
 
 WRONG = {
@@ -29,6 +30,9 @@ WRONG = {
     "model=[1,2]": "model: [1,2]; options: ",
     "model={a:1}": "model: {a:1}; options: ",
     "model=null": "model: null; options: ",
+    "recipe@=3": "recipe@: 3; options: ",
+    "report=3": "report: 3; options: none",
+    "--config-dir=. model=latin": "*model/latin.yaml: invalid start byte at byte 0; save it as",
     "experiment=criteria": "experiment: criteria; did you mean `deconstructing/criteria`?",
     # no key, no value, a tilde
     "=3": "=3: names no key; write KEY=VALUE",
@@ -37,6 +41,7 @@ WRONG = {
     "name=": "name: no value given; write name=VALUE",
     "name=é": "name=é: not of the form key=value",
     "name=../x": "name: '../x' cannot name a folder",
+    f"name={'x' * 300}": f"name: '{'x' * 80}' cannot name a folder",
     "data_dir=~/data": "data_dir: got ~/data; write data_dir=$HOME/..., since no shell replaces ~",
     "hydra.mode=FOO": "Error merging override hydra.mode=FOO: Invalid value 'FOO', expected one of",
     # flags
@@ -99,6 +104,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "afile").write_text("hello")
     (tmp_path / "bad.yaml").write_text("x: [1")
     (tmp_path / "afolder").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "latin.yaml").write_bytes(b"\xff\xfe")
 
 
 def starts(line: str, expected: str) -> bool:
@@ -124,3 +131,14 @@ def test_a_wrong_word_of_a_sweep_is_one_line(
 def test_a_wrong_word_of_a_verb_is_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = answer(shlex.split(words), capsys)
     assert starts(line, WRONG_OF_A_VERB[words]), line
+
+
+def test_memory_that_is_not_there_is_one_line() -> None:
+    torchs = (
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+    )
+    line = complaint(RuntimeError(torchs))
+    assert line == "memory: can't allocate memory: you tried to allocate 9 bytes."
+    assert complaint(MemoryError("an array")) == (
+        "memory: an array; there is not enough on this machine"
+    )
