@@ -19,6 +19,7 @@ cell signature or record depends on it. Figures can be drawn in another way at a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
