@@ -141,7 +141,6 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
         "Holm within each panel",
         "Not inferior to dense by 2 points",
         "large_final 80%, random 100%",
-        "From 3 stages (dense, large_final-1, random-1).",
     ):
         assert says in figure.caption
     assert figure.stages == ("dense", "large_final-1", "random-1")
@@ -258,7 +257,7 @@ def test_the_same_numbers_give_the_same_files(sweep: FakeSweep) -> None:
     criteria(sweep, "large_final", "random")
     one, other = (figure_files(metric_figures(found(sweep))[0]) for _ in range(2))
     assert one == other and {name.rpartition(".")[2] for name in one} == {
-        *("png", "pdf", "csv", "txt")
+        *("png", "pdf", "svg", "csv", "txt")
     }
 
 

@@ -16,10 +16,16 @@ from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures import captions, style
 from lt_sweeps.reporting.figures.axes import configured_limits, y_limits
-from lt_sweeps.reporting.figures.curve_panel import draw_panel, drawable_points, published_for
+from lt_sweeps.reporting.figures.curve_panel import (
+    draw_panel,
+    drawable_points,
+    mark_id,
+    published_for,
+)
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
-from lt_sweeps.reporting.result_tables import metric_unit
+from lt_sweeps.reporting.result_tables import metric_unit, percent_text
 
+_SEEDS = 20  # as many values as fit beside a point
 _SUFFIXES = {"remaining": "", "sparsity": "_by_sparsity", "level": "_by_level"}  # of file names
 
 
@@ -49,6 +55,7 @@ def _figure(analysis: Analysis, metric: str, x: str, verdicts: Sequence[Verdict]
     drawn = _told_apart(curves)
     name = "accuracy" if metric == "test_accuracy" else metric
     stages = captions.stage_ids([point for curve in curves for point in curve.points])
+    is_main = metric == analysis.metric and x == analysis.layout.x
     sentences = (
         *conclusions(verdicts, analysis.layout),
         *(captions.winning_sentences(analysis) if verdicts else ()),
@@ -71,11 +78,31 @@ def _figure(analysis: Analysis, metric: str, x: str, verdicts: Sequence[Verdict]
     )
     return Figure(
         name=name + _SUFFIXES[x],
-        caption=captions.caption(analysis, *sentences, stages=stages),
+        caption=captions.caption(analysis, *sentences),
         data=_data(curves, analysis.layout, metric, verdicts),
         stages=stages,
         draw=partial(_draw, drawn, analysis.layout, metric, x, verdicts),
+        tips=_tips(drawn, analysis.layout, metric) if is_main else {},
     )
+
+
+def _tips(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> dict[str, str]:
+    """For each marker, by its id: line, level, mean and band, and the value of each seed."""
+    name, scale = metric_unit(metric)
+    digits = 2 if scale == 100 else 4
+    tips = {}
+    for curve in curves:
+        for point in drawable_points(curve):
+            low, high = (scale * edge for edge in point.band(layout.band))
+            band = "" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
+            seeds = [f"{seed}: {scale * v:.{digits}f}" for seed, v in point.values.items()]
+            more = f", and {len(seeds) - _SEEDS} more" if len(seeds) > _SEEDS else ""
+            tips[mark_id(curve, point)] = (
+                f"{curve.label}, {percent_text(point.percent)}% left (level {point.level})\n"
+                f"{name} {scale * point.mean:.{digits}f}{band}, n = {point.n_finite}\n"
+                f"by seed: {', '.join(seeds[:_SEEDS])}{more}"
+            )
+    return tips
 
 
 def _told_apart(curves: Sequence[Curve]) -> list[Curve]:
