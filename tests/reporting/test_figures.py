@@ -15,9 +15,11 @@ from rich.console import Console
 
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.style import COLUMN, PAGE, figure_files, line_styles
+from lt_sweeps.reporting.figures.worth import all_alike, capped, one_point
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.reporting.terminal_tables import endpoint_tables
 
@@ -241,6 +243,32 @@ def test_each_experiment_of_a_sweep_is_reported_in_its_own_layout(sweep: FakeSwe
     out = report(sweep.folder, console=Console(file=io.StringIO()), figures=["curves"])
     bands = [pd.read_csv(out / name / "accuracy.csv")["band"][0] for name in ("one", "two")]
     assert bands == ["sd", "ci"]
+
+
+def test_a_figure_that_says_nothing_is_left_out_unless_it_is_asked_for(sweep: FakeSweep) -> None:
+    # Two lines whose layers are equal, and whose trainings were best when they ended.
+    for name in ("large_final", "random"):
+        chosen, ended = {"mask_criterion": name}, {"best_step": 100}
+        sweep.cell(name, accuracies=[0.9, 0.8], choices=chosen, more=ended)
+    left_out = {
+        "early_stop": "early_stop: not drawn, because at least half of the trainings were still",
+        "layers": "layers: not drawn, because its lines are identical",
+    }
+    drawn, reasons = draw_figures(found(sweep, masks_at=[0.2]))
+    assert len(reasons) < 8 and {"accuracy", "accuracy_by_sparsity"} <= {f.name for f in drawn}
+    for name, why in left_out.items():
+        assert any(reason.startswith(why) for reason in reasons), reasons
+        asked, none = draw_figures(found(sweep, figures=name, masks_at=[0.2]))
+        assert len(asked) == 1 and not none and asked[0].name not in {each.name for each in drawn}
+
+
+def test_the_rules_of_what_says_something() -> None:
+    rows = [("p", line, x, 1.0 + x) for line in "ab" for x in range(2)]
+    alike = pd.DataFrame(rows, columns=["panel", "line", "x", "y"])
+    other = alike.assign(y=[1.0, 2.0, 1.0, 3.0])
+    assert all_alike(alike, "x", ["y"]) and not all_alike(other, "x", ["y"])
+    assert not all_alike(alike[alike["line"] == "a"], "x", ["y"]), "one line is no repetition"
+    assert not one_point([]) and not capped([])
 
 
 def test_one_panel_is_a_column_wide_and_two_are_a_page(sweep: FakeSweep) -> None:

@@ -23,6 +23,7 @@ from lt_sweeps.reporting.figures.curve_panel import (
     published_for,
 )
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
+from lt_sweeps.reporting.figures.worth import capped, leave_out_if, one_point
 from lt_sweeps.reporting.result_tables import metric_unit, percent_text
 
 _SEEDS = 20  # as many values as fit beside a point
@@ -40,6 +41,7 @@ def metric_figures(analysis: Analysis) -> list[Figure]:
 
 def sparsity_figures(analysis: Analysis) -> list[Figure]:
     """The first metric against sparsity on a linear axis."""
+    leave_out_if(analysis, one_point(analysis.curves))
     return [_figure(analysis, analysis.metric, "sparsity")]
 
 
@@ -47,6 +49,8 @@ def early_stop_figures(analysis: Analysis) -> list[Figure]:
     """The step with the lowest validation loss, which says how soon a ticket learns."""
     if not any(row.best_step is not None for c in analysis.reading.cells for row in c.rows):
         raise NotDrawn("no record has a `best_step`, the step with the lowest validation loss")
+    curves = analysis.curves_of("best_step")
+    leave_out_if(analysis, one_point(curves), capped(curves))
     return [_figure(analysis, "best_step", analysis.layout.x)]
 
 
