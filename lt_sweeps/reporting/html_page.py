@@ -22,7 +22,7 @@ from lt_sweeps.reporting.figures.captions import (
     winning_sentences,
 )
 from lt_sweeps.reporting.figures.style import Figure
-from lt_sweeps.reporting.inline_svg import LARGEST, ZOOM, colour_rules, inline_svg
+from lt_sweeps.reporting.svg_on_page import LARGEST, ZOOM, colour_rules, inline_svg
 
 _MIME_TYPES = {"pdf": "application/pdf", "csv": "text/csv"}
 _OPTIONS = 12  # of a key, named among the words before the rest is counted

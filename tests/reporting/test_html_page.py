@@ -23,7 +23,7 @@ from rich.console import Console
 from lt_sweeps.analysis.record_audit import is_clean
 from lt_sweeps.reporting.figures.style import COLOURS, GREY, PALE, Figure
 from lt_sweeps.reporting.html_page import figure_on_page
-from lt_sweeps.reporting.inline_svg import DARK, LARGEST, ZOOM
+from lt_sweeps.reporting.svg_on_page import DARK, LARGEST, ZOOM
 from lt_sweeps.reporting.sweep_report import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
