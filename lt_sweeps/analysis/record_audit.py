@@ -55,6 +55,11 @@ def audit_line(where: Path, *, cells: Collection[str] | None = None) -> str:
     return audited_cells(where, cells=cells)[0]
 
 
+def is_clean(line: str) -> bool:
+    """Whether this is the line of an audit that found nothing."""
+    return line.startswith("audit of records and headers: ") and "; the first of " not in line
+
+
 def audited_cells(
     where: Path, *, cells: Collection[str] | None = None
 ) -> tuple[str, tuple[AuditedCell, ...]]:

@@ -152,6 +152,8 @@ def layout(keys: Mapping[str, Any]) -> ReportConfig:
     Raises: ValueError naming the key, what was given and what is allowed.
     """
     target = "lt_sweeps.config.report_config.ReportConfig"
+    if isinstance(keys.get("figures"), str):  # `report.figures=curves`
+        keys = {**keys, "figures": [keys["figures"]]}
     return Call.of({"_target_": target, **keys}, where="report")()
 
 

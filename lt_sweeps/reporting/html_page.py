@@ -1,64 +1,146 @@
-"""The report as one HTML file that can be mailed: pictures, numbers and captions are inside it."""
+"""The report as one HTML file that can be mailed: figures, numbers and captions are inside it."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, Template
+from markupsafe import Markup
 from rich.table import Table
 
 from lt_sweeps.analysis.alarms import raised_alarms
+from lt_sweeps.analysis.labels import differences, value_of
+from lt_sweeps.analysis.record_audit import is_clean
+from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import versions_sentence, winning_sentences
+from lt_sweeps.reporting.figures.captions import (
+    not_inferior_sentence,
+    versions_sentence,
+    winning_sentences,
+)
 from lt_sweeps.reporting.figures.style import Figure
+from lt_sweeps.reporting.svg_on_page import LARGEST, ZOOM, colour_rules, inline_svg
 
 _MIME_TYPES = {"pdf": "application/pdf", "csv": "text/csv"}
-_ZOOM = 1.35  # larger than on paper: 6.5 points at 96 pixels to the inch are hard to read
+_OPTIONS = 12  # of a key, named among the words before the rest is counted
+_SEEDS = 60  # characters: thousands of seeds are counted and not named
+_HEADINGS = {
+    "best_step": "Early-stop step",
+    "endpoints": "One number per run",
+    "layers": "Weights remaining in each layer",
+    "cost": "Training that each line took",
+    "overlap": "Overlap of masks",
+    "plane": "Which weights are kept",
+    "signs": "Weights that changed their sign",
+    "probabilities": "Chances to be kept",
+    "profile": "Where the time went",
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What stands on a page beside its figures, in its order."""
+
+    tables: Sequence[Table]  # below the main figure
+    more_tables: Sequence[Table] = ()
+    submitted: str = ""  # the day on which the sweep was last submitted
 
 
 def report_page(
     analysis: Analysis,
     figures: Sequence[Figure],
     files: Mapping[str, bytes],
-    tables: Iterable[Table],
+    page: Page,
     missing: Sequence[str],
 ) -> bytes:
     """The page, made from the files of the figures and the tables of the terminal."""
     reading = analysis.reading
-    seeds = {cell.seed for cell in reading.cells}
-    warnings = [
+    findings = [
         reading.unfinished and f"Unfinished: {reading.unfinished}. Missing numbers are marked.",
         versions_sentence(reading.versions),
         *raised_alarms(analysis),
-        *reading.notes,
+        *(note for note in reading.notes if not is_clean(note)),
     ]
+    answers = [*analysis.test_sentences, *winning_sentences(analysis)]
+    shown = [figure_on_page(figure, files) for figure in figures]
     return (
         page_template("page.html")
         .render(
             name=reading.name,
-            facts=f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages. "
-            f"Version of the code: {', '.join(reading.versions) or 'unknown'}.",
-            warnings=[line for line in warnings if line],
-            figures=[figure_on_page(figure, files) for figure in figures],
-            answers=[*analysis.test_sentences, *winning_sentences(analysis)],
-            tables=[table_on_page(table) for table in tables],
-            missing=[line.replace(": not drawn, because", ":") for line in missing],
+            question=analysis.layout.title or "",
+            facts=_what_ran(analysis, page.submitted),
+            quiet=[note for note in reading.notes if is_clean(note)],
+            findings=[line for line in findings if line],
+            answers=answers or [not_inferior_sentence(analysis) or _NO_TEST],
+            main=shown[:1],
+            figures=shown[1:],
+            tables=[table_on_page(table) for table in page.tables],
+            more_tables=[table_on_page(table) for table in page.more_tables],
+            missing="; ".join(line.replace(": not drawn, because", ":") for line in missing),
         )
         .encode()
     )
 
 
+_NO_TEST = "No line is tested against another: `report.baseline=LINE` names the line to test."
+
+
+def _what_ran(analysis: Analysis, submitted: str) -> dict[str, str]:
+    """What a reader asks first: words, model, data, code and day, each with its name."""
+    reading = analysis.reading
+    seeds = {cell.seed for cell in reading.cells}
+    size = f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages"
+    facts = {
+        "Words": " ".join(_words(reading.cells)),
+        **{name: _options(reading.cells, key) for name, key in _GROUPS.items()},
+        "Size": size if reading.cells else "",
+        "Code": ", ".join(reading.versions) or "unknown version",
+        "Submitted": submitted,
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+_GROUPS = {"Model": "model", "Data": "dataset", "Method": "method"}
+
+
+def _words(cells: Sequence[CellResults]) -> list[str]:
+    """The experiment and the keys in which the cells differ, as they are typed."""
+    experiments = dict.fromkeys(cell.experiment for cell in cells)
+    keys = [f"experiment={name}" for name in experiments if name != "default"]
+    swept = [f"{key}={_options(cells, key)}" for key in differences(cells)]
+    seeds = ",".join(dict.fromkeys(cell.seed for cell in cells))
+    return [*keys, *swept, *([f"seed={seeds}"] if len(seeds) <= _SEEDS else [])]
+
+
+def _options(cells: Sequence[CellResults], key: str) -> str:
+    values = list(dict.fromkeys(str(v) for c in cells if (v := value_of(c, key)) is not None))
+    more = [f"... ({len(values)} in all)"] if len(values) > _OPTIONS else []
+    return ",".join([*values[:_OPTIONS], *more])
+
+
 def page_template(name: str) -> Template:
-    """A template of this folder."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(autoescape=True, loader=loader).get_template(name)
+    """A template of this folder, with the colours of the figures at hand."""
+    environment = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__).parent))
+    environment.globals["colours"] = Markup(colour_rules(dark=False))
+    environment.globals["dark_colours"] = Markup(colour_rules(dark=True))
+    return environment.get_template(name)
 
 
-def figure_on_page(figure: Figure, files: Mapping[str, bytes]) -> dict[str, object]:
-    """A figure as the templates show it, from its files by name."""
-    png = files[f"{figure.name}.png"]
+def figure_on_page(
+    figure: Figure, files: Mapping[str, bytes], section: str = ""
+) -> dict[str, object]:
+    """A figure as the templates show it, from its files by name.
+
+    Figures of several sections of a page may have one name, and ids that hold the section's.
+    """
+    place = "-".join(filter(None, [section, figure.name]))
+    svg, png = files[f"{figure.name}.svg"], files[f"{figure.name}.png"]
+    shown = ""
+    if len(svg) <= LARGEST:
+        shown = Markup(inline_svg(svg, place, heading(figure.name), figure.tips))
     # A PNG starts with 8 bytes of signature, then its IHDR chunk: length, name, and at byte 16 the
     # width. It was drawn at 300 pixels to the inch, and browsers count 96.
     width = int.from_bytes(png[16:20], "big")
@@ -67,13 +149,23 @@ def figure_on_page(figure: Figure, files: Mapping[str, bytes]) -> dict[str, obje
         for kind, mime in _MIME_TYPES.items()
     }
     return {
+        "id": place,
         "name": figure.name,
+        "heading": heading(figure.name),
         "caption": figure.caption,
-        "stages": figure.stages,
-        "png": _base64(png),
-        "width": round(width / 300 * 96 * _ZOOM),
+        "svg": shown,
+        "tips": bool(shown and figure.tips),
+        "png": "" if shown else _base64(png),
+        "width": round(width / 300 * 96 * ZOOM),
         "links": links,
     }
+
+
+def heading(name: str) -> str:
+    """The heading of a figure, from the name of its file."""
+    metric, by, axis = name.partition("_by_")
+    words = _HEADINGS.get(metric) or metric.replace("_", " ")
+    return f"{words[:1].upper()}{words[1:]}{f' by {axis}' if by else ''}"
 
 
 def table_on_page(table: Table) -> dict[str, object]:

@@ -87,7 +87,7 @@ def draw_paper(
                 "shows": part.section.shows,
                 "missing": part.missing,
                 "says": part.says,
-                "figures": [figure_on_page(figure, files) for figure in part.figures],
+                "figures": [figure_on_page(figure, files, part.id) for figure in part.figures],
                 "tables": [table_on_page(table) for table in tables],
             }
         )

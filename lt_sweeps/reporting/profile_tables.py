@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 from rich.table import Table
 
-from lt_sweeps.storage.pack_profile import PARTS, read_profiles
+from lt_sweeps.storage.pack_profile import PARTS, PackProfile
 
 
-def profile_table(logs: Path) -> Table | None:
-    """Seconds of all packs by part, from the profiles beside their logs; None without any."""
-    profiles = list(read_profiles(logs))
+def seconds_by_part(profiles: Sequence[PackProfile]) -> dict[str, float]:
+    """Seconds of all packs together."""
+    return {part: sum(each.seconds.get(part, 0.0) for each in profiles) for part in PARTS}
+
+
+def profile_title(profiles: Sequence[PackProfile]) -> str:
+    steps = sum(each.steps * each.stack_size for each in profiles)
+    return f"profile of {len(profiles)} packs, {steps:,} replicate-steps"
+
+
+def profile_table(profiles: Sequence[PackProfile]) -> Table | None:
+    """Seconds of all packs by part; None without any."""
     if not profiles:
         return None
-    totals = {part: sum(each.seconds.get(part, 0.0) for each in profiles) for part in PARTS}
+    totals = seconds_by_part(profiles)
     whole = sum(totals.values()) or 1.0
-    steps = sum(each.steps * each.stack_size for each in profiles)
-    table = Table("part", title=f"profile of {len(profiles)} packs, {steps:,} replicate-steps")
+    table = Table("part", title=profile_title(profiles))
     for column in ("seconds", "share"):
         table.add_column(column, justify="right")
     for part, seconds in totals.items():

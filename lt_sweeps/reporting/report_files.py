@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting import csv_tables
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.style import PICTURES, Figure, csv_bytes, figure_files
-from lt_sweeps.reporting.html_page import report_page
+from lt_sweeps.reporting.html_page import Page, report_page
 from lt_sweeps.reporting.written_report import (
     FILE,
     FORMAT,
@@ -35,9 +34,14 @@ from lt_sweeps.storage.checked_read import read_file
 
 
 def write_report(
-    analysis: Analysis, folder: Path, tables: Iterable[Table], *, made_from: str = ""
+    analysis: Analysis,
+    folder: Path,
+    page: Page,
+    *,
+    more_figures: Sequence[Figure] = (),
+    made_from: str = "",
 ) -> tuple[list[str], Text]:
-    """Draw and write everything, each file whole; `tables` are shown on the page.
+    """Draw and write everything, each file whole; `page` says what else the page shows.
 
     A figure that is drawn in the folder already, from the same numbers, is kept. `made_from` is the
     digest of what was read, which `is_current` compares.
@@ -45,6 +49,7 @@ def write_report(
     Returns why some figures are not drawn, and a line that says what was written where.
     """
     figures, missing = draw_figures(analysis)
+    figures += more_figures
     tables_of_numbers = {
         "summary": csv_tables.summary_table(analysis.curves),
         "tests": csv_tables.verdicts_table(analysis),
@@ -57,7 +62,7 @@ def write_report(
     kept = _kept_pictures(folder, sources)
     for figure in figures:
         files |= figure_files(figure, kept.get(figure.name, {}))
-    files["index.html"] = report_page(analysis, figures, files, tables, missing)
+    files["index.html"] = report_page(analysis, figures, files, page, missing)
     # Last, because it holds the checksums of all others: a report that was interrupted while it was
     # written has no report.json, or the former one, and `--check` finds the files that differ.
     about = _report_json(analysis, figures, files, sources)

@@ -21,6 +21,7 @@ from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.significance import Verdict, caveats, conclusions
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import layout
+from lt_sweeps.reporting.html_page import Page
 from lt_sweeps.reporting.report_files import print_lines, write_report
 from lt_sweeps.reporting.result_tables import new_table
 from lt_sweeps.reporting.terminal_tables import line_verdicts_table, p_text
@@ -66,7 +67,7 @@ def compare_sweeps(
     console.print(both.layout.title, markup=False)
     for table in _tables(both):
         console.print(table)
-    _, location = write_report(both, folder, _tables(both))
+    _, location = write_report(both, folder, Page(list(_tables(both))))
     print_lines(console, [*_remarks(both), location])
     return both.tests
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,15 @@ from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.reporting import report_files
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.captions import report_moment, versions_sentence, winning_sentences
+from lt_sweeps.reporting.figures.profile_bars import profile_figures
+from lt_sweeps.reporting.html_page import Page
 from lt_sweeps.reporting.profile_tables import profile_table
 from lt_sweeps.reporting.result_tables import accuracy_tables
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, verdict_tables
 from lt_sweeps.reporting.written_report import digest_of_inputs, read_report_json, subfolder
 from lt_sweeps.storage.measured_speeds import read_speeds
+from lt_sweeps.storage.pack_profile import read_profiles
+from lt_sweeps.storage.sweep_folder import SweepFolder
 
 PAGE_WIDTH = 10_000  # characters: on the page, which scrolls, a table is never split
 
@@ -62,14 +67,20 @@ def report(
     audit, cells = audited_cells(source)
     by_experiment = _analyses(source, options, cells)
     del cells  # they hold every config twice
-    profile = profile_table(source / "logs")
+    profiles = list(read_profiles(source / "logs"))
+    profile = profile_table(profiles)
     for name, analysis in by_experiment.items():
         reading = replace(analysis.reading, notes=(*analysis.reading.notes, audit))
         analysis = replace(analysis, reading=reading)
         missing, location = report_files.write_report(
             analysis,
             folder / subfolder(name),
-            filter(None, [*_tables(analysis, PAGE_WIDTH), profile]),
+            Page(
+                list(_main_tables(analysis, PAGE_WIDTH)),
+                [*_more_tables(analysis), *([profile] if profile else [])],
+                _day_of(source),
+            ),
+            more_figures=profile_figures(profiles),
             made_from=made_from,
         )
         _print(analysis, missing, console)
@@ -95,6 +106,7 @@ def check(
     source, console = Path(source), console or Console()
     folder = _report_folder(source, out)
     faults: list[str] = []
+    profile = profile_figures(list(read_profiles(source / "logs")))
     for name in _analyses(source, {}):
         place = folder / subfolder(name)
         written = read_report_json(place)
@@ -102,7 +114,7 @@ def check(
         # The options of one experiment may name lines that another has not, so each is analysed
         # with its own, and the rest of that analysis is thrown away.
         figures, _ = draw_figures(_analyses(source, written["layout"])[name])
-        changes = report_files.report_changes(place, written, figures)
+        changes = report_files.report_changes(place, written, [*figures, *profile])
         faults += [f"{place}: {change}" for change in changes]
     report_files.print_lines(console, faults or [f"{folder}: every figure is what the data say"])
     return not faults
@@ -144,10 +156,22 @@ def _options_in(path: Path) -> Mapping[str, Any]:
     return content["report"]
 
 
-def _tables(analysis: Analysis, width: int) -> Iterator[Table]:
+def _day_of(source: Path) -> str:
+    """The day (UTC) on which a sweep was last submitted; a root has none."""
+    sweep = SweepFolder(source)
+    if not sweep.exists:
+        return ""
+    return datetime.fromtimestamp(sweep.path.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d")
+
+
+def _main_tables(analysis: Analysis, width: int) -> Iterator[Table]:
+    """What the main figure shows, as numbers."""
     title, band = _title(analysis), analysis.layout.band
     shown = {"title": title, "band": band, "speeds": read_speeds(analysis.reading.root)}
     yield from accuracy_tables(analysis.curves, **shown, width=width)
+
+
+def _more_tables(analysis: Analysis) -> Iterator[Table]:
     if analysis.curves:
         yield from endpoint_tables(analysis)
         yield from verdict_tables(analysis)
@@ -164,7 +188,7 @@ def _title(analysis: Analysis) -> str:
 
 def _print(analysis: Analysis, missing: Sequence[str], console: Console) -> None:
     reading = analysis.reading
-    for table in _tables(analysis, console.width):
+    for table in (*_main_tables(analysis, console.width), *_more_tables(analysis)):
         console.print(table)
     lines = [
         *([] if analysis.curves else [_title(analysis), "no records yet"]),

@@ -15,9 +15,11 @@ from rich.console import Console
 
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.style import COLUMN, PAGE, figure_files, line_styles
+from lt_sweeps.reporting.figures.worth import all_alike, capped, one_point
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.reporting.terminal_tables import endpoint_tables
 
@@ -141,7 +143,6 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
         "Holm within each panel",
         "Not inferior to dense by 2 points",
         "large_final 80%, random 100%",
-        "From 3 stages (dense, large_final-1, random-1).",
     ):
         assert says in figure.caption
     assert figure.stages == ("dense", "large_final-1", "random-1")
@@ -244,6 +245,32 @@ def test_each_experiment_of_a_sweep_is_reported_in_its_own_layout(sweep: FakeSwe
     assert bands == ["sd", "ci"]
 
 
+def test_a_figure_that_says_nothing_is_left_out_unless_it_is_asked_for(sweep: FakeSweep) -> None:
+    # Two lines whose layers are equal, and whose trainings were best when they ended.
+    for name in ("large_final", "random"):
+        chosen, ended = {"mask_criterion": name}, {"best_step": 100}
+        sweep.cell(name, accuracies=[0.9, 0.8], choices=chosen, more=ended)
+    left_out = {
+        "early_stop": "early_stop: not drawn, because at least half of the trainings were still",
+        "layers": "layers: not drawn, because its lines are identical",
+    }
+    drawn, reasons = draw_figures(found(sweep, masks_at=[0.2]))
+    assert len(reasons) < 8 and {"accuracy", "accuracy_by_sparsity"} <= {f.name for f in drawn}
+    for name, why in left_out.items():
+        assert any(reason.startswith(why) for reason in reasons), reasons
+        asked, none = draw_figures(found(sweep, figures=name, masks_at=[0.2]))
+        assert len(asked) == 1 and not none and asked[0].name not in {each.name for each in drawn}
+
+
+def test_the_rules_of_what_says_something() -> None:
+    rows = [("p", line, x, 1.0 + x) for line in "ab" for x in range(2)]
+    alike = pd.DataFrame(rows, columns=["panel", "line", "x", "y"])
+    other = alike.assign(y=[1.0, 2.0, 1.0, 3.0])
+    assert all_alike(alike, "x", ["y"]) and not all_alike(other, "x", ["y"])
+    assert not all_alike(alike[alike["line"] == "a"], "x", ["y"]), "one line is no repetition"
+    assert not one_point([]) and not capped([])
+
+
 def test_one_panel_is_a_column_wide_and_two_are_a_page(sweep: FakeSweep) -> None:
     for model, inches in (("fc", COLUMN), ("conv4", PAGE)):
         sweep.cell(model, accuracies=[0.9, 0.8], choices={"model": model})
@@ -258,7 +285,7 @@ def test_the_same_numbers_give_the_same_files(sweep: FakeSweep) -> None:
     criteria(sweep, "large_final", "random")
     one, other = (figure_files(metric_figures(found(sweep))[0]) for _ in range(2))
     assert one == other and {name.rpartition(".")[2] for name in one} == {
-        *("png", "pdf", "csv", "txt")
+        *("png", "pdf", "svg", "csv", "txt")
     }
 
 

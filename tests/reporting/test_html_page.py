@@ -5,18 +5,25 @@ from __future__ import annotations
 import base64
 import html.parser
 import io
+import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from fixtures.fake_results import FakeSweep
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure as Sheet
 from PIL import Image
 from rich.console import Console
 
-from lt_sweeps.reporting.figures.style import COLOURS
+from lt_sweeps.analysis.record_audit import is_clean
+from lt_sweeps.reporting.figures.style import COLOURS, GREY, PALE, Figure
+from lt_sweeps.reporting.html_page import figure_on_page
+from lt_sweeps.reporting.svg_on_page import DARK, LARGEST, ZOOM
 from lt_sweeps.reporting.sweep_report import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -43,11 +50,17 @@ class _Read(html.parser.HTMLParser):
     def __init__(self, page: Path) -> None:
         super().__init__()
         self.links: list[str] = []
+        self.ids: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.tips: list[str] = []
         self.text = ""
         self.feed(page.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag not in ("script", "link", "iframe")
+        assert tag not in ("link", "iframe", "object") and not (tag == "script" and attrs)
+        self.tags[tag] += 1
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.tips += [value for name, value in attrs if name == "data-tip" and value]
         self.links += [value for name, value in attrs if name in ("src", "href") and value]
 
     def handle_data(self, data: str) -> None:
@@ -61,19 +74,63 @@ def test_nothing_of_the_page_lies_outside_it(page: Path) -> None:
 
 def test_its_pictures_and_numbers_are_the_files_beside_it(page: Path) -> None:
     inside = [base64.b64decode(x.split(",")[1]) for x in _Read(page).links if x[0] != "#"]
-    for name in ("accuracy.png", "accuracy.pdf", "accuracy.csv", "cost.png"):
+    for name in ("accuracy.pdf", "accuracy.csv", "cost.pdf"):
         assert (page.parent / name).read_bytes() in inside
+    drawn, shown = (page.parent / "accuracy.svg").read_text(), page.read_text()
+    for path in re.findall(r'<path d="[^"]{40,}"', drawn):
+        assert "\n".join(line.strip() for line in path.splitlines()) in shown
 
 
-def test_it_says_what_the_terminal_says(page: Path) -> None:
-    text = _Read(page).text
-    assert "a<b>&c" in text  # and not as markup
-    assert "Unfinished: 1 of 7 cells unfinished" in text
-    assert "never reaches 0.05" in text and "random minus large_final" in text
-    assert "large_final-1" in text  # the ids of the stages
+def test_each_figure_has_a_heading_and_every_id_is_its_own(page: Path) -> None:
+    read = _Read(page)
+    assert read.tags["figure"] == read.tags["svg"] == 2 and read.tags["img"] == 0
+    assert [name for name in read.ids if name.endswith("-heading")] == [
+        *("accuracy-heading", "cost-heading")
+    ]
+    assert len(read.ids) == len(set(read.ids))
+    used = re.findall(r"url\(#([^)]*)\)", page.read_text())
+    used += [link[1:] for link in read.links if link[0] == "#"]
+    assert used and set(used) <= set(read.ids)
 
 
-@pytest.mark.parametrize("width", [1200, 420])
+def test_the_page_follows_dark_mode_with_all_of_its_colours(page: Path) -> None:
+    text = page.read_text()
+    assert "prefers-color-scheme: dark" in text
+    svgs = "".join(re.findall("<svg.*?</svg>", text, flags=re.DOTALL))
+    assert "var(--0072b2)" in svgs and "#0072b2" not in svgs
+    assert not re.findall(r"(?:fill|stroke): ?#[0-9a-f]{3,8}", svgs), "no dark colour for it"
+    assert {colour.lower() for colour in (*COLOURS, GREY, PALE)} <= set(DARK)
+
+
+def test_the_main_figure_has_the_values_of_each_seed_at_each_marker(page: Path) -> None:
+    tips = _Read(page).tips
+    assert len(tips) == 6  # two lines, three levels
+    wanted = "large_final, 80.0% left (level 1)\ntest accuracy (%) 91.00 [90.00, 92.00], n = 3"
+    assert f"{wanted}\nby seed: 0: 90.00, 1: 91.00, 2: 92.00" in tips
+
+
+def test_a_page_does_not_grow_with_what_its_figures_repeat(page: Path) -> None:
+    read, text = _Read(page), page.read_text()
+    svgs = "".join(re.findall("<svg.*?</svg>", text, flags=re.DOTALL))
+    elements = sum(read.tags[tag] for tag in ("use", "path", "text", "g"))
+    assert len(svgs) < 250 * elements, "fonts or ids in every element"
+
+
+def test_a_figure_of_too_many_marks_is_shown_as_pixels() -> None:
+    png = b"\x89PNG\r\n\x1a\n" + bytes(8) + (975).to_bytes(4, "big")
+    figure = Figure("cost", "", pd.DataFrame(), (), Sheet)
+    files = {"cost.png": png, "cost.svg": bytes(LARGEST + 1), "cost.pdf": b"", "cost.csv": b""}
+    shown = figure_on_page(figure, files)
+    assert not shown["svg"] and shown["png"] and shown["width"] == round(975 / 300 * 96 * ZOOM)
+
+
+def test_an_audit_is_a_warning_only_where_it_found_something(page: Path) -> None:
+    found = "audit of records and headers: 1 failed; the first of 1: a"
+    assert is_clean("audit of records and headers: 10 checks passed") and not is_clean(found)
+    assert '<p class="warn">audit of records and headers: ' in page.read_text()  # of made-up files
+
+
+@pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; Debian's package is `chromium`")
 def test_a_browser_draws_it(page: Path, tmp_path: Path, width: int) -> None:
     shot = tmp_path / "shot.png"
@@ -89,5 +146,22 @@ def test_a_browser_draws_it(page: Path, tmp_path: Path, width: int) -> None:
     for colour in COLOURS[:2]:  # the two lines of the figure, loaded and in view
         near = np.abs(seen - np.array([round(255 * part) for part in to_rgb(colour)])).max(-1) < 12
         assert near.sum() > 100
+    # A table scrolls in its own frame: the page itself is not wider than the window.
+    dom = subprocess.run(
+        [CHROMIUM, *flags, home, size[0], "--dump-dom", _measured(page, tmp_path).as_uri()],
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    assert b'<body data-beyond="0"' in dom.stdout
     rows = np.flatnonzero((seen < 128).all(-1).sum(-1))  # dark text
     assert rows.max() > 1000  # down to the tables, below two figures
+
+
+def _measured(page: Path, folder: Path) -> Path:
+    """The page, saying how many pixels of it lie to the right of the window."""
+    copy = folder / "measured.html"
+    beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    script = f"<script>document.body.dataset.beyond = {beyond}</script>"
+    copy.write_text(page.read_text().replace("</body>", f"{script}</body>"))
+    return copy

@@ -19,9 +19,17 @@ from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures import captions, style
 from lt_sweeps.reporting.figures.axes import configured_limits, y_limits
-from lt_sweeps.reporting.figures.curve_panel import draw_panel, drawable_points, published_for
+from lt_sweeps.reporting.figures.curve_panel import (
+    draw_panel,
+    drawable_points,
+    mark_id,
+    published_for,
+)
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
+from lt_sweeps.reporting.figures.worth import capped, leave_out_if, one_point
+from lt_sweeps.reporting.result_tables import percent_text
 
+_SEEDS = 20  # as many values as fit beside a point
 _SUFFIXES = {"remaining": "", "sparsity": "_by_sparsity", "level": "_by_level"}  # of file names
 
 
@@ -39,6 +47,7 @@ def metric_figures(analysis: Analysis) -> list[Figure]:
 
 def sparsity_figures(analysis: Analysis) -> list[Figure]:
     """The first metric against sparsity on a linear axis."""
+    leave_out_if(analysis, one_point(analysis.curves))
     return _figures(analysis, analysis.layout.metrics[0], "sparsity")
 
 
@@ -46,6 +55,8 @@ def early_stop_figures(analysis: Analysis) -> list[Figure]:
     """The step with the lowest validation loss, which says how soon a ticket learns."""
     if not any(row.best_step is not None for c in analysis.reading.cells for row in c.rows):
         raise NotDrawn("no record has a `best_step`, the step with the lowest validation loss")
+    curves = analysis.curves_of("best_step")
+    leave_out_if(analysis, one_point(curves), capped(curves))
     return _figures(analysis, "best_step", analysis.layout.x)
 
 
@@ -66,6 +77,7 @@ def _figures(
             layout=layout,
             metric=metric,
             x=x,
+            first=asked == layout.metrics[0],
         )
         for metric, curves in by_metric.items()
     ]
@@ -79,9 +91,11 @@ def _figure(
     layout: ReportConfig,
     metric: Quantity,
     x: str,
+    first: bool,
 ) -> Figure:
     drawn = _told_apart(curves)
     stages = captions.stage_ids([point for curve in curves for point in curve.points])
+    is_main = first and x == layout.x
     sentences = (
         *conclusions(verdicts, analysis.layout),
         *(captions.winning_sentences(analysis) if verdicts else ()),
@@ -104,11 +118,30 @@ def _figure(
     )
     return Figure(
         name=metric.file_name + _SUFFIXES[x],
-        caption=captions.caption(analysis, *sentences, stages=stages),
+        caption=captions.caption(analysis, *sentences),
         data=_data(curves, layout, metric.name, verdicts),
         stages=stages,
         draw=partial(_draw, drawn, layout, metric.name, x, verdicts),
+        tips=_tips(drawn, layout, metric) if is_main else {},
     )
+
+
+def _tips(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> dict[str, str]:
+    """For each marker, by its id: line, level, mean and band, and the value of each seed."""
+    name, scale, digits = metric.label, metric.scale, metric.digits
+    tips = {}
+    for curve in curves:
+        for point in drawable_points(curve):
+            low, high = (scale * edge for edge in point.band(layout.band))
+            band = "" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
+            seeds = [f"{seed}: {scale * v:.{digits}f}" for seed, v in point.values.items()]
+            more = f", and {len(seeds) - _SEEDS} more" if len(seeds) > _SEEDS else ""
+            tips[mark_id(curve, point)] = (
+                f"{curve.label}, {percent_text(point.percent)}% left (level {point.level})\n"
+                f"{name} {scale * point.mean:.{digits}f}{band}, n = {point.n_finite}\n"
+                f"by seed: {', '.join(seeds[:_SEEDS])}{more}"
+            )
+    return tips
 
 
 def _told_apart(curves: Sequence[Curve]) -> list[Curve]:

@@ -6,7 +6,6 @@ therefore repeats how many seeds there are, which test was used and what is miss
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 
@@ -25,7 +24,7 @@ from lt_sweeps.reporting.result_tables import percent_text
 _MOMENTS = {"best": "at the lowest validation loss", "end": "at the end of training"}
 
 
-def caption(analysis: Analysis, *sentences: str, stages: Sequence[str]) -> str:
+def caption(analysis: Analysis, *sentences: str) -> str:
     """The question, the sentences of this figure, and those that every figure has."""
     title = (analysis.layout.title or "").rstrip(".")
     unfinished = analysis.reading.unfinished
@@ -34,7 +33,6 @@ def caption(analysis: Analysis, *sentences: str, stages: Sequence[str]) -> str:
         *sentences,
         f"Unfinished: {unfinished}." if unfinished else "",
         versions_sentence(analysis.reading.versions),
-        _stages_sentence(stages),
     ]
     return " ".join(filter(None, whole))
 
@@ -48,24 +46,13 @@ def one_figure(
     *sentences: str,
 ) -> list[Figure]:
     """The figures of a kind that has only one, with its caption."""
-    return [Figure(name, caption(analysis, *sentences, stages=stages), data, stages, draw)]
+    return [Figure(name, caption(analysis, *sentences), data, stages, draw)]
 
 
 def versions_sentence(versions: Sequence[str]) -> str:
     """A warning where the records come from more than one version of the code."""
     several = f"Made by {len(versions)} versions of the code: {', '.join(versions)}."
     return several if len(versions) > 1 else ""
-
-
-def _stages_sentence(stages: Sequence[str]) -> str:
-    """The stages behind a figure: their number, and their names or a digest of all of them."""
-    if not stages:
-        return ""
-    # Two figures with the same digest show the same trainings, whoever made them. Twelve hex digits
-    # (48 bits) tell apart every pair of figures that a lab will draw.
-    name = hashlib.sha256("\n".join(sorted(stages)).encode()).hexdigest()[:12]
-    named = ", ".join(stages) if len(stages) <= 3 else f"set {name}"
-    return f"From {len(stages)} stage{'s' * (len(stages) > 1)} ({named})."
 
 
 def seeds_sentence(curves: Sequence[Curve], layout: ReportConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -72,6 +73,12 @@ def drawable_points(curve: Curve) -> list[Point]:
     return [point for point in curve.points if point.n_finite and point.percent > 0]
 
 
+def mark_id(curve: Curve, point: Point) -> str:
+    """The id of a point's marker in the SVG, by which the page finds its values."""
+    place = "\n".join([curve.panel, curve.name, *sorted(point.stages), *point.at])
+    return f"point-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+
+
 def published_for(layout: ReportConfig, curves: Sequence[Curve], metric: str) -> list[Published]:
     """The published numbers of a metric whose `where` fits a curve of the panel."""
     return [
@@ -103,7 +110,8 @@ def _line(
     for left, height, point in zip(at, y, points, strict=True):
         lost = point.n_collapsed > 0 or point.n_finite < point.n
         alpha = _FAINT if point.n < len(curve.seeds) else 1.0
-        options = {"markeredgewidth": 0.7, "alpha": alpha, "zorder": 3}
+        about = {"alpha": alpha, "gid": mark_id(curve, point)}
+        options = {"markeredgewidth": 0.7, "zorder": 3, **about}
         draw_marker(axes, left, height, style, MARKER, filled=not lost, **options)
 
 

@@ -18,6 +18,7 @@ from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import one_figure, panel_at, stage_ids
 from lt_sweeps.reporting.figures.marks import banded_lines
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
+from lt_sweeps.reporting.figures.worth import all_alike, leave_out_if
 
 
 def layer_figures(analysis: Analysis) -> list[Figure]:
@@ -26,6 +27,7 @@ def layer_figures(analysis: Analysis) -> list[Figure]:
     data = pd.DataFrame([row for curve, point in levels for row in _rows(curve, point)])
     if data.empty:
         raise NotDrawn("no line has a level near a sparsity of `report.masks_at`")
+    leave_out_if(analysis, all_alike(data, "number", ("mean", "min", "max")))
     # Styles follow the order of all lines, so that a line looks as it does in the other figures
     # even when some line has no level here.
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])

@@ -11,7 +11,7 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib as mpl
@@ -28,7 +28,7 @@ COLUMN, PAGE = 3.25, 6.75  # inches
 GREY, PALE = "#555555", "#E5E5E5"
 SMALL, NORMAL = 6.5, 7.5  # points
 MARKER = 3.2  # points
-PICTURES = ("png", "pdf")
+PICTURES = ("png", "pdf", "svg")
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"]
 COLOURS += ["#E69F00", "#56B4E9", "#7A4A12", "#7F7F00"]
 MARKERS = "os^DvPX<>p*h"
@@ -37,8 +37,10 @@ MARKERS = "os^DvPX<>p*h"
 # alike; 12 markers alone keep the first 12 apart in greyscale.
 LOOKS = 36
 DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))]
-# Type 42 fonts: text in a PDF stays text, and journals accept it.
+# Type 42 fonts: text in a PDF stays text, and journals accept it. In an SVG it stays text too, and
+# the salt is what makes its ids the same each time.
 _RC: Any = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
+_RC |= {"svg.fonttype": "none", "svg.hashsalt": "lt_sweeps"}
 
 
 class NotDrawn(Exception):
@@ -58,6 +60,7 @@ class Figure:
     stages: tuple[str, ...]
     draw: Callable[[], Sheet]
     code: str = ""  # what it is drawn with, where that is a user's
+    tips: Mapping[str, str] = field(default_factory=dict)  # what the page says at a mark, by its id
 
 
 @dataclass(frozen=True)
@@ -165,9 +168,9 @@ def rows_height(labels: Sequence[str], *, each: float) -> float:
 
 
 def figure_files(figure: Figure, pictures: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-    """The figure as its files: PNG, PDF, its numbers as CSV, its caption and stages as text.
+    """The figure as its files: PNG, PDF, SVG, its numbers as CSV, its caption and stages as text.
 
-    `pictures` are its PNG and PDF where they have been drawn before.
+    `pictures` are its PNG, PDF and SVG where they have been drawn before.
     """
     ids = "".join(f"{stage}\n" for stage in figure.stages)
     text = f"{figure.caption}\n\nStages ({len(figure.stages)}):\n{ids}"
@@ -183,13 +186,15 @@ def _pictures(figure: Figure) -> dict[str, bytes]:
     with mpl.rc_context(_RC):
         sheet = figure.draw()
         png = _saved(sheet, "png", dpi=300, metadata={"Description": figure.caption})
-        # Saving the PNG has laid out the figure. A second layout for the PDF would give the same
+        # Saving the PNG has laid out the figure. A second layout for the others would give the same
         # positions and double the time.
         sheet.set_layout_engine("none")
         # Without a creation date the same numbers give the same bytes, which checksums need.
         about = {"Title": figure.name, "Subject": figure.caption, "CreationDate": None}
         pdf = _saved(sheet, "pdf", metadata=about)
-    return {f"{figure.name}.png": png, f"{figure.name}.pdf": pdf}
+        svg = _saved(sheet, "svg", metadata={"Date": None})
+    made = zip(PICTURES, (png, pdf, svg), strict=True)
+    return {f"{figure.name}.{kind}": content for kind, content in made}
 
 
 def csv_bytes(data: pd.DataFrame) -> bytes:
