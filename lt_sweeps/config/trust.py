@@ -71,7 +71,9 @@ def _check(target: Any, where: str, trust: Collection[str]) -> None:
     if isinstance(target, str) and any(target.startswith(f"{module}.") for module in trust):
         return
     module = str(target).rpartition(".")[0]
-    hint = f"; hint: trust={module} if you know its code" if module.isidentifier() else ""
+    top, *rest = module.split(".")
+    names = top != OURS and all(part.isidentifier() for part in (top, *rest))
+    hint = f"; hint: trust={module} if you know its code" if names else ""
     raise ValueError(
         f"{where}: names `{target}`, which is no option of {OURS}, and code that others name is "
         f"not run{hint}"

@@ -29,7 +29,7 @@ def sweep(tmp_path: Path) -> FakeSweep:
 
 
 def test_a_stored_figure_is_drawn_only_by_a_module_that_is_trusted(sweep: FakeSweep) -> None:
-    with pytest.raises(ValueError, match="and code that others name is not run"):
+    with pytest.raises(ValueError, match=f"is not run; hint: trust={MODULE} if"):
         report(sweep.folder, console=Console(quiet=True))
     for trust in (None, (MODULE,)):
         folder = report(sweep.folder, console=Console(quiet=True), trust=trust)

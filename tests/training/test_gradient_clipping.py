@@ -35,7 +35,7 @@ def test_it_is_that_of_torch_and_waits_for_no_device(limit: float) -> None:
             getattr(gradient_clipping, kind)(ours, limit=limit)
         assert not traffic.waits
         for parameter, grad in zip(parameters, ours.values(), strict=True):
-            assert torch.equal(parameter.grad, grad)
+            assert parameter.grad is not None and torch.equal(parameter.grad, grad)
 
 
 @pytest.mark.parametrize("method", ["imp", "continuous_sparsification"])
