@@ -242,6 +242,7 @@ _LATER = {
     "precision": "float32",
     "mask_criterion": {"granularity": "weight"},
     "model": {"weights": None, "redraw": []},
+    "recipe": {"clip": None},
 }
 """Keys that cells of earlier versions do not have, and what they would hold there."""
 
@@ -271,7 +272,7 @@ def _is_planned(config: Mapping[str, Any]) -> bool:
 
 
 @functools.cache
-def _default_task() -> Mapping[str, Any]:
+def _default_task() -> dict[str, Any]:
     """The settings of `task=classification`, which every task was."""
     path = CONF / "task" / "classification.yaml"
     return _flat({"task": yaml.safe_load(path.read_text())}) if path.exists() else {}

@@ -33,7 +33,7 @@ def timm(input_shape: Sequence[int], classes: int, *, name: str) -> nn.Module:
         ValueError: timm is not installed, or has no such architecture.
     """
     try:
-        import timm as library
+        import timm as library  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError("timm is not installed; pip install timm") from None
     if not library.is_model(name):

@@ -96,7 +96,7 @@ def _torchvision(name: str) -> Path:
 
     try:
         weights: Any = (
-            models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT
+            models.get_weight(name) if "." in name else models.get_model_weights(name)["DEFAULT"]
         )
     except (ValueError, AttributeError, KeyError) as error:
         said = " ".join(str(error).split())
@@ -116,8 +116,10 @@ def _torchvision(name: str) -> Path:
 def _timm(name: str) -> Path:
     """Where Hugging Face keeps the weights of a model of timm."""
     try:
-        import timm
-        from huggingface_hub import try_to_load_from_cache
+        import timm  # pyright: ignore[reportMissingImports]
+        from huggingface_hub import (  # pyright: ignore[reportMissingImports]
+            try_to_load_from_cache,
+        )
     except ImportError:
         raise ValueError(f"{_WHERE}: timm is not installed; pip install timm") from None
     try:

@@ -12,6 +12,7 @@ from lt_sweeps.sparsity.sparsifiers import Sparsifier, TrainingState, overrides
 from lt_sweeps.storage.ticket import State, Ticket, remaining
 from lt_sweeps.training.arithmetic import takes_one_kernel
 from lt_sweeps.training.mask_action import MaskAction
+from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.stack import Stack
 
 
@@ -65,7 +66,12 @@ class FixedMask(MaskAction):
         rewired = overrides(self.sparsifier, Sparsifier.rewire)
         self._masks = rewired or bool((self.mask == 0).any())
         self._pins = bool((self.pinned != 0).any())
-        self._one_kernel = self._masks and takes_one_kernel(self.stack.weights)
+        self._one_kernel = (
+            self._masks
+            and isinstance(self.optimizer, Optimizer)
+            and not self.recipe.clip
+            and takes_one_kernel(self.stack.weights)
+        )
 
     def rewire(self, step: int) -> None:
         if self.left is not None:
@@ -81,7 +87,7 @@ class FixedMask(MaskAction):
 
     def step(self, lr: float | Tensor) -> None:
         self.sparsifier.regularise(*self._views)
-        if self._one_kernel:
+        if self._one_kernel and isinstance(self.optimizer, Optimizer):
             # Here, because triton comes with torch on Linux alone.
             from lt_sweeps.training.kept_update import update_kept
 

@@ -17,7 +17,8 @@ import torch
 from fixtures.command_line import CommandLine, finish, kill, start, until
 from PIL import Image
 
-from lt_sweeps.execution.local_launcher import _about, _check_writable
+from lt_sweeps.execution.local_launcher import _about
+from lt_sweeps.execution.run_settings import check_writable
 from lt_sweeps.storage.record import ALL_DIVERGED
 
 WORDS = [
@@ -274,8 +275,8 @@ def test_a_root_that_cannot_be_written_is_refused_with_the_plan(tmp_path: Path) 
     (tmp_path / "file").write_text("")
     for root in (Path("/proc/nope"), tmp_path / "file" / "results"):
         with pytest.raises(ValueError, match=f"root: {root} cannot be written: "):
-            _check_writable(root)
-    _check_writable(tmp_path / "results" / "deep")
+            check_writable(root)
+    check_writable(tmp_path / "results" / "deep")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -267,7 +267,7 @@ def test_the_rules_of_what_says_something() -> None:
     alike = pd.DataFrame(rows, columns=["panel", "line", "x", "y"])
     other = alike.assign(y=[1.0, 2.0, 1.0, 3.0])
     assert all_alike(alike, "x", ["y"]) and not all_alike(other, "x", ["y"])
-    assert not all_alike(alike[alike["line"] == "a"], "x", ["y"]), "one line is no repetition"
+    assert not all_alike(alike.query("line == 'a'"), "x", ["y"]), "one line is no repetition"
     assert not one_point([]) and not capped([])
 
 

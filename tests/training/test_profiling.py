@@ -18,7 +18,7 @@ from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.reporting.profile_tables import profile_table
 from lt_sweeps.storage.checked_read import read_json
-from lt_sweeps.storage.pack_profile import PARTS, PackProfile, profile_path
+from lt_sweeps.storage.pack_profile import PARTS, PackProfile, profile_path, read_profiles
 from lt_sweeps.storage.store import Store
 from lt_sweeps.training.profiling import Profile
 from lt_sweeps.training.training_loop import TrainingLoop
@@ -73,7 +73,7 @@ def test_a_profile_changes_no_byte_and_its_parts_are_all_of_the_time(
     assert all(found.seconds[part] > 0 for part in PARTS)
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert any("mm" in event.get("name", "") for event in events)
-    table = profile_table(tmp_path)
+    table = profile_table([*read_profiles(tmp_path)])
     assert table is not None and table.row_count == len(PARTS) + 1
 
 
