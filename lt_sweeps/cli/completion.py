@@ -35,7 +35,15 @@ _REPORT: Mapping[str, Sequence[str]] = {
 }
 # A verb's keys and flags, with the known values of each. The shell completes files.
 VERB_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "report": {"root": (), "out": (), "layout": (), "--check": (), **_REPORT},
+    "report": {
+        "root": (),
+        "out": (),
+        "layout": (),
+        "--check": (),
+        "--config-dir": (),
+        "trust": (),
+        **_REPORT,
+    },
     "compare": {"root": (), "out": (), "by": GROUPS, **_REPORT},
     "paper": {"root": (), "out": (), "quick": _BOOLEAN},
     "status": {"root": (), "--watch": ()},
@@ -51,10 +59,21 @@ VERB_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "at": ("reported", "end"),
         "effective": _BOOLEAN,
         "trust": (),
+        "speed": _BOOLEAN,
+        "batch": (),
+        "n": (),
+        "--config-dir": (),
     },
     "audit": {"root": (), "sample": ("all",), "repeat": ("all",), "trust": (), "out": ()},
     "prune-store": {"root": (), "--yes": (), "keep": KEEPS[1:]},
-    "import": {"root": (), "name": (), "seed": (), "level": (), "test_accuracy": ()},
+    "import": {
+        "root": (),
+        "name": (),
+        "seed": (),
+        "level": (),
+        "test_accuracy": (),
+        "--config-dir": (),
+    },
 }
 SETTINGS: Mapping[str, Sequence[str]] = {
     **{f"report.{key}": values for key, values in _REPORT.items()},

@@ -69,7 +69,7 @@ class Submission:
         name = settings.name
         if name is not None and not (is_folder_name(name) and len(name) <= _LONGEST_NAME):
             raise ValueError(
-                f"name: {name[:80]!r} cannot name a folder; use letters, digits, . - and _, "
+                f"name: {str(name)[:80]!r} cannot name a folder; use letters, digits, . - and _, "
                 f"{_LONGEST_NAME} at most"
             )
         folder = name or settings.search or f"{self.experiment}-{self.content[:8]}"

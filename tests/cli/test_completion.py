@@ -91,11 +91,12 @@ def test_tab_completes_a_cell_as_the_report_names_it(
 @pytest.mark.parametrize("verb", VERBS)
 def test_tab_offers_what_a_verb_takes(verb: str, tmp_path: Path) -> None:
     offered = VERB_WORDS[verb]
-    for word in re.findall(r"--\w+|\b[a-z_]+(?==)", USAGE[verb].replace("exit status", "")):
+    for word in re.findall(r"--[\w-]+|\b[a-z_]+(?==)", USAGE[verb].replace("exit status", "")):
         known = {*offered, *GROUPS, *_keys_of("tracker/wandb"), *_keys_of("hydra/launcher/slurm")}
         assert word in known, f"{verb}: its help names {word}"
     if verb == "export":
-        assert {*offered} - {"root"} == {*signature(export).parameters} - {"where", "console"}
+        named = {word.lstrip("-").replace("-", "_") for word in offered}
+        assert named - {"root"} == {*signature(export).parameters} - {"where", "keys"}
         assert set(offered["form"]) == {*option_names("export_form")}
     if verb == "audit":
         assert {*offered} - {"root"} == {*signature(audit).parameters} - {"where", "console"}
