@@ -16,6 +16,7 @@ from lt_sweeps.analysis.labels import differences, value_of
 from lt_sweeps.analysis.record_audit import is_clean
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.reporting.figures.captions import (
     not_inferior_sentence,
     versions_sentence,
@@ -66,6 +67,8 @@ def report_page(
     ]
     answers = [*analysis.test_sentences, *winning_sentences(analysis)]
     shown = [figure_on_page(figure, files) for figure in figures]
+    # Where tasks are judged by several metrics, each has a main figure, and they come first.
+    main = next((i for i, figure in enumerate(figures) if i and not figure.tips), len(figures))
     return (
         page_template("page.html")
         .render(
@@ -75,8 +78,8 @@ def report_page(
             quiet=[note for note in reading.notes if is_clean(note)],
             findings=[line for line in findings if line],
             answers=answers or [not_inferior_sentence(analysis) or _NO_TEST],
-            main=shown[:1],
-            figures=shown[1:],
+            main=shown[:main],
+            figures=shown[main:],
             tables=[table_on_page(table) for table in page.tables],
             more_tables=[table_on_page(table) for table in page.more_tables],
             missing="; ".join(line.replace(": not drawn, because", ":") for line in missing),
@@ -89,12 +92,12 @@ _NO_TEST = "No line is tested against another: `report.baseline=LINE` names the 
 
 
 def _what_ran(analysis: Analysis, submitted: str) -> dict[str, str]:
-    """What a reader asks first: words, model, data, code and day, each with its name."""
+    """What a reader asks first: overrides, model, data, code and day, each with its name."""
     reading = analysis.reading
     seeds = {cell.seed for cell in reading.cells}
     size = f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages"
     facts = {
-        "Words": " ".join(_words(reading.cells)),
+        "Overrides": " ".join(_words(reading.cells)),
         **{name: _options(reading.cells, key) for name, key in _GROUPS.items()},
         "Size": size if reading.cells else "",
         "Code": ", ".join(reading.versions) or "unknown version",
@@ -164,7 +167,7 @@ def figure_on_page(
 def heading(name: str) -> str:
     """The heading of a figure, from the name of its file."""
     metric, by, axis = name.partition("_by_")
-    words = _HEADINGS.get(metric) or metric.replace("_", " ")
+    words = _HEADINGS.get(metric) or Quantity(metric).words
     return f"{words[:1].upper()}{words[1:]}{f' by {axis}' if by else ''}"
 
 

@@ -234,17 +234,19 @@ def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) ->
     sentences = []
     if sum(len(curve.points) - len(drawable_points(curve)) for curve in curves):
         sentences.append("Levels with no finite replicate or no weight left are not drawn.")
-    lowest = math.inf
+    lowest, highest = math.inf, -math.inf
     for panel_curves in captions.by_panel(curves).values():
         lines = [points for curve in panel_curves if (points := drawable_points(curve))]
         if lines:
-            least = min(p.mean for points in lines for p in points)
+            means = [p.mean for points in lines for p in points]
             beside = published_for(layout, panel_curves, metric.name)
-            ends = configured_limits(layout)
-            if (ends or y_limits(lines, layout.band, metric.name, beside))[0] > least:
-                lowest = min(lowest, least)
+            low, high = configured_limits(layout) or y_limits(lines, layout.band, metric, beside)
+            lowest = min([lowest, *(mean for mean in means if mean < low)])
+            highest = max([highest, *(mean for mean in means if mean > high)])
     if lowest < math.inf:
         sentences.append(f"▼: leaves the panel, down to {metric.number_text(lowest)}.")
+    if highest > -math.inf:
+        sentences.append(f"▲: leaves the panel, up to {metric.number_text(highest)}.")
     return " ".join(sentences)
 
 

@@ -37,11 +37,13 @@ def overlap_figures(analysis: Analysis) -> list[Figure]:
             "`report.masks_at`"
         )
     data = pd.DataFrame(rows)
+    least, most = data["n"].min(), data["n"].max()
+    pairs = most if least == most else f"{least} to {most}"
     sentence = (
         "Overlap of masks: weights that both keep, in percent of those that at least one keeps. On "
         "the diagonal between the seeds of a line, elsewhere between two lines at the same seed; "
-        f"means over {data['n'].min()} to {data['n'].max()} pairs. `Chance` is the overlap of "
-        "independent masks with the same densities in each layer."
+        f"means over {pairs} pairs. Chance: the overlap of independent "
+        "masks with the same densities in each layer."
     )
     draw = partial(_draw, data)
     return one_figure(analysis, "overlap", data, stage_ids(points), draw, sentence)
