@@ -66,6 +66,7 @@ def report_page(
         *(note for note in reading.notes if not is_clean(note)),
     ]
     answers = [*analysis.test_sentences, *winning_sentences(analysis)]
+    answers = answers or [not_inferior_sentence(analysis) or _NO_TEST]
     shown = [figure_on_page(figure, files) for figure in figures]
     # Where tasks are judged by several metrics, each has a main figure, and they come first.
     main = next((i for i, figure in enumerate(figures) if i and not figure.tips), len(figures))
@@ -77,8 +78,8 @@ def report_page(
             facts=_what_ran(analysis, page.submitted),
             quiet=[note for note in reading.notes if is_clean(note)],
             findings=[line for line in findings if line],
-            answers=answers or [not_inferior_sentence(analysis) or _NO_TEST],
-            main=shown[:main],
+            answers=answers,
+            main=[_without(figure, answers) for figure in shown[:main]],
             figures=shown[main:],
             tables=[table_on_page(table) for table in page.tables],
             more_tables=[table_on_page(table) for table in page.more_tables],
@@ -88,7 +89,15 @@ def report_page(
     )
 
 
-_NO_TEST = "No line is tested against another: `report.baseline=LINE` names the line to test."
+_NO_TEST = "No line is tested against another; report.baseline=LINE tests all others against LINE."
+
+
+def _without(figure: dict[str, object], answers: Sequence[str]) -> dict[str, object]:
+    """A figure whose caption does not repeat what the page says above it."""
+    caption = str(figure["caption"])
+    for answer in filter(None, answers):
+        caption = caption.replace(answer, "")
+    return {**figure, "caption": " ".join(caption.split())}
 
 
 def _what_ran(analysis: Analysis, submitted: str) -> dict[str, str]:

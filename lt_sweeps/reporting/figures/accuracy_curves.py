@@ -128,17 +128,17 @@ def _figure(
 
 def _tips(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> dict[str, str]:
     """For each marker, by its id: line, level, mean and band, and the value of each seed."""
-    name, scale, digits = metric.label, metric.scale, metric.digits
+    text = metric.value_text
     tips = {}
     for curve in curves:
         for point in drawable_points(curve):
-            low, high = (scale * edge for edge in point.band(layout.band))
-            band = "" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
-            seeds = [f"{seed}: {scale * v:.{digits}f}" for seed, v in point.values.items()]
+            low, high = point.band(layout.band)
+            band = "" if math.isnan(low) else f" [{text(low)}, {text(high)}]"
+            seeds = [f"{seed}: {text(v)}" for seed, v in point.values.items()]
             more = f", and {len(seeds) - _SEEDS} more" if len(seeds) > _SEEDS else ""
             tips[mark_id(curve, point)] = (
                 f"{curve.label}, {percent_text(point.percent)}% left (level {point.level})\n"
-                f"{name} {scale * point.mean:.{digits}f}{band}, n = {point.n_finite}\n"
+                f"{metric.label} {text(point.mean)}{band}, n = {point.n_finite}\n"
                 f"by seed: {', '.join(seeds[:_SEEDS])}{more}"
             )
     return tips

@@ -42,7 +42,9 @@ def draw_panel(
     """Draw the curves of one panel into axes of about a column's width."""
     unit = curves[0].metric if curves else Quantity.of(metric)
     scale, title = unit.scale, curves[0].panel if curves else ""
-    decorate(axes, title=title, x=X_NAMES[x], y=unit.label[0].upper() + unit.label[1:])
+    # In one line `Test perplexity (lower is better)` is longer than a panel is high.
+    label = unit.label.replace(" (lower", "\n(lower")
+    decorate(axes, title=title, x=X_NAMES[x], y=label[0].upper() + label[1:])
     lines = {curve.name: drawable_points(curve) for curve in curves}
     if not any(lines.values()):
         axes.set(xticks=[], yticks=[])
