@@ -124,7 +124,7 @@ def test_a_star_is_given_to_the_lower_perplexity(sweep: FakeSweep) -> None:
 
 @pytest.mark.parametrize(
     ("judged_by", "label"),
-    [(R2, "Test R2"), (PERPLEXITY, "Test perplexity (lower is better)")],
+    [(R2, "Test R2"), (PERPLEXITY, "Test perplexity\n(lower is better)")],
 )
 def test_an_axis_says_what_it_shows(
     sweep: FakeSweep, judged_by: tuple[str, bool], label: str
