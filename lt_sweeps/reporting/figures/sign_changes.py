@@ -86,5 +86,6 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
             # Side by side in the row of their line: the two often lie at the same place.
             draw_row(axes, i - 0.15, kept, styles[line])
             draw_row(axes, i + 0.15, pruned, styles[line], filled=False)
-        axes.set_xlim(left=0)
+        # Room for half a marker at 0, as where a criterion keeps no weight that changed its sign.
+        axes.set_xlim(left=-0.03 * axes.get_xlim()[1])
     return sheet
