@@ -29,10 +29,10 @@ from lt_sweeps.reporting.sweep_report import report
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a sweep of two lines, unfinished, with a name that is markup."""
-    sweep = FakeSweep(tmp_path, "a<b>&c")
+    sweep = FakeSweep(tmp_path_factory.mktemp("root"), "a<b>&c")
     for criterion, accuracy in (("large_final", 0.9), ("random", 0.8)):
         for seed in range(3):
             sweep.cell(
