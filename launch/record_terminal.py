@@ -98,7 +98,7 @@ def _picture(events: list[Event]) -> str:
     *_, middle = re.finditer(r" 5\d% ", text)
     half, end = _screen(text[: text.index("\r\x1b[2K", middle.end())]), _screen(text)
     panel = next(n for n, line in enumerate(half) if "trainings, " in line and "left" in line)
-    table = next(n for n, line in enumerate(end) if "highest sparsity within" in line)
+    table = next(n for n, line in enumerate(end) if "highest sparsity" in line)
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor")
     for line in [*half[: panel + 9], "...", *end[table:]]:
         if Text.from_ansi(line).plain.strip():

@@ -128,15 +128,27 @@ class Quantity:
 
     def difference_text(self, difference: float, *, digits: int = 6, signed: bool = False) -> str:
         """A difference with its unit: `0.5 points`, `0.03`; a signed one with all its decimals."""
-        form = f"+.{self.digits}f" if signed else f".{digits}g"
-        return f"{self.scale * difference:{form}}{' points' if self.is_fraction else ''}"
+        shown = self.scale * difference
+        text = f"{shown:+.{self.digits}f}" if signed else significant(shown, digits)
+        return f"{text}{' points' if self.is_fraction else ''}"
 
     def number_text(self, value: float) -> str:
         """A value with its unit: `12.3%`, `0.8123`."""
-        return f"{self.scale * value:.4g}{'%' if self.is_fraction else ''}"
+        return f"{significant(self.scale * value, 4)}{'%' if self.is_fraction else ''}"
+
+    def value_text(self, value: float) -> str:
+        """A value as a table shows it, without its unit; one without an end has fewer decimals."""
+        shown = self.scale * value
+        return f"{shown:.{self.digits}f}" if abs(shown) < 1000 else significant(shown, 4)
 
 
 TEST_ACCURACY = Quantity(f"test_{ACCURACY}")
+
+
+def significant(value: float, digits: int) -> str:
+    """A number of so many digits, as 160 or 30600; with an exponent only beyond a million."""
+    text = f"{value:.{digits}g}"
+    return f"{float(text):.0f}" if "e+" in text and abs(value) < 1e6 else text
 
 
 def percent_of(given: str) -> float:

@@ -16,6 +16,7 @@ from lt_sweeps.analysis.labels import differences, value_of
 from lt_sweeps.analysis.record_audit import is_clean
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.reporting.figures.captions import (
     not_inferior_sentence,
     versions_sentence,
@@ -65,7 +66,10 @@ def report_page(
         *(note for note in reading.notes if not is_clean(note)),
     ]
     answers = [*analysis.test_sentences, *winning_sentences(analysis)]
+    answers = answers or [not_inferior_sentence(analysis) or _NO_TEST]
     shown = [figure_on_page(figure, files) for figure in figures]
+    # Where tasks are judged by several metrics, each has a main figure, and they come first.
+    main = next((i for i, figure in enumerate(figures) if i and not figure.tips), len(figures))
     return (
         page_template("page.html")
         .render(
@@ -74,9 +78,9 @@ def report_page(
             facts=_what_ran(analysis, page.submitted),
             quiet=[note for note in reading.notes if is_clean(note)],
             findings=[line for line in findings if line],
-            answers=answers or [not_inferior_sentence(analysis) or _NO_TEST],
-            main=shown[:1],
-            figures=shown[1:],
+            answers=answers,
+            main=[_without(figure, answers) for figure in shown[:main]],
+            figures=shown[main:],
             tables=[table_on_page(table) for table in page.tables],
             more_tables=[table_on_page(table) for table in page.more_tables],
             missing="; ".join(line.replace(": not drawn, because", ":") for line in missing),
@@ -85,16 +89,24 @@ def report_page(
     )
 
 
-_NO_TEST = "No line is tested against another: `report.baseline=LINE` names the line to test."
+_NO_TEST = "No line is tested against another; report.baseline=LINE tests all others against LINE."
+
+
+def _without(figure: dict[str, object], answers: Sequence[str]) -> dict[str, object]:
+    """A figure whose caption does not repeat what the page says above it."""
+    caption = str(figure["caption"])
+    for answer in filter(None, answers):
+        caption = caption.replace(answer, "")
+    return {**figure, "caption": " ".join(caption.split())}
 
 
 def _what_ran(analysis: Analysis, submitted: str) -> dict[str, str]:
-    """What a reader asks first: words, model, data, code and day, each with its name."""
+    """What a reader asks first: overrides, model, data, code and day, each with its name."""
     reading = analysis.reading
     seeds = {cell.seed for cell in reading.cells}
     size = f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages"
     facts = {
-        "Words": " ".join(_words(reading.cells)),
+        "Overrides": " ".join(_words(reading.cells)),
         **{name: _options(reading.cells, key) for name, key in _GROUPS.items()},
         "Size": size if reading.cells else "",
         "Code": ", ".join(reading.versions) or "unknown version",
@@ -164,7 +176,7 @@ def figure_on_page(
 def heading(name: str) -> str:
     """The heading of a figure, from the name of its file."""
     metric, by, axis = name.partition("_by_")
-    words = _HEADINGS.get(metric) or metric.replace("_", " ")
+    words = _HEADINGS.get(metric) or Quantity(metric).words
     return f"{words[:1].upper()}{words[1:]}{f' by {axis}' if by else ''}"
 
 

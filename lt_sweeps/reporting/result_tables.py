@@ -126,15 +126,15 @@ def _speed_text(speeds: Sequence[MeasuredSpeed]) -> str:
 
 def _entry(point: Point, seeds: int, *, band: str, metric: Quantity) -> str:
     """Mean and band, and a line for each reason not to trust them as they stand."""
-    scale, digits = metric.scale, metric.digits
+    text = metric.value_text
     lines = ["none finite"]
     if point.n_finite:
-        low, high = (scale * edge for edge in point.band(band))
-        lines = [f"{scale * point.mean:.{digits}f}"]
+        low, high = point.band(band)
+        lines = [text(point.mean)]
         if not math.isnan(low):
             half = (high - low) / 2
-            edges = f" [{low:.{digits}f}, {high:.{digits}f}]"
-            lines[0] += edges if band == "range" else f" ± {half:.{digits}f}"
+            edges = f" [{text(low)}, {text(high)}]"
+            lines[0] += edges if band == "range" else f" ± {text(half)}"
     if point.n < seeds:
         lines.append(f"{point.n} of {seeds} seeds")
     if point.n_finite < point.n:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 FONTS = "'DejaVu Sans', Verdana, sans-serif"
 LARGEST = 600_000  # bytes: beyond, as with a tick for each of thousands of runs, the PNG is shown
+LEAST = 0.7  # of its width, below which a figure is not made smaller
 ZOOM = 1.35  # larger than on paper: 6.5 points are hard to read on a screen
 
 # What a colour of the figures becomes in dark mode: black and white change places, and the lines
@@ -61,9 +62,12 @@ def inline_svg(svg: bytes, name: str, caption: str, tips: Mapping[str, str]) -> 
     body = re.sub(r"\s*\n\s*", "\n", body)
     width, height = (float(each) for each in re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
     pixels = round(width * 96 / 72 * ZOOM)
+    # On a phone a figure of two panels scrolls: at its width, letters of 3 pixels remain of it.
+    least = round(pixels * LEAST)
     keys = ' tabindex="0"' if tips else ""
     return (
         f'<svg role="img" aria-label="{html.escape(caption)}" width="{pixels}"{keys} '
+        f'style="min-width:{least}px" '
         f'viewBox="0 0 {width:g} {height:g}">{_COLOUR.sub(_variable, body)}</svg>'
     )
 

@@ -150,7 +150,7 @@ def _ticket(endpoint: Endpoint, metric: Quantity, workers: int | None) -> tuple[
         return "none", "", ""
     place = "".join(f"\n{at}" for at in endpoint.ticket.at)
     cost = endpoint.cost
-    epochs = "-" if math.isnan(cost.chain) else f"{cost.chain:g}"
+    epochs = "-" if math.isnan(cost.chain) else f"{cost.chain:.4g}"
     epochs += "" if math.isnan(cost.hours) else f" ({cost.hours:.2g} h)"
     # A search along one chain of levels costs what the chain costs. One that tries several settings
     # also has a total, a time on unlimited machines, and one on the machines of `report.workers`.
@@ -159,5 +159,5 @@ def _ticket(endpoint: Endpoint, metric: Quantity, workers: int | None) -> tuple[
         totals = [f"{cost.sequential:g} in all", f"{cost.parallel:g} in parallel"]
         totals += [] if workers is None else [f"{cost.makespan:g} on {workers}"]
         epochs += f"\n{', '.join(totals)}"
-    mean = f"{metric.scale * endpoint.ticket.mean:.{metric.digits}f}"
+    mean = metric.value_text(endpoint.ticket.mean)
     return f"{_percent(endpoint.sparsity)}{place}", mean, epochs

@@ -20,6 +20,17 @@ from lt_sweeps.config.quantities import (
 PERPLEXITY = Quantity("test_perplexity", lower_is_better=True)
 
 
+def test_a_number_without_an_end_has_no_decimals_where_it_is_large() -> None:
+    r2 = Quantity("test_r2")
+    assert [r2.value_text(x) for x in (0.5, -303_000.0, -1.01e6)] == [
+        "0.5000",
+        "-303000",
+        "-1.01e+06",
+    ]
+    assert TEST_ACCURACY.value_text(1.0) == "100.00"
+    assert PERPLEXITY.difference_text(160.4, digits=2) == "160"
+
+
 def test_a_name_is_a_moment_a_split_and_a_kind() -> None:
     assert [kind_of(name) for name in ("best_val_r2", "test_top5_accuracy", "best_step")] == [
         *("r2", "top5_accuracy", "best_step"),

@@ -17,11 +17,14 @@ from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
+from lt_sweeps.reporting.figures.captions import not_inferior_sentence
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
+from lt_sweeps.reporting.figures.profile_bars import profile_figures
 from lt_sweeps.reporting.figures.style import COLUMN, PAGE, figure_files, line_styles
 from lt_sweeps.reporting.figures.worth import all_alike, capped, one_point
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.reporting.terminal_tables import endpoint_tables
+from lt_sweeps.storage.pack_profile import PackProfile
 
 
 @pytest.fixture
@@ -269,6 +272,63 @@ def test_the_rules_of_what_says_something() -> None:
     assert all_alike(alike, "x", ["y"]) and not all_alike(other, "x", ["y"])
     assert not all_alike(alike.query("line == 'a'"), "x", ["y"]), "one line is no repetition"
     assert not one_point([]) and not capped([])
+
+
+def test_lines_of_one_point_have_no_second_figure_of_them(sweep: FakeSweep) -> None:
+    for name in ("large_final", "random"):
+        sweep.cell(name, accuracies=[0.9], choices={"mask_criterion": name}, stages=[name])
+    drawn, reasons = draw_figures(found(sweep))
+    assert "accuracy" in {figure.name for figure in drawn}
+    assert "accuracy_by_sparsity" not in {figure.name for figure in drawn}
+    why = "its lines are single points, which the main figure shows"
+    assert f"by_sparsity: not drawn, because {why}" in reasons
+    asked, _ = draw_figures(found(sweep, figures="by_sparsity"))
+    assert [figure.name for figure in asked] == ["accuracy_by_sparsity"]
+
+
+def test_the_profile_figure_has_a_bar_for_each_part_that_took_time() -> None:
+    assert not profile_figures([])
+    packs = [
+        PackProfile({"forward": 1.0, "backward": s, "data": 0.0}, 10, 2, "cpu") for s in (2.0, 5.0)
+    ]
+    (figure,) = profile_figures(packs)
+    seconds = dict(zip(figure.data["part"], figure.data["seconds"], strict=True))
+    assert seconds == {"forward": 2.0, "backward": 7.0}
+    assert figure.data["share"].sum() == pytest.approx(1.0)
+    (axes,) = figure.draw().axes
+    assert [round(bar.get_width(), 6) for bar in axes.patches] == [2.0, 7.0]  # pyright: ignore
+    assert [text.get_text() for text in axes.texts] == ["22%", "78%"]
+    assert axes.get_xlabel() == "Seconds" and "9 in all" in figure.caption
+
+
+def test_what_is_said_of_a_line_is_said_of_each_panel(sweep: FakeSweep) -> None:
+    # Not inferior to dense at any level on one data set, and at none on the other.
+    for data, pruned in (("digits", 0.95), ("cifar10", 0.2)):
+        for seed in range(3):
+            means = [level + 0.001 * seed for level in (0.9, pruned, pruned)]
+            names = [f"{data}-{level}" for level in range(3)]
+            options = {"choices": {"dataset": data}, "stages": names}
+            sweep.cell(data, seed, accuracies=means, **options)
+    sentence = not_inferior_sentence(found(sweep, panels=["dataset"]))
+    assert "digits: large_final 64%" in sentence and "cifar10: large_final 100%" in sentence
+
+
+def test_lines_of_almost_one_sparsity_share_a_panel(sweep: FakeSweep) -> None:
+    for name, sparsity in (("large_final", 0.5), ("random", 0.48)):
+        options = {"choices": {"mask_criterion": name}, "sparsities": [0.0, sparsity]}
+        sweep.cell(name, accuracies=[0.9, 0.8], **options)
+    (figure,), _ = draw_figures(found(sweep, figures="layers", masks_at=[0.5]))
+    assert set(figure.data["panel"]) == {"fc on digits, 52.0 to 50.0% left"}
+
+
+def test_a_panel_says_which_lines_leave_it_and_how_far(sweep: FakeSweep) -> None:
+    for seed in range(2):
+        means = [20.0 + seed, 21.0, 22.0, 23.0, 4e4]
+        sweep.cell("a", seed, accuracies=means, judged_by=("perplexity", True))
+    (figure,) = metric_figures(found(sweep))
+    assert "▲: leaves the panel, up to 40000." in figure.caption
+    (axes,) = figure.draw().axes
+    assert axes.get_ylim()[1] < 100 and axes.get_ylabel().endswith("(lower is better)")
 
 
 def test_one_panel_is_a_column_wide_and_two_are_a_page(sweep: FakeSweep) -> None:

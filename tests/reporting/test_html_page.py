@@ -29,10 +29,10 @@ from lt_sweeps.reporting.sweep_report import report
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a sweep of two lines, unfinished, with a name that is markup."""
-    sweep = FakeSweep(tmp_path, "a<b>&c")
+    sweep = FakeSweep(tmp_path_factory.mktemp("root"), "a<b>&c")
     for criterion, accuracy in (("large_final", 0.9), ("random", 0.8)):
         for seed in range(3):
             sweep.cell(
@@ -146,7 +146,8 @@ def test_a_browser_draws_it(page: Path, tmp_path: Path, width: int) -> None:
     for colour in COLOURS[:2]:  # the two lines of the figure, loaded and in view
         near = np.abs(seen - np.array([round(255 * part) for part in to_rgb(colour)])).max(-1) < 12
         assert near.sum() > 100
-    # A table scrolls in its own frame: the page itself is not wider than the window.
+    # A table scrolls in its own frame: the page itself is not wider than the window. A pointer at
+    # a marker shows its values.
     dom = subprocess.run(
         [CHROMIUM, *flags, home, size[0], "--dump-dom", _measured(page, tmp_path).as_uri()],
         capture_output=True,
@@ -154,14 +155,26 @@ def test_a_browser_draws_it(page: Path, tmp_path: Path, width: int) -> None:
         check=True,
     )
     assert b'<body data-beyond="0"' in dom.stdout
+    said = b"large_final, 80.0% left (level 1)\ntest accuracy (%) 91.00 [90.00, 92.00], n = 3"
+    assert b'data-pointed="' + said in dom.stdout and b'data-left="hidden"' in dom.stdout
     rows = np.flatnonzero((seen < 128).all(-1).sum(-1))  # dark text
     assert rows.max() > 1000  # down to the tables, below two figures
 
 
 def _measured(page: Path, folder: Path) -> Path:
-    """The page, saying how many pixels of it lie to the right of the window."""
+    """The page, saying what lies to the right of the window and what a pointer makes it show."""
     copy = folder / "measured.html"
     beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    script = f"<script>document.body.dataset.beyond = {beyond}</script>"
+    pointed = """
+        const point = [...document.querySelectorAll(".point")].find(
+            (each) => each.dataset.tip.startsWith("large_final, 80.0%"));
+        const box = point.getBoundingClientRect(), svg = point.closest("svg");
+        const tip = [...document.querySelectorAll(".tip")][0];
+        const at = { clientX: box.left + 5, clientY: box.top + 5, pointerType: "mouse" };
+        svg.dispatchEvent(new PointerEvent("pointermove", at));
+        document.body.dataset.pointed = tip.hidden ? "" : tip.textContent;
+        svg.dispatchEvent(new PointerEvent("pointerleave", at));
+        document.body.dataset.left = tip.hidden ? "hidden" : "shown";"""
+    script = f"<script>document.body.dataset.beyond = {beyond};{pointed}</script>"
     copy.write_text(page.read_text().replace("</body>", f"{script}</body>"))
     return copy

@@ -168,7 +168,7 @@ def test_both_are_drawn_with_bands_and_stars_and_it_is_said_where(tmp_path: Path
     )
     found, text = compared(one, other)
     folder = tmp_path / "compare" / "movement-random"
-    assert f"open {folder / 'index.html'} (" in text
+    assert f"open {folder / 'index.html'} (figures: 2, " in text
     for name in ("index.html", "accuracy.png", "accuracy.pdf", "report.json"):
         assert (folder / name).stat().st_size > 1000
     data = pd.read_csv(folder / "accuracy.csv", keep_default_na=False)

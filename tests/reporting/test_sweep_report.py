@@ -22,6 +22,7 @@ from scipy import stats
 from lt_sweeps.analysis.curve import Point
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
+from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.axes import y_limits
 from lt_sweeps.reporting.figures.style import LOOKS
@@ -290,18 +291,35 @@ def test_what_is_wrongly_asked_for_is_named_with_what_is_allowed(
 
 
 def test_the_axis_leaves_out_a_collapsed_curve_but_holds_the_best_one_whole() -> None:
-    def line(*means: float) -> list[Point]:
-        nan = math.nan
-        return [
-            Point(i, None, 100 * 0.5**i, 1, 1, 0, m, m, m, nan, nan, nan, frozenset())
-            for i, m in enumerate(means)
-        ]
-
-    good, bad = line(0.98, 0.98, 0.98, 0.96), line(0.98, 0.97, 0.11, 0.11)
-    low, high = y_limits([good, good, bad], "range", "test_accuracy")
+    good, bad = _line(0.98, 0.98, 0.98, 0.96), _line(0.98, 0.97, 0.11, 0.11)
+    low, high = y_limits([good, good, bad], "range", TEST_ACCURACY)
     assert 0.85 < low < 0.96 and 0.98 < high < 1
-    low, _ = y_limits([bad], "range", "test_accuracy")
+    low, _ = y_limits([bad], "range", TEST_ACCURACY)
     assert low < 0.11
+
+
+def test_an_axis_without_an_end_leaves_out_the_points_that_diverged() -> None:
+    # Both lines diverge at the last level, so that even the best one leaves the panel.
+    good, bad = _line(0.5, 0.52, 0.5, 0.45, -3e5), _line(0.5, 0.48, 0.4, -9.0, -1e6)
+    low, high = y_limits([good, bad], "range", Quantity.of("test_r2"))
+    assert -0.5 < low < 0.4 and 0.52 < high < 1
+    # Perplexity is better low: its axis is cut at the top.
+    good, bad = _line(20, 21, 22, 25, 4e4), _line(20, 22, 30, 5e3, 1e5)
+    low, high = y_limits([good, bad], "range", Quantity.of("test_perplexity"))
+    assert 15 < low < 20 and 30 < high < 60
+    # Nothing diverges: the whole line is shown. A count of steps is never cut.
+    falling = _line(0.5, 0.45, 0.4, 0.3, 0.1, -0.2)
+    assert y_limits([falling], "range", Quantity.of("test_r2"))[0] < -0.2
+    steps = _line(10, 10, 10, 10, 10, 9000)
+    assert y_limits([steps], "range", Quantity.of("best_step"))[1] > 9000
+
+
+def _line(*means: float) -> list[Point]:
+    nan = math.nan
+    return [
+        Point(i, None, 100 * 0.5**i, 1, 1, 0, m, m, m, nan, nan, nan, frozenset())
+        for i, m in enumerate(means)
+    ]
 
 
 def test_another_metric_has_its_own_figure_in_its_own_unit(sweep: FakeSweep) -> None:

@@ -128,17 +128,17 @@ def _figure(
 
 def _tips(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> dict[str, str]:
     """For each marker, by its id: line, level, mean and band, and the value of each seed."""
-    name, scale, digits = metric.label, metric.scale, metric.digits
+    text = metric.value_text
     tips = {}
     for curve in curves:
         for point in drawable_points(curve):
-            low, high = (scale * edge for edge in point.band(layout.band))
-            band = "" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
-            seeds = [f"{seed}: {scale * v:.{digits}f}" for seed, v in point.values.items()]
+            low, high = point.band(layout.band)
+            band = "" if math.isnan(low) else f" [{text(low)}, {text(high)}]"
+            seeds = [f"{seed}: {text(v)}" for seed, v in point.values.items()]
             more = f", and {len(seeds) - _SEEDS} more" if len(seeds) > _SEEDS else ""
             tips[mark_id(curve, point)] = (
                 f"{curve.label}, {percent_text(point.percent)}% left (level {point.level})\n"
-                f"{name} {scale * point.mean:.{digits}f}{band}, n = {point.n_finite}\n"
+                f"{metric.label} {text(point.mean)}{band}, n = {point.n_finite}\n"
                 f"by seed: {', '.join(seeds[:_SEEDS])}{more}"
             )
     return tips
@@ -234,17 +234,19 @@ def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) ->
     sentences = []
     if sum(len(curve.points) - len(drawable_points(curve)) for curve in curves):
         sentences.append("Levels with no finite replicate or no weight left are not drawn.")
-    lowest = math.inf
+    lowest, highest = math.inf, -math.inf
     for panel_curves in captions.by_panel(curves).values():
         lines = [points for curve in panel_curves if (points := drawable_points(curve))]
         if lines:
-            least = min(p.mean for points in lines for p in points)
+            means = [p.mean for points in lines for p in points]
             beside = published_for(layout, panel_curves, metric.name)
-            ends = configured_limits(layout)
-            if (ends or y_limits(lines, layout.band, metric.name, beside))[0] > least:
-                lowest = min(lowest, least)
+            low, high = configured_limits(layout) or y_limits(lines, layout.band, metric, beside)
+            lowest = min([lowest, *(mean for mean in means if mean < low)])
+            highest = max([highest, *(mean for mean in means if mean > high)])
     if lowest < math.inf:
         sentences.append(f"▼: leaves the panel, down to {metric.number_text(lowest)}.")
+    if highest > -math.inf:
+        sentences.append(f"▲: leaves the panel, up to {metric.number_text(highest)}.")
     return " ".join(sentences)
 
 

@@ -11,7 +11,6 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFor
 from lt_sweeps.analysis.curve import Point
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
-from lt_sweeps.reporting.result_tables import metric_unit
 
 TICK_SPACE = 0.25  # inches between two tick labels
 X_NAMES = {
@@ -31,36 +30,50 @@ def x_position(point: Point, x: str) -> float:
 
 
 def y_limits(
-    curves: Sequence[Sequence[Point]], band: str, metric: str, published: Sequence[Published] = ()
+    curves: Sequence[Sequence[Point]],
+    band: str,
+    metric: Quantity,
+    published: Sequence[Published] = (),
 ) -> tuple[float, float]:
     """Lower and upper end of the y axis, in the record's unit.
 
-    The axis of an accuracy leaves out points far below the rest where they would flatten everything
-    else, but it always holds the best curve whole. Published numbers are treated as curves are.
+    The axis of an accuracy, of another metric of a task or of a loss leaves out points that are far
+    worse than the rest where they would flatten everything else. That of an accuracy always holds
+    the best curve whole. Published numbers are treated as curves are.
     """
     # Near 99% sparsity some curves fall to chance (10% of ten classes), while the differences that
     # a paper is about are one or two points at 97%. On an axis from 10% to 98% nobody sees them.
-    # So: `floor` is the lowest mean that must be visible. The axis may go down twice as far below
-    # the top as the floor lies (`cut`); it is cut there only if the data would make it more than
+    # An R2 has no lower end and a perplexity no upper one: a network that diverged has an R2 of
+    # -1e6. So: `floor` is the worst mean that must be visible. The axis may reach twice as far from
+    # the best as the floor lies (`cut`); it is cut there only if the data would make it more than
     # three times as long. Between the two factors nothing is cut: a slightly flat picture is better
     # than one that hides a point for little gain. Curves that leave are marked, and the caption
-    # says how far down they go.
+    # says how far they go. Everything is computed in worths, which are larger where it is better.
     points = [point for curve in curves for point in curve]
-    means = [(point.percent, point.mean) for point in points]
-    means += [(100 * (1 - at), value) for line in published for at, value in line.points]
-    edges = [edge for p in points for edge in p.band(band) if math.isfinite(edge)]
+    means = [(point.percent, metric.worth(point.mean)) for point in points]
+    means += [
+        (100 * (1 - at), metric.worth(value)) for line in published for at, value in line.points
+    ]
+    edges = [metric.worth(edge) for p in points for edge in p.band(band) if math.isfinite(edge)]
     edges += [mean for _, mean in means]
     low, high = min(edges), max(edges)
-    if Quantity.of(metric).is_fraction:
+    if metric.is_fraction:
         cut = high - 2 * (high - _floor(means))
         if high - low > 3 * (high - cut):
             low = cut
         # The edge of a band of standard deviations may lie above 100%; the axis does not.
         low = max(low, 0.0)
         high = min(high, 1.0)
+    elif metric.judges or metric.kind == "loss":
+        # The band of a point that lies outside may reach far to the good side too.
+        best = max(mean for _, mean in means)
+        reach = 2 * (best - _unbounded_floor(means))
+        low = best - reach if best - low > 3 * reach else low
+        high = best + reach if high - best > 3 * reach else high
     # Room for markers; where all numbers are equal, enough for an axis to exist.
     room = 0.05 * (high - low) or 0.01
-    return low - room, high + room
+    ends = metric.worth(low - room), metric.worth(high + room)
+    return min(ends), max(ends)
 
 
 def configured_limits(layout: ReportConfig) -> tuple[float, float] | None:
@@ -84,25 +97,30 @@ def set_x_axis(axes: Axes, lines: Lines, x: str, inches: float) -> None:
 
 
 def set_y_axis(
-    axes: Axes, lines: Lines, published: Sequence[Published], *, layout: ReportConfig, metric: str
-) -> float:
-    """Set limits and ticks; returns the lower limit, in the unit that is drawn."""
-    _, scale = metric_unit(metric)
+    axes: Axes,
+    lines: Lines,
+    published: Sequence[Published],
+    *,
+    layout: ReportConfig,
+    metric: Quantity,
+) -> tuple[float, float]:
+    """Set limits and ticks; returns the limits in the record's unit."""
     ends = configured_limits(layout)
     ends = ends or y_limits(list(lines.values()), layout.band, metric, published)
-    bottom, top = (scale * end for end in ends)
-    axes.set_ylim(bottom, top)
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    return bottom
+    axes.set_ylim(*(metric.scale * end for end in ends))
+    whole = metric.name.endswith(("step", "steps"))
+    steps = [1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10]
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=steps, integer=whole))
+    return ends
 
 
-def where_it_leaves(points: Sequence[Point], bottom: float, x: str) -> float | None:
-    """The x position at which a line first falls through the bottom of its panel, or None."""
+def where_it_leaves(points: Sequence[Point], edge: float, x: str, *, up: bool) -> float | None:
+    """The x position at which a line first crosses an edge of its panel, `up` or down; or None."""
     for i, point in enumerate(points):
-        if point.mean < bottom:
+        if point.mean > edge if up else point.mean < edge:
             last = points[max(i - 1, 0)]
             fall = last.mean - point.mean
-            part = (last.mean - bottom) / fall if fall else 0
+            part = (last.mean - edge) / fall if fall else 0
             # The mark has to sit on the line as drawn, and a line that is straight on a logarithmic
             # axis goes through the geometric means of its ends.
             if x == "remaining":
@@ -145,9 +163,26 @@ def _floor(points: Sequence[tuple[float, float]]) -> float:
     # at each percent stands for it, since one curve may be best when dense and another when sparse.
     means = sorted(mean for _, mean in points)
     q1, q3 = means[len(means) // 4], means[(3 * len(means)) // 4]
+    best = _best_by_place(points).values()
+    return max(means[0], min(q1 - 1.5 * (q3 - q1), *best))
+
+
+def _unbounded_floor(points: Sequence[tuple[float, float]]) -> float:
+    """The worst mean that must be visible where no value is too bad to occur, in worths."""
+    # Even the best curve may diverge, so it is not held whole. The median over the levels of the
+    # best mean does not move with a few levels that do; three times its distance from the best is
+    # allowed below it, and a distance of nothing counts as 2% of the best.
+    best = list(_best_by_place(points).values())
+    top, middle = max(best), sorted(best)[len(best) // 2]
+    distance = max(top - middle, 0.02 * abs(top))
+    return max(min(mean for _, mean in points), middle - 3 * distance)
+
+
+def _best_by_place(points: Sequence[tuple[float, float]]) -> dict[float, float]:
+    """The best mean at each percent remaining."""
     best: dict[float, float] = {}
     for percent, mean in points:
         # Two schedules of one rate reach 16.78% and 16.79%, which are one place.
         place = round(percent, 1)
-        best[place] = max(best.get(place, 0.0), mean)
-    return max(means[0], min(q1 - 1.5 * (q3 - q1), *best.values()))
+        best[place] = max(best.get(place, -math.inf), mean)
+    return best

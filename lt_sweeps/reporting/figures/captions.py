@@ -16,7 +16,7 @@ from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, caveats, winning
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.config.quantities import Quantity
+from lt_sweeps.config.quantities import OWN, Quantity, kind_of
 from lt_sweeps.config.report_config import BANDS, ReportConfig
 from lt_sweeps.reporting.figures.style import Figure
 from lt_sweeps.reporting.result_tables import percent_text
@@ -107,26 +107,32 @@ def report_moment(curves: Sequence[Curve], metric: str) -> str:
 
 def chosen_text(layout: ReportConfig, metric: str) -> str:
     """How the best of several tickets is chosen: `by validation accuracy; test accuracy shown`."""
-    chooser, shown = layout.chooser(metric), Quantity.of(metric).words
+    chooser, shown = layout.chooser(metric), _words_of(metric)
     if chooser == metric:
         return f"by {shown} itself"
-    return f"by {Quantity.of(chooser).words.replace('val ', 'validation ')}; {shown} shown"
+    return f"by {_words_of(chooser)}; {shown} shown"
+
+
+def _words_of(metric: str) -> str:
+    """`validation accuracy`; `test metric of each task` where the tasks have several."""
+    words = Quantity.of(metric).words.replace("val ", "validation ")
+    return f"{words} of each task" if kind_of(metric) == OWN else words
 
 
 def winning_sentences(analysis: Analysis) -> list[str]:
     """How many winning tickets each line has, where the layout names a control."""
     if not analysis.controlled:
         return []
-    wins = {
-        curve.label: sum(winning(curve, analysis.controlled, analysis.layout).values())
+    wins = [
+        (curve, f"at {count}")
         for curve in analysis.curves
         if curve.name != analysis.layout.control
-    }
-    named = ", ".join(f"{label} at {count}" for label, count in wins.items() if count)
+        and (count := sum(winning(curve, analysis.controlled, analysis.layout).values()))
+    ]
     control = analysis.controlled[0].baseline.label
     return [
         f"Levels with a winning ticket (not inferior to dense, and above {control}): "
-        f"{named or 'none'}."
+        f"{_listed(analysis, wins) or 'none'}."
     ]
 
 
@@ -147,19 +153,29 @@ def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
 
 def not_inferior_sentence(analysis: Analysis) -> str:
     """How sparse each line may be and still be as good as dense, with the test and its margin."""
-    reached = {
-        curve.label: endpoint.sparsity
+    reached = [
+        (curve, f"{100 * (1 - endpoint.sparsity):.3g}%")
         for curve, endpoints in analysis.endpoints
         for endpoint in endpoints
         if endpoint.name == "sparsest_tested" and not math.isnan(endpoint.sparsity)
-    }
+    ]
     # A t-test of one seed does not exist, and a list of 0% for every line would read as a result.
     if not reached or max(len(curve.seeds) for curve in analysis.curves) < 2:
         return ""
-    lines = ", ".join(f"{label} {100 * (1 - part):.3g}%" for label, part in reached.items())
     return (
         f"Not inferior to dense by {margin_text(analysis)} (one-sided paired t-test, level "
-        f"after level, α = {analysis.layout.alpha:g}) down to these weights remaining: {lines}."
+        f"after level, α = {analysis.layout.alpha:g}) down to these weights remaining: "
+        f"{_listed(analysis, reached)}."
+    )
+
+
+def _listed(analysis: Analysis, found: Sequence[tuple[Curve, str]]) -> str:
+    """`random 26.8%, movement 41%`, by panel where the sweep has several."""
+    # One line may stand in several panels, with another result in each.
+    several = len(by_panel(analysis.curves)) > 1
+    return "; ".join(
+        (f"{panel}: " if several else "") + ", ".join(f"{c.label} {text}" for c, text in members)
+        for panel, members in group_by(found, lambda each: each[0].panel).items()
     )
 
 
@@ -181,6 +197,23 @@ def by_panel(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     return group_by(curves, lambda curve: curve.panel)
 
 
-def panel_at(curve: Curve, point: Point) -> str:
-    """The title of a panel that shows one sparsity: `fc on digits, 20.0% left`."""
-    return f"{curve.panel}, {percent_text(point.percent)}% left"
+def panels_at(
+    levels: Sequence[tuple[Curve, Point]], sparsities: Sequence[float]
+) -> list[tuple[Curve, Point, str]]:
+    """Levels near `sparsities`, each with the title of its panel: `fc on digits, 20.0% left`.
+
+    Whole neurons reach 52.1% where single weights reach 51.6%, and still stand in one panel.
+    """
+    places = [
+        (curve.panel, min(sparsities, key=lambda at: abs(100 * (1 - at) - point.percent)))
+        for curve, point in levels
+    ]
+    left = group_by(range(len(levels)), lambda i: places[i])
+    titles = {}
+    for place, members in left.items():
+        percents = sorted((levels[i][1].percent for i in members), reverse=True)
+        ends = dict.fromkeys(percent_text(each) for each in (percents[0], percents[-1]))
+        titles[place] = f"{place[0]}, {' to '.join(ends)}% left"
+    return [
+        (curve, point, titles[place]) for (curve, point), place in zip(levels, places, strict=True)
+    ]

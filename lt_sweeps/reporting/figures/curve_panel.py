@@ -42,7 +42,9 @@ def draw_panel(
     """Draw the curves of one panel into axes of about a column's width."""
     unit = curves[0].metric if curves else Quantity.of(metric)
     scale, title = unit.scale, curves[0].panel if curves else ""
-    decorate(axes, title=title, x=X_NAMES[x], y=unit.label[0].upper() + unit.label[1:])
+    # In one line `Test perplexity (lower is better)` is longer than a panel is high.
+    label = unit.label.replace(" (lower", "\n(lower")
+    decorate(axes, title=title, x=X_NAMES[x], y=label[0].upper() + label[1:])
     lines = {curve.name: drawable_points(curve) for curve in curves}
     if not any(lines.values()):
         axes.set(xticks=[], yticks=[])
@@ -57,12 +59,15 @@ def draw_panel(
     set_x_axis(axes, lines, x, 2.5)
     # A published number has a sparsity and no level, so it has no place on that axis.
     published_lines = published_for(layout, curves, metric) if x != "level" else []
-    bottom = set_y_axis(axes, lines, published_lines, layout=layout, metric=metric)
+    ends = set_y_axis(axes, lines, published_lines, layout=layout, metric=unit)
     for curve in curves:
-        at = where_it_leaves(lines[curve.name], bottom / scale, x)
-        if at is not None:  # a triangle on the bottom of the panel
-            triangle = replace(styles[curve.name], marker="v")
-            draw_marker(axes, at, 0.02, triangle, 5, zorder=4, **_by_height(axes))
+        # A triangle where a line leaves the panel on the bad side, or where `report.ylim` ends it.
+        for edge, up in zip(ends, (False, True), strict=True):
+            at = where_it_leaves(lines[curve.name], edge, x, up=up)
+            if at is not None:
+                triangle = replace(styles[curve.name], marker="^" if up else "v")
+                height = 0.98 if up else 0.02
+                draw_marker(axes, at, height, triangle, 5, zorder=4, **_by_height(axes))
     for published in published_lines:
         _published(axes, published, styles, scale=scale, x=x)
     _stars(axes, verdicts, styles, layout=layout, x=x)

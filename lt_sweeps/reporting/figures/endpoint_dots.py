@@ -93,8 +93,8 @@ def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
     styles = style.line_styles(lines)
     metrics = {curve.panel: curve.metric for curve in curves}
     height = 0.65 + style.rows_height(lines, each=0.17)
-    sheet, panels = style.panels_of(data, "panel", "endpoint", height=height)
-    for axes, (panel, endpoint), panel_rows in panels:
+    sheet, panels = style.panels_of(data, "endpoint", "panel", height=height)
+    for axes, (endpoint, panel), panel_rows in panels:
         name = NAMES[endpoint]
         style.decorate(axes, title=panel, grid="x")
         scale, unit = metrics[panel].scale, f": {metrics[panel].label}"

@@ -15,7 +15,7 @@ from lt_sweeps.analysis.curve import Curve, Point, distinct
 from lt_sweeps.analysis.stored_weights import points_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import one_figure, panel_at, stage_ids
+from lt_sweeps.reporting.figures.captions import one_figure, panels_at, stage_ids
 from lt_sweeps.reporting.figures.marks import banded_lines
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 from lt_sweeps.reporting.figures.worth import all_alike, leave_out_if
@@ -24,7 +24,8 @@ from lt_sweeps.reporting.figures.worth import all_alike, leave_out_if
 def layer_figures(analysis: Analysis) -> list[Figure]:
     """Percent of each layer's weights remaining, a panel per network and sparsity."""
     levels = points_near(analysis.curves, analysis.layout.masks_at)
-    data = pd.DataFrame([row for curve, point in levels for row in _rows(curve, point)])
+    placed = panels_at(levels, analysis.layout.masks_at)
+    data = pd.DataFrame([row for place in placed for row in _rows(*place)])
     if data.empty:
         raise NotDrawn("no line has a level near a sparsity of `report.masks_at`")
     leave_out_if(analysis, all_alike(data, "number", ("mean", "min", "max")))
@@ -38,7 +39,7 @@ def layer_figures(analysis: Analysis) -> list[Figure]:
     return one_figure(analysis, "layers", data, stages, draw, sentence)
 
 
-def _rows(curve: Curve, point: Point) -> list[dict[str, object]]:
+def _rows(curve: Curve, point: Point, panel: str) -> list[dict[str, object]]:
     """One row per layer, in the order of the network."""
     records = [row for row in distinct(curve.cells) if row.stage in point.stages]
     rows = []
@@ -46,7 +47,7 @@ def _rows(curve: Curve, point: Point) -> list[dict[str, object]]:
         left = [100 * r.layers_remaining[layer] / r.layers_total[layer] for r in records]
         rows.append(
             {
-                "panel": panel_at(curve, point),
+                "panel": panel,
                 "line": curve.label,
                 "layer": layer,
                 "number": number,

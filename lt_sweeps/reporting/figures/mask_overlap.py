@@ -14,10 +14,10 @@ from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.stored_weights import Arrays, masks, points_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import by_panel, one_figure, panel_at, stage_ids
+from lt_sweeps.reporting.figures.captions import by_panel, one_figure, panels_at, stage_ids
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
-MaskedPoint = tuple[Curve, Point, Mapping[str, Arrays]]  # with its masks by seed
+MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # its panel, and its masks by seed
 
 
 def overlap_figures(analysis: Analysis) -> list[Figure]:
@@ -25,23 +25,26 @@ def overlap_figures(analysis: Analysis) -> list[Figure]:
     rows, points = [], []
     for sparsity in analysis.layout.masks_at:
         for curves in by_panel(analysis.curves).values():
+            placed = panels_at(points_near(curves, [sparsity]), [sparsity])
             masked = [
-                (curve, point, masks(analysis.reading.root, curve, point))
-                for curve, point in points_near(curves, [sparsity])
+                (curve, point, panel, masks(analysis.reading.root, curve, point))
+                for curve, point, panel in placed
             ]
             rows += [row for one in masked for other in masked for row in _pair(one, other)]
-            points += [point for _, point, by_seed in masked if by_seed]
+            points += [point for _, point, _, by_seed in masked if by_seed]
     if not rows:
         raise NotDrawn(
             "the store lacks the masks of two seeds or two lines near a sparsity of "
             "`report.masks_at`"
         )
     data = pd.DataFrame(rows)
+    least, most = data["n"].min(), data["n"].max()
+    pairs = most if least == most else f"{least} to {most}"
     sentence = (
         "Overlap of masks: weights that both keep, in percent of those that at least one keeps. On "
         "the diagonal between the seeds of a line, elsewhere between two lines at the same seed; "
-        f"means over {data['n'].min()} to {data['n'].max()} pairs. `Chance` is the overlap of "
-        "independent masks with the same densities in each layer."
+        f"means over {pairs} pairs. Chance: the overlap of independent "
+        "masks with the same densities in each layer."
     )
     draw = partial(_draw, data)
     return one_figure(analysis, "overlap", data, stage_ids(points), draw, sentence)
@@ -70,7 +73,7 @@ def chance_overlap(one: Arrays, other: Arrays) -> float:
 
 def _pair(one: MaskedPoint, other: MaskedPoint) -> Iterator[dict[str, object]]:
     """The row of two lines, or of a line with itself; none where no two masks can be compared."""
-    (curve, point, masks), (other_curve, _, other_masks) = one, other
+    (curve, _, panel, masks), (other_curve, _, _, other_masks) = one, other
     # Between two lines only masks of the same seed are compared: they started from the same
     # weights, so what differs is what the lines differ in. A line's masks are compared between
     # seeds instead, which says how much of a mask is the seed's.
@@ -83,7 +86,7 @@ def _pair(one: MaskedPoint, other: MaskedPoint) -> Iterator[dict[str, object]]:
         overlaps = [jaccard(masks[a], other_masks[b]) for a, b in pairs]
         chances = [chance_overlap(masks[a], other_masks[b]) for a, b in pairs]
         yield {
-            "panel": panel_at(curve, point),
+            "panel": panel,
             "line": curve.label,
             "other": other_curve.label,
             "overlap": float(np.mean(overlaps)),

@@ -14,7 +14,7 @@ from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.stored_weights import points_near, prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import one_figure, panel_at, stage_ids
+from lt_sweeps.reporting.figures.captions import one_figure, panels_at, stage_ids
 from lt_sweeps.reporting.figures.marks import draw_row, prepare_rows
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
@@ -22,8 +22,9 @@ from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 def sign_figures(analysis: Analysis) -> list[Figure]:
     """Percent of weights whose sign at the end differs from that of their initialisation."""
     rows, points = [], []
-    for curve, point in points_near(analysis.curves, analysis.layout.masks_at):
-        if lines := _rows(analysis, curve, point):
+    levels = points_near(analysis.curves, analysis.layout.masks_at)
+    for curve, point, panel in panels_at(levels, analysis.layout.masks_at):
+        if lines := _rows(analysis, curve, point, panel):
             rows += lines
             points.append(point)
     if not rows:
@@ -40,7 +41,7 @@ def sign_figures(analysis: Analysis) -> list[Figure]:
     return one_figure(analysis, "signs", data, stage_ids(points), draw, sentence)
 
 
-def _rows(analysis: Analysis, curve: Curve, point: Point) -> list[dict[str, object]]:
+def _rows(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list[dict[str, object]]:
     """One row per seed; a seed whose weights are not stored is left out."""
     rows = []
     for seed in curve.seeds:
@@ -52,7 +53,7 @@ def _rows(analysis: Analysis, curve: Curve, point: Point) -> list[dict[str, obje
         flipped = np.concatenate([np.sign(lay.init) != np.sign(lay.final) for lay in layers])
         rows.append(
             {
-                "panel": panel_at(curve, point),
+                "panel": panel,
                 "line": curve.label,
                 "seed": seed,
                 "kept_flipped": 100 * float(flipped[kept].mean()),
@@ -85,5 +86,6 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
             # Side by side in the row of their line: the two often lie at the same place.
             draw_row(axes, i - 0.15, kept, styles[line])
             draw_row(axes, i + 0.15, pruned, styles[line], filled=False)
-        axes.set_xlim(left=0)
+        # Room for half a marker at 0, as where a criterion keeps no weight that changed its sign.
+        axes.set_xlim(left=-0.03 * axes.get_xlim()[1])
     return sheet

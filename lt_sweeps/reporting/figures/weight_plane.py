@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Sheet
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.stored_weights import points_near, prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import one_figure, panel_at, stage_ids
+from lt_sweeps.reporting.figures.captions import one_figure, panels_at, stage_ids
 from lt_sweeps.reporting.figures.style import SMALL, Figure, NotDrawn, decorate, panels_of
 
 EDGE, BINS = 3.0, 48  # standard deviations shown to each side, and squares across
@@ -23,8 +23,9 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
     """The plane of each line at the first of the layout's sparsities, all seeds together."""
     rows, points = [], []
     # A plane per line at one sparsity fills a page already.
-    for curve, point in points_near(analysis.curves, analysis.layout.masks_at[:1]):
-        if squares := _squares(analysis, curve, point):
+    first = analysis.layout.masks_at[:1]
+    for curve, point, panel in panels_at(points_near(analysis.curves, first), first):
+        if squares := _squares(analysis, curve, point, panel):
             rows += squares
             points.append(point)
     if not rows:
@@ -46,7 +47,7 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
     return one_figure(analysis, "plane", shown, stage_ids(points), draw, sentence)
 
 
-def _squares(analysis: Analysis, curve: Curve, point: Point) -> list[dict[str, object]]:
+def _squares(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list[dict[str, object]]:
     """A row per square that holds weights, with how many are kept; and one for all outside."""
     edges = np.linspace(-EDGE, EDGE, BINS + 1)
     counts = np.zeros((2, BINS, BINS))
@@ -62,7 +63,7 @@ def _squares(analysis: Analysis, curve: Curve, point: Point) -> list[dict[str, o
                 counts[i] += np.histogram2d(*places, bins=(edges, edges))[0]
     if not total:
         return []
-    about = {"panel": panel_at(curve, point), "line": curve.label, "seeds": seeds}
+    about = {"panel": panel, "line": curve.label, "seeds": seeds}
     middle = (edges[:-1] + edges[1:]) / 2
     rows: list[dict[str, object]] = [
         {
