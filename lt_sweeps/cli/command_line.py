@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from lt_sweeps import __version__
 from lt_sweeps.cli.commands import HELP, USAGE, VERBS, Usage, run_verb
-from lt_sweeps.cli.completion import SCRIPTS, after_verb, typed, with_values
+from lt_sweeps.cli.completion import SCRIPTS, after_verb, settings, typed, with_values
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
 from lt_sweeps.config.keys import GROUPS, SHARED_KEYS
@@ -126,7 +126,7 @@ def _proposed(given: list[str], last: str) -> list[str]:
     found = [*shown.getvalue().split(), *(f"{key}={name}" for name in nested)]
     if comma:
         found = [f"{key}={head},{word.partition('=')[2]}" for word in found]
-    return [*with_values(last), *found]
+    return [*with_values(last, settings(given)), *found]
 
 
 def _verb_at(words: list[str]) -> int | None:

@@ -53,6 +53,13 @@ from lt_sweeps.interchange.export_results import export
         ("logs root=elsewhere th", "theirs"),
         ("report zz", ""),
         ("report 'zz", ""),
+        ("import --config-dir own th", "theirs"),
+        ("import --config-dir=own ma", "mask"),
+        ("import --config-dir nowhere ma", "mask"),
+        ("export --config-dir own mi", "mine"),
+        ("export mine -cd own form=co", "form=counts"),
+        ("report mine --config-dir own figures=[curves,by_e", "figures=[curves,by_epochs"),
+        ("--config-dir own report.figures=by_e", "report.figures=by_epochs"),
     ],
 )
 def test_tab_completes_verbs_and_options_and_never_prints_an_error(
@@ -68,6 +75,9 @@ def test_tab_completes_verbs_and_options_and_never_prints_an_error(
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "own" / "model").mkdir(parents=True)
     (tmp_path / "own" / "model" / "mine.yaml").write_text("defaults: [fc]\n")
+    for option in ("importer/theirs", "export_form/counts", "figure/by_epochs"):
+        (tmp_path / "own" / option).parent.mkdir()
+        (tmp_path / "own" / f"{option}.yaml").touch()
     monkeypatch.setenv("COMP_LINE", f"{command} {typed}")
     assert main(["-sc", "query=bash"]) == 0
     out, err = capsys.readouterr()
@@ -91,11 +101,12 @@ def test_tab_completes_a_cell_as_the_report_names_it(
 @pytest.mark.parametrize("verb", VERBS)
 def test_tab_offers_what_a_verb_takes(verb: str, tmp_path: Path) -> None:
     offered = VERB_WORDS[verb]
-    for word in re.findall(r"--\w+|\b[a-z_]+(?==)", USAGE[verb].replace("exit status", "")):
+    for word in re.findall(r"--[\w-]+|\b[a-z_]+(?==)", USAGE[verb].replace("exit status", "")):
         known = {*offered, *GROUPS, *_keys_of("tracker/wandb"), *_keys_of("hydra/launcher/slurm")}
         assert word in known, f"{verb}: its help names {word}"
     if verb == "export":
-        assert {*offered} - {"root"} == {*signature(export).parameters} - {"where", "console"}
+        taken = {*signature(export).parameters} - {"where", "keys", "config_dir"}
+        assert {*offered} - {"root", "--config-dir"} == taken
         assert set(offered["form"]) == {*option_names("export_form")}
     if verb == "audit":
         assert {*offered} - {"root"} == {*signature(audit).parameters} - {"where", "console"}
