@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import partial
 from typing import cast
 
 import hydra
@@ -258,7 +259,9 @@ def _job(config: DictConfig) -> float | None:
 
     composed = cast(DictConfig, HydraConfig.get())
     cells, single = by_seed(from_config(config, composed)), composed.mode is not RunMode.MULTIRUN
-    status = _answered(lambda: local_launcher.launch(cells))
+    # A launcher that is not ours starts each job by itself, and a report may name lines of all.
+    launch = local_launcher.launch if single else partial(local_launcher.launch, whole=False)
+    status = _answered(lambda: launch(cells))
     if status and (single or status == _INTERRUPTED):
         sys.exit(status)
     no_result = single or config.dry_run
