@@ -8,7 +8,6 @@ so that no reader has to guess.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lt_sweeps.analysis import labels
+from lt_sweeps.analysis import labels, line_names
+from lt_sweeps.analysis.line_names import check_keys, identity, shared_config
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.config.quantities import ACCURACY, TEST_ACCURACY, Quantity, named
@@ -124,17 +124,16 @@ def curves(
     """
     layout = layout or ReportConfig()
     started = [cell for cell in cells if cell.choices and _measures(cell, metric)]
-    for where in ("panels", "lines", "along"):
-        labels.check_keys(f"report.{where}", getattr(layout, where) or (), started)
+    check_keys(started, layout)
     groups = list(_groups(started, layout.along))
-    configs = [_shared_config(group[0], layout.along, apart) for group, apart in groups]
+    configs = [
+        shared_config(group[0], layout.along, schedule=apart >= APART_BY_SCHEDULE)
+        for group, apart in groups
+    ]
     judged = [_judged_by(group) for group, _ in groups]
     panels = [labels.panel_label(config, layout.panels) for config in configs]
     panels = labels.panels_by_metric(panels, judged)
-    if layout.lines is None:
-        names = labels.automatic_labels(configs, panels)
-    else:
-        names = labels.labels_from_keys(configs, panels, layout.lines)
+    names = line_names.named(configs, panels, layout)
     drawn = [
         Curve(
             name=name,
@@ -268,18 +267,9 @@ def _groups(
             yield group, apart
 
 
-def _shared_config(cell: CellResults, along: Sequence[str], apart: int) -> CellResults:
-    """A cell with only the choices and settings that are the same for every cell of its curve."""
-    aside = [*along, *(["schedule"] if apart < APART_BY_SCHEDULE else [])]
-    settings = {k: v for k, v in cell.settings.items() if not labels.is_within(k, aside)}
-    choices = {group: option for group, option in cell.choices.items() if group not in along}
-    return replace(cell, choices=choices, settings=settings)
-
-
 def _identity(cell: CellResults, along: Sequence[str], apart: int) -> str:
-    config = _shared_config(cell, along, apart)
     signature = cell.signature if apart >= APART_BY_SIGNATURE else ""
-    return json.dumps([config.choices, config.settings, signature], sort_keys=True, default=str)
+    return identity(cell, along, schedule=apart >= APART_BY_SCHEDULE) + signature
 
 
 def _clash(cells: Sequence[CellResults]) -> bool:

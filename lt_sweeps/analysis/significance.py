@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,8 +18,8 @@ import numpy as np
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.endpoint import not_inferior
 from lt_sweeps.analysis.labels import group_by, value_of
+from lt_sweeps.analysis.line_names import check_lines, line_and_option
 from lt_sweeps.analysis.stats import Comparison, compare_replicates, detectable, holm
-from lt_sweeps.config.call import nearest
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import ReportConfig
 
@@ -103,7 +102,7 @@ def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
     """
     if layout.baseline is None:
         return []
-    _check_lines(curves, layout)
+    check_lines([curve.name for curve in curves], layout)
     verdicts = []
     for panel in group_by(curves, lambda curve: curve.panel).values():
         for curve, baseline in against_baseline(panel, layout):
@@ -113,7 +112,7 @@ def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
 
 def pair_verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
     """The pairs of lines that the layout names, each a family of tests of its own."""
-    _check_lines(curves, layout)
+    check_lines([curve.name for curve in curves], layout)
     verdicts = []
     for curve, other in named_pairs(curves, layout):
         verdicts += compare_curves(curve, other, layout)
@@ -184,12 +183,6 @@ def named_pairs(curves: Sequence[Curve], layout: ReportConfig) -> list[tuple[Cur
     return pairs
 
 
-def line_and_option(name: str) -> tuple[str, str]:
-    """A line of a pair, and the option of its panel; empty: that of the other line."""
-    line, _, option = name.partition(" @ ")
-    return line, option
-
-
 def _rest(curve: Curve, line: str, option: str, layout: ReportConfig) -> tuple[Any, ...] | None:
     """The panel of a curve but for an option; None for another line, or another option."""
     key, _, value = option.partition("=")
@@ -197,36 +190,6 @@ def _rest(curve: Curve, line: str, option: str, layout: ReportConfig) -> tuple[A
     if not curve.called(line) or (option and options.pop(key, None) != value):
         return None
     return tuple(options.items())
-
-
-def _check_lines(curves: Sequence[Curve], layout: ReportConfig) -> None:
-    """A name in the layout is a line that is there, or one that `labels` expects."""
-    names = list(dict.fromkeys(curve.name for curve in curves))
-    known = {*names, *layout.labels, *layout.labels.values()}
-    for where in ("baseline", "tested", "control", "highlight", "pairs"):
-        given = getattr(layout, where) or []
-        given = [given] if isinstance(given, str) else given
-        asked = list(chain.from_iterable(given) if where == "pairs" else given)
-        if where == "pairs":
-            _check_options(asked, layout)
-            asked = [line_and_option(name)[0] for name in asked]
-        for name in asked:
-            if name not in known:
-                raise ValueError(
-                    f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
-                    f"{names}"
-                )
-
-
-def _check_options(names: Sequence[str], layout: ReportConfig) -> None:
-    """Raises: ValueError: a line of a pair lies in a panel that is split by another key."""
-    for name in names:
-        _, option = line_and_option(name)
-        if option and option.partition("=")[0] not in layout.panels:
-            raise ValueError(
-                f"report.pairs: `{name}` names a panel by `{option}`; panels are split by "
-                f"{layout.panels}"
-            )
 
 
 def correct_by_holm(verdicts: Sequence[Tested], family: str) -> list[Tested]:

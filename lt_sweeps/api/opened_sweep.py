@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.api.saved_ticket import SavedTicket
 from lt_sweeps.config.call import nearest
 from lt_sweeps.config.errors import unknown
+from lt_sweeps.config.option_files import option_names
+from lt_sweeps.config.report_config import named_figures
+from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.interchange.export_results import evaluations_table
 from lt_sweeps.interchange.stored_plan import planned_run
 from lt_sweeps.reporting.csv_tables import records_table, verdicts_table
-from lt_sweeps.reporting.figures import FIGURES, NotDrawn
+from lt_sweeps.reporting.figures import FIGURES, NotDrawn, draw_own
 from lt_sweeps.storage.sweep_folder import sweep_path
 
 _LISTED = 12  # tickets that an error lists
@@ -99,30 +102,49 @@ class Sweep:
         tables = [verdicts_table(found) for found in self._analyses(report_keys).values()]
         return pd.concat(tables, ignore_index=True)
 
-    def figure(self, name: str = "curves", **report_keys: Any) -> Sheet:
+    def figure(
+        self,
+        name: str | Mapping[str, Any] = "curves",
+        *,
+        config_dir: str | Path | None = None,
+        **report_keys: Any,
+    ) -> Sheet:
         """A figure of the report, drawn with matplotlib: `figure("curves", band="sd")`.
 
-        `name` is one of those under `figures` in a report (its first picture), or the file name of
-        a picture.
+        `name` is one of those under `figures` in a report (its first picture), the file name of a
+        picture, or a figure of your own: `figure/NAME.yaml` in `config_dir`, a mapping with a
+        `name`, a `_target_` and arguments, or one that the sweep asks for, of a module in `trust`.
 
         Raises: ValueError: there is no such figure, or the data lack what it needs.
         """
-        names, reasons = [], []
+        folder = None if config_dir is None else Path(config_dir)
+        own = {} if folder is None else option_names("figure", str(folder))
+        given = named_figures([name], [folder] if folder else [])[0]
+        wanted = str(given["name"] if isinstance(given, Mapping) else given)
+        names, reasons = [*own], []
         for analysis in self._analyses(report_keys).values():
-            for kind, draw in FIGURES.items():
+            asked = [*(analysis.layout.figures or ()), given]
+            theirs = {each["name"]: each for each in asked if isinstance(each, Mapping)}
+            names += theirs
+            draws = dict(FIGURES)
+            if own_figure := theirs.get(wanted):
+                if own_figure is not given and "figures" not in report_keys:
+                    check_trusted(own_figure, where=f"figure: {self.folder}", trust=self.trust)
+                draws = {wanted: partial(draw_own, own_figure)}
+            for kind, draw in draws.items():
                 try:
                     drawn = draw(analysis)
                 except NotDrawn as reason:
-                    reasons += [f"{name} is not drawn: {reason}"] * (kind == name)
+                    reasons += [f"{wanted} is not drawn: {reason}"] * (kind == wanted)
                     continue
                 for picture in drawn:
-                    if name in (kind, picture.name):
+                    if wanted in (kind, picture.name):
                         return _shown_in_notebooks(picture.draw())
                     names.append(picture.name)
         if reasons:
             raise ValueError(f"figure: {reasons[0]}")
-        known = [*FIGURES, *names]
-        raise ValueError(f"figure: no `{name}`; there are {known}{nearest(name, known)}")
+        known = list(dict.fromkeys([*FIGURES, *names]))
+        raise ValueError(f"figure: no `{wanted}`; there are {known}{nearest(wanted, known)}")
 
     def __repr__(self) -> str:
         cells, unfinished = len(self._results.cells), self._results.unfinished

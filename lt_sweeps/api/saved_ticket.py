@@ -99,8 +99,7 @@ class SavedTicket:
 
         Raises: ValueError: as `module`.
         """
-        shape = self._work.network.input_shape
-        return compacted(self.module(at, sample=sample), torch.zeros(1, *shape))
+        return compacted(self.module(at, sample=sample), self._work.network.example())
 
     def evaluate(self, split: Literal["val", "test"] = "test", at: At = "reported") -> Score:
         """Measure it again on a split of its data: `evaluate().accuracy` is the record's.

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import partial
 from typing import cast
 
 import hydra
@@ -20,7 +21,7 @@ from omegaconf import DictConfig
 
 from lt_sweeps import __version__
 from lt_sweeps.cli.commands import HELP, USAGE, VERBS, Usage, run_verb
-from lt_sweeps.cli.completion import SCRIPTS, after_verb, typed, with_values
+from lt_sweeps.cli.completion import SCRIPTS, after_verb, settings, typed, with_values
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
 from lt_sweeps.config.keys import GROUPS, SHARED_KEYS
@@ -126,7 +127,7 @@ def _proposed(given: list[str], last: str) -> list[str]:
     found = [*shown.getvalue().split(), *(f"{key}={name}" for name in nested)]
     if comma:
         found = [f"{key}={head},{word.partition('=')[2]}" for word in found]
-    return [*with_values(last), *found]
+    return [*with_values(last, settings(given)), *found]
 
 
 def _verb_at(words: list[str]) -> int | None:
@@ -258,7 +259,9 @@ def _job(config: DictConfig) -> float | None:
 
     composed = cast(DictConfig, HydraConfig.get())
     cells, single = by_seed(from_config(config, composed)), composed.mode is not RunMode.MULTIRUN
-    status = _answered(lambda: local_launcher.launch(cells))
+    # A launcher that is not ours starts each job by itself, and a report may name lines of all.
+    launch = local_launcher.launch if single else partial(local_launcher.launch, whole=False)
+    status = _answered(lambda: launch(cells))
     if status and (single or status == _INTERRUPTED):
         sys.exit(status)
     no_result = single or config.dry_run

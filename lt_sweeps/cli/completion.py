@@ -33,17 +33,10 @@ _REPORT: Mapping[str, Sequence[str]] = {
     "lines": GROUPS,
     "panels": GROUPS,
 }
+_OWN: Mapping[str, Sequence[str]] = {"--config-dir": ()}  # of verbs that take a person's options
 # A verb's keys and flags, with the known values of each. The shell completes files.
 VERB_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "report": {
-        "root": (),
-        "out": (),
-        "layout": (),
-        "--check": (),
-        "--config-dir": (),
-        "trust": (),
-        **_REPORT,
-    },
+    "report": {"root": (), "out": (), "layout": (), "trust": (), "--check": (), **_OWN, **_REPORT},
     "compare": {"root": (), "out": (), "by": GROUPS, **_REPORT},
     "paper": {"root": (), "out": (), "quick": _BOOLEAN},
     "status": {"root": (), "--watch": ()},
@@ -58,22 +51,15 @@ VERB_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "form": tuple(option_names("export_form")),
         "at": ("reported", "end"),
         "effective": _BOOLEAN,
-        "trust": (),
         "speed": _BOOLEAN,
         "batch": (),
         "n": (),
-        "--config-dir": (),
+        "trust": (),
+        **_OWN,
     },
     "audit": {"root": (), "sample": ("all",), "repeat": ("all",), "trust": (), "out": ()},
     "prune-store": {"root": (), "--yes": (), "keep": KEEPS[1:]},
-    "import": {
-        "root": (),
-        "name": (),
-        "seed": (),
-        "level": (),
-        "test_accuracy": (),
-        "--config-dir": (),
-    },
+    "import": {"root": (), "name": (), "seed": (), "level": (), "test_accuracy": (), **_OWN},
 }
 SETTINGS: Mapping[str, Sequence[str]] = {
     **{f"report.{key}": values for key, values in _REPORT.items()},
@@ -102,14 +88,36 @@ def typed(line: str) -> tuple[list[str], str]:
 
 def after_verb(verb: str, given: Sequence[str], last: str) -> Iterator[str]:
     """What can stand in the place of `last`, behind a verb and the words that were given."""
+    config_dir, given = _config_dir(given)
     keys = dict(word.split("=", 1) for word in given if "=" in word)
-    words = _words(verb, keys)
+    words = _words(verb, keys, config_dir)
     if "=" in last:
         yield from with_values(last, words)
         return
     named = [word for word in given if "=" not in word and not word.startswith("-")]
-    proposals = [*_names(verb, named, keys), *(w if w[0] == "-" else f"{w}=" for w in words)]
+    proposals = [
+        *_names(verb, named, keys, config_dir),
+        *(w if w[0] == "-" else f"{w}=" for w in words),
+    ]
     yield from (name for name in [*proposals, "--help"] if name.startswith(last))
+
+
+def settings(given: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """`SETTINGS`, with the figures of a person's folder that the words name."""
+    config_dir, _ = _config_dir(given)
+    return {**SETTINGS, "report.figures": (*FIGURES, *option_names("figure", config_dir))}
+
+
+def _config_dir(given: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The folder of a person's options, if the words name one, and the other words."""
+    folder, others, words = None, list[str](), iter(given)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folder = value if equals else next(words, "")
+        else:
+            others.append(word)
+    return (folder if folder and Path(folder).is_dir() else None), others
 
 
 def with_values(last: str, words: Mapping[str, Sequence[str]] = SETTINGS) -> Iterator[str]:
@@ -121,10 +129,16 @@ def with_values(last: str, words: Mapping[str, Sequence[str]] = SETTINGS) -> Ite
             yield f"{last[: len(last) - len(part)]}{name}"
 
 
-def _words(verb: str, keys: Mapping[str, str]) -> Mapping[str, Sequence[str]]:
+def _words(
+    verb: str, keys: Mapping[str, str], config_dir: str | None
+) -> Mapping[str, Sequence[str]]:
     """The keys of a verb, with those of the launcher, of the tracker or of an imported cell."""
     words = dict(VERB_WORDS[verb])
-    if verb == "resume":
+    if verb == "report":
+        words |= {"figures": (*FIGURES, *option_names("figure", config_dir))}
+    elif verb == "export":
+        words |= {"form": tuple(option_names("export_form", config_dir))}
+    elif verb == "resume":
         words |= dict.fromkeys(_keys_of("hydra/launcher/slurm"), ())
     elif verb == "sync":
         tracker = keys.get("tracker", "wandb")
@@ -141,10 +155,12 @@ def _keys_of(option: str) -> list[str]:
     return [key for key in yaml.safe_load((CONF / f"{option}.yaml").read_text()) if key[0] != "_"]
 
 
-def _names(verb: str, named: Sequence[str], keys: Mapping[str, str]) -> Iterable[str]:
+def _names(
+    verb: str, named: Sequence[str], keys: Mapping[str, str], config_dir: str | None
+) -> Iterable[str]:
     """What a verb is about: sweeps, the cells of one, papers, or kinds of results."""
     if verb == "import":
-        return () if named else tuple(option_names("importer"))
+        return () if named else tuple(option_names("importer", config_dir))
     if verb == "paper":
         return () if named else paper_names()
     root = Path(keys.get("root", "results"))

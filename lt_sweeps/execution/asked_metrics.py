@@ -1,13 +1,17 @@
-"""The metrics that a command names, compared with what its cells will measure."""
+"""The metrics and lines that a command names, compared with what its cells will measure and be."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from lt_sweeps.analysis.line_names import check_planned
 from lt_sweeps.analysis.objective import Objective
+from lt_sweeps.analysis.results import layouts_by_name, queued_cell
 from lt_sweeps.config.quantities import check_name, names_measured
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.plan.planning import Planned
+from lt_sweeps.storage.manifest import FrozenCell
 
 
 def check_metrics(cells: Sequence[Planned]) -> None:
@@ -23,3 +27,20 @@ def check_metrics(cells: Sequence[Planned]) -> None:
     levels = {level for cell in cells for level in cell.levels.values()}
     for value in {str(cell.cell.config.get("objective", "val_metric")) for cell in cells}:
         Objective.of(value).check(names, levels)
+
+
+def check_layouts(cells: Sequence[FrozenCell], layouts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Look up the keys and lines that the layout of each experiment names.
+
+    Cells of several tasks are not looked at: their records say which of them are in one panel.
+
+    Raises: ValueError: no cell has such a key or line, or `report.lines` does not tell two apart.
+    """
+    experiments: dict[str, list[FrozenCell]] = {}
+    for cell in cells:
+        experiments.setdefault(cell.labels["experiment"] or "", []).append(cell)
+    by_name = layouts_by_name(experiments, layouts)
+    for name, keys in by_name.items():
+        drawn = experiments[name] if name else cells
+        if len({repr(cell.config.get("task")) for cell in drawn}) == 1:
+            check_planned(map(queued_cell, drawn), layout(keys))

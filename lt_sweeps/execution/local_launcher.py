@@ -37,13 +37,16 @@ from lt_sweeps.tracking.mirror_process import mirrored
 _LINES = 5  # that an error names
 
 
-def launch(cells: Sequence[Cell]) -> int:
+def launch(cells: Sequence[Cell], *, whole: bool = True) -> int:
     """Run the cells to their end and report; returns the exit status.
 
     What is stored already is not computed again, so the same command goes on with an
-    interrupted sweep.
+    interrupted sweep. Without `whole` they are some of those that a person asked for.
     """
-    return run_missing(Submission(plan(cells), RunSettings.of(cells)))
+    submission = Submission(plan(cells), RunSettings.of(cells))
+    if whole:
+        submission.check_layouts()
+    return run_missing(submission)
 
 
 def run_missing(submission: Submission) -> int:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -20,7 +21,7 @@ from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data.split_overlap import shared_examples
-from lt_sweeps.execution.asked_metrics import check_metrics
+from lt_sweeps.execution.asked_metrics import check_layouts, check_metrics
 from lt_sweeps.execution.loaded_code import ChangedCode
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.measured_backend import with_backend
@@ -80,6 +81,11 @@ class Submission:
                 f"name: {name!r} is taken by another sweep in {settings.root}; choose another"
             )
 
+    @property
+    def _reports(self) -> dict[str, Mapping[str, Any]]:
+        """The keys under `report:` of each experiment."""
+        return {c.labels["experiment"] or "": c.cell.report for c in self.plan.cells}
+
     def _goes_on_with(self, before: Manifest) -> bool:
         """Whether its cells are those of a sweep, or trials of the same search."""
         if self.settings.search is not None:
@@ -116,6 +122,11 @@ class Submission:
                 missing.difference_update(frozen.units)
                 packs.append(Pack(tuple(self.units[name] for name in frozen.units)))
         return packs[::-1]
+
+    def check_layouts(self) -> None:
+        """Raises: ValueError: a report would name a key or a line that none of the cells has."""
+        if self.settings.search is None:  # else lines of earlier and later trials may be meant
+            check_layouts([_frozen_cell(cell) for cell in self.plan.cells], self._reports)
 
     def check_precision(self, device: str) -> None:
         """Raises: ValueError: a cell asks for a precision that the device does not have."""
@@ -175,7 +186,6 @@ class Submission:
             frozen_cells = self._with_earlier_trials(before)
             known, cells = {pack.name for pack in frozen}, _cells_by_unit(frozen_cells)
             stages = {u.stage.key: _frozen_stage(u.stage) for u in self.plan.units}
-            reports = {c.labels["experiment"] or "": c.cell.report for c in self.plan.cells}
             new = [
                 self._frozen_pack(pack, cells, jobs.get(pack.name))
                 for pack in packs
@@ -189,7 +199,7 @@ class Submission:
                 stages={**(before.stages if before else {}), **stages},
                 packs=[*frozen, *new],
                 launcher=launcher or Launcher(cwd=os.getcwd()),
-                reports={**(before.reports if before else {}), **reports},
+                reports={**(before.reports if before else {}), **self._reports},
                 data={**(before.data if before else {}), **_data(self.plan)},
                 search=before.search if before else self.settings.search,
             )

@@ -1,9 +1,9 @@
 """The trial of a plan: what is a user's own is run on two examples, in a process of its own.
 
-A forward pass, the loss, its gradients, every metric and every criterion. What is wrong is one line
-that names the yaml, the key and the shapes, and the user's own file and line. A crash or a hang
-ends the trial's process alone. What has passed is remembered under the root by its identity, and
-what comes with this package is not tried, where it classifies images.
+A forward pass, the loss, its gradients, every metric, criterion, reset and freeze. What is wrong is
+one line that names the yaml, the key and the shapes, and the user's own file and line. A crash or a
+hang ends the trial's process alone. What has passed is remembered under the root by its identity,
+and what comes with this package is not tried, where it classifies images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.call import Call, digest
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.config.user_code import raised_in
 from lt_sweeps.data.batches import first_images
@@ -29,21 +29,30 @@ from lt_sweeps.models.functional import picked
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import Plan
 from lt_sweeps.plan.stages import Task
-from lt_sweeps.sparsity.evidence import Criterion
+from lt_sweeps.sparsity.evidence import OF_ACTIONS, Criterion, reset
 from lt_sweeps.storage.verified_files import VerifiedFiles
 from lt_sweeps.training.task_loss import TaskLoss, measured
 
 _SECONDS = 120.0  # a forward pass of two examples, and reading the data
 _EXAMPLES = 2
-_KEYS = ("task", "model", "dataset", "mask_criterion")  # that such a line begins with
+_KEYS = ("task", "model", "dataset", "mask_criterion", "reset", "freeze")  # lines begin with one
 _WEIGHTS = 50  # that a criterion is asked to score
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A network on a task, or a criterion, with the yamls that they come from by group."""
+class Action:
+    """A reset or a freeze, by its group, and the shape of a layer that it will be asked for."""
 
-    tried: tuple[Network, Task] | Criterion
+    group: str
+    call: Call
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network on a task, a criterion, a reset or a freeze, with the yamls of all by group."""
+
+    tried: tuple[Network, Task] | Criterion | Action
     yamls: tuple[tuple[str, str | None], ...]
 
     @cached_property
@@ -51,7 +60,7 @@ class Trial:
         """Whether all of it comes with this package, and is known to go together: classes of
         images, which all of our networks take.
         """
-        if isinstance(self.tried, Criterion):
+        if isinstance(self.tried, Criterion | Action):
             return self.tried.call.ours
         network, task = self.tried
         calls = [network.net, task.call, *([network.init] if network.init else [])]
@@ -63,6 +72,8 @@ class Trial:
         """What it is remembered by: everything that could make it fail."""
         if isinstance(self.tried, Criterion):
             return digest([self.tried.call.identity(), list(self.tried.evidence)])
+        if isinstance(self.tried, Action):
+            return digest([self.tried.group, self.tried.call.identity(), list(self.tried.shape)])
         network, task = self.tried
         return digest([network.identity(), task.identity(), network.output])
 
@@ -73,6 +84,8 @@ class Trial:
         """Raises: ValueError: the line that says what is wrong."""
         if isinstance(self.tried, Criterion):
             self._score(self.tried)
+        elif isinstance(self.tried, Action):
+            self._act(self.tried)
         else:
             self._train(*self.tried)
 
@@ -113,6 +126,19 @@ class Trial:
                 f"{said}; a criterion gives each weight one number"
             )
 
+    def _act(self, action: Action) -> None:
+        shape, draws = action.shape, torch.Generator().manual_seed(0)
+        evidence = {n: torch.rand(shape, generator=draws) for n in action.call.names}
+        evidence |= {n: evidence[n] < 0.5 for n in ("kept", "cut") if n in evidence}
+        with self._said(action.group, f"a layer of {list(shape)}"):
+            weights = action.call(**{n: x for n, x in evidence.items() if n in OF_ACTIONS})
+        said = _form(weights) if isinstance(weights, Tensor) else type(weights).__name__
+        if not isinstance(weights, Tensor) or not _fits(weights.shape, shape):
+            raise ValueError(
+                f"{action.group}: {self.yaml(action.group)}: of a layer of {list(shape)} it "
+                f"returns {said}; a {action.group} gives each weight of the layer one number"
+            )
+
     @contextmanager
     def _said(self, group: str, what: str) -> Iterator[None]:
         """An error within is one line: the yaml, what was done, and where in whose code."""
@@ -147,7 +173,7 @@ def try_out(plan: Plan, root: Path) -> None:
 
 
 def _trials(plan: Plan) -> list[Trial]:
-    """Each network on each task, and each criterion, once."""
+    """Each network on each task, each criterion, each reset and each freeze, once."""
     trials: dict[object, Trial] = {}
     for planned in plan.cells:
         yamls = tuple(planned.labels.items())
@@ -157,6 +183,14 @@ def _trials(plan: Plan) -> list[Trial]:
         if planned.labels.get("mask_criterion"):
             criterion = Criterion.of(planned.cell.config["mask_criterion"])
             trials.setdefault(criterion, Trial(criterion, yamls))
+        for group in ("reset", "freeze"):
+            if planned.labels.get(group):
+                call = reset(planned.cell.config[group], group)
+                # The smallest layer of each number of dimensions stands for all of them.
+                layers = sorted(planned.last.network.layers, key=lambda layer: -layer.size)
+                for shape in {len(layer.shape): layer.shape for layer in layers}.values():
+                    action = Action(group, call, shape)
+                    trials.setdefault(action, Trial(action, yamls))
     return list(trials.values())
 
 
@@ -189,6 +223,8 @@ def _in_a_process_of_its_own(trials: Sequence[Trial]) -> str:
 def _named(trial: Trial) -> str:
     if isinstance(trial.tried, Criterion):
         return trial.yaml("mask_criterion")
+    if isinstance(trial.tried, Action):
+        return trial.yaml(trial.tried.group)
     return f"{trial.yaml('model')} on {trial.yaml('dataset')}"
 
 
@@ -215,6 +251,14 @@ def _examples(task: Task) -> tuple[Tensor, Tensor]:
         return torch.zeros(_EXAMPLES, *dataset.input_shape), classes
     dataset.prepare()
     return first_images(dataset, Seed.of(0, {}), _EXAMPLES)
+
+
+def _fits(given: Sequence[int], shape: tuple[int, ...]) -> bool:
+    """Whether numbers of one shape can be laid on a layer: one number may stand for several."""
+    try:
+        return torch.broadcast_shapes(tuple(given), shape) == shape
+    except RuntimeError:
+        return False
 
 
 def _form(tensor: Tensor) -> str:

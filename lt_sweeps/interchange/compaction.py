@@ -9,6 +9,7 @@ to another value is never lost, and single dead neurons of an unstructured ticke
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
@@ -25,6 +26,7 @@ Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 _EXAMPLES = 3
 _ROUNDING = 1e-9  # of float64, relative to the largest output
+_FAILS = (RuntimeError, TypeError, ValueError, LookupError)  # what a forward pass may raise
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ def compacted(module: nn.Module, example: Tensor) -> Compacted:
     net = deepcopy(module).eval().double()
     try:
         trial = ChannelTrial(net, example.double() if example.is_floating_point() else example)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except _FAILS as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"compact: the network does not run: {reason}") from error
-    inputs = _inputs(example)
+    inputs = _inputs(net, example)
     before = {name: _width(part) for name, part in _layers(net).items()}
     flows, whole = _flows(net, trial)
     with torch.no_grad():
@@ -110,7 +112,18 @@ def _flows(net: nn.Module, trial: ChannelTrial) -> tuple[list[Flow], dict[str, s
             whole[name] = "its outputs are the network's own, or are added to others"
         else:
             flows.append(flow)
-    return flows, whole
+    return flows, whole | _of_other_kinds(net)
+
+
+def _of_other_kinds(net: nn.Module) -> dict[str, str]:
+    """The modules with weights of their own that are never made smaller."""
+    whole = {}
+    for name, part in net.named_modules():
+        matrices = any(p.ndim > 1 for p in part.parameters(recurse=False))
+        if matrices and not isinstance(part, WEIGHTED):
+            kind = type(part).__name__
+            whole[name or kind] = f"{kind} is of a kind that is never made smaller"
+    return whole
 
 
 def _without(net: nn.Module, flow: Flow, inputs: Tensor) -> tuple[nn.Module, str]:
@@ -137,7 +150,7 @@ def _without(net: nn.Module, flow: Flow, inputs: Tensor) -> tuple[nn.Module, str
     _cut(smaller, flow, keep, constants, width)
     try:
         same = _equal(smaller(inputs), net(inputs))
-    except (RuntimeError, ValueError):
+    except _FAILS:
         same = False
     return (smaller, "") if same else (net, "the network without some of its outputs differs")
 
@@ -159,9 +172,9 @@ def _constants(net: nn.Module, flow: Flow, silent: Tensor, inputs: Tensor) -> di
     carrier = None
     for name in flow.readers:
         values = seen[name]
-        values = (
-            values.reshape(len(values), -1) if isinstance(_layers(net)[name], nn.Linear) else values
-        )
+        if isinstance(_layers(net)[name], nn.Linear):  # it reads each place of a sequence alike
+            places = math.prod(values.shape[1:-1])
+            values = values.reshape(len(values), places, width, -1).transpose(1, 2)
         values = values.reshape(len(values), width, -1)
         if not torch.equal(values[:1, silent].expand_as(values[:, silent]), values[:, silent]):
             return {}
@@ -248,12 +261,15 @@ def _sizes(net: nn.Module) -> list[int]:
     return [parameter.numel() for parameter in net.parameters()]
 
 
-def _inputs(example: Tensor) -> Tensor:
-    """Some inputs that differ; with noise where they are not whole numbers."""
+def _inputs(net: nn.Module, example: Tensor) -> Tensor:
+    """Some inputs that differ: with noise, or tokens that each embedding has a row of."""
     several = example[:1].repeat(_EXAMPLES, *[1] * (example.ndim - 1))
-    if not several.is_floating_point():
-        return several
     draws = torch.Generator().manual_seed(0)
+    if not several.is_floating_point():
+        rows = [part.num_embeddings for part in net.modules() if isinstance(part, nn.Embedding)]
+        if not rows or several.dtype == torch.bool:
+            return several
+        return torch.randint(min(rows), several.shape, generator=draws).to(several.dtype)
     return several.double() + torch.randn(several.shape, generator=draws, dtype=torch.float64)
 
 

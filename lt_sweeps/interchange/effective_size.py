@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,11 @@ _PASS = (
 )
 
 
-# Where these are, no paths are followed: attention passes on what arrives by weights that are never
-# 0, a recurrent layer goes round, and an embedding is asked for a few of its rows.
+# Where these are, no paths are followed: a softmax passes on what arrives by weights that are never
+# 0 (that of attention is known, see `_attended`), and a recurrent layer goes round.
 _BLOCK = (
-    *("multi_head_attention_forward", "scaled_dot_product_attention", "softmax"),
-    *("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell"),
-    *("rnn_relu_cell", "embedding", "embedding_bag", "bilinear"),
+    *("softmax", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell"),
+    *("rnn_relu_cell", "embedding_bag", "bilinear"),
 )
 
 
@@ -51,7 +50,8 @@ class Unfollowed(Exception):
 class Size:
     """Parameters and operations (FLOPs) of one example's forward pass: all, and those on a path.
 
-    A multiplication and an addition are two operations; only convolutions and linear layers count.
+    A multiplication and an addition are two operations; only convolutions and linear layers count,
+    those within attention too. An embedding is looked up, and lets in what any of its rows holds.
     """
 
     parameters_total: int
@@ -88,7 +88,7 @@ def _ones(name: str, parameter: Tensor) -> Tensor:
 
 
 def _bias(name: str) -> bool:
-    return name.rpartition(".")[2] == "bias"
+    return name.rpartition(".")[2].endswith("bias")  # `in_proj_bias` of attention
 
 
 def _paths(
@@ -98,11 +98,12 @@ def _paths(
     leaves = {name: each.clone().requires_grad_() for name, each in ones.items()}
     mode = _Paths({id(leaf): name for name, leaf in leaves.items()})
     buffers = {name: torch.zeros_like(b) for name, b in module.named_buffers()}
-    image = torch.ones(1, *network.input_shape, dtype=torch.float64)
+    image = network.example()
+    image = torch.ones_like(image, dtype=torch.float64) if image.is_floating_point() else image
     try:
         with mode:
             called_with(module, {**leaves, **buffers}, image).sum().backward()
-    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, ValueError, LookupError) as error:
         raise Unfollowed(str(error).partition("\n")[0]) from error
     grads = {n: torch.zeros_like(x) if x.grad is None else x.grad for n, x in leaves.items()}
     alive = {name: (grad > 0) & ((ones[name] > 0) | _bias(name)) for name, grad in grads.items()}
@@ -126,14 +127,21 @@ class _Paths(TorchFunctionMode):
     ) -> Any:
         given, name = kwargs or {}, getattr(func, "__name__", "")
         if name in _BLOCK:
-            raise Unfollowed(f"it calls {name}")
+            raise Unfollowed(f"it calls {name}, through which no path is followed")
         if name in _CONNECT:
             made = func(*args, **given)
-            weight = self._names.get(id(given.get("weight", args[1] if len(args) > 1 else None)))
-            if weight is not None:
-                places = made.shape[:-1] if name == "linear" else made.shape[2:]
-                self.passed[weight] = self.passed.get(weight, 0) + math.prod(places)
+            weight = given.get("weight", args[1] if len(args) > 1 else None)
+            self._used(weight, made.shape[:-1] if name == "linear" else made.shape[2:])
             return _Present.apply(made)
+        if name == "embedding":
+            ids, weight = _arguments(func, args, given, "input", "weight")
+            self._used(weight, (0,))
+            return _Present.apply(weight.sum(0)).expand(*ids.shape, -1)
+        if name == "scaled_dot_product_attention":
+            named = ("query", "key", "value")
+            return _attended(*(given[n] if n in given else args[i] for i, n in enumerate(named)))
+        if name == "multi_head_attention_forward":
+            return self._attention(inspect.signature(func).bind(*args, **given).arguments), None
         if name in _PASS:
             return args[0]
         if name in _NORMALISE:
@@ -141,6 +149,48 @@ class _Paths(TorchFunctionMode):
         if "max_pool" in name:
             return _pooled(name, *args, **given)
         return func(*args, **given)
+
+    def _used(self, weight: Any, places: Sequence[int]) -> None:
+        """Count the uses of a weight, if it is one of the network's."""
+        name = self._names.get(id(weight))
+        if name is not None:
+            self.passed[name] = self.passed.get(name, 0) + math.prod(places)
+
+    def _attention(self, given: Mapping[str, Any]) -> Tensor:
+        """`nn.MultiheadAttention` of `[T, B, E]`: its linear layers, and attention between them."""
+        inputs = [given[name] for name in ("query", "key", "value")]
+        if given.get("use_separate_proj_weight"):
+            weights = [given[f"{name}_proj_weight"] for name in "qkv"]
+            for weight, x in zip(weights, inputs, strict=True):
+                self._used(weight, x.shape[:-1])
+        else:
+            weights = given["in_proj_weight"].chunk(3)
+            self._used(given["in_proj_weight"], inputs[0].shape[:-1])
+        joined = given["in_proj_bias"]
+        biases = [None] * 3 if joined is None else joined.chunk(3)
+        parts = zip(inputs, weights, biases, strict=True)
+        heads = given["num_heads"]
+        made = [_Present.apply(F.linear(*part)).unflatten(-1, (heads, -1)) for part in parts]
+        out = _attended(*(each.movedim(0, -2) for each in made)).movedim(-2, 0).flatten(-2)
+        made = F.linear(out, given["out_proj_weight"], given["out_proj_bias"])
+        self._used(given["out_proj_weight"], made.shape[:-1])
+        return _Present.apply(made)
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of `[..., T, E]`, every place of every other one, whatever a mask says.
+
+    A value passes on even where no query meets a key; where one does, both lead on to the value.
+    """
+    scores = _Present.apply(query @ key.transpose(-1, -2))
+    return _Present.apply((1 + scores) @ value)
+
+
+def _arguments(
+    func: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any], *names: str
+) -> list[Any]:
+    bound = inspect.signature(func).bind(*args, **given).arguments
+    return [bound[name] for name in names]
 
 
 class _Present(torch.autograd.Function):

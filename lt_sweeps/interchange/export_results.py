@@ -219,7 +219,7 @@ def _network_of(root: Path, stage: str, trust: tuple[str, ...]) -> Network:
         planned = _networks(root, path.parent.parent.name, trust) if _names(path, stage) else {}
         if stage in planned:
             return planned[stage]
-    raise ValueError(f"export: form=compact: no run in {root / 'runs'} plans stage {stage}")
+    raise ValueError(f"export: no run in {root / 'runs'} plans stage {stage}")
 
 
 def _names(path: Path, stage: str) -> bool:

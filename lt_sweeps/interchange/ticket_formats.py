@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lt_sweeps.config.call import Call
 from lt_sweeps.config.option_files import option_call
 from lt_sweeps.models.network import Network
 from lt_sweeps.storage.atomic_write import write_whole
@@ -19,24 +21,29 @@ from lt_sweeps.storage.ticket import Ticket
 State = dict[str, Tensor]
 
 
-def state_dict(ticket: Ticket) -> State:
-    """The weights as `load_state_dict` takes them; a pruned one has the value it is pinned to."""
-    return {name: tensor[0].clone() for name, tensor in ticket.state.items()}
+def state_dict(ticket: Ticket, network: Network | None = None) -> State:
+    """The weights as `load_state_dict` takes them; a pruned one has the value it is pinned to.
+
+    A tied weight, which a ticket holds once, has all of its names.
+    """
+    return _with_all_names({n: tensor[0].clone() for n, tensor in ticket.state.items()}, network)
 
 
-def torch_pruned(ticket: Ticket) -> State:
+def torch_pruned(ticket: Ticket, network: Network | None = None) -> State:
     """`<name>_orig` and `<name>_mask`, as in the `state_dict` of a module that torch has pruned."""
-    state = state_dict(ticket)
-    for name, mask in _zero_where_pruned(ticket, "prune").items():
+    state = state_dict(ticket, network)
+    masks = _zero_where_pruned(ticket, "prune")
+    for name, mask in _with_all_names(masks, network).items():
         weight = state.pop(name)
         state[f"{name}_orig"], state[f"{name}_mask"] = weight, mask.to(weight.dtype)
     return state
 
 
-def sparse_tensors(ticket: Ticket) -> State:
+def sparse_tensors(ticket: Ticket, network: Network | None = None) -> State:
     """Prunable weights as sparse COO tensors of what is kept, the others as they are."""
-    state = state_dict(ticket)
-    for name, mask in _zero_where_pruned(ticket, "sparse").items():
+    state = state_dict(ticket, network)
+    masks = _zero_where_pruned(ticket, "sparse")
+    for name, mask in _with_all_names(masks, network).items():
         index = mask.nonzero().T
         values = state[name][mask]
         state[name] = torch.sparse_coo_tensor(
@@ -58,7 +65,8 @@ def write_ticket(
 
     `form` is an option of `conf/export_form`, or of that folder in `config_dir`: a function of
     `ticket`, and of the `network` if it names it, that returns tensors by name, or the bytes of
-    the file. `keys` are the form's.
+    the file. Where the network cannot be planned, a form that has a default for it gets none.
+    `keys` are the form's.
 
     Raises: ValueError: an unknown form or suffix, or a form that cannot hold this ticket.
     """
@@ -72,14 +80,14 @@ def write_ticket(
     )
     if not ticket.state:
         raise ValueError(f"export: the ticket for {out} is a mask without weights")
-    known = {"network": network()} if network and "network" in made.names else {}
-    state = made(ticket=ticket, **known)
+    state = made(ticket=ticket, **_known(made, network))
     if isinstance(state, bytes):
         write_whole(out, state)
         return
     dense = all(tensor.layout == torch.strided for tensor in state.values())
     if out.suffix == ".safetensors" and dense:
-        content = safetensors.torch.save(state)
+        # A file of safetensors holds no tensor twice, and a tied weight has several names.
+        content = safetensors.torch.save({name: t.clone() for name, t in state.items()})
     elif out.suffix in (".pt", ".pth"):
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -90,7 +98,27 @@ def write_ticket(
     write_whole(out, content)
 
 
-def _zero_where_pruned(ticket: Ticket, form: str) -> Mapping[str, Tensor]:
+def _known(form: Call, network: Callable[[], Network] | None) -> Mapping[str, Network]:
+    """The network, for a form that names it."""
+    if network is None or "network" not in form.names:
+        return {}
+    try:
+        return {"network": network()}
+    except (ValueError, OSError) as error:
+        default = inspect.signature(form.function).parameters["network"].default
+        if default is inspect.Parameter.empty:
+            raise
+        print(f"written as it is stored, a tied weight under one name: {error}")
+        return {}
+
+
+def _with_all_names(state: Mapping[str, Tensor], network: Network | None) -> State:
+    """The tensors, a tied one under each of its names."""
+    tied = {} if network is None else network.tied
+    return {**state, **{name: state[own] for name, own in tied.items() if own in state}}
+
+
+def _zero_where_pruned(ticket: Ticket, form: str) -> dict[str, Tensor]:
     """The masks of a ticket, all of whose pruned weights must be 0.
 
     Torch multiplies by the mask and a sparse tensor leaves out what is pruned, so neither can hold

@@ -34,8 +34,10 @@ def measured_speeds(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dense = dense_module(ticket, network).to(device)
-    x = torch.rand(batch, *network.input_shape, device=device)
-    smaller = compacted(dense.cpu(), torch.zeros(1, *network.input_shape)).module.to(device)
+    x = network.example(batch).to(device)
+    if x.is_floating_point():
+        x = torch.rand_like(x)
+    smaller = compacted(dense.cpu(), network.example()).module.to(device)
     forms = [("compact", "float32", dense.to(device), smaller, x)]
     if device.type == "cuda":
         try:
@@ -44,7 +46,8 @@ def measured_speeds(
             pass  # it is not of that form
         else:
             half = deepcopy(dense).half()
-            forms.append(("semi_structured", "float16", half, packed, x.half()))
+            inputs = x.half() if x.is_floating_point() else x
+            forms.append(("semi_structured", "float16", half, packed, inputs))
     for form, precision, whole, small, inputs in forms:
         dense_seconds, seconds = interleaved(whole, small, inputs, n=n)
         yield MeasuredSpeed(
@@ -66,7 +69,7 @@ def measured_speeds(
 
 def compact(ticket: Ticket, network: Network) -> dict[str, Tensor]:
     """The weights of the compact network; prints what is smaller, and what stays whole."""
-    smaller = compacted(dense_module(ticket, network), torch.zeros(1, *network.input_shape))
+    smaller = compacted(dense_module(ticket, network), network.example())
     print(smaller.summary)
     return state_of(smaller.module)
 

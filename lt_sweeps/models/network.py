@@ -61,6 +61,7 @@ class Network:
     output: str | int | None = None  # which counts, of a net that returns several
     weights: Pretrained | None = None
     redraw: tuple[str, ...] = ()  # patterns of what is drawn in spite of `weights`
+    input_dtype: torch.dtype = torch.float32  # of its inputs; whole numbers are those of tokens
 
     @classmethod
     def of(
@@ -69,6 +70,7 @@ class Network:
         input_shape: tuple[int, ...],
         classes: int,
         output: str | int | None = None,
+        input_dtype: torch.dtype = torch.float32,
     ) -> Network:
         """The network that a model yaml describes, for this input and number of outputs.
 
@@ -99,6 +101,7 @@ class Network:
             output,
             None if config.get("weights") is None else Pretrained.of(config["weights"]),
             tuple(config.get("redraw") or ()),
+            input_dtype,
         )
         if empty := [layer.name for layer in network.layers if not layer.size]:
             raise ValueError(f"model: {network.net} has no weights in {empty}")
@@ -167,6 +170,20 @@ class Network:
         if self.output is not None:
             module.register_forward_hook(functools.partial(_only, self.output))
         return module
+
+    @property
+    @functools.cache  # noqa: B019 (networks are few)
+    def tied(self) -> dict[str, str]:
+        """The further names that tensors of its `state_dict` have, with the name that is theirs."""
+        module = self.module()
+        named = (*module.named_parameters(), *module.named_buffers())
+        own = {id(tensor): name for name, tensor in named}
+        names = {n: own.get(id(t), n) for n, t in module.state_dict(keep_vars=True).items()}
+        return {name: first for name, first in names.items() if name != first}
+
+    def example(self, count: int = 1) -> Tensor:
+        """Inputs of its shape and type that it can be run on: zeros, or the first token."""
+        return torch.zeros(count, *self.input_shape, dtype=self.input_dtype)
 
     def draw(self, seed: Seed, *index: int | str) -> dict[str, Tensor]:
         """The initial `state_dict`, drawn on the CPU from the seed's `init` role alone.

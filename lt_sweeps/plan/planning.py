@@ -294,7 +294,8 @@ def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]
     data = Call.of(config["dataset"], where="dataset", supplied=("data_dir",))
     task = Task(data, data_dir, TaskKind.of(config.get("task")))  # none in an earlier frozen cell
     dataset = task.dataset
-    network = Network.of(config["model"], dataset.input_shape, dataset.outputs, task.kind.output)
+    shape, dtype = dataset.input_shape, dataset.input_dtype
+    network = Network.of(config["model"], shape, dataset.outputs, task.kind.output, dtype)
     method = Call.of(config["method"], where="method", supplied=SUPPLIED)
     schedule = Call.of(config["schedule"], where="schedule", supplied=("layers",))
     precision = config.get("precision", "float32")  # none in a cell frozen before there was one

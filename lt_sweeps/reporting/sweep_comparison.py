@@ -17,6 +17,7 @@ from rich.text import Text
 from lt_sweeps.analysis.comparison import Pair, SweepComparison
 from lt_sweeps.analysis.endpoint import NAMES, endpoints
 from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES, compare_endpoint
+from lt_sweeps.analysis.labels import check_keys
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.significance import Verdict, caveats, conclusions
 from lt_sweeps.analysis.sweep_analysis import Analysis
@@ -43,8 +44,8 @@ def compare_sweeps(
     The folder is `out`, or in the root of `one` `compare/` and the two names. `options` are keys of
     `report`.
 
-    Raises: ValueError: they differ in more than one thing that `by` does not name, or share no
-        curve.
+    Raises: ValueError: `by` names no group or setting of theirs, they differ in more than one thing
+        that it does not name, or they share no curve.
     """
     console = console or Console()
     config = layout(options)
@@ -54,6 +55,7 @@ def compare_sweeps(
         side.reading.check_metrics("report.metrics", metrics)
         if not side.curves:
             raise ValueError(f"compare: `{side.reading.name}` has no records yet")
+    check_keys("compare: by", by, [cell for side in sides for cell in side.reading.cells])
     both = SweepComparison.of(sides[0], sides[1], by)
     tickets = sorted(_FROM_TICKETS & set(config.figures or ()))
     # Those figures look up tickets by their stage in one store, that of `one`.

@@ -55,7 +55,8 @@ def report(
     with `report:`, such as an experiment's), and these over those of the sweep. Figures of a user's
     that the sweep asks for are drawn by functions of the modules in `trust`, or of any if None.
 
-    Raises: ValueError for a wrong option, and for every file or line that cannot be read.
+    Raises: ValueError for a wrong option, for a folder without a cell, and for every file or line
+        that cannot be read.
     """
     source, console = Path(source), console or Console()
     options = {**(_options_in(layout_file) if layout_file else {}), **options}
@@ -66,6 +67,8 @@ def report(
     folder = _report_folder(source, out)
     audit, cells = audited_cells(source)
     by_experiment = _analyses(source, options, cells)
+    if not any(analysis.reading.cells for analysis in by_experiment.values()):
+        raise ValueError(f"report: `{source}` has no cell yet; give a sweep or a root that ran")
     del cells  # they hold every config twice
     profiles = list(read_profiles(source / "logs"))
     profile = profile_table(profiles)

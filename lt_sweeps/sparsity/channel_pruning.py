@@ -43,7 +43,7 @@ def slimmable(network: Network) -> tuple[Norm, ...]:
     """The batch norms whose channels can be removed, in the network's order."""
     with torch.random.fork_rng(devices=[]):
         module = network.module("cpu")
-    trial = ChannelTrial(module, torch.zeros(1, *network.input_shape))
+    trial = ChannelTrial(module, network.example())
     prunable = {layer.name for layer in network.layers}
     norms = []
     for name in trial.norms:

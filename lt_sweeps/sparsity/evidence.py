@@ -30,7 +30,16 @@ _CRITERION = {  # by its name, the moment that it is of if a yaml does not say a
 UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # known before a network is trained
 ON_DATA = ("grad", "hessian_grad")  # computed from training images
 LEARNED = ("logits", "keeps", "sampled")  # known where a mask has been trained, and only there
-_RESET = ("origin", "init", "final", "masked", "kept", "cut", "noise", "fresh")
+OF_ACTIONS = (
+    "origin",
+    "init",
+    "final",
+    "masked",
+    "kept",
+    "cut",
+    "noise",
+    "fresh",
+)  # of resets and freezes
 _LOGITS = ("kept", "logits", "noise")
 
 
@@ -81,7 +90,7 @@ class Criterion:
 
 def reset(config: Mapping[str, Any], where: str = "reset") -> Call:
     """The reset or freeze (`where`) that a yaml describes."""
-    return _call(config, where, _RESET)
+    return _call(config, where, OF_ACTIONS)
 
 
 def logits(target: str, **arguments: Any) -> Call:

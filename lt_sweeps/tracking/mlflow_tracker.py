@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,13 +55,19 @@ class MLflow:
             from mlflow import MlflowClient
 
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        yield _Session(client, self.experiment)
+        yield _Session(client, self.experiment, uri)
 
 
 @dataclass(frozen=True)
 class _Session:
     client: Any
     experiment: str | None
+    uri: str
+
+    @property
+    def files(self) -> str:
+        """What `mlflow ui --backend-store-uri` takes, without the password of a server."""
+        return re.sub(r"(?<=://)[^/@]*@", "", self.uri)
 
     def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
         with _answers():

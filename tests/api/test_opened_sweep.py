@@ -5,10 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 from fixtures.tiny_cell import compute_cells, settings, tiny_cell
+from matplotlib.figure import Figure
 
 import lt_sweeps as lt
 from lt_sweeps.api.opened_sweep import Sweep
@@ -98,6 +102,40 @@ def test_curves_tests_and_figures(sweep: Sweep) -> None:
     assert sweep.figure("curves").axes
     with pytest.raises(ValueError, match="did you mean `curves`"):
         sweep.figure("curvs")
+
+
+def by_epochs(records: pd.DataFrame, *, metric: str) -> tuple[Figure, str]:
+    sheet = Figure()
+    sheet.subplots().plot(records["epochs"], records[metric], "o")
+    return sheet, metric
+
+
+def test_a_figure_of_ones_own_by_its_yaml_or_a_mapping_or_as_the_sweep_asks(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    own = {"_target_": f"{__name__}.by_epochs", "metric": "val_accuracy"}
+    (tmp_path / "figure").mkdir()
+    (tmp_path / "figure" / "mine.yaml").write_text(yaml.safe_dump(own))
+    points = {"by yaml": sweep.figure("mine", config_dir=tmp_path)}
+    points["by mapping"] = sweep.figure({"name": "mine", **own})
+    points["by key"] = sweep.figure("mine", figures=[{"name": "mine", **own}])
+    for how, sheet in points.items():
+        (line,) = sheet.axes[0].lines
+        assert len(line.get_ydata()) == len(sweep.frame()), how  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"figure: no `mien`.*did you mean `mine`"):
+        sweep.figure("mien", config_dir=tmp_path)
+    with pytest.raises(ValueError, match="report.figures: got .* has a `_target_` and a `name`"):
+        sweep.figure({"name": "mine"})
+    stored = replace(sweep)
+    stored.__dict__["_results"] = replace(
+        sweep._results, layouts={"default": {"figures": [{"name": "mine", **own}]}}
+    )
+    with pytest.raises(ValueError, match="names `.*by_epochs`, which is no option"):
+        stored.figure("mine")
+    assert stored.figure("curves").axes
+    trusting = replace(stored, trust=(__name__,))
+    trusting.__dict__["_results"] = stored._results
+    assert trusting.figure("mine").axes
 
 
 def test_a_sweep_by_its_name_and_one_that_is_not_there(sweep: Sweep) -> None:

@@ -53,6 +53,13 @@ from lt_sweeps.interchange.export_results import export
         ("logs root=elsewhere th", "theirs"),
         ("report zz", ""),
         ("report 'zz", ""),
+        ("import --config-dir own th", "theirs"),
+        ("import --config-dir=own ma", "mask"),
+        ("import --config-dir nowhere ma", "mask"),
+        ("export --config-dir own mi", "mine"),
+        ("export mine -cd own form=co", "form=counts"),
+        ("report mine --config-dir own figures=[curves,by_e", "figures=[curves,by_epochs"),
+        ("--config-dir own report.figures=by_e", "report.figures=by_epochs"),
     ],
 )
 def test_tab_completes_verbs_and_options_and_never_prints_an_error(
@@ -68,6 +75,9 @@ def test_tab_completes_verbs_and_options_and_never_prints_an_error(
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "own" / "model").mkdir(parents=True)
     (tmp_path / "own" / "model" / "mine.yaml").write_text("defaults: [fc]\n")
+    for option in ("importer/theirs", "export_form/counts", "figure/by_epochs"):
+        (tmp_path / "own" / option).parent.mkdir()
+        (tmp_path / "own" / f"{option}.yaml").touch()
     monkeypatch.setenv("COMP_LINE", f"{command} {typed}")
     assert main(["-sc", "query=bash"]) == 0
     out, err = capsys.readouterr()
@@ -95,8 +105,8 @@ def test_tab_offers_what_a_verb_takes(verb: str, tmp_path: Path) -> None:
         known = {*offered, *GROUPS, *_keys_of("tracker/wandb"), *_keys_of("hydra/launcher/slurm")}
         assert word in known, f"{verb}: its help names {word}"
     if verb == "export":
-        named = {word.lstrip("-").replace("-", "_") for word in offered}
-        assert named - {"root"} == {*signature(export).parameters} - {"where", "keys"}
+        taken = {*signature(export).parameters} - {"where", "keys", "config_dir"}
+        assert {*offered} - {"root", "--config-dir"} == taken
         assert set(offered["form"]) == {*option_names("export_form")}
     if verb == "audit":
         assert {*offered} - {"root"} == {*signature(audit).parameters} - {"where", "console"}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from fixtures.tiny_cell import settings
 
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.config.report_config import ReportConfig, layout
+from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.planning import plan
 
 
@@ -68,12 +72,6 @@ def test_a_mistake_is_answered_with_what_is_allowed(given: dict[str, Any], said:
 def test_the_layout_changes_no_signature_and_lies_in_the_manifest(
     cell: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
-    from fixtures.tiny_cell import settings
-
-    from lt_sweeps.execution.submission import Submission
-
     bare = cell()
     drawn = replace(bare, report={"band": "ci"})
     one, other = plan([bare]), plan([drawn])
@@ -87,12 +85,6 @@ def test_the_layout_changes_no_signature_and_lies_in_the_manifest(
 def test_a_metric_that_no_cell_has_is_refused_when_the_plan_is_made(
     cell: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
-    from fixtures.tiny_cell import settings
-
-    from lt_sweeps.execution.submission import Submission
-
     wrong = plan([replace(cell(), report={"metrics": ["test_acuracy"]})])
     with pytest.raises(
         ValueError, match=r"report.metrics: got 'test_acuracy'; did you mean `test_"
@@ -101,7 +93,81 @@ def test_a_metric_that_no_cell_has_is_refused_when_the_plan_is_made(
 
 
 def test_a_mistake_in_the_layout_is_said_when_the_plan_is_made(cell: Callable[..., Any]) -> None:
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match=r"report: .* takes no \['lines_by'\]"):
         plan([replace(cell(), report={"lines_by": []})])
+
+
+@pytest.mark.parametrize(
+    ("report", "line"),
+    [
+        (
+            {"baseline": "randm"},
+            "report.baseline: no line is called `randm`; did you mean `random`",
+        ),
+        ({"tested": ["large"]}, "report.tested: no line is called `large`"),
+        ({"control": "rewound"}, "report.control: no line is called `rewound`"),
+        ({"highlight": ["x"]}, "report.highlight: no line is called `x`"),
+        ({"pairs": [["random", "y"]]}, "report.pairs: no line is called `y`"),
+        (
+            {"lines": ["criterion"]},
+            "report.lines: these cells have no group or setting `criterion`",
+        ),
+        ({"along": ["recipe.rate"]}, "report.along: these cells have no .* `recipe.rate`"),
+        (
+            {"lines": ["reset"]},
+            "report.lines: 2 curves of .* are all called `reset`; they differ in",
+        ),
+        ({"baseline": "random", "tested": ["final"], "labels": {"large": "final"}}, ""),
+        ({"lines": ["mask_criterion"], "control": "large_final"}, ""),
+    ],
+)
+def test_lines_that_no_cell_has_are_refused_when_the_plan_is_made(
+    cell: Callable[..., Any], tmp_path: Path, report: dict[str, Any], line: str
+) -> None:
+    made = plan(named_cells(cell, report))
+    submission = Submission(made, settings(tmp_path, "s"))
+    if not line:
+        submission.check_layouts()
+        return
+    with pytest.raises(ValueError, match=line) as refused:
+        submission.check_layouts()
+    # A report of their results would say the same.
+    with pytest.raises(ValueError) as late:
+        analysis = analyses(read_results(submission.freeze([]).folder, metrics=()), {})[""]
+        _ = analysis.all_verdicts
+    late_line, line = (str(each.value).partition("; groups are")[0] for each in (late, refused))
+    assert late_line == line
+
+
+def test_what_only_records_can_tell_is_not_refused(
+    cell: Callable[..., Any], tmp_path: Path
+) -> None:
+    asked = {"baseline": "of a schedule"}
+    further = [c for levels in (2, 3) for c in named_cells(cell, asked, schedule__levels=levels)]
+    Submission(plan(further), settings(tmp_path, "s")).check_layouts()
+    cells = named_cells(cell, {"baseline": "of an earlier trial"})
+    Submission(plan(cells), replace(settings(tmp_path, "s"), search="mine")).check_layouts()
+    tasks = [cell(), replace(cell(task=OTHER_TASK), choices={**cell().choices, "task": "other"})]
+    several = [replace(each, report={"baseline": "of a panel"}) for each in tasks]
+    Submission(plan(several), settings(tmp_path, "t")).check_layouts()
+
+
+OTHER_TASK = {
+    "loss": {"_target_": "torch.nn.functional.cross_entropy"},
+    "metrics": {"share": {"_target_": "lt_sweeps.training.metrics.accuracy"}},
+    "metric": None,
+    "output": None,
+}
+
+
+def named_cells(cell: Callable[..., Any], report: dict[str, Any], **changes: Any) -> list[Any]:
+    """A cell of each of two criteria, with a report."""
+    target = "lt_sweeps.sparsity.criteria."
+    made = {
+        name: cell(mask_criterion={"_target_": target + name}, **changes)
+        for name in ("random", "large_final")
+    }
+    return [
+        replace(each, report=report, choices={**each.choices, "mask_criterion": name})
+        for name, each in made.items()
+    ]

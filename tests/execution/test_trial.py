@@ -73,6 +73,22 @@ def strange(final: Tensor) -> Tensor:
     return final[:3]
 
 
+def short(init: Tensor) -> Tensor:
+    return init[:, :3]
+
+
+def broken(final: Tensor, kept: Tensor) -> Tensor:
+    return final.view(7) * kept
+
+
+def nothing(final: Tensor) -> Tensor:
+    return torch.zeros(())
+
+
+def halved(init: Tensor, kept: Tensor, *, to: str = "0it") -> Tensor:
+    return torch.where(kept, init / 2, init)
+
+
 def model(net: type[nn.Module]) -> dict[str, Any]:
     return {"model": {"net": {"_target_": HERE + net.__name__}}}
 
@@ -98,6 +114,14 @@ LINES = [
         {"mask_criterion": {"_target_": HERE + "strange"}},
         r"mask_criterion/mask_criterion.yaml: of 50 weights it returns \[3\] float32",
     ),
+    (
+        {"reset": {"_target_": HERE + "short"}},
+        r"reset: reset/reset.yaml: of a layer of \[4, 8\] it returns \[4, 3\] float32; a reset",
+    ),
+    (
+        {"freeze": {"_target_": HERE + "broken"}},
+        rf"freeze: freeze/freeze.yaml: a layer of \[4, 8\] failed: .*{FILE}:\d+: RuntimeError",
+    ),
 ]
 
 
@@ -118,6 +142,15 @@ def test_a_crash_and_a_hang_end_their_own_process(
     monkeypatch.setattr(trial, "_SECONDS", 0.5)
     with pytest.raises(ValueError, match="two examples take more than 0 seconds, or for ever"):
         try_out(plan([tiny_cell(**model(Hang))]), tmp_path)
+
+
+def test_a_reset_and_a_freeze_of_a_users_that_work_pass(tmp_path: Path) -> None:
+    try_out(
+        plan(
+            [tiny_cell(reset={"_target_": HERE + "halved"}, freeze={"_target_": HERE + "nothing"})]
+        ),
+        tmp_path,
+    )
 
 
 def test_what_passed_and_what_is_ours_is_not_tried(

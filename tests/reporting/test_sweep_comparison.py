@@ -161,6 +161,14 @@ def test_a_sweep_that_has_not_started_cannot_be_compared(tmp_path: Path) -> None
         compared(one, other)
 
 
+def test_a_key_of_by_that_neither_has_is_refused_where_they_are_equal_too(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8})
+    with pytest.raises(
+        ValueError, match="compare: by: these cells have no group or setting `nope`"
+    ):
+        compared(one, one, by=["nope"])
+
+
 def test_both_are_drawn_with_bands_and_stars_and_it_is_said_where(tmp_path: Path) -> None:
     one, other = (
         made(tmp_path, name, {name: accuracy})

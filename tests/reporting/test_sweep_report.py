@@ -214,7 +214,7 @@ def test_a_level_that_no_seed_has_reached_is_marked(sweep: FakeSweep) -> None:
     assert "not yet" in _run(sweep.folder)[0]
 
 
-def test_a_sweep_that_has_not_started_and_an_empty_root_are_reported(
+def test_a_sweep_that_has_not_started_is_reported_and_an_empty_root_is_not(
     sweep: FakeSweep, tmp_path: Path
 ) -> None:
     sweep.cell("a")
@@ -223,7 +223,9 @@ def test_a_sweep_that_has_not_started_and_an_empty_root_are_reported(
     assert summary.empty
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "no records yet" in _run(empty)[0]
+    with pytest.raises(ValueError, match="report: `.*empty` has no cell yet; give a sweep"):
+        _run(empty)
+    assert not [*empty.iterdir()]
 
 
 def test_a_root_is_the_runs_of_all_its_sweeps(tmp_path: Path) -> None:

@@ -194,6 +194,8 @@ def test_mlflow_has_every_row_once_with_parameters_tags_and_summary_though_it_wa
         with pytest.raises(KeyboardInterrupt):
             sync(folder, tracker="mlflow")
     assert sync(folder, tracker="mlflow") == 0
+    database = f"sqlite:///{(folder.parent.parent / 'mlflow.db').resolve()}"
+    assert f"runs mirrored in {database}\n" in capfd.readouterr().out
     first = whole_in_mlflow(folder)
     end()
     assert sync(folder, tracker="mlflow") == 0

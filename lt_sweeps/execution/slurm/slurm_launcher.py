@@ -33,7 +33,9 @@ def submit_cells(cells: Sequence[Cell], profile: SlurmResources) -> int:
     """Submit whatever is missing of the cells and is not queued; returns the exit status."""
     made, settings = plan(cells), RunSettings.of(cells)
     settings = replace(settings, root=settings.root.absolute())  # jobs may start elsewhere
-    return submit_missing(Submission(made, settings), profile)
+    submission = Submission(made, settings)
+    submission.check_layouts()
+    return submit_missing(submission, profile)
 
 
 def submit_missing(submission: Submission, profile: SlurmResources) -> int:
