@@ -27,7 +27,7 @@ class TicketFacts:
     layers_remaining: Mapping[str, int] = field(default_factory=dict)
     layers_total: Mapping[str, int] = field(default_factory=dict)
     # Numbers and truth values by name; of a task other than classes, `metrics` are more numbers
-    # by name, `metric` says which of them is the main one, and `lower_metrics` which are better low.
+    # by name, `metric` is the main one, `lower_metrics` are those that are better low.
     metrics: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
 

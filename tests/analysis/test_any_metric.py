@@ -252,7 +252,10 @@ def test_a_metric_beside_the_main_one_keeps_its_direction(
     accuracy = {"_target_": "lt_sweeps.training.metrics.accuracy"}
     task = {
         "loss": {"_target_": "torch.nn.functional.cross_entropy"},
-        "metrics": {"accuracy": accuracy, kind: {"_target_": f"{__name__}.brier", "better": "lower"}},
+        "metrics": {
+            "accuracy": accuracy,
+            kind: {"_target_": f"{__name__}.brier", "better": "lower"},
+        },
     }
     made, _ = compute_cells(tiny_cell(task=task), root=tmp_path / "root")
     (planned,) = made.cells
