@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from fixtures.fake_results import FakeSweep
 from fixtures.tiny_cell import compute_cells, tiny_cell
 from torch import Tensor
@@ -17,6 +18,7 @@ from lt_sweeps.analysis.endpoint import Endpoint
 from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.config.errors import CONF
 from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
@@ -274,3 +276,24 @@ def test_a_metric_beside_the_main_one_keeps_its_direction(
 
 def brier(outputs: Tensor, targets: Tensor) -> Tensor:
     return (1 - outputs.softmax(1).gather(1, targets[:, None])).square().squeeze(1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "option", "better"),
+    [
+        ("val_metric", "classification", "maximize"),
+        ("val_loss@3", "classification", "minimize"),
+        ("val_mse", "regression", "minimize"),
+        ("peak", "language_model", "minimize"),
+        ("val_bits_per_token", "language_model", "minimize"),
+        ("sparsest_not_inferior", "language_model", "maximize"),
+    ],
+)
+def test_a_search_for_the_worst_is_refused(objective: str, option: str, better: str) -> None:
+    task = yaml.safe_load((CONF / "task" / f"{option}.yaml").read_text())
+    asked = Objective.of(objective)
+    asked.check_direction(better, task)
+    asked.check_direction("None", task)  # a sweeper that says none
+    (worse,) = {"minimize", "maximize"} - {better}
+    with pytest.raises(ValueError, match=f"hydra.sweeper.direction: got {worse}, .*give {better}"):
+        asked.check_direction(worse, task)
