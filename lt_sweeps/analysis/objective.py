@@ -14,7 +14,14 @@ from statistics import fmean
 from typing import Any
 
 from lt_sweeps.analysis.results import CellResults, read_results
-from lt_sweeps.config.quantities import check_name, is_name, looks_at_test, names_of
+from lt_sweeps.config.quantities import (
+    Quantity,
+    check_name,
+    is_name,
+    looks_at_test,
+    named,
+    names_of,
+)
 from lt_sweeps.config.report_config import layout
 
 # The endpoints that are one number per run. They look at the task's own metric, on validation data.
@@ -60,6 +67,30 @@ class Objective:
     def looks_at_test(self) -> bool:
         """Whether what is tuned by it is tuned on the test set."""
         return looks_at_test(self.name)
+
+    def check_direction(self, said: str, task: Mapping[str, Any] | None) -> None:
+        """Compare the direction that a sweeper searches in with what is better of this task.
+
+        Raises: ValueError: it looks for the worst.
+        """
+        from lt_sweeps.plan.stages.task_kind import TaskKind  # it takes torch
+
+        if said not in ("minimize", "maximize"):
+            return
+        kind = TaskKind.of(task)
+        own = {metric.name: metric.lower_is_better for metric in kind.metrics}
+        metric = Quantity.of(named(_LOOKS_AT if self.name in _ENDPOINTS else self.name, kind.main))
+        lower = own.get(metric.kind, metric.lower_is_better)
+        if self.name == "sparsest_not_inferior":
+            lower = False
+        elif metric.kind not in own and metric.kind != "loss":
+            return  # a number of steps or seconds, or no metric of this task
+        if lower != (said == "minimize"):
+            better = "minimize" if lower else "maximize"
+            raise ValueError(
+                f"hydra.sweeper.direction: got {said}, and objective={self} is better "
+                f"{'low' if lower else 'high'}; give {better}"
+            )
 
     def __str__(self) -> str:
         return self.name if self.level is None else f"{self.name}@{self.level}"

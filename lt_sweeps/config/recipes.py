@@ -208,13 +208,22 @@ def _decay(given: str | Mapping[str, Any], length: int, per_epoch: int) -> str |
     config = {"_target_": f"lt_sweeps.config.decays.{given}"} if isinstance(given, str) else given
     supplied = ("step", "length", "steps_per_epoch")
     call, length = Call.of(config, where="recipe.decay", supplied=supplied), max(1, length)
-    for step in {0, length // 2, length - 1}:
-        factor = call(step=step, length=length, steps_per_epoch=per_epoch)
+    factors = [
+        {at: call(step=at, length=length, steps_per_epoch=per_epoch) for at in order}
+        for order in ((0, length // 2, length - 1), (length - 1, length // 2, 0))
+    ]
+    for step, factor in factors[0].items():
         number = isinstance(factor, int | float) and math.isfinite(factor)
         if not number or factor < 0:
             raise ValueError(
                 f"recipe.decay: {call} gives {factor!r} at step {step} of {length}; give a factor "
                 "of 0 or more"
+            )
+        if factors[1][step] != factor:
+            raise ValueError(
+                f"recipe.decay: {call} gives {factor!r} at step {step} of {length}, and then "
+                f"{factors[1][step]!r}; a resumed training would have other rates, so it is a "
+                "function of the step alone"
             )
     return call
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import global_draws
 from lt_sweeps.config.user_code import raised_in
 
+_TRIES = 16  # of a transform that leaves half of all images alone
 SEEDS = 2**32  # the numbers that numpy's generator starts from
 
 
@@ -50,22 +52,42 @@ class ImageTransforms:
         return torch.stack(changed) * scale
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises: ValueError: a transform fails on an image of this shape, or changes its shape."""
+        """Raises: ValueError: a transform fails on an image of this shape, changes its shape, or
+        does not do the same again.
+        """
+        given = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         for call, transform in zip(self._calls, self._transforms, strict=True):
             try:
-                with global_draws(1):
-                    image = transform(torch.zeros(shape))
+                images, again = (
+                    [_drawn(transform, given, number) for number in range(_TRIES)] for _ in "ab"
+                )
             except Exception as error:
                 raise ValueError(
                     f"recipe.augment: `{call.target}` fails on an image of {list(shape)}: "
                     f"{_said(error)}; a transform gets one image and no label"
                 ) from None
+            image = images[0]
             if not isinstance(image, Tensor) or image.shape != shape:
                 made = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
                 raise ValueError(
                     f"recipe.augment: `{call.target}` makes {made} of an image of {list(shape)}; "
                     "its shape must stay"
                 )
+            if not all(map(_equal, images, again)):
+                raise ValueError(
+                    f"recipe.augment: `{call.target}` makes another image of the same one from the "
+                    "same draws: it counts its calls, or has a generator of its own; draw from "
+                    "those of torch, numpy or Python, which start anew for each image"
+                )
+
+
+def _drawn(transform: Callable[[Tensor], Any], image: Tensor, number: int) -> Any:
+    with global_draws(number):
+        return transform(image.clone())
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
 
 
 def _said(error: Exception) -> str:

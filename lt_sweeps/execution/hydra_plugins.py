@@ -135,7 +135,12 @@ class SearchSweep(Callback):
                 hydra.launcher = {"_target_": f"{__name__}.{PlanLauncher.__name__}"}
         from lt_sweeps.analysis.objective import Objective
 
-        if Objective.of(config.objective).looks_at_test and searches(hydra):
+        objective = Objective.of(config.objective)
+        if searches(hydra):
+            said = hydra.sweeper.get("direction")  # Optuna's: a text, or one of its own kind
+            task: Any = OmegaConf.to_container(config.task) if config.get("task") else None
+            objective.check_direction(str(getattr(said, "name", said)), task)
+        if objective.looks_at_test and searches(hydra):
             _log.warning(
                 "objective: %s: what is tuned on the test set is reported too well on it; "
                 "val_accuracy leaves the test set for the result",

@@ -105,13 +105,14 @@ class Trial:
                 "starts with the number of examples"
             )
         shapes = f"outputs {_form(outputs)} and targets {_form(y)}"
-        with self._said("task", f"task.loss of {shapes}"):
+        with self._said("task", f"task.loss of {shapes}"), _no_broadcast():
             loss = TaskLoss(task.kind).mean(outputs, y)
         with self._said("task", f"the gradient of task.loss of {shapes}"):
             if loss.requires_grad:
                 loss.backward()
         for metric in task.kind.metrics:
-            with self._said("task", f"task.metrics.{metric.name} of {shapes}"), torch.no_grad():
+            said = self._said("task", f"task.metrics.{metric.name} of {shapes}")
+            with said, torch.no_grad(), _no_broadcast():
                 measured(metric, outputs, y)
 
     def _score(self, criterion: Criterion) -> None:
@@ -150,6 +151,14 @@ class Trial:
                 raise  # a line of ours
             reason = raised_in(error) or f"{type(error).__name__}: {said}"
             raise ValueError(f"{group}: {self.yaml(group)}: {what} failed: {reason}") from None
+
+
+@contextmanager
+def _no_broadcast() -> Iterator[None]:
+    """Refuse what torch only warns of: targets [B] that are compared with outputs [B, 1]."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Using a target size", UserWarning)
+        yield
 
 
 def try_out(plan: Plan, root: Path) -> None:

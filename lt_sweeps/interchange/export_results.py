@@ -23,6 +23,7 @@ from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
 from lt_sweeps.storage.measured_speeds import Speeds, add_speeds, read_speeds
+from lt_sweeps.storage.record import RunFolder
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.tracking.tracked_runs import history
 
@@ -118,8 +119,10 @@ def _ticket(
         raise ValueError(f"export: at={at}; it is reported or end")
     if moment and at == "end":
         raise ValueError(f"export: at=end, but {path.name} names the moment {moment}")
-    # The best weights are stored where a row reports them and they are not those of the end.
-    if not moment and at == "reported" and Store(root).has(key, seed, "best"):
+    # The best weights are stored where a row reports them and they are not those of the end, and
+    # where a mask is made from them, though its row may report the end.
+    best = not moment and at == "reported" and Store(root).has(key, seed, "best")
+    if best and _reported_at(root, key, seed) != {"end"}:
         moment = "best"
     place = Path(out) if out is not None else Path(f"{key}-{path.stem}-{form}.pt")
     try:
@@ -220,6 +223,13 @@ def _network_of(root: Path, stage: str, trust: tuple[str, ...]) -> Network:
         if stage in planned:
             return planned[stage]
     raise ValueError(f"export: no run in {root / 'runs'} plans stage {stage}")
+
+
+def _reported_at(root: Path, stage: str, seed: str) -> set[str]:
+    """The evaluations that the rows of a ticket report: `best`, `end` or both."""
+    paths = [path for path in root.glob(f"runs/*/{seed}/records.jsonl") if _names(path, stage)]
+    rows = [row for path in paths for row in RunFolder(path.parent).read().records]
+    return {row.report_at for row in rows if row.stage == stage}
 
 
 def _names(path: Path, stage: str) -> bool:

@@ -214,7 +214,7 @@ class Network:
             return frozenset(state)
         head = {name for name in state if self.head and name.startswith(f"{self.head}.")}
         absent, other = self.weights.misfits({name: state[name] for name in head})
-        named = {n for n in state if any(fnmatchcase(n, f"{pattern}*") for pattern in self.redraw)}
+        named = {n for n in state if any(_lies_in(n, pattern) for pattern in self.redraw)}
         return frozenset(named | (head if absent | other else set()))
 
     def _check_weights(self) -> None:
@@ -225,7 +225,7 @@ class Network:
             return
         state = state_of(self.module())
         for pattern in self.redraw:
-            if not any(fnmatchcase(name, f"{pattern}*") for name in state):
+            if not any(_lies_in(name, pattern) for name in state):
                 raise ValueError(f"model.redraw: `{pattern}` matches none of {[*state]}")
         absent, other = (names - self.drawn for names in self.weights.misfits(state))
         if misfit := sorted(absent) or sorted(other):
@@ -267,6 +267,11 @@ class Network:
 def _only(output: str | int, module: nn.Module, args: object, outputs: object) -> Tensor:
     """The output that counts, in place of all that a net returned."""
     return picked(outputs, output)
+
+
+def _lies_in(name: str, pattern: str) -> bool:
+    """Whether a pattern names a parameter or a module around it: `block.1` is not `block.10`."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

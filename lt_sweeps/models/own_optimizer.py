@@ -12,6 +12,7 @@ from torch import Tensor
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.user_code import raised_in
 
+_KEPT = Tensor | int | float | None
 _SIDE = 3  # of the small tensors that an optimizer is tried on
 
 
@@ -46,10 +47,33 @@ def make_optimizer(
 def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) -> None:
     """Make the optimizer on small tensors of as many dimensions, and take a step.
 
-    Raises: ValueError: it cannot be made or stepped.
+    Raises: ValueError: it cannot be made or stepped, or keeps what no checkpoint would hold.
     """
     small = {tuple(min(side, _SIDE) for side in shape) for shape in shapes}
-    try_step(call, [torch.ones(shape) for shape in sorted(small)], lr)
+    parameters = [torch.ones(shape) for shape in sorted(small)]
+    before = _attributes(make_optimizer(call, parameters, lr))
+    optimizer = try_step(call, parameters, lr)
+    after = _attributes(optimizer)
+    lost = [name for name in after if after[name] != before.get(name)]
+    for owner, kept in optimizer.state.items():
+        known = isinstance(owner, Tensor)
+        lost += [k for k, v in kept.items() if not (known and isinstance(v, _KEPT))]
+    if lost:
+        raise ValueError(
+            f"recipe.optimizer: `{call.target}` keeps `{lost[0]}` where no checkpoint finds it; an "
+            "optimizer keeps tensors and numbers in the state of a parameter, or in its groups"
+        )
+
+
+def _attributes(optimizer: torch.optim.Optimizer) -> dict[str, str]:
+    """What an optimizer has of its own that no checkpoint holds, as texts to compare."""
+    held = ("state", "param_groups", "defaults", "params")
+    nested = (list, dict, tuple)
+    kinds = (*nested, int, float, Tensor)  # a truth value may say what was warned of
+    own = {n: v for n, v in vars(optimizer).items() if type(v) in kinds}
+    for group in optimizer.param_groups:
+        own |= {n: v for n, v in group.items() if type(v) in nested}
+    return {name: repr(value) for name, value in own.items() if name not in held}
 
 
 def try_step(

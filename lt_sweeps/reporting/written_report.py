@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from lt_sweeps.analysis.results import ASIDE, layouts, layouts_by_name
 from lt_sweeps.config.report_config import layout
+from lt_sweeps.config.user_code import code_behind
 from lt_sweeps.storage.checked_read import (
     DamagedFile,
     NewerFormat,
@@ -69,7 +70,7 @@ def _is_current(folder: Path, made_from: str, keys: dict[str, Any]) -> bool:
 
 
 def digest_of_inputs(source: Path) -> str:
-    """Of the code, the cells and the records that a report is made from.
+    """Of the code, the cells and the records that a report is made from, a figure's own too.
 
     Empty while a cell is not done, and for a root: their reports are written each time.
     """
@@ -77,6 +78,10 @@ def digest_of_inputs(source: Path) -> str:
     if not sweep.exists:
         return ""
     digest = hashlib.sha256(digest_of_code().encode())
+    try:
+        digest.update(json.dumps(_code_of_figures(sweep), sort_keys=True).encode())
+    except ValueError:  # it is not there any more
+        return ""
     for cell in sweep.manifest.cells:
         try:
             done = read_file(RunFolder.of(sweep.root, cell.signature, cell.seed).done)
@@ -88,6 +93,13 @@ def digest_of_inputs(source: Path) -> str:
     with suppress(OSError, DamagedFile):
         digest.update(read_file(speeds_path(sweep.root)))
     return digest.hexdigest()
+
+
+def _code_of_figures(sweep: SweepFolder) -> dict[str, str]:
+    """A hash by name of the modules behind figures of a user's, which are found and not run."""
+    asked = [each for keys in sweep.manifest.reports.values() for each in keys.get("figures") or ()]
+    own = [str(figure.get("_target_")) for figure in asked if isinstance(figure, Mapping)]
+    return code_behind(*(target.rpartition(".")[0] for target in own))
 
 
 def digest_of_code() -> str:

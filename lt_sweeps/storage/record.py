@@ -87,6 +87,7 @@ class Record:
         metric: by what its task is judged, and which way is better; null of a classification,
         which is judged by its accuracy. Other tasks have no accuracies. metrics: what the task
         measures beside loss and accuracy, by names such as `test_r2` and `best_val_r2`.
+        lower_metrics: the kinds among these whose lowest value is the best.
         finite: False if the training diverged, or one that its mask or weights are made from.
         collapsed: it predicts one class, or a layer is empty.
 
@@ -149,6 +150,7 @@ class Record:
     metric: str | None = None
     lower_is_better: bool | None = None
     metrics: Mapping[str, float | None] | None = None
+    lower_metrics: Sequence[str] | None = None
     mask_chance: Sequence[float] | None = None
     train_steps: int
     epochs: float | None = None
@@ -211,9 +213,11 @@ class Record:
     def metric_of(self, name: str) -> Quantity:
         """What a name of a metric means for this record, and which way is better."""
         found = Quantity.of(named(name, self.judged_by))
-        if self.lower_is_better is None or found.kind != self.judged_by:
-            return found
-        return Quantity(found.name, self.lower_is_better)
+        if self.lower_is_better is not None and found.kind == self.judged_by:
+            return Quantity(found.name, self.lower_is_better)
+        if self.lower_metrics is not None and found.name in (self.metrics or {}):
+            return Quantity(found.name, found.kind in self.lower_metrics)
+        return found
 
     def measures(self, name: str) -> bool:
         """Whether its task has a metric of this name, however this training ended."""
@@ -254,7 +258,7 @@ class Record:
         plain = {n.removeprefix(f"{at}_"): measured[n] for n in measured if n.startswith(f"{at}_")}
         both = {**plain, **measured}
         metrics = {n: v if v is not None and math.isfinite(v) else None for n, v in both.items()}
-        facts = {name: results.get(name) for name in ("metric", "lower_is_better")}
+        facts = {n: results.get(n) for n in ("metric", "lower_is_better", "lower_metrics")}
         return {**facts, "metrics": metrics or None}
 
     @staticmethod
@@ -273,7 +277,8 @@ _ADDED = {
     "notes": None,
     "precision": "float32",
     "task": "classification",
-    **dict.fromkeys(("metric", "lower_is_better", "metrics", "granularity", "resolution")),
+    **dict.fromkeys(("metric", "lower_is_better", "metrics", "lower_metrics")),
+    **dict.fromkeys(("granularity", "resolution")),
 }
 """Columns that rows of earlier versions do not have, and what they would hold there."""
 _MEASURES = {*METRICS, "hard_val_accuracy", "hard_test_accuracy"}

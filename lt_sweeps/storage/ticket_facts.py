@@ -27,7 +27,7 @@ class TicketFacts:
     layers_remaining: Mapping[str, int] = field(default_factory=dict)
     layers_total: Mapping[str, int] = field(default_factory=dict)
     # Numbers and truth values by name; of a task other than classes, `metrics` are more numbers
-    # by name, and `metric` says which of them is the main one.
+    # by name, `metric` is the main one, `lower_metrics` are those that are better low.
     metrics: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
 
@@ -48,6 +48,8 @@ class TicketFacts:
             others = scores.pop("metrics", {})
             if not isinstance(scores.pop("metric", ""), str):
                 raise ValueError("the name of its metric is no text")
+            if not all(isinstance(name, str) for name in scores.pop("lower_metrics", [])):
+                raise ValueError("the name of a metric is no text")
             for row in [scores, others, *numbers.get("history", [])]:
                 if not all(isinstance(value, int | float | None) for value in row.values()):
                     raise ValueError("a metric is no number")

@@ -19,7 +19,7 @@ from lt_sweeps.data.batches import EVALUATE_BATCH, Batches
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, Metric
 from lt_sweeps.training.metrics import accuracy
 from lt_sweeps.training.stack import Stack, graphed
-from lt_sweeps.training.task_loss import in_double, measured
+from lt_sweeps.training.task_loss import in_double, is_one_number, measured
 
 _ACCURACY = CLASSIFICATION.metrics
 
@@ -59,6 +59,9 @@ class Evaluation:
         kind = stack.task_loss.kind
         self._usual = kind.is_default or (kind.has_cross_entropy and kind.metrics == _ACCURACY)
         self.metrics = kind.others
+        # Those that need a whole split at once; whether others do is asked of the first batch.
+        self._whole = {metric.name for metric in self.metrics if _says_whole(metric)}
+        self._asked = False
         self._accuracy = kind.measures_accuracy
         self._captures = captures and self._usual and not batches.outside("val")
         self._replay: Callable[[], None] | None = None
@@ -120,18 +123,22 @@ class Evaluation:
         for inputs, targets in self._batches.evaluation(split):
             for x, y in zip(inputs.split(self._at_once), targets.split(self._at_once), strict=True):
                 outputs = stack.logits(x)
+                if not self._asked:
+                    parts = (m for m in self.metrics if m.name not in self._whole)
+                    self._whole |= {m.name for m in parts if is_one_number(m, outputs[0], y)}
+                    self._asked = True
                 said = outputs.argmax(2) if self._accuracy else outputs
                 first = said[:, :1] if first is None else first
                 same &= (said == first).flatten(1).all(1)
                 sums.append(torch.stack([self._sums(row, y) for row in outputs], 2))
-                if any(map(_whole, self.metrics)):
+                if self._whole:
                     kept.append((outputs, y))
         assert sums, f"{split} is empty"
         # One after another, as `_pass` adds: a sum of a stack of them may be in another order.
         total, count = functools.reduce(torch.add, sums).unbind(1)
         loss, right, *means = (total / count).unbind(0)
         for place, metric in enumerate(self.metrics):
-            if _whole(metric):
+            if metric.name in self._whole:
                 outputs = torch.cat([part for part, _ in kept], 1)
                 y = torch.cat([part for _, part in kept])
                 means[place] = torch.stack([_value(measured(metric, row, y)) for row in outputs])
@@ -144,17 +151,15 @@ class Evaluation:
         loss = self._stack.task_loss.total(outputs, targets)
         unknown = torch.zeros_like(loss)
         right = in_double(accuracy(outputs, targets), targets) if self._accuracy else unknown
-        return torch.stack(
-            [
-                loss,
-                right,
-                *(unknown if _whole(m) else measured(m, outputs, targets) for m in self.metrics),
-            ]
-        )
+        others = [
+            unknown if metric.name in self._whole else measured(metric, outputs, targets)
+            for metric in self.metrics
+        ]
+        return torch.stack([loss, right, *others])
 
 
-def _whole(metric: Metric) -> bool:
-    """Whether a metric needs a whole split at once."""
+def _says_whole(metric: Metric) -> bool:
+    """Whether a metric is marked to need a whole split at once."""
     return getattr(metric.call.function, "whole_split", False)
 
 

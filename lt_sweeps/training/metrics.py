@@ -2,8 +2,8 @@
 
 A metric is a function of outputs and targets, both `[B, ...]`. It returns one value for each
 example, or the pair of a sum and of what it is divided by; the mean over a whole split is then the
-same however the split is cut into batches. `whole_split` marks one that needs all at once and
-returns a number. Where a lower value is better, `lower_is_better` says so.
+same however the split is cut into batches. One that returns a single number is called once with
+all of a split, as `whole_split` marks it. Where a lower value is better, `lower_is_better` says so.
 """
 
 from __future__ import annotations

@@ -117,7 +117,9 @@ class OwnOptimizer:
         """Where a parameter's state lies, `[R, ...]`."""
         name = self._names[number]
         shape = layout[name][1]
-        if isinstance(value, Tensor) and value.shape == shape and value.dtype == weights.dtype:
+        # The count of steps of a parameter that is one number has that number's shape.
+        alike = isinstance(value, Tensor) and value.shape == shape and value.dtype == weights.dtype
+        if alike and key != "step":
             flat = self.moments.setdefault(key, torch.zeros_like(weights))
             return layout.views(flat)[name]
         self.rest[f"{key}/{name}"] = self._numbers(f"{key}/{name}", value, weights)

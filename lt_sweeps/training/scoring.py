@@ -98,4 +98,6 @@ class Scorer:
             metrics |= {f"hard_{split}_{name}": s.metrics[name] for split, s in hard.items()}
         main = kind.main_metric
         about = {"metric": main.name, "lower_is_better": main.lower_is_better}
-        return {"metrics": metrics, **({} if main.is_accuracy else about)}
+        lower = [metric.name for metric in kind.others if metric.lower_is_better]
+        facts = {"metrics": metrics, "lower_metrics": lower}
+        return facts | ({} if main.is_accuracy else about)

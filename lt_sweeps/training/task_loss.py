@@ -5,14 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lt_sweeps.config.call import Call
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, Metric, TaskKind, measure_of
 
 # They broadcast a target [B] against an output [B, 1] to B times B errors, with a warning at most.
-_BY_PLACE = ("binary_cross_entropy", "binary_cross_entropy_with_logits", "huber_loss", "l1_loss")
-_BY_PLACE += ("mse_loss", "poisson_nll_loss", "smooth_l1_loss", "soft_margin_loss")
+_BY_PLACE = (
+    *(F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.huber_loss, F.kl_div),
+    *(F.l1_loss, F.mse_loss, F.multilabel_soft_margin_loss, F.poisson_nll_loss),
+    *(F.smooth_l1_loss, F.soft_margin_loss),
+    *(nn.BCELoss, nn.BCEWithLogitsLoss, nn.HuberLoss, nn.KLDivLoss, nn.L1Loss, nn.MSELoss),
+    *(nn.MultiLabelSoftMarginLoss, nn.PoissonNLLLoss, nn.SmoothL1Loss, nn.SoftMarginLoss),
+)
+
+_IGNORED = -100  # the class that torch's cross entropy leaves out of its mean
 
 
 class TaskLoss:
@@ -24,9 +33,9 @@ class TaskLoss:
     def __init__(self, kind: TaskKind = CLASSIFICATION, smoothing: float = 0.0) -> None:
         kind.check_smoothing(smoothing)
         self.kind, self.smoothing = kind, smoothing
-        target = kind.loss.target
-        self._function, self._named = measure_of(kind.loss), f"task.loss: `{target}`"
-        self._by_place = target in {f"torch.nn.functional.{name}" for name in _BY_PLACE}
+        self._function = measure_of(kind.loss)
+        self._named = f"task.loss: `{kind.loss.target}`"
+        self._by_place = _is_by_place(kind.loss)
 
     def mean(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean over the batch of one replicate, which is differentiated."""
@@ -41,25 +50,41 @@ class TaskLoss:
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The sum over a batch and what it is divided by: `[2]`, float64; nothing is smoothed."""
         if self.kind.has_cross_entropy:
-            return in_double(cross_entropy(outputs, targets, reduction="none"), targets)
+            values = cross_entropy(outputs, targets, reduction="none")
+            if targets.is_floating_point():  # a probability for each class
+                return in_double(values, targets)
+            return in_double((values.double().sum(), (targets != _IGNORED).sum()), targets)
         return in_double(self._value(outputs, targets), targets)
 
     def _value(self, outputs: Tensor, targets: Tensor) -> Any:
-        if self._by_place and outputs.shape != targets.shape:
-            raise ValueError(
-                f"{self._named} takes outputs and targets of one shape, got {list(outputs.shape)} "
-                f"and {list(targets.shape)}"
-            )
+        if self._by_place:
+            _check_shapes(outputs, targets, self._named)
         value = self._function(outputs, targets)
-        _check(value, targets, self._named)
+        _check(value, outputs, targets, self._named)
         return value
 
 
 def measured(metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
     """The sum and the count of a metric on a batch, or its value on a whole split: `[2]`."""
+    return in_double(_measure(metric, outputs, targets), targets)
+
+
+def is_one_number(metric: Metric, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether a metric is one number of all that it is given, such as a root or a correlation.
+
+    The mean of such numbers of the batches of a split is another than that of the split.
+    """
+    value = _measure(metric, outputs, targets)
+    return isinstance(value, Tensor) and not value.ndim
+
+
+def _measure(metric: Metric, outputs: Tensor, targets: Tensor) -> Any:
+    where = f"task.metrics.{metric.name}: `{metric.call.target}`"
+    if _is_by_place(metric.call):
+        _check_shapes(outputs, targets, where)
     value = measure_of(metric.call)(outputs, targets)
-    _check(value, targets, f"task.metrics.{metric.name}: `{metric.call.target}`")
-    return in_double(value, targets)
+    _check(value, outputs, targets, where)
+    return value
 
 
 def in_double(value: Any, targets: Tensor) -> Tensor:
@@ -74,12 +99,26 @@ def in_double(value: Any, targets: Tensor) -> Tensor:
     return torch.stack(list(pair))
 
 
-def _check(value: Any, targets: Tensor, where: str) -> None:
+def _is_by_place(call: Call) -> bool:
+    return any(call.function is one for one in _BY_PLACE)
+
+
+def _check_shapes(outputs: Tensor, targets: Tensor, where: str) -> None:
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"{where} takes outputs and targets of one shape, got {list(outputs.shape)} and "
+            f"{list(targets.shape)}"
+        )
+
+
+def _check(value: Any, outputs: Tensor, targets: Tensor, where: str) -> None:
     """Raises: ValueError: what a function returned is none of the three that it may return."""
     if isinstance(value, tuple) and len(value) == 2:
         said = [list(part.shape) for part in value if isinstance(part, Tensor) and part.ndim]
     elif isinstance(value, Tensor):
-        said = list(value.shape) if value.ndim and len(value) != len(targets) else []
+        # Outputs [B, 1] less targets [B] are B times B numbers, most of them of two examples.
+        many = value.numel() > max(outputs.numel(), targets.numel())
+        said = list(value.shape) if value.ndim and (many or len(value) != len(targets)) else []
     else:
         said = [type(value).__name__]
     if said:

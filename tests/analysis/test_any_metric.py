@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from fixtures.fake_results import FakeSweep
+from fixtures.tiny_cell import compute_cells, tiny_cell
+from torch import Tensor
 
 from lt_sweeps.analysis import results
 from lt_sweeps.analysis.endpoint import Endpoint
 from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.config.errors import CONF
 from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
@@ -234,8 +238,62 @@ def test_what_a_header_says_is_what_a_record_has() -> None:
     assert Record.metric_columns(header, "end") == {
         "metric": "r2",
         "lower_is_better": False,
+        "lower_metrics": None,
         "metrics": {"val_r2": 0.4, "best_val_r2": 0.5, "end_val_r2": 0.4, "hard_val_r2": 0.3},
     }
     assert Record.metric_columns({}, "end") == dict.fromkeys(
-        ("metric", "lower_is_better", "metrics")
+        ("metric", "lower_is_better", "metrics", "lower_metrics")
     )
+
+
+@pytest.mark.parametrize("kind", ["bits_per_token", "badness"])
+def test_a_metric_beside_the_main_one_keeps_its_direction(
+    tmp_path: Path, kind: str, sweep: FakeSweep
+) -> None:
+    # Its name does not tell that it is better low, and no record is judged by it.
+    accuracy = {"_target_": "lt_sweeps.training.metrics.accuracy"}
+    task = {
+        "loss": {"_target_": "torch.nn.functional.cross_entropy"},
+        "metrics": {
+            "accuracy": accuracy,
+            kind: {"_target_": f"{__name__}.brier", "better": "lower"},
+        },
+    }
+    made, _ = compute_cells(tiny_cell(task=task), root=tmp_path / "root")
+    (planned,) = made.cells
+    folder = RunFolder.of(tmp_path / "root", planned.signature, planned.seed)
+    for row in folder.read().records:
+        assert row.metric_of(f"test_{kind}").lower_is_better
+        assert not row.metric_of("test_accuracy").lower_is_better
+        assert row.metric_of("test_loss").lower_is_better
+    for seed in range(3):
+        own = {"metrics": {f"test_{kind}": 3.0 - seed}, "lower_metrics": [kind]}
+        sweep.cell("a", seed, accuracies=[0.9, 0.8], more=own)
+    reading = read_results(sweep.folder, metrics=[f"test_{kind}"])
+    analysis = next(iter(analyses(reading, {"metrics": [f"test_{kind}"]}).values()))
+    assert [curve.metric.lower_is_better for curve in analysis.curves] == [True]
+
+
+def brier(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (1 - outputs.softmax(1).gather(1, targets[:, None])).square().squeeze(1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "option", "better"),
+    [
+        ("val_metric", "classification", "maximize"),
+        ("val_loss@3", "classification", "minimize"),
+        ("val_mse", "regression", "minimize"),
+        ("peak", "language_model", "minimize"),
+        ("val_bits_per_token", "language_model", "minimize"),
+        ("sparsest_not_inferior", "language_model", "maximize"),
+    ],
+)
+def test_a_search_for_the_worst_is_refused(objective: str, option: str, better: str) -> None:
+    task = yaml.safe_load((CONF / "task" / f"{option}.yaml").read_text())
+    asked = Objective.of(objective)
+    asked.check_direction(better, task)
+    asked.check_direction("None", task)  # a sweeper that says none
+    (worse,) = {"minimize", "maximize"} - {better}
+    with pytest.raises(ValueError, match=f"hydra.sweeper.direction: got {worse}, .*give {better}"):
+        asked.check_direction(worse, task)

@@ -80,3 +80,17 @@ def test_what_is_no_schedule_clip_or_augmentation_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         made(**keys)
+
+
+CALLS: list[int] = []
+
+
+def counts_its_calls(step: int) -> float:
+    CALLS.append(step)
+    return 1 / len(CALLS)
+
+
+def test_a_schedule_that_counts_its_calls_is_refused() -> None:
+    own = {"_target_": f"{__name__}.counts_its_calls"}
+    with pytest.raises(ValueError, match="recipe.decay: counts_its_calls.* of the step alone"):
+        recipe(64, optimizer="sgd", lr=0.1, batch_size=8, length="2ep", decay=own)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures.tiny_cell import compute_cells
+from torch import Tensor
 
 from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
@@ -85,3 +86,25 @@ def test_a_transform_that_does_not_fit_is_refused_when_the_plan_is_made(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         plan([cell(recipe__augment=augment)])
+
+
+OWN_DRAWS = torch.Generator().manual_seed(3)
+CALLS: list[int] = []
+
+
+def draws_of_its_own(image: Tensor) -> Tensor:
+    return image.flip(-1) if torch.rand(1, generator=OWN_DRAWS) < 0.5 else image
+
+
+def counts_its_calls(image: Tensor) -> Tensor:
+    CALLS.append(1)
+    return image * len(CALLS)
+
+
+@pytest.mark.parametrize("name", ["draws_of_its_own", "counts_its_calls"])
+def test_a_transform_that_does_not_do_the_same_again_is_refused(
+    cell: Callable[..., Cell], name: str
+) -> None:
+    """A resumed training, and another pack, would see other images."""
+    with pytest.raises(ValueError, match=f"{name}` makes another image of the same one"):
+        plan([cell(recipe__augment={"_target_": f"{__name__}.{name}"})])

@@ -59,7 +59,7 @@ def test_what_is_written_is_read_and_every_field_of_a_result_is_known(cell: Make
         "hard_val_accuracy",
         "hard_test_accuracy",
         "mask_chance",
-        *("metric", "lower_is_better", "metrics"),  # of a task that is no plain classification
+        *("metric", "lower_is_better", "metrics", "lower_metrics"),  # of another task
         "notes",  # only where there is something to say
         *("granularity", "resolution"),  # only where weights are pruned in groups
     }

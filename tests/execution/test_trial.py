@@ -69,6 +69,10 @@ def lost(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets.view(7)).abs()
 
 
+def spread(outputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.mse_loss(outputs, targets)
+
+
 def strange(final: Tensor) -> Tensor:
     return final[:3]
 
@@ -109,6 +113,10 @@ LINES = [
     (
         {**SLOPE, **task("regression", loss={"_target_": HERE + "lost"})},
         rf"task: .*: task.loss of outputs \[2, 1\] float32 and targets \[2\] .*{FILE}:\d+: Runtime",
+    ),
+    (
+        {**SLOPE, **task("regression", loss={"_target_": HERE + "spread"})},
+        rf"task: .*: task.loss of .* failed: .*{FILE}:\d+: UserWarning: Using a target size",
     ),
     (
         {"mask_criterion": {"_target_": HERE + "strange"}},

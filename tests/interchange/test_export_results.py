@@ -85,10 +85,11 @@ def test_a_ticket_by_its_file(
     assert not (tmp_path / "y.pt").exists()
 
 
+@pytest.mark.parametrize("reported", ["best", "end"])
 def test_the_weights_of_a_ticket_are_those_that_are_reported(
-    cell: Make, swept: Swept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cell: Make, swept: Swept, tmp_path: Path, capsys: pytest.CaptureFixture[str], reported: str
 ) -> None:
-    folder = swept(cell())
+    folder = swept(cell(report_at=reported))
     end = next(folder.parent.parent.glob("tickets/*/0.safetensors"))
     store, key = Store(folder.parent.parent), end.parent.name
     best, words = store.path(key, "0", "best"), ["form=state_dict"]
@@ -96,7 +97,7 @@ def test_the_weights_of_a_ticket_are_those_that_are_reported(
         other = store.read(key, "0")
         other.state["output.weight"].mul_(2)
         store.write(key, "0", other, {}, "best")
-    wanted = {"": "best", "at=reported": "best", "at=end": "end"}
+    wanted = {"": reported, "at=reported": reported, "at=end": "end"}
     for at, moment in wanted.items():
         out = tmp_path / "x.pt"
         assert main(["export", str(end), *words, *filter(None, [at]), f"out={out}"]) == 0

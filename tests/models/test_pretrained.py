@@ -76,6 +76,15 @@ def test_a_head_of_another_size_and_what_is_named_is_drawn_by_the_seed(file: Pat
     assert named.drawn == {"hidden.1.weight", "hidden.1.bias"}
 
 
+def test_a_block_to_be_drawn_is_no_block_whose_number_begins_alike(tmp_path: Path) -> None:
+    deep = {"net": {"_target_": "lt_sweeps.models.FC", "hidden": [4] * 11}}
+    path = tmp_path / "deep.safetensors"
+    save_file(Network.of(deep, SHAPE, 4).draw(Seed(0)), path)
+    for word in ("hidden.1", "hidden.1.*", "*.1"):
+        named = Network.of({**deep, "weights": str(path), "redraw": [word]}, SHAPE, 4)
+        assert named.drawn == {"hidden.1.weight", "hidden.1.bias"}
+
+
 def test_the_key_knows_the_content_and_not_the_path(tmp_path: Path, file: Path) -> None:
     copy, other = tmp_path / "copy.safetensors", tmp_path / "other.safetensors"
     copy.write_bytes(file.read_bytes())

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from fixtures.fake_results import FakeSweep
+from fixtures.fresh_process import afresh
 from rich.console import Console
 
 from lt_sweeps.config.report_config import layout, named_figures
 from lt_sweeps.reporting.sweep_report import report
+from lt_sweeps.reporting.written_report import is_current
 
 MODULE = "fixtures.strange_figures"
 
@@ -36,6 +38,22 @@ def test_a_stored_figure_is_drawn_only_by_a_module_that_is_trusted(sweep: FakeSw
         assert (folder / "good.pdf").exists() and "All of them." in (
             folder / "good.txt"
         ).read_text()
+
+
+def test_a_report_is_drawn_again_when_a_figure_s_own_code_is_edited(
+    sweep: FakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "edited_figures.py"
+    own.write_text("from fixtures.strange_figures import good\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = {"figures": [{"name": "good", "_target_": "edited_figures.good"}]}
+    sweep.reports = {"default": keys}
+    sweep.cell("random", accuracies=[0.9, 0.8], sparsities=[0, 0.5])
+    report(sweep.folder, console=Console(quiet=True), trust=("edited_figures",))
+    assert is_current(sweep.folder)
+    own.write_text("from fixtures.strange_figures import good\nSCALE = 2\n")
+    afresh()
+    assert not is_current(sweep.folder)
 
 
 def test_a_figure_that_fails_is_left_out_and_the_report_says_where(sweep: FakeSweep) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.data import Dataset, Split
+from lt_sweeps.data.batches import EVALUATE_BATCH
 from lt_sweeps.models import FC
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.network import Network
@@ -26,7 +27,7 @@ from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training import metrics
 from lt_sweeps.training.backends.backend import choose_backend
 from lt_sweeps.training.stack import Stack
-from lt_sweeps.training.task_loss import TaskLoss
+from lt_sweeps.training.task_loss import TaskLoss, measured
 
 R, B, T, K = 3, 8, 5, 4
 HERE = f"{__name__}."
@@ -260,7 +261,8 @@ def test_a_further_metric_changes_no_result_of_a_classification(tmp_path: Path) 
     usual, _, _ = trained(tmp_path / "usual")
     more, _, _ = trained(tmp_path / "more", task=config)
     for before, after in zip(usual, more, strict=True):
-        others = after.pop("metrics")
+        others, lower = after.pop("metrics"), after.pop("lower_metrics")
+        assert lower == []
         assert after == before
         assert others["end_test_top2"] >= after["end_test_accuracy"]
 
@@ -328,3 +330,58 @@ def test_the_backend_suits_the_loss() -> None:
     with pytest.raises(ValueError, match="`chain` has the cross entropy alone"):
         Stack(FC((1, 4, 4), 1), 1, backend="chain", task_loss=known)
     assert [choose_backend(Reader(), gpu, loss) for loss in (known, strange)] == ["vmap", "loop"]
+
+
+def root_mean_square(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean().sqrt()
+
+
+def test_a_metric_that_is_one_number_is_that_of_the_whole_split(tmp_path: Path) -> None:
+    """Of a split that is cut into batches, the last of them smaller."""
+    task = {
+        "loss": {"_target_": "torch.nn.functional.mse_loss"},
+        "metrics": {"rms": {"_target_": f"{HERE}root_mean_square", "better": "lower"}},
+    }
+    data = {"_target_": f"{HERE}sums", "examples": EVALUATE_BATCH + 70}
+    own = {"net": {"_target_": f"{HERE}Vector"}}
+    made, store = compute_cells(tiny_cell(task=task, dataset=data, model=own), root=tmp_path)
+    for unit in made.units:
+        facts = store.facts(unit.stage.key, unit.seed)
+        if facts is not None and facts.metrics:
+            mean = facts.metrics["end_test_loss"]
+            assert facts.metrics["metrics"]["end_test_rms"] == pytest.approx(mean**0.5, rel=1e-6)
+
+
+def sums(*, examples: int) -> Dataset:
+    def split(count: int) -> Split:
+        x = numbers(count, 6, dtype=torch.float32)
+        return Split(x, x.sum(1, keepdim=True))
+
+    def load() -> dict[str, Split]:
+        return {"train": split(64), "val": split(examples), "test": split(examples)}
+
+    return Dataset((6,), None, 64, lambda: None, load, outputs=1, scale=1.0)
+
+
+def squares(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square()
+
+
+@pytest.mark.parametrize(
+    "target", ["torch.nn.MSELoss", "torch.nn.functional.kl_div", f"{HERE}squares"]
+)
+def test_no_loss_and_no_metric_compares_each_example_with_all(target: str) -> None:
+    """[B, 1] less [B] is [B, B], whose mean is a number like any other."""
+    outputs, targets = numbers(B, 1), numbers(B)
+    own = TaskKind.of({"loss": {"_target_": target}, "metrics": {"own": {"_target_": target}}})
+    with pytest.raises(ValueError, match="task.loss: `.*"):
+        TaskLoss(own).mean(outputs, targets)
+    with pytest.raises(ValueError, match="task.metrics.own: `.*"):
+        measured(own.main_metric, outputs, targets)
+
+
+def test_a_target_that_a_training_leaves_out_counts_for_nothing_in_an_evaluation() -> None:
+    outputs, targets = numbers(B, K, T), PADDED[0]
+    total, count = TaskLoss().total(outputs, targets)
+    assert 0 < count < targets.numel()
+    assert total / count == pytest.approx(float(TaskLoss().mean(outputs, targets)))

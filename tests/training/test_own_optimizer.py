@@ -111,12 +111,32 @@ def test_a_pruned_weight_never_moves_and_a_stack_equals_each_seed_alone(
     assert stacked and stacked == weights_under(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("method", ["imp", "renda", "continuous_sparsification", "rigl"])
+class Scaled(torch.nn.Module):
+    """A net with a parameter that is one number."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(1.5))
+        self.inner, self.output = torch.nn.Linear(16, 8), torch.nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(torch.relu(self.inner(x.flatten(1))) * self.scale)
+
+
+RESUMED: list[tuple[str, dict[str, Any]]] = [
+    *(
+        (OWN, {"method": {"_target_": f"lt_sweeps.plan.methods.{method}"}})
+        for method in ("imp", "renda", "continuous_sparsification", "rigl")
+    ),
+    ("NAdam", {"model": {"net": {"_target_": f"{__name__}.Scaled"}}}),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), RESUMED)
 def test_a_training_that_is_stopped_goes_on_to_equal_bytes(
-    cell: Callable[..., Cell], tmp_path: Path, method: str
+    cell: Callable[..., Cell], tmp_path: Path, name: str, more: dict[str, Any]
 ) -> None:
-    target = {"_target_": f"lt_sweeps.plan.methods.{method}"}
-    own = cell_of(cell, OWN, method=target)
+    own = cell_of(cell, name, **more)
     compute_cells(own, root=tmp_path / "whole")
     asked = 0
 
@@ -141,6 +161,12 @@ def test_a_training_that_is_stopped_goes_on_to_equal_bytes(
         ({"_target_": "torch.optim.LBFGS"}, "LBFGS` computes the loss several times in a step"),
         ({"_target_": "fixtures.strange_optimizers.Needy"}, "its `step` needs a closure"),
         ({"_target_": "fixtures.strange_optimizers.Drawing"}, "draws random numbers"),
+        (
+            {"_target_": "fixtures.strange_optimizers.Listing"},
+            "keeps `history` where no checkpoint",
+        ),
+        ({"_target_": "fixtures.strange_optimizers.Counting"}, "keeps `steps` where no checkpoint"),
+        ({"_target_": "fixtures.strange_optimizers.Sharing"}, "keeps `shared` where no checkpoint"),
         ({"_target_": "torch.optim.Muon"}, "cannot be made: Muon only supports 2D parameters"),
         ({"_target_": "torch.optim.SparseAdam"}, "SparseAdam does not support dense gradients"),
         ({"_target_": "torch.optim.RMSprop", "alpa": 0.9}, r"takes no \['alpa'\].*mean `alpha`"),
