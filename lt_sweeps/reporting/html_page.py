@@ -16,6 +16,7 @@ from lt_sweeps.analysis.labels import differences, value_of
 from lt_sweeps.analysis.record_audit import is_clean
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.reporting.figures.captions import (
     not_inferior_sentence,
     versions_sentence,
@@ -164,7 +165,7 @@ def figure_on_page(
 def heading(name: str) -> str:
     """The heading of a figure, from the name of its file."""
     metric, by, axis = name.partition("_by_")
-    words = _HEADINGS.get(metric) or metric.replace("_", " ")
+    words = _HEADINGS.get(metric) or Quantity(metric).words.replace("_", " ")
     return f"{words[:1].upper()}{words[1:]}{f' by {axis}' if by else ''}"
 
 
