@@ -22,7 +22,7 @@ from rich.console import Console
 
 from lt_sweeps.analysis.record_audit import is_clean
 from lt_sweeps.reporting.figures.style import COLOURS, GREY, PALE, Figure
-from lt_sweeps.reporting.html_page import figure_on_page
+from lt_sweeps.reporting.html_page import figure_on_page, heading
 from lt_sweeps.reporting.svg_on_page import DARK, LARGEST, ZOOM
 from lt_sweeps.reporting.sweep_report import report
 
@@ -91,6 +91,14 @@ def test_each_figure_has_a_heading_and_every_id_is_its_own(page: Path) -> None:
     used = re.findall(r"url\(#([^)]*)\)", page.read_text())
     used += [link[1:] for link in read.links if link[0] == "#"]
     assert used and set(used) <= set(read.ids)
+
+
+def test_a_heading_writes_a_metric_as_the_axis_does() -> None:
+    names = ["test_r2", "test_r2_by_sparsity", "accuracy", "val_bits_per_token", "signs"]
+    assert [heading(name) for name in names] == [
+        *("Test R2", "Test R2 by sparsity", "Accuracy", "Val bits per token"),
+        "Weights that changed their sign",
+    ]
 
 
 def test_the_page_follows_dark_mode_with_all_of_its_colours(page: Path) -> None:
