@@ -275,7 +275,7 @@ class CellLauncher(Launcher):
         """Run the cells on this machine; returns the exit status."""
         from lt_sweeps.execution import local_launcher
 
-        return local_launcher.launch(cells)
+        return local_launcher.launch(cells, words=CellSweeper.words)
 
 
 class PlanLauncher(CellLauncher):
@@ -311,7 +311,8 @@ class SlurmLauncher(CellLauncher):
             else value
             for name, value in self.profile.items()
         }
-        return slurm_launcher.submit_cells(cells, SlurmResources.of(values))
+        resources = SlurmResources.of(values)
+        return slurm_launcher.submit_cells(cells, resources, words=CellSweeper.words)
 
 
 class CellSweeper(Sweeper):

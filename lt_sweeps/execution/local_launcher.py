@@ -9,6 +9,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ from lt_sweeps.tracking.mirror_process import mirrored
 _LINES = 5  # that an error names
 
 
-def launch(cells: Sequence[Cell], *, whole: bool = True) -> int:
+def launch(cells: Sequence[Cell], *, whole: bool = True, words: Sequence[str] = ()) -> int:
     """Run the cells to their end and report; returns the exit status.
 
     What is stored already is not computed again, so the same command goes on with an
-    interrupted sweep. Without `whole` they are some of those that a person asked for.
+    interrupted sweep. Without `whole` they are some of those that a person asked for. `words` are
+    the overrides that were typed.
     """
-    submission = Submission(plan(cells), RunSettings.of(cells))
+    settings = replace(RunSettings.of(cells), words=tuple(words))
+    submission = Submission(plan(cells), settings)
     if whole:
         submission.check_layouts()
     return run_missing(submission)

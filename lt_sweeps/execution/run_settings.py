@@ -32,6 +32,7 @@ class RunSettings:
     budget: float | None  # GPU-hours; None: no limit
     keep: str = "all"  # which tickets stay when the sweep is done
     search: str | None = None  # the search whose sweep these cells join
+    words: tuple[str, ...] = ()  # what was typed
 
     @classmethod
     def of(cls, cells: Sequence[Cell]) -> RunSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ class Page:
     tables: Sequence[Table]  # below the main figure
     more_tables: Sequence[Table] = ()
     submitted: str = ""  # the day on which the sweep was last submitted
+    words: Sequence[str] = ()  # the overrides that were typed
 
 
 def report_page(
@@ -75,7 +77,7 @@ def report_page(
         .render(
             name=reading.name,
             question=analysis.layout.title or "",
-            facts=_what_ran(analysis, page.submitted),
+            facts=_what_ran(analysis, page),
             quiet=[note for note in reading.notes if is_clean(note)],
             findings=[line for line in findings if line],
             answers=answers,
@@ -100,17 +102,17 @@ def _without(figure: dict[str, object], answers: Sequence[str]) -> dict[str, obj
     return {**figure, "caption": " ".join(caption.split())}
 
 
-def _what_ran(analysis: Analysis, submitted: str) -> dict[str, str]:
+def _what_ran(analysis: Analysis, page: Page) -> dict[str, str]:
     """What a reader asks first: overrides, model, data, code and day, each with its name."""
     reading = analysis.reading
     seeds = {cell.seed for cell in reading.cells}
     size = f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages"
     facts = {
-        "Overrides": " ".join(_words(reading.cells)),
+        "Overrides": shlex.join(page.words) or " ".join(_words(reading.cells)),
         **{name: _options(reading.cells, key) for name, key in _GROUPS.items()},
         "Size": size if reading.cells else "",
         "Code": ", ".join(reading.versions) or "unknown version",
-        "Submitted": submitted,
+        "Submitted": page.submitted,
     }
     return {name: text for name, text in facts.items() if text}
 
@@ -119,7 +121,7 @@ _GROUPS = {"Model": "model", "Data": "dataset", "Method": "method"}
 
 
 def _words(cells: Sequence[CellResults]) -> list[str]:
-    """The experiment and the keys in which the cells differ, as they are typed."""
+    """The experiment and the keys in which the cells differ, where nobody noted what was typed."""
     experiments = dict.fromkeys(cell.experiment for cell in cells)
     keys = [f"experiment={name}" for name in experiments if name != "default"]
     swept = [f"{key}={_options(cells, key)}" for key in differences(cells)]

@@ -82,6 +82,7 @@ def report(
                 list(_main_tables(analysis, PAGE_WIDTH)),
                 [*_more_tables(analysis), *([profile] if profile else [])],
                 _day_of(source),
+                _words_of(source),
             ),
             more_figures=profile_figures(profiles),
             made_from=made_from,
@@ -157,6 +158,12 @@ def _options_in(path: Path) -> Mapping[str, Any]:
             f"layout: {path} has no `report:` with keys under it; an experiment's yaml has"
         )
     return content["report"]
+
+
+def _words_of(source: Path) -> Sequence[str]:
+    """The overrides with which a sweep was last submitted; a root has none."""
+    manifest = SweepFolder(source).usable_manifest
+    return () if manifest is None else manifest.words
 
 
 def _day_of(source: Path) -> str:

@@ -124,6 +124,7 @@ class Manifest:
 
     `data` are digests of what the data sets hold, by their functions and arguments. `search` is the
     search whose trials it holds: such a sweep grows by cells; any other has those it began with.
+    `words` are the overrides that a person typed last, for a reader of the report.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Manifest:
     reports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     search: str | None = None
+    words: Sequence[str] = ()
     format: str = FORMAT
 
     def cell(self, number: int) -> Cell:

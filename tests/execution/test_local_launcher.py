@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import random
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -57,6 +59,8 @@ def test_a_sweep_ends_with_a_table_and_a_picture(whole: Path) -> None:
     assert {"accuracy.png", "records.csv", "summary.csv"} <= {p.name for p in folder.iterdir()}
     assert len(list(whole.glob("runs/*/*/DONE"))) == 4
     assert not list(whole.glob("tickets/*/*.partial-*"))
+    typed = html.escape(shlex.join([*WORDS, f"root={whole}"])).replace("&#x27;", "&#39;")
+    assert typed in (folder / "index.html").read_text(), "whoever types it again gets this sweep"
 
 
 def test_the_same_words_again_compute_nothing(whole: Path, command_line: CommandLine) -> None:

@@ -29,10 +29,13 @@ from lt_sweeps.storage.atomic_write import lock_path
 from lt_sweeps.storage.manifest import FrozenPack, Launcher
 
 
-def submit_cells(cells: Sequence[Cell], profile: SlurmResources) -> int:
+def submit_cells(
+    cells: Sequence[Cell], profile: SlurmResources, *, words: Sequence[str] = ()
+) -> int:
     """Submit whatever is missing of the cells and is not queued; returns the exit status."""
     made, settings = plan(cells), RunSettings.of(cells)
-    settings = replace(settings, root=settings.root.absolute())  # jobs may start elsewhere
+    root = settings.root.absolute()  # jobs may start elsewhere
+    settings = replace(settings, root=root, words=tuple(words))
     submission = Submission(made, settings)
     submission.check_layouts()
     return submit_missing(submission, profile)
