@@ -202,7 +202,7 @@ class Submission:
                 reports={**(before.reports if before else {}), **self._reports},
                 data={**(before.data if before else {}), **_data(self.plan)},
                 search=before.search if before else self.settings.search,
-                words=self.settings.words or (before.words if before else ()),
+                words=[*self.settings.words] or (before.words if before else []),
             )
             manifest.write(self.sweep.path)
         sweep = self.sweep

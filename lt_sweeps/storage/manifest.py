@@ -137,7 +137,7 @@ class Manifest:
     reports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     search: str | None = None
-    words: Sequence[str] = ()
+    words: Sequence[str] = field(default_factory=list[str])
     format: str = FORMAT
 
     def cell(self, number: int) -> Cell:
