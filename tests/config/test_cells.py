@@ -27,7 +27,7 @@ def multirun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Multirun:
 
     def run(*words: str) -> list[Cell]:
         cells: list[Cell] = []
-        monkeypatch.setattr(local_launcher, "launch", lambda given: cells.extend(given) or 0)
+        monkeypatch.setattr(local_launcher, "launch", lambda given, **_: cells.extend(given) or 0)
         monkeypatch.setattr(trials, "objective_of", lambda *_, **__: 0.5)  # nothing has run
         assert main(words) == 0
         return cells

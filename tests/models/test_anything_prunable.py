@@ -252,16 +252,16 @@ def _every_method(kind: type[nn.Module], more: tuple[str, ...], root: Path) -> N
 def test_an_export_leaves_sizes_empty_and_says_why(
     swept: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = export(swept(tiny_cell(model=model(Encoder))), trust=__name__)
+    out = export(swept(tiny_cell(model=model(Recurrent))), trust=__name__)
     rows = pd.read_parquet(out / "records.parquet")
     assert len(rows) == 3
     assert rows["weights_effective"].isna().all()
     said = capsys.readouterr().out
-    assert said.count("effective size: Encoder(): left empty, because it calls embedding") == 1
+    assert said.count("effective size: Recurrent(): left empty, because it calls lstm") == 1
 
 
-def test_effective_size_follows_no_path_through_attention_or_unknown_use() -> None:
-    for kind, because in {Encoder: "embedding", Recurrent: "embedding", Scores: "softmax"}.items():
+def test_effective_size_follows_no_path_through_recurrence_or_unknown_use() -> None:
+    for kind, because in {Recurrent: "lstm", Scores: "softmax"}.items():
         network = of(kind)
         present = {layer.name: torch.ones(layer.shape) for layer in network.layers}
         with pytest.raises(Unfollowed, match=f"it calls {because}"):
