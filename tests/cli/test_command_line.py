@@ -48,8 +48,8 @@ def answer(
     logging.getLogger().setLevel(level)  # hydra.verbose sets it for the whole process
 
 
-def _raising(error: BaseException) -> Callable[[list[Cell]], NoReturn]:
-    def launch(cells: list[Cell]) -> NoReturn:
+def _raising(error: BaseException) -> Callable[..., NoReturn]:
+    def launch(cells: list[Cell], **_: object) -> NoReturn:
         raise error
 
     return launch
@@ -246,7 +246,9 @@ def test_an_experiment_that_is_no_yaml_is_one_line(answer: Answer, tmp_path: Pat
 
 def test_our_own_value_errors_are_one_line(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
     # range checks of a plan are raised inside the package
-    source = "def launch(cells): raise ValueError('schedule: sparsity is 80; it lies in [0, 1)')"
+    source = (
+        "def launch(cells, **_): raise ValueError('schedule: sparsity is 80; it lies in [0, 1)')"
+    )
     scope: dict[str, Callable[[list[Cell]], int]] = {"__name__": "lt_sweeps.sparsity.schedules"}  # type: ignore
     exec(source, scope)
     monkeypatch.setattr(local_launcher, "launch", scope["launch"])
@@ -257,7 +259,8 @@ def test_our_own_value_errors_are_one_line(answer: Answer, monkeypatch: pytest.M
 def test_a_bug_keeps_its_traceback(
     answer: Answer, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    monkeypatch.setattr(local_launcher, "launch", local_launcher.check_writable)
+    wrong = local_launcher.check_writable  # which takes a path
+    monkeypatch.setattr(local_launcher, "launch", lambda cells, **_: wrong(cells))
     status, text = answer(*words)
     assert status == 1
     assert text.startswith("Traceback")
@@ -335,7 +338,7 @@ def test_a_plugin_of_hydra_that_cannot_be_imported_is_one_line() -> None:
 def test_an_error_in_a_persons_own_function_is_its_line(
     answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_launcher, "launch", lambda cells: json.loads("{"))
+    monkeypatch.setattr(local_launcher, "launch", lambda cells, **_: json.loads("{"))
     status, text = answer("seed=0")
     assert status == 1
     assert re.fullmatch(r"error: \S+test_command_line\.py:\d+: JSONDecodeError: .*\n", text), text
@@ -345,7 +348,7 @@ def test_an_error_in_a_persons_own_function_is_its_line(
 def test_the_launchers_status_is_the_exit_status(
     answer: Answer, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    monkeypatch.setattr(local_launcher, "launch", lambda cells: 75)
+    monkeypatch.setattr(local_launcher, "launch", lambda cells, **_: 75)
     assert answer(*words) == (75, "")
 
 
@@ -463,7 +466,7 @@ def test_verbs_flags_and_overrides_go_in_any_order(
     net = "defaults: [fc]\n"
     (tmp_path / "own" / "model" / "mine.yaml").write_text(net)
     launched = list[Cell]()
-    monkeypatch.setattr(local_launcher, "launch", lambda cells: launched.extend(cells) or 0)
+    monkeypatch.setattr(local_launcher, "launch", lambda cells, **_: launched.extend(cells) or 0)
     assert answer(*words) == (0, "")
     assert launched and all(cell.config["dry_run"] is True for cell in launched)
 
