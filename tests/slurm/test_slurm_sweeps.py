@@ -17,6 +17,8 @@ DENSE = [*(word for word in SMALL if not word.startswith("schedule.")), "method=
 WORDS = [*SMALL, *JOB, "mask_criterion=large_final,random", "seed=0,1", "hydra.launcher.jobs=2"]
 LUCK = """
 def luck(final):
+    if len(final) == 50:  # as it is tried when the plan is made
+        return final
     raise RuntimeError("no such luck")
 """
 
