@@ -67,7 +67,8 @@ class Arithmetic:
             yield  # a CPU repeats its bytes by itself
             return
         before = _Kernels.now()
-        _Kernels(self.deterministic, False, False, self.deterministic, not self.deterministic).use()
+        strict = 2 if self.deterministic else 0
+        _Kernels(strict, False, self.deterministic, not self.deterministic).use()
         try:
             yield
         except RuntimeError as error:
@@ -116,8 +117,7 @@ def takes_one_kernel(weights: torch.Tensor) -> bool:
 class _Kernels(NamedTuple):
     """The settings of a process by which torch chooses kernels on a GPU."""
 
-    strict: bool
-    only_warns: bool
+    strict: int  # about kernels that do not repeat their bytes: 2 refuses, 1 warns, 0 takes them
     fills: bool  # torch fills what it does not initialise, which only costs time here
     cudnn: bool
     autotunes: bool
@@ -125,8 +125,7 @@ class _Kernels(NamedTuple):
     @classmethod
     def now(cls) -> _Kernels:
         return cls(
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.get_deterministic_debug_mode(),
             torch_deterministic.fill_uninitialized_memory,  # pyright: ignore[reportAttributeAccessIssue]
             torch.backends.cudnn.deterministic,
             torch.backends.cudnn.benchmark,
@@ -136,7 +135,9 @@ class _Kernels(NamedTuple):
         if self.strict:
             # cuBLAS reads it when a process first multiplies, and torch refuses to go on without.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(self.strict, warn_only=self.only_warns)
+        # `use_deterministic_algorithms` sets the same, and imports torch's compiler for it: 900
+        # modules and a second of CPU in every process (torch 2.14).
+        torch.set_deterministic_debug_mode(self.strict)
         torch_deterministic.fill_uninitialized_memory = self.fills  # pyright: ignore[reportAttributeAccessIssue]
         torch.backends.cudnn.deterministic = self.cudnn
         torch.backends.cudnn.benchmark = self.autotunes

@@ -184,6 +184,7 @@ def test_a_gpu_repeats_its_bytes_unless_it_need_not(
 ) -> None:
     """What is set around a step; nothing of it needs a GPU."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", None)  # it imports the compiler
     with Arithmetic("tf32", deterministic).set(torch.device("cuda")):
         assert torch.are_deterministic_algorithms_enabled() == deterministic
         assert torch.backends.cudnn.deterministic == deterministic
