@@ -385,7 +385,7 @@ def _a_fork_can_start_cuda() -> bool:
 def _exit_as_a_fork() -> None:
     from torch import cuda
 
-    sys.exit(int(cuda._is_in_bad_fork()))
+    os._exit(int(cuda._is_in_bad_fork()))  # at once: what it inherited is not its own to flush
 
 
 @contextmanager
