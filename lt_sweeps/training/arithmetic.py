@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils import deterministic as torch_deterministic
@@ -58,11 +58,14 @@ class Arithmetic:
     @contextmanager
     def set(self, device: torch.device) -> Iterator[None]:
         """Compute the body so; other code of the process gets the process's settings back."""
-        # The precision is only set, because whatever is computed here sets its own: these two
-        # setters are the ones that all versions of torch have, and the second of new names that
-        # a process mixes with old ones makes torch refuse to read either.
-        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
-        torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        # The precision is only set, because whatever is computed here sets its own.
+        rounds = self.precision == "tf32"
+        torch.set_float32_matmul_precision("high" if rounds else "highest")
+        torch.backends.cudnn.allow_tf32 = rounds
+        # Since torch 2.9 a False leaves it to `torch.backends.fp32_precision`, which a user's
+        # module may have set. Torch refuses to read old names that disagree with the new ones.
+        for part in _OF_CPUS if device.type == "cpu" else _OF_GPUS:
+            part.fp32_precision = "tf32" if rounds else "ieee"
         if device.type != "cuda":
             yield  # a CPU repeats its bytes by itself
             return
@@ -97,6 +100,14 @@ class Arithmetic:
         """What the size of a batch may change of an output, as a part of it."""
         return {"float32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}[self.precision]
 
+
+def _parts(library: Any) -> list[Any]:
+    """What torch has new names for, beside products."""
+    parts = [getattr(library, name, None) for name in ("conv", "rnn")]
+    return [part for part in parts if hasattr(part, "fp32_precision")]
+
+
+_OF_GPUS, _OF_CPUS = _parts(torch.backends.cudnn), _parts(torch.backends.mkldnn)
 
 FLOAT32 = Arithmetic()
 """What is computed without a word on precision."""
