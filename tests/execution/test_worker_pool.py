@@ -22,6 +22,7 @@ from lt_sweeps.execution.loaded_code import LoadedCode
 from lt_sweeps.execution.process_state import as_before, forget_users_code
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import Workers, process_context
+from lt_sweeps.execution.worker_process import _visible
 from lt_sweeps.plan.planning import packs, plan
 from lt_sweeps.storage.manifest import FrozenPack
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -156,6 +157,25 @@ def test_a_process_forgets_the_users_modules_of_the_process_that_it_was_forked_f
         assert import_module("remembered").value == 22
     finally:
         sys.modules.update(modules)
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "one"),
+    [
+        (None, "cuda:1", "1"),
+        ("4,7", "cuda:1", "7"),
+        ("GPU-8a,GPU-3c", "cuda:0", "GPU-8a"),
+        ("MIG-5f", "cuda:0", "MIG-5f"),
+        ("", "cuda:0", ""),  # none is ours
+    ],
+)
+def test_a_process_sees_its_own_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, device: str, one: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # so that it is put back
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert _visible(device) == "cuda" and os.environ["CUDA_VISIBLE_DEVICES"] == one
 
 
 def started(answer: Connection) -> None:
