@@ -221,6 +221,7 @@ def graphed(
         here.wait_stream(side)
         for tensor, value in zip(restore, before, strict=True):
             tensor.copy_(value)
+        del before  # a capture needs memory of its own
         if host.found:
             said = ", ".join(dict.fromkeys(host.found))
             _log.info("every step calls Python, as no graph can have what the host reads: %s", said)
