@@ -32,6 +32,10 @@ class HostWaits(TorchDispatchMode):
 
     supports_higher_order_operators = True  # `torch.cond` and the like run as ever
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # for that torch imports its compiler, a second of CPU in every process
+
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
