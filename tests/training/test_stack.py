@@ -351,6 +351,7 @@ def test_a_graph_is_the_step_itself_without_cuda():
     assert graphed(step, "cpu") is step
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("net", "how"), WAYS)
 def test_a_graph_replays_the_steps_that_eager_takes(net, how):
