@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -28,7 +29,12 @@ _INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_ind
 
 
 class HostWaits(TorchDispatchMode):
-    """Within this context `found` lists the operations that the host waits for."""
+    """Within this context `found` lists the operations that the host waits for.
+
+    `read` holds the tensors that were there before and are read. A graph reads them at their place,
+    and they must stay there as long as it does: a model that keeps a mask or a state of the last
+    batch's size makes another one in an evaluation, and forgets that of the training.
+    """
 
     supports_higher_order_operators = True  # `torch.cond` and the like run as ever
 
@@ -39,12 +45,18 @@ class HostWaits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.read: dict[int, Tensor] = {}  # by storage
+        self._made: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        for tensor in _tensors((args, kwargs)):
+            if (place := _storage(tensor)) not in self._made:
+                self.read.setdefault(place, tensor)
         result = func(*args, **kwargs)
+        self._made |= {_storage(tensor) for tensor in _tensors(result)} - self.read.keys()
         if waits(func, args, kwargs, result):
             self.found.append(str(func))
         return result
@@ -56,13 +68,23 @@ def waits(func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -
     if name in _WAITS or (name == "repeat_interleave" and kwargs.get("output_size") is None):
         return True
     if name in _COPIES:
-        tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
+        tensors = _tensors((args, kwargs, result))
         # `torch.tensor` shows its copy to the device by nothing but its result.
         made_on_device = name.startswith("lift") and any(_outside(t) for t in tensors)
         return made_on_device or len({tensor.device.type for tensor in tensors}) > 1
     if name in _FILLED:  # by a number that lies on the device, which the host reads first
         return isinstance(args[-1], Tensor) and args[-1].device == args[0].device
     return name in _INDEXED and _by_mask(args, one_number=name != "index")
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _storage(tensor: Tensor) -> int:
+    """What views of one tensor have in common; a tensor without a storage is one by itself."""
+    plain = type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided
+    return tensor.untyped_storage()._cdata if plain else id(tensor)
 
 
 def _outside(tensor: Tensor) -> bool:

@@ -233,7 +233,12 @@ def graphed(
                 step()
         finally:
             torch.cuda.set_stream(here)  # a capture that fails leaves its own stream behind
-    return graph.replay
+    return functools.partial(_replay, graph, host.read)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, read: Mapping[int, Tensor]) -> None:
+    """Replay a graph, which holds what it reads (`HostWaits`)."""
+    graph.replay()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -171,3 +172,25 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was(cuda: Cuda) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         graphed(step, "cuda")
     assert cuda.captures == 1 and cuda.now == "default"
+
+
+def test_what_a_graph_reads_stays_when_a_model_forgets_it(cuda: Cuda) -> None:
+    kept, total = [torch.ones(3)], torch.zeros(3)
+
+    def step() -> None:
+        total.add_(kept[0][:2].sum() + torch.ones(3).mul_(2))
+
+    before = weakref.ref(kept[0]), weakref.ref(total)
+    replay = graphed(step, "cuda", restore=[total])
+    kept[0] = torch.zeros(3)  # as for an evaluation
+    assert before[0]() is not None, "the graph holds it"
+    del replay
+    assert before[0]() is None and before[1]() is total
+
+
+def test_what_a_step_makes_is_not_held() -> None:
+    leaf = X.clone().requires_grad_()
+    with HostWaits() as host:
+        made = torch.relu((leaf @ leaf).add_(1))
+        torch.autograd.grad(made.view(-1)[1:].sum(), leaf)
+    assert [tensor.data_ptr() for tensor in host.read.values()] == [leaf.data_ptr()]
