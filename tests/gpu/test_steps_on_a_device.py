@@ -42,6 +42,20 @@ class Reads(nn.Module):
         return x if x.sum().item() < 1e9 else -x
 
 
+class Keeps(nn.Module):
+    """A network that keeps a tensor of the last batch's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(T, K)
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept is None or len(self.kept) != len(x):
+            self.kept = torch.full((len(x), 1), 2.0, device=x.device)
+        return self.layer(x.float() * self.kept)
+
+
 def stepped(net: nn.Module, device: str, backend: str) -> tuple[Stack, Callable[[], None]]:
     """A stack of networks that differ, and the step that computes its gradients."""
     kind = TOKENS if isinstance(net, Transformer) else CLASSIFICATION
@@ -94,3 +108,16 @@ def test_a_step_that_waits_runs_without_a_graph_and_the_next_one_has_its_own(dev
     other, plain = stepped(NETS["lstm"](), device, "loop")
     graphed(plain, device)()
     assert bool(other.grads.any())
+
+
+def test_a_graph_holds_what_a_network_forgets(device: str) -> None:
+    torch.manual_seed(0)
+    stack, step = stepped(Keeps(), device, "loop")
+    step()
+    eager = stack.grads.clone()
+    replay = graphed(step, device)
+    stack.logits(torch.ones(B + 1, T, dtype=torch.long, device=device))
+    taken = [torch.zeros(B, 1, device=device) for _ in range(256)]  # memory that has become free
+    stack.grads.zero_()
+    replay()
+    assert torch.equal(stack.grads, eager) and len(taken) == 256
