@@ -10,6 +10,9 @@ from lt_sweeps.config.garbage_collection import collect_rarely
 def run() -> int:
     """Run the command line of this process; returns the exit status."""
     collect_rarely()
+    # A user's module may ask torch for a GPU when it is imported. Torch then asks the driver, after
+    # which no fork of this process can use CUDA, unless this lets it ask without the driver.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     for stream in (sys.stdout, sys.stderr):  # a terminal without the characters of tables
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")

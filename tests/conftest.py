@@ -25,6 +25,12 @@ from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.storage.store import Store
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide a machine's GPUs from the tests that are not for one: `device=auto` would take them."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

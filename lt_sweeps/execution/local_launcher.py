@@ -7,11 +7,13 @@ import os
 import signal
 import socket
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from rich.console import Console
@@ -34,6 +36,7 @@ from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
+from lt_sweeps.training.arithmetic import Arithmetic
 
 _LINES = 5  # that an error names
 
@@ -56,9 +59,8 @@ def run_missing(submission: Submission) -> int:
     """Run what is missing of a submission; returns the exit status."""
     settings, cells, code = submission.settings, submission.plan.cells, LoadedCode.now()
     devices, console = _devices(settings.device, settings.workers), Console()
-    submission.check_precision(devices[0])
+    here, memory = _about(devices, submission.arithmetics)
     submission.try_out()
-    here, memory = _about(devices)
     todo = _todo(submission, devices, memory)
     estimate = Estimate.of(todo, Speeds.of(settings.root), device=here, at_once=len(devices))
     console.print(preview(submission.plan, todo, estimate, sweep=submission.folder))
@@ -194,21 +196,29 @@ def _listed(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
 
 
-def _about(devices: Sequence[str]) -> tuple[str, int]:
-    """What the first device is called, and the bytes that each process has on the fullest."""
+def _about(devices: Sequence[str], arithmetics: Collection[Arithmetic] = ()) -> tuple[str, int]:
+    """What the first device is called, and the bytes that each process has on the fullest.
+
+    Raises: ValueError: a device does not have one of these precisions.
+    """
     if devices[0] == "cpu":
-        found = [("cpu", free_memory("cpu"))]
+        found = [_about_device("cpu", arithmetics)]
     else:
         # Another process asks: to ask starts CUDA, which takes memory on a GPU until the process
         # ends, and which its forks could not use any more.
-        with ProcessPoolExecutor(1, process_context()) as other:
-            found = list(other.map(_about_gpu, dict.fromkeys(devices)))
+        asked = partial(_about_device, arithmetics=arithmetics)
+        with ProcessPoolExecutor(1, process_context(devices[0])) as other, catch_warnings():
+            simplefilter("ignore", DeprecationWarning)  # of threads, as in `worker_pool`
+            found = list(other.map(asked, dict.fromkeys(devices)))
     shares = max(map(devices.count, devices))
     return found[0][0], min(free for _, free in found) // shares
 
 
-def _about_gpu(device: str) -> tuple[str, int]:
-    return torch.cuda.get_device_name(device), free_memory(device)
+def _about_device(device: str, arithmetics: Collection[Arithmetic]) -> tuple[str, int]:
+    for arithmetic in arithmetics:
+        arithmetic.check(torch.device(device))
+    name = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
+    return name, free_memory(device)
 
 
 def _devices(device: str, workers: int | None) -> tuple[str, ...]:

@@ -62,6 +62,7 @@ _OWNERS = {
     "cuda.matmul": torch.backends.cuda.matmul,
     "mkldnn": torch.backends.mkldnn,
     "mkldnn.conv": getattr(torch.backends.mkldnn, "conv", None),
+    "mkldnn.rnn": getattr(torch.backends.mkldnn, "rnn", None),
     "mkldnn.matmul": getattr(torch.backends.mkldnn, "matmul", None),
 }
 _ATTRIBUTES = ("allow_tf32", "benchmark", "deterministic", "enabled", "fp32_precision")

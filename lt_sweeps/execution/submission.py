@@ -128,10 +128,15 @@ class Submission:
         if self.settings.search is None:  # else lines of earlier and later trials may be meant
             check_layouts([_frozen_cell(cell) for cell in self.plan.cells], self._reports)
 
+    @property
+    def arithmetics(self) -> set[Arithmetic]:
+        """One for each precision of its cells."""
+        return {Arithmetic(unit.stage.training.precision) for unit in self.plan.units}
+
     def check_precision(self, device: str) -> None:
         """Raises: ValueError: a cell asks for a precision that the device does not have."""
-        for training in {unit.stage.training for unit in self.plan.units}:
-            Arithmetic(training.precision).check(torch.device(device))
+        for arithmetic in self.arithmetics:
+            arithmetic.check(torch.device(device))
 
     def try_out(self) -> None:
         """Raises: ValueError: what the cells bring of their own fails on two examples."""

@@ -260,7 +260,7 @@ class _Process:
 
     def __init__(self, device: str, about: tuple[Any, ...], others: Sequence[_Process]) -> None:
         self.device = device
-        context = process_context()
+        context = process_context(device)
         self.pipe, theirs = context.Pipe()
         # A fork has our ends of all pipes. It closes them, so that each breaks when we die.
         forked = context.get_start_method() == "fork"
@@ -355,14 +355,37 @@ def loaded() -> list[str]:
 _ROOMS = ("training", "plan", "sparsity", "data", "models", "storage", "config")
 
 
-def process_context() -> Any:
-    """How processes are started: as forks, where that is safe, which is fast."""
+def process_context(device: str = "cpu") -> Any:
+    """How processes that compute on a device are started: as forks, where that is safe and fast."""
     # CUDA cannot be used in a fork of a process that has used it, as a user's module may have when
     # it was imported for the plan. On macOS the system's libraries may crash in a fork.
     from torch import cuda  # here, because reports start without torch
 
     forks = sys.platform == "linux" and not cuda.is_initialized()
+    if forks and device != "cpu":
+        forks = _a_fork_can_start_cuda()
     return multiprocessing.get_context("fork" if forks else "spawn")
+
+
+def _a_fork_can_start_cuda() -> bool:
+    """Whether CUDA can start in a fork of this process.
+
+    It cannot once the driver was only asked how many GPUs there are, which leaves CUDA
+    uninitialized here: by `torch.cuda.is_available()` in a user's module, or by
+    `torch.cuda.device_count()` where one MIG instance is visible. Torch tells that to a fork alone.
+    """
+    asked = multiprocessing.get_context("fork").Process(target=_exit_as_a_fork, daemon=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, as in `_Process`
+        asked.start()
+    asked.join()
+    return asked.exitcode == 0
+
+
+def _exit_as_a_fork() -> None:
+    from torch import cuda
+
+    os._exit(int(cuda._is_in_bad_fork()))  # at once: what it inherited is not its own to flush
 
 
 @contextmanager

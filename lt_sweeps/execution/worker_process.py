@@ -165,9 +165,12 @@ def _visible(device: str) -> str:
     """Make one GPU visible to this process; it is then simply `cuda`."""
     if not device.startswith("cuda:"):
         return device
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    number = int(device.removeprefix("cuda:"))
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[number] if visible[0] else str(number)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers, UUIDs or MIG instances
+    number = device.removeprefix("cuda:")
+    # Empty hides all GPUs: those of the machine may be other people's.
+    os.environ["CUDA_VISIBLE_DEVICES"] = (
+        number if visible is None else visible.split(",")[int(number)]
+    )
     return "cuda"
 
 

@@ -21,6 +21,7 @@ from lt_sweeps.interchange.packed_weights import load_semi_structured, semi_stru
 from lt_sweeps.models.network import Network, state_of
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed
 from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.training.arithmetic import Arithmetic
 
 Clock = Callable[[], float]
 
@@ -93,16 +94,20 @@ def dense_module(ticket: Ticket, network: Network) -> nn.Module:
 def interleaved(
     one: nn.Module, other: nn.Module, x: Tensor, *, n: int, clock: Clock = time.perf_counter
 ) -> tuple[float, float]:
-    """The median seconds of a forward pass of each of two modules, run in turn; once to warm up."""
+    """The median seconds of a forward pass of each of two modules, run in turn; once to warm up.
+
+    By the fastest kernels, in the type of the inputs: torch's own default for convolutions is tf32.
+    """
     seconds: dict[int, list[float]] = {0: [], 1: []}
-    for turn in range(n + 1):
-        for which, module in enumerate((one, other)):
-            _wait(x)
-            begun = clock()
-            module(x)
-            _wait(x)
-            if turn:
-                seconds[which].append(clock() - begun)
+    with Arithmetic("float32", deterministic=False).set(x.device):
+        for turn in range(n + 1):
+            for which, module in enumerate((one, other)):
+                _wait(x)
+                begun = clock()
+                module(x)
+                _wait(x)
+                if turn:
+                    seconds[which].append(clock() - begun)
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 

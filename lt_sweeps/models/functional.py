@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,17 +19,20 @@ def called_with(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Te
     `state` is by parameter name, a tied weight under its first one. A buffer that the module
     replaces in its forward pass is put back into `state`.
     """
-    with _recurrent(module, state), _plain_attention(x):
+    with _recurrent(module, state), _plain_attention():
         return functional_call(module, state, (x,))  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
-def _plain_attention(x: Tensor) -> Iterator[None]:
-    """Attention without what has no rule for `vmap`, and on a CPU no second derivative."""
+def _plain_attention() -> Iterator[None]:
+    """Attention without what has no rule for `vmap`, or no second derivative.
+
+    The fused kernels of a GPU have no rule for their backward pass.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

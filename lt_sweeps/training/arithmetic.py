@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils import deterministic as torch_deterministic
@@ -58,16 +58,20 @@ class Arithmetic:
     @contextmanager
     def set(self, device: torch.device) -> Iterator[None]:
         """Compute the body so; other code of the process gets the process's settings back."""
-        # The precision is only set, because whatever is computed here sets its own: these two
-        # setters are the ones that all versions of torch have, and the second of new names that
-        # a process mixes with old ones makes torch refuse to read either.
-        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
-        torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        # The precision is only set, because whatever is computed here sets its own.
+        rounds = self.precision == "tf32"
+        torch.set_float32_matmul_precision("high" if rounds else "highest")
+        torch.backends.cudnn.allow_tf32 = rounds
+        # Since torch 2.9 a False leaves it to `torch.backends.fp32_precision`, which a user's
+        # module may have set. Torch refuses to read old names that disagree with the new ones.
+        for part in _OF_CPUS if device.type == "cpu" else _OF_GPUS:
+            part.fp32_precision = "tf32" if rounds else "ieee"
         if device.type != "cuda":
             yield  # a CPU repeats its bytes by itself
             return
         before = _Kernels.now()
-        _Kernels(self.deterministic, False, False, self.deterministic, not self.deterministic).use()
+        strict = 2 if self.deterministic else 0
+        _Kernels(strict, False, self.deterministic, not self.deterministic).use()
         try:
             yield
         except RuntimeError as error:
@@ -97,6 +101,14 @@ class Arithmetic:
         return {"float32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}[self.precision]
 
 
+def _parts(library: Any) -> list[Any]:
+    """What torch has new names for, beside products."""
+    parts = [getattr(library, name, None) for name in ("conv", "rnn")]
+    return [part for part in parts if hasattr(part, "fp32_precision")]
+
+
+_OF_GPUS, _OF_CPUS = _parts(torch.backends.cudnn), _parts(torch.backends.mkldnn)
+
 FLOAT32 = Arithmetic()
 """What is computed without a word on precision."""
 
@@ -116,8 +128,7 @@ def takes_one_kernel(weights: torch.Tensor) -> bool:
 class _Kernels(NamedTuple):
     """The settings of a process by which torch chooses kernels on a GPU."""
 
-    strict: bool
-    only_warns: bool
+    strict: int  # about kernels that do not repeat their bytes: 2 refuses, 1 warns, 0 takes them
     fills: bool  # torch fills what it does not initialise, which only costs time here
     cudnn: bool
     autotunes: bool
@@ -125,8 +136,7 @@ class _Kernels(NamedTuple):
     @classmethod
     def now(cls) -> _Kernels:
         return cls(
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.get_deterministic_debug_mode(),
             torch_deterministic.fill_uninitialized_memory,  # pyright: ignore[reportAttributeAccessIssue]
             torch.backends.cudnn.deterministic,
             torch.backends.cudnn.benchmark,
@@ -136,7 +146,9 @@ class _Kernels(NamedTuple):
         if self.strict:
             # cuBLAS reads it when a process first multiplies, and torch refuses to go on without.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(self.strict, warn_only=self.only_warns)
+        # `use_deterministic_algorithms` sets the same, and imports torch's compiler for it: 900
+        # modules and a second of CPU in every process (torch 2.14).
+        torch.set_deterministic_debug_mode(self.strict)
         torch_deterministic.fill_uninitialized_memory = self.fills  # pyright: ignore[reportAttributeAccessIssue]
         torch.backends.cudnn.deterministic = self.cudnn
         torch.backends.cudnn.benchmark = self.autotunes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -39,6 +40,7 @@ def time_backends(
             continue
         finally:
             if machine.device.startswith("cuda"):
+                gc.collect()  # a backend may hold its stack in a circle
                 torch.cuda.empty_cache()  # the next one may need it in other pieces
     if short is not None and not taken:
         raise short
@@ -56,7 +58,8 @@ def _time(units: Sequence[Unit], store: Store, machine: Machine) -> float:
         def step() -> None:
             loop.stack.loss(*batch)
 
-        return step_seconds(graphed(step, loop.device), loop.device)
+        timed = graphed(step, loop.device) if loop.captures else step
+        return step_seconds(timed, loop.device)
     finally:
         loop.batches.close()
 

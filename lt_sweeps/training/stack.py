@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ from lt_sweeps.training.backends.backend import (
     make_backend,
 )
 from lt_sweeps.training.backends.stack_views import StackViews
+from lt_sweeps.training.host_waits import HostWaits
 from lt_sweeps.training.task_loss import TaskLoss
 
+_log = logging.getLogger("lt_sweeps")
 # Elements: every tensor begins on a vector boundary, also after a bias of ten elements.
 _ALIGN = 64
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
@@ -195,43 +198,63 @@ def graphed(
     *,
     restore: Sequence[Tensor] = (),
 ) -> Callable[[], None]:
-    """`step` as one replayed CUDA graph; on any other device `step` itself.
+    """`step` as one replayed CUDA graph; on any other device, or where it waits, `step` itself.
 
     The warm-up takes three real steps. So `restore` lists every tensor that `step` changes and a
     later step reads (weights, buffers, moments, counters); their values are put back afterwards.
-    `step` must read its inputs from tensors that stay where they are, and never wait for the host.
+    `step` must read its inputs from tensors that stay where they are. A step for which the host
+    waits for the device, as a user's model may make it, cannot be captured (`HostWaits`).
     """
     device = torch.device(device)
     if device.type != "cuda":
         return step
     with torch.cuda.device(device):
+        here = torch.cuda.current_stream()
         before = [tensor.clone() for tensor in restore]
         side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        side.wait_stream(here)
         with torch.cuda.stream(side):
-            for _ in range(3):
+            step()  # it may send the device what later steps find there
+            with HostWaits() as host:
                 step()
-        torch.cuda.current_stream().wait_stream(side)
+            step()
+        here.wait_stream(side)
         for tensor, value in zip(restore, before, strict=True):
             tensor.copy_(value)
+        del before  # a capture needs memory of its own
+        if host.found:
+            said = ", ".join(dict.fromkeys(host.found))
+            _log.info("every step calls Python, as no graph can have what the host reads: %s", said)
+            return step
         graph = torch.cuda.CUDAGraph()
-        # Threads that fetch batches pin memory, which the default mode forbids to all threads.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            step()
-    return graph.replay
+        try:
+            # Threads that fetch batches pin memory, which the default mode forbids to all threads.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                step()
+        finally:
+            torch.cuda.set_stream(here)  # a capture that fails leaves its own stream behind
+    return functools.partial(_replay, graph, host.read)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, read: Mapping[int, Tensor]) -> None:
+    """Replay a graph, which holds what it reads (`HostWaits`)."""
+    graph.replay()
 
 
 @contextmanager
 def _without_noise(device: torch.device) -> Iterator[None]:
-    """Refuse a body that draws from torch's global generator.
+    """Refuse a body that draws from one of torch's global generators, the device's or the CPU's.
 
     Such noise would depend on what else the process has drawn, and not on a replicate's seed.
     """
-    cuda = device.type == "cuda"
-    before = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
+
+    def states() -> list[Tensor]:
+        of_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+        return [torch.get_rng_state(), *of_device]
+
+    before = states()
     yield
-    after = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
-    if not torch.equal(before, after):
+    if not all(map(torch.equal, before, states())):
         raise ValueError(
             "model: its forward pass draws random numbers; set `stochastic = True` on the module"
         )

@@ -145,7 +145,7 @@ class TrainingLoop:
         """Whether a step is captured as a graph, and not taken eagerly.
 
         A model that draws noise, and a loss, optimizer or augmentation that is not ours, call
-        Python.
+        Python. Of all other steps `graphed` captures those for which the host does not wait.
         """
         fixed = self.masking.optimizer.fused and not isinstance(self.recipe.augment, tuple)
         known = self.stack.task_loss.kind.knows_loss and not self.stack.stochastic

@@ -70,7 +70,7 @@ esac
 tiny=(); limits=(200 240); [ "$SIZE" = tiny ] && { tiny=(--size tiny); limits=(300 300); } # a loaded machine
 if wanted tests; then
   beside=(); [ "$DEVICE" != cpu ] && "$PY" -c 'import xdist' 2>/dev/null && beside=(-n 4) # small kernels of several processes
-  part tests "${limits[0]}" env LT_TEST_DEVICE="$DEVICE" "$PY" -m pytest -q -p no:cacheprovider -W default -m gpu tests/gpu "${beside[@]}" ${TESTS:+-k "$TESTS"}
+  part tests "${limits[0]}" env LT_TEST_DEVICE="$DEVICE" "$PY" -m pytest -q -p no:cacheprovider -W default -m gpu tests/gpu tests/training/test_stack.py tests/execution/test_local_launcher.py "${beside[@]}" ${TESTS:+-k "$TESTS"}
 fi
 if wanted table; then
   seconds=$(at_most "${limits[1]}")

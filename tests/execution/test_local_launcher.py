@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import json
+import multiprocessing
+import os
 import random
 import re
 import shlex
@@ -19,9 +21,11 @@ import torch
 from fixtures.command_line import CommandLine, finish, kill, start, until
 from PIL import Image
 
+from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.local_launcher import _about
 from lt_sweeps.execution.run_settings import check_writable
 from lt_sweeps.storage.record import ALL_DIVERGED
+from lt_sweeps.training.arithmetic import Arithmetic
 
 WORDS = [
     *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
@@ -289,11 +293,29 @@ def test_a_root_that_cannot_be_written_is_refused_with_the_plan(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_launcher_knows_its_gpus_and_starts_no_cuda() -> None:
-    name, memory = _about(["cuda:0", "cuda:0"])
+    before = torch.cuda.is_initialized()  # by another test of this process
+    name, memory = _about(["cuda:0", "cuda:0"], {Arithmetic("bf16")})
     assert name and memory > 0
-    assert not torch.cuda.is_initialized(), "its workers are forks, and could not use it"
+    assert torch.cuda.is_initialized() == before, "its workers are forks, and could not use it"
+
+
+def test_another_process_asks_whether_a_gpu_has_the_precisions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forks = multiprocessing.get_context("fork")
+    monkeypatch.setattr(local_launcher, "process_context", lambda device: forks)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: str(os.getpid()))
+    monkeypatch.setattr(local_launcher, "free_memory", lambda device: 2**30)
+    asked = {Arithmetic("bf16"), Arithmetic("float32")}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    pid, memory = _about(["cuda:0", "cuda:0"], asked)
+    assert int(pid) != os.getpid() and memory == 2**29
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    with pytest.raises(ValueError, match="^precision: got bf16 on .*, which has only float32$"):
+        _about(["cuda:0"], asked)
 
 
 def test_a_relative_path_means_the_same_to_the_launcher_and_its_workers(

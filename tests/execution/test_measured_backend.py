@@ -85,13 +85,27 @@ def files(sweep: SweepFolder) -> list[str]:
         (lambda: models.Conv((1, 8, 8), 4, blocks=[[4]], hidden=[8]), "cpu", ()),
         (lambda: models.FC((1, 8, 8), 4, hidden=[8]), "cuda", ()),
         (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout(0.5)), "cuda", ()),
-        (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4)), "cuda", ("vmap", "loop")),
+        (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4)), "cuda", ("loop", "vmap")),
+        (lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), "cuda", ("loop", "vmap")),
+        (lambda: nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), "cuda", ()),
     ],
 )
-def test_convolutions_on_a_gpu_are_timed_and_all_else_follows_a_rule(
+def test_convolutions_and_strange_layers_on_a_gpu_are_timed_and_all_else_follows_a_rule(
     net: Callable[[], nn.Module], device: str, names: tuple[str, ...]
 ) -> None:
     assert timed_backends(net(), torch.device(device)) == names
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_a_backend_is_timed_as_it_will_train(
+    made: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captures: bool
+) -> None:
+    graphs: list[object] = []
+    monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: captures))
+    monkeypatch.setattr(backend_timing, "graphed", lambda step, _: graphs.append(step) or step)
+    monkeypatch.setattr(backend_timing, "step_seconds", lambda step, device: 1.0)
+    taken = backend_timing.time_backends(["loop"], stack_of(made), Store(tmp_path), Machine())
+    assert taken == {"loop": 1.0} and len(graphs) == captures
 
 
 def test_the_first_pack_measures_and_all_later_ones_read_its_choice(

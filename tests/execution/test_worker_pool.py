@@ -8,18 +8,21 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fixtures.command_line import CommandLine
 from fixtures.tiny_cell import settings
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.loaded_code import LoadedCode
 from lt_sweeps.execution.process_state import as_before, forget_users_code
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.execution.worker_pool import Workers
+from lt_sweeps.execution.worker_pool import Workers, process_context
+from lt_sweeps.execution.worker_process import _visible
 from lt_sweeps.plan.planning import packs, plan
 from lt_sweeps.storage.manifest import FrozenPack
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -154,3 +157,46 @@ def test_a_process_forgets_the_users_modules_of_the_process_that_it_was_forked_f
         assert import_module("remembered").value == 22
     finally:
         sys.modules.update(modules)
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "one"),
+    [
+        (None, "cuda:1", "1"),
+        ("4,7", "cuda:1", "7"),
+        ("GPU-8a,GPU-3c", "cuda:0", "GPU-8a"),
+        ("MIG-5f", "cuda:0", "MIG-5f"),
+        ("", "cuda:0", ""),  # none is ours
+    ],
+)
+def test_a_process_sees_its_own_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, device: str, one: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # so that it is put back
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert _visible(device) == "cuda" and os.environ["CUDA_VISIBLE_DEVICES"] == one
+
+
+def started(answer: Connection) -> None:
+    """How processes are started before and after the driver was asked for GPUs."""
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+    ways = []
+    for _ in range(2):
+        ways.append([process_context(device).get_start_method() for device in ("cpu", "cuda:0")])
+        torch.cuda.is_available()  # as in a user's module
+        assert not torch.cuda.is_initialized()
+    answer.send(ways)
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch knows no GPU")
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing forks elsewhere")
+def test_a_process_that_only_asked_for_gpus_forks_none_that_uses_one(
+    command_line: CommandLine,
+) -> None:
+    ours, theirs = command_line.processes.Pipe()
+    process = command_line.processes.Process(target=started, args=(theirs,))
+    process.start()
+    theirs.close()
+    assert ours.recv() == [["fork", "fork"], ["fork", "spawn"]]
+    process.join()

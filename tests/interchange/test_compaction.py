@@ -207,7 +207,7 @@ def test_a_measured_speed_is_a_column_where_it_was_measured(
     assert len(read_speeds(root)) == 1, "a line that is cut short counts as none"
 
 
-def test_two_networks_are_timed_in_turn() -> None:
+def test_two_networks_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
     class Noted(nn.Module):
@@ -217,7 +217,10 @@ def test_two_networks_are_timed_in_turn() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             order.append(self.name)
+            assert not torch.backends.cudnn.allow_tf32, "float32 is what it says"
             return x
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
 
     ticks = iter([0.0, 3.0, 3.0, 4.0] * 2)
     seconds = interleaved(Noted("a"), Noted("b"), torch.ones(1), n=1, clock=lambda: next(ticks))

@@ -10,6 +10,7 @@ import yaml
 from torch import nn
 
 from lt_sweeps.models import Recurrent, Transformer
+from lt_sweeps.models.functional import called_with
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.cost import shape
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, TaskKind
@@ -35,6 +36,19 @@ NETS = {
 def inputs(net: nn.Module, *shape: int) -> torch.Tensor:
     tokens = isinstance(net, Transformer) or net.tokens is not None
     return torch.randint(11, (*shape, 6)) if tokens else torch.randn(*shape, 2, 6, 4).double()
+
+
+class Fused(nn.Module):
+    """Returns whether attention may be computed by a fused kernel."""
+
+    def forward(self, x: torch.Tensor) -> bool:
+        kernels = torch.backends.cuda
+        return kernels.flash_sdp_enabled() or kernels.mem_efficient_sdp_enabled()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # which stands for one with such kernels
+def test_attention_is_plain_where_its_backward_pass_is_mapped(device: str) -> None:
+    assert Fused()(torch.zeros(1)) and not called_with(Fused(), {}, torch.zeros(1, device=device))
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -184,6 +184,7 @@ def test_a_gpu_repeats_its_bytes_unless_it_need_not(
 ) -> None:
     """What is set around a step; nothing of it needs a GPU."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", None)  # it imports the compiler
     with Arithmetic("tf32", deterministic).set(torch.device("cuda")):
         assert torch.are_deterministic_algorithms_enabled() == deterministic
         assert torch.backends.cudnn.deterministic == deterministic
@@ -194,6 +195,25 @@ def test_a_gpu_repeats_its_bytes_unless_it_need_not(
         assert not torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cuda.matmul.allow_tf32
         assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="an older torch")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_float32_is_ieee_whatever_a_users_module_has_set(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels: Any = torch.backends.mkldnn if device == "cpu" else torch.backends.cudnn
+    gpu: Any = torch.backends.cuda.matmul
+    products = gpu if device == "cuda" else kernels.matmul
+    parts = [kernels.conv, kernels.rnn, products]
+    for name in ("tf32", "bf16"):
+        monkeypatch.setattr(torch.backends, "fp32_precision", name)
+        with Arithmetic().set(torch.device(device)):
+            assert {part.fp32_precision for part in parts} == {"ieee"}
+    if device == "cuda":
+        with Arithmetic("tf32").set(torch.device(device)):
+            assert {part.fp32_precision for part in parts} == {"tf32"}
+            assert kernels.allow_tf32 and products.allow_tf32, "old and new names agree, or raise"
 
 
 def test_a_model_without_a_kernel_that_repeats_is_refused_in_one_line() -> None:

@@ -297,7 +297,7 @@ def test_auto_is_a_rule_on_device_and_layers():
         return [choose_backend(net(), torch.device(device)) for net in nets]
 
     assert rule("cpu") == ["chain", "loop", "loop", "loop", "loop"]
-    assert rule("cuda") == ["chain", "stacked", "stacked", "vmap", "loop"]
+    assert rule("cuda") == ["chain", "stacked", "stacked", "loop", "loop"]
 
 
 @pytest.mark.parametrize(
@@ -351,6 +351,7 @@ def test_a_graph_is_the_step_itself_without_cuda():
     assert graphed(step, "cpu") is step
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("net", "how"), WAYS)
 def test_a_graph_replays_the_steps_that_eager_takes(net, how):

@@ -121,7 +121,7 @@ class TaskKind:
     def knows_loss(self) -> bool:
         """Whether its loss comes with this package or with torch.
 
-        One of a user's may have no rule for `vmap`, and may wait for the host.
+        One of a user's may wait for the host.
         """
         return self.loss.target.startswith("torch.") or self.loss.ours
 

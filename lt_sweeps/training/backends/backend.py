@@ -11,7 +11,8 @@
            starts about twice the kernels
 
 `auto` is a rule on the device and the layers, so that the same command gives the same bytes. Only
-for stacks of convolutions on a GPU a sweep times `timed_backends` once, and remembers the fastest.
+on a GPU, for stacks of convolutions or of layers that no stacked form covers, a sweep times
+`timed_backends` once, and remembers the fastest that can compute them.
 On one CPU core `chain` pays and folding convolutions costs: five replicates, in
 replicate-steps against the best plain loop of one module (`tests/benchmarks/bench_stack.py`,
 medians of 7 to 15 rounds): LeNet-300-100 chain 1.44, stacked 1.21, vmap 1.04, loop 1.02; Conv-4
@@ -56,11 +57,9 @@ def choose_backend(module: nn.Module, device: torch.device, loss: TaskLoss | Non
         return "chain"
     if device.type == "cpu":
         return "loop"
-    if _recurrent(module) or branches_on_data(module):
-        return "loop"
-    if unstackable(module):  # what a loss of a user's does, `vmap` may have no rule for
-        return "vmap" if loss.kind.knows_loss else "loop"
-    return "stacked"
+    # What a stranger's layer does, `vmap` may have no rule for: only a timing tries it.
+    other = _recurrent(module) or branches_on_data(module) or unstackable(module)
+    return "loop" if other else "stacked"
 
 
 def timed_backends(module: nn.Module, device: torch.device) -> tuple[str, ...]:
@@ -69,10 +68,12 @@ def timed_backends(module: nn.Module, device: torch.device) -> tuple[str, ...]:
     On a GPU nobody knows beforehand which one is fastest for the convolutions of R replicates: R
     kernels in turn, R kernels side by side, or a single one of many groups.
     """
-    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
-    if device.type == "cpu" or not convolves or draws_noise(module) or _recurrent(module):
+    if device.type == "cpu" or draws_noise(module) or _recurrent(module):
         return ()
-    return ("vmap", "loop") if unstackable(module) else ("stacked", "grouped", "loop", "vmap")
+    if unstackable(module):
+        return ("loop", "vmap")
+    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
+    return ("stacked", "grouped", "loop", "vmap") if convolves else ()
 
 
 def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
