@@ -169,6 +169,11 @@ def _sizes(rows: pd.DataFrame, root: Path, trust: tuple[str, ...]) -> Iterator[d
             return empty
         except CorruptTicket as error:
             raise ValueError(f"{error}; {_CURE}") from None
+        if ticket.learned:
+            empty_because["effective size: left empty where a mask is learned, not yet fixed"] = (
+                None
+            )
+            return empty
         # A pruned weight that is pinned to another value than 0 takes part in the network.
         present = {n: mask[0] | (ticket.state[n][0] != 0) for n, mask in ticket.mask.items()}
         try:
