@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lt_sweeps.models.functional import called_with
-from lt_sweeps.models.network import Network
+from lt_sweeps.models.network import Network, is_bias
 
 _CONNECT = ("linear", "conv1d", "conv2d", "conv3d")
 _NORMALISE = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
@@ -81,7 +81,7 @@ def network_size(network: Network, present: Mapping[str, Tensor]) -> Size:
     alive = {
         name: torch.zeros_like(one, dtype=torch.bool)
         if (grad := grads[name]) is None
-        else (grad > 0) & ((one > 0) | _bias(name))
+        else (grad > 0) & ((one > 0) | is_bias(name))
         for name, one in ones.items()
     }
     layers = {layer.name for layer in network.layers}
@@ -98,11 +98,7 @@ def network_size(network: Network, present: Mapping[str, Tensor]) -> Size:
 
 def _ones(name: str, parameter: Tensor) -> Tensor:
     """Weights of 1, and biases of 0: they add nothing and still have a gradient."""
-    return torch.full(parameter.shape, 0.0 if _bias(name) else 1.0, dtype=torch.float64)
-
-
-def _bias(name: str) -> bool:
-    return name.rpartition(".")[2].endswith("bias")  # `in_proj_bias` of attention
+    return torch.full(parameter.shape, 0.0 if is_bias(name) else 1.0, dtype=torch.float64)
 
 
 _Mark = Callable[[Tensor], Tensor]
@@ -131,7 +127,7 @@ def _doubt(network: Network) -> str:
 def _drawn(name: str, parameter: Tensor, draws: torch.Generator) -> Tensor:
     """Weights above 0 that differ, and biases of 0."""
     drawn = 0.5 + torch.rand(parameter.shape, generator=draws, dtype=torch.float64)
-    return drawn * (not _bias(name))
+    return drawn * (not is_bias(name))
 
 
 def _around_one(x: Tensor) -> Tensor:

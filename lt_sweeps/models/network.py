@@ -287,6 +287,12 @@ def _lies_in(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
+def is_bias(name: str) -> bool:
+    """Whether a parameter is added: `bias`, `in_proj_bias` of attention, `bias_ih_l0` of an LSTM."""
+    leaf = name.rpartition(".")[2]
+    return leaf.endswith("bias") or leaf.startswith("bias_")
+
+
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """Its `state_dict`, in which a tied weight has its first name alone."""
     own = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}

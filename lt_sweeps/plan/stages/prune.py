@@ -169,6 +169,9 @@ class Prune(Stage):
             for name, snapshot in self.evidence.items()
         }
         task, grouped = {}, self.criterion.granularity
+        # Until version 2 the flow through a recurrent layer passed through its biases as well.
+        recurrent = any(n.rpartition(".")[2].startswith("bias_") for n in self.network.sizes)
+        anew = {"flow": 2} if recurrent and "flow" in self.evidence else {}
         if self.task is not None and {*moments} & {*ON_DATA}:
             task = {"task": self.task.identity()}
         return {
@@ -176,6 +179,7 @@ class Prune(Stage):
             "criterion": self.criterion.call.identity(),
             "evidence": moments,
             **task,
+            **anew,
             **({} if grouped is None else {"granularity": grouped.identity()}),
         }
 
