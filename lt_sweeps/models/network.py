@@ -288,7 +288,7 @@ def _lies_in(name: str, pattern: str) -> bool:
 
 
 def is_bias(name: str) -> bool:
-    """Whether a parameter is added: `bias`, `in_proj_bias` of attention, `bias_ih_l0` of an LSTM."""
+    """Whether a parameter is added: `bias`, `in_proj_bias` of attention, `bias_ih_l0` of a GRU."""
     leaf = name.rpartition(".")[2]
     return leaf.endswith("bias") or leaf.startswith("bias_")
 
