@@ -171,7 +171,12 @@ class Prune(Stage):
         task, grouped = {}, self.criterion.granularity
         # Until version 2 the flow through a recurrent layer passed through its biases as well.
         recurrent = any(n.rpartition(".")[2].startswith("bias_") for n in self.network.sizes)
-        anew = {"flow": 2} if recurrent and "flow" in self.evidence else {}
+        anew: dict[str, Any] = {"flow": 2} if recurrent and "flow" in self.evidence else {}
+        # Until version 2 the noise of a group was the mean of that of its weights.
+        if "noise" in self.evidence and (groups := self.groups) is not None:
+            runs = groups.runs(self.target, self.network.layers)
+            if any(groups.differ([layer.name for layer in run]) for run, _ in runs):
+                anew["noise"] = 2
         if self.task is not None and {*moments} & {*ON_DATA}:
             task = {"task": self.task.identity()}
         return {
