@@ -102,10 +102,12 @@ def _count_fault(record: Record, about: Mapping[str, Any]) -> str:
     if not math.isclose(record.sparsity, 1 - sums[0] / sums[1], abs_tol=1e-9):
         return f"sparsity {record.sparsity:.6g}; its counts give {1 - sums[0] / sums[1]:.6g}"
     stated = {name: header_value(about, name) for name in ("layers_remaining", "layers_total")}
+    best = header_value(about, "best_layers_remaining") if record.report_at == "best" else None
+    stated |= {"layers_remaining": best} if best else {}
     for name, counts in stated.items():
         if counts is not None and counts != dict(getattr(record, name)):
             return f"{name} is {dict(getattr(record, name))}; the ticket's header says {counts}"
-    sparsity = header_value(about, "sparsity")
+    sparsity = None if best else header_value(about, "sparsity")
     if sparsity is not None and not math.isclose(sparsity, record.sparsity, abs_tol=1e-9):
         return f"sparsity {record.sparsity:.6g}; the ticket's header says {sparsity:.6g}"
     return ""
@@ -125,8 +127,8 @@ def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:
     stated = {f"{at}_{name}": f"{at}_{name}" for at in ("end", "best") for name in MEASURED}
     stated |= {name: f"{record.report_at}_{name}" for name in MEASURED}
     stated |= {name: name for name in ("best_step", "finite")}
-    stated |= {name: name for name in ("hard_val_accuracy", "hard_test_accuracy")}
     own = Record.metric_columns(metrics, record.report_at)
+    own |= Record.hard_columns(metrics, record.report_at)
     for name, value in own.items():
         if getattr(record, name) != value:
             return f"{name} is {getattr(record, name)}; the ticket's header says {value}"

@@ -68,11 +68,12 @@ class SavedTicket:
 
         Of a learned mask that is soft, the weights that its hard mask keeps.
         """
-        ticket, sparsifier = self._network("end").ticket, self._work.sparsifier
-        if isinstance(sparsifier, LearnedSparsifier):
+        sparsifier = self._work.sparsifier
+        if isinstance(sparsifier, LearnedSparsifier):  # another mask at each evaluation
+            ticket = self._network("reported").ticket
             pairs = {n: (ticket.state[n], ticket.learned[n]) for n in ticket.mask}
             return {name: sparsifier.keeps(*pair)[0].bool() for name, pair in pairs.items()}
-        return {name: kept[0] for name, kept in ticket.mask.items()}
+        return {name: kept[0] for name, kept in self._network("end").ticket.mask.items()}
 
     @property
     def parent(self) -> SavedTicket | None:

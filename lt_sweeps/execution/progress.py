@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from statistics import fmean
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,6 +19,7 @@ from lt_sweeps.analysis.results import queued_cell
 from lt_sweeps.storage.manifest import FrozenPack, FrozenStage, UnitName
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.ticket_facts import TicketFacts
 
 _DRAW = 0.25  # seconds between two pictures of the panel, at least
 _FIRST_LINE, _LAST_LINE = 10.0, 600.0  # seconds between two lines in a pipe, at first and at last
@@ -151,7 +152,7 @@ class LatestScores:
         named = (f"{label}, {panel}" if several else label or panel for label, panel in labels)
         self._names = dict(zip(self._cells, named, strict=True))
         self._latest: dict[str, str] = {}  # the stage by the line; what came last is last
-        self._read: dict[UnitName, tuple[float, Mapping[str, Any]]] = {}
+        self._read: dict[UnitName, TicketFacts] = {}
 
     def add(self, units: Sequence[UnitName]) -> None:
         """Trainings that are done now."""
@@ -178,7 +179,8 @@ class LatestScores:
         metric = (reports.get("metrics") or ["test_accuracy"])[0]
         at = cell.config.get("report_at", "best")
         facts = [found for seed in self._seeds[name] if (found := self._facts(stage, seed))]
-        given = [metrics.get(f"{at}_{metric}", metrics.get(metric)) for _, metrics in facts]
+        scores = [each.metrics for each in facts]
+        given = [metrics.get(f"{at}_{metric}", metrics.get(metric)) for metrics in scores]
         values = [float(value) for value in given if isinstance(value, int | float)]
         if not values:
             return ()
@@ -188,16 +190,16 @@ class LatestScores:
             self._names[name],
             f"{metric.replace('_', ' ')} {score}",
             f"level {cell.levels[stage]}",
-            f"{100 * (1 - facts[0][0]):.3g} % left",
+            f"{100 * (1 - facts[0].sparsity_at(at)):.3g} % left",
             f"{len(values)} of {len(self._seeds[name])} seeds",
         )
 
-    def _facts(self, stage: str, seed: str) -> tuple[float, Mapping[str, Any]] | None:
+    def _facts(self, stage: str, seed: str) -> TicketFacts | None:
         unit = stage, seed
         if unit not in self._read and self._store.has(stage, seed):
             with suppress(ValueError):  # the report says what is wrong with a ticket
                 if facts := self._store.facts(stage, seed):
-                    self._read[unit] = facts.sparsity, facts.metrics
+                    self._read[unit] = replace(facts, history=())
         return self._read.get(unit)
 
 

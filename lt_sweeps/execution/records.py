@@ -20,6 +20,7 @@ from lt_sweeps.plan.ticket_checks import is_stored
 from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.record import MEASURED, Record, RunFolder
 from lt_sweeps.storage.store import Store, UnitCost
+from lt_sweeps.storage.ticket_facts import TicketFacts
 from lt_sweeps.storage.verified_files import version
 
 
@@ -143,7 +144,8 @@ def _record(
     about = store.facts(stage.key, planned.seed)
     assert about is not None
     metrics, cost = about.metrics, store.cost(stage.key, planned.seed)
-    remaining, total, at = about.layers_remaining, about.layers_total, planned.report_at
+    at, total = planned.report_at, about.layers_total
+    remaining = about.kept_at(at)
     pruned = sum(total.values()) - sum(remaining.values())
     return Record(
         experiment=planned.labels["experiment"],
@@ -156,7 +158,7 @@ def _record(
         kind=_kind(planned, stage),
         step=stage.step,
         target_sparsity=stage.target_sparsity,
-        sparsity=about.sparsity,
+        sparsity=about.sparsity_at(at),
         sparsity_total=pruned / stage.network.parameters,
         **Record.weight_columns(remaining, total),
         report_at=at,
@@ -165,8 +167,7 @@ def _record(
         **{f"end_{name}": metrics.get(f"end_{name}") for name in MEASURED},
         best_step=metrics["best_step"],
         **{f"best_{name}": metrics.get(f"best_{name}") for name in MEASURED},
-        hard_val_accuracy=metrics.get("hard_val_accuracy"),
-        hard_test_accuracy=metrics.get("hard_test_accuracy"),
+        **Record.hard_columns(metrics, at),
         **Record.metric_columns(metrics, at),
         mask_chance=_mask_chance(stage),
         train_steps=stage.length,
@@ -183,10 +184,18 @@ def _record(
         stack_size=cost.stack_size,
         backend=cost.backend,
         code_version=cost.code_version,
-        notes=store.notes(stage.key, planned.seed) or None,
+        notes=[*store.notes(stage.key, planned.seed), *_note(stage, about, at)] or None,
         granularity=stage.granularity,
         resolution=stage.resolution,
     )
+
+
+def _note(stage: Work, about: TicketFacts, at: str) -> list[str]:
+    """What must be said of a learned mask whose ticket does not tell what it was at its best."""
+    elsewhere = at == "best" and about.metrics["best_step"] != stage.step
+    if not (elsewhere and stage.sparsifier.learns) or about.best_layers_remaining:
+        return []
+    return ["an earlier version: sparsity and hard_* are those of the end, not of the best step"]
 
 
 def dense_resources(stage: Work) -> bool:

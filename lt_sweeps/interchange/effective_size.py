@@ -5,10 +5,14 @@ not count (arXiv:2107.02306). The paths are found by one forward and backward pa
 itself on ones and zeros: a kept weight is 1, an activation is 1 if any path leads to it, and its
 gradient is positive if a path leads on to the output. A bias does not begin a path: it adds a
 constant, whatever the image.
+
+That holds where more of an activation is never less of an output. Another pass tries it on the
+whole network with numbers that differ (`_doubt`), and where it does not hold there is no size.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +25,16 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lt_sweeps.models.functional import called_with
-from lt_sweeps.models.network import Network
+from lt_sweeps.models.network import Network, is_bias
 
 _CONNECT = ("linear", "conv1d", "conv2d", "conv3d")
-_NORMALISE = ("batch_norm", "layer_norm", "group_norm", "instance_norm")
+_NORMALISE = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
+_BY_PLACE = ("layer_norm", "rms_norm")  # their weights have the shape of what they normalise
 # Replaced by the identity: these pass on what arrives, but some make a number of a zero (sigmoid).
 _PASS = (
     *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),
-    *("sigmoid", "tanh", "softplus", "hardtanh", "hardswish", "hardsigmoid"),
+    *("sigmoid", "tanh", "softplus", "hardtanh", "hardswish", "hardsigmoid", "log_sigmoid"),
+    *("hardshrink", "softshrink", "clamp", "clamp_", "clip", "clamp_min", "clamp_max"),
     "log_softmax",
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
 )
@@ -66,10 +72,18 @@ def network_size(network: Network, present: Mapping[str, Tensor]) -> Size:
 
     Raises: Unfollowed: it has what no path can be followed through.
     """
+    if reason := _doubt(network):
+        raise Unfollowed(reason)
     module = network.module().to_empty(device="cpu").eval()
     ones = {name: _ones(name, p) for name, p in module.named_parameters()}
     ones |= {name: present[name].double() for name in present}
-    passed, alive = _paths(module, network, ones)
+    passed, grads = _pass(module, network, ones, _Present.apply)
+    alive = {
+        name: torch.zeros_like(one, dtype=torch.bool)
+        if (grad := grads[name]) is None
+        else (grad > 0) & ((one > 0) | is_bias(name))
+        for name, one in ones.items()
+    }
     layers = {layer.name for layer in network.layers}
     if unread := sorted(layers - set(passed)):
         raise Unfollowed(f"{unread[0]} belongs to neither a convolution nor a linear layer")
@@ -84,38 +98,76 @@ def network_size(network: Network, present: Mapping[str, Tensor]) -> Size:
 
 def _ones(name: str, parameter: Tensor) -> Tensor:
     """Weights of 1, and biases of 0: they add nothing and still have a gradient."""
-    return torch.full(parameter.shape, 0.0 if _bias(name) else 1.0, dtype=torch.float64)
+    return torch.full(parameter.shape, 0.0 if is_bias(name) else 1.0, dtype=torch.float64)
 
 
-def _bias(name: str) -> bool:
-    return name.rpartition(".")[2].endswith("bias")  # `in_proj_bias` of attention
+_Mark = Callable[[Tensor], Tensor]
+"""What is made of the outputs of a layer, before others read them."""
 
 
-def _paths(
-    module: nn.Module, network: Network, ones: Mapping[str, Tensor]
-) -> tuple[dict[str, int], dict[str, Tensor]]:
-    """How often each weight is used in one forward pass, and which parameters are on a path."""
-    leaves = {name: each.clone().requires_grad_() for name, each in ones.items()}
-    mode = _Paths({id(leaf): name for name, leaf in leaves.items()})
+@functools.lru_cache(maxsize=4)
+def _doubt(network: Network) -> str:
+    """Why the gradients of ones are not the paths of a network; empty if they are.
+
+    With positive numbers that differ, no gradient of the whole network is below 0, and each
+    parameter that is used has some above 0. A difference, a norm that is written by hand or a
+    scale that lies in a buffer breaks that, and all that leads there would count as dead.
+    """
+    module, draws = network.module().to_empty(device="cpu").eval(), torch.Generator().manual_seed(0)
+    drawn = {name: _drawn(name, p, draws) for name, p in module.named_parameters()}
+    for name, grad in _pass(module, network, drawn, _around_one, draws)[1].items():
+        rounding = 0.0 if grad is None else 1e-9 * float(grad.abs().max())
+        if grad is not None and not (
+            grad.isfinite().all() and grad.min() >= -rounding < grad.max()
+        ):
+            return f"behind {name} is a function through which no path is followed"
+    return ""
+
+
+def _drawn(name: str, parameter: Tensor, draws: torch.Generator) -> Tensor:
+    """Weights above 0 that differ, and biases of 0."""
+    drawn = 0.5 + torch.rand(parameter.shape, generator=draws, dtype=torch.float64)
+    return drawn * (not is_bias(name))
+
+
+def _around_one(x: Tensor) -> Tensor:
+    """Outputs times one number, so that those of a deep network neither grow nor vanish."""
+    return x / x.detach().abs().mean()
+
+
+def _pass(
+    module: nn.Module,
+    network: Network,
+    weights: Mapping[str, Tensor],
+    mark: _Mark,
+    draws: torch.Generator | None = None,
+) -> tuple[dict[str, int], dict[str, Tensor | None]]:
+    """How often each weight is used in one forward pass, and the gradient of each parameter.
+
+    The image holds ones, or numbers around 1 that are drawn; a parameter without a gradient is
+    not used.
+    """
+    leaves = {name: each.clone().requires_grad_() for name, each in weights.items()}
+    mode = _Paths({id(leaf): name for name, leaf in leaves.items()}, mark)
     buffers = {name: torch.zeros_like(b) for name, b in module.named_buffers()}
     image = network.example()
-    image = torch.ones_like(image, dtype=torch.float64) if image.is_floating_point() else image
+    if image.is_floating_point():
+        image = torch.ones_like(image, dtype=torch.float64)
+        image += 0 if draws is None else torch.rand(image.shape, generator=draws) - 0.5
     try:
         with mode:
             called_with(module, {**leaves, **buffers}, image).sum().backward()
     except (RuntimeError, TypeError, ValueError, LookupError) as error:
         raise Unfollowed(str(error).partition("\n")[0]) from error
-    grads = {n: torch.zeros_like(x) if x.grad is None else x.grad for n, x in leaves.items()}
-    alive = {name: (grad > 0) & ((ones[name] > 0) | _bias(name)) for name, grad in grads.items()}
-    return mode.passed, alive
+    return mode.passed, {name: leaf.grad for name, leaf in leaves.items()}
 
 
 class _Paths(TorchFunctionMode):
     """A forward pass whose numbers say only whether a path leads there; counts uses of weights."""
 
-    def __init__(self, names: Mapping[int, str]) -> None:
+    def __init__(self, names: Mapping[int, str], mark: _Mark) -> None:
         super().__init__()
-        self._names = names
+        self._names, self._mark = names, mark
         self.passed: dict[str, int] = {}
 
     def __torch_function__(
@@ -132,18 +184,21 @@ class _Paths(TorchFunctionMode):
             made = func(*args, **given)
             weight = given.get("weight", args[1] if len(args) > 1 else None)
             self._used(weight, made.shape[:-1] if name == "linear" else made.shape[2:])
-            return _Present.apply(made)
+            return self._mark(made)
         if name == "embedding":
             ids, weight = _arguments(func, args, given, "input", "weight")
             self._used(weight, (0,))
-            return _Present.apply(weight.sum(0)).expand(*ids.shape, -1)
+            return self._mark(weight.sum(0)).expand(*ids.shape, -1)
         if name == "scaled_dot_product_attention":
             named = ("query", "key", "value")
-            return _attended(*(given[n] if n in given else args[i] for i, n in enumerate(named)))
+            return self._attended(*_by_name(named, args, given))
         if name == "multi_head_attention_forward":
             return self._attention(inspect.signature(func).bind(*args, **given).arguments), None
         if name in _PASS:
             return args[0]
+        if name == "prelu":
+            x, weight = _by_name(("input", "weight"), args, given)
+            return x * weight.view(1, -1, *[1] * (x.dim() - 2))
         if name in _NORMALISE:
             return _scaled(args[0], inspect.signature(func).bind(*args, **given).arguments, name)
         if "max_pool" in name:
@@ -170,20 +225,25 @@ class _Paths(TorchFunctionMode):
         biases = [None] * 3 if joined is None else joined.chunk(3)
         parts = zip(inputs, weights, biases, strict=True)
         heads = given["num_heads"]
-        made = [_Present.apply(F.linear(*part)).unflatten(-1, (heads, -1)) for part in parts]
-        out = _attended(*(each.movedim(0, -2) for each in made)).movedim(-2, 0).flatten(-2)
+        made = [self._mark(F.linear(*part)).unflatten(-1, (heads, -1)) for part in parts]
+        out = self._attended(*(each.movedim(0, -2) for each in made)).movedim(-2, 0).flatten(-2)
         made = F.linear(out, given["out_proj_weight"], given["out_proj_bias"])
         self._used(given["out_proj_weight"], made.shape[:-1])
-        return _Present.apply(made)
+        return self._mark(made)
+
+    def _attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of `[..., T, E]`, every place of every other one, whatever a mask says.
+
+        A value passes on even where no query meets a key; where one does, both lead on to the
+        value.
+        """
+        scores = self._mark(query @ key.transpose(-1, -2))
+        return self._mark((1 + scores) @ value)
 
 
-def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of `[..., T, E]`, every place of every other one, whatever a mask says.
-
-    A value passes on even where no query meets a key; where one does, both lead on to the value.
-    """
-    scores = _Present.apply(query @ key.transpose(-1, -2))
-    return _Present.apply((1 + scores) @ value)
+def _by_name(names: Sequence[str], args: Sequence[Any], given: Mapping[str, Any]) -> list[Any]:
+    """The arguments of a function of torch's own, which has no signature to ask."""
+    return [given[name] if name in given else args[place] for place, name in enumerate(names)]
 
 
 def _arguments(
@@ -211,7 +271,7 @@ def _scaled(x: Tensor, given: Mapping[str, Any], name: str) -> Tensor:
     for parameter, put in (("weight", torch.mul), ("bias", torch.add)):
         value = given.get(parameter)
         if value is not None:
-            x = put(x, value if name == "layer_norm" else value.view(shape))
+            x = put(x, value if name in _BY_PLACE else value.view(shape))
     return x
 
 

@@ -14,11 +14,13 @@ import pandas as pd
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.trust import trusted_modules
+from lt_sweeps.execution import materialize
 from lt_sweeps.interchange.effective_size import Size, Unfollowed, network_size
 from lt_sweeps.interchange.stored_plan import Imported, planned_run
 from lt_sweeps.interchange.ticket_formats import write_ticket
 from lt_sweeps.interchange.ticket_speed import measured_speeds
 from lt_sweeps.models.network import Network
+from lt_sweeps.plan.stages import Work
 from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
@@ -160,15 +162,25 @@ def _sizes(rows: pd.DataFrame, root: Path, trust: tuple[str, ...]) -> Iterator[d
 
     @functools.cache
     def size_of(cell: str, stage: str, seed: str) -> Mapping[str, Any]:
-        network = _networks(root, cell, trust).get(stage)
-        if network is None:
+        work = _works(root, cell, trust).get(stage)
+        if work is None:
             return empty
+        network = work.network
         try:
-            ticket = store.read(stage, seed)
-        except FileNotFoundError:
+            if work.stores_ticket:
+                ticket = store.read(stage, seed)
+            else:  # of a network that was only scored, the ticket is that of its start
+                own = planned_run(root, cell, seed, trust).seed
+                ticket = materialize.ticket(work.start, own, store)
+        except (FileNotFoundError, materialize.Missing):
             return empty
         except CorruptTicket as error:
             raise ValueError(f"{error}; {_CURE}") from None
+        if ticket.learned:
+            empty_because["effective size: left empty where a mask is learned, not yet fixed"] = (
+                None
+            )
+            return empty
         # A pruned weight that is pinned to another value than 0 takes part in the network.
         present = {n: mask[0] | (ticket.state[n][0] != 0) for n, mask in ticket.mask.items()}
         try:
@@ -187,13 +199,13 @@ def _measure(rows: pd.DataFrame, root: Path, trust: tuple[str, ...], *, batch: i
     store, found = Store(root), []
     first = rows.loc[rows["level"] > 0].drop_duplicates(["curve", "stage"])
     for row in first.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records"):
-        network = _networks(root, row["cell"], trust).get(row["stage"])
-        if network is None:
+        work = _works(root, row["cell"], trust).get(row["stage"])
+        if work is None:
             continue
         try:
             ticket = store.read(row["stage"], row["seed"])
             own = {"stage": row["stage"], "seed": row["seed"], "batch": batch, "n": n}
-            found += measured_speeds(ticket, network, **own)
+            found += measured_speeds(ticket, work.network, **own)
         except FileNotFoundError:
             continue
         except CorruptTicket as error:
@@ -219,9 +231,9 @@ def _network_of(root: Path, stage: str, trust: tuple[str, ...]) -> Network:
     Raises: ValueError: none does.
     """
     for path in sorted(root.glob("runs/*/*/records.jsonl")):
-        planned = _networks(root, path.parent.parent.name, trust) if _names(path, stage) else {}
+        planned = _works(root, path.parent.parent.name, trust) if _names(path, stage) else {}
         if stage in planned:
-            return planned[stage]
+            return planned[stage].network
     raise ValueError(f"export: no run in {root / 'runs'} plans stage {stage}")
 
 
@@ -237,10 +249,10 @@ def _names(path: Path, stage: str) -> bool:
 
 
 @functools.cache
-def _networks(root: Path, cell: str, trust: tuple[str, ...]) -> Mapping[str, Network]:
-    """The network of each training of a cell, by stage; an imported cell has none."""
+def _works(root: Path, cell: str, trust: tuple[str, ...]) -> Mapping[str, Work]:
+    """The trainings of a cell, by stage; an imported cell has none."""
     for path in sorted(root.glob(f"runs/{cell}/*/config.yaml")):
         with suppress(Imported):
             planned = planned_run(root, cell, path.parent.name, trust)
-            return {stage.key: stage.network for stage in planned.trainings}
+            return {stage.key: stage for stage in planned.trainings}
     return {}

@@ -80,6 +80,11 @@ def write_ticket(
     )
     if not ticket.state:
         raise ValueError(f"export: the ticket for {out} is a mask without weights")
+    if ticket.learned and made.target.startswith("lt_sweeps."):
+        raise ValueError(
+            f"export: form {form}: the mask of this ticket is learned, so these are not the "
+            "weights it computes with; hint: export the training that its hard mask is trained in"
+        )
     state = made(ticket=ticket, **_known(made, network))
     if isinstance(state, bytes):
         write_whole(out, state)

@@ -224,17 +224,30 @@ class Network:
                 raise ValueError(f"model.redraw: got {[*self.redraw]}; it goes with model.weights")
             return
         state = state_of(self.module())
+        surplus = self._surplus(state)
         for pattern in self.redraw:
-            if not any(_lies_in(name, pattern) for name in state):
+            if not any(_lies_in(name, pattern) for name in (*state, *surplus)):
                 raise ValueError(f"model.redraw: `{pattern}` matches none of {[*state]}")
         absent, other = (names - self.drawn for names in self.weights.misfits(state))
-        if misfit := sorted(absent) or sorted(other):
+        surplus = [n for n in surplus if not any(_lies_in(n, p) for p in self.redraw)]
+        if misfit := sorted(absent) or sorted(other) or surplus:
             more = f" and {len(misfit) - 3} more" if len(misfit) > 3 else ""
-            how = "has no" if absent else "has another shape of"
+            how = "has no" if absent else "has another shape of" if other else "has"
+            which = f"{self.net} has" if absent or other else f"{self.net} does not have"
             raise ValueError(
                 f"model.weights: `{self.weights.path}` {how} {', '.join(misfit[:3])}{more}, which "
-                f"{self.net} has; name what the seed draws in model.redraw, or give other weights"
+                f"{which}; name in model.redraw what is not taken from it, or give other weights"
             )
+
+    def _surplus(self, state: Mapping[str, Tensor]) -> list[str]:
+        """The tensors of the pretrained weights that the network does not have.
+
+        The weights of a deeper network would else be taken for those of its first blocks. A tied
+        weight may have all of its names, and a counter of batches may be there or not.
+        """
+        assert self.weights is not None
+        names = self.weights.read().keys() - state.keys() - self.tied.keys()
+        return sorted(n for n in names if not n.endswith("num_batches_tracked"))
 
     def holding(self, state: Mapping[str, Tensor]) -> nn.Module:
         """A module on the CPU with the weights and buffers of a ticket."""
@@ -272,6 +285,12 @@ def _only(output: str | int, module: nn.Module, args: object, outputs: object) -
 def _lies_in(name: str, pattern: str) -> bool:
     """Whether a pattern names a parameter or a module around it: `block.1` is not `block.10`."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is added: `bias`, `in_proj_bias` of attention, `bias_ih_l0` of a GRU."""
+    leaf = name.rpartition(".")[2]
+    return leaf.endswith("bias") or leaf.startswith("bias_")
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

@@ -83,6 +83,11 @@ def _read(path: Path, sha256: str) -> Mapping[str, Tensor]:
         raise ValueError(f"{_WHERE}: `{path}` holds a {type(content).__name__}, no `state_dict`")
     ours = (MASK, OPTIMIZER, LEARNED)  # of a ticket, beside its weights
     named = {str(n).removeprefix("module."): t for n, t in content.items()}
+    if any(name.startswith(LEARNED) for name in named):
+        raise ValueError(
+            f"{_WHERE}: `{path}` is a ticket whose mask is learned, and its weights without that "
+            "mask are another network; give the training that its hard mask is trained in"
+        )
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in named.items()

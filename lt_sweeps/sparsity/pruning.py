@@ -57,8 +57,10 @@ def prune(
             name: torch.cat([state[n][kept[n]] for n in names]) for name, state in evidence.items()
         }
         if "noise" in criterion.names:
-            drawn = [_uniform(la, noise, "criterion", level)[kept[la.name][0]] for la in group]
-            left["noise"] = torch.cat(drawn)
+            drawn = {la.name: _uniform(la, noise, "criterion", level) for la in group}
+            if groups is not None and groups.differ(names):
+                drawn = groups.one_of_each(drawn)
+            left["noise"] = torch.cat([drawn[name][kept[name][0]] for name in names])
         sizes = [int(kept[name].sum()) for name in names]
         place = names[0] if len(names) == 1 else "all layers"
         score = _scored(criterion, left, sum(sizes), place)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.models.functional import called_with
-from lt_sweeps.models.network import Network
+from lt_sweeps.models.network import Network, is_bias
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.top_k import by_layer, keep_top
 from lt_sweeps.sparsity.weight_groups import Groups
@@ -32,7 +32,7 @@ def flow(
     last is the level's own pruning by the scores that are returned.
     """
     state = {
-        name: tensor[0].double().abs() * (not name.endswith("bias"))
+        name: tensor[0].double().abs() * (not is_bias(name))
         for name, tensor in ticket.state.items()
     }
     mask = {layer.name: ticket.mask[layer.name][0].clone() for layer in network.layers}

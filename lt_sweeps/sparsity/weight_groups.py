@@ -81,6 +81,26 @@ class Groups:
         half = (largest + 1) // 2
         return max(fixed, goal - half), max(goal + half, fixed + least * largest)
 
+    def differ(self, names: Sequence[str]) -> bool:
+        """Whether the groups of some layers, which compete, differ in size."""
+        sizes = self._sizes(names)
+        return bool(len(sizes)) and int(sizes.min()) != int(sizes.max())
+
+    def one_of_each(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Noise by layer, in which all weights of a group have the number of its first one.
+
+        The mean of a hundred random numbers is near 1/2 and that of three is not: by such means a
+        random choice would prune the large groups first at a high sparsity, and last at a low one.
+        """
+        numbers = torch.cat([self.numbers[name].flatten() for name in noise])
+        flat = torch.cat([each.flatten() for each in noise.values()])
+        ordered, order = numbers.sort(stable=True)
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        flat[order] = flat[order[first]][first.cumsum(0) - 1]
+        parts = flat.split([each.numel() for each in noise.values()])
+        return {n: part.view_as(noise[n]) for n, part in zip(noise, parts, strict=True)}
+
     def resolution(self, run: Run) -> int:
         """By how many weights a run may keep more or fewer than it was asked to."""
         (least, most), goal = self.bounds(run), self.goal(run)

@@ -254,12 +254,19 @@ class Record:
         The metrics at `best` or `end` stand there without these words too. A number that is none,
         of a training that diverged, is null.
         """
-        measured: Mapping[str, float | None] = results.get("metrics") or {}
+        all_of_it: Mapping[str, float | None] = results.get("metrics") or {}
+        measured = _of_reported(all_of_it, at)
         plain = {n.removeprefix(f"{at}_"): measured[n] for n in measured if n.startswith(f"{at}_")}
         both = {**plain, **measured}
         metrics = {n: v if v is not None and math.isfinite(v) else None for n, v in both.items()}
         facts = {n: results.get(n) for n in ("metric", "lower_is_better", "lower_metrics")}
         return {**facts, "metrics": metrics or None}
+
+    @staticmethod
+    def hard_columns(results: Mapping[str, Any], at: str) -> dict[str, Any]:
+        """The accuracies under the hard mask, of a network whose mask was learned."""
+        reported = _of_reported(results, at)
+        return {name: reported.get(name) for name in ("hard_val_accuracy", "hard_test_accuracy")}
 
     @staticmethod
     def weight_columns(left: Mapping[str, int], total: Mapping[str, int]) -> dict[str, Any]:
@@ -300,6 +307,17 @@ ALL_DIVERGED = "every replicate diverged: no result of a pruned network is a num
 # Schedules of the papers floor what each level prunes of each layer. What is lost adds up over the
 # levels, to less than one weight divided by the rate: ten at the smallest rate of a paper, 0.1.
 _ROUNDING = 10  # weights of each layer
+
+
+def _of_reported(scores: Mapping[str, Any], at: str) -> dict[str, Any]:
+    """Scores in which those under the hard mask are those of the reported evaluation.
+
+    A ticket has them at its end, and also at its best evaluation where that is another.
+    """
+    first = "best_hard_"
+    rest = {name: value for name, value in scores.items() if not name.startswith(first)}
+    best = {n.removeprefix("best_"): v for n, v in scores.items() if n.startswith(first)}
+    return {**rest, **(best if at == "best" else {})}
 
 
 def misses_target(

@@ -26,6 +26,8 @@ class TicketFacts:
     precision: Precision = "float32"  # what its training computed in
     layers_remaining: Mapping[str, int] = field(default_factory=dict)
     layers_total: Mapping[str, int] = field(default_factory=dict)
+    # Of a mask that was learned on the way, where its best evaluation is not the last one.
+    best_layers_remaining: Mapping[str, int] = field(default_factory=dict)
     # Numbers and truth values by name; of a task other than classes, `metrics` are more numbers
     # by name, `metric` is the main one, `lower_metrics` are those that are better low.
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -60,10 +62,23 @@ class TicketFacts:
             raise ValueError(f"its header: {fault}")
         return facts
 
+    def kept_at(self, when: str) -> Mapping[str, int]:
+        """How many weights each layer keeps at the `end`, or at the `best` evaluation."""
+        best = self.best_layers_remaining if when == "best" else {}
+        return best or self.layers_remaining
+
+    def sparsity_at(self, when: str) -> float:
+        """The sparsity at the `end`, or at the `best` evaluation."""
+        kept = self.kept_at(when)
+        if kept is self.layers_remaining:
+            return self.sparsity
+        return 1 - sum(kept.values()) / sum(self.layers_total.values())
+
     def _counts(self) -> str:
         left, total = self.layers_remaining, self.layers_total
-        if left.keys() != total.keys() or any(not 0 <= left[n] <= total[n] for n in left):
-            return f"layers keep {dict(left)} of {dict(total)} weights"
+        for kept in (left, self.best_layers_remaining or left):
+            if kept.keys() != total.keys() or any(not 0 <= kept[n] <= total[n] for n in kept):
+                return f"layers keep {dict(kept)} of {dict(total)} weights"
         weights = sum(total.values())
         if weights and not math.isclose(self.sparsity, 1 - sum(left.values()) / weights):
             return f"sparsity {self.sparsity} where {sum(left.values())} of {weights} weights stay"

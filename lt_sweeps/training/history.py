@@ -26,6 +26,7 @@ class TrainingHistory:
         self.best = {name: tensor.clone() for name, tensor in trained.items()}
         first = next(iter(trained.values()))
         self.train_loss = torch.zeros(len(first), dtype=first.dtype, device=first.device)
+        self._begun = step
         self.best_step = [step] * len(first)
         self.rows: list[list[dict[str, float | None]]] = [[] for _ in range(len(first))]
         self._mask_since = -1  # evaluations up to this step were of another mask
@@ -37,18 +38,18 @@ class TrainingHistory:
         return int(self.rows[0][-1]["step"] or 0) if self.rows[0] else -1
 
     def mean_train_loss(self, step: int) -> Tensor:
-        """The mean loss of the steps since the last evaluation: `[R]`."""
-        return self.train_loss / max(1, step - max(self.step, 0))
+        """The mean loss of the steps since the last evaluation, or since the start: `[R]`."""
+        return self.train_loss / max(1, step - max(self.step, self._begun))
 
     def add(self, step: int, scores: Sequence[Score], train_losses: Sequence[float]) -> None:
         """Add an evaluation on the validation set; keep the weights where it is the best."""
         better = []
         for r, score in enumerate(scores):
-            # The first evaluation is the best so far, whatever it is: NaN is below nothing.
-            lowest = self._lowest[r]
-            if lowest is None or score.loss < lowest:
+            # The first evaluation is the best so far, whatever it is.
+            lowest, loss = self._lowest[r], _ranked(score.loss)
+            if lowest is None or loss < lowest:
                 better.append(r)
-                self.best_step[r], self._lowest[r] = step, score.loss
+                self.best_step[r], self._lowest[r] = step, loss
             row = {"step": step, "val_loss": score.loss, "val_accuracy": score.accuracy}
             row |= {f"val_{name}": value for name, value in score.metrics.items()}
             self.rows[r].append(row | {"train_loss": train_losses[r]})
@@ -108,7 +109,12 @@ class TrainingHistory:
         """The lowest validation loss under this mask; the last row tells whether there is one."""
         if not rows or rows[-1]["step"] <= self._mask_since:
             return None
-        return min(row["val_loss"] for row in rows if row["step"] > self._mask_since)
+        return min(_ranked(row["val_loss"]) for row in rows if row["step"] > self._mask_since)
+
+
+def _ranked(loss: float) -> float:
+    """A loss as it is compared: NaN is above all, else no number would be below a NaN before it."""
+    return math.inf if math.isnan(loss) else loss
 
 
 def copy_rows(values: Mapping[str, Tensor], into: Mapping[str, Tensor], rows: list[int]) -> None:

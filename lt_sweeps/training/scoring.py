@@ -45,6 +45,10 @@ class Scorer:
         if any(at != step for at in self.history.best_step):
             with self.history.at_best():
                 best = self._tested(step, self.history.best_step)
+                at_best = self._hard_scores(step)
+            for r, at in enumerate(self.history.best_step):
+                if at != step:
+                    hard[r] |= {f"best_{name}": score for name, score in at_best[r].items()}
         return [
             {**self.history.results(r, best[r], end[r]), **self._accuracies(hard[r])}
             | self._metrics(r, {"best": best[r], "end": end[r]}, hard[r])
@@ -69,17 +73,18 @@ class Scorer:
         return mean_scores(scores)
 
     def _hard_scores(self, step: int) -> list[dict[str, Score]]:
-        """Scores under the hard mask by split, where the mask is learned and may be soft."""
+        """Scores under the hard mask, `hard_SPLIT`, where the mask is learned and may be soft."""
         if not self.units[0].stage.sparsifier.learns:
             return [{} for _ in self.units]
         self.masking.deploy([step] * len(self.units), self.keys("test", step), hard=True)
         splits = {split: self.measure(split) for split in ("val", "test")}
         return [
-            {split: scores[r] for split, scores in splits.items()} for r in range(len(self.units))
+            {f"hard_{split}": scores[r] for split, scores in splits.items()}
+            for r in range(len(self.units))
         ]
 
     def _accuracies(self, hard: Mapping[str, Score]) -> dict[str, float | None]:
-        return {f"hard_{split}_accuracy": score.accuracy for split, score in hard.items()}
+        return {f"{name}_accuracy": score.accuracy for name, score in hard.items()}
 
     def _metrics(
         self, r: int, tested: Mapping[str, Score], hard: Mapping[str, Score]
@@ -95,7 +100,7 @@ class Scorer:
             for when, score in tested.items():
                 metrics[f"{when}_val_{name}"] = self.history.validated(r, when)[f"val_{name}"]
                 metrics[f"{when}_test_{name}"] = score.metrics[name]
-            metrics |= {f"hard_{split}_{name}": s.metrics[name] for split, s in hard.items()}
+            metrics |= {f"{of}_{name}": score.metrics[name] for of, score in hard.items()}
         main = kind.main_metric
         about = {"metric": main.name, "lower_is_better": main.lower_is_better}
         lower = [metric.name for metric in kind.others if metric.lower_is_better]

@@ -145,13 +145,19 @@ class UnitFiles:
         best = self.masking.ticket(self.history.best, step).on_host()
         last = self.masking.ticket(self.masking.trained, step).on_host()
         about = self._about()
+        at_best = about
+        if self.units[0].stage.sparsifier.learns:
+            with self.history.at_best():
+                at_best = self._about()
         for r in range(len(self.units)):
             reported = "reported" in self.moments[r] and self.history.best_step[r] != step
             if "best" in self.moments[r] or reported:
-                self._write(r, "best", best[r], about[r])
+                self._write(r, "best", best[r], at_best[r])
             # A ticket that was only scored is left empty: it can be made again from its start.
             ticket = last[r] if whole else Ticket({}, {}, step)
             scores = {"metrics": results[r], "history": self.history.rows[r]}
+            if at_best is not about and self.history.best_step[r] != step:
+                scores["best_layers_remaining"] = at_best[r]["layers_remaining"]
             self._write(r, "end", ticket, {**about[r], **scores})
 
     def _seeds(self) -> dict[str, list[Seed]]:

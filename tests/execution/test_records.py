@@ -2,21 +2,26 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from fixtures.fake_results import FakeSweep, sealed
+from rich.console import Console
 from torch import Tensor
 
 from lt_sweeps.analysis.results import read_results
+from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.records import dense_resources, record_cell
+from lt_sweeps.execution.train_pack import compute
+from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Init, Train, Training
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.sparsity.sparsifiers import Sparsifier
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.store import Store
 
@@ -137,6 +142,62 @@ def test_report_at_end_reports_the_last_evaluation(cell: Make, run: Run) -> None
     row = read(folder(made, store) / "records.jsonl")[0]
     assert row["reported_step"] == row["step"] == 12
     assert row["test_accuracy"] == row["end_test_accuracy"]
+
+
+def test_a_learned_mask_is_counted_and_made_hard_at_the_evaluation_that_is_reported(
+    cell: Make, swept: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = {"_target_": "lt_sweeps.plan.methods.learned_supermask"}
+    sgd = {"recipe__optimizer": "sgd", "recipe__momentum": 0.9, "recipe__lr": 100.0}
+    at_best = cell(method=method, recipe__length="20ep", **sgd)
+    at_end = replace(at_best, config=Config({**at_best.config, "report_at": "end"}))
+    folder = swept(at_best, at_end, computed=False)
+    made, store = plan([at_best, at_end]), Store(folder.parent.parent)
+    compute(made.units, made.moments, store, Machine(), reported=made.best_reported)
+    assert all(record_cell(each, StoredTickets(store, thorough=True)) for each in made.cells)
+    stage, seed = made.cells[0].trainings[-1], made.cells[0].seed
+    rows = [
+        RunFolder.of(store.root, each.signature, each.seed).read().records[-1]
+        for each in made.cells
+    ]
+    assert rows[0].stage == rows[1].stage and rows[0].best_step != rows[0].step
+    assert rows[0].sparsity != rows[1].sparsity
+    dataset = stage.training.task.dataset
+    split, (mean, std) = dataset.load()["val"], dataset.scaling
+    inputs = split.inputs / dataset.scale
+    inputs = (inputs - mean) / std if len(mean) else inputs
+    for row, moment in zip(rows, ("best", "end"), strict=True):
+        ticket = store.read(stage.key, seed, moment)
+        chances = [torch.sigmoid(logits).double().sum() for logits in ticket.learned.values()]
+        assert row.weights_remaining == sum(int(each.round()) for each in chances)
+        assert row.sparsity == pytest.approx(1 - row.weights_remaining / row.weights_total)
+        state = {name: tensor[0] for name, tensor in ticket.state.items()}
+        for name, logits in ticket.learned.items():
+            state[name] = state[name] * (logits[0] > 0)
+        net = stage.network.holding(state).eval()
+        with torch.no_grad():
+            right = net(inputs).argmax(1) == split.targets
+        assert row.hard_val_accuracy == pytest.approx(float(right.double().mean()))
+    assert not any(row.notes for row in rows)
+    assert audit(folder, out=tmp_path / "audit.json", console=Console(quiet=True))
+
+    facts = store.facts(stage.key, seed)
+    assert facts is not None
+    older = replace(facts, best_layers_remaining={})
+    monkeypatch.setattr(Store, "facts", lambda *_: older)
+    for each, said in zip(made.cells, (True, False), strict=True):
+        record_cell(each, StoredTickets(store, thorough=True))
+        folder = RunFolder.of(store.root, each.signature, each.seed)
+        assert bool(folder.read().records[-1].notes) is said  # counts are those of the end
+
+
+def test_metrics_under_the_hard_mask_are_those_of_the_reported_evaluation() -> None:
+    both = {"hard_val_r2": 0.1, "best_hard_val_r2": 0.4, "best_val_r2": 0.5, "end_val_r2": 0.2}
+    for at, hard in (("best", 0.4), ("end", 0.1)):
+        metrics = Record.metric_columns({"metrics": both}, at)["metrics"]
+        assert metrics["hard_val_r2"] == hard and "best_hard_val_r2" not in metrics
+    once = {"hard_val_r2": 0.1, "best_val_r2": 0.2, "end_val_r2": 0.2}  # its best is the end
+    assert Record.metric_columns({"metrics": once}, "best")["metrics"]["hard_val_r2"] == 0.1
 
 
 def test_done_comes_last_and_names_the_records(cell: Make, run: Run) -> None:

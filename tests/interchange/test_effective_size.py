@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lt_sweeps.interchange.effective_size import network_size
+from lt_sweeps import models
+from lt_sweeps.interchange.effective_size import Unfollowed, network_size
 from lt_sweeps.models.network import Network
 
 FC = {"_target_": "lt_sweeps.models.FC"}
@@ -112,3 +114,69 @@ def test_a_constant_activation_is_no_arrival() -> None:
 def test_a_deep_network_neither_overflows_nor_underflows() -> None:
     net = network({"_target_": "lt_sweeps.models.ResNet", "depth": 110, "width": 4}, (3, 8, 8), 10)
     assert network_size(net, full(net)).weights_effective == sum(layer.size for layer in net.layers)
+
+
+class Between(nn.Module):
+    """Two linear layers, and what lies between them."""
+
+    way: Callable[[Tensor], Tensor]
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(input_shape[0], 8), nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(type(self).way(self.first(x)))
+
+
+NUMBERS = itertools.count()
+
+
+def between(monkeypatch: pytest.MonkeyPatch, way: Callable[[Tensor], Tensor]) -> Network:
+    name = f"Between{next(NUMBERS)}"  # networks of one name are taken for one network
+    made = type(name, (Between,), {"way": staticmethod(way)})
+    monkeypatch.setattr(models, name, made, raising=False)
+    return Network.of({"net": {"_target_": f"lt_sweeps.models.{name}"}}, (4,), 3)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda x: x - x.mean(1, keepdim=True),
+        lambda x: (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + 1e-5).sqrt(),
+        lambda x: nn.functional.normalize(x, dim=1),
+        lambda x: x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt(),
+        lambda x: nn.functional.softmin(x, dim=1),
+        lambda x: torch.cos(x),
+        lambda x: x * torch.zeros(8),
+    ],
+    ids=["difference", "layer norm", "normalise", "rms norm", "softmin", "cos", "mask"],
+)
+def test_a_network_of_which_ones_tell_no_paths_has_no_size(
+    monkeypatch: pytest.MonkeyPatch, way: Callable[[Tensor], Tensor]
+) -> None:
+    net = between(monkeypatch, way)
+    with pytest.raises(Unfollowed, match="behind first"):
+        network_size(net, full(net))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda x: nn.functional.rms_norm(x, [8]),
+        lambda x: x.clamp(-0.5, 0.5),
+        lambda x: nn.functional.hardshrink(x, 2.0),
+        lambda x: nn.functional.prelu(x, torch.full((8,), 0.25)),
+        lambda x: nn.functional.softsign(x),
+        lambda x: x * x.sigmoid(),
+    ],
+    ids=["rms norm", "clamp", "shrink", "prelu", "softsign", "gate"],
+)
+def test_what_passes_on_what_arrives_ends_no_path(
+    monkeypatch: pytest.MonkeyPatch, way: Callable[[Tensor], Tensor]
+) -> None:
+    net = between(monkeypatch, way)
+    kept = full(net)
+    assert network_size(net, kept).weights_effective == 4 * 8 + 8 * 3
+    kept["first.weight"][0] = False  # and the three weights that read its unit
+    assert network_size(net, kept).weights_effective == 4 * 7 + 7 * 3

@@ -60,6 +60,17 @@ def test_the_sizes_of_the_network_and_of_what_is_live(exported: tuple[Path, Path
     assert (rows["weights_effective"] <= rows["weights_remaining"]).all()
 
 
+def test_the_size_of_a_network_that_was_only_scored_is_that_of_its_mask(
+    cell: Make, swept: Swept
+) -> None:
+    scored = {"_target_": "lt_sweeps.plan.methods.supermask"}
+    kept = {"_target_": "lt_sweeps.sparsity.criteria.random"}
+    rows = pd.read_csv(export(swept(cell(method=scored, mask_criterion=kept))) / "records.csv")
+    assert list(rows["kind"]) == ["score"] * 3
+    assert rows["weights_effective"][0] == rows["weights_total"][0]
+    assert (rows["weights_effective"][1:] <= rows["weights_remaining"][1:]).all()
+
+
 def test_an_unfinished_sweep_is_exported_as_far_as_it_goes(
     cell: Make, swept: Swept, capsys: pytest.CaptureFixture[str]
 ) -> None:

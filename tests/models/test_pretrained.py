@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,6 +13,7 @@ from torch import Tensor
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.interchange.audit_results import audit
+from lt_sweeps.interchange.export_results import export
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Init
@@ -63,7 +65,7 @@ def test_every_seed_begins_with_the_weights_of_the_file(
     assert {t.dtype for t in first.values()} == {torch.float32}
     for name, tensor in state.items():
         torch.testing.assert_close(first[name], tensor, atol=1e-3, rtol=1e-3)
-    # A redraw, which the reset `reinit` asks for, is a draw of the seed's.
+    # Another draw, which the reset `redraw` asks for, is a draw of the seed's.
     assert not equal(network.draw(Seed(0), "fresh", 1), first).count("output.weight")
 
 
@@ -118,6 +120,10 @@ def test_a_file_that_changes_after_the_plan_is_refused(file: Path) -> None:
             "has another shape of hidden.1.bias, hidden.1.weight",
         ),
         (
+            {"weights": "FILE", "net": {**FC["net"], "hidden": [12]}, "redraw": ["output"]},
+            "has hidden.1.bias, hidden.1.weight, which FC.* does not have; name in model.redraw",
+        ),
+        (
             {"weights": "FILE", "net": {**FC["net"], "hidden": [12, 8, 8]}},
             "has no hidden.2.bias, hidden.2.weight, which",
         ),
@@ -129,6 +135,29 @@ def test_what_does_not_fit_is_one_line(file: Path, keys: dict[str, Any], says: s
     with pytest.raises(ValueError, match=says) as error:
         Network.of({**FC, **keys}, SHAPE, 4)
     assert "\n" not in str(error.value)
+
+
+def test_what_a_network_does_not_have_is_left_out_where_it_is_named(file: Path) -> None:
+    shallow = {**FC, "net": {**FC["net"], "hidden": [12]}, "weights": str(file)}
+    network = Network.of({**shallow, "redraw": ["output", "hidden.1"]}, SHAPE, 4)
+    assert network.drawn == {"output.weight", "output.bias"}
+
+
+def test_a_ticket_whose_mask_is_learned_gives_no_weights(
+    cell: Callable[..., Cell], swept: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its weights without the mask are another network than the one that was measured."""
+    masked = cell(method={"_target_": "lt_sweeps.plan.methods.learned_supermask"})
+    folder = swept(masked)
+    path = Store(folder.parent.parent).path(plan([masked]).cells[0].last.key, "0")
+    with pytest.raises(ValueError, match="is a ticket whose mask is learned"):
+        of(path)
+    for form in ("state_dict", "prune", "sparse", "semi_structured"):
+        with pytest.raises(ValueError, match=f"form {form}: the mask of this ticket is learned"):
+            export(path, form=form, out=folder / "x.pt")
+    rows = pd.read_csv(export(folder) / "records.csv")
+    assert rows["parameters_effective"].isna().all()
+    assert "left empty where a mask is learned" in capsys.readouterr().out
 
 
 def test_bytes_that_are_no_weights_are_one_line(tmp_path: Path) -> None:

@@ -161,6 +161,24 @@ def test_a_group_has_the_mean_score_of_its_weights() -> None:
     assert set(rows.nonzero().flatten().tolist()) == set(means.topk(4).indices.tolist())
 
 
+def test_a_random_choice_among_groups_does_not_go_by_their_size() -> None:
+    """A mean of many random numbers is near 1/2, so small groups were kept twice as often."""
+    layers = (Layer("small", (20, 1), "hidden"), Layer("large", (20, 200), "hidden"))
+    counted = {la.name: torch.arange(20)[:, None].expand(la.shape).int() for la in layers}
+    counted["large"] = counted["large"] + 20
+    groups, quarter = Groups(granularity("filter"), counted), target(layers, "global", 0.25)
+    assert groups.differ(["small", "large"]) and not groups.differ(["large"])
+    random = Call("lt_sweeps.sparsity.criteria.random")
+    kept = {la.name: 0.0 for la in layers}
+    for seed in range(30):
+        how: dict[str, Any] = {"layers": layers, "seed": Seed.of(seed), "level": 1}
+        mask = prune(full(layers), quarter, random, {}, groups=groups, **how)
+        assert not groups.are_whole(mask)
+        kept = {name: kept[name] + float(m.float().mean()) / 30 for name, m in mask.items()}
+    assert kept["large"] == pytest.approx(0.25, abs=0.01)
+    assert kept["small"] == pytest.approx(0.25, abs=0.06)  # four standard errors of 600 draws
+
+
 def test_equal_scores_are_drawn_by_group_from_the_seed() -> None:
     groups, layers = by("filter")
     same = {name: torch.ones_like(w) for name, w in drawn(layers, 0).items()}

@@ -59,6 +59,11 @@ def transfer(
             f"method: to={to}, restart={restart} with weights={weights}; they belong to "
             "weights=target; for a source's ticket, set reset.to or method.search"
         )
+    if freeze != ZERO:
+        raise ValueError(
+            f"freeze: {freeze}; a transferred ticket is 0 where it is pruned, whatever the search "
+            "pinned; give freeze=zero"
+        )
     call = Call.of(source, where="method.source", supplied=("data_dir",))
     training = recipe.on(
         replace(recipe.task, call=call), search_recipe, where="method.search_recipe"

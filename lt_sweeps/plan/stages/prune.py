@@ -169,6 +169,14 @@ class Prune(Stage):
             for name, snapshot in self.evidence.items()
         }
         task, grouped = {}, self.criterion.granularity
+        # Until version 2 the flow through a recurrent layer passed through its biases as well.
+        recurrent = any(n.rpartition(".")[2].startswith("bias_") for n in self.network.sizes)
+        anew: dict[str, Any] = {"flow": 2} if recurrent and "flow" in self.evidence else {}
+        # Until version 2 the noise of a group was the mean of that of its weights.
+        if "noise" in self.evidence and (groups := self.groups) is not None:
+            runs = groups.runs(self.target, self.network.layers)
+            if any(groups.differ([layer.name for layer in run]) for run, _ in runs):
+                anew["noise"] = 2
         if self.task is not None and {*moments} & {*ON_DATA}:
             task = {"task": self.task.identity()}
         return {
@@ -176,6 +184,7 @@ class Prune(Stage):
             "criterion": self.criterion.call.identity(),
             "evidence": moments,
             **task,
+            **anew,
             **({} if grouped is None else {"granularity": grouped.identity()}),
         }
 

@@ -170,8 +170,11 @@ class Train(Work):
 
     def fields(self) -> dict[str, Any]:
         acts = self.sparsifier != FIXED
+        # Until version 2 the first training loss of one that starts between evaluations was wrong.
+        between = bool(self.start.step % self.training.recipe.evaluate_every)
         return {
             **self.training.identity(),
+            **({"history": 2} if between else {}),
             **({} if self.again is None else {"again": self.again}),
             **({"sparsifier": self.sparsifier.identity()} if acts else {}),
         }

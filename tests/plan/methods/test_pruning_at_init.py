@@ -110,6 +110,19 @@ def test_flow_in_one_round_is_the_product_of_the_absolute_weights_along_all_path
     assert torch.equal(found["output.weight"][0], paths.sum(1)[None].double())
 
 
+def test_nothing_flows_through_a_bias_of_a_recurrent_layer() -> None:
+    """They are called `bias_ih_l0`; with 0 for each, their values say nothing."""
+    net = {"_target_": "lt_sweeps.models.Recurrent", "width": 3, "cell": "gru"}
+    network = Network.of({"net": net}, (4, 5), 2)
+    drawn = {name: tensor[None] for name, tensor in network.draw(Seed.of(0)).items()}
+    other = {n: t + 3.0 if "bias" in n else t for n, t in drawn.items()}
+    mask = {la.name: torch.ones(1, *la.shape, dtype=torch.bool) for la in network.layers}
+    (target,) = one_shot(network.layers, sparsity=0.5, scope="global")
+    flows = [flow(Ticket(s, mask), network, target, Seed.of(0), 1) for s in (drawn, other)]
+    for name, first in flows[0].items():
+        assert torch.equal(first, flows[1][name])
+
+
 def test_flow_in_many_rounds_keeps_a_layer_that_one_round_would_empty(cell: Make, run: Run) -> None:
     """What SynFlow is for: at an extreme sparsity no layer collapses."""
     deep = {"net": {"_target_": "lt_sweeps.models.FC", "hidden": [40, 6, 6, 40]}}

@@ -67,6 +67,12 @@ def test_a_random_mask_has_as_many_weights_in_each_layer_in_other_places(
         assert any(not torch.equal(k, there.mask[n]) for n, k in here.mask.items())
 
 
+def test_a_freeze_that_a_transferred_ticket_would_lose_is_refused(cell: Make) -> None:
+    with pytest.raises(ValueError, match=r"freeze: init\(\); a transferred ticket is 0 where"):
+        freeze = {"_target_": "lt_sweeps.sparsity.freezes.init"}
+        plan([cell(model=CONV, recipe=SGD, method=TRANSFER, freeze=freeze)])
+
+
 @pytest.mark.parametrize(
     ("how", "step"),
     [
