@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from lt_sweeps.analysis.curve import Curve, curves
-from lt_sweeps.analysis.endpoint import Endpoint, endpoints
+from lt_sweeps.analysis.endpoint import Endpoint, endpoints, shared_density
 from lt_sweeps.analysis.endpoint_tests import (
     EndpointVerdict,
     endpoint_verdicts,
@@ -108,8 +108,7 @@ class Analysis:
         """The endpoints of each curve; areas within a panel go down to the same density."""
         ends = []
         for panel in group_by(self.curves_of(self.accuracy), lambda curve: curve.panel).values():
-            sparsest = [c.points[-1].percent for c in panel if c.points and c.points[-1].percent]
-            least = max(sparsest, default=100.0)
+            least = shared_density(panel)
             ends += [(c, endpoints(c, self.layout, least=least)) for c in panel]
         return ends
 
