@@ -358,3 +358,16 @@ def test_lines_stay_apart_without_colour() -> None:
 
 def _colours(look: list[Any]) -> list[str]:
     return [style.color for style in look]
+
+
+def test_published_numbers_have_the_label_of_their_line_in_the_table(sweep: FakeSweep) -> None:
+    criteria(sweep, "large_final")
+    entry = {
+        "label": "large_final",
+        "source": "arXiv:1905.01067",
+        "where": {"model": "fc", "dataset": "digits"},
+        "points": [[0.2, 0.95]],
+    }
+    labels = {"large_final": "large final"}
+    data = metric_figures(found(sweep, published=[entry], labels=labels))[0].data
+    assert set(data["line"]) == {"large final"} and (data["source"] != "").any()
