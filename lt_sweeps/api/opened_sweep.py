@@ -160,7 +160,7 @@ class Sweep:
 
     @cached_property
     def _records(self) -> pd.DataFrame:
-        return records_table([c for a in self._analyses({}).values() for c in a.curves])
+        return records_table([c for a in self._analyses({}).values() for c in a.every_curve])
 
     @cached_property
     def _swept(self) -> list[str]:

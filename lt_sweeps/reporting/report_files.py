@@ -56,7 +56,7 @@ def write_report(
         "endpoint_tests": csv_tables.endpoint_tests_table(analysis),
         "endpoints_by_line": csv_tables.endpoints_table(analysis),
     }
-    files = {"records.csv": csv_tables.records_csv(analysis.curves)}
+    files = {"records.csv": csv_tables.records_csv(analysis.every_curve)}
     files |= {f"{name}.csv": csv_bytes(table) for name, table in tables_of_numbers.items()}
     sources = _sources(analysis, figures)
     kept = _kept_pictures(folder, sources)

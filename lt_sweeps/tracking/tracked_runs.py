@@ -287,7 +287,7 @@ def _lines(results: Results) -> dict[tuple[str, str], Curve]:
     drawn: list[Curve] = []
     for analysis in analyses(results, {}).values():
         try:
-            drawn += analysis.curves
+            drawn += analysis.every_curve
         except ValueError:  # a layout that the report will refuse; the mirror can do without it
             drawn += curves(analysis.reading.cells, metric=analysis.metric)
     return {(cell.signature, cell.seed): line for line in drawn for cell in line.cells}

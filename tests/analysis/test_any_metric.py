@@ -14,6 +14,7 @@ from fixtures.tiny_cell import compute_cells, tiny_cell
 from torch import Tensor
 
 from lt_sweeps.analysis import results
+from lt_sweeps.analysis.alarms import raised_alarms
 from lt_sweeps.analysis.endpoint import Endpoint
 from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.analysis.results import read_results
@@ -297,3 +298,20 @@ def test_a_search_for_the_worst_is_refused(objective: str, option: str, better: 
     (worse,) = {"minimize", "maximize"} - {better}
     with pytest.raises(ValueError, match=f"hydra.sweeper.direction: got {worse}, .*give {better}"):
         asked.check_direction(worse, task)
+
+
+def test_a_cell_that_does_not_measure_the_metric_is_named_and_keeps_its_records(
+    sweep: FakeSweep,
+) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.8])
+    own = {"dataset": "diabetes"}
+    sweep.cell("r", accuracies=[0.5, 0.4], choices=own, judged_by=("rmse", True), stages=["d", "r"])
+    (one,) = analyses(read_results(sweep.folder, metrics=[]), {"metrics": ["test_loss"]}).values()
+    assert one.unmeasured == [] and not raised_alarms(one)
+    asked = {"metrics": ["test_accuracy"], "labels": {"large_final": "ours"}}
+    (one,) = analyses(read_results(sweep.folder, metrics=[]), asked).values()
+    assert raised_alarms(one) == [
+        "fc on diabetes: large_final has no test_accuracy, by which the tables compare; its task "
+        "is judged by test RMSE. Only records.csv has its rows."
+    ]
+    assert len(records_table(one.every_curve)) == 4 and len(records_table(one.curves)) == 2

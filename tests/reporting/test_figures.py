@@ -371,3 +371,20 @@ def test_published_numbers_have_the_label_of_their_line_in_the_table(sweep: Fake
     labels = {"large_final": "large final"}
     data = metric_figures(found(sweep, published=[entry], labels=labels))[0].data
     assert set(data["line"]) == {"large final"} and (data["source"] != "").any()
+
+
+def test_a_metric_that_is_asked_for_by_two_names_keeps_the_marks_of_its_tests(
+    sweep: FakeSweep,
+) -> None:
+    for criterion, accuracy in (("large_final", 0.8), ("random", 0.6)):
+        for seed in range(3):
+            sweep.cell(
+                criterion,
+                seed,
+                accuracies=[0.9, accuracy + seed / 1000 * (accuracy > 0.7)],
+                choices={"mask_criterion": criterion},
+            )
+    asked = {"metrics": ["test_metric", "test_accuracy"], "baseline": "random"}
+    drawn, _ = draw_figures(found(sweep, figures=["curves"], **asked))
+    (figure,) = (each for each in drawn if each.name == "accuracy")
+    assert set(figure.data["mark"]) == {"", "★"}
