@@ -58,9 +58,11 @@ def _record_rows(curves: Sequence[Curve], columns: Sequence[str]) -> Iterator[tu
     facts = [name for name in columns[len(_DERIVED) :] if name in COLUMNS]
     own = columns[len(_DERIVED) + len(facts) :]
     values, nested = attrgetter(*facts), (dict, list)
+    options = {group: facts.index(column) for group, column in Record.options_by_group().items()}
     for curve in curves:
         seen: set[tuple[str, str]] = set()
-        for row in (row for cell in curve.cells for row in cell.rows):
+        owned = ((cell.choices, row) for cell in curve.cells for row in cell.rows)
+        for choices, row in owned:
             ticket = row.stage, row.seed
             place = curve.label, curve.panel, ticket in seen
             derived = *place, row.percent_remaining, _compression(row)
@@ -68,6 +70,10 @@ def _record_rows(curves: Sequence[Curve], columns: Sequence[str]) -> Iterator[tu
             metrics = map((row.metrics or {}).get, own)
             # What is nested becomes JSON. Of 4 million values few are, so no function is called.
             texts = [json.dumps(v) if type(v) in nested else v for v in values(row)]
+            # The options as this sweep calls them, which draw the lines: two sweeps share a cell
+            # whose options have other names and the same content, and one of them wrote the row.
+            for group, at in options.items():
+                texts[at] = choices.get(group, texts[at])
             yield *derived, *texts, *metrics
 
 

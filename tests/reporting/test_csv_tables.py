@@ -124,3 +124,15 @@ def test_a_ticket_stands_with_its_level_and_cost(found: Analysis) -> None:
 def test_a_probability_is_written_as_a_reader_says_it() -> None:
     assert [p_text(p) for p in (0.0342, 0.0004, math.nan)] == ["0.034", "<0.001", "-"]
     assert p_text(0.0625, digits=4) == "0.0625"
+
+
+def test_options_are_called_as_the_sweep_calls_them_whoever_wrote_the_record(
+    tmp_path: Path,
+) -> None:
+    """Two sweeps share a cell where options of two names have the same content."""
+    sweep = FakeSweep(tmp_path)
+    chosen = {"mask_criterion": "mine"}
+    sweep.cell("a", accuracies=[0.9, 0.8], choices=chosen, more={"criterion": "theirs"})
+    (one,) = analyses(read_results(sweep.folder, metrics=[]), {}).values()
+    assert set(records_table(one.curves)["criterion"]) == {"mine"}
+    assert set(csv_tables.summary_table(one.curves)["criterion"]) == {"mine"}
