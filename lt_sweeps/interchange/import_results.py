@@ -129,7 +129,8 @@ def _store_ticket(level: ImportedLevel, store: Store) -> str:
 
 
 def _checksum(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+    content = tensor.contiguous().reshape(-1).view(torch.uint8)  # numpy knows no bfloat16
+    return hashlib.sha256(content.numpy().tobytes()).hexdigest()
 
 
 def _kept(level: ImportedLevel) -> dict[str, Any]:
