@@ -326,3 +326,21 @@ def test_weights_of_any_precision_lose_the_name_of_their_wrapper(
     assert row["layers_remaining"] == {"a.weight": 2} and row["finite"]
     ticket = Store(tmp_path / "r").read(row["stage"], row["seed"])
     assert torch.equal(ticket.state["a.weight"][0], 3 * torch.eye(2, dtype=dtype))
+
+
+def test_a_file_of_the_same_name_does_not_replace_the_results_of_another_sweep(
+    tmp_path: Path,
+) -> None:
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        safetensors.torch.save_file(MASK, tmp_path / folder / "m.safetensors")
+    root, one, other = tmp_path / "r", tmp_path / "one", tmp_path / "other"
+    import_("mask", one / "m.safetensors", root=root, name="one", test_accuracy="0.9")
+    with pytest.raises(ValueError, match="import: sweep one holds other results as seed 0"):
+        import_("mask", other / "m.safetensors", root=root, name="other", test_accuracy="0.1")
+    assert [row["test_accuracy"] for row in rows(root)] == [0.9]
+    import_("mask", other / "m.safetensors", root=root, name="other", test_accuracy="0.9")
+    import_("mask", other / "m.safetensors", root=root, name="third", test_accuracy="0.1", seed="1")
+    # a number that was mistyped can be mended under its own name
+    import_("mask", one / "m.safetensors", root=root, name="third", test_accuracy="0.2", seed="1")
+    assert sorted(row["test_accuracy"] for row in rows(root)) == [0.2, 0.9]
