@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -56,12 +56,24 @@ def import_(
     given = {key: yaml.safe_load(text) for key, text in options.items() if key not in GROUPS}
     call = Call.of({**read, **given}, where="import", supplied=("path", "choices"))
     levels, notes = _levels(call(path=path, choices=named), call)
-    levels = [replace(level, choices={**level.choices, **named}) for level in levels]
+    levels = [
+        replace(level, choices={**level.choices, **named}, state=_for_numpy(level.state))
+        for level in levels
+    ]
     named_after = re.sub(r"[^\w.-]", "_", path.absolute().stem) or "import"
     sweep = _write(levels, root, name or f"{kind}-{named_after}")
     for note in notes:
         print(note)
     return sweep.folder
+
+
+def _for_numpy(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in types that reports, which read them without torch, know: bfloat16 is none."""
+    known = (torch.float16, torch.float32, torch.float64)
+    return {
+        name: t.float() if t.is_floating_point() and t.dtype not in known else t
+        for name, t in state.items()
+    }
 
 
 def _levels(returned: Any, call: Call) -> tuple[list[ImportedLevel], list[str]]:
@@ -152,8 +164,7 @@ def _store_ticket(level: ImportedLevel, store: Store) -> str:
 
 
 def _checksum(tensor: torch.Tensor) -> str:
-    content = tensor.contiguous().reshape(-1).view(torch.uint8)  # numpy knows no bfloat16
-    return hashlib.sha256(content.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _kept(level: ImportedLevel) -> dict[str, Any]:
