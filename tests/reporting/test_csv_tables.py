@@ -136,3 +136,14 @@ def test_options_are_called_as_the_sweep_calls_them_whoever_wrote_the_record(
     (one,) = analyses(read_results(sweep.folder, metrics=[]), {}).values()
     assert set(records_table(one.curves)["criterion"]) == {"mine"}
     assert set(csv_tables.summary_table(one.curves)["criterion"]) == {"mine"}
+
+
+def test_a_ticket_that_was_picked_from_fewer_seeds_says_from_how_many(tmp_path: Path) -> None:
+    """The mean of those that did not diverge may well be the highest."""
+    sweep = FakeSweep(tmp_path)
+    sweep.cell("a", 0, accuracies=[0.9, 0.8, 0.95])
+    sweep.cell("a", 1, accuracies=[0.9, 0.8, None])
+    (one,) = analyses(read_results(sweep.folder, metrics=[]), {}).values()
+    _, tickets = endpoint_tables(one)
+    shown = dict(zip(tickets.columns[1].cells, tickets.columns[3].cells, strict=True))
+    assert shown["best"] == "95.00\n1 of 2 seeds" and shown["matching"] == "95.00\n1 of 2 seeds"

@@ -179,7 +179,8 @@ def test_a_caption_answers_its_question_by_the_tests_alone(sweep: FakeSweep) -> 
     (figure,) = metric_figures(found(sweep, **asked))
     assert figure.caption.startswith(
         "Which? fc on digits, large_final against random: above at 1, below at 1 of 2 levels. "
-        "Levels with a winning ticket (not inferior to dense, and above random): none. Mean over"
+        "Levels with a winning ticket (not inferior to dense, and better than random): none. Mean "
+        "over"
     )
 
 

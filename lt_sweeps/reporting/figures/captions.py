@@ -132,7 +132,7 @@ def winning_sentences(analysis: Analysis) -> list[str]:
     ]
     control = analysis.controlled[0].baseline.label
     return [
-        f"Levels with a winning ticket (not inferior to dense, and above {control}): "
+        f"Levels with a winning ticket (not inferior to dense, and better than {control}): "
         f"{_listed(analysis, wins) or 'none'}."
     ]
 
