@@ -28,6 +28,7 @@ def raised_alarms(analysis: Analysis) -> list[str]:
     everywhere = all_diverged(cell.rows for cell in analysis.reading.cells)
     return [
         *([f"{ALL_DIVERGED}."] if everywhere else _diverged_lines(curves)),
+        *_unmeasured(analysis),
         *_missed_targets(curves),
         *_equal_arms(analysis),
     ]
@@ -37,6 +38,14 @@ def _diverged_lines(curves: Sequence[Curve]) -> Iterator[str]:
     for curve in curves:
         if all_diverged(cell.rows for cell in curve.cells):
             yield f"{curve.panel}: every replicate of {curve.label} diverged."
+
+
+def _unmeasured(analysis: Analysis) -> Iterator[str]:
+    for curve in analysis.unmeasured:
+        yield (
+            f"{curve.panel}: {curve.label} has no {analysis.metric}, by which the tables compare; "
+            f"its task is judged by {curve.metric.words}. Only records.csv has its rows."
+        )
 
 
 def _missed_targets(curves: Sequence[Curve]) -> Iterator[str]:

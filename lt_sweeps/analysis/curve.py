@@ -137,7 +137,7 @@ def curves(
     drawn = [
         Curve(
             name=name,
-            label=layout.labels.get(name, label),
+            label=label,
             panel=panel,
             choices=config.choices,
             settings=config.settings,
@@ -146,7 +146,7 @@ def curves(
             metric=_metric(group, metric),
         )
         for name, label, panel, config, (group, _) in zip(
-            names, labels.readable(names), panels, configs, groups, strict=True
+            names, line_names.labels_of(names, panels, layout), panels, configs, groups, strict=True
         )
     ]
     order = list(layout.labels)

@@ -64,19 +64,32 @@ class Crossing:
 def endpoints(curve: Curve, layout: ReportConfig, *, least: float) -> list[Endpoint]:
     """Every endpoint of a curve; `least` is the density (in percent) down to which all lines go."""
     metric = curve.metric.name
-    runs = {seed: _run(curve, seed, metric) for seed in curve.seeds}
+    runs = {seed: _run(curve, seed) for seed in curve.seeds}
     chooser = layout.chooser(metric)
     per_run = {
         "peak": lambda run: _peak(run, curve.metric, chooser),
         "area": lambda run: _area(run, metric, least),
     }
     peak, area = (
-        Endpoint(name, {s: v for s, run in runs.items() if not math.isnan(v := number(run))})
+        Endpoint(
+            name,
+            {s: v for s, run in runs.items() if not math.isnan(v := number(run))},
+            sparsity=1 - least / 100 if name == "area" and least < WHOLE else math.nan,
+        )
         for name, number in per_run.items()
     )
     tested = Endpoint("sparsest_tested", sparsity=_sparsest_tested(curve, layout))
     within = _not_inferior(curve, layout)
     return [peak, within, area, tested, *_tickets(curve, chooser, layout)]
+
+
+def shared_density(curves: Iterable[Curve]) -> float:
+    """The density (in percent) down to which all of these curves have a pruned network.
+
+    100 where none has one: the dense network beside them is no curve that ends early.
+    """
+    left = [[p.percent for p in curve.points if p.pruned and p.percent > 0] for curve in curves]
+    return max((min(percents) for percents in left if percents), default=100.0)
 
 
 def crossing(points: Iterable[tuple[float, float]], least: float) -> Crossing:
@@ -124,10 +137,10 @@ def _least_worth(curve: Curve, dense: float, layout: ReportConfig) -> float:
     return curve.metric.worth(curve.metric.limit(layout.margin, dense))
 
 
-def _run(curve: Curve, seed: str, metric: str) -> list[Record]:
-    """A seed's rows with a finite number, from the densest to the sparsest, dense among them."""
+def _run(curve: Curve, seed: str) -> list[Record]:
+    """A seed's rows with weights left, from the densest to the sparsest, dense among them."""
     rows = distinct(cell for cell in _cells(curve) if cell.seed == seed)
-    counted = [r for r in rows if r.weights_remaining and not math.isnan(r.value(metric))]
+    counted = [row for row in rows if row.weights_remaining and row.kind != "mask"]
     return sorted(counted, key=lambda row: -row.percent_remaining)
 
 
@@ -138,7 +151,10 @@ def _cells(curve: Curve) -> tuple[CellResults, ...]:
 
 def _peak(run: Sequence[Record], metric: Quantity, chooser: str) -> float:
     tickets = [
-        row for row in run if row.percent_remaining < WHOLE and not math.isnan(row.value(chooser))
+        row
+        for row in run
+        if row.percent_remaining < WHOLE
+        and not any(math.isnan(row.value(name)) for name in (metric.name, chooser))
     ]
     best = max(tickets, key=lambda row: metric.worth(row.value(chooser)), default=None)
     return math.nan if best is None else best.value(metric.name)
@@ -180,13 +196,17 @@ def _crossing_of_run(curve: Curve, seed: str, layout: ReportConfig) -> Crossing 
 
 
 def _area(run: Sequence[Record], metric: str, least: float) -> float:
-    """Trapezoids under the metric against log density from 100% to `least`, over that width."""
+    """Trapezoids under the metric against log density from 100% to `least`, over that width.
+
+    NaN where the run diverged on the way: a line drawn over the gap would hide the level.
+    """
     x = -np.log([row.percent_remaining / 100 for row in run])
     y = np.array([row.value(metric) for row in run])
     end = -math.log(least / 100)
     if len(run) < 2 or x[0] > 1e-9 or end <= 0 or x[-1] < end - 1e-9:
         return math.nan
-    inside = x < end - 1e-9
+    x = np.where(np.abs(x - end) < 1e-9, end, x)
+    inside = x < end
     x, y = np.append(x[inside], end), np.append(y[inside], np.interp(end, x, y))
     return float(np.trapezoid(y, x) / end)
 

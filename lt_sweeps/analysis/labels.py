@@ -83,8 +83,15 @@ def _with_signatures(cells: Sequence[CellResults], places: Sequence[tuple[str, s
 def readable(names: Sequence[str]) -> list[str]:
     """Names of lines as a reader says them: `lr=0.1` for `recipe.lr=0.1`, if no other key ends so.
 
-    A setting that is a function is called by the function: `init=glorot_normal`.
+    A setting that is a function is called by the function: `init=glorot_normal`. Names that would
+    be said alike (`init=mine.normal`, `init=torch.nn.init.normal`) stay as they are.
     """
+    said = dict(zip(names, _shortened(names), strict=True))
+    times = Counter(said.values())
+    return [said[name] if times[said[name]] == 1 else name for name in names]
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
     plain = [_FUNCTION.sub(r"\1\2=\3", name) for name in names]
     keys = {key for name in plain for _, key in _KEY.findall(name)}
     ends = Counter(key.rpartition(".")[2] for key in keys)
@@ -144,7 +151,18 @@ def _label(cell: CellResults, options: Sequence[str], settings: Sequence[str]) -
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str).replace(" ", "")
+    """A value as a label has it: a text that looks like a number or a list stands in quotes."""
+    if isinstance(value, str):
+        return json.dumps(value) if _reads_as_another(value) else value
+    return json.dumps(value, default=str).replace(" ", "")
+
+
+def _reads_as_another(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _differing_options(cells: Sequence[CellResults]) -> list[str]:

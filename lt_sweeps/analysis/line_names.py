@@ -26,6 +26,7 @@ def check_planned(cells: Iterable[CellResults], layout: ReportConfig) -> None:
     configs = [shared_config(group[0], layout.along, schedule=False) for group in alike]
     panels = [labels.panel_label(config, layout.panels) for config in configs]
     names = named(configs, panels, layout)
+    labels_of(names, panels, layout)
     # Records may tell cells apart that differ in the schedule alone, whose lines then have other
     # names.
     if all(len({cell.signature for cell in group}) == 1 for group in alike):
@@ -60,6 +61,24 @@ def identity(cell: CellResults, along: Sequence[str], *, schedule: bool) -> str:
     """Equal for cells that may be of one curve."""
     config = shared_config(cell, along, schedule=schedule)
     return json.dumps([config.choices, config.settings], sort_keys=True, default=str)
+
+
+def labels_of(names: Sequence[str], panels: Sequence[str], layout: ReportConfig) -> list[str]:
+    """What the legend calls each line. Raises: ValueError: two lines of a panel share a label."""
+    said = [
+        layout.labels.get(name, label)
+        for name, label in zip(names, labels.readable(names), strict=True)
+    ]
+    owners: dict[tuple[str, str], str] = {}
+    for panel, name, label in zip(panels, names, said, strict=True):
+        for called in dict.fromkeys((name, label)):
+            owner = owners.setdefault((panel, called), name)
+            if owner != name:
+                raise ValueError(
+                    f"report.labels: `{called}` of `{panel}` would mean both {owner} and {name}; "
+                    "give each line a label that no other has"
+                )
+    return said
 
 
 def check_lines(names: Sequence[str], layout: ReportConfig) -> None:

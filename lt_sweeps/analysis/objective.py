@@ -127,16 +127,16 @@ class Objective:
     ) -> dict[str, float]:
         # Their libraries take a second, which a plan need not wait for.
         from lt_sweeps.analysis.curve import curves
-        from lt_sweeps.analysis.endpoint import endpoints
+        from lt_sweeps.analysis.endpoint import endpoints, shared_density
 
         # What a report calls its lines does not matter here, and may name lines that are not there.
         margin = layout({key: report[key] for key in ("margin",) if key in report})
         values = {cell.seed: math.nan for cell in cells}
         for curve in curves(cells, metric=_LOOKS_AT, layout=margin):
-            least = curve.points[-1].percent if curve.points else 100.0
-            if least <= 0:  # no weight is left: log density has no end there
+            # An area that stops before the level without a weight would hide that level.
+            if self.name == "area" and any(point.percent <= 0 for point in curve.points):
                 continue
-            ends = endpoints(curve, margin, least=least)
+            ends = endpoints(curve, margin, least=shared_density([curve]))
             values |= next(end.values for end in ends if end.name == self.name)
         return values
 

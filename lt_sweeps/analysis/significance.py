@@ -207,11 +207,13 @@ def correct_by_holm(verdicts: Sequence[Tested], family: str) -> list[Tested]:
 
 
 def point_at_density(point: Point, curve: Curve) -> Point | None:
-    """The point of another curve at the same density, or None."""
-    near = min(curve.points, key=lambda p: abs(p.percent - point.percent), default=None)
-    if near is None or not math.isclose(near.percent, point.percent, rel_tol=SAME):
-        return None
-    return near
+    """The point of another curve at the same density, or None.
+
+    Of several there it is the one with the same values of the keys in `report.along`.
+    """
+    near = [p for p in curve.points if math.isclose(p.percent, point.percent, rel_tol=SAME)]
+    distance = [(p.at != point.at, abs(p.percent - point.percent)) for p in near]
+    return near[distance.index(min(distance))] if near else None
 
 
 def winning(

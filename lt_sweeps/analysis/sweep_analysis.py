@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from lt_sweeps.analysis.curve import Curve, curves
-from lt_sweeps.analysis.endpoint import Endpoint, endpoints
+from lt_sweeps.analysis.endpoint import Endpoint, endpoints, shared_density
 from lt_sweeps.analysis.endpoint_tests import (
     EndpointVerdict,
     endpoint_verdicts,
@@ -63,6 +63,19 @@ class Analysis:
     def curves(self) -> list[Curve]:
         return self.curves_of(self.metric)
 
+    @cached_property
+    def unmeasured(self) -> list[Curve]:
+        """The lines of cells whose task does not measure the first metric: nothing draws them."""
+        drawn = {(cell.signature, cell.seed) for curve in self.curves for cell in curve.cells}
+        rest = [cell for cell in self.reading.cells if (cell.signature, cell.seed) not in drawn]
+        # Only the layout's lines know its keys, so these have the names that tell them apart.
+        return [curve for curve in curves(rest, metric="test_metric") if curve.points]
+
+    @property
+    def every_curve(self) -> list[Curve]:
+        """The lines of all cells with records, also of those that no figure of the metric has."""
+        return [*self.curves, *self.unmeasured]
+
     def curves_of(self, metric: str) -> list[Curve]:
         metric = self.name_of(metric)
         if metric not in self._curves:
@@ -108,8 +121,7 @@ class Analysis:
         """The endpoints of each curve; areas within a panel go down to the same density."""
         ends = []
         for panel in group_by(self.curves_of(self.accuracy), lambda curve: curve.panel).values():
-            sparsest = [c.points[-1].percent for c in panel if c.points and c.points[-1].percent]
-            least = max(sparsest, default=100.0)
+            least = shared_density(panel)
             ends += [(c, endpoints(c, self.layout, least=least)) for c in panel]
         return ends
 
@@ -143,7 +155,7 @@ def line_names(sweep: SweepFolder) -> list[str]:
     cells = sweep.manifest.cells
     try:
         found = analyses(read_results(sweep.folder, metrics=()), {}).values()
-        drawn = [curve for analysis in found for curve in analysis.curves]
+        drawn = [curve for analysis in found for curve in analysis.every_curve]
     except ValueError:  # damaged records, or a layout that the report will refuse
         return [cell.signature[:8] for cell in cells]
     several = len({curve.panel for curve in drawn}) > 1

@@ -18,6 +18,7 @@ from lt_sweeps.api.saved_ticket import SavedTicket
 from lt_sweeps.config.call import nearest
 from lt_sweeps.config.errors import unknown
 from lt_sweeps.config.option_files import option_names
+from lt_sweeps.config.quantities import ACCURACY
 from lt_sweeps.config.report_config import named_figures
 from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.interchange.export_results import evaluations_table
@@ -55,15 +56,17 @@ class Sweep:
         """A row for each cell, seed and level; every key that was swept is a column.
 
         The columns are those of records.jsonl (`lt_sweeps.storage.record.Record` explains them),
-        with `curve`, the name of the line that a report draws, and `mask_criterion` for the option
-        that records call `criterion`. Accuracies and sparsities are fractions in [0, 1].
+        with `curve` and `panel`, where a report draws them, and `mask_criterion` for the option
+        that records call `criterion`. `metric` is by what a task is judged: `accuracy` where the
+        records have null. Accuracies and sparsities are fractions in [0, 1].
         """
         return self._frame.copy()
 
     def ticket(self, **selection: Any) -> SavedTicket:
         """The one ticket that the columns select: `ticket(level=8, seed=0)`.
 
-        A key with a dot is given as `ticket(**{"recipe.lr": 0.1})`.
+        A key with a dot is given as `ticket(**{"recipe.lr": 0.1})`; None selects the rows without
+        a value.
 
         Raises: ValueError: no ticket matches, or several do; the error lists them.
         """
@@ -71,9 +74,9 @@ class Sweep:
         for key, value in selection.items():
             if key not in rows:
                 raise ValueError(unknown("ticket", key, list(rows.columns), what="columns"))
-            left = rows.loc[rows[key] == value]
+            left = rows.loc[_is_value(rows[key], value)]
             if left.empty:
-                there = list(dict.fromkeys(rows[key].dropna()))
+                there = list(dict.fromkeys(rows[key].astype(object).where(rows[key].notna(), None)))
                 raise ValueError(f"ticket: no {key}={value}; there are {there[:_LISTED]}")
             rows = left
         distinct = rows.drop_duplicates(["stage", "seed"])
@@ -160,7 +163,7 @@ class Sweep:
 
     @cached_property
     def _records(self) -> pd.DataFrame:
-        return records_table([c for a in self._analyses({}).values() for c in a.curves])
+        return records_table([c for a in self._analyses({}).values() for c in a.every_curve])
 
     @cached_property
     def _swept(self) -> list[str]:
@@ -177,7 +180,21 @@ class Sweep:
         for key in self._swept:
             if key not in rows:
                 rows[key] = [by_cell[cell].get(key) for cell in cells]
+        if len(rows):  # null in the records: judged by its accuracy
+            rows = rows.assign(
+                metric=rows["metric"].fillna(ACCURACY),
+                lower_is_better=[bool(lower) for lower in rows["lower_is_better"]],
+            )
         return _with_numbers(rows)
+
+
+def _is_value(column: pd.Series, value: Any) -> pd.Series:
+    """Which rows have a value; lists and mappings are texts in the table, and so are some seeds."""
+    if value is None:
+        return column.isna()
+    if isinstance(value, list | tuple | dict):
+        return column == str(list(value) if isinstance(value, tuple) else value)
+    return column.astype(str) == str(value) if column.name == "seed" else column == value
 
 
 def _shown_in_notebooks(sheet: Sheet) -> Sheet:

@@ -28,7 +28,7 @@ from typing import Any, Literal
 from lt_sweeps.config.call import Call, nearest
 from lt_sweeps.config.option_files import read_option
 from lt_sweeps.config.published_curves import with_files
-from lt_sweeps.config.quantities import check_form, of_split, percent_of
+from lt_sweeps.config.quantities import ACCURACY, check_form, is_name, of_split, percent_of
 
 ENDPOINTS = (
     *("sparsest_not_inferior", "area", "peak"),
@@ -38,6 +38,16 @@ FIGURES = (
     *("curves", "by_sparsity", "early_stop", "endpoints", "layers", "cost"),  # from records
     *("overlap", "plane", "signs", "probabilities"),  # from tickets
 )
+REPORT_FILES = (
+    "records",
+    "summary",
+    "tests",
+    "endpoint_tests",
+    "endpoints_by_line",
+    "index",
+    "report",
+)
+"""The files of a report that no figure is called by."""
 FIGURE_GETS = ("analysis", "records")
 """What a figure of a user's may name among its arguments."""
 BANDS = {
@@ -121,6 +131,11 @@ class ReportConfig:
                 _check_own_figure(figure)
             else:
                 _known("report.figures", figure, FIGURES)
+        own = [each["name"] for each in self.figures or () if isinstance(each, Mapping)]
+        if twice := [name for name in own if own.count(name) > 1]:
+            raise ValueError(
+                f"report.figures: two are called `{twice[0]}`; each needs a name of its own"
+            )
         low, high = self.ylim if self.ylim and len(self.ylim) == 2 else (0.0, 0.0)
         checks = {
             "ylim": (self.ylim is None or low < high, "[lower, upper] in the records' unit"),
@@ -191,10 +206,14 @@ def _with_yaml(figure: Any, config_dirs: Sequence[Path]) -> Any:
 def _check_own_figure(figure: Mapping[str, Any]) -> None:
     name = figure.get("name")
     plain = isinstance(name, str) and re.fullmatch(r"[A-Za-z]\w*", name)
-    if not plain or name in FIGURES or not isinstance(figure.get("_target_"), str):
+    # The figure of a metric is called by it: a file that two figures write would be the last one's.
+    metric = str(name).partition("_by_")[0]
+    taken = name in (*FIGURES, *REPORT_FILES, "profile") or metric == ACCURACY or is_name(metric)
+    if not plain or taken or not isinstance(figure.get("_target_"), str):
         raise ValueError(
             f"report.figures: got {dict(figure)}; a figure of your own has a `_target_` and a "
-            f"`name` of letters that is none of {', '.join(FIGURES)}"
+            f"`name` of letters that is none of {', '.join((*FIGURES, *REPORT_FILES))}, and no "
+            "metric"
         )
 
 

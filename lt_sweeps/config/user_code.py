@@ -3,7 +3,8 @@
 A user's function counts in a result's identity by the source of its module and of every module of
 the user's that this one imports: at its top, inside a function, by a relative name, in a circle.
 Of an installed package the version counts, and the checksums that its installer has listed. Not
-seen are modules whose names are put together while the code runs.
+seen are modules whose names are put together while the code runs, and files that the code opens
+without being given their names: an argument that names a file makes its content count.
 """
 
 from __future__ import annotations
@@ -91,10 +92,12 @@ def code_behind(*modules: str) -> dict[str, str]:
 def files_named(arguments: Mapping[str, Any]) -> dict[str, str]:
     """A hash of the content of each file that an argument names, by argument.
 
+    A file in a list or a mapping counts too: as `paths.0`, or `paths.vocabulary`.
+
     Raises:
         ValueError: a file cannot be read.
     """
-    files = {name: Path(v) for name, v in arguments.items() if isinstance(v, str) and _is_file(v)}
+    files = {name: Path(text) for name, text in _texts(arguments) if _is_file(text)}
     hashes: dict[str, str] = {}
     for name, path in files.items():
         try:
@@ -104,6 +107,17 @@ def files_named(arguments: Mapping[str, Any]) -> dict[str, str]:
         except OSError as error:
             raise ValueError(f"{name}: `{path}` cannot be read: {error}") from None
     return hashes
+
+
+def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each text among some values and in their lists and mappings, with its place."""
+    for name, value in values.items():
+        if isinstance(value, str):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from _texts({f"{name}.{key}": inner for key, inner in value.items()})
+        elif isinstance(value, list | tuple):
+            yield from _texts({f"{name}.{i}": inner for i, inner in enumerate(value)})
 
 
 def _is_file(text: str) -> bool:

@@ -77,7 +77,7 @@ def export(
         if not value.isdecimal() or not int(value):
             raise ValueError(f"export: {name}={value}; give a whole number, 1 or more")
     results = read_results(where, metrics=())
-    drawn = [curve for found in analyses(results, {}).values() for curve in found.curves]
+    drawn = [curve for found in analyses(results, {}).values() for curve in found.every_curve]
     rows = records_table(drawn)
     if not len(rows):
         raise ValueError(f"export: {where} has no records yet")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -56,12 +56,24 @@ def import_(
     given = {key: yaml.safe_load(text) for key, text in options.items() if key not in GROUPS}
     call = Call.of({**read, **given}, where="import", supplied=("path", "choices"))
     levels, notes = _levels(call(path=path, choices=named), call)
-    levels = [replace(level, choices={**level.choices, **named}) for level in levels]
+    levels = [
+        replace(level, choices={**level.choices, **named}, state=_for_numpy(level.state))
+        for level in levels
+    ]
     named_after = re.sub(r"[^\w.-]", "_", path.absolute().stem) or "import"
     sweep = _write(levels, root, name or f"{kind}-{named_after}")
     for note in notes:
         print(note)
     return sweep.folder
+
+
+def _for_numpy(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in types that reports, which read them without torch, know: bfloat16 is none."""
+    known = (torch.float16, torch.float32, torch.float64)
+    return {
+        name: t.float() if t.is_floating_point() and t.dtype not in known else t
+        for name, t in state.items()
+    }
 
 
 def _levels(returned: Any, call: Call) -> tuple[list[ImportedLevel], list[str]]:
@@ -86,13 +98,14 @@ def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFol
         by_cell.setdefault((signature, level.seed), []).append(level)
     store = Store(root)
     cells: list[FrozenCell] = []
+    runs: list[tuple[RunFolder, dict[str, str], dict[str, Any], list[Record]]] = []
     for (signature, seed), levels in by_cell.items():
         stages = {_store_ticket(level, store): level for level in levels}
         stored = {stage: level.level for stage, level in stages.items() if level.mask}
         choices, config = dict(levels[0].choices), {**levels[0].config, "seed": seed}
         folder = RunFolder.of(root, signature, seed)
-        folder.write_config(choices, config)
-        folder.write([_record(level, s, signature) for s, level in stages.items()], complete=True)
+        records = [_record(level, stage, signature) for stage, level in stages.items()]
+        runs.append((folder, choices, config, records))
         cells.append(
             FrozenCell(
                 signature=signature,
@@ -108,8 +121,30 @@ def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFol
     before = sweep.usable_manifest
     if before is not None and before.content != content:
         raise ValueError(f"name: {name!r} is taken by another sweep in {root}; choose another")
+    others = _cells_of_others(root, name)
+    for folder, _, _, records in runs:
+        before = folder.read().records
+        if (owner := others.get(folder.path)) and before and [*before] != records:
+            raise ValueError(
+                f"import: sweep {owner} holds other results as seed {folder.path.name} of a file "
+                "of this name; rename the file, or give another seed, model, dataset or method"
+            )
+    for folder, choices, config, records in runs:
+        folder.write_config(choices, config)
+        folder.write(records, complete=True)
     Manifest(name, "imported", content, tuple(cells)).write(sweep.path)
     return sweep
+
+
+def _cells_of_others(root: Path, name: str) -> dict[Path, str]:
+    """The run folders of the cells of all sweeps but one, each with the name of its sweep."""
+    sweeps = [SweepFolder(path.parent) for path in root.glob("sweeps/*/manifest.json")]
+    return {
+        RunFolder.of(root, cell.signature, cell.seed).path: sweep.folder.name
+        for sweep in sweeps
+        if sweep.folder.name != name and (manifest := sweep.usable_manifest) is not None
+        for cell in manifest.cells
+    }
 
 
 def _store_ticket(level: ImportedLevel, store: Store) -> str:

@@ -46,7 +46,7 @@ def records_csv(curves: Sequence[Curve]) -> bytes:
     return file.getvalue()
 
 
-_DERIVED = ("curve", "repeats", "percent_remaining", "compression")
+_DERIVED = ("curve", "panel", "repeats", "percent_remaining", "compression")
 
 
 def _record_columns(curves: Sequence[Curve]) -> list[str]:
@@ -58,15 +58,22 @@ def _record_rows(curves: Sequence[Curve], columns: Sequence[str]) -> Iterator[tu
     facts = [name for name in columns[len(_DERIVED) :] if name in COLUMNS]
     own = columns[len(_DERIVED) + len(facts) :]
     values, nested = attrgetter(*facts), (dict, list)
+    options = {group: facts.index(column) for group, column in Record.options_by_group().items()}
     for curve in curves:
         seen: set[tuple[str, str]] = set()
-        for row in (row for cell in curve.cells for row in cell.rows):
+        owned = ((cell.choices, row) for cell in curve.cells for row in cell.rows)
+        for choices, row in owned:
             ticket = row.stage, row.seed
-            derived = curve.label, ticket in seen, row.percent_remaining, _compression(row)
+            place = curve.label, curve.panel, ticket in seen
+            derived = *place, row.percent_remaining, _compression(row)
             seen.add(ticket)
             metrics = map((row.metrics or {}).get, own)
             # What is nested becomes JSON. Of 4 million values few are, so no function is called.
             texts = [json.dumps(v) if type(v) in nested else v for v in values(row)]
+            # The options as this sweep calls them, which draw the lines: two sweeps share a cell
+            # whose options have other names and the same content, and one of them wrote the row.
+            for group, at in options.items():
+                texts[at] = choices.get(group, texts[at])
             yield *derived, *texts, *metrics
 
 
@@ -80,7 +87,7 @@ def summary_table(curves: Sequence[Curve]) -> pd.DataFrame:
     """The statistics of each curve at each level, in the units of the records."""
     rows: list[dict[str, Any]] = []
     for curve in curves:
-        facts = {"curve": curve.label} | Record.option_columns(curve.choices)
+        facts = {"curve": curve.label, "panel": curve.panel} | Record.option_columns(curve.choices)
         for point in curve.points:
             numbers = asdict(point)
             for name in ("stages", "values", "scored"):
@@ -95,7 +102,9 @@ def summary_table(curves: Sequence[Curve]) -> pd.DataFrame:
                 "metric": curve.metric.name,
             }
             rows.append(facts | place | {"n_seeds": len(curve.seeds)} | numbers)
-    return pd.DataFrame(rows, columns=None if rows else ["curve", *Record.option_columns({})])
+    return pd.DataFrame(
+        rows, columns=None if rows else ["curve", "panel", *Record.option_columns({})]
+    )
 
 
 def verdicts_table(analysis: Analysis) -> pd.DataFrame:

@@ -50,14 +50,7 @@ def write_report(
     """
     figures, missing = draw_figures(analysis)
     figures += more_figures
-    tables_of_numbers = {
-        "summary": csv_tables.summary_table(analysis.curves),
-        "tests": csv_tables.verdicts_table(analysis),
-        "endpoint_tests": csv_tables.endpoint_tests_table(analysis),
-        "endpoints_by_line": csv_tables.endpoints_table(analysis),
-    }
-    files = {"records.csv": csv_tables.records_csv(analysis.curves)}
-    files |= {f"{name}.csv": csv_bytes(table) for name, table in tables_of_numbers.items()}
+    files = _tables(analysis)
     sources = _sources(analysis, figures)
     kept = _kept_pictures(folder, sources)
     for figure in figures:
@@ -72,6 +65,18 @@ def write_report(
     return missing, page_to_open(folder, f"figures: {len(figures)}, files in all: {len(files)}")
 
 
+def _tables(analysis: Analysis) -> dict[str, bytes]:
+    """The CSV files that are no figure's."""
+    tables = {
+        "summary": csv_tables.summary_table(analysis.curves),
+        "tests": csv_tables.verdicts_table(analysis),
+        "endpoint_tests": csv_tables.endpoint_tests_table(analysis),
+        "endpoints_by_line": csv_tables.endpoints_table(analysis),
+    }
+    files = {"records.csv": csv_tables.records_csv(analysis.every_curve)}
+    return files | {f"{name}.csv": csv_bytes(table) for name, table in tables.items()}
+
+
 def page_to_open(folder: Path, about: str) -> Text:
     """Which page to open; its name leads there in a terminal that knows links."""
     page = folder / "index.html"
@@ -79,9 +84,9 @@ def page_to_open(folder: Path, about: str) -> Text:
 
 
 def report_changes(
-    folder: Path, written: Mapping[str, Any], figures: Sequence[Figure]
+    folder: Path, written: Mapping[str, Any], analysis: Analysis, figures: Sequence[Figure]
 ) -> list[str]:
-    """A line for each difference between a written report and its figures as drawn today."""
+    """A line for each difference between a written report and its numbers as they are today."""
     now = {figure.name: figure for figure in figures}
     changes = []
     for name, before in written["figures"].items():
@@ -95,6 +100,11 @@ def report_changes(
             changes.append(f"{name}: it rests on other stages{_stages(before, now[name])}")
     changes += [
         f"{name}: new, not in the written report" for name in now if name not in written["figures"]
+    ]
+    changes += [
+        f"{name}: the data say something else"
+        for name, content in _tables(analysis).items()
+        if written["files"].get(name) != checksum(content)
     ]
     return [*changes, *file_faults(folder, written["files"])]
 

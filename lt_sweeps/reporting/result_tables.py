@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,9 @@ from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed, Speeds
 
 Place = tuple[int, str]
+"""A row of a table: a level, and the percent of weights left as it is written."""
 Column = tuple[str, list[str]]
+Rows = dict[Place, list[tuple[Curve, Point]]]
 
 
 def metric_unit(metric: str) -> tuple[str, float]:
@@ -38,20 +41,17 @@ def accuracy_tables(
     """
     several = len({curve.metric for curve in curves}) > 1
     for panel, members in group_by(curves, lambda curve: curve.panel).items():
-        places = _places(members)
+        rows = _rows(members)
         columns = [
             column
             for curve in members
-            for column in (
-                _column(curve, places, band),
-                *_speed_columns(curve, places, speeds or {}),
-            )
+            for column in (_column(curve, rows, band), *_speed_columns(curve, rows, speeds or {}))
         ]
         # rich would squeeze columns that do not fit until every number is broken over two lines.
         # The first two columns and the frame take 16 characters of each table.
         for part in _parts(columns, width - 16):
             unit = f": {members[0].metric.label}" if several else ""
-            yield _table(places, part, title=f"{title}\n{panel}{unit}")
+            yield _table(list(rows), part, title=f"{title}\n{panel}{unit}")
 
 
 def new_table(title: str, heads: Sequence[str]) -> Table:
@@ -73,30 +73,45 @@ def percent_text(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
-def _places(curves: Sequence[Curve]) -> list[Place]:
-    """The rows of a panel's table, from the densest to the sparsest."""
+def _rows(curves: Sequence[Curve]) -> Rows:
+    """The rows of a panel's table, from the densest to the sparsest, with the points of each."""
     # A row is a level at a percent as written: curves whose sparsities differ by rounding share it.
-    points = sorted(
-        (point for curve in curves for point in curve.points),
-        key=lambda point: (-point.percent, point.level),
-    )
-    return list(dict.fromkeys(_place(point) for point in points))
+    # Where one line has several points there (the values of `report.along`, targets that are nearly
+    # equal), each gets a row of its own, which says its values and its percent in full.
+    shared = {
+        place
+        for curve in curves
+        for place, count in Counter(map(_place, curve.points)).items()
+        if count > 1
+    }
+    placed = [(curve, point) for curve in curves for point in curve.points]
+    rows: Rows = {}
+    for curve, point in sorted(placed, key=lambda pair: (-pair[1].percent, pair[1].level)):
+        place = _place(point)
+        place = _exact_place(point) if place in shared else place
+        rows.setdefault(place, []).append((curve, point))
+    return rows
 
 
 def _place(point: Point) -> Place:
     return point.level, percent_text(point.percent)
 
 
-def _column(curve: Curve, places: Sequence[Place], band: str) -> tuple[str, list[str]]:
-    """A curve's header and its text at each place."""
-    points: Mapping[Place, Point] = {_place(point): point for point in curve.points}
+def _exact_place(point: Point) -> Place:
+    return point.level, "\n".join([f"{point.percent:.6g}", *point.at])
+
+
+def _column(curve: Curve, rows: Rows, band: str) -> tuple[str, list[str]]:
+    """A curve's header and its text in each row."""
     absent = "not yet" if curve.unfinished else "-"
-    texts = [
-        _entry(points[p], len(curve.seeds), band=band, metric=curve.metric)
-        if p in points
-        else absent
-        for p in places
-    ]
+    texts = []
+    for pairs in rows.values():
+        entries = [
+            _entry(point, len(curve.seeds), band=band, metric=curve.metric)
+            for owner, point in pairs
+            if owner is curve
+        ]
+        texts.append("\n".join(entries) or absent)
     label = curve.label.replace(" ", "\n")
     n = len(curve.seeds)
     lean = {point.dense_resources for point in curve.points if point.pruned} == {False}
@@ -104,16 +119,17 @@ def _column(curve: Curve, places: Sequence[Place], band: str) -> tuple[str, list
     return f"{label}\n{n} seed{'s' * (n > 1)}" + "\nnever dense" * lean, texts
 
 
-def _speed_columns(curve: Curve, places: Sequence[Place], speeds: Speeds) -> Iterator[Column]:
+def _speed_columns(curve: Curve, rows: Rows, speeds: Speeds) -> Iterator[Column]:
     """How many times as fast as dense a line's tickets were measured to be: a column a form."""
     found: dict[str, dict[Place, list[MeasuredSpeed]]] = {}
-    for point in curve.points:
+    own = [(place, p) for place, pairs in rows.items() for owner, p in pairs if owner is curve]
+    for place, point in own:
         for name in ((stage, seed) for stage in sorted(point.stages) for seed in point.values):
             for speed in speeds.get(name, ()):
-                found.setdefault(speed.form, {}).setdefault(_place(point), []).append(speed)
+                found.setdefault(speed.form, {}).setdefault(place, []).append(speed)
     for form, by_place in sorted(found.items()):
         devices = dict.fromkeys(s.device for own in by_place.values() for s in own)
-        texts = [_speed_text(by_place.get(place, [])) for place in places]
+        texts = [_speed_text(by_place.get(place, [])) for place in rows]
         yield f"{curve.label.replace(' ', chr(10))}\n{form} speedup\n{', '.join(devices)}", texts
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lt_sweeps.analysis.comparison import Pair, SweepComparison
-from lt_sweeps.analysis.endpoint import NAMES, endpoints
+from lt_sweeps.analysis.endpoint import NAMES, endpoints, shared_density
 from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES, compare_endpoint
 from lt_sweeps.analysis.labels import check_keys
 from lt_sweeps.analysis.results import read_results
@@ -119,7 +119,7 @@ def _endpoints(analysis: Analysis, pairs: Sequence[Pair]) -> Table:
     for a, b in pairs:
         # The mean over a longer curve contains sparser networks and is lower. So both curves are
         # used only down to the density that both reach.
-        least = max(curve.points[-1].percent for curve in (a, b))
+        least = shared_density((a, b))
         left, right = ((curve, endpoints(curve, config, least=least)) for curve in (a, b))
         for name in PER_RUN:
             comparison = compare_endpoint(name, left, right, config)

@@ -101,7 +101,7 @@ def check(
     console: Console | None = None,
     trust: Collection[str] | None = (),
 ) -> bool:
-    """Whether every figure of a written report still is what the data say; prints what is not.
+    """Whether all of a written report still is what the data say; prints what is not.
 
     Nothing is written. Each report is drawn again with the options that it was written with.
 
@@ -117,10 +117,13 @@ def check(
         _check_own_figures([written["layout"]], place, trust)
         # The options of one experiment may name lines that another has not, so each is analysed
         # with its own, and the rest of that analysis is thrown away.
-        figures, _ = draw_figures(_analyses(source, written["layout"])[name])
-        changes = report_files.report_changes(place, written, [*figures, *profile])
+        analysis = _analyses(source, written["layout"])[name]
+        figures, _ = draw_figures(analysis)
+        changes = report_files.report_changes(place, written, analysis, [*figures, *profile])
         faults += [f"{place}: {change}" for change in changes]
-    report_files.print_lines(console, faults or [f"{folder}: every figure is what the data say"])
+    report_files.print_lines(
+        console, faults or [f"{folder}: every figure and table is what the data say"]
+    )
     return not faults
 
 

@@ -16,7 +16,6 @@ from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.durations import readable
-from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.reporting.figures.captions import chosen_text
 from lt_sweeps.reporting.result_tables import new_table, percent_text
 
@@ -66,7 +65,7 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
             kinds = [kind for kind in _TICKETS if curve.dense or kind == "best_performing"]
             for kind in kinds:
                 label = curve.label if kind == kinds[0] else ""
-                cells = _ticket(named[kind], metric, analysis.layout.workers)
+                cells = _ticket(named[kind], curve, analysis.layout.workers)
                 tickets.add_row(Text(label), _TICKETS[kind], *cells)
             tickets.add_section()
         yield runs
@@ -126,9 +125,8 @@ def _mean(endpoint: Endpoint, curve: Curve) -> str:
     if endpoint.name in SPARSITIES:
         scale, digits = 100, 2
     half = "" if math.isnan(s.ci_high) else f" ± {scale * (s.ci_high - s.mean):.{digits}f}"
-    short = len(values) < len(curve.seeds)
-    count = f"\n{len(values)} of {len(curve.seeds)} seeds" if short else ""
-    return f"{'≥ ' * endpoint.at_least}{scale * s.mean:.{digits}f}{half}{count}"
+    number = f"{'≥ ' * endpoint.at_least}{scale * s.mean:.{digits}f}{half}"
+    return number + _seeds(endpoint, curve)
 
 
 def _crossing(endpoint: Endpoint) -> str:
@@ -145,7 +143,7 @@ def _percent(part: float) -> str:
     return "-" if math.isnan(part) else f"{100 * part:.2f}"
 
 
-def _ticket(endpoint: Endpoint, metric: Quantity, workers: int | None) -> tuple[str, str, str]:
+def _ticket(endpoint: Endpoint, curve: Curve, workers: int | None) -> tuple[str, str, str]:
     """A ticket's sparsity (and its place on its line), its metric, and the epochs to find it."""
     if endpoint.ticket is None:
         return "none", "", ""
@@ -160,5 +158,11 @@ def _ticket(endpoint: Endpoint, metric: Quantity, workers: int | None) -> tuple[
         totals = [f"{cost.sequential:g} in all", f"{cost.parallel:g} in parallel"]
         totals += [] if workers is None else [f"{cost.makespan:g} on {workers}"]
         epochs += f"\n{', '.join(totals)}"
-    mean = metric.value_text(endpoint.ticket.mean)
+    mean = curve.metric.value_text(endpoint.ticket.mean) + _seeds(endpoint, curve)
     return f"{_percent(endpoint.sparsity)}{place}", mean, epochs
+
+
+def _seeds(endpoint: Endpoint, curve: Curve) -> str:
+    """Over how many of its seeds the mean of an endpoint is, where that is not all."""
+    n, asked = len(endpoint.values), len(curve.seeds)
+    return f"\n{n} of {asked} seeds" if n < asked else ""

@@ -243,6 +243,11 @@ class Record:
         return {group: getattr(self, column) for group, column in _OPTIONS.items()}
 
     @staticmethod
+    def options_by_group() -> Mapping[str, str]:
+        """The column of each group's option."""
+        return _OPTIONS
+
+    @staticmethod
     def option_columns(choices: Mapping[str, str | None]) -> dict[str, Any]:
         """The option of each group under the name of its column."""
         return {column: choices.get(group) for group, column in _OPTIONS.items()}

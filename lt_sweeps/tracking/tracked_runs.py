@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.analysis.curve import Curve, curves
+from lt_sweeps.analysis.curve import WHOLE, Curve, curves
 from lt_sweeps.analysis.results import CellResults, Results, read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
@@ -176,6 +176,18 @@ class TrackedCell:
         return [level.result for level in self.levels if level.is_result]
 
     @property
+    def _dense(self) -> Row:
+        """The result row of the trained network before any pruning; empty where there is none."""
+        rows = (
+            level.result
+            for level in self.levels
+            if (record := level.record) is not None
+            and (level.is_result, record.kind) == (True, "train")
+            and record.percent_remaining >= WHOLE
+        )
+        return next(rows, {})
+
+    @property
     def metric(self) -> Quantity:
         """The test metric by which its task is judged."""
         records = (level.record for level in self.levels if level.record is not None)
@@ -215,7 +227,7 @@ class TrackedCell:
             settings={**self.settings, "seed": self.seed},
             about=self.about,
             rows=tuple(row for level in self.levels for row in level.rows),
-            summary=_summary(self.results, self.metric),
+            summary=_summary(self.results, self._dense, self.metric),
             done=self.done,
             tickets=tuple(level for level in self.levels if level.ticket is not None),
         )
@@ -287,7 +299,7 @@ def _lines(results: Results) -> dict[tuple[str, str], Curve]:
     drawn: list[Curve] = []
     for analysis in analyses(results, {}).values():
         try:
-            drawn += analysis.curves
+            drawn += analysis.every_curve
         except ValueError:  # a layout that the report will refuse; the mirror can do without it
             drawn += curves(analysis.reading.cells, metric=analysis.metric)
     return {(cell.signature, cell.seed): line for line in drawn for cell in line.cells}
@@ -326,7 +338,7 @@ def _evaluations(folder: Path, seed: str) -> tuple[Row, ...]:
         return ()
 
 
-def _summary(results: list[Row], metric: Quantity) -> dict[str, Any]:
+def _summary(results: list[Row], dense: Row, metric: Quantity) -> dict[str, Any]:
     """A run's summary: its last and its best level, and how many levels went wrong."""
     if not results:
         return {}
@@ -343,7 +355,7 @@ def _summary(results: list[Row], metric: Quantity) -> dict[str, Any]:
     if measured:
         best = max(measured, key=lambda row: metric.worth(row[name]))
         summary |= {
-            f"dense_{metric.name}": results[0].get(name),
+            f"dense_{metric.name}": dense.get(name),
             f"last_{metric.name}": last.get(name),
             f"best_{metric.name}": best[name],
             "best_level": best["level"],

@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
+from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
 from lt_sweeps.config.report_config import BANDS, KEYS
-from lt_sweeps.reporting.csv_tables import summary_table
 from lt_sweeps.reporting.result_tables import percent_text
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.checked_read import read_json, typed
@@ -181,7 +181,7 @@ def verdict_table(analysis: Analysis) -> str:
     for verdict in analysis.verdicts:
         test = verdict.found
         rows.append(
-            f"| {verdict.curve.label} | {percent_text(verdict.point.percent)} "
+            f"| {_line(verdict.curve, analysis)} | {percent_text(verdict.point.percent)} "
             f"| {test.difference:+.4f} [{test.ci_low:+.4f}, {test.ci_high:+.4f}] "
             f"| {test.p:.3g} ({test.test}) | {verdict.p_holm:.3g} | {test.p_exact:.3g} "
             f"| {verdict.mark(analysis.layout.alpha)} |"
@@ -197,17 +197,24 @@ def _metric(analysis: Analysis) -> str:
 
 
 def _means(analysis: Analysis) -> str:
-    table = summary_table(analysis.curves)
-    if not len(table):
+    points = [(curve, point) for curve in analysis.curves for point in curve.points]
+    if not points:
         return "no records yet"
     rows = [f"{_metric(analysis)}; no tests, because the report has no baseline", ""]
     rows += ["| line | % remaining | mean | range | finite |", "|---|---|---|---|---|"]
-    for row in table.to_dict("records"):
+    for curve, point in points:
         rows.append(
-            f"| {row['curve']} | {percent_text(row['percent_remaining'])} | {row['mean']:.4f} "
-            f"| [{row['min']:.4f}, {row['max']:.4f}] | {row['n_finite']} of {row['n_seeds']} |"
+            f"| {_line(curve, analysis)} | {percent_text(point.percent)} | {point.mean:.4f} "
+            f"| [{point.min:.4f}, {point.max:.4f}] | {point.n_finite} of {len(curve.seeds)} |"
         )
     return "\n".join(rows)
+
+
+def _line(curve: Curve, analysis: Analysis) -> str:
+    """A line's label, with its panel where there are several: each may have a line of that name."""
+    several = len({curve.panel for curve in analysis.curves}) > 1
+    name = f"{curve.label}, {curve.panel}" if several else curve.label
+    return name.replace("|", "\\|")
 
 
 def _panel(library: Any, plot: Plot, line: str, band: str) -> Any:

@@ -51,6 +51,12 @@ class Arithmetic:
                     "bf16, or a GPU (device=cuda)"
                 )
             return
+        # Set to 0 it wins over what a program asks for: float32 would be recorded as tf32.
+        if self.precision == "tf32" and os.environ.get(_NO_TF32) == "0":
+            raise ValueError(
+                f"precision: got tf32, and {_NO_TF32}=0 in the environment turns it off; unset "
+                "it, or give float32"
+            )
         if torch.cuda.get_device_capability(device) < (8, 0):
             name = torch.cuda.get_device_name(device)
             raise ValueError(f"precision: got {self.precision} on {name}, which has only float32")
@@ -109,6 +115,7 @@ def _parts(library: Any) -> list[Any]:
 
 _OF_GPUS, _OF_CPUS = _parts(torch.backends.cudnn), _parts(torch.backends.mkldnn)
 
+_NO_TF32 = "NVIDIA_TF32_OVERRIDE"  # read by NVIDIA's libraries
 FLOAT32 = Arithmetic()
 """What is computed without a word on precision."""
 

@@ -14,17 +14,18 @@ from fixtures.tiny_cell import compute_cells, tiny_cell
 from torch import Tensor
 
 from lt_sweeps.analysis import results
+from lt_sweeps.analysis.alarms import raised_alarms
 from lt_sweeps.analysis.endpoint import Endpoint
 from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.config.errors import CONF
-from lt_sweeps.reporting.csv_tables import records_table
+from lt_sweeps.reporting.csv_tables import records_table, summary_table
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.tracking.tracked_runs import tracked_cells
-from lt_sweeps.tracking.wandb_dashboard import sections
+from lt_sweeps.tracking.wandb_dashboard import sections, verdict_table
 
 R2, PERPLEXITY = ("r2", False), ("perplexity", True)
 NOISE = (0.0, 0.2, -0.1, 0.3, -0.2)
@@ -297,3 +298,41 @@ def test_a_search_for_the_worst_is_refused(objective: str, option: str, better: 
     (worse,) = {"minimize", "maximize"} - {better}
     with pytest.raises(ValueError, match=f"hydra.sweeper.direction: got {worse}, .*give {better}"):
         asked.check_direction(worse, task)
+
+
+def test_a_cell_that_does_not_measure_the_metric_is_named_and_keeps_its_records(
+    sweep: FakeSweep,
+) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.8])
+    own = {"dataset": "diabetes"}
+    sweep.cell("r", accuracies=[0.5, 0.4], choices=own, judged_by=("rmse", True), stages=["d", "r"])
+    (one,) = analyses(read_results(sweep.folder, metrics=[]), {"metrics": ["test_loss"]}).values()
+    assert one.unmeasured == [] and not raised_alarms(one)
+    asked = {"metrics": ["test_accuracy"], "labels": {"large_final": "ours"}}
+    (one,) = analyses(read_results(sweep.folder, metrics=[]), asked).values()
+    assert raised_alarms(one) == [
+        "fc on diabetes: large_final has no test_accuracy, by which the tables compare; its task "
+        "is judged by test RMSE. Only records.csv has its rows."
+    ]
+    assert len(records_table(one.every_curve)) == 4 and len(records_table(one.curves)) == 2
+
+
+def test_only_a_trained_whole_network_is_a_trackers_dense_one(sweep: FakeSweep) -> None:
+    """The first result of a supermask is an untrained network, and of others a pruned one."""
+    sweep.cell("trained", accuracies=[0.9, 0.8], choices={"method": "dense"})
+    sweep.cell("scored", accuracies=[0.1, 0.7], stages=["s0", "s1"], more={"kind": "score"})
+    sweep.cell("learned", accuracies=[0.6], sparsities=[0.5], stages=["m"])
+    summaries = [cell.run.summary for cell in tracked_cells(sweep.folder)]
+    assert [summary.get("dense_test_accuracy") for summary in summaries] == [0.9, None, None]
+    assert [summary["best_test_accuracy"] for summary in summaries] == [0.9, 0.7, 0.6]
+
+
+def test_lines_of_one_name_are_told_apart_by_their_panel_in_every_table(sweep: FakeSweep) -> None:
+    for lr in (0.1, 0.2):
+        sweep.cell(f"lr{lr}", accuracies=[0.9, lr], recipe__lr=lr, stages=[f"d{lr}", f"{lr}"])
+    one = found(sweep, metrics=["test_metric"], panels=["recipe.lr"])
+    panels = ["recipe.lr=0.1", "recipe.lr=0.2"]
+    assert summary_table(one.curves)["panel"].unique().tolist() == panels
+    assert records_table(one.curves)["panel"].unique().tolist() == panels
+    shown = verdict_table(one)
+    assert all(f"| large_final, {panel} | 80.0 |" in shown for panel in panels)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fixtures.fake_results import FakeSweep
 
-from lt_sweeps.analysis.endpoint import Endpoint, endpoints
+from lt_sweeps.analysis.endpoint import Endpoint, endpoints, shared_density
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.report_config import layout
@@ -215,3 +215,29 @@ def test_a_line_without_a_dense_network_of_its_own_is_measured_by_its_panels(
     assert ends["sparsest_not_inferior"].values == pytest.approx(expected)
     assert ends["sparsest_matching"].sparsity == pytest.approx(0.5)
     assert ends["sparsest_tested"].sparsity == pytest.approx(0.5)
+
+
+def test_a_dense_line_in_the_panel_takes_no_area_from_the_others(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.9, 0.8], sparsities=HALVES)
+    sweep.cell("d", accuracies=[0.9], choices={"method": "dense", "mask_criterion": None})
+    (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), {}).values()
+    areas = {curve.label: e for curve, ends in one.endpoints for e in ends if e.name == "area"}
+    assert areas["imp"].values["0"] == pytest.approx(0.875) and not areas["dense"].values
+    assert areas["imp"].sparsity == 0.75  # down to there
+
+
+def test_a_level_without_a_weight_ends_the_area_of_a_panel_before_it(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.9, 0.1], sparsities=[0.0, 0.5, 1.0])
+    (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), {}).values()
+    ((curve, ends),) = one.endpoints
+    assert shared_density([curve]) == 50
+    assert {e.name: e.values for e in ends}["area"] == pytest.approx({"0": 0.9})
+
+
+def test_a_run_that_diverged_between_two_levels_has_no_area(sweep: FakeSweep) -> None:
+    """A line drawn over the gap would score a run that failed as one that did not."""
+    sweep.cell("a", accuracies=[0.9, None, 0.8], sparsities=HALVES)
+    assert not found(sweep)["area"].values
+    # what lies beyond the density that all lines reach does not count
+    sweep.cell("a", 1, accuracies=[0.9, 0.7, None], sparsities=HALVES)
+    assert found(sweep, least=50)["area"].values == pytest.approx({"1": 0.8})

@@ -6,12 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from fixtures.fake_results import FakeSweep
 
+from lt_sweeps.analysis.curve import curves
 from lt_sweeps.analysis.labels import readable
+from lt_sweeps.analysis.line_names import check_planned
 from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.report_config import layout
 from lt_sweeps.plan.planning import planned_cell
+from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.sweep_report import report
 
 
@@ -93,3 +99,59 @@ def test_a_setting_is_called_by_its_last_word_where_that_is_clear() -> None:
     assert readable(["recipe.lr=1", "method.lr=1"]) == ["recipe.lr=1", "method.lr=1"]
     named = readable(["model.init._target_=lt_sweeps.models.glorot_normal", "hidden=[30,10]"])
     assert named == ["init=glorot_normal", "hidden=[30,10]"]
+
+
+def two_criteria(root: Path) -> FakeSweep:
+    sweep = FakeSweep(root)
+    for name, accuracy in (("large_final", 0.85), ("random", 0.8)):
+        mine = {"mask_criterion": name}
+        sweep.cell(name, accuracies=[0.9, accuracy], choices=mine, stages=["dense", f"{name}-1"])
+    return sweep
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"large_final": "ours", "random": "ours"},
+        {"large_final": "random"},
+        {"large_final": "random", "random": "large_final"},
+    ],
+)
+def test_a_label_that_would_mean_two_lines_is_refused(
+    tmp_path: Path, given: dict[str, str]
+) -> None:
+    """Tables, figures and `baseline` find a line by its label: two of them would be mixed up."""
+    both = "would mean both large_final and random"
+    with pytest.raises(ValueError, match=both):
+        report(two_criteria(tmp_path).folder, labels=given)
+    cells = read_results(tmp_path / "sweeps" / "fig3", metrics=[]).cells
+    with pytest.raises(ValueError, match=both):
+        check_planned(cells, layout({"labels": given}))
+
+
+def test_functions_of_one_name_are_called_by_all_of_it() -> None:
+    names = [f"model.init._target_={path}.normal_" for path in ("mine", "torch.nn.init")]
+    assert readable(names) == names
+    assert readable([*names[:1], "random"]) == ["init=normal_", "random"]
+
+
+def test_a_text_is_told_from_the_number_that_looks_like_it(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    values = [1, "1", 1.0, None, "null", [1, 2], "[1, 2]", True, "true", "10ep"]
+    for n, value in enumerate(values):
+        stages = [f"dense-{n}", f"{n}-1"]
+        sweep.cell(f"cell{n}", accuracies=[0.9, 0.8], stages=stages, recipe__at=value)
+    drawn = curves(read_results(sweep.folder, metrics=[]).cells, metric="test_accuracy")
+    told = ["1", '"1"', "1.0", "null", '"null"', "[1,2]", '"[1, 2]"', "true", '"true"', "10ep"]
+    assert [curve.label for curve in drawn] == [f"at={text}" for text in told]
+
+
+def test_a_line_is_highlighted_by_its_label_too(tmp_path: Path) -> None:
+    sweep = two_criteria(tmp_path)
+    labels = {"large_final": "large final"}
+    bands = []
+    for name in ("large_final", "large final"):
+        asked = {"labels": labels, "highlight": [name]}
+        (one,) = analyses(read_results(sweep.folder, metrics=[]), asked).values()
+        bands.append(len(metric_figures(one)[0].draw().axes[0].collections))
+    assert bands == [1, 1]

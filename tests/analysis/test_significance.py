@@ -226,3 +226,19 @@ def test_a_winning_ticket_is_not_inferior_to_dense_and_better_than_the_control(
     (curve,) = (each for each in one.curves if each.name == "large_final")
     won = winning(curve, one.controlled, one.layout)
     assert [won[point.stages] for point in curve.points if point.pruned] == [True, False]
+
+
+def test_points_along_a_line_are_tested_against_those_of_the_same_setting(sweep: FakeSweep) -> None:
+    for criterion, better in (("random", 0.0), ("large_final", 0.01)):
+        for lr in (0.1, 0.2):
+            for seed in range(3):
+                sweep.cell(
+                    f"{criterion}-{lr}",
+                    seed,
+                    accuracies=[0.9, 0.5 + lr + better + NOISE[seed] * (1 + better)],
+                    choices={"mask_criterion": criterion},
+                    recipe__lr=lr,
+                )
+    verdicts = found(sweep, along=["recipe.lr"], baseline="random").verdicts
+    assert [v.point.at for v in verdicts] == [("recipe.lr=0.1",), ("recipe.lr=0.2",)]
+    assert [round(v.found.difference, 3) for v in verdicts] == [0.01, 0.01]

@@ -16,6 +16,8 @@ from rich.console import Console
 from lt_sweeps.analysis.curve import curves
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.stored_weights import learned_masks, masks, point_near, prunings
+from lt_sweeps.analysis.sweep_analysis import analyses
+from lt_sweeps.reporting.figures.layer_survival import layer_figures
 from lt_sweeps.reporting.figures.mask_overlap import chance_overlap, jaccard
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.sparsity.sparsifiers.hard_concrete import open_chance as chance_of_gate
@@ -150,3 +152,24 @@ def test_what_cannot_be_drawn_is_said(root: Path, tmp_path: Path) -> None:
     text = console.export_text()
     assert "probabilities: not drawn, because no ticket in the store has a learned mask" in text
     assert "plane: not drawn" in text
+
+
+def test_networks_of_other_widths_are_reported_side_by_side(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Their masks have no weight in common, so that no overlap of the two is drawn."""
+    nets = [{"_target_": "lt_sweeps.models.FC", "hidden": hidden} for hidden in ([6], [8, 6])]
+    run(*(cell(model__net=net, seed=seed) for net in nets for seed in (0, 1)))
+    wanted: dict[str, Any] = {"figures": ["overlap", "layers", "signs"], "masks_at": [0.36]}
+    folder = report(tmp_path / "results", console=Console(file=io.StringIO()), **wanted)
+    overlap = pd.read_csv(folder / "overlap.csv")
+    assert (overlap["line"] == overlap["other"]).all() and overlap["line"].nunique() == 2
+    assert "Blank: networks of other layers" in (folder / "overlap.txt").read_text()
+    (one,) = analyses(read_results(tmp_path / "results", metrics=[]), wanted).values()
+    (figure,) = layer_figures(one)
+    ticks = [text.get_text() for text in figure.draw().axes[0].get_xticklabels()]
+    assert [sorted(tick.split()) for tick in ticks] == [
+        ["hidden.0"],
+        ["hidden.1", "output"],
+        ["output"],
+    ]

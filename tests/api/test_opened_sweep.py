@@ -15,7 +15,7 @@ from fixtures.tiny_cell import compute_cells, settings, tiny_cell
 from matplotlib.figure import Figure
 
 import lt_sweeps as lt
-from lt_sweeps.api.opened_sweep import Sweep
+from lt_sweeps.api.opened_sweep import Sweep, _is_value
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.submission import Submission
 
@@ -42,6 +42,23 @@ def test_a_ticket_is_selected_by_any_column(sweep: Sweep) -> None:
     ticket = sweep.ticket(level=2, seed=1, **{"recipe.lr": 0.03})
     assert (ticket.level, ticket.seed) == (2, "1")
     assert "level 2" in repr(ticket) and "4 cells" in repr(sweep)
+
+
+def test_a_ticket_is_selected_by_no_value_and_by_a_list(sweep: Sweep) -> None:
+    row = {"level": 2, "seed": 1, "recipe.lr": 0.03}
+    ticket = sweep.ticket(**row, granularity=None)
+    assert sweep.ticket(**{**row, "seed": "1"}).stage == ticket.stage
+    with pytest.raises(ValueError, match=r"no granularity=2:4; there are \[None\]"):
+        sweep.ticket(**row, granularity="2:4")
+    column = pd.Series(["[300, 100]", None], name="model.net.hidden")
+    assert [*_is_value(column, [300, 100])] == [*_is_value(column, (300, 100))] == [True, False]
+    assert [*_is_value(column, None)] == [False, True]
+
+
+def test_a_row_says_by_what_its_task_is_judged(sweep: Sweep) -> None:
+    frame = sweep.frame()
+    assert set(frame["metric"]) == {"accuracy"} and not frame["lower_is_better"].any()
+    assert frame["lower_is_better"].dtype == bool
 
 
 def test_several_tickets_are_listed(sweep: Sweep) -> None:

@@ -191,3 +191,17 @@ def test_the_content_of_a_file_that_an_argument_names_counts(lab: Path, monkeypa
 def test_an_argument_that_names_no_file_is_only_a_text(tmp_path: Path) -> None:
     texts = {"a": "sgd", "b": "x" * 5000, "c": "a\0b", "d": str(tmp_path), "e": "", "f": 3}
     assert files_named(texts) == {}
+
+
+def test_files_in_lists_and_mappings_of_arguments_count_too(tmp_path: Path) -> None:
+    """A tokenizer's `files: {vocabulary: v.txt, merges: [m.txt]}` is as much of a result."""
+    names = []
+    for name in ("v.txt", "m.txt"):
+        (tmp_path / name).write_text(name)
+        names.append(str(tmp_path / name))
+    given = {"files": {"vocabulary": names[0], "merges": [names[1], "no file"]}, "width": 3}
+    before = files_named(given)
+    assert [*before] == ["files.vocabulary", "files.merges.0"]
+    (tmp_path / "m.txt").write_text("other merges")
+    after = files_named(given)
+    assert [name for name in before if before[name] != after[name]] == ["files.merges.0"]

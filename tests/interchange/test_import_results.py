@@ -293,3 +293,55 @@ def test_a_sweep_lies_in_its_root_whatever_the_file_is_called(tmp_path: Path) ->
     safetensors.torch.save_file(MASK, tmp_path / "..a b.safetensors")
     sweep = import_("mask", tmp_path / "..a b.safetensors", root=tmp_path / "r")
     assert sweep == tmp_path / "r" / "sweeps" / "mask-..a_b"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"a.weight_mask": None}, "a.weight_orig has no a.weight_mask"),
+        ({"a.weight": torch.ones(2, 3)}, "has a.weight and a.weight_orig"),
+        ({"a.weight_orig": None}, "the mask of a.weight has no weights, others have"),
+    ],
+)
+def test_a_pruned_network_with_a_mask_or_weights_missing_is_refused(
+    tmp_path: Path, changed: dict[str, torch.Tensor | None], said: str
+) -> None:
+    """A weight without its mask would count as one that is not prunable: another sparsity."""
+    whole = {f"{n}.weight_{part}": torch.ones(2, 3) for n in "ab" for part in ("mask", "orig")}
+    kept = {name: t for name, t in {**whole, **changed}.items() if t is not None}
+    safetensors.torch.save_file(kept, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=said):
+        import_("mask", tmp_path / "m.safetensors", root=tmp_path / "r")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_any_precision_lose_the_name_of_their_wrapper(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    given = {"a.weight_mask": torch.eye(2), "a.weight_orig": torch.full((2, 2), 3.0), "scale": []}
+    wrapped = {f"module.{n}": torch.as_tensor(t).to(dtype) for n, t in given.items()}
+    safetensors.torch.save_file(wrapped, tmp_path / "m.safetensors")
+    import_("mask", tmp_path / "m.safetensors", root=tmp_path / "r")
+    (row,) = rows(tmp_path / "r")
+    assert row["layers_remaining"] == {"a.weight": 2} and row["finite"]
+    ticket = Store(tmp_path / "r").read(row["stage"], row["seed"])
+    stored = torch.float32 if dtype == torch.bfloat16 else dtype  # numpy does not know it
+    assert torch.equal(ticket.state["a.weight"][0], 3 * torch.eye(2, dtype=stored))
+
+
+def test_a_file_of_the_same_name_does_not_replace_the_results_of_another_sweep(
+    tmp_path: Path,
+) -> None:
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        safetensors.torch.save_file(MASK, tmp_path / folder / "m.safetensors")
+    root, one, other = tmp_path / "r", tmp_path / "one", tmp_path / "other"
+    import_("mask", one / "m.safetensors", root=root, name="one", test_accuracy="0.9")
+    with pytest.raises(ValueError, match="import: sweep one holds other results as seed 0"):
+        import_("mask", other / "m.safetensors", root=root, name="other", test_accuracy="0.1")
+    assert [row["test_accuracy"] for row in rows(root)] == [0.9]
+    import_("mask", other / "m.safetensors", root=root, name="other", test_accuracy="0.9")
+    import_("mask", other / "m.safetensors", root=root, name="third", test_accuracy="0.1", seed="1")
+    # a number that was mistyped can be mended under its own name
+    import_("mask", one / "m.safetensors", root=root, name="third", test_accuracy="0.2", seed="1")
+    assert sorted(row["test_accuracy"] for row in rows(root)) == [0.2, 0.9]

@@ -124,3 +124,26 @@ def test_a_ticket_stands_with_its_level_and_cost(found: Analysis) -> None:
 def test_a_probability_is_written_as_a_reader_says_it() -> None:
     assert [p_text(p) for p in (0.0342, 0.0004, math.nan)] == ["0.034", "<0.001", "-"]
     assert p_text(0.0625, digits=4) == "0.0625"
+
+
+def test_options_are_called_as_the_sweep_calls_them_whoever_wrote_the_record(
+    tmp_path: Path,
+) -> None:
+    """Two sweeps share a cell where options of two names have the same content."""
+    sweep = FakeSweep(tmp_path)
+    chosen = {"mask_criterion": "mine"}
+    sweep.cell("a", accuracies=[0.9, 0.8], choices=chosen, more={"criterion": "theirs"})
+    (one,) = analyses(read_results(sweep.folder, metrics=[]), {}).values()
+    assert set(records_table(one.curves)["criterion"]) == {"mine"}
+    assert set(csv_tables.summary_table(one.curves)["criterion"]) == {"mine"}
+
+
+def test_a_ticket_that_was_picked_from_fewer_seeds_says_from_how_many(tmp_path: Path) -> None:
+    """The mean of those that did not diverge may well be the highest."""
+    sweep = FakeSweep(tmp_path)
+    sweep.cell("a", 0, accuracies=[0.9, 0.8, 0.95])
+    sweep.cell("a", 1, accuracies=[0.9, 0.8, None])
+    (one,) = analyses(read_results(sweep.folder, metrics=[]), {}).values()
+    _, tickets = endpoint_tables(one)
+    shown = dict(zip(tickets.columns[1].cells, tickets.columns[3].cells, strict=True))
+    assert shown["best"] == "95.00\n1 of 2 seeds" and shown["matching"] == "95.00\n1 of 2 seeds"

@@ -179,7 +179,8 @@ def test_a_caption_answers_its_question_by_the_tests_alone(sweep: FakeSweep) -> 
     (figure,) = metric_figures(found(sweep, **asked))
     assert figure.caption.startswith(
         "Which? fc on digits, large_final against random: above at 1, below at 1 of 2 levels. "
-        "Levels with a winning ticket (not inferior to dense, and above random): none. Mean over"
+        "Levels with a winning ticket (not inferior to dense, and better than random): none. Mean "
+        "over"
     )
 
 
@@ -358,3 +359,33 @@ def test_lines_stay_apart_without_colour() -> None:
 
 def _colours(look: list[Any]) -> list[str]:
     return [style.color for style in look]
+
+
+def test_published_numbers_have_the_label_of_their_line_in_the_table(sweep: FakeSweep) -> None:
+    criteria(sweep, "large_final")
+    entry = {
+        "label": "large_final",
+        "source": "arXiv:1905.01067",
+        "where": {"model": "fc", "dataset": "digits"},
+        "points": [[0.2, 0.95]],
+    }
+    labels = {"large_final": "large final"}
+    data = metric_figures(found(sweep, published=[entry], labels=labels))[0].data
+    assert set(data["line"]) == {"large final"} and (data["source"] != "").any()
+
+
+def test_a_metric_that_is_asked_for_by_two_names_keeps_the_marks_of_its_tests(
+    sweep: FakeSweep,
+) -> None:
+    for criterion, accuracy in (("large_final", 0.8), ("random", 0.6)):
+        for seed in range(3):
+            sweep.cell(
+                criterion,
+                seed,
+                accuracies=[0.9, accuracy + seed / 1000 * (accuracy > 0.7)],
+                choices={"mask_criterion": criterion},
+            )
+    asked = {"metrics": ["test_metric", "test_accuracy"], "baseline": "random"}
+    drawn, _ = draw_figures(found(sweep, figures=["curves"], **asked))
+    (figure,) = (each for each in drawn if each.name == "accuracy")
+    assert set(figure.data["mark"]) == {"", "★"}

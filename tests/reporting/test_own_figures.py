@@ -81,3 +81,20 @@ def test_what_is_no_figure_is_refused_when_the_plan_is_made(figure: Any, said: s
 def test_a_figure_without_a_caption_is_refused(sweep: FakeSweep) -> None:
     with pytest.raises(ValueError, match="give a matplotlib figure and its caption"):
         report(sweep.folder, console=Console(quiet=True), figures=[asked("bare")])
+
+
+@pytest.mark.parametrize(
+    "name", ["accuracy", "accuracy_by_level", "test_r2", "records", "summary", "cost", "profile"]
+)
+def test_a_figure_that_would_replace_another_file_of_the_report_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"report.figures: got .*'name': '{name}'"):
+        layout({"figures": [{**asked("good"), "name": name}]})
+    with pytest.raises(ValueError, match="report.figures: two are called `good`"):
+        layout({"figures": [asked("good"), asked("good")]})
+
+
+def test_no_file_of_a_report_may_be_a_figure_of_a_user(sweep: FakeSweep) -> None:
+    folder = report(sweep.folder, console=Console(quiet=True), figures=["curves", "endpoints"])
+    for name in {path.stem for path in folder.iterdir()}:
+        with pytest.raises(ValueError, match="report.figures"):
+            layout({"figures": [{**asked("good"), "name": name}]})

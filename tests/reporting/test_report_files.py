@@ -42,7 +42,7 @@ def rewritten(sweep: FakeSweep, **changes: object) -> None:
 def test_an_unchanged_report_stands_in_the_layout_that_it_was_drawn_in(sweep: FakeSweep) -> None:
     before = sorted((sweep.folder / "report").iterdir())
     stands, text = checked(sweep)
-    assert stands and "every figure is what the data say" in text
+    assert stands and "every figure and table is what the data say" in text
     assert sorted((sweep.folder / "report").iterdir()) == before
 
 
@@ -134,3 +134,15 @@ def test_the_command_fails_with_status_1(
     rewritten(sweep, test_accuracy=0.7)
     assert main(["report", str(sweep.folder), "--check"]) == 1
     assert "accuracy: its numbers have changed" in capsys.readouterr().out
+
+
+def test_a_number_that_no_figure_draws_is_checked_too(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    sweep.cell("a", accuracies=[0.9, 0.8])
+    report(sweep.folder, console=Console(file=io.StringIO()), figures=["curves"])
+    assert checked(sweep)[0]
+    sweep.cells.clear()
+    sweep.cell("a", accuracies=[0.9, 0.8], more={"end_test_loss": 9.0})
+    stands, text = checked(sweep)
+    assert not stands and "records.csv: the data say something else" in text
+    assert "accuracy" not in text and "summary.csv" not in text

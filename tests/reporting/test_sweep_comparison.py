@@ -218,3 +218,10 @@ def test_figures_from_tickets_need_one_root(tmp_path: Path) -> None:
     one, other = (made(tmp_path / name, name, {name: 0.8}) for name in ("movement", "random"))
     with pytest.raises(ValueError, match=r"report.figures=\['overlap'\] reads the tickets of both"):
         compared(one, other, figures=["overlap"])
+
+
+def test_sweeps_that_end_without_a_weight_or_never_prune_are_compared(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"random": 0.8}, sparsities=[0.0, 1.0])
+    other = made(tmp_path, "other", {"random": 0.8}, sparsities=[0.0, 1.0], recipe__lr=0.5)
+    verdicts, text = compared(one, other)
+    assert [v.point.percent for v in verdicts] == [0] and "mean over log density" in text

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.axes import y_limits
 from lt_sweeps.reporting.figures.style import LOOKS
+from lt_sweeps.reporting.result_tables import accuracy_tables
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.storage import manifest
 from lt_sweeps.storage.pack_profile import PackProfile
@@ -385,3 +387,33 @@ def test_a_report_in_a_cells_folder_is_no_seed_of_it(sweep: FakeSweep) -> None:
     cell = sweep.cell("a", accuracies=[0.9, 0.8]).parent
     first, again = (_run(where)[0] for where in (cell, cell))
     assert first == again and "unfinished" not in _run(sweep.root)[0]
+
+
+def test_points_of_a_line_at_one_density_all_stand_in_its_table(sweep: FakeSweep) -> None:
+    for lr in (0.1, 0.2):
+        sweep.cell(
+            f"lr{lr}", accuracies=[0.9, 0.8 + lr / 10], stages=["dense", f"lr{lr}"], recipe__lr=lr
+        )
+    text, summary = _run(sweep.folder, along=["recipe.lr"])
+    assert summary["mean"].round(4).tolist().count(0.81) == 1
+    for shown in ("81.00", "82.00", "recipe.lr=0.1", "recipe.lr=0.2"):
+        assert shown in text
+
+
+def test_targets_that_are_written_alike_have_a_row_each(sweep: FakeSweep) -> None:
+    for sparsity, accuracy in ((0.8, 0.83), (0.8002, 0.82)):
+        sweep.cell(
+            f"s{sparsity}",
+            accuracies=[0.9, accuracy],
+            sparsities=[0.0, sparsity],
+            stages=["dense", f"s{sparsity}"],
+        )
+    (one,) = analyses(read_results(sweep.folder, metrics=[]), {}).values()
+    (curve,) = one.curves
+    points = [replace(p, percent=100 - 100 * (p.target_sparsity or 0)) for p in curve.points]
+    tables = accuracy_tables(
+        [replace(curve, points=tuple(points))], title="", band="range", width=100
+    )
+    left, _, means = ([*column.cells] for column in next(iter(tables)).columns)
+    assert left == ["100", "20", "19.98"]  # and not 20.0 twice
+    assert [str(text) for text in means] == ["90.00", "83.00", "82.00"]

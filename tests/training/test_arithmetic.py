@@ -224,3 +224,15 @@ def test_a_model_without_a_kernel_that_repeats_is_refused_in_one_line() -> None:
         raise RuntimeError(message)
     with pytest.raises(RuntimeError, match="out of memory"), Arithmetic().set(cuda):
         raise RuntimeError("out of memory")
+
+
+def test_tf32_is_refused_where_the_environment_turns_it_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NVIDIA's libraries would compute in float32, and the record would say tf32."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    Arithmetic("tf32").check(torch.device("cuda"))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    with pytest.raises(ValueError, match="precision: got tf32, and NVIDIA_TF32_OVERRIDE=0"):
+        Arithmetic("tf32").check(torch.device("cuda"))
+    Arithmetic("bf16").check(torch.device("cuda"))

@@ -12,7 +12,7 @@ from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.foreign_file import read_safetensors
 from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
-_SUFFIX, _ORIGINAL = "_mask", "_orig"
+_SUFFIX, _ORIGINAL, _WRAPPED = "_mask", "_orig", "module."
 
 
 def read_mask_file(
@@ -48,15 +48,17 @@ def read_mask(
 
     A mask is `mask/<name>` as in our tickets, `<name>_mask` as in modules that torch has pruned,
     or else every tensor under its own name. Weights beside the masks (`<name>` or `<name>_orig`)
-    are imported too, with pruned weights set to 0.
+    are imported too, with pruned weights set to 0. Names lose a `module.` that all of them have.
 
-    Raises: ValueError: no safetensors file, or no mask in it.
+    Raises: ValueError: no safetensors file, no mask in it, or a weight without its mask.
     """
     try:
         tensors = read_safetensors(path)
     except (DamagedFile, OSError) as error:
         raise ValueError(f"import: {path} is not a safetensors file: {error}") from None
-    masks, state = _split(tensors)
+    if all(name.startswith(_WRAPPED) for name in tensors):
+        tensors = {name.removeprefix(_WRAPPED): tensor for name, tensor in tensors.items()}
+    masks, state = _split(tensors, path)
     kept = binary(masks, str(path))
     for name in kept:
         if name in state and state[name].shape != kept[name].shape:
@@ -76,13 +78,23 @@ def read_mask(
     )
 
 
-def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _split(
+    tensors: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Masks and weights by the name of the weight."""
     groups = split_by_prefix(tensors)
     if groups[MASK]:
         return groups[MASK], groups[""]
     if any(name.endswith(_SUFFIX) for name in tensors):
         masks = {n.removesuffix(_SUFFIX): t for n, t in tensors.items() if n.endswith(_SUFFIX)}
-        rest = {n.removesuffix(_ORIGINAL): t for n, t in tensors.items() if not n.endswith(_SUFFIX)}
-        return masks, rest
+        rest = {n: t for n, t in tensors.items() if not n.endswith(_SUFFIX)}
+        originals = {n.removesuffix(_ORIGINAL): n for n in rest if n.endswith(_ORIGINAL)}
+        # Without its mask a weight would count as one that cannot be pruned.
+        if lost := sorted(originals.keys() - masks.keys()):
+            raise ValueError(f"import: {path}: {originals[lost[0]]} has no {lost[0]}{_SUFFIX}")
+        if twice := sorted(originals.keys() & rest.keys()):
+            raise ValueError(f"import: {path}: has {twice[0]} and {originals[twice[0]]}")
+        if (bare := sorted(masks.keys() - originals.keys() - rest.keys())) and originals:
+            raise ValueError(f"import: {path}: the mask of {bare[0]} has no weights, others have")
+        return masks, {n.removesuffix(_ORIGINAL): t for n, t in rest.items()}
     return dict(tensors), {}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.report_config import REPORT_FILES
 from lt_sweeps.reporting.figures import accuracy_curves
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.layer_survival import layer_figures
@@ -47,7 +48,13 @@ def draw_figures(analysis: Analysis) -> tuple[list[Figure], list[str]]:
     chosen |= {figure["name"]: partial(draw_own, figure) for figure in own}
     for name, draw in chosen.items():
         try:
-            drawn += draw(analysis)
+            for figure in draw(analysis):
+                # Its files would replace those of the other. Of ours, two are the same figure,
+                # asked for as `test_metric` and as `test_accuracy`: the first has the tests.
+                if figure.name not in (*REPORT_FILES, *(other.name for other in drawn)):
+                    drawn.append(figure)
+                elif name not in FIGURES:
+                    raise NotDrawn(f"the report has another file `{figure.name}`")
         except NotDrawn as reason:
             reasons.append(f"{name}: not drawn, because {reason}")
     return drawn, reasons

@@ -212,12 +212,14 @@ def _data(
                     "source": "",
                 }
             )
+    # A published line may have the name of a line of ours; its rows then have that line's label.
+    labels = {curve.name: curve.label for curve in curves}
     for title, panel_curves in captions.by_panel(curves).items():
         for published in published_for(layout, panel_curves, metric):
             rows += [
                 {
                     "panel": title,
-                    "line": published.label,
+                    "line": labels.get(published.label, published.label),
                     "percent_remaining": 100 * (1 - sparsity),
                     "sparsity": sparsity,
                     "metric": metric,

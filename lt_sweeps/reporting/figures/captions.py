@@ -64,8 +64,9 @@ def seeds_sentence(curves: Sequence[Curve], layout: ReportConfig) -> str:
     if most == 1:
         return "One seed, no band."
     n = f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
-    names = {curve.name: curve.label for curve in curves}
-    which = [names[name] for name in layout.highlight or () if name in names]
+    which = dict.fromkeys(
+        curve.label for name in layout.highlight or () for curve in curves if curve.called(name)
+    )
     only = f" (of {', '.join(which)})" if which else ""
     return f"Mean over seeds, {n}; band{only}: {BANDS[layout.band]}."
 
@@ -126,12 +127,12 @@ def winning_sentences(analysis: Analysis) -> list[str]:
     wins = [
         (curve, f"at {count}")
         for curve in analysis.curves
-        if curve.name != analysis.layout.control
+        if not curve.called(analysis.layout.control or "")
         and (count := sum(winning(curve, analysis.controlled, analysis.layout).values()))
     ]
     control = analysis.controlled[0].baseline.label
     return [
-        f"Levels with a winning ticket (not inferior to dense, and above {control}): "
+        f"Levels with a winning ticket (not inferior to dense, and better than {control}): "
         f"{_listed(analysis, wins) or 'none'}."
     ]
 

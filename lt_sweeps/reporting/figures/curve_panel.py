@@ -52,7 +52,7 @@ def draw_panel(
         return
     for curve in curves:
         # With ten lines the bands cover each other; `report.highlight` says whose are drawn.
-        banded = layout.highlight is None or curve.name in layout.highlight
+        banded = layout.highlight is None or any(map(curve.called, layout.highlight))
         band = layout.band if banded else None
         _line(axes, curve, styles[curve.name], band=band, scale=scale, x=x)
     _dense(axes, curves, styles, scale)

@@ -65,9 +65,13 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
     sheet, panels = banded_lines(data, labels, columns, names, marker=style.MARKER)
     for axes, rows in panels:
         _log_percent(axes)
-        layers = rows.drop_duplicates("number").sort_values("number")["layer"]
+        # Lines of networks that differ may have other layers at one place: all are named.
+        names = rows.groupby("number")["layer"].unique()
         # All layers end in `.weight`, which says nothing.
-        ticks = [style.escaped(layer.removesuffix(".weight")) for layer in layers]
+        ticks = [
+            style.escaped("\n".join(layer.removesuffix(".weight") for layer in layers))
+            for layers in names
+        ]
         axes.set_xticks(range(len(ticks)), ticks)
         # More than five names of layers do not fit beside each other in a panel of one column.
         if len(ticks) > 5:

@@ -46,6 +46,9 @@ def overlap_figures(analysis: Analysis) -> list[Figure]:
         f"means over {pairs} pairs. Chance: the overlap of independent "
         "masks with the same densities in each layer."
     )
+    lines = data.groupby("panel")["line"].nunique()
+    if len(data) < sum(lines**2):
+        sentence += " Blank: networks of other layers, or fewer than two masks."
     draw = partial(_draw, data)
     return one_figure(analysis, "overlap", data, stage_ids(points), draw, sentence)
 
@@ -82,6 +85,7 @@ def _pair(one: MaskedPoint, other: MaskedPoint) -> Iterator[dict[str, object]]:
         if curve is other_curve
         else [(seed, seed) for seed in masks if seed in other_masks]
     )
+    pairs = [(a, b) for a, b in pairs if _fit(masks[a], other_masks[b])]
     if pairs:
         overlaps = [jaccard(masks[a], other_masks[b]) for a, b in pairs]
         chances = [chance_overlap(masks[a], other_masks[b]) for a, b in pairs]
@@ -95,6 +99,11 @@ def _pair(one: MaskedPoint, other: MaskedPoint) -> Iterator[dict[str, object]]:
             "chance": float(np.mean(chances)),
             "n": len(pairs),
         }
+
+
+def _fit(one: Arrays, other: Arrays) -> bool:
+    """Whether two masks are of networks with the same layers: lines may differ in the width."""
+    return {n: m.shape for n, m in one.items()} == {n: m.shape for n, m in other.items()}
 
 
 def _draw(data: pd.DataFrame) -> Sheet:

@@ -30,7 +30,7 @@ def draw_own(figure: Mapping[str, Any], analysis: Analysis) -> list[Figure]:
     if not analysis.curves:
         raise NotDrawn("no records yet")
     try:
-        returned = call(analysis=analysis, records=records_table(analysis.curves))
+        returned = call(analysis=analysis, records=records_table(analysis.every_curve))
     except NotDrawn:
         raise
     except Exception as error:
