@@ -217,7 +217,7 @@ def test_data_that_changed_since_a_sweep_was_started_are_named(
     arguments = (theirs, sweep.folder, "cpu", None, LoadedCode.now())
     process = command_line.processes.Process(target=serve, args=arguments)
     process.start()
-    process.join(60)
+    process.join()
     assert process.exitcode == CHANGED
     said = ours.recv()
     assert re.match(r"data: image_folder\(path='.*pets', size=4\) reads other content", said)

@@ -124,7 +124,7 @@ def test_a_pack_whose_log_cannot_be_written_is_computed_all_the_same(
     arguments = (theirs, sweep.folder, "cpu", None, LoadedCode.now())
     process = command_line.processes.Process(target=serve, args=arguments)
     process.start()
-    process.join(60)
+    process.join()
     ours.close()
     assert process.exitcode == 0
     assert len(made.missing(Submission(made, settings(tmp_path)).store)) == 2

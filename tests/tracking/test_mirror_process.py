@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fixtures.command_line import CommandLine, kill, start, until
@@ -14,6 +15,7 @@ from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.tracking import mirror_process
 from lt_sweeps.tracking.mirror_process import Deadline, mirrored
 from lt_sweeps.tracking.tracked_runs import tracked_cells
 
@@ -177,13 +179,20 @@ def test_a_wrong_value_is_refused_when_the_plan_is_made(
     assert f"error: {line}" in capsys.readouterr().err
 
 
-def test_the_clock_stops_some_seconds_after_the_launcher() -> None:
+def test_the_clock_stops_some_seconds_after_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = [0.0], []
+    monkeypatch.setattr(
+        mirror_process, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=slept.append)
+    )
     reader, writer = os.pipe()
     with os.fdopen(reader) as pipe:
-        clock = Deadline(pipe, linger=0.2)
+        clock = Deadline(pipe, linger=5)
         assert not clock.ended and clock.left > 1e9
         os.close(writer)
-        clock.wait(60)
-        assert clock.ended and 0 < clock.left <= 0.2
-        clock.wait(60)
-        assert clock.left <= 0
+        clock.wait(9999)  # it does not wait on: the launcher has ended
+        assert clock.ended and clock.left == 5
+        now[0] = 2
+        clock.wait(9999)
+        assert slept[-1] == clock.left == 3, "no longer than there is time"
+        now[0] = 6
+        assert clock.left == -1
