@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 from fixtures import wandb_files
-from fixtures.wandb_server import WandbServer
+from fixtures.wandb_server import WandbServer, sync
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking import wandb_file
-from lt_sweeps.tracking.mirror import sync
 from lt_sweeps.tracking.tracked_runs import tracked_cells
 
 REPOSITORY = Path(__file__).parents[2]
@@ -105,7 +104,6 @@ def test_a_sweep_beside_a_full_disk_ends_as_if_nothing_were(
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
             text=True,
-            timeout=300,
         )
     assert done.returncode == 0, done.stderr
     # One reason, and another where W&B's service is too slow to say the first: each once.
