@@ -68,6 +68,14 @@ def _conf_is_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_power_is_cut() -> Iterator[None]:
+    """A killed process loses nothing that it wrote, so no test waits until the disk has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _limit(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that waits for something that never comes, instead of waiting with it.
