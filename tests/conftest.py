@@ -69,6 +69,18 @@ def _conf_is_read_once() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _no_settings_of_a_person() -> Iterator[None]:
+    """What a terminal, a job of Slurm or a tracker's user has set does not reach the tests."""
+    names = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES")
+    kinds = ("SLURM_JOB", "SLURM_ARRAY", "WANDB_", "MLFLOW_", "HYDRA_")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [*os.environ]:
+            if name in names or name.startswith(kinds):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _no_power_is_cut() -> Iterator[None]:
     """A killed process loses nothing that it wrote, so no test waits until the disk has it."""
     with pytest.MonkeyPatch.context() as patch:
