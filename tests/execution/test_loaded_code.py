@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.command_line import CommandLine, finish, start, until
+from fixtures.command_line import TINY, CommandLine, finish, start, tickets, until
 from fixtures.tiny_cell import settings
 from PIL import Image
 
@@ -27,9 +27,8 @@ from lt_sweeps.storage.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = [
-    *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
-    *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]", "schedule.levels=2"),
-    *("recipe.batch_size=16", "recipe.length=3ep", "seed=0", "workers=1", "backend=loop"),
+    *TINY,
+    *("schedule.levels=2", "recipe.length=3ep", "seed=0", "workers=1", "backend=loop"),
     "report.figures=[curves]",
 ]
 MINE = """
@@ -154,13 +153,6 @@ def flip(clone: Path) -> Path:
     assert "return final.abs()" in text
     path.write_text(text.replace("return final.abs()", "return -final.abs()"))
     return path
-
-
-def tickets(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in root.glob("tickets/*/*.safetensors")
-    }
 
 
 @pytest.mark.slow

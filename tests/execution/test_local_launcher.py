@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.command_line import CommandLine, finish, start, until
+from fixtures.command_line import TINY, CommandLine, finish, start, tickets, until
 from fixtures.dying_process import dies_after
 from PIL import Image
 
@@ -24,18 +24,15 @@ from lt_sweeps.execution.run_settings import check_writable
 from lt_sweeps.storage.record import ALL_DIVERGED
 
 WORDS = [
-    *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
-    *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]", "schedule.levels=2"),
-    *("recipe.batch_size=16", "recipe.length=30ep", "mask_criterion=large_final,random"),
+    *TINY,
+    *("schedule.levels=2", "recipe.length=30ep", "mask_criterion=large_final,random"),
     *("seed=0,1", "workers=2", "report.figures=[curves]"),  # one picture, drawn quickly
 ]
 
 
 def results(root: Path) -> dict[str, object]:
     """Every ticket's bytes and every record, but for the seconds that a clock measured."""
-    contents: dict[str, object] = {
-        str(p.relative_to(root)): p.read_bytes() for p in root.glob("tickets/*/*.safetensors")
-    }
+    contents: dict[str, object] = {**tickets(root)}
     for path in root.glob("runs/*/*/records.jsonl"):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         contents[str(path.relative_to(root))] = [

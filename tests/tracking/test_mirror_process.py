@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from fixtures.command_line import CommandLine, kill, start, until
+from fixtures.command_line import TINY, CommandLine, kill, start, until
 from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.cli.command_line import main
@@ -21,9 +21,8 @@ from lt_sweeps.tracking.mirror_process import Deadline, mirrored
 from lt_sweeps.tracking.tracked_runs import tracked_cells
 
 WORDS = [
-    *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
-    *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]", "schedule.levels=1"),
-    *("recipe.batch_size=16", "recipe.length=5ep", "mask_criterion=large_final", "seed=0,1"),
+    *TINY,
+    *("schedule.levels=1", "recipe.length=5ep", "mask_criterion=large_final", "seed=0,1"),
     *("tracker=wandb", "tracker.every=0.5", "workers=1"),
     *("tracker.timeout=300", "tracker.linger=900"),  # as long as a slow machine may need
     "report.figures=[curves]",  # one picture, drawn quickly
