@@ -17,12 +17,26 @@ from fixtures.command_line import CommandLine, composed
 from fixtures.tiny_cell import compute_cells, settings, tiny_cell
 from fixtures.wandb_server import WandbServer
 from hydra._internal.config_repository import ConfigRepository
+from hypothesis import HealthCheck
+from hypothesis import settings as drawn
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.storage.store import Store
+
+# The same examples in every run, on a machine of any speed; `--hypothesis-profile=other` draws
+# others.
+drawn.register_profile(
+    "same",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+drawn.register_profile("other", drawn.get_profile("same"), derandomize=False)
+drawn.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,11 +74,34 @@ def _conf_is_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings_of_a_person() -> Iterator[None]:
+    """What a terminal, a job of Slurm or a tracker's user has set does not reach the tests."""
+    names = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES")
+    kinds = ("SLURM_JOB", "SLURM_ARRAY", "WANDB_", "MLFLOW_", "HYDRA_")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [*os.environ]:
+            if name in names or name.startswith(kinds):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_power_is_cut() -> Iterator[None]:
+    """A killed process loses nothing that it wrote, so no test waits until the disk has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _limit(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that waits for something that never comes, instead of waiting with it."""
+    """Fail a test that waits for something that never comes, instead of waiting with it.
+
+    It is the only limit of time: a test that passes ends long before, on a slow machine too.
+    """
     slow = any(request.node.get_closest_marker(name) for name in ("slow", "slurm"))
-    seconds = 3600 if slow else 300
+    seconds = 3600 if slow else 1200
 
     def fail(*_: object) -> None:
         pytest.fail(f"it did not end within {seconds} seconds")
@@ -122,6 +159,7 @@ def wandb_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Wa
     server = WandbServer()
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "600")  # a slow machine starts its service slowly
     # matplotlib lists the fonts again, for some seconds, where it finds no list.
     monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # no key of a person's

@@ -8,7 +8,6 @@ and none may believe a file with a checksum that says something else than what w
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,22 +213,17 @@ def test_any_bytes_are_read_as_written_or_are_one_line(files: dict[str, File], n
 
     @settings(
         max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
-        derandomize=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
     @given(harmed(right))
     def read(content: bytes) -> None:
         file.path.write_bytes(content)
-        began = time.monotonic()
         try:
             found = file.read()
         except ValueError as error:
             assert "\n" not in str(error) and len(str(error)) < 2000
         else:
             assert not file.sealed or found == written
-        assert time.monotonic() - began < 20
 
     try:
         read()

@@ -368,10 +368,10 @@ def test_what_only_prints_needs_no_torch(words: str, tmp_path: Path) -> None:
     )
     package = str(Path(__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *words.split()],
+        [sys.executable, "-c", code, *words.split()],
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": package, "PYTHONWARNINGS": "error"},
+        env={"PYTHONPATH": package},
         cwd=tmp_path,
     )
     assert (done.returncode, done.stderr) == (0, "")

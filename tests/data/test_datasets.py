@@ -42,12 +42,13 @@ GRAYS = {"cat": 10, "dog": 200}
 @pytest.fixture
 def offline(monkeypatch):
     """Point torchvision at a port of this machine on which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
-    monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{port}/cifar.tar.gz")
+    with socket.socket() as silent:  # ours, so that nobody else comes to listen on it
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
+        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{port}/cifar.tar.gz")
+        yield
 
 
 @pytest.fixture(scope="module")

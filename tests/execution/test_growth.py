@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fixtures.tiny_cell import settings
+from fixtures.tiny_cell import settings, settle
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.submission import Submission, work_on, write_records
@@ -52,7 +52,7 @@ def test_what_is_missing_of_a_finished_root_takes_a_listing_a_stage_and_a_look_a
         made, store = run(
             *(cell(seed=s, recipe__length="1ep") for s in range(seeds)), root=tmp_path / str(seeds)
         )
-        time.sleep(0.1)  # what was only just written is not trusted
+        settle(store.root)
         assert not made.missing(store, thorough=True), "it reads what it has not verified"
         with counted("open", "listdir", "scandir", "stat", "fsync") as count:
             assert not made.missing(store, thorough=True)
@@ -71,7 +71,7 @@ def test_a_finished_root_is_recorded_without_reading_it(
             *(cell(seed=s, recipe__length="1ep") for s in range(seeds)), root=tmp_path / str(seeds)
         )
         submission = Submission(made, settings(store.root))
-        time.sleep(0.1)
+        settle(store.root)
         assert submission.write_records() == seeds
         with counted("open", "fsync") as count:
             assert submission.write_records() == seeds
@@ -92,7 +92,7 @@ def test_a_verified_ticket_that_changed_is_read_again(
     cell: Make, run: Run, harm: Callable[[Path], object]
 ) -> None:
     made, store = run(cell(recipe__length="1ep"))
-    time.sleep(0.1)
+    settle(store.root)
     assert not made.missing(store, thorough=True)
     last = made.cells[0].last
     harm(store.path(last.key, 0))
@@ -108,7 +108,7 @@ def _harmed(path: Path) -> Path:
 
 def test_a_ticket_is_verified_again_where_its_parent_changed(cell: Make, run: Run) -> None:
     made, store = run(cell(recipe__length="1ep"))
-    time.sleep(0.1)
+    settle(store.root)
     assert not made.missing(store, thorough=True)
     dense, first, second = made.cells[0].trainings
     path = store.path(dense.key, 0)
@@ -144,14 +144,25 @@ def test_what_was_verified_may_be_lost_or_damaged_or_of_other_checks(tmp_path: P
     assert len(path.read_bytes().splitlines()) < 5, "versions that have passed are dropped"
 
 
-def test_a_file_is_settled_only_when_its_clock_has_ticked(tmp_path: Path) -> None:
+def test_a_file_is_settled_only_when_its_clock_has_ticked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     path.write_text("a")
     seen = version(path)
-    assert seen is not None and not is_settled(seen)
-    now = time.time_ns()
-    assert is_settled(f"1-1-1-{now // 10**9 * 10**9 - 10**8 + 1}")
-    assert not is_settled(f"1-1-1-{now // 10**9 * 10**9}"), "a clock that ticks every second"
+    assert seen is not None
+    second, ms = 10**9, 10**6
+    written = path.stat().st_ctime_ns // second * second
+
+    def settled(changed: int, *, after: int, version: str = "1-1-1-{}") -> bool:
+        monkeypatch.setattr(time, "time_ns", lambda: changed + after)
+        return is_settled(version.format(changed))
+
+    fine = written + 1
+    assert not settled(fine, after=50 * ms) and settled(fine, after=51 * ms)
+    assert not settled(written, after=2 * second), "a clock that ticks every second or two"
+    assert settled(written, after=2 * second + 1)
+    assert not settled(path.stat().st_ctime_ns, after=0, version=seen)
 
 
 def test_the_records_of_a_level_cost_the_same_at_every_level(cell: Make, tmp_path: Path) -> None:

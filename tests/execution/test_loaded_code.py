@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.command_line import CommandLine, finish, start, until
+from fixtures.command_line import TINY, CommandLine, finish, start, tickets, until
 from fixtures.tiny_cell import settings
 from PIL import Image
 
@@ -27,9 +27,8 @@ from lt_sweeps.storage.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
 WORDS = [
-    *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
-    *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]", "schedule.levels=2"),
-    *("recipe.batch_size=16", "recipe.length=3ep", "seed=0", "workers=1", "backend=loop"),
+    *TINY,
+    *("schedule.levels=2", "recipe.length=3ep", "seed=0", "workers=1", "backend=loop"),
     "report.figures=[curves]",
 ]
 MINE = """
@@ -156,13 +155,6 @@ def flip(clone: Path) -> Path:
     return path
 
 
-def tickets(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in root.glob("tickets/*/*.safetensors")
-    }
-
-
 @pytest.mark.slow
 def test_an_edit_of_the_package_changes_nothing_in_a_sweep_that_runs(
     clone: Path, tmp_path: Path, command_line: CommandLine
@@ -217,7 +209,7 @@ def test_data_that_changed_since_a_sweep_was_started_are_named(
     arguments = (theirs, sweep.folder, "cpu", None, LoadedCode.now())
     process = command_line.processes.Process(target=serve, args=arguments)
     process.start()
-    process.join(60)
+    process.join()
     assert process.exitcode == CHANGED
     said = ours.recv()
     assert re.match(r"data: image_folder\(path='.*pets', size=4\) reads other content", said)

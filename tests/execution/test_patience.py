@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fixtures.command_line import CommandLine, finish, start, until
+from fixtures.command_line import TINY, CommandLine, finish, start, tickets, until
 from fixtures.small_disk import SmallDisk, mounted
 from fixtures.tiny_cell import settings
 
@@ -25,9 +25,8 @@ from lt_sweeps.execution.worker_process import serve
 from lt_sweeps.plan.planning import packs, plan
 
 WORDS = [
-    *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
-    *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]", "schedule.levels=2"),
-    *("recipe.batch_size=16", "recipe.length=3ep", "workers=1", "report.figures=[curves]"),
+    *TINY,
+    *("schedule.levels=2", "recipe.length=3ep", "workers=1", "report.figures=[curves]"),
 ]
 FULL = """
 import errno
@@ -124,7 +123,7 @@ def test_a_pack_whose_log_cannot_be_written_is_computed_all_the_same(
     arguments = (theirs, sweep.folder, "cpu", None, LoadedCode.now())
     process = command_line.processes.Process(target=serve, args=arguments)
     process.start()
-    process.join(60)
+    process.join()
     ours.close()
     assert process.exitcode == 0
     assert len(made.missing(Submission(made, settings(tmp_path)).store)) == 2
@@ -218,10 +217,3 @@ def test_a_sweep_on_a_disk_that_is_full_for_a_minute_ends_with_the_same_bytes(
     assert status == 0, said
     assert "Traceback" not in said and "halved" not in said
     assert tickets(root) == tickets(tmp_path / "whole")
-
-
-def tickets(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in root.glob("tickets/*/*.safetensors")
-    }

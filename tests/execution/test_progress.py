@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fixtures.tiny_cell import settings
@@ -42,6 +43,14 @@ def shown(panel: ProgressPanel, width: int = 80, height: int = 24) -> list[str]:
 def panel_of(sweep: SweepFolder, *, height: int = 24, terminal: bool = True) -> ProgressPanel:
     console = Console(file=io.StringIO(), force_terminal=terminal, height=height, width=80)
     return ProgressPanel(sweep, sweep.manifest.packs, console)
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the panel's clock says, which stands still."""
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
 
 
 def test_the_panel_shows_trainings_scores_and_time(sweep: SweepFolder) -> None:
@@ -89,11 +98,7 @@ def test_the_panel_is_no_higher_than_the_terminal(sweep: SweepFolder, height: in
         assert len(shown(panel, width=width, height=height)) <= height
 
 
-def test_in_a_pipe_a_line_tells_it_now_and_then(
-    sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+def test_in_a_pipe_a_line_tells_it_now_and_then(sweep: SweepFolder, now: list[float]) -> None:
     panel = panel_of(sweep, terminal=False)
     with panel:
         for pack in sweep.manifest.packs:

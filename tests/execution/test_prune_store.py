@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fixtures.hostile_files import listed
-from fixtures.tiny_cell import settings
+from fixtures.tiny_cell import settings, settle
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
@@ -177,7 +176,7 @@ def test_a_damaged_ticket_is_computed_again_with_all_that_it_starts_from(
     drop_unneeded(sweep.folder, keep="records", apply=True)
     first.write_bytes(kept[first])
     second.write_bytes(right[:-1] + b"#")
-    time.sleep(0.1)
+    settle(sweep.root)
     missing = made.missing(store, thorough=True)
     assert [store.path(unit.stage.key, 0) for unit in missing] == [dense, second]
     for unit in missing:

@@ -177,7 +177,7 @@ def test_two_processes_on_one_root_double_nothing(
     for process in both:
         process.start()
     for process in both:
-        process.join(timeout=120)
+        process.join()
     assert [process.exitcode for process in both] == [0, 0]
     trained = (tmp_path / "trained").read_text().split()
     assert len(trained) == len(set(trained)) == 2 * len(set(sum(seeds, ())))

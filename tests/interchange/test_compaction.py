@@ -63,7 +63,7 @@ def assert_same(module: nn.Module, x: Tensor, smaller: nn.Module) -> None:
         torch.testing.assert_close(smaller(x), module(x), rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from([*NETS]),
     st.sampled_from(["rows", "columns", "weights"]),

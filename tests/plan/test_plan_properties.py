@@ -46,7 +46,7 @@ def keys(config: dict[str, Any]) -> list[str]:
     return [stage.key for stage in plan([cell(config)]).cells[0].trainings]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configs(), configs())
 def test_two_cells_share_a_key_if_and_only_if_they_do_the_same_work(one, other) -> None:
     first, second = keys(one), keys(other)
@@ -58,14 +58,14 @@ def test_two_cells_share_a_key_if_and_only_if_they_do_the_same_work(one, other) 
     assert len(set(first)) == len(first)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(configs(), st.sampled_from(sorted(MACHINE)))
 def test_no_key_depends_on_the_machine_or_on_the_order_of_keys(config, machine) -> None:
     shuffled = dict(reversed(config.items()))
     assert keys(config) == keys({**config, machine: MACHINE[machine]}) == keys(shuffled)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(configs(), min_size=1, max_size=6), st.integers(1, 5), st.integers(1, 3))
 def test_packs_hold_every_unit_once_and_come_after_what_they_need(several, size, workers) -> None:
     sweep: Plan = plan([cell(config) for config in several])

@@ -146,9 +146,7 @@ def test_a_browser_draws_it(page: Path, tmp_path: Path, width: int) -> None:
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     home = f"--user-data-dir={tmp_path / 'browser'}"
     size = [f"--window-size={width},3000", f"--screenshot={shot}"]
-    subprocess.run(
-        [CHROMIUM, *flags, home, *size, page.as_uri()], capture_output=True, timeout=120, check=True
-    )
+    subprocess.run([CHROMIUM, *flags, home, *size, page.as_uri()], capture_output=True, check=True)
     seen = np.asarray(Image.open(shot).convert("RGB")).astype(int)
     assert seen.shape[1] == width
     for colour in COLOURS[:2]:  # the two lines of the figure, loaded and in view
@@ -159,7 +157,6 @@ def test_a_browser_draws_it(page: Path, tmp_path: Path, width: int) -> None:
     dom = subprocess.run(
         [CHROMIUM, *flags, home, size[0], "--dump-dom", _measured(page, tmp_path).as_uri()],
         capture_output=True,
-        timeout=120,
         check=True,
     )
     assert b'<body data-beyond="0"' in dom.stdout

@@ -35,6 +35,27 @@ def test_values(name: str, expected: list) -> None:
     assert function(**named).tolist() == expected
 
 
+def test_a_weight_at_0_has_a_sign_of_its_own() -> None:
+    init, final = tensor([0.0, 0.0, 1.0, -1.0]), tensor([0.0, 1.0, 0.0, 0.0])
+    same = [True, False, False, False]
+    assert criteria.large_final_same_sign_single(init, final).tolist() == same
+    assert criteria.large_final_diff_sign_single(init, final).tolist() == [not s for s in same]
+
+
+def test_a_learned_mask_keeps_what_lies_above_its_boundary_and_not_on_it() -> None:
+    logits = tensor([-1.0, 0.0, 1.0])
+    assert criteria.learned(logits).tolist() == [False, False, True]
+    assert criteria.slim(tensor([0.4, 0.5, 0.6]), percent=0.5).tolist() == [False, False, True]
+    chances = torch.sigmoid(logits)
+    assert criteria.drawn(logits, chances).tolist() == [False] * 3
+    assert criteria.drawn(logits, chances - 1e-3).tolist() == [True] * 3
+
+
+def test_of_equal_logits_the_larger_weights_stay() -> None:
+    logits, final = tensor([1.0, 0.0, 1.0, 1.0]), tensor([2.0, 9.0, -3.0, 2.0])
+    assert criteria.large_logit(logits, final).tolist() == [1.0, 0.0, 2.0, 1.0]
+
+
 def quadrant(init: torch.Tensor, final: torch.Tensor, count: int) -> torch.Tensor:
     """The released rule: the one percentile q of both at which {both above} has `count` members."""
     a, b = init.abs(), final.abs()

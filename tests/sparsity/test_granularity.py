@@ -94,7 +94,7 @@ def target(layers: tuple[Layer, ...], scope: str, density: float) -> Target:
     return Target(scope, tuple(round(n * density) for n in sizes), 1 - density)  # type: ignore[arg-type]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(EVERY),
     st.sampled_from(["layer", "global"]),
@@ -123,7 +123,7 @@ def test_groups_stay_whole_counts_are_exact_and_masks_nest(
         mask = cut
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(["filter", "channel", "kernel"]), st.floats(0.01, 0.99), st.integers(0, 9))
 def test_the_number_of_groups_is_the_nearest_that_there_is(
     value: str, density: float, seed: int

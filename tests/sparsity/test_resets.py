@@ -33,14 +33,14 @@ def of(name: str, **options: object) -> dict:
         (resets.reinit(W, W, KEPT, NOISE), [-1.0, -4.0, 0.5, 2.0]),
         (resets.reinit(W, W, KEPT, NOISE, sign=True), [1.0, -4.0, 0.5, -2.0]),
         (
-            resets.reinit(W / 9, W, KEPT, NOISE, sign=True, rescale=True),
+            resets.reinit(-W / 9, W, KEPT, NOISE, sign=True, rescale=True),
             [4 / 3, -16 / 3, 2 / 3, -8 / 3],
         ),
         (resets.reshuffle(W, KEPT, NOISE), [-1.0, -4.0, 2.0, 0.5]),
         (resets.reshuffle(W, KEPT, NOISE, sign=True), [1.0, -4.0, 2.0, -0.5]),
         (resets.constant(W, W, KEPT, NOISE, value=3.0), [-3.0, -3.0, 3.0, 3.0]),
         (resets.constant(W, W, KEPT, NOISE, value=3.0, sign=True), [3.0, -3.0, 3.0, -3.0]),
-        (resets.constant(W, W, KEPT, NOISE, value=3.0, sign=True, rescale=True), [4.0, -4, 4, -4]),
+        (resets.constant(-W, W, KEPT, NOISE, value=3.0, sign=True, rescale=True), [4.0, -4, 4, -4]),
         (resets.random_signs(W, NOISE), [-0.5, -1.0, 2.0, 4.0]),
     ],
 )

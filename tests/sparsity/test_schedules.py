@@ -62,6 +62,11 @@ def test_targets_on_the_way_to_a_sparsity_are_those_of_the_endless_schedule() ->
     assert sum(to_half[-1].keep) == pytest.approx(133_100, abs=2)
 
 
+def test_the_level_that_ends_at_a_sparsity_rounds_to_the_nearest_count() -> None:
+    layers = [Layer("a", (10, 10), "hidden"), Layer("b", (1, 9), "output")]
+    assert geometric(layers, sparsity=0.7)[-1].keep == (30, 3)  # of 30.0 and 2.7
+
+
 def test_a_sparsity_that_a_level_hits_is_that_level() -> None:
     endless = geometric(FC, levels=3, **PAPER)
     assert geometric(FC, sparsity=round(endless[2].sparsity, 4), **PAPER) == endless

@@ -146,7 +146,7 @@ def test_a_unit_has_one_holder_and_a_killed_one_lets_go(store: Store) -> None:
     ready, leave = context.Queue(), context.Queue()
     process = context.Process(target=_hold, args=(store.root, ready, leave))
     process.start()
-    assert ready.get(timeout=60)
+    assert ready.get()
     assert store.claim("key", 3) is None
     assert store.claim("key", 4) is not None
     process.kill()

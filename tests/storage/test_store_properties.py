@@ -79,11 +79,11 @@ class ConcurrentStore(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
-ConcurrentStore.TestCase.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+ConcurrentStore.TestCase.settings = settings(max_examples=15, stateful_step_count=20)
 test_writers_who_come_and_go = ConcurrentStore.TestCase
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=6, unique=True))
 def test_of_writers_at_the_same_moment_one_wins_whole(values: list[float]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -23,8 +23,6 @@ from lt_sweeps.tracking.tracked_runs import AXES, Run, axis, tracked_cells
 Make = Callable[..., Cell]
 Swept = Callable[..., Path]
 Point = tuple[int, float]
-# MLflow's, with the newest SQLAlchemy.
-pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 
 
 def points(run: Run) -> dict[str, list[Point]]:

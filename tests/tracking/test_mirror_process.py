@@ -7,21 +7,24 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
-from fixtures.command_line import CommandLine, kill, start, until
+from fixtures.command_line import TINY, CommandLine, kill, start, until
 from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.tracking import mirror_process
 from lt_sweeps.tracking.mirror_process import Deadline, mirrored
 from lt_sweeps.tracking.tracked_runs import tracked_cells
 
 WORDS = [
-    *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
-    *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]", "schedule.levels=1"),
-    *("recipe.batch_size=16", "recipe.length=5ep", "mask_criterion=large_final", "seed=0,1"),
-    *("tracker=wandb", "tracker.every=0.5", "tracker.timeout=2", "workers=1"),
+    *TINY,
+    *("schedule.levels=1", "recipe.length=5ep", "mask_criterion=large_final", "seed=0,1"),
+    *("tracker=wandb", "tracker.every=0.5", "workers=1"),
+    *("tracker.timeout=300", "tracker.linger=900"),  # as long as a slow machine may need
     "report.figures=[curves]",  # one picture, drawn quickly
 ]
 
@@ -53,6 +56,10 @@ def test_curves_show_while_a_training_runs_and_a_killed_sweep_goes_on_in_the_sam
     words = [*WORDS, f"root={tmp_path / 'results'}", "recipe.length=3000ep"]
     words += ["recipe.evaluate_every=100ep", "checkpoint_every=0.5"]
     process = start(*words, folder=tmp_path)
+    until(lambda: len([*tmp_path.glob("results/tickets/*/[!.]*.partial-*")]) >= 2, process)
+    for worker in psutil.Process(process.pid).children():
+        if os.getpgid(worker.pid) == process.pid:  # a mirror has a group of its own
+            worker.suspend()  # else its training may end before the mirror has started
     until(lambda: any(run["history"] for run in wandb_server.runs.values()), process)
     begun = {name: len(run["history"]) for name, run in wandb_server.runs.items()}
     kill(process)
@@ -72,12 +79,12 @@ def hang(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "linger"),
+    "fault",
     [
-        (lambda path: 401, 1),
-        pytest.param(lambda path: 503, 1, marks=pytest.mark.slow),
-        pytest.param(lambda path: 404, 1, marks=pytest.mark.slow),
-        pytest.param(hang, 1, marks=pytest.mark.slow),
+        lambda path: 401,
+        pytest.param(lambda path: 503, marks=pytest.mark.slow),
+        pytest.param(lambda path: 404, marks=pytest.mark.slow),
+        pytest.param(hang, marks=pytest.mark.slow),
     ],
     ids=["wrong key", "down", "not found", "hangs"],
 )
@@ -86,10 +93,9 @@ def test_a_tracker_that_fails_costs_a_sweep_one_line(
     tmp_path: Path,
     wandb_server: WandbServer,
     fault: Callable[[str], int | None],
-    linger: int,
 ) -> None:
     wandb_server.fault = fault
-    words = [*WORDS, f"root={tmp_path / 'results'}", f"tracker.linger={linger}"]
+    words = [*WORDS, f"root={tmp_path / 'results'}", "tracker.timeout=2", "tracker.linger=1"]
     status, _, err = command_line(*words)
     assert status == 0, err
     lines = err.splitlines()
@@ -128,7 +134,8 @@ def test_a_sweep_that_ends_before_its_mirror_has_started_is_mirrored(
     cell: Callable[..., Cell], swept: Callable[..., Path], wandb_server: WandbServer
 ) -> None:
     folder = swept(cell())
-    with mirrored(folder, {"_target_": "lt_sweeps.tracking.wandb_tracker.Wandb"}):
+    wandb = {"_target_": "lt_sweeps.tracking.wandb_tracker.Wandb", "timeout": 300, "linger": 900}
+    with mirrored(folder, wandb):
         pass
     (source,) = tracked_cells(folder)
     assert len(wandb_server.rows(source.run.key)) == len(source.run.rows)
@@ -177,13 +184,20 @@ def test_a_wrong_value_is_refused_when_the_plan_is_made(
     assert f"error: {line}" in capsys.readouterr().err
 
 
-def test_the_clock_stops_some_seconds_after_the_launcher() -> None:
+def test_the_clock_stops_some_seconds_after_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = [0.0], []
+    monkeypatch.setattr(
+        mirror_process, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=slept.append)
+    )
     reader, writer = os.pipe()
     with os.fdopen(reader) as pipe:
-        clock = Deadline(pipe, linger=0.2)
+        clock = Deadline(pipe, linger=5)
         assert not clock.ended and clock.left > 1e9
         os.close(writer)
-        clock.wait(60)
-        assert clock.ended and 0 < clock.left <= 0.2
-        clock.wait(60)
-        assert clock.left <= 0
+        clock.wait(9999)  # it does not wait on: the launcher has ended
+        assert clock.ended and clock.left == 5
+        now[0] = 2
+        clock.wait(9999)
+        assert slept[-1] == clock.left == 3, "no longer than there is time"
+        now[0] = 6
+        assert clock.left == -1

@@ -19,7 +19,6 @@ from lt_sweeps.tracking.tracked_runs import tracked_cells
 from lt_sweeps.tracking.wandb_dashboard import dashboard, sections
 
 pytest.importorskip("wandb_workspaces")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb_workspaces")
 
 Make = Callable[..., Cell]
 Swept = Callable[..., Path]

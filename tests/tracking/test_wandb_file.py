@@ -5,40 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fixtures import wandb_files
-from fixtures.wandb_server import WandbServer
+from fixtures.command_line import TINY
+from fixtures.small_disk import mounted
+from fixtures.wandb_server import WandbServer, sync
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking import wandb_file
-from lt_sweeps.tracking.mirror import sync
 from lt_sweeps.tracking.tracked_runs import tracked_cells
 
 REPOSITORY = Path(__file__).parents[2]
 Make = Callable[..., Cell]
 Swept = Callable[..., Path]
-
-
-@contextmanager
-def small_disk(place: Path, *, size: str, full: bool = False) -> Iterator[None]:
-    """A file system of so many bytes at `place`; skips the test where none may be mounted."""
-    place.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("a disk that can be full needs a root who may mount one")
-    try:
-        with suppress(OSError), (place / "ballast").open("wb", buffering=0) as ballast:
-            while full:
-                ballast.write(bytes(4096))
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def files(folder: Path) -> dict[str, list[int]]:
@@ -69,7 +51,9 @@ def test_a_full_disk_is_one_line_and_later_all_is_sent(
     wandb = pytest.importorskip("wandb")
     folder = swept(*(cell(seed=seed) for seed in range(4)))
     lengths = [len(source.run.rows) for source in tracked_cells(folder)]
-    with small_disk(folder.parent.parent / "wandb", size=size, full=full):
+    with mounted(folder.parent.parent / "wandb", size) as disk:
+        if full:
+            disk.fill()
         assert sync(folder, mode=mode, timeout="5") == 1
         err = capfd.readouterr().err
         assert err.startswith("tracker: ") and err.count("\n") == 1, err
@@ -92,20 +76,19 @@ def test_a_sweep_beside_a_full_disk_ends_as_if_nothing_were(
     tmp_path: Path, wandb_server: WandbServer
 ) -> None:
     words = [
-        *("dataset=synthetic", "dataset.shape=[1,4,4]", "dataset.classes=4", "dataset.train=64"),
-        *("dataset.validation=32", "dataset.test=32", "model.net.hidden=[12,8]"),
-        *("schedule.levels=1", "recipe.batch_size=16", "recipe.length=5ep", "seed=0,1"),
+        *TINY,
+        *("schedule.levels=1", "recipe.length=5ep", "seed=0,1"),
         *("mask_criterion=large_final", "workers=1", "tracker=wandb", "tracker.mode=offline"),
         *("tracker.every=0.5", "tracker.timeout=5", f"root={tmp_path / 'results'}", "name=tiny"),
     ]
-    with small_disk(tmp_path / "results" / "wandb", size="400k", full=True):
+    with mounted(tmp_path / "results" / "wandb", "400k") as disk:
+        disk.fill()
         done = subprocess.run(
             [sys.executable, "-m", "lt_sweeps", *words],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
             text=True,
-            timeout=300,
         )
     assert done.returncode == 0, done.stderr
     # One reason, and another where W&B's service is too slow to say the first: each once.

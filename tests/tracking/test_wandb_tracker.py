@@ -7,17 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fixtures import wandb_files
-from fixtures.wandb_server import WandbServer
+from fixtures.command_line import kill, until
+from fixtures.wandb_server import WandbServer, sync
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking import wandb_tracker
-from lt_sweeps.tracking.mirror import sync
 from lt_sweeps.tracking.tracked_runs import tracked_cells
 from lt_sweeps.tracking.tracker import Unreachable
 from lt_sweeps.tracking.wandb_tracker import AXES, Wandb
@@ -82,12 +81,9 @@ def test_killed_at_any_moment_and_again_nothing_is_doubled(
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         had = len(list(offline(folder).glob("offline-run-*")))
         process = subprocess.Popen(words, env=environment, start_new_session=True)
-        limit = time.monotonic() + 60
-        while len(list(offline(folder).glob("offline-run-*"))) <= had + more:
-            assert time.monotonic() < limit and process.poll() is None
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        most = had + more
+        until(lambda most=most: len([*offline(folder).glob("offline-run-*")]) > most, process)
+        kill(process)
     assert len(list(offline(folder).glob("offline-run-*"))) < 37, "killed while at work"
     assert sync(folder, mode="offline") == 0
     assert all(run["files"] == 1 for run in once(folder).values())
@@ -117,7 +113,7 @@ def test_wandb_sync_uploads_the_files_and_ours_then_has_nothing_to_add(
     assert sync(folder, mode="offline", artifacts="masks") == 0
     files = sorted(map(str, offline(folder).glob("offline-run-*")))
     command = [str(Path(sys.executable).parent / "wandb"), "sync", *files]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True)
     for source in tracked_cells(folder):
         rows = wandb_server.rows(source.run.key)
         assert [row["_step"] for row in rows] == list(range(len(source.run.rows)))
@@ -125,6 +121,29 @@ def test_wandb_sync_uploads_the_files_and_ours_then_has_nothing_to_add(
     wandb_server.requests.clear()
     assert sync(folder, mode="online") == 0
     assert "file_stream" not in wandb_server.requests
+
+
+def test_whatever_wandb_waits_for_has_the_trackers_limit(
+    cell: Make, swept: Swept, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    limits: set[object] = set()
+    begin, ask = wandb.init, wandb.Api
+
+    def init(*, settings: wandb.Settings, **more: object) -> object:
+        limits.update({settings.init_timeout, settings.finish_timeout})
+        assert settings.finish_timeout_raises
+        return begin(settings=settings, **more)  # type: ignore[arg-type]
+
+    def api(*, timeout: float, **more: object) -> object:
+        limits.add(timeout)
+        return ask(timeout=timeout, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "Api", api)
+    assert sync(swept(cell()), timeout="456") == 0
+    assert limits == {456}
 
 
 def test_a_service_of_wandb_that_does_not_end_is_killed(

@@ -23,7 +23,6 @@ from fixtures.method_cases import (
 )
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.config.errors import CONF
 from lt_sweeps.data import Split, batches
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.plan.planning import Plan, plan
@@ -101,12 +100,6 @@ def test_every_method_trains_the_same_when_its_step_is_captured(
     cells = method_cells(cell, name, recipe)
     backend = "stacked" if has_norms(name) else "chain"
     assert_equal(run, monkeypatch, tmp_path, *cells, backend=backend)
-
-
-def test_every_method_is_among_them() -> None:
-    text = "".join(path.read_text() for path in (CONF / "method").glob("*.yaml"))
-    assert {f"_target_: lt_sweeps.plan.methods.{name}\n" in text for name in METHODS} == {True}
-    assert text.count("_target_:") == len(METHODS)
 
 
 @pytest.mark.parametrize(

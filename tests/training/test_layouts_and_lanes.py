@@ -89,11 +89,13 @@ def test_lanes_begin_after_the_stream_that_they_leave_and_end_before_it_goes_on(
 def test_a_step_finds_the_memory_that_the_step_before_it_freed() -> None:
     stack = Stack(models.Conv((3, 32, 32), 10, blocks=[[8]], hidden=[8]), 1)
     x, y = torch.randn(1, 128, 3, 32, 32), torch.zeros(1, 128, dtype=torch.long)
-    for _ in range(3):
-        stack.loss(x, y)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        stack.loss(x, y)
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    faults = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            stack.loss(x, y)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     # Pages; an activation has 1,024 of them, so not one activation is cleared anew in each step.
-    assert faults < 10 * 1024 / 2
+    # The least, because the first steps ask for the memory, and a machine that runs out of it takes
+    # pages away.
+    assert min(faults) < 10 * 1024 / 2

@@ -62,7 +62,7 @@ def test_a_checkpoint_holds_the_step_it_was_asked_at(unit, tmp_path: Path) -> No
         if each is at_once:
             each.files.wait()
         else:
-            assert slow.begun.wait(60)  # type: ignore[attr-defined]
+            assert slow.begun.wait()  # type: ignore[attr-defined]
         for step in range(1, 4):
             update(step)
         each.scorer.validate(4)  # it adds to the history, and keeps other weights as the best
