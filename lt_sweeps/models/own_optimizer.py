@@ -1,4 +1,4 @@
-"""An optimizer of torch's or of a user's, on the parameters of one network."""
+"""An optimizer of torch's or of a user's, and the clipping before it, tried before they train."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.config.seeds import global_draws
 from lt_sweeps.config.user_code import raised_in
 
 _KEPT = Tensor | int | float | None
 _SIDE = 3  # of the small tensors that an optimizer is tried on
+_CLIPS = 8  # times that each gradient is clipped: a function may change only after some calls
 
 
 def make_optimizer(
@@ -63,6 +65,37 @@ def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) ->
             f"recipe.optimizer: `{call.target}` keeps `{lost[0]}` where no checkpoint finds it; an "
             "optimizer keeps tensors and numbers in the state of a parameter, or in its groups"
         )
+
+
+def check_clip(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Clip small gradients, whose size falls and rises, several times over.
+
+    Raises: ValueError: the function fails, or does not do the same to the same gradients again.
+    """
+    where = f"recipe.clip: `{call.target}`"
+    small = {name: [min(side, _SIDE) for side in shape] for name, shape in shapes.items()}
+    first: list[Tensor] = []
+    for number in range(_CLIPS):
+        clipped: list[Tensor] = []
+        with global_draws(number):
+            for size in (1.0, 1e-3, 1e3):
+                grads = {name: torch.full(shape, size) for name, shape in small.items()}
+                try:
+                    call(grads=grads)
+                except Exception as error:
+                    raise ValueError(f"{where}: {_said(error)}") from None
+                clipped += grads.values()
+        first = first or clipped
+        if not all(map(_equal, first, clipped)):
+            raise ValueError(
+                f"{where} makes other gradients of the same ones when it is called again: it "
+                "counts its calls, remembers earlier gradients or draws random numbers; a resumed "
+                "training would end with other weights, so it is a function of `grads` alone"
+            )
+
+
+def _equal(first: Tensor, again: Tensor) -> bool:
+    return torch.equal(first.nan_to_num(), again.nan_to_num())
 
 
 def _attributes(optimizer: torch.optim.Optimizer) -> dict[str, str]:
