@@ -217,6 +217,15 @@ class Network:
         named = {n for n in state if any(_lies_in(n, pattern) for pattern in self.redraw)}
         return frozenset(named | (head if absent | other else set()))
 
+    @property
+    def unused(self) -> list[str]:
+        """The tensors of the file of weights for which this network has no place."""
+        if self.weights is None:
+            return []
+        return sorted(
+            self.weights.read().keys() - state_of(self.module()).keys() - self.tied.keys()
+        )
+
     def _check_weights(self) -> None:
         """Raises: ValueError: pretrained weights are of another network, or patterns of nothing."""
         if self.weights is None:
@@ -229,10 +238,9 @@ class Network:
                 raise ValueError(f"model.redraw: `{pattern}` matches none of {[*state]}")
         absent, other = (names - self.drawn for names in self.weights.misfits(state))
         if misfit := sorted(absent) or sorted(other):
-            more = f" and {len(misfit) - 3} more" if len(misfit) > 3 else ""
             how = "has no" if absent else "has another shape of"
             raise ValueError(
-                f"model.weights: `{self.weights.path}` {how} {', '.join(misfit[:3])}{more}, which "
+                f"model.weights: `{self.weights.path}` {how} {first_three(misfit)}, which "
                 f"{self.net} has; name what the seed draws in model.redraw, or give other weights"
             )
 
@@ -267,6 +275,12 @@ class Network:
 def _only(output: str | int, module: nn.Module, args: object, outputs: object) -> Tensor:
     """The output that counts, in place of all that a net returned."""
     return picked(outputs, output)
+
+
+def first_three(names: Sequence[str]) -> str:
+    """The names for a message, three of them at most."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _lies_in(name: str, pattern: str) -> bool:

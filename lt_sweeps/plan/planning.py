@@ -17,7 +17,7 @@ from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.config.taken_options import groups_taken, not_taken
 from lt_sweeps.data.image_transforms import ImageTransforms
-from lt_sweeps.models.network import Network
+from lt_sweeps.models.network import Network, first_three
 from lt_sweeps.models.own_optimizer import check_clip, check_optimizer
 from lt_sweeps.plan.stages import Init, Moment, Prune, Task, Training, Work, ancestors
 from lt_sweeps.plan.stages.task_kind import TaskKind
@@ -206,6 +206,11 @@ def _notes(planned: Sequence[Planned]) -> Iterator[str]:
                 f"{cells[0].labels['model']} begins with {network.weights.said}; a seed changes "
                 f"the order of batches, augmentation, noise and {drawn}"
             )
+            if unused := network.unused:
+                yield (
+                    f"{cells[0].labels['model']} has no place for {len(unused)} tensors of "
+                    f"{network.weights.said}, which are not loaded: {first_three(unused)}"
+                )
         for group in GROUPS:
             options = {cell.cell.choices.get(group) for cell in cells}
             if cells[0].labels.get(group) is None and len(options) > 1:

@@ -131,6 +131,20 @@ def test_what_does_not_fit_is_one_line(file: Path, keys: dict[str, Any], says: s
     assert "\n" not in str(error.value)
 
 
+def test_a_plan_says_what_of_a_file_is_not_loaded(cell: Callable[..., Cell], file: Path) -> None:
+    """The weights of a deeper network fit a shallower one, which is then another network."""
+    shape, classes = cell().config["dataset"]["shape"], cell().config["dataset"]["classes"]
+    fits = Network.of(FC, tuple(shape), classes).draw(Seed(77))
+    more = {f"hidden.{n}.{name}": torch.ones(8) for n in (2, 3) for name in ("weight", "bias")}
+    save_file(fits | more, file)
+    first, second = plan([cell(model={**FC, "weights": str(file), "redraw": []})]).notes
+    assert "a seed changes" in first
+    assert second.endswith(
+        f"has no place for 4 tensors of {file}, which are not loaded: hidden.2.bias, "
+        "hidden.2.weight, hidden.3.bias and 1 more"
+    )
+
+
 def test_bytes_that_are_no_weights_are_one_line(tmp_path: Path) -> None:
     for name in ("a.pt", "a.safetensors"):
         (tmp_path / name).write_bytes(b"no weights")
