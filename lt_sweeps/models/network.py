@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -38,7 +39,7 @@ class Layer:
 
     @property
     def size(self) -> int:
-        return functools.reduce(int.__mul__, self.shape, 1)
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,10 @@ class Network:
     @functools.cache  # noqa: B019 (networks are few)
     def sizes(self) -> dict[str, int]:
         """How many numbers each parameter has, prunable or not; one with two names counts once."""
-        return {
-            each.name: functools.reduce(int.__mul__, each.shape, 1) for each in _parameters(self)
-        }
+        return {each.name: math.prod(each.shape) for each in _parameters(self)}
 
     @property
+    @functools.cache  # noqa: B019 (networks are few)
     def head(self) -> str | None:
         """The name of the output layer: the last linear module."""
         linear = [n for n, part in self.module().named_modules() if isinstance(part, nn.Linear)]

@@ -48,12 +48,13 @@ class Optimizer:
         eps: float = 1e-8,
     ) -> None:
         self.optimizer = optimizer
-        self._options: dict[str, Any] = (
+        # What torch's functions of an update are given beside tensors and the learning rate.
+        self.options: dict[str, Any] = (
             {"momentum": momentum, "nesterov": nesterov, "dampening": 0.0}
             if optimizer == "sgd"
             else {"beta1": betas[0], "beta2": betas[1], "eps": eps, "amsgrad": False}
         )
-        self._options |= {"weight_decay": weight_decay, "maximize": False, "fused": True}
+        self.options |= {"weight_decay": weight_decay, "maximize": False, "fused": True}
         names = ("exp_avg", "exp_avg_sq") if optimizer != "sgd" else ("momentum",) * bool(momentum)
         self.moments = {name: torch.zeros_like(weights) for name in names}
         self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
@@ -80,25 +81,16 @@ class Optimizer:
         if self.optimizer == "sgd":
             self.steps.add_(1)
             buffers = list[Tensor | None](moments[0] if moments else [None] * len(weights))
-            sgd(weights, grads, buffers, lr=lr, **self._options)
+            sgd(weights, grads, buffers, lr=lr, **self.options)
         else:
             first, second = moments
             update = adam if self.optimizer == "adam" else adamw
-            update(weights, grads, first, second, [], self._counts, lr=lr, **self._options)
+            update(weights, grads, first, second, [], self._counts, lr=lr, **self.options)
             if self._together and len(self.steps) > 1:
                 self.steps[1:].copy_(self.steps[0])
 
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """What torch's functions of an update are given beside tensors and the learning rate."""
-        return self._options
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies of the moments `[R, P]` and of the counts of steps `[R]`."""
-        return {name: value.clone() for name, value in self.tensors.items()}
-
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue, in place, from what `state` returned; rows may come from different stacks."""
+        """Continue, in place, from such `tensors`; rows may come from different stacks."""
         if set(state) != set(self.tensors):
             raise ValueError(
                 f"optimizer: got {sorted(state)}; `{self.optimizer}` keeps {sorted(self.tensors)}"
