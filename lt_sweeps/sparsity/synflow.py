@@ -32,18 +32,17 @@ def flow(
     last is the level's own pruning by the scores that are returned.
     """
     state = {
-        name: tensor[0].double().abs() * (not name.endswith("bias"))
+        name: tensor[0].double().abs() * (not is_bias(name))
         for name, tensor in ticket.state.items()
     }
-    mask = {layer.name: ticket.mask[layer.name][0].clone() for layer in network.layers}
+    layers = network.layers
+    mask = {layer.name: ticket.mask[layer.name][0].clone() for layer in layers}
     sizes = {name: int(kept.sum()) for name, kept in mask.items()}
     with torch.random.fork_rng(devices=[]):
         module = network.module("cpu").eval()
+    runs = target.groups(layers) if groups is None else groups.runs(target, layers)
     for number in range(1, rounds):
         scores = _flow(module, state, mask, network)
-        runs = (
-            target.groups(network.layers) if groups is None else groups.runs(target, network.layers)
-        )
         for group, keep in runs:
             size = sum(sizes[layer.name] for layer in group)
             count = round(size * (keep / size) ** (number / rounds))
@@ -59,6 +58,11 @@ def flow(
             for name, stays in by_layer(kept, group).items():
                 mask[name] &= stays
     return {name: scores[None] for name, scores in _flow(module, state, mask, network).items()}
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is a bias by its name: `output.bias`, `in_proj_bias`, `bias_ih_l0`."""
+    return "bias" in name.rpartition(".")[2]
 
 
 def _flow(module: nn.Module, state: State, mask: State, network: Network) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.sparsity.schedules import one_shot
 from lt_sweeps.sparsity.synflow import flow
 from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.ticket import State, Ticket
 from lt_sweeps.training.gradients import hessian_gradient
 
 Make = Callable[..., Cell]
@@ -108,6 +108,22 @@ def test_flow_in_one_round_is_the_product_of_the_absolute_weights_along_all_path
     paths = a.abs() * b.abs().T
     assert torch.equal(found["hidden.0.weight"][0], paths.double())
     assert torch.equal(found["output.weight"][0], paths.sum(1)[None].double())
+
+
+def test_flow_leaves_every_bias_out_whatever_it_is_called() -> None:
+    """Those of an LSTM are `bias_ih_l0` and the like; they let outputs flow where no input does."""
+    net = {"_target_": "lt_sweeps.models.Recurrent", "width": 2}
+    network = Network.of({"net": net}, (3, 2), 1)
+    state = {name: t[None] for name, t in network.draw(Seed(0)).items()}
+    kept = {layer.name: torch.ones(1, *layer.shape, dtype=torch.bool) for layer in network.layers}
+    (target,) = one_shot(network.layers, sparsity=0.5)
+
+    def found(scale: float) -> State:
+        scaled = {n: t * scale if "bias" in n else t for n, t in state.items()}
+        return flow(Ticket(scaled, kept, 0), network, target, Seed.of(0), 1)
+
+    with_biases, without = found(1.0), found(0.0)
+    assert all(torch.equal(with_biases[name], without[name]) for name in without)
 
 
 def test_flow_in_many_rounds_keeps_a_layer_that_one_round_would_empty(cell: Make, run: Run) -> None:
