@@ -59,10 +59,10 @@ class Network:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     kinds: tuple[tuple[str, str], ...] = ()
-    output: str | int | None = None  # which counts, of a net that returns several
+    output: str | int | None = None  # the output that counts, where a net returns several
     weights: Pretrained | None = None
-    redraw: tuple[str, ...] = ()  # patterns of what is drawn in spite of `weights`
-    input_dtype: torch.dtype = torch.float32  # of its inputs; whole numbers are those of tokens
+    redraw: tuple[str, ...] = ()  # patterns of the parameters that are drawn in spite of `weights`
+    input_dtype: torch.dtype = torch.float32  # whole numbers are tokens
 
     @classmethod
     def of(
@@ -165,8 +165,9 @@ class Network:
     def module(self, device: str = "meta") -> nn.Module:
         """A fresh module; on `meta`, its shapes only."""
         with torch.device(device):
-            shapes = (self.input_shape, self.classes, self.classes)
-            module = self.net(**dict(zip(_SHAPES, shapes, strict=True)))
+            module = self.net(
+                input_shape=self.input_shape, classes=self.classes, outputs=self.classes
+            )
         if self.output is not None:
             module.register_forward_hook(functools.partial(_only, self.output))
         return module
@@ -174,7 +175,7 @@ class Network:
     @property
     @functools.cache  # noqa: B019 (networks are few)
     def tied(self) -> dict[str, str]:
-        """The further names that tensors of its `state_dict` have, with the name that is theirs."""
+        """Second names of tensors in its `state_dict`, each with the tensor's first name."""
         module = self.module()
         named = (*module.named_parameters(), *module.named_buffers())
         own = {id(tensor): name for name, tensor in named}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import global_draws
-from lt_sweeps.config.user_code import raised_in
+from lt_sweeps.config.user_code import told_by
 
 _KEPT = Tensor | int | float | None
 _SIDE = 3  # of the small tensors that an optimizer is tried on
@@ -34,7 +34,7 @@ def make_optimizer(
     try:
         optimizer = call.function(**arguments)
     except Exception as error:  # it is the user's, or was given what it does not take
-        raise ValueError(f"{where} cannot be made: {_said(error)}") from None
+        raise ValueError(f"{where} cannot be made: {told_by(error)}") from None
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"{where} is no torch.optim.Optimizer")
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
@@ -83,7 +83,7 @@ def check_clip(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> None:
                 try:
                     call(grads=grads)
                 except Exception as error:
-                    raise ValueError(f"{where}: {_said(error)}") from None
+                    raise ValueError(f"{where}: {told_by(error)}") from None
                 clipped += grads.values()
         first = first or clipped
         if not all(map(_equal, first, clipped)):
@@ -123,14 +123,10 @@ def try_step(
     try:
         optimizer.step()
     except Exception as error:
-        raise ValueError(f"recipe.optimizer: `{call.target}`: {_said(error)}") from None
+        raise ValueError(f"recipe.optimizer: `{call.target}`: {told_by(error)}") from None
     if not torch.equal(before, torch.get_rng_state()):
         raise ValueError(
             f"recipe.optimizer: `{call.target}` draws random numbers, which would depend on what "
             "else a process has drawn; a result depends on its seed alone"
         )
     return optimizer
-
-
-def _said(error: Exception) -> str:
-    return raised_in(error) or " ".join(str(error).split())
