@@ -89,7 +89,7 @@ class Network:
         if unknown := sorted(set(prunable) - {"include", "exclude"}):
             raise ValueError(f"model.prunable: no key {unknown}; keys are ['include', 'exclude']")
         init, kinds = config.get("init"), config.get("kinds") or {}
-        if wrong := sorted(set(kinds.values()) - set(KINDS)):
+        if wrong := [kind for kind in kinds.values() if kind not in KINDS]:
             raise ValueError(f"model.kinds: got {wrong[0]!r}; a kind is one of {list(KINDS)}")
         network = cls(
             Call.of(config["net"], where="model.net", supplied=_SHAPES),
@@ -321,9 +321,12 @@ class _Parameter:
         return self.usual if pattern == "*" else self.matches(pattern)
 
     def kind(self, kinds: Mapping[str, str]) -> str:
-        said = (kind for pattern, kind in kinds.items() if self.matches(pattern))
+        said = {pattern: kind for pattern, kind in kinds.items() if self.matches(pattern)}
+        if len({*said.values()}) > 1:
+            raise ValueError(f"model.kinds: {said} all match {self.name}; give it one kind")
         convolves = any(issubclass(owner, (*_CONV, *_TRANSPOSED)) for owner in self.owners)
-        return next(said, "conv" if convolves else "output" if self.head else "hidden")
+        usual = "conv" if convolves else "output" if self.head else "hidden"
+        return next(iter(said.values()), usual)
 
 
 @functools.cache
