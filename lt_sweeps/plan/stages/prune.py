@@ -195,6 +195,8 @@ class Prune(Stage):
             self._check_examples()
         if name == "hessian_grad":
             self.data.kind.check_temperature(self.criterion.call.bound().get("temperature", 1.0))
+        if name == "flow" and (rounds := self.criterion.call.bound().get("rounds", 1)) < 1:
+            raise ValueError(f"mask_criterion.rounds: got {rounds}; give 1 or more")
         if name in ("flow", "channel"):
             self._check_inputs(name)
         if time == "origin":
