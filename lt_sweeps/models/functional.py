@@ -25,7 +25,10 @@ def called_with(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Te
 
 @contextmanager
 def _plain_attention(x: Tensor) -> Iterator[None]:
-    """Attention without what has no rule for `vmap`, and on a CPU no second derivative."""
+    """Attention without its fast path, which `vmap` has no rule for.
+
+    On a CPU it is computed by plain products, because the fused ones have no second derivative.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -2,9 +2,9 @@
 
 `optimizer_of` is the door: it gives a recipe's optimizer, these or any other (`OwnOptimizer`).
 
-Each row has a count of steps of its own, so it does not depend on the others, and can be saved,
-restored and stacked with other rows without any rounding. Rows with equal counts are one tensor to
-torch, others a tensor each; the numbers are the same.
+Each row has its own count of steps. So it does not depend on the other rows, and can be saved,
+restored and stacked with others without any rounding. Where all counts are equal, torch gets the
+rows as one tensor, else a tensor for each row; the numbers are the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Optimizer:
     """
 
     fused = True
-    rest: ClassVar[Mapping[str, Tensor]] = {}  # all that it keeps are its moments
+    rest: ClassVar[Mapping[str, Tensor]] = {}  # nothing beside its moments
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Optimizer:
         self._arrange(together=True)  # all counts are 0
 
     def ready(self) -> None:
-        """Settle whether all rows are one tensor; once the counts of steps have been changed."""
+        """Settle whether all rows are one tensor, after the counts of steps have changed."""
         self._arrange(together=bool((self.steps == self.steps[0]).all()))
 
     def _arrange(self, *, together: bool) -> None:
