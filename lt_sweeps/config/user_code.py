@@ -56,6 +56,11 @@ def raised_in(error: BaseException) -> str | None:
     return None
 
 
+def told_by(error: BaseException) -> str:
+    """What an error says in one line, with its place in a user's file; else its kind at least."""
+    return raised_in(error) or " ".join(str(error).split()) or type(error).__name__
+
+
 @functools.cache
 def code_behind(*modules: str) -> dict[str, str]:
     """A hash by name of these modules and all that they import: modules, and installed packages.

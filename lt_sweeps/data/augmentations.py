@@ -37,7 +37,7 @@ def _boxes(count: int, size: tuple[int, int], draws: Generator) -> list[Tensor]:
     Ten are drawn and the first that fits into the image is taken; if none fits, the whole image.
     As torchvision's RandomResizedCrop.
     """
-    sides, whole = torch.tensor(size)[:, None], torch.tensor(size)
+    whole = torch.tensor(size)
     area, aspect = torch.rand(2, _TRIES, count, generator=draws)
     area = math.prod(size) * (_AREA[0] + (_AREA[1] - _AREA[0]) * area)
     low, high = map(math.log, _ASPECT)
@@ -47,7 +47,7 @@ def _boxes(count: int, size: tuple[int, int], draws: Generator) -> list[Tensor]:
     first = torch.where(fits, torch.arange(_TRIES)[:, None], _TRIES).amin(0)
     tries = torch.cat([tries, whole.expand(1, count, 2)])
     boxes = tries[first, torch.arange(count)]
-    room = sides.T - boxes
+    room = whole - boxes
     corner = (torch.rand(count, 2, generator=draws) * (room + 1)).long()
     return [corner.minimum(room), boxes]
 

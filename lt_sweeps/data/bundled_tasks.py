@@ -49,7 +49,8 @@ def text(
     if length < 1 or min(train, *held.values()) < 1:
         raise ValueError(
             f"text: length={length}, validation={validation}, test={test} cut {len(content)} bytes "
-            f"into windows: {train} to train on, {held['val']} to validate, {held['test']} to test"
+            f"into windows: {train} to train on, {held['val']} to validate, {held['test']} to "
+            "test; each number is 1 or more"
         )
     return Dataset(
         input_shape=(length,),

@@ -151,6 +151,6 @@ def _hash(tensor: Tensor) -> str:
 
 
 def check_size(name: str, size: int, most: int) -> None:
-    """Raises: ValueError: a split is empty, or leaves no image for the other splits."""
+    """Raises: ValueError: a split is empty, or leaves no example for the other splits."""
     if not isinstance(size, int) or not 1 <= size <= most:
-        raise ValueError(f"{name}={size!r}; it takes 1 to {most} images")
+        raise ValueError(f"{name}={size!r}; it takes 1 to {most} examples")

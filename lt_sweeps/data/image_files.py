@@ -40,8 +40,8 @@ def files_below(folder: Path) -> Iterator[Path]:
 def fingerprint_of(root: Path, files: Sequence[str], known: Path) -> str:
     """A hash of the content of all files, which are read anew only when one of them has changed.
 
-    The folder `known` remembers what was read, by the sizes and times of the files. No program can
-    set one of these times back, that of the last change (ctime).
+    The folder `known` remembers what was read, by the sizes and times of the files. The time of the
+    last change (ctime) is one of them, because no program can set it back.
 
     Raises:
         ValueError: a file cannot be read.

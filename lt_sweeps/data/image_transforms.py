@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import global_draws
-from lt_sweeps.config.user_code import raised_in
+from lt_sweeps.config.user_code import told_by
 
 _TRIES = 16  # of a transform that leaves half of all images alone
 SEEDS = 2**32  # the numbers that numpy's generator starts from
@@ -39,7 +39,7 @@ class ImageTransforms:
             try:
                 self._transforms.append(call())
             except Exception as error:  # it is the user's, or was given what it does not take
-                raise ValueError(f"recipe.augment: `{call.target}`: {_said(error)}") from None
+                raise ValueError(f"recipe.augment: `{call.target}`: {told_by(error)}") from None
 
     def __call__(self, images: Tensor, numbers: Sequence[int], scale: float) -> Tensor:
         """Images `[N, C, H, W]` of a data set's scale, each changed by the draws of its number."""
@@ -64,7 +64,7 @@ class ImageTransforms:
             except Exception as error:
                 raise ValueError(
                     f"recipe.augment: `{call.target}` fails on an image of {list(shape)}: "
-                    f"{_said(error)}; a transform gets one image and no label"
+                    f"{told_by(error)}; a transform gets one image and no label"
                 ) from None
             image = images[0]
             if not isinstance(image, Tensor) or image.shape != shape:
@@ -88,7 +88,3 @@ def _drawn(transform: Callable[[Tensor], Any], image: Tensor, number: int) -> An
 
 def _equal(one: Any, other: Any) -> bool:
     return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
-
-
-def _said(error: Exception) -> str:
-    return raised_in(error) or " ".join(str(error).split())

@@ -10,13 +10,14 @@ from lt_sweeps.data.dataset import Split
 
 _MOST = 2  # data sets in memory: a transfer trains on two
 _read: dict[str, dict[str, Split]] = {}
-_placed: dict[tuple[int, str], tuple[Split, Split]] = {}  # with what it was made of: ids are reused
+# By the id of a split and by device. The split is kept too, because Python uses an id again.
+_placed: dict[tuple[int, str], tuple[Split, Split]] = {}
 
 
 def read_once(name: str, read: Callable[[], dict[str, Split]]) -> dict[str, Split]:
     """The splits of a data set; equal names must mean equal content."""
     if name not in _read:
-        while len(_read) >= _MOST:  # it makes room before another needs the memory
+        while len(_read) >= _MOST:  # before the next one takes memory
             del _read[next(iter(_read))]
             _placed.clear()
         _read[name] = read()

@@ -16,9 +16,9 @@ _AHEAD = 4  # batches that are fetched or ready, each of them a copy in main mem
 class Prefetch:
     """Numbered batches of a split, which are asked for in order; threads fetch the next ones.
 
-    The threads only copy images. Which ones belong to a batch, `rows` says in the thread that
-    asks, so the images of a batch do not depend on the threads. A jump to another number (a resumed
-    training, a rehearsal) only costs what was fetched in vain.
+    The threads only copy images: `rows` is called in the thread that asks, so the images of a batch
+    do not depend on the threads. A jump to another number (a resumed training, a rehearsal) only
+    costs the batches that were fetched in vain.
 
     Args:
         rows: the numbers of a batch's images within the split.

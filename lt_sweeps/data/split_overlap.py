@@ -16,7 +16,7 @@ _PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
 
 class Shared(NamedTuple):
-    """How many of the images of `split` are images of `other` too, whatever their labels."""
+    """How many examples of `split` are examples of `other` too, whatever their targets."""
 
     split: str
     other: str
@@ -28,14 +28,14 @@ class Shared(NamedTuple):
         return self.count > max(2, _BY_CHANCE * self.size)
 
     def __str__(self) -> str:
-        return f"{self.count} of {self.size} {self.split} images are {self.other} images too"
+        return f"{self.count} of {self.size} {self.split} examples are {self.other} examples too"
 
 
 def shared_examples(splits: Mapping[str, Split]) -> Iterator[Shared]:
-    """The pairs of splits that share images.
+    """The pairs of splits that share examples.
 
-    Images that stay in their file, because they do not fit into memory, are told apart by their
-    place in it and not by their content, which would have to be read whole.
+    Images that do not fit into memory, and so stay in their file, are told apart by their place in
+    it: to compare their content, the whole file would have to be read.
     """
     known = {name: _contents(split) for name, split in splits.items()}
     for split, other in _PAIRS:
@@ -46,8 +46,8 @@ def shared_examples(splits: Mapping[str, Split]) -> Iterator[Shared]:
 
 
 def _contents(split: Split) -> Sequence[int]:
-    """A number for each image: equal for equal bytes."""
+    """A number for each example: equal for equal bytes."""
     if split.rows is not None:
         return split.rows.tolist()
-    flat = np.ascontiguousarray(split.images.numpy()).reshape(len(split.images), -1)
+    flat = np.ascontiguousarray(split.inputs.numpy()).reshape(len(split.inputs), -1)
     return [hash(row.tobytes()) for row in flat]

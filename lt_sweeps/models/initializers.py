@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from lt_sweeps.models.channel_flow import NORMS, WEIGHTED
+
 # Standard deviation of a unit normal truncated at two sigma: dividing by it restores the variance.
 _TRUNCATED_STD = 0.87962566103423978
-_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
+_SCALED = (*NORMS, nn.GroupNorm, nn.LayerNorm)
 
 
 def glorot_normal(module: nn.Module) -> None:
@@ -52,18 +53,18 @@ def _initialize(module: nn.Module, draw: Callable[[Tensor], object]) -> None:
         weights = _matrices(part)
         for weight in weights:
             draw(weight)
-        if isinstance(part, _NORMS) and part.weight is not None:
+        if isinstance(part, _SCALED) and part.weight is not None:
             nn.init.ones_(part.weight)
         elif not weights:
             continue
         for name, parameter in part.named_parameters(recurse=False):
-            if name == "bias" or ("bias" in name and not isinstance(part, _WEIGHTED)):
+            if name == "bias" or ("bias" in name and not isinstance(part, WEIGHTED)):
                 nn.init.zeros_(parameter)
 
 
 def _matrices(part: nn.Module) -> Sequence[Tensor]:
     """The weights that a module draws: q, k and v, and each gate of a recurrent layer, apart."""
-    if isinstance(part, _WEIGHTED):
+    if isinstance(part, WEIGHTED):
         return [part.weight]
     own = dict(part.named_parameters(recurse=False))
     if isinstance(part, nn.MultiheadAttention):

@@ -16,8 +16,9 @@ def torchvision(input_shape: Sequence[int], classes: int, *, name: str) -> nn.Mo
     # Imported here, because it takes a second and no other model needs it.
     from torchvision import models
 
-    if name not in models.list_models(module=models):
-        raise ValueError(f"torchvision has no model {name!r}{nearest(name, models.list_models())}")
+    names = models.list_models(module=models)
+    if name not in names:
+        raise ValueError(f"torchvision has no model {name!r}{nearest(name, names)}")
     if len(input_shape) != 3 or input_shape[0] != 3:
         raise ValueError(f"torchvision takes images of 3 channels, got {list(input_shape)}")
     vision = name.startswith("vit_")

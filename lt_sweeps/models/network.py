@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -38,7 +39,7 @@ class Layer:
 
     @property
     def size(self) -> int:
-        return functools.reduce(int.__mul__, self.shape, 1)
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class Network:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     kinds: tuple[tuple[str, str], ...] = ()
-    output: str | int | None = None  # which counts, of a net that returns several
+    output: str | int | None = None  # the output that counts, where a net returns several
     weights: Pretrained | None = None
-    redraw: tuple[str, ...] = ()  # patterns of what is drawn in spite of `weights`
-    input_dtype: torch.dtype = torch.float32  # of its inputs; whole numbers are those of tokens
+    redraw: tuple[str, ...] = ()  # patterns of the parameters that are drawn in spite of `weights`
+    input_dtype: torch.dtype = torch.float32  # whole numbers are tokens
 
     @classmethod
     def of(
@@ -88,7 +89,7 @@ class Network:
         if unknown := sorted(set(prunable) - {"include", "exclude"}):
             raise ValueError(f"model.prunable: no key {unknown}; keys are ['include', 'exclude']")
         init, kinds = config.get("init"), config.get("kinds") or {}
-        if wrong := sorted(set(kinds.values()) - set(KINDS)):
+        if wrong := [kind for kind in kinds.values() if kind not in KINDS]:
             raise ValueError(f"model.kinds: got {wrong[0]!r}; a kind is one of {list(KINDS)}")
         network = cls(
             Call.of(config["net"], where="model.net", supplied=_SHAPES),
@@ -141,11 +142,10 @@ class Network:
     @functools.cache  # noqa: B019 (networks are few)
     def sizes(self) -> dict[str, int]:
         """How many numbers each parameter has, prunable or not; one with two names counts once."""
-        return {
-            each.name: functools.reduce(int.__mul__, each.shape, 1) for each in _parameters(self)
-        }
+        return {each.name: math.prod(each.shape) for each in _parameters(self)}
 
     @property
+    @functools.cache  # noqa: B019 (networks are few)
     def head(self) -> str | None:
         """The name of the output layer: the last linear module."""
         linear = [n for n, part in self.module().named_modules() if isinstance(part, nn.Linear)]
@@ -165,8 +165,9 @@ class Network:
     def module(self, device: str = "meta") -> nn.Module:
         """A fresh module; on `meta`, its shapes only."""
         with torch.device(device):
-            shapes = (self.input_shape, self.classes, self.classes)
-            module = self.net(**dict(zip(_SHAPES, shapes, strict=True)))
+            module = self.net(
+                input_shape=self.input_shape, classes=self.classes, outputs=self.classes
+            )
         if self.output is not None:
             module.register_forward_hook(functools.partial(_only, self.output))
         return module
@@ -174,7 +175,7 @@ class Network:
     @property
     @functools.cache  # noqa: B019 (networks are few)
     def tied(self) -> dict[str, str]:
-        """The further names that tensors of its `state_dict` have, with the name that is theirs."""
+        """Second names of tensors in its `state_dict`, each with the tensor's first name."""
         module = self.module()
         named = (*module.named_parameters(), *module.named_buffers())
         own = {id(tensor): name for name, tensor in named}
@@ -325,9 +326,12 @@ class _Parameter:
         return self.usual if pattern == "*" else self.matches(pattern)
 
     def kind(self, kinds: Mapping[str, str]) -> str:
-        said = (kind for pattern, kind in kinds.items() if self.matches(pattern))
+        said = {pattern: kind for pattern, kind in kinds.items() if self.matches(pattern)}
+        if len({*said.values()}) > 1:
+            raise ValueError(f"model.kinds: {said} all match {self.name}; give it one kind")
         convolves = any(issubclass(owner, (*_CONV, *_TRANSPOSED)) for owner in self.owners)
-        return next(said, "conv" if convolves else "output" if self.head else "hidden")
+        usual = "conv" if convolves else "output" if self.head else "hidden"
+        return next(iter(said.values()), usual)
 
 
 @functools.cache

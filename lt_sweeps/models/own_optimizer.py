@@ -1,4 +1,4 @@
-"""An optimizer of torch's or of a user's, on the parameters of one network."""
+"""An optimizer of torch's or of a user's, and the clipping before it, tried before they train."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.config.user_code import raised_in
+from lt_sweeps.config.seeds import global_draws
+from lt_sweeps.config.user_code import told_by
 
 _KEPT = Tensor | int | float | None
 _SIDE = 3  # of the small tensors that an optimizer is tried on
+_CLIPS = 8  # times that each gradient is clipped: a function may change only after some calls
 
 
 def make_optimizer(
@@ -32,7 +34,7 @@ def make_optimizer(
     try:
         optimizer = call.function(**arguments)
     except Exception as error:  # it is the user's, or was given what it does not take
-        raise ValueError(f"{where} cannot be made: {_said(error)}") from None
+        raise ValueError(f"{where} cannot be made: {told_by(error)}") from None
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"{where} is no torch.optim.Optimizer")
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
@@ -65,6 +67,37 @@ def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) ->
         )
 
 
+def check_clip(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Clip small gradients, whose size falls and rises, several times over.
+
+    Raises: ValueError: the function fails, or does not do the same to the same gradients again.
+    """
+    where = f"recipe.clip: `{call.target}`"
+    small = {name: [min(side, _SIDE) for side in shape] for name, shape in shapes.items()}
+    first: list[Tensor] = []
+    for number in range(_CLIPS):
+        clipped: list[Tensor] = []
+        with global_draws(number):
+            for size in (1.0, 1e-3, 1e3):
+                grads = {name: torch.full(shape, size) for name, shape in small.items()}
+                try:
+                    call(grads=grads)
+                except Exception as error:
+                    raise ValueError(f"{where}: {told_by(error)}") from None
+                clipped += grads.values()
+        first = first or clipped
+        if not all(map(_equal, first, clipped)):
+            raise ValueError(
+                f"{where} makes other gradients of the same ones when it is called again: it "
+                "counts its calls, remembers earlier gradients or draws random numbers; a resumed "
+                "training would end with other weights, so it is a function of `grads` alone"
+            )
+
+
+def _equal(first: Tensor, again: Tensor) -> bool:
+    return torch.equal(first.nan_to_num(), again.nan_to_num())
+
+
 def _attributes(optimizer: torch.optim.Optimizer) -> dict[str, str]:
     """What an optimizer has of its own that no checkpoint holds, as texts to compare."""
     held = ("state", "param_groups", "defaults", "params")
@@ -90,14 +123,10 @@ def try_step(
     try:
         optimizer.step()
     except Exception as error:
-        raise ValueError(f"recipe.optimizer: `{call.target}`: {_said(error)}") from None
+        raise ValueError(f"recipe.optimizer: `{call.target}`: {told_by(error)}") from None
     if not torch.equal(before, torch.get_rng_state()):
         raise ValueError(
             f"recipe.optimizer: `{call.target}` draws random numbers, which would depend on what "
             "else a process has drawn; a result depends on its seed alone"
         )
     return optimizer
-
-
-def _said(error: Exception) -> str:
-    return raised_in(error) or " ".join(str(error).split())

@@ -63,7 +63,7 @@ class Pretrained:
     def misfits(self, state: Mapping[str, Tensor]) -> tuple[frozenset[str], frozenset[str]]:
         """The names of a `state_dict` that the file lacks, and those of another shape."""
         given = self.read()
-        # Files of before these counters existed lack them.
+        # Files that are older than these counters lack them.
         absent = {n for n in state.keys() - given.keys() if not n.endswith("num_batches_tracked")}
         other = {n for n in state.keys() & given.keys() if state[n].shape != given[n].shape}
         return frozenset(absent), frozenset(other)

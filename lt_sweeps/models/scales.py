@@ -8,8 +8,7 @@ from typing import Any
 from torch import nn
 
 from lt_sweeps.config.call import Call
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from lt_sweeps.models.channel_flow import NORMS
 
 
 def scaled_norms(
@@ -19,5 +18,5 @@ def scaled_norms(
     if first is not None:
         Call.of(first, where="model.init", supplied=("module",))(module=module)
     for part in module.modules():
-        if isinstance(part, _NORMS) and part.weight is not None:
+        if isinstance(part, NORMS) and part.weight is not None:
             nn.init.constant_(part.weight, scale)

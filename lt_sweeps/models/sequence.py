@@ -61,7 +61,7 @@ class Recurrent(nn.Module):
     `[B, C, H, W]`, of which it reads one row of pixels after another.
 
     Raises:
-        ValueError: tokens without a `vocabulary`.
+        ValueError: the inputs are none of these, or `vocabulary` does not go with them.
     """
 
     def __init__(
@@ -75,8 +75,12 @@ class Recurrent(nn.Module):
         vocabulary: int | None = None,
     ) -> None:
         super().__init__()
-        if len(input_shape) == 1 and vocabulary is None:
-            raise ValueError("Recurrent: the inputs are tokens; give `vocabulary`, their number")
+        if (len(input_shape) == 1) != (vocabulary is not None) or len(input_shape) > 3:
+            raise ValueError(
+                f"Recurrent: inputs of {list(input_shape)} and vocabulary={vocabulary}; it takes "
+                "[T] tokens with `vocabulary`, how many there are, or without it sequences "
+                "[T, features] or images [C, H, W]"
+            )
         self.tokens = None if vocabulary is None else nn.Embedding(vocabulary, width)
         features = input_shape[-1] * (input_shape[0] if len(input_shape) == 3 else 1)
         kind = nn.LSTM if cell == "lstm" else nn.GRU

@@ -18,7 +18,7 @@ from lt_sweeps.config.seeds import Seed
 from lt_sweeps.config.taken_options import groups_taken, not_taken
 from lt_sweeps.data.image_transforms import ImageTransforms
 from lt_sweeps.models.network import Network
-from lt_sweeps.models.own_optimizer import check_optimizer
+from lt_sweeps.models.own_optimizer import check_clip, check_optimizer
 from lt_sweeps.plan.stages import Init, Moment, Prune, Task, Training, Work, ancestors
 from lt_sweeps.plan.stages.task_kind import TaskKind
 from lt_sweeps.plan.stored_tickets import StoredTickets
@@ -330,11 +330,13 @@ def _granularity(given: Mapping[str, Any]) -> Granularity | None:
 def _check_recipe(recipe: Recipe, network: Network, shape: tuple[int, ...]) -> None:
     """Try what a recipe brings of a user's on a network's shapes.
 
-    Raises: ValueError: an optimizer or an augmentation that cannot do what is asked of it.
+    Raises: ValueError: an optimizer, a clipping or an augmentation that cannot do what is asked.
     """
+    shapes = {name: tuple(p.shape) for name, p in network.module().named_parameters()}
     if isinstance(recipe.optimizer, Call):
-        shapes = [tuple(p.shape) for p in network.module().parameters()]
-        check_optimizer(recipe.optimizer, shapes, recipe.lr)
+        check_optimizer(recipe.optimizer, list(shapes.values()), recipe.lr)
+    if recipe.clip is not None and not recipe.clip.ours:
+        check_clip(recipe.clip, shapes)
     if isinstance(recipe.augment, tuple):
         ImageTransforms(recipe.augment).check(shape)
 

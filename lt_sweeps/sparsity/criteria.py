@@ -3,6 +3,7 @@
 A criterion is an elementwise function that names the evidence it needs:
 - `init` and `final`, the two snapshots that it compares; their moments are config
 - `noise`, uniform in [0, 1); `grad`, a gradient of the loss; `logits`, those of a learned mask
+- the rest of what `evidence` lists
 The tensors are vectors of the weights that compete: those left in one layer, or in all layers, by
 the schedule's scope. Equal scores are ordered at random from the seed. A criterion marked by
 `whole_mask` returns bools, the mask itself, whatever number of weights the schedule asks for.
@@ -78,11 +79,10 @@ def grad(grad: Tensor, *, examples: int = 128) -> Tensor:
 def grasp(
     init: Tensor, hessian_grad: Tensor, *, examples: int = 128, temperature: float = 200.0
 ) -> Tensor:
-    """w_i (Hg): the weights stay whose removal would shrink the gradient's norm most.
-
-    (arXiv:2002.07376.)
+    """w_i (Hg): the weights whose removal would shrink the gradient's norm most stay.
 
     g and H are gradient and Hessian of the loss as for `snip`, its outputs over `temperature`.
+    (arXiv:2002.07376, whose score is minus this one: it removes the highest.)
     """
     return init * hessian_grad
 

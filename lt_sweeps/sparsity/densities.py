@@ -52,7 +52,9 @@ def given(
     """
     key = "schedule.densities"
     if bool(densities) == (file is not None):
-        raise ValueError(f"{key}: give either densities or a file of them, got {densities!r}")
+        raise ValueError(
+            f"{key}: give either densities or a file of them, got {densities!r} and file={file}"
+        )
     shares = densities if file is None else _read(file)
     names = [layer.name for layer in layers]
     if not isinstance(shares, Mapping):
@@ -61,9 +63,11 @@ def given(
         shares = dict(zip(names, shares, strict=True))
     for name, share in shares.items():
         if name not in names:
-            raise ValueError(f"{key}: no layer `{name}`; layers are {names}{nearest(name, names)}")
+            near = nearest(str(name), names)
+            raise ValueError(f"{key}: no layer `{name}`; layers are {names}{near}")
         if not isinstance(share, (int, float)) or not 0 < share <= 1:
-            hint = f"; did you mean {share / 100:g}?" if isinstance(share, int | float) else ""
+            percent = isinstance(share, (int, float)) and 1 < share <= 100
+            hint = f"; did you mean {share / 100:g}?" if percent else ""
             raise ValueError(f"{key}: {share!r} for {name} lies outside (0, 1]{hint}")
     if missing := [name for name in names if name not in shares]:
         raise ValueError(f"{key}: nothing for {missing}; give a density for every layer")
@@ -104,8 +108,9 @@ def _erk(layers: Sequence[Layer], sparsity: float) -> list[float]:
 def _read(file: str) -> Mapping[str, float] | Sequence[float]:
     try:
         densities = yaml.safe_load(Path(file).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"schedule.file: {file} cannot be read: {error}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"schedule.file: {file} cannot be read: {said}") from None
     if not isinstance(densities, (Mapping, list)):
         raise ValueError(f"schedule.file: {file} holds {densities!r}; give densities by layer")
     return densities

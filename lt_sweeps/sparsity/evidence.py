@@ -13,7 +13,7 @@ from typing import Any
 from lt_sweeps.config.call import Call
 from lt_sweeps.sparsity.granularity import WHERE, Granularity
 
-_CRITERION = {  # by its name, the moment that it is of if a yaml does not say another
+_CRITERION = {  # what criteria may name, each with its moment where a yaml gives no other
     "init": "start",
     "final": "end",
     "best": "best",
@@ -30,16 +30,8 @@ _CRITERION = {  # by its name, the moment that it is of if a yaml does not say a
 UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # known before a network is trained
 ON_DATA = ("grad", "hessian_grad")  # computed from training images
 LEARNED = ("logits", "keeps", "sampled")  # known where a mask has been trained, and only there
-OF_ACTIONS = (
-    "origin",
-    "init",
-    "final",
-    "masked",
-    "kept",
-    "cut",
-    "noise",
-    "fresh",
-)  # of resets and freezes
+# What resets and freezes may name.
+OF_ACTIONS = ("origin", "init", "final", "masked", "kept", "cut", "noise", "fresh")
 _LOGITS = ("kept", "logits", "noise")
 
 
@@ -69,7 +61,7 @@ class Criterion:
         """The criterion that a yaml describes: `_target_`, moments, arguments, `granularity`."""
         where = "mask_criterion"
         target = str(config.get("_target_"))
-        names = _evidence(Call(target), where, tuple(_CRITERION))
+        names = _evidence(Call(target), where, tuple(_CRITERION), timed=True)
         evidence = {name: config.get(name, _CRITERION.get(name)) for name in names}
         evidence.update({n: n.removeprefix("at_") for n in names if n.startswith("at_")})
         for name, moment in evidence.items():
@@ -103,14 +95,15 @@ def _call(config: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> Ca
     return Call.of(config, where=where, supplied=names)
 
 
-def _evidence(call: Call, where: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the tensors that a function asks for."""
+def _evidence(
+    call: Call, where: str, allowed: tuple[str, ...], *, timed: bool = False
+) -> tuple[str, ...]:
+    """The names of the tensors that a function asks for; `timed` allows `at_500it` too."""
     names = tuple(
         name
         for name, parameter in inspect.signature(call.function).parameters.items()
         if "Tensor" in str(parameter.annotation) or parameter.annotation is parameter.empty
     )
-    timed = allowed == tuple(_CRITERION)
     unknown = [n for n in names if n not in allowed and not (timed and n.startswith("at_"))]
     if unknown:
         raise ValueError(

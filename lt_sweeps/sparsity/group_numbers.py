@@ -117,16 +117,10 @@ def _heads(network: Network) -> dict[str, Tensor]:
 
 def is_output(layer: Layer, network: Network) -> bool:
     """Whether the rows of a layer are the network's outputs, such as classes."""
-    head = _head(network)
-    if head is not None:
-        return layer.name == f"{head}.weight" or layer.kind == "output"
+    if network.head is not None:
+        return layer.name == f"{network.head}.weight" or layer.kind == "output"
     last = network.layers[-1]
     return layer.kind == "output" or (layer == last and layer.shape[0] == network.classes)
-
-
-@functools.cache
-def _head(network: Network) -> str | None:
-    return network.head  # it builds the module
 
 
 @functools.cache

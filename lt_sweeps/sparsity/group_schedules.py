@@ -40,19 +40,21 @@ def group_counts(
     if whole:
         why = " (its rows are classes)" if granularity.word in ("filter", "neuron") else ""
         yield f"{granularity}: {', '.join(whole)} stays whole{why}"
-    for number, run in enumerate(groups.runs(schedule[0], layers)):
-        runs = [groups.runs(target, layers)[number] for target in schedule]
-        _, total = groups.number_kept(run)
+    # The layers that compete are the same at every level; `levels` are those of one group of them.
+    for levels in zip(*(groups.runs(target, layers) for target in schedule), strict=True):
+        together, _ = levels[0]
+        _, total = groups.number_kept(levels[0])
         if not total:
             continue
-        several = len(run[0]) > 1
-        name = ", ".join(la.name for la in run[0]) if len(run[0]) < len(layers) else "all layers"
-        kept = ", ".join(str(groups.number_kept(each)[0]) for each in runs)
+        verb = "keep" if len(together) > 1 else "keeps"
+        every = len(together) == len(layers)
+        name = "all layers" if every else ", ".join(layer.name for layer in together)
+        kept = ", ".join(str(groups.number_kept(run)[0]) for run in levels)
         of = f"each {total}" if granularity.pattern else f"{total}"
-        yield f"{granularity}: {name} keep{'s' * (not several)} {kept} of {of} {granularity.noun}s"
-        for level, each in enumerate(runs, 1):
-            if groups.falls_short(each):
-                goal, left = groups.goal(each), groups.bounds(each)[1]
+        yield f"{granularity}: {name} {verb} {kept} of {of} {granularity.noun}s"
+        for level, run in enumerate(levels, 1):
+            if groups.falls_short(run):
+                goal, left = groups.goal(run), groups.bounds(run)[1]
                 yield (
                     f"{granularity}: level {level} asks {name} to keep {goal} weights; one "
                     f"{granularity.noun} of each layer stays, so that {left} are left"

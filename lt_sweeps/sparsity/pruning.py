@@ -38,7 +38,6 @@ def prune(
     """The mask that keeps the highest scores of what `kept` keeps: exactly the target's counts.
 
     Of `groups` as many are kept as come nearest to the counts, by the mean of a group's scores.
-
     The criterion sees the weights that compete, as one vector: those that are left in a layer, or
     in all layers if the scope is global. So a rank is a rank among them.
 
@@ -65,24 +64,22 @@ def prune(
         place = names[0] if len(names) == 1 else "all layers"
         score = _scored(criterion, left, sum(sizes), place)
         ties = generator(noise, "ties", level, *(names if target.scope == "layer" else ()))
-        if score.dtype == torch.bool:
+        if score.dtype != torch.bool and 0 < count < len(score) and (score == score[0]).all():
+            those = f"the {count}" if groups is None else f"the {groups.granularity.noun}s"
+            say(
+                f"mask_criterion: `{criterion.target}` gives all {len(score)} weights of {place} "
+                f"one score, so {those} that stay are drawn at random"
+            )
+        if score.dtype == torch.bool:  # the mask itself
             stays = score
+        elif groups is not None:
+            stays = groups.keep_top(score, kept, (group, count), ties)
+        elif count > len(score):
+            raise ValueError(
+                f"schedule: level {level} keeps {count} weights of {place}; {len(score)} are left"
+            )
         else:
-            if groups is None and count > len(score):
-                raise ValueError(
-                    f"schedule: level {level} keeps {count} weights of {place}; {len(score)} are "
-                    "left"
-                )
-            if 0 < count < len(score) and bool((score == score[0]).all()):
-                those = f"the {count}" if groups is None else f"the {groups.granularity.noun}s"
-                say(
-                    f"mask_criterion: `{criterion.target}` gives all {len(score)} weights of "
-                    f"{place} one score, so {those} that stay are drawn at random"
-                )
-            if groups is None:
-                stays = keep_top(score, count, ties)
-            else:
-                stays = groups.keep_top(score, kept, (group, count), ties)
+            stays = keep_top(score, count, ties)
         for name, part in zip(names, stays.split(sizes), strict=True):
             mask[name] = kept[name].masked_scatter(kept[name], part)
     return mask

@@ -58,20 +58,15 @@ def geometric(
 ) -> tuple[Target, ...]:
     """Prune a rate of the remaining weights per level, by the layer's kind.
 
-    Ends after `levels`, or exactly at `sparsity`: the levels before it are those of the endless
-    schedule, so that cells with different targets share them. A global scope needs one rate.
+    Ends after `levels`, or at `sparsity`, which a level whose density is within 0.1 percent of it
+    reaches. The levels before it are those of the endless schedule, so that cells with different
+    targets share them. A global scope needs one rate.
     Counts are rounded as in arXiv:1905.01067: what a level prunes is floored.
     """
     rates = {"conv": conv, "hidden": hidden, "output": output}
     for kind, rate in rates.items():
         if not 0 < rate < 1:
             raise ValueError(f"schedule: {kind}={rate}; a rate lies between 0 and 1")
-    if (levels is None) == (sparsity is None):
-        raise ValueError(
-            f"schedule: give either levels or sparsity, got levels={levels}, sparsity={sparsity}"
-        )
-    if levels is not None and levels < 1:
-        raise ValueError(f"schedule: levels={levels}; give 1 or more")
     used = {layer.kind: rates[layer.kind] for layer in layers}
     if scope == "global" and len(set(used.values())) > 1:
         raise ValueError(f"schedule: a global scope needs one rate, got {used}")
@@ -81,13 +76,9 @@ def geometric(
     def nominal(level: float) -> float:
         return 1 - sum(n * base**level for n, base in zip(sizes, bases, strict=True)) / sum(sizes)
 
-    whole, last = levels, None
-    if sparsity is not None:
-        if sparsity == 0:
-            raise ValueError("schedule: sparsity 0 prunes nothing; use method=dense")
-        whole, last = _levels_to(checked_sparsity(sparsity), nominal)
+    whole, last = _whole_and_last(levels, sparsity, nominal)
     targets, keep = [], sizes
-    for level in range(1, (whole or 0) + 1):
+    for level in range(1, whole + 1):
         keep = [n - int(n * ((1 - b) * 100.0) / 100) for n, b in zip(keep, bases, strict=True)]
         targets.append(Target(scope, tuple(keep), nominal(level)))
     if last is not None:
@@ -120,6 +111,23 @@ def one_shot(
 def _sizes(layers: Sequence[Layer], scope: Scope) -> list[int]:
     sizes = [layer.size for layer in layers]
     return sizes if scope == "layer" else [sum(sizes)]
+
+
+def _whole_and_last(
+    levels: int | None, sparsity: float | None, nominal: Callable[[float], float]
+) -> tuple[int, float | None]:
+    """How many whole levels there are, and the fractional level after them, if there is one."""
+    if (levels is None) == (sparsity is None):
+        raise ValueError(
+            f"schedule: give either levels or sparsity, got levels={levels}, sparsity={sparsity}"
+        )
+    if sparsity is not None:
+        if sparsity == 0:
+            raise ValueError("schedule: sparsity 0 prunes nothing; use method=dense")
+        return _levels_to(checked_sparsity(sparsity), nominal)
+    if levels is None or levels < 1:
+        raise ValueError(f"schedule: levels={levels}; give 1 or more")
+    return levels, None
 
 
 def _levels_to(sparsity: float, nominal: Callable[[float], float]) -> tuple[int, float | None]:

@@ -35,15 +35,14 @@ def flow(
         name: tensor[0].double().abs() * (not is_bias(name))
         for name, tensor in ticket.state.items()
     }
-    mask = {layer.name: ticket.mask[layer.name][0].clone() for layer in network.layers}
+    layers = network.layers
+    mask = {layer.name: ticket.mask[layer.name][0].clone() for layer in layers}
     sizes = {name: int(kept.sum()) for name, kept in mask.items()}
     with torch.random.fork_rng(devices=[]):
         module = network.module("cpu").eval()
+    runs = target.groups(layers) if groups is None else groups.runs(target, layers)
     for number in range(1, rounds):
         scores = _flow(module, state, mask, network)
-        runs = (
-            target.groups(network.layers) if groups is None else groups.runs(target, network.layers)
-        )
         for group, keep in runs:
             size = sum(sizes[layer.name] for layer in group)
             count = round(size * (keep / size) ** (number / rounds))

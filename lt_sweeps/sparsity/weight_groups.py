@@ -40,17 +40,17 @@ class Groups:
     @functools.cached_property
     def whole(self) -> Mapping[str, int]:
         """How many weights of each layer are in no group."""
-        return {n: each.numel() - len(_grouped(each)) for n, each in self.numbers.items()}
+        return {n: numbers.numel() - len(_grouped(numbers)) for n, numbers in self.numbers.items()}
 
     def runs(self, target: Target, layers: Sequence[Layer]) -> list[Run]:
         """The layers that compete, and their counts: those that share a group compete together."""
-        runs = [([*group], count) for group, count in target.groups(layers)]
+        runs: list[Run] = target.groups(layers)
         if self.granularity.word != "head" or target.scope == "global":
-            return list(runs)
+            return runs
         merged: dict[int | str, Run] = {}
         for group, count in runs:
-            named = self.numbers[group[0].name]
-            place = int(named.max()) if (named != WHOLE).any() else group[0].name
+            numbers = self.numbers[group[0].name]
+            place = int(numbers.max()) if (numbers != WHOLE).any() else group[0].name
             before, kept = merged.get(place, ([], 0))
             merged[place] = [*before, *group], kept + count
         return list(merged.values())
@@ -109,9 +109,9 @@ class Groups:
     def falls_short(self, run: Run) -> bool:
         """Whether a run cannot come near its count, because no layer is emptied."""
         sizes = self._sizes([layer.name for layer in run[0]])
-        return (
-            bool(len(sizes)) and 2 * (self.bounds(run)[1] - self.goal(run)) > int(sizes.max()) + 1
-        )
+        if not len(sizes):
+            return False
+        return 2 * (self.bounds(run)[1] - self.goal(run)) > int(sizes.max()) + 1
 
     def number_kept(self, run: Run) -> tuple[int, int]:
         """About how many groups of a run stay, of how many; of a pattern how many of M inputs."""

@@ -4,8 +4,8 @@
 `tf32`     float32 whose products round their inputs to ten bits of fraction (GPUs only)
 `bf16`     autocast: products in bfloat16; weights, gradients, moments and losses stay float32
 
-Torch's own defaults differ by operation (TF32 in convolutions, IEEE in products), so that nothing
-is left to them: every forward and backward pass says what it wants, evaluations included.
+Torch's own defaults differ by operation (TF32 in convolutions, IEEE in products). So every forward
+and backward pass sets its precision, evaluations included.
 """
 
 from __future__ import annotations
@@ -98,12 +98,12 @@ class Arithmetic:
         return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
     def dtype(self, weights: torch.dtype) -> torch.dtype:
-        """What weights of this type are multiplied as, where autocast is not at hand."""
+        """The type in which weights of this type are multiplied where autocast does not act."""
         return torch.bfloat16 if self.precision == "bf16" else weights
 
     @property
     def rounding(self) -> float:
-        """What the size of a batch may change of an output, as a part of it."""
+        """The relative change of an output that another size of its batch may make."""
         return {"float32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}[self.precision]
 
 
@@ -117,7 +117,7 @@ _OF_GPUS, _OF_CPUS = _parts(torch.backends.cudnn), _parts(torch.backends.mkldnn)
 
 _NO_TF32 = "NVIDIA_TF32_OVERRIDE"  # read by NVIDIA's libraries
 FLOAT32 = Arithmetic()
-"""What is computed without a word on precision."""
+"""The arithmetic where no precision is given."""
 
 ONE_KERNEL = False
 """Whether a GPU masks, updates and pins weights in one kernel: see `kept_update`.

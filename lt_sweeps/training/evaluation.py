@@ -41,10 +41,9 @@ class Score(NamedTuple):
 class Evaluation:
     """Scores a stack on the splits of its data set; leaves batch-norm statistics alone.
 
-    With `captures` the passes over the validation set, of which a training makes many, are one
-    graph, unless a task of its own is measured: its functions may wait for the host. The test set
-    is evaluated once or twice, and images outside of the device are sent. `at_once` images take the
-    forward pass together.
+    With `captures` a pass over the validation set is one graph, because a training makes many of
+    them. A user's task is left out, because its functions may wait for the host, and so are images
+    that lie outside of the device. `at_once` images go through the forward pass together.
     """
 
     def __init__(

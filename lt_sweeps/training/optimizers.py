@@ -2,9 +2,9 @@
 
 `optimizer_of` is the door: it gives a recipe's optimizer, these or any other (`OwnOptimizer`).
 
-Each row has a count of steps of its own, so it does not depend on the others, and can be saved,
-restored and stacked with other rows without any rounding. Rows with equal counts are one tensor to
-torch, others a tensor each; the numbers are the same.
+Each row has its own count of steps. So it does not depend on the other rows, and can be saved,
+restored and stacked with others without any rounding. Where all counts are equal, torch gets the
+rows as one tensor, else a tensor for each row; the numbers are the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Optimizer:
     """
 
     fused = True
-    rest: ClassVar[Mapping[str, Tensor]] = {}  # all that it keeps are its moments
+    rest: ClassVar[Mapping[str, Tensor]] = {}  # nothing beside its moments
 
     def __init__(
         self,
@@ -48,12 +48,13 @@ class Optimizer:
         eps: float = 1e-8,
     ) -> None:
         self.optimizer = optimizer
-        self._options: dict[str, Any] = (
+        # What torch's functions of an update are given beside tensors and the learning rate.
+        self.options: dict[str, Any] = (
             {"momentum": momentum, "nesterov": nesterov, "dampening": 0.0}
             if optimizer == "sgd"
             else {"beta1": betas[0], "beta2": betas[1], "eps": eps, "amsgrad": False}
         )
-        self._options |= {"weight_decay": weight_decay, "maximize": False, "fused": True}
+        self.options |= {"weight_decay": weight_decay, "maximize": False, "fused": True}
         names = ("exp_avg", "exp_avg_sq") if optimizer != "sgd" else ("momentum",) * bool(momentum)
         self.moments = {name: torch.zeros_like(weights) for name in names}
         self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
@@ -61,7 +62,7 @@ class Optimizer:
         self._arrange(together=True)  # all counts are 0
 
     def ready(self) -> None:
-        """Settle whether all rows are one tensor; once the counts of steps have been changed."""
+        """Settle whether all rows are one tensor, after the counts of steps have changed."""
         self._arrange(together=bool((self.steps == self.steps[0]).all()))
 
     def _arrange(self, *, together: bool) -> None:
@@ -80,25 +81,16 @@ class Optimizer:
         if self.optimizer == "sgd":
             self.steps.add_(1)
             buffers = list[Tensor | None](moments[0] if moments else [None] * len(weights))
-            sgd(weights, grads, buffers, lr=lr, **self._options)
+            sgd(weights, grads, buffers, lr=lr, **self.options)
         else:
             first, second = moments
             update = adam if self.optimizer == "adam" else adamw
-            update(weights, grads, first, second, [], self._counts, lr=lr, **self._options)
+            update(weights, grads, first, second, [], self._counts, lr=lr, **self.options)
             if self._together and len(self.steps) > 1:
                 self.steps[1:].copy_(self.steps[0])
 
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """What torch's functions of an update are given beside tensors and the learning rate."""
-        return self._options
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies of the moments `[R, P]` and of the counts of steps `[R]`."""
-        return {name: value.clone() for name, value in self.tensors.items()}
-
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue, in place, from what `state` returned; rows may come from different stacks."""
+        """Continue, in place, from such `tensors`; rows may come from different stacks."""
         if set(state) != set(self.tensors):
             raise ValueError(
                 f"optimizer: got {sorted(state)}; `{self.optimizer}` keeps {sorted(self.tensors)}"

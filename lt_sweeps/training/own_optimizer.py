@@ -87,12 +87,8 @@ class OwnOptimizer:
             self._bind(row)
         self.steps.add_(1)
 
-    def state(self) -> dict[str, Tensor]:
-        """Copies of all that it keeps."""
-        return {name: value.clone() for name, value in self.tensors.items()}
-
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue, in place, from what `state` returned."""
+        """Continue, in place, from such `tensors`."""
         if set(state) != set(self.tensors):
             raise ValueError(
                 f"optimizer: got {sorted(state)}; `{self._call}` keeps {sorted(self.tensors)}"

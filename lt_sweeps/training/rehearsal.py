@@ -1,8 +1,8 @@
-"""The rehearsal: the first steps of a training, run twice before they count.
+"""The rehearsal: the first steps of a training are run twice before they count.
 
-A result must be a function of its seed, and of one example at a time where it is evaluated. What a
-person's model, augmentation, optimizer or sparsifier does otherwise trains as well as any other,
-and no number would show it.
+A result must depend on its seed alone, and a prediction on its own example alone. A user's model,
+augmentation, optimizer or sparsifier that breaks this trains as well as any other, and no number
+shows it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _IMAGES = 8
 def rehearse(loop: TrainingLoop) -> None:
     """Check a training that has just been started, and leave it as it was.
 
-    Later trainings of a network are like its first one, unless a sparsifier acts in them.
+    Later trainings of a network are not checked, unless a sparsifier acts in them: they run the
+    code that its first one has run.
 
     Raises:
         ValueError: its first steps are no function of the seed, a prunable weight gets no

@@ -56,7 +56,7 @@ class UnitFiles:
 
     @contextmanager
     def written(self) -> Iterator[None]:
-        """At the end of this context nothing is being written any more, however it ends."""
+        """A context that ends only when all is written, also where an error ends it."""
         try:
             yield
         except BaseException:
@@ -65,7 +65,7 @@ class UnitFiles:
         self.wait()
 
     def snapshot(self, moment: Moment, step: int) -> None:
-        """Save the units as they are, where somebody needs this moment."""
+        """Save the units as they are, where a later stage needs this moment."""
         rows = [r for r, moments in enumerate(self.moments) if moment in moments]
         if rows:
             self.masking.check(step)
@@ -130,10 +130,10 @@ class UnitFiles:
         self.write_checkpoint(step, seconds)
         self.wait()
         stack = self.masking.stack
-        name = torch.cuda.get_device_name if stack.device.type == "cuda" else str
+        on_gpu = stack.device.type == "cuda"
         cost = UnitCost(
             seconds=round(seconds / len(self.units), 3),
-            device=name(stack.device),
+            device=torch.cuda.get_device_name(stack.device) if on_gpu else str(stack.device),
             stack_size=len(self.units),
             backend=stack.backend,
             deterministic=self.machine.deterministic,

@@ -10,7 +10,7 @@ import pytest
 
 from lt_sweeps.config import user_code
 from lt_sweeps.config.call import Call
-from lt_sweeps.config.user_code import code_behind, files_named
+from lt_sweeps.config.user_code import code_behind, files_named, told_by
 
 LAB = {
     "lab/__init__.py": "LOADED = True\n",
@@ -191,6 +191,15 @@ def test_the_content_of_a_file_that_an_argument_names_counts(lab: Path, monkeypa
 def test_an_argument_that_names_no_file_is_only_a_text(tmp_path: Path) -> None:
     texts = {"a": "sgd", "b": "x" * 5000, "c": "a\0b", "d": str(tmp_path), "e": "", "f": 3}
     assert files_named(texts) == {}
+
+
+def test_an_error_is_told_in_one_line_that_is_never_empty() -> None:
+    assert told_by(AssertionError()) == "AssertionError"
+    assert told_by(RuntimeError("shapes\n  differ")) == "shapes differ"
+    try:
+        assert not __file__
+    except AssertionError as error:
+        assert "test_user_code.py" in told_by(error)
 
 
 def test_files_in_lists_and_mappings_of_arguments_count_too(tmp_path: Path) -> None:

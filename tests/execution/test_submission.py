@@ -244,13 +244,13 @@ def test_a_split_taken_from_another_is_refused(
     cell: Make, tmp_path: Path, split: str, other: str
 ) -> None:
     made = plan([cell(dataset=leak(150, split, other))])
-    message = f"150 of 200 {split} images are {other} images too"
+    message = f"150 of 200 {split} examples are {other} examples too"
     with pytest.raises(ValueError, match=message) as refused:
         Submission(made, settings(tmp_path)).check_splits(made.units)
     assert str(refused.value).startswith("dataset: leaking(")
 
 
-@pytest.mark.parametrize(("shared", "said"), [(0, []), (3, ["3 of 200 test images are train"])])
+@pytest.mark.parametrize(("shared", "said"), [(0, []), (3, ["3 of 200 test examples are train"])])
 def test_a_few_images_that_splits_share_are_counted_aloud(
     cell: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, shared: int, said: list[str]
 ) -> None:
@@ -261,7 +261,7 @@ def test_a_few_images_that_splits_share_are_counted_aloud(
 
 
 def test_a_sweep_on_shared_examples_does_not_start(cell: Make, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="200 of 200 test images are train images too"):
+    with pytest.raises(ValueError, match="200 of 200 test examples are train examples too"):
         run_missing(Submission(plan([cell(dataset=leak(200))]), settings(tmp_path)))
     assert not list(tmp_path.glob("tickets/*/*.safetensors"))
 

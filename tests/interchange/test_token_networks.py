@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import lt_sweeps as lt
 from lt_sweeps.cli.command_line import main
@@ -126,6 +127,23 @@ def test_neurons_between_the_layers_of_a_block_go() -> None:
     x = torch.randint(WORDS, (4, T))
     with torch.no_grad():
         torch.testing.assert_close(found.module(x), module(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_neurons_of_torch_s_own_encoder_go_and_its_heads_stay(norm_first: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
+    module = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).double().eval()
+    with torch.no_grad():
+        module.get_parameter("layers.0.linear1.weight")[:10] = 0
+        module.get_parameter("layers.1.linear2.weight")[:, :5] = 0
+    found = compacted(module, torch.zeros(1, 5, 8))
+    assert found.widths["layers.0.linear1"] == (16, 7), "one stands for all that are constant"
+    assert found.widths["layers.1.linear1"] == (16, 11)
+    assert "layers.0.self_attn" in found.whole
+    x = torch.randn(4, 5, 8, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(found.module(x), module(x))
 
 
 def test_what_is_recurrent_stays_whole_and_says_so() -> None:

@@ -83,6 +83,11 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
         ({"net": None}, "model: no `net`"),
         ({**ODD, "kinds": {"inner*": "dense"}}, "model.kinds: got 'dense'; a kind is one of"),
         ({**ODD, "kinds": {"outer*": "conv"}}, "model.kinds: `outer\\*` matches none of"),
+        ({**ODD, "kinds": {"inner*": ["conv"]}}, r"model.kinds: got \['conv'\]; a kind is one of"),
+        (
+            {**ODD, "kinds": {"inner*": "conv", "*": "output"}},
+            r"model.kinds: \{'\*': 'output', 'inner\*': 'conv'\} all match inner\S+; give it one",
+        ),
         (
             {"net": {"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 2}},
             "cannot be",

@@ -1,6 +1,7 @@
 """Layers with densities of their own: ERK, uniform, and given ones."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,10 @@ def test_given_densities_come_by_name_in_order_or_from_a_file(tmp_path: Path) ->
         ({"densities": {"a": 0.5, "b": 0.5}}, "nothing for .'c'.; give a density for every layer"),
         ({"densities": {"a": 1, "b": 1, "c": 1, "d": 1}}, "no layer `d`"),
         ({"densities": [51.2, 0.4, 0.2]}, "51.2 for a lies outside .0, 1.; did you mean 0.512"),
-        ({"densities": [0, 0.4, 0.2]}, "0 for a lies outside"),
+        ({"densities": [0, 0.4, 0.2]}, "0 for a lies outside .0, 1.$"),
+        ({"densities": {0: 0.5}}, "no layer `0`; layers are"),
+        ({"file": __file__}, "schedule.file: .*test_densities.py cannot be read: "),
+        ({"file": sys.executable}, f"schedule.file: {sys.executable} cannot be read: "),
         ({"densities": [0.001, 0.4, 0.2]}, "leaves nothing of a"),
         ({"densities": [1, 1, 1]}, "sparsity must rise"),
         ({"file": "nowhere.yaml"}, "schedule.file: nowhere.yaml cannot be read"),

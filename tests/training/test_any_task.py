@@ -290,11 +290,15 @@ def test_a_further_metric_changes_no_result_of_a_classification(tmp_path: Path) 
         assert others["end_test_top2"] >= after["end_test_accuracy"]
 
 
+FLIP = "torchvision.transforms.v2.functional.horizontal_flip_image"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"recipe__label_smoothing": 0.1}, "recipe.label_smoothing: got 0.1, and task.loss"),
         ({"recipe__augment": "crop_flip"}, "recipe.augment: got crop_flip, which is for images"),
+        ({"recipe__augment": [{"_target_": FLIP}]}, r"got horizontal_flip_image\(\), which is for"),
         ({"task": {"loss": {"_target_": "torch.nn.functional.mse_los"}}}, "task.metrics: got None"),
         ({"task": own_accuracy()}, "task.metrics: `accuracy` cannot name"),
         ({"task": {"los": 1}}, "task: no key `los`; .*did you mean `loss`"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from fixtures.captured_step import HostTraffic
 from fixtures.tiny_cell import compute_cells
+from torch import Tensor
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.planning import plan
@@ -73,3 +74,48 @@ def test_a_pruned_weight_counts_for_nothing_in_the_norm(cell: Callable[..., Cell
     moved = (stack.weights - before).norm(dim=1)
     torch.testing.assert_close(moved, torch.full((2,), 0.5 * 2**-6), rtol=1e-4, atol=0)
     assert torch.equal(stack.weights[1, ::2], before[1, ::2])
+
+
+def by_its_calls(grads: Mapping[str, Tensor], *, seen: list[int] = []) -> None:  # noqa: B006
+    """The first three gradients stay, as in a warm-up."""
+    seen.append(1)
+    for grad in grads.values():
+        grad.mul_(0.5 if len(seen) > 3 else 1.0)
+
+
+def by_the_largest(grads: Mapping[str, Tensor], *, seen: list[float] = [0.0]) -> None:  # noqa: B006
+    seen.append(max(seen[-1], *(float(grad.abs().max()) for grad in grads.values())))
+    for grad in grads.values():
+        grad.clamp_(-seen[-1] / 2, seen[-1] / 2)
+
+
+def by_chance(grads: Mapping[str, Tensor]) -> None:
+    for grad in grads.values():
+        grad.mul_(torch.rand(()))
+
+
+def by_a_name_that_is_not_there(grads: Mapping[str, Tensor]) -> None:
+    grads["head.weight"].mul_(0.5)
+
+
+def halved(grads: Mapping[str, Tensor]) -> None:
+    for grad in grads.values():
+        grad.mul_(0.5)
+
+
+@pytest.mark.parametrize(
+    ("clip", "says"),
+    [
+        (by_its_calls, "makes other gradients of the same ones when it is called again"),
+        (by_the_largest, "makes other gradients of the same ones when it is called again"),
+        (by_chance, "makes other gradients of the same ones when it is called again"),
+        (by_a_name_that_is_not_there, r"\S*test_gradient_clipping.py:\d+: KeyError: 'head.weight'"),
+    ],
+)
+def test_one_that_a_resumed_training_cannot_repeat_is_refused_when_the_plan_is_made(
+    cell: Callable[..., Cell], clip: Callable[..., None], says: str
+) -> None:
+    target = f"{__name__}.{clip.__name__}"
+    with pytest.raises(ValueError, match=f"recipe.clip: `{target}`:? {says}"):
+        plan([cell(recipe__clip={"_target_": target})])
+    plan([cell(recipe__clip={"_target_": f"{__name__}.halved"})])

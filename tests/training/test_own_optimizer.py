@@ -65,7 +65,7 @@ def test_a_stack_is_trained_as_plain_torch_trains_each_network(name: str) -> Non
     ours = OwnOptimizer(call, weights, grads, layout, lr=RATES[0])
     for step, lr in enumerate(RATES):
         if step == 2:  # the rows go on in another stack, in another order
-            state = {key: value[MOVED] for key, value in ours.state().items()}
+            state = {key: value[MOVED] for key, value in ours.tensors.items()}
             weights, plain = weights[MOVED], [plain[r] for r in MOVED]
             theirs = [theirs[r] for r in MOVED]
             ours = OwnOptimizer(call, weights, grads, layout, lr=RATES[0])

@@ -33,6 +33,8 @@ def supermask(
     The first result has no mask. `statistics` is the number of training batches from which the
     statistics of a network with batch norm are estimated.
     """
+    if statistics < 0:
+        raise ValueError(f"method: statistics={statistics}; give 0 batches or more")
     dense = Train(init, recipe)
     cuts = [Prune(dense, target, mask_criterion, origin=dense) for target in schedule]
     starts = [Reset(pruned, reset, freeze, origin=dense) for pruned in (dense, *cuts)]

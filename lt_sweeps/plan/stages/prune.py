@@ -14,6 +14,7 @@ from lt_sweeps.plan.stages.work import Work
 from lt_sweeps.sparsity.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion, is_whole_mask
 from lt_sweeps.sparsity.group_numbers import groups_of
 from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.synflow import is_bias
 from lt_sweeps.sparsity.weight_groups import Groups
 
 EXAMPLES = 128
@@ -186,7 +187,14 @@ class Prune(Stage):
             **task,
             **anew,
             **({} if grouped is None else {"granularity": grouped.identity()}),
+            **self._flow_version,
         }
+
+    @property
+    def _flow_version(self) -> dict[str, int]:
+        """Until version 2 a flow had the biases of recurrent layers, whose names end otherwise."""
+        others = any(is_bias(n) and not n.endswith("bias") for n in self.network.sizes)
+        return {"flow": 2} if others and "flow" in self.evidence else {}
 
     def _snapshot(self, name: str, time: str | None) -> Snapshot | None:
         where = f"mask_criterion.{name}"
@@ -196,6 +204,8 @@ class Prune(Stage):
             self._check_examples()
         if name == "hessian_grad":
             self.data.kind.check_temperature(self.criterion.call.bound().get("temperature", 1.0))
+        if name == "flow" and (rounds := self.criterion.call.bound().get("rounds", 1)) < 1:
+            raise ValueError(f"mask_criterion.rounds: got {rounds}; give 1 or more")
         if name in ("flow", "channel"):
             self._check_inputs(name)
         if time == "origin":

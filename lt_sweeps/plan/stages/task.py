@@ -86,9 +86,11 @@ class Training:
     def __post_init__(self) -> None:
         self.task.kind.check_smoothing(self.recipe.label_smoothing)
         shape = tuple(self.task.dataset.input_shape)
-        if self.recipe.augment != "none" and len(shape) != 3:
+        augment = self.recipe.augment
+        if augment != "none" and len(shape) != 3:
+            given = augment if isinstance(augment, str) else ", ".join(map(str, augment))
             raise ValueError(
-                f"recipe.augment: got {self.recipe.augment}, which is for images, and inputs of "
+                f"recipe.augment: got {given}, which is for images, and inputs of "
                 f"`{self.task.call.target}` are {list(shape)}; give none"
             )
         if self.precision not in PRECISIONS:

@@ -153,7 +153,11 @@ class TaskKind:
             )
 
     def check_temperature(self, temperature: float) -> None:
-        """Raises: ValueError: outputs are to be divided by a temperature, and are no logits."""
+        """Raises: ValueError: it is not above 0, or would divide outputs that are no logits."""
+        if not temperature > 0:  # 0 would make every score NaN, and the mask a random one
+            raise ValueError(
+                f"mask_criterion.temperature: got {temperature:g}; give a number above 0"
+            )
         if temperature != 1 and self.loss.target not in _ON_LOGITS:
             raise ValueError(
                 f"mask_criterion.temperature: got {temperature:g}, which divides logits, and "

@@ -13,7 +13,7 @@ _OF_SHAPE = ("shape", "size", "dim", "ndim", "numel", "dtype", "device", "is_cud
 def branches_on_data(module: nn.Module) -> bool:
     """Whether torch.fx meets an `if` or a `while` on numbers that come from the input.
 
-    What it cannot trace for another reason, as a branch on a shape, counts as no such branch.
+    A module that it cannot trace for another reason, such as a branch on a shape, has none.
     """
     try:
         with torch.random.fork_rng(devices=[]):

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_sweeps.models.channel_flow import NORMS
 from lt_sweeps.models.functional import picked
 from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews
 
 # Not on a CPU, where folding convolutions does not pay at all, and bytes are known.
 _LAID_OUT = ("cuda",)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class StackedBackend:
@@ -91,7 +91,7 @@ def unstackable(module: nn.Module) -> str:
     """The first part of a module that no stacked layer covers; empty if there is none."""
     covered = {id(t) for part in module.modules() if _known(part) for t in _tensors(part)}
     for name, part in module.named_modules():
-        if isinstance(part, _NORMS) and not _known(part):
+        if isinstance(part, NORMS) and not _known(part):
             return f"`{name}`, {part}"
         if any(id(tensor) not in covered for tensor in _tensors(part)):
             return f"`{name}`, {type(part).__name__}"
@@ -201,7 +201,7 @@ def _fold(
 def _layer(
     layer: nn.Module, get: Callable[[str], Tensor | None], count: int, grouped: bool
 ) -> nn.Module:
-    if isinstance(layer, _NORMS):
+    if isinstance(layer, NORMS):
         return _Norm(layer, get, count, grouped=grouped)
     weight = get("weight")
     assert weight is not None, "a linear or convolution layer has a weight"
@@ -216,9 +216,9 @@ def _known(layer: nn.Module) -> bool:
         return False
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return False
-    if isinstance(layer, _NORMS) and layer.momentum is None:
+    if isinstance(layer, NORMS) and layer.momentum is None:
         return False
-    return type(layer) in (nn.Linear, nn.Conv2d, *_NORMS)
+    return type(layer) in (nn.Linear, nn.Conv2d, *NORMS)
 
 
 def _tensors(layer: nn.Module) -> list[Tensor]:

@@ -22,6 +22,7 @@ Make = Callable[..., Cell]
 Run = Callable[..., tuple[Plan, Store]]
 
 AT_INIT = {"_target_": "lt_sweeps.plan.methods.at_init"}
+UNTRAINED = {"_target_": "lt_sweeps.plan.methods.supermask", "statistics": -1}
 NINETY = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.9, "scope": "global"}
 NAME = "hidden.1.weight"
 
@@ -134,6 +135,22 @@ def test_flow_in_many_rounds_keeps_a_layer_that_one_round_would_empty(cell: Make
         start = ticket(made.cells[0].last.start, Seed.of(0), store)
         least[rounds] = min(int(mask.sum()) for mask in start.mask.values())
     assert least[100] >= 1 and least[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen", "says"),
+    [
+        (AT_INIT, criterion("grasp", examples=8, temperature=0.0), "temperature: got 0; give"),
+        (AT_INIT, criterion("synflow", rounds=0), "mask_criterion.rounds: got 0; give 1 or more"),
+        (UNTRAINED, criterion("large_final"), "method: statistics=-1; give 0 batches or more"),
+    ],
+)
+def test_a_number_that_would_be_taken_for_another_is_refused(
+    cell: Make, method: dict, chosen: dict, says: str
+) -> None:
+    """A temperature of 0 made every score NaN, and the mask a random one without a word."""
+    with pytest.raises(ValueError, match=says):
+        plan([cell(method=method, mask_criterion=chosen, schedule=NINETY)])
 
 
 def test_a_criterion_that_needs_training_is_refused(cell: Make) -> None:
