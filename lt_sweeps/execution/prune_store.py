@@ -19,7 +19,7 @@ from lt_sweeps.config.durations import readable
 from lt_sweeps.config.keys import KEEPS
 from lt_sweeps.storage.checked_read import DamagedFile, NewerFormat
 from lt_sweeps.storage.dropped_tickets import note_dropped
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.record import CellRecords, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -67,13 +67,10 @@ class Removable:
         return sum(self._drop(unit, paths) for unit, paths in self.files.items())
 
     def _drop(self, unit: UnitName, paths: Sequence[Path]) -> int:
-        held = lock(self._end(unit).with_suffix(".lock"), wait=0)
-        if held is None:
-            return 0
-        with held:
-            for path in paths:
+        with locked(self._end(unit).with_suffix(".lock"), wait=0) as held:
+            for path in paths if held else ():
                 path.unlink(missing_ok=True)
-        return len(paths)
+        return len(paths) if held else 0
 
     def _end(self, unit: UnitName) -> Path:
         return self.root / "tickets" / unit[0] / f"{unit[1]}.safetensors"

@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.keys import SHARED_KEYS
@@ -36,8 +35,8 @@ from lt_sweeps.plan.stages import Init, Work
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.plan.unit import Unit
-from lt_sweeps.storage.atomic_write import lock_path, set_aside
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.atomic_write import set_aside
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import (
     FrozenCell,
     FrozenPack,
@@ -177,8 +176,7 @@ class Submission:
     def _freeze(
         self, packs: Sequence[Pack], launcher: Launcher | None, jobs: Mapping[str, str]
     ) -> SweepFolder:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock_path(self.folder / ".lock")):
+        with locked(self.folder / ".lock"):
             before = self.sweep.usable_manifest
             frozen = before.packs if before is not None else ()
             if before is None and os.path.lexists(self.sweep.path):
@@ -361,9 +359,7 @@ def write_records(
 ) -> bool:
     """Write a cell's records, as `record_cell`; two packs that advance one cell take turns."""
     folder = tickets.store.root / "runs" / planned.signature
-    held = lock(folder / f".{planned.seed}.lock")
-    assert held is not None, "it waits for ever"
-    with held:
+    with locked(folder / f".{planned.seed}.lock"):
         return record_cell(planned, tickets, computed=computed)
 
 

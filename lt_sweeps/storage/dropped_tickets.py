@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lt_sweeps.storage.atomic_write import append_whole
 from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file, typed
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.verified_files import version
 
@@ -22,9 +22,7 @@ from lt_sweeps.storage.verified_files import version
 def note_dropped(root: Path, dropped: Mapping[str, Iterable[str]]) -> None:
     """Note the files that are about to be dropped, by stage: their names without the suffix."""
     lines = [json.dumps([key, sorted(names)]) for key, names in dropped.items()]
-    held = lock(root / "tickets" / ".dropped.lock")
-    assert held is not None, "it waits for ever"
-    with held:
+    with locked(root / "tickets" / ".dropped.lock"):
         append_whole(_path(root), "".join(f"{line}\n" for line in lines).encode())
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lt_sweeps.storage.atomic_write import append_whole
 from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file, typed
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.locks import locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,7 @@ Speeds = Mapping[tuple[str, str], tuple[MeasuredSpeed, ...]]
 
 def add_speeds(root: Path, speeds: Iterable[MeasuredSpeed]) -> None:
     """Note measurements behind those that are there."""
-    held = lock(root / "tickets" / ".speeds.lock")
-    assert held is not None, "it waits for ever"
-    with held:
+    with locked(root / "tickets" / ".speeds.lock"):
         lines = "".join(json.dumps(asdict(speed)) + "\n" for speed in speeds)
         append_whole(speeds_path(root), lines.encode())
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.storage.atomic_write import append_whole, set_aside
+from lt_sweeps.storage.atomic_write import append_whole
 from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file, read_json, typed
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.locks import locked
 
 _WAIT = 60.0  # seconds; a line may be lost where another process holds the file for longer
 
@@ -42,17 +42,11 @@ class _Line:
 def write_costs(folder: Path, seeds: Sequence[object], cost: UnitCost) -> None:
     """Note what each of these units of a stage took, unless that is known already."""
     path = _path(folder)
-    held = lock(folder / ".costs.lock", wait=_WAIT)
-    try:
-        if path.is_dir():
-            set_aside(path, "a folder where a file belongs")
+    with locked(folder / ".costs.lock", wait=_WAIT):
         new = [seed for seed in map(str, seeds) if read_cost(folder, seed) == UnitCost()]
         lines = [json.dumps({"seed": seed, "cost": vars(cost)}) for seed in new]
         if lines:
             append_whole(path, "".join(f"{line}\n" for line in lines).encode())
-    finally:
-        if held is not None:
-            held.release()
 
 
 def read_cost(folder: Path, seed: object) -> UnitCost:

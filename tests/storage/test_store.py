@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lt_sweeps.storage import store as store_module
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.locks import lock, locked
 from lt_sweeps.storage.mask_bits import packed, unpacked
 from lt_sweeps.storage.store import CorruptTicket, Store, UnitCost
 from lt_sweeps.storage.ticket import Ticket
@@ -223,7 +223,7 @@ def test_what_an_earlier_version_noted_of_a_cost_is_read(store: Store) -> None:
 def _count(root: Path, times: int) -> None:
     counter = root / "counter"
     for _ in range(times):
-        with held(root / "x.lock"):
+        with locked(root / "x.lock"):
             counter.write_text(str(int(counter.read_text()) + 1))
 
 
@@ -263,6 +263,17 @@ def test_a_lock_whose_file_was_removed_before_it_was_got_is_got_anew(
     assert taken is not None
     taken.release()
     assert not path.exists()
+
+
+def test_a_lock_is_free_behind_its_block(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    with locked(path) as mine:
+        with locked(path, wait=0) as again:
+            assert (mine, again) == (True, False)
+        assert path.exists(), "a holder that did not get it frees nothing"
+    other = lock(path, wait=0)
+    assert other is not None, "it was taken once, and freed once"
+    other.release()
 
 
 def test_a_lock_does_not_remove_the_file_of_another_holder(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from filelock import FileLock
 from rich.console import Console
 
 from lt_sweeps.config.cells import Cell
@@ -25,7 +24,7 @@ from lt_sweeps.execution.submission import Submission, name_of
 from lt_sweeps.plan.cost import Speeds, stack_size
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.unit import Unit
-from lt_sweeps.storage.atomic_write import lock_path
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import FrozenPack, Launcher
 
 
@@ -53,8 +52,7 @@ def submit_missing(submission: Submission, profile: SlurmResources) -> int:
         _Jobs(submission, profile).show()
         return 0
     check_options(profile)
-    submission.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_path(submission.folder / ".submit.lock")):  # the same sweep from two shells
+    with locked(submission.folder / ".submit.lock"):  # the same sweep from two shells
         jobs = _Jobs(submission, profile)
         jobs.show()
         within_budget(jobs.estimate, settings.budget)
