@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import multiprocessing
+import os
 from pathlib import Path
 from random import Random
 
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lt_sweeps.storage import store as store_module
+from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.locks import lock, locked
 from lt_sweeps.storage.mask_bits import packed, unpacked
 from lt_sweeps.storage.store import CorruptTicket, Store, UnitCost
@@ -285,6 +287,20 @@ def test_a_lock_does_not_remove_the_file_of_another_holder(tmp_path: Path) -> No
     first.release()
     assert path.exists() and lock(path, wait=0) is None
     second.release()
+
+
+def test_a_write_follows_the_umask_and_never_sets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read it is to set it for a moment, in which another thread may create a file."""
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda _: pytest.fail("it is of the whole process"))
+            write_whole(tmp_path / "file", b"content")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_folder_in_the_place_of_a_lock_is_set_aside(store: Store) -> None:
