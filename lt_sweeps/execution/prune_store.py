@@ -9,7 +9,6 @@ file goes only if no sweep under the root needs it; tickets of no sweep stay.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,9 +22,8 @@ from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.record import CellRecords, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.ticket_file import identity_in_path, ticket_path
 from lt_sweeps.storage.unit_costs import read_cost
-
-_TICKET = re.compile(r"(?P<seed>[^.@]+)(@(?P<moment>\w+)|\.partial-\d{1,18})?\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Removable:
         return len(paths) if held else 0
 
     def _end(self, unit: UnitName) -> Path:
-        return self.root / "tickets" / unit[0] / f"{unit[1]}.safetensors"
+        return ticket_path(self.root, *unit)
 
 
 def drop_unneeded(where: Path, *, keep: str | None = None, apply: bool = False) -> list[str]:
@@ -163,14 +161,15 @@ def _found(root: Path, units: set[UnitName], needed: set[tuple[str, str, str]]) 
     for key in sorted({key for key, _ in units}):
         with suppress(FileNotFoundError, NotADirectoryError):
             for name in sorted(os.listdir(root / "tickets" / key)):
-                ticket = _TICKET.fullmatch(name)
-                if ticket is None or (unit := (key, ticket["seed"])) not in units:
+                path = root / "tickets" / key / name
+                about = identity_in_path(path)
+                unit = key, about["seed"]
+                if path.suffix != ".safetensors" or unit not in units:
                     continue
-                moment = ticket["moment"] or ("partial" if ".partial-" in name else "end")
-                if {(*unit, ""), (*unit, moment)} & needed:
+                if {(*unit, ""), (*unit, about["moment"])} & needed:
                     stay += 1
                 else:
-                    files.setdefault(unit, []).append(root / "tickets" / key / name)
+                    files.setdefault(unit, []).append(path)
     return Removable(root, files, stay)
 
 

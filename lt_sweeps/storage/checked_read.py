@@ -84,6 +84,24 @@ def read_json(path: Path, hint: Callable[..., T]) -> T:
         raise DamagedFile(path, str(error)) from None
 
 
+def read_lines(path: Path, hint: Callable[..., T]) -> list[T]:
+    """The JSON lines of a file that grows, as values of type `hint`; none where there is no file.
+
+    A line that is damaged, or was cut short, is left out.
+
+    Raises: OSError: as `read_file`.
+    """
+    try:
+        lines = read_file(path).splitlines()
+    except (FileNotFoundError, DamagedFile):
+        return []
+    values: list[T] = []
+    for line in lines:
+        with suppress(ValueError):
+            values.append(typed(hint, parse_json(line)))
+    return values
+
+
 def parse_json(text: str | bytes) -> Any:
     """A JSON value, read strictly: no key twice, no NaN or infinity, no half characters.
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lt_sweeps.storage.atomic_write import append_whole
-from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file, typed
+from lt_sweeps.storage.checked_read import read_lines
 from lt_sweeps.storage.locks import locked
 
 
@@ -58,16 +57,10 @@ def add_speeds(root: Path, speeds: Iterable[MeasuredSpeed]) -> None:
 
 def read_speeds(root: Path) -> Speeds:
     """All measurements, the last of each ticket and form; a line that is damaged counts as none."""
-    try:
-        lines = read_file(speeds_path(root)).splitlines()
-    except (FileNotFoundError, DamagedFile):
-        return {}
     found: dict[tuple[str, str], dict[str, MeasuredSpeed]] = {}
-    for line in lines:
-        with suppress(ValueError, TypeError):
-            row = MeasuredSpeed(**typed(dict[str, str | float], parse_json(line)))  # pyright: ignore[reportArgumentType]
-            if row.seconds > 0 and row.dense_seconds > 0:
-                found.setdefault((row.stage, row.seed), {})[row.form] = row
+    for row in read_lines(speeds_path(root), MeasuredSpeed):
+        if row.seconds > 0 and row.dense_seconds > 0:
+            found.setdefault((row.stage, row.seed), {})[row.form] = row
     return {name: tuple(forms.values()) for name, forms in found.items()}
 
 
