@@ -56,9 +56,8 @@ class SweepSpec:
         sweeper = OmegaConf.to_container(master.hydra.sweeper)
         assert isinstance(sweeper, dict)
         spec = {key: sweeper.get(key) or {} for key in cls.__dataclass_fields__}
-        for key, value in spec.items():
-            if not isinstance(value, dict):
-                raise ValueError(f"hydra.sweeper.{key}: got {value!r}; give a mapping")
+        for key, depth in (("params", 0), ("variants", 1), ("defaults_for", 2)):
+            _check_mapping(f"hydra.sweeper.{key}", spec[key], depth)
         return cls(**spec)
 
     def lines(self, overrides: Sequence[str]) -> list[list[str]]:
@@ -69,6 +68,15 @@ class SweepSpec:
             params = {key: value for key, value in self.params.items() if key not in variant}
             lines.append([*_added({**params, **variant}, overrides), *overrides])
         return lines
+
+
+def _check_mapping(key: str, value: Any, depth: int) -> None:
+    """Raises: ValueError: it is no mapping, of mappings to this depth; the deepest may be null."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{key}: got {value!r}; give a mapping")
+    for name, inner in value.items() if depth else ():
+        if inner is not None or depth > 1:
+            _check_mapping(f"{key}.{name}", inner, depth - 1)
 
 
 def multirun(
@@ -244,7 +252,10 @@ def _cell(
 ) -> Cell:
     """The cell with this config; `keys` are those that were given for the whole multirun."""
     report = config.pop(REPORT, None) or {}
-    if published := report.get("published"):  # a frozen sweep does not follow later edits
+    if not isinstance(report, dict):
+        raise ValueError(f"report: got {report!r}; give keys of conf/report/_keys.yaml")
+    if isinstance(published := report.get("published"), list):
+        # A frozen sweep does not follow later edits of the file.
         report = {**report, "published": with_files(published)}
     if figures := report.get("figures"):
         report = {**report, "figures": named_figures(figures, config_dirs)}

@@ -46,6 +46,8 @@ class RunSettings:
         for key in ("root", "data_dir"):
             if not isinstance(config[key], str):
                 raise ValueError(f"{key}: got {config[key]!r}; give the path of a folder")
+        if not isinstance(config["tracker"], dict):
+            raise ValueError(f"tracker: got {config['tracker']!r}; give a `_target_` and its keys")
         config = {"deterministic": True, **config}  # a cell that was frozen before there was one
         for key in ("dry_run", "deterministic"):
             if not isinstance(config[key], bool):

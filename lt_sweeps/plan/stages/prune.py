@@ -157,10 +157,17 @@ class Prune(Stage):
     @property
     def data(self) -> Task:
         """The task whose images a gradient is computed on."""
+        if self._task is None:
+            raise ValueError(
+                f"method: `{self.criterion.call.target}` takes a gradient of a network that is not "
+                "trained; give its pruning the images: Prune(..., task=recipe.task)"
+            )
+        return self._task
+
+    @property
+    def _task(self) -> Task | None:
         training = self.origin.training
-        task = self.task if training is None else training.task
-        assert task is not None, "an untrained network is pruned by a gradient, and has no task"
-        return task
+        return self.task if training is None else training.task
 
     def fields(self) -> dict[str, Any]:
         times = dict(self.criterion.evidence)
@@ -214,8 +221,7 @@ class Prune(Stage):
             )
 
     def _check_inputs(self, name: str) -> None:
-        training = self.origin.training
-        task = self.task if training is None else training.task
+        task = self._task
         if task is not None and not task.dataset.input_dtype.is_floating_point:
             raise ValueError(
                 f"mask_criterion: {name} is measured on an input of ones, and inputs of "

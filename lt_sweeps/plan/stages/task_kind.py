@@ -69,6 +69,8 @@ class TaskKind:
         if config is None:
             return CLASSIFICATION
         allowed = ["loss", "metrics", "metric", "output"]
+        if not isinstance(config, Mapping):
+            raise ValueError(f"task: got {config!r}; give {', '.join(allowed)}")
         for key in config:
             if key not in allowed:
                 raise ValueError(f"task: no key `{key}`; it has {allowed}{nearest(key, allowed)}")
