@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
@@ -100,9 +101,9 @@ def _cells(
     loader: ConfigLoader, master: DictConfig, spec: SweepSpec, words: Sequence[str]
 ) -> list[Cell]:
     """The cells of one experiment."""
-    keys = [_key(word) for word in words if word[0] != "~"]
+    keys, config_dirs = [_key(w) for w in words if w[0] != "~"], _config_dirs(master.hydra)
     return [
-        _cell(config, choices, overrides, keys, _config_dirs(master.hydra))
+        _cell(config, choices, overrides, keys, config_dirs)
         for line in spec.lines(words)
         for full in _with_defaults(loader, master, spec, line)
         for overrides, config, choices in _composed(loader, master, words, full)
@@ -283,8 +284,11 @@ def _axes(loader: ConfigLoader, master: DictConfig, words: Sequence[str]) -> lis
 
 def _chooses(master: DictConfig, word: str) -> bool:
     """Whether an override chooses an option of a group."""
-    key = _key(word)
-    return key in master.hydra.runtime.choices or "/" in key or "@" in key
+    return _is_group(_key(word), master.hydra.runtime.choices)
+
+
+def _is_group(key: str, groups: Collection[str]) -> bool:
+    return key in groups or "/" in key or "@" in key
 
 
 def _axis(override: Override, groups: set[str]) -> Axis:
@@ -294,9 +298,9 @@ def _axis(override: Override, groups: set[str]) -> Axis:
         assert override.input_line is not None
         return Axis(key, (override.input_line,), None)
     words = tuple(f"{element}={value}" for value in _values(override, key))
-    values = tuple(OverridesParser.create().parse_override(word).value() for word in words)
-    group = key in groups or "/" in key or "@" in key
-    settable = override.type is OverrideType.CHANGE and not group and "[" not in key
+    values = tuple(word.value() for word in OverridesParser.create().parse_overrides([*words]))
+    changes = override.type is OverrideType.CHANGE and not _is_group(key, groups)
+    settable = changes and "[" not in key
     return Axis(key, words, values if settable and all(map(_simple, values)) else None)
 
 
@@ -315,8 +319,7 @@ def _values(override: Override, key: str) -> list[str]:
         values = [value for value in values if value[0] != "_"]
     if not values:
         raise ValueError(f"{key}: {override.get_value_string()} is empty; give at least one value")
-    for value in values:
-        if values.count(value) > 1:
-            noun = "seed" if key == "seed" else "value"
-            raise ValueError(f"{key}: {value} given twice; each {noun} once")
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        noun = "seed" if key == "seed" else "value"
+        raise ValueError(f"{key}: {twice[0]} given twice; each {noun} once")
     return values

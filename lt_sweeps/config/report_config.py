@@ -25,10 +25,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.call import Call
 from lt_sweeps.config.option_files import read_option
 from lt_sweeps.config.published_curves import with_files
-from lt_sweeps.config.quantities import check_form, of_split, percent_of
+from lt_sweeps.config.quantities import check_form, check_name, of_split, percent_of
 
 ENDPOINTS = (
     *("sparsest_not_inferior", "area", "peak"),
@@ -120,7 +120,7 @@ class ReportConfig:
             if isinstance(figure, Mapping):
                 _check_own_figure(figure)
             else:
-                _known("report.figures", figure, FIGURES)
+                check_name("report.figures", figure, FIGURES)
         low, high = self.ylim if self.ylim and len(self.ylim) == 2 else (0.0, 0.0)
         checks = {
             "ylim": (self.ylim is None or low < high, "[lower, upper] in the records' unit"),
@@ -216,9 +216,3 @@ def _check_margin(key: str, given: float | str, *, least: float) -> None:
             f"report.{key}: got {given!r}; give auto, a difference in the unit of the records "
             f"(0.005), or a part of the dense network's (2%){or_null}"
         )
-
-
-def _known(where: str, name: Any, allowed: Sequence[str]) -> None:
-    if name not in allowed:
-        hint = nearest(str(name), allowed)
-        raise ValueError(f"{where}: got {name!r}{hint}; give one of {', '.join(allowed)}")
