@@ -18,14 +18,12 @@ from lt_sweeps.execution.prune_store import keep_only
 from lt_sweeps.execution.slurm.code_snapshot import only_from
 from lt_sweeps.execution.slurm.squeue import Batch, end
 from lt_sweeps.execution.status import Status
-from lt_sweeps.execution.worker_pool import STOPPED, Workers
+from lt_sweeps.execution.worker_pool import STOP_SIGNALS, STOPPED, Workers
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_file import ticket_path
 from lt_sweeps.tracking.mirror_process import mirrored
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 def run_task(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +33,7 @@ def run_task(arguments: Sequence[str] | None = None) -> int:
     """
     folder, number, task = sys.argv[1:] if arguments is None else arguments
     stop_signals: list[int] = []
-    for stop_signal in _STOP_SIGNALS:
+    for stop_signal in STOP_SIGNALS:
         signal.signal(stop_signal, lambda number, _: stop_signals.append(number))
     parent, sweep = os.getppid(), SweepFolder(Path(folder))
     batch = Batch.read(sweep, int(number))
