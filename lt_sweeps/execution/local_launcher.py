@@ -26,9 +26,8 @@ from lt_sweeps.execution.run_settings import RunSettings, check_writable
 from lt_sweeps.execution.status import Status
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import Workers, loaded, process_context
-from lt_sweeps.plan.cost import Speeds, free_memory, stack_size
+from lt_sweeps.plan.cost import Speeds, free_memory, stack_sizes
 from lt_sweeps.plan.planning import Pack, packs, plan
-from lt_sweeps.plan.unit import Unit
 from lt_sweeps.reporting.written_report import is_current
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED
@@ -107,15 +106,8 @@ def _todo(submission: Submission, devices: Sequence[str], memory: int) -> list[P
     left = submission.unfinished()
     covered = {unit for pack in left for unit in pack.units}
     missing = [u for u in submission.missing() if u not in covered]
-    sizes = _sizes(missing, submission.settings, memory)
+    sizes = stack_sizes(missing, submission.settings.stack_size, memory=memory)
     return left + packs(missing, stack_size=sizes, workers=len(devices))
-
-
-def _sizes(missing: Sequence[Unit], settings: RunSettings, memory: int) -> dict[str, int]:
-    stages = {unit.stage.key: unit.stage for unit in missing}
-    if settings.stack_size is not None:
-        return dict.fromkeys(stages, settings.stack_size)
-    return {key: stack_size(stage, memory=memory) for key, stage in stages.items()}
 
 
 def _run(

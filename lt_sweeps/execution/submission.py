@@ -34,7 +34,7 @@ from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
 from lt_sweeps.plan.stages import Init, Work
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import ticket_fault
-from lt_sweeps.plan.unit import Unit
+from lt_sweeps.plan.unit import Unit, tasks_of
 from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import (
@@ -129,7 +129,7 @@ class Submission:
 
     def check_precision(self, device: str) -> None:
         """Raises: ValueError: a cell asks for a precision that the device does not have."""
-        for training in {unit.stage.training for unit in self.plan.units}:
+        for training in dict.fromkeys(unit.stage.training for unit in self.plan.units):
             Arithmetic(training.precision).check(torch.device(device))
 
     def try_out(self) -> None:
@@ -138,8 +138,7 @@ class Submission:
 
     def prepare_data(self, units: Sequence[Unit]) -> None:
         """Download what these units train on, here, where there may be a network."""
-        tasks = {id(unit.stage.training.task): unit.stage.training.task for unit in units}
-        for task in tasks.values():
+        for task in tasks_of(units):
             patiently("data", task.prepare)
 
     def check_splits(self, units: Sequence[Unit]) -> None:
@@ -148,7 +147,7 @@ class Submission:
         Raises:
             ValueError: so many that a split was taken from another one.
         """
-        for task in {unit.stage.training.task for unit in units}:
+        for task in tasks_of(units):
             for shared in shared_examples(task.dataset.load()):
                 if shared.is_a_mistake:
                     raise ValueError(
@@ -350,8 +349,7 @@ def _what_changed(sweep: SweepFolder, cells: Plan, missing: UnitName) -> str:
 
 def _data(cells: Plan) -> dict[str, str]:
     """The digest of each data set's content, by its function and arguments."""
-    tasks = {id(u.stage.training.task): u.stage.training.task for u in cells.units}
-    return {str(task.call): digest(task.identity()) for task in tasks.values()}
+    return {str(task.call): digest(task.identity()) for task in tasks_of(cells.units)}
 
 
 def write_records(

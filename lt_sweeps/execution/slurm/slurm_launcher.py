@@ -21,7 +21,7 @@ from lt_sweeps.execution.slurm.resources import SlurmResources, check_options
 from lt_sweeps.execution.slurm.squeue import batches, has_slurm, queued
 from lt_sweeps.execution.slurm.submit import Arrays
 from lt_sweeps.execution.submission import Submission, name_of
-from lt_sweeps.plan.cost import Speeds, stack_size
+from lt_sweeps.plan.cost import Speeds, stack_sizes
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.locks import locked
@@ -173,9 +173,6 @@ class _Jobs:
         return max(1, math.ceil(seconds / 3600 / self.profile.hours_per_job))
 
     def _sizes(self, new: Sequence[Unit]) -> dict[str, int]:
-        stages = {unit.stage.key: unit.stage for unit in new}
-        if not self.profile.pack or self.settings.stack_size is not None:
-            return dict.fromkeys(stages, self.settings.stack_size or 1 if self.profile.pack else 1)
+        given = self.settings.stack_size if self.profile.pack else 1
         gib = self.profile.memory if self.device == "cpu" else self.profile.gpu_memory
-        memory = int(gib * 2**30) // self.profile.processes
-        return {key: stack_size(stage, memory=memory) for key, stage in stages.items()}
+        return stack_sizes(new, given, memory=int(gib * 2**30) // self.profile.processes)
