@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lt_sweeps.config.durations import readable
 from lt_sweeps.config.keys import KEEPS
+from lt_sweeps.config.quantities import check_name
 from lt_sweeps.storage.checked_read import DamagedFile, NewerFormat
 from lt_sweeps.storage.dropped_tickets import note_dropped
 from lt_sweeps.storage.locks import locked
@@ -85,8 +86,8 @@ def drop_unneeded(where: Path, *, keep: str | None = None, apply: bool = False) 
 
     Raises: ValueError: a wrong `keep`, no results, or a manifest whose needs cannot be read.
     """
-    if keep not in (None, *KEEPS):
-        raise ValueError(f"keep: got {keep!r}; give one of {list(KEEPS)}")
+    if keep is not None:
+        check_name("keep", keep, KEEPS)
     one = SweepFolder(where.resolve())
     root = one.root if one.exists else where.resolve()
     if not (root / "sweeps").is_dir():
