@@ -279,8 +279,10 @@ def work_on(
     stopped: Callable[[], bool] = lambda: False,
     check: Callable[[], None] = lambda: None,
     watch: Callable[[TrainingLoop], None] = lambda loop: None,
-) -> None:
+) -> list[Unit]:
     """Compute one frozen pack of a sweep, and write the records of the cells that it advances.
+
+    Returns its units.
 
     `check` is called when everything is imported that the pack needs, and at the end; `watch` with
     each training loop before it begins.
@@ -309,6 +311,7 @@ def work_on(
         if keys:
             write_records(cell, tickets, computed=keys)
     tickets.verified.save()
+    return units
 
 
 def thawed(
