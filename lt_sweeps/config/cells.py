@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,10 @@ def _cells(
     loader: ConfigLoader, master: DictConfig, spec: SweepSpec, words: Sequence[str]
 ) -> list[Cell]:
     """The cells of one experiment."""
-    keys, config_dirs = [_key(w) for w in words if w[0] != "~"], _config_dirs(master.hydra)
+    keys = [_key(word) for word in words if word[0] != "~"]
+    frozen = cache(partial(_frozen_report, config_dirs=_config_dirs(master.hydra)))
     return [
-        _cell(config, choices, overrides, keys, config_dirs)
+        _cell(config, choices, overrides, keys, frozen)
         for line in spec.lines(words)
         for full in _with_defaults(loader, master, spec, line)
         for overrides, config, choices in _composed(loader, master, words, full)
@@ -234,8 +236,8 @@ def _options(
 
 def from_config(config: DictConfig, hydra: DictConfig) -> Cell:
     """The cell of a job that Hydra itself composed."""
-    words = tuple(hydra.overrides.task)
-    return _cell(resolved(config), choices_of(hydra), words, (), _config_dirs(hydra))
+    frozen = partial(_frozen_report, config_dirs=_config_dirs(hydra))
+    return _cell(resolved(config), choices_of(hydra), tuple(hydra.overrides.task), (), frozen)
 
 
 def _config_dirs(hydra: DictConfig) -> list[Path]:
@@ -249,20 +251,30 @@ def _cell(
     choices: dict[str, str],
     overrides: Sequence[str],
     keys: Sequence[str],
-    config_dirs: Sequence[Path],
+    frozen: Callable[[Config], Mapping[str, Any]],
 ) -> Cell:
-    """The cell with this config; `keys` are those that were given for the whole multirun."""
+    """The cell with this config.
+
+    Args:
+        keys: those that were given for the whole multirun.
+        frozen: `_frozen_report`, which is asked once for what many cells share.
+    """
     report = config.pop(REPORT, None) or {}
     if not isinstance(report, dict):
         raise ValueError(f"report: got {report!r}; give keys of conf/report/_keys.yaml")
-    if isinstance(published := report.get("published"), list):
-        # A frozen sweep does not follow later edits of the file.
-        report = {**report, "published": with_files(published)}
-    if figures := report.get("figures"):
-        report = {**report, "figures": named_figures(figures, config_dirs)}
     check_targets(config, choices)
     without = untaken(dict.fromkeys(keys), config)
-    return Cell(Config(config), choices, tuple(overrides), report, without)
+    return Cell(Config(config), choices, tuple(overrides), frozen(Config(report)), without)
+
+
+def _frozen_report(report: Config, config_dirs: Sequence[Path]) -> Mapping[str, Any]:
+    """The keys of a report with what its files hold now: a sweep does not follow later edits."""
+    content: dict[str, Any] = {}
+    if isinstance(published := report.get("published"), list):
+        content["published"] = with_files(published)
+    if figures := report.get("figures"):
+        content["figures"] = named_figures(figures, config_dirs)
+    return {**report, **content}
 
 
 def _master(loader: ConfigLoader, master: DictConfig, word: str) -> DictConfig:
