@@ -77,17 +77,26 @@ def run_missing(submission: Submission) -> int:
     part = settings.search is not None  # of a sweep that others go on with: see `end_search`
     if not part and complete:  # else all its tables were empty, and hid what failed
         patiently("report", lambda: _report(sweep.folder, console, anew=bool(todo)))
-    for line in _reasons(submission.sweep, failed):
+    return _ended(submission.sweep, failed, complete, len(cells), None if part else settings.keep)
+
+
+def _ended(
+    sweep: SweepFolder, failed: Mapping[UnitName, str], complete: int, cells: int, keep: str | None
+) -> int:
+    """Say what failed, and drop the tickets that are not kept; returns the exit status.
+
+    Without `keep` others go on with the sweep, which has not ended.
+    """
+    for line in _reasons(sweep, failed):
         say(f"error: {line}")
-    if complete < len(cells):
-        left = len(cells) - complete
-        say(f"error: {left} of {len(cells)} cells unfinished")
-    diverged = not part and Status.of(submission.sweep).diverged
+    if complete < cells:
+        say(f"error: {cells - complete} of {cells} cells unfinished")
+    diverged = keep is not None and Status.of(sweep).diverged
     if diverged:
         say(f"error: {ALL_DIVERGED}")
-    if failed or complete < len(cells):
+    if failed or complete < cells:
         return 1
-    for line in () if part else keep_only(sweep, settings.keep):
+    for line in keep_only(sweep, keep) if keep else ():
         say(line)
     return int(diverged)
 

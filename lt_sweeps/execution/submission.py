@@ -177,34 +177,45 @@ class Submission:
     ) -> SweepFolder:
         with locked(self.folder / ".lock"):
             before = self.sweep.usable_manifest
-            frozen = before.packs if before is not None else ()
             if before is None and os.path.lexists(self.sweep.path):
                 set_aside(self.sweep.path, "damaged")
-            frozen_cells = self._with_earlier_trials(before)
-            known, cells = {pack.name for pack in frozen}, _cells_by_unit(frozen_cells)
-            stages = {u.stage.key: _frozen_stage(u.stage) for u in self.plan.units}
-            new = [
-                self._frozen_pack(pack, cells, jobs.get(pack.name))
-                for pack in packs
-                if pack.name not in known
-            ]
-            manifest = Manifest(
-                name=self.folder.name,
-                experiment=self.experiment,
-                content=_content((cell.signature, cell.seed) for cell in frozen_cells),
-                cells=frozen_cells,
-                stages={**(before.stages if before else {}), **stages},
-                packs=[*frozen, *new],
-                launcher=launcher or Launcher(cwd=os.getcwd()),
-                reports={**(before.reports if before else {}), **self._reports},
-                data={**(before.data if before else {}), **_data(self.plan)},
-                search=before.search if before else self.settings.search,
-                words=[*self.settings.words] or (before.words if before else []),
-            )
-            manifest.write(self.sweep.path)
+            launcher = launcher or Launcher(cwd=os.getcwd())
+            self._manifest(before, packs, launcher, jobs).write(self.sweep.path)
         sweep = self.sweep
         sweep.forgive(self.units.keys() & sweep.failures().keys())
         return sweep
+
+    def _manifest(
+        self,
+        before: Manifest | None,
+        packs: Sequence[Pack],
+        launcher: Launcher,
+        jobs: Mapping[str, str],
+    ) -> Manifest:
+        """The manifest with these packs behind those of the one before."""
+        cells = self._with_earlier_trials(before)
+        numbers = _cells_by_unit(cells)
+        frozen = before.packs if before else ()
+        known = {pack.name for pack in frozen}
+        new = [
+            self._frozen_pack(pack, numbers, jobs.get(pack.name))
+            for pack in packs
+            if pack.name not in known
+        ]
+        stages = {u.stage.key: _frozen_stage(u.stage) for u in self.plan.units}
+        return Manifest(
+            name=self.folder.name,
+            experiment=self.experiment,
+            content=_content((cell.signature, cell.seed) for cell in cells),
+            cells=cells,
+            stages={**(before.stages if before else {}), **stages},
+            packs=[*frozen, *new],
+            launcher=launcher,
+            reports={**(before.reports if before else {}), **self._reports},
+            data={**(before.data if before else {}), **_data(self.plan)},
+            search=before.search if before else self.settings.search,
+            words=[*self.settings.words] or (before.words if before else []),
+        )
 
     def _with_earlier_trials(self, before: Manifest | None) -> list[FrozenCell]:
         """The cells of its manifest: those of a search come behind those of earlier trials.
@@ -245,7 +256,7 @@ class Submission:
                 ticket(init, seed, self.store)
 
     def _frozen_pack(
-        self, pack: Pack, cells: Mapping[UnitName, list[int]], job: str | None
+        self, pack: Pack, numbers: Mapping[UnitName, list[int]], job: str | None
     ) -> FrozenPack:
         names = [name_of(unit) for unit in pack.units]
         return FrozenPack(
@@ -253,7 +264,7 @@ class Submission:
             level=pack.units[0].stage.level,
             units=names,
             machine=self.settings.machine,
-            cells=sorted({number for name in names for number in cells[name]}),
+            cells=sorted({number for name in names for number in numbers[name]}),
             moments={
                 key: sorted(self.plan.moments.get(key, ()), key=str)
                 for key in dict.fromkeys(key for key, _ in names)
