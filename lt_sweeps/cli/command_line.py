@@ -133,7 +133,7 @@ def _proposed(given: list[str], last: str) -> list[str]:
 
 
 def _verb_at(words: list[str]) -> int | None:
-    """Where the verb stands: the first word that is no flag, no value of one and no override.
+    """Where the verb stands: the first word other than a flag, its value and an override.
 
     A word of another form, such as a key without a value, is a verb only if it comes first.
     """

@@ -209,7 +209,7 @@ def digest(value: Any) -> str:
     """A short name for a JSON value: equal for equal content, whatever the order of its keys.
 
     Raises:
-        ValueError: something in it is no JSON value, such as a function.
+        ValueError: something in it is not a JSON value, such as a function.
     """
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

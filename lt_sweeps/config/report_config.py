@@ -1,8 +1,8 @@
 """`ReportConfig`: what a sweep's report looks like, as its experiment's yaml says under `report:`.
 
 `conf/report/_keys.yaml` lists every key with its default and its meaning; a test compares the two.
-A report's config is no part of a result: the manifest keeps it beside the cells, and no stage key,
-cell signature or record depends on it. Figures can be drawn in another way at any time.
+A report's config does not belong to a result: the manifest keeps it beside the cells, and no stage
+key, cell signature or record depends on it. Figures can be drawn in another way at any time.
 
     # @package _global_
     report:

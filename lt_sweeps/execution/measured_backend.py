@@ -26,9 +26,9 @@ _WAIT = 120.0  # seconds for another process's measurement; after that this one 
 
 
 def with_backend(sweep: SweepFolder, units: Sequence[Unit], machine: Machine) -> Machine:
-    """The machine of a pack with the backend that its stack takes, where `auto` is no rule.
+    """The machine of a pack, with the backend of its stack where `auto` is chosen by a measurement.
 
-    A replicate alone always follows the rule: there is nothing to choose.
+    A replicate alone always follows the rule of `auto`: there is nothing to choose.
 
     Raises:
         torch.OutOfMemoryError: the stack does not fit with any backend.

@@ -182,7 +182,7 @@ def _prunable(plan: Plan) -> str:
 
 
 def _dense(plan: Plan) -> Iterator[str]:
-    """A line for each network of which a large part can never be pruned."""
+    """A line for each network that has large parts which can never be pruned."""
     for name, network in _networks(plan).items():
         pruned = {layer.name for layer in network.layers}
         large = [

@@ -91,7 +91,7 @@ def drop_unneeded(where: Path, *, keep: str | None = None, apply: bool = False) 
     one = SweepFolder(where.resolve())
     root = one.root if one.exists else where.resolve()
     if not (root / "sweeps").is_dir():
-        raise ValueError(f"prune-store: {where} is no sweep and no root; a root holds sweeps/")
+        raise ValueError(f"prune-store: {where} is not a sweep or a root; a root holds sweeps/")
     removable = _removable(root, only=one.folder if one.exists else None, keep=keep)
     lines = list(removable.sentences(where.name or str(where)))
     if not removable.files:

@@ -1,8 +1,8 @@
 """`Submission`: what one command asks for, how much of it is done, and its frozen form.
 
 Both launchers go the same way: they make a submission, ask it for the packs to run, freeze them in
-the sweep's manifest, run or submit them, and write the records. Whoever works on a pack reads the
-manifest and nothing else of the configuration (`work_on`).
+the sweep's manifest, run or submit them, and write the records. A worker reads the manifest and
+nothing else of the configuration (`work_on`).
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Submission:
     ) -> SweepFolder:
         """Write the manifest, and forget earlier failures: what failed is tried again.
 
-        Packs that the manifest has already stay as they are, since somebody may be at work on them.
+        Packs that are in the manifest stay as they are: a process may be at work on them.
 
         Args:
             launcher: how the sweep was started; None: in this folder, on this machine.
@@ -218,10 +218,10 @@ class Submission:
         )
 
     def _with_earlier_trials(self, before: Manifest | None) -> list[FrozenCell]:
-        """The cells of its manifest: those of a search come behind those of earlier trials.
+        """The cells of the manifest; a search adds its cells behind those of earlier trials.
 
-        What is frozen names cells by their numbers, which therefore stay. What all cells of a sweep
-        share, such as `workers`, is for earlier trials too what it is now.
+        Frozen packs name cells by their numbers, so earlier cells keep theirs. Settings that all
+        cells of a sweep share, such as `workers`, change for earlier trials too.
         """
         cells = [_frozen_cell(cell) for cell in self.plan.cells]
         if before is None or self.settings.search is None:

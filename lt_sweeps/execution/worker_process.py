@@ -125,7 +125,7 @@ def _profiled(sweep: SweepFolder, pack: FrozenPack, *, device: str, **options: A
     log = sweep.log(pack.name)
     profile = Profile(trace_path(log) if pack.machine.profile == "trace" else None)
     units = work_on(sweep, pack, device=device, watch=profile.attach, **options)
-    with suppress(OSError):  # it is no result
+    with suppress(OSError):  # it does not belong to the result
         profile.write(profile_path(log), stack_size=len(pack.units), device=device)
     return units
 
@@ -180,7 +180,7 @@ def _logged(path: Path) -> Iterator[None]:
     for handler in handlers:
         _log.addHandler(handler)
     _log.setLevel(logging.INFO)
-    logging.raiseExceptions = False  # a log message that a full disk refuses is no failure
+    logging.raiseExceptions = False  # a full disk may refuse a message
     try:
         yield
     finally:

@@ -96,7 +96,7 @@ class Plan:
 
     @functools.cached_property
     def best_reported(self) -> frozenset[str]:
-        """The keys of trainings of which a cell reports the best evaluation, and not the end."""
+        """The keys of trainings whose best evaluation a cell reports, and not the end."""
         best = (cell for cell in self.cells if cell.report_at == "best")
         return frozenset(s.key for cell in best for s in cell.trainings if s.key in cell.levels)
 

@@ -114,7 +114,7 @@ def _faults(
         yield "its masks are not those of its network"
     floats = [tensor for tensor in ticket.state.values() if tensor.is_floating_point()]
     if facts.metrics.get("finite") and not all(t.isfinite().all() for t in floats):
-        yield "weights that are no numbers, though it has not diverged"
+        yield "weights that are NaN or infinite, though it has not diverged"
     pruning, _ = mask_origin(stage)
     if parent is not None:
         yield from _unlike_parent(stage, pruning, ticket, parent)

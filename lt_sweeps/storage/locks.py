@@ -32,7 +32,8 @@ class _PassingLock(FileLock):
 def lock(path: Path, *, wait: float = -1) -> BaseFileLock | None:
     """Take the lock of a path; None if another process still has it after `wait` seconds.
 
-    Whoever takes it releases it: `with` on a lock that is taken would take it a second time.
+    The caller releases it: `with` on a lock that is taken would take it a second time. Where the
+    lock is held in one place only, `locked` is safer.
     The kernel frees the lock when its process dies, however it dies; the server of a network file
     system frees it when the node dies. A file system without locks gets a lease instead, which its
     holder renews: it expires a minute after the holder dies.

@@ -2,9 +2,9 @@
 
 `<root>/tickets/verified.jsonl` names files with their versions at the moment when all of them was
 read and found right. A version changes whenever a file is written, replaced or copied; the time of
-its last change (`ctime`) cannot be set back. The file is a memory and no proof: whoever uses a
-ticket or records still compares them with their checksums, and a line that is lost or damaged only
-lets a file be read once more. It knows no torch.
+its last change (`ctime`) cannot be set back. The file saves time and proves nothing: code that uses
+a ticket or records still compares them with their checksums, and a line that is lost or damaged
+only lets a file be read once more. This module does without torch.
 """
 
 from __future__ import annotations

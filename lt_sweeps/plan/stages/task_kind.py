@@ -128,7 +128,7 @@ class TaskKind:
         return self.loss.target.startswith("torch.") or self.loss.ours
 
     def check_targets(self, targets: Tensor, data: str) -> None:
-        """Refuse targets that are no class numbers where classes are what is trained for.
+        """Refuse targets other than class numbers in a classification.
 
         Raises: ValueError: the line names the task that suits them.
         """
@@ -147,7 +147,7 @@ class TaskKind:
         )
 
     def check_smoothing(self, smoothing: float) -> None:
-        """Raises: ValueError: labels are to be smoothed, and the loss has none."""
+        """Raises: ValueError: smoothed labels, for a loss without classes."""
         if smoothing and not self.has_cross_entropy:
             raise ValueError(
                 f"recipe.label_smoothing: got {smoothing}, and task.loss `{self.loss.target}` has "
@@ -155,7 +155,7 @@ class TaskKind:
             )
 
     def check_temperature(self, temperature: float) -> None:
-        """Raises: ValueError: outputs are to be divided by a temperature, and are no logits."""
+        """Raises: ValueError: a temperature that divides outputs other than logits."""
         if temperature != 1 and self.loss.target not in _ON_LOGITS:
             raise ValueError(
                 f"mask_criterion.temperature: got {temperature:g}, which divides logits, and "
