@@ -61,6 +61,8 @@ def _answered(run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except SystemExit as stop:
+        if isinstance(stop.code, str):  # as Python prints it
+            print(stop.code, file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
         line = complaint(error)
@@ -131,7 +133,7 @@ def _proposed(given: list[str], last: str) -> list[str]:
 
 
 def _verb_at(words: list[str]) -> int | None:
-    """Where the verb stands: the first word that is no flag, no value of one and no override.
+    """Where the verb stands: the first word other than a flag, its value and an override.
 
     A word of another form, such as a key without a value, is a verb only if it comes first.
     """

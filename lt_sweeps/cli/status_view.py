@@ -62,7 +62,7 @@ def read_logs(sweep: SweepFolder, cell: str) -> Iterator[str]:
     for path in dict.fromkeys(paths):
         with suppress(OSError):
             yield f"==> {path} <=="
-            yield path.read_text().rstrip("\n")
+            yield path.read_text(errors="replace").rstrip("\n")
 
 
 def cell_names(sweep: SweepFolder) -> list[str]:
@@ -76,7 +76,7 @@ def cell_names(sweep: SweepFolder) -> list[str]:
 def last_line(path: Path) -> str:
     """The last line of a log that is not blank, or nothing."""
     with suppress(OSError):
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
+        lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1].strip() if lines else ""
     return ""
 

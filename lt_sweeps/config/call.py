@@ -75,9 +75,11 @@ class Call:
             supplied: names that the framework will pass; a yaml may not set them.
 
         Raises:
-            ValueError: the target cannot be imported, or an argument is unknown, missing or of
-                another type.
+            ValueError: it is no mapping, the target cannot be imported, or an argument is unknown,
+                missing or of another type.
         """
+        if not isinstance(config, Mapping):
+            raise ValueError(f"{where}: got {config!r}; give a `_target_` and its arguments")
         args = Config(config)
         target = args.pop("_target_", None)
         if not isinstance(target, str):
@@ -207,7 +209,7 @@ def digest(value: Any) -> str:
     """A short name for a JSON value: equal for equal content, whatever the order of its keys.
 
     Raises:
-        ValueError: something in it is no JSON value, such as a function.
+        ValueError: something in it is not a JSON value, such as a function.
     """
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -56,9 +58,8 @@ class SweepSpec:
         sweeper = OmegaConf.to_container(master.hydra.sweeper)
         assert isinstance(sweeper, dict)
         spec = {key: sweeper.get(key) or {} for key in cls.__dataclass_fields__}
-        for key, value in spec.items():
-            if not isinstance(value, dict):
-                raise ValueError(f"hydra.sweeper.{key}: got {value!r}; give a mapping")
+        for key, depth in (("params", 0), ("variants", 1), ("defaults_for", 2)):
+            _check_mapping(f"hydra.sweeper.{key}", spec[key], depth)
         return cls(**spec)
 
     def lines(self, overrides: Sequence[str]) -> list[list[str]]:
@@ -69,6 +70,15 @@ class SweepSpec:
             params = {key: value for key, value in self.params.items() if key not in variant}
             lines.append([*_added({**params, **variant}, overrides), *overrides])
         return lines
+
+
+def _check_mapping(key: str, value: Any, depth: int) -> None:
+    """Raises: ValueError: it is no mapping, of mappings to this depth; the deepest may be null."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{key}: got {value!r}; give a mapping")
+    for name, inner in value.items() if depth else ():
+        if inner is not None or depth > 1:
+            _check_mapping(f"{key}.{name}", inner, depth - 1)
 
 
 def multirun(
@@ -93,8 +103,9 @@ def _cells(
 ) -> list[Cell]:
     """The cells of one experiment."""
     keys = [_key(word) for word in words if word[0] != "~"]
+    frozen = cache(partial(_frozen_report, config_dirs=_config_dirs(master.hydra)))
     return [
-        _cell(config, choices, overrides, keys, _config_dirs(master.hydra))
+        _cell(config, choices, overrides, keys, frozen)
         for line in spec.lines(words)
         for full in _with_defaults(loader, master, spec, line)
         for overrides, config, choices in _composed(loader, master, words, full)
@@ -225,8 +236,8 @@ def _options(
 
 def from_config(config: DictConfig, hydra: DictConfig) -> Cell:
     """The cell of a job that Hydra itself composed."""
-    words = tuple(hydra.overrides.task)
-    return _cell(resolved(config), choices_of(hydra), words, (), _config_dirs(hydra))
+    frozen = partial(_frozen_report, config_dirs=_config_dirs(hydra))
+    return _cell(resolved(config), choices_of(hydra), tuple(hydra.overrides.task), (), frozen)
 
 
 def _config_dirs(hydra: DictConfig) -> list[Path]:
@@ -240,17 +251,30 @@ def _cell(
     choices: dict[str, str],
     overrides: Sequence[str],
     keys: Sequence[str],
-    config_dirs: Sequence[Path],
+    frozen: Callable[[Config], Mapping[str, Any]],
 ) -> Cell:
-    """The cell with this config; `keys` are those that were given for the whole multirun."""
+    """The cell with this config.
+
+    Args:
+        keys: those that were given for the whole multirun.
+        frozen: `_frozen_report`, which is asked once for what many cells share.
+    """
     report = config.pop(REPORT, None) or {}
-    if published := report.get("published"):  # a frozen sweep does not follow later edits
-        report = {**report, "published": with_files(published)}
-    if figures := report.get("figures"):
-        report = {**report, "figures": named_figures(figures, config_dirs)}
+    if not isinstance(report, dict):
+        raise ValueError(f"report: got {report!r}; give keys of conf/report/_keys.yaml")
     check_targets(config, choices)
     without = untaken(dict.fromkeys(keys), config)
-    return Cell(Config(config), choices, tuple(overrides), report, without)
+    return Cell(Config(config), choices, tuple(overrides), frozen(Config(report)), without)
+
+
+def _frozen_report(report: Config, config_dirs: Sequence[Path]) -> Mapping[str, Any]:
+    """The keys of a report with what its files hold now: a sweep does not follow later edits."""
+    content: dict[str, Any] = {}
+    if isinstance(published := report.get("published"), list):
+        content["published"] = with_files(published)
+    if figures := report.get("figures"):
+        content["figures"] = named_figures(figures, config_dirs)
+    return {**report, **content}
 
 
 def _master(loader: ConfigLoader, master: DictConfig, word: str) -> DictConfig:
@@ -272,8 +296,11 @@ def _axes(loader: ConfigLoader, master: DictConfig, words: Sequence[str]) -> lis
 
 def _chooses(master: DictConfig, word: str) -> bool:
     """Whether an override chooses an option of a group."""
-    key = _key(word)
-    return key in master.hydra.runtime.choices or "/" in key or "@" in key
+    return _is_group(_key(word), master.hydra.runtime.choices)
+
+
+def _is_group(key: str, groups: Collection[str]) -> bool:
+    return key in groups or "/" in key or "@" in key
 
 
 def _axis(override: Override, groups: set[str]) -> Axis:
@@ -283,9 +310,9 @@ def _axis(override: Override, groups: set[str]) -> Axis:
         assert override.input_line is not None
         return Axis(key, (override.input_line,), None)
     words = tuple(f"{element}={value}" for value in _values(override, key))
-    values = tuple(OverridesParser.create().parse_override(word).value() for word in words)
-    group = key in groups or "/" in key or "@" in key
-    settable = override.type is OverrideType.CHANGE and not group and "[" not in key
+    values = tuple(word.value() for word in OverridesParser.create().parse_overrides([*words]))
+    changes = override.type is OverrideType.CHANGE and not _is_group(key, groups)
+    settable = changes and "[" not in key
     return Axis(key, words, values if settable and all(map(_simple, values)) else None)
 
 
@@ -304,8 +331,7 @@ def _values(override: Override, key: str) -> list[str]:
         values = [value for value in values if value[0] != "_"]
     if not values:
         raise ValueError(f"{key}: {override.get_value_string()} is empty; give at least one value")
-    for value in values:
-        if values.count(value) > 1:
-            noun = "seed" if key == "seed" else "value"
-            raise ValueError(f"{key}: {value} given twice; each {noun} once")
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        noun = "seed" if key == "seed" else "value"
+        raise ValueError(f"{key}: {twice[0]} given twice; each {noun} once")
     return values

@@ -24,7 +24,7 @@ CONF = next(
 )
 
 OF_VERBS = ("importer", "export_form")
-"""Folders whose options a verb takes, and no sweep."""
+"""Groups whose options only a verb takes: `import` and `export`."""
 _PLUGINS = {
     **dict.fromkeys(("hydra/launcher/submitit_local", "hydra/launcher/submitit_slurm"), "submitit"),
     **{f"hydra/launcher/{name}": name for name in ("joblib", "ray", "rq")},

@@ -22,7 +22,7 @@ def option_names(group: str, config_dir: str | None = None) -> dict[str, Path]:
     Raises: ValueError: the user's folder is not there.
     """
     if config_dir is not None and not Path(config_dir).is_dir():
-        raise ValueError(f"--config-dir: {config_dir} is no folder")
+        raise ValueError(f"--config-dir: {config_dir} is not a folder")
     folders = [CONF, *([Path(config_dir)] if config_dir else [])]
     files = (file for folder in folders for file in sorted((folder / group).glob("[!_]*.yaml")))
     return {file.stem: file for file in files}
@@ -31,7 +31,7 @@ def option_names(group: str, config_dir: str | None = None) -> dict[str, Path]:
 def read_option(group: str, name: str, *, where: str, config_dir: str | None = None) -> Config:
     """The content of an option's yaml.
 
-    Raises: ValueError: there is no such option, or its file is no yaml with a `_target_`.
+    Raises: ValueError: there is no such option, or its file has no `_target_`.
     """
     files = option_names(group, config_dir)
     if name not in files:

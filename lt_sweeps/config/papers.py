@@ -39,7 +39,7 @@ class Section:
 
     `figures` are drawn of the records of `experiments`; `report` lays them out in another way than
     these experiments do themselves. A `table` has a number for each of the `nets`. Cells of a net
-    on another data set than `nets` says are no part of the paper, and left out.
+    on another data set than `nets` says are left out.
     """
 
     name: str
@@ -80,7 +80,7 @@ def paper_names() -> list[str]:
 def read_paper(name: str) -> Paper:
     """The paper that `conf/paper/_<name>.yaml` describes; the `_` keeps Hydra from offering it.
 
-    Raises: ValueError: there is no such yaml, or it says what no section takes.
+    Raises: ValueError: there is no such yaml, or it has a key that no section takes.
     """
     if name not in paper_names():
         raise ValueError(unknown("paper", name, paper_names(), what="papers"))

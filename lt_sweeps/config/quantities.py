@@ -17,7 +17,7 @@ from lt_sweeps.config.call import nearest
 OWN = "metric"
 """The kind that stands for the metric by which a task is judged."""
 ACCURACY = "accuracy"
-"""That of a classification, of which a record does not name it."""
+"""The kind that judges a classification; its records do not name it."""
 METRICS = (
     *(
         f"{when}{split}_{what}"
@@ -38,14 +38,14 @@ _POINTS, _PART = 0.005, 1.0  # margins of `auto`: a difference of fractions, a p
 
 @dataclass(frozen=True)
 class Quantity:
-    """A metric by its name in a record; `lower_is_better` of a metric of a task is its own fact."""
+    """A metric by its name in a record; a task says which of its own metrics are better low."""
 
     name: str
     lower_is_better: bool = False
 
     @classmethod
     def of(cls, name: str) -> Quantity:
-        """A metric of which no record tells the direction: a loss and an error are better low."""
+        """A metric whose direction no record tells: a loss and an error are better low."""
         return cls(name, kind_of(name) in _LOWER)
 
     @property
@@ -158,7 +158,7 @@ def percent_of(given: str) -> float:
 
 
 def kind_of(name: str) -> str:
-    """`r2` of `best_val_r2`; the name itself where it is no evaluation."""
+    """`r2` of `best_val_r2`; the name itself of anything but an evaluation."""
     found = _NAME.fullmatch(name)
     return found[2] if found else name
 
@@ -206,7 +206,7 @@ def is_name(name: object) -> bool:
 
 
 def check_name(where: str, name: object, known: Collection[str]) -> None:
-    """Raises: ValueError: it is none of the known names."""
+    """Raises: ValueError: the name is not among the known ones."""
     if name not in known:
         hint = nearest(str(name), known)
         raise ValueError(f"{where}: got {name!r}{hint}; give one of {', '.join(known)}")

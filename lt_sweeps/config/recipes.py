@@ -13,7 +13,9 @@ from lt_sweeps.config.durations import Duration, steps
 
 FAMILY = "recipes"  # the first part of these names in stage keys, for ever
 _OWN_DECAYS = ("linear", "polynomial", "trapezoidal", "triangular", "one_cycle")
-_LATER: dict[str, Any] = {"clip": None}  # keys that came after results existed, at what adds none
+_LATER: dict[str, Any] = {
+    "clip": None
+}  # keys that came after results, at the values without a part in stage keys
 
 Given = Annotated[Mapping[str, Any], "a mapping with `_target_`"]
 """A function or class of torch's or of a user's, with its arguments."""

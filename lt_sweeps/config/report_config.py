@@ -1,8 +1,8 @@
 """`ReportConfig`: what a sweep's report looks like, as its experiment's yaml says under `report:`.
 
 `conf/report/_keys.yaml` lists every key with its default and its meaning; a test compares the two.
-A report's config is no part of a result: the manifest keeps it beside the cells, and no stage key,
-cell signature or record depends on it. Figures can be drawn in another way at any time.
+A report's config does not belong to a result: the manifest keeps it beside the cells, and no stage
+key, cell signature or record depends on it. Figures can be drawn in another way at any time.
 
     # @package _global_
     report:
@@ -25,10 +25,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.call import Call
 from lt_sweeps.config.option_files import read_option
 from lt_sweeps.config.published_curves import with_files
-from lt_sweeps.config.quantities import ACCURACY, check_form, is_name, of_split, percent_of
+from lt_sweeps.config.quantities import (
+    ACCURACY,
+    check_form,
+    check_name,
+    is_name,
+    of_split,
+    percent_of,
+)
 
 ENDPOINTS = (
     *("sparsest_not_inferior", "area", "peak"),
@@ -130,7 +137,7 @@ class ReportConfig:
             if isinstance(figure, Mapping):
                 _check_own_figure(figure)
             else:
-                _known("report.figures", figure, FIGURES)
+                check_name("report.figures", figure, FIGURES)
         own = [each["name"] for each in self.figures or () if isinstance(each, Mapping)]
         if twice := [name for name in own if own.count(name) > 1]:
             raise ValueError(
@@ -235,9 +242,3 @@ def _check_margin(key: str, given: float | str, *, least: float) -> None:
             f"report.{key}: got {given!r}; give auto, a difference in the unit of the records "
             f"(0.005), or a part of the dense network's (2%){or_null}"
         )
-
-
-def _known(where: str, name: Any, allowed: Sequence[str]) -> None:
-    if name not in allowed:
-        hint = nearest(str(name), allowed)
-        raise ValueError(f"{where}: got {name!r}{hint}; give one of {', '.join(allowed)}")

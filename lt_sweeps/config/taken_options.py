@@ -28,21 +28,24 @@ class Chosen(Protocol):
 
 def check_targets(config: Mapping[str, Any], choices: Mapping[str, str | None]) -> None:
     """Raises: ValueError: the yaml of an option names no function, or one that is not there."""
-    for group in ("method", *GROUPS):
-        option, given = choices.get(group), config.get(group)
-        if option is None or (group != "method" and group not in groups_taken(config["method"])):
-            continue
-        key = "model.net" if group == "model" else group
-        given = given.get("net") if group == "model" and isinstance(given, Mapping) else given
-        target = given.get("_target_") if isinstance(given, Mapping) else None
-        if not isinstance(target, str):
-            raise ValueError(
-                f"{key}: {group}/{option}.yaml has no `_target_`, the path of a function"
-            )
-        try:
-            _ = Call(target).function
-        except ValueError as error:
-            raise ValueError(f"{key}._target_: {group}/{option}.yaml: {error}") from None
+    _check_target("method", config, choices)  # first: it says which groups are taken
+    for group in groups_taken(config["method"]):
+        _check_target(group, config, choices)
+
+
+def _check_target(group: str, config: Mapping[str, Any], choices: Mapping[str, str | None]) -> None:
+    option, given = choices.get(group), config.get(group)
+    if option is None:
+        return
+    key = "model.net" if group == "model" else group
+    given = given.get("net") if group == "model" and isinstance(given, Mapping) else given
+    target = given.get("_target_") if isinstance(given, Mapping) else None
+    if not isinstance(target, str):
+        raise ValueError(f"{key}: {group}/{option}.yaml has no `_target_`, the path of a function")
+    try:
+        _ = Call(target).function
+    except ValueError as error:
+        raise ValueError(f"{key}._target_: {group}/{option}.yaml: {error}") from None
 
 
 def groups_taken(method: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from lt_sweeps.config.errors import CONF
 OURS = __name__.partition(".")[0]
 _LOSS = r"torch\.nn\.functional\.(\w+_loss|(binary_)?cross_entropy(_with_logits)?)"
 _OPEN = re.compile(rf"torch\.optim\.[A-Z]\w*|torchvision\.transforms\.v2\.[A-Z]\w*|{_LOSS}")
-"""What a config may name of the packages that this one stands on; none runs what it is told."""
+"""What a config may name of torch and torchvision: nothing that runs code named by an argument."""
 _TARGET = re.compile(r"_target_\s*[:=]\s*([\w.,]+)")
 
 
@@ -55,12 +55,10 @@ def check_trusted(config: Any, *, where: str, trust: Collection[str] = ()) -> No
 
 def is_ours(target: str) -> bool:
     """Whether a function is an option of this package: one that a yaml of its `conf/` names, or
-    one of torch's losses.
+    a loss or an optimizer of torch, or a transform of torchvision.
 
-    An optimizer of torch or a transform of torchvision is one too.
-
-    Any other function of the package, or what it imports, is not: `lt_sweeps.x.os.system` runs
-    whatever it is told.
+    No other function of the package counts, because its modules lead to those that they import:
+    `lt_sweeps.x.os.system` runs any command.
     """
     return target in _options() or _OPEN.fullmatch(target) is not None
 

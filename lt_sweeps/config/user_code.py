@@ -157,7 +157,7 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _file(name: str) -> Path | None:
-    """The file of a module; None for a namespace, a built-in module, and what is no module."""
+    """The file of a module; None for a namespace, a built-in module, and any other name."""
     spec = _spec(name)
     if spec is None:
         file = getattr(sys.modules.get(name), "__file__", None)  # a script has a file and no spec

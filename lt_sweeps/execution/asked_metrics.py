@@ -19,7 +19,7 @@ def check_metrics(cells: Sequence[Planned]) -> None:
 
     Raises: ValueError: no cell has a metric of such a name, or no cell has the objective's level.
     """
-    tasks = {cell.lasts[0].training.task for cell in cells}
+    tasks = dict.fromkeys(cell.lasts[0].training.task for cell in cells)
     names = names_measured([kind for task in tasks for kind in task.metric_kinds])
     for report in {repr(cell.cell.report): cell.cell.report for cell in cells}.values():
         for name in layout(report).metrics:

@@ -156,7 +156,7 @@ class SearchSweep(Callback):
 def _register_own(kind: str, config: DictConfig) -> None:
     """Register a sweeper or launcher of a user's, which no package `hydra_plugins` brings.
 
-    Raises: ValueError: its `_target_` is no class of that kind, or cannot be imported.
+    Raises: ValueError: its `_target_` is not a class of that kind, or cannot be imported.
     """
     target = str(config.get("_target_"))
     known = Plugins.instance().class_name_to_class
@@ -164,7 +164,7 @@ def _register_own(kind: str, config: DictConfig) -> None:
     base = Launcher if kind == "launcher" else Sweeper
     if not (inspect.isclass(plugin) and issubclass(plugin, base)):
         raise ValueError(
-            f"hydra/{kind}: `{target}` is no Hydra {kind}; derive it from "
+            f"hydra/{kind}: `{target}` is not a Hydra {kind}; derive it from "
             f"`{base.__module__}.{base.__name__}`"
         )
     Plugins.instance().register(plugin)
@@ -318,7 +318,7 @@ class SlurmLauncher(CellLauncher):
 class CellSweeper(Sweeper):
     """Expands a multirun into cells and hands all of them to the launcher at once.
 
-    `words` are the overrides of the command line, of which Hydra got those without `held`.
+    `words` are all overrides of the command line; Hydra got those that are not held (`is_held`).
     """
 
     words: ClassVar[tuple[str, ...]] = ()

@@ -28,9 +28,8 @@ from lt_sweeps.execution.run_settings import RunSettings, check_writable
 from lt_sweeps.execution.status import Status
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import Workers, loaded, process_context
-from lt_sweeps.plan.cost import Speeds, free_memory, stack_size
+from lt_sweeps.plan.cost import Speeds, free_memory, stack_sizes
 from lt_sweeps.plan.planning import Pack, packs, plan
-from lt_sweeps.plan.unit import Unit
 from lt_sweeps.reporting.written_report import is_current
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED
@@ -80,17 +79,26 @@ def run_missing(submission: Submission) -> int:
     part = settings.search is not None  # of a sweep that others go on with: see `end_search`
     if not part and complete:  # else all its tables were empty, and hid what failed
         patiently("report", lambda: _report(sweep.folder, console, anew=bool(todo)))
-    for line in _reasons(submission.sweep, failed):
+    return _ended(submission.sweep, failed, complete, len(cells), None if part else settings.keep)
+
+
+def _ended(
+    sweep: SweepFolder, failed: Mapping[UnitName, str], complete: int, cells: int, keep: str | None
+) -> int:
+    """Say what failed, and drop the tickets that are not kept; returns the exit status.
+
+    Without `keep` others go on with the sweep, which has not ended.
+    """
+    for line in _reasons(sweep, failed):
         say(f"error: {line}")
-    if complete < len(cells):
-        left = len(cells) - complete
-        say(f"error: {left} of {len(cells)} cells unfinished")
-    diverged = not part and Status.of(submission.sweep).diverged
+    if complete < cells:
+        say(f"error: {cells - complete} of {cells} cells unfinished")
+    diverged = keep is not None and Status.of(sweep).diverged
     if diverged:
         say(f"error: {ALL_DIVERGED}")
-    if failed or complete < len(cells):
+    if failed or complete < cells:
         return 1
-    for line in () if part else keep_only(sweep, settings.keep):
+    for line in keep_only(sweep, keep) if keep else ():
         say(line)
     return int(diverged)
 
@@ -109,15 +117,8 @@ def _todo(submission: Submission, devices: Sequence[str], memory: int) -> list[P
     left = submission.unfinished()
     covered = {unit for pack in left for unit in pack.units}
     missing = [u for u in submission.missing() if u not in covered]
-    sizes = _sizes(missing, submission.settings, memory)
+    sizes = stack_sizes(missing, submission.settings.stack_size, memory=memory)
     return left + packs(missing, stack_size=sizes, workers=len(devices))
-
-
-def _sizes(missing: Sequence[Unit], settings: RunSettings, memory: int) -> dict[str, int]:
-    stages = {unit.stage.key: unit.stage for unit in missing}
-    if settings.stack_size is not None:
-        return dict.fromkeys(stages, settings.stack_size)
-    return {key: stack_size(stage, memory=memory) for key, stage in stages.items()}
 
 
 def _run(

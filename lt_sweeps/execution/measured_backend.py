@@ -14,7 +14,7 @@ import torch
 
 from lt_sweeps.config.call import digest
 from lt_sweeps.plan.unit import Unit
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import BackendChoice, SweepFolder
@@ -26,9 +26,9 @@ _WAIT = 120.0  # seconds for another process's measurement; after that this one 
 
 
 def with_backend(sweep: SweepFolder, units: Sequence[Unit], machine: Machine) -> Machine:
-    """The machine of a pack with the backend that its stack takes, where `auto` is no rule.
+    """The machine of a pack, with the backend of its stack where `auto` is chosen by a measurement.
 
-    A replicate alone always follows the rule: there is nothing to choose.
+    A replicate alone always follows the rule of `auto`: there is nothing to choose.
 
     Raises:
         torch.OutOfMemoryError: the stack does not fit with any backend.
@@ -42,14 +42,10 @@ def with_backend(sweep: SweepFolder, units: Sequence[Unit], machine: Machine) ->
     network = digest([stage.network.identity(), stage.training.precision])
     if (known := sweep.backend(network, names)) is None:
         # Two measurements at once on one device would disturb each other.
-        held = lock(sweep.folder / "backends" / f".{network}.lock", wait=_WAIT)
-        try:
+        with locked(sweep.folder / "backends" / f".{network}.lock", wait=_WAIT):
             known = sweep.backend(network, names) or _measured(
                 sweep, network, names, units, machine
             )
-        finally:
-            if held is not None:
-                held.release()
     return replace(machine, backend=known)
 
 

@@ -17,6 +17,7 @@ from lt_sweeps.models.network import Network
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.planning import Pack, Plan, dependencies
 from lt_sweeps.plan.stages import Init, ancestors
+from lt_sweeps.plan.unit import tasks_of
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
 
 _GUESSED = " (speed not measured)"  # it is estimated from the shapes of the layers
@@ -139,8 +140,8 @@ def _dropped(plan: Plan, root: Path) -> str:
 
 def _absent(plan: Plan) -> list[str]:
     """What the data sets have to fetch before anything runs."""
-    tasks = {id(u.stage.training.task): u.stage.training.task for u in plan.units}
-    return list(dict.fromkeys(filter(None, (task.dataset.lacks() for task in tasks.values()))))
+    lacking = (task.dataset.lacks() for task in tasks_of(plan.units))
+    return list(dict.fromkeys(filter(None, lacking)))
 
 
 def _disk(plan: Plan, todo: Sequence[Pack]) -> str:
@@ -181,7 +182,7 @@ def _prunable(plan: Plan) -> str:
 
 
 def _dense(plan: Plan) -> Iterator[str]:
-    """A line for each network of which a large part can never be pruned."""
+    """A line for each network that has large parts which can never be pruned."""
     for name, network in _networks(plan).items():
         pruned = {layer.name for layer in network.layers}
         large = [

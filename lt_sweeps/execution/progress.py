@@ -42,7 +42,7 @@ class ProgressPanel:
         self._began = self._drawn = self._said = time.monotonic()
         self._pause = _FIRST_LINE
         self._scores = LatestScores(sweep)
-        # It is drawn when something is told, and not by a thread, because the pool's process forks.
+        # It is drawn at each message of a worker, and not by a thread: the pool's process forks.
         self._live = Live(
             get_renderable=self._render, console=console, auto_refresh=False, transient=True
         )

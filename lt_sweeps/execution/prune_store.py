@@ -9,7 +9,6 @@ file goes only if no sweep under the root needs it; tickets of no sweep stay.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,15 +16,15 @@ from pathlib import Path
 
 from lt_sweeps.config.durations import readable
 from lt_sweeps.config.keys import KEEPS
+from lt_sweeps.config.quantities import check_name
 from lt_sweeps.storage.checked_read import DamagedFile, NewerFormat
 from lt_sweeps.storage.dropped_tickets import note_dropped
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.record import CellRecords, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.ticket_file import identity_in_path, ticket_path
 from lt_sweeps.storage.unit_costs import read_cost
-
-_TICKET = re.compile(r"(?P<seed>[^.@]+)(@(?P<moment>\w+)|\.partial-\d{1,18})?\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -67,16 +66,13 @@ class Removable:
         return sum(self._drop(unit, paths) for unit, paths in self.files.items())
 
     def _drop(self, unit: UnitName, paths: Sequence[Path]) -> int:
-        held = lock(self._end(unit).with_suffix(".lock"), wait=0)
-        if held is None:
-            return 0
-        with held:
-            for path in paths:
+        with locked(self._end(unit).with_suffix(".lock"), wait=0) as held:
+            for path in paths if held else ():
                 path.unlink(missing_ok=True)
-        return len(paths)
+        return len(paths) if held else 0
 
     def _end(self, unit: UnitName) -> Path:
-        return self.root / "tickets" / unit[0] / f"{unit[1]}.safetensors"
+        return ticket_path(self.root, *unit)
 
 
 def drop_unneeded(where: Path, *, keep: str | None = None, apply: bool = False) -> list[str]:
@@ -90,12 +86,12 @@ def drop_unneeded(where: Path, *, keep: str | None = None, apply: bool = False) 
 
     Raises: ValueError: a wrong `keep`, no results, or a manifest whose needs cannot be read.
     """
-    if keep not in (None, *KEEPS):
-        raise ValueError(f"keep: got {keep!r}; give one of {list(KEEPS)}")
+    if keep is not None:
+        check_name("keep", keep, KEEPS)
     one = SweepFolder(where.resolve())
     root = one.root if one.exists else where.resolve()
     if not (root / "sweeps").is_dir():
-        raise ValueError(f"prune-store: {where} is no sweep and no root; a root holds sweeps/")
+        raise ValueError(f"prune-store: {where} is not a sweep or a root; a root holds sweeps/")
     removable = _removable(root, only=one.folder if one.exists else None, keep=keep)
     lines = list(removable.sentences(where.name or str(where)))
     if not removable.files:
@@ -166,14 +162,15 @@ def _found(root: Path, units: set[UnitName], needed: set[tuple[str, str, str]]) 
     for key in sorted({key for key, _ in units}):
         with suppress(FileNotFoundError, NotADirectoryError):
             for name in sorted(os.listdir(root / "tickets" / key)):
-                ticket = _TICKET.fullmatch(name)
-                if ticket is None or (unit := (key, ticket["seed"])) not in units:
+                path = root / "tickets" / key / name
+                about = identity_in_path(path)
+                unit = key, about["seed"]
+                if path.suffix != ".safetensors" or unit not in units:
                     continue
-                moment = ticket["moment"] or ("partial" if ".partial-" in name else "end")
-                if {(*unit, ""), (*unit, moment)} & needed:
+                if {(*unit, ""), (*unit, about["moment"])} & needed:
                     stay += 1
                 else:
-                    files.setdefault(unit, []).append(root / "tickets" / key / name)
+                    files.setdefault(unit, []).append(path)
     return Removable(root, files, stay)
 
 

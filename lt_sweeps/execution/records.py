@@ -1,8 +1,8 @@
 """Records: one tidy row per evaluated ticket, which is all that report, status and tracker read.
 
 A cell's rows are made from the metadata of its stored tickets, so they can be made again at any
-time, and are the same whoever makes them. A pack appends the rows of its own tickets; whoever
-finds something else than the rows before them, and whoever completes a cell, makes all of them.
+time, and any process makes the same ones. A pack appends the rows of its own tickets. Where the
+rows before them are not as expected, or the cell becomes complete, it makes all of them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -13,6 +13,7 @@ from lt_sweeps import __version__
 from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.keys import KEEPS, SHARED_KEYS
+from lt_sweeps.config.quantities import check_name
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.tracking.tracker import tracker_of
 from lt_sweeps.training.backends.backend import BACKENDS
@@ -37,43 +38,57 @@ class RunSettings:
     @classmethod
     def of(cls, cells: Sequence[Cell]) -> RunSettings:
         """Raises: ValueError: the cells differ in a setting, or a value is not allowed."""
-        config = cells[0].config
+        first = cells[0].config
         for key in SHARED_KEYS:
-            if any(cell.config.get(key) != config.get(key) for cell in cells):
+            if any(cell.config.get(key) != first.get(key) for cell in cells):
                 raise ValueError(f"{key}: the cells differ; give one value for the whole multirun")
-        if config["backend"] not in BACKENDS:
-            raise ValueError(f"backend: got {config['backend']!r}; give one of {list(BACKENDS)}")
-        for key in ("root", "data_dir"):
-            if not isinstance(config[key], str):
-                raise ValueError(f"{key}: got {config[key]!r}; give the path of a folder")
-        config = {"deterministic": True, **config}  # a cell that was frozen before there was one
-        for key in ("dry_run", "deterministic"):
-            if not isinstance(config[key], bool):
-                raise ValueError(f"{key}: got {config[key]!r}; give true or false")
-        keep = config.get("keep", "all")  # an earlier version's manifest has none
-        if keep not in KEEPS:
-            raise ValueError(f"keep: got {keep!r}; give one of {list(KEEPS)}")
-        tracker_of(config["tracker"])
-        Objective.of(config.get("objective", "val_metric"))
-        every = number("checkpoint_every", config["checkpoint_every"], "seconds, 0 for every step")
+        config = _LATER | first
+        _check(config)
+        every = _number("checkpoint_every", config["checkpoint_every"], "seconds, 0 for every step")
         return cls(
-            Path(config["root"]),
-            config["device"],
-            count("workers", config["workers"]),
-            count("stack_size", config["stack_size"]),
-            Machine(
+            root=Path(config["root"]),
+            device=config["device"],
+            workers=_count("workers", config["workers"]),
+            stack_size=_count("stack_size", config["stack_size"]),
+            machine=Machine(
                 backend=config["backend"],
                 deterministic=config["deterministic"],
                 checkpoint_every=every,
                 code_version=code_version(),
-                profile=_profile(config.get("profile", False)),
+                profile=_profile(config["profile"]),
             ),
-            config["name"],
-            config["dry_run"],
-            _budget(config.get("budget")),
-            keep,
-            config.get("search"),
+            name=config["name"],
+            dry_run=config["dry_run"],
+            budget=_budget(config["budget"]),
+            keep=config["keep"],
+            search=config["search"],
         )
+
+
+# Keys that came after cells were frozen, at what they were then.
+_LATER = {
+    "deterministic": True,
+    "keep": "all",
+    "objective": "val_metric",
+    "profile": False,
+    "budget": None,
+    "search": None,
+}
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    for key in ("root", "data_dir"):
+        if not isinstance(config[key], str):
+            raise ValueError(f"{key}: got {config[key]!r}; give the path of a folder")
+    for key in ("dry_run", "deterministic"):
+        if not isinstance(config[key], bool):
+            raise ValueError(f"{key}: got {config[key]!r}; give true or false")
+    check_name("backend", config["backend"], BACKENDS)
+    check_name("keep", config["keep"], KEEPS)
+    if not isinstance(config["tracker"], dict):
+        raise ValueError(f"tracker: got {config['tracker']!r}; give a `_target_` and its keys")
+    tracker_of(config["tracker"])
+    Objective.of(config["objective"])
 
 
 def _profile(given: Any) -> str:
@@ -85,7 +100,7 @@ def _profile(given: Any) -> str:
     return given
 
 
-def count(key: str, value: Any) -> int | None:
+def _count(key: str, value: Any) -> int | None:
     """A whole number from 1 up, or None for `auto`."""
     if value == "auto":
         return None
@@ -94,9 +109,9 @@ def count(key: str, value: Any) -> int | None:
     return value
 
 
-def number(key: str, value: Any, allowed: str) -> float:
+def _number(key: str, value: Any, allowed: str) -> float:
     """A number from 0 up; `allowed` says in the error message what the key takes."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ValueError(f"{key}: got {value!r}; give {allowed}")
     return float(value)
 
@@ -107,7 +122,7 @@ def _budget(budget: Any) -> float | None:
         raise ValueError(f"budget: got {keys!r}; its only key is `gpu_hours`")
     if budget is None or budget["gpu_hours"] is None:
         return None
-    return number("budget.gpu_hours", budget["gpu_hours"], "hours, or null for no limit")
+    return _number("budget.gpu_hours", budget["gpu_hours"], "hours, or null for no limit")
 
 
 def check_writable(root: Path) -> None:

@@ -1,8 +1,8 @@
 """`Submission`: what one command asks for, how much of it is done, and its frozen form.
 
 Both launchers go the same way: they make a submission, ask it for the packs to run, freeze them in
-the sweep's manifest, run or submit them, and write the records. Whoever works on a pack reads the
-manifest and nothing else of the configuration (`work_on`).
+the sweep's manifest, run or submit them, and write the records. A worker reads the manifest and
+nothing else of the configuration (`work_on`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.keys import SHARED_KEYS
@@ -35,9 +34,9 @@ from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
 from lt_sweeps.plan.stages import Init, Work
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import ticket_fault
-from lt_sweeps.plan.unit import Unit
-from lt_sweeps.storage.atomic_write import lock_path, set_aside
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.plan.unit import Unit, tasks_of
+from lt_sweeps.storage.atomic_write import set_aside
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import (
     FrozenCell,
     FrozenPack,
@@ -129,9 +128,10 @@ class Submission:
             check_layouts([_frozen_cell(cell) for cell in self.plan.cells], self._reports)
 
     @property
-    def arithmetics(self) -> set[Arithmetic]:
-        """One for each precision of its cells."""
-        return {Arithmetic(unit.stage.training.precision) for unit in self.plan.units}
+    def arithmetics(self) -> list[Arithmetic]:
+        """One for each precision of its cells, in their order."""
+        each = (Arithmetic(unit.stage.training.precision) for unit in self.plan.units)
+        return list(dict.fromkeys(each))
 
     def check_precision(self, device: str) -> None:
         """Raises: ValueError: a cell asks for a precision that the device does not have."""
@@ -144,8 +144,7 @@ class Submission:
 
     def prepare_data(self, units: Sequence[Unit]) -> None:
         """Download what these units train on, here, where there may be a network."""
-        tasks = {id(unit.stage.training.task): unit.stage.training.task for unit in units}
-        for task in tasks.values():
+        for task in tasks_of(units):
             patiently("data", task.prepare)
 
     def check_splits(self, units: Sequence[Unit]) -> None:
@@ -154,7 +153,7 @@ class Submission:
         Raises:
             ValueError: so many that a split was taken from another one.
         """
-        for task in {unit.stage.training.task for unit in units}:
+        for task in tasks_of(units):
             for shared in shared_examples(task.dataset.load()):
                 if shared.is_a_mistake:
                     raise ValueError(
@@ -171,7 +170,7 @@ class Submission:
     ) -> SweepFolder:
         """Write the manifest, and forget earlier failures: what failed is tried again.
 
-        Packs that the manifest has already stay as they are, since somebody may be at work on them.
+        Packs that are in the manifest stay as they are: a process may be at work on them.
 
         Args:
             launcher: how the sweep was started; None: in this folder, on this machine.
@@ -182,43 +181,53 @@ class Submission:
     def _freeze(
         self, packs: Sequence[Pack], launcher: Launcher | None, jobs: Mapping[str, str]
     ) -> SweepFolder:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock_path(self.folder / ".lock")):
+        with locked(self.folder / ".lock"):
             before = self.sweep.usable_manifest
-            frozen = before.packs if before is not None else ()
             if before is None and os.path.lexists(self.sweep.path):
                 set_aside(self.sweep.path, "damaged")
-            frozen_cells = self._with_earlier_trials(before)
-            known, cells = {pack.name for pack in frozen}, _cells_by_unit(frozen_cells)
-            stages = {u.stage.key: _frozen_stage(u.stage) for u in self.plan.units}
-            new = [
-                self._frozen_pack(pack, cells, jobs.get(pack.name))
-                for pack in packs
-                if pack.name not in known
-            ]
-            manifest = Manifest(
-                name=self.folder.name,
-                experiment=self.experiment,
-                content=_content((cell.signature, cell.seed) for cell in frozen_cells),
-                cells=frozen_cells,
-                stages={**(before.stages if before else {}), **stages},
-                packs=[*frozen, *new],
-                launcher=launcher or Launcher(cwd=os.getcwd()),
-                reports={**(before.reports if before else {}), **self._reports},
-                data={**(before.data if before else {}), **_data(self.plan)},
-                search=before.search if before else self.settings.search,
-                words=[*self.settings.words] or (before.words if before else []),
-            )
-            manifest.write(self.sweep.path)
+            launcher = launcher or Launcher(cwd=os.getcwd())
+            self._manifest(before, packs, launcher, jobs).write(self.sweep.path)
         sweep = self.sweep
         sweep.forgive(self.units.keys() & sweep.failures().keys())
         return sweep
 
-    def _with_earlier_trials(self, before: Manifest | None) -> list[FrozenCell]:
-        """The cells of its manifest: those of a search come behind those of earlier trials.
+    def _manifest(
+        self,
+        before: Manifest | None,
+        packs: Sequence[Pack],
+        launcher: Launcher,
+        jobs: Mapping[str, str],
+    ) -> Manifest:
+        """The manifest with these packs behind those of the one before."""
+        cells = self._with_earlier_trials(before)
+        numbers = _cells_by_unit(cells)
+        frozen = before.packs if before else ()
+        known = {pack.name for pack in frozen}
+        new = [
+            self._frozen_pack(pack, numbers, jobs.get(pack.name))
+            for pack in packs
+            if pack.name not in known
+        ]
+        stages = {u.stage.key: _frozen_stage(u.stage) for u in self.plan.units}
+        return Manifest(
+            name=self.folder.name,
+            experiment=self.experiment,
+            content=_content((cell.signature, cell.seed) for cell in cells),
+            cells=cells,
+            stages={**(before.stages if before else {}), **stages},
+            packs=[*frozen, *new],
+            launcher=launcher,
+            reports={**(before.reports if before else {}), **self._reports},
+            data={**(before.data if before else {}), **_data(self.plan)},
+            search=before.search if before else self.settings.search,
+            words=[*self.settings.words] or (before.words if before else []),
+        )
 
-        What is frozen names cells by their numbers, which therefore stay. What all cells of a sweep
-        share, such as `workers`, is for earlier trials too what it is now.
+    def _with_earlier_trials(self, before: Manifest | None) -> list[FrozenCell]:
+        """The cells of the manifest; a search adds its cells behind those of earlier trials.
+
+        Frozen packs name cells by their numbers, so earlier cells keep theirs. Settings that all
+        cells of a sweep share, such as `workers`, change for earlier trials too.
         """
         cells = [_frozen_cell(cell) for cell in self.plan.cells]
         if before is None or self.settings.search is None:
@@ -253,7 +262,7 @@ class Submission:
                 ticket(init, seed, self.store)
 
     def _frozen_pack(
-        self, pack: Pack, cells: Mapping[UnitName, list[int]], job: str | None
+        self, pack: Pack, numbers: Mapping[UnitName, list[int]], job: str | None
     ) -> FrozenPack:
         names = [name_of(unit) for unit in pack.units]
         return FrozenPack(
@@ -261,7 +270,7 @@ class Submission:
             level=pack.units[0].stage.level,
             units=names,
             machine=self.settings.machine,
-            cells=sorted({number for name in names for number in cells[name]}),
+            cells=sorted({number for name in names for number in numbers[name]}),
             moments={
                 key: sorted(self.plan.moments.get(key, ()), key=str)
                 for key in dict.fromkeys(key for key, _ in names)
@@ -287,8 +296,10 @@ def work_on(
     stopped: Callable[[], bool] = lambda: False,
     check: Callable[[], None] = lambda: None,
     watch: Callable[[TrainingLoop], None] = lambda loop: None,
-) -> None:
+) -> list[Unit]:
     """Compute one frozen pack of a sweep, and write the records of the cells that it advances.
+
+    Returns its units.
 
     `check` is called when everything is imported that the pack needs, and at the end; `watch` with
     each training loop before it begins.
@@ -317,6 +328,7 @@ def work_on(
         if keys:
             write_records(cell, tickets, computed=keys)
     tickets.verified.save()
+    return units
 
 
 def thawed(
@@ -357,8 +369,7 @@ def _what_changed(sweep: SweepFolder, cells: Plan, missing: UnitName) -> str:
 
 def _data(cells: Plan) -> dict[str, str]:
     """The digest of each data set's content, by its function and arguments."""
-    tasks = {id(u.stage.training.task): u.stage.training.task for u in cells.units}
-    return {str(task.call): digest(task.identity()) for task in tasks.values()}
+    return {str(task.call): digest(task.identity()) for task in tasks_of(cells.units)}
 
 
 def write_records(
@@ -366,9 +377,7 @@ def write_records(
 ) -> bool:
     """Write a cell's records, as `record_cell`; two packs that advance one cell take turns."""
     folder = tickets.store.root / "runs" / planned.signature
-    held = lock(folder / f".{planned.seed}.lock")
-    assert held is not None, "it waits for ever"
-    with held:
+    with locked(folder / f".{planned.seed}.lock"):
         return record_cell(planned, tickets, computed=computed)
 
 

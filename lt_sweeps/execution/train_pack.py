@@ -45,8 +45,9 @@ def compute(
     """
     waiting = list(units)
     while waiting:
-        claims = _claim(waiting, moments, store)
+        claims = _claim(waiting, store)
         try:
+            _clear(claims, moments, store)
             tickets = StoredTickets(store, thorough=False, recall=False)
             mine = [unit for unit in claims if not stored(unit, moments, tickets)]
             if mine:
@@ -62,9 +63,7 @@ def compute(
             time.sleep(0.2)
 
 
-def _claim(
-    units: Sequence[Unit], moments: Mapping[str, frozenset[Any]], store: Store
-) -> dict[Unit, BaseFileLock]:
+def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, BaseFileLock]:
     """Claim the units that no other process computes; none if another has the first of them.
 
     So two processes with the same pack never divide it between them.
@@ -76,29 +75,22 @@ def _claim(
             claims[unit] = claim
         elif not claims:
             break
-    for key, seeds in _by_stage(claims).items():
-        store.sweep_up(key, seeds)
-    for unit in claims:
-        _set_aside_what_is_wrong(unit, moments, store)
     return claims
 
 
-def _by_stage(units: Iterable[Unit]) -> dict[str, list[Seed]]:
+def _clear(units: Iterable[Unit], moments: Mapping[str, frozenset[Any]], store: Store) -> None:
+    """Remove what a killed process left of claimed units, and set aside what is wrong."""
     seeds: dict[str, list[Seed]] = {}
     for unit in units:
         seeds.setdefault(unit.stage.key, []).append(unit.seed)
-    return seeds
-
-
-def _set_aside_what_is_wrong(
-    unit: Unit, moments: Mapping[str, frozenset[Any]], store: Store
-) -> None:
-    """Set aside the tickets of a claimed unit that are not what they should be."""
-    stage, seed = unit.stage, unit.seed
-    for moment in ("end", *moments.get(stage.key, ())):
-        path = store.path(stage.key, seed, moment)
-        if os.path.lexists(path) and (fault := ticket_fault(stage, seed, moment, store)):
-            set_aside(path, fault)
+    for key, of_stage in seeds.items():
+        store.sweep_up(key, of_stage)
+    for unit in units:
+        stage, seed = unit.stage, unit.seed
+        for moment in ("end", *moments.get(stage.key, ())):
+            path = store.path(stage.key, seed, moment)
+            if os.path.lexists(path) and (fault := ticket_fault(stage, seed, moment, store)):
+                set_aside(path, fault)
 
 
 def _train(

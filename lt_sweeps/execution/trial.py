@@ -27,7 +27,7 @@ from lt_sweeps.data.batches import first_images
 from lt_sweeps.execution.worker_pool import process_context
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.planning import Plan
+from lt_sweeps.plan.planning import Plan, Planned
 from lt_sweeps.plan.stages import Task
 from lt_sweeps.sparsity.evidence import OF_ACTIONS, Criterion, reset
 from lt_sweeps.storage.verified_files import VerifiedFiles
@@ -120,11 +120,10 @@ class Trial:
         evidence = {name: torch.rand(_WEIGHTS, generator=draws) for name, _ in criterion.evidence}
         with self._said("mask_criterion", f"scores of {_WEIGHTS} weights"):
             scores = criterion.call(**evidence)
-        said = _form(scores) if isinstance(scores, Tensor) else type(scores).__name__
         if not isinstance(scores, Tensor) or scores.shape != (_WEIGHTS,):
             raise ValueError(
                 f"mask_criterion: {self.yaml('mask_criterion')}: of {_WEIGHTS} weights it returns "
-                f"{said}; a criterion gives each weight one number"
+                f"{_form(scores)}; a criterion gives each weight one number"
             )
 
     def _act(self, action: Action) -> None:
@@ -133,11 +132,11 @@ class Trial:
         evidence |= {n: evidence[n] < 0.5 for n in ("kept", "cut") if n in evidence}
         with self._said(action.group, f"a layer of {list(shape)}"):
             weights = action.call(**{n: x for n, x in evidence.items() if n in OF_ACTIONS})
-        said = _form(weights) if isinstance(weights, Tensor) else type(weights).__name__
         if not isinstance(weights, Tensor) or not _fits(weights.shape, shape):
             raise ValueError(
                 f"{action.group}: {self.yaml(action.group)}: of a layer of {list(shape)} it "
-                f"returns {said}; a {action.group} gives each weight of the layer one number"
+                f"returns {_form(weights)}; a {action.group} gives each weight of the layer one "
+                "number"
             )
 
     @contextmanager
@@ -177,14 +176,16 @@ def try_out(plan: Plan, root: Path) -> None:
         raise ValueError(line)
     for trial in new:
         passed.note(f"trial/{trial.name}", "passed")
-    (root / "tickets").mkdir(parents=True, exist_ok=True)
     passed.save()
 
 
 def _trials(plan: Plan) -> list[Trial]:
     """Each network on each task, each criterion, each reset and each freeze, once."""
     trials: dict[object, Trial] = {}
+    firsts: dict[str, Planned] = {}
     for planned in plan.cells:
+        firsts.setdefault(planned.signature, planned)  # its other seeds differ in nothing else
+    for planned in firsts.values():
         yamls = tuple(planned.labels.items())
         for stage in planned.trainings:
             pair = stage.network, stage.training.task
@@ -270,5 +271,8 @@ def _fits(given: Sequence[int], shape: tuple[int, ...]) -> bool:
         return False
 
 
-def _form(tensor: Tensor) -> str:
-    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+def _form(value: object) -> str:
+    """The shape and the type of a tensor; the type of anything else."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -124,15 +125,22 @@ class Workers:
         self.sweep.rest(self.who)
 
     def _start(self) -> None:
+        if not self.free:
+            return
+        packs = [*self.queue, *(job.pack for job in self.running)]
+        unfinished = Counter(unit for pack in packs for unit in pack.units)
         for pack in list(self.queue):
             if not self.free:
                 return
             if self._waits.get(pack.name, (0.0, 0.0))[0] > time.monotonic():
                 continue
-            if self._needs(pack) & self._unfinished(but=pack):
-                continue
+            own = {*pack.units}
+            if any(unfinished[need] > (need in own) for need in self._needs(pack)):
+                continue  # another pack computes it
             self.queue.remove(pack)
-            if not (startable := self._without_failed(pack)):
+            startable = self._without_failed(pack)
+            unfinished.subtract(own.difference(startable.units if startable else ()))
+            if startable is None:
                 continue
             try:
                 job = self._begin(startable, self.free[0])
@@ -224,10 +232,6 @@ class Workers:
 
     def _needs(self, pack: FrozenPack) -> set[UnitName]:
         return {need for unit in pack.units for need in self.sweep.needs(unit)}
-
-    def _unfinished(self, *, but: FrozenPack) -> set[UnitName]:
-        others = [*self.queue, *(job.pack for job in self.running)]
-        return {unit for pack in others if pack is not but for unit in pack.units}
 
     def _without_failed(self, pack: FrozenPack) -> FrozenPack | None:
         """The pack without the units that have failed, or that need a unit that has failed."""

@@ -20,9 +20,10 @@ from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, imported
 from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.execution.patience import drain
 from lt_sweeps.execution.process_state import as_before, forget_users_code, users_code
-from lt_sweeps.execution.submission import thawed, work_on
+from lt_sweeps.execution.submission import work_on
 from lt_sweeps.execution.worker_pool import AGAIN, CHANGED, STOP_SIGNALS, STOPPED, STORAGE
 from lt_sweeps.plan.cost import Speeds
+from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.atomic_write import passes
 from lt_sweeps.storage.manifest import FrozenPack
 from lt_sweeps.storage.pack_profile import profile_path, trace_path
@@ -111,21 +112,22 @@ def _train(
 
 
 def _work(sweep: SweepFolder, pack: FrozenPack, **options: Any) -> None:
-    if pack.machine.profile:
-        _profiled(sweep, pack, **options)
-    else:
-        work_on(sweep, pack, **options)
-    _update_speeds(sweep, pack)
+    work = _profiled if pack.machine.profile else work_on
+    first, *_ = work(sweep, pack, **options)
+    cost = Store(sweep.root).cost(first.stage.key, first.seed)
+    with suppress(OSError):  # it is only an estimate
+        Speeds.of(sweep.root).learn(first.stage, cost)
 
 
-def _profiled(sweep: SweepFolder, pack: FrozenPack, *, device: str, **options: Any) -> None:
+def _profiled(sweep: SweepFolder, pack: FrozenPack, *, device: str, **options: Any) -> list[Unit]:
     from lt_sweeps.training.profiling import Profile  # only here: it imports torch's profiler
 
     log = sweep.log(pack.name)
     profile = Profile(trace_path(log) if pack.machine.profile == "trace" else None)
-    work_on(sweep, pack, device=device, watch=profile.attach, **options)
-    with suppress(OSError):  # it is no result
+    units = work_on(sweep, pack, device=device, watch=profile.attach, **options)
+    with suppress(OSError):  # it does not belong to the result
         profile.write(profile_path(log), stack_size=len(pack.units), device=device)
+    return units
 
 
 def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:
@@ -152,13 +154,6 @@ def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:
         _log.info("traceback of %s", type(error).__name__, exc_info=True)
         return 1
     return 0
-
-
-def _update_speeds(sweep: SweepFolder, pack: FrozenPack) -> None:
-    first = thawed(sweep, pack.part(pack.units[:1]))[1][0]
-    cost = Store(sweep.root).cost(first.stage.key, first.seed)
-    with suppress(OSError):  # it is only an estimate
-        Speeds.of(sweep.root).learn(first.stage, cost)
 
 
 def _visible(device: str) -> str:
@@ -188,7 +183,7 @@ def _logged(path: Path) -> Iterator[None]:
     for handler in handlers:
         _log.addHandler(handler)
     _log.setLevel(logging.INFO)
-    logging.raiseExceptions = False  # a log message that a full disk refuses is no failure
+    logging.raiseExceptions = False  # a full disk may refuse a message
     try:
         yield
     finally:

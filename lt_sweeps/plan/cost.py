@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import nn
 from lt_sweeps.data.batches import EVALUATE_BATCH
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Work
+from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.store import UnitCost
 from lt_sweeps.storage.sweep_folder import known_speeds
@@ -84,6 +86,12 @@ def stack_size(stage: Work, *, memory: int) -> int:
     images = 3 * dataset.train_size * math.prod(dataset.input_shape)
     images = 0 if images > memory // 4 else images
     return max(1, min(256, int((memory // 2 - images) // (state + batch))))
+
+
+def stack_sizes(units: Iterable[Unit], given: int | None, *, memory: int) -> dict[str, int]:
+    """The largest stack of each stage, by its key: as given, or as many as fit into `memory`."""
+    stages = {unit.stage.key: unit.stage for unit in units}
+    return {key: given or stack_size(stage, memory=memory) for key, stage in stages.items()}
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class Plan:
 
     @functools.cached_property
     def best_reported(self) -> frozenset[str]:
-        """The keys of trainings of which a cell reports the best evaluation, and not the end."""
+        """The keys of trainings whose best evaluation a cell reports, and not the end."""
         best = (cell for cell in self.cells if cell.report_at == "best")
         return frozenset(s.key for cell in best for s in cell.trainings if s.key in cell.levels)
 
@@ -167,7 +167,7 @@ def planned_cell(cell: Cell) -> Planned:
         raise ValueError(f"{missing[0]}: it cannot be left out")
     if config["report_at"] not in ("best", "end"):
         raise ValueError(f"report_at: {config['report_at']!r}; it is `best` or `end`")
-    layout(cell.report)  # a mistake in it is said before anything runs
+    _check_layout(Config(cell.report))  # a mistake in it is said before anything runs
     settings = Config({key: value for key, value in config.items() if key not in MACHINE_KEYS})
     lasts, chain = _last_stages(settings, config["data_dir"])
     work, keys = trainings(*lasts), [last.key for last in lasts]
@@ -187,6 +187,11 @@ def planned_cell(cell: Cell) -> Planned:
         digest([experiment, keys[0] if chain else keys, config["report_at"]]),
         {**labels, "experiment": experiment},
     )
+
+
+@functools.cache  # most cells of a sweep share one
+def _check_layout(report: Config) -> None:
+    layout(report)
 
 
 def _notes(planned: Sequence[Planned]) -> Iterator[str]:

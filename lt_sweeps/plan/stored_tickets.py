@@ -39,7 +39,7 @@ class StoredTickets:
     def holds(self, stage: Work | Init, seed: Seed, moment: Moment = "end") -> bool:
         """Whether the ticket of a stage is there and is right; what is there and wrong is said."""
         name = f"{stage.key}/{seed}" if moment == "end" else f"{stage.key}/{seed}@{moment}"
-        if not self._exists(stage.key, name):
+        if not self._exists(name):
             return False
         seen = self._seen(stage, seed, name)
         if seen is not None and self.verified.has(name, seen):
@@ -60,7 +60,7 @@ class StoredTickets:
         """Whether all that a training lacks of these moments was dropped, and nothing is wrong."""
         for moment in moments:
             name = f"{seed}" if moment == "end" else f"{seed}@{moment}"
-            gone = not self._exists(stage.key, f"{stage.key}/{name}")
+            gone = not self._exists(f"{stage.key}/{name}")
             if gone and name not in dropped.get(stage.key, ()):
                 return False
             if not gone and not self.holds(stage, seed, moment):
@@ -77,7 +77,7 @@ class StoredTickets:
     def version(self, key: str, seed: Seed) -> str | None:
         """The version of the ticket at the end of a stage."""
         name = f"{key}/{seed}"
-        return self._version(name) if self._exists(key, name) else None
+        return self._version(name) if self._exists(name) else None
 
     def _seen(self, stage: Work | Init, seed: Seed, name: str) -> str | None:
         """The versions of a ticket, and of the one in whose mask its own has to lie."""
@@ -91,8 +91,9 @@ class StoredTickets:
             self._versions[name] = version(f"{self._folder}/{name}.safetensors")
         return self._versions[name]
 
-    def _exists(self, key: str, name: str) -> bool:
-        return f"{name[len(key) + 1 :]}.safetensors" in self._names(key)
+    def _exists(self, name: str) -> bool:
+        key, _, file = name.partition("/")
+        return f"{file}.safetensors" in self._names(key)
 
     def _names(self, key: str) -> frozenset[str]:
         if key not in self._listed:

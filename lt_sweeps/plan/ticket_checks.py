@@ -8,9 +8,7 @@ checksums, keeps more weights than its level was to keep, or weights that its pa
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import torch
 
@@ -23,6 +21,7 @@ from lt_sweeps.storage.record import MEASURED
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_facts import TicketFacts
+from lt_sweeps.storage.verified_files import version
 
 # What the header of every ticket holds, and what that of a classification holds beside it.
 _WHENS = ("best", "end")
@@ -83,12 +82,12 @@ def ticket_fault(stage: Work | Init, seed: Seed, moment: Moment, store: Store) -
     _, parent = mask_origin(stage)
     paths = [store.path(stage.key, seed, moment)]
     paths += [] if parent is None else [store.path(parent.key, seed)]
-    return _fault(stage, seed, moment, store, tuple(map(_version, paths)))
+    return _fault(stage, seed, moment, store, tuple(map(version, paths)))
 
 
 @functools.cache  # a dense run is the parent of many
 def _fault(
-    stage: Work | Init, seed: Seed, moment: Moment, store: Store, versions: tuple[object, ...]
+    stage: Work | Init, seed: Seed, moment: Moment, store: Store, seen: tuple[str | None, ...]
 ) -> str:
     try:
         ticket = store.read(stage.key, seed, moment)
@@ -100,15 +99,6 @@ def _fault(
     assert facts is not None
     fault = header_fault(stage, moment, facts)
     return fault or next(_faults(stage, facts, ticket, _parent(stage, seed, store)), "")
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
-    """What changes where a file is written again."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _faults(
@@ -124,7 +114,7 @@ def _faults(
         yield "its masks are not those of its network"
     floats = [tensor for tensor in ticket.state.values() if tensor.is_floating_point()]
     if facts.metrics.get("finite") and not all(t.isfinite().all() for t in floats):
-        yield "weights that are no numbers, though it has not diverged"
+        yield "weights that are NaN or infinite, though it has not diverged"
     pruning, _ = mask_origin(stage)
     if parent is not None:
         yield from _unlike_parent(stage, pruning, ticket, parent)

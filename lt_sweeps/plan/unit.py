@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lt_sweeps.config.seeds import Seed
-from lt_sweeps.plan.stages import Work
+from lt_sweeps.plan.stages import Task, Work
 
 
 @dataclass(frozen=True)
@@ -14,3 +15,8 @@ class Unit:
 
     stage: Work
     seed: Seed
+
+
+def tasks_of(units: Iterable[Unit]) -> list[Task]:
+    """The tasks that units train on, each once, in their order."""
+    return list(dict.fromkeys(unit.stage.training.task for unit in units))

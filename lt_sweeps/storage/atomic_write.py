@@ -6,7 +6,7 @@ import contextlib
 import errno
 import logging
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 _log = logging.getLogger("lt_sweeps")
@@ -25,15 +25,13 @@ def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool
     With `first_wins` a file that exists already stays. Returns whether `content` was written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    # Not by `tempfile`: only their owner could read its files, and a lab shares its results.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only their owner can read, but a lab shares its results.
-        temporary.chmod(0o666 & ~_umask())
         if first_wins:
             try:
                 os.link(temporary, path)
@@ -93,13 +91,6 @@ def lock_path(path: Path) -> Path:
     if path.is_dir():
         set_aside(path, "a folder where a lock file belongs")
     return path
-
-
-def _umask() -> int:
-    """The permissions that new files do not get; Python reads them only by setting them."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -26,7 +26,7 @@ import yaml
 from lt_sweeps.config.call import Config, fits
 
 _NO_FILE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG}
-# What PyYAML raises for a yaml that is none: `!!bool x` is a KeyError, `!!timestamp x` another.
+# What PyYAML raises for a text that is not yaml: `!!bool x` is a KeyError, `!!timestamp x` another.
 _NOT_YAML = (
     *(yaml.YAMLError, ValueError, OverflowError, RecursionError),
     *(LookupError, AttributeError, TypeError),
@@ -53,7 +53,7 @@ def read_file(path: Path, most: int = -1) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedFile: what lies there is no file.
+        DamagedFile: a folder or something else lies in its place.
         OSError: the file system fails; the file may be right.
     """
     try:
@@ -84,10 +84,28 @@ def read_json(path: Path, hint: Callable[..., T]) -> T:
         raise DamagedFile(path, str(error)) from None
 
 
+def read_lines(path: Path, hint: Callable[..., T]) -> list[T]:
+    """The lines of JSON in a file that grows, as values of type `hint`; a missing file has none.
+
+    A line that is damaged, or was cut short, is left out.
+
+    Raises: OSError: as `read_file`.
+    """
+    try:
+        lines = read_file(path).splitlines()
+    except (FileNotFoundError, DamagedFile):
+        return []
+    values: list[T] = []
+    for line in lines:
+        with suppress(ValueError):
+            values.append(typed(hint, parse_json(line)))
+    return values
+
+
 def parse_json(text: str | bytes) -> Any:
     """A JSON value, read strictly: no key twice, no NaN or infinity, no half characters.
 
-    Raises: ValueError: it is none.
+    Raises: ValueError: it is not valid JSON.
     """
     if isinstance(text, bytes):
         text = text.decode()
@@ -114,7 +132,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> typing.NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _finite(text: str) -> float:

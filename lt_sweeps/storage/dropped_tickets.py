@@ -9,22 +9,20 @@ import functools
 import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from lt_sweeps.storage.atomic_write import append_whole
-from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file, typed
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.checked_read import read_lines
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import UnitName
+from lt_sweeps.storage.ticket_file import ticket_path
 from lt_sweeps.storage.verified_files import version
 
 
 def note_dropped(root: Path, dropped: Mapping[str, Iterable[str]]) -> None:
     """Note the files that are about to be dropped, by stage: their names without the suffix."""
     lines = [json.dumps([key, sorted(names)]) for key, names in dropped.items()]
-    held = lock(root / "tickets" / ".dropped.lock")
-    assert held is not None, "it waits for ever"
-    with held:
+    with locked(root / "tickets" / ".dropped.lock"):
         append_whole(_path(root), "".join(f"{line}\n" for line in lines).encode())
 
 
@@ -39,15 +37,9 @@ def read_dropped(root: Path) -> Mapping[str, frozenset[str]]:
 
 @functools.lru_cache(maxsize=8)
 def _read(path: Path, seen: str) -> Mapping[str, frozenset[str]]:
-    try:
-        lines = read_file(path).splitlines()
-    except (FileNotFoundError, DamagedFile):
-        return {}
     dropped: dict[str, frozenset[str]] = {}
-    for line in lines:
-        with suppress(ValueError, TypeError):
-            key, names = typed(tuple[str, list[str]], parse_json(line))
-            dropped[key] = dropped.get(key, frozenset()) | frozenset(names)
+    for key, names in read_lines(path, tuple[str, list[str]]):
+        dropped[key] = dropped.get(key, frozenset()) | frozenset(names)
     return dropped
 
 
@@ -60,8 +52,7 @@ def dropped_sentence(root: Path, units: Iterable[UnitName]) -> str:
     gone = [
         (key, seed)
         for key, seed in distinct
-        if seed in dropped.get(key, ())
-        and not os.path.lexists(root / "tickets" / key / f"{seed}.safetensors")
+        if seed in dropped.get(key, ()) and not os.path.lexists(ticket_path(root, key, seed))
     ]
     if not gone:
         return ""

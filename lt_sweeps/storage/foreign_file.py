@@ -35,5 +35,5 @@ def read_pickle(path: Path) -> Any:
     content = read_file(path)
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # whatever a parser of pickles raises for bytes that are none
+    except Exception:  # a parser of pickles raises anything for other bytes
         raise DamagedFile(path, "cannot be read as a file of tensors and nothing else") from None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
-from lt_sweeps.storage.atomic_write import set_aside
+from lt_sweeps.storage.atomic_write import lock_path
 
 _LEASE = 60.0  # seconds after which the lock of a dead process expires, without file locks
 
@@ -29,8 +30,10 @@ class _PassingLock(FileLock):
 
 
 def lock(path: Path, *, wait: float = -1) -> BaseFileLock | None:
-    """Hold the lock of a path; None if another process still has it after `wait` seconds.
+    """Take the lock of a path; None if another process still has it after `wait` seconds.
 
+    The caller releases it: `with` on a lock that is taken would take it a second time. Where the
+    lock is held in one place only, `locked` is safer.
     The kernel frees the lock when its process dies, however it dies; the server of a network file
     system frees it when the node dies. A file system without locks gets a lease instead, which its
     holder renews: it expires a minute after the holder dies.
@@ -39,12 +42,21 @@ def lock(path: Path, *, wait: float = -1) -> BaseFileLock | None:
         wait: -1 waits for ever.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        set_aside(path, "a folder where a lock file belongs")
     try:
-        return _acquired(_PassingLock(path, fallback_to_soft=False), wait)
+        return _acquired(_PassingLock(lock_path(path), fallback_to_soft=False), wait)
     except NotImplementedError:
         return _acquired(SoftFileLease(path.with_suffix(".lease"), lease_duration=_LEASE), wait)
+
+
+@contextmanager
+def locked(path: Path, *, wait: float = -1) -> Iterator[bool]:
+    """Hold the lock of a path within the block; False if another process has it for so long."""
+    held = lock(path, wait=wait)
+    try:
+        yield held is not None
+    finally:
+        if held is not None:
+            held.release()
 
 
 def _acquired(held: BaseFileLock, wait: float) -> BaseFileLock | None:

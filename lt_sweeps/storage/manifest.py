@@ -1,6 +1,6 @@
 """`Manifest`: the frozen cells, stages and packs of one sweep, as its manifest.json holds them.
 
-Whoever works on a sweep reads its manifest and nothing else of the configuration, so that editing a
+A worker reads the manifest of its sweep and nothing else of the configuration, so that editing a
 yaml while packs wait changes nothing in them. It is written and read here alone, without torch.
 """
 

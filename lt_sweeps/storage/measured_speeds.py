@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lt_sweeps.storage.atomic_write import append_whole
-from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file, typed
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.checked_read import read_lines
+from lt_sweeps.storage.locks import locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +50,17 @@ Speeds = Mapping[tuple[str, str], tuple[MeasuredSpeed, ...]]
 
 def add_speeds(root: Path, speeds: Iterable[MeasuredSpeed]) -> None:
     """Note measurements behind those that are there."""
-    held = lock(root / "tickets" / ".speeds.lock")
-    assert held is not None, "it waits for ever"
-    with held:
+    with locked(root / "tickets" / ".speeds.lock"):
         lines = "".join(json.dumps(asdict(speed)) + "\n" for speed in speeds)
         append_whole(speeds_path(root), lines.encode())
 
 
 def read_speeds(root: Path) -> Speeds:
     """All measurements, the last of each ticket and form; a line that is damaged counts as none."""
-    try:
-        lines = read_file(speeds_path(root)).splitlines()
-    except (FileNotFoundError, DamagedFile):
-        return {}
     found: dict[tuple[str, str], dict[str, MeasuredSpeed]] = {}
-    for line in lines:
-        with suppress(ValueError, TypeError):
-            row = MeasuredSpeed(**typed(dict[str, str | float], parse_json(line)))  # pyright: ignore[reportArgumentType]
-            if row.seconds > 0 and row.dense_seconds > 0:
-                found.setdefault((row.stage, row.seed), {})[row.form] = row
+    for row in read_lines(speeds_path(root), MeasuredSpeed):
+        if row.seconds > 0 and row.dense_seconds > 0:
+            found.setdefault((row.stage, row.seed), {})[row.form] = row
     return {name: tuple(forms.values()) for name, forms in found.items()}
 
 

@@ -256,8 +256,8 @@ class Record:
     def metric_columns(results: Mapping[str, Any], at: str) -> dict[str, Any]:
         """The columns of what a task measures, from the results in a ticket's header.
 
-        The metrics at `best` or `end` stand there without these words too. A number that is none,
-        of a training that diverged, is null.
+        The metrics at `best` or `end` stand there without these words too. NaN and infinity, of a
+        training that diverged, are null.
         """
         all_of_it: Mapping[str, float | None] = results.get("metrics") or {}
         measured = _of_reported(all_of_it, at)
@@ -573,7 +573,7 @@ def _faults(row: Mapping[str, Any], folder: RunFolder, needed: Collection[str]) 
 
 
 def _fits(name: str, value: Any) -> bool:
-    """Whether a value that is no plain one may stand in a column."""
+    """Whether a value of an unusual type may stand in a column."""
     if type(value) is list and name in _TEXTS:
         return all(type(text) is str for text in value)
     return _fits_choice(name, value) if type(value) is str else fits(value, _TYPES[name])

@@ -9,12 +9,11 @@ its damaged files aside.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,35 +145,29 @@ class Store:
         return lock(self.path(key, seed).with_suffix(".lock"), wait=0)
 
     def sweep_up(self, key: str, seeds: Sequence[object]) -> None:
-        """Remove the temporary files of a killed process, and set aside what cannot be read.
+        """Remove the temporary files of a killed process, and set aside damaged checkpoints.
 
         The caller holds the claims of these units of a stage, whose folder is listed once.
         """
         folder = self.path(key, "").parent
         for seed, steps in ticket_file.checkpoint_steps(folder, seeds).items():
             for step in steps:
-                read = functools.partial(self.read_checkpoint, key, seed, step)
-                _mend(self._checkpoint(key, seed, step), read)
+                try:
+                    self.read_checkpoint(key, seed, step)
+                except FileNotFoundError:
+                    pass
+                except DamagedFile as error:
+                    self.set_aside_checkpoint(key, seed, step, error.reason)
         hidden = tuple(f".{seed}{mark}" for seed in seeds for mark in ".@")
         for name in os.listdir(folder):
             if name.startswith(hidden):
                 (folder / name).unlink(missing_ok=True)
 
     def _notes(self, key: str, seed: object) -> Path:
-        return self.root / "tickets" / key / f"{seed}.notes.json"
+        return self.path(key, seed).with_name(f"{seed}.notes.json")
 
     def _checkpoint(self, key: str, seed: object, step: int) -> Path:
-        return self.path(key, seed).parent / f"{seed}.partial-{step}.safetensors"
-
-
-def _mend(path: Path, read: Callable[[], object]) -> None:
-    """Set a file aside if it is damaged, so that it is written again."""
-    try:
-        read()
-    except FileNotFoundError:
-        pass
-    except DamagedFile as error:
-        set_aside(path, error.reason)
+        return self.path(key, seed).with_name(f"{seed}.partial-{step}.safetensors")
 
 
 def _tensors(ticket: Ticket) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@
                      failed/<unit>    why a unit could not be computed
                      halved/<pack>    a pack that is worked on as its two halves
                      backends/<net>   the backend that was measured to be fastest for a network
-                     running/<who>    who is at which step of which pack
+                     running/<who>    the packs of a process at work, and their steps
                      jobs/<batch>     what was submitted
 """
 
@@ -196,7 +196,7 @@ class SweepFolder:
             (self.folder / "running" / f"{who}.json").unlink(missing_ok=True)
 
     def running(self) -> dict[str, Heartbeat]:
-        """Who is at work. A process without a recent heartbeat was killed, and is left out."""
+        """The processes at work. One without a recent heartbeat was killed, and is left out."""
         at_work = {}
         for path in sorted((self.folder / "running").glob("*.json")):
             with suppress(OSError, DamagedFile):

@@ -42,19 +42,19 @@ class TicketFacts:
         except (ValueError, RecursionError):
             raise ValueError("its header holds what is not JSON") from None
         values |= {name: metadata[name] for name in names & {"precision"}}  # a text
-        # A number that is none cannot be typed; it is put back, because a loss may have diverged.
+        # NaN has no type in JSON: what may be NaN, as a diverged loss is, is checked by itself.
         numbers = {name: values.pop(name) for name in ("metrics", "history") if name in values}
         try:
             facts: TicketFacts = typed(cls, values)
             scores = dict(numbers.get("metrics", {}))
             others = scores.pop("metrics", {})
             if not isinstance(scores.pop("metric", ""), str):
-                raise ValueError("the name of its metric is no text")
+                raise ValueError("the name of its metric is not a text")
             if not all(isinstance(name, str) for name in scores.pop("lower_metrics", [])):
-                raise ValueError("the name of a metric is no text")
+                raise ValueError("the name of a metric is not a text")
             for row in [scores, others, *numbers.get("history", [])]:
                 if not all(isinstance(value, int | float | None) for value in row.values()):
-                    raise ValueError("a metric is no number")
+                    raise ValueError("a metric is not a number")
         except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"its header: {error}") from None
         facts = cls(**{**vars(facts), **numbers})

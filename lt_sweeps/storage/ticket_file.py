@@ -34,13 +34,13 @@ from lt_sweeps.storage.unit_costs import read_cost
 FORMAT = "lt_sweeps.ticket/2"
 EARLIER = ("lt_sweeps.ticket/1",)  # a mask was a truth value to a byte
 MASK, OPTIMIZER, LEARNED = "mask/", "optimizer/", "learned/"
-"""How the names of the tensors begin that are no weights or buffers."""
+"""Prefixes of the names of tensors other than weights and buffers."""
 
 MASK_SHAPES = "mask_shapes"
-"""The name in the metadata of the shapes of masks that are stored as bits."""
+"""The key in the metadata that holds the shapes of masks that are stored as bits."""
 
 OTHER_PATH = "; its path says otherwise"
-"""How the reason ends why a whole ticket is not the one of its path."""
+"""The end of the reason for which a ticket that is whole is not the one of its path."""
 
 CHECKPOINT = re.compile(r"(.*)\.partial-(\d{1,18})\.safetensors")
 """The name of a checkpoint: its seed and its step."""
@@ -99,7 +99,7 @@ def split_by_prefix(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
 def mask_shapes(metadata: Mapping[str, str]) -> Mapping[str, Sequence[int]]:
     """The shape of each mask that is stored as bits.
 
-    Raises: ValueError: the metadata hold what can be none.
+    Raises: ValueError: the metadata hold something else.
     """
     shapes = typed(Mapping[str, Sequence[int]], parse_json(metadata.get(MASK_SHAPES, "{}")))
     if any(size < 0 for shape in shapes.values() for size in shape):

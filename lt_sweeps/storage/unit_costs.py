@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lt_sweeps.storage.atomic_write import append_whole, set_aside
-from lt_sweeps.storage.checked_read import DamagedFile, parse_json, read_file, read_json, typed
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.atomic_write import append_whole
+from lt_sweeps.storage.checked_read import DamagedFile, read_json, read_lines
+from lt_sweeps.storage.locks import locked
+from lt_sweeps.storage.verified_files import version
 
 _WAIT = 60.0  # seconds; a line may be lost where another process holds the file for longer
 
@@ -42,26 +42,18 @@ class _Line:
 def write_costs(folder: Path, seeds: Sequence[object], cost: UnitCost) -> None:
     """Note what each of these units of a stage took, unless that is known already."""
     path = _path(folder)
-    held = lock(folder / ".costs.lock", wait=_WAIT)
-    try:
-        if path.is_dir():
-            set_aside(path, "a folder where a file belongs")
+    with locked(folder / ".costs.lock", wait=_WAIT):
         new = [seed for seed in map(str, seeds) if read_cost(folder, seed) == UnitCost()]
         lines = [json.dumps({"seed": seed, "cost": vars(cost)}) for seed in new]
         if lines:
             append_whole(path, "".join(f"{line}\n" for line in lines).encode())
-    finally:
-        if held is not None:
-            held.release()
 
 
 def read_cost(folder: Path, seed: object) -> UnitCost:
     """What a unit took; nothing is known where its line is absent or damaged."""
-    try:
-        at = os.stat(_path(folder))
-        costs = _costs(_path(folder), (at.st_ino, at.st_size, at.st_mtime_ns))
-    except OSError:
-        costs = {}
+    path, costs = _path(folder), {}
+    if (seen := version(path)) is not None:
+        costs = _costs(path, seen)
     if str(seed) in costs:
         return costs[str(seed)]
     try:
@@ -71,19 +63,12 @@ def read_cost(folder: Path, seed: object) -> UnitCost:
 
 
 @functools.lru_cache(maxsize=512)
-def _costs(path: Path, version: object) -> Mapping[str, UnitCost]:
-    """The costs in a file by seed; the first line of a seed counts, and a damaged one does not."""
-    try:
-        lines = read_file(path).splitlines()
-    except (OSError, DamagedFile):
-        return {}
+def _costs(path: Path, seen: str) -> Mapping[str, UnitCost]:
+    """The costs in a file by seed; the first line of a seed counts."""
     costs: dict[str, UnitCost] = {}
-    for text in lines:
-        try:
-            line: Any = typed(_Line, parse_json(text))
-        except (ValueError, TypeError, AttributeError):
-            continue
-        costs.setdefault(line.seed, line.cost)
+    with suppress(OSError):
+        for line in read_lines(path, _Line):
+            costs.setdefault(line.seed, line.cost)
     return costs
 
 

@@ -2,9 +2,9 @@
 
 `<root>/tickets/verified.jsonl` names files with their versions at the moment when all of them was
 read and found right. A version changes whenever a file is written, replaced or copied; the time of
-its last change (`ctime`) cannot be set back. The file is a memory and no proof: whoever uses a
-ticket or records still compares them with their checksums, and a line that is lost or damaged only
-lets a file be read once more. It knows no torch.
+its last change (`ctime`) cannot be set back. The file saves time and proves nothing: code that uses
+a ticket or records still compares them with their checksums, and a line that is lost or damaged
+only lets a file be read once more. This module does without torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from lt_sweeps.storage.atomic_write import append_whole, write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, read_file
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.locks import locked
 
 _WAIT = 60.0  # seconds for the lock of the file
 _TICK, _COARSE_TICK = 0.05, 2.0  # seconds; how late a file's time may be, at least
@@ -67,16 +67,15 @@ class VerifiedFiles:
         """Add what was noted to the file; a full or stale disk only forgets it."""
         if not self._new:
             return
-        with suppress(OSError):
-            if (held := lock(self._path.with_name(".verified.lock"), wait=_WAIT)) is None:
-                return
-            with held:
+        lock = self._path.with_name(".verified.lock")
+        with suppress(OSError), locked(lock, wait=_WAIT) as held:
+            if held:
                 if self._lines > 2 * len(self._known):  # most lines tell of earlier versions
                     known = {**self._read()[0], **self._new}
                     write_whole(self._path, self._lines_of(known))
                 else:
                     append_whole(self._path, self._lines_of(self._new))
-            self._new = {}
+                self._new = {}
 
     def _lines_of(self, names: dict[str, str]) -> bytes:
         lines = [json.dumps([self._by, name, version]) for name, version in names.items()]

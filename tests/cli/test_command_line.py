@@ -352,6 +352,14 @@ def test_the_launchers_status_is_the_exit_status(
     assert answer(*words) == (75, "")
 
 
+def test_a_persons_code_that_exits_with_a_sentence_says_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local_launcher, "launch", lambda *_, **__: sys.exit("no licence here"))
+    assert main(["seed=0"]) == 1
+    assert capsys.readouterr().err == "no licence here\n"
+
+
 def test_an_interrupt_says_how_to_go_on(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_launcher, "launch", _raising(KeyboardInterrupt()))
     assert answer("mask_criterion=random") == (

@@ -108,7 +108,7 @@ def test_logs_of_a_cell_are_those_of_the_packs_that_advance_it(sweep: SweepFolde
     for pack in sweep.packs():
         log = sweep.log(pack.name)
         log.parent.mkdir(exist_ok=True)
-        log.write_text(f"this is {pack.name}\n")
+        log.write_bytes(b"a library's own byte: \xff\n" + f"this is {pack.name}\n".encode())
     text = "\n".join(read_logs(sweep, "1"))
     assert all(f"this is {pack.name}" in text for pack in sweep.packs())
     assert "\n".join(read_logs(sweep, "mask_criterion seed 1")) == text

@@ -12,7 +12,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
 from lt_sweeps.cli.command_line import main
-from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.cells import Cell, SweepSpec
 from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.execution import local_launcher, trials
 
@@ -195,6 +195,38 @@ def test_an_experiment_can_drop_a_default_sweep(
     text = "# @package _global_\nhydra: {sweeper: {params: {seed: null, mask_criterion: null}}}\n"
     (cell,) = multirun(conf(experiment__x=text), "experiment=x")
     assert (cell.config["seed"], cell.choices["mask_criterion"]) == (0, "large_final")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("report: 3", "report: got 3; give keys of conf/report/_keys.yaml"),
+        ("report: {published: 3}", "report.published: got 3; give a list of: any value"),
+        ("task: 3", "task: got 3; give loss, metrics, metric, output"),
+        ("tracker: 3", "tracker: got 3; give a `_target_` and its keys"),
+        ("model: {init: 3}", "model.init: got 3; give a `_target_` and its arguments"),
+    ],
+)
+def test_a_number_in_the_place_of_a_mapping_is_one_line(
+    text: str, said: str, conf: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = conf(experiment__mine=f"# @package _global_\n{text}\n")
+    assert main(["plan", own, "experiment=mine", "seed=0", "mask_criterion=random"]) == 1
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"params": 3}, "params: got 3"),
+        ({"variants": {"a": 3}}, "variants.a: got 3"),
+        ({"defaults_for": {"model": None}}, "defaults_for.model: got None"),
+        ({"defaults_for": {"model": {"fc": 3}}}, "defaults_for.model.fc: got 3"),
+    ],
+)
+def test_what_a_sweeper_asks_for_is_mappings(spec: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^hydra.sweeper.{said}; give a mapping$"):
+        SweepSpec.of(OmegaConf.create({"hydra": {"sweeper": spec}}))
 
 
 def test_several_experiments_each_bring_their_own_sweep(

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import multiprocessing
+import os
 from pathlib import Path
 from random import Random
 
@@ -18,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lt_sweeps.storage import store as store_module
-from lt_sweeps.storage.locks import lock
+from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.locks import lock, locked
 from lt_sweeps.storage.mask_bits import packed, unpacked
 from lt_sweeps.storage.store import CorruptTicket, Store, UnitCost
 from lt_sweeps.storage.ticket import Ticket
@@ -223,7 +225,7 @@ def test_what_an_earlier_version_noted_of_a_cost_is_read(store: Store) -> None:
 def _count(root: Path, times: int) -> None:
     counter = root / "counter"
     for _ in range(times):
-        with held(root / "x.lock"):
+        with locked(root / "x.lock"):
             counter.write_text(str(int(counter.read_text()) + 1))
 
 
@@ -265,6 +267,17 @@ def test_a_lock_whose_file_was_removed_before_it_was_got_is_got_anew(
     assert not path.exists()
 
 
+def test_a_lock_is_free_behind_its_block(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    with locked(path) as mine:
+        with locked(path, wait=0) as again:
+            assert (mine, again) == (True, False)
+        assert path.exists(), "a holder that did not get it frees nothing"
+    other = lock(path, wait=0)
+    assert other is not None, "it was taken once, and freed once"
+    other.release()
+
+
 def test_a_lock_does_not_remove_the_file_of_another_holder(tmp_path: Path) -> None:
     path = tmp_path / "x.lock"
     first = held(path)
@@ -274,6 +287,20 @@ def test_a_lock_does_not_remove_the_file_of_another_holder(tmp_path: Path) -> No
     first.release()
     assert path.exists() and lock(path, wait=0) is None
     second.release()
+
+
+def test_a_write_follows_the_umask_and_never_sets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read it is to set it for a moment, in which another thread may create a file."""
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda _: pytest.fail("it is of the whole process"))
+            write_whole(tmp_path / "file", b"content")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_folder_in_the_place_of_a_lock_is_set_aside(store: Store) -> None:

@@ -159,7 +159,10 @@ def test_rows_from_before_there_was_a_precision_are_float32(cell: Make, run: Run
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["precision=float16"], "precision: got 'float16'; give one of float32, tf32, bf16"),
+        (
+            ["precision=float16"],
+            "precision: got 'float16'; did you mean `float32`?; give one of float32, tf32, bf16",
+        ),
         (["precision=tf32", "device=cpu"], "precision: got tf32 on a cpu, which has none; give"),
         (["deterministic=1"], "deterministic: got 1; give true or false"),
     ],

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,14 +18,12 @@ from lt_sweeps.execution.prune_store import keep_only
 from lt_sweeps.execution.slurm.code_snapshot import only_from
 from lt_sweeps.execution.slurm.squeue import Batch, end
 from lt_sweeps.execution.status import Status
-from lt_sweeps.execution.worker_pool import STOPPED, Workers
+from lt_sweeps.execution.worker_pool import STOP_SIGNALS, STOPPED, Workers
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_file import ticket_path
 from lt_sweeps.tracking.mirror_process import mirrored
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 def run_task(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +33,7 @@ def run_task(arguments: Sequence[str] | None = None) -> int:
     """
     folder, number, task = sys.argv[1:] if arguments is None else arguments
     stop_signals: list[int] = []
-    for stop_signal in _STOP_SIGNALS:
+    for stop_signal in STOP_SIGNALS:
         signal.signal(stop_signal, lambda number, _: stop_signals.append(number))
     parent, sweep = os.getppid(), SweepFolder(Path(folder))
     batch = Batch.read(sweep, int(number))
@@ -72,8 +70,22 @@ def _train(
         with mirrored(sweep.folder, tracker, hurried=stopped):
             # The parent, job.sh, requeues the job. If it has died, save and stop.
             finished = workers.run(lambda: stopped() or os.getppid() != parent)
-    if not finished:
-        return STOPPED
+    return _ended(sweep, batch, task, packs, workers.failed, known) if finished else STOPPED
+
+
+def _ended(
+    sweep: SweepFolder,
+    batch: Batch,
+    task: int,
+    packs: Sequence[FrozenPack],
+    failed: Mapping[UnitName, str],
+    known: Collection[UnitName],
+) -> int:
+    """Print and note what failed; returns the exit status.
+
+    Args:
+        known: what had failed before the job started.
+    """
     # Slurm cancels every job that waits for a failed one (`afterok`), with all of its work that
     # does not need the failed unit. So a job that others wait for does not fail for the failures
     # that were known when it started: those of the canary and of earlier jobs. It leaves the failed
@@ -84,16 +96,17 @@ def _train(
     # `luck`, job B level 2 of `luck`, job C the levels of `random`; B and C wait for A. A trains
     # the dense run, skips `luck` and exits with 0, so C can run. B skips level 2 and exits with 1,
     # so Slurm shows FAILED. Had A exited with 1, Slurm would have cancelled C.
-    excused = known if batch.waited_for[task] else {}
-    failed = {unit: reason for unit, reason in workers.failed.items() if unit not in excused}
-    status = _result(sweep, packs, failed, canary=batch.canary)
-    is_last = not (batch.canary or batch.waited_for[task])
-    found = Status.of(sweep) if is_last else None
-    if found is not None and len(found.finished) == len(found.cells):
+    excused = known if batch.waited_for[task] else ()
+    new = {unit: reason for unit, reason in failed.items() if unit not in excused}
+    status = _result(sweep, packs, new, canary=batch.canary)
+    if batch.canary or batch.waited_for[task]:
+        return status
+    now = Status.of(sweep)
+    if len(now.finished) == len(now.cells):
         keep = sweep.manifest.cells[0].config.get("keep", "all")
         for line in patiently("store", lambda: keep_only(sweep, keep)):
             _say(line)
-    if found is not None and found.diverged:
+    if now.diverged:
         _say(f"error: {ALL_DIVERGED}")
         return 1
     return status

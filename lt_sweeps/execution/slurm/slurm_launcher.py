@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from filelock import FileLock
 from rich.console import Console
 
 from lt_sweeps.config.cells import Cell
@@ -22,10 +21,10 @@ from lt_sweeps.execution.slurm.resources import SlurmResources, check_options
 from lt_sweeps.execution.slurm.squeue import batches, has_slurm, queued
 from lt_sweeps.execution.slurm.submit import Arrays
 from lt_sweeps.execution.submission import Submission, name_of
-from lt_sweeps.plan.cost import Speeds, stack_size
+from lt_sweeps.plan.cost import Speeds, stack_sizes
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.unit import Unit
-from lt_sweeps.storage.atomic_write import lock_path
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import FrozenPack, Launcher
 
 
@@ -53,8 +52,7 @@ def submit_missing(submission: Submission, profile: SlurmResources) -> int:
         _Jobs(submission, profile).show()
         return 0
     check_options(profile)
-    submission.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_path(submission.folder / ".submit.lock")):  # the same sweep from two shells
+    with locked(submission.folder / ".submit.lock"):  # the same sweep from two shells
         jobs = _Jobs(submission, profile)
         jobs.show()
         within_budget(jobs.estimate, settings.budget)
@@ -175,9 +173,6 @@ class _Jobs:
         return max(1, math.ceil(seconds / 3600 / self.profile.hours_per_job))
 
     def _sizes(self, new: Sequence[Unit]) -> dict[str, int]:
-        stages = {unit.stage.key: unit.stage for unit in new}
-        if not self.profile.pack or self.settings.stack_size is not None:
-            return dict.fromkeys(stages, self.settings.stack_size or 1 if self.profile.pack else 1)
+        given = self.settings.stack_size if self.profile.pack else 1
         gib = self.profile.memory if self.device == "cpu" else self.profile.gpu_memory
-        memory = int(gib * 2**30) // self.profile.processes
-        return {key: stack_size(stage, memory=memory) for key, stage in stages.items()}
+        return stack_sizes(new, given, memory=int(gib * 2**30) // self.profile.processes)

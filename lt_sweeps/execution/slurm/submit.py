@@ -90,18 +90,16 @@ class Arrays:
         still found in the queue by its name.
         """
         number = max((batch.number for batch in batches(self.sweep)), default=-1) + 1
-        name = job_name(self.sweep, number)
-        processes = 1 if canary else self.profile.processes
         batch = Batch(
-            number,
-            name,
-            tasks,
-            self.device,
-            processes,
-            loaded(),
-            waited_for,
-            canary,
-            str(self.code),
+            number=number,
+            name=job_name(self.sweep, number),
+            tasks=tasks,
+            device=self.device,
+            processes=1 if canary else self.profile.processes,
+            preload=loaded(),
+            waited_for=waited_for,
+            canary=canary,
+            code=str(self.code),
         )
         patiently("jobs", lambda: batch.write(self.sweep))
         executor = self._executor(batch, after)

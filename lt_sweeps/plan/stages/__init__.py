@@ -1,7 +1,7 @@
 """Stages: what to do, and to which stages' tickets, as frozen values.
 
 A stage's `key` is the hash of its kind, its version, its fields and its inputs' keys. Two stages
-with one key compute the same thing, whoever asks. Seeds, device, stack size and paths are not in
+with one key compute the same thing. Seeds, device, stack size and paths are not in
 it: they change speed, never what is drawn or computed.
 """
 

@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import Any
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.models.network import is_bias
 from lt_sweeps.plan.stages.stage import Init, Snapshot, Stage
 from lt_sweeps.plan.stages.task import Task
 from lt_sweeps.plan.stages.work import Work
 from lt_sweeps.sparsity.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion, is_whole_mask
 from lt_sweeps.sparsity.group_numbers import groups_of
 from lt_sweeps.sparsity.schedules import Target
-from lt_sweeps.sparsity.synflow import is_bias
 from lt_sweeps.sparsity.weight_groups import Groups
 
 EXAMPLES = 128
@@ -158,10 +158,17 @@ class Prune(Stage):
     @property
     def data(self) -> Task:
         """The task whose images a gradient is computed on."""
+        if self._task is None:
+            raise ValueError(
+                f"method: `{self.criterion.call.target}` takes a gradient of a network that is not "
+                "trained; give its pruning the images: Prune(..., task=recipe.task)"
+            )
+        return self._task
+
+    @property
+    def _task(self) -> Task | None:
         training = self.origin.training
-        task = self.task if training is None else training.task
-        assert task is not None, "an untrained network is pruned by a gradient, and has no task"
-        return task
+        return self.task if training is None else training.task
 
     def fields(self) -> dict[str, Any]:
         times = dict(self.criterion.evidence)
@@ -233,8 +240,7 @@ class Prune(Stage):
             )
 
     def _check_inputs(self, name: str) -> None:
-        training = self.origin.training
-        task = self.task if training is None else training.task
+        task = self._task
         if task is not None and not task.dataset.input_dtype.is_floating_point:
             raise ValueError(
                 f"mask_criterion: {name} is measured on an input of ones, and inputs of "

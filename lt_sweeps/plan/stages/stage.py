@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lt_sweeps.plan.stages.work import Work
 
 NUMERICS = 1
-"""The version of all code that computes numbers. Whoever changes a number raises it.
+"""The version of all code that computes numbers. A change that changes a number raises it.
 
 It is in every stage key, so that no result survives a change of the code that made it;
 tests/plan/test_numerics.py fails when results change and this does not. Where it is certain that
@@ -34,7 +34,7 @@ Snapshot = tuple["Init | Work", Moment]
 class Stage:
     """The base of all stages; equal by key.
 
-    Whoever needs to know something of a stage asks one of these properties, and not for its class.
+    Code that needs a fact of a stage asks one of these properties; it does not ask for its class.
     """
 
     version: ClassVar[int] = 1

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any, Literal
 
-from lt_sweeps.config.call import Call, digest, nearest
+from lt_sweeps.config.call import Call, digest
 from lt_sweeps.config.keys import PRECISIONS, Precision
+from lt_sweeps.config.quantities import check_name
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.data import Dataset, content_hash
 from lt_sweeps.data.kept_images import read_once
@@ -93,11 +94,7 @@ class Training:
                 f"recipe.augment: got {given}, which is for images, and inputs of "
                 f"`{self.task.call.target}` are {list(shape)}; give none"
             )
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision: got {self.precision!r}; give one of {', '.join(PRECISIONS)}"
-                + nearest(str(self.precision), PRECISIONS)
-            )
+        check_name("precision", self.precision, PRECISIONS)
 
     @classmethod
     def of(

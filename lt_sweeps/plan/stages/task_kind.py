@@ -69,6 +69,8 @@ class TaskKind:
         if config is None:
             return CLASSIFICATION
         allowed = ["loss", "metrics", "metric", "output"]
+        if not isinstance(config, Mapping):
+            raise ValueError(f"task: got {config!r}; give {', '.join(allowed)}")
         for key in config:
             if key not in allowed:
                 raise ValueError(f"task: no key `{key}`; it has {allowed}{nearest(key, allowed)}")
@@ -126,7 +128,7 @@ class TaskKind:
         return self.loss.target.startswith("torch.") or self.loss.ours
 
     def check_targets(self, targets: Tensor, data: str) -> None:
-        """Refuse targets that are no class numbers where classes are what is trained for.
+        """Refuse targets other than class numbers in a classification.
 
         Raises: ValueError: the line names the task that suits them.
         """
@@ -145,7 +147,7 @@ class TaskKind:
         )
 
     def check_smoothing(self, smoothing: float) -> None:
-        """Raises: ValueError: labels are to be smoothed, and the loss has none."""
+        """Raises: ValueError: smoothed labels, for a loss without classes."""
         if smoothing and not self.has_cross_entropy:
             raise ValueError(
                 f"recipe.label_smoothing: got {smoothing}, and task.loss `{self.loss.target}` has "

@@ -66,7 +66,7 @@ def check_head(here: Network, there: Network) -> None:
         {
             name: tensor.shape
             for name, tensor in state_of(network.module()).items()
-            if not _of(name, head)
+            if not _lies_in(name, head)
         }
         for network in (here, there)
     ]
@@ -85,8 +85,8 @@ def check_head(here: Network, there: Network) -> None:
 
 def body_of(network: Network) -> tuple[str, ...]:
     """The parameters and buffers that networks of two tasks share: all but those of the head."""
-    return tuple(n for n in state_of(network.module()) if not _of(n, network.head))
+    return tuple(n for n in state_of(network.module()) if not _lies_in(n, network.head))
 
 
-def _of(name: str, module: str | None) -> bool:
+def _lies_in(name: str, module: str | None) -> bool:
     return module is not None and name.startswith(f"{module}.")

@@ -11,7 +11,10 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.models.network import Network
+from lt_sweeps.plan.methods.after_search import KEEP, ZERO
 from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stages import Init, Prune, Reset, Train, Training
+from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import one_shot
 from lt_sweeps.sparsity.synflow import flow
 from lt_sweeps.storage.store import Store
@@ -135,6 +138,18 @@ def test_flow_in_many_rounds_keeps_a_layer_that_one_round_would_empty(cell: Make
         start = ticket(made.cells[0].last.start, Seed.of(0), store)
         least[rounds] = min(int(mask.sum()) for mask in start.mask.values())
     assert least[100] >= 1 and least[1] == 0
+
+
+def of_no_task(init: Init, recipe: Training, schedule: tuple, mask_criterion: Criterion) -> Train:
+    """A method of a user's that forgets which images a gradient is computed on."""
+    cut = Prune(init, schedule[-1], mask_criterion, origin=init)
+    return Train(Reset(cut, KEEP, ZERO, origin=init), recipe)
+
+
+def test_a_gradient_without_images_is_refused(cell: Make) -> None:
+    forgets = {"_target_": f"{__name__}.{of_no_task.__name__}"}
+    with pytest.raises(ValueError, match=r"`\S+\.snip` takes a gradient .* task=recipe\.task"):
+        plan([cell(method=forgets, mask_criterion=criterion("snip", examples=24))])
 
 
 @pytest.mark.parametrize(
