@@ -15,7 +15,13 @@ from rich.console import Console
 
 from lt_sweeps.analysis.curve import curves
 from lt_sweeps.analysis.results import read_results
-from lt_sweeps.analysis.stored_weights import learned_masks, masks, point_near, prunings
+from lt_sweeps.analysis.stored_weights import (
+    learned_masks,
+    masks,
+    point_near,
+    points_near,
+    prunings,
+)
 from lt_sweeps.reporting.figures.mask_overlap import chance_overlap, jaccard
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.sparsity.sparsifiers.hard_concrete import open_chance as chance_of_gate
@@ -60,6 +66,7 @@ def test_a_point_is_looked_at_only_near_the_sparsity_asked_for(root: Path) -> No
     near = point_near(one, 0.36)
     assert near is not None and near.level == 2
     assert point_near(one, 0.95) is None
+    assert points_near([one], [0.36, 0.37, 0.95]) == [(one, near)]
 
 
 def test_a_ticket_that_is_not_there_is_left_out_and_a_changed_one_is_an_error(root: Path) -> None:
