@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lt_sweeps.analysis.curve import Curve, Point
+from lt_sweeps.analysis.curve import Curve, Point, by_panel
 from lt_sweeps.analysis.endpoint import not_inferior
 from lt_sweeps.analysis.labels import group_by, value_of
 from lt_sweeps.analysis.line_names import check_lines, line_and_option
@@ -106,7 +106,7 @@ def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
         return []
     check_lines([curve.name for curve in curves], layout)
     verdicts = []
-    for panel in group_by(curves, lambda curve: curve.panel).values():
+    for panel in by_panel(curves).values():
         for curve, baseline in against_baseline(panel, layout):
             verdicts += compare_curves(curve, baseline, layout)
     return correct_by_holm(verdicts, layout.family)

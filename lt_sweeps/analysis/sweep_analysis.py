@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from lt_sweeps.analysis.curve import Curve, curves
+from lt_sweeps.analysis.curve import Curve, by_panel, curves
 from lt_sweeps.analysis.endpoint import Endpoint, endpoints
 from lt_sweeps.analysis.endpoint_tests import (
     EndpointVerdict,
@@ -107,7 +107,7 @@ class Analysis:
     def endpoints(self) -> list[tuple[Curve, list[Endpoint]]]:
         """The endpoints of each curve; areas within a panel go down to the same density."""
         ends = []
-        for panel in group_by(self.curves_of(self.accuracy), lambda curve: curve.panel).values():
+        for panel in by_panel(self.curves_of(self.accuracy)).values():
             sparsest = [c.points[-1].percent for c in panel if c.points and c.points[-1].percent]
             least = max(sparsest, default=100.0)
             ends += [(c, endpoints(c, self.layout, least=least)) for c in panel]

@@ -9,19 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from lt_sweeps.analysis.curve import Curve, Point
-from lt_sweeps.analysis.labels import group_by
+from lt_sweeps.analysis.curve import Curve, Point, by_panel
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed, Speeds
 
 Place = tuple[int, str]
 Column = tuple[str, list[str]]
-
-
-def metric_unit(metric: str) -> tuple[str, float]:
-    """The name of a metric with the unit it is shown in, and the factor from the records to it."""
-    unit = Quantity.of(metric)
-    return unit.label, unit.scale
 
 
 def accuracy_tables(
@@ -37,7 +30,7 @@ def accuracy_tables(
     A line some of whose tickets have `speeds` has a column of them.
     """
     several = len({curve.metric for curve in curves}) > 1
-    for panel, members in group_by(curves, lambda curve: curve.panel).items():
+    for panel, members in by_panel(curves).items():
         places = _places(members)
         columns = [
             column

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 
-from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.curve import Curve, by_panel
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, conclusions
 from lt_sweeps.analysis.sweep_analysis import Analysis
@@ -146,7 +146,7 @@ def _tips(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> di
 
 def _told_apart(curves: Sequence[Curve]) -> list[Curve]:
     """The curves without those of each panel that would look like another one of it."""
-    panels = captions.by_panel(curves).values()
+    panels = by_panel(curves).values()
     first = {(curve.panel, curve.name) for panel in panels for curve in panel[: style.LOOKS]}
     return [curve for curve in curves if (curve.panel, curve.name) in first]
 
@@ -156,7 +156,7 @@ def _draw(
 ) -> Sheet:
     styles = style.line_styles([curve.name for curve in curves])
     # Without records there is one panel, which says so.
-    panels = list(captions.by_panel(curves).values()) or [[]]
+    panels = list(by_panel(curves).values()) or [[]]
     sheet = style.new_sheet(len(panels), legend=_legend(curves, layout, metric))
     for axes, panel_curves in zip(sheet.axes, panels, strict=True):
         shown = {(curve.panel, curve.name) for curve in panel_curves}
@@ -212,7 +212,7 @@ def _data(
                     "source": "",
                 }
             )
-    for title, panel_curves in captions.by_panel(curves).items():
+    for title, panel_curves in by_panel(curves).items():
         for published in published_for(layout, panel_curves, metric):
             rows += [
                 {
@@ -235,7 +235,7 @@ def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) ->
     if sum(len(curve.points) - len(drawable_points(curve)) for curve in curves):
         sentences.append("Levels with no finite replicate or no weight left are not drawn.")
     lowest, highest = math.inf, -math.inf
-    for panel_curves in captions.by_panel(curves).values():
+    for panel_curves in by_panel(curves).values():
         lines = [points for curve in panel_curves if (points := drawable_points(curve))]
         if lines:
             means = [p.mean for points in lines for p in points]
@@ -252,7 +252,7 @@ def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) ->
 
 def _all_published(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> list[Published]:
     """The published numbers of all panels."""
-    panels = captions.by_panel(curves).values()
+    panels = by_panel(curves).values()
     return [line for panel in panels for line in published_for(layout, panel, metric)]
 
 

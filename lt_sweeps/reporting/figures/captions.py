@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
-from lt_sweeps.analysis.curve import Curve, Point
+from lt_sweeps.analysis.curve import Curve, Point, by_panel
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, caveats, winning
 from lt_sweeps.analysis.sweep_analysis import Analysis
@@ -190,11 +190,6 @@ def margin_text(analysis: Analysis) -> str:
 def stage_ids(points: Sequence[Point]) -> tuple[str, ...]:
     """The ids of the stages behind these points."""
     return tuple(sorted({stage for point in points for stage in point.stages}))
-
-
-def by_panel(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
-    """The curves by the panel that they are drawn in."""
-    return group_by(curves, lambda curve: curve.panel)
 
 
 def panels_at(

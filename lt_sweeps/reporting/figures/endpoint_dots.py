@@ -8,13 +8,12 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
-from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.curve import Curve, by_panel
 from lt_sweeps.analysis.endpoint import NAMES
 from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import (
-    by_panel,
     chosen_text,
     margin_text,
     one_figure,
