@@ -23,7 +23,7 @@ def accuracy_tables(
     title: str,
     band: str,
     width: int,
-    speeds: Speeds | None = None,
+    speeds: Speeds,
 ) -> Iterator[Table]:
     """One table per panel, or several where its curves do not fit into `width` characters.
 
@@ -37,7 +37,7 @@ def accuracy_tables(
             for curve in members
             for column in (
                 _column(curve, places, band),
-                *_speed_columns(curve, places, speeds or {}),
+                *_speed_columns(curve, places, speeds),
             )
         ]
         # rich would squeeze columns that do not fit until every number is broken over two lines.
@@ -80,7 +80,7 @@ def _place(point: Point) -> Place:
     return point.level, percent_text(point.percent)
 
 
-def _column(curve: Curve, places: Sequence[Place], band: str) -> tuple[str, list[str]]:
+def _column(curve: Curve, places: Sequence[Place], band: str) -> Column:
     """A curve's header and its text at each place."""
     points: Mapping[Place, Point] = {_place(point): point for point in curve.points}
     absent = "not yet" if curve.unfinished else "-"
@@ -90,11 +90,15 @@ def _column(curve: Curve, places: Sequence[Place], band: str) -> tuple[str, list
         else absent
         for p in places
     ]
-    label = curve.label.replace(" ", "\n")
     n = len(curve.seeds)
     lean = {point.dense_resources for point in curve.points if point.pruned} == {False}
     # A method that never trains the dense network is cheaper than its numbers show.
-    return f"{label}\n{n} seed{'s' * (n > 1)}" + "\nnever dense" * lean, texts
+    head = f"{_one_word_a_line(curve)}\n{n} seed{'s' * (n > 1)}"
+    return f"{head}\nnever dense" if lean else head, texts
+
+
+def _one_word_a_line(curve: Curve) -> str:
+    return curve.label.replace(" ", "\n")
 
 
 def _speed_columns(curve: Curve, places: Sequence[Place], speeds: Speeds) -> Iterator[Column]:
@@ -107,7 +111,7 @@ def _speed_columns(curve: Curve, places: Sequence[Place], speeds: Speeds) -> Ite
     for form, by_place in sorted(found.items()):
         devices = dict.fromkeys(s.device for own in by_place.values() for s in own)
         texts = [_speed_text(by_place.get(place, [])) for place in places]
-        yield f"{curve.label.replace(' ', chr(10))}\n{form} speedup\n{', '.join(devices)}", texts
+        yield f"{_one_word_a_line(curve)}\n{form} speedup\n{', '.join(devices)}", texts
 
 
 def _speed_text(speeds: Sequence[MeasuredSpeed]) -> str:

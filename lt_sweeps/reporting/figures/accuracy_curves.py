@@ -18,7 +18,7 @@ from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures import captions, style
-from lt_sweeps.reporting.figures.axes import configured_limits, y_limits
+from lt_sweeps.reporting.figures.axes import panel_limits
 from lt_sweeps.reporting.figures.curve_panel import (
     draw_panel,
     drawable_points,
@@ -212,20 +212,20 @@ def _data(
                     "source": "",
                 }
             )
-    for title, panel_curves in by_panel(curves).items():
-        for published in published_for(layout, panel_curves, metric):
-            rows += [
-                {
-                    "panel": title,
-                    "line": published.label,
-                    "percent_remaining": 100 * (1 - sparsity),
-                    "sparsity": sparsity,
-                    "metric": metric,
-                    "mean": value,
-                    "source": published.source,
-                }
-                for sparsity, value in published.points
-            ]
+    rows += [
+        {
+            "panel": title,
+            "line": published.label,
+            "percent_remaining": 100 * (1 - sparsity),
+            "sparsity": sparsity,
+            "metric": metric,
+            "mean": value,
+            "source": published.source,
+        }
+        for title, panel_curves in by_panel(curves).items()
+        for published in published_for(layout, panel_curves, metric)
+        for sparsity, value in published.points
+    ]
     return pd.DataFrame(rows, columns=None if rows else ["panel", "line", "metric", "mean"])
 
 
@@ -240,7 +240,7 @@ def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) ->
         if lines:
             means = [p.mean for points in lines for p in points]
             beside = published_for(layout, panel_curves, metric.name)
-            low, high = configured_limits(layout) or y_limits(lines, layout.band, metric, beside)
+            low, high = panel_limits(lines, layout, metric, beside)
             lowest = min([lowest, *(mean for mean in means if mean < low)])
             highest = max([highest, *(mean for mean in means if mean > high)])
     if lowest < math.inf:

@@ -7,7 +7,7 @@ therefore repeats how many seeds there are, which test was used and what is miss
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure as Sheet
@@ -60,14 +60,19 @@ def seeds_sentence(curves: Sequence[Curve], layout: ReportConfig) -> str:
     points = [point for curve in curves for point in curve.points if point.n_finite]
     if not points:
         return ""
-    fewest, most = min(p.n_finite for p in points), max(p.n_finite for p in points)
-    if most == 1:
+    counts = {point.n_finite for point in points}
+    if counts == {1}:
         return "One seed, no band."
-    n = f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
     names = {curve.name: curve.label for curve in curves}
     which = [names[name] for name in layout.highlight or () if name in names]
     only = f" (of {', '.join(which)})" if which else ""
-    return f"Mean over seeds, {n}; band{only}: {BANDS[layout.band]}."
+    return f"Mean over seeds, n = {span_text(counts)}; band{only}: {BANDS[layout.band]}."
+
+
+def span_text(counts: Iterable[int]) -> str:
+    """`5`, or `3 to 5` where they differ."""
+    several = sorted(set(counts))
+    return " to ".join(str(count) for count in dict.fromkeys((several[0], several[-1])))
 
 
 def marker_sentence(curves: Sequence[Curve]) -> str:

@@ -18,6 +18,7 @@ from lt_sweeps.reporting.figures.captions import (
     margin_text,
     one_figure,
     report_at_sentence,
+    span_text,
 )
 from lt_sweeps.reporting.figures.curve_panel import published_for
 from lt_sweeps.reporting.figures.marks import draw_rings, draw_row, prepare_rows
@@ -45,9 +46,7 @@ def endpoint_figures(analysis: Analysis) -> list[Figure]:
 def _n(data: pd.DataFrame) -> str:
     """How many seeds the means are taken over: `5`, or `3 to 5` where some lack an endpoint."""
     runs = data[data["seed"] != ""]
-    counts = runs.groupby(["panel", "line", "endpoint"]).size()
-    least, most = counts.min(), counts.max()
-    return str(most) if least == most else f"{least} to {most}"
+    return span_text(runs.groupby(["panel", "line", "endpoint"]).size())
 
 
 def _measured(analysis: Analysis) -> list[dict[str, object]]:

@@ -15,7 +15,7 @@ from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.stored_weights import Arrays, masks, points_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import one_figure, panels_at, stage_ids
+from lt_sweeps.reporting.figures.captions import one_figure, panels_at, span_text, stage_ids
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
 MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # its panel, and its masks by seed
@@ -39,12 +39,10 @@ def overlap_figures(analysis: Analysis) -> list[Figure]:
             "`report.masks_at`"
         )
     data = pd.DataFrame(rows)
-    least, most = data["n"].min(), data["n"].max()
-    pairs = most if least == most else f"{least} to {most}"
     sentence = (
         "Overlap of masks: weights that both keep, in percent of those that at least one keeps. On "
         "the diagonal between the seeds of a line, elsewhere between two lines at the same seed; "
-        f"means over {pairs} pairs. Chance: the overlap of independent "
+        f"means over {span_text(data['n'])} pairs. Chance: the overlap of independent "
         "masks with the same densities in each layer."
     )
     draw = partial(_draw, data)

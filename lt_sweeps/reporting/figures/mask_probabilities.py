@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Sheet
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.stored_weights import LearnedMask, learned_masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import one_figure
+from lt_sweeps.reporting.figures.captions import one_figure, span_text
 from lt_sweeps.reporting.figures.marks import banded_lines
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
@@ -43,7 +43,7 @@ def probability_figures(analysis: Analysis) -> list[Figure]:
     sentence = (
         "The learned mask at its end, all layers together: a weight's chance to be kept, or its "
         f"soft mask sigmoid(βs){_slopes(data)}; mean and range over seeds "
-        f"(n = {data['n'].min()} to {data['n'].max()}). Mean over weights: {means}."
+        f"(n = {span_text(data['n'])}). Mean over weights: {means}."
     )
     return one_figure(analysis, "probabilities", data, tuple(sorted(stages)), draw, sentence)
 
