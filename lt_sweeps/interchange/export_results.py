@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.results import Results, read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.interchange.effective_size import Size, Unfollowed, network_size
@@ -52,8 +52,7 @@ def export(
     the modules that `trust` names. With `speed`, a forward pass of each ticket's compact network is
     measured against its dense one, on `batch` examples, `n` times. A ticket's weights are those
     that its row reports, or with at=end those of the last step; `keys` are those of the form.
-    Returns the file or folder that
-    was written.
+    Returns the file or folder that was written.
 
     Raises: ValueError: a wrong argument, nothing to export, or files that cannot be read.
     """
@@ -68,26 +67,40 @@ def export(
                 f"export: {key}={value} is for a ticket; {where} is a folder; a ticket is "
                 "ROOT/tickets/STAGE/SEED.safetensors"
             )
-    for name, value in {"effective": effective, "speed": speed}.items():
-        if value not in ("true", "false"):
-            raise ValueError(f"export: {name}={value}; it is true or false")
-    for name, value in {"batch": batch, "n": n}.items():
-        if not value.isdecimal() or not int(value):
-            raise ValueError(f"export: {name}={value}; give a whole number, 1 or more")
+    wants_sizes, wants_speeds = _is_true("effective", effective), _is_true("speed", speed)
+    counts = {name: _count(name, text) for name, text in {"batch": batch, "n": n}.items()}
     results = read_results(where, metrics=())
     drawn = [curve for found in analyses(results, {}).values() for curve in found.curves]
     rows = records_table(drawn)
     if not len(rows):
         raise ValueError(f"export: {where} has no records yet")
-    if effective == "true":
+    if wants_sizes:
         modules = trusted_modules(trust)
         rows = rows.join(pd.DataFrame(_sizes(rows, results.root, modules), index=rows.index))
-    if speed == "true":
-        _measure(rows, results.root, trusted_modules(trust), batch=int(batch), n=int(n))
+    if wants_speeds:
+        _measure(rows, results.root, trusted_modules(trust), **counts)
     speeds = read_speeds(results.root)
     if any(name in speeds for name in zip(rows["stage"], rows["seed"], strict=True)):
         rows = rows.join(pd.DataFrame(_speed_columns(rows, speeds), index=rows.index))
     folder = where / "export" if out is None else Path(out)
+    _write_tables(rows, results, folder)
+    return folder
+
+
+def _is_true(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"export: {name}={text}; it is true or false")
+    return text == "true"
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ValueError(f"export: {name}={text}; give a whole number, 1 or more")
+    return int(text)
+
+
+def _write_tables(rows: pd.DataFrame, results: Results, folder: Path) -> None:
+    """Write records and curves, and print what a reader of them must know."""
     for name, frame in {"records": rows, "curves": evaluations_table(rows, results.root)}.items():
         write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
         write_whole(folder / f"{name}.parquet", frame.to_parquet(index=False))
@@ -96,7 +109,6 @@ def export(
     if results.unfinished:
         print(f"{results.name}: {results.unfinished}; exported as far as it goes")
     print(f"{folder}: records and curves as .csv and .parquet")
-    return folder
 
 
 def _ticket(
@@ -206,7 +218,7 @@ def _measure(rows: pd.DataFrame, root: Path, trust: tuple[str, ...], *, batch: i
 def _speed_columns(rows: pd.DataFrame, speeds: Speeds) -> Iterator[dict[str, Any]]:
     """The columns of a measurement for each row, by form; empty where there is none."""
     names = ("speedup", "dense_seconds", "seconds", "batch", "n", "threads", "device", "date")
-    forms = sorted({each.form for own in speeds.values() for each in own})
+    forms = sorted({speed.form for own in speeds.values() for speed in own})
     empty = {f"{form}_{name}": None for form in forms for name in names}
     for name in zip(rows["stage"], rows["seed"], strict=True):
         own = {f"{s.form}_{n}": getattr(s, n) for s in speeds.get(name, ()) for n in names}

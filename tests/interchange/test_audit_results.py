@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import shutil
@@ -23,6 +24,7 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.interchange.audit_results import audit
+from lt_sweeps.interchange.auditing.accuracy_audit import are_apart
 from lt_sweeps.interchange.auditing.audited_store import differing
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.storage.manifest import Manifest
@@ -360,6 +362,12 @@ def test_a_weight_that_is_no_number_is_not_the_weight_that_is_0() -> None:
     lost, zero = torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 0.0])
     assert differing({"a": lost, "b": zero}, {"a": lost.clone(), "b": lost}) == ["b"]
     assert differing({"a": zero, "b": zero}, {"a": zero[:1]}) == ["a", "b"]
+
+
+def test_a_measurement_without_a_number_repeats_only_another_without_one() -> None:
+    nan, inf = math.nan, math.inf
+    assert are_apart(0.5, nan, 0.1) and are_apart(nan, 0.5, 0.1) and are_apart(inf, 0.5, 0.1)
+    assert not (are_apart(nan, nan, 0.1) or are_apart(inf, inf, 0.1) or are_apart(0.5, 0.6, 0.11))
 
 
 def module(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

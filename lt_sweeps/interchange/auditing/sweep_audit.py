@@ -65,19 +65,7 @@ def audit_sweep(
     for unit in track([*units.values()], "trainings"):
         audit_unit(unit, store, findings)
     _audit_masks_of_arms(artifacts, plans, store, findings)
-    trainings = [unit.stage.training for unit in units.values()]
-    tasks = {training.key: training.task for training in trainings}
-    usable = {key for key, task in tasks.items() if audit_splits(task, findings)}
-    measured = [
-        unit
-        for unit in units.values()
-        if "metrics" in (store.metadata(unit.stage.key, unit.seed) or {})
-    ]
-    here = [unit for unit in measured if unit.stage.training.key in usable]
-    if len(here) < len(measured):
-        left = len(measured) - len(here)
-        findings.leave_out("accuracies", "its data are not here", left)
-        findings.leave_out("repeats", "its data are not here", left)
+    here = _with_data(units.values(), store, findings)
     for unit in track(_spread(here, sample), "evaluations"):
         audit_accuracy(unit, store, findings)
     devices = {(r.stage, r.seed): r.device for cell in artifacts.cells for r in cell.records}
@@ -86,6 +74,20 @@ def audit_sweep(
         audit_repeat(unit, store, device, findings)
     if repeat == 0:
         findings.leave_out("repeats", "only with repeat=COUNT or repeat=all", len(here))
+
+
+def _with_data(units: Collection[Unit], store: AuditedStore, findings: Findings) -> list[Unit]:
+    """The measured trainings whose data are here; checks the splits of all data that are."""
+    trainings = [unit.stage.training for unit in units]
+    tasks = {training.key: training.task for training in trainings}
+    usable = {key for key, task in tasks.items() if audit_splits(task, findings)}
+    measured = [
+        unit for unit in units if "metrics" in (store.metadata(unit.stage.key, unit.seed) or {})
+    ]
+    here = [unit for unit in measured if unit.stage.training.key in usable]
+    for check in ("accuracies", "repeats"):
+        findings.leave_out(check, "its data are not here", len(measured) - len(here))
+    return here
 
 
 def _spread(units: Sequence[Unit], sample: int | None) -> list[Unit]:
