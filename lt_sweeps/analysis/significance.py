@@ -267,9 +267,11 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         f"within each {family} ({_sizes(members)})"
         for family, members in group_by(verdicts, lambda v: v.family).items()
     )
+    exact = all(v.found.exact for v in verdicts)
     says = [
         f"Tests against {against}, at one level each: {' and '.join(tests)}, "
-        f"beside Student's two-sample t-test (arXiv:1905.01067) and an exact permutation test; "
+        f"beside Student's two-sample t-test (arXiv:1905.01067) and "
+        f"{'an exact' if exact else 'a sampled'} permutation test; "
         f"Holm {holm_within}, α = {layout.alpha:g}."
     ]
     if any(not math.isnan(v.found.margin) for v in verdicts):

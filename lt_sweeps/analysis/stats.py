@@ -122,10 +122,16 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def least_p(n: tuple[int, int], *, paired: bool) -> float:
-    """The smallest two-sided p of the exact test: 0.0625 for five pairs, 0.0079 for 5 against 5."""
+    """The smallest two-sided p of the permutation test: 0.0625 for five pairs, 0.0079 for 5 + 5."""
     if min(n) < 1:
         return NAN
-    return min(1.0, 2 / (2 ** n[0] if paired else math.comb(sum(n), n[0])))
+    # A sample has the arrangement that was seen beside those that were drawn.
+    return min(1.0, 2 / min(_arrangements(n, paired=paired), _DRAWS + 1))
+
+
+def _arrangements(n: tuple[int, int], *, paired: bool) -> int:
+    """In how many ways the signs of pairs, or the labels of two sets, can be given."""
+    return 2 ** n[0] if paired else math.comb(sum(n), n[0])
 
 
 def seeds_needed(difference: float, sd: float, *, paired: bool, alpha: float) -> float:
@@ -213,7 +219,6 @@ def _permutation_test(a: np.ndarray, b: np.ndarray, *, paired: bool) -> tuple[fl
     """The p-value, and whether every arrangement was counted."""
     if min(len(a), len(b)) < 2:
         return NAN, True
-    arrangements = 2 ** len(a) if paired else math.comb(len(a) + len(b), len(a))
     result = stats.permutation_test(
         (a, b),
         lambda x, y, axis: np.mean(x, axis=axis) - np.mean(y, axis=axis),
@@ -222,7 +227,7 @@ def _permutation_test(a: np.ndarray, b: np.ndarray, *, paired: bool) -> tuple[fl
         vectorized=True,
         rng=np.random.default_rng(0),
     )
-    return float(result.pvalue), arrangements <= _DRAWS
+    return float(result.pvalue), _arrangements((len(a), len(b)), paired=paired) <= _DRAWS
 
 
 def _constant(x: np.ndarray) -> bool:

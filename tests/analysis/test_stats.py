@@ -144,6 +144,16 @@ def test_five_pairs_stop_at_0_0625_and_six_do_not() -> None:
     assert least_p((5, 5), paired=False) == pytest.approx(2 / 252)
 
 
+def test_a_permutation_test_of_sampled_arrangements_stops_where_it_says() -> None:
+    seeds = [str(seed) for seed in range(20)]
+    low = {seed: 0.01 * int(seed) for seed in seeds}
+    high = {seed: 9 + value for seed, value in low.items()}
+    high["0"] += 0.001  # differences that are all equal have no spread to test
+    found = compare_replicates(high, low, seeds=seeds, other_seeds=seeds, alpha=0.05)
+    assert not found.exact  # 2**20 arrangements, of which 9,999 are drawn
+    assert found.p_exact == found.p_least == 2 / 10_000
+
+
 def test_the_seeds_needed_are_the_fewest_that_statsmodels_gives_the_power_to() -> None:
     for paired, solver in ((True, TTestPower()), (False, TTestIndPower())):
         exact = solver.solve_power(effect_size=1.0, alpha=0.05, power=0.8)
