@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from lt_sweeps.analysis.results import Results, read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
@@ -22,9 +23,10 @@ from lt_sweeps.models.network import Network
 from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
-from lt_sweeps.storage.measured_speeds import Speeds, add_speeds, read_speeds
+from lt_sweeps.storage.measured_speeds import MeasuredSpeed, Speeds, add_speeds, read_speeds
 from lt_sweeps.storage.record import RunFolder
 from lt_sweeps.storage.store import CorruptTicket, Store
+from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.tracking.tracked_runs import history
 
 _CURE = "run the sweep again, which computes it anew"
@@ -167,52 +169,63 @@ def evaluations_table(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
 
 def _sizes(rows: pd.DataFrame, root: Path, trust: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The columns of `Size` for each row; empty where the network or the ticket is not there."""
-    store, empty = Store(root), dict.fromkeys(Size.__dataclass_fields__)
-    empty_because: dict[str, None] = {}
+    empty = dict.fromkeys(Size.__dataclass_fields__)
+    sizes: dict[tuple[str, str], dict[str, Any]] = {}  # by training, which cells may share
+    reasons: dict[str, None] = {}
+    for row in _trainings(rows):
+        training = row["stage"], row["seed"]
+        if training not in sizes:
+            network, ticket = _network_and_ticket(row, root, trust)
+            sizes[training] = empty
+            if network is not None and ticket is not None:
+                try:
+                    sizes[training] = asdict(network_size(network, _present(ticket)))
+                except Unfollowed as error:
+                    reason = f"effective size: {network.net}: left empty, because {error}"
+                    reasons[reason] = None
+        yield sizes[training]
+    for reason in reasons:
+        print(reason)
 
-    @functools.cache
-    def size_of(cell: str, stage: str, seed: str) -> Mapping[str, Any]:
-        network = _networks(root, cell, trust).get(stage)
-        if network is None:
-            return empty
-        try:
-            ticket = store.read(stage, seed)
-        except FileNotFoundError:
-            return empty
-        except CorruptTicket as error:
-            raise ValueError(f"{error}; {_CURE}") from None
-        # A pruned weight that is pinned to another value than 0 takes part in the network.
-        present = {n: mask[0] | (ticket.state[n][0] != 0) for n, mask in ticket.mask.items()}
-        try:
-            return asdict(network_size(network, present))
-        except Unfollowed as error:
-            empty_because[f"effective size: {network.net}: left empty, because {error}"] = None
-            return empty
 
-    for training in rows.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records"):
-        yield dict(size_of(**training))
-    print(*empty_because, sep="\n", end="\n" if empty_because else "")
+def _present(ticket: Ticket) -> dict[str, Tensor]:
+    """The prunable weights that take part: those kept, and those pinned to another value than 0."""
+    return {name: mask[0] | (ticket.state[name][0] != 0) for name, mask in ticket.mask.items()}
 
 
 def _measure(rows: pd.DataFrame, root: Path, trust: tuple[str, ...], *, batch: int, n: int) -> None:
     """Measure the tickets of one seed of each line and level, and note it beside the tickets."""
-    store, found = Store(root), []
+    found: list[MeasuredSpeed] = []
     first = rows.loc[rows["level"] > 0].drop_duplicates(["curve", "stage"])
-    for row in first.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records"):
-        network = _networks(root, row["cell"], trust).get(row["stage"])
-        if network is None:
+    for row in _trainings(first):
+        network, ticket = _network_and_ticket(row, root, trust)
+        if network is None or ticket is None:
             continue
+        name = {"stage": row["stage"], "seed": row["seed"]}
         try:
-            ticket = store.read(row["stage"], row["seed"])
-            own = {"stage": row["stage"], "seed": row["seed"], "batch": batch, "n": n}
-            found += measured_speeds(ticket, network, **own)
-        except FileNotFoundError:
-            continue
-        except CorruptTicket as error:
-            raise ValueError(f"{error}; {_CURE}") from None
+            found += measured_speeds(ticket, network, **name, batch=batch, n=n)
         except ValueError as error:
             print(f"speed: {row['stage']}/{row['seed']}: not measured: {error}")
     add_speeds(root, found)
+
+
+def _trainings(rows: pd.DataFrame) -> list[dict[str, str]]:
+    return rows.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records")
+
+
+def _network_and_ticket(
+    row: Mapping[str, str], root: Path, trust: tuple[str, ...]
+) -> tuple[Network | None, Ticket | None]:
+    """The network of a row's training, and its ticket; None for what is not there."""
+    network = _networks(root, row["cell"], trust).get(row["stage"])
+    if network is None:
+        return None, None
+    try:
+        return network, Store(root).read(row["stage"], row["seed"])
+    except FileNotFoundError:
+        return network, None
+    except CorruptTicket as error:
+        raise ValueError(f"{error}; {_CURE}") from None
 
 
 def _speed_columns(rows: pd.DataFrame, speeds: Speeds) -> Iterator[dict[str, Any]]:
