@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, over
-from lt_sweeps.interchange.importers.mask_file import read_mask
+from lt_sweeps.interchange.importers.mask_file import read_mask_file
 from lt_sweeps.interchange.importers.open_lth_folder import read_open_lth
 from lt_sweeps.reporting.report_files import FORMAT, read_report_json
 from lt_sweeps.storage.manifest import FrozenStage, Manifest
@@ -194,7 +194,7 @@ def _imports(root: Path) -> dict[str, File]:
     path = root / "mask.safetensors"
     names = ("mask.pth", "model_ep1_it0.pth", "logger", "hparams.log")
     theirs = {name: File(main / name, lambda: read_open_lth(root / "lottery_1")) for name in names}
-    return {"mask": File(path, lambda: read_mask(path, metrics={})), **theirs}
+    return {"mask": File(path, lambda: read_mask_file(path)), **theirs}
 
 
 NAMES = (

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lt_sweeps.analysis.curve import Curve, distinct
-from lt_sweeps.analysis.labels import group_by, is_within
+from lt_sweeps.analysis.curve import Curve, by_panel, distinct
+from lt_sweeps.analysis.labels import is_within
 from lt_sweeps.analysis.stored_weights import Arrays, masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.storage.record import ALL_DIVERGED, MEASURED, Record, all_diverged
@@ -62,7 +62,7 @@ def _missed_targets(curves: Sequence[Curve]) -> Iterator[str]:
 
 def _equal_arms(analysis: Analysis) -> Iterator[str]:
     """Lines of one panel that are the same networks, or keep the same weights."""
-    for panel, curves in group_by(analysis.curves, lambda curve: curve.panel).items():
+    for panel, curves in by_panel(analysis.curves).items():
         kept = {curve.name: _first_masks(analysis, curve) for curve in curves}
         measured = {curve.name: _measured_networks(curve) for curve in curves}
         for one, other in combinations(curves, 2):

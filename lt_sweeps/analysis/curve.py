@@ -177,6 +177,11 @@ def point(rows: Sequence[Record], metric: str, at: tuple[str, ...] = ()) -> Poin
     )
 
 
+def by_panel(curves: Iterable[Curve]) -> dict[str, list[Curve]]:
+    """The curves by the panel that they are drawn in."""
+    return labels.group_by(curves, lambda curve: curve.panel)
+
+
 def distinct(cells: Iterable[CellResults]) -> list[Record]:
     """The rows of these cells, each trained ticket once."""
     rows: dict[tuple[str, str], Record] = {}
@@ -187,8 +192,7 @@ def distinct(cells: Iterable[CellResults]) -> list[Record]:
 
 def _measures(cell: CellResults, metric: str) -> bool:
     """Whether a cell's task has a metric; before a cell has a record, it may."""
-    row = next(iter(cell.rows or cell.search), None)
-    return row is None or row.measures(metric)
+    return cell.any_row is None or cell.any_row.measures(metric)
 
 
 def _metric(cells: Sequence[CellResults], name: str) -> Quantity:

@@ -19,7 +19,7 @@ import numpy as np
 from statsmodels.stats.weightstats import DescrStatsW
 
 from lt_sweeps.analysis.curve import WHOLE, Curve, Point, distinct
-from lt_sweeps.analysis.results import CellResults
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.search_cost import Cost, ticket_cost
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import ReportConfig
@@ -139,14 +139,17 @@ def _least_worth(curve: Curve, dense: float, layout: ReportConfig) -> float:
 
 def _run(curve: Curve, seed: str) -> list[Record]:
     """A seed's rows with weights left, from the densest to the sparsest, dense among them."""
-    rows = distinct(cell for cell in _cells(curve) if cell.seed == seed)
-    counted = [row for row in rows if row.weights_remaining and row.kind != "mask"]
+    counted = [row for row in _rows(curve, seed) if row.weights_remaining and row.kind != "mask"]
     return sorted(counted, key=lambda row: -row.percent_remaining)
 
 
-def _cells(curve: Curve) -> tuple[CellResults, ...]:
-    """The cells of a curve, and those of the dense line that it is compared with."""
-    return (*curve.cells, *(curve.reference.cells if curve.reference else ()))
+def _rows(curve: Curve, seed: str) -> list[Record]:
+    """A seed's rows of a curve, and of the dense line that it is compared with."""
+    return distinct(cell for line in _lines(curve) for cell in line.by_seed.get(seed, ()))
+
+
+def _lines(curve: Curve) -> list[Curve]:
+    return [curve] if curve.reference is None else [curve, curve.reference]
 
 
 def _peak(run: Sequence[Record], metric: Quantity, chooser: str) -> float:
@@ -186,7 +189,7 @@ def _not_inferior(curve: Curve, layout: ReportConfig) -> Endpoint:
 def _crossing_of_run(curve: Curve, seed: str, layout: ReportConfig) -> Crossing | None:
     """That of one seed; its networks that diverged or have no weight left count as worse."""
     metric, worth = curve.metric.name, curve.metric.worth
-    rows = distinct(cell for cell in _cells(curve) if cell.seed == seed)
+    rows = _rows(curve, seed)
     dense = [r.value(metric) for r in rows if r.percent_remaining >= WHOLE and r.kind != "score"]
     pruned = [r for r in rows if r.percent_remaining < WHOLE]
     if not pruned or not dense or math.isnan(dense[0]):
@@ -239,10 +242,19 @@ def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]
     A ticket matches if its mean is no worse than that of dense; `sparsest_within_error` lets it be
     worse by the standard error of dense.
     """
+    cells = (cell for line in _lines(curve) for cell in line.cells)
+    rows = group_by(distinct(cells), lambda row: row.stage)
+
+    def scores(point: Point) -> list[float]:
+        """The worth of a point's finite replicates by the metric that chooses tickets."""
+        own = [row for stage in sorted(point.stages) for row in rows.get(stage, ())]
+        values = [row.value(chooser) for row in own if row.seed in point.values]
+        return [curve.metric.worth(value) for value in values if not math.isnan(value)]
+
     points = [point for point in curve.points if point.n_finite and point.percent > 0]
-    scored = [(_chosen(curve, point, chooser), point) for point in points]
-    tickets = [(fmean(scores), point) for scores, point in scored if scores and point.pruned]
-    dense = [] if curve.dense is None else _chosen(curve, curve.dense, chooser)
+    scored = [(scores(point), point) for point in points]
+    tickets = [(fmean(worths), point) for worths, point in scored if worths and point.pruned]
+    dense = [] if curve.dense is None else scores(curve.dense)
 
     def sparsest(least: float) -> Point | None:
         matching = [point for score, point in tickets if score >= least]
@@ -256,13 +268,6 @@ def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]
         "best_performing": max(tickets, key=lambda pair: pair[0], default=(0, None))[1],
     }
     return [_ticket(name, curve, point, layout) for name, point in picked.items()]
-
-
-def _chosen(curve: Curve, point: Point, chooser: str) -> list[float]:
-    """The worth of a point's finite replicates by the metric that chooses tickets."""
-    rows = [r for r in distinct(_cells(curve)) if r.stage in point.stages]
-    values = [row.value(chooser) for row in rows if row.seed in point.values]
-    return [curve.metric.worth(value) for value in values if not math.isnan(value)]
 
 
 def _ticket(name: str, curve: Curve, point: Point | None, layout: ReportConfig) -> Endpoint:

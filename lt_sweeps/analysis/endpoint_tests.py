@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.curve import Curve, by_panel
 from lt_sweeps.analysis.endpoint import NAMES, Endpoint
-from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import (
     LineTest,
     Verdict,
@@ -25,10 +24,7 @@ from lt_sweeps.analysis.significance import (
 from lt_sweeps.analysis.stats import Comparison, compare_replicates
 from lt_sweeps.config.report_config import ReportConfig
 
-SPARSITIES = (
-    *("sparsest_not_inferior", "sparsest_tested"),
-    *("sparsest_matching", "sparsest_within_error"),
-)
+SPARSITIES = tuple(name for name in NAMES if name.startswith("sparsest_"))
 """Endpoints whose number is a sparsity; the others are in the unit of the metric."""
 PER_RUN = ("peak", "sparsest_not_inferior", "area")
 CurveEndpoints = tuple[Curve, Sequence[Endpoint]]
@@ -53,9 +49,9 @@ def endpoint_verdicts(
     """Every tested line and every pair; Holm counts the tested lines of a panel and endpoint."""
     verdicts: list[EndpointVerdict] = []
     of_curve = {(curve.panel, curve.name): (curve, endpoints) for curve, endpoints in ends}
-    panels = group_by([curve for curve, _ in ends], lambda curve: curve.panel).values()
-    questions = [("panel", against_baseline(panel, layout)) for panel in panels]
-    questions.append(("pair", named_pairs([curve for curve, _ in ends], layout)))
+    curves = [curve for curve, _ in ends]
+    questions = [("panel", against_baseline(panel, layout)) for panel in by_panel(curves).values()]
+    questions.append(("pair", named_pairs(curves, layout)))
     for family, pairs in questions:
         for name in PER_RUN:
             found = [

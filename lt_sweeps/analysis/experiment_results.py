@@ -37,7 +37,7 @@ def results_of_experiment(
 
 def _sweeps(root: Path, experiment: str) -> Iterator[Path]:
     """The folders of the sweeps with such cells, the oldest first."""
-    manifests = (root / "sweeps").glob("*/manifest.json")
+    manifests = sorted((root / "sweeps").glob("*/manifest.json"))
     for path in sorted(manifests, key=lambda path: path.stat().st_mtime):
         cells = SweepFolder(path.parent).manifest.cells
         if any((cell.labels.get("experiment") or "default") == experiment for cell in cells):

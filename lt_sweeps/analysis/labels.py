@@ -74,8 +74,9 @@ def automatic_labels(cells: Sequence[CellResults], panels: Sequence[str]) -> lis
 
 def _with_signatures(cells: Sequence[CellResults], places: Sequence[tuple[str, str]]) -> list[str]:
     """The labels, with the start of the signature on those that a panel has more than once."""
+    counts = Counter(places)
     return [
-        f"{place[1]} {cell.signature[:8]}" if places.count(place) > 1 else place[1]
+        f"{place[1]} {cell.signature[:8]}" if counts[place] > 1 else place[1]
         for cell, place in zip(cells, places, strict=True)
     ]
 

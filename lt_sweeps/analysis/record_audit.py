@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from lt_sweeps.storage.record import MEASURED, Record
 from lt_sweeps.storage.ticket_file import ticket_path
 
 CHEAP = (
-    *("manifest", "records", "configs", "headers", "paths", "counts", "targets", "metrics"),
-    *("seeds", "arms"),
+    *("manifest", "records", "configs", "headers", "paths"),
+    *("counts", "targets", "metrics", "seeds", "arms"),
 )
 """The checks that this part makes."""
 _EMPTY = hashlib.sha256(b"").hexdigest()
@@ -179,7 +179,7 @@ def _audit_seeds(tickets: Mapping[Path, Mapping[str, Any]], findings: Findings) 
 
 def _audit_arms(cells: Sequence[AuditedCell], findings: Findings) -> None:
     results: dict[str, dict[tuple[str, int], Record]] = defaultdict(dict)
-    alike: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    alike: dict[tuple[Any, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for cell in cells:
         for record in cell.records:
             # With an empty layer all that counts are the biases, which arms may well share.
@@ -187,19 +187,32 @@ def _audit_arms(cells: Sequence[AuditedCell], findings: Findings) -> None:
             if not record.is_result or record.val_loss is None or empty:
                 continue
             results[cell.signature][cell.seed, record.level] = record
-            alike[cell.seed, record.level, _measured(record)].add(cell.signature)
+            place = cell.seed, record.level, _measured(record)
+            alike[place][record.stage].add(cell.signature)
     for signature in results:
         findings.compare("arms", signature, "")
-    pairs = {p for names in alike.values() for p in itertools.combinations(sorted(names), 2)}
-    for one, other in sorted(pairs):
+    for one, other in pairs_apart(alike.values()):
         differ = [
-            (results[one][at], results[other][at])
-            for at in results[one].keys() & results[other].keys()
-            if results[one][at].stage != results[other][at].stage
+            (own, results[other][at])
+            for at, own in results[one].items()
+            if at in results[other] and own.stage != results[other][at].stage
         ]
         if differ and all(_measured(a) == _measured(b) for a, b in differ):
             say = f"equal to {other} in all of {len(differ)} results, {difference(*differ[0])}"
             findings.compare("arms", one, say)
+
+
+def pairs_apart(alike: Iterable[Mapping[str, Collection[str]]]) -> list[tuple[str, str]]:
+    """The pairs of cells that are alike in something, though it was made by different things.
+
+    Args:
+        alike: for each thing that cells have alike, the cells by what made it.
+    """
+    # Thousands of cells may share a dense training. They are alike there because it is one and the
+    # same, and each pair of them would be millions.
+    sets = (pair for by in alike for pair in itertools.combinations(by.values(), 2))
+    pairs = (pair for one, other in sets for pair in itertools.product(one, other))
+    return sorted({(min(pair), max(pair)) for pair in pairs if len({*pair}) == 2})
 
 
 def _measured(record: Record) -> tuple[Any, ...]:

@@ -51,10 +51,14 @@ class CellResults:
     experiment: str = "default"
 
     @property
+    def any_row(self) -> Record | None:
+        """A row that says what its task measures; None before it has a record."""
+        return next(iter(self.rows or self.search), None)
+
+    @property
     def judged_by(self) -> str:
         """The kind of metric of its task; nothing before it has a record."""
-        row = next(iter(self.rows or self.search), None)
-        return "" if row is None else row.judged_by
+        return "" if self.any_row is None else self.any_row.judged_by
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class Results:
 
     def check_metrics(self, where: str, names: Iterable[str]) -> None:
         """Raises: ValueError: no record has a metric of one of the names."""
-        some = (next(iter(cell.rows or cell.search), None) for cell in self.cells)
-        tasks = {(row.metric, *(row.metrics or ())): row for row in some if row is not None}
+        some = filter(None, (cell.any_row for cell in self.cells))
+        tasks = {(row.metric, *(row.metrics or ())): row for row in some}
         known = list(dict.fromkeys(name for row in tasks.values() for name in row.metric_names))
         for name in names if known else ():
             check_name(where, name, known)
@@ -191,6 +195,34 @@ def _cell(
     written: Mapping[str, Any] | None,
 ) -> CellResults:
     """The results in a cell's folder; what is wrong with its config joins the `faults`."""
+    content = _content(folder, frozen, stored, faults, written)
+    chosen = _as_today(content.get("choices") or {}, content.get("config") or {})
+    groups = [name for name in chosen if name not in ASIDE and not name.startswith("hydra")]
+    # A method that takes no criterion has none in its records, whatever its config.yaml holds: an
+    # older version wrote every option there.
+    taken = stored.records[0].options if stored.records else chosen
+    taken = {**taken, "task": "every method takes one"}
+    choices = {name: chosen[name] if taken.get(name, "") is not None else None for name in groups}
+    return CellResults(
+        folder.parent.name,
+        folder.name,
+        choices,
+        _taken_settings(content.get("config") or {}, choices),
+        rows=tuple(row for row in stored.records if row.is_result),
+        search=tuple(row for row in stored.records if not row.is_result),
+        done=stored.done,
+        experiment=chosen.get("experiment") or "default",
+    )
+
+
+def _content(
+    folder: Path,
+    frozen: FrozenCell | None,
+    stored: CellRecords,
+    faults: list[str],
+    written: Mapping[str, Any] | None,
+) -> Mapping[str, Any]:
+    """The `choices` and the `config` of a cell, from its manifest or from its folder."""
     path = folder / "config.yaml"
     # The manifest holds a queued cell's config before the cell has a folder.
     content: Mapping[str, Any] = (
@@ -205,37 +237,19 @@ def _cell(
             faults.append(f"{path}: missing; records.jsonl beside it cannot be placed without it")
     except DamagedFile as error:
         faults.append(str(error))
-    chosen = _as_today(content.get("choices") or {}, content.get("config") or {})
-    groups = [name for name in chosen if name not in ASIDE and not name.startswith("hydra")]
-    # A method that takes no criterion has none in its records, whatever its config.yaml holds: an
-    # older version wrote every option there.
-    taken = stored.records[0].options if stored.records else chosen
-    taken = {**taken, "task": "every method takes one"}
-    choices = {name: chosen[name] if taken.get(name, "") is not None else None for name in groups}
-    untaken = [f"{name}." for name, option in choices.items() if option is None]
-    settings = {
-        key: value
-        for key, value in _settings(content.get("config") or {}).items()
-        if not key.startswith(tuple(untaken))
-    }
-    return CellResults(
-        folder.parent.name,
-        folder.name,
-        choices,
-        settings,
-        rows=tuple(row for row in stored.records if row.is_result),
-        search=tuple(row for row in stored.records if not row.is_result),
-        done=stored.done,
-        experiment=chosen.get("experiment") or "default",
-    )
+    return content
 
 
 def queued_cell(cell: FrozenCell) -> CellResults:
     """A cell as its manifest holds it, whatever there is of its results."""
     choices = {name: option for name, option in cell.labels.items() if name not in ASIDE}
+    return CellResults(cell.signature, cell.seed, choices, _taken_settings(cell.config, choices))
+
+
+def _taken_settings(config: Mapping[str, Any], choices: Mapping[str, str | None]) -> dict[str, Any]:
+    """The settings of a config, without those of groups that the method does not take."""
     untaken = tuple(f"{name}." for name, option in choices.items() if option is None)
-    settings = {k: v for k, v in _settings(cell.config).items() if not k.startswith(untaken)}
-    return CellResults(cell.signature, cell.seed, choices, settings)
+    return {k: v for k, v in _settings(config).items() if not k.startswith(untaken)}
 
 
 _LATER = {
@@ -258,9 +272,9 @@ def _as_today(chosen: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[s
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config, with those that an earlier version did not have."""
-    if not _is_planned(config):
-        return _flat(config)
     settings = _flat(config)
+    if not _is_planned(config):
+        return settings
     later = _flat(_LATER) | ({} if "task" in config else _default_task())
     absent = {k: v for k, v in later.items() if not any(name.startswith(k) for name in settings)}
     return absent | settings

@@ -65,7 +65,7 @@ def makespan(epochs: Mapping[str, float], after: After, *, workers: int) -> floa
 def _seed_cost(
     curve: Curve, point: Point, seed: str, workers: int | None
 ) -> tuple[float, ...] | None:
-    cells = [cell for cell in curve.cells if cell.seed == seed]
+    cells = curve.by_seed[seed]
     rows = {row.stage: row for cell in cells for row in (*cell.search, *cell.rows)}
     after = {stage: row.after for stage, row in rows.items() if row.after is not None}
     ticket = next((row for stage, row in rows.items() if stage in point.stages), None)
@@ -77,9 +77,10 @@ def _seed_cost(
     order = [*(stage for stage in rows if stage in before), *(before - rows.keys())]
     epochs = {stage: known.get(stage, math.nan) for stage in order}
     found_by = _before([ticket.stage], after)
-    chain = sum(epochs[stage] for stage in found_by)
+    # `fsum`, because the order of a set is another one in each process, and so would be the sum.
+    chain = math.fsum(epochs[stage] for stage in found_by)
     seconds = {stage: row.seconds for stage, row in rows.items() if row.seconds is not None}
-    hours = sum(seconds.get(stage, math.nan) for stage in found_by) / 3600
+    hours = math.fsum(seconds.get(stage, math.nan) for stage in found_by) / 3600
     return (
         chain if ticket.search_epochs is None else ticket.search_epochs,
         sum(epochs.values()),

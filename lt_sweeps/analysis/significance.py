@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lt_sweeps.analysis.curve import Curve, Point
+from lt_sweeps.analysis.curve import Curve, Point, by_panel
 from lt_sweeps.analysis.endpoint import not_inferior
 from lt_sweeps.analysis.labels import group_by, value_of
 from lt_sweeps.analysis.line_names import check_lines, line_and_option
@@ -62,7 +62,9 @@ class LineTest:
     def against(self) -> str:
         """The baseline's name in the legend, with its panel where that is another."""
         elsewhere = self.baseline.panel != self.curve.panel
-        return self.baseline.label + f" of {self.baseline.panel}" * elsewhere
+        return (
+            f"{self.baseline.label} of {self.baseline.panel}" if elsewhere else self.baseline.label
+        )
 
     def words(self, alpha: float) -> tuple[str, ...]:
         """What the tests show after Holm: `above` or `below`, `equivalent`, both, or `undecided`.
@@ -104,7 +106,7 @@ def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
         return []
     check_lines([curve.name for curve in curves], layout)
     verdicts = []
-    for panel in group_by(curves, lambda curve: curve.panel).values():
+    for panel in by_panel(curves).values():
         for curve, baseline in against_baseline(panel, layout):
             verdicts += compare_curves(curve, baseline, layout)
     return correct_by_holm(verdicts, layout.family)
@@ -239,13 +241,12 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         curve, baseline = members[0].curve, members[0].baseline
         counts = Counter(word for v in members for word in v.words(layout.alpha))
         within = f"equivalent within {curve.metric.margin_text(layout.equivalence or 0)}"
-        if (
-            foreign := curve.imported != baseline.imported
-        ):  # other code asks whether ours repeats it
+        foreign = curve.imported != baseline.imported
+        if foreign:  # then the question is whether one repeats the other
             within = f"reproduced ({within})"
-        names = {"equivalent": within, "undecided": "undecided", "not tested": "not testable"}
-        words = [*("above", "below"), *names]
-        found = [f"{names.get(w, w)} at {counts[w]}" for w in words if counts[w]]
+        words = {"above": "above", "below": "below", "equivalent": within}
+        words |= {"undecided": "undecided", "not tested": "not testable"}
+        found = [f"{text} at {counts[word]}" for word, text in words.items() if counts[word]]
         levels = f"of {len(members)} level{'s' * (len(members) > 1)}."
         other = "the reference" if foreign and baseline.imported else members[0].against
         question = f"{curve.panel}, {curve.label} against {other}"
@@ -268,9 +269,11 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         f"within each {family} ({_sizes(members)})"
         for family, members in group_by(verdicts, lambda v: v.family).items()
     )
+    exact = all(v.found.exact for v in verdicts)
     says = [
         f"Tests against {against}, at one level each: {' and '.join(tests)}, "
-        f"beside Student's two-sample t-test (arXiv:1905.01067) and an exact permutation test; "
+        f"beside Student's two-sample t-test (arXiv:1905.01067) and "
+        f"{'an exact' if exact else 'a sampled'} permutation test; "
         f"Holm {holm_within}, α = {layout.alpha:g}."
     ]
     if any(not math.isnan(v.found.margin) for v in verdicts):
@@ -300,13 +303,20 @@ def _margins(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
 
 def _attainable(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     """Where the exact test has too few seeds to ever reach alpha."""
-    least = {(v.found.test, v.found.n[0]): v.found.p_least for v in verdicts if min(v.found.n) > 1}
+    tested = (v.found for v in verdicts if min(v.found.n) > 1 and v.found.p_least >= layout.alpha)
+    least = {_seeds_text(found): found.p_least for found in tested}
     return [
-        f"With {n} {'pairs' if test == 'paired t' else 'seeds each'} the exact test cannot fall "
-        f"below p = {p:.4g}, so it never reaches {layout.alpha:g}."
-        for (test, n), p in least.items()
-        if p >= layout.alpha
+        f"With {seeds} the exact test cannot fall below p = {p:.4g}, so it never reaches "
+        f"{layout.alpha:g}."
+        for seeds, p in least.items()
     ]
+
+
+def _seeds_text(found: Comparison) -> str:
+    one, other = found.n
+    if found.test == "paired t":
+        return f"{one} pairs"
+    return f"{one} seeds each" if one == other else f"{one} against {other} seeds"
 
 
 def _power(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
@@ -319,10 +329,10 @@ def _power_in(metric: Quantity, verdicts: Sequence[Verdict], layout: ReportConfi
     known = [v.found for v in verdicts if v.found.sd > 0 and min(v.found.n) > 1]
     if not known:
         return []
-    middle = sorted(known, key=lambda each: each.sd)[len(known) // 2]
+    middle = sorted(known, key=lambda found: found.sd)[len(known) // 2]
     n, paired = min(middle.n), middle.test == "paired t"
     visible = detectable(middle.sd, n, paired=paired, alpha=layout.alpha)
-    needs = float(np.median([each.seeds_needed for each in known]))
+    needs = float(np.median([found.seeds_needed for found in known]))
     many = "more than 1000" if math.isinf(needs) else f"{needs:.0f}"
     visible_text, sd_text = (metric.difference_text(x, digits=2) for x in (visible, middle.sd))
     return [

@@ -41,14 +41,13 @@ class Weights:
 class Pruning:
     """The weights of a layer that were left before a pruning: flat arrays of one length."""
 
-    layer: str
     init: NDArray[Any]  # in units of the standard deviation of the layer's initial weights
     final: NDArray[Any]
     kept: NDArray[Any]
 
 
 @dataclass(frozen=True)
-class LearnedLayer:
+class LearnedMask:
     """A learned mask at the end of its training: each weight's chance to be kept, or soft mask.
 
     `chances` are sigmoid(slope * logit + shift); the slope of an annealed mask is its last beta.
@@ -59,12 +58,12 @@ class LearnedLayer:
     chances: NDArray[Any]
 
 
-def weights(root: Path, stage: str, seed: str, moment: str = "end") -> Weights | None:
+def weights(root: Path, stage: str, seed: str) -> Weights | None:
     """The stored ticket of a stage and a seed; None if it is not there.
 
     Raises: ValueError: the file is not what was written.
     """
-    path = ticket_file.ticket_path(root, stage, seed, moment)
+    path = ticket_file.ticket_path(root, stage, seed)
     try:
         metadata, content = ticket_file.read_content(path)
     except FileNotFoundError:
@@ -83,23 +82,25 @@ def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
     return {seed: ticket.kept for seed, ticket in tickets.items() if ticket is not None}
 
 
-def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, LearnedLayer]:
+def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, LearnedMask]:
     """The learned mask of a point, by seed; only of seeds that have one and whose ticket is stored.
 
     It is the mask that the point itself learned, or else the last search before it.
     """
     learned = {}
     for seed in curve.seeds:
-        for cell, own in filter(None, [_row(curve, point, seed)]):
-            masks = [(r.stage, r.mask_chance) for r in (*cell.search, own) if r.mask_chance]
-            if not masks:
-                continue
-            stage, (slope, shift) = masks[-1]
-            ticket = weights(root, stage, seed)
-            if ticket is not None and ticket.logits:
-                logits = np.concatenate([layer.ravel() for layer in ticket.logits.values()])
-                chances = scipy.special.expit(slope * logits.astype(np.float64) + shift)
-                learned[seed] = LearnedLayer(stage, slope, chances)
+        if (found := _row(curve, point, seed)) is None:
+            continue
+        cell, own = found
+        searches = [(r.stage, r.mask_chance) for r in (*cell.search, own) if r.mask_chance]
+        if not searches:
+            continue
+        stage, (slope, shift) = searches[-1]
+        ticket = weights(root, stage, seed)
+        if ticket is not None and ticket.logits:
+            logits = np.concatenate([layer.ravel() for layer in ticket.logits.values()])
+            chances = scipy.special.expit(slope * logits.astype(np.float64) + shift)
+            learned[seed] = LearnedMask(stage, slope, chances)
     return learned
 
 
@@ -113,7 +114,7 @@ def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Prun
     if found is None:
         return
     cell, row = found
-    before = [each for each in cell.rows if each.level == row.level - 1]
+    before = [other for other in cell.rows if other.level == row.level - 1]
     if not before or row.init is None:
         return
     first = weights(root, row.init, seed)
@@ -125,13 +126,15 @@ def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Prun
         left = last.kept[layer].astype(bool)
         start = first.values[layer]
         scale = float(start.std()) or 1.0
-        yield Pruning(layer, start[left] / scale, last.values[layer][left] / scale, kept[left])
+        yield Pruning(start[left] / scale, last.values[layer][left] / scale, kept[left])
 
 
 def points_near(curves: Iterable[Curve], sparsities: Iterable[float]) -> list[tuple[Curve, Point]]:
-    """Each curve with its pruned point near a sparsity, sparsity by sparsity, if it has one."""
+    """Each curve with its pruned points near a sparsity, sparsity by sparsity, each point once."""
     pairs = [(curve, point_near(curve, at)) for at, curve in product(sparsities, curves)]
-    return [(curve, point) for curve, point in pairs if point is not None]
+    # A point may be the nearest to two sparsities; twice in a figure, its seeds would count twice.
+    once = {(id(curve), id(point)): (curve, point) for curve, point in pairs if point is not None}
+    return list(once.values())
 
 
 def point_near(curve: Curve, sparsity: float) -> Point | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from lt_sweeps.analysis.curve import Curve, curves
+from lt_sweeps.analysis.curve import Curve, by_panel, curves
 from lt_sweeps.analysis.endpoint import Endpoint, endpoints, shared_density
 from lt_sweeps.analysis.endpoint_tests import (
     EndpointVerdict,
@@ -120,7 +120,7 @@ class Analysis:
     def endpoints(self) -> list[tuple[Curve, list[Endpoint]]]:
         """The endpoints of each curve; areas within a panel go down to the same density."""
         ends = []
-        for panel in group_by(self.curves_of(self.accuracy), lambda curve: curve.panel).values():
+        for panel in by_panel(self.curves_of(self.accuracy)).values():
             least = shared_density(panel)
             ends += [(c, endpoints(c, self.layout, least=least)) for c in panel]
         return ends

@@ -58,24 +58,7 @@ def audit(
         for line in networks:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
-        findings = Findings()
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=console,
-            transient=True,
-        ) as progress:
-            artifacts = audit_records(where, findings)
-            audit_sweep(
-                artifacts,
-                findings,
-                sample=count,
-                repeat=again,
-                trust=modules,
-                track=lambda items, what: _tracked(progress, items, what),
-            )
-        verdicts = findings.verdicts()
+        verdicts = _audit_ours(where, count, again, modules, console)
     _print(verdicts, console)
     if out is not None:
         write_whole(Path(out), _as_json(where, verdicts))
@@ -90,8 +73,20 @@ def _count(key: str, value: str) -> int | None:
     return int(value)
 
 
-def _tracked(progress: Progress, items: Sequence[T], what: str) -> Iterator[T]:
-    return iter(progress.track(items, description=what))
+def _audit_ours(
+    where: Path, sample: int | None, repeat: int | None, trust: Sequence[str], console: Console
+) -> list[CheckVerdict]:
+    """The verdicts on results of ours, with a bar of how far it is while they are read."""
+    findings = Findings()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+
+        def track(items: Sequence[T], what: str) -> Iterable[T]:
+            return progress.track(items, description=what)
+
+        artifacts = audit_records(where, findings)
+        audit_sweep(artifacts, findings, sample=sample, repeat=repeat, trust=trust, track=track)
+    return findings.verdicts()
 
 
 def _print(verdicts: Sequence[CheckVerdict], console: Console) -> None:

@@ -181,26 +181,27 @@ class _Paths(TorchFunctionMode):
         if name in _BLOCK:
             raise Unfollowed(f"it calls {name}, through which no path is followed")
         if name in _CONNECT:
-            made = func(*args, **given)
+            out = func(*args, **given)
             weight = given.get("weight", args[1] if len(args) > 1 else None)
-            self._used(weight, made.shape[:-1] if name == "linear" else made.shape[2:])
-            return self._mark(made)
+            self._used(weight, out.shape[:-1] if name == "linear" else out.shape[2:])
+            return self._mark(out)
         if name == "embedding":
-            ids, weight = _arguments(func, args, given, "input", "weight")
-            self._used(weight, (0,))
-            return self._mark(weight.sum(0)).expand(*ids.shape, -1)
+            arguments = _arguments(func, args, given)
+            self._used(arguments["weight"], (0,))
+            rows = self._mark(arguments["weight"].sum(0))
+            return rows.expand(*arguments["input"].shape, -1)
         if name == "scaled_dot_product_attention":
             named = ("query", "key", "value")
             return self._attended(*_by_name(named, args, given))
         if name == "multi_head_attention_forward":
-            return self._attention(inspect.signature(func).bind(*args, **given).arguments), None
+            return self._attention(_arguments(func, args, given)), None
         if name in _PASS:
             return args[0]
         if name == "prelu":
             x, weight = _by_name(("input", "weight"), args, given)
             return x * weight.view(1, -1, *[1] * (x.dim() - 2))
         if name in _NORMALISE:
-            return _scaled(args[0], inspect.signature(func).bind(*args, **given).arguments, name)
+            return _scaled(args[0], _arguments(func, args, given), name)
         if "max_pool" in name:
             return _pooled(name, *args, **given)
         return func(*args, **given)
@@ -221,15 +222,16 @@ class _Paths(TorchFunctionMode):
         else:
             weights = given["in_proj_weight"].chunk(3)
             self._used(given["in_proj_weight"], inputs[0].shape[:-1])
-        joined = given["in_proj_bias"]
-        biases = [None] * 3 if joined is None else joined.chunk(3)
+        bias = given["in_proj_bias"]
+        biases = [None] * 3 if bias is None else bias.chunk(3)
         parts = zip(inputs, weights, biases, strict=True)
         heads = given["num_heads"]
-        made = [self._mark(F.linear(*part)).unflatten(-1, (heads, -1)) for part in parts]
-        out = self._attended(*(each.movedim(0, -2) for each in made)).movedim(-2, 0).flatten(-2)
-        made = F.linear(out, given["out_proj_weight"], given["out_proj_bias"])
-        self._used(given["out_proj_weight"], made.shape[:-1])
-        return self._mark(made)
+        projected = [self._mark(F.linear(*part)).unflatten(-1, (heads, -1)) for part in parts]
+        joint = self._attended(*(each.movedim(0, -2) for each in projected))
+        joint = joint.movedim(-2, 0).flatten(-2)
+        out = F.linear(joint, given["out_proj_weight"], given["out_proj_bias"])
+        self._used(given["out_proj_weight"], out.shape[:-1])
+        return self._mark(out)
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention of `[..., T, E]`, every place of every other one, whatever a mask says.
@@ -247,10 +249,10 @@ def _by_name(names: Sequence[str], args: Sequence[Any], given: Mapping[str, Any]
 
 
 def _arguments(
-    func: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any], *names: str
-) -> list[Any]:
-    bound = inspect.signature(func).bind(*args, **given).arguments
-    return [bound[name] for name in names]
+    func: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """What a function of torch is called with, by the names of its arguments."""
+    return inspect.signature(func).bind(*args, **given).arguments
 
 
 class _Present(torch.autograd.Function):

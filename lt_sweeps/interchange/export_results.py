@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
-from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.results import Results, read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.execution import materialize
@@ -24,9 +25,10 @@ from lt_sweeps.plan.stages import Work
 from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
-from lt_sweeps.storage.measured_speeds import Speeds, add_speeds, read_speeds
+from lt_sweeps.storage.measured_speeds import MeasuredSpeed, Speeds, add_speeds, read_speeds
 from lt_sweeps.storage.record import RunFolder
 from lt_sweeps.storage.store import CorruptTicket, Store
+from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.tracking.tracked_runs import history
 
 _CURE = "run the sweep again, which computes it anew"
@@ -54,8 +56,7 @@ def export(
     the modules that `trust` names. With `speed`, a forward pass of each ticket's compact network is
     measured against its dense one, on `batch` examples, `n` times. A ticket's weights are those
     that its row reports, or with at=end those of the last step; `keys` are those of the form.
-    Returns the file or folder that
-    was written.
+    Returns the file or folder that was written.
 
     Raises: ValueError: a wrong argument, nothing to export, or files that cannot be read.
     """
@@ -70,26 +71,40 @@ def export(
                 f"export: {key}={value} is for a ticket; {where} is a folder; a ticket is "
                 "ROOT/tickets/STAGE/SEED.safetensors"
             )
-    for name, value in {"effective": effective, "speed": speed}.items():
-        if value not in ("true", "false"):
-            raise ValueError(f"export: {name}={value}; it is true or false")
-    for name, value in {"batch": batch, "n": n}.items():
-        if not value.isdecimal() or not int(value):
-            raise ValueError(f"export: {name}={value}; give a whole number, 1 or more")
+    wants_sizes, wants_speeds = _is_true("effective", effective), _is_true("speed", speed)
+    counts = {name: _count(name, text) for name, text in {"batch": batch, "n": n}.items()}
     results = read_results(where, metrics=())
     drawn = [curve for found in analyses(results, {}).values() for curve in found.every_curve]
     rows = records_table(drawn)
     if not len(rows):
         raise ValueError(f"export: {where} has no records yet")
-    if effective == "true":
+    if wants_sizes:
         modules = trusted_modules(trust)
         rows = rows.join(pd.DataFrame(_sizes(rows, results.root, modules), index=rows.index))
-    if speed == "true":
-        _measure(rows, results.root, trusted_modules(trust), batch=int(batch), n=int(n))
+    if wants_speeds:
+        _measure(rows, results.root, trusted_modules(trust), **counts)
     speeds = read_speeds(results.root)
     if any(name in speeds for name in zip(rows["stage"], rows["seed"], strict=True)):
         rows = rows.join(pd.DataFrame(_speed_columns(rows, speeds), index=rows.index))
     folder = where / "export" if out is None else Path(out)
+    _write_tables(rows, results, folder)
+    return folder
+
+
+def _is_true(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"export: {name}={text}; it is true or false")
+    return text == "true"
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ValueError(f"export: {name}={text}; give a whole number, 1 or more")
+    return int(text)
+
+
+def _write_tables(rows: pd.DataFrame, results: Results, folder: Path) -> None:
+    """Write records and curves, and print what a reader of them must know."""
     for name, frame in {"records": rows, "curves": evaluations_table(rows, results.root)}.items():
         write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
         write_whole(folder / f"{name}.parquet", frame.to_parquet(index=False))
@@ -98,7 +113,6 @@ def export(
     if results.unfinished:
         print(f"{results.name}: {results.unfinished}; exported as far as it goes")
     print(f"{folder}: records and curves as .csv and .parquet")
-    return folder
 
 
 def _ticket(
@@ -157,68 +171,78 @@ def evaluations_table(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
 
 def _sizes(rows: pd.DataFrame, root: Path, trust: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The columns of `Size` for each row; empty where the network or the ticket is not there."""
-    store, empty = Store(root), dict.fromkeys(Size.__dataclass_fields__)
-    empty_because: dict[str, None] = {}
+    empty = dict.fromkeys(Size.__dataclass_fields__)
+    sizes: dict[tuple[str, str], dict[str, Any]] = {}  # by training, which cells may share
+    reasons: dict[str, None] = {}
+    for row in _trainings(rows):
+        training = row["stage"], row["seed"]
+        if training not in sizes:
+            network, ticket = _network_and_ticket(row, root, trust)
+            sizes[training] = empty
+            if ticket is not None and ticket.learned:
+                reasons["effective size: left empty where a mask is learned, not yet fixed"] = None
+            elif network is not None and ticket is not None:
+                try:
+                    sizes[training] = asdict(network_size(network, _present(ticket)))
+                except Unfollowed as error:
+                    reason = f"effective size: {network.net}: left empty, because {error}"
+                    reasons[reason] = None
+        yield sizes[training]
+    for reason in reasons:
+        print(reason)
 
-    @functools.cache
-    def size_of(cell: str, stage: str, seed: str) -> Mapping[str, Any]:
-        work = _works(root, cell, trust).get(stage)
-        if work is None:
-            return empty
-        network = work.network
-        try:
-            if work.stores_ticket:
-                ticket = store.read(stage, seed)
-            else:  # of a network that was only scored, the ticket is that of its start
-                own = planned_run(root, cell, seed, trust).seed
-                ticket = materialize.ticket(work.start, own, store)
-        except (FileNotFoundError, materialize.Missing):
-            return empty
-        except CorruptTicket as error:
-            raise ValueError(f"{error}; {_CURE}") from None
-        if ticket.learned:
-            empty_because["effective size: left empty where a mask is learned, not yet fixed"] = (
-                None
-            )
-            return empty
-        # A pruned weight that is pinned to another value than 0 takes part in the network.
-        present = {n: mask[0] | (ticket.state[n][0] != 0) for n, mask in ticket.mask.items()}
-        try:
-            return asdict(network_size(network, present))
-        except Unfollowed as error:
-            empty_because[f"effective size: {network.net}: left empty, because {error}"] = None
-            return empty
 
-    for training in rows.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records"):
-        yield dict(size_of(**training))
-    print(*empty_because, sep="\n", end="\n" if empty_because else "")
+def _present(ticket: Ticket) -> dict[str, Tensor]:
+    """The prunable weights that take part: those kept, and those pinned to another value than 0."""
+    return {name: mask[0] | (ticket.state[name][0] != 0) for name, mask in ticket.mask.items()}
 
 
 def _measure(rows: pd.DataFrame, root: Path, trust: tuple[str, ...], *, batch: int, n: int) -> None:
     """Measure the tickets of one seed of each line and level, and note it beside the tickets."""
-    store, found = Store(root), []
+    found: list[MeasuredSpeed] = []
     first = rows.loc[rows["level"] > 0].drop_duplicates(["curve", "stage"])
-    for row in first.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records"):
-        work = _works(root, row["cell"], trust).get(row["stage"])
-        if work is None:
+    for row in _trainings(first):
+        network, ticket = _network_and_ticket(row, root, trust)
+        if network is None or ticket is None:
             continue
+        name = {"stage": row["stage"], "seed": row["seed"]}
         try:
-            ticket = store.read(row["stage"], row["seed"])
-            own = {"stage": row["stage"], "seed": row["seed"], "batch": batch, "n": n}
-            found += measured_speeds(ticket, work.network, **own)
-        except FileNotFoundError:
-            continue
-        except CorruptTicket as error:
-            raise ValueError(f"{error}; {_CURE}") from None
+            found += measured_speeds(ticket, network, **name, batch=batch, n=n)
         except ValueError as error:
             print(f"speed: {row['stage']}/{row['seed']}: not measured: {error}")
     add_speeds(root, found)
 
 
+def _trainings(rows: pd.DataFrame) -> list[dict[str, str]]:
+    return rows.loc[:, ["cell", "stage", "seed"]].to_dict(orient="records")
+
+
+def _network_and_ticket(
+    row: Mapping[str, str], root: Path, trust: tuple[str, ...]
+) -> tuple[Network | None, Ticket | None]:
+    """The network of a row's training, and its ticket; None for what is not there.
+
+    The ticket of a network that was only scored is the one that its training starts from.
+    """
+    cell, stage, seed = row["cell"], row["stage"], row["seed"]
+    work = _works(root, cell, trust).get(stage)
+    if work is None:
+        return None, None
+    try:
+        if work.stores_ticket:
+            return work.network, Store(root).read(stage, seed)
+        own = planned_run(root, cell, seed, trust).seed
+        return work.network, materialize.ticket(work.start, own, Store(root))
+    except (FileNotFoundError, materialize.Missing):
+        return work.network, None
+    except CorruptTicket as error:
+        raise ValueError(f"{error}; {_CURE}") from None
+
+
 def _speed_columns(rows: pd.DataFrame, speeds: Speeds) -> Iterator[dict[str, Any]]:
     """The columns of a measurement for each row, by form; empty where there is none."""
     names = ("speedup", "dense_seconds", "seconds", "batch", "n", "threads", "device", "date")
-    forms = sorted({each.form for own in speeds.values() for each in own})
+    forms = sorted({speed.form for own in speeds.values() for speed in own})
     empty = {f"{form}_{name}": None for form in forms for name in names}
     for name in zip(rows["stage"], rows["seed"], strict=True):
         own = {f"{s.form}_{n}": getattr(s, n) for s in speeds.get(name, ()) for n in names}

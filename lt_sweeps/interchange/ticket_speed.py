@@ -27,7 +27,7 @@ Clock = Callable[[], float]
 
 
 def measured_speeds(
-    ticket: Ticket, network: Network, *, stage: str, seed: str, batch: int = 256, n: int = 15
+    ticket: Ticket, network: Network, *, stage: str, seed: str, batch: int, n: int
 ) -> Iterator[MeasuredSpeed]:
     """The speed of each form that a ticket has: compact, and on a GPU semi-structured in float16.
 

@@ -70,36 +70,38 @@ def draw_paper(
     console = console or Console()
     folder = root / "papers" / paper.name if out is None else out
     drawn = [_drawn(section, root, quick=quick) for section in paper.sections]
-    sections = []
-    for part in drawn:
-        files = {n: c for figure in part.figures for n, c in figure_files(figure).items()}
-        tables = [] if part.numbers is None else [_table(part)]
-        if part.numbers is not None:
-            files["table.csv"] = csv_bytes(part.numbers)
-        for name, content in files.items():
-            write_whole(folder / part.id / name, content)
-        for table in tables:
-            console.print(table)
-        sections.append(
-            {
-                "id": part.id,
-                "name": part.section.name,
-                "shows": part.section.shows,
-                "missing": part.missing,
-                "says": part.says,
-                "figures": [figure_on_page(figure, files, part.id) for figure in part.figures],
-                "tables": [table_on_page(table) for table in tables],
-            }
-        )
-        shown = [*(f"{figure.name}.png" for figure in part.figures), *("table.csv" for _ in tables)]
-        print_lines(console, [f"{part.section.name}: {', '.join(shown) or 'nothing yet'}"])
-        print_lines(console, [f"  {line}" for line in part.missing])
+    sections = [_written_section(part, folder / part.id, console) for part in drawn]
     complete = sum(not part.missing for part in drawn)
     facts = f"{complete} of {len(drawn)} figures and tables are complete. Drawn from {root}."
     page = page_template("paper.html").render(title=paper.title, facts=facts, sections=sections)
     write_whole(folder / "index.html", page.encode())
     print_lines(console, [f"{folder / 'index.html'}: {facts}"])
     return complete == len(drawn)
+
+
+def _written_section(part: _Drawn, folder: Path, console: Console) -> dict[str, Any]:
+    """Write and print what a section shows; returns it as the page's template takes it."""
+    files = {n: c for figure in part.figures for n, c in figure_files(figure).items()}
+    tables = []
+    if part.numbers is not None:
+        files["table.csv"] = csv_bytes(part.numbers)
+        tables = [_table(part, part.numbers)]
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    for table in tables:
+        console.print(table)
+    shown = [*(f"{figure.name}.png" for figure in part.figures), *("table.csv" for _ in tables)]
+    print_lines(console, [f"{part.section.name}: {', '.join(shown) or 'nothing yet'}"])
+    print_lines(console, [f"  {line}" for line in part.missing])
+    return {
+        "id": part.id,
+        "name": part.section.name,
+        "shows": part.section.shows,
+        "missing": part.missing,
+        "says": part.says,
+        "figures": [figure_on_page(figure, files, part.id) for figure in part.figures],
+        "tables": [table_on_page(table) for table in tables],
+    }
 
 
 def _drawn(section: Section, root: Path, *, quick: bool) -> _Drawn:
@@ -226,10 +228,8 @@ def _published(column: TableColumn, curves: Sequence[Curve], analysis: Analysis)
     return max(values, default=own)
 
 
-def _table(part: _Drawn) -> Table:
+def _table(part: _Drawn, numbers: pd.DataFrame) -> Table:
     """The numbers in %, a column per net."""
-    numbers = part.numbers
-    assert numbers is not None
     models = list(dict.fromkeys([*part.nets, *numbers["model"]]))
     table = new_table(
         f"{part.section.name}: {part.section.shows} (%). Mean over runs ± half of its 95% "

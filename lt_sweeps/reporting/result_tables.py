@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from lt_sweeps.analysis.curve import Curve, Point
-from lt_sweeps.analysis.labels import group_by
+from lt_sweeps.analysis.curve import Curve, Point, by_panel
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed, Speeds
 
@@ -21,31 +20,25 @@ Column = tuple[str, list[str]]
 Rows = dict[Place, list[tuple[Curve, Point]]]
 
 
-def metric_unit(metric: str) -> tuple[str, float]:
-    """The name of a metric with the unit it is shown in, and the factor from the records to it."""
-    unit = Quantity.of(metric)
-    return unit.label, unit.scale
-
-
 def accuracy_tables(
     curves: Sequence[Curve],
     *,
     title: str,
     band: str,
     width: int,
-    speeds: Speeds | None = None,
+    speeds: Speeds,
 ) -> Iterator[Table]:
     """One table per panel, or several where its curves do not fit into `width` characters.
 
     A line some of whose tickets have `speeds` has a column of them.
     """
     several = len({curve.metric for curve in curves}) > 1
-    for panel, members in group_by(curves, lambda curve: curve.panel).items():
+    for panel, members in by_panel(curves).items():
         rows = _rows(members)
         columns = [
             column
             for curve in members
-            for column in (_column(curve, rows, band), *_speed_columns(curve, rows, speeds or {}))
+            for column in (_column(curve, rows, band), *_speed_columns(curve, rows, speeds))
         ]
         # rich would squeeze columns that do not fit until every number is broken over two lines.
         # The first two columns and the frame take 16 characters of each table.
@@ -112,11 +105,15 @@ def _column(curve: Curve, rows: Rows, band: str) -> tuple[str, list[str]]:
             if owner is curve
         ]
         texts.append("\n".join(entries) or absent)
-    label = curve.label.replace(" ", "\n")
     n = len(curve.seeds)
     lean = {point.dense_resources for point in curve.points if point.pruned} == {False}
     # A method that never trains the dense network is cheaper than its numbers show.
-    return f"{label}\n{n} seed{'s' * (n > 1)}" + "\nnever dense" * lean, texts
+    head = f"{_one_word_a_line(curve)}\n{n} seed{'s' * (n > 1)}"
+    return f"{head}\nnever dense" if lean else head, texts
+
+
+def _one_word_a_line(curve: Curve) -> str:
+    return curve.label.replace(" ", "\n")
 
 
 def _speed_columns(curve: Curve, rows: Rows, speeds: Speeds) -> Iterator[Column]:
@@ -130,7 +127,7 @@ def _speed_columns(curve: Curve, rows: Rows, speeds: Speeds) -> Iterator[Column]
     for form, by_place in sorted(found.items()):
         devices = dict.fromkeys(s.device for own in by_place.values() for s in own)
         texts = [_speed_text(by_place.get(place, [])) for place in rows]
-        yield f"{curve.label.replace(' ', chr(10))}\n{form} speedup\n{', '.join(devices)}", texts
+        yield f"{_one_word_a_line(curve)}\n{form} speedup\n{', '.join(devices)}", texts
 
 
 def _speed_text(speeds: Sequence[MeasuredSpeed]) -> str:

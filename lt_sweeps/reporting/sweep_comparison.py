@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lt_sweeps.analysis.comparison import Pair, SweepComparison
 from lt_sweeps.analysis.endpoint import NAMES, endpoints, shared_density
-from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES, compare_endpoint
+from lt_sweeps.analysis.endpoint_tests import PER_RUN, compare_endpoint
 from lt_sweeps.analysis.labels import check_keys
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.significance import Verdict, caveats, conclusions
@@ -25,7 +25,7 @@ from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.html_page import Page
 from lt_sweeps.reporting.report_files import print_lines, write_report
 from lt_sweeps.reporting.result_tables import new_table
-from lt_sweeps.reporting.terminal_tables import line_verdicts_table, p_text
+from lt_sweeps.reporting.terminal_tables import line_verdicts_table, p_text, scale_and_digits
 
 _FROM_TICKETS = {"overlap", "plane", "signs", "probabilities"}
 
@@ -67,9 +67,10 @@ def compare_sweeps(
     names = (both.one.reading.name, both.other.reading.name)
     folder = both.reading.root / "compare" / "-".join(names) if out is None else Path(out)
     console.print(both.layout.title, markup=False)
-    for table in _tables(both):
+    tables = list(_tables(both))
+    for table in tables:
         console.print(table)
-    _, location = write_report(both, folder, Page(list(_tables(both))))
+    _, location = write_report(both, folder, Page(tables))
     print_lines(console, [*_remarks(both), location])
     return both.tests
 
@@ -112,7 +113,8 @@ def _remarks(both: SweepComparison) -> Iterator[str]:
 def _endpoints(analysis: Analysis, pairs: Sequence[Pair]) -> Table:
     """The endpoints per run, `one` minus `other`."""
     table = new_table(
-        "endpoints per run, sparsities and accuracies in %: difference ± half of its 95% interval",
+        f"endpoints per run, sparsities in % and {analysis.metric_label}: difference ± half of its "
+        "95% interval",
         ("", "", "difference", "p", "exact", "test"),
     )
     config = analysis.layout
@@ -123,9 +125,7 @@ def _endpoints(analysis: Analysis, pairs: Sequence[Pair]) -> Table:
         left, right = ((curve, endpoints(curve, config, least=least)) for curve in (a, b))
         for name in PER_RUN:
             comparison = compare_endpoint(name, left, right, config)
-            scale, digits = a.metric.scale, a.metric.digits
-            if name in SPARSITIES:
-                scale, digits = 100, 2
+            scale, digits = scale_and_digits(name, a.metric)
             half = scale * (comparison.ci_high - comparison.difference)
             interval = "" if math.isnan(half) else f" ± {half:.{digits}f}"
             difference = f"{scale * comparison.difference:+.{digits}f}{interval}"

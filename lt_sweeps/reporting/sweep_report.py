@@ -75,17 +75,15 @@ def report(
     for name, analysis in by_experiment.items():
         reading = replace(analysis.reading, notes=(*analysis.reading.notes, audit))
         analysis = replace(analysis, reading=reading)
+        page = Page(
+            list(_main_tables(analysis, PAGE_WIDTH)),
+            [*_more_tables(analysis), *([profile] if profile else [])],
+            _day_of(source),
+            _words_of(source),
+        )
+        figures = profile_figures(profiles)
         missing, location = report_files.write_report(
-            analysis,
-            folder / subfolder(name),
-            Page(
-                list(_main_tables(analysis, PAGE_WIDTH)),
-                [*_more_tables(analysis), *([profile] if profile else [])],
-                _day_of(source),
-                _words_of(source),
-            ),
-            more_figures=profile_figures(profiles),
-            made_from=made_from,
+            analysis, folder / subfolder(name), page, more_figures=figures, made_from=made_from
         )
         _print(analysis, missing, console)
         report_files.print_lines(console, [location])
@@ -179,9 +177,13 @@ def _day_of(source: Path) -> str:
 
 def _main_tables(analysis: Analysis, width: int) -> Iterator[Table]:
     """What the main figure shows, as numbers."""
-    title, band = _title(analysis), analysis.layout.band
-    shown = {"title": title, "band": band, "speeds": read_speeds(analysis.reading.root)}
-    yield from accuracy_tables(analysis.curves, **shown, width=width)
+    return accuracy_tables(
+        analysis.curves,
+        title=_title(analysis),
+        band=analysis.layout.band,
+        width=width,
+        speeds=read_speeds(analysis.reading.root),
+    )
 
 
 def _more_tables(analysis: Analysis) -> Iterator[Table]:

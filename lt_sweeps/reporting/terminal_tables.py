@@ -10,12 +10,14 @@ from rich.text import Text
 
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import Endpoint
-from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES
+from lt_sweeps.analysis.endpoint_tests import SPARSITIES, CurveEndpoints
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.durations import readable
+from lt_sweeps.config.quantities import Quantity
+from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.reporting.figures.captions import chosen_text
 from lt_sweeps.reporting.result_tables import new_table, percent_text
 
@@ -29,47 +31,56 @@ _TICKETS = {
 def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
     """Two tables per panel: the endpoints per run, and the picked tickets with their cost."""
     for panel, pairs in group_by(analysis.endpoints, lambda pair: pair[0].panel).items():
-        metric = pairs[0][0].metric
-        chosen, margin = chosen_text(analysis.layout, metric.name), analysis.layout.margin
-        runs = new_table(
-            f"{panel}: highest sparsity (%) within {metric.margin_text(margin)} of dense by "
-            f"{metric.words}, and {metric.label}; best level chosen {chosen}; mean ± half of its "
-            "95% interval",
-            (
-                "",
-                "sparsity,\nper run",
-                "sparsity,\nof means",
-                "sparsity,\ntested",
-                f"{metric.kind_words} over\nlog density",
-                f"{metric.kind_words} at\nbest level",
-            ),
+        yield _runs_table(panel, pairs, analysis.layout)
+        yield _tickets_table(panel, pairs, analysis.layout)
+
+
+def _runs_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportConfig) -> Table:
+    metric = pairs[0][0].metric
+    table = new_table(
+        f"{panel}: highest sparsity (%) within {metric.margin_text(layout.margin)} of dense by "
+        f"{metric.words}, and {metric.label}; best level chosen "
+        f"{chosen_text(layout, metric.name)}; mean ± half of its 95% interval",
+        (
+            "",
+            "sparsity,\nper run",
+            "sparsity,\nof means",
+            "sparsity,\ntested",
+            f"{metric.kind_words} over\nlog density",
+            f"{metric.kind_words} at\nbest level",
+        ),
+    )
+    table.columns[0].no_wrap = True  # a name that is broken within a word is hard to find
+    for curve, endpoints in pairs:
+        named = {endpoint.name: endpoint for endpoint in endpoints}
+        table.add_row(
+            Text(curve.label),
+            _mean(named["sparsest_not_inferior"], curve),
+            _crossing(named["sparsest_not_inferior"]),
+            _percent(named["sparsest_tested"].sparsity),
+            _mean(named["area"], curve),
+            _mean(named["peak"], curve),
         )
-        runs.columns[0].no_wrap = True  # a name that is broken within a word is hard to find
-        tickets = new_table(
-            f"{panel}: sparsest tickets that match dense, or to one standard error, and best; "
-            f"sparsity (%) and {metric.label}; chosen {chosen}",
-            ("", "", "sparsity", metric.kind_words, "search epochs (time)"),
-        )
-        for curve, endpoints in pairs:
-            named = {endpoint.name: endpoint for endpoint in endpoints}
-            texts = {name: _mean(named[name], curve) for name in PER_RUN}
-            runs.add_row(
-                Text(curve.label),
-                texts["sparsest_not_inferior"],
-                _crossing(named["sparsest_not_inferior"]),
-                _percent(named["sparsest_tested"].sparsity),
-                texts["area"],
-                texts["peak"],
-            )
-            # Without a dense network nothing can match it; the best ticket needs none.
-            kinds = [kind for kind in _TICKETS if curve.dense or kind == "best_performing"]
-            for kind in kinds:
-                label = curve.label if kind == kinds[0] else ""
-                cells = _ticket(named[kind], curve, analysis.layout.workers)
-                tickets.add_row(Text(label), _TICKETS[kind], *cells)
-            tickets.add_section()
-        yield runs
-        yield tickets
+    return table
+
+
+def _tickets_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportConfig) -> Table:
+    metric = pairs[0][0].metric
+    table = new_table(
+        f"{panel}: sparsest tickets that match dense, or to one standard error, and best; "
+        f"sparsity (%) and {metric.label}; chosen {chosen_text(layout, metric.name)}",
+        ("", "", "sparsity", metric.kind_words, "search epochs (time)"),
+    )
+    for curve, endpoints in pairs:
+        named = {endpoint.name: endpoint for endpoint in endpoints}
+        # Without a dense network nothing can match it; the best ticket needs none.
+        kinds = [kind for kind in _TICKETS if curve.dense or kind == "best_performing"]
+        for kind in kinds:
+            label = curve.label if kind == kinds[0] else ""
+            cells = _ticket(named[kind], curve, layout.workers)
+            table.add_row(Text(label), _TICKETS[kind], *cells)
+        table.add_section()
+    return table
 
 
 def verdict_tables(analysis: Analysis) -> Iterator[Table]:
@@ -121,12 +132,15 @@ def _mean(endpoint: Endpoint, curve: Curve) -> str:
     values = list(endpoint.values.values())
     if not values:
         return "-"
-    s, scale, digits = spread(values), curve.metric.scale, curve.metric.digits
-    if endpoint.name in SPARSITIES:
-        scale, digits = 100, 2
+    s, (scale, digits) = spread(values), scale_and_digits(endpoint.name, curve.metric)
     half = "" if math.isnan(s.ci_high) else f" ± {scale * (s.ci_high - s.mean):.{digits}f}"
     number = f"{'≥ ' * endpoint.at_least}{scale * s.mean:.{digits}f}{half}"
     return number + _seeds(endpoint, curve)
+
+
+def scale_and_digits(endpoint: str, metric: Quantity) -> tuple[float, int]:
+    """The factor from an endpoint to the unit that is shown, and its decimals."""
+    return (100.0, 2) if endpoint in SPARSITIES else (metric.scale, metric.digits)
 
 
 def _crossing(endpoint: Endpoint) -> str:

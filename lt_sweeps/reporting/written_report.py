@@ -97,7 +97,8 @@ def digest_of_inputs(source: Path) -> str:
 
 def _code_of_figures(sweep: SweepFolder) -> dict[str, str]:
     """A hash by name of the modules behind figures of a user's, which are found and not run."""
-    asked = [each for keys in sweep.manifest.reports.values() for each in keys.get("figures") or ()]
+    reports = sweep.manifest.reports.values()
+    asked = (figure for keys in reports for figure in keys.get("figures") or ())
     own = [str(figure.get("_target_")) for figure in asked if isinstance(figure, Mapping)]
     return code_behind(*(target.rpartition(".")[0] for target in own))
 
@@ -144,14 +145,13 @@ def file_faults(folder: Path, checksums: dict[str, str]) -> Iterator[str]:
 
 def _fault(path: Path, written: str) -> str:
     """What is wrong with a written file; nothing if it is as it was written."""
-    with suppress(DamagedFile):
-        try:
-            unchanged = checksum(read_file(path)) == written
-        except FileNotFoundError:
-            return "the file is gone"
-        if unchanged:
-            return ""
-    return "the file was changed after it was written"
+    try:
+        unchanged = checksum(read_file(path)) == written
+    except FileNotFoundError:
+        return "the file is gone"
+    except DamagedFile:
+        unchanged = False
+    return "" if unchanged else "the file was changed after it was written"
 
 
 def checksum(content: bytes) -> str:

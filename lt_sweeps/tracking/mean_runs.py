@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.stats import spread
-from lt_sweeps.tracking.tracked_runs import Level, Row, Run, TrackedCell
+from lt_sweeps.tracking.tracked_runs import AXES, Level, Row, Run, TrackedCell
 
 KINDS = ("mean", "sd", "min", "max", "sd_low", "sd_high", "ci_low", "ci_high")
 
@@ -19,9 +20,7 @@ def runs_over_seeds(tracked: Iterable[TrackedCell]) -> list[Run]:
     A level appears once every seed has it, because a row that was sent cannot change any more. For
     the same reason a cell with more seeds has another mean, and is another run.
     """
-    cells: dict[str, list[TrackedCell]] = {}
-    for cell in tracked:
-        cells.setdefault(cell.signature, []).append(cell)
+    cells = group_by(tracked, lambda cell: cell.signature)
     return [_mean_run(seeds) for seeds in cells.values() if len(seeds) > 1]
 
 
@@ -30,7 +29,6 @@ def _mean_run(seeds: Sequence[TrackedCell]) -> Run:
     digest = hashlib.sha256(" ".join(sorted(cell.seed for cell in seeds)).encode()).hexdigest()
     rows = tuple(row for levels in _levels(seeds) for row in _rows(levels))
     shared = {name: value for name, value in first.run.config.items() if name != "seed"}
-    done = all(cell.done for cell in seeds)
     return Run(
         key=f"{first.signature}-mean-{digest[:8]}",
         name=f"{first.name}-mean-of-{len(seeds)}",
@@ -42,7 +40,7 @@ def _mean_run(seeds: Sequence[TrackedCell]) -> Run:
         about={**first.place, "cell": first.signature},
         rows=rows,
         summary={"seeds": len(seeds), **(dict(rows[-1]) if rows else {})},
-        done=done,
+        done=all(cell.done for cell in seeds),
     )
 
 
@@ -67,7 +65,7 @@ def _over(rows: Sequence[Row]) -> Row:
 
     A replicate that diverged has no numbers: it is counted, and left out of the means.
     """
-    over: dict[str, object] = {name: rows[0][name] for name in ("step", "level", "level_step")}
+    over: dict[str, object] = {name: rows[0][name] for name in AXES}
     finite = [row for row in rows if row.get("ticket/finite", row.get("search/finite", True))]
     if "sparsity" in rows[0]:
         for name in ("sparsity", "percent_remaining"):

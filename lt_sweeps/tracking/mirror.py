@@ -171,17 +171,18 @@ def _chosen(sweep: Path, keys: Mapping[str, str], trust: Sequence[str], **defaul
     config: dict[str, Any] = SweepFolder(sweep).manifest.cells[0].config.get("tracker") or {}
     check_trusted(config, where=f"sync: {SweepFolder(sweep).path}", trust=trust)
     name = keys.get("tracker", "wandb" if config.get("_target_") is None else None)
-    keys = {key: value for key, value in keys.items() if key != "tracker"}
     if name is not None:
-        ours = {file.stem: file for file in (CONF / "tracker").glob("*.yaml")}
-        if name not in {*ours} - {"none"}:
-            raise ValueError(unknown("sync: tracker", name, {*ours} - {"none"}, what="trackers"))
+        files = (CONF / "tracker").glob("*.yaml")
+        ours = {file.stem: file for file in files if file.stem != "none"}
+        if name not in ours:
+            raise ValueError(unknown("sync: tracker", name, ours, what="trackers"))
         config = yaml.safe_load(ours[name].read_text())
-    for key in keys:
+    given = {key: yaml.safe_load(value) for key, value in keys.items() if key != "tracker"}
+    for key in given:
         if key == "_target_" or key not in config:
             raise ValueError(unknown("sync", key, set(config) - {"_target_"}, what="keys"))
-    config |= {key: value for key, value in defaults.items() if key in config}
-    chosen = tracker_of({**config, **{key: yaml.safe_load(value) for key, value in keys.items()}})
+    own = {key: value for key, value in defaults.items() if key in config}
+    chosen = tracker_of({**config, **own, **given})
     assert chosen is not None
     return chosen
 

@@ -39,8 +39,6 @@ class MLflow:
 
     def __post_init__(self) -> None:
         check_seconds(self)
-        if self.timeout <= 0:
-            raise ValueError(f"tracker.timeout: {self.timeout!r}; give a number above 0")
         check_installed("mlflow", "sqlalchemy", "alembic", extra="mlflow")
 
     @contextmanager
@@ -83,8 +81,8 @@ class _Session:
             rows = _arrived(there).rows
             if rows == 0:
                 settings = [Param(n, str(v)[:_LETTERS]) for n, v in run.settings.items()]
-                for at in range(0, len(settings), _SETTINGS):
-                    self.client.log_batch(key, params=settings[at : at + _SETTINGS])
+                for batch in _batches(settings, _SETTINGS):
+                    self.client.log_batch(key, params=batch)
             points = [
                 [Metric(n, v, began + number, axis(row)) for n, v in numbers(row).items()]
                 for number, row in enumerate(run.rows)
@@ -93,7 +91,7 @@ class _Session:
             if run.done:
                 summary = numbers(run.summary).items()
                 points.append([Metric(f"summary/{n}", v, end, 0) for n, v in summary])
-            for batch in _batches([*chain.from_iterable(points[rows:])]):
+            for batch in _batches([*chain.from_iterable(points[rows:])], _METRICS):
                 self.client.log_batch(key, metrics=batch)
             about = {**run.about, "kind": run.kind, "tags": ",".join(run.tags)}
             tags = {n: str(v)[:_LETTERS] for n, v in about.items()} | {_ROWS: str(len(run.rows))}
@@ -127,9 +125,9 @@ def _arrived(run: Any) -> Arrived:
     return Arrived(int(tags.get(_ROWS, 0)), run.info.status == "FINISHED", label(tags))
 
 
-def _batches(points: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for at in range(0, len(points), _METRICS):
-        yield points[at : at + _METRICS]
+def _batches(entries: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
+    for at in range(0, len(entries), most):
+        yield entries[at : at + most]
 
 
 @contextmanager

@@ -74,6 +74,7 @@ def label(about: Mapping[str, Any]) -> str:
 
 
 AXES = ("step", "level", "level_step")
+"""What every row has: the step over all levels, the level, and the step within the level."""
 
 
 def axis(row: Row) -> int:
@@ -171,6 +172,11 @@ class TrackedCell:
         return tuple(dict.fromkeys(filter(None, named)))
 
     @property
+    def records(self) -> list[Record]:
+        """The records of the trained levels, and of the searches before them."""
+        return [level.record for level in self.levels if level.record is not None]
+
+    @property
     def results(self) -> list[Row]:
         """The result rows of the trained levels."""
         return [level.result for level in self.levels if level.is_result]
@@ -190,8 +196,7 @@ class TrackedCell:
     @property
     def metric(self) -> Quantity:
         """The test metric by which its task is judged."""
-        records = (level.record for level in self.levels if level.record is not None)
-        record = next(records, None)
+        record = next(iter(self.records), None)
         return TEST_ACCURACY if record is None else record.metric_of("test_metric")
 
     @property
@@ -203,13 +208,11 @@ class TrackedCell:
     @property
     def about(self) -> dict[str, Any]:
         """Where the run belongs, and what computed it; a list where that was several."""
-        records = [level.record for level in self.levels if level.record is not None]
-        made = {
-            name: list(dict.fromkeys(getattr(record, name) for record in records))
-            for name in ("code_version", "device", "stack_size")
-        }
-        single = {name: found[0] if len(found) == 1 else found for name, found in made.items()}
-        return {**self.place, "cell": self.signature, **(single if records else {})}
+        about: dict[str, Any] = {**self.place, "cell": self.signature}
+        for name in ("code_version", "device", "stack_size") if self.records else ():
+            values = list(dict.fromkeys(getattr(record, name) for record in self.records))
+            about[name] = values[0] if len(values) == 1 else values
+        return about
 
     @property
     def run(self) -> Run:

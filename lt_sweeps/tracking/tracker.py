@@ -99,8 +99,8 @@ def check_installed(*packages: str, extra: str) -> None:
 
 def check_seconds(tracker: Tracker) -> None:
     """Raises: ValueError: a number of the tracker is out of range."""
-    for name in ("every", "per_minute"):
-        if getattr(tracker, name) <= 0:
+    for name in ("every", "per_minute", "timeout"):  # of which not every tracker has the last
+        if getattr(tracker, name, 1) <= 0:
             raise ValueError(f"tracker.{name}: {getattr(tracker, name)!r}; give a number above 0")
     if tracker.linger < 0:
         raise ValueError(f"tracker.linger: {tracker.linger!r}; give 0 or more seconds")

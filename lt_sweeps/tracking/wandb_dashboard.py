@@ -137,8 +137,8 @@ def definition(
     """The workspace and the report, as values of `wandb_workspaces`, made without the server."""
     library, workspaces, expr = _library()
     # The same line may be in several panels of the report: for several networks or data sets.
-    panels = {cell.place["panel"] for cell in cells}
-    line = "line" if len(panels) == 1 else "panel_and_line"
+    one_panel = len({cell.place["panel"] for cell in cells}) == 1
+    line = "line" if one_panel else "panel_and_line"
     if len({cell.seed for cell in cells}) == 1:
         band = "range"  # the edges of the others are in the mean runs, and there are none
     panels = {

@@ -52,8 +52,6 @@ class Wandb:
 
     def __post_init__(self) -> None:
         check_seconds(self)
-        if self.timeout <= 0:
-            raise ValueError(f"tracker.timeout: {self.timeout!r}; give a number above 0")
         if not self.project or set(self.project) & set("/\\#?%:"):
             raise ValueError(f"tracker.project: {self.project!r}; W&B allows none of / \\ # ? % :")
         check_installed("wandb", extra="wandb")

@@ -169,6 +169,14 @@ def test_a_search_over_several_runs_costs_their_sum_or_with_workers_the_longest(
     assert (cost.chain, cost.sequential, cost.parallel) == (2, 4, 2)
 
 
+def test_a_cost_is_the_exact_sum_in_whatever_order_its_trainings_come(sweep: FakeSweep) -> None:
+    short = {"epochs": 0.1, "search_epochs": None, "seconds": 0.1}
+    sweep.cell("a", accuracies=[0.9] * 11, more=short)
+    cost = found(sweep)["sparsest_matching"].cost
+    assert sum([0.1] * 10) != 1.0 == cost.chain  # ten trainings lead to the ticket of level 10
+    assert cost.hours == 1.0 / 3600
+
+
 def test_the_tested_sparsity_stops_at_the_first_level_that_is_not_shown(sweep: FakeSweep) -> None:
     for seed, wobble in enumerate((-0.001, 0.0, 0.001)):
         accuracies: list[float | None] = [0.9, 0.9 + wobble, 0.85 + wobble, 0.9 + wobble]

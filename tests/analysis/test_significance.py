@@ -123,6 +123,15 @@ def test_the_limits_of_five_seeds_are_said(sweep: FakeSweep) -> None:
     assert "Power: 5 seeds show a difference of" in says
 
 
+def test_the_limit_of_sets_of_two_sizes_names_both(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9, 0.9])
+    line(sweep, "random", [0.85, 0.84], seeds=2)
+    analysis = found(sweep, baseline="large_final")
+    says = " ".join(caveats(analysis.verdicts, analysis.layout))
+    # 21 ways to call two of seven seeds `random`
+    assert "With 2 against 5 seeds the exact test cannot fall below p = 0.09524" in says
+
+
 def test_no_difference_is_said_only_where_it_was_shown(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9, 0.9, 0.9, 0.9])
     line(sweep, "movement", [0.9005, 0.9, 0.87, 0.9005], spread=0.0002)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
@@ -162,6 +162,16 @@ def test_five_pairs_stop_at_0_0625_and_six_do_not() -> None:
     assert least_p((5, 5), paired=False) == pytest.approx(2 / 252)
 
 
+def test_a_permutation_test_of_sampled_arrangements_stops_where_it_says() -> None:
+    seeds = [str(seed) for seed in range(20)]
+    low = {seed: 0.01 * int(seed) for seed in seeds}
+    high = {seed: 9 + value for seed, value in low.items()}
+    high["0"] += 0.001  # differences that are all equal have no spread to test
+    found = compare_replicates(high, low, seeds=seeds, other_seeds=seeds, alpha=0.05)
+    assert not found.exact  # 2**20 arrangements, of which 9,999 are drawn
+    assert found.p_exact == found.p_least == 2 / 10_000
+
+
 def test_the_seeds_needed_are_the_fewest_that_statsmodels_gives_the_power_to() -> None:
     for paired, solver in ((True, TTestPower()), (False, TTestIndPower())):
         exact = solver.solve_power(effect_size=1.0, alpha=0.05, power=0.8)
@@ -170,9 +180,31 @@ def test_the_seeds_needed_are_the_fewest_that_statsmodels_gives_the_power_to() -
     assert math.isnan(seeds_needed(1.0, 0.0, paired=True, alpha=0.05))
 
 
-def test_the_detectable_difference_has_80_percent_power_by_the_noncentral_t() -> None:
-    found = detectable(1.0, 5, paired=True, alpha=0.05)
-    edge = stats.t.ppf(0.975, 4)
-    shift = found * math.sqrt(5)
-    power = stats.nct.sf(edge, 4, shift) + stats.nct.cdf(-edge, 4, shift)
-    assert power == pytest.approx(0.8, abs=1e-4)
+def _power(effect: float, n: int, alpha: float, *, paired: bool) -> float:
+    """The power of a two-sided t-test by its definition: the mean over all sample deviations."""
+    degrees, shift = (n - 1, math.sqrt(n)) if paired else (2 * n - 2, math.sqrt(n / 2))
+    edge = stats.t.ppf(1 - alpha / 2, degrees) / math.sqrt(degrees)
+
+    def rejected(part: float) -> float:
+        sd = stats.chi.ppf(part, degrees)
+        tails = (stats.norm.cdf(sign * effect * shift - edge * sd) for sign in (1, -1))
+        return float(sum(tails))
+
+    return integrate.quad(rejected, 0, 1, limit=200)[0]
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize(("n", "alpha"), [(5, 0.05), (2, 0.05), (2, 0.001), (3, 0.01), (5, 0.001)])
+def test_the_detectable_difference_has_80_percent_power(
+    n: int, alpha: float, *, paired: bool
+) -> None:
+    found = detectable(1.0, n, paired=paired, alpha=alpha)
+    assert _power(found, n, alpha, paired=paired) == pytest.approx(0.8, abs=1e-4)
+    assert detectable(0.01, n, paired=paired, alpha=alpha) == pytest.approx(found / 100)
+
+
+def test_a_large_difference_needs_two_seeds_and_a_level_of_90_percent_finds_any() -> None:
+    for effect in (20.0, 50.0, 1e3, 1e9):
+        assert seeds_needed(effect, 1.0, paired=True, alpha=0.05) == 2
+    assert _power(20.0, 2, 0.05, paired=True) > 0.8
+    assert detectable(1.0, 5, paired=True, alpha=0.9) == 0.0

@@ -15,7 +15,13 @@ from rich.console import Console
 
 from lt_sweeps.analysis.curve import curves
 from lt_sweeps.analysis.results import read_results
-from lt_sweeps.analysis.stored_weights import learned_masks, masks, point_near, prunings
+from lt_sweeps.analysis.stored_weights import (
+    learned_masks,
+    masks,
+    point_near,
+    points_near,
+    prunings,
+)
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.reporting.figures.layer_survival import layer_figures
 from lt_sweeps.reporting.figures.mask_overlap import chance_overlap, jaccard
@@ -62,6 +68,7 @@ def test_a_point_is_looked_at_only_near_the_sparsity_asked_for(root: Path) -> No
     near = point_near(one, 0.36)
     assert near is not None and near.level == 2
     assert point_near(one, 0.95) is None
+    assert points_near([one], [0.36, 0.37, 0.95]) == [(one, near)]
 
 
 def test_a_ticket_that_is_not_there_is_left_out_and_a_changed_one_is_an_error(root: Path) -> None:
@@ -116,10 +123,8 @@ def test_an_annealed_mask_is_the_sigmoid_at_the_temperature_of_its_end(
     )
     data = pd.read_csv(tmp_path / "out" / "probabilities.csv")
     assert data["part"].sum() == pytest.approx(1)
-    assert (
-        "soft mask sigmoid(βs) at the last β (50)"
-        in (tmp_path / "out" / "probabilities.txt").read_text()
-    )
+    says = (tmp_path / "out" / "probabilities.txt").read_text()
+    assert "soft mask sigmoid(βs) at the last β (50)" in says and "over seeds (n = 1)" in says
 
 
 def test_a_gates_chance_is_that_of_not_being_zero(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import shutil
@@ -18,11 +19,13 @@ import yaml
 from rich.console import Console
 
 from lt_sweeps.analysis.audit_findings import CHECKS
-from lt_sweeps.analysis.record_audit import audit_line
+from lt_sweeps.analysis.record_audit import audit_line, pairs_apart
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.interchange.audit_results import audit
+from lt_sweeps.interchange.auditing.accuracy_audit import are_apart
+from lt_sweeps.interchange.auditing.audited_store import differing
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.storage.manifest import Manifest
 from lt_sweeps.storage.record import Record, RunFolder
@@ -355,6 +358,18 @@ def test_what_only_a_training_done_again_can_show(sweep: Path) -> None:
     assert failing(sweep, sample="0", repeat="all") == []
 
 
+def test_a_weight_that_is_no_number_is_not_the_weight_that_is_0() -> None:
+    lost, zero = torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 0.0])
+    assert differing({"a": lost, "b": zero}, {"a": lost.clone(), "b": lost}) == ["b"]
+    assert differing({"a": zero, "b": zero}, {"a": zero[:1]}) == ["a", "b"]
+
+
+def test_a_measurement_without_a_number_repeats_only_another_without_one() -> None:
+    nan, inf = math.nan, math.inf
+    assert are_apart(0.5, nan, 0.1) and are_apart(nan, 0.5, 0.1) and are_apart(inf, 0.5, 0.1)
+    assert not (are_apart(nan, nan, 0.1) or are_apart(inf, inf, 0.1) or are_apart(0.5, 0.6, 0.11))
+
+
 def module(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(folder)
@@ -385,6 +400,11 @@ def test_arms_with_equal_masks_are_named_where_their_results_differ(
     assert failing(swept(*arms[::2])) == []
     shutil.rmtree(tmp_path / "results")
     assert failing(swept(*arms), trust="audit_twin") == ["arms"]
+
+
+def test_cells_that_share_a_training_are_no_pair_of_arms() -> None:
+    dense = {"dense": [str(number) for number in range(10_000)]}  # its pairs would be 50 million
+    assert pairs_apart([dense, {"x": ["b"], "y": ["a"], "z": ["b"]}]) == [("a", "b")]
 
 
 def test_arms_that_are_only_scored_differ_by_their_results(cell: Make, swept: Swept) -> None:

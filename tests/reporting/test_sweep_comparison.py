@@ -71,6 +71,16 @@ def test_curves_are_matched_by_what_varies_inside_and_the_rest_is_said(tmp_path:
     assert "only in slow: random" in text and "only in fast: large_final" in text
 
 
+def test_endpoints_are_compared_in_the_unit_of_the_metric(tmp_path: Path) -> None:
+    pair = [{"movement": 0.8}, {"random": 0.7}]
+    one, other = (
+        made(tmp_path, name, criteria, judged_by=("r2", False))
+        for name, criteria in zip("ab", pair, strict=True)
+    )
+    _, text = compared(one, other)
+    assert "sparsities in % and test R2: difference" in text and "accuracies" not in text
+
+
 def test_cells_that_differ_in_more_are_refused_with_the_keys(tmp_path: Path) -> None:
     one = made(tmp_path, "one", {"movement": 0.8}, recipe__lr=0.1)
     other = made(tmp_path, "two", {"random": 0.8}, recipe__lr=0.3)

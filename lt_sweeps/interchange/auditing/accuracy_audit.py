@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ def _fault(metrics: dict[str, Any], again: dict[str, Any], at: str, unit: Unit) 
             if fault := _other_fault(metrics, again, at, split):
                 return fault
             continue
-        if abs(said - found) * count > max(1.0, _ROUNDING * count) + 1e-6:
+        if are_apart(said * count, found * count, max(1.0, _ROUNDING * count) + 1e-6):
             return f"{at}_{split}_accuracy is {said:.6g}; measured again it is {found:.6g}"
     return ""
 
@@ -81,9 +82,15 @@ def _other_fault(metrics: dict[str, Any], again: dict[str, Any], at: str, split:
         for scores, when in ((metrics, at), (again, "end"))
     )
     for name, value in said.items():
-        if abs(value - found[name]) > _ROUNDING * max(1.0, abs(value)):
+        if are_apart(value, found[name], _ROUNDING * max(1.0, abs(value))):
             return f"{at}_{split}_{name} is {value:.6g}; measured again it is {found[name]:.6g}"
     return ""
+
+
+def are_apart(one: float, other: float, allowed: float) -> bool:
+    """Whether two numbers are further apart than rounding; NaN is equal to NaN alone."""
+    both_nan = math.isnan(one) and math.isnan(other)
+    return not (one == other or both_nan or abs(one - other) <= allowed)
 
 
 def _of_split(metrics: dict[str, float], when: str, split: str) -> dict[str, float]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lt_sweeps.storage.store import Store, tensors_in
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER, split_by_prefix
@@ -37,3 +39,15 @@ def as_ticket(content: bytes, *, step: int) -> Ticket:
     tensors = {name: tensor[None] for name, tensor in tensors_in(content).items()}
     named = split_by_prefix(tensors)
     return Ticket(named[""], named[MASK], step, named[OPTIMIZER], named[LEARNED])
+
+
+def differ(one: Tensor, other: Tensor) -> Tensor:
+    """Where two tensors of one shape have other numbers; NaN is equal to NaN alone."""
+    return (one != other) & ~(one.isnan() & other.isnan())
+
+
+def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors that only one of the two has, or that are not the same."""
+    shared = [name for name in one if name in other and one[name].shape == other[name].shape]
+    same = {name for name in shared if not differ(one[name], other[name]).any()}
+    return sorted({*one, *other} - same)

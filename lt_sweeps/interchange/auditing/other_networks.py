@@ -12,13 +12,12 @@ from torch import Tensor
 
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import without_path
-from lt_sweeps.interchange.importers.open_lth_folder import lotteries
+from lt_sweeps.interchange.importers.open_lth_folder import lotteries, stored_models
 from lt_sweeps.storage.checked_read import DamagedFile, read_file
 from lt_sweeps.storage.foreign_file import read_pickle, read_safetensors
 from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
-_MODEL = re.compile(r"model_ep(\d+)_it(\d+)\.pth")
 _LEVEL = re.compile(r"(?:level|lvl|round)[_-]?(\d+)", re.IGNORECASE)
 _SEED = re.compile(r"(?:seed|replicate|run)[_-]?(\d+)", re.IGNORECASE)
 _INSIDE = ("state_dict", "model_state_dict", "model", "net")
@@ -123,19 +122,21 @@ def _checkpoint(path: Path, where: Path, content: Mapping[str, Any]) -> OtherNet
 def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
     """The levels of a replicate, from the densest on, and their branches."""
     fraction = _fraction(replicate / "level_0" / "main" / "hparams.log")
-    folders = [f for f in replicate.glob("level_*/*") if f.is_dir() and f.parent.name[6:].isdigit()]
+    folders = [
+        f for f in replicate.glob("level_*/*") if f.is_dir() and f.parent.name[6:].isdecimal()
+    ]
     for folder in sorted(folders, key=lambda path: (path.name, int(path.parent.name[6:]))):
         level, branch = int(folder.parent.name[6:]), folder.name != "main"
         if not (folder / "mask.pth").exists():
             findings.leave_out("files", "levels that are not trained, without mask.pth")
             continue
         masks = _loaded(folder / "mask.pth", findings)
-        models = {m: p for p in folder.iterdir() if (m := _MODEL.fullmatch(p.name))}
-        ordered = sorted(models, key=lambda match: (int(match[1]), int(match[2])))
-        ends = {models[m].name: _loaded(models[m], findings) for m in dict.fromkeys(ordered[-1:])}
-        starts = {models[m].name: _loaded(models[m], findings) for m in ordered[:1]}
+        models = stored_models(folder)
+        ends = dict.fromkeys((*models[:1], *models[-1:]))  # one file may be both
+        loaded = [(path, _loaded(path, findings)) for path in ends]
         metrics = _logged(folder / "logger", findings)
-        if masks is None or None in (*ends.values(), *starts.values()):
+        states = [(path.name, _tensors(content)) for path, content in loaded if content is not None]
+        if masks is None or len(states) < len(loaded):
             continue
         yield OtherNetwork(
             folder,
@@ -143,8 +144,8 @@ def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
             f"{replicate.parent}/{level}/{folder.name}",
             level,
             _tensors(masks),
-            next((_tensors(state) for state in ends.values() if state is not None), {}),
-            start={n: _tensors(s) for n, s in starts.items() if s is not None and len(ordered) > 1},
+            states[-1][1] if states else {},
+            start=dict(states[:-1]),
             metrics=metrics,
             target_sparsity=None if fraction is None or branch else 1 - (1 - fraction) ** level,
             lottery=True,

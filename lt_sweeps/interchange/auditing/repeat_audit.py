@@ -10,11 +10,10 @@ import torch
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import header_value
 from lt_sweeps.execution.materialize import Missing, ticket
-from lt_sweeps.interchange.auditing.audited_store import AuditedStore
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differing
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.ticket import State
 from lt_sweeps.training.training_loop import TrainingLoop
 
 
@@ -46,7 +45,7 @@ def audit_repeat(unit: Unit, store: AuditedStore, device: str | None, findings: 
             again, about = scratch.read(stage.key, seed), scratch.metadata(stage.key, seed) or {}
     finally:
         torch.set_num_threads(threads)
-    wrong = _differing(stored.state, again.state) + _differing(stored.mask, again.mask)
+    wrong = differing(stored.state, again.state) + differing(stored.mask, again.mask)
     metrics, others = (header_value(each, "metrics") or {} for each in (said, about))
     # Equal texts, because NaN is equal to nothing.
     wrong += [
@@ -54,14 +53,3 @@ def audit_repeat(unit: Unit, store: AuditedStore, device: str | None, findings: 
     ]
     fault = f"trained again it ends with other {', '.join(sorted(wrong))}" if wrong else ""
     findings.compare("repeats", store.path(stage.key, seed), fault)
-
-
-def _differing(one: State, other: State) -> list[str]:
-    names = {*one, *other}
-    return [
-        name
-        for name in names
-        if name not in one
-        or name not in other
-        or not torch.equal(one[name].nan_to_num(), other[name].nan_to_num())
-    ]

@@ -5,21 +5,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import Artifacts, AuditedCell
-from lt_sweeps.analysis.record_audit import difference
+from lt_sweeps.analysis.record_audit import difference, pairs_apart
 from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.interchange.auditing.accuracy_audit import audit_accuracy
-from lt_sweeps.interchange.auditing.audited_store import AuditedStore
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differing
 from lt_sweeps.interchange.auditing.repeat_audit import audit_repeat
 from lt_sweeps.interchange.auditing.split_audit import audit_splits
 from lt_sweeps.interchange.auditing.ticket_audit import audit_ticket_file
@@ -67,18 +65,7 @@ def audit_sweep(
     for unit in track([*units.values()], "trainings"):
         audit_unit(unit, store, findings)
     _audit_masks_of_arms(artifacts, plans, store, findings)
-    tasks = {stage.training.key: stage.training.task for stage, _ in _stages(units.values())}
-    usable = {key for key, task in tasks.items() if audit_splits(task, findings)}
-    measured = [
-        unit
-        for unit in units.values()
-        if "metrics" in (store.metadata(unit.stage.key, unit.seed) or {})
-    ]
-    here = [unit for unit in measured if unit.stage.training.key in usable]
-    if len(here) < len(measured):
-        left = len(measured) - len(here)
-        findings.leave_out("accuracies", "its data are not here", left)
-        findings.leave_out("repeats", "its data are not here", left)
+    here = _with_data(units.values(), store, findings)
     for unit in track(_spread(here, sample), "evaluations"):
         audit_accuracy(unit, store, findings)
     devices = {(r.stage, r.seed): r.device for cell in artifacts.cells for r in cell.records}
@@ -89,8 +76,18 @@ def audit_sweep(
         findings.leave_out("repeats", "only with repeat=COUNT or repeat=all", len(here))
 
 
-def _stages(units: Iterable[Unit]) -> Iterator[tuple[Any, Unit]]:
-    return ((unit.stage, unit) for unit in units)
+def _with_data(units: Collection[Unit], store: AuditedStore, findings: Findings) -> list[Unit]:
+    """The measured trainings whose data are here; checks the splits of all data that are."""
+    trainings = [unit.stage.training for unit in units]
+    tasks = {training.key: training.task for training in trainings}
+    usable = {key for key, task in tasks.items() if audit_splits(task, findings)}
+    measured = [
+        unit for unit in units if "metrics" in (store.metadata(unit.stage.key, unit.seed) or {})
+    ]
+    here = [unit for unit in measured if unit.stage.training.key in usable]
+    for check in ("accuracies", "repeats"):
+        findings.leave_out(check, "its data are not here", len(measured) - len(here))
+    return here
 
 
 def _spread(units: Sequence[Unit], sample: int | None) -> list[Unit]:
@@ -159,15 +156,9 @@ def _audit_draws(plans: Iterable[Planned], store: AuditedStore, findings: Findin
             if not store.has(*name):
                 findings.leave_out("draws", "the initial weights are not stored")
                 continue
-            stored, again = store.read(*name), stage.network.draw(cell.seed)
-            wrong = [
-                n
-                for n in {*again, *stored.state}
-                if n not in again
-                or n not in stored.state
-                or not torch.equal(stored.state[n][0], again[n])
-            ]
-            fault = f"{', '.join(sorted(wrong))}: not what seed {cell.seed} draws" if wrong else ""
+            stored = {n: tensor[0] for n, tensor in store.read(*name).state.items()}
+            wrong = differing(stored, stage.network.draw(cell.seed))
+            fault = f"{', '.join(wrong)}: not what seed {cell.seed} draws" if wrong else ""
             if not findings.compare("draws", store.path(*name), fault):
                 del store.whole[store.path(*name)]  # what follows starts from the right draw
 
@@ -178,7 +169,7 @@ def _audit_masks_of_arms(
     """No two cells have equal masks wherever they were pruned by different criteria."""
     masks: dict[str, dict[tuple[str, int], tuple[str, str]]] = defaultdict(dict)
     records = {}
-    alike: dict[tuple[str, int, str], set[str]] = defaultdict(set)
+    alike: dict[Any, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for cell in artifacts.cells:
         planned = plans.get(f"{cell.signature}/{cell.seed}")
         stages = {} if planned is None else {stage.key: stage for stage in planned.trainings}
@@ -193,10 +184,9 @@ def _audit_masks_of_arms(
             by = [pruned.criterion.call.identity(), [*pruned.criterion.evidence]]
             criterion = digest([*by, pruned.granularity])
             masks[cell.signature][cell.seed, record.level] = criterion, mask
-            alike[cell.seed, record.level, mask].add(cell.signature)
+            alike[cell.seed, record.level, mask][criterion].add(cell.signature)
             records.setdefault(cell.signature, record)
-    pairs = {p for names in alike.values() for p in itertools.combinations(sorted(names), 2)}
-    for one, other in sorted(pairs):
+    for one, other in pairs_apart(alike.values()):
         shared = masks[one].keys() & masks[other].keys()
         differ = [at for at in shared if masks[one][at][0] != masks[other][at][0]]
         if differ and all(masks[one][at][1] == masks[other][at][1] for at in differ):

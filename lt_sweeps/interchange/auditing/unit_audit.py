@@ -8,7 +8,7 @@ from torch import Tensor
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.config.call import public_name
 from lt_sweeps.execution.materialize import Missing, snapshot, ticket
-from lt_sweeps.interchange.auditing.audited_store import AuditedStore
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differ
 from lt_sweeps.plan.stages import Prune, Reset, Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import ON_DATA
@@ -184,6 +184,4 @@ def _state_fault(state: State, expected: State, where: dict[str, Tensor], what: 
 
 
 def _count_differing(one: Tensor, other: Tensor, where: Tensor) -> int:
-    """How many numbers differ to the bit; NaN is equal to NaN."""
-    differ = (one != other) & ~(one.isnan() & other.isnan())
-    return int((differ & where).sum())
+    return int((differ(one, other) & where).sum())

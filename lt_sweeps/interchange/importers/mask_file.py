@@ -27,31 +27,27 @@ def read_mask_file(
 ) -> ImportedLevel:
     """The mask in a file, with its place in a sweep and the metrics that are known of it.
 
-    Raises: ValueError: as `read_mask`; or a number that cannot be.
-    """
-    given = (test_loss, test_accuracy, val_loss, val_accuracy)
-    names = ("test_loss", "test_accuracy", "val_loss", "val_accuracy")
-    metrics = {name: value for name, value in zip(names, given, strict=True) if value is not None}
-    for name, count in {"seed": seed, "level": level}.items():
-        if count < 0:
-            raise ValueError(f"import.{name}: got {count}; give a count")
-    for name, value in metrics.items():
-        if name.endswith("accuracy") and not 0 <= value <= 1:
-            raise ValueError(f"import.{name}: got {value}; give a number from 0 to 1")
-    return read_mask(path, seed=seed, level=level, metrics=metrics)
-
-
-def read_mask(
-    path: Path, *, seed: int = 0, level: int = 1, metrics: Mapping[str, float]
-) -> ImportedLevel:
-    """The mask in a file, by the names of its tensors.
-
     A mask is `mask/<name>` as in our tickets, `<name>_mask` as in modules that torch has pruned,
     or else every tensor under its own name. Weights beside the masks (`<name>` or `<name>_orig`)
     are imported too, with pruned weights set to 0. Names lose a `module.` that all of them have.
 
-    Raises: ValueError: no safetensors file, no mask in it, or a weight without its mask.
+    Raises:
+        ValueError: no safetensors file, no mask in it, a weight without its mask, or a number that
+            cannot be.
     """
+    for name, count in {"seed": seed, "level": level}.items():
+        if count < 0:
+            raise ValueError(f"import.{name}: got {count}; give a count")
+    given = {
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "val_loss": val_loss,
+        "val_accuracy": val_accuracy,
+    }
+    metrics = {name: value for name, value in given.items() if value is not None}
+    for name, value in metrics.items():
+        if name.endswith("accuracy") and not 0 <= value <= 1:
+            raise ValueError(f"import.{name}: got {value}; give a number from 0 to 1")
     try:
         tensors = read_safetensors(path)
     except (DamagedFile, OSError) as error:

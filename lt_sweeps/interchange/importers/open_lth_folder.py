@@ -47,6 +47,12 @@ def lotteries(path: Path) -> list[Path]:
     return sorted({replicate.parent for replicate in path.glob("*/replicate_*")})
 
 
+def stored_models(run: Path) -> list[Path]:
+    """The files of weights of a level, from its first step to its last."""
+    models = {match: path for path in run.iterdir() if (match := _MODEL.fullmatch(path.name))}
+    return [models[m] for m in sorted(models, key=lambda match: (int(match[1]), int(match[2])))]
+
+
 def _level(run: Path) -> ImportedLevel:
     level, replicate, lottery, *_ = run.parents
     config = _hparams(replicate / "level_0" / "main" / "hparams.log")
@@ -87,16 +93,16 @@ def _fraction(text: str, run: Path) -> float:
 
 def _state(run: Path, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The final weights, pruned as in every forward pass; none where they were not kept."""
-    models = {match: path for path in run.iterdir() if (match := _MODEL.fullmatch(path.name))}
+    models = stored_models(run)
     if not models:
         return {}
-    last = max(models, key=lambda match: (int(match[1]), int(match[2])))
-    state = {n.removeprefix("module."): t for n, t in _load(models[last]).items()}
+    last = models[-1]
+    state = {n.removeprefix("module."): t for n, t in _load(last).items()}
     if missing := sorted(set(mask) - set(state)):
-        raise ValueError(f"{models[last]}: no weights {missing}, though mask.pth has masks of them")
+        raise ValueError(f"{last}: no weights {missing}, though mask.pth has masks of them")
     for name, kept in mask.items():
         if state[name].shape != kept.shape:
-            raise ValueError(f"{models[last]}: mask and weights of {name} differ in shape")
+            raise ValueError(f"{last}: mask and weights of {name} differ in shape")
     return {name: t * mask[name] if name in mask else t for name, t in state.items()}
 
 

@@ -11,14 +11,14 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 
-from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.curve import Curve, by_panel
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, conclusions
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures import captions, style
-from lt_sweeps.reporting.figures.axes import configured_limits, y_limits
+from lt_sweeps.reporting.figures.axes import panel_limits
 from lt_sweeps.reporting.figures.curve_panel import (
     draw_panel,
     drawable_points,
@@ -146,7 +146,7 @@ def _tips(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> di
 
 def _told_apart(curves: Sequence[Curve]) -> list[Curve]:
     """The curves without those of each panel that would look like another one of it."""
-    panels = captions.by_panel(curves).values()
+    panels = by_panel(curves).values()
     first = {(curve.panel, curve.name) for panel in panels for curve in panel[: style.LOOKS]}
     return [curve for curve in curves if (curve.panel, curve.name) in first]
 
@@ -156,7 +156,7 @@ def _draw(
 ) -> Sheet:
     styles = style.line_styles([curve.name for curve in curves])
     # Without records there is one panel, which says so.
-    panels = list(captions.by_panel(curves).values()) or [[]]
+    panels = list(by_panel(curves).values()) or [[]]
     sheet = style.new_sheet(len(panels), legend=_legend(curves, layout, metric))
     for axes, panel_curves in zip(sheet.axes, panels, strict=True):
         shown = {(curve.panel, curve.name) for curve in panel_curves}
@@ -214,7 +214,7 @@ def _data(
             )
     # A published line may have the name of a line of ours; its rows then have that line's label.
     labels = {curve.name: curve.label for curve in curves}
-    for title, panel_curves in captions.by_panel(curves).items():
+    for title, panel_curves in by_panel(curves).items():
         for published in published_for(layout, panel_curves, metric):
             rows += [
                 {
@@ -237,12 +237,12 @@ def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) ->
     if sum(len(curve.points) - len(drawable_points(curve)) for curve in curves):
         sentences.append("Levels with no finite replicate or no weight left are not drawn.")
     lowest, highest = math.inf, -math.inf
-    for panel_curves in captions.by_panel(curves).values():
+    for panel_curves in by_panel(curves).values():
         lines = [points for curve in panel_curves if (points := drawable_points(curve))]
         if lines:
             means = [p.mean for points in lines for p in points]
             beside = published_for(layout, panel_curves, metric.name)
-            low, high = configured_limits(layout) or y_limits(lines, layout.band, metric, beside)
+            low, high = panel_limits(lines, layout, metric, beside)
             lowest = min([lowest, *(mean for mean in means if mean < low)])
             highest = max([highest, *(mean for mean in means if mean > high)])
     if lowest < math.inf:
@@ -254,7 +254,7 @@ def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) ->
 
 def _all_published(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> list[Published]:
     """The published numbers of all panels."""
-    panels = captions.by_panel(curves).values()
+    panels = by_panel(curves).values()
     return [line for panel in panels for line in published_for(layout, panel, metric)]
 
 

@@ -12,7 +12,7 @@ from lt_sweeps.analysis.curve import Point
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
 
-TICK_SPACE = 0.25  # inches between two tick labels
+_AXIS, _TICK_SPACE = 2.5, 0.25  # inches: about the length of an x axis, and between tick labels
 X_NAMES = {
     "remaining": "Weights remaining (%)",
     "sparsity": "Sparsity (%)",
@@ -76,20 +76,26 @@ def y_limits(
     return min(ends), max(ends)
 
 
-def configured_limits(layout: ReportConfig) -> tuple[float, float] | None:
-    """The limits that `report.ylim` sets."""
+def panel_limits(
+    curves: Sequence[Sequence[Point]],
+    layout: ReportConfig,
+    metric: Quantity,
+    published: Sequence[Published],
+) -> tuple[float, float]:
+    """The limits of a panel's y axis: those of `report.ylim`, or those that fit its points."""
     if layout.ylim is None:
-        return None
-    return layout.ylim[0], layout.ylim[1]
+        return y_limits(curves, layout.band, metric, published)
+    low, high = layout.ylim
+    return low, high
 
 
-def set_x_axis(axes: Axes, lines: Lines, x: str, inches: float) -> None:
+def set_x_axis(axes: Axes, lines: Lines, x: str) -> None:
     """Percent remaining reversed and logarithmic, as the papers draw it; the others linear."""
     # Each pruning keeps the same fraction of what is left, so levels are evenly spaced on a
     # logarithmic axis; on a linear one the sparse half of a curve is the last 2% of its width.
     measured = sorted({p.percent for points in lines.values() for p in points}, reverse=True)
     if x == "remaining":
-        _remaining(axes, measured, inches)
+        _remaining(axes, measured)
     elif x == "level":
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     else:
@@ -105,8 +111,7 @@ def set_y_axis(
     metric: Quantity,
 ) -> tuple[float, float]:
     """Set limits and ticks; returns the limits in the record's unit."""
-    ends = configured_limits(layout)
-    ends = ends or y_limits(list(lines.values()), layout.band, metric, published)
+    ends = panel_limits(list(lines.values()), layout, metric, published)
     axes.set_ylim(*(metric.scale * end for end in ends))
     whole = metric.name.endswith(("step", "steps"))
     steps = [1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10]
@@ -134,7 +139,7 @@ def tick_text(x: float) -> str:
     return f"{x:.0f}" if x >= 19.95 else f"{x:.1f}" if x >= 0.95 else f"{x:.2g}"
 
 
-def _remaining(axes: Axes, measured: Sequence[float], inches: float) -> None:
+def _remaining(axes: Axes, measured: Sequence[float]) -> None:
     """A tick at every measured percent, a label where there is room."""
     axes.set_xscale("log")
     most, least = measured[0], measured[-1]
@@ -144,11 +149,11 @@ def _remaining(axes: Axes, measured: Sequence[float], inches: float) -> None:
     margin = max((most / least) ** 0.03, 1.03)
     axes.set_xlim(most * margin, least / margin)
     decades = math.log10(most / least * margin**2)
-    # From the densest on, a percent gets its label if that of the last one is TICK_SPACE away.
+    # From the densest on, a percent gets its label if that of the last one is far enough away.
     # Powers of ten would be easier to place, and no level lies at one.
     labelled: list[float] = []
     for x in measured:
-        if not labelled or math.log10(labelled[-1] / x) / decades * inches >= TICK_SPACE:
+        if not labelled or math.log10(labelled[-1] / x) / decades * _AXIS >= _TICK_SPACE:
             labelled.append(x)
     axes.xaxis.set_major_locator(FixedLocator(labelled))
     axes.xaxis.set_major_formatter(FixedFormatter([tick_text(x) for x in labelled]))

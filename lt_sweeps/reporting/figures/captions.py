@@ -7,12 +7,12 @@ therefore repeats how many seeds there are, which test was used and what is miss
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
-from lt_sweeps.analysis.curve import Curve, Point
+from lt_sweeps.analysis.curve import Curve, Point, by_panel
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, caveats, winning
 from lt_sweeps.analysis.sweep_analysis import Analysis
@@ -60,15 +60,20 @@ def seeds_sentence(curves: Sequence[Curve], layout: ReportConfig) -> str:
     points = [point for curve in curves for point in curve.points if point.n_finite]
     if not points:
         return ""
-    fewest, most = min(p.n_finite for p in points), max(p.n_finite for p in points)
-    if most == 1:
+    counts = {point.n_finite for point in points}
+    if counts == {1}:
         return "One seed, no band."
-    n = f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
     which = dict.fromkeys(
         curve.label for name in layout.highlight or () for curve in curves if curve.called(name)
     )
     only = f" (of {', '.join(which)})" if which else ""
-    return f"Mean over seeds, {n}; band{only}: {BANDS[layout.band]}."
+    return f"Mean over seeds, n = {span_text(counts)}; band{only}: {BANDS[layout.band]}."
+
+
+def span_text(counts: Iterable[int]) -> str:
+    """`5`, or `3 to 5` where they differ."""
+    several = sorted(set(counts))
+    return " to ".join(str(count) for count in dict.fromkeys((several[0], several[-1])))
 
 
 def marker_sentence(curves: Sequence[Curve]) -> str:
@@ -191,11 +196,6 @@ def margin_text(analysis: Analysis) -> str:
 def stage_ids(points: Sequence[Point]) -> tuple[str, ...]:
     """The ids of the stages behind these points."""
     return tuple(sorted({stage for point in points for stage in point.stages}))
-
-
-def by_panel(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
-    """The curves by the panel that they are drawn in."""
-    return group_by(curves, lambda curve: curve.panel)
 
 
 def panels_at(

@@ -56,7 +56,7 @@ def draw_panel(
         band = layout.band if banded else None
         _line(axes, curve, styles[curve.name], band=band, scale=scale, x=x)
     _dense(axes, curves, styles, scale)
-    set_x_axis(axes, lines, x, 2.5)
+    set_x_axis(axes, lines, x)
     # A published number has a sparsity and no level, so it has no place on that axis.
     published_lines = published_for(layout, curves, metric) if x != "level" else []
     ends = set_y_axis(axes, lines, published_lines, layout=layout, metric=unit)

@@ -8,17 +8,17 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
-from lt_sweeps.analysis.curve import Curve
+from lt_sweeps.analysis.curve import Curve, by_panel
 from lt_sweeps.analysis.endpoint import NAMES
 from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import (
-    by_panel,
     chosen_text,
     margin_text,
     one_figure,
     report_at_sentence,
+    span_text,
 )
 from lt_sweeps.reporting.figures.curve_panel import published_for
 from lt_sweeps.reporting.figures.marks import draw_rings, draw_row, prepare_rows
@@ -46,9 +46,7 @@ def endpoint_figures(analysis: Analysis) -> list[Figure]:
 def _n(data: pd.DataFrame) -> str:
     """How many seeds the means are taken over: `5`, or `3 to 5` where some lack an endpoint."""
     runs = data[data["seed"] != ""]
-    counts = runs.groupby(["panel", "line", "endpoint"]).size()
-    least, most = counts.min(), counts.max()
-    return str(most) if least == most else f"{least} to {most}"
+    return span_text(runs.groupby(["panel", "line", "endpoint"]).size())
 
 
 def _measured(analysis: Analysis) -> list[dict[str, object]]:

@@ -15,7 +15,7 @@ from lt_sweeps.analysis.curve import Curve, Point, distinct
 from lt_sweeps.analysis.stored_weights import points_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import one_figure, panels_at, stage_ids
+from lt_sweeps.reporting.figures.captions import one_figure, panels_at, span_text, stage_ids
 from lt_sweeps.reporting.figures.marks import banded_lines
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 from lt_sweeps.reporting.figures.worth import all_alike, leave_out_if
@@ -33,9 +33,10 @@ def layer_figures(analysis: Analysis) -> list[Figure]:
     # even when some line has no level here.
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])
     stages = stage_ids([point for _, point in levels])
-    least, most = data["n"].min(), data["n"].max()
-    n = f"{most}" if least == most else f"{least} to {most}"
-    sentence = f"Percent of each layer's weights remaining; mean and range over seeds, n = {n}."
+    sentence = (
+        "Percent of each layer's weights remaining; mean and range over seeds, "
+        f"n = {span_text(data['n'])}."
+    )
     return one_figure(analysis, "layers", data, stages, draw, sentence)
 
 

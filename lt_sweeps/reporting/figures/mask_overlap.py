@@ -11,10 +11,11 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.curve import Curve, Point
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.stored_weights import Arrays, masks, points_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import by_panel, one_figure, panels_at, stage_ids
+from lt_sweeps.reporting.figures.captions import one_figure, panels_at, span_text, stage_ids
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
 MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # its panel, and its masks by seed
@@ -23,27 +24,25 @@ MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # its panel, and i
 def overlap_figures(analysis: Analysis) -> list[Figure]:
     """Jaccard overlap of masks, a matrix per network and sparsity."""
     rows, points = [], []
-    for sparsity in analysis.layout.masks_at:
-        for curves in by_panel(analysis.curves).values():
-            placed = panels_at(points_near(curves, [sparsity]), [sparsity])
-            masked = [
-                (curve, point, panel, masks(analysis.reading.root, curve, point))
-                for curve, point, panel in placed
-            ]
-            rows += [row for one in masked for other in masked for row in _pair(one, other)]
-            points += [point for _, point, _, by_seed in masked if by_seed]
+    sparsities = analysis.layout.masks_at
+    placed = panels_at(points_near(analysis.curves, sparsities), sparsities)
+    for members in group_by(placed, lambda member: member[2]).values():
+        masked = [
+            (curve, point, panel, masks(analysis.reading.root, curve, point))
+            for curve, point, panel in members
+        ]
+        rows += [row for one in masked for other in masked for row in _pair(one, other)]
+        points += [point for _, point, _, by_seed in masked if by_seed]
     if not rows:
         raise NotDrawn(
             "the store lacks the masks of two seeds or two lines near a sparsity of "
             "`report.masks_at`"
         )
     data = pd.DataFrame(rows)
-    least, most = data["n"].min(), data["n"].max()
-    pairs = most if least == most else f"{least} to {most}"
     sentence = (
         "Overlap of masks: weights that both keep, in percent of those that at least one keeps. On "
         "the diagonal between the seeds of a line, elsewhere between two lines at the same seed; "
-        f"means over {pairs} pairs. Chance: the overlap of independent "
+        f"means over {span_text(data['n'])} pairs. Chance: the overlap of independent "
         "masks with the same densities in each layer."
     )
     lines = data.groupby("panel")["line"].nunique()

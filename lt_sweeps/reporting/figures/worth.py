@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lt_sweeps.analysis.curve import Curve, distinct
+from lt_sweeps.analysis.curve import Curve, by_panel, distinct
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import by_panel
 from lt_sweeps.reporting.figures.style import NotDrawn
 
 
