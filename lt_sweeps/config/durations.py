@@ -28,9 +28,9 @@ def steps(time: str | int, steps_per_epoch: int, *, where: str = "time") -> int:
 
 
 def readable(seconds: float) -> str:
-    """Seconds in the largest unit that fits: `0.14 s`, `75 s`, `12 min`, `3.5 h`."""
+    """Seconds in the largest unit that fits: `1.4 s`, `75 s`, `12 min`, `3.5 h`."""
     if seconds < 10:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

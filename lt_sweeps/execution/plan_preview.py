@@ -64,16 +64,17 @@ class Estimate:
         return self.busy / 3600
 
     @property
-    def noun(self) -> str:
-        """What the device-hours are called."""
-        return "CPU" if self.device == "cpu" else "GPU"
+    def hours_text(self) -> str:
+        """The device-hours with two digits, and all of those before the point."""
+        digits = 2 if self.hours < 1 else 1 if self.hours < 10 else 0
+        return f"{self.hours:,.{digits}f} {'CPU' if self.device == 'cpu' else 'GPU'}-hours"
 
 
 def within_budget(estimate: Estimate, budget: float | None) -> None:
     """Raises: ValueError: the packs will take more than the budget."""
     if budget is not None and estimate.hours > budget:
         raise ValueError(
-            f"budget.gpu_hours: this takes about {estimate.hours:.2g} {estimate.noun}-hours"
+            f"budget.gpu_hours: this takes about {estimate.hours_text}"
             f"{'' if estimate.measured else _GUESSED}; the budget is {budget:g}"
         )
 
@@ -105,7 +106,7 @@ def preview(
         *more.items(),
         (
             "time",
-            f"about {readable(estimate.seconds)}, {estimate.hours:.2g} {estimate.noun}-hours, "
+            f"about {readable(estimate.seconds)}, {estimate.hours_text}, "
             f"longest chain {readable(estimate.chain)}{'' if estimate.measured else _GUESSED}",
         ),
         ("disk", _disk(plan, todo)),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lt_sweeps.config.durations import steps
+from lt_sweeps.config.durations import readable, steps
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,11 @@ def test_times_in_steps(time: str, expected: int) -> None:
 def test_anything_else_is_refused(wrong: object) -> None:
     with pytest.raises(ValueError, match="recipe.length: "):
         steps(wrong, 10, where="recipe.length")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.14, "0.1 s"), (9.94, "9.9 s"), (75, "75 s"), (720, "12 min"), (12600, "3.5 h")],
+)
+def test_a_time_is_said_in_the_largest_unit_that_fits(seconds: float, text: str) -> None:
+    assert readable(seconds) == text
