@@ -31,7 +31,7 @@ from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import figure_on_page, page_template, table_on_page
 from lt_sweeps.reporting.report_files import print_lines
-from lt_sweeps.reporting.result_tables import new_table
+from lt_sweeps.reporting.result_tables import new_table, print_tables
 from lt_sweeps.storage.atomic_write import write_whole
 
 
@@ -78,8 +78,7 @@ def draw_paper(
             files["table.csv"] = csv_bytes(part.numbers)
         for name, content in files.items():
             write_whole(folder / part.id / name, content)
-        for table in tables:
-            console.print(table)
+        print_tables(console, tables)
         sections.append(
             {
                 "id": part.id,

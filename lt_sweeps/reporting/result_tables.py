@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import takewhile
 
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Column as TableColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +21,7 @@ from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed, Speeds
 
-Place = tuple[int, str]
+Row = tuple[str, int]
 Column = tuple[str, list[str]]
 
 
@@ -29,41 +36,80 @@ def accuracy_tables(
     *,
     title: str,
     band: str,
-    width: int,
     speeds: Speeds | None = None,
 ) -> Iterator[Table]:
-    """One table per panel, or several where its curves do not fit into `width` characters.
-
-    A line some of whose tickets have `speeds` has a column of them.
-    """
+    """One table per panel. A line some of whose tickets have `speeds` has a column of them."""
     several = len({curve.metric for curve in curves}) > 1
     for panel, members in group_by(curves, lambda curve: curve.panel).items():
-        places = _places(members)
+        rows = _rows(members)
         columns = [
             column
             for curve in members
             for column in (
-                _column(curve, places, band),
-                *_speed_columns(curve, places, speeds or {}),
+                _column(curve, rows, band),
+                *_speed_columns(curve, rows, speeds or {}),
             )
         ]
-        # rich would squeeze columns that do not fit until every number is broken over two lines.
-        # The first two columns and the frame take 16 characters of each table.
-        for part in _parts(columns, width - 16):
-            unit = f": {members[0].metric.label}" if several else ""
-            yield _table(places, part, title=f"{title}\n{panel}{unit}")
+        unit = f": {members[0].metric.label}" if several else ""
+        heads = ["% left", "level", *(header for header, _ in columns)]
+        table = new_table(f"{title}\n{panel}{unit}", heads, named_by=2)
+        for i, (row, levels) in enumerate(rows.items()):
+            table.add_row(row[0], levels, *(Text(texts[i]) for _, texts in columns))
+        yield table
 
 
-def new_table(title: str, heads: Sequence[str]) -> Table:
+def new_table(title: str, heads: Sequence[str], *, named_by: int = 1) -> Table:
     """An empty table: numbers to the right, and columns without a head to the left.
 
-    Texts are `Text`, because rich would read a label such as `hidden=[300,100]` as markup.
+    The first `named_by` columns say what a row is about. Texts are `Text`, because rich would read
+    a label such as `hidden=[300,100]` as markup.
     """
     table = Table(title=Text(title), title_justify="left")
-    for head in heads:
+    for n, head in enumerate(heads):
         # Without "fold" rich cuts a long name, and two lines become indistinguishable.
-        table.add_column(Text(head), justify="right" if head else "left", overflow="fold")
+        justify = "right" if head else "left"
+        table.add_column(Text(head), justify=justify, overflow="fold", no_wrap=n < named_by)
     return table
+
+
+def print_tables(console: Console, tables: Iterable[Table]) -> None:
+    """Print each table below its title, in several parts where the terminal is too narrow."""
+    for table in tables:
+        # As the title of the table, it would be broken at the width of the table.
+        console.print(Text(str(table.title), style="italic"))
+        for part in fitting_tables(table, console.width):
+            part.title = None
+            console.print(part)
+
+
+def fitting_tables(table: Table, width: int) -> Iterator[Table]:
+    """The table, or several with the same rows where its columns do not fit into `width`.
+
+    Each of several begins with the columns that name the rows.
+    """
+    # rich would squeeze columns that do not fit until every number is broken over two lines.
+    names = list(takewhile(lambda column: column.no_wrap, table.columns))
+    free = width - 1 - sum(map(_width, names))
+    part, used = [], 0
+    for column in table.columns[len(names) :]:
+        if part and used + _width(column) > free:
+            yield _part(table, [*names, *part])
+            part, used = [], 0
+        part.append(column)
+        used += _width(column)
+    yield _part(table, [*names, *part])
+
+
+def _width(column: TableColumn) -> int:
+    """The characters of a column's longest line, with its padding and one line of the frame."""
+    lines = (line for cell in (column.header, *column.cells) for line in str(cell).split("\n"))
+    return 3 + max(map(cell_len, lines))
+
+
+def _part(table: Table, columns: Sequence[TableColumn]) -> Table:
+    part = copy.copy(table)
+    part.columns = [replace(column, _index=n) for n, column in enumerate(columns)]
+    return part
 
 
 def percent_text(value: float) -> str:
@@ -73,29 +119,42 @@ def percent_text(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
-def _places(curves: Sequence[Curve]) -> list[Place]:
-    """The rows of a panel's table, from the densest to the sparsest."""
-    # A row is a level at a percent as written: curves whose sparsities differ by rounding share it.
-    points = sorted(
-        (point for curve in curves for point in curve.points),
-        key=lambda point: (-point.percent, point.level),
-    )
-    return list(dict.fromkeys(_place(point) for point in points))
+def _rows(curves: Sequence[Curve]) -> dict[Row, str]:
+    """The rows of a panel's table, from the densest to the sparsest, with their levels.
+
+    Lines that have pruned to the same percent share a row, at whatever level: gradual pruning is at
+    its end after one level, and is compared with iterative pruning after many.
+    """
+    named = [(row, point) for curve in curves for row, point in _by_row(curve).items()]
+    named.sort(key=lambda pair: (-pair[1].percent, pair[0][1], pair[1].level))
+    rows: dict[Row, list[str]] = {}
+    for row, point in named:
+        rows.setdefault(row, []).append(str(point.level))
+    return {row: ", ".join(dict.fromkeys(levels)) for row, levels in rows.items()}
 
 
-def _place(point: Point) -> Place:
-    return point.level, percent_text(point.percent)
+def _by_row(curve: Curve) -> dict[Row, Point]:
+    """The points of a curve by their percent as written, and how many it has there before."""
+    # Curves whose sparsities differ by rounding share a row. Of a curve itself two levels do so
+    # where a level prunes nothing.
+    before: Counter[str] = Counter()
+    points = {}
+    for point in curve.points:
+        text = percent_text(point.percent)
+        points[text, before[text]] = point
+        before[text] += 1
+    return points
 
 
-def _column(curve: Curve, places: Sequence[Place], band: str) -> tuple[str, list[str]]:
-    """A curve's header and its text at each place."""
-    points: Mapping[Place, Point] = {_place(point): point for point in curve.points}
+def _column(curve: Curve, rows: Iterable[Row], band: str) -> Column:
+    """A curve's header and its text in each row."""
+    points = _by_row(curve)
     absent = "not yet" if curve.unfinished else "-"
     texts = [
-        _entry(points[p], len(curve.seeds), band=band, metric=curve.metric)
-        if p in points
+        _entry(points[row], len(curve.seeds), band=band, metric=curve.metric)
+        if row in points
         else absent
-        for p in places
+        for row in rows
     ]
     label = curve.label.replace(" ", "\n")
     n = len(curve.seeds)
@@ -104,16 +163,16 @@ def _column(curve: Curve, places: Sequence[Place], band: str) -> tuple[str, list
     return f"{label}\n{n} seed{'s' * (n > 1)}" + "\nnever dense" * lean, texts
 
 
-def _speed_columns(curve: Curve, places: Sequence[Place], speeds: Speeds) -> Iterator[Column]:
+def _speed_columns(curve: Curve, rows: Iterable[Row], speeds: Speeds) -> Iterator[Column]:
     """How many times as fast as dense a line's tickets were measured to be: a column a form."""
-    found: dict[str, dict[Place, list[MeasuredSpeed]]] = {}
-    for point in curve.points:
+    found: dict[str, dict[Row, list[MeasuredSpeed]]] = {}
+    for row, point in _by_row(curve).items():
         for name in ((stage, seed) for stage in sorted(point.stages) for seed in point.values):
             for speed in speeds.get(name, ()):
-                found.setdefault(speed.form, {}).setdefault(_place(point), []).append(speed)
-    for form, by_place in sorted(found.items()):
-        devices = dict.fromkeys(s.device for own in by_place.values() for s in own)
-        texts = [_speed_text(by_place.get(place, [])) for place in places]
+                found.setdefault(speed.form, {}).setdefault(row, []).append(speed)
+    for form, by_row in sorted(found.items()):
+        devices = dict.fromkeys(s.device for own in by_row.values() for s in own)
+        texts = [_speed_text(by_row.get(row, [])) for row in rows]
         yield f"{curve.label.replace(' ', chr(10))}\n{form} speedup\n{', '.join(devices)}", texts
 
 
@@ -142,28 +201,3 @@ def _entry(point: Point, seeds: int, *, band: str, metric: Quantity) -> str:
     if point.n_collapsed:
         lines.append(f"{point.n_collapsed} of {point.n} collapsed")
     return "\n".join(lines)
-
-
-def _parts(columns: Sequence[Column], width: int) -> Iterator[list[Column]]:
-    """The columns in order, cut into as few groups as fit the width; no group is empty."""
-    part: list[Column] = []
-    used = 0
-    for column in columns:
-        header, texts = column
-        need = 3 + max(len(line) for text in (header, *texts) for line in text.split("\n"))
-        if part and used + need > width:
-            yield part
-            part, used = [], 0
-        part.append(column)
-        used += need
-    if part:
-        yield part
-
-
-def _table(places: Sequence[Place], columns: Sequence[Column], *, title: str) -> Table:
-    table = new_table(title, ["% left", "level", *(header for header, _ in columns)])
-    for column in table.columns[:2]:
-        column.no_wrap = True
-    for i, (level, left) in enumerate(places):
-        table.add_row(left, str(level), *(Text(texts[i]) for _, texts in columns))
-    return table

@@ -24,8 +24,8 @@ from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.html_page import Page
 from lt_sweeps.reporting.report_files import print_lines, write_report
-from lt_sweeps.reporting.result_tables import new_table
-from lt_sweeps.reporting.terminal_tables import line_verdicts_table, p_text
+from lt_sweeps.reporting.result_tables import new_table, print_tables
+from lt_sweeps.reporting.terminal_tables import p_text, verdict_tables
 
 _FROM_TICKETS = {"overlap", "plane", "signs", "probabilities"}
 
@@ -67,18 +67,15 @@ def compare_sweeps(
     names = (both.one.reading.name, both.other.reading.name)
     folder = both.reading.root / "compare" / "-".join(names) if out is None else Path(out)
     console.print(both.layout.title, markup=False)
-    for table in _tables(both):
-        console.print(table)
+    print_tables(console, _tables(both))
     _, location = write_report(both, folder, Page(list(_tables(both))))
     print_lines(console, [*_remarks(both), location])
     return both.tests
 
 
 def _tables(both: SweepComparison) -> Iterator[Table]:
-    for a, b in both.paired[1]:
-        tests = [v for v in both.tests if v.curve is a and v.baseline is b]
-        if tests:
-            yield line_verdicts_table(tests, both)
+    # Under the names that tell the sweeps apart: "random minus random" would not say whose.
+    yield from verdict_tables(both)
     yield _endpoints(both.one, both.paired[1])
 
 
@@ -89,8 +86,8 @@ def _remarks(both: SweepComparison) -> Iterator[str]:
     for a, _ in pairs:
         if a not in tested:
             yield f"{a.label}: no level to compare"
-    yield from conclusions(both.tests, both.layout)
-    yield from caveats(both.tests, both.layout)
+    yield from conclusions(both.verdicts, both.layout)
+    yield from caveats(both.verdicts, both.layout)
     if same := sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points):
         levels = "1 level is" if same == 1 else f"{same} levels are"
         yield f"{levels} the same tickets on both sides, and not compared."
@@ -118,7 +115,7 @@ def _endpoints(analysis: Analysis, pairs: Sequence[Pair]) -> Table:
     config = analysis.layout
     for a, b in pairs:
         # The mean over a longer curve contains sparser networks and is lower. So both curves are
-        # used only down to the density that both reach.
+        # used only down to the density that both reach; `compare_endpoint` does so for sparsities.
         least = max(curve.points[-1].percent for curve in (a, b))
         left, right = ((curve, endpoints(curve, config, least=least)) for curve in (a, b))
         for name in PER_RUN:

@@ -15,6 +15,7 @@ from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.durations import readable
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.reporting.figures.captions import chosen_text
 from lt_sweeps.reporting.result_tables import new_table, percent_text
@@ -37,18 +38,18 @@ def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
             "95% interval",
             (
                 "",
-                "sparsity,\nper run",
-                "sparsity,\nof means",
-                "sparsity,\ntested",
+                "sparsity\nper run",
+                "sparsity\nof means",
+                "sparsity\ntested",
                 f"{metric.kind_words} over\nlog density",
                 f"{metric.kind_words} at\nbest level",
             ),
         )
-        runs.columns[0].no_wrap = True  # a name that is broken within a word is hard to find
         tickets = new_table(
             f"{panel}: sparsest tickets that match dense, or to one standard error, and best; "
             f"sparsity (%) and {metric.label}; chosen {chosen}",
-            ("", "", "sparsity", metric.kind_words, "search epochs (hours)"),
+            ("", "", "sparsity", metric.kind_words, "search epochs\n(time)"),
+            named_by=2,
         )
         for curve, endpoints in pairs:
             named = {endpoint.name: endpoint for endpoint in endpoints}
@@ -151,7 +152,7 @@ def _ticket(endpoint: Endpoint, metric: Quantity, workers: int | None) -> tuple[
     place = "".join(f"\n{at}" for at in endpoint.ticket.at)
     cost = endpoint.cost
     epochs = "-" if math.isnan(cost.chain) else f"{cost.chain:.4g}"
-    epochs += "" if math.isnan(cost.hours) else f" ({cost.hours:.2g} h)"
+    epochs += "" if math.isnan(cost.hours) else f" ({readable(3600 * cost.hours)})"
     # A search along one chain of levels costs what the chain costs. One that tries several settings
     # also has a total, a time on unlimited machines, and one on the machines of `report.workers`.
     totals_differ = (cost.sequential, cost.parallel) != (cost.chain, cost.chain)

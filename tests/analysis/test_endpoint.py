@@ -215,3 +215,22 @@ def test_a_line_without_a_dense_network_of_its_own_is_measured_by_its_panels(
     assert ends["sparsest_not_inferior"].values == pytest.approx(expected)
     assert ends["sparsest_matching"].sparsity == pytest.approx(0.5)
     assert ends["sparsest_tested"].sparsity == pytest.approx(0.5)
+
+
+def test_a_line_that_was_pruned_further_is_not_sparser_for_that(sweep: FakeSweep) -> None:
+    """Both match dense at all of their levels, so nothing says which could be pruned further."""
+    for seed in range(3):
+        for name, length in (("short", 2), ("long", 3)):
+            sweep.cell(
+                name,
+                seed,
+                accuracies=[0.9 + seed / 1000, *[0.91 + seed / 1000] * (length - 1)],
+                sparsities=HALVES[:length],
+                choices={"mask_criterion": name},
+            )
+    asked = {"baseline": "short"}
+    (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), asked).values()
+    of_line = {curve.label: {e.name: e for e in ends} for curve, ends in one.endpoints}
+    assert of_line["long"]["sparsest_not_inferior"].values == {"0": 0.75, "1": 0.75, "2": 0.75}
+    (verdict,) = [v for v in one.endpoint_verdicts if v.endpoint == "sparsest_not_inferior"]
+    assert verdict.found.difference == 0
