@@ -80,6 +80,10 @@ def compare_endpoint(
     """One endpoint per run of two lines, compared over their seeds."""
     values = [{e.name: e.values for e in endpoints}[name] for _, endpoints in (mine, theirs)]
     sparsity = name in SPARSITIES  # the margin is a difference of the metric
+    if sparsity and mine[0].points and theirs[0].points:
+        # A line that was pruned further could only win: both count as far as both were pruned.
+        reached = min(1 - curve.points[-1].percent / 100 for curve, _ in (mine, theirs))
+        values = [{seed: min(v, reached) for seed, v in own.items()} for own in values]
     return compare_replicates(
         *values,
         seeds=mine[0].seeds,

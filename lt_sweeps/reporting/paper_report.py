@@ -31,7 +31,7 @@ from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import figure_on_page, page_template, table_on_page
 from lt_sweeps.reporting.report_files import print_lines
-from lt_sweeps.reporting.result_tables import new_table
+from lt_sweeps.reporting.result_tables import new_table, print_tables
 from lt_sweeps.storage.atomic_write import write_whole
 
 
@@ -88,8 +88,7 @@ def _written_section(part: _Drawn, folder: Path, console: Console) -> dict[str, 
         tables = [_table(part, part.numbers)]
     for name, content in files.items():
         write_whole(folder / name, content)
-    for table in tables:
-        console.print(table)
+    print_tables(console, tables)
     shown = [*(f"{figure.name}.png" for figure in part.figures), *("table.csv" for _ in tables)]
     print_lines(console, [f"{part.section.name}: {', '.join(shown) or 'nothing yet'}"])
     print_lines(console, [f"  {line}" for line in part.missing])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import takewhile
 
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Column as TableColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -14,10 +20,10 @@ from lt_sweeps.analysis.curve import Curve, Point, by_panel
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed, Speeds
 
-Place = tuple[int, str]
-"""A row of a table: a level, and the percent of weights left as it is written."""
+Row = tuple[str, int]
+"""The percent of weights left as it is written, and how many points of a line are there before."""
 Column = tuple[str, list[str]]
-Rows = dict[Place, list[tuple[Curve, Point]]]
+Rows = dict[Row, list[tuple[Curve, Point]]]
 
 
 def accuracy_tables(
@@ -25,13 +31,9 @@ def accuracy_tables(
     *,
     title: str,
     band: str,
-    width: int,
     speeds: Speeds,
 ) -> Iterator[Table]:
-    """One table per panel, or several where its curves do not fit into `width` characters.
-
-    A line some of whose tickets have `speeds` has a column of them.
-    """
+    """One table per panel. A line some of whose tickets have `speeds` has a column of them."""
     several = len({curve.metric for curve in curves}) > 1
     for panel, members in by_panel(curves).items():
         rows = _rows(members)
@@ -40,23 +42,67 @@ def accuracy_tables(
             for curve in members
             for column in (_column(curve, rows, band), *_speed_columns(curve, rows, speeds))
         ]
-        # rich would squeeze columns that do not fit until every number is broken over two lines.
-        # The first two columns and the frame take 16 characters of each table.
-        for part in _parts(columns, width - 16):
-            unit = f": {members[0].metric.label}" if several else ""
-            yield _table(list(rows), part, title=f"{title}\n{panel}{unit}")
+        unit = f": {members[0].metric.label}" if several else ""
+        heads = ["% left", "level", *(header for header, _ in columns)]
+        table = new_table(f"{title}\n{panel}{unit}", heads, named_by=2)
+        for i, ((left, _), placed) in enumerate(rows.items()):
+            levels = ", ".join(dict.fromkeys(str(point.level) for _, point in placed))
+            table.add_row(left, levels, *(Text(texts[i]) for _, texts in columns))
+        yield table
 
 
-def new_table(title: str, heads: Sequence[str]) -> Table:
+def new_table(title: str, heads: Sequence[str], *, named_by: int = 1) -> Table:
     """An empty table: numbers to the right, and columns without a head to the left.
 
-    Texts are `Text`, because rich would read a label such as `hidden=[300,100]` as markup.
+    The first `named_by` columns say what a row is about. Texts are `Text`, because rich would read
+    a label such as `hidden=[300,100]` as markup.
     """
     table = Table(title=Text(title), title_justify="left")
-    for head in heads:
+    for n, head in enumerate(heads):
         # Without "fold" rich cuts a long name, and two lines become indistinguishable.
-        table.add_column(Text(head), justify="right" if head else "left", overflow="fold")
+        justify = "right" if head else "left"
+        table.add_column(Text(head), justify=justify, overflow="fold", no_wrap=n < named_by)
     return table
+
+
+def print_tables(console: Console, tables: Iterable[Table]) -> None:
+    """Print each table below its title, in several parts where the terminal is too narrow."""
+    for table in tables:
+        # As the title of the table, it would be broken at the width of the table.
+        console.print(Text(str(table.title), style="italic"))
+        for part in fitting_tables(table, console.width):
+            part.title = None
+            console.print(part)
+
+
+def fitting_tables(table: Table, width: int) -> Iterator[Table]:
+    """The table, or several with the same rows where its columns do not fit into `width`.
+
+    Each of several begins with the columns that name the rows.
+    """
+    # rich would squeeze columns that do not fit until every number is broken over two lines.
+    names = list(takewhile(lambda column: column.no_wrap, table.columns))
+    free = width - 1 - sum(map(_width, names))
+    part, used = [], 0
+    for column in table.columns[len(names) :]:
+        if part and used + _width(column) > free:
+            yield _part(table, [*names, *part])
+            part, used = [], 0
+        part.append(column)
+        used += _width(column)
+    yield _part(table, [*names, *part])
+
+
+def _width(column: TableColumn) -> int:
+    """The characters of a column's longest line, with its padding and one line of the frame."""
+    lines = (line for cell in (column.header, *column.cells) for line in str(cell).split("\n"))
+    return 3 + max(map(cell_len, lines))
+
+
+def _part(table: Table, columns: Sequence[TableColumn]) -> Table:
+    part = copy.copy(table)
+    part.columns = [replace(column, _index=n) for n, column in enumerate(columns)]
+    return part
 
 
 def percent_text(value: float) -> str:
@@ -67,49 +113,57 @@ def percent_text(value: float) -> str:
 
 
 def _rows(curves: Sequence[Curve]) -> Rows:
-    """The rows of a panel's table, from the densest to the sparsest, with the points of each."""
-    # A row is a level at a percent as written: curves whose sparsities differ by rounding share it.
-    # Where one line has several points there (the values of `report.along`, targets that are nearly
-    # equal), each gets a row of its own, which says its values and its percent in full.
-    shared = {
-        place
-        for curve in curves
-        for place, count in Counter(map(_place, curve.points)).items()
-        if count > 1
-    }
-    placed = [(curve, point) for curve in curves for point in curve.points]
+    """The rows of a panel's table, from the densest to the sparsest, with the points of each.
+
+    Lines that have pruned to the same percent share a row, at whatever level: gradual pruning is at
+    its end after one level, and is compared with iterative pruning after many.
+    """
+    # Points at one percent as written share a row, because sparsities differ by rounding. Of one
+    # line's several points there, those that differ in the percent or in the values of
+    # `report.along` say both in full; others are of levels that pruned nothing.
+    crowded = set()
+    for curve in curves:
+        exact: dict[str, set[str]] = {}
+        for point in curve.points:
+            exact.setdefault(percent_text(point.percent), set()).add(_exact_text(point))
+        crowded |= {text for text, texts in exact.items() if len(texts) > 1}
+    placed: list[tuple[Row, Curve, Point]] = []
+    for curve in curves:
+        before: Counter[str] = Counter()
+        for point in curve.points:
+            text = percent_text(point.percent)
+            text = _exact_text(point) if text in crowded else text
+            placed.append(((text, before[text]), curve, point))
+            before[text] += 1
     rows: Rows = {}
-    for curve, point in sorted(placed, key=lambda pair: (-pair[1].percent, pair[1].level)):
-        place = _place(point)
-        place = _exact_place(point) if place in shared else place
-        rows.setdefault(place, []).append((curve, point))
+    for row, curve, point in sorted(placed, key=lambda p: (-p[2].percent, p[0][1], p[2].level)):
+        rows.setdefault(row, []).append((curve, point))
     return rows
 
 
-def _place(point: Point) -> Place:
-    return point.level, percent_text(point.percent)
+def _exact_text(point: Point) -> str:
+    return "\n".join([f"{point.percent:.6g}", *point.at])
 
 
-def _exact_place(point: Point) -> Place:
-    return point.level, "\n".join([f"{point.percent:.6g}", *point.at])
-
-
-def _column(curve: Curve, rows: Rows, band: str) -> tuple[str, list[str]]:
+def _column(curve: Curve, rows: Rows, band: str) -> Column:
     """A curve's header and its text in each row."""
+    points = _own_points(curve, rows)
     absent = "not yet" if curve.unfinished else "-"
-    texts = []
-    for pairs in rows.values():
-        entries = [
-            _entry(point, len(curve.seeds), band=band, metric=curve.metric)
-            for owner, point in pairs
-            if owner is curve
-        ]
-        texts.append("\n".join(entries) or absent)
+    texts = [
+        _entry(points[row], len(curve.seeds), band=band, metric=curve.metric)
+        if row in points
+        else absent
+        for row in rows
+    ]
     n = len(curve.seeds)
     lean = {point.dense_resources for point in curve.points if point.pruned} == {False}
     # A method that never trains the dense network is cheaper than its numbers show.
     head = f"{_one_word_a_line(curve)}\n{n} seed{'s' * (n > 1)}"
     return f"{head}\nnever dense" if lean else head, texts
+
+
+def _own_points(curve: Curve, rows: Rows) -> dict[Row, Point]:
+    return {row: p for row, placed in rows.items() for owner, p in placed if owner is curve}
 
 
 def _one_word_a_line(curve: Curve) -> str:
@@ -118,15 +172,14 @@ def _one_word_a_line(curve: Curve) -> str:
 
 def _speed_columns(curve: Curve, rows: Rows, speeds: Speeds) -> Iterator[Column]:
     """How many times as fast as dense a line's tickets were measured to be: a column a form."""
-    found: dict[str, dict[Place, list[MeasuredSpeed]]] = {}
-    own = [(place, p) for place, pairs in rows.items() for owner, p in pairs if owner is curve]
-    for place, point in own:
+    found: dict[str, dict[Row, list[MeasuredSpeed]]] = {}
+    for row, point in _own_points(curve, rows).items():
         for name in ((stage, seed) for stage in sorted(point.stages) for seed in point.values):
             for speed in speeds.get(name, ()):
-                found.setdefault(speed.form, {}).setdefault(place, []).append(speed)
-    for form, by_place in sorted(found.items()):
-        devices = dict.fromkeys(s.device for own in by_place.values() for s in own)
-        texts = [_speed_text(by_place.get(place, [])) for place in rows]
+                found.setdefault(speed.form, {}).setdefault(row, []).append(speed)
+    for form, by_row in sorted(found.items()):
+        devices = dict.fromkeys(s.device for own in by_row.values() for s in own)
+        texts = [_speed_text(by_row.get(row, [])) for row in rows]
         yield f"{_one_word_a_line(curve)}\n{form} speedup\n{', '.join(devices)}", texts
 
 
@@ -155,28 +208,3 @@ def _entry(point: Point, seeds: int, *, band: str, metric: Quantity) -> str:
     if point.n_collapsed:
         lines.append(f"{point.n_collapsed} of {point.n} collapsed")
     return "\n".join(lines)
-
-
-def _parts(columns: Sequence[Column], width: int) -> Iterator[list[Column]]:
-    """The columns in order, cut into as few groups as fit the width; no group is empty."""
-    part: list[Column] = []
-    used = 0
-    for column in columns:
-        header, texts = column
-        need = 3 + max(len(line) for text in (header, *texts) for line in text.split("\n"))
-        if part and used + need > width:
-            yield part
-            part, used = [], 0
-        part.append(column)
-        used += need
-    if part:
-        yield part
-
-
-def _table(places: Sequence[Place], columns: Sequence[Column], *, title: str) -> Table:
-    table = new_table(title, ["% left", "level", *(header for header, _ in columns)])
-    for column in table.columns[:2]:
-        column.no_wrap = True
-    for i, (level, left) in enumerate(places):
-        table.add_row(left, str(level), *(Text(texts[i]) for _, texts in columns))
-    return table

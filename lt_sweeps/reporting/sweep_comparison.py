@@ -24,8 +24,8 @@ from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.html_page import Page
 from lt_sweeps.reporting.report_files import print_lines, write_report
-from lt_sweeps.reporting.result_tables import new_table
-from lt_sweeps.reporting.terminal_tables import line_verdicts_table, p_text, scale_and_digits
+from lt_sweeps.reporting.result_tables import new_table, print_tables
+from lt_sweeps.reporting.terminal_tables import p_text, scale_and_digits, verdict_tables
 
 _FROM_TICKETS = {"overlap", "plane", "signs", "probabilities"}
 
@@ -68,18 +68,15 @@ def compare_sweeps(
     folder = both.reading.root / "compare" / "-".join(names) if out is None else Path(out)
     console.print(both.layout.title, markup=False)
     tables = list(_tables(both))
-    for table in tables:
-        console.print(table)
+    print_tables(console, tables)
     _, location = write_report(both, folder, Page(tables))
     print_lines(console, [*_remarks(both), location])
     return both.tests
 
 
 def _tables(both: SweepComparison) -> Iterator[Table]:
-    for a, b in both.paired[1]:
-        tests = [v for v in both.tests if v.curve is a and v.baseline is b]
-        if tests:
-            yield line_verdicts_table(tests, both)
+    # Under the names that tell the sweeps apart: "random minus random" would not say whose.
+    yield from verdict_tables(both)
     yield _endpoints(both.one, both.paired[1])
 
 
@@ -90,8 +87,8 @@ def _remarks(both: SweepComparison) -> Iterator[str]:
     for a, _ in pairs:
         if a not in tested:
             yield f"{a.label}: no level to compare"
-    yield from conclusions(both.tests, both.layout)
-    yield from caveats(both.tests, both.layout)
+    yield from conclusions(both.verdicts, both.layout)
+    yield from caveats(both.verdicts, both.layout)
     if same := sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points):
         levels = "1 level is" if same == 1 else f"{same} levels are"
         yield f"{levels} the same tickets on both sides, and not compared."
@@ -120,7 +117,7 @@ def _endpoints(analysis: Analysis, pairs: Sequence[Pair]) -> Table:
     config = analysis.layout
     for a, b in pairs:
         # The mean over a longer curve contains sparser networks and is lower. So both curves are
-        # used only down to the density that both reach.
+        # used only down to the density that both reach; `compare_endpoint` does so for sparsities.
         least = shared_density((a, b))
         left, right = ((curve, endpoints(curve, config, least=least)) for curve in (a, b))
         for name in PER_RUN:

@@ -29,14 +29,12 @@ from lt_sweeps.reporting.figures.captions import report_moment, versions_sentenc
 from lt_sweeps.reporting.figures.profile_bars import profile_figures
 from lt_sweeps.reporting.html_page import Page
 from lt_sweeps.reporting.profile_tables import profile_table
-from lt_sweeps.reporting.result_tables import accuracy_tables
+from lt_sweeps.reporting.result_tables import accuracy_tables, print_tables
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, verdict_tables
 from lt_sweeps.reporting.written_report import digest_of_inputs, read_report_json, subfolder
 from lt_sweeps.storage.measured_speeds import read_speeds
 from lt_sweeps.storage.pack_profile import read_profiles
 from lt_sweeps.storage.sweep_folder import SweepFolder
-
-PAGE_WIDTH = 10_000  # characters: on the page, which scrolls, a table is never split
 
 
 def report(
@@ -76,7 +74,7 @@ def report(
         reading = replace(analysis.reading, notes=(*analysis.reading.notes, audit))
         analysis = replace(analysis, reading=reading)
         page = Page(
-            list(_main_tables(analysis, PAGE_WIDTH)),
+            list(_main_tables(analysis)),
             [*_more_tables(analysis), *([profile] if profile else [])],
             _day_of(source),
             _words_of(source),
@@ -175,13 +173,12 @@ def _day_of(source: Path) -> str:
     return datetime.fromtimestamp(sweep.path.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d")
 
 
-def _main_tables(analysis: Analysis, width: int) -> Iterator[Table]:
+def _main_tables(analysis: Analysis) -> Iterator[Table]:
     """What the main figure shows, as numbers."""
     return accuracy_tables(
         analysis.curves,
         title=_title(analysis),
         band=analysis.layout.band,
-        width=width,
         speeds=read_speeds(analysis.reading.root),
     )
 
@@ -203,8 +200,7 @@ def _title(analysis: Analysis) -> str:
 
 def _print(analysis: Analysis, missing: Sequence[str], console: Console) -> None:
     reading = analysis.reading
-    for table in (*_main_tables(analysis, console.width), *_more_tables(analysis)):
-        console.print(table)
+    print_tables(console, [*_main_tables(analysis), *_more_tables(analysis)])
     lines = [
         *([] if analysis.curves else [_title(analysis), "no records yet"]),
         versions_sentence(reading.versions),

@@ -43,14 +43,13 @@ def _runs_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportConfi
         f"{chosen_text(layout, metric.name)}; mean ± half of its 95% interval",
         (
             "",
-            "sparsity,\nper run",
-            "sparsity,\nof means",
-            "sparsity,\ntested",
+            "sparsity\nper run",
+            "sparsity\nof means",
+            "sparsity\ntested",
             f"{metric.kind_words} over\nlog density",
             f"{metric.kind_words} at\nbest level",
         ),
     )
-    table.columns[0].no_wrap = True  # a name that is broken within a word is hard to find
     for curve, endpoints in pairs:
         named = {endpoint.name: endpoint for endpoint in endpoints}
         table.add_row(
@@ -69,7 +68,8 @@ def _tickets_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportCo
     table = new_table(
         f"{panel}: sparsest tickets that match dense, or to one standard error, and best; "
         f"sparsity (%) and {metric.label}; chosen {chosen_text(layout, metric.name)}",
-        ("", "", "sparsity", metric.kind_words, "search epochs (time)"),
+        ("", "", "sparsity", metric.kind_words, "search epochs\n(time)"),
+        named_by=2,
     )
     for curve, endpoints in pairs:
         named = {endpoint.name: endpoint for endpoint in endpoints}

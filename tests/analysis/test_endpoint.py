@@ -249,3 +249,22 @@ def test_a_run_that_diverged_between_two_levels_has_no_area(sweep: FakeSweep) ->
     # what lies beyond the density that all lines reach does not count
     sweep.cell("a", 1, accuracies=[0.9, 0.7, None], sparsities=HALVES)
     assert found(sweep, least=50)["area"].values == pytest.approx({"1": 0.8})
+
+
+def test_a_line_that_was_pruned_further_is_not_sparser_for_that(sweep: FakeSweep) -> None:
+    """Both match dense at all of their levels, so nothing says which could be pruned further."""
+    for seed in range(3):
+        for name, length in (("short", 2), ("long", 3)):
+            sweep.cell(
+                name,
+                seed,
+                accuracies=[0.9 + seed / 1000, *[0.91 + seed / 1000] * (length - 1)],
+                sparsities=HALVES[:length],
+                choices={"mask_criterion": name},
+            )
+    asked = {"baseline": "short"}
+    (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), asked).values()
+    of_line = {curve.label: {e.name: e for e in ends} for curve, ends in one.endpoints}
+    assert of_line["long"]["sparsest_not_inferior"].values == {"0": 0.75, "1": 0.75, "2": 0.75}
+    (verdict,) = [v for v in one.endpoint_verdicts if v.endpoint == "sparsest_not_inferior"]
+    assert verdict.found.difference == 0

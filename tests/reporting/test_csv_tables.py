@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fixtures.fake_results import FakeSweep
+from rich.console import Console
 from scipy import stats
 
 from lt_sweeps.analysis import audited_files, record_audit
@@ -21,7 +23,8 @@ from lt_sweeps.reporting.csv_tables import (
     verdicts_table,
 )
 from lt_sweeps.reporting.figures.style import csv_bytes
-from lt_sweeps.reporting.terminal_tables import endpoint_tables, p_text
+from lt_sweeps.reporting.result_tables import accuracy_tables, print_tables
+from lt_sweeps.reporting.terminal_tables import endpoint_tables, p_text, verdict_tables
 
 
 @pytest.fixture
@@ -147,3 +150,37 @@ def test_a_ticket_that_was_picked_from_fewer_seeds_says_from_how_many(tmp_path: 
     _, tickets = endpoint_tables(one)
     shown = dict(zip(tickets.columns[1].cells, tickets.columns[3].cells, strict=True))
     assert shown["best"] == "95.00\n1 of 2 seeds" and shown["matching"] == "95.00\n1 of 2 seeds"
+
+
+def test_a_narrow_terminal_has_more_tables_and_breaks_no_number(found: Analysis) -> None:
+    tables = [*endpoint_tables(found), *verdict_tables(found)]
+    words = {str(cell) for table in tables for column in table.columns for cell in column.cells}
+    console = Console(file=io.StringIO(), record=True, width=80)
+    print_tables(console, tables)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(line in text for cell in words for line in cell.split("\n"))
+    assert text.count("random minus large_final") == 1  # several tables under one title
+    assert text.count("% left") == 2
+
+
+def test_lines_at_one_percent_share_a_row_at_whatever_level(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    for method, sparsities in (("gmp", [0.0, 0.75]), ("imp", [0.0, 0.5, 0.75, 0.75])):
+        sweep.cell(
+            method,
+            accuracies=[0.9] * len(sparsities),
+            sparsities=sparsities,
+            choices={"method": method},
+        )
+    (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), {}).values()
+    (table,) = accuracy_tables(one.curves, title="t", band="range", speeds={})
+    left, level, gmp, _ = ([str(cell) for cell in column.cells] for column in table.columns)
+    # The second level of imp at 25 % prunes nothing, and keeps a row of its own.
+    assert list(zip(left, level, strict=True)) == [
+        ("100", "0"),
+        ("50.0", "1"),
+        ("25.0", "1, 2"),
+        ("25.0", "3"),
+    ]
+    assert gmp == ["90.00", "-", "90.00", "-"]

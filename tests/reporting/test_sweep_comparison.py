@@ -69,6 +69,8 @@ def test_curves_are_matched_by_what_varies_inside_and_the_rest_is_said(tmp_path:
     assert {v.curve.label for v in found} == {"movement"}
     assert "recipe.lr: 0.1 against 0.3" in text
     assert "only in slow: random" in text and "only in fast: large_final" in text
+    assert "movement, lr=0.1 minus movement, lr=0.3" in text
+    assert "movement, lr=0.1 against movement, lr=0.3: " in text
 
 
 def test_endpoints_are_compared_in_the_unit_of_the_metric(tmp_path: Path) -> None:

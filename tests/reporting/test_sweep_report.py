@@ -412,7 +412,7 @@ def test_targets_that_are_written_alike_have_a_row_each(sweep: FakeSweep) -> Non
     (curve,) = one.curves
     points = [replace(p, percent=100 - 100 * (p.target_sparsity or 0)) for p in curve.points]
     tables = accuracy_tables(
-        [replace(curve, points=tuple(points))], title="", band="range", width=100, speeds={}
+        [replace(curve, points=tuple(points))], title="", band="range", speeds={}
     )
     left, _, means = ([*column.cells] for column in next(iter(tables)).columns)
     assert left == ["100", "20", "19.98"]  # and not 20.0 twice
