@@ -53,9 +53,9 @@ class Batches:
         self._coming = self._prefetch("train", self._images, recipe.length)
 
     @property
-    def targets(self) -> Tensor:
-        """The targets of the training set."""
-        return self._splits["train"].targets
+    def targets(self) -> list[Tensor]:
+        """The targets of each split, those of the training set first."""
+        return [self._splits[name].targets for name in ("train", "val", "test")]
 
     def outside(self, split: str) -> bool:
         """Whether the images of a split stay outside of the device."""

@@ -7,8 +7,9 @@ rows before them are not as expected, or the cell becomes complete, it makes all
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Literal
 
@@ -184,18 +185,25 @@ def _record(
         stack_size=cost.stack_size,
         backend=cost.backend,
         code_version=cost.code_version,
-        notes=[*store.notes(stage.key, planned.seed), *_note(stage, about, at)] or None,
+        notes=[*store.notes(stage.key, planned.seed), *_notes(stage, about, at)] or None,
         granularity=stage.granularity,
         resolution=stage.resolution,
     )
 
 
-def _note(stage: Work, about: TicketFacts, at: str) -> list[str]:
-    """What must be said of a learned mask whose ticket does not tell what it was at its best."""
+def _notes(stage: Work, about: TicketFacts, at: str) -> Iterator[str]:
+    """What must be said of numbers that are missing, or that an earlier version took elsewhere."""
     elsewhere = at == "best" and about.metrics["best_step"] != stage.step
-    if not (elsewhere and stage.sparsifier.learns) or about.best_layers_remaining:
-        return []
-    return ["an earlier version: sparsity and hard_* are those of the end, not of the best step"]
+    if elsewhere and stage.sparsifier.learns and not about.best_layers_remaining:
+        yield "an earlier version: sparsity and hard_* are those of the end, not of the best step"
+    measured: Mapping[str, float | None] = about.metrics.get("metrics") or {}
+    missing = [
+        name.removeprefix(f"{at}_")
+        for name, value in measured.items()
+        if name.startswith(f"{at}_") and value is not None and not math.isfinite(value)
+    ]
+    if missing and about.metrics["finite"]:
+        yield f"{', '.join(missing)}: not a number, though the training did not diverge"
 
 
 def dense_resources(stage: Work) -> bool:

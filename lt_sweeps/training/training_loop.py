@@ -72,7 +72,9 @@ class TrainingLoop:
         indices = [unit.stage.batch_index for unit in units]
         dataset = first.training.task.dataset
         self.batches = Batches(dataset, self.recipe, seeds, indices, self.device)
-        first.training.task.kind.check_targets(self.batches.targets, str(first.training.task.call))
+        task = first.training.task
+        for targets in self.batches.targets:
+            task.kind.check_targets(targets, str(task.call), dataset.classes)
         self.masking = (LearnedMask if first.sparsifier.learns else FixedMask)(self.stack, units)
         self.step, self.end, self.seconds = first.start.step, first.step, 0.0
         self.history = TrainingHistory(self.masking.trained, self.step)

@@ -77,8 +77,8 @@ def test_whether_a_sweep_of_ours_reproduces_it_is_a_test(table: Path, tmp_path: 
         "points) at 4 of 4 levels." in text
     )
     assert (
-        "fc on mnist, random, ours against the reference: below at 2, reproduced (equivalent within "
-        "0.5 points) at 2 of 4 levels." in text
+        "fc on mnist, random, ours against the reference: below at 2, reproduced (equivalent "
+        "within 0.5 points) at 2 of 4 levels." in text
     )
     # Seed 0 of theirs is no pair of our seed 0.
     assert {v.found.test for v in verdicts} == {"Welch t"}

@@ -24,6 +24,7 @@ from lt_sweeps.models.functional import picked
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, TaskKind
+from lt_sweeps.storage.record import RunFolder
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training import metrics
 from lt_sweeps.training.backends.backend import choose_backend
@@ -382,6 +383,57 @@ def sums(*, examples: int) -> Dataset:
         return {"train": split(64), "val": split(examples), "test": split(examples)}
 
     return Dataset((6,), None, 64, lambda: None, load, outputs=1, scale=1.0)
+
+
+def alike() -> Dataset:
+    """Each example of its validation and test sets has the same target, which has no variance."""
+    made = sums(examples=32)
+
+    def load() -> dict[str, Split]:
+        splits = made.load()
+        rest = {n: Split(splits[n].inputs, torch.ones(32, 1)) for n in ("val", "test")}
+        return {**splits, **rest}
+
+    return dataclasses.replace(made, load=load)
+
+
+def test_a_metric_that_is_no_number_is_said_in_the_row(tmp_path: Path) -> None:
+    task = yaml.safe_load((CONF / "task/regression.yaml").read_text())
+    model = {"net": {"_target_": f"{HERE}Vector"}}
+    dataset = {"_target_": f"{HERE}alike"}
+    made, store = compute_cells(
+        tiny_cell(model=model, dataset=dataset, task=task, schedule__levels=1), root=tmp_path
+    )
+    (cell,) = made.cells
+    for row in RunFolder.of(store.root, cell.signature, cell.seed).read().records:
+        assert row.finite and row.metrics is not None and row.metrics["val_r2"] is None
+        assert row.notes is not None and row.notes[0].startswith("val_r2, test_r2: not a number")
+
+
+def labelled(*, split: str, label: int) -> Dataset:
+    """Four classes, and a label beside them in one split."""
+
+    def load() -> dict[str, Split]:
+        made = {}
+        for name in ("train", "val", "test"):
+            labels = tokens(64, most=4)
+            labels[0] = label if name == split else 0
+            made[name] = Split(numbers(64, 6, dtype=torch.float32), labels)
+        return made
+
+    return Dataset((6,), 4, 64, lambda: None, load, scale=1.0)
+
+
+@pytest.mark.parametrize(("split", "label"), [("val", -100), ("test", 4), ("train", -1)])
+def test_a_class_that_is_none_is_refused_in_every_split(
+    tmp_path: Path, split: str, label: int
+) -> None:
+    """Torch leaves -100 out of a loss, and an accuracy counted it as wrong."""
+    dataset = {"_target_": f"{HERE}labelled", "split": split, "label": label}
+    cell = tiny_cell(model={"net": {"_target_": f"{HERE}Vector"}}, dataset=dataset)
+    low, high = min(label, 0), max(label, 3)
+    with pytest.raises(ValueError, match=f"go from {low} to {high}; its 4 classes are 0 to 3"):
+        compute_cells(cell, root=tmp_path)
 
 
 def squares(outputs: Tensor, targets: Tensor) -> Tensor:

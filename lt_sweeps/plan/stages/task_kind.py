@@ -127,14 +127,23 @@ class TaskKind:
         """
         return self.loss.target.startswith("torch.") or self.loss.ours
 
-    def check_targets(self, targets: Tensor, data: str) -> None:
+    def check_targets(self, targets: Tensor, data: str, classes: int | None = None) -> None:
         """Refuse targets other than class numbers in a classification.
 
         Raises: ValueError: the line names the task that suits them.
         """
         whole = not targets.is_floating_point()
         classifies = self.has_cross_entropy and self.main_metric.is_accuracy
-        if not classifies or (whole and targets.ndim == 1):
+        if not classifies:
+            return
+        if whole and targets.ndim == 1:
+            # Torch leaves out the class -100 of a mean, and an accuracy counts it as wrong.
+            lowest, highest = (int(each) for each in targets.aminmax())
+            if classes is not None and not 0 <= lowest <= highest < classes:
+                raise ValueError(
+                    f"task: targets of `{data}` go from {lowest} to {highest}; its {classes} "
+                    f"classes are 0 to {classes - 1}"
+                )
             return
         suited = "tokens, or language_model" if whole else "regression"
         if not whole and targets.ndim == 2 and targets.shape[1] > 1:

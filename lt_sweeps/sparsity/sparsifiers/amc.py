@@ -74,7 +74,8 @@ class Walk:
             warmup=amc.warmup,
             memory=_REMEMBERED * len(layers),
         )
-        self.best, self._highest = list(self.sizes), -math.inf
+        self.best: list[int] = []
+        self._highest = -math.inf
 
     def go(self) -> list[int]:
         """Act in an episode: how many weights each layer keeps, `keep` in all.
@@ -98,10 +99,14 @@ class Walk:
         return self.counts
 
     def learn(self, reward: float) -> None:
-        """End the episode with its reward."""
-        self.agent.learn(self.states, self.actions, reward)
-        if reward > self._highest:
-            self.best, self._highest = self.counts, reward
+        """End the episode with its reward; one that is no number teaches nothing."""
+        if math.isfinite(reward):
+            self.agent.learn(self.states, self.actions, reward)
+        else:  # the network has diverged, or its metric is not defined on the validation set
+            self.agent.episode += 1
+        if not self.best or reward > self._highest:
+            self.best = self.counts
+            self._highest = reward if math.isfinite(reward) else -math.inf
 
 
 def least(size: int, lowest: float) -> int:

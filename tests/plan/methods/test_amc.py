@@ -1,5 +1,6 @@
 """AMC meets its budget exactly in every episode, keeps its best, and learns."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def test_the_fine_tuning_waits_for_the_search_whose_ticket_it_starts_from(cell: 
     made = plan([cell(method=AMC, schedule=EIGHTY)])
     search = searched(made)
     assert needs(made.cells[0].last) == (search,) and needs(search) == made.cells[0].lasts[:1]
+
+
+@pytest.mark.parametrize("first", [math.nan, -math.inf])
+def test_a_reward_that_is_no_number_teaches_nothing_and_is_never_the_best(first: float) -> None:
+    """The network of a replicate has diverged: it keeps its budget, and the pack goes on."""
+    walk, masks = Walk(Amc(100, (1, 1, 1), warmup=2), LAYERS, Seed.of(0)), []
+    for reward in (first, first, first, 0.5, first, 0.4):
+        masks.append(walk.go())
+        walk.learn(reward)
+        assert walk.best == masks[0 if len(masks) < 4 else 3] and sum(walk.best) == 100
 
 
 @pytest.mark.parametrize("keep", [22, 100, 500, 980])
