@@ -114,11 +114,12 @@ def end_search(folder: Path, keep: str) -> None:
 
 def _todo(submission: Submission, devices: Sequence[str], memory: int) -> list[Pack]:
     """The packs that an interrupted sweep left, and new ones for whatever else is missing."""
-    left = submission.unfinished()
+    missing = submission.missing()
+    left = submission.unfinished(missing)
     covered = {unit for pack in left for unit in pack.units}
-    missing = [u for u in submission.missing() if u not in covered]
-    sizes = stack_sizes(missing, submission.settings.stack_size, memory=memory)
-    return left + packs(missing, stack_size=sizes, workers=len(devices))
+    new = [unit for unit in missing if unit not in covered]
+    sizes = stack_sizes(new, submission.settings.stack_size, memory=memory)
+    return left + packs(new, stack_size=sizes, workers=len(devices))
 
 
 def _run(

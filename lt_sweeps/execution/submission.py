@@ -107,18 +107,18 @@ class Submission:
         """
         return self.plan.missing(self.store, thorough=not self.settings.dry_run)
 
-    def unfinished(self) -> list[Pack]:
+    def unfinished(self, missing: Iterable[Unit]) -> list[Pack]:
         """The packs of an interrupted sweep as they were, so that resuming changes no byte."""
         before = self.sweep.usable_manifest
         if before is None:
             return []
-        missing = {name_of(unit) for unit in self.missing()}
+        left = {name_of(unit) for unit in missing}
         packs = []
         for frozen in reversed(before.packs):
             if not self.units.keys() >= {*frozen.units}:  # with those of other trials of a search
                 continue
-            if missing.intersection(frozen.units):
-                missing.difference_update(frozen.units)
+            if left.intersection(frozen.units):
+                left.difference_update(frozen.units)
                 packs.append(Pack(tuple(self.units[name] for name in frozen.units)))
         return packs[::-1]
 

@@ -142,14 +142,9 @@ class _Jobs:
         return {} if before is None else {pack.name: pack for pack in before.packs}
 
     def _jobs(self) -> list[partition_jobs.Job]:
-        profile, missing = self.profile, set(self.missing)
-        before = self.submission.unfinished()
+        profile, before = self.profile, self.submission.unfinished(self.missing)
         frozen = self._frozen() if before else {}
-        left = [
-            (pack, frozen[pack.name].job or "0")
-            for pack in before
-            if missing.intersection(pack.units)
-        ]
+        left = [(pack, frozen[pack.name].job or "0") for pack in before]
         covered = {unit for pack, _ in left for unit in pack.units}
         new = [unit for unit in self.missing if unit not in covered]
         names = partition_jobs.share_out(self.submission.plan, new, self._count(new), self._seconds)
