@@ -35,12 +35,16 @@ WORDS = [
 
 
 def results(root: Path) -> dict[str, object]:
-    """Every ticket's bytes and every record, but for the seconds that a clock measured."""
+    """Every ticket's bytes and every record.
+
+    Left out are the seconds, which a clock measured, and the size of the stack: a pack that is
+    killed twice by chance goes on as two halves, with the same bytes.
+    """
     contents: dict[str, object] = {**tickets(root)}
     for path in root.glob("runs/*/*/records.jsonl"):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         contents[str(path.relative_to(root))] = [
-            {k: v for k, v in r.items() if k != "seconds"} for r in rows
+            {k: v for k, v in r.items() if k not in ("seconds", "stack_size")} for r in rows
         ]
     return contents
 
