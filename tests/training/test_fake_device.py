@@ -31,6 +31,7 @@ from lt_sweeps.config.seeds import draw
 from lt_sweeps.data import kept_images
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.plan.planning import plan
+from lt_sweeps.plan.stages.task_kind import TaskKind
 from lt_sweeps.sparsity import top_k
 from lt_sweeps.sparsity.sparsifiers import FIXED, RigL, TrainingState, straight_through
 from lt_sweeps.storage.manifest import Machine
@@ -51,6 +52,8 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     """Within this mode `cuda` is a device without numbers; all steps are eager."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
     monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: False))
+    # It reads the class numbers once, before the first step.
+    monkeypatch.setattr(TaskKind, "check_targets", lambda *_: None)
     caches = (top_k._keys.cache_clear, straight_through._order.cache_clear)
     caches = (*caches, kept_images._read.clear, kept_images._placed.clear)
     for clear in caches:
