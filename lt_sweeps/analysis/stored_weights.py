@@ -47,7 +47,7 @@ class Pruning:
 
 
 @dataclass(frozen=True)
-class LearnedMask:
+class MaskChances:
     """A learned mask at the end of its training: each weight's chance to be kept, or soft mask.
 
     `chances` are sigmoid(slope * logit + shift); the slope of an annealed mask is its last beta.
@@ -82,7 +82,7 @@ def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
     return {seed: ticket.kept for seed, ticket in tickets.items() if ticket is not None}
 
 
-def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, LearnedMask]:
+def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, MaskChances]:
     """The learned mask of a point, by seed; only of seeds that have one and whose ticket is stored.
 
     It is the mask that the point itself learned, or else the last search before it.
@@ -100,7 +100,7 @@ def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, LearnedMa
         if ticket is not None and ticket.logits:
             logits = np.concatenate([layer.ravel() for layer in ticket.logits.values()])
             chances = scipy.special.expit(slope * logits.astype(np.float64) + shift)
-            learned[seed] = LearnedMask(stage, slope, chances)
+            learned[seed] = MaskChances(stage, slope, chances)
     return learned
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.stored_weights import LearnedMask, learned_masks
+from lt_sweeps.analysis.stored_weights import MaskChances, learned_masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import one_figure, span_text
 from lt_sweeps.reporting.figures.marks import banded_lines
@@ -54,7 +54,7 @@ def _slopes(data: pd.DataFrame) -> str:
     return f" at the last β ({', '.join(f'{beta:g}' for beta in betas)})" if betas else ""
 
 
-def _rows(curve: Curve, masks: Mapping[str, LearnedMask]) -> list[dict[str, object]]:
+def _rows(curve: Curve, masks: Mapping[str, MaskChances]) -> list[dict[str, object]]:
     chances = [mask.chances for mask in masks.values()]
     edges = np.linspace(0, 1, BINS + 1)
     parts = np.stack([np.histogram(seed, bins=edges)[0] / seed.size for seed in chances])
