@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -161,13 +161,12 @@ Shares = tuple[int, Tensor]
 
 def _constants(net: nn.Module, flow: Flow, silent: Tensor, inputs: Tensor) -> dict[str, Shares]:
     """For each reader the constant channels as multiples of one of them; empty if they are not."""
-    seen: dict[str, Tensor] = {}
-    handles = [
-        _layers(net)[name].register_forward_pre_hook(_note(seen, name)) for name in flow.readers
-    ]
-    net(inputs)
-    for handle in handles:
-        handle.remove()
+    # A silent channel emits its bias, and what a norm and an activation make of that: a picture
+    # that is the same for every input. A reader adds up its channels, so if the pictures are
+    # multiples of one of them, that channel alone can stay (the carrier), read with the sum of all
+    # their weights, each times its multiple. A reader behind another activation sees other
+    # pictures: its multiples are its own, but the channel that stays is the same for all.
+    seen = _called_with(net, flow.readers, inputs)
     width, found = len(silent), {}
     carrier = None
     for name in flow.readers:
@@ -179,9 +178,9 @@ def _constants(net: nn.Module, flow: Flow, silent: Tensor, inputs: Tensor) -> di
         if not torch.equal(values[:1, silent].expand_as(values[:, silent]), values[:, silent]):
             return {}
         first = torch.where(silent[:, None], values[0], 0.0)
-        if carrier is None:
+        if carrier is None:  # the strongest: a multiple of nothing would be none
             carrier = int(first.abs().sum(1).argmax())
-            if not silent[carrier]:
+            if not silent[carrier]:  # all emit 0, and any will do
                 carrier = int(silent.nonzero()[0, 0])
         own = first[carrier]
         scale = float(own @ own)
@@ -192,11 +191,19 @@ def _constants(net: nn.Module, flow: Flow, silent: Tensor, inputs: Tensor) -> di
     return found
 
 
-def _note(seen: dict[str, Tensor], name: str) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[name] = inputs[0].clone()
+def _called_with(net: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
+    """What these layers are called with in a forward pass, by name."""
+    seen: dict[str, Tensor] = {}
 
-    return hook
+    def note(name: str, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen[name] = arguments[0].clone()
+
+    layers = _layers(net)
+    handles = [layers[name].register_forward_pre_hook(partial(note, name)) for name in names]
+    net(inputs)
+    for handle in handles:
+        handle.remove()
+    return seen
 
 
 def _cut(
@@ -212,8 +219,7 @@ def _cut(
         weight = _by_channel(reader, width).clone()
         if name in constants:
             carrier, shares = constants[name]
-            summed = torch.einsum("ocp,c->op", weight, shares)
-            weight[:, carrier] = summed
+            weight[:, carrier] = torch.einsum("ocp,c->op", weight, shares)
         left = weight[:, keep]
         shape = (left.shape[0], -1, *reader.weight.shape[2:])
         _set(reader, {"weight": left.reshape(shape)})
@@ -221,11 +227,10 @@ def _cut(
 
 def _set(part: Weighted | Norm, tensors: Mapping[str, Tensor]) -> None:
     """Give a layer other tensors, and the numbers of inputs and outputs that they have."""
+    parameters = dict(part.named_parameters(recurse=False))
     for name, tensor in tensors.items():
-        if name in dict(part.named_parameters(recurse=False)):
-            setattr(part, name, nn.Parameter(tensor.detach().clone()))
-        else:
-            setattr(part, name, tensor.detach().clone())
+        own = tensor.detach().clone()
+        setattr(part, name, nn.Parameter(own) if name in parameters else own)
     weight = tensors.get("weight")
     if weight is None:
         return
