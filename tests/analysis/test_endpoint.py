@@ -136,12 +136,17 @@ def test_matching_and_best_tickets_come_from_means_with_their_search_cost(sweep:
 
 
 def test_a_ticket_may_be_a_standard_error_of_dense_below_it(sweep: FakeSweep) -> None:
-    sweep.cell("a", 0, accuracies=[0.92, 0.93, 0.89, 0.8], sparsities=[0.0, 0.2, 0.5, 0.75])
-    sweep.cell("a", 1, accuracies=[0.88, 0.93, 0.88, 0.8], sparsities=[0.0, 0.2, 0.5, 0.75])
+    sweep.cell("a", 0, accuracies=[0.92, 0.93, 0.89, 0.875], sparsities=[0.0, 0.2, 0.5, 0.75])
+    sweep.cell("a", 1, accuracies=[0.88, 0.93, 0.88, 0.875], sparsities=[0.0, 0.2, 0.5, 0.75])
     ends = found(sweep)
-    # dense .90, whose standard error is .02 (.0283 / sqrt 2); then .93, .885, .80
+    # dense .90, whose standard error is .02 (.0283 / sqrt 2); then .93, .885, .875
     assert ends["sparsest_matching"].sparsity == pytest.approx(0.2)
     assert ends["sparsest_within_error"].sparsity == pytest.approx(0.5)
+
+
+def test_a_ticket_that_is_as_good_as_dense_matches_it(sweep: FakeSweep) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.9, 0.8], sparsities=HALVES)
+    assert found(sweep)["sparsest_matching"].sparsity == pytest.approx(0.5)
 
 
 def test_of_one_seed_nothing_is_known_of_an_error(sweep: FakeSweep) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,8 @@ def test_densities_are_one_level_if_they_differ_by_at_most_a_hundredth(sweep: Fa
     line(sweep, "large_final", [0.9, 0.9], sparsities=[0.0, 0.5, 0.8])
     # 504 against 500 of 1000 weights are 0.8% of 504; 205 against 200 are 2.4% of 205
     line(sweep, "movement", [0.8, 0.8], sparsities=[0.0, 0.496, 0.795], spread=0.001)
+    # 508 against 500 are 1.6% of 508
+    line(sweep, "random", [0.8, 0.8], sparsities=[0.0, 0.492, 0.792], spread=0.001)
     assert [v.point.level for v in found(sweep, baseline="large_final").verdicts] == [1]
 
 
@@ -148,6 +151,7 @@ def test_no_difference_is_said_only_where_it_was_shown(sweep: FakeSweep) -> None
     assert [v.words(0.05) for v in movement] == [
         *(("above", "equivalent"), ("equivalent",), ("below",), ("above", "equivalent")),
     ]
+    assert replace(movement[0], p_equivalent_holm=0.06).words(0.05) == ("above",)
     (random,) = (v for v in one.verdicts if v.curve.name == "random")
     assert random.found.p > 0.9 and random.words(0.05) == ("undecided",)
     said = " ".join(conclusions(one.verdicts, one.layout))
@@ -235,6 +239,8 @@ def test_a_winning_ticket_is_not_inferior_to_dense_and_better_than_the_control(
     (curve,) = (each for each in one.curves if each.name == "large_final")
     won = winning(curve, one.controlled, one.layout)
     assert [won[point.stages] for point in curve.points if point.pruned] == [True, False]
+    uncertain = [replace(verdict, p_holm=0.06) for verdict in one.controlled]
+    assert not any(winning(curve, uncertain, one.layout).values()), "after Holm's correction"
 
 
 def test_points_along_a_line_are_tested_against_those_of_the_same_setting(sweep: FakeSweep) -> None:

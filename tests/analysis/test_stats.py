@@ -54,6 +54,11 @@ def test_one_replicate_has_no_spread_and_none_has_nothing() -> None:
     assert math.isnan(spread([]).mean)
 
 
+def test_the_pooled_deviation_of_two_sets_is_of_samples() -> None:
+    # the variances of 2, 4, 6, 8, 10 and of 1, 2, 3, 4, 5 are 10 and 2.5
+    assert compared(ONE, OTHER, paired=False).sd == pytest.approx(2.5)
+
+
 def test_equal_seeds_are_paired() -> None:
     found = compared(ONE, OTHER)  # the differences are 1, 2, 3, 4, 5
     assert found.test == "paired t" and found.difference == 3

@@ -68,6 +68,12 @@ def test_beta_rises_by_epochs_to_the_values_of_the_released_script() -> None:
             assert Continuous().temperature(step, RELEASED) == pytest.approx(value, abs=5e-6)
 
 
+def test_an_epoch_that_is_cut_short_is_the_last_one() -> None:
+    cut = replace(RELEASED, length=2 * 352 + 100)
+    found = [Continuous().temperature(352 * epoch, cut) for epoch in range(3)]
+    assert found == pytest.approx([1, math.sqrt(200), 200])
+
+
 def test_beta_rises_by_steps_with_the_factor_of_the_papers_curve() -> None:
     soft = Continuous(anneal="step")
     first, second = (soft.temperature(step, RELEASED) for step in (0, 1))

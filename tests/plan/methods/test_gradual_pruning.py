@@ -38,6 +38,12 @@ def test_the_last_pruning_is_at_the_end_and_leaves_exactly_the_target(end: int) 
     assert left == sorted(left, reverse=True) and left[0] == 10_000 and left[-1] == 1234
 
 
+def test_what_is_left_is_rounded_to_the_nearest_number() -> None:
+    gradual = Gradual("global", (1,), begin=0, end=3, every=1, power=1.0)
+    # of 9 weights 0, 2.67, 5.33 and 8 are pruned
+    assert [gradual.remaining(9, 1, step) for step in range(4)] == [9, 6, 4, 1]
+
+
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_it_ends_exactly_at_the_target(cell: Make, run: Run, scope: str) -> None:
     made, store = run(cell(recipe=SGD, method=GMP, schedule={**NINETY, "scope": scope}))

@@ -29,6 +29,7 @@ NAME = "hidden.0.weight"
 def test_the_fraction_falls_along_a_cosine_to_zero_at_the_end() -> None:
     rigl = RigL(0.3, begin=0, end=100, every=10)
     assert [rigl.moving(step) for step in (0, 50, 100)] == pytest.approx([0.3, 0.15, 0.0])
+    assert RigL(0.3, begin=20, end=100, every=10).moving(50) == pytest.approx(0.15)
     assert rigl.moving(25) == pytest.approx(0.15 * (1 + math.sqrt(0.5)))
     assert [s for s in range(200) if rigl.acts(s, None)] == list(range(0, 100, 10))  # type: ignore[arg-type]
 
