@@ -64,16 +64,18 @@ class SavedTicket:
 
     @cached_property
     def mask(self) -> Mapping[str, Tensor]:
-        """Which prunable weights are kept: bool `[*shape]` by parameter name.
+        """Which prunable weights are kept: bool `[*shape]` by parameter name, in the net's order.
 
         Of a learned mask that is soft, the weights that its hard mask keeps.
         """
         sparsifier = self._work.sparsifier
+        names = [layer.name for layer in self._work.network.layers]
         if isinstance(sparsifier, LearnedSparsifier):  # another mask at each evaluation
             ticket = self._network("reported").ticket
-            pairs = {n: (ticket.state[n], ticket.learned[n]) for n in ticket.mask}
+            pairs = {n: (ticket.state[n], ticket.learned[n]) for n in names}
             return {name: sparsifier.keeps(*pair)[0].bool() for name, pair in pairs.items()}
-        return {name: kept[0] for name, kept in self._network("end").ticket.mask.items()}
+        kept = self._network("end").ticket.mask
+        return {name: kept[name][0] for name in names}
 
     @property
     def parent(self) -> SavedTicket | None:

@@ -229,7 +229,9 @@ def _cancel(words: list[str]) -> int:
     _, sweep, _ = _sweep("cancel", words)
     from lt_sweeps.execution.slurm.squeue import cancel
 
-    print(f"cancelled {cancel(sweep)} jobs; `resume` submits what is missing")
+    cancelled = cancel(sweep)
+    then = "`resume` submits what is missing" if cancelled else "none of its jobs is in the queue"
+    print(f"cancelled {cancelled} jobs; {then}")
     return 0
 
 

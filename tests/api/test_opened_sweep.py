@@ -106,6 +106,7 @@ def test_the_parent_is_the_ticket_that_it_was_pruned_from(sweep: Sweep) -> None:
     ticket = sweep.ticket(level=2, seed=0, **{"recipe.lr": 0.01})
     parent = ticket.parent
     assert parent is not None and parent.level == 1
+    assert [*ticket.mask] == [n for n, _ in ticket.module().named_parameters() if n in ticket.mask]
     for name, kept in ticket.mask.items():
         assert not (kept & ~parent.mask[name]).any()
     assert parent.parent is not None and parent.parent.parent is None
