@@ -67,7 +67,8 @@ class Estimate:
     def hours_text(self) -> str:
         """The device-hours with two digits, and all of those before the point."""
         digits = 2 if self.hours < 1 else 1 if self.hours < 10 else 0
-        return f"{self.hours:,.{digits}f} {'CPU' if self.device == 'cpu' else 'GPU'}-hours"
+        number = f"{self.hours:,.{digits}f}" if self.hours >= 0.01 else "<0.01"
+        return f"{number} {'CPU' if self.device == 'cpu' else 'GPU'}-hours"
 
 
 def within_budget(estimate: Estimate, budget: float | None) -> None:
