@@ -65,10 +65,9 @@ class Estimate:
 
     @property
     def hours_text(self) -> str:
-        """The device-hours with two digits, and all of those before the point."""
+        """The device-hours, 0.01 at least, with two digits and all of those before the point."""
         digits = 2 if self.hours < 1 else 1 if self.hours < 10 else 0
-        number = f"{self.hours:,.{digits}f}" if self.hours >= 0.01 else "<0.01"
-        return f"{number} {'CPU' if self.device == 'cpu' else 'GPU'}-hours"
+        return f"{max(self.hours, 0.01):,.{digits}f} {'CPU' if self.device == 'cpu' else 'GPU'}-hours"
 
 
 def within_budget(estimate: Estimate, budget: float | None) -> None:
