@@ -67,7 +67,8 @@ class Estimate:
     def hours_text(self) -> str:
         """The device-hours, 0.01 at least, with two digits and all of those before the point."""
         digits = 2 if self.hours < 1 else 1 if self.hours < 10 else 0
-        return f"{max(self.hours, 0.01):,.{digits}f} {'CPU' if self.device == 'cpu' else 'GPU'}-hours"
+        noun = "CPU" if self.device == "cpu" else "GPU"
+        return f"{max(self.hours, 0.01):,.{digits}f} {noun}-hours"
 
 
 def within_budget(estimate: Estimate, budget: float | None) -> None:
