@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from lt_sweeps.analysis.comparison import Pair, SweepComparison
 from lt_sweeps.analysis.endpoint import NAMES, endpoints, shared_density
@@ -77,7 +76,8 @@ def compare_sweeps(
 def _tables(both: SweepComparison) -> Iterator[Table]:
     # Under the names that tell the sweeps apart: "random minus random" would not say whose.
     yield from verdict_tables(both)
-    yield _endpoints(both.one, both.paired[1])
+    for pair in both.paired[1]:
+        yield _endpoints(both.one, pair)
 
 
 def _remarks(both: SweepComparison) -> Iterator[str]:
@@ -107,31 +107,29 @@ def _remarks(both: SweepComparison) -> Iterator[str]:
         yield f"the versions of the code differ: {first} against {second}"
 
 
-def _endpoints(analysis: Analysis, pairs: Sequence[Pair]) -> Table:
-    """The endpoints per run, `one` minus `other`."""
+def _endpoints(analysis: Analysis, pair: Pair) -> Table:
+    """The endpoints per run of a line, `one` minus `other`."""
+    config, (a, b) = analysis.layout, pair
     table = new_table(
-        f"endpoints per run, sparsities in % and {analysis.metric_label}: difference ± half of its "
-        "95% interval",
-        ("", "", "difference", "p", "exact", "test"),
+        f"{a.label}: endpoints per run, sparsities in % and {analysis.metric_label}: difference ± "
+        "half of its 95% interval",
+        ("", "difference", "p", "exact", "test"),
     )
-    config = analysis.layout
-    for a, b in pairs:
-        # The mean over a longer curve contains sparser networks and is lower. So both curves are
-        # used only down to the density that both reach; `compare_endpoint` does so for sparsities.
-        least = shared_density((a, b))
-        left, right = ((curve, endpoints(curve, config, least=least)) for curve in (a, b))
-        for name in PER_RUN:
-            comparison = compare_endpoint(name, left, right, config)
-            scale, digits = scale_and_digits(name, a.metric)
-            half = scale * (comparison.ci_high - comparison.difference)
-            interval = "" if math.isnan(half) else f" ± {half:.{digits}f}"
-            difference = f"{scale * comparison.difference:+.{digits}f}{interval}"
-            table.add_row(
-                Text(a.label),
-                NAMES[name],
-                "-" if math.isnan(comparison.difference) else difference,
-                p_text(comparison.p),
-                p_text(comparison.p_exact, digits=4),
-                comparison.test.removesuffix(" t"),
-            )
+    # The mean over a longer curve contains sparser networks and is lower. So both curves are used
+    # only down to the density that both reach; `compare_endpoint` does so for sparsities.
+    least = shared_density((a, b))
+    left, right = ((curve, endpoints(curve, config, least=least)) for curve in (a, b))
+    for name in PER_RUN:
+        comparison = compare_endpoint(name, left, right, config)
+        scale, digits = scale_and_digits(name, a.metric)
+        half = scale * (comparison.ci_high - comparison.difference)
+        interval = "" if math.isnan(half) else f" ± {half:.{digits}f}"
+        difference = f"{scale * comparison.difference:+.{digits}f}{interval}"
+        table.add_row(
+            NAMES[name],
+            "-" if math.isnan(comparison.difference) else difference,
+            p_text(comparison.p),
+            p_text(comparison.p_exact, digits=4),
+            comparison.test.removesuffix(" t"),
+        )
     return table

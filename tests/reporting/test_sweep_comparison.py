@@ -12,6 +12,8 @@ from fixtures.fake_results import FakeSweep
 from rich.console import Console
 from scipy import stats
 
+from lt_sweeps.analysis.endpoint import NAMES
+from lt_sweeps.analysis.endpoint_tests import PER_RUN
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.reporting.sweep_comparison import compare_sweeps
 
@@ -81,6 +83,19 @@ def test_endpoints_are_compared_in_the_unit_of_the_metric(tmp_path: Path) -> Non
     )
     _, text = compared(one, other)
     assert "sparsities in % and test R2: difference" in text and "accuracies" not in text
+
+
+def test_in_a_narrow_terminal_each_number_stands_beside_its_endpoint(tmp_path: Path) -> None:
+    """Three rows that only said `movement` told nobody which endpoint was which."""
+    one = made(tmp_path, "fast", {"movement": 0.8}, recipe__lr=0.3)
+    other = made(tmp_path, "slow", {"movement": 0.7}, recipe__lr=0.1)
+    console = Console(file=io.StringIO(), record=True, width=80)
+    compare_sweeps(one.folder, other.folder, console=console)
+    text = console.export_text()
+    _, _, ends = text.partition("endpoints per run")
+    rows = [line for line in ends.splitlines() if line.startswith("│")]
+    assert len(rows) == 2 * len(PER_RUN), "two parts"
+    assert all(any(NAMES[name] in row for name in PER_RUN) for row in rows)
 
 
 def test_cells_that_differ_in_more_are_refused_with_the_keys(tmp_path: Path) -> None:
