@@ -25,7 +25,7 @@ GROUP = "mask_criterion"
 def raised_alarms(analysis: Analysis) -> list[str]:
     """A sentence for each thing that is not as its line is called."""
     curves = analysis.curves
-    everywhere = all_diverged(cell.rows for cell in analysis.reading.cells)
+    everywhere = all_diverged(cell.rows for cell in analysis.results.cells)
     return [
         *([f"{ALL_DIVERGED}."] if everywhere else _diverged_lines(curves)),
         *_unmeasured(analysis),
@@ -121,7 +121,7 @@ def _first_masks(analysis: Analysis, curve: Curve) -> dict[str, Arrays]:
     first = next((point for point in curve.points if point.pruned and point.level), None)
     if first is None or not _criterion(curve):
         return {}
-    return masks(analysis.reading.root, curve, first)
+    return masks(analysis.results.root, curve, first)
 
 
 def _criterion(curve: Curve) -> list[tuple[str, str]]:

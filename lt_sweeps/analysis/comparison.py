@@ -15,9 +15,8 @@ from lt_sweeps.analysis import significance
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.labels import differences, is_within, labels_from_keys, readable, value_of
 from lt_sweeps.analysis.results import CellResults, Results
+from lt_sweeps.analysis.significance import Pair
 from lt_sweeps.analysis.sweep_analysis import Analysis
-
-Pair = tuple[Curve, Curve]
 
 
 def matching_curves(
@@ -70,10 +69,10 @@ class SweepComparison(Analysis):
     @staticmethod
     def of(one: Analysis, other: Analysis, by: Sequence[str]) -> SweepComparison:
         both = Results(
-            name=f"{one.reading.name} minus {other.reading.name}",
-            cells=(*one.reading.cells, *other.reading.cells),
-            notes=(*one.reading.notes, *other.reading.notes),
-            root=one.reading.root,
+            name=f"{one.results.name} minus {other.results.name}",
+            cells=(*one.results.cells, *other.results.cells),
+            notes=(*one.results.notes, *other.results.notes),
+            root=one.results.root,
         )
         between, pairs = matching_curves(one.curves, other.curves, by)
         a, b = _configs(pairs[0], schedules=True)
@@ -124,7 +123,7 @@ class SweepComparison(Analysis):
         labels, sides = self.one.layout.labels, (self.one, self.other)
         names = []
         for curve, config, side in zip(pair, _configs(pair, schedules=True), sides, strict=True):
-            what = labels_from_keys([config], [panel], between)[0] or side.reading.name
+            what = labels_from_keys([config], [panel], between)[0] or side.results.name
             said = readable([what])[0]
             names.append(", ".join(dict.fromkeys([curve.label, labels.get(what) or said])))
         if names[0] == names[1]:

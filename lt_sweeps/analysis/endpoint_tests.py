@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 
-from lt_sweeps.analysis.curve import Curve, by_panel
+from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.endpoint import NAMES, Endpoint
 from lt_sweeps.analysis.significance import (
     LineTest,
@@ -39,7 +40,7 @@ class EndpointVerdict(LineTest):
     @property
     def is_better(self) -> bool:
         """A higher sparsity is better, whatever the metric is."""
-        sparser = self.found.difference > 0
+        sparser = self.comparison.difference > 0
         return sparser if self.endpoint in SPARSITIES else super().is_better
 
 
@@ -50,27 +51,21 @@ def endpoint_verdicts(
     verdicts: list[EndpointVerdict] = []
     of_curve = {(curve.panel, curve.name): (curve, endpoints) for curve, endpoints in ends}
     curves = [curve for curve, _ in ends]
-    questions = [("panel", against_baseline(panel, layout)) for panel in by_panel(curves).values()]
-    questions.append(("pair", named_pairs(curves, layout)))
-    for family, pairs in questions:
-        for name in PER_RUN:
-            found = [
-                EndpointVerdict(
-                    curve=one,
-                    baseline=other,
-                    endpoint=name,
-                    found=compare_endpoint(
-                        name,
-                        of_curve[one.panel, one.name],
-                        of_curve[other.panel, other.name],
-                        layout,
-                    ),
+    pairs_by_family = {
+        "panel": against_baseline(curves, layout),
+        "pair": named_pairs(curves, layout),
+    }
+    for (family, pairs), name in product(pairs_by_family.items(), PER_RUN):
+        tests = []
+        for one, other in pairs:
+            # The areas of two panels go down to densities of their own.
+            if name != "area" or one.panel == other.panel:
+                mine, theirs = (of_curve[curve.panel, curve.name] for curve in (one, other))
+                comparison = compare_endpoint(name, mine, theirs, layout)
+                tests.append(
+                    EndpointVerdict(curve=one, baseline=other, endpoint=name, comparison=comparison)
                 )
-                for one, other in pairs
-                # The areas of two panels go down to densities of their own.
-                if name != "area" or one.panel == other.panel
-            ]
-            verdicts += correct_by_holm(found, family)
+        verdicts += correct_by_holm(tests, family)
     return verdicts
 
 
@@ -106,10 +101,10 @@ def peak_conclusions(
     answered = {v.question for v in levels}
     return [
         f"{v.curve.panel}, {v.curve.label} against {v.against}: {NAMES['peak']} "
-        f"{v.curve.metric.difference_text(v.found.difference, signed=True)}, "
+        f"{v.curve.metric.difference_text(v.comparison.difference, signed=True)}, "
         f"{' and '.join(v.words(layout.alpha))}."
         for v in ends
         if v.endpoint == "peak"
-        and not math.isnan(v.found.difference)
+        and not math.isnan(v.comparison.difference)
         and v.question not in answered
     ]

@@ -27,6 +27,8 @@ from lt_sweeps.config.report_config import ReportConfig
 # rounded in each layer, so one target gives densities that differ a little from line to line, while
 # neighbouring levels differ by 20% of the density (arXiv:1905.01067).
 SAME = 0.01
+Pair = tuple[Curve, Curve]
+"""A line, and the one that it is tested against."""
 Tested = TypeVar("Tested", bound="LineTest")
 _FAMILIES = {
     "pair": lambda verdict: verdict.question,
@@ -42,7 +44,7 @@ class LineTest:
 
     curve: Curve
     baseline: Curve
-    found: Comparison
+    comparison: Comparison
     p_holm: float = math.nan
     p_exact_holm: float = math.nan
     p_equivalent_holm: float = math.nan
@@ -51,12 +53,12 @@ class LineTest:
     @property
     def question(self) -> tuple[str, ...]:
         """The lines that are compared, and where each is drawn."""
-        return self.curve.panel, self.curve.name, self.baseline.panel, self.baseline.name
+        return question(self.curve, self.baseline)
 
     @property
     def is_better(self) -> bool:
         """Whether the line is better than the other: above it, or below it if lower is better."""
-        return self.curve.metric.worth(self.found.difference) > 0
+        return self.curve.metric.worth(self.comparison.difference) > 0
 
     @property
     def against(self) -> str:
@@ -71,9 +73,9 @@ class LineTest:
 
         A difference that is certain and smaller than the margin is both.
         """
-        if math.isnan(self.found.p):
+        if math.isnan(self.comparison.p):
             return ("not tested",)
-        above = "above" if self.found.difference > 0 else "below"
+        above = "above" if self.comparison.difference > 0 else "below"
         shown = {above: self.p_holm, "equivalent": self.p_equivalent_holm}
         return tuple(word for word, p in shown.items() if p < alpha) or ("undecided",)
 
@@ -82,12 +84,12 @@ class LineTest:
 
         Uncorrected means Student's two-sample test, by which arXiv:1905.01067 gives its stars.
         """
-        if math.isnan(self.found.p):
+        if math.isnan(self.comparison.p):
             return ""
         better = self.is_better
         if self.p_holm < alpha:
             return "★" if better else "×"
-        return ("☆" if better else "·") if self.found.p_student < alpha else ""
+        return ("☆" if better else "·") if self.comparison.p_student < alpha else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,23 +104,20 @@ def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
 
     Raises: ValueError: the layout names a line that no panel has.
     """
-    if layout.baseline is None:
-        return []
-    check_lines([curve.name for curve in curves], layout)
-    verdicts = []
-    for panel in by_panel(curves).values():
-        for curve, baseline in against_baseline(panel, layout):
-            verdicts += compare_curves(curve, baseline, layout)
-    return correct_by_holm(verdicts, layout.family)
+    return _tested_pairs(curves, against_baseline(curves, layout), layout, layout.family)
 
 
 def pair_verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
     """The pairs of lines that the layout names, each a family of tests of its own."""
+    return _tested_pairs(curves, named_pairs(curves, layout), layout, "pair")
+
+
+def _tested_pairs(
+    curves: Sequence[Curve], pairs: Sequence[Pair], layout: ReportConfig, family: str
+) -> list[Verdict]:
     check_lines([curve.name for curve in curves], layout)
-    verdicts = []
-    for curve, other in named_pairs(curves, layout):
-        verdicts += compare_curves(curve, other, layout)
-    return correct_by_holm(verdicts, "pair")
+    verdicts = [v for curve, other in pairs for v in compare_curves(curve, other, layout)]
+    return correct_by_holm(verdicts, family)
 
 
 def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Iterator[Verdict]:
@@ -127,7 +126,7 @@ def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Itera
         other = point_at_density(point, baseline)
         if other is None or other.stages == point.stages:
             continue
-        found = compare_replicates(
+        comparison = compare_replicates(
             point.values,
             other.values,
             seeds=curve.seeds,
@@ -136,7 +135,7 @@ def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Itera
             margin=equivalence_margin(baseline, layout, other.mean),
             same_draws=curve.imported == baseline.imported,
         )
-        yield Verdict(curve=curve, baseline=baseline, point=point, found=found)
+        yield Verdict(curve=curve, baseline=baseline, point=point, comparison=comparison)
 
 
 def equivalence_margin(baseline: Curve, layout: ReportConfig, mean: float) -> float:
@@ -152,30 +151,35 @@ def equivalence_margin(baseline: Curve, layout: ReportConfig, mean: float) -> fl
     return metric.margin(given, mean if dense is None else dense.mean)
 
 
-def against_baseline(panel: Sequence[Curve], layout: ReportConfig) -> list[tuple[Curve, Curve]]:
-    """Each tested line of a panel with its baseline."""
-    baseline = next((c for c in panel if layout.baseline and c.called(layout.baseline)), None)
-    if baseline is None:
-        return []
-    tested = [
-        c for c in panel if layout.tested is None or any(c.called(name) for name in layout.tested)
-    ]
-    return [(curve, baseline) for curve in tested if curve is not baseline]
+def against_baseline(curves: Sequence[Curve], layout: ReportConfig) -> list[Pair]:
+    """Each tested line with the baseline of its panel."""
+    name, pairs = layout.baseline, []
+    for panel in by_panel(curves).values():
+        baseline = next((c for c in panel if name is not None and c.called(name)), None)
+        for curve in panel if baseline else ():
+            tested = layout.tested is None or any(map(curve.called, layout.tested))
+            if tested and curve is not baseline:
+                pairs.append((curve, baseline))
+    return pairs
 
 
-def named_pairs(curves: Sequence[Curve], layout: ReportConfig) -> list[tuple[Curve, Curve]]:
+def named_pairs(curves: Sequence[Curve], layout: ReportConfig) -> list[Pair]:
     """The pairs of lines that the layout asks about and the panels have.
 
     Two lines of a pair lie in one panel, or in two that differ by the option that both name:
-    `large_final @ reset.to=2ep` and `large_final @ reset.to=0it`.
+    `large_final @ reset.to=2ep` and `large_final @ reset.to=0it`. A pair that is compared as a line
+    and its baseline is left out: tested twice, each of its levels would count as two.
     """
-    pairs = []
+    pairs: list[Pair] = []
     for names in layout.pairs:
         (line, option), (other_line, other_option) = map(line_and_option, names)
         firsts = [(c, at) for c in curves if (at := _rest(c, line, option, layout)) is not None]
         for other in curves:
             rest = _rest(other, other_line, other_option, layout)
             pairs += [(first, other) for first, at in firsts if at == rest]
+    compared = {question(*pair) for pair in against_baseline(curves, layout)}
+    once = {question(*pair): pair for pair in pairs}
+    pairs = [pair for asked, pair in once.items() if asked not in compared]
     for one, other in pairs:
         if one.metric != other.metric:
             raise ValueError(
@@ -194,13 +198,18 @@ def _rest(curve: Curve, line: str, option: str, layout: ReportConfig) -> tuple[A
     return tuple(options.items())
 
 
+def question(curve: Curve, other: Curve) -> tuple[str, ...]:
+    """Equal for tests of the same two lines."""
+    return curve.panel, curve.name, other.panel, other.name
+
+
 def correct_by_holm(verdicts: Sequence[Tested], family: str) -> list[Tested]:
     """The verdicts with p-values adjusted by Holm's method within each family."""
     corrected = []
     for members in group_by(verdicts, _FAMILIES[family]).values():
-        p_holm = holm([v.found.p for v in members])
-        exact = holm([v.found.p_exact for v in members])
-        equal = holm([v.found.p_equivalent for v in members])
+        p_holm = holm([v.comparison.p for v in members])
+        exact = holm([v.comparison.p_exact for v in members])
+        equal = holm([v.comparison.p_equivalent for v in members])
         corrected += [
             replace(v, p_holm=p, p_exact_holm=e, p_equivalent_holm=q, family=family)
             for v, p, e, q in zip(members, p_holm, exact, equal, strict=True)
@@ -262,37 +271,37 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     """The tests that were made, and their limits: attainable p, power, what could not be tested."""
     if not verdicts:
         return []
-    tests = sorted({v.found.test for v in verdicts})
+    tests = sorted({v.comparison.test for v in verdicts})
     baselines = list(dict.fromkeys(v.against for v in verdicts))
     against = baselines[0] if len(baselines) == 1 else "the line that is named"
     holm_within = " and ".join(
         f"within each {family} ({_sizes(members)})"
         for family, members in group_by(verdicts, lambda v: v.family).items()
     )
-    exact = all(v.found.exact for v in verdicts)
+    exact = all(v.comparison.exact for v in verdicts)
     says = [
         f"Tests against {against}, at one level each: {' and '.join(tests)}, "
         f"beside Student's two-sample t-test (arXiv:1905.01067) and "
         f"{'an exact' if exact else 'a sampled'} permutation test; "
         f"Holm {holm_within}, α = {layout.alpha:g}."
     ]
-    if any(not math.isnan(v.found.margin) for v in verdicts):
+    if any(not math.isnan(v.comparison.margin) for v in verdicts):
         says.append(
             f"Equivalent: two one-sided t-tests show a difference below "
             f"{_margins(verdicts, layout)}. Undecided: these seeds show neither."
         )
     says += _attainable(verdicts, layout) + _power(verdicts, layout)
-    lost = [v for v in verdicts if v.found.n != v.found.asked]
+    lost = [v for v in verdicts if v.comparison.n != v.comparison.asked]
     if lost:
         says.append(f"{len(lost)} of {len(verdicts)} tests lack seeds (diverged, or not yet done).")
-    if blank := sum(math.isnan(v.found.p) for v in verdicts):
+    if blank := sum(math.isnan(v.comparison.p) for v in verdicts):
         says.append(f"{blank} could not be made: fewer than two seeds, or no spread at all.")
     return says
 
 
 def _sizes(verdicts: Sequence[Verdict]) -> str:
     families = group_by(verdicts, _FAMILIES[verdicts[0].family]).values()
-    sizes = sorted({sum(not math.isnan(v.found.p) for v in family) for family in families})
+    sizes = sorted({sum(not math.isnan(v.comparison.p) for v in family) for family in families})
     return f"{sizes[0]} tests" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
 
 
@@ -303,7 +312,11 @@ def _margins(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
 
 def _attainable(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     """Where the exact test has too few seeds to ever reach alpha."""
-    tested = (v.found for v in verdicts if min(v.found.n) > 1 and v.found.p_least >= layout.alpha)
+    tested = (
+        v.comparison
+        for v in verdicts
+        if min(v.comparison.n) > 1 and v.comparison.p_least >= layout.alpha
+    )
     least = {_seeds_text(found): found.p_least for found in tested}
     return [
         f"With {seeds} the exact test cannot fall below p = {p:.4g}, so it never reaches "
@@ -326,7 +339,7 @@ def _power(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
 
 
 def _power_in(metric: Quantity, verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    known = [v.found for v in verdicts if v.found.sd > 0 and min(v.found.n) > 1]
+    known = [v.comparison for v in verdicts if v.comparison.sd > 0 and min(v.comparison.n) > 1]
     if not known:
         return []
     middle = sorted(known, key=lambda found: found.sd)[len(known) // 2]

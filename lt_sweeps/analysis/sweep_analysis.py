@@ -26,7 +26,7 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 class Analysis:
     """The cells of one experiment as curves, with their tests and endpoints, in its layout."""
 
-    reading: Results
+    results: Results
     layout: ReportConfig
 
     @property
@@ -56,7 +56,7 @@ class Analysis:
     @cached_property
     def _judged_by(self) -> str | None:
         """The kind of metric of all tasks, if it is one."""
-        kinds = {cell.judged_by for cell in self.reading.cells} - {""}
+        kinds = {cell.judged_by for cell in self.results.cells} - {""}
         return next(iter(kinds or {ACCURACY})) if len(kinds) < 2 else None
 
     @cached_property
@@ -67,7 +67,7 @@ class Analysis:
     def unmeasured(self) -> list[Curve]:
         """The lines of cells whose task does not measure the first metric: nothing draws them."""
         drawn = {(cell.signature, cell.seed) for curve in self.curves for cell in curve.cells}
-        rest = [cell for cell in self.reading.cells if (cell.signature, cell.seed) not in drawn]
+        rest = [cell for cell in self.results.cells if (cell.signature, cell.seed) not in drawn]
         # Only the layout's lines know its keys, so these have the names that tell them apart.
         return [curve for curve in curves(rest, metric="test_metric") if curve.points]
 
@@ -79,7 +79,7 @@ class Analysis:
     def curves_of(self, metric: str) -> list[Curve]:
         metric = self.name_of(metric)
         if metric not in self._curves:
-            self._curves[metric] = curves(self.reading.cells, metric=metric, layout=self.layout)
+            self._curves[metric] = curves(self.results.cells, metric=metric, layout=self.layout)
         return self._curves[metric]
 
     @cached_property

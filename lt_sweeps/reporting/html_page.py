@@ -60,12 +60,12 @@ def report_page(
     missing: Sequence[str],
 ) -> bytes:
     """The page, made from the files of the figures and the tables of the terminal."""
-    reading = analysis.reading
+    results = analysis.results
     findings = [
-        reading.unfinished and f"Unfinished: {reading.unfinished}. Missing numbers are marked.",
-        versions_sentence(reading.versions),
+        results.unfinished and f"Unfinished: {results.unfinished}. Missing numbers are marked.",
+        versions_sentence(results.versions),
         *raised_alarms(analysis),
-        *(note for note in reading.notes if not is_clean(note)),
+        *(note for note in results.notes if not is_clean(note)),
     ]
     answers = [*analysis.test_sentences, *winning_sentences(analysis)]
     answers = answers or [not_inferior_sentence(analysis) or _NO_TEST]
@@ -75,10 +75,10 @@ def report_page(
     return (
         page_template("page.html")
         .render(
-            name=reading.name,
+            name=results.name,
             question=analysis.layout.title or "",
             facts=_what_ran(analysis, page),
-            quiet=[note for note in reading.notes if is_clean(note)],
+            quiet=[note for note in results.notes if is_clean(note)],
             findings=[line for line in findings if line],
             answers=answers,
             main=[_without(figure, answers) for figure in shown[:main]],
@@ -104,14 +104,14 @@ def _without(figure: dict[str, object], answers: Sequence[str]) -> dict[str, obj
 
 def _what_ran(analysis: Analysis, page: Page) -> dict[str, str]:
     """What a reader asks first: overrides, model, data, code and day, each with its name."""
-    reading = analysis.reading
-    seeds = {cell.seed for cell in reading.cells}
-    size = f"{len(reading.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages"
+    results = analysis.results
+    seeds = {cell.seed for cell in results.cells}
+    size = f"{len(results.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages"
     facts = {
-        "Overrides": shlex.join(page.words) or " ".join(_words(reading.cells)),
-        **{name: _options(reading.cells, key) for name, key in _GROUPS.items()},
-        "Size": size if reading.cells else "",
-        "Code": ", ".join(reading.versions) or "unknown version",
+        "Overrides": shlex.join(page.words) or " ".join(_words(results.cells)),
+        **{name: _options(results.cells, key) for name, key in _GROUPS.items()},
+        "Size": size if results.cells else "",
+        "Code": ", ".join(results.versions) or "unknown version",
         "Submitted": page.submitted,
     }
     return {name: text for name, text in facts.items() if text}

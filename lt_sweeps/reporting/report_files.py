@@ -157,9 +157,9 @@ def _report_json(
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "name": analysis.reading.name,
-        "unfinished": analysis.reading.unfinished,
-        "code_versions": list(analysis.reading.versions),
+        "name": analysis.results.name,
+        "unfinished": analysis.results.unfinished,
+        "code_versions": list(analysis.results.versions),
         "layout": asdict(analysis.layout),
         "figures": {
             figure.name: {

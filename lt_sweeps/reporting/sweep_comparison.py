@@ -13,12 +13,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lt_sweeps.analysis.comparison import Pair, SweepComparison
+from lt_sweeps.analysis.comparison import SweepComparison
 from lt_sweeps.analysis.endpoint import NAMES, endpoints, shared_density
 from lt_sweeps.analysis.endpoint_tests import PER_RUN, compare_endpoint
 from lt_sweeps.analysis.labels import check_keys
 from lt_sweeps.analysis.results import read_results
-from lt_sweeps.analysis.significance import Verdict, caveats, conclusions
+from lt_sweeps.analysis.significance import Pair, Verdict, caveats, conclusions
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.html_page import Page
@@ -51,20 +51,20 @@ def compare_sweeps(
     metrics = set(config.metrics)
     sides = [Analysis(read_results(Path(path), metrics=metrics), config) for path in (one, other)]
     for side in sides:
-        side.reading.check_metrics("report.metrics", metrics)
+        side.results.check_metrics("report.metrics", metrics)
         if not side.curves:
-            raise ValueError(f"compare: `{side.reading.name}` has no records yet")
-    check_keys("compare: by", by, [cell for side in sides for cell in side.reading.cells])
+            raise ValueError(f"compare: `{side.results.name}` has no records yet")
+    check_keys("compare: by", by, [cell for side in sides for cell in side.results.cells])
     both = SweepComparison.of(sides[0], sides[1], by)
     tickets = sorted(_FROM_TICKETS & set(config.figures or ()))
     # Those figures look up tickets by their stage in one store, that of `one`.
-    if tickets and sides[0].reading.root != sides[1].reading.root:
+    if tickets and sides[0].results.root != sides[1].results.root:
         raise ValueError(
             f"compare: report.figures={tickets} reads the tickets of both from one root, but they "
-            f"lie in {sides[0].reading.root} and {sides[1].reading.root}"
+            f"lie in {sides[0].results.root} and {sides[1].results.root}"
         )
-    names = (both.one.reading.name, both.other.reading.name)
-    folder = both.reading.root / "compare" / "-".join(names) if out is None else Path(out)
+    names = (both.one.results.name, both.other.results.name)
+    folder = both.results.root / "compare" / "-".join(names) if out is None else Path(out)
     console.print(both.layout.title, markup=False)
     tables = list(_tables(both))
     print_tables(console, tables)
@@ -93,16 +93,16 @@ def _remarks(both: SweepComparison) -> Iterator[str]:
         levels = "1 level is" if same == 1 else f"{same} levels are"
         yield f"{levels} the same tickets on both sides, and not compared."
     for side, partnered in zip((both.one, both.other), zip(*pairs, strict=True), strict=True):
-        reading = side.reading
+        results = side.results
         if alone := [curve.label for curve in side.curves if curve not in partnered]:
-            yield f"only in {reading.name}: {', '.join(alone)}"
-        if reading.unfinished:
-            yield f"{reading.name}: {reading.unfinished}"
-        if len(reading.versions) > 1:
-            yield f"{reading.name}: made by versions {', '.join(reading.versions)} of the code"
-    if both.one.reading.versions != both.other.reading.versions:
+            yield f"only in {results.name}: {', '.join(alone)}"
+        if results.unfinished:
+            yield f"{results.name}: {results.unfinished}"
+        if len(results.versions) > 1:
+            yield f"{results.name}: made by versions {', '.join(results.versions)} of the code"
+    if both.one.results.versions != both.other.results.versions:
         first, second = (
-            ", ".join(side.reading.versions) or "unknown" for side in (both.one, both.other)
+            ", ".join(side.results.versions) or "unknown" for side in (both.one, both.other)
         )
         yield f"the versions of the code differ: {first} against {second}"
 

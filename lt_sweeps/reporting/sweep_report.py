@@ -65,14 +65,14 @@ def report(
     folder = _report_folder(source, out)
     audit, cells = audited_cells(source)
     by_experiment = _analyses(source, options, cells)
-    if not any(analysis.reading.cells for analysis in by_experiment.values()):
+    if not any(analysis.results.cells for analysis in by_experiment.values()):
         raise ValueError(f"report: `{source}` has no cell yet; give a sweep or a root that ran")
     del cells  # they hold every config twice
     profiles = list(read_profiles(source / "logs"))
     profile = profile_table(profiles)
     for name, analysis in by_experiment.items():
-        reading = replace(analysis.reading, notes=(*analysis.reading.notes, audit))
-        analysis = replace(analysis, reading=reading)
+        results = replace(analysis.results, notes=(*analysis.results.notes, audit))
+        analysis = replace(analysis, results=results)
         page = Page(
             list(_main_tables(analysis)),
             [*_more_tables(analysis), *([profile] if profile else [])],
@@ -179,7 +179,7 @@ def _main_tables(analysis: Analysis) -> Iterator[Table]:
         analysis.curves,
         title=_title(analysis),
         band=analysis.layout.band,
-        speeds=read_speeds(analysis.reading.root),
+        speeds=read_speeds(analysis.results.root),
     )
 
 
@@ -191,23 +191,23 @@ def _more_tables(analysis: Analysis) -> Iterator[Table]:
 
 def _title(analysis: Analysis) -> str:
     """What the tables show, in one line."""
-    reading, band = analysis.reading, BANDS[analysis.layout.band]
+    results, band = analysis.results, BANDS[analysis.layout.band]
     moment = report_moment(analysis.curves, analysis.metric)
     what = " ".join(filter(None, [analysis.metric_label, moment]))
-    title = f"{reading.name}: {what}, mean and {band}"
-    return f"{title}; {reading.unfinished}" if reading.unfinished else title
+    title = f"{results.name}: {what}, mean and {band}"
+    return f"{title}; {results.unfinished}" if results.unfinished else title
 
 
 def _print(analysis: Analysis, missing: Sequence[str], console: Console) -> None:
-    reading = analysis.reading
+    results = analysis.results
     print_tables(console, [*_main_tables(analysis), *_more_tables(analysis)])
     lines = [
         *([] if analysis.curves else [_title(analysis), "no records yet"]),
-        versions_sentence(reading.versions),
+        versions_sentence(results.versions),
         *raised_alarms(analysis),
         *analysis.test_sentences,
         *winning_sentences(analysis),
         *(missing if analysis.curves else []),  # without records every figure is missing
-        *reading.notes,
+        *results.notes,
     ]
     report_files.print_lines(console, filter(None, lines))

@@ -98,7 +98,7 @@ def line_verdicts_table(members: Sequence[Verdict], analysis: Analysis) -> Table
         ("% left", "difference", "", "p", "Holm", "Student", "exact", "equivalent", "shows", "n"),
     )
     for v in members:
-        comparison = v.found
+        comparison = v.comparison
         low, high = scale * comparison.ci_low, scale * comparison.ci_high
         interval = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
         table.add_row(
@@ -122,7 +122,7 @@ def p_text(p: float, *, digits: int = 3) -> str:
 
 def _count(verdict: Verdict) -> str:
     """The seeds of a test: `5`, `5, 4` for line and baseline, `4 of 5` where some are missing."""
-    n, asked = verdict.found.n, verdict.found.asked
+    n, asked = verdict.comparison.n, verdict.comparison.asked
     text = str(n[0]) if n[0] == n[1] else f"{n[0]}, {n[1]}"
     return text if n == asked else f"{text} of {asked[0]}"
 

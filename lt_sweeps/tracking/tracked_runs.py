@@ -304,7 +304,7 @@ def _lines(results: Results) -> dict[tuple[str, str], Curve]:
         try:
             drawn += analysis.every_curve
         except ValueError:  # a layout that the report will refuse; the mirror can do without it
-            drawn += curves(analysis.reading.cells, metric=analysis.metric)
+            drawn += curves(analysis.results.cells, metric=analysis.metric)
     return {(cell.signature, cell.seed): line for line in drawn for cell in line.cells}
 
 

@@ -179,7 +179,7 @@ def verdict_table(analysis: Analysis) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for verdict in analysis.verdicts:
-        test = verdict.found
+        test = verdict.comparison
         rows.append(
             f"| {_line(verdict.curve, analysis)} | {percent_text(verdict.point.percent)} "
             f"| {test.difference:+.4f} [{test.ci_low:+.4f}, {test.ci_high:+.4f}] "

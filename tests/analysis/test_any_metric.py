@@ -44,8 +44,8 @@ def line(sweep: FakeSweep, name: str, values: list[float], **more: Any) -> None:
 
 
 def found(sweep: FakeSweep, **asked: Any) -> Analysis:
-    reading = read_results(sweep.folder, metrics=["test_metric"])
-    return next(iter(analyses(reading, asked).values()))
+    results = read_results(sweep.folder, metrics=["test_metric"])
+    return next(iter(analyses(results, asked).values()))
 
 
 def ends(analysis: Analysis) -> dict[str, Endpoint]:
@@ -209,11 +209,11 @@ def test_a_metric_that_no_record_has_is_refused_with_those_that_there_are(
     sweep: FakeSweep,
 ) -> None:
     sweep.cell("a", accuracies=[0.5, 0.4], judged_by=R2)
-    reading = read_results(sweep.folder, metrics=())
+    results = read_results(sweep.folder, metrics=())
     with pytest.raises(ValueError, match=r"report.metrics: got 'test_r3'.*`test_r2`"):
-        reading.check_metrics("report.metrics", ["test_r3"])
+        results.check_metrics("report.metrics", ["test_r3"])
     with pytest.raises(ValueError, match=r"report.metrics: got 'test_accuracy'"):
-        reading.check_metrics("report.metrics", ["test_accuracy"])
+        results.check_metrics("report.metrics", ["test_accuracy"])
 
 
 def test_a_cell_of_an_earlier_version_is_on_the_line_of_today(
@@ -270,8 +270,8 @@ def test_a_metric_beside_the_main_one_keeps_its_direction(
     for seed in range(3):
         own = {"metrics": {f"test_{kind}": 3.0 - seed}, "lower_metrics": [kind]}
         sweep.cell("a", seed, accuracies=[0.9, 0.8], more=own)
-    reading = read_results(sweep.folder, metrics=[f"test_{kind}"])
-    analysis = next(iter(analyses(reading, {"metrics": [f"test_{kind}"]}).values()))
+    results = read_results(sweep.folder, metrics=[f"test_{kind}"])
+    analysis = next(iter(analyses(results, {"metrics": [f"test_{kind}"]}).values()))
     assert [curve.metric.lower_is_better for curve in analysis.curves] == [True]
 
 

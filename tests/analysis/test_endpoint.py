@@ -272,4 +272,4 @@ def test_a_line_that_was_pruned_further_is_not_sparser_for_that(sweep: FakeSweep
     of_line = {curve.label: {e.name: e for e in ends} for curve, ends in one.endpoints}
     assert of_line["long"]["sparsest_not_inferior"].values == {"0": 0.75, "1": 0.75, "2": 0.75}
     (verdict,) = [v for v in one.endpoint_verdicts if v.endpoint == "sparsest_not_inferior"]
-    assert verdict.found.difference == 0
+    assert verdict.comparison.difference == 0

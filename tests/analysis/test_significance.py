@@ -45,8 +45,8 @@ def line(
 
 
 def found(sweep: FakeSweep, **asked: Any) -> Analysis:
-    reading = read_results(sweep.folder, metrics=["test_accuracy"])
-    return next(iter(analyses(reading, asked).values()))
+    results = read_results(sweep.folder, metrics=["test_accuracy"])
+    return next(iter(analyses(results, asked).values()))
 
 
 def test_each_level_is_tested_by_itself_and_holm_counts_a_panel(sweep: FakeSweep) -> None:
@@ -61,7 +61,7 @@ def test_each_level_is_tested_by_itself_and_holm_counts_a_panel(sweep: FakeSweep
     for v in verdicts:
         theirs = v.baseline.points[v.point.level].values
         by_hand.append(stats.ttest_rel(*_side_by_side(v.point.values, theirs))[1])
-    assert [v.found.p for v in verdicts] == pytest.approx(by_hand)
+    assert [v.comparison.p for v in verdicts] == pytest.approx(by_hand)
     assert [v.p_holm for v in verdicts] == pytest.approx(multipletests(by_hand, method="holm")[1])
 
 
@@ -75,7 +75,7 @@ def test_the_family_that_holm_corrects_is_the_one_declared(sweep: FakeSweep) -> 
     line(sweep, "random", [0.85, 0.899], spread=0.002)
     lines = found(sweep, baseline="large_final", family="line").verdicts
     first = lines[:2]
-    expected = multipletests([v.found.p for v in first], method="holm")[1]
+    expected = multipletests([v.comparison.p for v in first], method="holm")[1]
     assert [v.p_holm for v in first] == pytest.approx(expected)
 
 
@@ -84,7 +84,7 @@ def test_a_mark_says_above_below_and_whether_it_outlives_holm(sweep: FakeSweep) 
     line(sweep, "movement", [0.95, 0.85, 0.9 + 0.0001], spread=0.0005)
     (up, down, level) = found(sweep, baseline="large_final").verdicts
     assert (up.mark(0.05), down.mark(0.05), level.mark(0.05)) == ("★", "×", "")
-    assert up.found.p_student < 1e-8 < up.p_holm
+    assert up.comparison.p_student < 1e-8 < up.p_holm
     assert (up.mark(1e-8), up.mark(1e-15)) == ("☆", "")
 
 
@@ -153,7 +153,7 @@ def test_no_difference_is_said_only_where_it_was_shown(sweep: FakeSweep) -> None
     ]
     assert replace(movement[0], p_equivalent_holm=0.06).words(0.05) == ("above",)
     (random,) = (v for v in one.verdicts if v.curve.name == "random")
-    assert random.found.p > 0.9 and random.words(0.05) == ("undecided",)
+    assert random.comparison.p > 0.9 and random.words(0.05) == ("undecided",)
     said = " ".join(conclusions(one.verdicts, one.layout))
     assert (
         "fc on digits, movement against large_final: above at 2, below at 1, equivalent within 0.5 "
@@ -171,7 +171,7 @@ def test_a_pair_of_lines_is_a_question_and_a_family_of_its_own(sweep: FakeSweep)
     assert [v.p_holm for v in one.verdicts] == [v.p_holm for v in alone.verdicts]
     pair = one.all_verdicts[len(one.verdicts) :]
     assert {(v.curve.name, v.baseline.name) for v in pair} == {("movement", "random")}
-    expected = multipletests([v.found.p for v in pair], method="holm")[1]
+    expected = multipletests([v.comparison.p for v in pair], method="holm")[1]
     assert [v.p_holm for v in pair] == pytest.approx(expected)
     says = " ".join(caveats(one.all_verdicts, one.layout))
     assert "Holm within each panel (2 tests) and within each pair (2 tests)" in says
@@ -197,7 +197,7 @@ def test_a_pair_may_lie_in_two_panels_that_differ_by_one_option(sweep: FakeSweep
         (f"{model} on digits, reset.to=2ep", f"{model} on digits, reset.to=0it", 1)
         for model in ("fc", "conv2")
     ]
-    assert [v.found.difference < -0.19 for v in one.all_verdicts] == [True, True]
+    assert [v.comparison.difference < -0.19 for v in one.all_verdicts] == [True, True]
     said = " ".join(one.test_sentences)
     assert "large_final against large_final of fc on digits, reset.to=0it: below at 1" in said
     # The areas of two panels go down to other densities.
@@ -205,6 +205,18 @@ def test_a_pair_may_lie_in_two_panels_that_differ_by_one_option(sweep: FakeSweep
     assert found(sweep, **panels, pairs=[[late[0], "large_final"]]).all_verdicts == []
     with pytest.raises(ValueError, match="by `recipe.lr=1`; panels are split by"):
         _ = found(sweep, **panels, pairs=[[late[0], "large_final @ recipe.lr=1"]]).all_verdicts
+
+
+def test_a_pair_that_is_a_line_and_its_baseline_is_tested_once(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9, 0.89])
+    line(sweep, "random", [0.8, 0.7], spread=0.001)
+    named = ["large_final", "random"]
+    one = found(sweep, baseline="random", pairs=[named, named])
+    assert [(v.point.level, v.family) for v in one.all_verdicts] == [(1, "panel"), (2, "panel")]
+    assert "large_final against random: above at 2 of 2 levels." in " ".join(one.test_sentences)
+    assert [v.endpoint for v in one.endpoint_verdicts] == ["peak", "sparsest_not_inferior", "area"]
+    one = found(sweep, pairs=[named, named])
+    assert [(v.point.level, v.family) for v in one.all_verdicts] == [(1, "pair"), (2, "pair")]
 
 
 def test_a_line_that_the_layout_expects_may_be_missing(sweep: FakeSweep) -> None:
@@ -226,7 +238,7 @@ def test_lost_seeds_are_counted_beside_the_tests(sweep: FakeSweep) -> None:
     sweep.cell("movement", 4, accuracies=[0.9, None], choices={"mask_criterion": "movement"})
     one = found(sweep, baseline="large_final")
     (verdict,) = one.verdicts
-    assert (verdict.found.n, verdict.found.asked) == ((4, 4), (5, 5))
+    assert (verdict.comparison.n, verdict.comparison.asked) == ((4, 4), (5, 5))
     assert "1 of 1 tests lack seeds" in " ".join(caveats(one.verdicts, one.layout))
 
 
@@ -256,4 +268,4 @@ def test_points_along_a_line_are_tested_against_those_of_the_same_setting(sweep:
                 )
     verdicts = found(sweep, along=["recipe.lr"], baseline="random").verdicts
     assert [v.point.at for v in verdicts] == [("recipe.lr=0.1",), ("recipe.lr=0.2",)]
-    assert [round(v.found.difference, 3) for v in verdicts] == [0.01, 0.01]
+    assert [round(v.comparison.difference, 3) for v in verdicts] == [0.01, 0.01]

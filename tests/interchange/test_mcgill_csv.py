@@ -81,7 +81,7 @@ def test_whether_a_sweep_of_ours_reproduces_it_is_a_test(table: Path, tmp_path: 
         "within 0.5 points) at 2 of 4 levels." in text
     )
     # Seed 0 of theirs is no pair of our seed 0.
-    assert {v.found.test for v in verdicts} == {"Welch t"}
+    assert {v.comparison.test for v in verdicts} == {"Welch t"}
 
 
 def test_untrained_networks_are_scores_and_no_dense_network(table: Path, tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def test_the_sparsity_within_the_margin_is_printed_per_run_and_of_means(tmp_path
     sweep = FakeSweep(tmp_path)
     for seed, half in enumerate((0.90, 0.89)):
         sweep.cell("a", seed, accuracies=[0.9, half, half - 0.1], sparsities=[0.0, 0.5, 0.75])
-    reading = read_results(sweep.folder, metrics=["test_accuracy"])
-    (one,) = analyses(reading, {"margin": "2%"}).values()
+    results = read_results(sweep.folder, metrics=["test_accuracy"])
+    (one,) = analyses(results, {"margin": "2%"}).values()
     runs, _ = endpoint_tables(one)
     per_run, means = (next(iter(column.cells)) for column in runs.columns[1:3])
     assert "within 2% (relative) of dense" in str(runs.title)

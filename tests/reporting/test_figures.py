@@ -33,8 +33,8 @@ def sweep(tmp_path: Path) -> FakeSweep:
 
 
 def found(sweep: FakeSweep, **asked: Any) -> Analysis:
-    reading = read_results(sweep.folder, metrics=["test_accuracy"])
-    return next(iter(analyses(reading, asked).values()))
+    results = read_results(sweep.folder, metrics=["test_accuracy"])
+    return next(iter(analyses(results, asked).values()))
 
 
 def criteria(sweep: FakeSweep, *names: str, seeds: int = 2, **more: Any) -> None:

@@ -49,10 +49,10 @@ def test_two_sweeps_that_differ_in_one_option_are_compared_level_by_level(tmp_pa
     found, text = compared(one, other, out=tmp_path / "out")
     pruned = [v for v in found if v.point.level]
     mine, theirs = (list(each.values()) for each in (pruned[0].point.values, _last(other)))
-    assert pruned[0].found.p == pytest.approx(stats.ttest_rel(mine, theirs)[1])
+    assert pruned[0].comparison.p == pytest.approx(stats.ttest_rel(mine, theirs)[1])
     assert "movement minus random (mask_criterion: movement against random)" in text
     assert pd.read_csv(tmp_path / "out" / "tests.csv")["difference"].iloc[-1] == pytest.approx(
-        pruned[-1].found.difference
+        pruned[-1].comparison.difference
     )
 
 
@@ -139,7 +139,7 @@ def test_other_seeds_are_compared_by_welch(tmp_path: Path) -> None:
             "r", seed, accuracies=[0.9, 0.7 + seed / 1000], choices={"mask_criterion": "random"}
         )
     found, text = compared(one, other)
-    assert {v.found.test for v in found} == {"Welch t"} and "Welch t" in text
+    assert {v.comparison.test for v in found} == {"Welch t"} and "Welch t" in text
 
 
 def test_the_same_tickets_are_not_compared_with_themselves(tmp_path: Path) -> None:
@@ -208,7 +208,10 @@ def test_both_are_drawn_with_bands_and_stars_and_it_is_said_where(tmp_path: Path
         assert (folder / name).stat().st_size > 1000
     data = pd.read_csv(folder / "accuracy.csv", keep_default_na=False)
     assert list(dict.fromkeys(data["line"])) == ["movement", "random"]
-    assert data["mark"].tolist() == ["", found[-1].mark(0.05), "", ""] and found[-1].found.p < 0.05
+    assert (
+        data["mark"].tolist() == ["", found[-1].mark(0.05), "", ""]
+        and found[-1].comparison.p < 0.05
+    )
     assert (data["low"] < data["high"]).all() and set(data["n"]) == {4}
     caption = (folder / "accuracy.txt").read_text()
     assert caption.startswith("movement minus random (mask_criterion: movement against random).")

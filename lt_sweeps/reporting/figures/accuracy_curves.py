@@ -53,7 +53,7 @@ def sparsity_figures(analysis: Analysis) -> list[Figure]:
 
 def early_stop_figures(analysis: Analysis) -> list[Figure]:
     """The step with the lowest validation loss, which says how soon a ticket learns."""
-    if not any(row.best_step is not None for c in analysis.reading.cells for row in c.rows):
+    if not any(row.best_step is not None for c in analysis.results.cells for row in c.rows):
         raise NotDrawn("no record has a `best_step`, the step with the lowest validation loss")
     curves = analysis.curves_of("best_step")
     leave_out_if(analysis, one_point(curves), capped(curves))

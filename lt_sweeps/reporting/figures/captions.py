@@ -27,12 +27,12 @@ _MOMENTS = {"best": "at the lowest validation loss", "end": "at the end of train
 def caption(analysis: Analysis, *sentences: str) -> str:
     """The question, the sentences of this figure, and those that every figure has."""
     title = (analysis.layout.title or "").rstrip(".")
-    unfinished = analysis.reading.unfinished
+    unfinished = analysis.results.unfinished
     whole = [
         title if title.endswith("?") else f"{title}." if title else "",
         *sentences,
         f"Unfinished: {unfinished}." if unfinished else "",
-        versions_sentence(analysis.reading.versions),
+        versions_sentence(analysis.results.versions),
     ]
     return " ".join(filter(None, whole))
 

@@ -28,7 +28,7 @@ def overlap_figures(analysis: Analysis) -> list[Figure]:
     placed = panels_at(points_near(analysis.curves, sparsities), sparsities)
     for members in group_by(placed, lambda member: member[2]).values():
         masked = [
-            (curve, point, panel, masks(analysis.reading.root, curve, point))
+            (curve, point, panel, masks(analysis.results.root, curve, point))
             for curve, point, panel in members
         ]
         rows += [row for one in masked for other in masked for row in _pair(one, other)]

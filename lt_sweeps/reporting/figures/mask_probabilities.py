@@ -26,7 +26,7 @@ def probability_figures(analysis: Analysis) -> list[Figure]:
         # The sparsest level with a learned mask: a line may go on with levels of another kind, such
         # as a finetuned ticket whose mask is fixed.
         for point in reversed(curve.points):
-            masks = learned_masks(analysis.reading.root, curve, point)
+            masks = learned_masks(analysis.results.root, curve, point)
             if masks:
                 rows += _rows(curve, masks)
                 stages |= {mask.stage for mask in masks.values()}

@@ -45,7 +45,7 @@ def _rows(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list[di
     """One row per seed; a seed whose weights are not stored is left out."""
     rows = []
     for seed in curve.seeds:
-        layers = list(prunings(analysis.reading.root, curve, point, seed))
+        layers = list(prunings(analysis.results.root, curve, point, seed))
         if not layers:
             continue
         kept = np.concatenate([layer.kept for layer in layers]).astype(bool)

@@ -31,7 +31,7 @@ def cost_figures(analysis: Analysis) -> list[Figure]:
     if not rows:
         raise NotDrawn("no records yet")
     data = pd.DataFrame(rows)
-    requested = sum(len(cell.rows) for cell in analysis.reading.cells)
+    requested = sum(len(cell.rows) for cell in analysis.results.cells)
     sentence = (
         f"Training per line, all seeds together. The cells asked for {requested} trainings; "
         f"{len(uses)} were needed, and {sum(n > 1 for n in uses.values())} of these serve several "

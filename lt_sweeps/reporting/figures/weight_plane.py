@@ -53,7 +53,7 @@ def _squares(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list
     counts = np.zeros((2, BINS, BINS))
     total = seeds = 0
     for seed in curve.seeds:
-        layers = list(prunings(analysis.reading.root, curve, point, seed))
+        layers = list(prunings(analysis.results.root, curve, point, seed))
         seeds += bool(layers)
         for layer in layers:
             total += layer.kept.size
