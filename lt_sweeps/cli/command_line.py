@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 import traceback
@@ -20,11 +21,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lt_sweeps import __version__
-from lt_sweeps.cli.commands import HELP, USAGE, VERBS, Usage, run_verb
+from lt_sweeps.cli.arguments import CONFIG_DIR, USAGE, Usage
+from lt_sweeps.cli.commands import HELP, VERBS, run_verb
 from lt_sweeps.cli.completion import SCRIPTS, after_verb, settings, typed, with_values
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
 from lt_sweeps.config.keys import GROUPS, SHARED_KEYS
+from lt_sweeps.config.option_files import check_own_options
 from lt_sweeps.execution.hydra_plugins import is_held, register, search_reported, searches
 from lt_sweeps.storage.atomic_write import passes
 
@@ -81,6 +84,7 @@ def _command(words: list[str]) -> int:
         return 0
     if set(words) & {"-sc", "--shell-completion"}:
         return _complete(words)
+    _check_spaces(words)
     at = _verb_at(words)
     verb, others = (words[at], words[:at] + words[at + 1 :]) if at is not None else ("", words)
     if verb in VERBS:
@@ -90,6 +94,20 @@ def _command(words: list[str]) -> int:
     if words and at == 0:
         raise Usage(unknown("command", verb, ["plan", *VERBS], what="commands"))
     return _compose(words)
+
+
+def _check_spaces(words: list[str]) -> None:
+    """Raises: Usage: a space stands within a list of values, where it ends the word."""
+    for number, word in enumerate(words):
+        key, equal, value = word.partition("=")
+        joined = word
+        for other in words[number + 1 :] if equal else ():
+            if "=" in other or not (joined.endswith(",") or other.startswith(",")):
+                break
+            joined += other
+        if joined != word:
+            whole = shlex.quote(joined)
+            raise Usage(f"{key}: got {value!r} and a space, which ends the value; write {whole}")
 
 
 def _complete(words: list[str]) -> int:
@@ -212,6 +230,8 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
             if not given or given not in _VALUES.get(name, (given,)):
                 allowed = " or ".join(_VALUES.get(name, ("VALUE",)))
                 raise Usage(f"{name}: got {given or 'no value'}; write {name} {allowed}")
+            if name in CONFIG_DIR:
+                check_own_options(given)
             flags += [name, given]
     return flags, overrides
 

@@ -13,60 +13,20 @@ from pathlib import Path
 
 import yaml
 
+from lt_sweeps.cli.arguments import REPORT_WORDS, VERB_WORDS, without_config_dir
 from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.config.keys import GROUPS, KEEPS, PRECISIONS
 from lt_sweeps.config.option_files import option_names
 from lt_sweeps.config.papers import paper_names
-from lt_sweeps.config.quantities import names_of
-from lt_sweeps.config.report_config import BANDS, FIGURES, KEYS
+from lt_sweeps.config.report_config import FIGURES
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
-_BOOLEAN = ("true", "false")
-_REPORT: Mapping[str, Sequence[str]] = {
-    **dict.fromkeys(KEYS, ()),
-    "figures": FIGURES,
-    "metrics": names_of(()),
-    "band": tuple(BANDS),
-    "x": ("remaining", "sparsity", "level"),
-    "family": ("line", "panel", "figure"),
-    "select": ("validation", "test"),
-    "lines": GROUPS,
-    "panels": GROUPS,
-}
-_OWN: Mapping[str, Sequence[str]] = {"--config-dir": ()}  # of verbs that take a person's options
-# A verb's keys and flags, with the known values of each. The shell completes files.
-VERB_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "report": {"root": (), "out": (), "layout": (), "trust": (), "--check": (), **_OWN, **_REPORT},
-    "compare": {"root": (), "out": (), "by": GROUPS, **_REPORT},
-    "paper": {"root": (), "out": (), "quick": _BOOLEAN},
-    "status": {"root": (), "--watch": ()},
-    "logs": {"root": ()},
-    "resume": {"root": (), "trust": ()},
-    "cancel": {"root": ()},
-    "sync": {"root": (), "tracker": (), "trust": ()},
-    "dashboard": {"root": (), "project": (), "entity": (), **_REPORT},
-    "export": {
-        "root": (),
-        "out": (),
-        "form": tuple(option_names("export_form")),
-        "at": ("reported", "end"),
-        "effective": _BOOLEAN,
-        "speed": _BOOLEAN,
-        "batch": (),
-        "n": (),
-        "trust": (),
-        **_OWN,
-    },
-    "audit": {"root": (), "sample": ("all",), "repeat": ("all",), "trust": (), "out": ()},
-    "prune-store": {"root": (), "--yes": (), "keep": KEEPS[1:]},
-    "import": {"root": (), "name": (), "seed": (), "level": (), "test_accuracy": (), **_OWN},
-}
 SETTINGS: Mapping[str, Sequence[str]] = {
-    **{f"report.{key}": values for key, values in _REPORT.items()},
+    **{f"report.{key}": values for key, values in REPORT_WORDS.items()},
     "keep": KEEPS,
     "precision": PRECISIONS,
     "device": ("auto", "cpu", "cuda"),
-    "profile": (*_BOOLEAN, "trace"),
+    "profile": ("true", "false", "trace"),
 }
 """The values of keys of the config that are known without torch; Hydra knows those of groups."""
 
@@ -88,7 +48,7 @@ def typed(line: str) -> tuple[list[str], str]:
 
 def after_verb(verb: str, given: Sequence[str], last: str) -> Iterator[str]:
     """What can stand in the place of `last`, behind a verb and the words that were given."""
-    config_dir, given = _config_dir(given)
+    config_dir, given = _own_options(given)
     keys = dict(word.split("=", 1) for word in given if "=" in word)
     words = _words(verb, keys, config_dir)
     if "=" in last:
@@ -104,19 +64,13 @@ def after_verb(verb: str, given: Sequence[str], last: str) -> Iterator[str]:
 
 def settings(given: Sequence[str]) -> Mapping[str, Sequence[str]]:
     """`SETTINGS`, with the figures of a person's folder that the words name."""
-    config_dir, _ = _config_dir(given)
+    config_dir, _ = _own_options(given)
     return {**SETTINGS, "report.figures": (*FIGURES, *option_names("figure", config_dir))}
 
 
-def _config_dir(given: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The folder of a person's options, if the words name one, and the other words."""
-    folder, others, words = None, list[str](), iter(given)
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            folder = value if equals else next(words, "")
-        else:
-            others.append(word)
+def _own_options(given: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The folder of a person's options, if the words name one that is there, and other words."""
+    folder, others = without_config_dir(given)
     return (folder if folder and Path(folder).is_dir() else None), others
 
 

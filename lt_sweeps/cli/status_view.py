@@ -59,10 +59,12 @@ def read_logs(sweep: SweepFolder, cell: str) -> Iterator[str]:
     for batch in batches(sweep):
         tasks = [n for n, packs in enumerate(batch.tasks) if names.intersection(packs)]
         paths += [output(sweep, batch, task) for task in tasks]
-    for path in dict.fromkeys(paths):
-        with suppress(OSError):
-            yield f"==> {path} <=="
-            yield path.read_text(errors="replace").rstrip("\n")
+    texts = {path: text for path in dict.fromkeys(paths) if (text := _log(path))}
+    if not texts:
+        yield f"{sweep.manifest.cells[number].name}: nothing was logged while it was trained"
+    for path, text in texts.items():
+        yield f"==> {path} <=="
+        yield text
 
 
 def cell_names(sweep: SweepFolder) -> list[str]:
@@ -75,9 +77,13 @@ def cell_names(sweep: SweepFolder) -> list[str]:
 
 def last_line(path: Path) -> str:
     """The last line of a log that is not blank, or nothing."""
+    return _log(path).rpartition("\n")[2].strip()
+
+
+def _log(path: Path) -> str:
+    """The text of a log, without blank lines at its end; nothing where it cannot be read."""
     with suppress(OSError):
-        lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else ""
+        return path.read_text(errors="replace").rstrip()
     return ""
 
 

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 import math
+import re
 import sys
 import types
 import typing
@@ -149,7 +150,8 @@ class Call:
         hints = _hints(self.target)
         for name, value in self.args.items():
             if name in hints and not fits(value, hints[name]):
-                raise ValueError(f"{where}.{name}: got {value!r}; give {_readable(hints[name])}")
+                allowed = f"{_readable(hints[name])}{_fraction_meant(value, hints[name])}"
+                raise ValueError(f"{where}.{name}: got {value!r}; give {allowed}")
 
 
 def omitted_at(**values: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -305,6 +307,14 @@ def fits(value: Any, hint: Any) -> bool:
         item = inner[0] if inner else Any
         return isinstance(value, list) and all(fits(v, item) for v in value)
     return True
+
+
+def _fraction_meant(value: Any, hint: Any) -> str:
+    """The fraction that a percentage stands for, where a number is taken: `90%` is 0.9."""
+    percent = re.fullmatch(r"(\d+\.?\d*) ?%", value) if isinstance(value, str) else None
+    if percent is None or not fits(0.5, hint):
+        return ""
+    return f"; did you mean {float(percent[1]) / 100:g}?"
 
 
 def _readable(hint: Any) -> str:

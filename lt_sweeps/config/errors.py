@@ -97,7 +97,7 @@ def groups() -> set[str]:
 def _unknown_option(error: MissingConfigException) -> str:
     path = error.missing_cfg_file or ""
     if error.options is None:
-        return f"{path}: no such config; looked in {CONF} and hydra.searchpath"
+        return f"{path or '--config-path'}: no such config; looked in {CONF} and hydra.searchpath"
     group, option = _split(path)
     if name := _PLUGINS.get(path):
         package = f"hydra-{name}-{group.removeprefix('hydra/')}"

@@ -21,11 +21,19 @@ def option_names(group: str, config_dir: str | None = None) -> dict[str, Path]:
 
     Raises: ValueError: the user's folder is not there.
     """
-    if config_dir is not None and not Path(config_dir).is_dir():
-        raise ValueError(f"--config-dir: {config_dir} is not a folder")
+    if config_dir is not None:
+        check_own_options(config_dir)
     folders = [CONF, *([Path(config_dir)] if config_dir else [])]
     files = (file for folder in folders for file in sorted((folder / group).glob("[!_]*.yaml")))
     return {file.stem: file for file in files}
+
+
+def check_own_options(folder: str) -> None:
+    """Raises: ValueError: the folder of a user's options is not there."""
+    if not Path(folder).is_dir():
+        raise ValueError(
+            f"--config-dir: got {folder}; give a folder that holds GROUP/NAME.yaml of your own"
+        )
 
 
 def read_option(group: str, name: str, *, where: str, config_dir: str | None = None) -> Config:

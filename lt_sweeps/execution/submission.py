@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -76,8 +77,9 @@ class Submission:
         self.folder = settings.root / "sweeps" / folder.replace("/", "-")
         before = self.sweep.usable_manifest
         if before is not None and not self._goes_on_with(before):
+            of = f", of `{shlex.join(before.words)}`" if before.words else ""
             raise ValueError(
-                f"name: {name!r} is taken by another sweep in {settings.root}; choose another"
+                f"name: {name!r} is taken by another sweep in {settings.root}{of}; choose another"
             )
 
     @property

@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from lt_sweeps import __version__
+from lt_sweeps.cli.arguments import USAGE
 from lt_sweeps.cli.command_line import main
-from lt_sweeps.cli.commands import USAGE, VERBS
+from lt_sweeps.cli.commands import VERBS
 from lt_sweeps.cli.completion import SCRIPTS
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF, complaint, groups, options
@@ -174,7 +175,10 @@ def _raising(error: BaseException) -> Callable[..., NoReturn]:
             "freeze: has an option; replace it without a plus: freeze=OPTION",
         ),
         (["hydra/launcher=locl"], "hydra/launcher: locl; did you mean `local`? options: *"),
-        (["--config-dir=nowhere"], "*nowhere' not found"),
+        (
+            ["--config-dir=nowhere"],
+            "--config-dir: got nowhere; give a folder that holds GROUP/NAME.yaml of your own",
+        ),
         (["--cfg", "job", "seed=1,2"], "seed=1,2: several values; this command takes one"),
         (["report", "none_such"], "report: none_such; sweeps in results: none"),
     ],
@@ -195,7 +199,22 @@ def test_a_mistake_is_one_line_and_status_1(answer: Answer, words: list[str], li
         (["seed="], "seed: no value given; write seed=VALUE"),
         (["seed=1", "recipe"], "recipe: no value given; write recipe=VALUE"),
         (["report", ".", "--chek"], "report: flag: --chek; did you mean `--check`? flags: *"),
-        (["report"], "report: 0 sweeps given; name one. usage: lt-sweeps report *"),
+        (["report"], "report: got no name; write lt-sweeps report PATH|SWEEP; *"),
+        (["paper"], "paper: got no name; write lt-sweeps paper NAME; lt-sweeps paper --help *"),
+        (["import", "x"], "import: got x; write lt-sweeps import KIND PATH; *"),
+        (
+            ["mask_criterion=large_final,", "movement"],
+            "mask_criterion: got 'large_final,' and a space, which ends the value; "
+            "write mask_criterion=large_final,movement",
+        ),
+        (
+            ["plan", "seed=range(0,", "5)", "reset=keep"],
+            "seed: got 'range(0,' and a space, which ends the value; write 'seed=range(0,5)'",
+        ),
+        (
+            ["report", "x", "figures=[curves", ",", "overlap]"],
+            "figures: got '[curves' and a space, *; write 'figures=[curves,overlap]'",
+        ),
         (["report", ".", "bnd=sd"], "report: bnd; did you mean `band`? keys: *"),
         (["--cofig", "job"], "flag: --cofig; did you mean `--cfg`? flags: --cfg, *"),
     ],
@@ -455,6 +474,13 @@ def test_help_of_a_verb_is_a_sentence_and_an_example(
         assert re.search(r"^[A-Z][^.:]+[.:;]", text, re.MULTILINE)
         assert re.search(rf"^example: lt-sweeps {verb} \S+", text, re.MULTILINE)
         assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_shell_reads_the_example_of_every_verb() -> None:
+    lines = re.findall("^example: (.+)$", "\n".join(USAGE.values()), re.MULTILINE)
+    assert len(lines) == len(USAGE)
+    done = subprocess.run(["bash", "-n"], input="\n".join(lines), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

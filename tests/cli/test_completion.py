@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from lt_sweeps.cli import status_view
+from lt_sweeps.cli.arguments import USAGE, VERB_WORDS
 from lt_sweeps.cli.command_line import main
-from lt_sweeps.cli.commands import USAGE, VERBS
-from lt_sweeps.cli.completion import SCRIPTS, VERB_WORDS, _keys_of
+from lt_sweeps.cli.commands import VERBS
+from lt_sweeps.cli.completion import SCRIPTS, _keys_of
 from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.option_files import option_names
 from lt_sweeps.interchange.audit_results import audit

@@ -10,8 +10,10 @@ import pytest
 from fixtures.tiny_cell import settings
 from rich.console import Console
 
+from lt_sweeps.cli.command_line import main
 from lt_sweeps.cli.status_view import read_logs, show_status
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.slurm.squeue import Batch
 from lt_sweeps.execution.status import AT_WORK, BROKEN, COMPLETE, Status
 from lt_sweeps.execution.submission import Submission, work_on
@@ -118,6 +120,33 @@ def test_logs_of_a_cell_are_those_of_the_packs_that_advance_it(sweep: SweepFolde
         list(read_logs(sweep, "mask_criterion sed 1"))
     with pytest.raises(ValueError, match="logs: got '2'; cells of mine are 0 to 1"):
         list(read_logs(sweep, "2"))
+
+
+def test_a_log_without_a_line_has_no_header(sweep: SweepFolder) -> None:
+    first, second, _ = sweep.packs()
+    name = sweep.manifest.cells[0].name
+    assert list(read_logs(sweep, "0")) == [f"{name}: nothing was logged while it was trained"]
+    for pack, text in ((first, "\n"), (second, "one line\n\n")):
+        sweep.log(pack.name).parent.mkdir(exist_ok=True)
+        sweep.log(pack.name).write_text(text)
+    assert list(read_logs(sweep, "0")) == [f"==> {sweep.log(second.name)} <==", "one line"]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_resumed_sweep_is_named_as_it_was_typed_where_it_was_started(
+    cells: Callable[..., list[Cell]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moved: bool
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Submission(plan(cells("seed=0")), settings(Path("results"), "mine")).freeze([])
+    resumed = list[Submission]()
+    monkeypatch.setattr(local_launcher, "run_missing", lambda given: resumed.append(given) or 0)
+    if moved:
+        monkeypatch.chdir(tmp_path)
+    root = "here/results" if moved else "results"
+    assert main(["resume", "mine", f"root={root}"]) == 0
+    whole = tmp_path / "here" / "results" / "sweeps" / "mine"
+    assert resumed[0].folder == (whole if moved else Path("results/sweeps/mine"))
 
 
 def test_a_halved_pack_is_its_halves(sweep: SweepFolder) -> None:

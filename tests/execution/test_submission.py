@@ -71,9 +71,11 @@ def test_the_same_cells_are_the_same_sweep_and_others_are_not(cell: Make, tmp_pa
 
 
 def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
-    frozen(plan([cell()]), tmp_path, "mine")
-    with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep"):
+    typed = replace(settings(tmp_path, "mine"), words=("seed=range(2)", "name=mine"))
+    Submission(plan([cell()]), typed).freeze([])
+    with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep in ") as raised:
         frozen(plan([cell(seed=1)]), tmp_path, "mine")
+    assert str(raised.value).endswith(", of `'seed=range(2)' name=mine`; choose another")
 
 
 def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> None:

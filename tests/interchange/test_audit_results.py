@@ -571,7 +571,7 @@ def test_a_sample_is_as_large_as_it_is_said(sweep: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["audit"], "audit: 0 sweeps given; name one"),
+        (["audit"], "audit: got no name; write lt-sweeps audit SWEEP|ROOT|FILE; "),
         (["audit", "nowhere"], "audit: nowhere; sweeps in results: none"),
         (["audit", "."], "audit: . has no results"),
         (["audit", ".", "repeat=-1"], "audit: repeat=-1; it is a count of trainings, or all"),

@@ -247,7 +247,7 @@ def test_a_mask_is_reported_with_what_was_measured_of_it_or_without(tmp_path: Pa
             1,
             "import: open_lht; did you mean `open_lth`? options: mask, mcgill, open_lth",
         ),
-        (["mask"], 2, "import: 1 given; name two. usage:"),
+        (["mask"], 2, "import: got mask; write lt-sweeps import KIND PATH; "),
         (
             ["mask", "m.safetensors", "name=../../evil"],
             1,

@@ -1,0 +1,249 @@
+"""What each verb of the command line takes: its help, its keys and flags, and how they are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lt_sweeps.config.errors import unknown
+from lt_sweeps.config.keys import GROUPS, KEEPS
+from lt_sweeps.config.option_files import check_own_options, option_names
+from lt_sweeps.config.quantities import names_of
+from lt_sweeps.config.report_config import BANDS, FIGURES, KEYS
+from lt_sweeps.storage.sweep_folder import sweep_path
+
+USAGE = {
+    "plan": """\
+usage: lt-sweeps plan [OVERRIDES]
+Shows what a sweep would run, and runs nothing: cells, trainings that they share, files and time.
+The same OVERRIDES without `plan` run it; `lt-sweeps --help` lists them.
+example: lt-sweeps plan mask_criterion=large_final,random 'seed=range(5)'""",
+    "report": """\
+usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FILE.yaml] [KEY=VALUE]
+Writes the tables, CSV files, figures and the page of a sweep, from its records alone.
+a KEY of conf/report/_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
+--check writes nothing; it fails if the data behind a figure has changed
+figures of your own: --config-dir DIR with figures=[curves,NAME] draws DIR/figure/NAME.yaml;
+trust=MODULE draws those that the sweep asks for
+example: lt-sweeps report my_sweep baseline=random band=ci""",
+    "compare": """\
+usage: lt-sweeps compare A B [by=KEY,KEY] [root=results] [out=DIR] [KEY=VALUE]
+Subtracts B from A, level by level, with a test: sweeps or cells (runs/SIGNATURE) that differ in
+one thing, or in the keys of `by`.
+a KEY of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2% family=line
+example: lt-sweeps compare with_sgd with_adam metrics=[test_accuracy]""",
+    "paper": """\
+usage: lt-sweeps paper NAME [root=results] [out=DIR] [quick=true]
+Draws all figures and tables of a paper on one page, from the sweeps under root; what is missing is
+marked. NAME: deconstructing or continuous_sparsification; quick=true: of the quick experiments.
+exit status: 0 complete, 1 something is missing
+example: lt-sweeps paper deconstructing quick=true""",
+    "status": """\
+usage: lt-sweeps status SWEEP [--watch] [root=results]
+Shows how far a sweep has come, by level and seed, what failed and why, and the number of each cell.
+--watch stays and shows it again until nothing is at work
+exit status: 0 complete, 1 something is missing and nothing runs, or all diverged, 3 running
+example: lt-sweeps status my_sweep --watch""",
+    "logs": """\
+usage: lt-sweeps logs SWEEP CELL [root=results]
+Prints what was logged while a cell was trained.
+CELL: its number in `status`, its name there with the seed, or SIGNATURE/SEED
+example: lt-sweeps logs my_sweep "random seed 0\"""",
+    "resume": """\
+usage: lt-sweeps resume SWEEP [root=results trust=MODULE,...] [KEY=VALUE of the launcher: time=480]
+Runs or submits exactly what is missing of a sweep, as it was planned.
+functions of your own run only from the modules that trust names
+example: lt-sweeps resume my_sweep trust=mylab""",
+    "cancel": """\
+usage: lt-sweeps cancel SWEEP [root=results]
+Cancels the Slurm jobs of a sweep, and no others; what is computed stays.
+example: lt-sweeps cancel my_sweep""",
+    "sync": """\
+usage: lt-sweeps sync SWEEP [root=results tracker=wandb|tensorboard|mlflow trust=MODULE] [KEY=VALUE]
+Sends what a tracker (Weights & Biases, TensorBoard, MLflow) lacks of a sweep.
+a KEY of the tracker: project=lt-sweeps mode=offline; one of your own runs only with trust
+example: lt-sweeps sync my_sweep tracker=wandb project=tickets""",
+    "dashboard": """\
+usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM] [KEY=VALUE]
+Makes the workspace and the report of a sweep in Weights & Biases, with the figures of our report.
+a KEY of conf/report/_keys.yaml: band=ci baseline=random
+example: lt-sweeps dashboard my_sweep project=tickets""",
+    "export": """\
+usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...
+       speed=false batch=256 n=15]
+       lt-sweeps export TICKET [form=state_dict|prune|sparse|compact|semi_structured
+       at=reported|end out=FILE.pt]
+Writes tidy tables for other tools; or a ticket (ROOT/tickets/STAGE/SEED.safetensors) as weights,
+masks or sparse tensors for torch, as a smaller dense network, or packed as 2:4: the weights whose
+accuracy is reported, or those of the end. speed=true measures the smaller networks on this machine.
+--config-dir DIR: the folder with a form of your own, DIR/export_form/NAME.yaml
+example: lt-sweeps export my_sweep out=tables""",
+    "audit": """\
+usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all repeat=0|all trust=MODULE,MODULE
+       out=FILE.json]; FILE: a ticket, a .pt, .pth or .safetensors, or a folder of open_lth
+Checks stored results against each other: evaluates `sample` trainings again and trains `repeat`
+again; changes no file.
+exit status: 0 no check failed, 1 one did
+example: lt-sweeps audit my_sweep sample=all""",
+    "prune-store": """\
+usage: lt-sweeps prune-store SWEEP|ROOT [--yes] [root=results keep=reported|records]
+Removes the tickets of finished sweeps that no sweep under the root needs: with keep=reported what
+no report reads, with keep=records all. Without --yes it only says what would go, and what computing
+that again would take. Records, reports and the same words stay as they are.
+example: lt-sweeps prune-store results keep=reported""",
+    "import": """\
+usage: lt-sweeps import KIND PATH [root=results name=NAME model=fc ...]
+KIND PATH: open_lth FOLDER
+           mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 ...]
+           mcgill FILE.csv [method=supermask ...], runs to `compare` ours with
+Reads other people's results as a sweep of ours, which every other command takes.
+--config-dir DIR: the folder with an importer of your own, DIR/importer/NAME.yaml
+example: lt-sweeps import open_lth open_lth_data/lottery_1234 name=theirs""",
+}
+
+_BOOLEAN = ("true", "false")
+REPORT_WORDS: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(KEYS, ()),
+    "figures": FIGURES,
+    "metrics": names_of(()),
+    "band": tuple(BANDS),
+    "x": ("remaining", "sparsity", "level"),
+    "family": ("line", "panel", "figure"),
+    "select": ("validation", "test"),
+    "lines": GROUPS,
+    "panels": GROUPS,
+}
+_OWN: Mapping[str, Sequence[str]] = {"--config-dir": ()}  # of verbs that take a person's options
+# A verb's keys and flags, with the known values of each. The shell completes files.
+VERB_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "report": {
+        "root": (),
+        "out": (),
+        "layout": (),
+        "trust": (),
+        "--check": (),
+        **_OWN,
+        **REPORT_WORDS,
+    },
+    "compare": {"root": (), "out": (), "by": GROUPS, **REPORT_WORDS},
+    "paper": {"root": (), "out": (), "quick": _BOOLEAN},
+    "status": {"root": (), "--watch": ()},
+    "logs": {"root": ()},
+    "resume": {"root": (), "trust": ()},
+    "cancel": {"root": ()},
+    "sync": {"root": (), "tracker": (), "trust": ()},
+    "dashboard": {"root": (), "project": (), "entity": (), **REPORT_WORDS},
+    "export": {
+        "root": (),
+        "out": (),
+        "form": tuple(option_names("export_form")),
+        "at": ("reported", "end"),
+        "effective": _BOOLEAN,
+        "speed": _BOOLEAN,
+        "batch": (),
+        "n": (),
+        "trust": (),
+        **_OWN,
+    },
+    "audit": {"root": (), "sample": ("all",), "repeat": ("all",), "trust": (), "out": ()},
+    "prune-store": {"root": (), "--yes": (), "keep": KEEPS[1:]},
+    "import": {"root": (), "name": (), "seed": (), "level": (), "test_accuracy": (), **_OWN},
+}
+_TWO_NAMES = ("compare", "logs", "import")
+_MORE_KEYS = ("resume", "sync", "dashboard", "export", "import")  # what they call checks those
+CONFIG_DIR = ("--config-dir", "-cd")
+
+
+class Usage(ValueError):
+    """A command line that no command understands: exit status 2."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The words behind a verb: names, values by key, and flags that stand alone."""
+
+    verb: str
+    names: Sequence[str]
+    keys: Mapping[str, str]
+    flags: Sequence[str]
+    root: Path
+    config_dir: str | None
+
+    @classmethod
+    def of(cls, verb: str, words: Sequence[str]) -> Arguments:
+        """Raises: Usage: a flag or a key that the verb does not take, or too few names or many."""
+        config_dir, rest = without_config_dir(words)
+        takes = VERB_WORDS[verb]
+        flags = [word for word in rest if word.startswith("-")]
+        flags += [*CONFIG_DIR[:1]] * (config_dir is not None)
+        if wrong := [flag for flag in flags if flag not in takes]:
+            allowed = [*(word for word in takes if word.startswith("-")), "--help"]
+            raise Usage(f"{verb}: " + unknown("flag", wrong[0], allowed, what="flags"))
+        pairs = [word.split("=", 1) for word in rest if "=" in word]
+        arguments = cls(
+            verb,
+            [word for word in rest if "=" not in word and word not in flags],
+            {key: value for key, value in pairs if key != "root"},
+            flags,
+            Path(dict(pairs).get("root", "results")),
+            config_dir,
+        )
+        if config_dir is not None:
+            check_own_options(config_dir)
+        if len(arguments.names) != (2 if verb in _TWO_NAMES else 1):
+            given = " ".join(arguments.names) or "no name"
+            form = re.match(r"usage: (.*?) ?[\[\n]", USAGE[verb])
+            assert form is not None
+            raise Usage(
+                f"{verb}: got {given}; write {form[1]}; lt-sweeps {verb} --help explains it"
+            )
+        if verb not in _MORE_KEYS:
+            arguments.check_keys()
+        return arguments
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the sweep that is named first.
+
+        Raises: ValueError: there is none.
+        """
+        return self.folder_of(self.names[0])
+
+    def folder_of(self, name: str) -> Path:
+        """The folder of a sweep or a cell.
+
+        Raises: ValueError: there is none.
+        """
+        return sweep_path(name, self.root, where=self.verb)
+
+    def path(self, key: str) -> Path | None:
+        """A value that is a path, if it was given."""
+        return Path(self.keys[key]) if self.keys.get(key) else None
+
+    def check_keys(self) -> None:
+        """Raises: Usage: a key that the verb does not take."""
+        allowed = [word for word in VERB_WORDS[self.verb] if not word.startswith("-")]
+        for key in self.keys:
+            if not self.knows(key):
+                raise Usage(unknown(self.verb, key, allowed, what="keys"))
+
+    def knows(self, key: str) -> bool:
+        """Whether a key is of the verb itself."""
+        return key in VERB_WORDS[self.verb]
+
+
+def without_config_dir(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The folder that `--config-dir` names, if the flag is there, and the other words.
+
+    Raises: Usage: the flag stands there without a folder.
+    """
+    folder, others, left = None, list[str](), iter(words)
+    for word in left:
+        flag, equals, value = word.partition("=")
+        if flag not in CONFIG_DIR:
+            others.append(word)
+        elif not (folder := value if equals else next(left, "")):
+            raise Usage(f"{flag}: got no value; give the folder that holds your options")
+    return folder, others
