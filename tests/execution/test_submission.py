@@ -17,7 +17,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.execution.local_launcher import run_missing
 from lt_sweeps.execution.plan_preview import _disk
-from lt_sweeps.execution.run_settings import code_version
+from lt_sweeps.execution.run_settings import RunSettings, code_version
 from lt_sweeps.execution.submission import Submission, resumed, work_on
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
@@ -217,6 +217,10 @@ def test_who_waits_for_another_process_can_be_stopped(cell: Make, tmp_path: Path
 def test_a_name_is_a_folders(cell: Make, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="cannot name a folder"):
         Submission(plan([cell()]), settings(tmp_path, name))
+
+
+def test_a_number_names_a_sweep(cells: Callable[..., list[Cell]]) -> None:
+    assert RunSettings.of(cells(*TINY, "name=2027")).name == "2027"
 
 
 def test_two_that_freeze_one_sweep_keep_each_others_packs(cell: Make, tmp_path: Path) -> None:
