@@ -202,7 +202,8 @@ def _end_search() -> None:
         return
     from lt_sweeps.execution.local_launcher import end_search
 
-    end_search(Path(config.root) / "sweeps" / (config.name or config.search), config.keep)
+    name = config.search if config.name is None else str(config.name)
+    end_search(Path(config.root) / "sweeps" / name, config.keep)
 
 
 class CellLauncher(Launcher):

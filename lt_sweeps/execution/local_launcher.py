@@ -13,12 +13,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from warnings import catch_warnings, simplefilter
 
 import torch
 from rich.console import Console
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.forking import may_fork, process_context, to_preload
 from lt_sweeps.execution.loaded_code import LoadedCode
 from lt_sweeps.execution.patience import patiently, say
 from lt_sweeps.execution.plan_preview import Estimate, preview, within_budget
@@ -27,7 +27,7 @@ from lt_sweeps.execution.prune_store import keep_only
 from lt_sweeps.execution.run_settings import RunSettings, check_writable
 from lt_sweeps.execution.status import Status
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.execution.worker_pool import Workers, loaded, process_context
+from lt_sweeps.execution.worker_pool import Workers
 from lt_sweeps.plan.cost import Speeds, free_memory, stack_sizes
 from lt_sweeps.plan.planning import Pack, packs, plan
 from lt_sweeps.reporting.written_report import is_current
@@ -142,7 +142,7 @@ def _run(
             who=who,
             panel=panel,
             host=host,
-            preload=loaded(),
+            preload=to_preload(),
         )
         workers.run()
     return workers.failed, bool(workers.again)
@@ -209,8 +209,7 @@ def _about(devices: Sequence[str], arithmetics: Collection[Arithmetic] = ()) -> 
         # Another process asks: to ask starts CUDA, which takes memory on a GPU until the process
         # ends, and which its forks could not use any more.
         asked = partial(_about_device, arithmetics=arithmetics)
-        with ProcessPoolExecutor(1, process_context(devices[0])) as other, catch_warnings():
-            simplefilter("ignore", DeprecationWarning)  # of threads, as in `worker_pool`
+        with ProcessPoolExecutor(1, process_context(devices[0])) as other, may_fork():
             found = list(other.map(asked, dict.fromkeys(devices)))
     shares = max(map(devices.count, devices))
     return found[0][0], min(free for _, free in found) // shares

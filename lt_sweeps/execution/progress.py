@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,6 +17,8 @@ from rich.text import Text
 
 from lt_sweeps.analysis.labels import automatic_labels, panel_label, readable
 from lt_sweeps.analysis.results import queued_cell
+from lt_sweeps.config.quantities import ACCURACY, Quantity, named
+from lt_sweeps.config.report_config import layout
 from lt_sweeps.storage.manifest import FrozenPack, FrozenStage, UnitName
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -151,6 +154,8 @@ class LatestScores:
         labels = zip(readable(automatic_labels(first, panels)), panels, strict=True)
         named = (f"{label}, {panel}" if several else label or panel for label, panel in labels)
         self._names = dict(zip(self._cells, named, strict=True))
+        reports = sweep.manifest.reports.items()
+        self._metrics = {name: layout(report).metrics[0] for name, report in reports}
         self._latest: dict[str, str] = {}  # the stage by the line; what came last is last
         self._read: dict[UnitName, TicketFacts] = {}
 
@@ -175,32 +180,42 @@ class LatestScores:
 
     def _row(self, name: str) -> tuple[str, ...]:
         cell, stage = self._cells[name], self._latest[name]
-        reports = self._sweep.manifest.reports.get(cell.labels.get("experiment") or "", {})
-        metric = (reports.get("metrics") or ["test_accuracy"])[0]
+        metric = self._metrics.get(cell.labels.get("experiment") or "", "test_metric")
         at = cell.config.get("report_at", "best")
         facts = [found for seed in self._seeds[name] if (found := self._facts(stage, seed))]
-        scores = [each.metrics for each in facts]
-        given = [metrics.get(f"{at}_{metric}", metrics.get(metric)) for metrics in scores]
-        values = [float(value) for value in given if isinstance(value, int | float)]
-        if not values:
+        if (score := latest_score(facts, metric, at)) is None:
             return ()
-        mean = fmean(values)
-        score = f"{100 * mean:.2f} %" if metric.endswith("accuracy") else f"{mean:.4g}"
         return (
             self._names[name],
-            f"{metric.replace('_', ' ')} {score}",
+            score[0],
             f"level {cell.levels[stage]}",
             f"{100 * (1 - facts[0].sparsity_at(at)):.3g} % left",
-            f"{len(values)} of {len(self._seeds[name])} seeds",
+            f"{score[1]} of {len(self._seeds[name])} seeds",
         )
 
     def _facts(self, stage: str, seed: str) -> TicketFacts | None:
         unit = stage, seed
-        if unit not in self._read and self._store.has(stage, seed):
+        if unit not in self._read:
             with suppress(ValueError):  # the report says what is wrong with a ticket
                 if facts := self._store.facts(stage, seed):
                     self._read[unit] = replace(facts, history=())
         return self._read.get(unit)
+
+
+def latest_score(facts: Sequence[TicketFacts], metric: str, at: str) -> tuple[str, int] | None:
+    """The mean of a metric over tickets, with its name, and of how many; None if none has it."""
+    values: list[float] = []
+    for scores in (ticket.metrics for ticket in facts):
+        metric = named(metric, scores.get("metric") or ACCURACY)
+        measured: dict[str, Any] = {**scores, **(scores.get("metrics") or {})}
+        value = measured.get(f"{at}_{metric}", measured.get(metric))
+        if value is not None:
+            values.append(float(value))
+    if not values:
+        return None
+    quantity = Quantity.of(metric)
+    unit = "%" if quantity.is_fraction else ""
+    return f"{quantity.words} {quantity.value_text(fmean(values))}{unit}", len(values)
 
 
 def _clock(seconds: float) -> str:

@@ -57,7 +57,7 @@ class RunSettings:
                 code_version=code_version(),
                 profile=_profile(config["profile"]),
             ),
-            name=config["name"],
+            name=_name(config["name"]),
             dry_run=config["dry_run"],
             budget=_budget(config["budget"]),
             keep=config["keep"],
@@ -89,6 +89,11 @@ def _check(config: Mapping[str, Any]) -> None:
         raise ValueError(f"tracker: got {config['tracker']!r}; give a `_target_` and its keys")
     tracker_of(config["tracker"])
     Objective.of(config["objective"])
+
+
+def _name(given: Any) -> Any:
+    """The name of a sweep; Hydra reads `name=2027` as a number."""
+    return str(given) if type(given) is int else given
 
 
 def _profile(given: Any) -> str:

@@ -25,7 +25,7 @@ from lt_sweeps.execution.asked_metrics import check_layouts, check_metrics
 from lt_sweeps.execution.loaded_code import ChangedCode
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.measured_backend import with_backend
-from lt_sweeps.execution.patience import patiently
+from lt_sweeps.execution.patience import patiently, say
 from lt_sweeps.execution.records import is_recorded, record_cell
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.train_pack import compute
@@ -282,9 +282,17 @@ class Submission:
 
 
 def resumed(sweep: SweepFolder) -> Submission:
-    """A sweep that was frozen before, as it was submitted. Relative paths start where it did."""
-    cells = sweep.cells()
-    os.chdir(sweep.manifest.launcher.cwd)
+    """A sweep that was frozen before, as it was submitted. Relative paths start where it did.
+
+    In a root that was copied to another machine that folder may be missing. Relative paths then
+    start here: data or code of other content give other keys, and are refused by the sweep's name.
+    """
+    cells, started_in = sweep.cells(), sweep.manifest.launcher.cwd
+    try:
+        os.chdir(started_in)
+    except OSError as error:
+        here = os.getcwd()
+        say(f"resume: it was started in {started_in} ({error.strerror}); paths start in {here}")
     named = {"root": sweep.root, "name": sweep.folder.name, "dry_run": False, "search": None}
     return Submission(plan(cells), replace(RunSettings.of(cells), **named))
 

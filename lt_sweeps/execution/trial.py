@@ -24,7 +24,7 @@ from lt_sweeps.config.call import Call, digest
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.config.user_code import raised_in
 from lt_sweeps.data.batches import first_images
-from lt_sweeps.execution.worker_pool import process_context
+from lt_sweeps.execution.forking import may_fork, process_context
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import Plan, Planned
@@ -211,8 +211,7 @@ def _in_a_process_of_its_own(trials: Sequence[Trial]) -> str:
         return _first_failure(trials)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, trials), daemon=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, as in `worker_pool`
+    with may_fork():
         process.start()
     theirs.close()
     yamls = ", ".join(dict.fromkeys(_named(trial) for trial in trials))

@@ -14,12 +14,9 @@ reason. The units that need its ticket are not begun; all others go on.
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import signal
-import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from lt_sweeps.config.garbage_collection import collect_as_usual
+from lt_sweeps.execution.forking import may_fork, process_context
 from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode
 from lt_sweeps.execution.patience import PATIENCE, OutOfPatience, next_pause, patiently, say
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
@@ -82,12 +80,12 @@ class Workers:
         # The last of them notes what has been imported.
         self.preload = [*preload, "lt_sweeps.execution.worker_process"]
         self.running: list[_Job] = []
-        self.idle: list[_Process] = []  # kept, and without a pack
+        self.idle: list[_Worker] = []  # kept, and without a pack
         self.failed: dict[UnitName, str] = {
             unit: failure.reason for unit, failure in sweep.failures().items()
         }
         self.again: set[UnitName] = set()  # need a new plan: a ticket is missing
-        self._tried: dict[str, int] = {}  # by pack: how often it was killed
+        self._kills = Counter[str]()  # by pack
         self._waits: dict[str, tuple[float, float]] = {}  # by pack: next try, seconds waited
         self._beaten = 0.0  # time of the last heartbeat
 
@@ -118,9 +116,9 @@ class Workers:
     def stop(self) -> None:
         """Tell all processes to save and stop, and wait for them."""
         for job in self.running:
-            job.process.terminate()
-        for process in (*self.idle, *(job.process for job in self.running)):
-            process.close()
+            job.worker.process.terminate()  # it saves
+        for worker in (*self.idle, *(job.worker for job in self.running)):
+            worker.close()
         self.idle.clear()
         self.sweep.rest(self.who)
 
@@ -135,7 +133,8 @@ class Workers:
             if self._waits.get(pack.name, (0.0, 0.0))[0] > time.monotonic():
                 continue
             own = {*pack.units}
-            if any(unfinished[need] > (need in own) for need in self._needs(pack)):
+            needs = {need for unit in pack.units for need in self.sweep.needs(unit)}
+            if any(unfinished[need] > (need in own) for need in needs):
                 continue  # another pack computes it
             self.queue.remove(pack)
             startable = self._without_failed(pack)
@@ -156,28 +155,28 @@ class Workers:
     def _begin(self, pack: FrozenPack, device: str) -> _Job:
         """Give a pack to a process that was kept on the device, or else to a new one."""
         step = self.sweep.manifest.stages[pack.units[0][0]].start
-        for process in [kept for kept in self.idle if kept.device == device]:
-            self.idle.remove(process)
+        for worker in [kept for kept in self.idle if kept.device == device]:
+            self.idle.remove(worker)
             with suppress(OSError):  # it was killed meanwhile
-                return _Job(pack, process, step)
-            process.close()
+                return _Job(pack, worker, step)
+            worker.close()
         keep = device != "cpu" if self.keep is None else self.keep
         about = self.sweep.folder, device, self.scratch, self.code, keep
-        others = [*self.idle, *(job.process for job in self.running)]
-        return _Job(pack, _Process(device, about, others), step)
+        others = [*self.idle, *(job.worker for job in self.running)]
+        return _Job(pack, _Worker(device, about, others), step)
 
     def _ended(self) -> list[_Job]:
         if self.running:
-            wait([job.process.pipe for job in self.running], timeout=0.5)
+            wait([job.worker.pipe for job in self.running], timeout=0.5)
         else:
             time.sleep(0.2)  # every pack waits for the file system
         return [job for job in self.running if job.messages(self.panel)]
 
     def _end(self, job: _Job) -> None:
         self.running.remove(job)
-        self.free.append(job.process.device)
-        if job.status == 0 and job.process.exitcode is None:
-            self.idle.append(job.process)
+        self.free.append(job.worker.device)
+        if job.status == 0 and job.worker.process.exitcode is None:
+            self.idle.append(job.worker)
         status, members = job.status, job.pack.units
         self.panel.stop(job.pack, done=status == 0)
         if status == 0:
@@ -210,8 +209,10 @@ class Workers:
         #   first kill is forgiven. At the second the stack is taken to be too large, and halved.
         #   Example: 8 replicates need more memory than there is. They are killed twice, then train
         #   as 4 + 4. A half has a name of its own, so its first kill is forgiven as well.
-        killed = status is not None and status < 0
-        return status in (STOPPED, STORAGE) or (killed and self._may_try(name))
+        if status is not None and status < 0:
+            self._kills[name] += 1
+            return self._kills[name] == 1
+        return status in (STOPPED, STORAGE)
 
     def _may_wait(self, name: str) -> bool:
         """Whether the pack has waited less than PATIENCE; sets the time of its next try."""
@@ -220,18 +221,10 @@ class Workers:
         self._waits[name] = time.monotonic() + pause, waited + pause
         return waited < PATIENCE
 
-    def _may_try(self, name: str) -> bool:
-        """Count a kill of the pack; returns whether it was the first."""
-        self._tried[name] = self._tried.get(name, 0) + 1
-        return self._tried[name] == 1
-
     def _fail(self, pack: FrozenPack, members: Sequence[UnitName], reason: str) -> None:
         for unit in members:
             self.failed[unit] = reason
             self.sweep.fail(unit, reason, pack.name)
-
-    def _needs(self, pack: FrozenPack) -> set[UnitName]:
-        return {need for unit in pack.units for need in self.sweep.needs(unit)}
 
     def _without_failed(self, pack: FrozenPack) -> FrozenPack | None:
         """The pack without the units that have failed, or that need a unit that has failed."""
@@ -256,13 +249,13 @@ class Workers:
             self.sweep.beat(self.who, Heartbeat(self.host, packs, queue, self.job))
 
 
-class _Process:
+class _Worker:
     """A process that trains packs on a device, and our end of the pipe to it.
 
     It starts with the stop signals blocked until it has set what they do, so that none is lost.
     """
 
-    def __init__(self, device: str, about: tuple[Any, ...], others: Sequence[_Process]) -> None:
+    def __init__(self, device: str, about: tuple[Any, ...], others: Sequence[_Worker]) -> None:
         self.device = device
         context = process_context(device)
         self.pipe, theirs = context.Pipe()
@@ -270,49 +263,31 @@ class _Process:
         forked = context.get_start_method() == "fork"
         ours = [self.pipe, *(other.pipe for other in others)] if forked else []
         arguments = (os.getcwd(), theirs, ours, *about)
-        self._process: BaseProcess = context.Process(target=_body, args=arguments, daemon=True)
+        self.process: BaseProcess = context.Process(target=_body, args=arguments, daemon=True)
         try:
-            with _signals_blocked(), warnings.catch_warnings():
-                # Python 3.12 warns of other threads, whose locks a fork cannot open. Ours are those
-                # of torch, which a process that computes with one thread does without.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                self._process.start()
+            with _signals_blocked(), may_fork():
+                self.process.start()
         finally:
             theirs.close()
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    @property
-    def exitcode(self) -> int | None:
-        return self._process.exitcode
-
-    def terminate(self) -> None:
-        """Tell it to save and stop."""
-        self._process.terminate()
-
-    def join(self) -> None:
-        self._process.join()
 
     def close(self) -> None:
         """Wait for its end; a process without a pack ends when its pipe is closed."""
         self.pipe.close()
-        self._process.join()
+        self.process.join()
 
 
 class _Job:
-    """One pack and the process that trains it.
+    """One pack and the worker that trains it.
 
     Raises:
-        OSError: the process has died before.
+        OSError: the worker's process has died before.
     """
 
-    def __init__(self, pack: FrozenPack, process: _Process, step: int) -> None:
-        self.pack, self.process, self.step = pack, process, step
+    def __init__(self, pack: FrozenPack, worker: _Worker, step: int) -> None:
+        self.pack, self.worker, self.step = pack, worker, step
         self.status: int | None = None  # of the pack, when it has ended
         self._error = ""
-        process.pipe.send(pack)
+        worker.pipe.send(pack)
 
     def messages(self, panel: Any) -> bool:
         """Read the messages of the process; returns whether the pack has ended.
@@ -321,8 +296,8 @@ class _Job:
         that the pack is done and that the process waits for another.
         """
         with suppress(EOFError, ConnectionResetError):
-            while self.process.pipe.poll():
-                message = self.process.pipe.recv()
+            while self.worker.pipe.poll():
+                message = self.worker.pipe.recv()
                 if message is None:
                     self.status = 0
                     return True
@@ -332,8 +307,8 @@ class _Job:
                 else:
                     self._error = message
             return False
-        self.process.join()
-        self.status = self.process.exitcode
+        self.worker.process.join()
+        self.status = self.worker.process.exitcode
         return True
 
     def reason(self) -> str:
@@ -342,54 +317,6 @@ class _Job:
             name = signal.Signals(-self.status).name
             return f"killed by {name}; the same command continues from its last checkpoint"
         return self._error or f"exit status {self.status}"
-
-
-def loaded() -> list[str]:
-    """What this process has imported and the workers of a job need too.
-
-    They are libraries of data sets, and our own modules: a job imports them once, before it forks
-    its first worker. The user's modules are not among them, because they may start CUDA, which a
-    forked process cannot use.
-    """
-    libraries = ("sklearn.datasets", "torchvision.datasets")
-    rooms = tuple(f"lt_sweeps.{room}." for room in _ROOMS)
-    return [name for name in sys.modules if name in libraries or name.startswith(rooms)]
-
-
-_ROOMS = ("training", "plan", "sparsity", "data", "models", "storage", "config")
-
-
-def process_context(device: str = "cpu") -> Any:
-    """How processes that compute on a device are started: as forks, where that is safe and fast."""
-    # CUDA cannot be used in a fork of a process that has used it, as a user's module may have when
-    # it was imported for the plan. On macOS the system's libraries may crash in a fork.
-    from torch import cuda  # here, because reports start without torch
-
-    forks = sys.platform == "linux" and not cuda.is_initialized()
-    if forks and device != "cpu":
-        forks = _a_fork_can_start_cuda()
-    return multiprocessing.get_context("fork" if forks else "spawn")
-
-
-def _a_fork_can_start_cuda() -> bool:
-    """Whether CUDA can start in a fork of this process.
-
-    It cannot once the driver was only asked how many GPUs there are, which leaves CUDA
-    uninitialized here: by `torch.cuda.is_available()` in a user's module, or by
-    `torch.cuda.device_count()` where one MIG instance is visible. Torch tells that to a fork alone.
-    """
-    asked = multiprocessing.get_context("fork").Process(target=_exit_as_a_fork, daemon=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, as in `_Process`
-        asked.start()
-    asked.join()
-    return asked.exitcode == 0
-
-
-def _exit_as_a_fork() -> None:
-    from torch import cuda
-
-    os._exit(int(cuda._is_in_bad_fork()))  # at once: what it inherited is not its own to flush
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:
         _log.info("%s", stop)
         return STOPPED
     except (Missing, CorruptTicket) as error:
-        tell(f"{error}; it is computed again")
+        tell(f"{error}; the same command, or `resume`, computes it again")
         _log.info("%s", error)
         return AGAIN
     except ChangedCode as error:

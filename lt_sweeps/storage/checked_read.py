@@ -232,8 +232,8 @@ def shortened(value: Any) -> str:
     return text if len(text) < 60 else f"{text[:56]} ..."
 
 
-def check_format(path: Path, stated: Any, *allowed: str, by: str = "") -> None:
-    """Check the format that a file states; the last of `allowed` is this version's own.
+def check_format(path: Path, stated: Any, ours: str, *, by: str = "") -> None:
+    """Check the format that a file states.
 
     Args:
         by: the version that wrote the file, where that is known.
@@ -242,16 +242,16 @@ def check_format(path: Path, stated: Any, *allowed: str, by: str = "") -> None:
         NewerFormat: a later version wrote it.
         DamagedFile: it is of another kind or version.
     """
-    if stated in allowed:
+    if stated == ours:
         return
-    kind, _, number = allowed[-1].rpartition("/")
+    kind, _, number = ours.rpartition("/")
     match = re.fullmatch(rf"{re.escape(kind)}/(\d{{1,9}})", str(stated))
     if match and int(match[1]) > int(number):
         raise NewerFormat(
             f"{path}: a newer version of lt_sweeps{by and f' ({by})'} wrote it, in the format "
-            f"{stated}; this version reads {allowed[-1]}; update lt_sweeps, or use another root"
+            f"{stated}; this version reads {ours}; update lt_sweeps, or use another root"
         )
-    raise DamagedFile(path, f"its format is {shortened(stated)}; this version reads {allowed[-1]}")
+    raise DamagedFile(path, f"its format is {shortened(stated)}; this version reads {ours}")
 
 
 @functools.cache

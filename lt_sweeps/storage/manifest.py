@@ -190,12 +190,12 @@ def _parsed(path: Path, content: bytes) -> Manifest:
     content, checksum = _without_checksum(content)
     try:
         row = parse_json(content)
-        check_format(path, row["format"], "lt_sweeps.manifest/3", FORMAT, by=_written_by(row))
-        if checksum is None and row["format"] == FORMAT:
+        check_format(path, row["format"], FORMAT, by=_written_by(row))
+        if checksum is None:
             raise ValueError("it has no checksum")
-        if checksum not in (None, hashlib.sha256(content).hexdigest()):
+        if checksum != hashlib.sha256(content).hexdigest():
             raise ValueError("it does not match its checksum")
-        manifest = typed(Manifest, row if row["format"] == FORMAT else _of_format_3(row))
+        manifest: Manifest = typed(Manifest, row)
         manifest._check()
     except NewerFormat:
         raise
@@ -203,7 +203,7 @@ def _parsed(path: Path, content: bytes) -> Manifest:
         raise DamagedFile(path, error.reason + _CURE) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedFile(path, f"damaged: {error}{_CURE}") from None
-    return replace(manifest, format=FORMAT)
+    return manifest
 
 
 def _without_checksum(content: bytes) -> tuple[bytes, str | None]:
@@ -219,15 +219,6 @@ def _written_by(row: Mapping[str, Any]) -> str:
         return str(row["packs"][0]["machine"]["code_version"])
     except (LookupError, TypeError):
         return ""
-
-
-def _of_format_3(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest of format 3, whose cells also hold the options that their method does not take."""
-    cells = [
-        {key: value for key, value in cell.items() if key != "choices"}
-        for cell in row.get("cells", ())
-    ]
-    return {**row, "cells": cells}
 
 
 def pack_name(level: int, units: Sequence[UnitName]) -> str:

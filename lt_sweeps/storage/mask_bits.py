@@ -4,8 +4,6 @@
 byte, and `mask_shapes` in the metadata is a JSON object of shapes by name. With numpy alone:
 
     kept = numpy.unpackbits(tensors["mask/fc1.weight"], count=300 * 784).reshape(300, 784)
-
-Earlier versions stored a truth value to a byte, and such files are read as they are.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -173,7 +173,9 @@ class SweepFolder:
             key, _, seed = path.stem.partition("-")
             with suppress(OSError, DamagedFile):
                 if key in self.manifest.stages:
-                    failures[key, seed] = read_json(path, Failure)
+                    failure = read_json(path, Failure)
+                    log = self.log(Path(failure.log).stem)  # here, in a root that was copied too
+                    failures[key, seed] = replace(failure, log=str(log))
         return failures
 
     def forgive(self, units: Iterable[UnitName]) -> None:

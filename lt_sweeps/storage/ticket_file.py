@@ -32,7 +32,6 @@ from lt_sweeps.storage.ticket_facts import TicketFacts
 from lt_sweeps.storage.unit_costs import read_cost
 
 FORMAT = "lt_sweeps.ticket/2"
-EARLIER = ("lt_sweeps.ticket/1",)  # a mask was a truth value to a byte
 MASK, OPTIMIZER, LEARNED = "mask/", "optimizer/", "learned/"
 """Prefixes of the names of tensors other than weights and buffers."""
 
@@ -156,8 +155,8 @@ def _head(path: Path) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]], int
         stated = metadata["format"]
     except (ValueError, KeyError, AttributeError):
         raise CorruptTicket(path, "its header is unreadable") from None
-    by = _written_by(path) if stated not in (*EARLIER, FORMAT) else ""
-    _or_corrupt(path, lambda: check_format(path, stated, *EARLIER, FORMAT, by=by))
+    by = _written_by(path) if stated != FORMAT else ""
+    _or_corrupt(path, lambda: check_format(path, stated, FORMAT, by=by))
     if actual != 8 + size + max(ends, default=0):
         expected = 8 + size + max(ends, default=0)
         raise CorruptTicket(path, f"{actual} bytes where {expected} were written")
@@ -172,8 +171,10 @@ def _head(path: Path) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]], int
         shapes = mask_shapes(metadata)
     except ValueError as error:
         raise CorruptTicket(path, str(error)) from None
+    if unlike := shapes.keys() ^ split_by_prefix(tensors)[MASK].keys():
+        raise CorruptTicket(path, f"its mask of {min(unlike)} has no shape or no bits")
     for name, shape in shapes.items():
-        entry = tensors.get(MASK + name, {})
+        entry = tensors[MASK + name]
         if (entry.get("dtype"), entry.get("shape")) != ("U8", [-(-math.prod(shape) // 8)]):
             raise CorruptTicket(path, f"its mask of {name} is of another size than its header says")
     return metadata, tensors, 8 + size
@@ -228,15 +229,11 @@ def _miscounted(
     shapes = mask_shapes(metadata)
     for name, entry in groups[MASK].items():
         first, last = entry["data_offsets"]
-        mask = bytes(body[first:last])
-        if name in shapes:
-            bits, beyond = int.from_bytes(mask, "big"), 8 * len(mask) - math.prod(shapes[name])
-            kept, whole = bits.bit_count(), not bits & ((1 << beyond) - 1)
-        else:
-            kept = mask.count(1)
-            whole = entry.get("dtype") == "BOOL" and kept + mask.count(0) == len(mask)
-        if not whole:
-            return f"its mask of {name} has entries other than 0 and 1"
+        bits, beyond = int.from_bytes(body[first:last], "big"), 8 * (last - first)
+        beyond -= math.prod(shapes[name])
+        kept = bits.bit_count()
+        if bits & ((1 << beyond) - 1):
+            return f"its mask of {name} has bits beyond its last weight"
         if left and kept != left.get(name):
             return f"its mask of {name} keeps {kept} weights; its header says {left.get(name)}"
     return ""

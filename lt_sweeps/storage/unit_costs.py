@@ -1,7 +1,7 @@
 """What units cost to compute: a line per unit in `tickets/<stage key>/costs.jsonl` (no torch).
 
 A ticket's bytes must not depend on a clock, so its cost stands beside it, and one file for all
-seeds of a stage is a file less for every unit. Earlier versions wrote a `<seed>.cost.json` each.
+seeds of a stage is a file less for every unit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lt_sweeps.storage.atomic_write import append_whole
-from lt_sweeps.storage.checked_read import DamagedFile, read_json, read_lines
+from lt_sweeps.storage.checked_read import read_lines
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.verified_files import version
 
@@ -51,15 +51,9 @@ def write_costs(folder: Path, seeds: Sequence[object], cost: UnitCost) -> None:
 
 def read_cost(folder: Path, seed: object) -> UnitCost:
     """What a unit took; nothing is known where its line is absent or damaged."""
-    path, costs = _path(folder), {}
-    if (seen := version(path)) is not None:
-        costs = _costs(path, seen)
-    if str(seed) in costs:
-        return costs[str(seed)]
-    try:
-        return read_json(folder / f"{seed}.cost.json", UnitCost)
-    except (FileNotFoundError, DamagedFile):
-        return UnitCost()
+    path = _path(folder)
+    seen = version(path)
+    return UnitCost() if seen is None else _costs(path, seen).get(str(seed), UnitCost())
 
 
 @functools.lru_cache(maxsize=512)

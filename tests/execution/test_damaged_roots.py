@@ -189,7 +189,7 @@ MANIFESTS = {
     "a list": b"[]",
     "null": b"null",
     "deep": b"[" * 200_000,
-    "no packs": b'{"format": "lt_sweeps.manifest/3", "cells": []}',
+    "of another format": b'{"format": "lt_sweeps.manifest/3", "cells": []}',
     "no text": b"\xff\xff",
 }
 

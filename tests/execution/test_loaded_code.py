@@ -39,7 +39,7 @@ def luck(final):
     return final.abs()
 """
 WORKER = """
-from lt_sweeps.execution.worker_pool import process_context
+from lt_sweeps.execution.forking import process_context
 
 def where():
     import lt_sweeps

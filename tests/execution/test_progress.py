@@ -6,17 +6,20 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fixtures.tiny_cell import settings
 from rich.console import Console
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.report_config import layout
 from lt_sweeps.execution import progress
-from lt_sweeps.execution.progress import ProgressPanel
+from lt_sweeps.execution.progress import ProgressPanel, latest_score
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.planning import packs, plan
 from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.storage.ticket_facts import TicketFacts
 
 Make = Callable[..., Cell]
 Swept = Callable[..., Path]
@@ -73,6 +76,25 @@ def test_the_panel_shows_trainings_scores_and_time(sweep: SweepFolder) -> None:
     for name, line in zip(("lr=0.1", "lr=0.01"), scores, strict=True):
         assert line.startswith(f"  {name} ") and line.endswith(" % left  2 of 2 seeds")
         assert " test accuracy " in line and f" level {levels} " in line
+
+
+@pytest.mark.parametrize(
+    ("metrics", "scores", "shown"),
+    [
+        (["test_metric"], {"best_test_accuracy": 0.5}, "test accuracy 50.00%"),
+        (["end_val_loss"], {"end_val_loss": 0.25, "best_val_loss": 0.5}, "end val loss 0.2500"),
+        (["test_metric"], {"metric": "r2", "metrics": {"best_test_r2": 0.25}}, "test R2 0.2500"),
+        (["test_metric"], {"metric": "r2", "metrics": {"best_test_r2": None}}, None),
+        (None, {"best_test_accuracy": 0.5}, "test accuracy 50.00%"),
+    ],
+)
+def test_the_score_is_the_first_metric_of_the_report(
+    metrics: list[str] | None, scores: dict[str, Any], shown: str | None
+) -> None:
+    """`conf/report` asks for `test_metric`, which stands for the task's own."""
+    report = {} if metrics is None else {"metrics": metrics}
+    facts = [TicketFacts(step=3, metrics=scores), TicketFacts(step=3, metrics=scores)]
+    assert latest_score(facts, layout(report).metrics[0], "best") == (shown and (shown, 2))
 
 
 def test_a_part_that_is_stored_counts_and_a_failure_is_said(sweep: SweepFolder) -> None:

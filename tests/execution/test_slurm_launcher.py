@@ -1,10 +1,15 @@
-"""How many jobs a profile makes of a sweep, seen without a cluster."""
+"""How many jobs a profile makes of a sweep, and which jobs are a sweep's, without a cluster."""
 
 import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.execution.slurm.squeue import Batch, cancel, job_name, queued
+from lt_sweeps.storage.sweep_folder import SweepFolder
 
 WORDS = [
     *("plan", "hydra/launcher=slurm", "dataset=synthetic", "dataset.shape=[1,4,4]"),
@@ -44,3 +49,24 @@ def test_a_profile_says_how_cells_become_jobs(
 def test_gpu_hours_and_the_longest_chain_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     time = planned(capsys)["time"]
     assert "GPU-hours, longest chain" in time and "speed not measured" in time
+
+
+def test_the_jobs_of_a_sweep_are_not_those_of_its_copy(
+    swept: Callable[..., Path],
+    cell: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sweep = SweepFolder(swept(cell(), computed=False))
+    name = job_name(sweep, 0)
+    Batch(0, name, [["a pack"]], "cpu", 1, [], [False], id="70").write(sweep)
+    shutil.copytree(sweep.root, tmp_path / "copy")
+    copy = SweepFolder(tmp_path / "copy" / "sweeps" / sweep.folder.name)
+    for program, does in (("squeue", f"echo 70 0 PENDING {name}"), ("scancel", "exit 0")):
+        path = tmp_path / "bin" / program
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{does}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    assert queued(sweep) == {(0, 0): ("PENDING", "70_0")} and queued(copy) == {}
+    assert (cancel(sweep), cancel(copy)) == (1, 0)

@@ -1,5 +1,6 @@
 """A sweep is frozen, resumed as it was, and never done twice."""
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.command_line import CommandLine
+from fixtures.command_line import TINY, CommandLine
 from fixtures.tiny_cell import settings
 from torch import Tensor
 
@@ -16,11 +17,11 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.execution.local_launcher import run_missing
 from lt_sweeps.execution.plan_preview import _disk
-from lt_sweeps.execution.run_settings import code_version
-from lt_sweeps.execution.submission import Submission, work_on
+from lt_sweeps.execution.run_settings import RunSettings, code_version
+from lt_sweeps.execution.submission import Submission, resumed, work_on
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
-from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.manifest import Launcher, Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.training.training_loop import Interrupted
@@ -86,6 +87,26 @@ def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> Non
     again = Submission(made, settings(tmp_path))
     left = again.unfinished(again.missing())
     assert [pack.name for pack in left] == names[1:]
+
+
+def test_a_copied_root_is_resumed_where_the_first_folder_is_missing(
+    cells: Callable[..., list[Cell]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = plan(cells(*TINY, "schedule.levels=1", f"root={tmp_path / 'first'}"))
+    gone = Launcher(cwd=str(tmp_path / "gone"))
+    sweep = Submission(made, settings(tmp_path / "first", "mine")).freeze(all_packs(made), gone)
+    sweep.fail(sweep.manifest.packs[0].units[0], "no luck", sweep.manifest.packs[0].name)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    copied = SweepFolder(tmp_path / "copy" / "sweeps" / "mine")
+    (failure,) = copied.failures().values()
+    assert failure.log == str(copied.log(copied.manifest.packs[0].name))
+    monkeypatch.chdir(tmp_path)
+    again = resumed(copied)
+    assert len(again.missing()) == len(made.units) and again.settings.root == tmp_path / "copy"
+    assert f"started in {gone.cwd} (No such file or directory)" in capsys.readouterr().err
 
 
 def test_a_search_grows_by_its_trials_and_leaves_the_packs_of_others(
@@ -198,6 +219,10 @@ def test_who_waits_for_another_process_can_be_stopped(cell: Make, tmp_path: Path
 def test_a_name_is_a_folders(cell: Make, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="cannot name a folder"):
         Submission(plan([cell()]), settings(tmp_path, name))
+
+
+def test_a_number_names_a_sweep(cells: Callable[..., list[Cell]]) -> None:
+    assert RunSettings.of(cells(*TINY, "name=2027")).name == "2027"
 
 
 def test_two_that_freeze_one_sweep_keep_each_others_packs(cell: Make, tmp_path: Path) -> None:

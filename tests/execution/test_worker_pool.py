@@ -18,10 +18,11 @@ from fixtures.command_line import CommandLine
 from fixtures.tiny_cell import settings
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.forking import process_context
 from lt_sweeps.execution.loaded_code import LoadedCode
 from lt_sweeps.execution.process_state import as_before, forget_users_code
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.execution.worker_pool import Workers, process_context
+from lt_sweeps.execution.worker_pool import Workers
 from lt_sweeps.execution.worker_process import _visible
 from lt_sweeps.plan.planning import packs, plan
 from lt_sweeps.storage.manifest import FrozenPack
@@ -39,7 +40,7 @@ class Seen:
         self.then = then
 
     def start(self, pack: FrozenPack) -> None:
-        self.pids.append(self.pool.running[-1].process.pid)
+        self.pids.append(self.pool.running[-1].worker.process.pid)
 
     def step(self, pack: FrozenPack, step: int) -> None:
         pass
@@ -80,10 +81,10 @@ def test_packs_in_one_process_and_in_one_each_end_with_equal_bytes(
 
 def test_a_kept_process_that_was_killed_is_replaced(cell: Make, tmp_path: Path) -> None:
     def kill(pool: Workers) -> None:
-        for process in pool.idle:
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
+        for worker in pool.idle:
+            assert worker.process.pid is not None
+            os.kill(worker.process.pid, signal.SIGKILL)
+            worker.process.join()
 
     seen = Seen(kill)
     assert trained(frozen([cell(seed=0)], tmp_path), seen, keep=True)

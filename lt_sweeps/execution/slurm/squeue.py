@@ -116,7 +116,8 @@ def cancel(sweep: SweepFolder) -> int:
 
 def _queued_tasks(sweep: SweepFolder, timeout: float) -> Iterator[tuple[int, int, str, str]]:
     """Array, task, state and Slurm's array id of each task in the queue, found by its name."""
-    names = {batch.name: batch for batch in batches(sweep)}
+    # The notes in a copy of a root are of the original's jobs, which have another folder's name.
+    names = {job_name(sweep, batch.number): batch for batch in batches(sweep)}
     if not names:
         return
     command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}"]

@@ -12,11 +12,11 @@ from pathlib import Path
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError
 
+from lt_sweeps.execution.forking import to_preload
 from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.slurm.partition_jobs import Job
 from lt_sweeps.execution.slurm.resources import SlurmResources
 from lt_sweeps.execution.slurm.squeue import Batch, batches, job_name, setting
-from lt_sweeps.execution.worker_pool import loaded
 from lt_sweeps.plan.planning import Pack, needs
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -96,7 +96,7 @@ class Arrays:
             tasks=tasks,
             device=self.device,
             processes=1 if canary else self.profile.processes,
-            preload=loaded(),
+            preload=to_preload(),
             waited_for=waited_for,
             canary=canary,
             code=str(self.code),
