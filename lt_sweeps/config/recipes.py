@@ -12,10 +12,8 @@ from lt_sweeps.config.call import Call, identity_of
 from lt_sweeps.config.durations import Duration, steps
 
 FAMILY = "recipes"  # the first part of these names in stage keys, for ever
-_OWN_DECAYS = ("linear", "polynomial", "trapezoidal", "triangular", "one_cycle")
-_LATER: dict[str, Any] = {
-    "clip": None
-}  # keys that came after results, at the values without a part in stage keys
+# Keys that came after results, at the values without a part in stage keys.
+_LATER: dict[str, Any] = {"clip": None}
 
 Given = Annotated[Mapping[str, Any], "a mapping with `_target_`"]
 """A function or class of torch's or of a user's, with its arguments."""
@@ -169,12 +167,18 @@ def recipe(
             raise ValueError(f"recipe.{key}: got {value} steps; give at least one")
         if value > times["length"]:
             raise ValueError(f"recipe.{key}: got {value} steps; the length is {times['length']}")
+    turns = tuple(steps(time, per_epoch, where="recipe.milestones") for time in milestones)
+    if late := [t for t, at in zip(milestones, turns, strict=True) if at >= times["length"]]:
+        raise ValueError(
+            f"recipe.milestones: got {', '.join(late)}; the training ends at step "
+            f"{times['length']} (length={length}), so give times before it, or []"
+        )
     return Recipe(
         optimizer=_optimizer(optimizer),
         lr=float(lr),
         batch_size=batch_size,
         steps_per_epoch=per_epoch,
-        milestones=tuple(steps(time, per_epoch, where="recipe.milestones") for time in milestones),
+        milestones=turns,
         gamma=float(gamma),
         decay=_decay(decay, times["length"] - times["warmup"], per_epoch),
         momentum=float(momentum),
@@ -205,7 +209,7 @@ def _optimizer(given: str | Mapping[str, Any]) -> str | Call:
 
 def _decay(given: str | Mapping[str, Any], length: int, per_epoch: int) -> str | Call:
     """The schedule that a recipe names, called at a few steps to see that it gives factors."""
-    if isinstance(given, str) and given not in _OWN_DECAYS:
+    if isinstance(given, str) and given in ("step", "cosine"):
         return given
     config = {"_target_": f"lt_sweeps.config.decays.{given}"} if isinstance(given, str) else given
     supplied = ("step", "length", "steps_per_epoch")

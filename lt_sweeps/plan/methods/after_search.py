@@ -7,7 +7,6 @@ that is binary by itself, because any other would change the magnitude of the we
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call
@@ -33,40 +32,35 @@ LEARNED = reset_by("learned")
 ZERO = Call("lt_sweeps.sparsity.freezes.zero")
 
 
-@dataclass(frozen=True)
-class AfterMask:
-    """What is trained with a mask.
+def start_of(protocol: Protocol, *, kept: Call, to: str, restart: bool) -> Call:
+    """What kept weights start from: `kept`, or in a ticket the early weights of time `to`.
 
-    Args:
-        finetune: the keys of the recipe in which the training of what is kept differs; None only
-            scores it, with batch-norm statistics estimated anew.
-        to: the early moment whose weights a ticket has.
-        restart: whether a ticket's training begins the recipe anew, instead of going on from `to`.
+    With `restart` the training of a ticket begins the recipe anew, instead of going on from `to`.
     """
-
-    finetune: Changes | None
-    protocol: Protocol = "prune"
-    to: str = "0it"
-    restart: bool = False
-
-    def train(self, cut: Prune, recipe: Training, *, origin: Train, kept: Call = LEARNED) -> Work:
-        """Train what a cut keeps: from `kept`, or a ticket from the early weights of `origin`."""
-        early = reset_by("rewind", to=self.to, restart=self.restart)
-        start = Reset(cut, kept if self.protocol == "prune" else early, ZERO, origin=origin)
-        if self.finetune is None:
-            return Evaluate(start, recipe)
-        return Train(start, recipe.changed(self.finetune, where="method.finetune"))
+    return kept if protocol == "prune" else reset_by("rewind", to=to, restart=restart)
 
 
-def finetuned(mask: Prune | Work, recipe: Training, finetune: Changes) -> Train:
-    """Train what a mask keeps, from where its weights are.
+def finetuned(
+    mask: Prune | Work,
+    recipe: Training,
+    finetune: Changes | None,
+    *,
+    start: Call = KEEP,
+    origin: Train | None = None,
+) -> Work:
+    """Train what a mask keeps.
 
     Args:
         mask: a cut, or the work that ended with the mask.
-        finetune: the keys of the recipe in which the fine-tuning differs.
+        finetune: the keys of the recipe in which this training differs; None only scores the
+            network, with batch-norm statistics estimated anew.
+        start: the reset that says what kept weights start from.
+        origin: the run whose early weights a ticket has; None for the one that was pruned.
     """
-    start = Reset(mask, KEEP, ZERO, origin=mask.trained)
-    return Train(start, recipe.changed(finetune, where="method.finetune"))
+    begun = Reset(mask, start, ZERO, origin=origin or mask.trained)
+    if finetune is None:
+        return Evaluate(begun, recipe)
+    return Train(begun, recipe.changed(finetune, where="method.finetune"))
 
 
 def refuse_ticket(protocol: Protocol, method: str, *, because: str) -> None:

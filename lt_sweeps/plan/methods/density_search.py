@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.methods.after_search import KEEP, ZERO, Protocol, finetuned, refuse_ticket
-from lt_sweeps.plan.stages import Changes, Init, Reset, Search, Train, Training
+from lt_sweeps.plan.stages import Changes, Init, Reset, Search, Train, Training, Work
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Amc
 from lt_sweeps.sparsity.sparsifiers.amc import least
@@ -21,7 +21,7 @@ def amc(
     recalibrate: int = 0,
     protocol: Protocol = "prune",
     finetune: Changes = "same",
-) -> tuple[Train, Train]:
+) -> tuple[Train, Work]:
     """Train, find densities that keep as many weights as the last target says, fine-tune.
 
     Known densities need no agent: use method=magnitude schedule=densities.

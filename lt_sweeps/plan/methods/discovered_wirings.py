@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lt_sweeps.plan.methods.after_search import HARD, AfterMask, Protocol, refuse_ticket
+from lt_sweeps.plan.methods.after_search import HARD, LEARNED, Protocol, finetuned, refuse_ticket
 from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
 from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
@@ -33,4 +33,4 @@ def dnw(
     start = logits("lt_sweeps.sparsity.mask_logits.none")
     search = Train(Logits(init, start), recipe, StraightThrough(target.sparsity))
     cut = Prune(search, target, HARD, origin=search)
-    return Train(init, recipe), AfterMask(finetune).train(cut, recipe, origin=search)
+    return Train(init, recipe), finetuned(cut, recipe, finetune, start=LEARNED)

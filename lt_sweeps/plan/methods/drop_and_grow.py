@@ -5,7 +5,7 @@ from __future__ import annotations
 from lt_sweeps.config.durations import steps
 from lt_sweeps.plan.methods.after_search import Protocol, criterion_by, finetuned, refuse_ticket
 from lt_sweeps.plan.methods.pruning_at_init import at_init_ticket
-from lt_sweeps.plan.stages import Changes, Init, Train, Training
+from lt_sweeps.plan.stages import Changes, Init, Train, Training, Work
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import RigL
 
@@ -24,7 +24,7 @@ def rigl(
     multiplier: int = 1,
     protocol: Protocol = "prune",
     finetune: Changes | None = None,
-) -> tuple[Train, Train]:
+) -> tuple[Train, Work]:
     """Train at the layers' densities of the schedule's last target, from a random mask.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lt_sweeps.config.durations import steps
 from lt_sweeps.plan.methods.after_search import Protocol, finetuned, refuse_ticket
-from lt_sweeps.plan.stages import Changes, Init, Train, Training
+from lt_sweeps.plan.stages import Changes, Init, Train, Training, Work
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Gradual
 
@@ -20,7 +20,7 @@ def gmp(
     power: float = 3.0,
     protocol: Protocol = "prune",
     finetune: Changes | None = None,
-) -> tuple[Train, Train]:
+) -> tuple[Train, Work]:
     """Prune during training, to exactly the schedule's last target.
 
     Args:

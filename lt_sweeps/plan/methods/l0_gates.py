@@ -9,9 +9,9 @@ from lt_sweeps.plan.methods.after_search import (
     HARD,
     KEEP,
     LEARNED,
-    AfterMask,
     Protocol,
     criterion_by,
+    finetuned,
     refuse_ticket,
 )
 from lt_sweeps.plan.stages import Changes, Evaluate, Init, Logits, Prune, Train, Training, Work
@@ -62,5 +62,5 @@ def l0(
         return dense, Train(start, recipe.changed(finetune, where="method.finetune"), gates)
     found = SAMPLED if mask == "sample" else HARD
     cut = Prune(search, Target.open(init.network.layers), found, origin=search)
-    kept = LEARNED if mask == "gate" else KEEP
-    return dense, AfterMask(finetune).train(cut, recipe, origin=search, kept=kept)
+    start = LEARNED if mask == "gate" else KEEP
+    return dense, finetuned(cut, recipe, finetune, start=start)

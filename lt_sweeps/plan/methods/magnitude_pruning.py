@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from lt_sweeps.plan.methods.after_search import KEEP, AfterMask, Protocol
+from lt_sweeps.plan.methods.after_search import KEEP, Protocol, finetuned, start_of
 from lt_sweeps.plan.stages import Changes, Init, Prune, Train, Training, Work
 from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target
@@ -29,4 +29,5 @@ def magnitude(
     """
     dense = Train(init, recipe)
     cut = Prune(dense, schedule[-1], mask_criterion, origin=dense)
-    return AfterMask(finetune, protocol, to, restart).train(cut, recipe, origin=dense, kept=KEEP)
+    start = start_of(protocol, kept=KEEP, to=to, restart=restart)
+    return finetuned(cut, recipe, finetune, start=start)

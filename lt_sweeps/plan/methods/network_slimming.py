@@ -7,7 +7,7 @@ from dataclasses import replace
 from lt_sweeps.config.call import Call
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.methods.after_search import Protocol, criterion_by, finetuned, refuse_ticket
-from lt_sweeps.plan.stages import Changes, Init, Prune, Train, Training
+from lt_sweeps.plan.stages import Changes, Init, Prune, Train, Training, Work
 from lt_sweeps.sparsity.channel_pruning import scales, slimmable
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Slimming
@@ -22,7 +22,7 @@ def slimming(
     scale: float = 0.5,
     protocol: Protocol = "prune",
     finetune: Changes = "same",
-) -> tuple[Train, Train]:
+) -> tuple[Train, Work]:
     """Train with a penalty on batch-norm scales, remove channels, fine-tune.
 
     With a channel go the weights that write to it and those that read it. Channels that are added

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lt_sweeps.plan.methods.after_search import HARD, AfterMask, Protocol, criterion_by
+from lt_sweeps.plan.methods.after_search import (
+    HARD,
+    LEARNED,
+    Protocol,
+    criterion_by,
+    finetuned,
+    start_of,
+)
 from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
 from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
@@ -56,12 +63,12 @@ def continuous_sparsification(
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
     searches = _searches(init, recipe, soft, s0, rounds, round_reset, keep_momentum)
-    after = AfterMask(finetune, protocol, to, restart)
+    start = start_of(protocol, kept=LEARNED, to=to, restart=restart)
     dense = Train(init, recipe)
     begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
     whole = Target.open(init.network.layers)
     cuts = [Prune(search, whole, HARD, origin=begun) for search in searches]
-    return (dense, *(after.train(cut, recipe, origin=begun) for cut in cuts))
+    return (dense, *(finetuned(cut, recipe, finetune, start=start, origin=begun) for cut in cuts))
 
 
 def exact_continuous_sparsification(
@@ -92,11 +99,11 @@ def exact_continuous_sparsification(
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
     searches = _searches(init, recipe, soft, s0, rounds, round_reset, keep_momentum)
-    after = AfterMask(finetune, protocol, to, restart)
+    start = start_of(protocol, kept=LEARNED, to=to, restart=restart)
     dense = Train(init, recipe)
     begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
     cuts = [Prune(searches[-1], target, SURE, origin=begun) for target in schedule]
-    return (dense, *(after.train(cut, recipe, origin=begun) for cut in cuts))
+    return (dense, *(finetuned(cut, recipe, finetune, start=start, origin=begun) for cut in cuts))
 
 
 def _searches(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lt_sweeps.plan.methods.after_search import HARD, AfterMask, Protocol, refuse_ticket
+from lt_sweeps.plan.methods.after_search import HARD, LEARNED, Protocol, finetuned, refuse_ticket
 from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
 from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
@@ -36,4 +36,4 @@ def soft_threshold(
     searching = recipe.changed(decay, where="method.threshold_decay")
     search = Train(Logits(init, start), searching, shrinking)
     cut = Prune(search, Target.open(init.network.layers), HARD, origin=search)
-    return Train(init, recipe), AfterMask(finetune).train(cut, recipe, origin=search)
+    return Train(init, recipe), finetuned(cut, recipe, finetune, start=LEARNED)

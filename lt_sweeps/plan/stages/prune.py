@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.models.network import is_bias
 from lt_sweeps.plan.stages.stage import Init, Snapshot, Stage
 from lt_sweeps.plan.stages.task import Task
 from lt_sweeps.plan.stages.work import Work
@@ -176,32 +175,32 @@ class Prune(Stage):
             name: snapshot and ["origin" if times[name] == "origin" else "trained", snapshot[1]]
             for name, snapshot in self.evidence.items()
         }
-        task, grouped = {}, self.criterion.granularity
+        fields: dict[str, Any] = {
+            "target": self.target.identity(),
+            "criterion": self.criterion.call.identity(),
+            "evidence": moments,
+            **self._versions,
+        }
+        if self.task is not None and {*moments} & {*ON_DATA}:
+            fields["task"] = self.task.identity()
+        if self.criterion.granularity is not None:
+            fields["granularity"] = self.criterion.granularity.identity()
+        return fields
+
+    @property
+    def _versions(self) -> dict[str, int]:
+        """The versions of evidence whose numbers have changed, where they have."""
+        versions: dict[str, int] = {}
         # Until version 2 the flow through a recurrent layer passed through its biases as well.
         recurrent = any(n.rpartition(".")[2].startswith("bias_") for n in self.network.sizes)
-        anew: dict[str, Any] = {"flow": 2} if recurrent and "flow" in self.evidence else {}
+        if "flow" in self.evidence and recurrent:
+            versions["flow"] = 2
         # Until version 2 the noise of a group was the mean of that of its weights.
         if "noise" in self.evidence and (groups := self.groups) is not None:
             runs = groups.runs(self.target, self.network.layers)
             if any(groups.differ([layer.name for layer in run]) for run, _ in runs):
-                anew["noise"] = 2
-        if self.task is not None and {*moments} & {*ON_DATA}:
-            task = {"task": self.task.identity()}
-        return {
-            "target": self.target.identity(),
-            "criterion": self.criterion.call.identity(),
-            "evidence": moments,
-            **task,
-            **anew,
-            **({} if grouped is None else {"granularity": grouped.identity()}),
-            **self._flow_version,
-        }
-
-    @property
-    def _flow_version(self) -> dict[str, int]:
-        """Until version 2 a flow had the biases of recurrent layers, whose names end otherwise."""
-        others = any(is_bias(n) and not n.endswith("bias") for n in self.network.sizes)
-        return {"flow": 2} if others and "flow" in self.evidence else {}
+                versions["noise"] = 2
+        return versions
 
     def _snapshot(self, name: str, time: str | None) -> Snapshot | None:
         where = f"mask_criterion.{name}"
