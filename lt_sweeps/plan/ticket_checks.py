@@ -135,7 +135,7 @@ def _unlike_parent(
         if not min(least, before) <= left <= most:
             count = f"{least}" if least == most else f"{least} to {most}"
             yield f"it keeps {left} weights of {', '.join(names)}; its level keeps {count}"
-    if pruning.groups is not None and (name := pruning.groups.are_whole(ticket.mask)):
+    if pruning.groups is not None and (name := pruning.groups.split_layer(ticket.mask)):
         yield f"its mask splits a {pruning.groups.granularity.noun} of {name}"
     if _pins_to_zero(stage):
         for name, kept in ticket.mask.items():

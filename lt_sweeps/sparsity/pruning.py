@@ -85,6 +85,25 @@ def prune(
     return mask
 
 
+def checked_evidence(name: str, values: State, ticket: Ticket) -> State:
+    """Evidence that is computed from a ticket, as it is.
+
+    Raises:
+        ValueError: it overflows at the start of a training, from finite weights. A mask by it would
+            be a random one. Where a training has diverged, its records say so.
+    """
+    if ticket.step or not all(bool(t.isfinite().all()) for t in ticket.state.values()):
+        return values
+    for layer, tensor in values.items():
+        if not (finite := tensor.isfinite()).all():
+            raise ValueError(
+                f"mask_criterion.{name}: not finite for {int((~finite).sum())} of the "
+                f"{finite.numel()} weights of {layer}, though the network's weights are finite; "
+                "each weight needs a number, so start from smaller weights"
+            )
+    return values
+
+
 def restart(
     mask: Mask,
     trained: Ticket,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.models.functional import called_with
 from lt_sweeps.models.network import Network, is_bias
+from lt_sweeps.sparsity.pruning import checked_evidence
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.top_k import by_layer, keep_top
 from lt_sweeps.sparsity.weight_groups import Groups
@@ -42,7 +43,7 @@ def flow(
         module = network.module("cpu").eval()
     runs = target.groups(layers) if groups is None else groups.runs(target, layers)
     for number in range(1, rounds):
-        scores = _flow(module, state, mask, network)
+        scores = checked_evidence("flow", _flow(module, state, mask, network), ticket)
         for group, keep in runs:
             size = sum(sizes[layer.name] for layer in group)
             count = round(size * (keep / size) ** (number / rounds))
@@ -57,7 +58,8 @@ def flow(
                 kept[left] = groups.keep_top(joined[left], within, (group, count), ties)
             for name, stays in by_layer(kept, group).items():
                 mask[name] &= stays
-    return {name: scores[None] for name, scores in _flow(module, state, mask, network).items()}
+    scores = checked_evidence("flow", _flow(module, state, mask, network), ticket)
+    return {name: score[None] for name, score in scores.items()}
 
 
 def _flow(module: nn.Module, state: State, mask: State, network: Network) -> dict[str, Tensor]:

@@ -124,7 +124,7 @@ class Groups:
         number = math.floor(goal / int(sizes.sum()) * len(sizes) + 0.5)
         return max(number, len(self._places(names))), len(sizes)
 
-    def are_whole(self, mask: Mapping[str, Tensor]) -> str:
+    def split_layer(self, mask: Mapping[str, Tensor]) -> str:
         """The first layer of which a mask `[1, *shape]` splits a group; empty if none is split."""
         for name, numbers in self.numbers.items():
             kept = mask[name][0]

@@ -10,6 +10,7 @@ from lt_sweeps.data.batches import first_images
 from lt_sweeps.models.functional import called_with
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Task
+from lt_sweeps.sparsity.pruning import checked_evidence
 from lt_sweeps.storage.ticket import State, Ticket
 from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import TaskLoss
@@ -28,7 +29,8 @@ def gradient(ticket: Ticket, network: Network, task: Task, seed: Seed, examples:
     seeds = [draw(seed.role("noise"), "gradient")] if stack.stochastic else None
     stack.loss(images[None], labels[None], seeds)
     views = stack.views(stack.grads)
-    return {layer.name: torch.clone(views[layer.name]) for layer in network.layers}
+    grads = {layer.name: torch.clone(views[layer.name]) for layer in network.layers}
+    return checked_evidence("grad", grads, ticket)
 
 
 def hessian_gradient(
@@ -55,4 +57,5 @@ def hessian_gradient(
         # One g is detached, so the derivative of g.g is Hg and not 2Hg.
         squared = torch.stack([(grad * grad.detach()).sum() for grad in grads]).sum()
         products = torch.autograd.grad(squared, weights)
-    return {name: product[None] for name, product in zip(names, products, strict=True)}
+    hessian_grads = {name: p[None] for name, p in zip(names, products, strict=True)}
+    return checked_evidence("hessian_grad", hessian_grads, ticket)

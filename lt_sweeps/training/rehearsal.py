@@ -7,6 +7,8 @@ shows it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from lt_sweeps.models.functional import picked
 from lt_sweeps.sparsity.sparsifiers import FIXED
 from lt_sweeps.training.training_loop import TrainingLoop
 
+_LOSS = "the loss"
 _STEPS = 2
 _IMAGES = 8
 
@@ -33,13 +36,18 @@ def rehearse(loop: TrainingLoop) -> None:
     first = stage.depth == 1
     if not stage.length or not (first or stage.sparsifier != FIXED):
         return
-    before = _copies(loop)
+    tensors = _tensors(loop)
+    before = _copies(tensors)
+    # A GPU may add in another order, and Adam makes a whole step of a gradient that is nearly 0; so
+    # there only the losses are compared, and only these are copied: two more copies of a training
+    # might not fit into a memory that it fits into.
+    names = [*tensors] if loop.device.type == "cpu" else [_LOSS]
     ends = []
     for number in (1, 2):
         with global_draws(number):
             _train(loop, before)
-        ends.append(_copies(loop))
-    if other := [name for name, tensor in ends[0].items() if _differs(loop, name, tensor, ends[1])]:
+        ends.append(_copies({name: tensors[name] for name in names}))
+    if other := [name for name in names if _differ(loop, *(end[name] for end in ends))]:
         raise ValueError(
             f"model: {stage.network.net}: the first {_STEPS} steps of its training end with other "
             f"values of {other[0]} when they are run again; its forward pass, or what acts in its "
@@ -63,15 +71,15 @@ def _train(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
 def _tensors(loop: TrainingLoop) -> dict[str, Tensor]:
     """Every tensor that a step changes, by name."""
     return {
-        "the loss": loop.history.train_loss,
+        _LOSS: loop.history.train_loss,
         "the stack": loop.stack.weights,
         **loop.masking.trained,
         **loop.masking.tensors,
     }
 
 
-def _copies(loop: TrainingLoop) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in _tensors(loop).items()}
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def _put_back(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
@@ -80,17 +88,12 @@ def _put_back(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
     loop.history.mask_changed(-1)
 
 
-def _differs(loop: TrainingLoop, name: str, first: Tensor, ends: dict[str, Tensor]) -> bool:
-    """Whether a tensor is another one after the second time; a CPU repeats every bit.
-
-    A GPU may add in another order, and Adam makes a whole step of a gradient that is nearly 0; so
-    there only the losses are compared.
-    """
+def _differ(loop: TrainingLoop, first: Tensor, second: Tensor) -> bool:
+    """Whether a tensor is another one after the second time; a CPU repeats every bit."""
     if loop.device.type == "cpu":
-        return not torch.equal(first.nan_to_num(), ends[name].nan_to_num())
-    return name == "the loss" and not torch.allclose(
-        first, ends[name], rtol=loop.stack.arithmetic.rounding, equal_nan=True
-    )
+        return not torch.equal(first.nan_to_num(), second.nan_to_num())
+    rounding = loop.stack.arithmetic.rounding
+    return not torch.allclose(first, second, rtol=rounding, equal_nan=True)
 
 
 def _check_gradients(loop: TrainingLoop) -> None:

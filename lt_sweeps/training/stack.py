@@ -27,6 +27,7 @@ from lt_sweeps.training.backends.backend import (
     draws_noise,
     make_backend,
 )
+from lt_sweeps.training.backends.lanes import stream_of
 from lt_sweeps.training.backends.stack_views import StackViews
 from lt_sweeps.training.host_waits import HostWaits
 from lt_sweeps.training.task_loss import TaskLoss
@@ -36,6 +37,7 @@ _log = logging.getLogger("lt_sweeps")
 _ALIGN = 64
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
 _KEPT = 2**28  # bytes: a larger tensor is a data set
+_SIDE = -1  # the number of the stream in which graphs are captured
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def graphed(
 ) -> Callable[[], None]:
     """`step` as one replayed CUDA graph; on any other device, or where it waits, `step` itself.
 
-    The warm-up takes three real steps. So `restore` lists every tensor that `step` changes and a
+    The warm-up takes two real steps. So `restore` lists every tensor that `step` changes and a
     later step reads (weights, buffers, moments, counters); their values are put back afterwards.
     `step` must read its inputs from tensors that stay where they are. A step for which the host
     waits for the device, as a user's model may make it, cannot be captured (`HostWaits`).
@@ -211,13 +213,14 @@ def graphed(
     with torch.cuda.device(device):
         here = torch.cuda.current_stream()
         before = [tensor.clone() for tensor in restore]
-        side = torch.cuda.Stream()
+        # For the warm-up and the capture: cuBLAS then has its workspace in this stream already,
+        # and takes none from the graph's memory.
+        side = stream_of(device, _SIDE)
         side.wait_stream(here)
         with torch.cuda.stream(side):
-            step()  # it may send the device what later steps find there
+            step()  # it may send the device what later steps find there, and tries out kernels
             with HostWaits() as host:
                 step()
-            step()
         here.wait_stream(side)
         for tensor, value in zip(restore, before, strict=True):
             tensor.copy_(value)
@@ -229,7 +232,7 @@ def graphed(
         graph = torch.cuda.CUDAGraph()
         try:
             # Threads that fetch batches pin memory, which the default mode forbids to all threads.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 step()
         finally:
             torch.cuda.set_stream(here)  # a capture that fails leaves its own stream behind

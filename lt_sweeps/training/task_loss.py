@@ -95,8 +95,14 @@ def in_double(value: Any, targets: Tensor) -> Tensor:
         total, count = value.double().sum(), value.numel()
     else:  # the mean of a batch counts as that of its examples
         total, count = value.double() * len(targets), len(targets)
-    pair = (torch.as_tensor(part, device=targets.device).double() for part in (total, count))
-    return torch.stack(list(pair))
+    # A number is filled in by a kernel: a copy from the host would wait for the device.
+    pair = (
+        part.to(targets.device)
+        if isinstance(part, Tensor)
+        else torch.full((), part, device=targets.device)
+        for part in (total, count)
+    )
+    return torch.stack([part.double() for part in pair])
 
 
 def _is_by_place(call: Call) -> bool:

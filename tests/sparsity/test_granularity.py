@@ -114,7 +114,7 @@ def test_groups_stay_whole_counts_are_exact_and_masks_nest(
         again = prune(mask, aim, LARGE, {"final": weights}, **given)
         assert all(torch.equal(cut[name], again[name]) for name in cut)
         assert all(bool((cut[name] <= mask[name]).all()) for name in cut)
-        assert groups.are_whole(cut) == ""
+        assert groups.split_layer(cut) == ""
         for run in groups.runs(aim, layers):
             left, before = (sum(int(m[la.name].sum()) for la in run[0]) for m in (cut, mask))
             least, most = groups.bounds(run)
@@ -173,7 +173,7 @@ def test_a_random_choice_among_groups_does_not_go_by_their_size() -> None:
     for seed in range(30):
         how: dict[str, Any] = {"layers": layers, "seed": Seed.of(seed), "level": 1}
         mask = prune(full(layers), quarter, random, {}, groups=groups, **how)
-        assert not groups.are_whole(mask)
+        assert not groups.split_layer(mask)
         kept = {name: kept[name] + float(m.float().mean()) / 30 for name, m in mask.items()}
     assert kept["large"] == pytest.approx(0.25, abs=0.01)
     assert kept["small"] == pytest.approx(0.25, abs=0.06)  # four standard errors of 600 draws
@@ -389,7 +389,7 @@ def test_before_training(cell: Make, run: Run, name: str, value: str) -> None:
     method = {"_target_": "lt_sweeps.plan.methods.at_init"}
     made, store = run(cell(method=method, mask_criterion=criterion, schedule=HALF))
     groups = groups_of(granularity(value), made.cells[0].last.network)
-    assert groups.are_whole(store.read(made.cells[0].last.key, Seed(0)).mask) == ""
+    assert groups.split_layer(store.read(made.cells[0].last.key, Seed(0)).mask) == ""
 
 
 def thirds(layer: Layer) -> Tensor:

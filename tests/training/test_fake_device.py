@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.utils._pytree import tree_map_only
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import draw
@@ -39,6 +40,7 @@ from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.learned_mask import LearnedMask
+from lt_sweeps.training.task_loss import in_double
 from lt_sweeps.training.training_loop import TrainingLoop
 
 Make = Callable[..., Cell]
@@ -151,6 +153,17 @@ def test_an_evaluation_reads_its_sums_and_nothing_before_them(
         loop.scorer.measure("val")
     ours = [entry for entry in stopped.traceback if Path(entry.path).parent.name == "training"]
     assert "tolist" in str(ours[-1].statement)
+
+
+@pytest.mark.parametrize("value", [torch.ones(4), torch.ones(()), (torch.ones(()), 3), (0.5, 3)])
+def test_a_sum_and_a_count_are_added_up_on_the_device(
+    fake_gpu: FakeTensorMode, value: Tensor | tuple[Tensor | float, int]
+) -> None:
+    with fake_gpu:
+        there = tree_map_only(Tensor, lambda part: part.to("cuda"), value)
+        targets = torch.zeros(4, dtype=torch.long, device="cuda")
+        with no_waits():
+            assert in_double(there, targets).device.type == "cuda"
 
 
 @pytest.mark.parametrize("module", [FORMULAS[name] for name in ("criteria", "resets", "freezes")])

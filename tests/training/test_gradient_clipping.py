@@ -10,6 +10,7 @@ import torch
 from fixtures.captured_step import HostTraffic
 from fixtures.tiny_cell import compute_cells
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.planning import plan
@@ -37,6 +38,25 @@ def test_it_is_that_of_torch_and_waits_for_no_device(limit: float) -> None:
         assert not traffic.waits
         for parameter, grad in zip(parameters, ours.values(), strict=True):
             assert parameter.grad is not None and torch.equal(parameter.grad, grad)
+
+
+class _Counted(TorchDispatchMode):
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["norm", "value"])
+def test_more_tensors_are_clipped_by_as_many_operations(kind: str) -> None:
+    numbers = []
+    for tensors in (2, 30):
+        grads = {str(n): torch.ones(3) for n in range(tensors)}
+        with _Counted() as counted:
+            getattr(gradient_clipping, kind)(grads, limit=0.5)
+        numbers.append(counted.number)
+    assert numbers[0] == numbers[1] > 0
 
 
 @pytest.mark.parametrize("method", ["imp", "continuous_sparsification"])

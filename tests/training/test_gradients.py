@@ -1,12 +1,16 @@
 """Gradients for criteria, against autograd on the plain module."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed, generator
+from lt_sweeps.execution import materialize
 from lt_sweeps.execution.materialize import snapshot, ticket
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Prune, Reset
@@ -34,6 +38,34 @@ def test_it_is_the_gradient_of_the_mean_loss_on_the_first_images(cell: Make, tmp
     ours = gradient(start, stage.network, stage.training.task, Seed.of(0), 24)
     assert torch.allclose(ours["hidden.0.weight"][0], by_hand(stage, dict(start.state), 24))
     assert set(ours) == {"hidden.0.weight", "hidden.1.weight", "output.weight"}
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "synflow"])
+def test_evidence_that_overflows_at_an_initialisation_is_refused_and_not_ranked_at_random(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The weights are finite, so no record would say that the mask is a random one."""
+    examples = {} if name == "synflow" else {"examples": 24}
+    own = {"_target_": f"lt_sweeps.sparsity.criteria.{name}", **examples}
+    deep = {"net": {"_target_": "lt_sweeps.models.FC", "hidden": [4] * 12}}
+    method = {"_target_": "lt_sweeps.plan.methods.at_init"}
+    (unit,) = plan([cell(mask_criterion=own, method=method, model=deep, schedule__levels=1)]).units[
+        -1:
+    ]
+    assert isinstance(unit.stage.start, Reset)
+    pruned, seed, store = unit.stage.start.pruned, Seed.of(0), Store(tmp_path)
+    assert isinstance(pruned, Prune)
+    start = ticket(pruned.trained, seed, store)
+
+    def weights(value: float) -> None:
+        state = {n: torch.full_like(t, value) for n, t in start.state.items()}
+        monkeypatch.setattr(materialize, "snapshot", lambda *_: replace(start, state=state))
+
+    weights(1e30)
+    with pytest.raises(ValueError, match=r"mask_criterion\.\w+: not finite for \d+ of the \d+ w"):
+        ticket(pruned, seed, store)
+    weights(torch.nan)  # where a training has made them so, its records say it
+    ticket(pruned, seed, store)
 
 
 def test_snip_cuts_by_the_gradient_at_the_start_of_its_own_round(cell: Make, run: Run) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lt_sweeps.training.backends import lanes
 from lt_sweeps.training.host_waits import HostWaits
 from lt_sweeps.training.stack import graphed
 
@@ -92,6 +93,7 @@ class Cuda:
 
     def __init__(self) -> None:
         self.now, self.captures, self.replays = "default", 0, 0
+        self.warmed: object = None  # the stream of the warm-up
 
     def wait_stream(self, other: object) -> None:
         pass
@@ -99,12 +101,17 @@ class Cuda:
     def set_stream(self, stream: str) -> None:
         self.now = stream
 
+    @contextmanager
+    def stream(self, stream: object) -> Iterator[None]:
+        self.warmed = stream
+        yield
+
     def replay(self) -> None:
         self.replays += 1
 
     @contextmanager
-    def graph(self, graph: object, *, capture_error_mode: str) -> Iterator[None]:
-        assert capture_error_mode == "thread_local"
+    def graph(self, graph: object, *, stream: object, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local" and stream is self.warmed
         self.captures, self.now = self.captures + 1, "capturing"
         yield  # and torch's own context leaves its stream behind, if the capture fails
 
@@ -116,12 +123,13 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     stand_ins: dict[str, Any] = {
         "device": lambda device: nullcontext(),
         "current_stream": lambda: here,
-        "Stream": lambda: cuda,
-        "stream": lambda stream: nullcontext(),
+        "Stream": lambda device: cuda,
+        "stream": cuda.stream,
         "set_stream": lambda stream: cuda.set_stream("default" if stream is here else "other"),
         "CUDAGraph": lambda: cuda,
         "graph": cuda.graph,
     }
+    monkeypatch.setattr(lanes, "_streams", {})
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     return cuda
@@ -135,7 +143,7 @@ def test_a_step_without_waits_is_captured_and_what_it_changed_is_put_back(cuda: 
 
     replay = graphed(step, "cuda", restore=[total])
     assert cuda.captures == 1 and cuda.now == "default"
-    assert float(total) == 1, "three steps to warm up, put back, and that of the stand-in's capture"
+    assert float(total) == 1, "two steps to warm up, put back, and that of the stand-in's capture"
     replay()
     assert cuda.replays == 1
 
@@ -166,7 +174,7 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was(cuda: Cuda) -> None:
     def step() -> None:
         nonlocal calls
         calls += 1
-        if calls == 4:
+        if calls == 3:
             raise torch.OutOfMemoryError("while it was captured")
 
     with pytest.raises(torch.OutOfMemoryError):

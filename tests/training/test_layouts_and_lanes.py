@@ -70,8 +70,9 @@ def test_lanes_begin_after_the_stream_that_they_leave_and_end_before_it_goes_on(
         current[0] = before
 
     made = iter(range(99))
+    monkeypatch.setattr("lt_sweeps.training.backends.lanes._streams", {})
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: _Stream(f"lane {next(made)}", log))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: here)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
     monkeypatch.setattr(torch.cuda, "stream", stream)
     assert not Lanes(torch.device("cpu"), 12)._streams
     assert not Lanes(torch.device("cuda"), 1)._streams
@@ -83,6 +84,7 @@ def test_lanes_begin_after_the_stream_that_they_leave_and_end_before_it_goes_on(
                 ran.append(current[0])
     assert ran == [f"lane {replicate % 8}" for replicate in range(12)]
     assert log[8:] == [("here", f"lane {n}") for n in range(8)] and current == ["here"]
+    assert Lanes(torch.device("cuda"), 3)._streams == lanes._streams[:3], "of all stacks"
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc alone has it")

@@ -172,3 +172,21 @@ def test_a_canary_rehearses_too(cell: Make, tmp_path) -> None:
         rehearse(loop)
     with pytest.raises(ValueError, match="CountsItsCalls"):
         compute([unit], made.moments, store, Machine())
+
+
+def test_on_a_gpu_the_copies_of_what_is_not_compared_take_no_memory(
+    cell: Make, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, store = plan([cell(model=net(Net))]), Store(tmp_path)
+    unit = made.units[0]
+    assert isinstance(unit.stage, Train)
+    loop = TrainingLoop([unit], store, Machine(), moments=[frozenset()])
+    loop.start(ticket(unit.stage.start, unit.seed, store))
+    copies, copied = rehearsal._copies, []
+    monkeypatch.setattr(
+        rehearsal, "_copies", lambda named: copied.append([*named]) or copies(named)
+    )
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    loop.device = torch.device("cuda")
+    rehearse(loop)
+    assert "weights" in copied[0] and copied[1:] == [["the loss"]] * 2

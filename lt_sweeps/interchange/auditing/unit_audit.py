@@ -96,7 +96,7 @@ def _audit_pruning(
             low = least if pruned.groups is None else min(least, left)  # what is gone stays so
             nested &= findings.compare("targets", place, "" if low <= kept <= most else asked)
     if pruned.groups is not None:
-        split = pruned.groups.are_whole(mask)
+        split = pruned.groups.split_layer(mask)
         fault = f"it splits a {pruned.groups.granularity.noun} of {split}" if split else ""
         nested &= findings.compare("nesting", place, fault)
     return nested

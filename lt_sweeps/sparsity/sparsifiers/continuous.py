@@ -12,6 +12,7 @@ from torch import Tensor
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, summed
 
+_LOWEST = -87.0  # below it a sigmoid is no normal number of float32, which a CPU flushes to 0
 Anneal = Literal["epoch", "step", "linear", "constant"]
 
 
@@ -39,6 +40,11 @@ class Continuous(LearnedSparsifier):
             raise ValueError(
                 f"method: final_beta={self.final_beta}; beta rises from 1, so it ends at 1 or "
                 "above, and a constant beta is above 0"
+            )
+        if self.scaled_from is not None and not self.scaled_from >= _LOWEST:
+            raise ValueError(
+                f"method: s0={self.scaled_from:g}; sigmoid(s0), by which scaling divides the mask, "
+                f"is 0 in float32; give {_LOWEST:g} or more, or scaling=false"
             )
 
     @property

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 
 _MOST = 8  # lanes; no GPU has measured how many are best
+_streams: dict[tuple[str, int], torch.cuda.Stream] = {}
 
 
 class Lanes:
@@ -20,7 +21,8 @@ class Lanes:
 
     def __init__(self, device: torch.device, replicates: int) -> None:
         count = min(_MOST, replicates) if device.type == "cuda" and replicates > 1 else 0
-        self._streams = [torch.cuda.Stream(device) for _ in range(count)]
+        self._device = device
+        self._streams = [stream_of(device, number) for number in range(count)]
 
     @contextmanager
     def fork(self) -> Iterator[None]:
@@ -32,7 +34,7 @@ class Lanes:
         if not self._streams:
             yield
             return
-        here = torch.cuda.current_stream()
+        here = torch.cuda.current_stream(self._device)
         for stream in self._streams:
             stream.wait_stream(here)
         try:
@@ -49,3 +51,16 @@ class Lanes:
             return
         with torch.cuda.stream(self._streams[replicate % len(self._streams)]):
             yield
+
+
+def stream_of(device: torch.device, number: int) -> torch.cuda.Stream:
+    """One of the streams of this process on a device, the same one for all stacks.
+
+    For each stream, and each thread that multiplies in it, cuBLAS gets a workspace that torch never
+    takes back (32 MiB where the bytes are repeated, see `arithmetic`), from a graph's own memory if
+    the first product is captured. A process trains many packs, and torch has 32 streams.
+    """
+    key = str(device), number
+    if key not in _streams:
+        _streams[key] = torch.cuda.Stream(device)
+    return _streams[key]
