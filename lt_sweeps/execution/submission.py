@@ -239,14 +239,14 @@ class Submission:
         earlier = [replace(c, config=Config({**c.config, **shared})) for c in before.cells]
         return [*earlier, *(cell for cell in cells if cell.name not in known)]
 
-    def write_records(self) -> int:
-        """Write the records of all cells; returns how many cells are complete."""
+    def write_records(self, cells: Sequence[Planned] | None = None) -> int:
+        """Write the records of all cells, or of these; returns how many of them are complete."""
         tickets = StoredTickets(self.store, thorough=True)
         patiently("tickets", partial(self._redraw, tickets))
         done = sum(
             is_recorded(cell, tickets)
             or patiently("records", partial(write_records, cell, tickets))
-            for cell in self.plan.cells
+            for cell in (self.plan.cells if cells is None else cells)
         )
         tickets.verified.save()
         return done

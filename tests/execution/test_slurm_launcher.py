@@ -6,10 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.tiny_cell import settings
 
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.slurm.resources import SlurmResources
+from lt_sweeps.execution.slurm.slurm_launcher import submit_missing
 from lt_sweeps.execution.slurm.squeue import Batch, cancel, job_name, queued
+from lt_sweeps.execution.status import COMPLETE, Status
+from lt_sweeps.execution.submission import Submission
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.storage.sweep_folder import SweepFolder
+
+Make = Callable[..., Cell]
 
 WORDS = [
     *("plan", "hydra/launcher=slurm", "dataset=synthetic", "dataset.shape=[1,4,4]"),
@@ -70,3 +79,42 @@ def test_the_jobs_of_a_sweep_are_not_those_of_its_copy(
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     assert queued(sweep) == {(0, 0): ("PENDING", "70_0")} and queued(copy) == {}
     assert (cancel(sweep), cancel(copy)) == (1, 0)
+
+
+REFUSED = "sbatch: error: invalid partition specified: nope"
+
+
+@pytest.fixture
+def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster with an empty queue, whose `sbatch` accepts no job."""
+    monkeypatch.chdir(tmp_path)
+    for name, script in {
+        "sbatch": f"echo '{REFUSED}' >&2; exit 1",
+        "squeue": "",
+        "srun": "",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "scontrol").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+
+def test_what_another_sweep_has_trained_is_recorded_though_no_job_trains_it(
+    refusing: None, cell: Make, run: Callable[..., object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it, or the cells of one criterion."""
+    random = {"_target_": "lt_sweeps.sparsity.criteria.random"}
+    known, new = cell(tracker={}), cell(tracker={}, mask_criterion=random)
+    run(known)
+    root, profile = Path("results"), SlurmResources(gpus=0)
+    shutil.rmtree(root / "runs")
+    everything = Submission(plan([known]), settings(root, "everything"))
+    assert submit_missing(everything, profile) == 0
+    assert "nothing to submit: 1 of 1 cells are complete" in capsys.readouterr().out
+    assert Status.of(everything.sweep).exit_status == COMPLETE
+    shutil.rmtree(root / "runs")
+    part = Submission(plan([known, new]), settings(root, "part"))
+    with pytest.raises(ValueError, match="^slurm: sbatch refused the jobs: invalid partition spec"):
+        submit_missing(part, profile)
+    assert capsys.readouterr().err == "", "sbatch's answer is said once"
+    assert Status.of(part.sweep).finished == {0}

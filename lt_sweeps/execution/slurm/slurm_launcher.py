@@ -22,10 +22,11 @@ from lt_sweeps.execution.slurm.squeue import batches, has_slurm, queued
 from lt_sweeps.execution.slurm.submit import Arrays
 from lt_sweeps.execution.submission import Submission, name_of
 from lt_sweeps.plan.cost import Speeds, stack_sizes
-from lt_sweeps.plan.planning import plan
+from lt_sweeps.plan.planning import Planned, plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import FrozenPack, Launcher
+from lt_sweeps.tracking.mirror_process import mirrored
 
 
 def submit_cells(
@@ -97,13 +98,8 @@ class _Jobs:
 
     def submit(self) -> int:
         """Freeze, copy the code, and submit; returns the exit status."""
-        if not self.jobs:
-            done, cells = self.submission.write_records(), self.submission.plan.cells
-            print(
-                f"nothing to submit: {done} of {len(cells)} cells are complete, "
-                f"{len(self.queued)} jobs are queued"
-            )
-            return 0
+        if not self.jobs and self.sweep.usable_manifest is not None:
+            return self._record()
         self.submission.prepare_data(self.missing)
         self.submission.check_splits(self.missing)
         sweep = self.submission.freeze(
@@ -111,6 +107,9 @@ class _Jobs:
             Launcher("slurm", os.getcwd(), self.profile.record()),
             {pack.name: job.name for job in self.jobs for pack in job.packs},
         )
+        if not self.jobs:
+            return self._record()
+        self.submission.write_records(self._known())
         code = patiently("code", lambda: copy_code(sweep.folder / "code"))
         arrays = Arrays(sweep, self.profile, self.device, code, chdir=os.getcwd())
         tried = canary.chosen(self.packs) if self.profile.canary else []
@@ -119,6 +118,23 @@ class _Jobs:
         for verb in ("status", "logs", "cancel", "resume", "report"):
             print(f"  python -m lt_sweeps {verb} {sweep.folder}")
         return 0
+
+    def _record(self) -> int:
+        """Record and mirror what is known, where no job is needed; returns the exit status."""
+        cells, sweep = self.submission.plan.cells, self.submission.sweep
+        with mirrored(sweep.folder, cells[0].cell.config["tracker"]):
+            done = self.submission.write_records(self._known())
+        print(
+            f"nothing to submit: {done} of {len(cells)} cells are complete, "
+            f"{len(self.queued)} jobs are queued; `report {sweep.folder}` draws them"
+        )
+        return 0
+
+    def _known(self) -> list[Planned]:
+        """The cells whose trainings are all stored, by another sweep: no job will record them."""
+        absent = {*self.missing, *self.waited_for}
+        cells = self.submission.plan.cells
+        return [c for c in cells if not any(Unit(s, c.seed) in absent for s in c.trainings)]
 
     def _missing(self) -> tuple[list[Unit], dict[Unit, str]]:
         """The units that no job has in hand, and the job of those that are queued."""

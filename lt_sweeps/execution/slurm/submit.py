@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import re
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,13 +107,10 @@ class Arrays:
         patiently("jobs", lambda: batch.write(self.sweep))
         executor = self._executor(batch, after)
         try:
-            job = executor._submit_command(self.command(number))
+            with redirect_stderr(io.StringIO()):  # submitit prints sbatch's answer too
+                job = executor._submit_command(self.command(number))
         except FailedJobError as error:
-            answer = " ".join(str(error).split())
-            raise ValueError(
-                f"slurm: sbatch accepted {self.submitted} jobs and refused the next: {answer} "
-                "hint: ask for fewer jobs; `resume` submits what is missing"
-            ) from None
+            raise ValueError(_refusal(str(error), self.submitted)) from None
         submitted = replace(batch, id=job.job_id)
         patiently("jobs", lambda: submitted.write(self.sweep))
         self.count += 1
@@ -144,6 +144,17 @@ class Arrays:
                 f'{shlex.quote(str(self.sweep.folder))} {number} "$SLURM_ARRAY_TASK_ID"',
             ]
         )
+
+
+def _refusal(answer: str, submitted: int) -> str:
+    """What sbatch answered, in one line, and how to go on."""
+    said = "; ".join(line.removeprefix("sbatch: error: ") for line in answer.splitlines())
+    fewer = "ask for fewer jobs, or wait; " if re.search(r"\blimit", answer, re.IGNORECASE) else ""
+    return (
+        f"slurm: sbatch refused {'the jobs' if not submitted else f'all but {submitted} jobs'}: "
+        f"{said}; hint: {fewer}`resume SWEEP KEY=VALUE` submits what is missing with another value "
+        "of a key of hydra.launcher"
+    )
 
 
 def _needed(job: Job) -> Iterable[Unit]:
