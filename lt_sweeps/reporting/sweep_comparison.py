@@ -18,8 +18,9 @@ from lt_sweeps.analysis.endpoint import NAMES, endpoints, shared_density
 from lt_sweeps.analysis.endpoint_tests import PER_RUN, compare_endpoint
 from lt_sweeps.analysis.labels import check_keys
 from lt_sweeps.analysis.results import read_results
-from lt_sweeps.analysis.significance import Pair, Verdict, caveats, conclusions
+from lt_sweeps.analysis.significance import Pair, Verdict
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
 from lt_sweeps.config.quantities import fixed
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.html_page import Page
