@@ -75,8 +75,8 @@ class SweepComparison(Analysis):
             root=one.results.root,
         )
         between, pairs = matching_curves(one.curves, other.curves, by)
-        a, b = _configs(pairs[0], schedules=True)
-        what = "; ".join(f"{k}: {value_of(a, k)} against {value_of(b, k)}" for k in between)
+        sides = [_configs(curves, schedules=True) for curves in zip(*pairs, strict=True)]
+        what = "; ".join(f"{k}: {' against '.join(_values(s, k) for s in sides)}" for k in between)
         layout = replace(
             one.layout,
             title=one.layout.title or f"{both.name} ({what or 'the configs are equal'})",
@@ -140,6 +140,10 @@ def _configs(curves: Sequence[Curve], *, schedules: bool) -> list[CellResults]:
         schedule = {key: v for key, v in settings.items() if is_within(key, ["schedule"])}
         configs.append(CellResults("", "", curve.choices, {**curve.settings, **schedule}))
     return configs
+
+
+def _values(configs: Sequence[CellResults], key: str) -> str:
+    return ", ".join(dict.fromkeys(str(value_of(config, key)) for config in configs))
 
 
 def _foreign(mine: Sequence[Curve], theirs: Sequence[Curve]) -> bool:

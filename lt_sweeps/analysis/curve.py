@@ -120,7 +120,8 @@ def curves(
     known before. Nor is one whose task does not measure the metric. Cells that are judged by
     different metrics are in different panels.
 
-    Raises: ValueError: the layout names what no cell has, or does not tell its lines apart.
+    Raises: ValueError: the layout names what no cell has, does not tell its lines apart, or has a
+        margin that its metric cannot have.
     """
     layout = layout or ReportConfig()
     started = [cell for cell in cells if cell.choices and _measures(cell, metric)]
@@ -131,9 +132,13 @@ def curves(
         for group, apart in groups
     ]
     judged = [_judged_by(group) for group, _ in groups]
+    metrics = [_metric(group, metric) for group, _ in groups]
+    for each in dict.fromkeys(metrics):
+        layout.check_margins(each)
     panels = [labels.panel_label(config, layout.panels) for config in configs]
     panels = labels.panels_by_metric(panels, judged)
     names = line_names.named(configs, panels, layout)
+    said = line_names.labels_of(names, panels, layout)
     drawn = [
         Curve(
             name=name,
@@ -143,10 +148,10 @@ def curves(
             settings=config.settings,
             cells=tuple(group),
             points=_points(group, metric, layout.along),
-            metric=_metric(group, metric),
+            metric=quantity,
         )
-        for name, label, panel, config, (group, _) in zip(
-            names, line_names.labels_of(names, panels, layout), panels, configs, groups, strict=True
+        for name, label, panel, config, quantity, (group, _) in zip(
+            names, said, panels, configs, metrics, groups, strict=True
         )
     ]
     order = list(layout.labels)

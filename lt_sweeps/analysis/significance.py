@@ -1,26 +1,22 @@
 """Significance: each line tested against the layout's baseline, and which tickets win.
 
-Every test is at one level. Holm's method corrects within the family that the layout declares, and
-what a reader needs to judge a p-value is reported with it. Beside each test of a difference stands
-one of equivalence, because a difference that was not found is not a difference that is not there.
+Every test is at one level. Holm's method corrects within the family that the layout declares.
+Beside each test of a difference stands one of equivalence, because a difference that was not found
+is not a difference that is not there. What a report says of the tests is in `verdict_sentences`.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
-
-import numpy as np
 
 from lt_sweeps.analysis.curve import Curve, Point, by_panel
 from lt_sweeps.analysis.endpoint import not_inferior
 from lt_sweeps.analysis.labels import group_by, value_of
 from lt_sweeps.analysis.line_names import check_lines, line_and_option
-from lt_sweeps.analysis.stats import Comparison, compare_replicates, detectable, holm
-from lt_sweeps.config.quantities import Quantity
+from lt_sweeps.analysis.stats import Comparison, compare_replicates, holm
 from lt_sweeps.config.report_config import ReportConfig
 
 # Two densities are the same level if they differ by at most 1% of the larger. Counts of weights are
@@ -30,7 +26,8 @@ SAME = 0.01
 Pair = tuple[Curve, Curve]
 """A line, and the one that it is tested against."""
 Tested = TypeVar("Tested", bound="LineTest")
-_FAMILIES = {
+# What Holm corrects together, by the name in `report.family`: tests with the same key.
+FAMILIES = {
     "pair": lambda verdict: verdict.question,
     "line": lambda verdict: (verdict.curve.panel, verdict.curve.name),
     "panel": lambda verdict: verdict.curve.panel,
@@ -206,7 +203,7 @@ def question(curve: Curve, other: Curve) -> tuple[str, ...]:
 def correct_by_holm(verdicts: Sequence[Tested], family: str) -> list[Tested]:
     """The verdicts with p-values adjusted by Holm's method within each family."""
     corrected = []
-    for members in group_by(verdicts, _FAMILIES[family]).values():
+    for members in group_by(verdicts, FAMILIES[family]).values():
         p_holm = holm([v.comparison.p for v in members])
         exact = holm([v.comparison.p_exact for v in members])
         equal = holm([v.comparison.p_equivalent for v in members])
@@ -241,115 +238,3 @@ def winning(
         for point in curve.points
         if point.pruned
     }
-
-
-def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """A sentence for each pair of lines and panel: at how many levels the tests show what."""
-    sentences = []
-    for members in group_by(verdicts, _FAMILIES["pair"]).values():
-        curve, baseline = members[0].curve, members[0].baseline
-        counts = Counter(word for v in members for word in v.words(layout.alpha))
-        within = f"equivalent within {curve.metric.margin_text(layout.equivalence or 0)}"
-        foreign = curve.imported != baseline.imported
-        if foreign:  # then the question is whether one repeats the other
-            within = f"reproduced ({within})"
-        words = {"above": "above", "below": "below", "equivalent": within}
-        words |= {"undecided": "undecided", "not tested": "not testable"}
-        found = [f"{text} at {counts[word]}" for word, text in words.items() if counts[word]]
-        levels = f"of {len(members)} level{'s' * (len(members) > 1)}."
-        other = "the reference" if foreign and baseline.imported else members[0].against
-        question = f"{curve.panel}, {curve.label} against {other}"
-        # A reader who does not know the metric would take what is above for better.
-        which = f", in {curve.metric.label}" if curve.metric.lower_is_better else ""
-        sentences.append(f"{question}{which}: {', '.join(found)} {levels}")
-    if any(len(v.words(layout.alpha)) > 1 for v in verdicts):
-        sentences.append("A difference can be certain and smaller than the margin: that is both.")
-    return sentences
-
-
-def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """The tests that were made, and their limits: attainable p, power, what could not be tested."""
-    if not verdicts:
-        return []
-    tests = sorted({v.comparison.test for v in verdicts})
-    baselines = list(dict.fromkeys(v.against for v in verdicts))
-    against = baselines[0] if len(baselines) == 1 else "the line that is named"
-    holm_within = " and ".join(
-        f"within each {family} ({_sizes(members)})"
-        for family, members in group_by(verdicts, lambda v: v.family).items()
-    )
-    exact = all(v.comparison.exact for v in verdicts)
-    says = [
-        f"Tests against {against}, at one level each: {' and '.join(tests)}, "
-        f"beside Student's two-sample t-test (arXiv:1905.01067) and "
-        f"{'an exact' if exact else 'a sampled'} permutation test; "
-        f"Holm {holm_within}, α = {layout.alpha:g}."
-    ]
-    if any(not math.isnan(v.comparison.margin) for v in verdicts):
-        says.append(
-            f"Equivalent: two one-sided t-tests show a difference below "
-            f"{_margins(verdicts, layout)}. Undecided: these seeds show neither."
-        )
-    says += _attainable(verdicts, layout) + _power(verdicts, layout)
-    lost = [v for v in verdicts if v.comparison.n != v.comparison.asked]
-    if lost:
-        says.append(f"{len(lost)} of {len(verdicts)} tests lack seeds (diverged, or not yet done).")
-    if blank := sum(math.isnan(v.comparison.p) for v in verdicts):
-        says.append(f"{blank} could not be made: fewer than two seeds, or no spread at all.")
-    return says
-
-
-def _sizes(verdicts: Sequence[Verdict]) -> str:
-    families = group_by(verdicts, _FAMILIES[verdicts[0].family]).values()
-    sizes = sorted({sum(not math.isnan(v.comparison.p) for v in family) for family in families})
-    return f"{sizes[0]} tests" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
-
-
-def _margins(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
-    texts = [v.curve.metric.margin_text(layout.equivalence or 0) for v in verdicts]
-    return " and ".join(dict.fromkeys(texts))
-
-
-def _attainable(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """Where the exact test has too few seeds to ever reach alpha."""
-    tested = (
-        v.comparison
-        for v in verdicts
-        if min(v.comparison.n) > 1 and v.comparison.p_least >= layout.alpha
-    )
-    least = {_seeds_text(found): found.p_least for found in tested}
-    return [
-        f"With {seeds} the exact test cannot fall below p = {p:.4g}, so it never reaches "
-        f"{layout.alpha:g}."
-        for seeds, p in least.items()
-    ]
-
-
-def _seeds_text(found: Comparison) -> str:
-    one, other = found.n
-    if found.test == "paired t":
-        return f"{one} pairs"
-    return f"{one} seeds each" if one == other else f"{one} against {other} seeds"
-
-
-def _power(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """The difference that these seeds can show, and the seeds that the seen ones would need."""
-    by_metric = group_by(verdicts, lambda v: v.curve.metric).items()
-    return [says for metric, same in by_metric for says in _power_in(metric, same, layout)]
-
-
-def _power_in(metric: Quantity, verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    known = [v.comparison for v in verdicts if v.comparison.sd > 0 and min(v.comparison.n) > 1]
-    if not known:
-        return []
-    middle = sorted(known, key=lambda found: found.sd)[len(known) // 2]
-    n, paired = min(middle.n), middle.test == "paired t"
-    visible = detectable(middle.sd, n, paired=paired, alpha=layout.alpha)
-    needs = float(np.median([found.seeds_needed for found in known]))
-    many = "more than 1000" if math.isinf(needs) else f"{needs:.0f}"
-    visible_text, sd_text = (metric.difference_text(x, digits=2) for x in (visible, middle.sd))
-    return [
-        f"Power: {n} seeds show a difference of {visible_text} with 80% probability "
-        f"in a single test (standard deviation {sd_text}, the median); the "
-        f"median difference seen here would need {many} seeds."
-    ]

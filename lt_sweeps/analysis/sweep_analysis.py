@@ -16,7 +16,8 @@ from lt_sweeps.analysis.endpoint_tests import (
 )
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.results import Results, layouts_by_name, read_results
-from lt_sweeps.analysis.significance import Verdict, caveats, conclusions, pair_verdicts, verdicts
+from lt_sweeps.analysis.significance import Verdict, pair_verdicts, verdicts
+from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
 from lt_sweeps.config.quantities import ACCURACY, Quantity, named
 from lt_sweeps.config.report_config import ReportConfig, layout
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -105,8 +106,8 @@ class Analysis:
     def test_sentences(self) -> list[str]:
         """What the tests show, question by question, and their limits."""
         peaks = peak_conclusions(self.endpoint_verdicts, self.all_verdicts, self.layout)
-        made = self.all_verdicts, self.layout
-        return [*conclusions(*made), *peaks, *caveats(*made)]
+        tests, layout = self.all_verdicts, self.layout
+        return [*conclusions(tests, layout), *peaks, *caveats(tests, layout)]
 
     @cached_property
     def controlled(self) -> list[Verdict]:
@@ -154,8 +155,8 @@ def line_names(sweep: SweepFolder) -> list[str]:
     """What the report calls each cell's line, with its panel if there are several."""
     cells = sweep.manifest.cells
     try:
-        found = analyses(read_results(sweep.folder, metrics=()), {}).values()
-        drawn = [curve for analysis in found for curve in analysis.every_curve]
+        by_experiment = analyses(read_results(sweep.folder, metrics=()), {})
+        drawn = [curve for analysis in by_experiment.values() for curve in analysis.every_curve]
     except ValueError:  # damaged records, or a layout that the report will refuse
         return [cell.signature[:8] for cell in cells]
     several = len({curve.panel for curve in drawn}) > 1

@@ -129,7 +129,7 @@ class Quantity:
     def difference_text(self, difference: float, *, digits: int = 6, signed: bool = False) -> str:
         """A difference with its unit: `0.5 points`, `0.03`; a signed one with all its decimals."""
         shown = self.scale * difference
-        text = f"{shown:+.{self.digits}f}" if signed else significant(shown, digits)
+        text = fixed(shown, self.digits, sign="+") if signed else significant(shown, digits)
         return f"{text}{' points' if self.is_fraction else ''}"
 
     def number_text(self, value: float) -> str:
@@ -139,7 +139,7 @@ class Quantity:
     def value_text(self, value: float) -> str:
         """A value as a table shows it, without its unit; one without an end has fewer decimals."""
         shown = self.scale * value
-        return f"{shown:.{self.digits}f}" if abs(shown) < 1000 else significant(shown, 4)
+        return fixed(shown, self.digits) if abs(shown) < 1000 else significant(shown, 4)
 
 
 TEST_ACCURACY = Quantity(f"test_{ACCURACY}")
@@ -149,6 +149,11 @@ def significant(value: float, digits: int) -> str:
     """A number of so many digits, as 160 or 30600; with an exponent only beyond a million."""
     text = f"{value:.{digits}g}"
     return f"{float(text):.0f}" if "e+" in text and abs(value) < 1e6 else text
+
+
+def fixed(value: float, decimals: int, *, sign: str = "") -> str:
+    """A number of so many decimals; one that rounds to 0 has no minus: 0.00, or +0.00."""
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"  # -0.0 + 0.0 is 0.0
 
 
 def percent_of(given: str) -> float:

@@ -23,13 +23,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.option_files import read_option
 from lt_sweeps.config.published_curves import with_files
 from lt_sweeps.config.quantities import (
     ACCURACY,
+    Quantity,
     check_form,
     check_name,
     is_name,
@@ -62,6 +63,10 @@ BANDS = {
     "sd": "± 1 standard deviation over seeds",
     "ci": "95% t interval of the mean",
 }
+_YLIM = "[lower, upper] in the records' unit, or null"
+_METRICS = "a list of one metric or more: [test_metric]"
+_PAIRS = "a list of pairs: [[line, other line]]"
+_MASKS_AT = "a list of sparsities between 0 and 1: [0.5, 0.9]"
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,8 @@ class ReportConfig:
     title: str | None = None
     figures: list[Any] | None = None
     x: Literal["remaining", "sparsity", "level"] = "remaining"
-    ylim: list[float] | None = None
-    metrics: list[str] = field(default_factory=lambda: ["test_metric"])
+    ylim: Annotated[list[float] | None, _YLIM] = None
+    metrics: Annotated[list[str], _METRICS] = field(default_factory=lambda: ["test_metric"])
     panels: list[str] = field(default_factory=lambda: ["model", "dataset"])
     lines: list[str] | None = None
     along: list[str] = field(default_factory=list)
@@ -118,7 +123,7 @@ class ReportConfig:
     band: Literal["range", "sd", "ci"] = "range"
     baseline: str | None = None
     tested: list[str] | None = None
-    pairs: list[list[str]] = field(default_factory=list)
+    pairs: Annotated[list[list[str]], _PAIRS] = field(default_factory=list)
     control: str | None = None
     alpha: float = 0.05
     family: Literal["line", "panel", "figure"] = "panel"
@@ -126,12 +131,12 @@ class ReportConfig:
     equivalence: float | str | None = "auto"
     select: Literal["validation", "test"] = "validation"
     workers: int | None = None
-    masks_at: list[float] = field(default_factory=lambda: [0.5, 0.9])
+    masks_at: Annotated[list[float], _MASKS_AT] = field(default_factory=lambda: [0.5, 0.9])
     published: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.metrics:
-            raise ValueError("report.metrics: got none; give one or more, such as test_metric")
+            raise ValueError(f"report.metrics: got none; give {_METRICS}")
         check_form("report.metrics", self.metrics)
         for figure in self.figures or ():
             if isinstance(figure, Mapping):
@@ -145,11 +150,11 @@ class ReportConfig:
             )
         low, high = self.ylim if self.ylim and len(self.ylim) == 2 else (0.0, 0.0)
         checks = {
-            "ylim": (self.ylim is None or low < high, "[lower, upper] in the records' unit"),
+            "ylim": (self.ylim is None or low < high, _YLIM),
             "alpha": (0 < self.alpha < 1, "a level between 0 and 1"),
-            "pairs": (all(len(set(p)) == len(p) == 2 for p in self.pairs), "[line, other line]"),
+            "pairs": (all(len(set(p)) == len(p) == 2 for p in self.pairs), _PAIRS),
             "workers": (self.workers is None or self.workers >= 1, "1 or more, or null"),
-            "masks_at": (all(0 < s < 1 for s in self.masks_at), "sparsities between 0 and 1"),
+            "masks_at": (all(0 < s < 1 for s in self.masks_at), _MASKS_AT),
         }
         for key, (allowed, text) in checks.items():
             if not allowed:
@@ -159,6 +164,16 @@ class ReportConfig:
             _check_margin("equivalence", self.equivalence, least=1e-300)
         published = [_published(entry) for entry in with_files(self.published)]
         object.__setattr__(self, "published", published)
+
+    def check_margins(self, metric: Quantity) -> None:
+        """Raises: ValueError: a margin is as wide as all that a metric of fractions can be."""
+        for key in ("margin", "equivalence"):
+            given = getattr(self, key)
+            if metric.is_fraction and isinstance(given, int | float) and given >= 1:
+                raise ValueError(
+                    f"report.{key}: got {given}; {metric.words} is a fraction: give less than 1 "
+                    "(0.005 is half a point), a part of the dense network's (2%), or auto"
+                )
 
     def chooser(self, metric: str) -> str:
         """The metric that picks the best of several tickets in a figure of `metric`."""

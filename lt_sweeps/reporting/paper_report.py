@@ -30,9 +30,8 @@ from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import figure_on_page, page_template, table_on_page
-from lt_sweeps.reporting.report_files import print_lines
+from lt_sweeps.reporting.report_files import print_lines, write_files
 from lt_sweeps.reporting.result_tables import new_table, print_tables
-from lt_sweeps.storage.atomic_write import write_whole
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def draw_paper(
     complete = sum(not part.missing for part in drawn)
     facts = f"{complete} of {len(drawn)} figures and tables are complete. Drawn from {root}."
     page = page_template("paper.html").render(title=paper.title, facts=facts, sections=sections)
-    write_whole(folder / "index.html", page.encode())
+    write_files(folder, {"index.html": page.encode()})
     print_lines(console, [f"{folder / 'index.html'}: {facts}"])
     return complete == len(drawn)
 
@@ -86,8 +85,7 @@ def _written_section(part: _Drawn, folder: Path, console: Console) -> dict[str, 
     if part.numbers is not None:
         files["table.csv"] = csv_bytes(part.numbers)
         tables = [_table(part, part.numbers)]
-    for name, content in files.items():
-        write_whole(folder / name, content)
+    write_files(folder, files)
     print_tables(console, tables)
     shown = [*(f"{figure.name}.png" for figure in part.figures), *("table.csv" for _ in tables)]
     print_lines(console, [f"{part.section.name}: {', '.join(shown) or 'nothing yet'}"])

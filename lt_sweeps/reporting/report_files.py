@@ -29,7 +29,7 @@ from lt_sweeps.reporting.written_report import (
     file_faults,
     read_report_json,
 )
-from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.atomic_write import passes, write_whole
 from lt_sweeps.storage.checked_read import read_file
 
 
@@ -60,9 +60,21 @@ def write_report(
     # written has no report.json, or the former one, and `--check` finds the files that differ.
     about = _report_json(analysis, figures, files, sources)
     files[FILE] = json.dumps({**about, "made_from": made_from}, indent=1).encode()
-    for name, content in files.items():
-        write_whole(folder / name, content)
-    return missing, page_to_open(folder, f"figures: {len(figures)}, files in all: {len(files)}")
+    write_files(folder, files)
+    return missing, _page_to_open(folder, f"figures: {len(figures)}, files in all: {len(files)}")
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write each file whole. Raises: ValueError: the folder cannot be written to."""
+    try:
+        for name, content in files.items():
+            write_whole(folder / name, content)
+    except OSError as error:
+        if passes(error):
+            raise
+        raise ValueError(
+            f"report: {folder}: {error.strerror}; give out=DIR, a folder that can be written to"
+        ) from None
 
 
 def _tables(analysis: Analysis) -> dict[str, bytes]:
@@ -77,10 +89,11 @@ def _tables(analysis: Analysis) -> dict[str, bytes]:
     return files | {f"{name}.csv": csv_bytes(table) for name, table in tables.items()}
 
 
-def page_to_open(folder: Path, about: str) -> Text:
+def _page_to_open(folder: Path, about: str) -> Text:
     """Which page to open; its name leads there in a terminal that knows links."""
-    page = folder / "index.html"
-    return Text.assemble("open ", (str(page), f"link {page.absolute().as_uri()}"), f" ({about})")
+    page, here = folder.absolute() / "index.html", Path.cwd()
+    shown = page.relative_to(here) if page.is_relative_to(here) else page
+    return Text.assemble("open ", (str(shown), f"link {page.as_uri()}"), f" ({about})")
 
 
 def report_changes(

@@ -18,8 +18,10 @@ from lt_sweeps.analysis.endpoint import NAMES, endpoints, shared_density
 from lt_sweeps.analysis.endpoint_tests import PER_RUN, compare_endpoint
 from lt_sweeps.analysis.labels import check_keys
 from lt_sweeps.analysis.results import read_results
-from lt_sweeps.analysis.significance import Pair, Verdict, caveats, conclusions
+from lt_sweeps.analysis.significance import Pair, Verdict
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
+from lt_sweeps.config.quantities import fixed
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.html_page import Page
 from lt_sweeps.reporting.report_files import print_lines, write_report
@@ -124,7 +126,7 @@ def _endpoints(analysis: Analysis, pair: Pair) -> Table:
         scale, digits = scale_and_digits(name, a.metric)
         half = scale * (comparison.ci_high - comparison.difference)
         interval = "" if math.isnan(half) else f" ± {half:.{digits}f}"
-        difference = f"{scale * comparison.difference:+.{digits}f}{interval}"
+        difference = f"{fixed(scale * comparison.difference, digits, sign='+')}{interval}"
         table.add_row(
             NAMES[name],
             "-" if math.isnan(comparison.difference) else difference,

@@ -150,8 +150,14 @@ def _analyses(
 
 def _options_in(path: Path) -> Mapping[str, Any]:
     """The keys under `report:` of a yaml."""
-    with Path(path).open() as file:  # an error in it names the file
-        content = yaml.safe_load(file)
+    try:
+        with path.open() as file:  # an error in it names the file
+            content = yaml.safe_load(file)
+    except OSError as error:
+        raise ValueError(
+            f"layout: {path}: {error.strerror}; give a yaml with keys under `report:`, such as an "
+            "experiment's"
+        ) from None
     if not isinstance(content, dict) or not isinstance(content.get("report"), dict):
         raise ValueError(
             f"layout: {path} has no `report:` with keys under it; an experiment's yaml has"

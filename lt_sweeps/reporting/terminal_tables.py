@@ -16,7 +16,7 @@ from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.durations import readable
-from lt_sweeps.config.quantities import Quantity
+from lt_sweeps.config.quantities import Quantity, fixed
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.reporting.figures.captions import chosen_text
 from lt_sweeps.reporting.result_tables import new_table, percent_text
@@ -92,18 +92,21 @@ def verdict_tables(analysis: Analysis) -> Iterator[Table]:
 def line_verdicts_table(members: Sequence[Verdict], analysis: Analysis) -> Table:
     """One line against its baseline, a row per level."""
     curve = members[0].curve
-    scale, form = curve.metric.scale, f"+.{curve.metric.digits}f"
+    metric = curve.metric
     table = new_table(
         f"{curve.panel}: {curve.label} minus {members[0].against}",
         ("% left", "difference", "", "p", "Holm", "Student", "exact", "equivalent", "shows", "n"),
     )
     for v in members:
         comparison = v.comparison
-        low, high = scale * comparison.ci_low, scale * comparison.ci_high
-        interval = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
+        difference, low, high = (
+            fixed(metric.scale * value, metric.digits, sign="+")
+            for value in (comparison.difference, comparison.ci_low, comparison.ci_high)
+        )
+        interval = "" if math.isnan(comparison.ci_low) else f" [{low}, {high}]"
         table.add_row(
             percent_text(v.point.percent),
-            Text(f"{scale * comparison.difference:{form}}{interval}"),
+            Text(f"{difference}{interval}"),
             v.mark(analysis.layout.alpha),
             *(p_text(p) for p in (comparison.p, v.p_holm, comparison.p_student)),
             p_text(comparison.p_exact, digits=4),
@@ -134,7 +137,7 @@ def _mean(endpoint: Endpoint, curve: Curve) -> str:
         return "-"
     s, (scale, digits) = spread(values), scale_and_digits(endpoint.name, curve.metric)
     half = "" if math.isnan(s.ci_high) else f" ± {scale * (s.ci_high - s.mean):.{digits}f}"
-    number = f"{'≥ ' * endpoint.at_least}{scale * s.mean:.{digits}f}{half}"
+    number = f"{'≥ ' * endpoint.at_least}{fixed(scale * s.mean, digits)}{half}"
     return number + _seeds(endpoint, curve)
 
 

@@ -228,7 +228,8 @@ def sweep_path(name: str, root: Path, *, where: str) -> Path:
         if folder.is_dir():
             return folder
     names = [folder.name for folder in (root / "sweeps").glob("*")]
-    raise ValueError(unknown(where, name, names, what=f"sweeps in {root}"))
+    absent = "" if root.is_dir() else ", because there is no such folder; give root=DIR"
+    raise ValueError(unknown(where, name, names, what=f"sweeps in {root}") + absent)
 
 
 def known_speeds(root: Path) -> dict[str, float]:

@@ -12,8 +12,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from lt_sweeps.analysis.results import read_results
-from lt_sweeps.analysis.significance import caveats, conclusions, winning
+from lt_sweeps.analysis.significance import winning
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
 
 NOISE = (0.000, 0.002, -0.001, 0.003, -0.002)
 

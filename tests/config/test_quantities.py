@@ -28,6 +28,9 @@ def test_a_number_without_an_end_has_no_decimals_where_it_is_large() -> None:
         "-1.01e+06",
     ]
     assert TEST_ACCURACY.value_text(1.0) == "100.00"
+    assert r2.value_text(-0.00001) == "0.0000"
+    assert TEST_ACCURACY.difference_text(-0.00001, signed=True) == "+0.00 points"
+    assert TEST_ACCURACY.difference_text(-0.0001, signed=True) == "-0.01 points"
     assert PERPLEXITY.difference_text(160.4, digits=2) == "160"
 
 

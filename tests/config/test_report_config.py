@@ -38,6 +38,8 @@ FC = {"model": "fc", "dataset": "mnist"}
         ({"figures": ["layer"]}, "report.figures: got 'layer'; did you mean `layers`"),
         ({"alpha": 5}, "report.alpha: got 5"),
         ({"ylim": [0.9, 0.8]}, "report.ylim: .*lower, upper"),
+        ({"ylim": 3}, "report.ylim: got 3; give .lower, upper. in the records' unit, or null"),
+        ({"pairs": ["random"]}, "report.pairs: got .*; give a list of pairs: ..line, other line"),
         ({"margin": "2 points"}, "report.margin: got '2 points'"),
         ({"margin": -0.1}, "report.margin: got -0.1"),
         ({"masks_at": [90]}, "report.masks_at: got .90"),
@@ -89,6 +91,15 @@ def test_a_metric_that_no_cell_has_is_refused_when_the_plan_is_made(
     with pytest.raises(
         ValueError, match=r"report.metrics: got 'test_acuracy'; did you mean `test_"
     ):
+        Submission(wrong, settings(tmp_path, "s"))
+
+
+@pytest.mark.parametrize("key", ["margin", "equivalence"])
+def test_a_margin_in_percent_of_a_fraction_is_refused_when_the_plan_is_made(
+    cell: Callable[..., Any], tmp_path: Path, key: str
+) -> None:
+    wrong = plan([replace(cell(), report={key: 5})])
+    with pytest.raises(ValueError, match=f"report.{key}: got 5; test accuracy is a fraction: give"):
         Submission(wrong, settings(tmp_path, "s"))
 
 

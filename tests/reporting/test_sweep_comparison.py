@@ -85,6 +85,24 @@ def test_endpoints_are_compared_in_the_unit_of_the_metric(tmp_path: Path) -> Non
     assert "sparsities in % and test R2: difference" in text and "accuracies" not in text
 
 
+def test_a_difference_that_rounds_to_nothing_has_no_sign_of_its_own(tmp_path: Path) -> None:
+    one, other = (
+        made(tmp_path, name, {name: accuracy})
+        for name, accuracy in (("movement", 0.8), ("random", 0.800004))
+    )
+    _, text = compared(one, other, out=tmp_path / "out")
+    assert "+0.00" in text and "-0.00" not in text
+
+
+def test_the_title_says_all_options_that_by_allows_to_differ(tmp_path: Path) -> None:
+    one = made(tmp_path, "one", {"movement": 0.8, "random": 0.7}, choices={"reset": "rewind"})
+    other = made(tmp_path, "two", {"movement": 0.7}, choices={"reset": "reinit"})
+    _, text = compared(one, other, by=["reset", "mask_criterion"], out=tmp_path / "out")
+    assert (
+        "(mask_criterion: movement, random against movement; reset: rewind against reinit)" in text
+    )
+
+
 def test_in_a_narrow_terminal_each_number_stands_beside_its_endpoint(tmp_path: Path) -> None:
     """Three rows that only said `movement` told nobody which endpoint was which."""
     one = made(tmp_path, "fast", {"movement": 0.8}, recipe__lr=0.3)

@@ -292,6 +292,20 @@ def test_what_is_wrongly_asked_for_is_named_with_what_is_allowed(
         report(sweep.folder, metrics=["acc"])
     with pytest.raises(ValueError, match=r"manifest\.json.*runs/"):
         report(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="report.margin: got 5; test accuracy is a fraction"):
+        report(sweep.folder, margin=5)
+    (tmp_path / "afile").touch()
+    with pytest.raises(ValueError, match="report: .*afile: .*; give out=DIR, a folder that can be"):
+        report(sweep.folder, out=tmp_path / "afile")
+
+
+def test_the_page_to_open_is_named_as_it_lies_from_here(
+    sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.8])
+    monkeypatch.chdir(sweep.folder.parent)
+    text, _ = _run(sweep.folder)
+    assert f"open {sweep.folder.name}/report/index.html (" in text
 
 
 def test_the_axis_leaves_out_a_collapsed_curve_but_holds_the_best_one_whole() -> None:

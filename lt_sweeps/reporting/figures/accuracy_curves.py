@@ -13,8 +13,9 @@ from matplotlib.lines import Line2D
 
 from lt_sweeps.analysis.curve import Curve, by_panel
 from lt_sweeps.analysis.labels import group_by
-from lt_sweeps.analysis.significance import Verdict, conclusions
+from lt_sweeps.analysis.significance import Verdict
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.analysis.verdict_sentences import conclusions
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures import captions, style

@@ -14,8 +14,10 @@ from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.curve import Curve, Point, by_panel
 from lt_sweeps.analysis.labels import group_by
-from lt_sweeps.analysis.significance import Verdict, caveats, winning
+from lt_sweeps.analysis.significance import Verdict, winning
+from lt_sweeps.analysis.stored_weights import points_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.analysis.verdict_sentences import caveats
 from lt_sweeps.config.quantities import OWN, Quantity, kind_of
 from lt_sweeps.config.report_config import BANDS, ReportConfig
 from lt_sweeps.reporting.figures.style import Figure
@@ -199,12 +201,13 @@ def stage_ids(points: Sequence[Point]) -> tuple[str, ...]:
 
 
 def panels_at(
-    levels: Sequence[tuple[Curve, Point]], sparsities: Sequence[float]
+    curves: Sequence[Curve], sparsities: Sequence[float]
 ) -> list[tuple[Curve, Point, str]]:
     """Levels near `sparsities`, each with the title of its panel: `fc on digits, 20.0% left`.
 
     Whole neurons reach 52.1% where single weights reach 51.6%, and still stand in one panel.
     """
+    levels = points_near(curves, sparsities)
     places = [
         (curve.panel, min(sparsities, key=lambda at: abs(100 * (1 - at) - point.percent)))
         for curve, point in levels
@@ -213,7 +216,7 @@ def panels_at(
     titles = {}
     for place, members in left.items():
         percents = sorted((levels[i][1].percent for i in members), reverse=True)
-        ends = dict.fromkeys(percent_text(each) for each in (percents[0], percents[-1]))
+        ends = dict.fromkeys(map(percent_text, (percents[0], percents[-1])))
         titles[place] = f"{place[0]}, {' to '.join(ends)}% left"
     return [
         (curve, point, titles[place]) for (curve, point), place in zip(levels, places, strict=True)

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure as Sheet
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from lt_sweeps.analysis.curve import Curve, Point, distinct
-from lt_sweeps.analysis.stored_weights import points_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import one_figure, panels_at, span_text, stage_ids
@@ -23,8 +22,7 @@ from lt_sweeps.reporting.figures.worth import all_alike, leave_out_if
 
 def layer_figures(analysis: Analysis) -> list[Figure]:
     """Percent of each layer's weights remaining, a panel per network and sparsity."""
-    levels = points_near(analysis.curves, analysis.layout.masks_at)
-    placed = panels_at(levels, analysis.layout.masks_at)
+    placed = panels_at(analysis.curves, analysis.layout.masks_at)
     data = pd.DataFrame([row for place in placed for row in _rows(*place)])
     if data.empty:
         raise NotDrawn("no line has a level near a sparsity of `report.masks_at`")
@@ -32,7 +30,7 @@ def layer_figures(analysis: Analysis) -> list[Figure]:
     # Styles follow the order of all lines, so that a line looks as it does in the other figures
     # even when some line has no level here.
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])
-    stages = stage_ids([point for _, point in levels])
+    stages = stage_ids([point for _, point, _ in placed])
     sentence = (
         "Percent of each layer's weights remaining; mean and range over seeds, "
         f"n = {span_text(data['n'])}."

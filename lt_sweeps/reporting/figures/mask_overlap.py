@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.labels import group_by
-from lt_sweeps.analysis.stored_weights import Arrays, masks, points_near
+from lt_sweeps.analysis.stored_weights import Arrays, masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import one_figure, panels_at, span_text, stage_ids
@@ -24,8 +24,7 @@ MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # its panel, and i
 def overlap_figures(analysis: Analysis) -> list[Figure]:
     """Jaccard overlap of masks, a matrix per network and sparsity."""
     rows, points = [], []
-    sparsities = analysis.layout.masks_at
-    placed = panels_at(points_near(analysis.curves, sparsities), sparsities)
+    placed = panels_at(analysis.curves, analysis.layout.masks_at)
     for members in group_by(placed, lambda member: member[2]).values():
         masked = [
             (curve, point, panel, masks(analysis.results.root, curve, point))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 
 from lt_sweeps.analysis.curve import Curve, Point
-from lt_sweeps.analysis.stored_weights import points_near, prunings
+from lt_sweeps.analysis.stored_weights import prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import one_figure, panels_at, stage_ids
@@ -22,8 +22,7 @@ from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 def sign_figures(analysis: Analysis) -> list[Figure]:
     """Percent of weights whose sign at the end differs from that of their initialisation."""
     rows, points = [], []
-    levels = points_near(analysis.curves, analysis.layout.masks_at)
-    for curve, point, panel in panels_at(levels, analysis.layout.masks_at):
+    for curve, point, panel in panels_at(analysis.curves, analysis.layout.masks_at):
         if lines := _rows(analysis, curve, point, panel):
             rows += lines
             points.append(point)

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.curve import Curve, Point
-from lt_sweeps.analysis.stored_weights import points_near, prunings
+from lt_sweeps.analysis.stored_weights import prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import one_figure, panels_at, stage_ids
 from lt_sweeps.reporting.figures.style import SMALL, Figure, NotDrawn, decorate, panels_of
@@ -24,7 +24,7 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
     rows, points = [], []
     # A plane per line at one sparsity fills a page already.
     first = analysis.layout.masks_at[:1]
-    for curve, point, panel in panels_at(points_near(analysis.curves, first), first):
+    for curve, point, panel in panels_at(analysis.curves, first):
         if squares := _squares(analysis, curve, point, panel):
             rows += squares
             points.append(point)
