@@ -137,7 +137,8 @@ def _folders(where: Path, pattern: str) -> list[Path]:
 
 def _frozen_by_name(root: Path, findings: Findings) -> Mapping[str, Sequence[FrozenCell]]:
     """The cells of all sweeps of a root, by name; sweeps may share a cell."""
-    sweeps = [each for each in map(SweepFolder, sorted(root.glob("sweeps/*"))) if each.exists]
+    folders = map(SweepFolder, sorted(root.glob("sweeps/*")))
+    sweeps = [sweep for sweep in folders if sweep.exists]
     if not sweeps:
         findings.leave_out("manifest", "no manifest.json here")
     frozen: dict[str, list[FrozenCell]] = defaultdict(list)

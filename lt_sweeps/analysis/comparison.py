@@ -124,8 +124,8 @@ class SweepComparison(Analysis):
         names = []
         for curve, config, side in zip(pair, _configs(pair, schedules=True), sides, strict=True):
             what = labels_from_keys([config], [panel], between)[0] or side.results.name
-            said = readable([what])[0]
-            names.append(", ".join(dict.fromkeys([curve.label, labels.get(what) or said])))
+            label = labels.get(what) or readable([what])[0]
+            names.append(", ".join(dict.fromkeys([curve.label, label])))
         if names[0] == names[1]:
             names = [f"{name} ({side})" for name, side in zip(names, "AB", strict=True)]
         a, b = (replace(c, name=n, label=n, panel=panel) for c, n in zip(pair, names, strict=True))

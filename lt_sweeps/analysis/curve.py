@@ -133,12 +133,12 @@ def curves(
     ]
     judged = [_judged_by(group) for group, _ in groups]
     metrics = [_metric(group, metric) for group, _ in groups]
-    for each in dict.fromkeys(metrics):
-        layout.check_margins(each)
+    for quantity in dict.fromkeys(metrics):
+        layout.check_margins(quantity)
     panels = [labels.panel_label(config, layout.panels) for config in configs]
     panels = labels.panels_by_metric(panels, judged)
     names = line_names.named(configs, panels, layout)
-    said = line_names.labels_of(names, panels, layout)
+    legend = line_names.labels_of(names, panels, layout)
     drawn = [
         Curve(
             name=name,
@@ -151,7 +151,7 @@ def curves(
             metric=quantity,
         )
         for name, label, panel, config, quantity, (group, _) in zip(
-            names, said, panels, configs, metrics, groups, strict=True
+            names, legend, panels, configs, metrics, groups, strict=True
         )
     ]
     order = list(layout.labels)

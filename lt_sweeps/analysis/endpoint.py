@@ -63,24 +63,18 @@ class Crossing:
 
 def endpoints(curve: Curve, layout: ReportConfig, *, least: float) -> list[Endpoint]:
     """Every endpoint of a curve; `least` is the density (in percent) down to which all lines go."""
-    metric = curve.metric.name
+    metric, chooser = curve.metric, layout.chooser(curve.metric.name)
     runs = {seed: _run(curve, seed) for seed in curve.seeds}
-    chooser = layout.chooser(metric)
-    per_run = {
-        "peak": lambda run: _peak(run, curve.metric, chooser),
-        "area": lambda run: _area(run, metric, least),
-    }
-    peak, area = (
-        Endpoint(
-            name,
-            {s: v for s, run in runs.items() if not math.isnan(v := number(run))},
-            sparsity=1 - least / 100 if name == "area" and least < WHOLE else math.nan,
-        )
-        for name, number in per_run.items()
-    )
-    tested = Endpoint("sparsest_tested", sparsity=_sparsest_tested(curve, layout))
-    within = _not_inferior(curve, layout)
-    return [peak, within, area, tested, *_tickets(curve, chooser, layout)]
+    peaks = {seed: _peak(run, metric, chooser) for seed, run in runs.items()}
+    areas = {seed: _area(run, metric.name, least) for seed, run in runs.items()}
+    reached = 1 - least / 100 if least < WHOLE else math.nan
+    return [
+        Endpoint("peak", _numbers(peaks)),
+        _not_inferior(curve, layout),
+        Endpoint("area", _numbers(areas), sparsity=reached),
+        Endpoint("sparsest_tested", sparsity=_sparsest_tested(curve, layout)),
+        *_tickets(curve, chooser, layout),
+    ]
 
 
 def shared_density(curves: Iterable[Curve]) -> float:
@@ -137,6 +131,10 @@ def _least_worth(curve: Curve, dense: float, layout: ReportConfig) -> float:
     return curve.metric.worth(curve.metric.limit(layout.margin, dense))
 
 
+def _numbers(values: Mapping[str, float]) -> dict[str, float]:
+    return {seed: value for seed, value in values.items() if not math.isnan(value)}
+
+
 def _run(curve: Curve, seed: str) -> list[Record]:
     """A seed's rows with weights left, from the densest to the sparsest, dense among them."""
     counted = [row for row in _rows(curve, seed) if row.weights_remaining and row.kind != "mask"]
@@ -167,7 +165,7 @@ def _not_inferior(curve: Curve, layout: ReportConfig) -> Endpoint:
     """`sparsest_not_inferior` of each run, and of the means over seeds."""
     worth = curve.metric.worth
     runs = {seed: _crossing_of_run(curve, seed, layout) for seed in curve.seeds}
-    found = {seed: at for seed, at in runs.items() if at is not None}
+    crossings = {seed: at for seed, at in runs.items() if at is not None}
     points = [
         (1 - p.percent / 100, worth(p.mean) if p.n_finite == p.n else math.nan)
         for p in curve.points
@@ -179,10 +177,10 @@ def _not_inferior(curve: Curve, layout: ReportConfig) -> Endpoint:
         means = crossing([(0.0, worth(dense)), *points], _least_worth(curve, dense, layout))
     return Endpoint(
         "sparsest_not_inferior",
-        {seed: at.sparsity for seed, at in found.items()},
+        {seed: at.sparsity for seed, at in crossings.items()},
         sparsity=math.nan if means is None else means.sparsity,
         crossing=means,
-        at_least=any(math.isnan(at.outside) for at in found.values()),
+        at_least=any(math.isnan(at.outside) for at in crossings.values()),
     )
 
 

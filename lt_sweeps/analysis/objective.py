@@ -106,10 +106,10 @@ class Objective:
 
         Raises: ValueError: the records cannot be read, or have no such level.
         """
-        found = [cell for cell in read_results(folder, metrics=()).cells if cell.seed in seeds]
+        cells = [cell for cell in read_results(folder, metrics=()).cells if cell.seed in seeds]
         if self.name in _ENDPOINTS:
-            return self._endpoint(found, report)
-        return {cell.seed: self._metric(cell) for cell in found}
+            return self._endpoint(cells, report)
+        return {cell.seed: self._metric(cell) for cell in cells}
 
     def _metric(self, cell: CellResults) -> float:
         levels = {row.level: row for row in cell.rows}

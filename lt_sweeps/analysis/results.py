@@ -91,8 +91,8 @@ class Results:
     @property
     def versions(self) -> tuple[str, ...]:
         """The versions of the code that made the rows."""
-        found = {row.code_version for cell in self.cells for row in (*cell.rows, *cell.search)}
-        return tuple(sorted(filter(None, found)))
+        versions = {row.code_version for cell in self.cells for row in (*cell.rows, *cell.search)}
+        return tuple(sorted(filter(None, versions)))
 
 
 def read_results(
@@ -123,15 +123,15 @@ def read_results(
     notes += [f"{note} ({count} tickets)" for note, count in said.most_common(_NOTES)]
     if len(said) > _NOTES:
         notes.append(f"{len(said) - _NOTES} more such notes: column `notes` of the records")
-    started, here = list(_known(cells)), where.resolve()
+    placed, here = list(_placed(cells)), where.resolve()
     is_sweep = SweepFolder(where).exists
     if not is_sweep:  # a sweep keeps the order in which it was written; folders are only hashes
-        started.sort(key=lambda cell: (str(cell.choices), cell.signature))
+        placed.sort(key=lambda cell: (str(cell.choices), cell.signature))
     root = here.parent.parent if is_sweep or _is_cell(where) else here
     rows = [row for cell in cells for row in (*cell.rows, *cell.search)]
     gone = dropped_sentence(root, ((row.stage, row.seed) for row in rows))
     notes += filter(None, [gone])
-    return Results(here.name, tuple(started), tuple(notes), root, layouts(where))
+    return Results(here.name, tuple(placed), tuple(notes), root, layouts(where))
 
 
 def layouts(where: Path) -> Mapping[str, Mapping[str, Any]]:
@@ -304,7 +304,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _known(cells: list[CellResults]) -> Iterator[CellResults]:
+def _placed(cells: list[CellResults]) -> Iterator[CellResults]:
     """The cells, a queued one with the config of a started cell that differs only in the seed."""
     started = {cell.signature: cell for cell in cells if cell.choices}
     for cell in cells:

@@ -113,10 +113,10 @@ def _power_in(metric: Quantity, verdicts: Sequence[Verdict], layout: ReportConfi
     known = [v.comparison for v in verdicts if v.comparison.sd > 0 and min(v.comparison.n) > 1]
     if not known:
         return []
-    middle = sorted(known, key=lambda found: found.sd)[len(known) // 2]
+    middle = sorted(known, key=lambda comparison: comparison.sd)[len(known) // 2]
     n, paired = min(middle.n), middle.test == "paired t"
     visible = detectable(middle.sd, n, paired=paired, alpha=layout.alpha)
-    needs = float(np.median([found.seeds_needed for found in known]))
+    needs = float(np.median([comparison.seeds_needed for comparison in known]))
     many = "more than 1000" if math.isinf(needs) else f"{needs:.0f}"
     visible_text, sd_text = (metric.difference_text(x, digits=2) for x in (visible, middle.sd))
     return [

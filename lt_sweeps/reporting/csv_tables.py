@@ -175,9 +175,21 @@ def endpoints_table(analysis: Analysis) -> pd.DataFrame:
         for endpoint in endpoints
     ]
     data = pd.DataFrame(rows, columns=None if rows else list(ENDPOINTS))
-    differences = pd.DataFrame(_differences(analysis))
-    if differences.empty:
+    columns: dict[str, Callable[[EndpointVerdict], Any]] = {
+        "endpoint": lambda v: v.endpoint,
+        "test": lambda v: v.comparison.test,
+        "difference": lambda v: v.comparison.difference,
+        "difference_low": lambda v: v.comparison.ci_low,
+        "difference_high": lambda v: v.comparison.ci_high,
+        "p": lambda v: v.comparison.p,
+        "p_exact": lambda v: v.comparison.p_exact,
+        "p_exact_least": lambda v: v.comparison.p_least,
+        "p_holm": lambda v: v.p_holm,
+    }
+    against_baseline = [v for v in analysis.endpoint_verdicts if v.family == "panel"]
+    if not against_baseline:
         return data
+    differences = _by_column(against_baseline, columns).drop(columns="baseline")
     return data.merge(differences, how="left", on=["panel", "line", "endpoint"])
 
 
@@ -208,27 +220,6 @@ def _endpoint(curve: Curve, endpoint: Endpoint) -> dict[str, Any]:
         "makespan_epochs": endpoint.cost.makespan,
         "search_hours": endpoint.cost.hours,
     }
-
-
-def _differences(analysis: Analysis) -> list[dict[str, Any]]:
-    """Endpoints per run against the baseline's, with Holm's correction within a panel."""
-    return [
-        {
-            "panel": v.curve.panel,
-            "line": v.curve.label,
-            "endpoint": v.endpoint,
-            "test": v.comparison.test,
-            "difference": v.comparison.difference,
-            "difference_low": v.comparison.ci_low,
-            "difference_high": v.comparison.ci_high,
-            "p": v.comparison.p,
-            "p_exact": v.comparison.p_exact,
-            "p_exact_least": v.comparison.p_least,
-            "p_holm": v.p_holm,
-        }
-        for v in analysis.endpoint_verdicts
-        if v.family == "panel"
-    ]
 
 
 def _wins(analysis: Analysis) -> Mapping[tuple[str, str, frozenset[str]], bool]:

@@ -11,11 +11,11 @@ from lt_sweeps.storage.pack_profile import PARTS, PackProfile
 
 def seconds_by_part(profiles: Sequence[PackProfile]) -> dict[str, float]:
     """Seconds of all packs together."""
-    return {part: sum(each.seconds.get(part, 0.0) for each in profiles) for part in PARTS}
+    return {part: sum(pack.seconds.get(part, 0.0) for pack in profiles) for part in PARTS}
 
 
 def profile_title(profiles: Sequence[PackProfile]) -> str:
-    steps = sum(each.steps * each.stack_size for each in profiles)
+    steps = sum(pack.steps * pack.stack_size for pack in profiles)
     return f"profile of {len(profiles)} packs, {steps:,} replicate-steps"
 
 

@@ -172,12 +172,12 @@ def _one_word_a_line(curve: Curve) -> str:
 
 def _speed_columns(curve: Curve, rows: Rows, speeds: Speeds) -> Iterator[Column]:
     """How many times as fast as dense a line's tickets were measured to be: a column a form."""
-    found: dict[str, dict[Row, list[MeasuredSpeed]]] = {}
+    by_form: dict[str, dict[Row, list[MeasuredSpeed]]] = {}
     for row, point in _own_points(curve, rows).items():
         for name in ((stage, seed) for stage in sorted(point.stages) for seed in point.values):
             for speed in speeds.get(name, ()):
-                found.setdefault(speed.form, {}).setdefault(row, []).append(speed)
-    for form, by_row in sorted(found.items()):
+                by_form.setdefault(speed.form, {}).setdefault(row, []).append(speed)
+    for form, by_row in sorted(by_form.items()):
         devices = dict.fromkeys(s.device for own in by_row.values() for s in own)
         texts = [_speed_text(by_row.get(row, [])) for row in rows]
         yield f"{_one_word_a_line(curve)}\n{form} speedup\n{', '.join(devices)}", texts

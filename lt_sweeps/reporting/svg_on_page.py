@@ -60,7 +60,7 @@ def inline_svg(svg: bytes, name: str, caption: str, tips: Mapping[str, str]) -> 
     body = _USED.sub(lambda match: match[0].replace("#", f"#{name}-"), body)
     body = _FONT.sub(f"font-family: {FONTS}", body)
     body = re.sub(r"\s*\n\s*", "\n", body)
-    width, height = (float(each) for each in re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
+    width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
     pixels = round(width * 96 / 72 * ZOOM)
     # On a phone a figure of two panels scrolls: at its width, letters of 3 pixels remain of it.
     least = round(pixels * LEAST)

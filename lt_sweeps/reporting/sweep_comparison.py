@@ -51,7 +51,7 @@ def compare_sweeps(
     console = console or Console()
     config = layout(options)
     metrics = set(config.metrics)
-    sides = [Analysis(read_results(Path(path), metrics=metrics), config) for path in (one, other)]
+    sides = [Analysis(read_results(path, metrics=metrics), config) for path in (one, other)]
     for side in sides:
         side.results.check_metrics("report.metrics", metrics)
         if not side.curves:
@@ -66,7 +66,7 @@ def compare_sweeps(
             f"lie in {sides[0].results.root} and {sides[1].results.root}"
         )
     names = (both.one.results.name, both.other.results.name)
-    folder = both.results.root / "compare" / "-".join(names) if out is None else Path(out)
+    folder = both.results.root / "compare" / "-".join(names) if out is None else out
     console.print(both.layout.title, markup=False)
     tables = list(_tables(both))
     print_tables(console, tables)

@@ -56,7 +56,7 @@ def report(
     Raises: ValueError for a wrong option, for a folder without a cell, and for every file or line
         that cannot be read.
     """
-    source, console = Path(source), console or Console()
+    console = console or Console()
     options = {**(_options_in(layout_file) if layout_file else {}), **options}
     if "figures" not in options:
         _check_own_figures(layouts(source).values(), source, trust)
@@ -103,7 +103,7 @@ def check(
 
     Raises: ValueError: there is no report, or the files behind it cannot be read.
     """
-    source, console = Path(source), console or Console()
+    console = console or Console()
     folder = _report_folder(source, out)
     faults: list[str] = []
     profile = profile_figures(list(read_profiles(source / "logs")))
@@ -133,7 +133,7 @@ def _check_own_figures(
 
 
 def _report_folder(source: Path, out: Path | None) -> Path:
-    return source / "report" if out is None else Path(out)
+    return source / "report" if out is None else out
 
 
 def _analyses(

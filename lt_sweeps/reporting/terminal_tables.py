@@ -84,37 +84,37 @@ def _tickets_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportCo
 
 
 def verdict_tables(analysis: Analysis) -> Iterator[Table]:
-    """The tests for the terminal, one table per tested line and the line it is tested against."""
-    for members in group_by(analysis.all_verdicts, lambda v: v.question).values():
-        yield line_verdicts_table(members, analysis)
-
-
-def line_verdicts_table(members: Sequence[Verdict], analysis: Analysis) -> Table:
-    """One line against its baseline, a row per level."""
-    curve = members[0].curve
-    metric = curve.metric
-    table = new_table(
-        f"{curve.panel}: {curve.label} minus {members[0].against}",
-        ("% left", "difference", "", "p", "Holm", "Student", "exact", "equivalent", "shows", "n"),
+    """The tests, one table per tested line and the line it is tested against, a row per level."""
+    alpha = analysis.layout.alpha
+    heads = (
+        *("% left", "difference", "", "p", "Holm", "Student", "exact"),
+        *("equivalent", "shows", "n"),
     )
-    for v in members:
-        comparison = v.comparison
-        difference, low, high = (
-            fixed(metric.scale * value, metric.digits, sign="+")
-            for value in (comparison.difference, comparison.ci_low, comparison.ci_high)
-        )
-        interval = "" if math.isnan(comparison.ci_low) else f" [{low}, {high}]"
-        table.add_row(
-            percent_text(v.point.percent),
-            Text(f"{difference}{interval}"),
-            v.mark(analysis.layout.alpha),
-            *(p_text(p) for p in (comparison.p, v.p_holm, comparison.p_student)),
-            p_text(comparison.p_exact, digits=4),
-            p_text(v.p_equivalent_holm),
-            "\n".join(v.words(analysis.layout.alpha)),
-            _count(v),
-        )
-    return table
+    for members in group_by(analysis.all_verdicts, lambda v: v.question).values():
+        curve = members[0].curve
+        table = new_table(f"{curve.panel}: {curve.label} minus {members[0].against}", heads)
+        for v in members:
+            table.add_row(
+                percent_text(v.point.percent),
+                Text(_difference(v)),
+                v.mark(alpha),
+                *(p_text(p) for p in (v.comparison.p, v.p_holm, v.comparison.p_student)),
+                p_text(v.comparison.p_exact, digits=4),
+                p_text(v.p_equivalent_holm),
+                "\n".join(v.words(alpha)),
+                _count(v),
+            )
+        yield table
+
+
+def _difference(verdict: Verdict) -> str:
+    """A difference with its interval, if there is one."""
+    metric, comparison = verdict.curve.metric, verdict.comparison
+    difference, low, high = (
+        fixed(metric.scale * value, metric.digits, sign="+")
+        for value in (comparison.difference, comparison.ci_low, comparison.ci_high)
+    )
+    return difference if math.isnan(comparison.ci_low) else f"{difference} [{low}, {high}]"
 
 
 def p_text(p: float, *, digits: int = 3) -> str:

@@ -177,13 +177,13 @@ def not_inferior_sentence(analysis: Analysis) -> str:
     )
 
 
-def _listed(analysis: Analysis, found: Sequence[tuple[Curve, str]]) -> str:
+def _listed(analysis: Analysis, texts: Sequence[tuple[Curve, str]]) -> str:
     """`random 26.8%, movement 41%`, by panel where the sweep has several."""
     # One line may stand in several panels, with another result in each.
     several = len(by_panel(analysis.curves)) > 1
     return "; ".join(
         (f"{panel}: " if several else "") + ", ".join(f"{c.label} {text}" for c, text in members)
-        for panel, members in group_by(found, lambda each: each[0].panel).items()
+        for panel, members in group_by(texts, lambda pair: pair[0].panel).items()
     )
 
 

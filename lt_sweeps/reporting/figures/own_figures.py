@@ -36,8 +36,8 @@ def draw_own(figure: Mapping[str, Any], analysis: Analysis) -> list[Figure]:
     except Exception as error:
         raise NotDrawn(f"its function fails: {raised_in(error) or error}") from None
     code = digest(call.identity())
-    if isinstance(returned, list) and all(isinstance(each, Figure) for each in returned):
-        return [replace(each, code=code) for each in returned]
+    if isinstance(returned, list) and all(isinstance(drawn, Figure) for drawn in returned):
+        return [replace(drawn, code=code) for drawn in returned]
     whole = isinstance(returned, tuple) and len(returned) == 3
     sheet, caption, data = returned if whole else (*_pair(returned), None)
     fits = isinstance(sheet, Sheet) and isinstance(caption, str)

@@ -193,8 +193,8 @@ def _pictures(figure: Figure) -> dict[str, bytes]:
         about = {"Title": figure.name, "Subject": figure.caption, "CreationDate": None}
         pdf = _saved(sheet, "pdf", metadata=about)
         svg = _saved(sheet, "svg", metadata={"Date": None})
-    made = zip(PICTURES, (png, pdf, svg), strict=True)
-    return {f"{figure.name}.{kind}": content for kind, content in made}
+    pictures = zip(PICTURES, (png, pdf, svg), strict=True)
+    return {f"{figure.name}.{kind}": content for kind, content in pictures}
 
 
 def csv_bytes(data: pd.DataFrame) -> bytes:
@@ -226,5 +226,5 @@ def _legend_columns(legend: Sequence[Artist], width: float) -> int:
     # The layout does not shrink a legend that is too wide, it cuts it off. Measuring the text needs
     # a drawn figure, so its width is estimated: an entry is 0.4 inches of line and margin, and
     # 0.047 inches for each character of the longest label, a wide one at 6.5 points.
-    longest = max((len(str(each.get_label())) for each in legend), default=0)
+    longest = max((len(str(entry.get_label())) for entry in legend), default=0)
     return max(1, min(len(legend), int(width / (0.4 + 0.047 * longest))))
