@@ -11,7 +11,7 @@ State = Literal["pass", "FAIL", "not checked"]
 
 CHECKS: Mapping[str, str] = {
     "manifest": "it is whole, and has the cells it was written for",
-    "records": "whole, in their folder, and those that DONE stands for",
+    "records": "whole, those of DONE, and as options, costs and plan say",
     "configs": "those of their folders, and as in the manifest",
     "headers": "tickets are whole, and their headers as written",
     "paths": "stage, seed and moment are those of the path",

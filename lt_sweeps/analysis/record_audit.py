@@ -126,7 +126,9 @@ def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:
         return "the ticket's header holds no metrics that can be read"
     stated = {f"{at}_{name}": f"{at}_{name}" for at in ("end", "best") for name in MEASURED}
     stated |= {name: f"{record.report_at}_{name}" for name in MEASURED}
-    stated |= {name: name for name in ("best_step", "finite")}
+    stated["best_step"] = "best_step"
+    if record.finite and not metrics.get("finite"):
+        return "finite is True; the ticket's header says otherwise"
     own = Record.metric_columns(metrics, record.report_at)
     own |= Record.hard_columns(metrics, record.report_at)
     for name, value in own.items():

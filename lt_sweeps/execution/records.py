@@ -142,6 +142,13 @@ def _record(
     """The record of a training's ticket, after the rows before it; None while it is not stored."""
     if not is_stored(stage, planned.seed, "end", store):
         return None
+    return ticket_record(planned, stage, store, rows)
+
+
+def ticket_record(
+    planned: Planned, stage: Work, store: Store, rows: Mapping[str, Record]
+) -> Record:
+    """The record that a stored ticket, its plan, its cost and the rows before it lead to."""
     about = store.facts(stage.key, planned.seed)
     assert about is not None
     metrics, cost = about.metrics, store.cost(stage.key, planned.seed)

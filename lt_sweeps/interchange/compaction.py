@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lt_sweeps.interchange.ticket_formats import check_names
 from lt_sweeps.models.channel_flow import NORMS, WEIGHTED, ChannelTrial, Flow
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
@@ -53,7 +54,7 @@ class Compacted:
 
 
 def compacted(module: nn.Module, example: Tensor) -> Compacted:
-    """The smallest dense network that computes what `module` does in evaluation mode.
+    """A smaller dense network that computes what `module` does in evaluation mode.
 
     Args:
         example: an input of the module, `[1, ...]`.
@@ -71,14 +72,14 @@ def compacted(module: nn.Module, example: Tensor) -> Compacted:
     before = {name: _width(part) for name, part in _layers(net).items()}
     flows, whole = _flows(net, trial)
     with torch.no_grad():
-        while True:  # a channel that goes may leave one before it unread
-            sizes = _sizes(net)
+        outputs, smaller = net(inputs), True
+        while smaller:  # a channel that goes may leave one before it unread
+            smaller = False
             for flow in reversed(flows):
-                net, reason = _without(net, flow, inputs)
-                if reason:
+                width = _width(_layers(net)[flow.writer])
+                if reason := _shrink(net, flow, inputs, outputs):
                     whole[flow.writer] = reason
-            if _sizes(net) == sizes:
-                break
+                smaller |= _width(_layers(net)[flow.writer]) < width
     widths = {name: (before[name], _width(part)) for name, part in _layers(net).items()}
     return Compacted(net.to(dtypes[0] if dtypes else torch.float32), widths, whole)
 
@@ -87,7 +88,10 @@ def load_compact(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """The module with the weights of a compact network, its layers as small as they are.
 
     `module` is the network as it was trained, in any state; `state` is what `form=compact` wrote.
+
+    Raises: ValueError: the state is not one of this network.
     """
+    check_names(state, module, where="load_compact")
     layers = {**_layers(module), **_norms(module)}
     for name, part in layers.items():
         own = {n: state[f"{name}.{n}"] for n in _TENSORS if f"{name}.{n}" in state}
@@ -126,13 +130,17 @@ def _of_other_kinds(net: nn.Module) -> dict[str, str]:
     return whole
 
 
-def _without(net: nn.Module, flow: Flow, inputs: Tensor) -> tuple[nn.Module, str]:
-    """The network without the channels of a layer that can go, or with a reason why none can."""
+def _shrink(net: nn.Module, flow: Flow, inputs: Tensor, outputs: Tensor) -> str:
+    """Take the channels of a layer that can go out of a network; returns why none can.
+
+    Args:
+        outputs: what the whole network makes of the inputs.
+    """
     layers = _layers(net)
     writer, readers = layers[flow.writer], [layers[name] for name in flow.readers]
     width = _width(writer)
     if any(reader.weight.shape[1] % width for reader in readers):
-        return net, "a layer that reads it has another number of inputs"
+        return "a layer that reads it has another number of inputs"
     silent = (writer.weight.flatten(1) == 0).all(1)
     unread = torch.stack([(_by_channel(r, width) == 0).flatten(2).all(2).all(0) for r in readers])
     unread = unread.all(0)
@@ -145,14 +153,19 @@ def _without(net: nn.Module, flow: Flow, inputs: Tensor) -> tuple[nn.Module, str
     if not keep.any():
         keep[0] = True
     if keep.all():
-        return net, ""
-    smaller = deepcopy(net)
-    _cut(smaller, flow, keep, constants, width)
+        return ""
+    parts = [layers[n] for n in (flow.writer, *flow.readers)] + [_norms(net)[n] for n in flow.norms]
+    before = [_tensors(part) for part in parts]
+    _cut(net, flow, keep, constants, width)
     try:
-        same = _equal(smaller(inputs), net(inputs))
+        same = _equal(net(inputs), outputs)
     except _FAILS:
         same = False
-    return (smaller, "") if same else (net, "the network without some of its outputs differs")
+    if same:
+        return ""
+    for part, own in zip(parts, before, strict=True):
+        _set(part, own)
+    return "the network without some of its outputs differs"
 
 
 Shares = tuple[int, Tensor]
@@ -212,8 +225,7 @@ def _cut(
     """Take channels out of a layer, its norms and its readers, in place."""
     layers, norms = _layers(net), _norms(net)
     for part in (layers[flow.writer], *(norms[name] for name in flow.norms)):
-        own = {n: getattr(part, n) for n in _TENSORS if getattr(part, n, None) is not None}
-        _set(part, {name: tensor[keep] for name, tensor in own.items()})
+        _set(part, {name: tensor[keep] for name, tensor in _tensors(part).items()})
     for name in flow.readers:
         reader = layers[name]
         weight = _by_channel(reader, width).clone()
@@ -223,6 +235,10 @@ def _cut(
         left = weight[:, keep]
         shape = (left.shape[0], -1, *reader.weight.shape[2:])
         _set(reader, {"weight": left.reshape(shape)})
+
+
+def _tensors(part: Weighted | Norm) -> dict[str, Tensor]:
+    return {n: getattr(part, n) for n in _TENSORS if getattr(part, n, None) is not None}
 
 
 def _set(part: Weighted | Norm, tensors: Mapping[str, Tensor]) -> None:
@@ -260,10 +276,6 @@ def _layers(net: nn.Module) -> dict[str, Weighted]:
 
 def _norms(net: nn.Module) -> dict[str, Norm]:
     return {name: part for name, part in net.named_modules() if isinstance(part, NORMS)}
-
-
-def _sizes(net: nn.Module) -> list[int]:
-    return [parameter.numel() for parameter in net.parameters()]
 
 
 def _inputs(net: nn.Module, example: Tensor) -> Tensor:

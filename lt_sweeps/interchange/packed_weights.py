@@ -17,6 +17,7 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_to_dense_cutlass,
 )
 
+from lt_sweeps.interchange.ticket_formats import check_names
 from lt_sweeps.storage.ticket import Ticket
 
 _ROWS, _COLUMNS = 32, 64  # of float16: a shape is a multiple of them
@@ -67,11 +68,13 @@ def unpacked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_semi_structured(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """The module in float16 on a CUDA device, with the packed weights of `form=semi_structured`.
 
-    Raises: ValueError: there is no CUDA device.
+    Raises: ValueError: there is no CUDA device, or the state is not one of this network.
     """
     if not torch.cuda.is_available():
         raise ValueError("semi_structured: torch computes with packed weights on CUDA alone")
-    module.load_state_dict(unpacked(state), strict=False)
+    dense = unpacked(state)
+    check_names(dense, module, where="load_semi_structured")
+    module.load_state_dict(dense, strict=False)
     module = module.half().cuda().eval()
     for name, packed in state.items():
         if name.endswith(".packed"):

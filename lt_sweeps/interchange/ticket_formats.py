@@ -10,11 +10,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.option_files import option_call
-from lt_sweeps.models.network import Network
+from lt_sweeps.models.network import Network, state_of
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.ticket import Ticket
 
@@ -101,6 +101,21 @@ def write_ticket(
         suffixes = [".pt", ".pth", *([".safetensors"] if dense else [])]
         raise ValueError(f"export: {out} with form {form}; a suffix is one of {suffixes}")
     write_whole(out, content)
+
+
+def check_names(state: Mapping[str, Tensor], module: nn.Module, *, where: str) -> None:
+    """Check that a module can be given these tensors; a tied one may have all of its names.
+
+    Raises: ValueError: one is missing, or is none of the module's.
+    """
+    missing = sorted(state_of(module).keys() - state.keys())
+    surplus = sorted(state.keys() - module.state_dict().keys())
+    if wrong := missing or surplus:
+        how = "the file has no" if missing else "the module has no"
+        raise ValueError(
+            f"{where}: {how} {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''}; give the "
+            "module that was trained, and the file of its ticket"
+        )
 
 
 def _known(form: Call, network: Callable[[], Network] | None) -> Mapping[str, Network]:

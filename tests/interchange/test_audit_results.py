@@ -18,17 +18,20 @@ import torch
 import yaml
 from rich.console import Console
 
-from lt_sweeps.analysis.audit_findings import CHECKS
-from lt_sweeps.analysis.record_audit import audit_line, pairs_apart
+from lt_sweeps.analysis.audit_findings import CHECKS, Findings
+from lt_sweeps.analysis.record_audit import audit_line, audit_records, pairs_apart
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.interchange.auditing.accuracy_audit import are_apart
-from lt_sweeps.interchange.auditing.audited_store import differing
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differing
+from lt_sweeps.interchange.auditing.row_audit import audit_rows
+from lt_sweeps.interchange.stored_plan import planned_run
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.storage.manifest import Manifest
-from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.record import COLUMNS as RECORD
+from lt_sweeps.storage.record import MEASURED, Record, RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_file import identity_in_path, read_metadata, ticket_path
@@ -191,7 +194,11 @@ def revive_to_miss_the_target(sweep: Path) -> None:
     kept = sum(left.values())
     sparsity = 1 - kept / record.weights_total
     rewrite(path, ticket, layers_remaining=left, sparsity=sparsity)
-    rerecord(folder, 2, layers_remaining=left, weights_remaining=kept, sparsity=sparsity)
+    assert record.sparsity_total is not None
+    pruned = record.weights_total - record.weights_remaining
+    of_all = (record.weights_total - kept) / round(pruned / record.sparsity_total)
+    how = {"layers_remaining": left, "sparsity_total": of_all}
+    rerecord(folder, 2, weights_remaining=kept, sparsity=sparsity, **how)
 
 
 def measure_in_record(sweep: Path) -> None:
@@ -319,6 +326,91 @@ PLANTS = {
     "draws": draw_otherwise,
     "accuracies": claim_more,
 }
+
+
+OTHER: dict[str, Any] = {
+    "seconds": 0.001,
+    "device": "cuda:0",
+    "stack_size": 99,
+    "backend": "none",
+    "code_version": "0.0.1",
+    "criterion": "random",
+    "freeze": None,
+    "experiment": "another",
+    "init": "0" * 16,
+    "kind": "score",
+    "step": 1,
+    "target_sparsity": None,
+    "sparsity_total": 0.5,
+    "report_at": "never",
+    "reported_step": 1,
+    "mask_chance": [1.0, 0.0],
+    "train_steps": 1,
+    "epochs": 1.0,
+    "search_epochs": 0.0,
+    "after": [],
+    "precision": "bf16",
+    "notes": ["a word of mine"],
+    "granularity": "filter",
+    "resolution": 3,
+}
+"""A wrong value of each column that neither `counts` nor `metrics` compares."""
+
+
+def test_every_column_of_a_row_is_what_another_file_leads_to(sweep: Path) -> None:
+    artifacts, root = audit_records(sweep, Findings()), sweep.parent.parent
+    plans = {
+        f"{c.signature}/{c.seed}": planned_run(root, c.signature, c.seed, ())
+        for c in artifacts.cells
+    }
+    store = AuditedStore(root, whole=dict(artifacts.tickets))
+
+    def faults(**change: Any) -> tuple[str, ...]:
+        first, *others = artifacts.cells
+        rows = (*first.records[:-1], replace(first.records[-1], **change))
+        findings, cells = Findings(), (replace(first, records=rows), *others)
+        audit_rows(replace(artifacts, cells=cells), plans, store, findings)
+        return findings.verdicts(["records"])[0].faults
+
+    assert faults() == ()
+    bools = ("dense_resources", "finite", "collapsed")
+    row = artifacts.cells[0].records[-1]
+    wrong = OTHER | {name: not getattr(row, name) for name in bools}
+    for name, value in wrong.items():
+        assert f"level 2: {name} is {value}; " in " ".join(faults(**{name: value})), name
+    compared = {*wrong, *CHEAP_COLUMNS, "format", "cell", "seed", "stage", "level"}
+    assert {*RECORD} - {*Record.option_columns({})} <= compared
+
+
+CHEAP_COLUMNS = {
+    *("weights_remaining", "weights_total", "layers_remaining", "layers_total", "sparsity"),
+    *("metric", "lower_is_better", "metrics", "lower_metrics", "best_step"),
+    *("hard_val_accuracy", "hard_test_accuracy"),
+    *(f"{at}{name}" for at in ("", "end_", "best_") for name in MEASURED),
+}
+"""What `counts` and `metrics` compare."""
+
+
+def test_an_edited_cost_or_a_row_of_a_training_that_did_not_diverge_is_a_fault_of_records(
+    sweep: Path,
+) -> None:
+    # A row is not finite too where its mask was made from a training that diverged.
+    folder, _, _ = last(sweep)
+    rerecord(folder, 1, finite=False)
+    rerecord(folder, 2, seconds=0.001)
+    assert failing(sweep, sample="0") == ["records"]
+
+
+def test_a_cell_that_two_sweeps_name_differently_passes(sweep: Path) -> None:
+    manifest = Manifest.read(sweep / "manifest.json")
+    named = [replace(c, labels={**c.labels, "recipe": "mine"}) for c in manifest.cells]
+    replace(manifest, name="mine", cells=named).write(sweep.with_name("mine") / "manifest.json")
+    for folder in cells(sweep):
+        stored = folder.read_config()
+        folder.write_config({**stored["choices"], "recipe": "mine"}, stored["config"])
+    assert failing(sweep.with_name("mine"), sample="0") == []
+    shutil.rmtree(sweep)
+    assert failing(sweep.with_name("mine"), sample="0") == ["records"]
 
 
 @pytest.mark.parametrize(("check", "plant"), PLANTS.items(), ids=PLANTS)

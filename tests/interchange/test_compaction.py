@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck  # of which ResNet-50 is made
 
 import lt_sweeps as lt
 from lt_sweeps import models
@@ -42,7 +43,10 @@ def net(kind: str, seed: int = 0) -> tuple[nn.Module, Tensor]:
     """A network in evaluation mode whose norms have statistics, shifts and scales of all signs."""
     torch.manual_seed(seed)
     make, shape = NETS[kind]
-    module = make().double().eval()
+    return with_statistics(make().double().eval()), torch.randn(6, *shape, dtype=torch.float64)
+
+
+def with_statistics(module: nn.Module) -> nn.Module:
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, nn.BatchNorm2d):
@@ -51,7 +55,7 @@ def net(kind: str, seed: int = 0) -> tuple[nn.Module, Tensor]:
                     tensor.normal_()
                 assert part.running_var is not None
                 part.running_var.uniform_(0.5, 2)
-    return module, torch.randn(6, *shape, dtype=torch.float64)
+    return module
 
 
 def kept_of(module: nn.Module) -> int:
@@ -87,6 +91,40 @@ def test_the_outputs_are_those_of_the_masked_network(
     fresh = load_compact(net(kind)[0], found.module.state_dict())
     with torch.no_grad():
         assert torch.equal(fresh(x), found.module(x))
+
+
+def test_a_state_of_another_network_is_refused() -> None:
+    state = compacted(*net("conv")).module.state_dict()
+    with pytest.raises(ValueError, match="load_compact: the file has no hidden.1.bias, hidden"):
+        load_compact(net("fc")[0], {n: t for n, t in net("fc")[0].state_dict().items() if "0" in n})
+    with pytest.raises(ValueError, match="load_compact: .* has no .*; give the module that was"):
+        load_compact(net("fc")[0], state)
+
+
+@pytest.mark.parametrize("name", ["vgg", "bottlenecks", "transformer"])
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_pruned_filters_of_the_other_networks_leave_their_outputs(name: str, share: float) -> None:
+    """Those of conf/model that no test above makes smaller, made small."""
+    torch.manual_seed(0)
+    x = torch.randn(6, 3, 8, 8, dtype=torch.float64)
+    if name == "vgg":
+        module: nn.Module = models.VGG((3, 8, 8), 4, depth=11)
+    elif name == "bottlenecks":
+        ends = nn.Conv2d(3, 32, 3), nn.Linear(32 * 36, 4)
+        module = nn.Sequential(ends[0], Bottleneck(32, 8), nn.Flatten(), ends[1])
+    else:
+        module = models.Transformer((6,), 11, width=8, heads=2, depth=1, tied=False)
+        x = torch.randint(0, 11, (6, 6))
+    module = with_statistics(module.double().eval())
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.Conv2d | nn.Linear):
+                kept = torch.rand(len(part.weight), generator=draws) >= share
+                part.weight *= kept.view(-1, *[1] * (part.weight.ndim - 1))
+    found = compacted(module, x[:1])
+    assert kept_of(found.module) < kept_of(module)
+    assert_same(module, x, found.module)
 
 
 def test_constant_filters_leave_one_that_stands_for_all() -> None:

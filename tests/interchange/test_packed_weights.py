@@ -56,3 +56,6 @@ def test_without_a_gpu_one_line_says_what_is_needed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="on CUDA alone"):
         load_semi_structured(FC((1, 4, 4), 4), dict[str, Tensor]())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="the file has no hidden.0.bias, .*; give the module that"):
+        load_semi_structured(FC((1, 4, 4), 4), dict[str, Tensor]())

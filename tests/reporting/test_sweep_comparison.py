@@ -180,7 +180,7 @@ def test_two_cells_are_compared_by_their_signatures(
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["one"], 2, "compare: 1 given; name two"),
+        (["one"], 2, "compare: got one; write lt-sweeps compare A B; "),
         (["one", "none_such"], 1, "compare: none_such; sweeps in"),
         (["one", "one", "alfa=0.1"], 2, "compare: alfa; did you mean `alpha`?"),
         (["one", "one", "alpha=7"], 1, "report.alpha: got 7"),

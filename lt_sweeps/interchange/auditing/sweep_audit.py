@@ -19,6 +19,7 @@ from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.interchange.auditing.accuracy_audit import audit_accuracy
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differing
 from lt_sweeps.interchange.auditing.repeat_audit import audit_repeat
+from lt_sweeps.interchange.auditing.row_audit import audit_rows
 from lt_sweeps.interchange.auditing.split_audit import audit_splits
 from lt_sweeps.interchange.auditing.ticket_audit import audit_ticket_file
 from lt_sweeps.interchange.auditing.unit_audit import audit_unit, pruning_of
@@ -61,6 +62,7 @@ def audit_sweep(
         name = about["stage"], about["seed"]
         if audit_ticket_file(path, about, units.get(name), finite.get(name, True), findings):
             store.whole[path] = about
+    audit_rows(artifacts, plans, store, findings)
     _audit_draws(plans.values(), store, findings)
     for unit in track([*units.values()], "trainings"):
         audit_unit(unit, store, findings)

@@ -1,0 +1,112 @@
+"""Checks of the rows of records.jsonl: what plan, costs and chosen options say that they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from lt_sweeps.analysis.audit_findings import Findings
+from lt_sweeps.analysis.audited_files import Artifacts, AuditedCell
+from lt_sweeps.execution.records import ticket_record
+from lt_sweeps.execution.run_settings import code_version
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore
+from lt_sweeps.plan.planning import Planned
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.store import UnitCost
+from lt_sweeps.storage.sweep_folder import SweepFolder
+
+# What follows from the plan, beside the numbers that the headers of tickets hold too.
+_PLANNED = (
+    *("init", "kind", "step", "target_sparsity", "sparsity_total", "report_at", "reported_step"),
+    *("mask_chance", "train_steps", "epochs", "search_epochs", "after", "dense_resources"),
+    *("finite", "collapsed", "precision", "notes", "granularity", "resolution"),
+)
+_COSTS = {field.name for field in fields(UnitCost)} & {field.name for field in fields(Record)}
+
+
+def audit_rows(
+    artifacts: Artifacts, plans: Mapping[str, Planned], store: AuditedStore, findings: Findings
+) -> None:
+    """Compare every row with what the other files of its cell lead to."""
+    options: Mapping[str, list[dict[str, Any]]] | None = None
+    for cell in artifacts.cells:
+        known: dict[str, Record] = {}
+        for record in cell.records:
+            if _option_fault(record, [_options(cell.choices)]):
+                # The cell may have been computed first by another sweep, which names it otherwise.
+                options = _options_of_sweeps(artifacts) if options is None else options
+            named = [_options(cell.choices), *(options or {}).get(_name(cell), [])]
+            faults = [_option_fault(record, named), _cost_fault(record, store, findings)]
+            if planned := plans.get(_name(cell)):
+                faults.append(_plan_fault(record, planned, store, known, findings))
+            place = f"{cell.folder.records} level {record.level}"
+            findings.compare("records", place, next(filter(None, faults), ""))
+
+
+def _name(cell: AuditedCell) -> str:
+    return f"{cell.signature}/{cell.seed}"
+
+
+def _options(choices: Mapping[str, str | None]) -> dict[str, Any]:
+    """The columns of a row that say what was chosen."""
+    return {**Record.option_columns(choices), "experiment": choices.get("experiment")}
+
+
+def _options_of_sweeps(artifacts: Artifacts) -> Mapping[str, list[dict[str, Any]]]:
+    """What each sweep of the root calls the options of its cells, by the name of the cell."""
+    named: dict[str, list[dict[str, Any]]] = {}
+    for path in artifacts.root.glob("sweeps/*/manifest.json"):
+        try:
+            manifest = SweepFolder(path.parent).manifest
+        except (OSError, ValueError):
+            continue
+        for cell in manifest.cells:
+            named.setdefault(cell.name, []).append(_options(cell.labels))
+    return named
+
+
+def _option_fault(record: Record, named: Collection[Mapping[str, Any]]) -> str:
+    """An option of a row that no file of its cell names."""
+    faults = [_difference(record, options, "its cell") for options in named]
+    return faults[0] if all(faults) else ""
+
+
+def _cost_fault(record: Record, store: AuditedStore, findings: Findings) -> str:
+    cost = store.cost(record.stage, record.seed)
+    if cost == UnitCost():
+        findings.leave_out("records", "no costs.jsonl says what a row took")
+        return ""
+    return _difference(record, {name: getattr(cost, name) for name in _COSTS}, "costs.jsonl")
+
+
+def _plan_fault(
+    record: Record,
+    planned: Planned,
+    store: AuditedStore,
+    known: dict[str, Record],
+    findings: Findings,
+) -> str:
+    """A fact that plan and ticket lead to and the row has otherwise; adds the row to `known`."""
+    if not store.has(record.stage, record.seed):
+        findings.leave_out("records", "the ticket of a row is not stored, or not whole")
+        return ""
+    stage = next(stage for stage in planned.trainings if stage.key == record.stage)
+    row = ticket_record(planned, stage, store, known)
+    known[record.stage] = row
+    fault = _difference(record, {name: getattr(row, name) for name in _PLANNED}, "its plan")
+    now = code_version()
+    if fault and record.code_version not in (None, "", now):
+        findings.leave_out("records", f"computed by {record.code_version}, and this is {now}")
+        return ""
+    return fault
+
+
+def _difference(record: Record, expected: Mapping[str, Any], source: str) -> str:
+    return next(_differences(record, expected, source), "")
+
+
+def _differences(record: Record, expected: Mapping[str, Any], source: str) -> Iterator[str]:
+    for name, value in expected.items():
+        if getattr(record, name) != value:
+            yield f"{name} is {getattr(record, name)}; {source} has {value}"
