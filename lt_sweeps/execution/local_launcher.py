@@ -9,7 +9,6 @@ import socket
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,8 +46,7 @@ def launch(cells: Sequence[Cell], *, whole: bool = True, words: Sequence[str] = 
     interrupted sweep. Without `whole` they are some of those that a person asked for. `words` are
     the overrides that were typed.
     """
-    settings = replace(RunSettings.of(cells), words=tuple(words))
-    submission = Submission(plan(cells), settings)
+    submission = Submission(plan(cells), RunSettings.of(cells, words=words))
     if whole:
         submission.check_layouts()
     return run_missing(submission)

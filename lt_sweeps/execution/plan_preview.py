@@ -28,8 +28,6 @@ _LARGE = 0.05  # of all parameters: a tensor above it that is never pruned is na
 class Estimate:
     """The time that packs will take, if each one starts as soon as it can."""
 
-    packs: int
-    units: int
     seconds: float  # until the last pack ends
     busy: float  # seconds of work, summed over all devices
     chain: float  # of the longest chain of packs that wait for one another
@@ -54,9 +52,8 @@ class Estimate:
             chain[pack.name] = max((chain[n] for n in needed), default=0.0) + duration
             busy += duration / share
             free.sort()
-        units = sum(len(pack.units) for pack in todo)
         longest = max(chain.values(), default=0.0)
-        return cls(len(todo), units, max(free), busy, longest, all_measured, device, at_once)
+        return cls(max(free), busy, longest, all_measured, device, at_once)
 
     @property
     def hours(self) -> float:
@@ -90,6 +87,7 @@ def preview(
         more: a launcher's own rows.
     """
     stages = len({unit.stage.key for unit in plan.units})
+    units = sum(len(pack.units) for pack in todo)
     rows = [
         ("sweep", str(sweep)),
         ("cells", f"{len(plan.cells)}"),
@@ -98,10 +96,10 @@ def preview(
             f"{len(plan.units)} distinct ({stages} stages), where each cell alone would take "
             f"{plan.asked}",
         ),
-        ("cached", f"{len(plan.units) - estimate.units}"),
+        ("cached", f"{len(plan.units) - units}"),
         (
             "to run",
-            f"{estimate.units} in {estimate.packs} packs, {estimate.at_once} at once on "
+            f"{units} in {len(todo)} packs, {estimate.at_once} at once on "
             f"{estimate.device.removeprefix('NVIDIA ')}",
         ),
         *more.items(),

@@ -21,7 +21,7 @@ from lt_sweeps.storage.checked_read import DamagedFile, NewerFormat
 from lt_sweeps.storage.dropped_tickets import note_dropped
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import UnitName
-from lt_sweeps.storage.record import CellRecords, RunFolder
+from lt_sweeps.storage.record import CellRecords
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_file import identity_in_path, ticket_path
 from lt_sweeps.storage.unit_costs import read_cost
@@ -130,10 +130,7 @@ def _removable(root: Path, *, only: Path | None, keep: str | None) -> Removable:
 
 def _records(sweep: SweepFolder) -> list[CellRecords]:
     try:
-        return [
-            RunFolder.of(sweep.root, cell.signature, cell.seed).read(stages=cell.stages)
-            for cell in sweep.manifest.cells
-        ]
+        return sweep.records()
     except (DamagedFile, NewerFormat) as error:
         raise ValueError(
             f"prune-store: nothing is removed while it is not known what a sweep needs: {error}"

@@ -36,8 +36,11 @@ class RunSettings:
     words: tuple[str, ...] = ()  # what was typed
 
     @classmethod
-    def of(cls, cells: Sequence[Cell]) -> RunSettings:
-        """Raises: ValueError: the cells differ in a setting, or a value is not allowed."""
+    def of(cls, cells: Sequence[Cell], *, words: Sequence[str] = ()) -> RunSettings:
+        """The settings of cells that a person asked for in these `words`.
+
+        Raises: ValueError: the cells differ in a setting, or a value is not allowed.
+        """
         first = cells[0].config
         for key in SHARED_KEYS:
             if any(cell.config.get(key) != first.get(key) for cell in cells):
@@ -62,6 +65,7 @@ class RunSettings:
             budget=_budget(config["budget"]),
             keep=config["keep"],
             search=config["search"],
+            words=tuple(words),
         )
 
 

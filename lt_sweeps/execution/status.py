@@ -13,7 +13,7 @@ from functools import cached_property
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, over, queued
 from lt_sweeps.storage.manifest import FrozenCell, UnitName
-from lt_sweeps.storage.record import CellRecords, RunFolder, all_diverged
+from lt_sweeps.storage.record import CellRecords, all_diverged
 from lt_sweeps.storage.sweep_folder import Failure, Heartbeat, SweepFolder, known_speeds
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "missing"
@@ -43,10 +43,7 @@ class Status:
         if submitted and has_slurm():
             with suppress(ValueError):  # Slurm does not answer: the files must do
                 held, asked = frozenset(queued(sweep, timeout=10)) & tasks, True
-        records = [
-            RunFolder.of(sweep.root, cell.signature, cell.seed).read(stages=cell.stages)
-            for cell in sweep.manifest.cells
-        ]
+        records = sweep.records()
         return cls(sweep, _stored(sweep), sweep.failures(), sweep.running(), held, asked, records)
 
     @cached_property

@@ -43,6 +43,19 @@ def compute(
         reported: the stages whose weights at the best evaluation are stored too, where these are
             not those of the end: a cell reports their accuracy.
     """
+
+    def loop_of(group: Sequence[Unit]) -> TrainingLoop:
+        best = frozenset({"reported"})
+        saved = [
+            moments.get(key, frozenset()) | (best if key in reported else frozenset())
+            for key in (unit.stage.key for unit in group)
+        ]
+        loop = TrainingLoop(
+            group, store, machine, moments=saved, progress=progress, stopped=stopped
+        )
+        watch(loop)
+        return loop
+
     waiting = list(units)
     while waiting:
         claims = _claim(waiting, store)
@@ -51,7 +64,7 @@ def compute(
             tickets = StoredTickets(store, thorough=False, recall=False)
             mine = [unit for unit in claims if not stored(unit, moments, tickets)]
             if mine:
-                _train(mine, moments, store, machine, reported, progress, stopped, watch)
+                _train(mine, moments, store, loop_of)
         finally:
             for claim in claims.values():
                 claim.release()
@@ -97,21 +110,11 @@ def _train(
     units: Sequence[Unit],
     moments: Mapping[str, frozenset[Any]],
     store: Store,
-    machine: Machine,
-    reported: Collection[str],
-    progress: Callable[[int], None],
-    stopped: Callable[[], bool],
-    watch: Callable[[TrainingLoop], None],
+    loop_of: Callable[[Sequence[Unit]], TrainingLoop],
 ) -> None:
     """Train units stacked, each group from the latest checkpoint that all of its units have."""
     for group, step in _by_checkpoint(units, moments, store):
-        wanted = [moments.get(unit.stage.key, frozenset()) for unit in group]
-        extra = [{"reported"} if unit.stage.key in reported else set() for unit in group]
-        saved = [needed | more for needed, more in zip(wanted, extra, strict=True)]
-        loop = TrainingLoop(
-            group, store, machine, moments=saved, progress=progress, stopped=stopped
-        )
-        watch(loop)
+        loop = loop_of(group)
         if step is None:
             loop.start(stack([_start(unit, store) for unit in group]))
             rehearse(loop)
@@ -121,10 +124,10 @@ def _train(
             except FileNotFoundError:  # it was of another version of the code
                 tickets = StoredTickets(store, thorough=True)
                 left = [unit for unit in units if not stored(unit, moments, tickets)]
-                _train(left, moments, store, machine, reported, progress, stopped, watch)
+                _train(left, moments, store, loop_of)
                 return
         _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))
-        loop.run(_until(group, wanted, store))
+        loop.run(_until(group, moments, store))
         _log.info("computed %s", _names(group))
 
 
@@ -163,11 +166,14 @@ def _by_checkpoint(
     return [(group, step) for step, group in groups.items()]
 
 
-def _until(units: Sequence[Unit], wanted: Sequence[frozenset[Any]], store: Store) -> int | None:
+def _until(
+    units: Sequence[Unit], moments: Mapping[str, frozenset[Any]], store: Store
+) -> int | None:
     """The step after which nothing is missing: the end, unless only early snapshots are."""
     steps: set[int] = set()
-    for unit, moments in zip(units, wanted, strict=True):
-        absent = [m for m in ("end", *moments) if not store.has(unit.stage.key, unit.seed, m)]
+    for unit in units:
+        key, seed = unit.stage.key, unit.seed
+        absent = [m for m in ("end", *moments.get(key, ())) if not store.has(key, seed, m)]
         if "end" in absent or "best" in absent:
             return None
         steps |= {moment for moment in absent if isinstance(moment, int)}

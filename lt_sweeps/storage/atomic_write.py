@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 _log = logging.getLogger("lt_sweeps")
@@ -50,6 +52,11 @@ def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool
             temporary.unlink()
     _sync_folder(path.parent)
     return True
+
+
+def json_lines(values: Iterable[object]) -> bytes:
+    """The content of a file of lines of JSON."""
+    return "".join(f"{json.dumps(value)}\n" for value in values).encode()
 
 
 def append_whole(path: Path, content: bytes) -> None:

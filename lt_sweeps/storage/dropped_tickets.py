@@ -6,12 +6,11 @@ A ticket that is not stored counts as missing, unless it stands here and records
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lt_sweeps.storage.atomic_write import append_whole
+from lt_sweeps.storage.atomic_write import append_whole, json_lines
 from lt_sweeps.storage.checked_read import read_lines
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import UnitName
@@ -21,9 +20,9 @@ from lt_sweeps.storage.verified_files import version
 
 def note_dropped(root: Path, dropped: Mapping[str, Iterable[str]]) -> None:
     """Note the files that are about to be dropped, by stage: their names without the suffix."""
-    lines = [json.dumps([key, sorted(names)]) for key, names in dropped.items()]
+    lines = json_lines([key, sorted(names)] for key, names in dropped.items())
     with locked(root / "tickets" / ".dropped.lock"):
-        append_whole(_path(root), "".join(f"{line}\n" for line in lines).encode())
+        append_whole(_path(root), lines)
 
 
 def read_dropped(root: Path) -> Mapping[str, frozenset[str]]:

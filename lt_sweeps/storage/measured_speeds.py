@@ -6,12 +6,11 @@ only when it is asked for, so most tickets have none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lt_sweeps.storage.atomic_write import append_whole
+from lt_sweeps.storage.atomic_write import append_whole, json_lines
 from lt_sweeps.storage.checked_read import read_lines
 from lt_sweeps.storage.locks import locked
 
@@ -51,8 +50,7 @@ Speeds = Mapping[tuple[str, str], tuple[MeasuredSpeed, ...]]
 def add_speeds(root: Path, speeds: Iterable[MeasuredSpeed]) -> None:
     """Note measurements behind those that are there."""
     with locked(root / "tickets" / ".speeds.lock"):
-        lines = "".join(json.dumps(asdict(speed)) + "\n" for speed in speeds)
-        append_whole(speeds_path(root), lines.encode())
+        append_whole(speeds_path(root), json_lines(map(asdict, speeds)))
 
 
 def read_speeds(root: Path) -> Speeds:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
 import re
 import sys
@@ -38,7 +37,7 @@ from lt_sweeps.config.quantities import (
     named,
     names_measured,
 )
-from lt_sweeps.storage.atomic_write import append_whole, write_whole
+from lt_sweeps.storage.atomic_write import append_whole, json_lines, write_whole
 from lt_sweeps.storage.checked_read import (
     DamagedFile,
     check_format,
@@ -407,14 +406,14 @@ class RunFolder:
 
     def write(self, records: Sequence[Record], *, complete: bool) -> None:
         """Write the records, and then `DONE` if they are all that the cell will have."""
-        content = "".join(map(_line, records)).encode()
+        content = json_lines(record.as_written for record in records)
         _write_unless_there(self.records, content)
         if complete:
             write_whole(self.done, _checksum(content))
 
     def append(self, records: Sequence[Record]) -> None:
         """Add records behind those that are there; the caller holds the lock of the cell."""
-        append_whole(self.records, "".join(map(_line, records)).encode())
+        append_whole(self.records, json_lines(record.as_written for record in records))
 
     def read(
         self, *, needed: Collection[str] = (), stages: Sequence[str] | None = None
@@ -476,10 +475,6 @@ def _write_unless_there(path: Path, content: bytes) -> None:
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row without the numbers that JSON does not know."""
     return {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}
-
-
-def _line(record: Record) -> str:
-    return json.dumps(record.as_written) + "\n"
 
 
 def _checksum(content: bytes) -> bytes:

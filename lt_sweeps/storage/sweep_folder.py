@@ -26,6 +26,7 @@ from lt_sweeps.config.errors import unknown
 from lt_sweeps.storage.atomic_write import set_aside, write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, read_json, say_unused, shortened
 from lt_sweeps.storage.manifest import FrozenPack, Manifest, UnitName
+from lt_sweeps.storage.record import CellRecords, RunFolder
 
 STALE = 120.0  # a process without a heartbeat for this many seconds counts as dead
 
@@ -108,6 +109,16 @@ class SweepFolder:
         """The frozen cells, all or those of these numbers."""
         chosen = range(len(self.manifest.cells)) if numbers is None else numbers
         return [self.manifest.cell(number) for number in chosen]
+
+    def records(self) -> list[CellRecords]:
+        """What the folder of each cell holds, in the order of the cells.
+
+        Raises: NewerFormat: a later version wrote it.
+        """
+        return [
+            RunFolder.of(self.root, cell.signature, cell.seed).read(stages=cell.stages)
+            for cell in self.manifest.cells
+        ]
 
     def packs(self, names: Iterable[str] | None = None) -> list[FrozenPack]:
         """The frozen packs, all or those of these names, as they are worked on: in halves."""

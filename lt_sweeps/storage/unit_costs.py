@@ -7,13 +7,12 @@ seeds of a stage is a file less for every unit.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lt_sweeps.storage.atomic_write import append_whole
+from lt_sweeps.storage.atomic_write import append_whole, json_lines
 from lt_sweeps.storage.checked_read import read_lines
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.verified_files import version
@@ -44,9 +43,8 @@ def write_costs(folder: Path, seeds: Sequence[object], cost: UnitCost) -> None:
     path = _path(folder)
     with locked(folder / ".costs.lock", wait=_WAIT):
         new = [seed for seed in map(str, seeds) if read_cost(folder, seed) == UnitCost()]
-        lines = [json.dumps({"seed": seed, "cost": vars(cost)}) for seed in new]
-        if lines:
-            append_whole(path, "".join(f"{line}\n" for line in lines).encode())
+        if new:
+            append_whole(path, json_lines({"seed": seed, "cost": vars(cost)} for seed in new))
 
 
 def read_cost(folder: Path, seed: object) -> UnitCost:

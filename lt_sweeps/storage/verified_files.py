@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.storage.atomic_write import append_whole, write_whole
+from lt_sweeps.storage.atomic_write import append_whole, json_lines, write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, read_file
 from lt_sweeps.storage.locks import locked
 
@@ -78,8 +78,7 @@ class VerifiedFiles:
                 self._new = {}
 
     def _lines_of(self, names: dict[str, str]) -> bytes:
-        lines = [json.dumps([self._by, name, version]) for name, version in names.items()]
-        return "".join(f"{line}\n" for line in lines).encode()
+        return json_lines([self._by, name, version] for name, version in names.items())
 
     def _read(self) -> tuple[dict[str, Any], int]:
         """The last version of each name, and the number of lines."""

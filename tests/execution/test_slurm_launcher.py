@@ -60,6 +60,11 @@ def test_gpu_hours_and_the_longest_chain_are_told(capsys: pytest.CaptureFixture[
     assert "GPU-hours, longest chain" in time and "speed not measured" in time
 
 
+def test_a_plan_says_that_the_budget_does_not_last(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS, "budget.gpu_hours=1e-9"]) == 1
+    assert "error: budget.gpu_hours: this takes about" in capsys.readouterr().err
+
+
 def test_the_jobs_of_a_sweep_are_not_those_of_its_copy(
     swept: Callable[..., Path],
     cell: Callable,

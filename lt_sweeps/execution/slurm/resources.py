@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from lt_sweeps.config.call import Call, nearest
@@ -55,9 +55,6 @@ class SlurmResources:
     def gpu_count(self) -> int:
         """The number of GPUs of a job: `gpus` is a number, or a type and a number (`a100:2`)."""
         return int(str(self.gpus).rpartition(":")[2])
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
     def parameters(self, *, job_name: str, tasks: int, chdir: str) -> dict[str, Any]:
         """The profile as submitit's parameters, for an array of `tasks` jobs."""

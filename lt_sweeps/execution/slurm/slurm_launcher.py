@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Console
@@ -33,9 +33,8 @@ def submit_cells(
     cells: Sequence[Cell], profile: SlurmResources, *, words: Sequence[str] = ()
 ) -> int:
     """Submit whatever is missing of the cells and is not queued; returns the exit status."""
-    made, settings = plan(cells), RunSettings.of(cells)
-    root = settings.root.absolute()  # jobs may start elsewhere
-    settings = replace(settings, root=root, words=tuple(words))
+    made, settings = plan(cells), RunSettings.of(cells, words=words)
+    settings = replace(settings, root=settings.root.absolute())  # jobs may start elsewhere
     submission = Submission(made, settings)
     submission.check_layouts()
     return submit_missing(submission, profile)
@@ -50,14 +49,19 @@ def submit_missing(submission: Submission, profile: SlurmResources) -> int:
     if settings.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device: {settings.device!r}; a job of Slurm takes auto, cpu or cuda")
     if settings.dry_run:
-        _Jobs(submission, profile).show()
+        _affordable_jobs(submission, profile)
         return 0
     check_options(profile)
     with locked(submission.folder / ".submit.lock"):  # the same sweep from two shells
-        jobs = _Jobs(submission, profile)
-        jobs.show()
-        within_budget(jobs.estimate, settings.budget)
-        return jobs.submit()
+        return _affordable_jobs(submission, profile).submit()
+
+
+def _affordable_jobs(submission: Submission, profile: SlurmResources) -> _Jobs:
+    """Show the jobs of a submission, and refuse those that take more than its budget."""
+    jobs = _Jobs(submission, profile)
+    jobs.show()
+    within_budget(jobs.estimate, submission.settings.budget)
+    return jobs
 
 
 class _Jobs:
@@ -104,7 +108,7 @@ class _Jobs:
         self.submission.check_splits(self.missing)
         sweep = self.submission.freeze(
             self.packs,
-            Launcher("slurm", os.getcwd(), self.profile.record()),
+            Launcher("slurm", os.getcwd(), asdict(self.profile)),
             {pack.name: job.name for job in self.jobs for pack in job.packs},
         )
         if not self.jobs:
