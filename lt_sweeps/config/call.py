@@ -18,12 +18,13 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from lt_sweeps.config.user_code import code_behind, files_named, raised_in
 
 ANY = object()
 _KEPT = object()
+_Made = TypeVar("_Made")
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -152,6 +153,26 @@ class Call:
             if name in hints and not fits(value, hints[name]):
                 allowed = f"{_readable(hints[name])}{_fraction_meant(value, hints[name])}"
                 raise ValueError(f"{where}.{name}: got {value!r}; give {allowed}")
+
+
+def made(kind: type[_Made], fields: Mapping[str, Any], *, where: str) -> _Made:
+    """A value of a class whose fields a yaml gives. Raises: ValueError: as `Call.of`."""
+    target = f"{kind.__module__}.{kind.__qualname__}"
+    return Call.of({"_target_": target, **fields}, where=where)()
+
+
+def check_keys(config: Any, keys: Mapping[str, Any], *, where: str) -> None:
+    """Check a part of a yaml that no function takes as it is; `keys` has the type of each value.
+
+    Raises: ValueError: it is no mapping, or has an unknown key or a value of another type.
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{where}: got {config!r}; give {', '.join(keys)}")
+    for key, value in config.items():
+        if key not in keys:
+            raise ValueError(f"{where}: no key `{key}`; it has {[*keys]}{nearest(str(key), keys)}")
+        if not fits(value, keys[key]):
+            raise ValueError(f"{where}.{key}: got {value!r}; give {_readable(keys[key])}")
 
 
 def omitted_at(**values: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -302,7 +323,9 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, (int, float)) and math.isfinite(value)
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, dict)
+        pairs = value.items() if isinstance(value, dict) and inner else ()
+        named = all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in pairs)
+        return isinstance(value, dict) and named
     if origin is not None and isinstance(origin, type) and issubclass(origin, Collection):
         item = inner[0] if inner else Any
         return isinstance(value, list) and all(fits(v, item) for v in value)

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lt_sweeps.config.call import Call
+from lt_sweeps.config.call import made
 from lt_sweeps.config.errors import CONF, unknown
 
 FOLDER = CONF / "paper"
@@ -54,7 +54,7 @@ class Section:
         where = f"paper: section {self.name!r}"
         if bool(self.figures) == bool(self.table):
             raise ValueError(f"{where}: give `figures` or a `table`, and not both")
-        columns = [_checked(f"{where}, table", "TableColumn", entry) for entry in self.table]
+        columns = [made(TableColumn, entry, where=f"{where}, table") for entry in self.table]
         object.__setattr__(self, "table", columns)
 
     @property
@@ -86,11 +86,7 @@ def read_paper(name: str) -> Paper:
         raise ValueError(unknown("paper", name, paper_names(), what="papers"))
     content = yaml.safe_load((FOLDER / f"_{name}.yaml").read_text())
     sections = tuple(
-        _checked("paper", "Section", {"nets": content["nets"], **entry})
+        made(Section, {"nets": content["nets"], **entry}, where="paper")
         for entry in content["sections"]
     )
     return Paper(name, content["title"], sections)
-
-
-def _checked(where: str, kind: str, entry: Mapping[str, Any]) -> Any:
-    return Call.of({"_target_": f"{__name__}.{kind}", **entry}, where=where)()

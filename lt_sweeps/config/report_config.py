@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lt_sweeps.config.call import Call
+from lt_sweeps.config.call import Call, made
 from lt_sweeps.config.option_files import read_option
 from lt_sweeps.config.published_curves import with_files
 from lt_sweeps.config.quantities import (
@@ -188,10 +188,9 @@ def layout(keys: Mapping[str, Any]) -> ReportConfig:
 
     Raises: ValueError naming the key, what was given and what is allowed.
     """
-    target = "lt_sweeps.config.report_config.ReportConfig"
     if isinstance(keys.get("figures"), str):  # `report.figures=curves`
         keys = {**keys, "figures": [keys["figures"]]}
-    return Call.of({"_target_": target, **keys}, where="report")()
+    return made(ReportConfig, keys, where="report")
 
 
 def named_figures(figures: Any, config_dirs: Sequence[Path]) -> Any:
@@ -244,8 +243,7 @@ def _published(entry: Any) -> Published:
         return entry
     if not isinstance(entry, Mapping):
         raise ValueError(f"report.published: got {entry!r}; give {{label, source, points}}")
-    target = "lt_sweeps.config.report_config.Published"
-    return Call.of({"_target_": target, **entry}, where="report.published")()
+    return made(Published, entry, where="report.published")
 
 
 def _check_margin(key: str, given: float | str, *, least: float) -> None:

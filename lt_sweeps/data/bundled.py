@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lt_sweeps.data.dataset import Dataset, Split, check_size
+from lt_sweeps.data.dataset import Dataset, Split, check_held_out, held_out_rows
 
 _DIGITS = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 CURE = "install scikit-learn anew"
@@ -18,8 +18,7 @@ CURE = "install scikit-learn anew"
 
 def digits(*, validation: int = 300, test: int = 360) -> Dataset:
     """1,797 handwritten digits of 8x8 pixels, bundled with scikit-learn: nothing to download."""
-    check_size("digits: test", test, 1795)
-    check_size("digits: validation", validation, 1796 - test)
+    check_held_out("digits", 1797, validation, test)
     return Dataset(
         input_shape=(1, 8, 8),
         classes=10,
@@ -64,26 +63,17 @@ def nothing() -> None:
 
 
 def _load_digits(validation: int, test: int) -> dict[str, Split]:
-    images, labels = _read_digits()
+    # Importing scikit-learn for its file would take a second.
+    table = read_table(sklearn_folder() / "data" / "digits.csv.gz", delimiter=",")
+    images, labels = table[:, :-1], table[:, -1]
     content = images.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes()
     if hashlib.sha256(content).hexdigest() != _DIGITS:
         raise ValueError(f"digits: scikit-learn's copy is damaged, or other than it was; {CURE}")
     pixels = torch.from_numpy(images.astype(np.uint8)).reshape(-1, 1, 8, 8)
     targets = torch.from_numpy(labels.astype(np.int64))
-    order = np.random.RandomState(0).permutation(len(labels))
-    # The test images come first, so that they do not depend on the size of the validation split.
-    rows = {
-        "train": np.sort(order[test + validation :]),
-        "val": order[test : test + validation],
-        "test": order[:test],
-    }
+    rows = held_out_rows(len(labels), validation, test)
+    rows["train"] = np.sort(rows["train"])
     return {name: Split(pixels[index], targets[index]) for name, index in rows.items()}
-
-
-def _read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels from scikit-learn's file; importing scikit-learn would take a second."""
-    table = read_table(sklearn_folder() / "data" / "digits.csv.gz", delimiter=",")
-    return table[:, :-1], table[:, -1]
 
 
 def sklearn_folder() -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lt_sweeps.data.bundled import CURE, nothing, read_table, sklearn_folder
-from lt_sweeps.data.dataset import Dataset, Split, check_size
+from lt_sweeps.data.dataset import Dataset, Split, check_held_out, held_out_rows
 
 _DIABETES = "70a45af6bc04fb77f713e6aca86019c4707501ef0cbd17c743d74f7a9ca8bf11"
 _BYTES = 256
@@ -19,8 +19,7 @@ def diabetes(*, validation: int = 66, test: int = 88) -> Dataset:
 
     Measurements and targets are in standard deviations from the mean of the training split.
     """
-    check_size("diabetes: test", test, 440)
-    check_size("diabetes: validation", validation, 441 - test)
+    check_held_out("diabetes", 442, validation, test)
     return Dataset(
         input_shape=(10,),
         classes=None,
@@ -71,12 +70,7 @@ def _load_diabetes(validation: int, test: int) -> dict[str, Split]:
     content = table.astype("<f4").tobytes() + target.astype("<f4").tobytes()
     if hashlib.sha256(content).hexdigest() != _DIABETES:
         raise ValueError(f"diabetes: scikit-learn's copy is damaged, or other than it was; {CURE}")
-    order = np.random.RandomState(0).permutation(len(target))
-    rows = {
-        "train": order[test + validation :],
-        "val": order[test : test + validation],
-        "test": order[:test],
-    }
+    rows = held_out_rows(len(target), validation, test)
     inputs, targets = (_standardised(part, rows["train"]) for part in (table, target[:, None]))
     return {name: Split(inputs[index], targets[index]) for name, index in rows.items()}
 

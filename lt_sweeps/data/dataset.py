@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,16 +23,6 @@ class Split:
     inputs: Tensor
     targets: Tensor
     rows: Tensor | None = None
-
-    @property
-    def images(self) -> Tensor:
-        """The inputs, as a data set of images calls them."""
-        return self.inputs
-
-    @property
-    def labels(self) -> Tensor:
-        """The targets, as a data set of classes calls them."""
-        return self.targets
 
     def take(self, index: Tensor) -> Tensor:
         """Inputs by their numbers within the split, which lie where the inputs do."""
@@ -148,6 +139,23 @@ def _hash(tensor: Tensor) -> str:
     if flat.numel():
         kind.update(flat.view(torch.uint8).numpy().data)
     return kind.hexdigest()
+
+
+def held_out_rows(count: int, validation: int, test: int) -> dict[str, np.ndarray]:
+    """The rows of each split of a small table.
+
+    Those of the test split come first in the order that is drawn, so that they do not depend on the
+    size of the validation split.
+    """
+    order = np.random.RandomState(0).permutation(count)
+    held = test + validation
+    return {"train": order[held:], "val": order[test:held], "test": order[:test]}
+
+
+def check_held_out(name: str, count: int, validation: int, test: int) -> None:
+    """Raises: ValueError: one of three splits of `count` examples would be empty."""
+    check_size(f"{name}: test", test, count - 2)
+    check_size(f"{name}: validation", validation, count - 1 - test)
 
 
 def check_size(name: str, size: int, most: int) -> None:

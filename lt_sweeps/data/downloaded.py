@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,15 @@ def _downloaded(
         raise ValueError(
             f"{name}: validation={validation} and stratified; it takes a multiple of {classes}"
         )
+    files = _Files(name, kind, data_dir)
     draw = partial(_held_out_per_class if stratified else _held_out, validation)
     return Dataset(
         input_shape=shape,
         classes=classes,
         train_size=images - validation,
-        prepare=partial(_download, name, kind, data_dir),
-        load=partial(_load_torchvision, name, kind, data_dir, draw),
-        lacks=partial(_lacks, name, kind, data_dir),
+        prepare=files.download,
+        load=partial(files.load, draw),
+        lacks=files.lacks,
         mean=tuple(value / 255 for value in statistics[0]),
         std=tuple(value / 255 for value in statistics[1]),
     )
@@ -135,32 +137,111 @@ def _held_out_per_class(count: int, labels: np.ndarray) -> np.ndarray:
     return np.concatenate([rng.choice(index, per_class, replace=False) for index in members])
 
 
-def _load_torchvision(
-    name: str, kind: str, data_dir: str, held_out: Callable[[np.ndarray], np.ndarray]
-) -> dict[str, Split]:
-    _check(name, kind, data_dir)
-    if kind in _IDX_MD5:
-        rest, test = _read_idx(kind, data_dir)
-    else:
-        source = _source(kind)
-        rest, test = (_tensors(source(data_dir, train=train)) for train in (True, False))
-    held = held_out(rest.labels.numpy())
-    kept = np.setdiff1d(np.arange(len(rest.labels)), held)
-    train, val = (Split(rest.images[index], rest.labels[index]) for index in (kept, held))
-    return {"train": train, "val": val, "test": test}
+@dataclass(frozen=True)
+class _Files:
+    """The files of a data set below `data_dir`; torchvision calls it `kind`, and we `name`."""
 
+    name: str
+    kind: str
+    data_dir: str
 
-def _read_idx(kind: str, data_dir: str) -> Iterator[Split]:
-    """The images to train on and those to test on, from files that have been checked.
+    def download(self) -> None:
+        """Download what is missing; other processes wait for the one that downloads."""
+        with suppress(FileNotFoundError, ValueError):
+            return self._check()
+        reason = "the download left them incomplete; delete them and try again"
+        try:
+            Path(self.data_dir).mkdir(parents=True, exist_ok=True)
+            with FileLock(Path(self.data_dir, f".{self.name}.lock")):
+                if not self._are_there():
+                    _log.info("%s: downloading into %s", self.name, self.data_dir)
+                    with _short_and_silent():
+                        self._source(self.data_dir, download=True)
+        except (RuntimeError, OSError, http.client.HTTPException) as error:
+            if passes(error):  # the disk is full: that is waited for
+                raise
+            reason = f"the download failed ({' '.join(str(error).split()) or type(error).__name__})"
+        return self._check(reason)
 
-    torchvision reads them too, after an import that takes longer than a short training.
-    """
-    files = iter(_published(kind, data_dir))
-    for images, labels in zip(files, files, strict=True):
-        # A header of 4 bytes, then 4 bytes for each dimension: 3 of images, 1 of labels.
-        pixels = np.fromfile(images, np.uint8, offset=16).reshape(-1, 1, *_IDX[0][1:])
-        targets = np.fromfile(labels, np.uint8, offset=8).astype(np.int64)
-        yield Split(torch.from_numpy(pixels), torch.from_numpy(targets))
+    def lacks(self) -> str:
+        """That files have to be downloaded, and whether there is a place for them."""
+        if self._are_there():
+            return ""
+        lacking = f"{self.name} is not in data_dir={self.data_dir}"
+        folder = Path(self.data_dir).absolute()
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            return f"{lacking}, where nothing can be written"
+        return f"{lacking}; it is downloaded before anything runs"
+
+    def load(self, held_out: Callable[[np.ndarray], np.ndarray]) -> dict[str, Split]:
+        """The splits; `held_out` draws the numbers of the validation images from the labels."""
+        self._check()
+        if self.kind in _IDX_MD5:
+            rest, test = self._read_idx()
+        else:
+            halves = (self._source(self.data_dir, train=train) for train in (True, False))
+            rest, test = map(_tensors, halves)
+        held = held_out(rest.targets.numpy())
+        kept = np.setdiff1d(np.arange(len(rest.targets)), held)
+        train, val = (Split(rest.inputs[index], rest.targets[index]) for index in (kept, held))
+        return {"train": train, "val": val, "test": test}
+
+    def _read_idx(self) -> Iterator[Split]:
+        """The images to train on and those to test on, from files that have been checked.
+
+        torchvision reads them too, after an import that takes longer than a short training.
+        """
+        files = iter(self._published())
+        for images, labels in zip(files, files, strict=True):
+            # A header of 4 bytes, then 4 bytes for each dimension: 3 of images, 1 of labels.
+            pixels = np.fromfile(images, np.uint8, offset=16).reshape(-1, 1, *_IDX[0][1:])
+            targets = np.fromfile(labels, np.uint8, offset=8).astype(np.int64)
+            yield Split(torch.from_numpy(pixels), torch.from_numpy(targets))
+
+    @property
+    def _source(self) -> Any:
+        # Imported here, because it takes a second and planning a sweep does not need it.
+        from torchvision import datasets
+
+        return getattr(datasets, self.kind)
+
+    def _published(self) -> dict[Path, str]:
+        """The files, with their published checksums."""
+        if self.kind in _IDX_MD5:
+            folder = Path(self.data_dir, self.kind, "raw")
+            names = [folder / f"{name}-ubyte" for name in _IDX_FILES]
+            return dict(zip(names, _IDX_MD5[self.kind], strict=True))
+        source = self._source
+        folder, meta = Path(self.data_dir, source.base_folder), source.meta
+        listed = [*source.train_list, *source.test_list, (meta["filename"], meta["md5"])]
+        return {folder / name: md5 for name, md5 in listed}
+
+    def _are_there(self) -> bool:
+        return all(path.is_file() for path in self._published())
+
+    def _check(self, reason: str = "nothing was downloaded") -> None:
+        """Make sure that every file is there, and is the published one.
+
+        Raises:
+            FileNotFoundError: files are missing, for a `reason`.
+            ValueError: a file has other content.
+        """
+        files = self._published()
+        if missing := [path for path in files if not path.is_file()]:
+            listed = ", ".join(f"`{path}`" for path in missing)
+            raise FileNotFoundError(
+                f"{self.name}: missing {listed}; place the files there or set `data_dir` to a "
+                f"folder that has them: {reason}"
+            )
+        for path, published in files.items():
+            if (found := _md5(path)) != published:
+                other = [kind for kind, known in _IDX_MD5.items() if found in known]
+                what = f"it is of {other[0]}" if other else f"md5 {found} for {published}"
+                raise ValueError(
+                    f"{self.name}: `{path}` is not the published file ({what}); delete it, and it "
+                    "is downloaded again"
+                )
 
 
 def _tensors(data: Any) -> Split:
@@ -169,48 +250,6 @@ def _tensors(data: Any) -> Split:
     if images.ndim == 3:
         return Split(images.unsqueeze(1), labels)
     return Split(images.permute(0, 3, 1, 2).contiguous(), labels)
-
-
-def _source(kind: str) -> Any:
-    # Imported here, because it takes a second and planning a sweep does not need it.
-    from torchvision import datasets
-
-    return getattr(datasets, kind)
-
-
-def _published(kind: str, data_dir: str) -> dict[Path, str]:
-    """The files of a torchvision data set, with their published checksums."""
-    if kind in _IDX_MD5:
-        names = [Path(data_dir, kind, "raw", f"{name}-ubyte") for name in _IDX_FILES]
-        return dict(zip(names, _IDX_MD5[kind], strict=True))
-    source = _source(kind)
-    folder = Path(data_dir, source.base_folder)
-    listed = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-    return {folder / name: md5 for name, md5 in listed}
-
-
-def _check(name: str, kind: str, data_dir: str, reason: str = "nothing was downloaded") -> None:
-    """Make sure that every file is there, and is the published one.
-
-    Raises:
-        FileNotFoundError: files are missing, for a `reason`.
-        ValueError: a file has other content.
-    """
-    files = _published(kind, data_dir)
-    if missing := [path for path in files if not path.is_file()]:
-        listed = ", ".join(f"`{path}`" for path in missing)
-        raise FileNotFoundError(
-            f"{name}: missing {listed}; place the files there or set `data_dir` to a folder that "
-            f"has them: {reason}"
-        )
-    for path, published in files.items():
-        if (found := _md5(path)) != published:
-            other = [kind for kind, known in _IDX_MD5.items() if found in known]
-            what = f"it is of {other[0]}" if other else f"md5 {found} for {published}"
-            raise ValueError(
-                f"{name}: `{path}` is not the published file ({what}); delete it, and it is "
-                "downloaded again"
-            )
 
 
 def _md5(path: Path) -> str:
@@ -224,36 +263,6 @@ def _md5(path: Path) -> str:
             raise
         raise ValueError(f"`{path}` cannot be read: {error}") from None
     return content.hexdigest()
-
-
-def _download(name: str, kind: str, data_dir: str) -> None:
-    """Download the files that are missing; other processes wait for the one that downloads."""
-    with suppress(FileNotFoundError, ValueError):
-        return _check(name, kind, data_dir)
-    reason = "the download left them incomplete; delete them and try again"
-    try:
-        Path(data_dir).mkdir(parents=True, exist_ok=True)
-        with FileLock(Path(data_dir, f".{name}.lock")):
-            if not all(path.is_file() for path in _published(kind, data_dir)):
-                _log.info("%s: downloading into %s", name, data_dir)
-                with _short_and_silent():
-                    _source(kind)(data_dir, download=True)
-    except (RuntimeError, OSError, http.client.HTTPException) as error:
-        if passes(error):  # the disk is full: that is waited for
-            raise
-        reason = f"the download failed ({' '.join(str(error).split()) or type(error).__name__})"
-    return _check(name, kind, data_dir, reason)
-
-
-def _lacks(name: str, kind: str, data_dir: str) -> str:
-    """That files have to be downloaded, and whether there is a place for them."""
-    if all(path.is_file() for path in _published(kind, data_dir)):
-        return ""
-    folder = Path(data_dir).absolute()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        return f"{name} is not in data_dir={data_dir}, where nothing can be written"
-    return f"{name} is not in data_dir={data_dir}; it is downloaded before anything runs"
 
 
 @contextmanager

@@ -7,17 +7,27 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lt_sweeps.config.call import Call, fits, identity_of, nearest
+from lt_sweeps.config.call import Call, check_keys, identity_of
 from lt_sweeps.config.seeds import Seed, draw, repeated
 from lt_sweeps.models.functional import picked
-from lt_sweeps.models.pretrained import Pretrained
+from lt_sweeps.models.pretrained import FORMS, Pretrained
 
-KINDS = ("conv", "hidden", "output")
+_KINDS = "kinds (conv, hidden, output) by pattern of names"
+# The keys of a model's yaml, with the types of their values.
+_KEYS: Mapping[str, Any] = {
+    "net": Mapping[str, Any] | None,
+    "init": Any,  # `Call.of` answers
+    "prunable": Mapping[str, Any] | None,
+    "kinds": Annotated[Mapping[str, Literal["conv", "hidden", "output"]] | None, _KINDS],
+    "weights": Annotated[str | None, FORMS],
+    "redraw": Sequence[str] | None,
+}
+_PRUNABLE = {"include": Sequence[str], "exclude": Sequence[str]}
 _SHAPES = ("input_shape", "classes", "outputs")  # passed to a net that names them
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -78,24 +88,17 @@ class Network:
         Raises:
             ValueError: an unknown key, a net that cannot be built, or nothing to prune in it.
         """
-        allowed = ["net", "init", "prunable", "kinds", "weights", "redraw"]
-        for key in config:
-            if key not in allowed:
-                raise ValueError(f"model: no key `{key}`; it has {allowed}{nearest(key, allowed)}")
-        if not isinstance(config.get("net"), Mapping):
+        check_keys(config, _KEYS, where="model")
+        if config.get("net") is None:
             raise ValueError("model: no `net`; give `net: {_target_: your.Module, ...}`")
-        _check_patterns(config)
         prunable = {"include": ["*"], "exclude": [], **(config.get("prunable") or {})}
-        if unknown := sorted(set(prunable) - {"include", "exclude"}):
-            raise ValueError(f"model.prunable: no key {unknown}; keys are ['include', 'exclude']")
+        check_keys(prunable, _PRUNABLE, where="model.prunable")
         init, kinds = config.get("init"), config.get("kinds") or {}
-        if wrong := [kind for kind in kinds.values() if kind not in KINDS]:
-            raise ValueError(f"model.kinds: got {wrong[0]!r}; a kind is one of {list(KINDS)}")
         network = cls(
             Call.of(config["net"], where="model.net", supplied=_SHAPES),
             input_shape,
             classes,
-            Call.of(init, where="model.init", supplied=("module",)) if init else None,
+            Call.of(init, where="model.init", supplied=("module",)) if init is not None else None,
             tuple(prunable["include"]),
             tuple(prunable["exclude"]),
             tuple(sorted(kinds.items())),
@@ -379,18 +382,3 @@ def _offered(parameters: Sequence[_Parameter]) -> str:
     usual = [each.name for each in parameters if each.usual]
     others = [each.name for each in parameters if each.offered and not each.usual]
     return f"{usual}" + (f"; more can be named: {others}" if others else "")
-
-
-def _check_patterns(config: Mapping[str, Any]) -> None:
-    """Raises: ValueError: `prunable` or `kinds` is not of the form that a model yaml has."""
-    prunable, kinds = config.get("prunable") or {}, config.get("kinds") or {}
-    if not isinstance(prunable, Mapping) or not all(
-        fits(listed, list[str]) for listed in prunable.values()
-    ):
-        raise ValueError(
-            f"model.prunable: got {prunable!r}; give `include` and `exclude`, lists of patterns"
-        )
-    if not isinstance(kinds, Mapping):
-        raise ValueError(f"model.kinds: got {kinds!r}; give kinds by pattern of names")
-    if not fits(config.get("redraw") or [], list[str]):
-        raise ValueError(f"model.redraw: got {config['redraw']!r}; give a list of patterns")

@@ -24,7 +24,7 @@ from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER
 
 _WHERE = "model.weights"
 _WITHIN = ("state_dict", "model", "model_state_dict")  # where checkpoints keep their weights
-_FORMS = "a file, torchvision:NAME or timm:NAME"
+FORMS = "a file, torchvision:NAME or timm:NAME"
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,13 @@ class Pretrained:
     sha256: str
 
     @classmethod
-    def of(cls, said: Any) -> Pretrained:
+    def of(cls, said: str) -> Pretrained:
         """Raises: ValueError: there is no such file, or there are no such weights."""
-        if not isinstance(said, str) or not said:
-            raise ValueError(f"{_WHERE}: got {said!r}; give {_FORMS}")
         library, _, name = said.partition(":")
         places = {"torchvision": _torchvision, "timm": _timm}
         path = places[library](name) if library in places else Path(said)
         if not path.is_file():
-            raise ValueError(f"{_WHERE}: `{path}` is no file; give {_FORMS}")
+            raise ValueError(f"{_WHERE}: `{path}` is no file; give {FORMS}")
         return cls(said, path, files_named({_WHERE: str(path)})[_WHERE])
 
     def read(self) -> dict[str, Tensor]:

@@ -162,19 +162,23 @@ def test_digits_splits_are_disjoint_and_complete():
     from sklearn.datasets import load_digits
 
     splits = prepared(digits())
-    assert {k: len(s.labels) for k, s in splits.items()} == {"train": 1137, "val": 300, "test": 360}
-    ours = torch.cat([s.images.flatten(1).double() for s in splits.values()])
+    assert {k: len(s.targets) for k, s in splits.items()} == {
+        "train": 1137,
+        "val": 300,
+        "test": 360,
+    }
+    ours = torch.cat([s.inputs.flatten(1).double() for s in splits.values()])
     theirs = torch.from_numpy(load_digits(return_X_y=True)[0])
     assert sorted(ours.tolist()) == sorted(theirs.tolist())
 
 
 def test_the_digits_test_images_do_not_depend_on_the_validation_split():
     a, b = digits().load()["test"], digits(validation=10).load()["test"]
-    assert torch.equal(a.images, b.images)
+    assert torch.equal(a.inputs, b.inputs)
 
 
 def test_digits_fill_the_range_that_their_scale_says():
-    images = digits().load()["train"].images
+    images = digits().load()["train"].inputs
     assert images.dtype == torch.uint8
     assert images.max() / digits().scale == 1
 
@@ -182,14 +186,14 @@ def test_digits_fill_the_range_that_their_scale_says():
 def test_mnist_splits_keep_the_original_order_and_lose_nothing(numbered_mnist):
     splits = prepared(mnist(data_dir=str(numbered_mnist)))
     number = {
-        k: s.images.flatten(1)[:, :4].contiguous().view(torch.int32).flatten()
+        k: s.inputs.flatten(1)[:, :4].contiguous().view(torch.int32).flatten()
         for k, s in splits.items()
     }
     assert (number["train"].diff() > 0).all()
     both = torch.cat([number["train"], number["val"]])
     assert torch.equal(both.sort().values, torch.arange(60_000, dtype=torch.int32))
     assert torch.equal(number["test"], torch.arange(10_000, dtype=torch.int32))
-    assert torch.equal(splits["val"].labels, number["val"] % 10)
+    assert torch.equal(splits["val"].targets, number["val"] % 10)
 
 
 def test_colour_images_become_channels_first():
@@ -198,8 +202,8 @@ def test_colour_images_become_channels_first():
         targets = (1,)
 
     split = _tensors(Picture)
-    assert split.images.shape == (1, 3, 2, 4)
-    assert split.images[0, :, 1, 2].tolist() == [18, 19, 20]
+    assert split.inputs.shape == (1, 3, 2, 4)
+    assert split.inputs[0, :, 1, 2].tolist() == [18, 19, 20]
 
 
 # Offline.
@@ -234,9 +238,9 @@ def test_a_download_onto_a_full_disk_can_be_waited_for(monkeypatch, tmp_path):
 
 def test_nothing_is_downloaded_when_the_files_are_there(offline, numbered_mnist, capsys):
     splits = prepared(mnist(data_dir=str(numbered_mnist)))
-    assert splits["train"].images.shape == (55_000, 1, 28, 28)
-    assert splits["train"].images.dtype == torch.uint8
-    assert splits["test"].labels.dtype == torch.int64
+    assert splits["train"].inputs.shape == (55_000, 1, 28, 28)
+    assert splits["train"].inputs.dtype == torch.uint8
+    assert splits["test"].targets.dtype == torch.int64
     assert capsys.readouterr() == ("", "")
 
 
@@ -311,24 +315,24 @@ def test_another_copy_of_the_digits_is_refused(monkeypatch):
 
 
 def test_synthetic_is_a_function_of_its_seed():
-    first, again, other = (synthetic(seed=seed).load()["train"].images for seed in (0, 0, 1))
+    first, again, other = (synthetic(seed=seed).load()["train"].inputs for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_synthetic_splits_have_streams_of_their_own():
     short, long = synthetic(train=10).load(), synthetic(train=20).load()
-    assert torch.equal(short["test"].images, long["test"].images)
+    assert torch.equal(short["test"].inputs, long["test"].inputs)
 
 
 def test_synthetic_without_noise_is_its_prototypes():
     splits = synthetic(classes=2, train=4, noise=0.0).load()
-    assert torch.equal(splits["train"].images[0], splits["train"].images[2])
-    assert torch.equal(splits["train"].images[1], splits["test"].images[1])
+    assert torch.equal(splits["train"].inputs[0], splits["train"].inputs[2])
+    assert torch.equal(splits["train"].inputs[1], splits["test"].inputs[1])
 
 
 def test_synthetic_classes_are_equally_frequent():
-    assert synthetic(classes=4, train=20).load()["train"].labels.bincount().tolist() == [5] * 4
+    assert synthetic(classes=4, train=20).load()["train"].targets.bincount().tolist() == [5] * 4
 
 
 # Image folders.
@@ -340,19 +344,19 @@ def test_an_image_folder_is_drawn_into_disjoint_complete_splits(tmp_path):
         Image.new("L", (8, 8), index).save(path)
     dataset = image_folder(str(root), data_dir=str(tmp_path), size=8, channels=1)
     splits = prepared(dataset)
-    assert {k: len(s.labels) for k, s in splits.items()} == {"train": 14, "val": 2, "test": 4}
-    grays = torch.cat([s.images[:, 0, 0, 0] for s in splits.values()])
+    assert {k: len(s.targets) for k, s in splits.items()} == {"train": 14, "val": 2, "test": 4}
+    grays = torch.cat([s.inputs[:, 0, 0, 0] for s in splits.values()])
     assert grays.sort().values.tolist() == list(range(20))
     for split in splits.values():
-        assert torch.equal(split.labels, (split.images[:, 0, 0, 0] >= 10).long())
+        assert torch.equal(split.targets, (split.inputs[:, 0, 0, 0] >= 10).long())
 
 
 def test_train_and_test_folders_are_used_as_such(tmp_path):
     root = draw_tree(tmp_path / "pets", parts=("train", "test"))
     splits = prepared(image_folder(str(root), data_dir=str(tmp_path), size=8, validation=5))
-    assert {k: len(s.labels) for k, s in splits.items()} == {"train": 15, "val": 5, "test": 20}
-    assert splits["test"].labels.tolist() == [0] * 10 + [1] * 10
-    assert splits["test"].images[10:].unique().tolist() == [200]
+    assert {k: len(s.targets) for k, s in splits.items()} == {"train": 15, "val": 5, "test": 20}
+    assert splits["test"].targets.tolist() == [0] * 10 + [1] * 10
+    assert splits["test"].inputs[10:].unique().tolist() == [200]
 
 
 def test_a_val_folder_without_a_test_folder_is_the_test_set(tmp_path):
@@ -360,19 +364,19 @@ def test_a_val_folder_without_a_test_folder_is_the_test_set(tmp_path):
     root = draw_tree(tmp_path / "pets", count=5, parts=("train", "val"))
     dataset = image_folder(str(root), data_dir=str(tmp_path), size=8, validation=3)
     splits = prepared(dataset)
-    assert {k: len(s.labels) for k, s in splits.items()} == {"train": 7, "val": 3, "test": 10}
-    held = splits["test"].images
+    assert {k: len(s.targets) for k, s in splits.items()} == {"train": 7, "val": 3, "test": 10}
+    held = splits["test"].inputs
     # in a folder `test` they are the same images, but another data set than train and val of old
     (root / "val").rename(root / "test")
     renamed = image_folder(str(root), data_dir=str(tmp_path), size=8, validation=3)
-    assert torch.equal(prepared(renamed)["test"].images, held)
+    assert torch.equal(prepared(renamed)["test"].inputs, held)
     assert renamed.fingerprint != dataset.fingerprint
 
 
 def test_a_val_folder_is_for_validation_where_a_test_set_is_drawn(tmp_path):
     root = draw_tree(tmp_path / "pets", count=5, parts=("train", "val"))
     drawn = image_folder(str(root), data_dir=str(tmp_path), size=8, test=4)
-    sizes = {k: len(s.labels) for k, s in prepared(drawn).items()}
+    sizes = {k: len(s.targets) for k, s in prepared(drawn).items()}
     assert sizes == {"train": 6, "val": 10, "test": 4}
     assert drawn.fingerprint != image_folder(str(root)).fingerprint
     with pytest.raises(ValueError, match=r"validation=2 and `.*val` exists; it takes one of them"):
@@ -383,7 +387,7 @@ def test_a_val_folder_is_the_validation_split(tmp_path):
     root = draw_tree(tmp_path / "pets", count=3, parts=("train", "val", "test"))
     dataset = image_folder(str(root), data_dir=str(tmp_path))
     assert dataset.train_size == 6
-    assert len(prepared(dataset)["val"].labels) == 6
+    assert len(prepared(dataset)["val"].targets) == 6
     with pytest.raises(ValueError, match=r"validation=2 and `.*val` exists; it takes one of them"):
         image_folder(str(root), validation=2)
 
@@ -398,7 +402,7 @@ def test_gray_and_colour_images_get_the_channels_and_size_asked_for(tmp_path):
     root = draw_tree(tmp_path / "pets", side=16)
     Image.new("RGBA", (20, 10), (1, 2, 3, 255)).save(root / "cat" / "000.png")
     splits = prepared(image_folder(str(root), data_dir=str(tmp_path), size=8))
-    images = torch.cat([split.images for split in splits.values()])
+    images = torch.cat([split.inputs for split in splits.values()])
     assert images.shape == (20, 3, 8, 8)
     assert images[:, :, 4, 4].tolist().count([1, 2, 3]) == 1
 
@@ -419,7 +423,7 @@ def test_images_are_decoded_once(tmp_path, monkeypatch):
     first = prepared(afresh(root, tmp_path))
     monkeypatch.setattr(Image, "open", None)
     again = prepared(afresh(root, tmp_path, validation=1))
-    assert torch.equal(first["test"].images, again["test"].images)
+    assert torch.equal(first["test"].inputs, again["test"].inputs)
 
 
 def test_an_image_that_is_drawn_over_is_decoded_again(tmp_path):
@@ -438,7 +442,7 @@ def test_an_image_that_is_drawn_over_is_decoded_again(tmp_path):
     os.utime(path, ns=times)
     after = afresh(root, tmp_path)
     assert after.fingerprint != before.fingerprint
-    images = torch.cat([split.images for split in prepared(after).values()])
+    images = torch.cat([split.inputs for split in prepared(after).values()])
     assert images[:, 0, 0, 0].tolist().count(103) == 2
 
 
@@ -505,7 +509,7 @@ def test_damaged_decoded_images_are_refused_and_then_decoded_anew(
     with pytest.raises(ValueError, match=r"image_folder: `.*npy` is missing or damaged; give the"):
         dataset.load()
     again = prepared(dataset)
-    everything = torch.arange(len(good["train"].labels))
+    everything = torch.arange(len(good["train"].targets))
     assert torch.equal(again["train"].take(everything), good["train"].take(everything))
 
 
@@ -525,7 +529,7 @@ def test_a_copy_of_decoded_images_is_used_as_it_is(tmp_path, monkeypatch):
     dataset.prepare()
     os.utime(cache_of(tmp_path), ns=(5, 5))
     monkeypatch.setattr(Image, "open", None)
-    assert len(prepared(dataset)["train"].labels) == 14
+    assert len(prepared(dataset)["train"].targets) == 14
     assert cache_of(tmp_path).with_suffix(".sha256").read_text().endswith(" 5")
 
 
@@ -557,10 +561,10 @@ def test_images_that_do_not_fit_into_memory_stay_in_their_file(tmp_path, monkeyp
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     mapped = dataset.load()
     for name, split in mapped.items():
-        everything = torch.arange(len(split.labels))
-        assert split.rows is not None and len(split.images) == 20 and copied[name].rows is None
+        everything = torch.arange(len(split.targets))
+        assert split.rows is not None and len(split.inputs) == 20 and copied[name].rows is None
         assert torch.equal(split.take(everything), copied[name].take(everything))
-        assert torch.equal(split.labels, copied[name].labels)
+        assert torch.equal(split.targets, copied[name].targets)
 
 
 def test_a_training_from_a_file_equals_one_from_memory(tmp_path, monkeypatch):
@@ -590,7 +594,7 @@ def test_the_fingerprint_moves_with_the_content_and_not_with_the_place(tmp_path)
 
 def test_an_image_folder_can_be_sent_to_another_process(tmp_path):
     dataset = image_folder(str(draw_tree(tmp_path / "pets")), data_dir=str(tmp_path))
-    assert len(prepared(pickle.loads(pickle.dumps(dataset)))["train"].labels) == 14
+    assert len(prepared(pickle.loads(pickle.dumps(dataset)))["train"].targets) == 14
 
 
 @pytest.mark.parametrize(
@@ -663,13 +667,13 @@ def test_a_class_may_be_a_link_to_a_folder(tmp_path):
     root = draw_tree(tmp_path / "pets")
     (root / "cat").rename(tmp_path / "elsewhere")
     (root / "cat").symlink_to(tmp_path / "elsewhere")
-    assert len(prepared(afresh(root, tmp_path))["train"].labels) == 14
+    assert len(prepared(afresh(root, tmp_path))["train"].targets) == 14
 
 
 def test_names_that_are_no_text_are_taken(tmp_path):
     root = draw_tree(tmp_path / "pets")
     os.rename(os.fsencode(root / "cat" / "000.png"), os.fsencode(root / "cat") + b"/\xff.png")
-    assert len(prepared(afresh(root, tmp_path))["train"].labels) == 14
+    assert len(prepared(afresh(root, tmp_path))["train"].targets) == 14
 
 
 def test_random_damage_to_image_files_is_answered_in_one_line(tmp_path):

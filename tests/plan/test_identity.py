@@ -229,7 +229,7 @@ def test_labels_and_kinds_of_tensors_count(lab: Path) -> None:
         lambda split: replace(split, targets=split.targets.flip(0)),
         lambda split: replace(split, inputs=split.inputs.float()),
         lambda split: replace(split, inputs=split.inputs.flip(-1)),
-        lambda split: replace(split, rows=torch.arange(len(split.labels))),
+        lambda split: replace(split, rows=torch.arange(len(split.targets))),
     ):
         changed = {name: change(split) for name, split in splits.items()}
         hashes.add(task.content_hash(replace(dataset, load=lambda changed=changed: changed)))

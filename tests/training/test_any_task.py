@@ -301,6 +301,8 @@ FLIP = "torchvision.transforms.v2.functional.horizontal_flip_image"
         ({"recipe__augment": "crop_flip"}, "recipe.augment: got crop_flip, which is for images"),
         ({"recipe__augment": [{"_target_": FLIP}]}, r"got horizontal_flip_image\(\), which is for"),
         ({"task": {"loss": {"_target_": "torch.nn.functional.mse_los"}}}, "task.metrics: got None"),
+        ({"task": {"metrics": {3: {}}}}, r"task.metrics: got {3: {}}; give `NAME: {_target_"),
+        ({"task": {"metrics": {"r2": 1}}}, "task.metrics: got {'r2': 1}; give `NAME"),
         ({"task": own_accuracy()}, "task.metrics: `accuracy` cannot name"),
         ({"task": {"los": 1}}, "task: no key `los`; .*did you mean `loss`"),
     ],

@@ -186,7 +186,7 @@ def test_images_outside_of_the_device_are_fed_to_the_captured_step(
     run(*cells, root=tmp_path / "inside", backend="chain")
 
     def outside(split: Split, device: torch.device) -> Split:
-        return Split(split.images, split.labels, rows=torch.arange(len(split.labels)))
+        return Split(split.inputs, split.targets, rows=torch.arange(len(split.targets)))
 
     monkeypatch.setattr(batches, "_placed", outside)
     run(*cells, root=tmp_path / "eager", backend="chain")

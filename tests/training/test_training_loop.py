@@ -445,7 +445,7 @@ def test_a_constant_predictor_scores_its_class_frequency(
         "test": 41,
     }
     stage = plan([cell(dataset=dataset)]).units[0].stage
-    labels = stage.training.task.dataset.load()["test"].labels
+    labels = stage.training.task.dataset.load()["test"].targets
     store = Store(tmp_path)
     start = ticket(stage.start, Seed.of(0), store)
     for name, tensor in start.state.items():
@@ -533,7 +533,7 @@ def test_augmentation_is_a_crop_and_a_flip_of_the_image(cell: Make, tmp_path: Pa
     batches = TrainingLoop([unit], Store(tmp_path), Machine(), moments=[frozenset()]).batches
     index = batches.index(0)
     x, _ = batches.take(index)
-    images = unit.stage.training.task.dataset.load()["train"].images.float() / 255
+    images = unit.stage.training.task.dataset.load()["train"].inputs.float() / 255
     padded = torch.nn.functional.pad(images, (4,) * 4)
     for picture, (number, top, left, flip) in zip(x[0], index[0].tolist(), strict=True):
         crop = padded[number, :, top : top + 4, left : left + 4]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
-from lt_sweeps.config.call import Call, Config, nearest
+from lt_sweeps.config.call import Call, Config, check_keys
 
 _ACCURACY = "lt_sweeps.training.metrics.accuracy"
 _CROSS_ENTROPY = "torch.nn.functional.cross_entropy"
@@ -18,6 +18,14 @@ _ON_LOGITS = (
     "torch.nn.functional.binary_cross_entropy_with_logits",
     "lt_sweeps.training.losses.token_cross_entropy",
 )
+
+# The keys of a task's yaml, with the types of their values.
+_KEYS: Mapping[str, Any] = {
+    "loss": Mapping[str, Any] | None,
+    "metrics": Annotated[Mapping[str, Mapping[str, Any] | None] | None, "`NAME: {_target_: ...}`"],
+    "metric": str | None,
+    "output": Annotated[str | int | None, "the name or number of an output"],
+}
 
 
 @dataclass(frozen=True)
@@ -29,11 +37,9 @@ class Metric:
     lower_is_better: bool
 
     @classmethod
-    def of(cls, name: str, config: Any) -> Metric:
+    def of(cls, name: str, config: Mapping[str, Any]) -> Metric:
         """Raises: ValueError: its yaml names no function of outputs and targets."""
         where = f"task.metrics.{name}"
-        if not isinstance(config, Mapping):
-            raise ValueError(f"{where}: got {config!r}; give `_target_` and arguments")
         better = config.get("better")
         if better not in (None, "lower", "higher"):
             raise ValueError(f"{where}.better: got {better!r}; it is `lower` or `higher`")
@@ -68,16 +74,11 @@ class TaskKind:
         """
         if config is None:
             return CLASSIFICATION
-        allowed = ["loss", "metrics", "metric", "output"]
-        if not isinstance(config, Mapping):
-            raise ValueError(f"task: got {config!r}; give {', '.join(allowed)}")
-        for key in config:
-            if key not in allowed:
-                raise ValueError(f"task: no key `{key}`; it has {allowed}{nearest(key, allowed)}")
-        if not isinstance(config.get("loss"), Mapping):
+        check_keys(config, _KEYS, where="task")
+        if not config.get("loss"):
             raise ValueError("task.loss: none; give `loss: {_target_: your.function, ...}`")
         given = config.get("metrics")
-        if not isinstance(given, Mapping) or not given:
+        if not given:
             raise ValueError(f"task.metrics: got {given!r}; give `NAME: {{_target_: ...}}`")
         metrics = tuple(Metric.of(name, value) for name, value in given.items() if value)
         for metric in metrics:
@@ -91,10 +92,7 @@ class TaskKind:
         main = config.get("metric") or next(iter(names), None)
         if main not in names:
             raise ValueError(f"task.metric: got {main!r}; it is one of {names}")
-        output = config.get("output")
-        if not (output is None or (isinstance(output, str | int) and output is not True)):
-            raise ValueError(f"task.output: got {output!r}; give the name or number of an output")
-        return cls(_measure(config["loss"], "task.loss"), metrics, main, output)
+        return cls(_measure(config["loss"], "task.loss"), metrics, main, config.get("output"))
 
     @property
     def is_default(self) -> bool:

@@ -90,9 +90,9 @@ def test_hessian_times_gradient_is_half_the_slope_of_the_squared_gradient(
         module.load_state_dict({name: t[0].double() for name, t in start.state.items()})
         with torch.no_grad():
             module.get_parameter(NAME)[at] += shift
-        outputs = module(split.images[order].double() / 255) / 2.0
+        outputs = module(split.inputs[order].double() / 255) / 2.0
         weights = [module.get_parameter(layer.name) for layer in stage.network.layers]
-        grads = torch.autograd.grad(cross_entropy(outputs, split.labels[order]), weights)
+        grads = torch.autograd.grad(cross_entropy(outputs, split.targets[order]), weights)
         return torch.stack([grad.square().sum() for grad in grads]).sum()
 
     for at in ((0, 0), (3, 5), (7, 11)):
