@@ -28,11 +28,14 @@ class Noise:
     def seed(self, keys: Sequence[int] | Tensor) -> None:
         """Set each replicate's key; until the next one every draw is the same.
 
-        Keys that lie on the device, int32 `[R]`, are copied there. Numbers are sent by the host,
-        which waits for the device.
+        Keys that lie on the device, int32 `[R]`, are copied there. Numbers are filled in one by
+        one, since a copy from the host would wait for the device.
         """
-        keys = keys if isinstance(keys, Tensor) else _low_bits(keys)
-        self.keys.copy_(keys[:, None])
+        if isinstance(keys, Tensor):
+            self.keys.copy_(keys[:, None])
+            return
+        for place, key in zip(self.keys, keys, strict=True):
+            place.fill_(_low_bits(key))
 
     def draw(self) -> Tensor:
         """The numbers of the keys, multiples of 2^-24, which float32 holds exactly: `[R, size]`."""
@@ -59,15 +62,15 @@ class StepKeys:
         first = step - step % _STEPS
         if first != self._first:
             steps = range(first, first + _STEPS)
-            table = [_low_bits([draw(*s, step) for step in steps]) for s in self._streams]
-            self._table, self._first = torch.stack(table).to(self._device), first
+            table = [[_low_bits(draw(*s, step)) for step in steps] for s in self._streams]
+            self._table = torch.tensor(table, dtype=torch.int32).to(self._device)
+            self._first = first
         return self._table[:, step - first]
 
 
-def _low_bits(keys: Sequence[int]) -> Tensor:
-    """The low 32 bits of numbers, as torch's signed integers: int32 `[n]`."""
-    low = [(key & 0xFFFFFFFF) - ((key & 0x80000000) << 1) for key in keys]
-    return torch.tensor(low, dtype=torch.int32)
+def _low_bits(key: int) -> int:
+    """The low 32 bits of a number, as torch's signed integers have them."""
+    return (key & 0xFFFFFFFF) - ((key & 0x80000000) << 1)
 
 
 def _mix_(x: Tensor) -> Tensor:

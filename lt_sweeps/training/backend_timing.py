@@ -12,7 +12,7 @@ import torch
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
-from lt_sweeps.training.stack import graphed
+from lt_sweeps.training.cuda_graph import graphed
 from lt_sweeps.training.training_loop import TrainingLoop
 
 _SPEND = 0.1  # seconds of a round of steps

@@ -17,8 +17,9 @@ from torch.nn.functional import cross_entropy
 
 from lt_sweeps.data.batches import EVALUATE_BATCH, Batches
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, Metric
+from lt_sweeps.training.cuda_graph import graphed
 from lt_sweeps.training.metrics import accuracy
-from lt_sweeps.training.stack import Stack, graphed
+from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import in_double, is_one_number, measured
 
 _ACCURACY = CLASSIFICATION.metrics

@@ -133,9 +133,10 @@ class LearnedMask(MaskAction):
     @torch.no_grad()
     def deploy(self, steps: Sequence[int], keys: Sequence[int], *, hard: bool = False) -> None:
         # An evaluation sees the network as the update before it computed it.
-        at = [self.sparsifier.temperature(max(step - 1, 0), self.recipe) for step in steps]
-        self.temperature.copy_(torch.tensor(at))
-        self.noise.seed(keys)
+        for temperature, step in zip(self.temperature, steps, strict=True):
+            temperature.fill_(self.sparsifier.temperature(max(step - 1, 0), self.recipe))
+        if self._draws:
+            self.noise.seed(keys)
         self.stack.weights.copy_(self.raw)
         for w, logits, out, temperature, noise in self._layers_now():
             out.copy_(

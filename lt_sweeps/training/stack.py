@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -27,17 +26,13 @@ from lt_sweeps.training.backends.backend import (
     draws_noise,
     make_backend,
 )
-from lt_sweeps.training.backends.lanes import stream_of
 from lt_sweeps.training.backends.stack_views import StackViews
-from lt_sweeps.training.host_waits import HostWaits
 from lt_sweeps.training.task_loss import TaskLoss
 
-_log = logging.getLogger("lt_sweeps")
 # Elements: every tensor begins on a vector boundary, also after a bias of ten elements.
 _ALIGN = 64
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
 _KEPT = 2**28  # bytes: a larger tensor is a data set
-_SIDE = -1  # the number of the stream in which graphs are captured
 
 
 @dataclass(frozen=True)
@@ -192,56 +187,6 @@ class Stack:
         for name, tensor in self._named.items():
             if not state[name].is_meta:
                 tensor.copy_(state[name])
-
-
-def graphed(
-    step: Callable[[], None],
-    device: str | torch.device,
-    *,
-    restore: Sequence[Tensor] = (),
-) -> Callable[[], None]:
-    """`step` as one replayed CUDA graph; on any other device, or where it waits, `step` itself.
-
-    The warm-up takes two real steps. So `restore` lists every tensor that `step` changes and a
-    later step reads (weights, buffers, moments, counters); their values are put back afterwards.
-    `step` must read its inputs from tensors that stay where they are. A step for which the host
-    waits for the device, as a user's model may make it, cannot be captured (`HostWaits`).
-    """
-    device = torch.device(device)
-    if device.type != "cuda":
-        return step
-    with torch.cuda.device(device):
-        here = torch.cuda.current_stream()
-        before = [tensor.clone() for tensor in restore]
-        # For the warm-up and the capture: cuBLAS then has its workspace in this stream already,
-        # and takes none from the graph's memory.
-        side = stream_of(device, _SIDE)
-        side.wait_stream(here)
-        with torch.cuda.stream(side):
-            step()  # it may send the device what later steps find there, and tries out kernels
-            with HostWaits() as host:
-                step()
-        here.wait_stream(side)
-        for tensor, value in zip(restore, before, strict=True):
-            tensor.copy_(value)
-        del before  # a capture needs memory of its own
-        if host.found:
-            said = ", ".join(dict.fromkeys(host.found))
-            _log.info("every step calls Python, as no graph can have what the host reads: %s", said)
-            return step
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # Threads that fetch batches pin memory, which the default mode forbids to all threads.
-            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                step()
-        finally:
-            torch.cuda.set_stream(here)  # a capture that fails leaves its own stream behind
-    return functools.partial(_replay, graph, host.read)
-
-
-def _replay(graph: torch.cuda.CUDAGraph, read: Mapping[int, Tensor]) -> None:
-    """Replay a graph, which holds what it reads (`HostWaits`)."""
-    graph.replay()
 
 
 @contextmanager

@@ -21,12 +21,13 @@ from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training.arithmetic import Arithmetic
+from lt_sweeps.training.cuda_graph import graphed
 from lt_sweeps.training.evaluation import Evaluation
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.learned_mask import LearnedMask
 from lt_sweeps.training.scoring import Scorer
-from lt_sweeps.training.stack import Stack, graphed
+from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import TaskLoss
 from lt_sweeps.training.unit_files import UnitFiles
 

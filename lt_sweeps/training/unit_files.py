@@ -126,7 +126,8 @@ class UnitFiles:
         Raises:
             ValueError: a ticket has another sparsity than its method promised.
         """
-        self._check_targets()
+        about = self._about()
+        self._check_targets(about)
         self.write_checkpoint(step, seconds)
         self.wait()
         stack = self.masking.stack
@@ -142,23 +143,26 @@ class UnitFiles:
         for key, seeds in self._seeds().items():
             self.store.write_costs(key, seeds, cost)
         whole = self.units[0].stage.stores_ticket
-        best = self.masking.ticket(self.history.best, step).on_host()
-        last = self.masking.ticket(self.masking.trained, step).on_host()
-        about = self._about()
+        last = self.masking.ticket(self.masking.trained, step).on_host() if whole else None
+        asked = [self._asks_for_best(r, step) for r in range(len(self.units))]
+        best = self.masking.ticket(self.history.best, step).on_host() if any(asked) else None
         at_best = about
         if self.units[0].stage.sparsifier.learns:
             with self.history.at_best():
                 at_best = self._about()
         for r in range(len(self.units)):
-            reported = "reported" in self.moments[r] and self.history.best_step[r] != step
-            if "best" in self.moments[r] or reported:
+            if asked[r] and best is not None:
                 self._write(r, "best", best[r], at_best[r])
             # A ticket that was only scored is left empty: it can be made again from its start.
-            ticket = last[r] if whole else Ticket({}, {}, step)
+            ticket = Ticket({}, {}, step) if last is None else last[r]
             scores = {"metrics": results[r], "history": self.history.rows[r]}
             if at_best is not about and self.history.best_step[r] != step:
                 scores["best_layers_remaining"] = at_best[r]["layers_remaining"]
             self._write(r, "end", ticket, {**about[r], **scores})
+
+    def _asks_for_best(self, r: int, step: int) -> bool:
+        asked = self.moments[r]
+        return "best" in asked or ("reported" in asked and self.history.best_step[r] != step)
 
     def _seeds(self) -> dict[str, list[Seed]]:
         """The seeds of each stage, so that a folder is listed once for all of them."""
@@ -167,19 +171,16 @@ class UnitFiles:
             seeds.setdefault(unit.stage.key, []).append(unit.seed)
         return seeds
 
-    def _check_targets(self) -> None:
+    def _check_targets(self, about: Sequence[Mapping[str, Any]]) -> None:
         """Raises: ValueError: the sparsity that is measured is not the one asked for."""
-        layers, remaining = self.masking.layers, self.masking.remaining()
-        total = sum(layer.size for layer in layers)
-        for r, unit in enumerate(self.units):
-            target = unit.stage.target_sparsity
-            kept = sum(int(counts[r]) for counts in remaining.values())
-            size = {"layers": len(layers), "weights": total}
-            groups = unit.stage.resolution or 0
-            if misses_target(1 - kept / total, target, groups=groups, **size):
+        for unit, facts in zip(self.units, about, strict=True):
+            target, sparsity = unit.stage.target_sparsity, facts["sparsity"]
+            kept, total = (sum(facts[f"layers_{of}"].values()) for of in ("remaining", "total"))
+            size = {"layers": len(facts["layers_total"]), "weights": total}
+            if misses_target(sparsity, target, groups=unit.stage.resolution or 0, **size):
                 raise ValueError(
                     f"schedule: level {unit.stage.level} of seed {unit.seed} has sparsity "
-                    f"{1 - kept / total:.6g}, and {target:.6g} was asked for: {kept} of {total} "
+                    f"{sparsity:.6g}, and {target:.6g} was asked for: {kept} of {total} "
                     "weights are left"
                 )
 

@@ -43,8 +43,9 @@ from lt_sweeps.config.keys import PRECISIONS
 from lt_sweeps.models import FC, Conv, ResNet
 from lt_sweeps.training.arithmetic import Arithmetic
 from lt_sweeps.training.backends.backend import BACKENDS
+from lt_sweeps.training.cuda_graph import graphed
 from lt_sweeps.training.optimizers import Optimizer
-from lt_sweeps.training.stack import Stack, graphed
+from lt_sweeps.training.stack import Stack
 
 IMAGES = 2000
 

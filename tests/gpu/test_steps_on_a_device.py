@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lt_sweeps.models import Recurrent, Transformer
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, TaskKind
-from lt_sweeps.training.stack import Stack, graphed
+from lt_sweeps.training.cuda_graph import graphed
+from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import TaskLoss
 
 pytestmark = pytest.mark.gpu

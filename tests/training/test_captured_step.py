@@ -223,10 +223,11 @@ def test_a_step_neither_waits_for_the_device_nor_copies_to_it(
     assert (traffic.waits, traffic.copies) == ([], [])
 
 
+@pytest.mark.parametrize("name", ["dense", "learned_supermask", "continuous_sparsification"])
 def test_an_evaluation_waits_for_the_device_once(
-    cell: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cell: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    loop = started(cell, tmp_path, "dense")
+    loop = started(cell, tmp_path, name)
     loop.update()(0)
     monkeypatch.setattr(batches, "EVALUATE_BATCH", 5)
     with HostTraffic() as traffic:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lt_sweeps.training.backends import lanes
+from lt_sweeps.training.cuda_graph import graphed
 from lt_sweeps.training.host_waits import HostWaits
-from lt_sweeps.training.stack import graphed
 
 X, MASK, PLACES = torch.tensor([[1.0, -2.0], [3.0, 4.0]]), torch.tensor([True, False]), [1, 0]
 

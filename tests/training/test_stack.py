@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lt_sweeps.models import FC, Conv, ResNet
 from lt_sweeps.training.backends.backend import choose_backend
+from lt_sweeps.training.cuda_graph import graphed
 from lt_sweeps.training.optimizers import Optimizer
-from lt_sweeps.training.stack import Stack, graphed
+from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import TaskLoss
 
 R, B, K = 3, 8, 5
