@@ -72,8 +72,12 @@ def test_the_same_cells_are_the_same_sweep_and_others_are_not(cell: Make, tmp_pa
 
 def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
     frozen(plan([cell()]), tmp_path, "mine")
-    with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep"):
-        frozen(plan([cell(seed=1)]), tmp_path, "mine")
+    with pytest.raises(ValueError, match="'mine' is taken by another sweep in .* 1 of these 2 "):
+        frozen(plan([cell(), cell(seed=1)]), tmp_path, "mine")
+    edited = plan([replace(cell(), config=cell().config)])
+    edited = replace(edited, cells=tuple(replace(c, signature="other") for c in edited.cells))
+    with pytest.raises(ValueError, match="which has these cells as they were before their code"):
+        Submission(edited, settings(tmp_path, "mine"))
 
 
 def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> None:
