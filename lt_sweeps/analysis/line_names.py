@@ -87,7 +87,9 @@ def check_lines(names: Sequence[str], layout: ReportConfig) -> None:
     Raises: ValueError: it is neither.
     """
     names = list(dict.fromkeys(names))
-    known = {*names, *layout.labels, *layout.labels.values()}
+    shown = dict(zip(names, labels.readable(names), strict=True))
+    known = {*names, *(shown[name] for name in names if name not in layout.labels)}
+    known |= {*layout.labels, *layout.labels.values()}
     for where in ("baseline", "tested", "control", "highlight", "pairs"):
         given = getattr(layout, where) or []
         given = [given] if isinstance(given, str) else given

@@ -20,7 +20,7 @@ from lt_sweeps.config.errors import unknown
 from lt_sweeps.config.option_files import option_names
 from lt_sweeps.config.quantities import ACCURACY
 from lt_sweeps.config.report_config import named_figures
-from lt_sweeps.config.trust import check_trusted
+from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.interchange.export_results import evaluations_table
 from lt_sweeps.interchange.stored_plan import planned_run
 from lt_sweeps.reporting.csv_tables import records_table, verdicts_table
@@ -37,12 +37,13 @@ def open_sweep(
 
     Args:
         root: the folder that holds `sweeps/NAME`.
-        trust: modules of your own whose networks and data sets may be called to build a ticket.
+        trust: modules of your own whose functions may be called to build a ticket, as
+            `"mylab.nets,mylab.data"` or a tuple.
 
     Raises: ValueError: there is no such sweep.
     """
     folder = sweep_path(str(name), Path(root), where="open")
-    return Sweep(folder, (trust,) if isinstance(trust, str) else tuple(trust))
+    return Sweep(folder, trusted_modules(trust) if isinstance(trust, str) else tuple(trust))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lt_sweeps.api.opened_sweep import Sweep
 from lt_sweeps.cli.command_line import PLANNING
+from lt_sweeps.config.trust import trusted_modules
 
 _FOLDER = re.compile(r"^sweep +(.+)$", re.MULTILINE)
 _COLOURS = {"FORCE_COLOR", "CLICOLOR_FORCE"}  # a notebook sets them for its own processes
@@ -67,14 +68,16 @@ def run_words(*words: str, trust: tuple[str, ...] | str = ()) -> Sweep:
     folder, lines = None, []
     with _started(words) as process:
         for line in process.stdout or ():
-            print(line, end="")
-            lines.append(line.rstrip())
-            folder = folder or _FOLDER.search(line.rstrip())
+            line = line.rstrip()  # rich fills each line up to the 500 columns that it is told of
+            print(line)
+            lines.append(line)
+            folder = folder or _FOLDER.search(line)
     if folder is None:
         raise ValueError(_mistake(lines) or "run: these words run nothing")
     if process.returncode:
         raise RuntimeError(f"run: ended with status {process.returncode}: {_mistake(lines)}")
-    return Sweep(Path(folder[1]), (trust,) if isinstance(trust, str) else tuple(trust))
+    trust = trusted_modules(trust) if isinstance(trust, str) else tuple(trust)
+    return Sweep(Path(folder[1]), trust)
 
 
 @contextmanager

@@ -147,7 +147,10 @@ class Call:
             )
         bound = self.bound()
         if missing := [name for name in settable if name not in bound]:
-            raise ValueError(f"{where}: `{self.target}` needs a value for {missing}")
+            raise ValueError(
+                f"{where}: `{self.target}` needs a value for {missing}"
+                + nearest(missing[0], supplied)
+            )
         hints = _hints(self.target)
         for name, value in self.args.items():
             if name in hints and not fits(value, hints[name]):

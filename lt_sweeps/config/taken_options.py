@@ -103,8 +103,20 @@ def _reason(key: str, cell: Chosen) -> str:
         return f"{cell.choices.get('method')} takes no {group}; it takes {', '.join(taken)}"
     name, names = key.partition(".")[2], list(_names(cell.config, key))
     near = nearest(name, names) or ";"
-    known = ", ".join(names) or "none"
-    return f"{cell.choices.get(group)} takes no {name}{near} it takes {known}"
+    known, option = ", ".join(names) or "none", cell.choices.get(group)
+    return f"{option} takes no {name}{near} it takes {known}{_unlisted(key, cell, option)}"
+
+
+def _unlisted(key: str, cell: Chosen, option: str | None) -> str:
+    """A hint, where a key's function has an argument that the option's yaml does not list."""
+    config: Any = cell.config
+    *above, name = key.split(".")
+    for part in above:
+        config = config.get(part) if isinstance(config, Mapping) else None
+    target = config.get("_target_") if isinstance(config, Mapping) else None
+    if not isinstance(target, str) or name not in Call(target).names or name in SUPPLIED:
+        return ""
+    return f"; hint: `{target}` has `{name}`, so list it in {above[0]}/{option}.yaml"
 
 
 def _names(config: Any, key: str) -> Iterator[str]:

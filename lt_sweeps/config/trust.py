@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lt_sweeps.config.errors import CONF
@@ -42,15 +42,14 @@ def check_trusted(config: Any, *, where: str, trust: Collection[str] = ()) -> No
 
     Raises: ValueError: a function is neither an option of this package nor in a trusted module.
     """
-    waiting = [config]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Mapping):
-            waiting += value.values()
-            if "_target_" in value:
-                _check(value["_target_"], where, trust)
-        elif isinstance(value, list | tuple):
-            waiting += value
+    targets = [target for target in _targets(config) if not _is_trusted(target, trust)]
+    if targets:  # the hint names all of their modules, so that one try is enough
+        modules = dict.fromkeys(str(target).rpartition(".")[0] for target in targets)
+        hint = f"; hint: trust={','.join(modules)} if you know its code"
+        raise ValueError(
+            f"{where}: names `{targets[0]}`, which is no option of {OURS}, and code that others "
+            f"name is not run{hint if all(map(_is_module, modules)) else ''}"
+        )
 
 
 def is_ours(target: str) -> bool:
@@ -63,19 +62,26 @@ def is_ours(target: str) -> bool:
     return target in _options() or _OPEN.fullmatch(target) is not None
 
 
-def _check(target: Any, where: str, trust: Collection[str]) -> None:
+def _targets(config: Any) -> Iterator[Any]:
+    """What each `_target_` of a config says, however deep it stands."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield config["_target_"]
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            yield from _targets(value)
+
+
+def _is_trusted(target: Any, trust: Collection[str]) -> bool:
     if target is None or (isinstance(target, str) and is_ours(target)):
-        return
-    if isinstance(target, str) and any(target.startswith(f"{module}.") for module in trust):
-        return
-    module = str(target).rpartition(".")[0]
-    top, *rest = module.split(".")
-    names = top != OURS and all(part.isidentifier() for part in (top, *rest))
-    hint = f"; hint: trust={module} if you know its code" if names else ""
-    raise ValueError(
-        f"{where}: names `{target}`, which is no option of {OURS}, and code that others name is "
-        f"not run{hint}"
-    )
+        return True
+    return isinstance(target, str) and any(target.startswith(f"{module}.") for module in trust)
+
+
+def _is_module(name: str) -> bool:
+    top, *rest = name.split(".")
+    return top != OURS and all(part.isidentifier() for part in (top, *rest))
 
 
 @functools.cache

@@ -95,9 +95,11 @@ def content_hash(dataset: Dataset) -> str:
         split = splits[name]
         tensors = (split.inputs, split.targets) if isinstance(split, Split) else (split,)
         if not all(isinstance(tensor, Tensor) for tensor in tensors):
+            kinds = ", ".join(type(tensor).__name__ for tensor in tensors)
             raise ValueError(
-                f"dataset: `load` gave {type(split)} for {name}; give Split(inputs, targets)"
+                f"dataset: `load` gave {kinds} for {name}; give a Split of two tensors"
             )
+        check_split(dataset, name, split)
         if id(split.inputs) not in whole:
             whole[id(split.inputs)] = _hash(split.inputs)
         rows = "" if split.rows is None else _hash(split.rows)
@@ -109,7 +111,8 @@ def check_split(dataset: Dataset, name: str, split: Split) -> None:
     """Refuse a split that is not what its data set says.
 
     Raises:
-        ValueError: inputs have another shape or type, or are not as many as the targets.
+        ValueError: inputs have another shape or type, or are not as many as the targets or as
+            `train_size` says.
     """
     inputs, targets, shape = split.inputs, split.targets, tuple(dataset.input_shape)
     where = f"dataset: {name} inputs"
@@ -121,6 +124,11 @@ def check_split(dataset: Dataset, name: str, split: Split) -> None:
         )
     if count != len(targets):
         raise ValueError(f"{where} are {count}, and its targets {list(targets.shape)}")
+    if not count or (name == "train" and count != dataset.train_size):
+        said = f"train_size={dataset.train_size}" if name == "train" else "a split has one at least"
+        raise ValueError(f"{where} are {count}; {said}")
+    if inputs.requires_grad or targets.requires_grad:
+        raise ValueError(f"{where} or targets require a gradient; give `tensor.detach()`")
     if inputs.dtype == torch.int64 and dataset.input_dtype == torch.float32:
         raise ValueError(
             f"{where} are int64, and would become float32; for numbers of tokens give "

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from lt_sweeps.config.call import Config, digest
-from lt_sweeps.config.keys import SHARED_KEYS
+from lt_sweeps.config.keys import MACHINE_KEYS, SHARED_KEYS
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution.asked_metrics import check_layouts, check_metrics
@@ -79,7 +79,8 @@ class Submission:
         if before is not None and not self._goes_on_with(before):
             of = f", of `{shlex.join(before.words)}`" if before.words else ""
             raise ValueError(
-                f"name: {name!r} is taken by another sweep in {settings.root}{of}; choose another"
+                f"name: {name!r} is taken by another sweep in {settings.root}"
+                f"{self._shared_with(before)}; choose another"
             )
 
     @property
@@ -92,6 +93,14 @@ class Submission:
         if self.settings.search is not None:
             return before.search == self.settings.search
         return before.content == self.content
+
+    def _shared_with(self, before: Manifest) -> str:
+        """What of this command is in a sweep of other cells, for a message."""
+        cells = [_frozen_cell(planned) for planned in self.plan.cells]
+        asked, there = ({_settings(cell) for cell in each} for each in (cells, before.cells))
+        if asked == there:
+            return ", which has these cells as they were before their code or data were edited"
+        return f", which has {len(asked & there)} of these {len(asked)} cells"
 
     @property
     def sweep(self) -> SweepFolder:
@@ -403,6 +412,12 @@ def _cells_by_unit(cells: Sequence[FrozenCell]) -> dict[UnitName, list[int]]:
 def _content(names: Iterable[tuple[str, str]]) -> str:
     """The digest of cells' names: signature and seed."""
     return digest([list(name) for name in names])
+
+
+def _settings(cell: FrozenCell) -> str:
+    """The keys of a cell that decide what is computed, and its seed."""
+    machine = dict.fromkeys(MACHINE_KEYS)
+    return digest([cell.seed, Config({**cell.config, **machine}).text])
 
 
 def name_of(unit: Unit) -> UnitName:

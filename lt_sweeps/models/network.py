@@ -349,9 +349,17 @@ def _parameters(network: Network) -> tuple[_Parameter, ...]:
             raise  # a net of ours says what is wrong
         shape = list(network.input_shape)
         raise ValueError(f"model: {network.net} takes no inputs of {shape}: {error}") from error
+    if not isinstance(module, nn.Module):
+        given = type(module).__name__
+        raise ValueError(f"model: {network.net} is of type {given}; give a `torch.nn.Module`")
     names: dict[int, list[str]] = {}
     owners: dict[int, list[nn.Module]] = {}
     parameters = dict(module.named_parameters(remove_duplicate=False))
+    if lazy := [name for name, value in parameters.items() if nn.parameter.is_lazy(value)]:
+        raise ValueError(
+            f"model: {network.net}: lazy layers have no weights before a forward pass; give the "
+            f"sizes of {lazy}"
+        )
     for name, parameter in parameters.items():
         names.setdefault(id(parameter), []).append(name)
         owners.setdefault(id(parameter), []).append(module.get_submodule(name.rpartition(".")[0]))

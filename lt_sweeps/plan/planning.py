@@ -26,6 +26,7 @@ from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import Criterion, reset
 from lt_sweeps.sparsity.granularity import Granularity
 from lt_sweeps.sparsity.group_schedules import check_schedule, group_counts
+from lt_sweeps.sparsity.schedules import targets_of
 from lt_sweeps.storage.dropped_tickets import read_dropped
 from lt_sweeps.storage.manifest import pack_name
 from lt_sweeps.storage.record import RunFolder
@@ -307,7 +308,7 @@ def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]
     builders = {
         "init": lambda: Init(network),
         "recipe": lambda: Training.of(task, config["recipe"], precision=precision),
-        "schedule": lambda: schedule(layers=network.layers),
+        "schedule": lambda: targets_of(schedule, network.layers),
         "mask_criterion": lambda: Criterion.of(config["mask_criterion"]),
         "reset": lambda: reset(config["reset"]),
         "freeze": lambda: reset(config["freeze"], "freeze"),

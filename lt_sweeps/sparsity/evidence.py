@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lt_sweeps.config.call import Call
+from lt_sweeps.config.call import Call, nearest
 from lt_sweeps.sparsity.granularity import WHERE, Granularity
 
 _CRITERION = {  # what criteria may name, each with its moment where a yaml gives no other
@@ -106,7 +106,9 @@ def _evidence(
     )
     unknown = [n for n in names if n not in allowed and not (timed and n.startswith("at_"))]
     if unknown:
+        near = nearest(unknown[0], allowed) or ";"
         raise ValueError(
-            f"{where}: `{call.target}` names evidence {unknown}; it can have {list(allowed)}"
+            f"{where}: `{call.target}` names evidence {unknown}{near} it can have "
+            f"{list(allowed)}, and an argument with a default is a key of its yaml"
         )
     return names

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lt_sweeps.config.call import identity_of
+from lt_sweeps.config.call import Call, identity_of
 from lt_sweeps.models.network import Layer
 
 FAMILY = "schedules"  # the first part of these names in stage keys, for ever
@@ -106,6 +106,18 @@ def one_shot(
 ) -> tuple[Target, ...]:
     """One level at one sparsity."""
     return sparsities(layers, sparsity=[sparsity], scope=scope)
+
+
+def targets_of(schedule: Call, layers: Sequence[Layer]) -> tuple[Target, ...]:
+    """What a schedule returns. Raises: ValueError: it is something else than targets."""
+    targets = schedule(layers=layers)
+    is_list = isinstance(targets, list | tuple) and len(targets) > 0
+    if not is_list or not all(isinstance(target, Target) for target in targets):
+        raise ValueError(
+            f"schedule: `{schedule.target}` returned {targets!r}; give a Target for each level, as "
+            "`lt_sweeps.sparsity.schedules.sparsities` does"
+        )
+    return tuple(targets)
 
 
 def _sizes(layers: Sequence[Layer], scope: Scope) -> list[int]:

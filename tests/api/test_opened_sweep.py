@@ -117,6 +117,7 @@ def test_curves_tests_and_figures(sweep: Sweep) -> None:
     assert sweep.tests().empty
     tests = sweep.tests(baseline="recipe.lr=0.01")
     assert set(tests["line"]) == {"lr=0.03"} and list(tests["level"]) == [0, 1, 2]
+    assert sweep.tests(baseline="lr=0.01").equals(tests)  # as a table calls it
     assert sweep.figure("curves").axes
     with pytest.raises(ValueError, match="did you mean `curves`"):
         sweep.figure("curvs")
@@ -154,6 +155,11 @@ def test_a_figure_of_ones_own_by_its_yaml_or_a_mapping_or_as_the_sweep_asks(
     trusting = replace(stored, trust=(__name__,))
     trusting.__dict__["_results"] = stored._results
     assert trusting.figure("mine").axes
+
+
+def test_trusted_modules_are_given_as_on_the_command_line(sweep: Sweep) -> None:
+    for trust in ("mylab.nets,mylab.data", ("mylab.nets", "mylab.data")):
+        assert lt.open(sweep.folder, trust=trust).trust == ("mylab.nets", "mylab.data")
 
 
 def test_a_sweep_by_its_name_and_one_that_is_not_there(sweep: Sweep) -> None:

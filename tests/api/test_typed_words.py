@@ -42,6 +42,7 @@ def test_the_notebook_runs_as_a_script(tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert "trainings  27 distinct" in found.stdout
+    assert all(line == line.rstrip() for line in found.stdout.splitlines())
     assert found.stdout.count("SavedTicket(cell ") == 5  # the ticket, and what it was pruned from
     assert " tickets of an earlier step, 0 differ" in found.stdout
     measured, reported = map(float, found.stdout.split()[-2:])

@@ -51,6 +51,15 @@ def test_a_missing_argument_is_refused() -> None:
         of()
 
 
+def typing_error(recipes):
+    return recipes
+
+
+def test_the_nearest_name_that_the_framework_passes_is_suggested() -> None:
+    with pytest.raises(ValueError, match=r"value for \['recipes'\]; did you mean `recipe`"):
+        Call.of({"_target_": f"{__name__}.typing_error"}, where="method", supplied=("recipe",))
+
+
 @pytest.mark.parametrize(
     ("wrong", "answer"),
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+from fixtures.command_line import CommandLine
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
@@ -281,6 +282,15 @@ def test_a_key_is_laid_over_those_options_that_take_it(multirun: Multirun) -> No
     assert every == ["50it", "50it", None, None, "50it", "50it"]
     assert [cell.untaken for cell in cells[:3:2]] == [("mask_criterion",), ("method.every",)]
     assert [cell.config["recipe"]["lr"] for cell in cells] == [0.1, 0.2] * 3
+
+
+def test_an_argument_that_a_yaml_does_not_list_is_hinted_at(
+    command_line: CommandLine, conf: Callable[..., str]
+) -> None:
+    own = conf(mask_criterion__mine="_target_: lt_sweeps.sparsity.criteria.large_final")
+    _, _, said = command_line(own, "mask_criterion=mine", "mask_criterion.final=best")
+    assert "mine takes no final; it takes granularity; hint: `lt_sweeps." in said
+    assert "has `final`, so list it in mask_criterion/mine.yaml" in said
 
 
 def test_values_of_a_key_are_tried_only_for_those_options_that_take_it(multirun: Multirun) -> None:

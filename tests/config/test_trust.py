@@ -46,6 +46,14 @@ def test_a_module_that_is_named_is_trusted_with_all_below_it() -> None:
         check_trusted(config, where="there", trust=trusted_modules(trust))
 
 
+def test_the_hint_names_all_modules_that_are_not_trusted() -> None:
+    config = {"model": {"net": {"_target_": "nets.Net"}}, "recipe": {"_target_": "mylab.x.Lion"}}
+    with pytest.raises(ValueError, match=r"names `nets.Net`.*hint: trust=nets,mylab.x if you know"):
+        check_trusted(config, where="there")
+    with pytest.raises(ValueError, match=r"names `mylab.x.Lion`.*hint: trust=mylab.x if you know"):
+        check_trusted(config, where="there", trust=("nets",))
+
+
 @pytest.mark.parametrize("words", ["my lab", "mylab.", "../mylab", "*"])
 def test_what_is_no_module_cannot_be_trusted(words: str) -> None:
     with pytest.raises(ValueError, match="trust: got .*; give modules"):

@@ -76,7 +76,13 @@ def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
     Submission(plan([cell()]), typed).freeze([])
     with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep in ") as raised:
         frozen(plan([cell(seed=1)]), tmp_path, "mine")
-    assert str(raised.value).endswith(", of `'seed=range(2)' name=mine`; choose another")
+    assert ", of `'seed=range(2)' name=mine`, which has 0 of these 1 cells" in str(raised.value)
+    with pytest.raises(ValueError, match="'mine' is taken by another sweep in .* 1 of these 2 "):
+        frozen(plan([cell(), cell(seed=1)]), tmp_path, "mine")
+    edited = plan([replace(cell(), config=cell().config)])
+    edited = replace(edited, cells=tuple(replace(c, signature="other") for c in edited.cells))
+    with pytest.raises(ValueError, match="which has these cells as they were before their code"):
+        Submission(edited, settings(tmp_path, "mine"))
 
 
 def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> None:

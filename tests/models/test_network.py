@@ -105,3 +105,24 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
 def test_a_wrong_model_is_answered(config: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         of(config)
+
+
+class Lazy(nn.Sequential):
+    def __init__(self, classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def no_net() -> str:
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        ({"_target_": f"{__name__}.Lazy"}, "lazy layers have no weights .*; give the sizes of"),
+        ({"_target_": f"{__name__}.no_net"}, "model: no_net.* is of type str; give a `torch.nn"),
+    ],
+)
+def test_a_net_without_weights_to_look_at_is_refused(net: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        of({"net": net})

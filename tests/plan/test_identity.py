@@ -206,6 +206,36 @@ def test_data_that_are_no_splits_are_refused(
         planned_cell(cell(dataset={"_target_": "identity_lab.broken", "splits": splits}))
 
 
+@pytest.mark.parametrize(
+    ("split", "changes", "message"),
+    [
+        ("train", {"inputs": torch.zeros(64, 1, 4, 5)}, "train inputs are .*; input_shape="),
+        ("val", {"targets": torch.zeros(1, dtype=torch.int64)}, r"and its targets \[1\]"),
+        ("train", {"rows": torch.arange(8), "targets": torch.arange(8)}, "are 8; train_size=64"),
+        ("test", {"inputs": torch.zeros(0, 1, 4, 4), "targets": torch.arange(0)}, "inputs are 0;"),
+        ("train", {"inputs": torch.zeros(64, 1, 4, 4).requires_grad_()}, "require a gradient"),
+        ("val", {"targets": [0, 1]}, "`load` gave Tensor, list for val; give a Split of two"),
+    ],
+)
+def test_splits_that_are_not_what_their_data_set_says_are_refused(
+    lab: Path, split: str, changes: dict, message: str
+) -> None:
+    dataset = Call("identity_lab.from_file")(data_dir=str(lab))
+    splits = dataset.load()
+    wrong = {**splits, split: replace(splits[split], **changes)}
+    with pytest.raises(ValueError, match=f"dataset: .*{message}"):
+        task.content_hash(replace(dataset, load=lambda: wrong))
+
+
+def no_data_set() -> dict:
+    return {}
+
+
+def test_what_is_no_data_set_is_refused(cell: Make) -> None:
+    with pytest.raises(ValueError, match="dataset: `.*no_data_set` returned dict; give a `lt_"):
+        planned_cell(cell(dataset={"_target_": f"{__name__}.no_data_set"}))
+
+
 @pytest.mark.parametrize("file", ["pixels.txt", "identity_helper.py"])
 def test_data_or_code_that_change_while_a_pack_waits_rename_its_units(
     cell: Make, lab: Path, file: str

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch import tensor
+from torch import Tensor, tensor
 
 from lt_sweeps.sparsity import criteria
+from lt_sweeps.sparsity.evidence import Criterion
 
 INIT = tensor([1.0, -2.0, 3.0, -0.5])
 FINAL = tensor([2.0, -1.0, -1.0, -1.5])
@@ -123,3 +124,14 @@ def test_without_ties_the_noise_changes_no_rank(name: str) -> None:
     init, final, *noises = (torch.randn(500, generator=draws) for _ in range(4))
     first, second = (getattr(criteria, name)(init, final, noise) for noise in noises)
     assert torch.equal(first, second)
+
+
+def misnamed(finl: Tensor, *, power: float = 1.0) -> Tensor:
+    return finl**power
+
+
+def test_evidence_that_there_is_not_is_refused_with_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"names evidence \['finl'\]; did you mean `final`\? it can"
+    ):
+        Criterion.of({"_target_": f"{__name__}.misnamed"})

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from lt_sweeps.config.call import Call, Config
 from lt_sweeps.models.network import Layer
-from lt_sweeps.sparsity.schedules import geometric, one_shot, sparsities
+from lt_sweeps.sparsity.schedules import geometric, one_shot, sparsities, targets_of
 
 FC = [
     Layer("hidden.0", (300, 784), "hidden"),
@@ -110,3 +111,14 @@ def test_levels_or_sparsity_but_not_both(wrong: dict) -> None:
 def test_a_global_scope_needs_one_rate() -> None:
     with pytest.raises(ValueError, match="a global scope needs one rate"):
         geometric(FC, levels=2, scope="global", **PAPER)
+
+
+def bare(layers: list[Layer], *, levels: list[float]) -> list[float]:
+    return levels
+
+
+@pytest.mark.parametrize("levels", [[0.5, 0.7], []])
+def test_a_schedule_that_returns_no_targets_is_refused(levels: list[float]) -> None:
+    schedule = Call(f"{__name__}.bare", Config(levels=levels))
+    with pytest.raises(ValueError, match=r"schedule: `.*bare` returned \[.*; give a Target for"):
+        targets_of(schedule, FC)

@@ -30,7 +30,12 @@ class Task:
     @cached_property
     def dataset(self) -> Dataset:
         """Its images are read once in a process, where a name says that they are the same."""
-        dataset: Dataset = self.call(data_dir=self.data_dir)
+        dataset = self.call(data_dir=self.data_dir)
+        if not isinstance(dataset, Dataset):
+            raise ValueError(
+                f"dataset: `{self.call.target}` returned {type(dataset).__name__}; give a "
+                "`lt_sweeps.data.Dataset`"
+            )
         if not (self.call.ours or dataset.fingerprint):
             return dataset
         name = f"{self.call} {self.data_dir} {dataset.fingerprint}"
