@@ -11,8 +11,8 @@ from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.counter_noise import Noise, StepKeys
 from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier, overrides
 from lt_sweeps.sparsity.sparsifiers.sparsifier import per_replicate
-from lt_sweeps.storage.ticket import LOGITS, State, Ticket
-from lt_sweeps.training.mask_action import MaskAction
+from lt_sweeps.storage.ticket import LOGITS, Ticket
+from lt_sweeps.training.mask_action import MaskAction, moments_of
 from lt_sweeps.training.optimizers import optimizer_of
 from lt_sweeps.training.stack import BufferLayout, Stack
 
@@ -68,21 +68,8 @@ class LearnedMask(MaskAction):
         return {f"{name}/{t}": o.tensors[t] for name, o in optimizers.items() for t in o.tensors}
 
     def moments(self) -> dict[str, Tensor]:
-        optimizer = self.logit_optimizer
-        views = {moment: self.layout.views(t) for moment, t in optimizer.moments.items()}
-        named = {f"{LOGITS}{m}/{name}": v for m, by in views.items() for name, v in by.items()}
-        rest = {f"{LOGITS}{name}": value for name, value in optimizer.rest.items()}
-        return {**super().moments(), **named, **rest, f"{LOGITS}step": optimizer.steps}
-
-    def load_moments(self, moments: State) -> None:
-        super().load_moments(moments)
-        optimizer = self.logit_optimizer
-        for moment, flat in optimizer.moments.items():
-            for name, view in self.layout.views(flat).items():
-                view.copy_(moments[f"{LOGITS}{moment}/{name}"])
-        for name, value in optimizer.rest.items():
-            value.copy_(moments[f"{LOGITS}{name}"])
-        optimizer.steps.copy_(moments[f"{LOGITS}step"])
+        logits = moments_of(self.logit_optimizer, self.layout, of=LOGITS, rest=LOGITS)
+        return {**super().moments(), **logits}
 
     def begin(self, ticket: Ticket) -> None:
         assert all(bool(kept.all()) for kept in ticket.mask.values()), "a learned mask starts whole"

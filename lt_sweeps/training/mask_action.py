@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.ticket import State, Ticket
-from lt_sweeps.training.optimizers import optimizer_of
-from lt_sweeps.training.stack import Stack
+from lt_sweeps.training.optimizers import Optimizer, optimizer_of
+from lt_sweeps.training.own_optimizer import OwnOptimizer
+from lt_sweeps.training.stack import BufferLayout, Stack
 
 _BUFFERS, _REST = "buffers/", "rest/"
 
@@ -88,29 +89,25 @@ class MaskAction:
         raise NotImplementedError
 
     def moments(self) -> dict[str, Tensor]:
-        """The optimizer's moments under `<moment>/<parameter>`, its steps, and all else."""
-        moments = {moment: self.stack.views(t) for moment, t in self.optimizer.moments.items()}
-        named = {f"{m}/{name}": v for m, views in moments.items() for name, v in views.items()}
-        rest = {f"{_REST}{name}": value for name, value in self.optimizer.rest.items()}
-        return {**named, **rest, "step": self.optimizer.steps}
+        """The optimizer's moments under `<moment>/<parameter>`, its steps, and all else.
+
+        They are the tensors that it works with, `[R, ...]`.
+        """
+        return moments_of(self.optimizer, self.stack.layout, rest=_REST)
 
     def load_moments(self, moments: State) -> None:
         """Go on with the moments of a snapshot within a training.
 
         Raises: ValueError: they are another optimizer's.
         """
-        if self.moments().keys() - moments.keys():
+        own = self.moments()
+        if own.keys() - moments.keys():
             raise ValueError(
                 f"recipe.optimizer: {self.recipe.optimizer} cannot go on with the momentum of "
                 "another optimizer, which this method keeps; give both trainings the same"
             )
-        names = self.stack.layout.slots
-        flats = {
-            moment: self.stack.flat({name: moments[f"{moment}/{name}"] for name in names})
-            for moment in self.optimizer.moments
-        }
-        rest = {name: moments[f"{_REST}{name}"] for name in self.optimizer.rest}
-        self.optimizer.load_state({**flats, **rest, "step": moments["step"]})
+        for name, tensor in own.items():
+            tensor.copy_(moments[name])
 
     def _clip(self, *named: Mapping[str, Tensor]) -> None:
         """Clip each replicate's gradients, given as `[R, *shape]` by name, as the recipe says."""
@@ -128,3 +125,13 @@ class MaskAction:
     def _by_layer(self, flat: Tensor) -> dict[str, Tensor]:
         views = self.stack.views(flat)
         return {layer.name: views[layer.name] for layer in self.layers}
+
+
+def moments_of(
+    optimizer: Optimizer | OwnOptimizer, layout: BufferLayout, *, of: str = "", rest: str
+) -> dict[str, Tensor]:
+    """All that an optimizer keeps, by the names that a ticket has for it, which begin with `of`."""
+    views = {moment: layout.views(flat) for moment, flat in optimizer.moments.items()}
+    named = {f"{of}{m}/{name}": v for m, by_name in views.items() for name, v in by_name.items()}
+    others = {f"{rest}{name}": value for name, value in optimizer.rest.items()}
+    return {**named, **others, f"{of}step": optimizer.steps}

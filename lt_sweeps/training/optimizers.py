@@ -89,16 +89,6 @@ class Optimizer:
             if self._together and len(self.steps) > 1:
                 self.steps[1:].copy_(self.steps[0])
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue, in place, from such `tensors`; rows may come from different stacks."""
-        if set(state) != set(self.tensors):
-            raise ValueError(
-                f"optimizer: got {sorted(state)}; `{self.optimizer}` keeps {sorted(self.tensors)}"
-            )
-        for name, tensor in self.tensors.items():
-            tensor.copy_(state[name])
-        self.ready()
-
     def mask_(self, mask: Tensor) -> None:
         """Multiply the moments by the float `mask` `[R, P]`: a pruned weight has no momentum."""
         for moment in self.moments.values():

@@ -8,7 +8,6 @@ tensors `[R, ...]` of ours, which a checkpoint saves and a mask reaches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -86,16 +85,6 @@ class OwnOptimizer:
             optimizer.step()
             self._bind(row)
         self.steps.add_(1)
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue, in place, from such `tensors`."""
-        if set(state) != set(self.tensors):
-            raise ValueError(
-                f"optimizer: got {sorted(state)}; `{self._call}` keeps {sorted(self.tensors)}"
-            )
-        for name, tensor in self.tensors.items():
-            tensor.copy_(state[name])
-        self.ready()
 
     def mask_(self, mask: Tensor) -> None:
         """Set the moments to 0 where the float `mask` `[R, P]` is: a pruned weight has none."""

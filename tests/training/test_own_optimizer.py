@@ -69,7 +69,9 @@ def test_a_stack_is_trained_as_plain_torch_trains_each_network(name: str) -> Non
             weights, plain = weights[MOVED], [plain[r] for r in MOVED]
             theirs = [theirs[r] for r in MOVED]
             ours = OwnOptimizer(call, weights, grads, layout, lr=RATES[0])
-            ours.load_state(state)
+            for key, value in ours.tensors.items():
+                value.copy_(state[key])
+            ours.ready()
         grads.copy_(drawn(layout, step + 1))
         for r, optimizer in enumerate(theirs):
             for parameter, grad in zip(plain[r], layout.views(grads).values(), strict=True):
