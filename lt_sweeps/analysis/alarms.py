@@ -30,6 +30,7 @@ def raised_alarms(analysis: Analysis) -> list[str]:
         *([f"{ALL_DIVERGED}."] if everywhere else _diverged_lines(curves)),
         *_unmeasured(analysis),
         *_missed_targets(curves),
+        *_several_dense(curves),
         *_equal_arms(analysis),
     ]
 
@@ -57,6 +58,20 @@ def _missed_targets(curves: Sequence[Curve]) -> Iterator[str]:
                 f"{curve.panel}: {curve.label} misses its target sparsity in {len(missed)} "
                 f"networks; at level {worst.level} of seed {worst.seed} it is "
                 f"{worst.sparsity:.4f}, and {worst.target_sparsity:.4f} was asked for."
+            )
+
+
+def _several_dense(curves: Sequence[Curve]) -> Iterator[str]:
+    """Lines whose tickets come from several dense networks, of which endpoints take one."""
+    for curve in curves:
+        whole = [point for point in curve.points if not (point.pruned or point.scored)]
+        dense = [point for point in whole if not point.level]
+        if len(dense) > 1:
+            places = ", ".join(dict.fromkeys(" ".join(point.at) for point in dense))
+            yield (
+                f"{curve.panel}: {curve.label} has {len(dense)} dense networks ({places}); its "
+                "endpoints and margins are measured by the first. Leave out of `report.along` what "
+                "changes the dense network."
             )
 
 

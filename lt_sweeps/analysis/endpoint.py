@@ -21,6 +21,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from lt_sweeps.analysis.curve import WHOLE, Curve, Point, distinct
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.search_cost import Cost, ticket_cost
+from lt_sweeps.analysis.stats import rounding
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.storage.record import Record
@@ -97,7 +98,7 @@ def crossing(points: Iterable[tuple[float, float]], least: float) -> Crossing:
     """
     # A NaN is no number to sort by: it comes after the others of its sparsity.
     ordered = sorted(points, key=lambda point: (point[0], math.isnan(point[1]), -point[1]))
-    last = max(n for n, (_, value) in enumerate(ordered) if value >= least - 1e-9)
+    last = max(n for n, (_, value) in enumerate(ordered) if _reaches(value, least))
     (inside, above), beyond = ordered[last], ordered[last + 1 :]
     if not beyond:
         return Crossing(inside, inside, math.nan)
@@ -121,9 +122,15 @@ def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
     ]
     if len(above) < max(2, len(curve.seeds)):
         return False
-    if np.ptp(above) < 1e-12:
-        return min(above) > 0
+    off = rounding([*point.values.values(), *dense.values.values()])
+    if np.ptp(above) <= off:
+        return min(above) > off
     return bool(DescrStatsW(above).ttest_mean(0, alternative="larger")[1] < layout.alpha)
+
+
+def _reaches(value: float, least: float) -> bool:
+    """Whether a worth is at least as much, rounding aside: means of as many images are equal."""
+    return value >= least - rounding([value, least])
 
 
 def _least_worth(curve: Curve, dense: float, layout: ReportConfig) -> float:
@@ -255,7 +262,7 @@ def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]
     dense = [] if curve.dense is None else scores(curve.dense)
 
     def sparsest(least: float) -> Point | None:
-        matching = [point for score, point in tickets if score >= least]
+        matching = [point for score, point in tickets if _reaches(score, least)]
         return min(matching, key=lambda point: point.percent, default=None)
 
     mean = fmean(dense) if dense else math.nan

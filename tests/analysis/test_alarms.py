@@ -65,6 +65,20 @@ def test_a_missed_target_is_named(sweep: FakeSweep) -> None:
     ]
 
 
+def test_a_line_with_two_dense_networks_is_named(sweep: FakeSweep) -> None:
+    """A key in `along` that changes the dense network: each rate has one of its own."""
+    for lr, dense in ((0.1, 0.9), (0.2, 0.7)):
+        stages = [f"dense {lr}", f"half {lr}"]
+        sweep.cell(str(lr), accuracies=[dense, 0.8], stages=stages, recipe__lr=lr)
+    results = read_results(sweep.folder, metrics=[])
+    (both,) = analyses(results, {"along": ["recipe.lr"]}).values()
+    assert raised_alarms(both) == [
+        "fc on digits: large_final has 2 dense networks (recipe.lr=0.1, recipe.lr=0.2); its "
+        "endpoints and margins are measured by the first. Leave out of `report.along` what changes "
+        "the dense network."
+    ]
+
+
 def test_a_target_missed_by_the_rounding_of_a_layer_is_met(sweep: FakeSweep) -> None:
     sweep.cell("a", accuracies=[0.8], sparsities=[0.2], more={"target_sparsity": 0.2005})
     assert raised_alarms(analysis(sweep.folder)) == []

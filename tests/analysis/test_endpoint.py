@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fixtures.fake_results import FakeSweep
 
-from lt_sweeps.analysis.endpoint import Endpoint, endpoints, shared_density
+from lt_sweeps.analysis.endpoint import Endpoint, crossing, endpoints, shared_density
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.report_config import layout
@@ -83,6 +83,19 @@ def test_it_is_what_launch_results_interpolates_by_hand(sweep: FakeSweep) -> Non
     assert found_at.sparsity == pytest.approx(0.81, abs=0.005)
 
 
+def test_what_is_worse_is_so_in_any_unit() -> None:
+    """Squared errors of small numbers: 2e-10, with 3e-10 allowed, and 4e-10."""
+    at = crossing([(0.0, -2e-10), (0.5, -4e-10)], least=-3e-10)
+    assert at.sparsity == pytest.approx(0.25)
+
+
+def test_a_loss_of_exactly_the_margin_is_not_shown_to_be_less(sweep: FakeSweep) -> None:
+    """0.94 - 0.935 is 0.005, and less in the last bit of a float."""
+    for seed in range(3):
+        sweep.cell("a", seed, accuracies=[0.94, 0.935, 0.8], sparsities=HALVES)
+    assert found(sweep, margin=0.005)["sparsest_tested"].sparsity == 0
+
+
 def test_a_grid_that_ends_within_the_margin_gives_a_lower_bound(sweep: FakeSweep) -> None:
     sweep.cell("a", accuracies=[0.9, 0.9, 0.89], sparsities=HALVES)
     found_at = found(sweep, margin="2%")["sparsest_not_inferior"]
@@ -146,6 +159,13 @@ def test_a_ticket_may_be_a_standard_error_of_dense_below_it(sweep: FakeSweep) ->
 
 def test_a_ticket_that_is_as_good_as_dense_matches_it(sweep: FakeSweep) -> None:
     sweep.cell("a", accuracies=[0.9, 0.9, 0.8], sparsities=HALVES)
+    assert found(sweep)["sparsest_matching"].sparsity == pytest.approx(0.5)
+
+
+def test_a_ticket_matches_dense_by_as_many_images_whatever_rounding_says(sweep: FakeSweep) -> None:
+    """997 images of three times 360 either way; the one mean is less in its last bit."""
+    for seed, (dense, pruned) in enumerate(zip((332, 332, 333), (327, 335, 335), strict=True)):
+        sweep.cell("a", seed, accuracies=[dense / 360, pruned / 360, 0.8], sparsities=HALVES)
     assert found(sweep)["sparsest_matching"].sparsity == pytest.approx(0.5)
 
 

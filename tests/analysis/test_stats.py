@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 from typing import Any
 
@@ -114,6 +115,31 @@ def test_the_exact_test_counts_arrangements() -> None:
     assert compared([2.0, 0.0], [1.0, 2.0]).p_exact == 1
 
 
+@given(st.data(), st.booleans(), st.sampled_from([100, 360, 10_000]))
+def test_the_exact_test_counts_ties_of_accuracies(
+    data: st.DataObject, paired: bool, images: int
+) -> None:
+    """Against every arrangement of whole numbers of images, where nothing is rounded."""
+    right = st.integers(images - 8, images)
+    one = data.draw(st.lists(right, min_size=2, max_size=5))
+    least, most = (len(one), len(one)) if paired else (2, 5)
+    other = data.draw(st.lists(right, min_size=least, max_size=most))
+    n, m, both = len(one), len(other), one + other
+    if paired:
+        apart = [a - b for a, b in zip(one, other, strict=True)]
+        signs = itertools.product((1, -1), repeat=n)
+        found = [sum(s * d for s, d in zip(row, apart, strict=True)) for row in signs]
+        seen = sum(apart)
+    else:  # n m times a difference of means
+        firsts = [sum(row) for row in itertools.combinations(both, n)]
+        found = [m * first - n * (sum(both) - first) for first in firsts]
+        seen = m * sum(one) - n * sum(other)
+    extreme = min(sum(d >= seen for d in found), sum(d <= seen for d in found))
+    parts = ([count / images for count in counts] for counts in (one, other))
+    p = compared(*parts, paired=paired).p_exact
+    assert p == pytest.approx(min(1.0, 2 * extreme / len(found)))
+
+
 def test_a_seed_that_one_side_has_lost_leaves_both_and_is_counted() -> None:
     one = {"0": 2.0, "1": 4.0, "2": 6.0}
     found = compare_replicates(
@@ -137,6 +163,16 @@ def test_a_constant_beside_one_that_varies_is_compared_without_a_warning() -> No
     assert found.p_student == pytest.approx(
         stats.ttest_ind_from_stats(6, math.sqrt(10), 5, 0.1135, 0, 5)[1]
     )
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("unit", [1e-13, 1e13])
+def test_no_test_depends_on_the_unit_of_a_metric(unit: float, paired: bool) -> None:
+    one, other = [3.0, 5.0, 4.0, 6.0, 5.5], [2.0, 2.5, 4.5, 3.0, 3.5]
+    parts = ([unit * value for value in values] for values in (one, other))
+    found, usual = compared(*parts, paired=paired), compared(one, other, paired=paired)
+    for name in ("p", "p_student", "p_exact", "seeds_needed"):
+        assert getattr(found, name) == pytest.approx(getattr(usual, name)), name
 
 
 def test_holm_agrees_with_hand_and_leaves_nan_out() -> None:
