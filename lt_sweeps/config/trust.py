@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lt_sweeps.config.errors import CONF
@@ -42,13 +42,25 @@ def check_trusted(config: Any, *, where: str, trust: Collection[str] = ()) -> No
 
     Raises: ValueError: a function is neither an option of this package nor in a trusted module.
     """
+    for target in _targets(config):
+        _check(target, where, trust)
+
+
+def own_modules(config: Any) -> list[str]:
+    """The modules of the functions that a config names and that are no options of this package."""
+    texts = {target for target in _targets(config) if isinstance(target, str)}
+    return sorted({target.rpartition(".")[0] for target in texts if not is_ours(target)})
+
+
+def _targets(config: Any) -> Iterator[Any]:
+    """What a config names as functions, however deep in it."""
     waiting = [config]
     while waiting:
         value = waiting.pop()
         if isinstance(value, Mapping):
             waiting += value.values()
             if "_target_" in value:
-                _check(value["_target_"], where, trust)
+                yield value["_target_"]
         elif isinstance(value, list | tuple):
             waiting += value
 

@@ -76,14 +76,27 @@ class Submission:
         self.folder = settings.root / "sweeps" / folder.replace("/", "-")
         before = self.sweep.usable_manifest
         if before is not None and not self._goes_on_with(before):
-            raise ValueError(
-                f"name: {name!r} is taken by another sweep in {settings.root}; choose another"
-            )
+            raise ValueError(f"name: {name!r} {self._taken_by(before)}")
 
     @property
     def _reports(self) -> dict[str, Mapping[str, Any]]:
         """The keys under `report:` of each experiment."""
         return {c.labels["experiment"] or "": c.cell.report for c in self.plan.cells}
+
+    def _taken_by(self, before: Manifest) -> str:
+        """Why these cells cannot go on with a sweep, and what to do."""
+        cells, there = (
+            [_frozen_cell(cell) for cell in self.plan.cells],
+            {cell.name for cell in before.cells},
+        )
+        if {_settings(cell) for cell in cells} == {_settings(cell) for cell in before.cells}:
+            return (
+                "has these settings, but a function of yours, a file that it reads, or the data "
+                "changed since it was started; put that back to go on, or choose another name"
+            )
+        new = sum(cell.name not in there for cell in cells)
+        others = f"{new} of these {len(cells)} cells are not in it" if new else "it has more cells"
+        return f"is taken by another sweep in {self.settings.root}: {others}; choose another"
 
     def _goes_on_with(self, before: Manifest) -> bool:
         """Whether its cells are those of a sweep, or trials of the same search."""
@@ -409,6 +422,12 @@ def _frozen_cell(planned: Planned) -> FrozenCell:
         stages=[stage.key for stage in planned.trainings],
         levels=planned.levels,
     )
+
+
+def _settings(cell: FrozenCell) -> str:
+    """The digest of what a cell was asked for, without the settings that name no result."""
+    asked = {key: value for key, value in cell.config.items() if key not in SHARED_KEYS}
+    return digest([asked, cell.seed])
 
 
 def _frozen_stage(stage: Work) -> FrozenStage:
