@@ -87,6 +87,19 @@ def _log(path: Path) -> str:
     return ""
 
 
+def _last_word(path: Path) -> str:
+    """What Slurm wrote last into a job's output, such as why it ended the job; else its last line.
+
+    A job that is told to stop goes on writing after that.
+    """
+    with suppress(OSError):
+        lines = path.read_text(errors="replace").splitlines()
+        return next(
+            (line for line in lines[::-1] if line.startswith("slurmstepd")), last_line(path)
+        )
+    return ""
+
+
 def _cell(sweep: SweepFolder, cell: str) -> int:
     names = [cell.name for cell in sweep.manifest.cells]
     numbered = cell.isdigit() and len(cell) < 8  # a signature has 16 characters
@@ -120,7 +133,8 @@ def _shown(found: Status, names: Sequence[str]) -> Group:
     units = [unit for cell in found.cells for unit in cell.units]
     gone = [Text(line) for line in [dropped_sentence(found.sweep.root, units)] if line]
     numbers = [Text(line, style="dim") for line in _numbered(names)]
-    notes = (*numbers, *gone, *diverged, *_at_work(found), *_failed(found), *_lost(found), *damaged)
+    states = (*_at_work(found), *_waiting(found), *_failed(found), *_lost(found))
+    notes = (*numbers, *gone, *diverged, *states, *damaged)
     return Group(head, _table(found), *notes)
 
 
@@ -167,6 +181,13 @@ def _at_work(found: Status) -> Iterator[Text]:
             yield Text(f"  {name} on {about.host} ({who}): {at}", style="dim")
 
 
+def _waiting(found: Status) -> Iterator[Text]:
+    """Why jobs wait, in Slurm's words: one that asks for too much may wait for ever."""
+    if found.reasons:
+        why = ", ".join(f"{number} for {reason}" for reason, number in found.reasons.items())
+        yield Text(f"  jobs that wait in Slurm's queue: {why}", style="dim")
+
+
 def _failed(found: Status) -> Iterator[Text]:
     broken = found.broken_cells()
     for unit, cells in list(broken.items())[:_NAMED]:
@@ -184,10 +205,10 @@ def _failed(found: Status) -> Iterator[Text]:
 
 
 def _lost(found: Status) -> Iterator[Text]:
-    for batch, task in list(found.lost())[:_NAMED]:
+    for batch, task in found.lost()[:_NAMED]:
         path = output(found.sweep, batch, task)
         what = "canary" if batch.canary else "job"
-        said = last_line(path) or "it never started: a job before it failed, or it was cancelled"
+        said = _last_word(path) or "it never started: a job before it failed, or it was cancelled"
         yield Text(f"lost: {what} {batch.id}_{task} has left the queue unfinished", "magenta")
         yield Text(f"  {said}")
         yield Text(f"  {path}", style="dim")

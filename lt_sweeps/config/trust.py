@@ -52,6 +52,12 @@ def check_trusted(config: Any, *, where: str, trust: Collection[str] = ()) -> No
         )
 
 
+def own_modules(config: Any) -> list[str]:
+    """The modules of the functions that a config names and that are no options of this package."""
+    texts = {target for target in _targets(config) if isinstance(target, str)}
+    return sorted({target.rpartition(".")[0] for target in texts if not is_ours(target)})
+
+
 def is_ours(target: str) -> bool:
     """Whether a function is an option of this package: one that a yaml of its `conf/` names, or
     a loss or an optimizer of torch, or a transform of torchvision.

@@ -23,7 +23,11 @@ def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
 
     Raises: ValueError: a config names a function that is neither ours nor trusted.
     """
-    given = {key: yaml.safe_load(value) for key, value in words.items() if key != "trust"}
+    given = {
+        key: value if key == "time" else yaml.safe_load(value)  # yaml reads 12:00:00 as a number
+        for key, value in words.items()
+        if key != "trust"
+    }
     trust = trusted_modules(words.get("trust"))
     for cell in sweep.manifest.cells:
         check_trusted(cell.config, where=f"resume: {sweep.path}", trust=trust)

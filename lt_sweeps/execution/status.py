@@ -6,9 +6,10 @@ If Slurm answers, it is asked too: it knows which jobs ended without writing so 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, over, queued
@@ -34,17 +35,21 @@ class Status:
     held: frozenset[tuple[int, int]]  # array and task of the jobs that may still come
     asked_slurm: bool
     records: Sequence[CellRecords]  # by cell
+    reasons: Mapping[str, int] = field(default_factory=dict[str, int])  # of jobs that Slurm holds
 
     @classmethod
     def of(cls, sweep: SweepFolder) -> Status:
         submitted = batches(sweep)
         tasks = {(b.number, task) for b in submitted for task in range(len(b.tasks))}
-        held, asked = frozenset(tasks - over(sweep).keys()), False
+        held, asked, reasons = frozenset(tasks - over(sweep).keys()), False, Counter[str]()
         if submitted and has_slurm():
             with suppress(ValueError):  # Slurm does not answer: the files must do
-                held, asked = frozenset(queued(sweep, timeout=10)) & tasks, True
+                found = queued(sweep, timeout=10)
+                held, asked = frozenset(found) & tasks, True
+                reasons.update(t.reason for t in found.values() if t.state == "PENDING")
         records = sweep.records()
-        return cls(sweep, _stored(sweep), sweep.failures(), sweep.running(), held, asked, records)
+        stored, failures, working = _stored(sweep), sweep.failures(), sweep.running()
+        return cls(sweep, stored, failures, working, held, asked, records, reasons)
 
     @cached_property
     def finished(self) -> frozenset[int]:
@@ -133,24 +138,29 @@ class Status:
                     found.setdefault(unit, []).append(number)
         return found
 
-    def lost(self) -> Iterator[tuple[Batch, int]]:
+    def lost(self) -> list[tuple[Batch, int]]:
         """Jobs that left Slurm's queue without writing that they ended, with work left to do.
 
-        If several jobs were given the same work, only the last is reported. A batch without an id
-        was refused by Slurm, so it has no jobs.
+        If several jobs were given the same work, only the last is reported, and of the canaries,
+        whose work is always given to others too, the last. A batch without an id was refused by
+        Slurm, so it has no jobs.
         """
         packs = {pack.name: pack for pack in self.sweep.manifest.packs}
-        ended, seen = over(self.sweep), set[str]()
+        ended, seen, lost, tried = over(self.sweep), set[str](), list[tuple[Batch, int]](), False
         accepted = [batch for batch in batches(self.sweep) if batch.id is not None]
         for batch in reversed(accepted) if self.asked_slurm else ():
             for task, names in enumerate(batch.tasks):
                 at, new = (batch.number, task), [name for name in names if name not in seen]
-                seen.update(() if batch.canary else names)
+                if batch.canary:
+                    new, tried = [] if tried else names, True
+                else:
+                    seen.update(names)
                 known = [packs[name] for name in new if name in packs]
                 left = [u for pack in known for u in pack.units if u not in self.stored]
                 failed = all(unit in self.failures for unit in left)
                 if at not in self.held and at not in ended and left and not failed:
-                    yield batch, task
+                    lost.append((batch, task))
+        return sorted(lost, key=lambda job: (job[0].number, job[1]))
 
     def _waiting(self) -> set[UnitName]:
         """The units that a queued job, or a local process at work, will still compute."""

@@ -77,30 +77,34 @@ class Submission:
         self.folder = settings.root / "sweeps" / folder.replace("/", "-")
         before = self.sweep.usable_manifest
         if before is not None and not self._goes_on_with(before):
-            of = f", of `{shlex.join(before.words)}`" if before.words else ""
-            raise ValueError(
-                f"name: {name!r} is taken by another sweep in {settings.root}"
-                f"{self._shared_with(before)}; choose another"
-            )
+            raise ValueError(f"name: {name!r} {self._taken_by(before)}")
 
     @property
     def _reports(self) -> dict[str, Mapping[str, Any]]:
         """The keys under `report:` of each experiment."""
         return {c.labels["experiment"] or "": c.cell.report for c in self.plan.cells}
 
+    def _taken_by(self, before: Manifest) -> str:
+        """Why these cells cannot go on with a sweep, and what to do."""
+        cells, there = (
+            [_frozen_cell(cell) for cell in self.plan.cells],
+            {cell.name for cell in before.cells},
+        )
+        if {_settings(cell) for cell in cells} == {_settings(cell) for cell in before.cells}:
+            return (
+                "has these settings, but a function of yours, a file that it reads, or the data "
+                "changed since it was started; put that back to go on, or choose another name"
+            )
+        new = sum(cell.name not in there for cell in cells)
+        others = f"{new} of these {len(cells)} cells are not in it" if new else "it has more cells"
+        of = f", of `{shlex.join(before.words)}`" if before.words else ""
+        return f"is taken by another sweep in {self.settings.root}{of}: {others}; choose another"
+
     def _goes_on_with(self, before: Manifest) -> bool:
         """Whether its cells are those of a sweep, or trials of the same search."""
         if self.settings.search is not None:
             return before.search == self.settings.search
         return before.content == self.content
-
-    def _shared_with(self, before: Manifest) -> str:
-        """What of this command is in a sweep of other cells, for a message."""
-        cells = [_frozen_cell(planned) for planned in self.plan.cells]
-        asked, there = ({_settings(cell) for cell in each} for each in (cells, before.cells))
-        if asked == there:
-            return ", which has these cells as they were before their code or data were edited"
-        return f", which has {len(asked & there)} of these {len(asked)} cells"
 
     @property
     def sweep(self) -> SweepFolder:

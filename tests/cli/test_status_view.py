@@ -14,7 +14,7 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.cli.status_view import read_logs, show_status
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution import local_launcher
-from lt_sweeps.execution.slurm.squeue import Batch
+from lt_sweeps.execution.slurm.squeue import Batch, job_name, output
 from lt_sweeps.execution.status import AT_WORK, BROKEN, COMPLETE, Status
 from lt_sweeps.execution.submission import Submission, work_on
 from lt_sweeps.plan.planning import packs, plan
@@ -92,6 +92,42 @@ def test_a_job_that_slurm_refused_is_not_lost(
     none = frozenset[tuple[str, str]]()
     status = Status(sweep, none, {}, {}, frozenset(), asked_slurm=True, records=[])
     assert len(list(status.lost())) == lost
+
+
+def test_a_canary_that_never_began_is_named_before_the_jobs_that_waited_for_it(
+    sweep: SweepFolder,
+) -> None:
+    """Its packs are those of the jobs too, of which the last that has them is named."""
+    names = [pack.name for pack in sweep.manifest.packs]
+    for number, id in enumerate(("6", "7", "8", "9")):
+        canary = number % 2 == 0
+        Batch(number, f"lt-{id}", [names], "cpu", 1, [], [canary], canary, id=id).write(sweep)
+    none = frozenset[tuple[str, str]]()
+    status = Status(sweep, none, {}, {}, frozenset(), asked_slurm=True, records=[])
+    assert [(batch.id, task) for batch, task in status.lost()] == [("8", 0), ("9", 0)]
+
+
+def test_why_jobs_wait_and_what_slurm_did_to_lost_ones_is_said(
+    sweep: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [pack.name for pack in sweep.manifest.packs]
+    batch = Batch(0, job_name(sweep, 0), [names] * 3, "cpu", 1, [], [False] * 3, id="7")
+    batch.write(sweep)
+    (tmp_path / "squeue").write_text(
+        f"#!/bin/sh\necho '7|0|PENDING|{batch.name}|ReqNodeNotAvail, May be reserved'\n"
+        f"echo '7|1|RUNNING|{batch.name}|None'\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    path = output(sweep, batch, 2)
+    path.parent.mkdir()
+    path.write_text("slurmstepd: error: JOB 7 CANCELLED DUE TO TIME LIMIT\nlevel0: not done\n")
+    _, text = said(sweep)
+    assert "jobs that wait in Slurm's queue: 1 for ReqNodeNotAvail, May be reserved" in text
+    last = Batch(1, job_name(sweep, 1), [names], "cpu", 1, [], [False], id="8")
+    last.write(sweep)
+    output(sweep, last, 0).write_text(path.read_text())
+    assert "  slurmstepd: error: JOB 7 CANCELLED DUE TO TIME LIMIT" in said(sweep)[1]
 
 
 def test_a_failing_cell_is_named_with_its_logs_last_line_and_path(sweep: SweepFolder) -> None:

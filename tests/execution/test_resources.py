@@ -23,6 +23,9 @@ def test_the_yaml_lists_every_key_at_its_default() -> None:
         ({"gpuz": 1}, r"takes no \['gpuz'\]; it takes .*'gpus'.*did you mean `gpus`"),
         ({"gpus": "many"}, "gpus: got 'many'; give a number, or TYPE:NUMBER"),
         ({"time": "4 hours"}, "time: got '4 hours'; give minutes, or D-HH:MM:SS"),
+        ({"time": 2}, "time: got 2; give more than signal_delay=120 seconds"),
+        ({"time": "0:02:00"}, "give more than signal_delay=120 seconds"),
+        (yaml.safe_load("time: 12:00:00"), "got 43200 minutes, 30.0 days; .* in quotes"),
         ({"cpus": 0}, "cpus: got 0; give a whole number from 1 up"),
         ({"memory": -1}, "memory: got -1; give a number above 0"),
         ({"jobs": 2, "hours_per_job": 3.0}, "got jobs=2 and hours_per_job=3; give one of them"),
@@ -39,6 +42,21 @@ def test_a_type_of_gpu_is_asked_for_by_name() -> None:
     profile = SlurmResources.of({"gpus": "a100:2"})
     words = profile.parameters(job_name="x", tasks=3, chdir="/")
     assert words["gpus_per_node"] == "a100:2" and profile.gpu_count == 2
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [
+        (150, "2.5 h"),
+        ("3:20", "3 min"),
+        ("1:45:00", "1.8 h"),
+        ("1-12", "36.0 h"),
+        ("1-12:30", "36.5 h"),
+        ("1-00:06:00", "24.1 h"),
+    ],
+)
+def test_a_time_is_read_as_slurm_reads_it(time: int | str, words: str) -> None:
+    assert SlurmResources.of({"time": time}).words == f"1 GPU for {words} at most"
 
 
 def test_a_profile_of_ones_own_says_only_what_differs(

@@ -11,8 +11,8 @@ from fixtures.tiny_cell import settings
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.slurm.resources import SlurmResources
-from lt_sweeps.execution.slurm.slurm_launcher import submit_missing
-from lt_sweeps.execution.slurm.squeue import Batch, cancel, job_name, queued
+from lt_sweeps.execution.slurm.slurm_launcher import _Jobs, submit_missing
+from lt_sweeps.execution.slurm.squeue import Batch, Queued, cancel, job_name, queued
 from lt_sweeps.execution.status import COMPLETE, Status
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.planning import plan
@@ -38,20 +38,21 @@ def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("words", "jobs", "packs"),
     [
-        ((), "1 of 1 GPUs, after a canary", "10 in 3 packs"),
-        (("hydra.launcher.jobs=2",), "2 of 1 GPUs, after a canary", "10 in 6 packs"),
-        (("hydra.launcher.pack=false",), "6 of 1 GPUs, after a canary", "10 in 10 packs"),
-        (("hydra.launcher.hours_per_job=1000",), "1 of 1 GPUs, after a canary", "10 in 3 packs"),
-        (("hydra.launcher.processes=2",), "1 of 1 GPUs, after a canary", "10 in 6 packs"),
-        (("hydra.launcher.canary=false",), "1 of 1 GPUs", "10 in 3 packs"),
-        (("stack_size=1",), "1 of 1 GPUs, after a canary", "10 in 10 packs"),
+        ((), "1, after a canary", "10 in 3 packs"),
+        (("hydra.launcher.jobs=2",), "2, after a canary", "10 in 6 packs"),
+        (("hydra.launcher.pack=false",), "6, after a canary", "10 in 10 packs"),
+        (("hydra.launcher.hours_per_job=1000",), "1, after a canary", "10 in 3 packs"),
+        (("hydra.launcher.processes=2",), "1, after a canary", "10 in 6 packs"),
+        (("hydra.launcher.canary=false",), "1", "10 in 3 packs"),
+        (("stack_size=1",), "1, after a canary", "10 in 10 packs"),
     ],
 )
 def test_a_profile_says_how_cells_become_jobs(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...], jobs: str, packs: str
 ) -> None:
     found = planned(capsys, *words)
-    assert found["jobs"].strip() == jobs
+    number, comma, canary = jobs.partition(",")
+    assert found["jobs"].strip() == f"{number}, each of 1 GPU for 4.0 h at most{comma}{canary}"
     assert found["to run"].startswith(packs)
 
 
@@ -76,13 +77,13 @@ def test_the_jobs_of_a_sweep_are_not_those_of_its_copy(
     Batch(0, name, [["a pack"]], "cpu", 1, [], [False], id="70").write(sweep)
     shutil.copytree(sweep.root, tmp_path / "copy")
     copy = SweepFolder(tmp_path / "copy" / "sweeps" / sweep.folder.name)
-    for program, does in (("squeue", f"echo 70 0 PENDING {name}"), ("scancel", "exit 0")):
+    for program, does in (("squeue", f"echo '70|0|PENDING|{name}|None'"), ("scancel", "exit 0")):
         path = tmp_path / "bin" / program
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"#!/bin/sh\n{does}\n")
         path.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    assert queued(sweep) == {(0, 0): ("PENDING", "70_0")} and queued(copy) == {}
+    assert queued(sweep) == {(0, 0): Queued("PENDING", "70_0", "None")} and queued(copy) == {}
     assert (cancel(sweep), cancel(copy)) == (1, 0)
 
 
@@ -123,3 +124,26 @@ def test_what_another_sweep_has_trained_is_recorded_though_no_job_trains_it(
         submit_missing(part, profile)
     assert capsys.readouterr().err == "", "sbatch's answer is said once"
     assert Status.of(part.sweep).finished == {0}
+
+
+def test_each_command_that_is_printed_can_be_typed(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`logs` needs a cell, and `resume` the modules of a person's own functions."""
+    (tmp_path / "growth_lab.py").write_text("def growth(final):\n    return final.abs()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = plan([cell(mask_criterion={"_target_": "growth_lab.growth"}), cell()])
+    jobs = _Jobs(Submission(own, settings(tmp_path, "mine")), SlurmResources(gpus=0))
+    commands = jobs._next_commands(tmp_path)
+    assert f"logs {tmp_path} 0" in commands and f"resume {tmp_path} trust=growth_lab" in commands
+    ours = _Jobs(Submission(plan([cell()]), settings(tmp_path, "ours")), SlurmResources(gpus=0))
+    assert f"resume {tmp_path}" in ours._next_commands(tmp_path)
+
+
+def test_resume_takes_a_time_as_slurm_does(
+    refusing: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """yaml would read 12:00:00 as 43200."""
+    assert main([*WORDS[1:], "device=cpu", "name=mine"]) == 1
+    assert main(["resume", "mine", "time=12:00:00"]) == 1
+    assert "each of 1 GPU for 12.0 h at most" in capsys.readouterr().out

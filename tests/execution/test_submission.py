@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.command_line import TINY, CommandLine
+from fixtures.fresh_process import afresh
 from fixtures.tiny_cell import settings
 from torch import Tensor
 
@@ -76,13 +77,24 @@ def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
     Submission(plan([cell()]), typed).freeze([])
     with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep in ") as raised:
         frozen(plan([cell(seed=1)]), tmp_path, "mine")
-    assert ", of `'seed=range(2)' name=mine`, which has 0 of these 1 cells" in str(raised.value)
-    with pytest.raises(ValueError, match="'mine' is taken by another sweep in .* 1 of these 2 "):
+    of = ", of `'seed=range(2)' name=mine`: 1 of these 1 cells are not in it; choose another"
+    assert str(raised.value).endswith(of)
+    with pytest.raises(ValueError, match="is taken by another sweep in .* 1 of these 2 cells are "):
         frozen(plan([cell(), cell(seed=1)]), tmp_path, "mine")
-    edited = plan([replace(cell(), config=cell().config)])
-    edited = replace(edited, cells=tuple(replace(c, signature="other") for c in edited.cells))
-    with pytest.raises(ValueError, match="which has these cells as they were before their code"):
-        Submission(edited, settings(tmp_path, "mine"))
+
+
+def test_a_sweep_whose_own_code_has_changed_is_told_apart_from_another(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "edited_lab.py"
+    source.write_text("def score(final):\n    return final.abs()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"_target_": "edited_lab.score"}
+    frozen(plan([cell(mask_criterion=own)]), tmp_path, "mine")
+    source.write_text("def score(final):\n    return -final.abs()\n")
+    afresh()
+    with pytest.raises(ValueError, match="'mine' has these settings, but a function of yours, a f"):
+        frozen(plan([cell(mask_criterion=own)]), tmp_path, "mine")
 
 
 def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> None:

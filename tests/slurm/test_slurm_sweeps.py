@@ -224,6 +224,7 @@ def test_a_time_limit_is_requeued_as_often_as_is_said(run: Run) -> None:
         "hydra.launcher.jobs=1",
         "hydra.launcher.max_requeues=1",
         "hydra.launcher.time=1",
+        "hydra.launcher.signal_delay=30",
     )
     assert run.wait() == 1
     said = run("status", str(run.sweep), status=1)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.durations import readable
 
 WHERE = "hydra.launcher"
+_LONGEST = 7 * 24 * 60  # minutes; yaml reads 3:00:00 as 10800
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,15 @@ class SlurmResources:
         """The number of GPUs of a job: `gpus` is a number, or a type and a number (`a100:2`)."""
         return int(str(self.gpus).rpartition(":")[2])
 
+    @property
+    def words(self) -> str:
+        """What a job asks for, as a plan says it."""
+        number = self.gpu_count or self.cpus
+        noun = "GPU" if self.gpu_count else "CPU"
+        what = f"{self.gpus if self.gpu_count else number} {noun}{'s' if number > 1 else ''}"
+        seconds = _seconds(str(self.time))
+        return f"{what} for {readable(seconds)} at most" if seconds else what
+
     def parameters(self, *, job_name: str, tasks: int, chdir: str) -> dict[str, Any]:
         """The profile as submitit's parameters, for an array of `tasks` jobs."""
         variables = (self.environment or {}).items()
@@ -93,6 +104,17 @@ class SlurmResources:
             raise ValueError(f"{WHERE}.gpus: got {self.gpus!r}; give a number, or TYPE:NUMBER")
         if not re.fullmatch(r"\d+|(\d+-)?\d+(:\d+){0,2}", str(self.time)):
             raise ValueError(f"{WHERE}.time: got {self.time!r}; give minutes, or D-HH:MM:SS")
+        if isinstance(self.time, int) and self.time > _LONGEST:
+            raise ValueError(
+                f"{WHERE}.time: got {self.time} minutes, {self.time / 1440:.1f} days; write more "
+                "than a week as D-HH:MM:SS, and a time with colons in quotes: yaml reads 12:00:00 "
+                "as a number"
+            )
+        if 0 < _seconds(str(self.time)) <= self.signal_delay:  # 0: Slurm's word for no limit
+            raise ValueError(
+                f"{WHERE}.time: got {self.time!r}; give more than signal_delay={self.signal_delay} "
+                "seconds, which before the end a job stops working and saves a checkpoint"
+            )
         for name in ("cpus", "processes", "parallel", "jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -108,6 +130,16 @@ class SlurmResources:
         for key in self.sbatch or {}:
             if key.replace("_", "-") in ours:
                 raise ValueError(f"{WHERE}.sbatch: got {key!r}; this launcher sets it itself")
+
+
+def _seconds(time: str) -> int:
+    """A time of Slurm: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    days, dash, clock = time.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    # After the days, hours come first; without them a time of one or two parts begins with minutes.
+    units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
+    clocked = sum(part * unit for part, unit in zip(parts, units, strict=False))
+    return int(days or 0) * 86400 + clocked
 
 
 def check_options(profile: SlurmResources) -> None:

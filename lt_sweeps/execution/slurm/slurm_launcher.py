@@ -6,11 +6,13 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.trust import own_modules
 from lt_sweeps.execution import canary
 from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.plan_preview import Estimate, preview, within_budget
@@ -83,19 +85,22 @@ class _Jobs:
             self.packs,
             self.speeds,
             device=self.device,
-            at_once=max(1, min(len(self.jobs), profile.parallel)) * profile.processes,
+            at_once=max(
+                1, min(len(self.packs), min(len(self.jobs), profile.parallel) * profile.processes)
+            ),
             share=profile.processes,
         )
 
     def show(self) -> None:
         note = {"queued": f"{len(self.queued)} jobs already"} if self.queued else {}
+        each = f", each of {self.profile.words}" if self.jobs else ""
         first = ", after a canary" if self.profile.canary and self.jobs else ""
         lines = preview(
             self.submission.plan,
             self.packs,
             self.estimate,
             sweep=self.sweep.folder,
-            jobs=f"{len(self.jobs)} of {self.profile.gpus} GPUs{first}",
+            jobs=f"{len(self.jobs)}{each}{first}",
             **note,
         )
         Console().print(lines)
@@ -118,10 +123,19 @@ class _Jobs:
         arrays = Arrays(sweep, self.profile, self.device, code, chdir=os.getcwd())
         tried = canary.chosen(self.packs) if self.profile.canary else []
         arrays.submit(self.jobs, tried, self.waited_for)
-        print(f"submitted {len(self.jobs)} jobs in {arrays.count} arrays; follow, end, see them by")
-        for verb in ("status", "logs", "cancel", "resume", "report"):
-            print(f"  python -m lt_sweeps {verb} {sweep.folder}")
+        print(f"submitted {len(self.jobs)} jobs in {arrays.count} arrays; what you can do next:")
+        for command in self._next_commands(sweep.folder):
+            print(f"  python -m lt_sweeps {command}")
         return 0
+
+    def _next_commands(self, folder: Path) -> list[str]:
+        """What follows the sweep, each as it can be typed: a stored config runs no own code."""
+        own = own_modules([dict(cell.cell.config) for cell in self.submission.plan.cells])
+        trust = f" trust={','.join(own)}" if own else ""
+        return [
+            *(f"status {folder}", f"logs {folder} 0", f"cancel {folder}"),
+            *(f"resume {folder}{trust}", f"report {folder}"),
+        ]
 
     def _record(self) -> int:
         """Record and mirror what is known, where no job is needed; returns the exit status."""
@@ -147,8 +161,8 @@ class _Jobs:
         held = {batch.number: batch for batch in batches(self.sweep) if not batch.canary}
         frozen = self._frozen() if self.queued else {}
         waited_for = {
-            names[unit]: job
-            for (number, task), (_, job) in self.queued.items()
+            names[unit]: queued_task.id
+            for (number, task), queued_task in self.queued.items()
             if number in held
             for pack in held[number].tasks[task]
             if pack in frozen  # a manifest that was written again has forgotten it

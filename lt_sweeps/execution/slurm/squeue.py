@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lt_sweeps.config.call import digest
 from lt_sweeps.storage.atomic_write import write_whole
@@ -94,37 +95,42 @@ def has_slurm() -> bool:
     return shutil.which("squeue") is not None
 
 
-def queued(sweep: SweepFolder, *, timeout: float = 60) -> dict[tuple[int, int], tuple[str, str]]:
-    """The state and the Slurm id of the tasks that Slurm holds, by array and task.
+class Queued(NamedTuple):
+    """A task that Slurm holds, and why it waits, in Slurm's word, where it does."""
+
+    state: str
+    id: str
+    reason: str
+
+
+def queued(sweep: SweepFolder, *, timeout: float = 60) -> dict[tuple[int, int], Queued]:
+    """The tasks that Slurm holds, by array and task.
 
     Raises:
         ValueError: Slurm's controller does not answer.
     """
-    return {
-        (number, task): (state, f"{job}_{task}")
-        for number, task, state, job in _queued_tasks(sweep, timeout)
-    }
+    return dict(_queued_tasks(sweep, timeout))
 
 
 def cancel(sweep: SweepFolder) -> int:
     """Cancel the jobs of this sweep and no others; returns the number of tasks."""
     tasks = list(_queued_tasks(sweep, 60))
-    if ids := sorted({job for *_, job in tasks}):
+    if ids := sorted({task.id.partition("_")[0] for _, task in tasks}):
         _answer(["scancel", *ids], 60)
     return len(tasks)
 
 
-def _queued_tasks(sweep: SweepFolder, timeout: float) -> Iterator[tuple[int, int, str, str]]:
-    """Array, task, state and Slurm's array id of each task in the queue, found by its name."""
+def _queued_tasks(sweep: SweepFolder, timeout: float) -> Iterator[tuple[tuple[int, int], Queued]]:
+    """Each task in the queue, found by its name, after its array and number."""
     # The notes in a copy of a root are of the original's jobs, which have another folder's name.
     names = {job_name(sweep, batch.number): batch for batch in batches(sweep)}
     if not names:
         return
     command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}"]
-    for line in _answer([*command, "--format=%F %K %T %j"], timeout).splitlines():
-        job, task, state, name = line.split(maxsplit=3)
+    for line in _answer([*command, "--format=%F|%K|%T|%j|%r"], timeout).splitlines():
+        job, task, state, name, reason = line.split("|", 4)
         if name in names and task.isdigit() and state not in _OVER:
-            yield names[name].number, int(task), state, job
+            yield (names[name].number, int(task)), Queued(state, f"{job}_{task}", reason)
 
 
 # States of jobs that have ended: `squeue` shows them for a while.
