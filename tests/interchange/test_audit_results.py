@@ -329,7 +329,7 @@ PLANTS = {
 
 
 OTHER: dict[str, Any] = {
-    "seconds": 0.001,
+    "seconds": 1e6,
     "device": "cuda:0",
     "stack_size": 99,
     "backend": "none",
