@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -90,13 +90,16 @@ def check_lines(names: Sequence[str], layout: ReportConfig) -> None:
     shown = dict(zip(names, labels.readable(names), strict=True))
     known = {*names, *(shown[name] for name in names if name not in layout.labels)}
     known |= {*layout.labels, *layout.labels.values()}
-    for where in ("baseline", "tested", "control", "highlight", "pairs"):
-        given = getattr(layout, where) or []
-        given = [given] if isinstance(given, str) else given
-        asked = list(chain.from_iterable(given) if where == "pairs" else given)
-        if where == "pairs":
-            _check_options(asked, layout)
-            asked = [line_and_option(name)[0] for name in asked]
+    paired = list(chain.from_iterable(layout.pairs))
+    _check_options(paired, layout)
+    named_in: Mapping[str, Sequence[str]] = {
+        "baseline": [layout.baseline] if layout.baseline is not None else [],
+        "tested": layout.tested or [],
+        "control": [layout.control] if layout.control is not None else [],
+        "highlight": layout.highlight or [],
+        "pairs": [line_and_option(name)[0] for name in paired],
+    }
+    for where, asked in named_in.items():
         for name in asked:
             if name not in known:
                 raise ValueError(

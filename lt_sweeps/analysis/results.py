@@ -6,7 +6,6 @@ done is left out, with a note: its writer is still at work, or will write it aga
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,11 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lt_sweeps.analysis.audited_files import AuditedCell
-from lt_sweeps.config.errors import CONF
-from lt_sweeps.config.keys import MACHINE_KEYS
+from lt_sweeps.analysis.cell_settings import ASIDE, as_today, taken_settings
 from lt_sweeps.config.quantities import check_name
 from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
@@ -28,9 +24,6 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _OF_A_RUN = ("config.yaml", "records.jsonl", "DONE")
 _NOTES = 5  # different notes on tickets that a report repeats; each layer may have its own
-
-# Keys and groups of a config that change no result: cells that differ in them make one curve.
-ASIDE = {*MACHINE_KEYS, "experiment", "hydra"}
 
 
 @dataclass(frozen=True)
@@ -196,7 +189,7 @@ def _cell(
 ) -> CellResults:
     """The results in a cell's folder; what is wrong with its config joins the `faults`."""
     content = _content(folder, frozen, stored, faults, written)
-    chosen = _as_today(content.get("choices") or {}, content.get("config") or {})
+    chosen = as_today(content.get("choices") or {}, content.get("config") or {})
     groups = [name for name in chosen if name not in ASIDE and not name.startswith("hydra")]
     # A method that takes no criterion has none in its records, whatever its config.yaml holds: an
     # older version wrote every option there.
@@ -207,7 +200,7 @@ def _cell(
         folder.parent.name,
         folder.name,
         choices,
-        _taken_settings(content.get("config") or {}, choices),
+        taken_settings(content.get("config") or {}, choices),
         rows=tuple(row for row in stored.records if row.is_result),
         search=tuple(row for row in stored.records if not row.is_result),
         done=stored.done,
@@ -243,65 +236,7 @@ def _content(
 def queued_cell(cell: FrozenCell) -> CellResults:
     """A cell as its manifest holds it, whatever there is of its results."""
     choices = {name: option for name, option in cell.labels.items() if name not in ASIDE}
-    return CellResults(cell.signature, cell.seed, choices, _taken_settings(cell.config, choices))
-
-
-def _taken_settings(config: Mapping[str, Any], choices: Mapping[str, str | None]) -> dict[str, Any]:
-    """The settings of a config, without those of groups that the method does not take."""
-    untaken = tuple(f"{name}." for name, option in choices.items() if option is None)
-    return {k: v for k, v in _settings(config).items() if not k.startswith(untaken)}
-
-
-_LATER = {
-    "precision": "float32",
-    "mask_criterion": {"granularity": "weight"},
-    "model": {"weights": None, "redraw": []},
-    "recipe": {"clip": None},
-}
-"""Keys that cells of earlier versions do not have, and what they would hold there."""
-
-
-def _as_today(chosen: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What was chosen, with the options of groups that an earlier version did not have.
-
-    A cell that was computed then and one of today with the same key make one line.
-    """
-    earlier = _is_planned(config) and "task" not in chosen
-    return {**chosen, "task": "classification"} if earlier else chosen
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a config, with those that an earlier version did not have."""
-    settings = _flat(config)
-    if not _is_planned(config):
-        return settings
-    later = _flat(_LATER) | ({} if "task" in config else _default_task())
-    absent = {k: v for k, v in later.items() if not any(name.startswith(k) for name in settings)}
-    return absent | settings
-
-
-def _is_planned(config: Mapping[str, Any]) -> bool:
-    """Whether this package computed a cell; what is imported has no such key."""
-    return "report_at" in config
-
-
-@functools.cache
-def _default_task() -> dict[str, Any]:
-    """The settings of `task=classification`, which every task was."""
-    path = CONF / "task" / "classification.yaml"
-    return _flat({"task": yaml.safe_load(path.read_text())}) if path.exists() else {}
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if not prefix and key in ASIDE:
-            continue
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return CellResults(cell.signature, cell.seed, choices, taken_settings(cell.config, choices))
 
 
 def _placed(cells: list[CellResults]) -> Iterator[CellResults]:

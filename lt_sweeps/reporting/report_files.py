@@ -73,7 +73,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         if passes(error):
             raise
         raise ValueError(
-            f"report: {folder}: {error.strerror}; give out=DIR, a folder that can be written to"
+            f"out: {folder}: {error.strerror}; give out=DIR, a folder that can be written to"
         ) from None
 
 

@@ -73,16 +73,15 @@ def report(
     for name, analysis in by_experiment.items():
         results = replace(analysis.results, notes=(*analysis.results.notes, audit))
         analysis = replace(analysis, results=results)
+        main, more = list(_main_tables(analysis)), list(_more_tables(analysis))
         page = Page(
-            list(_main_tables(analysis)),
-            [*_more_tables(analysis), *([profile] if profile else [])],
-            _day_of(source),
-            _words_of(source),
+            main, [*more, *([profile] if profile else [])], _day_of(source), _words_of(source)
         )
         figures = profile_figures(profiles)
         missing, location = report_files.write_report(
             analysis, folder / subfolder(name), page, more_figures=figures, made_from=made_from
         )
+        print_tables(console, [*main, *more])
         _print(analysis, missing, console)
         report_files.print_lines(console, [location])
     if profile is not None:
@@ -205,15 +204,13 @@ def _title(analysis: Analysis) -> str:
 
 
 def _print(analysis: Analysis, missing: Sequence[str], console: Console) -> None:
-    results = analysis.results
-    print_tables(console, [*_main_tables(analysis), *_more_tables(analysis)])
     lines = [
         *([] if analysis.curves else [_title(analysis), "no records yet"]),
-        versions_sentence(results.versions),
+        versions_sentence(analysis.results.versions),
         *raised_alarms(analysis),
         *analysis.test_sentences,
         *winning_sentences(analysis),
         *(missing if analysis.curves else []),  # without records every figure is missing
-        *results.notes,
+        *analysis.results.notes,
     ]
     report_files.print_lines(console, filter(None, lines))

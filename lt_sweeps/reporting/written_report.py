@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.analysis.results import ASIDE, layouts, layouts_by_name
+from lt_sweeps.analysis.cell_settings import ASIDE
+from lt_sweeps.analysis.results import layouts, layouts_by_name
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.user_code import code_behind
 from lt_sweeps.storage.checked_read import (

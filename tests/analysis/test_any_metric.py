@@ -13,7 +13,7 @@ from fixtures.fake_results import FakeSweep
 from fixtures.tiny_cell import compute_cells, tiny_cell
 from torch import Tensor
 
-from lt_sweeps.analysis import results
+from lt_sweeps.analysis import cell_settings
 from lt_sweeps.analysis.alarms import raised_alarms
 from lt_sweeps.analysis.endpoint import Endpoint
 from lt_sweeps.analysis.objective import Objective
@@ -221,7 +221,7 @@ def test_a_cell_of_an_earlier_version_is_on_the_line_of_today(
 ) -> None:
     """It has no task and no precision in its config: there was one of each."""
     today = {"task.loss._target_": "torch.nn.functional.cross_entropy"}
-    monkeypatch.setattr(results, "_default_task", lambda: today)
+    monkeypatch.setattr(cell_settings, "_default_task", lambda: today)
     now = {"task": "classification", "mask_criterion": "random"}
     loss = {"_target_": today["task.loss._target_"]}
     sweep.cell("new", 0, accuracies=[0.9, 0.8], choices=now, task__loss=loss)

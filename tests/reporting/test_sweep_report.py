@@ -295,7 +295,7 @@ def test_what_is_wrongly_asked_for_is_named_with_what_is_allowed(
     with pytest.raises(ValueError, match="report.margin: got 5; test accuracy is a fraction"):
         report(sweep.folder, margin=5)
     (tmp_path / "afile").touch()
-    with pytest.raises(ValueError, match="report: .*afile: .*; give out=DIR, a folder that can be"):
+    with pytest.raises(ValueError, match="out: .*afile: .*; give out=DIR, a folder that can be w"):
         report(sweep.folder, out=tmp_path / "afile")
 
 
