@@ -129,7 +129,7 @@ class Sweep:
             asked = [*(analysis.layout.figures or ()), given]
             theirs = {each["name"]: each for each in asked if isinstance(each, Mapping)}
             names += theirs
-            draws = dict(FIGURES)
+            draws = {wanted: FIGURES[wanted]} if wanted in FIGURES else FIGURES
             if own_figure := theirs.get(wanted):
                 if own_figure is not given and "figures" not in report_keys:
                     check_trusted(own_figure, where=f"figure: {self.folder}", trust=self.trust)
@@ -138,7 +138,8 @@ class Sweep:
                 try:
                     drawn = draw(analysis)
                 except NotDrawn as reason:
-                    reasons += [f"{wanted} is not drawn: {reason}"] * (kind == wanted)
+                    if kind == wanted:
+                        reasons.append(f"{wanted} is not drawn: {reason}")
                     continue
                 for picture in drawn:
                     if wanted in (kind, picture.name):

@@ -149,11 +149,11 @@ def break_pickle(main: Path) -> None:
         (lambda main: (main / "logger").write_bytes(b"\xff"), "logger: not text"),
         (
             lambda main: (main / "logger").write_text("test_accuracy,60,97.0"),
-            r"logger:1: test_accuracy 97.0; an accuracy lies in \[0, 1\]",
+            r"logger: test_accuracy 97.0 at iteration 60; an accuracy lies in \[0, 1\]",
         ),
         (
             lambda main: (main / "logger").write_text("test_accuracy,60,nan"),
-            r"logger:1: test_accuracy nan; an accuracy lies in \[0, 1\]",
+            r"logger: test_accuracy nan at iteration 60; an accuracy lies in \[0, 1\]",
         ),
         (lambda main: (main / "logger").write_text("test_loss,-1,0.5"), "is not `name,"),
         (
@@ -162,7 +162,7 @@ def break_pickle(main: Path) -> None:
         ),
         (
             lambda main: (main / "logger").write_text("a,b"),
-            "logger:1: 'a,b' is not `name,",
+            "logger: line 1: 'a,b' is not `name,",
         ),
         (lambda main: (main / "logger").write_text(""), "logger: empty"),
         (lambda main: (main / "hparams.log").unlink(), "hparams.log: missing"),
