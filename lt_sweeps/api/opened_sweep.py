@@ -21,7 +21,7 @@ from lt_sweeps.config.option_files import option_names
 from lt_sweeps.config.quantities import ACCURACY
 from lt_sweeps.config.report_config import named_figures
 from lt_sweeps.config.trust import check_trusted
-from lt_sweeps.interchange.export_results import evaluations_table
+from lt_sweeps.interchange.exported_tables import evaluations_table
 from lt_sweeps.interchange.stored_plan import planned_run
 from lt_sweeps.reporting.csv_tables import records_table, verdicts_table
 from lt_sweeps.reporting.figures import FIGURES, NotDrawn, draw_own
