@@ -21,7 +21,7 @@ from lt_sweeps.config.option_files import option_names
 from lt_sweeps.config.quantities import ACCURACY
 from lt_sweeps.config.report_config import named_figures
 from lt_sweeps.config.trust import check_trusted, trusted_modules
-from lt_sweeps.interchange.export_results import evaluations_table
+from lt_sweeps.interchange.exported_tables import evaluations_table
 from lt_sweeps.interchange.stored_plan import planned_run
 from lt_sweeps.reporting.csv_tables import records_table, verdicts_table
 from lt_sweeps.reporting.figures import FIGURES, NotDrawn, draw_own
@@ -130,7 +130,7 @@ class Sweep:
             asked = [*(analysis.layout.figures or ()), given]
             theirs = {each["name"]: each for each in asked if isinstance(each, Mapping)}
             names += theirs
-            draws = dict(FIGURES)
+            draws = {wanted: FIGURES[wanted]} if wanted in FIGURES else FIGURES
             if own_figure := theirs.get(wanted):
                 if own_figure is not given and "figures" not in report_keys:
                     check_trusted(own_figure, where=f"figure: {self.folder}", trust=self.trust)
@@ -139,7 +139,8 @@ class Sweep:
                 try:
                     drawn = draw(analysis)
                 except NotDrawn as reason:
-                    reasons += [f"{wanted} is not drawn: {reason}"] * (kind == wanted)
+                    if kind == wanted:
+                        reasons.append(f"{wanted} is not drawn: {reason}")
                     continue
                 for picture in drawn:
                     if wanted in (kind, picture.name):

@@ -128,15 +128,29 @@ def _dashboard(given: Arguments) -> int:
 def _export(given: Arguments) -> int:
     """Tables, or a ticket for other code, whose form may have keys of its own."""
     path = Path(given.names[0])
-    if not path.is_file():
-        path = given.folder
-        given.check_keys()
-    from lt_sweeps.interchange.export_results import export
+    if path.is_file():
+        _refuse(given, ("effective", "speed"), f"is for tables; {path} is a file")
+        from lt_sweeps.interchange.exported_ticket import export_ticket
 
-    of_form = _values({key: text for key, text in given.keys.items() if not given.knows(key)})
-    keys: dict[str, Any] = {**given.keys, **of_form}
-    export(path, config_dir=given.config_dir, **keys)
+        of_form = _values({key: text for key, text in given.keys.items() if not given.knows(key)})
+        own: dict[str, Any] = {**given.keys, **of_form}
+        export_ticket(path, config_dir=given.config_dir, **own)
+        return 0
+    given.check_keys()
+    a_ticket = "a ticket is ROOT/tickets/STAGE/SEED.safetensors"
+    _refuse(given, ("form", "at"), f"is for a ticket; {given.folder} is a folder; {a_ticket}")
+    from lt_sweeps.interchange.exported_tables import export_tables
+
+    keys: dict[str, Any] = {**given.keys}
+    export_tables(given.folder, **keys)
     return 0
+
+
+def _refuse(given: Arguments, keys: Sequence[str], reason: str) -> None:
+    """Raises: ValueError: one of these keys was given."""
+    for key in keys:
+        if key in given.keys:
+            raise ValueError(f"{given.verb}: {key}={given.keys[key]} {reason}")
 
 
 def _audit(given: Arguments) -> int:

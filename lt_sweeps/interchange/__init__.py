@@ -1,4 +1,5 @@
 """Results for other code, results of other code for us, and audits of both.
 
-Door: `export_results.export`, `import_results.import_` and `audit_results.audit`.
+Door: `exported_tables.export_tables`, `exported_ticket.export_ticket`, `import_results.import_`,
+`audit_results.audit`.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,10 @@ class StoredNetwork:
             loop.stack.load({name: t.to(device) for name, t in found.state.items()})
             loop.masking.begin(found)
         return cls(unit, found, step, loop)
+
+    def results(self) -> dict[str, Any]:
+        """What its training reports if it ends with these weights, as in a ticket's header."""
+        return self.loop.scorer.results(self.unit.stage.step)[0]
 
     def measure(self, split: str) -> Score:
         """Its score on a split; the mean over as many networks as its mask is drawn for a test.

@@ -1,15 +1,21 @@
-"""`planned_run`: the plan of a cell and seed that is on disk, from its config.yaml alone."""
+"""The plan of a cell and seed that is on disk, from its config.yaml alone."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.plan.planning import Planned, planned_cell
+from lt_sweeps.plan.stages import Work
 from lt_sweeps.storage.record import RunFolder
+
+CURE = "run the sweep again, which computes it anew"
+"""What mends a damaged ticket."""
 
 
 class Imported(ValueError):
@@ -34,3 +40,16 @@ def planned_run(root: Path, signature: str, seed: str, trust: tuple[str, ...]) -
         raise Imported(f"{path}: an imported result, whose network is not known")
     check_trusted(stored["config"], where=str(path), trust=trust)
     return planned_cell(Cell(Config(stored["config"]), stored["choices"], ()))
+
+
+@functools.cache
+def planned_works(root: Path, cell: str, trust: tuple[str, ...]) -> Mapping[str, Work]:
+    """The trainings of a cell, by stage; an imported cell has none.
+
+    Raises: ValueError: as `planned_run`.
+    """
+    for path in sorted(root.glob(f"runs/{cell}/*/config.yaml")):
+        with suppress(Imported):
+            planned = planned_run(root, cell, path.parent.name, trust)
+            return {stage.key: stage for stage in planned.trainings}
+    return {}

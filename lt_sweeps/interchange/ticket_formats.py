@@ -78,13 +78,8 @@ def write_ticket(
         supplied=("ticket", "network"),
         config_dir=config_dir,
     )
-    if not ticket.state:
-        raise ValueError(f"export: the ticket for {out} is a mask without weights")
-    if ticket.learned and made.target.startswith("lt_sweeps."):
-        raise ValueError(
-            f"export: form {form}: the mask of this ticket is learned, so these are not the "
-            "weights it computes with; hint: export the training that its hard mask is trained in"
-        )
+    if not ticket.state or made.target.startswith("lt_sweeps."):
+        check_computes(ticket, where=f"export: form {form}")
     state = made(ticket=ticket, **_known(made, network))
     if isinstance(state, bytes):
         write_whole(out, state)
@@ -101,6 +96,17 @@ def write_ticket(
         suffixes = [".pt", ".pth", *([".safetensors"] if dense else [])]
         raise ValueError(f"export: {out} with form {form}; a suffix is one of {suffixes}")
     write_whole(out, content)
+
+
+def check_computes(ticket: Ticket, *, where: str) -> None:
+    """Raises: ValueError: a ticket's weights are not stored, or not those it computes with."""
+    if not ticket.state:
+        raise ValueError(f"{where}: the ticket is a mask without weights")
+    if ticket.learned:
+        raise ValueError(
+            f"{where}: the mask of this ticket is learned, so these are not the weights it "
+            "computes with; hint: export the training that its hard mask is trained in"
+        )
 
 
 def check_names(state: Mapping[str, Tensor], module: nn.Module, *, where: str) -> None:

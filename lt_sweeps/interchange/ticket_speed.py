@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lt_sweeps.interchange.compaction import compacted
 from lt_sweeps.interchange.packed_weights import load_semi_structured, semi_structured
+from lt_sweeps.interchange.ticket_formats import check_computes
 from lt_sweeps.models.network import Network, state_of
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed
 from lt_sweeps.storage.ticket import Ticket
@@ -32,7 +33,10 @@ def measured_speeds(
     """The speed of each form that a ticket has: compact, and on a GPU semi-structured in float16.
 
     The dense network is the ticket itself with its zeros, which no kernel skips.
+
+    Raises: ValueError: as `check_computes`.
     """
+    check_computes(ticket, where="compact")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dense = dense_module(ticket, network).to(device)
     x = network.example(batch).to(device)
@@ -76,17 +80,7 @@ def compact(ticket: Ticket, network: Network) -> dict[str, Tensor]:
 
 
 def dense_module(ticket: Ticket, network: Network) -> nn.Module:
-    """The network with a ticket's weights, in evaluation mode.
-
-    Raises: ValueError: its mask is learned, so that these are not the weights it computes with.
-    """
-    if ticket.learned:
-        raise ValueError(
-            "export: form compact: the mask of this ticket is learned and soft; "
-            "hint: export the training that its hard mask is trained in"
-        )
-    if not ticket.state:
-        raise ValueError("export: form compact: the ticket is a mask without weights")
+    """The network with a ticket's weights, in evaluation mode."""
     return network.holding({name: t[0] for name, t in ticket.state.items()}).eval()
 
 

@@ -18,7 +18,8 @@ from lt_sweeps.cli.completion import SCRIPTS, _keys_of
 from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.option_files import option_names
 from lt_sweeps.interchange.audit_results import audit
-from lt_sweeps.interchange.export_results import export
+from lt_sweeps.interchange.exported_tables import export_tables
+from lt_sweeps.interchange.exported_ticket import export_ticket
 
 
 @pytest.mark.parametrize("command", ["lt-sweeps", ".venv/bin/python3 -m lt_sweeps"])
@@ -106,7 +107,8 @@ def test_tab_offers_what_a_verb_takes(verb: str, tmp_path: Path) -> None:
         known = {*offered, *GROUPS, *_keys_of("tracker/wandb"), *_keys_of("hydra/launcher/slurm")}
         assert word in known, f"{verb}: its help names {word}"
     if verb == "export":
-        taken = {*signature(export).parameters} - {"where", "keys", "config_dir"}
+        both = (signature(each).parameters for each in (export_tables, export_ticket))
+        taken = set().union(*both) - {"where", "path", "keys", "config_dir"}
         assert {*offered} - {"root", "--config-dir"} == taken
         assert set(offered["form"]) == {*option_names("export_form")}
     if verb == "audit":

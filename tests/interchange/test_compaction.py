@@ -23,7 +23,7 @@ from lt_sweeps import models
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.interchange.compaction import compacted, load_compact
-from lt_sweeps.interchange.export_results import export
+from lt_sweeps.interchange.exported_tables import export_tables
 from lt_sweeps.interchange.ticket_speed import interleaved
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.storage.measured_speeds import read_speeds, speeds_path
@@ -232,7 +232,7 @@ def test_a_measured_speed_is_a_column_where_it_was_measured(
         return console.export_text()
 
     assert "speedup" not in drawn() and not speeds_path(root).exists()
-    out = export(folder, effective="false", speed="true", batch="8", n="3")
+    out = export_tables(folder, effective="false", speed="true", batch="8", n="3")
     (speed,) = (each for own in read_speeds(root).values() for each in own)
     assert (speed.form, speed.batch, speed.n, speed.seed) == ("compact", 8, 3, "0")
     assert speed.device and speed.machine and speed.threads == 1 and speed.speedup > 0
@@ -275,4 +275,4 @@ def test_two_networks_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_a_mistake_is_one_line(tmp_path: Path, words: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=line):
-        export(tmp_path, **words)
+        export_tables(tmp_path, **words)

@@ -13,7 +13,7 @@ from fixtures.hostile_files import not_a_file
 from rich.console import Console
 
 from lt_sweeps.cli.command_line import main
-from lt_sweeps.interchange.export_results import export
+from lt_sweeps.interchange.exported_tables import export_tables
 from lt_sweeps.interchange.import_results import import_
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.storage.store import Store
@@ -91,7 +91,7 @@ def test_it_is_reported_and_exported_like_a_sweep_of_ours(data: Path, tmp_path: 
     report(sweep, console=console)
     text = console.export_text()
     assert "mnist_lenet_300_100 on mnist" in text and "85.00 [80.00, 90.00]" in text
-    curves = pd.read_parquet(export(sweep) / "curves.parquet")
+    curves = pd.read_parquet(export_tables(sweep) / "curves.parquet")
     assert list(curves["test_accuracy"])[:2] == [0.1, 0.9]
 
 
@@ -149,11 +149,11 @@ def break_pickle(main: Path) -> None:
         (lambda main: (main / "logger").write_bytes(b"\xff"), "logger: not text"),
         (
             lambda main: (main / "logger").write_text("test_accuracy,60,97.0"),
-            r"logger:1: test_accuracy 97.0; an accuracy lies in \[0, 1\]",
+            r"logger: test_accuracy 97.0 at iteration 60; an accuracy lies in \[0, 1\]",
         ),
         (
             lambda main: (main / "logger").write_text("test_accuracy,60,nan"),
-            r"logger:1: test_accuracy nan; an accuracy lies in \[0, 1\]",
+            r"logger: test_accuracy nan at iteration 60; an accuracy lies in \[0, 1\]",
         ),
         (lambda main: (main / "logger").write_text("test_loss,-1,0.5"), "is not `name,"),
         (
@@ -162,7 +162,7 @@ def break_pickle(main: Path) -> None:
         ),
         (
             lambda main: (main / "logger").write_text("a,b"),
-            "logger:1: 'a,b' is not `name,",
+            "logger: line 1: 'a,b' is not `name,",
         ),
         (lambda main: (main / "logger").write_text(""), "logger: empty"),
         (lambda main: (main / "hparams.log").unlink(), "hparams.log: missing"),

@@ -224,7 +224,11 @@ def test_a_damaged_open_lth_folder_is_no_traceback(
     assert failing(lottery) == [check]
 
 
-def test_hparams_that_cannot_be_read_leave_the_sparsities_unchecked(lottery: Path) -> None:
+@pytest.mark.parametrize("text", ["    * pruning_fraction => 20%", "    * lr => 0.1"])
+def test_hparams_without_a_fraction_leave_the_sparsities_unchecked(
+    lottery: Path, text: str
+) -> None:
     for path in lottery.glob("*/level_0/main/hparams.log"):
-        path.write_text("    * pruning_fraction => 20%")
-    assert failing(lottery) == [] and "counts" in failing(lottery, states=("not checked",))
+        path.write_text(text)
+    assert failing(lottery) == []
+    assert "counts" in failing(lottery, states=("not checked",))

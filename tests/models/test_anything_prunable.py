@@ -17,7 +17,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.plan_preview import Estimate, preview
 from lt_sweeps.interchange.effective_size import Unfollowed, network_size
-from lt_sweeps.interchange.export_results import export
+from lt_sweeps.interchange.exported_tables import export_tables
 from lt_sweeps.models import initializers
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.cost import Speeds
@@ -252,7 +252,7 @@ def _every_method(kind: type[nn.Module], more: tuple[str, ...], root: Path) -> N
 def test_an_export_leaves_sizes_empty_and_says_why(
     swept: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = export(swept(tiny_cell(model=model(Recurrent))), trust=__name__)
+    out = export_tables(swept(tiny_cell(model=model(Recurrent))), trust=__name__)
     rows = pd.read_parquet(out / "records.parquet")
     assert len(rows) == 3
     assert rows["weights_effective"].isna().all()

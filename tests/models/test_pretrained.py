@@ -13,7 +13,8 @@ from torch import Tensor
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.interchange.audit_results import audit
-from lt_sweeps.interchange.export_results import export
+from lt_sweeps.interchange.exported_tables import export_tables
+from lt_sweeps.interchange.exported_ticket import export_ticket
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Init
@@ -154,8 +155,8 @@ def test_a_ticket_whose_mask_is_learned_gives_no_weights(
         of(path)
     for form in ("state_dict", "prune", "sparse", "semi_structured"):
         with pytest.raises(ValueError, match=f"form {form}: the mask of this ticket is learned"):
-            export(path, form=form, out=folder / "x.pt")
-    rows = pd.read_csv(export(folder) / "records.csv")
+            export_ticket(path, form=form, out=folder / "x.pt")
+    rows = pd.read_csv(export_tables(folder) / "records.csv")
     assert rows["parameters_effective"].isna().all()
     assert "left empty where a mask is learned" in capsys.readouterr().out
 

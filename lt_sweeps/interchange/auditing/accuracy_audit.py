@@ -9,13 +9,11 @@ from typing import Any
 import torch
 
 from lt_sweeps.analysis.audit_findings import Findings
-from lt_sweeps.execution.materialize import Missing, ticket
+from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore
-from lt_sweeps.plan.stages import Evaluate, Search
+from lt_sweeps.interchange.stored_network import StoredNetwork
+from lt_sweeps.plan.stages import Search
 from lt_sweeps.plan.unit import Unit
-from lt_sweeps.storage.manifest import Machine
-from lt_sweeps.storage.ticket import Ticket
-from lt_sweeps.training.training_loop import TrainingLoop
 
 _ROUNDING = 0.002  # of a split: images that another device or stack may classify otherwise
 
@@ -31,34 +29,22 @@ def audit_accuracy(unit: Unit, store: AuditedStore, findings: Findings) -> None:
     if isinstance(stage, Search):
         findings.leave_out("accuracies", "a search measures with statistics that nothing stores")
         return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        stored = ticket(stage.start if isinstance(stage, Evaluate) else stage, seed, store)
+        again = StoredNetwork.of(unit, store, stage.step, device).results()
     except (Missing, OSError) as error:
         findings.leave_out("accuracies", f"its weights are not stored: {error}")
         return
-    again = _measured(unit, stored, store)
     findings.compare("accuracies", place, _fault(metrics, again, "end", unit))
     if metrics["best_step"] == stage.step:
         findings.compare("accuracies", place, _fault(metrics, again, "best", unit))
     elif store.has(stage.key, seed, "best") and not stage.has_logits:
-        best = store.read(stage.key, seed, "best")
-        fault = _fault(metrics, _measured(unit, best, store), "best", unit)
+        again = StoredNetwork.of(unit, store, metrics["best_step"], device).results()
+        fault = _fault(metrics, again, "best", unit)
         findings.compare("accuracies", store.path(stage.key, seed, "best"), fault)
     else:
         why = "of the best evaluation: its weights are not stored, those of the end are"
         findings.leave_out("accuracies", why)
-
-
-def _measured(unit: Unit, stored: Ticket, store: AuditedStore) -> dict[str, Any]:
-    """The results of a training that ends with these weights."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loop = TrainingLoop([unit], store, Machine(device), moments=[frozenset()])
-    if isinstance(unit.stage, Evaluate):
-        loop.start(stored)  # it estimates the statistics of batch norms
-    else:
-        loop.stack.load({name: t.to(loop.device) for name, t in stored.state.items()})
-        loop.masking.begin(stored)
-    return loop.scorer.results(unit.stage.step)[0]
 
 
 def _fault(metrics: dict[str, Any], again: dict[str, Any], at: str, unit: Unit) -> str:

@@ -12,8 +12,14 @@ from torch import Tensor
 
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import without_path
-from lt_sweeps.interchange.importers.open_lth_folder import lotteries, stored_models
-from lt_sweeps.storage.checked_read import DamagedFile, read_file
+from lt_sweeps.interchange.importers.open_lth_folder import (
+    logged,
+    lotteries,
+    pruning_fraction,
+    settings_of,
+    stored_models,
+)
+from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.foreign_file import read_pickle, read_safetensors
 from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
 
@@ -121,7 +127,10 @@ def _checkpoint(path: Path, where: Path, content: Mapping[str, Any]) -> OtherNet
 
 def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
     """The levels of a replicate, from the densest on, and their branches."""
-    fraction = _fraction(replicate / "level_0" / "main" / "hparams.log")
+    try:
+        fraction = pruning_fraction(settings_of(replicate), replicate)
+    except (OSError, ValueError):
+        fraction = None
     folders = [
         f for f in replicate.glob("level_*/*") if f.is_dir() and f.parent.name[6:].isdecimal()
     ]
@@ -153,36 +162,20 @@ def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
         )
 
 
-def _fraction(path: Path) -> float | None:
-    """The part of the weights that each level prunes; a default of 0.2 is not printed."""
-    try:
-        text = read_file(path).decode(errors="replace")
-        match = re.search(r"^\s+\* pruning_fraction => (\S+)$", text, re.MULTILINE)
-        return float(match[1]) if match else 0.2
-    except (OSError, ValueError):
-        return None
-
-
 def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
     named = {str(n).removeprefix("module."): t for n, t in content.items()}
     return {name: tensor for name, tensor in named.items() if isinstance(tensor, Tensor)}
 
 
 def _logged(path: Path, findings: Findings) -> dict[str, float]:
-    """The last value of each quantity in a logger of lines `name,iteration,value`."""
-    metrics: dict[str, float] = {}
+    """The last value of each quantity in a logger of open_lth."""
+    steps, fault = dict[int, dict[str, float]](), ""
     try:
-        text, fault = read_file(path).decode(errors="replace"), ""
+        steps = logged(path)
     except FileNotFoundError:
         findings.leave_out("metrics", "levels without a logger")
-        return metrics
+        return {}
     except (OSError, ValueError) as error:
-        text, fault = "", without_path(path, error)
-    for number, line in enumerate(text.split(), start=1):
-        try:
-            name, _, value = line.split(",")
-            metrics[name] = float(value)
-        except ValueError:
-            fault = fault or f"line {number}: {line[:60]!r} is not `name,iteration,value`"
+        fault = without_path(path, error)
     findings.compare("files", path, fault)
-    return metrics
+    return {name: value for step in sorted(steps) for name, value in steps[step].items()}

@@ -53,15 +53,63 @@ def stored_models(run: Path) -> list[Path]:
     return [models[m] for m in sorted(models, key=lambda match: (int(match[1]), int(match[2])))]
 
 
+def logged(path: Path) -> dict[int, dict[str, float]]:
+    """Iteration -> what was measured there, `test_accuracy` and the like.
+
+    Raises: OSError, ValueError: the logger cannot be read.
+    """
+    steps: dict[int, dict[str, float]] = {}
+    for number, line in enumerate(_text(path).split(), start=1):
+        try:
+            name, iteration, value = line.split(",")
+            at, measured = steps.setdefault(_count(iteration), {}), float(value)
+        except ValueError:
+            raise ValueError(
+                f"{path}: line {number}: {shortened(line)} is not `name,iteration,value`"
+            ) from None
+        if not name.endswith("_examples"):
+            at[name] = measured
+    return steps
+
+
+def settings_of(replicate: Path) -> dict[str, Any]:
+    """`    * lr => 0.1`, as open_lth prints every setting that is not 0, False or None.
+
+    Raises: OSError, ValueError: the file of the settings cannot be read.
+    """
+    path = replicate / "level_0" / "main" / "hparams.log"
+    if not path.exists():
+        raise ValueError(f"{path}: missing; it lists the settings of the experiment")
+    return dict(re.findall(r"^\s+\* (\w+) => (.*)$", _text(path), re.MULTILINE))
+
+
+def pruning_fraction(settings: Mapping[str, Any], replicate: Path) -> float | None:
+    """The part of the weights that each level prunes; None if its strategy has no such setting.
+
+    Raises: ValueError: it is none.
+    """
+    text = settings.get("pruning_fraction")
+    if text is None:
+        return None
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = math.nan
+    if not 0 <= fraction < 1:
+        raise ValueError(f"{replicate}: pruning_fraction {shortened(text)}; it lies in [0, 1)")
+    return fraction
+
+
 def _level(run: Path) -> ImportedLevel:
     level, replicate, lottery, *_ = run.parents
-    config = _hparams(replicate / "level_0" / "main" / "hparams.log")
-    logged = _logged(run / "logger")
-    last = max(logged)
+    config = settings_of(replicate)
+    steps = logged(run / "logger")
+    _check_logged(steps, run / "logger")
+    last = max(steps)
     mask = binary(_load(run / "mask.pth"), str(run / "mask.pth"))
-    fraction = _fraction(config.get("pruning_fraction", "0"), run)
+    fraction = pruning_fraction(config, replicate)
     number = _number(level)
-    metrics = {f"test_{what}": logged[last].get(f"test_{what}") for what in ("accuracy", "loss")}
+    metrics = {f"test_{what}": steps[last].get(f"test_{what}") for what in ("accuracy", "loss")}
     return ImportedLevel(
         choices={
             "model": str(config.get("model_name", "unknown")),
@@ -75,20 +123,10 @@ def _level(run: Path) -> ImportedLevel:
         mask=mask,
         state=_state(run, mask),
         metrics={name: value for name, value in metrics.items() if value is not None},
-        history=tuple({"step": step, **logged[step]} for step in sorted(logged)),
+        history=tuple({"step": step, **steps[step]} for step in sorted(steps)),
         step=last,
         target_sparsity=1 - (1 - fraction) ** number if fraction and number else None,
     )
-
-
-def _fraction(text: str, run: Path) -> float:
-    try:
-        fraction = float(text)
-    except ValueError:
-        fraction = math.nan
-    if not 0 <= fraction < 1:
-        raise ValueError(f"{run}: pruning_fraction {shortened(text)}; it lies in [0, 1)")
-    return fraction
 
 
 def _state(run: Path, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,32 +156,15 @@ def _load(path: Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def _logged(path: Path) -> dict[int, dict[str, float]]:
-    """Iteration -> what was measured there, `test_accuracy` and the like."""
-    logged: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(_text(path).split(), start=1):
-        try:
-            name, iteration, value = line.split(",")
-            at = logged.setdefault(_count(iteration), {})
-            measured = float(value)
-        except ValueError:
-            raise ValueError(
-                f"{path}:{number}: {shortened(line)} is not `name,iteration,value`"
-            ) from None
-        if name.endswith("_accuracy") and not 0 <= measured <= 1:
-            raise ValueError(f"{path}:{number}: {name} {measured}; an accuracy lies in [0, 1]")
-        if not name.endswith("_examples"):
-            at[name] = measured
-    if not logged:
+def _check_logged(steps: Mapping[int, Mapping[str, float]], path: Path) -> None:
+    if not steps:
         raise ValueError(f"{path}: empty; it has lines `name,iteration,value`")
-    return logged
-
-
-def _hparams(path: Path) -> dict[str, Any]:
-    """`    * lr => 0.1`, as open_lth prints every setting that is not its default."""
-    if not path.exists():
-        raise ValueError(f"{path}: missing; it lists the settings of the experiment")
-    return dict(re.findall(r"^\s+\* (\w+) => (.*)$", _text(path), re.MULTILINE))
+    for step, measured in steps.items():
+        for name, value in measured.items():
+            if name.endswith("_accuracy") and not 0 <= value <= 1:
+                raise ValueError(
+                    f"{path}: {name} {value} at iteration {step}; an accuracy lies in [0, 1]"
+                )
 
 
 def _text(path: Path) -> str:

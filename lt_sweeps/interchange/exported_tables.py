@@ -1,10 +1,8 @@
-"""`export`: a sweep as tidy tables, or a ticket in a format that other code reads."""
+"""`export SWEEP`: a sweep as tidy tables for other tools."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,60 +15,38 @@ from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.execution import materialize
 from lt_sweeps.interchange.effective_size import Size, Unfollowed, network_size
-from lt_sweeps.interchange.stored_plan import Imported, planned_run
-from lt_sweeps.interchange.ticket_formats import write_ticket
+from lt_sweeps.interchange.stored_plan import CURE, planned_run, planned_works
 from lt_sweeps.interchange.ticket_speed import measured_speeds
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.stages import Work
 from lt_sweeps.reporting.csv_tables import records_table
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed, Speeds, add_speeds, read_speeds
-from lt_sweeps.storage.record import RunFolder
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.tracking.tracked_runs import history
 
-_CURE = "run the sweep again, which computes it anew"
 
-
-def export(
+def export_tables(
     where: Path,
     *,
     out: Path | None = None,
-    form: str = "",
-    at: str = "",
     effective: str = "true",
     trust: str | None = None,
-    config_dir: str | None = None,
     speed: str = "false",
     batch: str = "256",
     n: str = "15",
-    **keys: Any,
 ) -> Path:
-    """Export a sweep's folder or a root as tables, or a ticket's file in a form.
+    """Export a sweep's folder or a root as tables; returns the folder that they are written to.
 
     The tables are `records` (a row per cell, seed and level) and `curves` (a row per evaluation),
-    each as CSV and as parquet, in the folder `out`. With `effective`, records also have the columns
-    of `Size`, for which every ticket is read and its network is built: by functions of ours, or of
-    the modules that `trust` names. With `speed`, a forward pass of each ticket's compact network is
-    measured against its dense one, on `batch` examples, `n` times. A ticket's weights are those
-    that its row reports, or with at=end those of the last step; `keys` are those of the form.
-    Returns the file or folder that was written.
+    each as CSV and as parquet. With `effective`, records also have the columns of `Size`, for which
+    every ticket is read and its network is built: by functions of ours, or of the modules that
+    `trust` names. With `speed`, a forward pass of each ticket's compact network is measured against
+    its dense one, on `batch` examples, `n` times.
 
     Raises: ValueError: a wrong argument, nothing to export, or files that cannot be read.
     """
-    where = Path(where)
-    if where.is_file():
-        modules = trusted_modules(trust)
-        given = form or "state_dict", out, at or "reported", modules, config_dir
-        return _ticket(where, *given, keys)
-    for key, value in {"form": form, "at": at, **keys}.items():
-        if value:
-            raise ValueError(
-                f"export: {key}={value} is for a ticket; {where} is a folder; a ticket is "
-                "ROOT/tickets/STAGE/SEED.safetensors"
-            )
     wants_sizes, wants_speeds = _is_true("effective", effective), _is_true("speed", speed)
     counts = {name: _count(name, text) for name, text in {"batch": batch, "n": n}.items()}
     results = read_results(where, metrics=())
@@ -115,43 +91,6 @@ def _write_tables(rows: pd.DataFrame, results: Results, folder: Path) -> None:
     print(f"{folder}: records and curves as .csv and .parquet")
 
 
-def _ticket(
-    path: Path,
-    form: str,
-    out: Path | None,
-    at: str,
-    trust: tuple[str, ...],
-    config_dir: str | None,
-    keys: Mapping[str, Any],
-) -> Path:
-    seed, _, moment = path.stem.partition("@")
-    key, root = path.absolute().parent.name, path.resolve().parent.parent.parent
-    is_ticket = path.suffix == ".safetensors" and ".partial-" not in path.name
-    if not is_ticket or path.absolute().parent.parent.name != "tickets":
-        raise ValueError(
-            f"export: {path} is not a ticket; a ticket is ROOT/tickets/STAGE/SEED.safetensors"
-        )
-    if at not in ("reported", "end"):
-        raise ValueError(f"export: at={at}; it is reported or end")
-    if moment and at == "end":
-        raise ValueError(f"export: at=end, but {path.name} names the moment {moment}")
-    # The best weights are stored where a row reports them and they are not those of the end, and
-    # where a mask is made from them, though its row may report the end.
-    best = not moment and at == "reported" and Store(root).has(key, seed, "best")
-    if best and _reported_at(root, key, seed) != {"end"}:
-        moment = "best"
-    place = Path(out) if out is not None else Path(f"{key}-{path.stem}-{form}.pt")
-    try:
-        ticket = Store(root).read(key, seed, moment or "end")
-        network = functools.partial(_network_of, root, key, trust)
-        write_ticket(ticket, form, place, network=network, config_dir=config_dir, **keys)
-    except CorruptTicket as error:
-        raise ValueError(f"{error}; {_CURE}") from None
-    weights = {"": "at the end", "best": "of the best evaluation"}.get(moment, f"at {moment}")
-    print(f"{place}: {form}, the weights {weights}")
-    return place
-
-
 def evaluations_table(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
     """A row for every evaluation of every training, with the columns that name the training.
 
@@ -165,7 +104,7 @@ def evaluations_table(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
             for evaluation in history(root / "tickets" / training["stage"], training["seed"])
         ]
     except CorruptTicket as error:
-        raise ValueError(f"{error}; {_CURE}") from None
+        raise ValueError(f"{error}; {CURE}") from None
     return pd.DataFrame(evaluations, columns=None if evaluations else [*names, "step"])
 
 
@@ -225,7 +164,7 @@ def _network_and_ticket(
     The ticket of a network that was only scored is the one that its training starts from.
     """
     cell, stage, seed = row["cell"], row["stage"], row["seed"]
-    work = _works(root, cell, trust).get(stage)
+    work = planned_works(root, cell, trust).get(stage)
     if work is None:
         return None, None
     try:
@@ -236,7 +175,7 @@ def _network_and_ticket(
     except (FileNotFoundError, materialize.Missing):
         return work.network, None
     except CorruptTicket as error:
-        raise ValueError(f"{error}; {_CURE}") from None
+        raise ValueError(f"{error}; {CURE}") from None
 
 
 def _speed_columns(rows: pd.DataFrame, speeds: Speeds) -> Iterator[dict[str, Any]]:
@@ -247,36 +186,3 @@ def _speed_columns(rows: pd.DataFrame, speeds: Speeds) -> Iterator[dict[str, Any
     for name in zip(rows["stage"], rows["seed"], strict=True):
         own = {f"{s.form}_{n}": getattr(s, n) for s in speeds.get(name, ()) for n in names}
         yield {**empty, **own}
-
-
-def _network_of(root: Path, stage: str, trust: tuple[str, ...]) -> Network:
-    """The network of a stage, from the first run that plans it.
-
-    Raises: ValueError: none does.
-    """
-    for path in sorted(root.glob("runs/*/*/records.jsonl")):
-        planned = _works(root, path.parent.parent.name, trust) if _names(path, stage) else {}
-        if stage in planned:
-            return planned[stage].network
-    raise ValueError(f"export: no run in {root / 'runs'} plans stage {stage}")
-
-
-def _reported_at(root: Path, stage: str, seed: str) -> set[str]:
-    """The evaluations that the rows of a ticket report: `best`, `end` or both."""
-    paths = [path for path in root.glob(f"runs/*/{seed}/records.jsonl") if _names(path, stage)]
-    rows = [row for path in paths for row in RunFolder(path.parent).read().records]
-    return {row.report_at for row in rows if row.stage == stage}
-
-
-def _names(path: Path, stage: str) -> bool:
-    return stage in path.read_text(errors="replace")
-
-
-@functools.cache
-def _works(root: Path, cell: str, trust: tuple[str, ...]) -> Mapping[str, Work]:
-    """The trainings of a cell, by stage; an imported cell has none."""
-    for path in sorted(root.glob(f"runs/{cell}/*/config.yaml")):
-        with suppress(Imported):
-            planned = planned_run(root, cell, path.parent.name, trust)
-            return {stage.key: stage for stage in planned.trainings}
-    return {}

@@ -12,7 +12,7 @@ import torch
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.interchange.export_results import export
+from lt_sweeps.interchange.exported_tables import export_tables
 from lt_sweeps.storage.store import Store
 
 Make = Callable[..., Cell]
@@ -22,7 +22,7 @@ Swept = Callable[..., Path]
 @pytest.fixture
 def exported(cell: Make, swept: Swept) -> tuple[Path, Path]:
     folder = swept(*(cell(seed=seed) for seed in (0, 1)))
-    return folder, export(folder)
+    return folder, export_tables(folder)
 
 
 def test_a_row_per_cell_seed_and_level(exported: tuple[Path, Path]) -> None:
@@ -65,7 +65,9 @@ def test_the_size_of_a_network_that_was_only_scored_is_that_of_its_mask(
 ) -> None:
     scored = {"_target_": "lt_sweeps.plan.methods.supermask"}
     kept = {"_target_": "lt_sweeps.sparsity.criteria.random"}
-    rows = pd.read_csv(export(swept(cell(method=scored, mask_criterion=kept))) / "records.csv")
+    rows = pd.read_csv(
+        export_tables(swept(cell(method=scored, mask_criterion=kept))) / "records.csv"
+    )
     assert list(rows["kind"]) == ["score"] * 3
     assert rows["weights_effective"][0] == rows["weights_total"][0]
     assert (rows["weights_effective"][1:] <= rows["weights_remaining"][1:]).all()
@@ -78,7 +80,7 @@ def test_an_unfinished_sweep_is_exported_as_far_as_it_goes(
     (path,) = folder.parent.parent.glob("runs/*/1")
     for file in path.iterdir():
         file.unlink()
-    out = export(folder, effective="false")
+    out = export_tables(folder, effective="false")
     assert "1 of 2 cells unfinished" in capsys.readouterr().out
     assert set(pd.read_csv(out / "records.csv")["seed"]) == {0}
 
@@ -134,6 +136,7 @@ def test_the_weights_of_a_ticket_are_those_that_are_reported(
         ([".", "forms=prune"], 2, "export: forms; did you mean `form`? keys:"),
         (["nowhere"], 1, "export: nowhere; sweeps in results: none"),
         (["file.txt"], 1, "export: file.txt is not a ticket"),
+        (["file.txt", "speed=true"], 1, "export: speed=true is for tables; file.txt is a file"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -145,8 +148,8 @@ def test_a_mistake_is_one_line(
     line: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if words == ["file.txt"]:
-        Path("file.txt").write_text("")
+    if words[0] == "file.txt":
+        Path("file.txt").touch()
     assert main(["export", *words]) == status
     err = capsys.readouterr().err
     assert err.startswith(f"error: {line}") and err.count("\n") == 1

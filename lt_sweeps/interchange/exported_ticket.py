@@ -1,0 +1,83 @@
+"""`export TICKET`: a ticket in a format that other code reads."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from lt_sweeps.config.trust import trusted_modules
+from lt_sweeps.interchange.stored_plan import CURE, planned_works
+from lt_sweeps.interchange.ticket_formats import write_ticket
+from lt_sweeps.models.network import Network
+from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.store import CorruptTicket, Store
+
+
+def export_ticket(
+    path: Path,
+    *,
+    out: Path | None = None,
+    form: str = "state_dict",
+    at: str = "reported",
+    trust: str | None = None,
+    config_dir: str | None = None,
+    **keys: Any,
+) -> Path:
+    """Write a ticket's file in a form, for torch or other code; returns the file.
+
+    The weights are those that its row reports, or with at=end those of the last step. `keys` are
+    those of the form. Functions that the ticket's config names are ours, or of the modules that
+    `trust` names.
+
+    Raises: ValueError: a wrong argument, no ticket, or one that the form cannot hold.
+    """
+    seed, _, moment = path.stem.partition("@")
+    key, root = path.absolute().parent.name, path.resolve().parent.parent.parent
+    is_ticket = path.suffix == ".safetensors" and ".partial-" not in path.name
+    if not is_ticket or path.absolute().parent.parent.name != "tickets":
+        raise ValueError(
+            f"export: {path} is not a ticket; a ticket is ROOT/tickets/STAGE/SEED.safetensors"
+        )
+    if at not in ("reported", "end"):
+        raise ValueError(f"export: at={at}; it is reported or end")
+    if moment and at == "end":
+        raise ValueError(f"export: at=end, but {path.name} names the moment {moment}")
+    # The best weights are stored where a row reports them and they are not those of the end, and
+    # where a mask is made from them, though its row may report the end.
+    best = not moment and at == "reported" and Store(root).has(key, seed, "best")
+    if best and _reported_at(root, key, seed) != {"end"}:
+        moment = "best"
+    place = Path(out) if out is not None else Path(f"{key}-{path.stem}-{form}.pt")
+    try:
+        ticket = Store(root).read(key, seed, moment or "end")
+        network = functools.partial(_network_of, root, key, trusted_modules(trust))
+        write_ticket(ticket, form, place, network=network, config_dir=config_dir, **keys)
+    except CorruptTicket as error:
+        raise ValueError(f"{error}; {CURE}") from None
+    weights = {"": "at the end", "best": "of the best evaluation"}.get(moment, f"at {moment}")
+    print(f"{place}: {form}, the weights {weights}")
+    return place
+
+
+def _network_of(root: Path, stage: str, trust: tuple[str, ...]) -> Network:
+    """The network of a stage, from the first run that plans it.
+
+    Raises: ValueError: none does.
+    """
+    for path in sorted(root.glob("runs/*/*/records.jsonl")):
+        planned = planned_works(root, path.parent.parent.name, trust) if _names(path, stage) else {}
+        if stage in planned:
+            return planned[stage].network
+    raise ValueError(f"export: no run in {root / 'runs'} plans stage {stage}")
+
+
+def _reported_at(root: Path, stage: str, seed: str) -> set[str]:
+    """The evaluations that the rows of a ticket report: `best`, `end` or both."""
+    paths = [path for path in root.glob(f"runs/*/{seed}/records.jsonl") if _names(path, stage)]
+    rows = [row for path in paths for row in RunFolder(path.parent).read().records]
+    return {row.report_at for row in rows if row.stage == stage}
+
+
+def _names(path: Path, stage: str) -> bool:
+    return stage in path.read_text(errors="replace")
