@@ -58,6 +58,7 @@ class Submission:
     """The cells of one command, under one root.
 
     Raises:
+        ChangedCode: code or data now lead to other results than when this sweep was started.
         ValueError: a cell is wrong, or the sweep's name is taken by other cells.
     """
 
@@ -76,6 +77,8 @@ class Submission:
         self.folder = settings.root / "sweeps" / folder.replace("/", "-")
         before = self.sweep.usable_manifest
         if before is not None and not self._goes_on_with(before):
+            if _asked(c.config for c in before.cells) == _asked(c.cell.config for c in plan.cells):
+                _check_units(before, plan, [unit for cell in before.cells for unit in cell.units])
             raise ValueError(
                 f"name: {name!r} is taken by another sweep in {settings.root}; choose another"
             )
@@ -354,25 +357,35 @@ def thawed(
         cells = plan(sweep.cells(pack.cells))
     finally:
         check()
-    units = {name_of(unit): unit for unit in cells.units}
-    if missing := [name for name in pack.units if name not in units]:
-        raise ChangedCode(_what_changed(sweep, cells, missing[0]))
+    units = _check_units(sweep.manifest, cells, pack.units)
     return cells, [units[name] for name in pack.units]
 
 
-def _what_changed(sweep: SweepFolder, cells: Plan, missing: UnitName) -> str:
-    before, now = sweep.manifest.data, _data(cells)
-    for name, content in now.items():
-        if before.get(name, content) != content:
-            return (
+def _check_units(before: Manifest, now: Plan, names: Iterable[UnitName]) -> Mapping[UnitName, Unit]:
+    """The units of a plan by name, after a check that those of a manifest are among them.
+
+    Raises: ChangedCode: a unit is not; the line says whether data or code has changed.
+    """
+    units = {name_of(unit): unit for unit in now.units}
+    missing = next((name for name in names if name not in units), None)
+    if missing is None:
+        return units
+    for name, content in _data(now).items():
+        if before.data.get(name, content) != content:
+            raise ChangedCode(
                 f"data: {name} reads other content than when the sweep was started; put the data "
-                "back, or start the sweep again: it computes with the data as they are now"
+                "back, or give the sweep another name: it computes with the data as they are now"
             )
-    return (
-        f"code: level {sweep.manifest.stages[missing[0]].level} of seed {missing[1]} is no longer "
+    raise ChangedCode(
+        f"code: level {before.stages[missing[0]].level} of seed {missing[1]} is no longer "
         "what the same settings lead to, because a function of yours, or a file that it reads, has "
-        "changed; the same command computes with what there is now"
+        "changed; put it back, or give the sweep another name: it computes with what there is now"
     )
+
+
+def _asked(configs: Iterable[Config]) -> list[dict[str, Any]]:
+    """What cells ask for, without where and how it is computed."""
+    return [{k: v for k, v in config.items() if k not in SHARED_KEYS} for config in configs]
 
 
 def _data(cells: Plan) -> dict[str, str]:

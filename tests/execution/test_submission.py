@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,12 @@ from torch import Tensor
 from lt_sweeps import __version__
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.data import Dataset, Split
+from lt_sweeps.execution.loaded_code import ChangedCode
 from lt_sweeps.execution.local_launcher import run_missing
 from lt_sweeps.execution.plan_preview import _disk
+from lt_sweeps.execution.process_state import forget_plans
 from lt_sweeps.execution.run_settings import RunSettings, code_version
-from lt_sweeps.execution.submission import Submission, resumed, work_on
+from lt_sweeps.execution.submission import Submission, resumed, thawed, work_on
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
 from lt_sweeps.storage.manifest import Launcher, Machine
@@ -75,6 +78,34 @@ def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
     frozen(plan([cell()]), tmp_path, "mine")
     with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep"):
         frozen(plan([cell(seed=1)]), tmp_path, "mine")
+
+
+def test_a_sweep_whose_file_was_edited_says_so_and_not_that_its_name_is_taken(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edited_lab.py").write_text(
+        'def scaled(final, *, factor: str = ""):\n    return final * float(open(factor).read())\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "edited_lab", raising=False)
+    factor = tmp_path / "factor"
+    criterion = {"_target_": "edited_lab.scaled", "factor": str(factor)}
+    cells = [cell(mask_criterion=criterion, seed=seed) for seed in (0, 1)]
+
+    def planned() -> Plan:
+        forget_plans()  # as in a process of its own
+        return plan(cells)
+
+    factor.write_text("1.0")
+    sweep = frozen(planned(), tmp_path, "mine")
+    factor.write_text("2.0")
+    line = "code: level 1 of seed 0 is no longer what the same settings lead to"
+    with pytest.raises(ChangedCode, match=line):
+        Submission(planned(), settings(tmp_path, "mine"))
+    with pytest.raises(ChangedCode, match=line):
+        thawed(sweep, sweep.manifest.packs[1])
+    factor.write_text("1.0")
+    assert Submission(planned(), settings(tmp_path, "mine")).folder == sweep.folder
 
 
 def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> None:
