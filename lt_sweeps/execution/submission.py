@@ -68,10 +68,10 @@ class Submission:
         self.content = _content((cell.signature, str(cell.seed)) for cell in self.plan.cells)
         self.experiment = self.plan.cells[0].labels["experiment"] or ""
         name = settings.name
-        if name is not None and not (is_folder_name(name) and len(name) <= _LONGEST_NAME):
+        if name is not None and not (is_folder_name(name) and len(name.encode()) <= _LONGEST_NAME):
             raise ValueError(
                 f"name: {str(name)[:80]!r} cannot name a folder; use letters, digits, . - and _, "
-                f"{_LONGEST_NAME} at most"
+                f"{_LONGEST_NAME} bytes at most"
             )
         folder = name or settings.search or f"{self.experiment}-{self.content[:8]}"
         self.folder = settings.root / "sweeps" / folder.replace("/", "-")

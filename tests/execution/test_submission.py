@@ -244,7 +244,7 @@ def test_who_waits_for_another_process_can_be_stopped(cell: Make, tmp_path: Path
     assert claim is not None
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "", 5])
+@pytest.mark.parametrize("name", ["a/b", "..", "", 5, "é" * 150])
 def test_a_name_is_a_folders(cell: Make, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="cannot name a folder"):
         Submission(plan([cell()]), settings(tmp_path, name))
