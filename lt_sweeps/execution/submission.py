@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from lt_sweeps.config.call import Config, digest
-from lt_sweeps.config.keys import MACHINE_KEYS, SHARED_KEYS
+from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution.asked_metrics import check_layouts, check_metrics
@@ -59,6 +59,7 @@ class Submission:
     """The cells of one command, under one root.
 
     Raises:
+        ChangedCode: code or data now lead to other results than when this sweep was started.
         ValueError: a cell is wrong, or the sweep's name is taken by other cells.
     """
 
@@ -68,37 +69,33 @@ class Submission:
         self.content = _content((cell.signature, str(cell.seed)) for cell in self.plan.cells)
         self.experiment = self.plan.cells[0].labels["experiment"] or ""
         name = settings.name
-        if name is not None and not (is_folder_name(name) and len(name) <= _LONGEST_NAME):
+        if name is not None and not (is_folder_name(name) and len(name.encode()) <= _LONGEST_NAME):
             raise ValueError(
                 f"name: {str(name)[:80]!r} cannot name a folder; use letters, digits, . - and _, "
-                f"{_LONGEST_NAME} at most"
+                f"{_LONGEST_NAME} bytes at most"
             )
         folder = name or settings.search or f"{self.experiment}-{self.content[:8]}"
         self.folder = settings.root / "sweeps" / folder.replace("/", "-")
         before = self.sweep.usable_manifest
         if before is not None and not self._goes_on_with(before):
-            raise ValueError(f"name: {name!r} {self._taken_by(before)}")
+            if _asked(c.config for c in before.cells) == _asked(c.cell.config for c in plan.cells):
+                _check_units(before, plan, [unit for cell in before.cells for unit in cell.units])
+            raise ValueError(f"name: {name!r} is taken by {self._owner(before)}; choose another")
 
     @property
     def _reports(self) -> dict[str, Mapping[str, Any]]:
         """The keys under `report:` of each experiment."""
         return {c.labels["experiment"] or "": c.cell.report for c in self.plan.cells}
 
-    def _taken_by(self, before: Manifest) -> str:
-        """Why these cells cannot go on with a sweep, and what to do."""
-        cells, there = (
-            [_frozen_cell(cell) for cell in self.plan.cells],
-            {cell.name for cell in before.cells},
-        )
-        if {_settings(cell) for cell in cells} == {_settings(cell) for cell in before.cells}:
-            return (
-                "has these settings, but a function of yours, a file that it reads, or the data "
-                "changed since it was started; put that back to go on, or choose another name"
-            )
-        new = sum(cell.name not in there for cell in cells)
-        others = f"{new} of these {len(cells)} cells are not in it" if new else "it has more cells"
+    def _owner(self, before: Manifest) -> str:
+        """Whose a name is: the words of the sweep, and why these cells are not part of it."""
+        there = {cell.name for cell in before.cells}
+        new = sum(f"{cell.signature}/{cell.seed}" not in there for cell in self.plan.cells)
+        others = f"{new} of these {len(self.plan.cells)} cells are not in it"
         of = f", of `{shlex.join(before.words)}`" if before.words else ""
-        return f"is taken by another sweep in {self.settings.root}{of}: {others}; choose another"
+        return (
+            f"another sweep in {self.settings.root}{of}: {others if new else 'it has more cells'}"
+        )
 
     def _goes_on_with(self, before: Manifest) -> bool:
         """Whether its cells are those of a sweep, or trials of the same search."""
@@ -369,25 +366,35 @@ def thawed(
         cells = plan(sweep.cells(pack.cells))
     finally:
         check()
-    units = {name_of(unit): unit for unit in cells.units}
-    if missing := [name for name in pack.units if name not in units]:
-        raise ChangedCode(_what_changed(sweep, cells, missing[0]))
+    units = _check_units(sweep.manifest, cells, pack.units)
     return cells, [units[name] for name in pack.units]
 
 
-def _what_changed(sweep: SweepFolder, cells: Plan, missing: UnitName) -> str:
-    before, now = sweep.manifest.data, _data(cells)
-    for name, content in now.items():
-        if before.get(name, content) != content:
-            return (
+def _check_units(before: Manifest, now: Plan, names: Iterable[UnitName]) -> Mapping[UnitName, Unit]:
+    """The units of a plan by name, after a check that those of a manifest are among them.
+
+    Raises: ChangedCode: a unit is not; the line says whether data or code has changed.
+    """
+    units = {name_of(unit): unit for unit in now.units}
+    missing = next((name for name in names if name not in units), None)
+    if missing is None:
+        return units
+    for name, content in _data(now).items():
+        if before.data.get(name, content) != content:
+            raise ChangedCode(
                 f"data: {name} reads other content than when the sweep was started; put the data "
-                "back, or start the sweep again: it computes with the data as they are now"
+                "back, or give the sweep another name: it computes with the data as they are now"
             )
-    return (
-        f"code: level {sweep.manifest.stages[missing[0]].level} of seed {missing[1]} is no longer "
+    raise ChangedCode(
+        f"code: level {before.stages[missing[0]].level} of seed {missing[1]} is no longer "
         "what the same settings lead to, because a function of yours, or a file that it reads, has "
-        "changed; the same command computes with what there is now"
+        "changed; put it back, or give the sweep another name: it computes with what there is now"
     )
+
+
+def _asked(configs: Iterable[Config]) -> list[dict[str, Any]]:
+    """What cells ask for, without where and how it is computed."""
+    return [{k: v for k, v in config.items() if k not in SHARED_KEYS} for config in configs]
 
 
 def _data(cells: Plan) -> dict[str, str]:
@@ -416,12 +423,6 @@ def _cells_by_unit(cells: Sequence[FrozenCell]) -> dict[UnitName, list[int]]:
 def _content(names: Iterable[tuple[str, str]]) -> str:
     """The digest of cells' names: signature and seed."""
     return digest([list(name) for name in names])
-
-
-def _settings(cell: FrozenCell) -> str:
-    """The keys of a cell that decide what is computed, and its seed."""
-    machine = dict.fromkeys(MACHINE_KEYS)
-    return digest([cell.seed, Config({**cell.config, **machine}).text])
 
 
 def name_of(unit: Unit) -> UnitName:

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.command_line import TINY, CommandLine
-from fixtures.fresh_process import afresh
 from fixtures.tiny_cell import settings
 from torch import Tensor
 
 from lt_sweeps import __version__
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.data import Dataset, Split
+from lt_sweeps.execution.loaded_code import ChangedCode
 from lt_sweeps.execution.local_launcher import run_missing
 from lt_sweeps.execution.plan_preview import _disk
+from lt_sweeps.execution.process_state import forget_plans
 from lt_sweeps.execution.run_settings import RunSettings, code_version
-from lt_sweeps.execution.submission import Submission, resumed, work_on
+from lt_sweeps.execution.submission import Submission, resumed, thawed, work_on
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
 from lt_sweeps.storage.manifest import Launcher, Machine
@@ -83,18 +85,32 @@ def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
         frozen(plan([cell(), cell(seed=1)]), tmp_path, "mine")
 
 
-def test_a_sweep_whose_own_code_has_changed_is_told_apart_from_another(
+def test_a_sweep_whose_file_was_edited_says_so_and_not_that_its_name_is_taken(
     cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = tmp_path / "edited_lab.py"
-    source.write_text("def score(final):\n    return final.abs()\n")
+    (tmp_path / "edited_lab.py").write_text(
+        'def scaled(final, *, factor: str = ""):\n    return final * float(open(factor).read())\n'
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    own = {"_target_": "edited_lab.score"}
-    frozen(plan([cell(mask_criterion=own)]), tmp_path, "mine")
-    source.write_text("def score(final):\n    return -final.abs()\n")
-    afresh()
-    with pytest.raises(ValueError, match="'mine' has these settings, but a function of yours, a f"):
-        frozen(plan([cell(mask_criterion=own)]), tmp_path, "mine")
+    monkeypatch.delitem(sys.modules, "edited_lab", raising=False)
+    factor = tmp_path / "factor"
+    criterion = {"_target_": "edited_lab.scaled", "factor": str(factor)}
+    cells = [cell(mask_criterion=criterion, seed=seed) for seed in (0, 1)]
+
+    def planned() -> Plan:
+        forget_plans()  # as in a process of its own
+        return plan(cells)
+
+    factor.write_text("1.0")
+    sweep = frozen(planned(), tmp_path, "mine")
+    factor.write_text("2.0")
+    line = "code: level 1 of seed 0 is no longer what the same settings lead to"
+    with pytest.raises(ChangedCode, match=line):
+        Submission(planned(), settings(tmp_path, "mine"))
+    with pytest.raises(ChangedCode, match=line):
+        thawed(sweep, sweep.manifest.packs[1])
+    factor.write_text("1.0")
+    assert Submission(planned(), settings(tmp_path, "mine")).folder == sweep.folder
 
 
 def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> None:
@@ -233,7 +249,7 @@ def test_who_waits_for_another_process_can_be_stopped(cell: Make, tmp_path: Path
     assert claim is not None
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "", 5])
+@pytest.mark.parametrize("name", ["a/b", "..", "", 5, "é" * 150])
 def test_a_name_is_a_folders(cell: Make, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="cannot name a folder"):
         Submission(plan([cell()]), settings(tmp_path, name))
