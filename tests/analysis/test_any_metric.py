@@ -43,11 +43,6 @@ def line(sweep: FakeSweep, name: str, values: list[float], **more: Any) -> None:
         sweep.cell(name, seed, accuracies=[*own], choices={"mask_criterion": name}, **more)
 
 
-def found(sweep: FakeSweep, **asked: Any) -> Analysis:
-    results = read_results(sweep.folder, metrics=["test_metric"])
-    return next(iter(analyses(results, asked).values()))
-
-
 def ends(analysis: Analysis) -> dict[str, Endpoint]:
     ((_, endpoints),) = analysis.endpoints
     return {endpoint.name: endpoint for endpoint in endpoints}
@@ -90,7 +85,7 @@ def test_a_finite_row_without_its_tasks_metric_is_a_fault(sweep: FakeSweep) -> N
 def test_the_margin_of_a_perplexity_lies_above_the_dense_one(sweep: FakeSweep) -> None:
     values, sparsities = [100.0, 90.0, 100.5, 101.5, 200.0], [0.0, 0.5, 0.6, 0.8, 0.9]
     sweep.cell("a", accuracies=values, sparsities=sparsities, judged_by=PERPLEXITY)
-    of_run = ends(found(sweep))
+    of_run = ends(sweep.analysis())
     # 1% of dense: 101 is half way from 100.5 at 60% to 101.5 at 80%
     assert of_run["sparsest_not_inferior"].values == {"0": pytest.approx(0.7)}
     assert of_run["peak"].values == {"0": 90.0}
@@ -102,7 +97,7 @@ def test_the_margin_of_a_perplexity_lies_above_the_dense_one(sweep: FakeSweep) -
 def test_an_r2_below_0_has_a_margin_too(sweep: FakeSweep) -> None:
     values = [-0.2, -0.201, -0.203]
     sweep.cell("a", accuracies=values, sparsities=[0, 0.5, 0.6], judged_by=R2)
-    assert ends(found(sweep))["sparsest_not_inferior"].values == {"0": pytest.approx(0.55)}
+    assert ends(sweep.analysis())["sparsest_not_inferior"].values == {"0": pytest.approx(0.55)}
 
 
 def test_a_star_is_given_to_the_lower_perplexity(sweep: FakeSweep) -> None:
@@ -112,7 +107,7 @@ def test_a_star_is_given_to_the_lower_perplexity(sweep: FakeSweep) -> None:
         own = [100.0, 110.0 + 0.1 * seed]
         sweep.cell("movement", seed, accuracies=[*own], choices={"mask_criterion": "movement"},
                    judged_by=PERPLEXITY)  # fmt: skip
-    analysis = found(sweep, baseline="movement")
+    analysis = sweep.analysis(baseline="movement")
     marks = {
         v.curve.name: (v.mark(0.05), v.words(0.05)) for v in analysis.verdicts if v.point.level
     }
@@ -135,7 +130,7 @@ def test_an_axis_says_what_it_shows(
     sweep: FakeSweep, judged_by: tuple[str, bool], label: str
 ) -> None:
     line(sweep, "random", [0.5, 0.4], judged_by=judged_by)
-    analysis = found(sweep)
+    analysis = sweep.analysis()
     (figure,) = metric_figures(analysis)
     sheet = figure.draw()
     assert sheet.axes[0].get_ylabel().replace("\n", " ") == label  # a panel is not high
@@ -179,7 +174,7 @@ def test_a_tracker_gets_the_metric_and_the_best_level_by_it(sweep: FakeSweep) ->
 
 def test_metrics_are_columns_of_the_table(sweep: FakeSweep) -> None:
     sweep.cell("a", accuracies=[0.5, 0.4], judged_by=R2)
-    table = records_table(found(sweep).curves)
+    table = records_table(sweep.analysis().curves)
     assert list(table["test_r2"]) == [0.5, 0.4] and "metrics" not in table
     assert list(table["metric"]) == ["r2", "r2"]
 
@@ -189,7 +184,7 @@ def test_tasks_with_other_metrics_never_share_a_panel_or_a_mean(sweep: FakeSweep
     for seed in range(2):
         sweep.cell("r", seed, accuracies=[0.5, 0.4], choices={"mask_criterion": "random"},
                    judged_by=R2, task__name="numbers")  # fmt: skip
-    analysis = found(sweep)
+    analysis = sweep.analysis()
     panels = {curve.panel: (curve.metric.name, len(curve.seeds)) for curve in analysis.curves}
     assert panels == {
         "fc on digits, by accuracy": ("test_accuracy", 5),
@@ -202,7 +197,7 @@ def test_tasks_with_other_metrics_never_share_a_panel_or_a_mean(sweep: FakeSweep
     # The losses of two tasks have no axis in common either.
     assert len({curve.panel for curve in analysis.curves_of("test_loss")}) == 2
     with pytest.raises(ValueError, match=r"report.along: cells .* judged by accuracy, r2"):
-        assert found(sweep, along=["task.name"]).curves
+        assert sweep.analysis(along=["task.name"]).curves
 
 
 def test_a_metric_that_no_record_has_is_refused_with_those_that_there_are(
@@ -226,7 +221,7 @@ def test_a_cell_of_an_earlier_version_is_on_the_line_of_today(
     loss = {"_target_": today["task.loss._target_"]}
     sweep.cell("new", 0, accuracies=[0.9, 0.8], choices=now, task__loss=loss)
     sweep.cell("old", 1, accuracies=[0.9, 0.8], choices={"mask_criterion": "random"})
-    (line,) = found(sweep).curves
+    (line,) = sweep.analysis().curves
     assert line.seeds == ("0", "1")
 
 
@@ -330,7 +325,7 @@ def test_only_a_trained_whole_network_is_a_trackers_dense_one(sweep: FakeSweep) 
 def test_lines_of_one_name_are_told_apart_by_their_panel_in_every_table(sweep: FakeSweep) -> None:
     for lr in (0.1, 0.2):
         sweep.cell(f"lr{lr}", accuracies=[0.9, lr], recipe__lr=lr, stages=[f"d{lr}", f"{lr}"])
-    one = found(sweep, metrics=["test_metric"], panels=["recipe.lr"])
+    one = sweep.analysis(metrics=["test_metric"], panels=["recipe.lr"])
     panels = ["recipe.lr=0.1", "recipe.lr=0.2"]
     assert summary_table(one.curves)["panel"].unique().tolist() == panels
     assert records_table(one.curves)["panel"].unique().tolist() == panels

@@ -11,9 +11,7 @@ from fixtures.fake_results import FakeSweep
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.significance import winning
-from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
 
 NOISE = (0.000, 0.002, -0.001, 0.003, -0.002)
@@ -45,16 +43,11 @@ def line(
         )
 
 
-def found(sweep: FakeSweep, **asked: Any) -> Analysis:
-    results = read_results(sweep.folder, metrics=["test_accuracy"])
-    return next(iter(analyses(results, asked).values()))
-
-
 def test_each_level_is_tested_by_itself_and_holm_counts_a_panel(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9, 0.9])
     line(sweep, "movement", [0.89, 0.88], spread=0.001)
     line(sweep, "random", [0.85, 0.899], spread=0.002)
-    verdicts = found(sweep, baseline="large_final").verdicts
+    verdicts = sweep.analysis(baseline="large_final").verdicts
     assert [(v.curve.name, v.point.level) for v in verdicts] == [
         *(("movement", 1), ("movement", 2), ("random", 1), ("random", 2)),
     ]
@@ -74,7 +67,7 @@ def test_the_family_that_holm_corrects_is_the_one_declared(sweep: FakeSweep) -> 
     line(sweep, "large_final", [0.9, 0.9])
     line(sweep, "movement", [0.89, 0.88], spread=0.001)
     line(sweep, "random", [0.85, 0.899], spread=0.002)
-    lines = found(sweep, baseline="large_final", family="line").verdicts
+    lines = sweep.analysis(baseline="large_final", family="line").verdicts
     first = lines[:2]
     expected = multipletests([v.comparison.p for v in first], method="holm")[1]
     assert [v.p_holm for v in first] == pytest.approx(expected)
@@ -83,7 +76,7 @@ def test_the_family_that_holm_corrects_is_the_one_declared(sweep: FakeSweep) -> 
 def test_a_mark_says_above_below_and_whether_it_outlives_holm(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9, 0.9, 0.9])
     line(sweep, "movement", [0.95, 0.85, 0.9 + 0.0001], spread=0.0005)
-    (up, down, level) = found(sweep, baseline="large_final").verdicts
+    (up, down, level) = sweep.analysis(baseline="large_final").verdicts
     assert (up.mark(0.05), down.mark(0.05), level.mark(0.05)) == ("★", "×", "")
     assert up.comparison.p_student < 1e-8 < up.p_holm
     assert (up.mark(1e-8), up.mark(1e-15)) == ("☆", "")
@@ -92,7 +85,7 @@ def test_a_mark_says_above_below_and_whether_it_outlives_holm(sweep: FakeSweep) 
 def test_shared_tickets_are_not_tested_against_themselves(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9], stages=["dense", "a"])
     line(sweep, "movement", [0.8], stages=["dense", "b"], spread=0.001)
-    assert [v.point.level for v in found(sweep, baseline="large_final").verdicts] == [1]
+    assert [v.point.level for v in sweep.analysis(baseline="large_final").verdicts] == [1]
 
 
 def test_densities_are_one_level_if_they_differ_by_at_most_a_hundredth(sweep: FakeSweep) -> None:
@@ -101,26 +94,26 @@ def test_densities_are_one_level_if_they_differ_by_at_most_a_hundredth(sweep: Fa
     line(sweep, "movement", [0.8, 0.8], sparsities=[0.0, 0.496, 0.795], spread=0.001)
     # 508 against 500 are 1.6% of 508
     line(sweep, "random", [0.8, 0.8], sparsities=[0.0, 0.492, 0.792], spread=0.001)
-    assert [v.point.level for v in found(sweep, baseline="large_final").verdicts] == [1]
+    assert [v.point.level for v in sweep.analysis(baseline="large_final").verdicts] == [1]
 
 
 def test_only_the_lines_asked_for_are_tested(sweep: FakeSweep) -> None:
     for criterion in ("large_final", "movement", "random"):
         line(sweep, criterion, [0.9], spread=0.001 * len(criterion))
-    verdicts = found(sweep, baseline="random", tested=["movement"]).verdicts
+    verdicts = sweep.analysis(baseline="random", tested=["movement"]).verdicts
     assert {v.curve.name for v in verdicts} == {"movement"}
 
 
 def test_a_line_that_is_not_there_is_answered_with_the_nearest(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9])
     with pytest.raises(ValueError, match="report.baseline: .*`large_fina`; did you mean `large_f"):
-        _ = found(sweep, baseline="large_fina").verdicts
+        _ = sweep.analysis(baseline="large_fina").verdicts
 
 
 def test_the_limits_of_five_seeds_are_said(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9])
     line(sweep, "movement", [0.899], spread=0.001)
-    one = found(sweep, baseline="large_final")
+    one = sweep.analysis(baseline="large_final")
     says = " ".join(caveats(one.verdicts, one.layout))
     assert "paired t, beside Student's" in says and "Holm within each panel (1 tests)" in says
     assert "cannot fall below p = 0.0625, so it never reaches 0.05" in says
@@ -130,7 +123,7 @@ def test_the_limits_of_five_seeds_are_said(sweep: FakeSweep) -> None:
 def test_the_limit_of_sets_of_two_sizes_names_both(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9, 0.9])
     line(sweep, "random", [0.85, 0.84], seeds=2)
-    analysis = found(sweep, baseline="large_final")
+    analysis = sweep.analysis(baseline="large_final")
     says = " ".join(caveats(analysis.verdicts, analysis.layout))
     # 21 ways to call two of seven seeds `random`
     assert "With 2 against 5 seeds the exact test cannot fall below p = 0.09524" in says
@@ -147,7 +140,7 @@ def test_no_difference_is_said_only_where_it_was_shown(sweep: FakeSweep) -> None
             accuracies=[0.9 + NOISE[seed], 0.9 + NOISE[seed] + off],
             choices={"mask_criterion": "random"},
         )
-    one = found(sweep, baseline="large_final")
+    one = sweep.analysis(baseline="large_final")
     movement = [v for v in one.verdicts if v.curve.name == "movement"]
     assert [v.words(0.05) for v in movement] == [
         *(("above", "equivalent"), ("equivalent",), ("below",), ("above", "equivalent")),
@@ -167,8 +160,10 @@ def test_a_pair_of_lines_is_a_question_and_a_family_of_its_own(sweep: FakeSweep)
     line(sweep, "large_final", [0.9, 0.9])
     line(sweep, "movement", [0.89, 0.88], spread=0.001)
     line(sweep, "random", [0.85, 0.87], spread=0.002)
-    one = found(sweep, baseline="large_final", tested=["movement"], pairs=[["movement", "random"]])
-    alone = found(sweep, baseline="large_final", tested=["movement"])
+    one = sweep.analysis(
+        baseline="large_final", tested=["movement"], pairs=[["movement", "random"]]
+    )
+    alone = sweep.analysis(baseline="large_final", tested=["movement"])
     assert [v.p_holm for v in one.verdicts] == [v.p_holm for v in alone.verdicts]
     pair = one.all_verdicts[len(one.verdicts) :]
     assert {(v.curve.name, v.baseline.name) for v in pair} == {("movement", "random")}
@@ -193,7 +188,7 @@ def test_a_pair_may_lie_in_two_panels_that_differ_by_one_option(sweep: FakeSweep
                 )
     panels = {"panels": ["model", "dataset", "reset.to"], "lines": ["mask_criterion"]}
     late = ["large_final @ reset.to=2ep", "large_final @ reset.to=0it"]
-    one = found(sweep, **panels, pairs=[late])
+    one = sweep.analysis(**panels, pairs=[late])
     assert [(v.curve.panel, v.baseline.panel, v.point.level) for v in one.all_verdicts] == [
         (f"{model} on digits, reset.to=2ep", f"{model} on digits, reset.to=0it", 1)
         for model in ("fc", "conv2")
@@ -203,20 +198,20 @@ def test_a_pair_may_lie_in_two_panels_that_differ_by_one_option(sweep: FakeSweep
     assert "large_final against large_final of fc on digits, reset.to=0it: below at 1" in said
     # The areas of two panels go down to other densities.
     assert {v.endpoint for v in one.endpoint_verdicts} == {"peak", "sparsest_not_inferior"}
-    assert found(sweep, **panels, pairs=[[late[0], "large_final"]]).all_verdicts == []
+    assert sweep.analysis(**panels, pairs=[[late[0], "large_final"]]).all_verdicts == []
     with pytest.raises(ValueError, match="by `recipe.lr=1`; panels are split by"):
-        _ = found(sweep, **panels, pairs=[[late[0], "large_final @ recipe.lr=1"]]).all_verdicts
+        _ = sweep.analysis(**panels, pairs=[[late[0], "large_final @ recipe.lr=1"]]).all_verdicts
 
 
 def test_a_pair_that_is_a_line_and_its_baseline_is_tested_once(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9, 0.89])
     line(sweep, "random", [0.8, 0.7], spread=0.001)
     named = ["large_final", "random"]
-    one = found(sweep, baseline="random", pairs=[named, named])
+    one = sweep.analysis(baseline="random", pairs=[named, named])
     assert [(v.point.level, v.family) for v in one.all_verdicts] == [(1, "panel"), (2, "panel")]
     assert "large_final against random: above at 2 of 2 levels." in " ".join(one.test_sentences)
     assert [v.endpoint for v in one.endpoint_verdicts] == ["peak", "sparsest_not_inferior", "area"]
-    one = found(sweep, pairs=[named, named])
+    one = sweep.analysis(pairs=[named, named])
     assert [(v.point.level, v.family) for v in one.all_verdicts] == [(1, "pair"), (2, "pair")]
 
 
@@ -225,19 +220,19 @@ def test_a_line_that_the_layout_expects_may_be_missing(sweep: FakeSweep) -> None
     line(sweep, "large_final", [0.9])
     line(sweep, "movement", [0.88], spread=0.001)
     expected = {"labels": {"random": "random mask"}, "pairs": [["random", "movement"]]}
-    one = found(sweep, baseline="large_final", **expected)
+    one = sweep.analysis(baseline="large_final", **expected)
     assert [(v.curve.name, v.baseline.name) for v in one.all_verdicts] == [
         ("movement", "large_final")
     ]
     with pytest.raises(ValueError, match="report.pairs: no line is called `randm`"):
-        _ = found(sweep, pairs=[["randm", "movement"]]).all_verdicts
+        _ = sweep.analysis(pairs=[["randm", "movement"]]).all_verdicts
 
 
 def test_lost_seeds_are_counted_beside_the_tests(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9])
     line(sweep, "movement", [0.89], seeds=4, spread=0.001)
     sweep.cell("movement", 4, accuracies=[0.9, None], choices={"mask_criterion": "movement"})
-    one = found(sweep, baseline="large_final")
+    one = sweep.analysis(baseline="large_final")
     (verdict,) = one.verdicts
     assert (verdict.comparison.n, verdict.comparison.asked) == ((4, 4), (5, 5))
     assert "1 of 1 tests lack seeds" in " ".join(caveats(one.verdicts, one.layout))
@@ -248,7 +243,7 @@ def test_a_winning_ticket_is_not_inferior_to_dense_and_better_than_the_control(
 ) -> None:
     line(sweep, "large_final", [0.9, 0.8], spread=0.0003)
     line(sweep, "random", [0.85, 0.7])
-    one = found(sweep, control="random", margin=0.01)
+    one = sweep.analysis(control="random", margin=0.01)
     (curve,) = (each for each in one.curves if each.name == "large_final")
     won = winning(curve, one.controlled, one.layout)
     assert [won[point.stages] for point in curve.points if point.pruned] == [True, False]
@@ -267,6 +262,6 @@ def test_points_along_a_line_are_tested_against_those_of_the_same_setting(sweep:
                     choices={"mask_criterion": criterion},
                     recipe__lr=lr,
                 )
-    verdicts = found(sweep, along=["recipe.lr"], baseline="random").verdicts
+    verdicts = sweep.analysis(along=["recipe.lr"], baseline="random").verdicts
     assert [v.point.at for v in verdicts] == [("recipe.lr=0.1",), ("recipe.lr=0.2",)]
     assert [round(v.comparison.difference, 3) for v in verdicts] == [0.01, 0.01]

@@ -13,8 +13,6 @@ from fixtures.fake_results import FakeSweep
 from matplotlib.colors import to_rgb
 from rich.console import Console
 
-from lt_sweeps.analysis.results import read_results
-from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.captions import not_inferior_sentence
@@ -32,11 +30,6 @@ def sweep(tmp_path: Path) -> FakeSweep:
     return FakeSweep(tmp_path)
 
 
-def found(sweep: FakeSweep, **asked: Any) -> Analysis:
-    results = read_results(sweep.folder, metrics=["test_accuracy"])
-    return next(iter(analyses(results, asked).values()))
-
-
 def criteria(sweep: FakeSweep, *names: str, seeds: int = 2, **more: Any) -> None:
     for number, name in enumerate(names):
         for seed in range(seeds):
@@ -49,7 +42,7 @@ def criteria(sweep: FakeSweep, *names: str, seeds: int = 2, **more: Any) -> None
 
 
 def plotted(sweep: FakeSweep, **asked: Any) -> pd.DataFrame:
-    return metric_figures(found(sweep, **asked))[0].data
+    return metric_figures(sweep.analysis(**asked))[0].data
 
 
 def test_the_csv_holds_what_is_drawn(sweep: FakeSweep) -> None:
@@ -113,7 +106,7 @@ def test_published_numbers_are_drawn_where_they_belong_with_their_source(sweep: 
         {**entry, "where": {"model": "fc", "dataset": "mnist"}},
         {**entry, "where": {"model": "conv4", "dataset": "digits"}},
     ]
-    figure = metric_figures(found(sweep, published=[entry, *elsewhere]))[0]
+    figure = metric_figures(sweep.analysis(published=[entry, *elsewhere]))[0]
     given = figure.data[figure.data["source"] != ""]
     assert given["mean"].tolist() == [0.95] and given["percent_remaining"].tolist() == [80]
     assert "Rings: published numbers, arXiv:1905.01067." in figure.caption
@@ -123,7 +116,7 @@ def test_published_numbers_are_drawn_where_they_belong_with_their_source(sweep: 
 
 def test_a_network_that_was_never_trained_is_not_called_dense(sweep: FakeSweep) -> None:
     sweep.cell("mask", accuracies=[0.1, 0.4], more={"kind": "score"})
-    (sheet,) = (figure.draw() for figure in metric_figures(found(sweep)))
+    (sheet,) = (figure.draw() for figure in metric_figures(sweep.analysis()))
     texts = [text.get_text() for text in sheet.legends[0].get_texts()]
     assert "untrained, no mask" in texts and "dense" not in texts
 
@@ -137,7 +130,7 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
                 accuracies=[0.9, 0.9 - down + 0.001 * seed],
                 choices={"mask_criterion": criterion},
             )
-    figure = metric_figures(found(sweep, baseline="large_final", margin=0.02, title="Which?"))[0]
+    figure = metric_figures(sweep.analysis(baseline="large_final", margin=0.02, title="Which?"))[0]
     for says in (
         "Which? fc on digits, random against large_final: not testable at 1 of 1 level. Mean over",
         "Mean over seeds, n = 3; band: range over seeds.",
@@ -153,7 +146,7 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
 
 def test_without_tests_a_caption_draws_no_conclusion(sweep: FakeSweep) -> None:
     criteria(sweep, "large_final", "random")
-    (figure,) = metric_figures(found(sweep, title="Which?"))
+    (figure,) = metric_figures(sweep.analysis(title="Which?"))
     assert figure.caption.startswith("Which? Mean over seeds, n = 2; band: range over seeds. Eval")
 
 
@@ -162,7 +155,7 @@ def test_no_difference_is_not_called_equality(sweep: FakeSweep) -> None:
         for seed, down in enumerate(downs):
             chosen: dict[str, str | None] = {"mask_criterion": criterion}
             sweep.cell(criterion, seed, accuracies=[0.9, 0.8 - 0.01 * down], choices=chosen)
-    line, *_ = found(sweep, baseline="large_final").test_sentences
+    line, *_ = sweep.analysis(baseline="large_final").test_sentences
     assert line == "fc on digits, random against large_final: undecided at 1 of 1 level."
 
 
@@ -176,7 +169,7 @@ def test_a_caption_answers_its_question_by_the_tests_alone(sweep: FakeSweep) -> 
                 criterion, seed, accuracies=accuracies, choices={"mask_criterion": criterion}
             )
     asked = {"baseline": "random", "control": "random", "title": "Which?"}
-    (figure,) = metric_figures(found(sweep, **asked))
+    (figure,) = metric_figures(sweep.analysis(**asked))
     assert figure.caption.startswith(
         "Which? fc on digits, large_final against random: above at 1, below at 1 of 2 levels. "
         "Levels with a winning ticket (not inferior to dense, and better than random): none. Mean "
@@ -187,7 +180,7 @@ def test_a_caption_answers_its_question_by_the_tests_alone(sweep: FakeSweep) -> 
 def test_a_caption_says_at_which_moment_each_line_was_evaluated(sweep: FakeSweep) -> None:
     for method, when in (("imp", "best"), ("l0", "end")):
         sweep.cell(method, accuracies=[0.9, 0.8], choices={"method": method}, report_at=when)
-    (figure,) = metric_figures(found(sweep))
+    (figure,) = metric_figures(sweep.analysis())
     says = "Evaluated at the lowest validation loss (imp report_at=best); at the end of training "
     says += "(l0 report_at=end)."
     assert says in figure.caption
@@ -204,7 +197,7 @@ def test_tables_and_captions_say_how_a_ticket_was_chosen(
     sweep: FakeSweep, select: str, says: str
 ) -> None:
     criteria(sweep, "large_final", "random")
-    analysis = found(sweep, select=select)
+    analysis = sweep.analysis(select=select)
     titles = [str(table.title) for table in endpoint_tables(analysis)]
     assert [says in title for title in titles] == [True, True]
     assert f"Best level: {says}." in endpoint_figures(analysis)[0].caption
@@ -213,7 +206,7 @@ def test_tables_and_captions_say_how_a_ticket_was_chosen(
 def test_an_unfinished_sweep_is_drawn_with_what_is_missing_marked(sweep: FakeSweep) -> None:
     sweep.cell("a", 0, accuracies=[0.9, 0.8])
     sweep.cell("a", 1, accuracies=[0.9], done=False)
-    figure = metric_figures(found(sweep))[0]
+    figure = metric_figures(sweep.analysis())[0]
     assert figure.data["n_missing"].tolist() == [0, 1]
     assert "Faint marker: seeds are missing there (1 in all)." in figure.caption
     assert "Unfinished: 1 of 2 cells unfinished." in figure.caption
@@ -224,7 +217,7 @@ def test_an_unfinished_sweep_is_drawn_with_what_is_missing_marked(sweep: FakeSwe
 def test_collapsed_and_diverged_replicates_are_marked_and_counted(sweep: FakeSweep) -> None:
     sweep.cell("a", 0, accuracies=[0.9, 0.1], collapsed={1})
     sweep.cell("a", 1, accuracies=[0.9, None])
-    figure = metric_figures(found(sweep))[0]
+    figure = metric_figures(sweep.analysis())[0]
     assert figure.data["n_collapsed"].tolist() == [0, 1]
     assert figure.data["n_diverged"].tolist() == [0, 1]
     assert (
@@ -236,7 +229,8 @@ def test_versions_of_the_code_that_are_mixed_are_named(sweep: FakeSweep) -> None
     sweep.cell("a", 0, accuracies=[0.9])
     sweep.cell("a", 1, accuracies=[0.9], more={"code_version": "0.2.0"})
     assert (
-        "Made by 2 versions of the code: 0.1.0, 0.2.0." in metric_figures(found(sweep))[0].caption
+        "Made by 2 versions of the code: 0.1.0, 0.2.0."
+        in metric_figures(sweep.analysis())[0].caption
     )
 
 
@@ -258,11 +252,11 @@ def test_a_figure_that_says_nothing_is_left_out_unless_it_is_asked_for(sweep: Fa
         "early_stop": "early_stop: not drawn, because at least half of the trainings were still",
         "layers": "layers: not drawn, because its lines are identical",
     }
-    drawn, reasons = draw_figures(found(sweep, masks_at=[0.2]))
+    drawn, reasons = draw_figures(sweep.analysis(masks_at=[0.2]))
     assert len(reasons) < 8 and {"accuracy", "accuracy_by_sparsity"} <= {f.name for f in drawn}
     for name, why in left_out.items():
         assert any(reason.startswith(why) for reason in reasons), reasons
-        asked, none = draw_figures(found(sweep, figures=name, masks_at=[0.2]))
+        asked, none = draw_figures(sweep.analysis(figures=name, masks_at=[0.2]))
         assert len(asked) == 1 and not none and asked[0].name not in {each.name for each in drawn}
 
 
@@ -278,12 +272,12 @@ def test_the_rules_of_what_says_something() -> None:
 def test_lines_of_one_point_have_no_second_figure_of_them(sweep: FakeSweep) -> None:
     for name in ("large_final", "random"):
         sweep.cell(name, accuracies=[0.9], choices={"mask_criterion": name}, stages=[name])
-    drawn, reasons = draw_figures(found(sweep))
+    drawn, reasons = draw_figures(sweep.analysis())
     assert "accuracy" in {figure.name for figure in drawn}
     assert "accuracy_by_sparsity" not in {figure.name for figure in drawn}
     why = "its lines are single points, which the main figure shows"
     assert f"by_sparsity: not drawn, because {why}" in reasons
-    asked, _ = draw_figures(found(sweep, figures="by_sparsity"))
+    asked, _ = draw_figures(sweep.analysis(figures="by_sparsity"))
     assert [figure.name for figure in asked] == ["accuracy_by_sparsity"]
 
 
@@ -310,7 +304,7 @@ def test_what_is_said_of_a_line_is_said_of_each_panel(sweep: FakeSweep) -> None:
             names = [f"{data}-{level}" for level in range(3)]
             options = {"choices": {"dataset": data}, "stages": names}
             sweep.cell(data, seed, accuracies=means, **options)
-    sentence = not_inferior_sentence(found(sweep, panels=["dataset"]))
+    sentence = not_inferior_sentence(sweep.analysis(panels=["dataset"]))
     assert "digits: large_final 64%" in sentence and "cifar10: large_final 100%" in sentence
 
 
@@ -318,7 +312,7 @@ def test_lines_of_almost_one_sparsity_share_a_panel(sweep: FakeSweep) -> None:
     for name, sparsity in (("large_final", 0.5), ("random", 0.48)):
         options = {"choices": {"mask_criterion": name}, "sparsities": [0.0, sparsity]}
         sweep.cell(name, accuracies=[0.9, 0.8], **options)
-    (figure,), _ = draw_figures(found(sweep, figures="layers", masks_at=[0.5]))
+    (figure,), _ = draw_figures(sweep.analysis(figures="layers", masks_at=[0.5]))
     assert set(figure.data["panel"]) == {"fc on digits, 52.0 to 50.0% left"}
 
 
@@ -326,7 +320,7 @@ def test_a_panel_says_which_lines_leave_it_and_how_far(sweep: FakeSweep) -> None
     for seed in range(2):
         means = [20.0 + seed, 21.0, 22.0, 23.0, 4e4]
         sweep.cell("a", seed, accuracies=means, judged_by=("perplexity", True))
-    (figure,) = metric_figures(found(sweep))
+    (figure,) = metric_figures(sweep.analysis())
     assert "▲: leaves the panel, up to 40000." in figure.caption
     (axes,) = figure.draw().axes
     assert axes.get_ylim()[1] < 100 and axes.get_ylabel().endswith("(lower is better)")
@@ -336,7 +330,7 @@ def test_one_panel_is_a_column_wide_and_two_are_a_page(sweep: FakeSweep) -> None
     for model, inches in (("fc", COLUMN), ("conv4", PAGE)):
         sweep.cell(model, accuracies=[0.9, 0.8], choices={"model": model})
         png = figure_files(
-            metric_figures(found(sweep, lines=["mask_criterion"], panels=["model"]))[0]
+            metric_figures(sweep.analysis(lines=["mask_criterion"], panels=["model"]))[0]
         )
         (width,) = struct.unpack(">I", png["accuracy.png"][16:20])
         assert width == round(inches * 300)
@@ -344,7 +338,7 @@ def test_one_panel_is_a_column_wide_and_two_are_a_page(sweep: FakeSweep) -> None
 
 def test_the_same_numbers_give_the_same_files(sweep: FakeSweep) -> None:
     criteria(sweep, "large_final", "random")
-    one, other = (figure_files(metric_figures(found(sweep))[0]) for _ in range(2))
+    one, other = (figure_files(metric_figures(sweep.analysis())[0]) for _ in range(2))
     assert one == other and {name.rpartition(".")[2] for name in one} == {
         *("png", "pdf", "svg", "csv", "txt")
     }
@@ -370,7 +364,7 @@ def test_published_numbers_have_the_label_of_their_line_in_the_table(sweep: Fake
         "points": [[0.2, 0.95]],
     }
     labels = {"large_final": "large final"}
-    data = metric_figures(found(sweep, published=[entry], labels=labels))[0].data
+    data = metric_figures(sweep.analysis(published=[entry], labels=labels))[0].data
     assert set(data["line"]) == {"large final"} and (data["source"] != "").any()
 
 
@@ -386,6 +380,6 @@ def test_a_metric_that_is_asked_for_by_two_names_keeps_the_marks_of_its_tests(
                 choices={"mask_criterion": criterion},
             )
     asked = {"metrics": ["test_metric", "test_accuracy"], "baseline": "random"}
-    drawn, _ = draw_figures(found(sweep, figures=["curves"], **asked))
+    drawn, _ = draw_figures(sweep.analysis(figures=["curves"], **asked))
     (figure,) = (each for each in drawn if each.name == "accuracy")
     assert set(figure.data["mark"]) == {"", "★"}
