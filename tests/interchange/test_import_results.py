@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from fixtures.hostile_files import not_a_file
 from rich.console import Console
 
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.interchange.exported_tables import export_tables
 from lt_sweeps.interchange.import_results import import_
 from lt_sweeps.reporting.sweep_report import report
@@ -93,6 +95,22 @@ def test_it_is_reported_and_exported_like_a_sweep_of_ours(data: Path, tmp_path: 
     assert "mnist_lenet_300_100 on mnist" in text and "85.00 [80.00, 90.00]" in text
     curves = pd.read_parquet(export_tables(sweep) / "curves.parquet")
     assert list(curves["test_accuracy"])[:2] == [0.1, 0.9]
+
+
+def test_an_audit_finds_no_fault_in_its_rows(data: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "r", tmp_path / "audit.json"
+
+    def faults(where: Path) -> list[str]:
+        audit(where, out=out, console=Console(quiet=True))
+        return [fault for c in json.loads(out.read_text())["checks"] for fault in c["faults"]]
+
+    sweep = import_("open_lth", data, root=root)
+    # Both replicates of this lottery have the same weights.
+    assert {fault.partition(".safetensors: ")[2] for fault in faults(sweep)} == {
+        "it has the tensors of 1.safetensors"
+    }
+    shutil.rmtree(root / "sweeps")
+    assert not [fault for fault in faults(root) if "records.jsonl" in fault]
 
 
 def test_again_is_the_same_and_other_content_is_another_sweep(data: Path, tmp_path: Path) -> None:

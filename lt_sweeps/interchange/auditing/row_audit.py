@@ -50,7 +50,8 @@ def _name(cell: AuditedCell) -> str:
 
 def _options(choices: Mapping[str, str | None]) -> dict[str, Any]:
     """The columns of a row that say what was chosen."""
-    return {**Record.option_columns(choices), "experiment": choices.get("experiment")}
+    preset = {"experiment": choices["experiment"]} if "experiment" in choices else {}
+    return {**Record.option_columns(choices), **preset}
 
 
 def _options_of_sweeps(artifacts: Artifacts) -> Mapping[str, list[dict[str, Any]]]:
@@ -89,6 +90,7 @@ def _plan_fault(
 ) -> str:
     """A fact that plan and ticket lead to and the row has otherwise; adds the row to `known`."""
     if not store.has(record.stage, record.seed):
+        known[record.stage] = record
         findings.leave_out("records", "the ticket of a row is not stored, or not whole")
         return ""
     stage = next(stage for stage in planned.trainings if stage.key == record.stage)
