@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,107 +41,16 @@ _WEIGHTS = 50  # that a criterion is asked to score
 
 
 @dataclass(frozen=True)
-class Action:
-    """A reset or a freeze, by its group, and the shape of a layer that it will be asked for."""
+class _Yamls:
+    """The yamls of a cell: the option of each group."""
 
-    group: str
-    call: Call
-    shape: tuple[int, ...]
+    options: Mapping[str, str | None]
 
-
-@dataclass(frozen=True)
-class Trial:
-    """A network on a task, a criterion, a reset or a freeze, with the yamls of all by group."""
-
-    tried: tuple[Network, Task] | Criterion | Action
-    yamls: tuple[tuple[str, str | None], ...]
-
-    @cached_property
-    def is_ours(self) -> bool:
-        """Whether all of it comes with this package, and is known to go together: classes of
-        images, which all of our networks take.
-        """
-        if isinstance(self.tried, Criterion | Action):
-            return self.tried.call.ours
-        network, task = self.tried
-        calls = [network.net, task.call, *([network.init] if network.init else [])]
-        images = len(network.input_shape) == 3
-        return images and task.kind.is_default and all(call.ours for call in calls)
-
-    @cached_property
-    def name(self) -> str:
-        """What it is remembered by: everything that could make it fail."""
-        if isinstance(self.tried, Criterion):
-            return digest([self.tried.call.identity(), list(self.tried.evidence)])
-        if isinstance(self.tried, Action):
-            return digest([self.tried.group, self.tried.call.identity(), list(self.tried.shape)])
-        network, task = self.tried
-        return digest([network.identity(), task.identity(), network.output])
-
-    def yaml(self, group: str) -> str:
-        return f"{group}/{dict(self.yamls).get(group)}.yaml"
-
-    def run(self) -> None:
-        """Raises: ValueError: the line that says what is wrong."""
-        if isinstance(self.tried, Criterion):
-            self._score(self.tried)
-        elif isinstance(self.tried, Action):
-            self._act(self.tried)
-        else:
-            self._train(*self.tried)
-
-    def _train(self, network: Network, task: Task) -> None:
-        with self._said("dataset", "reading it"):
-            x, y = _examples(task)
-        task.kind.check_targets(y, str(task.call))
-        inputs = f"inputs {_form(x)}"
-        with self._said("model", "drawing its weights"):
-            module = network.holding(network.draw(Seed.of(0, {})))
-        with self._said("model", f"a forward pass of {inputs}"):
-            module.train()(x)  # one in training mode may be another one than in evaluation
-            outputs = picked(module.eval()(x))
-        if len(outputs) != len(x):
-            raise ValueError(
-                f"model: {self.yaml('model')}: {inputs} give outputs {_form(outputs)}; an output "
-                "starts with the number of examples"
-            )
-        shapes = f"outputs {_form(outputs)} and targets {_form(y)}"
-        with self._said("task", f"task.loss of {shapes}"), _no_broadcast():
-            loss = TaskLoss(task.kind).mean(outputs, y)
-        with self._said("task", f"the gradient of task.loss of {shapes}"):
-            if loss.requires_grad:
-                loss.backward()
-        for metric in task.kind.metrics:
-            said = self._said("task", f"task.metrics.{metric.name} of {shapes}")
-            with said, torch.no_grad(), _no_broadcast():
-                measured(metric, outputs, y)
-
-    def _score(self, criterion: Criterion) -> None:
-        draws = torch.Generator().manual_seed(0)
-        evidence = {name: torch.rand(_WEIGHTS, generator=draws) for name, _ in criterion.evidence}
-        with self._said("mask_criterion", f"scores of {_WEIGHTS} weights"):
-            scores = criterion.call(**evidence)
-        if not isinstance(scores, Tensor) or scores.shape != (_WEIGHTS,):
-            raise ValueError(
-                f"mask_criterion: {self.yaml('mask_criterion')}: of {_WEIGHTS} weights it returns "
-                f"{_form(scores)}; a criterion gives each weight one number"
-            )
-
-    def _act(self, action: Action) -> None:
-        shape, draws = action.shape, torch.Generator().manual_seed(0)
-        evidence = {n: torch.rand(shape, generator=draws) for n in action.call.names}
-        evidence |= {n: evidence[n] < 0.5 for n in ("kept", "cut") if n in evidence}
-        with self._said(action.group, f"a layer of {list(shape)}"):
-            weights = action.call(**{n: x for n, x in evidence.items() if n in OF_ACTIONS})
-        if not isinstance(weights, Tensor) or not _fits(weights.shape, shape):
-            raise ValueError(
-                f"{action.group}: {self.yaml(action.group)}: of a layer of {list(shape)} it "
-                f"returns {_form(weights)}; a {action.group} gives each weight of the layer one "
-                "number"
-            )
+    def of(self, group: str) -> str:
+        return f"{group}/{self.options.get(group)}.yaml"
 
     @contextmanager
-    def _said(self, group: str, what: str) -> Iterator[None]:
+    def said(self, group: str, what: str) -> Iterator[None]:
         """An error within is one line: the yaml, what was done, and where in whose code."""
         try:
             yield
@@ -149,7 +59,75 @@ class Trial:
             if isinstance(error, ValueError) and said.startswith(_KEYS):
                 raise  # a line of ours
             reason = raised_in(error) or f"{type(error).__name__}: {said}"
-            raise ValueError(f"{group}: {self.yaml(group)}: {what} failed: {reason}") from None
+            raise ValueError(f"{group}: {self.of(group)}: {what} failed: {reason}") from None
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A function of a user's to try, by the yamls that it stands in.
+
+    `run` raises a ValueError with the line that says what is wrong. `identity` is all that could
+    make it fail, by which it is remembered.
+    """
+
+    named: str
+    identity: list[Any]
+    run: Callable[[], None]
+
+
+def _train(network: Network, task: Task, yamls: _Yamls) -> None:
+    """A forward pass of a network, the loss of its task, its gradients and every metric."""
+    with yamls.said("dataset", "reading it"):
+        x, y = _examples(task)
+    task.kind.check_targets(y, str(task.call))
+    inputs = f"inputs {_form(x)}"
+    with yamls.said("model", "drawing its weights"):
+        module = network.holding(network.draw(Seed.of(0, {})))
+    with yamls.said("model", f"a forward pass of {inputs}"):
+        module.train()(x)  # one in training mode may be another one than in evaluation
+        outputs = picked(module.eval()(x))
+    if len(outputs) != len(x):
+        raise ValueError(
+            f"model: {yamls.of('model')}: {inputs} give outputs {_form(outputs)}; an output "
+            "starts with the number of examples"
+        )
+    shapes = f"outputs {_form(outputs)} and targets {_form(y)}"
+    with yamls.said("task", f"task.loss of {shapes}"), _no_broadcast():
+        loss = TaskLoss(task.kind).mean(outputs, y)
+    with yamls.said("task", f"the gradient of task.loss of {shapes}"):
+        if loss.requires_grad:
+            loss.backward()
+    for metric in task.kind.metrics:
+        measuring = yamls.said("task", f"task.metrics.{metric.name} of {shapes}")
+        with measuring, torch.no_grad(), _no_broadcast():
+            measured(metric, outputs, y)
+
+
+def _score(criterion: Criterion, yamls: _Yamls) -> None:
+    """The scores of some weights."""
+    draws = torch.Generator().manual_seed(0)
+    evidence = {name: torch.rand(_WEIGHTS, generator=draws) for name, _ in criterion.evidence}
+    with yamls.said("mask_criterion", f"scores of {_WEIGHTS} weights"):
+        scores = criterion.call(**evidence)
+    if not isinstance(scores, Tensor) or scores.shape != (_WEIGHTS,):
+        raise ValueError(
+            f"mask_criterion: {yamls.of('mask_criterion')}: of {_WEIGHTS} weights it returns "
+            f"{_form(scores)}; a criterion gives each weight one number"
+        )
+
+
+def _act(group: str, call: Call, shape: tuple[int, ...], yamls: _Yamls) -> None:
+    """A reset or a freeze of a layer of some shape."""
+    draws = torch.Generator().manual_seed(0)
+    evidence = {n: torch.rand(shape, generator=draws) for n in call.names}
+    evidence |= {n: evidence[n] < 0.5 for n in ("kept", "cut") if n in evidence}
+    with yamls.said(group, f"a layer of {list(shape)}"):
+        weights = call(**{n: x for n, x in evidence.items() if n in OF_ACTIONS})
+    if not isinstance(weights, Tensor) or not _fits(weights.shape, shape):
+        raise ValueError(
+            f"{group}: {yamls.of(group)}: of a layer of {list(shape)} it returns "
+            f"{_form(weights)}; a {group} gives each weight of the layer one number"
+        )
 
 
 @contextmanager
@@ -165,46 +143,65 @@ def try_out(plan: Plan, root: Path) -> None:
 
     Raises: ValueError: one line for the first thing that is wrong.
     """
-    trials = [trial for trial in _trials(plan) if not trial.is_ours]
+    trials: dict[str, _Trial] = {}
+    for trial in _trials(plan):
+        trials.setdefault(f"trial/{digest(trial.identity)}", trial)
     if not trials:
         return
     passed = VerifiedFiles(root, by=f"trial of torch {torch.__version__}")
-    new = [trial for trial in trials if not passed.has(f"trial/{trial.name}", "passed")]
+    new = {name: trial for name, trial in trials.items() if not passed.has(name, "passed")}
     if not new:
         return
-    if line := _in_a_process_of_its_own(new):
+    if line := _in_a_process_of_its_own([*new.values()]):
         raise ValueError(line)
-    for trial in new:
-        passed.note(f"trial/{trial.name}", "passed")
+    for name in new:
+        passed.note(name, "passed")
     passed.save()
 
 
-def _trials(plan: Plan) -> list[Trial]:
-    """Each network on each task, each criterion, each reset and each freeze, once."""
-    trials: dict[object, Trial] = {}
+def _trials(plan: Plan) -> Iterator[_Trial]:
+    """Each network on each task, each criterion, each reset and each freeze that is not ours."""
     firsts: dict[str, Planned] = {}
     for planned in plan.cells:
         firsts.setdefault(planned.signature, planned)  # its other seeds differ in nothing else
+    seen = set[tuple[Network, Task]]()
     for planned in firsts.values():
-        yamls = tuple(planned.labels.items())
+        yamls, config = _Yamls(planned.labels), planned.cell.config
         for stage in planned.trainings:
-            pair = stage.network, stage.training.task
-            trials.setdefault(pair, Trial(pair, yamls))
+            network, task = stage.network, stage.training.task
+            if (network, task) not in seen and not _go_together(network, task):
+                identity = [network.identity(), task.identity(), network.output]
+                named = f"{yamls.of('model')} on {yamls.of('dataset')}"
+                yield _Trial(named, identity, partial(_train, network, task, yamls))
+            seen.add((network, task))
         if planned.labels.get("mask_criterion"):
-            criterion = Criterion.of(planned.cell.config["mask_criterion"])
-            trials.setdefault(criterion, Trial(criterion, yamls))
+            criterion = Criterion.of(config["mask_criterion"])
+            if not criterion.call.ours:
+                identity = [criterion.call.identity(), list(criterion.evidence)]
+                run = partial(_score, criterion, yamls)
+                yield _Trial(yamls.of("mask_criterion"), identity, run)
+        # The smallest layer of each number of dimensions stands for all of them.
+        layers = sorted(planned.last.network.layers, key=lambda layer: -layer.size)
+        shapes = {len(layer.shape): layer.shape for layer in layers}.values()
         for group in ("reset", "freeze"):
             if planned.labels.get(group):
-                call = reset(planned.cell.config[group], group)
-                # The smallest layer of each number of dimensions stands for all of them.
-                layers = sorted(planned.last.network.layers, key=lambda layer: -layer.size)
-                for shape in {len(layer.shape): layer.shape for layer in layers}.values():
-                    action = Action(group, call, shape)
-                    trials.setdefault(action, Trial(action, yamls))
-    return list(trials.values())
+                call = reset(config[group], group)
+                for shape in () if call.ours else shapes:
+                    identity = [group, call.identity(), list(shape)]
+                    run = partial(_act, group, call, shape, yamls)
+                    yield _Trial(yamls.of(group), identity, run)
 
 
-def _in_a_process_of_its_own(trials: Sequence[Trial]) -> str:
+def _go_together(network: Network, task: Task) -> bool:
+    """Whether a network and a task come with this package: classes of images, which all of our
+    networks take.
+    """
+    calls = [network.net, task.call, *([network.init] if network.init else [])]
+    images = len(network.input_shape) == 3
+    return images and task.kind.is_default and all(call.ours for call in calls)
+
+
+def _in_a_process_of_its_own(trials: Sequence[_Trial]) -> str:
     """The line of the first trial that fails; nothing if all pass."""
     context = process_context()
     if context.get_start_method() != "fork":  # it would import everything anew, for seconds
@@ -214,7 +211,7 @@ def _in_a_process_of_its_own(trials: Sequence[Trial]) -> str:
     with may_fork():
         process.start()
     theirs.close()
-    yamls = ", ".join(dict.fromkeys(_named(trial) for trial in trials))
+    yamls = ", ".join(dict.fromkeys(trial.named for trial in trials))
     try:
         if not ours.poll(_SECONDS):
             return f"{yamls}: two examples take more than {_SECONDS:.0f} seconds, or for ever"
@@ -229,20 +226,12 @@ def _in_a_process_of_its_own(trials: Sequence[Trial]) -> str:
         process.join()
 
 
-def _named(trial: Trial) -> str:
-    if isinstance(trial.tried, Criterion):
-        return trial.yaml("mask_criterion")
-    if isinstance(trial.tried, Action):
-        return trial.yaml(trial.tried.group)
-    return f"{trial.yaml('model')} on {trial.yaml('dataset')}"
-
-
-def _answer(answer: Connection, trials: Sequence[Trial]) -> None:
+def _answer(answer: Connection, trials: Sequence[_Trial]) -> None:
     torch.set_num_threads(1)  # the threads of the process that this is a fork of are not here
     answer.send(_first_failure(trials))
 
 
-def _first_failure(trials: Sequence[Trial]) -> str:
+def _first_failure(trials: Sequence[_Trial]) -> str:
     for trial in trials:
         try:
             with torch.random.fork_rng(devices=[]):
