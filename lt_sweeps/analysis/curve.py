@@ -233,7 +233,20 @@ def _points(cells: Sequence[CellResults], metric: str, along: Sequence[str]) -> 
             # The dense network is one point, wherever on the line its tickets come from.
             if new.stages not in points or points[new.stages].n < new.n:
                 points[new.stages] = new
+    _check_one_dense(points.values())
     return tuple(sorted(points.values(), key=lambda p: (-p.percent, p.level)))
+
+
+def _check_one_dense(points: Iterable[Point]) -> None:
+    """Raises: ValueError: the points of a line come from several dense networks."""
+    # The tickets of one learning rate would else be measured against the dense network of another.
+    dense = {p.at: p for p in points if p.level == 0 and not (p.pruned or p.scored)}
+    if len(dense) > 1:
+        one, two = (", ".join(at) for at in list(dense)[:2])
+        raise ValueError(
+            f"report.along: {one} and {two} have dense networks of their own, and a line is "
+            "compared with one; leave out of `along` what changes the dense training"
+        )
 
 
 def _position(cell: CellResults, along: Sequence[str]) -> tuple[str, ...]:

@@ -257,3 +257,14 @@ def test_points_along_a_line_are_tested_against_those_of_the_same_setting(sweep:
     verdicts = found(sweep, along=["recipe.lr"], baseline="random").verdicts
     assert [v.point.at for v in verdicts] == [("recipe.lr=0.1",), ("recipe.lr=0.2",)]
     assert [round(v.found.difference, 3) for v in verdicts] == [0.01, 0.01]
+
+
+def test_tickets_are_not_compared_with_the_dense_network_of_another_setting(
+    sweep: FakeSweep,
+) -> None:
+    """0.88 is within a point of the dense network of its own rate, and far below the other's."""
+    for lr, dense in ((0.1, 0.95), (0.2, 0.885)):
+        stages = [f"dense-{lr}", f"ticket-{lr}"]
+        sweep.cell(f"lr{lr}", accuracies=[dense, 0.88], stages=stages, recipe__lr=lr)
+    with pytest.raises(ValueError, match=r"along: recipe.lr=0.1 and recipe.lr=0.2 have dense net"):
+        assert found(sweep, along=["recipe.lr"]).curves
