@@ -22,7 +22,7 @@ def audit_splits(task: Task, findings: Findings) -> bool:
     except (OSError, ValueError) as error:
         findings.leave_out("splits", f"{task.call}: {str(error).splitlines()[0]}")
         return False
-    if any(split.images.nbytes > _LARGE for split in splits.values()):
+    if any(split.inputs.nbytes > _LARGE for split in splits.values()):
         findings.leave_out("splits", f"{task.call}: too large to compare its images")
         return True
     images = {name: _images(split) for name, split in splits.items()}
@@ -39,5 +39,5 @@ def audit_splits(task: Task, findings: Findings) -> bool:
 
 def _images(split: Split) -> set[bytes]:
     """Each image by its content."""
-    rows = split.take(torch.arange(len(split.labels))).numpy()
+    rows = split.take(torch.arange(len(split.targets))).numpy()
     return {hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows}
