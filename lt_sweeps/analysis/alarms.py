@@ -62,15 +62,14 @@ def _missed_targets(curves: Sequence[Curve]) -> Iterator[str]:
 
 
 def _several_dense(curves: Sequence[Curve]) -> Iterator[str]:
-    """Lines whose tickets come from several dense networks, of which endpoints take one."""
+    """Lines whose tickets come from several dense networks, so that no margin is around one."""
     for curve in curves:
-        whole = [point for point in curve.points if not (point.pruned or point.scored)]
-        dense = [point for point in whole if not point.level]
+        dense = curve.dense_networks
         if len(dense) > 1:
             places = ", ".join(dict.fromkeys(" ".join(point.at) for point in dense))
             yield (
-                f"{curve.panel}: {curve.label} has {len(dense)} dense networks ({places}); its "
-                "endpoints and margins are measured by the first. Leave out of `report.along` what "
+                f"{curve.panel}: {curve.label} has {len(dense)} dense networks ({places}), so it "
+                "has no endpoint that is measured from dense. Leave out of `report.along` what "
                 "changes the dense network."
             )
 

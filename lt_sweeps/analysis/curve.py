@@ -106,9 +106,19 @@ class Curve:
 
     @property
     def dense(self) -> Point | None:
-        """The trained network before any pruning: the line's own, or that of its reference."""
+        """The trained network before any pruning: the line's own, or that of its reference.
+
+        None where tickets of one line come from several, each of which is compared with its own.
+        """
+        if len(self.dense_networks) > 1:
+            return None
         own = next((p for p in self.points if not (p.pruned or p.scored)), None)
         return self.reference.dense if own is None and self.reference is not None else own
+
+    @property
+    def dense_networks(self) -> list[Point]:
+        """Its own points before any pruning: several where `along` changes the dense training."""
+        return [p for p in self.points if not (p.level or p.pruned or p.scored)]
 
 
 def curves(

@@ -197,7 +197,7 @@ def _crossing_of_run(curve: Curve, seed: str, layout: ReportConfig) -> Crossing 
     rows = _rows(curve, seed)
     dense = [r.value(metric) for r in rows if r.percent_remaining >= WHOLE and r.kind != "score"]
     pruned = [r for r in rows if r.percent_remaining < WHOLE]
-    if not pruned or not dense or math.isnan(dense[0]):
+    if curve.dense is None or not pruned or not dense or math.isnan(dense[0]):
         return None
     points = [(1 - r.percent_remaining / 100, worth(r.value(metric))) for r in pruned]
     return crossing([(0.0, worth(dense[0])), *points], _least_worth(curve, dense[0], layout))

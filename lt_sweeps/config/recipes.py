@@ -82,6 +82,11 @@ class Recipe:
                 f"recipe.optimizer.{given[0]}=..."
             )
 
+    @property
+    def unreached(self) -> tuple[int, ...]:
+        """The milestones at which no step is left to take."""
+        return tuple(step for step in self.milestones if step >= self.length)
+
     def lr_at(self, step: int) -> float:
         """The learning rate of the update that leads from `step` to `step + 1`."""
         if step < self.warmup:
@@ -167,18 +172,12 @@ def recipe(
             raise ValueError(f"recipe.{key}: got {value} steps; give at least one")
         if value > times["length"]:
             raise ValueError(f"recipe.{key}: got {value} steps; the length is {times['length']}")
-    turns = tuple(steps(time, per_epoch, where="recipe.milestones") for time in milestones)
-    if late := [t for t, at in zip(milestones, turns, strict=True) if at >= times["length"]]:
-        raise ValueError(
-            f"recipe.milestones: got {', '.join(late)}; the training ends at step "
-            f"{times['length']} (length={length}), so give times before it, or []"
-        )
     return Recipe(
         optimizer=_optimizer(optimizer),
         lr=float(lr),
         batch_size=batch_size,
         steps_per_epoch=per_epoch,
-        milestones=turns,
+        milestones=tuple(steps(time, per_epoch, where="recipe.milestones") for time in milestones),
         gamma=float(gamma),
         decay=_decay(decay, times["length"] - times["warmup"], per_epoch),
         momentum=float(momentum),

@@ -8,10 +8,10 @@ from lt_sweeps.models.fc import FC as FC
 from lt_sweeps.models.initializers import glorot_normal as glorot_normal
 from lt_sweeps.models.initializers import signed_constant as signed_constant
 from lt_sweeps.models.initializers import xavier_normal as xavier_normal
+from lt_sweeps.models.libraries import resnet50 as resnet50
 from lt_sweeps.models.libraries import timm as timm
 from lt_sweeps.models.libraries import torchvision as torchvision
 from lt_sweeps.models.resnet import ResNet as ResNet
-from lt_sweeps.models.resnet import resnet50 as resnet50
 from lt_sweeps.models.sequence import Recurrent as Recurrent
 from lt_sweeps.models.sequence import Transformer as Transformer
 from lt_sweeps.models.vgg import VGG as VGG

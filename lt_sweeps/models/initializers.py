@@ -1,10 +1,12 @@
 """Initializers: each fills a whole module in place, biases with 0 and norm scales with 1."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
+from lt_sweeps.config.call import Call
 from lt_sweeps.models.channel_flow import NORMS, WEIGHTED
 
 # Standard deviation of a unit normal truncated at two sigma: dividing by it restores the variance.
@@ -46,6 +48,17 @@ def signed_constant(module: nn.Module, *, multiplier: float = 1.0) -> None:
     for part in module.modules():
         for weight in _matrices(part):
             level(weight.detach())
+
+
+def scaled_norms(
+    module: nn.Module, *, scale: float = 0.5, first: Mapping[str, Any] | None = None
+) -> None:
+    """Every batch norm scales by `scale`; all else is as the initializer `first` leaves it."""
+    if first is not None:
+        Call.of(first, where="model.init", supplied=("module",))(module=module)
+    for part in module.modules():
+        if isinstance(part, NORMS) and part.weight is not None:
+            nn.init.constant_(part.weight, scale)
 
 
 def _initialize(module: nn.Module, draw: Callable[[Tensor], object]) -> None:

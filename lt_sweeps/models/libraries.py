@@ -20,11 +20,16 @@ def torchvision(input_shape: Sequence[int], classes: int, *, name: str) -> nn.Mo
     if name not in names:
         raise ValueError(f"torchvision has no model {name!r}{nearest(name, names)}")
     if len(input_shape) != 3 or input_shape[0] != 3:
-        raise ValueError(f"torchvision takes images of 3 channels, got {list(input_shape)}")
+        raise ValueError(f"{name}: inputs of {list(input_shape)}; torchvision takes [3, H, W]")
     vision = name.startswith("vit_")
     return models.get_model(
         name, num_classes=classes, **({"image_size": input_shape[1]} if vision else {})
     )
+
+
+def resnet50(input_shape: Sequence[int], classes: int) -> nn.Module:
+    """The bottleneck network for large images, its strides in the 3x3 convolutions."""
+    return torchvision(input_shape, classes, name="resnet50")
 
 
 def timm(input_shape: Sequence[int], classes: int, *, name: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Residual networks: the one for small images, and ResNet-50 as torchvision has it."""
+"""The residual network for small images."""
 
 from collections.abc import Sequence
 
@@ -36,22 +36,6 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu_(self.norm(self.stem(x)))
         return self.output(self.stages(x).mean((2, 3)))
-
-
-def resnet50(input_shape: Sequence[int], classes: int) -> nn.Module:
-    """The bottleneck network for large images, its strides in the 3x3 convolutions.
-
-    Names of weights and their initial distribution are torchvision's.
-
-    Raises:
-        ValueError: the images do not have three channels.
-    """
-    # Imported here, because it takes a second and no other model needs it.
-    from torchvision import models
-
-    if input_shape[0] != 3:
-        raise ValueError(f"resnet50: images of {input_shape[0]} channels; it takes 3")
-    return models.resnet50(num_classes=classes)
 
 
 class BasicBlock(nn.Module):

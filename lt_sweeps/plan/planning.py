@@ -198,7 +198,7 @@ def _check_layout(report: Config) -> None:
 def _notes(planned: Sequence[Planned]) -> Iterator[str]:
     """What some cells do not take: groups that were swept for them, and keys that were given.
 
-    And what a seed changes, where it does not draw the weights.
+    And what a seed changes, where it does not draw the weights; and milestones that do nothing.
     """
     alike: dict[str, list[Planned]] = {}
     for cell in planned:
@@ -212,6 +212,12 @@ def _notes(planned: Sequence[Planned]) -> Iterator[str]:
                 f"{cells[0].labels['model']} begins with {network.weights.said}; a seed changes "
                 f"the order of batches, augmentation, noise and {drawn}"
             )
+        for recipe in dict.fromkeys(work.training.recipe for work in cells[0].trainings):
+            if late := ", ".join(map(str, recipe.unreached)):
+                yield (
+                    f"recipe.milestones: {late} of a training of {recipe.length} steps; a "
+                    "milestone at its end or later does nothing"
+                )
         for group in GROUPS:
             options = {cell.cell.choices.get(group) for cell in cells}
             if cells[0].labels.get(group) is None and len(options) > 1:

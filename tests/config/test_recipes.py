@@ -70,10 +70,6 @@ def test_smoothing_is_a_part_of_the_label(given: float) -> None:
         ({"nesterov": True}, "recipe.nesterov: got True; give a momentum with it"),
         ({"momentum": 1.5}, r"recipe.momentum: got 1.5; give .*\[0, 1\)"),
         ({"weight_decay": -1.0}, "recipe.weight_decay: got -1.0; give 0 or more"),
-        (
-            {"milestones": ["6ep", "12ep", "130it"]},
-            "got 12ep, 130it; the training ends at step 120",
-        ),
         ({"optimizer": "adam", "betas": (0.9,)}, r"recipe.betas: got .*0.9.*; give two numbers"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from fixtures.tiny_cell import SGD
+
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.planning import dependencies, packs, plan
 
@@ -67,6 +69,20 @@ def test_a_plan_says_what_a_method_does_not_take(cell: Make) -> None:
     assert plan(cells).notes == (
         "imp takes no method.every",
         "gmp takes no mask_criterion: one line instead of 3",
+    )
+
+
+def test_a_plan_names_the_milestones_that_a_training_never_reaches(cell: Make) -> None:
+    fine = {"_target_": "lt_sweeps.plan.methods.magnitude", "finetune": {"length": "2ep"}}
+    short = plan([cell(recipe={**SGD, "milestones": ["2ep", "4ep", "17it"]})])
+    assert short.notes == (
+        "recipe.milestones: 16, 17 of a training of 16 steps; a milestone at its end or later does "
+        "nothing",
+    )
+    assert plan([cell(recipe=SGD)]).notes == ()
+    assert plan([cell(recipe=SGD, method=fine)]).notes == (
+        "recipe.milestones: 12 of a training of 8 steps; a milestone at its end or later does "
+        "nothing",
     )
 
 

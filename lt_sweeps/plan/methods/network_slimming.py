@@ -63,5 +63,9 @@ def _check(network: Network) -> None:
 def _scaled(network: Network, scale: float) -> Network:
     """The network with another initial scale of its batch norms."""
     first = network.init and {"_target_": network.init.target, **network.init.args}
-    init = {"_target_": "lt_sweeps.models.scales.scaled_norms", "scale": scale, "first": first}
+    init = {
+        "_target_": "lt_sweeps.models.initializers.scaled_norms",
+        "scale": scale,
+        "first": first,
+    }
     return replace(network, init=Call.of(init, where="model.init", supplied=("module",)))
