@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lt_sweeps.models.network import Network
+from lt_sweeps.sparsity.competition import group_competitions
 from lt_sweeps.sparsity.granularity import WHERE, Granularity
 from lt_sweeps.sparsity.group_numbers import groups_of
 from lt_sweeps.sparsity.schedules import Target
@@ -41,21 +42,21 @@ def group_counts(
         why = " (its rows are classes)" if granularity.word in ("filter", "neuron") else ""
         yield f"{granularity}: {', '.join(whole)} stays whole{why}"
     # The layers that compete are the same at every level; `levels` are those of one group of them.
-    for levels in zip(*(groups.runs(target, layers) for target in schedule), strict=True):
-        together, _ = levels[0]
-        _, total = groups.number_kept(levels[0])
+    runs = (group_competitions(target, layers, groups) for target in schedule)
+    for levels in zip(*runs, strict=True):
+        together = levels[0].names
+        _, total = levels[0].number_kept
         if not total:
             continue
         verb = "keep" if len(together) > 1 else "keeps"
         every = len(together) == len(layers)
-        name = "all layers" if every else ", ".join(layer.name for layer in together)
-        kept = ", ".join(str(groups.number_kept(run)[0]) for run in levels)
+        name = "all layers" if every else ", ".join(together)
+        kept = ", ".join(str(run.number_kept[0]) for run in levels)
         of = f"each {total}" if granularity.pattern else f"{total}"
         yield f"{granularity}: {name} {verb} {kept} of {of} {granularity.noun}s"
         for level, run in enumerate(levels, 1):
-            if groups.falls_short(run):
-                goal, left = groups.goal(run), groups.bounds(run)[1]
+            if run.falls_short:
                 yield (
-                    f"{granularity}: level {level} asks {name} to keep {goal} weights; one "
-                    f"{granularity.noun} of each layer stays, so that {left} are left"
+                    f"{granularity}: level {level} asks {name} to keep {run.goal} weights; one "
+                    f"{granularity.noun} of each layer stays, so that {run.bounds[1]} are left"
                 )

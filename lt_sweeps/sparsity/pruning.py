@@ -14,9 +14,9 @@ from torch import Tensor
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import Seed, generator, repeated
 from lt_sweeps.models.network import Layer
+from lt_sweeps.sparsity.competition import competitions
 from lt_sweeps.sparsity.evidence import is_whole_mask
 from lt_sweeps.sparsity.schedules import Target
-from lt_sweeps.sparsity.top_k import keep_top
 from lt_sweeps.sparsity.weight_groups import Groups
 from lt_sweeps.storage.ticket import Mask, State, Ticket
 
@@ -50,38 +50,33 @@ def prune(
     """
     noise = seed.role("noise")
     mask: dict[str, Tensor] = {}
-    for group, count in target.groups(layers) if groups is None else groups.runs(target, layers):
-        names = [layer.name for layer in group]
-        left = {
-            name: torch.cat([state[n][kept[n]] for n in names]) for name, state in evidence.items()
-        }
+    for competition in competitions(target, layers, groups):
+        names, count = competition.names, competition.count
+        left = {name: competition.left(state, kept) for name, state in evidence.items()}
         if "noise" in criterion.names:
-            drawn = {la.name: _uniform(la, noise, "criterion", level) for la in group}
-            if groups is not None and groups.differ(names):
-                drawn = groups.one_of_each(drawn)
-            left["noise"] = torch.cat([drawn[name][kept[name][0]] for name in names])
-        sizes = [int(kept[name].sum()) for name in names]
+            drawn = {
+                layer.name: _uniform(layer, noise, "criterion", level)[None]
+                for layer in competition.layers
+            }
+            left["noise"] = competition.left(competition.shared(drawn), kept)
+        size = sum(int(kept[name].sum()) for name in names)
         place = names[0] if len(names) == 1 else "all layers"
-        score = _scored(criterion, left, sum(sizes), place)
+        score = _scored(criterion, left, size, place)
         ties = generator(noise, "ties", level, *(names if target.scope == "layer" else ()))
         if score.dtype != torch.bool and 0 < count < len(score) and (score == score[0]).all():
-            those = f"the {count}" if groups is None else f"the {groups.granularity.noun}s"
             say(
                 f"mask_criterion: `{criterion.target}` gives all {len(score)} weights of {place} "
-                f"one score, so {those} that stay are drawn at random"
+                f"one score, so {competition.winners} that stay are drawn at random"
             )
         if score.dtype == torch.bool:  # the mask itself
             stays = score
-        elif groups is not None:
-            stays = groups.keep_top(score, kept, (group, count), ties)
-        elif count > len(score):
+        elif groups is None and count > len(score):
             raise ValueError(
                 f"schedule: level {level} keeps {count} weights of {place}; {len(score)} are left"
             )
         else:
-            stays = keep_top(score, count, ties)
-        for name, part in zip(names, stays.split(sizes), strict=True):
-            mask[name] = kept[name].masked_scatter(kept[name], part)
+            stays = competition.keep_top(score, kept, ties)
+        mask |= competition.mask_of(stays, kept)
     return mask
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.models.functional import called_with
 from lt_sweeps.models.network import Network, is_bias
+from lt_sweeps.sparsity.competition import competitions
 from lt_sweeps.sparsity.pruning import checked_evidence
 from lt_sweeps.sparsity.schedules import Target
-from lt_sweeps.sparsity.top_k import by_layer, keep_top
 from lt_sweeps.sparsity.weight_groups import Groups
 from lt_sweeps.storage.ticket import State, Ticket
 
@@ -37,33 +39,23 @@ def flow(
         for name, tensor in ticket.state.items()
     }
     layers = network.layers
-    mask = {layer.name: ticket.mask[layer.name][0].clone() for layer in layers}
+    mask = {layer.name: ticket.mask[layer.name] for layer in layers}
     sizes = {name: int(kept.sum()) for name, kept in mask.items()}
     with torch.random.fork_rng(devices=[]):
         module = network.module("cpu").eval()
-    runs = target.groups(layers) if groups is None else groups.runs(target, layers)
     for number in range(1, rounds):
         scores = checked_evidence("flow", _flow(module, state, mask, network), ticket)
-        for group, keep in runs:
-            size = sum(sizes[layer.name] for layer in group)
-            count = round(size * (keep / size) ** (number / rounds))
-            ties = generator(seed.role("noise"), "ties", "flow", number, group[0].name)
-            joined = torch.cat([scores[layer.name].flatten() for layer in group])
-            if groups is None:
-                kept = keep_top(joined, count, ties)
-            else:
-                left = torch.cat([mask[layer.name].flatten() for layer in group])
-                within = {layer.name: mask[layer.name][None] for layer in group}
-                kept = left.clone()
-                kept[left] = groups.keep_top(joined[left], within, (group, count), ties)
-            for name, stays in by_layer(kept, group).items():
-                mask[name] &= stays
-    scores = checked_evidence("flow", _flow(module, state, mask, network), ticket)
-    return {name: score[None] for name, score in scores.items()}
+        for last in competitions(target, layers, groups):
+            size = sum(sizes[name] for name in last.names)
+            now = replace(last, count=round(size * (last.count / size) ** (number / rounds)))
+            ties = generator(seed.role("noise"), "ties", "flow", number, now.names[0])
+            stays = now.keep_top(now.left(scores, mask), mask, ties)
+            mask |= now.mask_of(stays, mask)
+    return checked_evidence("flow", _flow(module, state, mask, network), ticket)
 
 
 def _flow(module: nn.Module, state: State, mask: State, network: Network) -> dict[str, Tensor]:
-    weights = {name: (state[name] * kept).requires_grad_() for name, kept in mask.items()}
+    weights = {name: (state[name] * kept[0]).requires_grad_() for name, kept in mask.items()}
     ones = torch.ones(1, *network.input_shape, dtype=torch.float64)
     with torch.enable_grad():
         total = called_with(module, {**state, **weights}, ones).sum()

@@ -26,6 +26,7 @@ from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.models.network import Layer, Network
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Prune, ancestors
+from lt_sweeps.sparsity.competition import GroupCompetition, competitions
 from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.granularity import Granularity
 from lt_sweeps.sparsity.group_numbers import groups_of
@@ -115,9 +116,9 @@ def test_groups_stay_whole_counts_are_exact_and_masks_nest(
         assert all(torch.equal(cut[name], again[name]) for name in cut)
         assert all(bool((cut[name] <= mask[name]).all()) for name in cut)
         assert groups.split_layer(cut) == ""
-        for run in groups.runs(aim, layers):
-            left, before = (sum(int(m[la.name].sum()) for la in run[0]) for m in (cut, mask))
-            least, most = groups.bounds(run)
+        for run in competitions(aim, layers, groups):
+            left, before = (sum(int(m[name].sum()) for name in run.names) for m in (cut, mask))
+            least, most = run.bounds
             assert min(least, before) <= left <= most
         assert all(bool(cut[la.name].any()) for la in layers), "no layer is emptied"
         mask = cut
@@ -167,7 +168,8 @@ def test_a_random_choice_among_groups_does_not_go_by_their_size() -> None:
     counted = {la.name: torch.arange(20)[:, None].expand(la.shape).int() for la in layers}
     counted["large"] = counted["large"] + 20
     groups, quarter = Groups(granularity("filter"), counted), target(layers, "global", 0.25)
-    assert groups.differ(["small", "large"]) and not groups.differ(["large"])
+    assert GroupCompetition(layers, 0, groups).shares_noise
+    assert not GroupCompetition(layers[1:], 0, groups).shares_noise
     random = Call("lt_sweeps.sparsity.criteria.random")
     kept = {la.name: 0.0 for la in layers}
     for seed in range(30):

@@ -12,8 +12,9 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.models.network import Layer
 from lt_sweeps.sparsity.evidence import whole_mask
-from lt_sweeps.sparsity.pruning import keep_top, prune, restart
+from lt_sweeps.sparsity.pruning import prune, restart
 from lt_sweeps.sparsity.schedules import Target
+from lt_sweeps.sparsity.top_k import keep_top
 from lt_sweeps.storage.ticket import Ticket, remaining, sparsity
 
 LAYERS = (Layer("a", (2, 3), "hidden"), Layer("b", (4,), "output"))

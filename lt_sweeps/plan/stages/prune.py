@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.plan.stages.stage import Init, Snapshot, Stage
 from lt_sweeps.plan.stages.task import Task
 from lt_sweeps.plan.stages.work import Work
+from lt_sweeps.sparsity.competition import Competition, competitions, group_competitions
 from lt_sweeps.sparsity.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion, is_whole_mask
 from lt_sweeps.sparsity.group_numbers import groups_of
 from lt_sweeps.sparsity.schedules import Target
@@ -123,12 +125,10 @@ class Prune(Stage):
 
     def runs(self) -> list[tuple[list[str], int, int]]:
         """The layers that compete, with the fewest and the most weights that they may keep."""
-        layers, groups = self.network.layers, self.groups
-        if groups is None:
-            runs = self.target.groups(layers)
-            return [([layer.name for layer in run], count, count) for run, count in runs]
-        runs = groups.runs(self.target, layers)
-        return [([layer.name for layer in run[0]], *groups.bounds(run)) for run in runs]
+        return [(run.names, *run.bounds) for run in self._competitions()]
+
+    def _competitions(self) -> Sequence[Competition]:
+        return competitions(self.target, self.network.layers, self.groups)
 
     @property
     def granularity(self) -> str | None:
@@ -139,19 +139,19 @@ class Prune(Stage):
         groups = self.groups
         if groups is None:
             return None
-        return sum(map(groups.resolution, groups.runs(self.target, self.network.layers)))
+        runs = group_competitions(self.target, self.network.layers, groups)
+        return sum(run.resolution for run in runs)
 
     @cached_property
     def target_sparsity(self) -> float | None:
         if is_whole_mask(self.criterion.call) and not self.trained.has_logits:
             return None  # it keeps what it keeps, whatever the schedule asks for
         sparsity = round(self.target.sparsity, 10)
-        if (groups := self.groups) is not None:
-            runs = groups.runs(self.target, self.network.layers)
-            if (goal := sum(map(groups.goal, runs))) != sum(count for _, count in runs):
-                # What lies in no group always stays, and counts as with schedule=uniform.
-                total = sum(layer.size for layer in self.network.layers)
-                sparsity = round(1 - goal / total, 10)
+        runs = self._competitions()
+        if (goal := sum(run.goal for run in runs)) != sum(run.count for run in runs):
+            # What lies in no group always stays, and counts as with schedule=uniform.
+            total = sum(layer.size for layer in self.network.layers)
+            sparsity = round(1 - goal / total, 10)
         return sparsity if math.isfinite(sparsity) else None
 
     @property
@@ -196,10 +196,8 @@ class Prune(Stage):
         if "flow" in self.evidence and recurrent:
             versions["flow"] = 2
         # Until version 2 the noise of a group was the mean of that of its weights.
-        if "noise" in self.evidence and (groups := self.groups) is not None:
-            runs = groups.runs(self.target, self.network.layers)
-            if any(groups.differ([layer.name for layer in run]) for run, _ in runs):
-                versions["noise"] = 2
+        if "noise" in self.evidence and any(run.shares_noise for run in self._competitions()):
+            versions["noise"] = 2
         return versions
 
     def _snapshot(self, name: str, time: str | None) -> Snapshot | None:
