@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+PIXELS = 255.0  # the scale of a data set that says none
 _SPLITS = ("train", "val", "test")
 
 
@@ -53,7 +54,7 @@ class Dataset:
     train_size: int
     prepare: Callable[[], None]
     load: Callable[[], dict[str, Split]]
-    scale: float = 255.0
+    scale: float = PIXELS
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     fingerprint: str = ""
@@ -129,6 +130,13 @@ def check_split(dataset: Dataset, name: str, split: Split) -> None:
         raise ValueError(f"{where} are {count}; {said}")
     if inputs.requires_grad or targets.requires_grad:
         raise ValueError(f"{where} or targets require a gradient; give `tensor.detach()`")
+    # A scale that was left out divides by 255, which makes other numbers nearly constant.
+    divided = dataset.scale == PIXELS and dataset.input_dtype == torch.float32
+    if divided and inputs.is_floating_point() and 0 < (most := float(inputs.abs().max())) < 16:
+        raise ValueError(
+            f"{where} are {inputs.dtype} of at most {most:.3g}, and scale={PIXELS:g} would divide "
+            "them; give scale=1.0, unless they are pixels from 0 to 255"
+        )
     if inputs.dtype == torch.int64 and dataset.input_dtype == torch.float32:
         raise ValueError(
             f"{where} are int64, and would become float32; for numbers of tokens give "

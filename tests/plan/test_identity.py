@@ -50,7 +50,7 @@ def from_file(data_dir: str, *, fingerprint: str = "", seeded: bool = True):
         pixels = pathlib.Path(data_dir, "pixels.txt").read_text().encode()
         images = torch.from_numpy(numpy.frombuffer(pixels, numpy.uint8).copy()).view(-1, 1, 4, 4)
         if not seeded:
-            images = torch.rand(len(images), 1, 4, 4)
+            images = 255 * torch.rand(len(images), 1, 4, 4)
         labels = torch.arange(len(images)) % 4
         return {name: Split(images, labels) for name in ("train", "val", "test")}
 
@@ -214,6 +214,7 @@ def test_data_that_are_no_splits_are_refused(
         ("train", {"rows": torch.arange(8), "targets": torch.arange(8)}, "are 8; train_size=64"),
         ("test", {"inputs": torch.zeros(0, 1, 4, 4), "targets": torch.arange(0)}, "inputs are 0;"),
         ("train", {"inputs": torch.zeros(64, 1, 4, 4).requires_grad_()}, "require a gradient"),
+        ("val", {"inputs": torch.rand(64, 1, 4, 4)}, "of at most .*, and scale=255 would divide"),
         ("val", {"targets": [0, 1]}, "`load` gave Tensor, list for val; give a Split of two"),
     ],
 )

@@ -438,6 +438,12 @@ def test_a_class_that_is_none_is_refused_in_every_split(
         compute_cells(cell, root=tmp_path)
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+def test_class_numbers_of_another_type_are_refused(kind: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="of `mine` are torch.*; give int64"):
+        CLASSIFICATION.check_targets(torch.zeros(3, dtype=kind), "mine", 4)
+
+
 def squares(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square()
 

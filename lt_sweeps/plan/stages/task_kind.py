@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 
 from lt_sweeps.config.call import Call, Config, check_keys
@@ -134,6 +135,10 @@ class TaskKind:
         classifies = self.has_cross_entropy and self.main_metric.is_accuracy
         if not classifies:
             return
+        if targets.ndim == 1 and whole and targets.dtype != torch.int64:
+            raise ValueError(
+                f"task: class numbers of `{data}` are {targets.dtype}; give int64 (`.long()`)"
+            )
         if whole and targets.ndim == 1:
             # Torch leaves out the class -100 of a mean, and an accuracy counts it as wrong.
             lowest, highest = (int(each) for each in targets.aminmax())
