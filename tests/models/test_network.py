@@ -80,6 +80,13 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
         ({**ODD, "prunable": {"include": "head*"}}, "model.prunable: .*lists of patterns"),
         ({**ODD, "prunable": {"include": [5]}}, "model.prunable: .*lists of patterns"),
         ({**ODD, "kinds": "conv"}, "model.kinds: got 'conv'; give kinds by pattern"),
+        (
+            {
+                "net": {"_target_": "fixtures.plain_training.Tied"},
+                "prunable": {"include": ["scale"]},
+            },
+            r"model.prunable: .*Tied\S* does not train scale .*exclude=\['scale'\]",
+        ),
         ({"net": None}, "model: no `net`"),
         ({**ODD, "kinds": {"inner*": "dense"}}, "model.kinds: got 'dense'; a kind is one of"),
         ({**ODD, "kinds": {"outer*": "conv"}}, "model.kinds: `outer\\*` matches none of"),
