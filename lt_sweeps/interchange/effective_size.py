@@ -28,6 +28,7 @@ from lt_sweeps.models.functional import called_with
 from lt_sweeps.models.network import Network, is_bias
 
 _CONNECT = ("linear", "conv1d", "conv2d", "conv3d")
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _NORMALISE = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 _BY_PLACE = ("layer_norm", "rms_norm")  # their weights have the shape of what they normalise
 # Replaced by the identity: these pass on what arrives, but some make a number of a zero (sigmoid).
@@ -180,10 +181,12 @@ class _Paths(TorchFunctionMode):
         given, name = kwargs or {}, getattr(func, "__name__", "")
         if name in _BLOCK:
             raise Unfollowed(f"it calls {name}, through which no path is followed")
-        if name in _CONNECT:
+        if name in (*_CONNECT, *_TRANSPOSED):
             out = func(*args, **given)
-            weight = given.get("weight", args[1] if len(args) > 1 else None)
-            self._used(weight, out.shape[:-1] if name == "linear" else out.shape[2:])
+            x, weight = _by_name(("input", "weight"), args, given)
+            # Each place that is written uses the weights once; of a transposed one, that is read.
+            places = (x if name in _TRANSPOSED else out).shape[2:]
+            self._used(weight, out.shape[:-1] if name == "linear" else places)
             return self._mark(out)
         if name == "embedding":
             arguments = _arguments(func, args, given)
@@ -283,5 +286,7 @@ def _pooled(name: str, x: Tensor, *args: Any, **given: Any) -> Tensor:
         return getattr(F, name.replace("max", "avg"))(x, args[0])
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     asked = {**dict(zip(names, args, strict=False)), **given}
+    if asked["dilation"] not in (1, (1,) * (x.dim() - 2)):
+        raise Unfollowed(f"it calls {name} with a dilation, which no mean has")
     kept = {name: asked[name] for name in ("kernel_size", "stride", "padding", "ceil_mode")}
     return getattr(F, name.replace("max", "avg"))(x, **kept)

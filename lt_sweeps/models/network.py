@@ -114,6 +114,11 @@ class Network:
                 f"model: {network.net} has no prunable weight; `prunable` matches none of "
                 f"{_offered(_parameters(network))}"
             )
+        if still := [layer.name for layer in network.layers if layer.name in network.untrained]:
+            raise ValueError(
+                f"model.prunable: {network.net} does not train {', '.join(still[:3])} "
+                f"(requires_grad=False); leave them out: model.prunable.exclude={still}"
+            )
         network._check_weights()
         return network
 
@@ -146,6 +151,13 @@ class Network:
     def sizes(self) -> dict[str, int]:
         """How many numbers each parameter has, prunable or not; one with two names counts once."""
         return {each.name: math.prod(each.shape) for each in _parameters(self)}
+
+    @property
+    @functools.cache  # noqa: B019 (networks are few)
+    def untrained(self) -> tuple[str, ...]:
+        """The parameters that the module itself freezes, by `requires_grad`."""
+        named = self.module().named_parameters()
+        return tuple(name for name, parameter in named if not parameter.requires_grad)
 
     @property
     @functools.cache  # noqa: B019 (networks are few)

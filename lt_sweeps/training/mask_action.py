@@ -33,6 +33,8 @@ class MaskAction:
         # Every tensor that a step changes, `[R, ...]` by the name that a checkpoint calls it.
         buffers = {f"{_BUFFERS}{name}": buffer for name, buffer in stack.buffers.items()}
         self.trained: dict[str, Tensor] = {"weights": weights, **buffers}
+        self._untrained = stage.network.untrained
+        self._still: tuple[Tensor, Tensor] | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -49,6 +51,12 @@ class MaskAction:
     def ready(self) -> None:
         """Settle what a step must do, before the first one: a captured graph repeats it."""
         self.optimizer.ready()
+        if self._untrained:
+            weights = self.trained["weights"]
+            still = torch.zeros_like(weights, dtype=torch.bool)
+            for name in self._untrained:
+                self.stack.views(still)[name].fill_(True)
+            self._still = still, weights.clone()
 
     def at(self, step: int) -> None:
         """Set the tensors that a step reads and that a captured graph cannot compute."""
@@ -63,6 +71,13 @@ class MaskAction:
     def step(self, lr: float | Tensor) -> None:
         """Update what is trained from the gradients of the stack's weights."""
         raise NotImplementedError
+
+    def put_back(self) -> None:
+        """Undo what weight decay, or another optimizer, did to parameters that a module freezes."""
+        if self._still is not None:
+            still, values = self._still
+            weights = self.trained["weights"]
+            torch.where(still, values, weights, out=weights)
 
     def moved(self) -> Tensor:
         """How many weights of each replicate are other than its mask allows, NaN included: `[R]`.

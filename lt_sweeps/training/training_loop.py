@@ -199,6 +199,7 @@ class TrainingLoop:
     ) -> None:
         self._gradients(batch, seeds)
         self.masking.step(lr)
+        self.masking.put_back()
 
     def _eager(self, step: int) -> None:
         self._optimise(self.batches.batch(step), self.recipe.lr_at(step), self._seeds(step))

@@ -180,3 +180,32 @@ def test_what_passes_on_what_arrives_ends_no_path(
     assert network_size(net, kept).weights_effective == 4 * 8 + 8 * 3
     kept["first.weight"][0] = False  # and the three weights that read its unit
     assert network_size(net, kept).weights_effective == 4 * 7 + 7 * 3
+
+
+def test_a_transposed_convolution_counts_where_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 x 4 places are read by 1 * 2 * 2 * 2 weights each, prunable or not; 8 x 8 are written."""
+
+    class Upsampled(nn.Module):
+        def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose2d(input_shape[0], 2, 2, stride=2)
+            self.output = nn.Linear(2, classes)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.output(self.up(x).mean((2, 3)))
+
+    monkeypatch.setattr(models, "Upsampled", Upsampled, raising=False)
+    config = {"net": {"_target_": "lt_sweeps.models.Upsampled"}}
+    net = Network.of(config, (1, 4, 4), 3)
+    assert network_size(net, full(net)).flops_total == 2 * (16 * 8 + 2 * 3)
+    net = Network.of({**config, "prunable": {"include": ["*", "up.weight"]}}, (1, 4, 4), 3)
+    kept = full(net)
+    kept["up.weight"][:, 1] = False  # its second channel, and the three weights that read it
+    assert network_size(net, kept).weights_effective == 4 + 3
+    assert network_size(net, kept).flops_effective == 2 * (16 * 4 + 3)
+
+
+def test_a_pool_with_gaps_has_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    pooled = between(monkeypatch, lambda x: nn.functional.max_pool1d(x, 2, 1, 0, 7).repeat(1, 8))
+    with pytest.raises(Unfollowed, match="dilation"):  # the first and the last of 8 alone
+        network_size(pooled, full(pooled))

@@ -80,6 +80,13 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
         ({**ODD, "prunable": {"include": "head*"}}, "include: got 'head.*'; give a list of"),
         ({**ODD, "prunable": {"include": [5]}}, r"include: got \[5\]; give a list of: a string"),
         ({**ODD, "kinds": "conv"}, "model.kinds: got 'conv'; give kinds .* by pattern"),
+        (
+            {
+                "net": {"_target_": "fixtures.plain_training.Tied"},
+                "prunable": {"include": ["scale"]},
+            },
+            r"model.prunable: .*Tied\S* does not train scale .*exclude=\['scale'\]",
+        ),
         ({"net": None}, "model: no `net`"),
         (
             {**ODD, "kinds": {"inner*": "dense"}},

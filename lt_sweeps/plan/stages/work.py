@@ -172,9 +172,13 @@ class Train(Work):
         acts = self.sparsifier != FIXED
         # Until version 2 the first training loss of one that starts between evaluations was wrong.
         between = bool(self.start.step % self.training.recipe.evaluate_every)
+        # Until version 2 weight decay moved the parameters that a module freezes.
+        recipe = self.training.recipe
+        decays = bool(recipe.weight_decay) or not isinstance(recipe.optimizer, str)
         return {
             **self.training.identity(),
             **({"history": 2} if between else {}),
+            **({"untrained": 2} if decays and self.network.untrained else {}),
             **({} if self.again is None else {"again": self.again}),
             **({"sparsifier": self.sparsifier.identity()} if acts else {}),
         }
