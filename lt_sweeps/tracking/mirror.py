@@ -121,17 +121,21 @@ class Mirror:
         runs = self._runs()
         with suppress(Timeout), FileLock(lock_path(self._root / ".mirror.lock"), blocking=False):
             for run in self._due(session, runs, last):
-                self._pace()
+                self._pace(last=last)
                 if self.clock.left <= 0:
                     break
                 session.send(run)
         return runs, self._due(session, runs, last)
 
-    def _pace(self) -> None:
-        """Wait until another run may be sent: `per_minute` of them in any 60 seconds."""
-        now = time.monotonic()
+    def _pace(self, *, last: bool) -> None:
+        """Wait until another run may be sent: `per_minute` of them in any 60 seconds.
+
+        A running sweep uses half of them. A large one would use all, and its last rows, which have
+        `linger` seconds, would wait for a minute.
+        """
+        now, most = time.monotonic(), self.tracker.per_minute
         self._sent = [moment for moment in self._sent if moment > now - 60]
-        if len(self._sent) >= self.tracker.per_minute:
+        if len(self._sent) >= (most if last else max(1, most // 2)):
             self.clock.wait(self._sent[0] + 60 - now)
         self._sent.append(time.monotonic())
 

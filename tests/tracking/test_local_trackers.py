@@ -193,7 +193,8 @@ def test_mlflow_has_every_row_once_with_parameters_tags_and_summary_though_it_wa
             sync(folder, tracker="mlflow")
     assert sync(folder, tracker="mlflow") == 0
     database = f"sqlite:///{(folder.parent.parent / 'mlflow.db').resolve()}"
-    assert f"runs mirrored in {database}\n" in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert f"runs mirrored in {database}\n" in said.out and said.err == ""
     first = whole_in_mlflow(folder)
     end()
     assert sync(folder, tracker="mlflow") == 0
