@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -85,18 +86,14 @@ class Submission:
 
     def _taken_by(self, before: Manifest) -> str:
         """Why these cells cannot go on with a sweep, and what to do."""
-        cells, there = (
-            [_frozen_cell(cell) for cell in self.plan.cells],
-            {cell.name for cell in before.cells},
-        )
+        cells = map(_frozen_cell, self.plan.cells)
         if {_settings(cell) for cell in cells} == {_settings(cell) for cell in before.cells}:
             return (
-                "has these settings, but a function of yours, a file that it reads, or the data "
-                "changed since it was started; put that back to go on, or choose another name"
+                "has these settings, but a function of yours, a file that it reads, the data or "
+                "lt_sweeps has changed since; put that back to go on, or choose another name"
             )
-        new = sum(cell.name not in there for cell in cells)
-        others = f"{new} of these {len(cells)} cells are not in it" if new else "it has more cells"
-        return f"is taken by another sweep in {self.settings.root}: {others}; choose another"
+        of = f", of `{shlex.join(before.words)}`" if before.words else ""
+        return f"is taken by another sweep in {self.settings.root}{of}; choose another"
 
     def _goes_on_with(self, before: Manifest) -> bool:
         """Whether its cells are those of a sweep, or trials of the same search."""

@@ -72,10 +72,11 @@ def test_the_same_cells_are_the_same_sweep_and_others_are_not(cell: Make, tmp_pa
 
 
 def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
-    frozen(plan([cell()]), tmp_path, "mine")
-    taken = "name: 'mine' is taken by another sweep in .*: 1 of these 2 cells are not in it; choose"
-    with pytest.raises(ValueError, match=taken):
-        frozen(plan([cell(), cell(seed=1)]), tmp_path, "mine")
+    typed = replace(settings(tmp_path, "mine"), words=("seed=range(2)", "name=mine"))
+    Submission(plan([cell()]), typed).freeze([])
+    with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep in ") as raised:
+        frozen(plan([cell(seed=1)]), tmp_path, "mine")
+    assert str(raised.value).endswith(", of `'seed=range(2)' name=mine`; choose another")
 
 
 def test_a_sweep_whose_own_code_has_changed_is_told_apart_from_another(
