@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from lt_sweeps.config.errors import CONF, unknown
+from lt_sweeps.config.errors import CONF, unknown, yaml_value
 from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.storage.atomic_write import lock_path
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -181,7 +181,7 @@ def _chosen(sweep: Path, keys: Mapping[str, str], trust: Sequence[str], **defaul
         if name not in ours:
             raise ValueError(unknown("sync: tracker", name, ours, what="trackers"))
         config = yaml.safe_load(ours[name].read_text())
-    given = {key: yaml.safe_load(value) for key, value in keys.items() if key != "tracker"}
+    given = {key: yaml_value(key, value) for key, value in keys.items() if key != "tracker"}
     for key in given:
         if key == "_target_" or key not in config:
             raise ValueError(unknown("sync", key, set(config) - {"_target_"}, what="keys"))

@@ -227,6 +227,11 @@ def test_a_missing_package_is_one_line_with_the_command_that_brings_it(
         sync(swept(cell(), computed=False), tracker=tracker)
 
 
+def test_a_value_that_is_no_yaml_is_named_by_its_key(cell: Make, swept: Swept) -> None:
+    with pytest.raises(ValueError, match=r"^tags: got \[x; close the brackets"):
+        sync(swept(cell(), computed=False), tracker="wandb", tags="[x")
+
+
 def test_an_unknown_tracker_lists_ours(cell: Make, swept: Swept) -> None:
     with pytest.raises(ValueError, match="tensorbord; did you mean `tensorboard`"):
         sync(swept(cell(), computed=False), tracker="tensorbord")
