@@ -88,15 +88,11 @@ def _log(path: Path) -> str:
 
 
 def _last_word(path: Path) -> str:
-    """What Slurm wrote last into a job's output, such as why it ended the job; else its last line.
-
-    A job that is told to stop goes on writing after that.
-    """
+    """The last line of a job's output that may say why it ended: a pack says so after Slurm has."""
     with suppress(OSError):
         lines = path.read_text(errors="replace").splitlines()
-        return next(
-            (line for line in lines[::-1] if line.startswith("slurmstepd")), last_line(path)
-        )
+        words = [line.strip() for line in lines if line.strip() and line[-10:] != ": not done"]
+        return words[-1] if words else ""
     return ""
 
 

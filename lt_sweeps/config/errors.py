@@ -9,6 +9,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -77,6 +78,17 @@ def unknown(where: str, given: str, allowed: Iterable[str], *, what: str) -> str
     within = [name for name in names if name.endswith(f"/{given}")]  # an option in a folder
     near = f"; did you mean `{within[0]}`?" if within else nearest(given, names) or ";"
     return f"{where}: {given}{near} {what}: {', '.join(names) or 'none'}"
+
+
+def yaml_value(key: str, text: str) -> Any:
+    """The value that a person has typed for a key, as yaml reads it.
+
+    Raises: ValueError: it is no yaml.
+    """
+    try:
+        return yaml.safe_load(text)
+    except YAMLError:
+        raise ValueError(f"{key}: got {text}; close the brackets and quotes of a value") from None
 
 
 def options(group: str) -> set[str]:

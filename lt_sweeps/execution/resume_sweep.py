@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import yaml
-
+from lt_sweeps.config.errors import yaml_value
 from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.slurm import slurm_launcher
@@ -24,7 +23,7 @@ def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
     Raises: ValueError: a config names a function that is neither ours nor trusted.
     """
     given = {
-        key: value if key == "time" else yaml.safe_load(value)  # yaml reads 12:00:00 as a number
+        key: value if key == "time" else yaml_value(key, value)  # yaml reads 12:00:00 as a number
         for key, value in words.items()
         if key != "trust"
     }

@@ -141,20 +141,21 @@ class Status:
     def lost(self) -> list[tuple[Batch, int]]:
         """Jobs that left Slurm's queue without writing that they ended, with work left to do.
 
-        If several jobs were given the same work, only the last is reported, and of the canaries,
-        whose work is always given to others too, the last. A batch without an id was refused by
-        Slurm, so it has no jobs.
+        If several jobs were given the same work, only the last is reported, and a canary only if
+        no job after it has begun or can begin. A batch without an id was refused by Slurm, so it
+        has no jobs.
         """
         packs = {pack.name: pack for pack in self.sweep.manifest.packs}
-        ended, seen, lost, tried = over(self.sweep), set[str](), list[tuple[Batch, int]](), False
+        ended, seen, lost, went_on = over(self.sweep), set[str](), list[tuple[Batch, int]](), False
         accepted = [batch for batch in batches(self.sweep) if batch.id is not None]
         for batch in reversed(accepted) if self.asked_slurm else ():
             for task, names in enumerate(batch.tasks):
                 at, new = (batch.number, task), [name for name in names if name not in seen]
                 if batch.canary:
-                    new, tried = [] if tried else names, True
+                    new, went_on = [] if went_on else names, True
                 else:
                     seen.update(names)
+                    went_on |= at in self.held or at in ended
                 known = [packs[name] for name in new if name in packs]
                 left = [u for pack in known for u in pack.units if u not in self.stored]
                 failed = all(unit in self.failures for unit in left)

@@ -93,9 +93,8 @@ class Submission:
         new = sum(f"{cell.signature}/{cell.seed}" not in there for cell in self.plan.cells)
         others = f"{new} of these {len(self.plan.cells)} cells are not in it"
         of = f", of `{shlex.join(before.words)}`" if before.words else ""
-        return (
-            f"another sweep in {self.settings.root}{of}: {others if new else 'it has more cells'}"
-        )
+        why = others if new else "it has more cells"
+        return f"another sweep in {self.settings.root}{of}: {why}"
 
     def _goes_on_with(self, before: Manifest) -> bool:
         """Whether its cells are those of a sweep, or trials of the same search."""

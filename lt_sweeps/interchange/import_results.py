@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 
 from lt_sweeps.config.call import Call, Config, digest, nearest
+from lt_sweeps.config.errors import yaml_value
 from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.option_files import read_option
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
@@ -53,7 +53,7 @@ def import_(
     if not path.exists():
         raise ValueError(f"import: {path} is not there")
     named = {key: option for key, option in options.items() if key in GROUPS}
-    given = {key: yaml.safe_load(text) for key, text in options.items() if key not in GROUPS}
+    given = {key: yaml_value(key, text) for key, text in options.items() if key not in GROUPS}
     call = Call.of({**read, **given}, where="import", supplied=("path", "choices"))
     levels, notes = _levels(call(path=path, choices=named), call)
     levels = [

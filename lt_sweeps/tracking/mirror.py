@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from lt_sweeps.config.errors import CONF, unknown
+from lt_sweeps.config.errors import CONF, unknown, yaml_value
 from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.storage.atomic_write import lock_path
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -121,17 +121,23 @@ class Mirror:
         runs = self._runs()
         with suppress(Timeout), FileLock(lock_path(self._root / ".mirror.lock"), blocking=False):
             for run in self._due(session, runs, last):
-                self._pace()
+                self._pace(last=last)
                 if self.clock.left <= 0:
                     break
                 session.send(run)
         return runs, self._due(session, runs, last)
 
-    def _pace(self) -> None:
-        """Wait until another run may be sent: `per_minute` of them in any 60 seconds."""
-        now = time.monotonic()
+    def _pace(self, *, last: bool) -> None:
+        """Wait until another run may be sent: `per_minute` of them in any 60 seconds.
+
+        A running sweep, which sends its runs again and again, uses half of them. A large one would
+        use all, and its last rows, which have `linger` seconds, would wait for a minute.
+        """
+        now, most = time.monotonic(), self.tracker.per_minute
+        if not last and not self.tracker.whole:
+            most = max(1, most // 2)
         self._sent = [moment for moment in self._sent if moment > now - 60]
-        if len(self._sent) >= self.tracker.per_minute:
+        if len(self._sent) >= most:
             self.clock.wait(self._sent[0] + 60 - now)
         self._sent.append(time.monotonic())
 
@@ -177,7 +183,7 @@ def _chosen(sweep: Path, keys: Mapping[str, str], trust: Sequence[str], **defaul
         if name not in ours:
             raise ValueError(unknown("sync: tracker", name, ours, what="trackers"))
         config = yaml.safe_load(ours[name].read_text())
-    given = {key: yaml.safe_load(value) for key, value in keys.items() if key != "tracker"}
+    given = {key: yaml_value(key, value) for key, value in keys.items() if key != "tracker"}
     for key in given:
         if key == "_target_" or key not in config:
             raise ValueError(unknown("sync", key, set(config) - {"_target_"}, what="keys"))

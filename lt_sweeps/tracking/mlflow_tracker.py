@@ -46,12 +46,12 @@ class MLflow:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(self.timeout))))
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         uri = self.uri or f"sqlite:///{(root / 'mlflow.db').resolve()}"
         with _answers():
             from mlflow import MlflowClient
 
+            for name in ("mlflow", "alembic"):  # the import has set their levels
+                logging.getLogger(name).setLevel(logging.ERROR)
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         yield _Session(client, self.experiment, uri)
 

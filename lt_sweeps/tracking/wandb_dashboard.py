@@ -13,16 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.config.errors import unknown, yaml_value
 from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
 from lt_sweeps.config.report_config import BANDS, KEYS
 from lt_sweeps.reporting.result_tables import percent_text
 from lt_sweeps.storage.atomic_write import write_whole
-from lt_sweeps.storage.checked_read import read_json, typed
+from lt_sweeps.storage.checked_read import read_json
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.tracked_runs import TrackedCell, tracked_cells
 
@@ -103,8 +102,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Saved:
-    """What was saved there: the workspace's address, the report's id and address."""
+    """What was saved, and where: the workspace's address, the report's id and address."""
 
+    place: Place
     workspace: str
     report: str
     report_url: str
@@ -119,15 +119,15 @@ def dashboard(sweep: Path, **keys: str) -> None:
     Raises: ValueError: a wrong key or value, W&B's library is missing, or W&B cannot be reached.
     """
     place = _place(sweep, keys)
-    layout = {k: yaml.safe_load(v) for k, v in keys.items() if k not in _NAMES}
+    layout = {k: yaml_value(k, v) for k, v in keys.items() if k not in _NAMES}
     metrics = {m for config in layouts(sweep).values() for m in config.get("metrics", ())}
     drawn = analyses(read_results(sweep, metrics={"test_metric", *metrics}), layout)
     verdicts = "\n\n".join(map(verdict_table, drawn.values()))
     band = next(iter(drawn.values())).layout.band
     workspace, report = definition(sweep.name, tracked_cells(sweep), place, verdicts, band=band)
     path = sweep / "dashboard.json"
-    saved = _save(workspace, report, _saved(path, place))
-    write_whole(path, json.dumps({"place": asdict(place), **asdict(saved)}).encode())
+    saved = _save(workspace, report, place, _saved(path, place))
+    write_whole(path, json.dumps(asdict(saved)).encode())
     print(f"{saved.workspace}\n{saved.report_url}")
 
 
@@ -241,8 +241,7 @@ def _panel(library: Any, plot: Plot, line: str, band: str) -> Any:
 def _place(sweep: Path, keys: dict[str, str]) -> Place:
     for key in keys:
         if key not in (*_NAMES, *KEYS):
-            allowed = [*_NAMES, *KEYS]
-            raise ValueError(f"dashboard: unknown key {key}; keys: {allowed}")
+            raise ValueError(unknown("dashboard", key, [*_NAMES, *KEYS], what="keys"))
     config = {**(SweepFolder(sweep).manifest.cells[0].config.get("tracker") or {}), **keys}
     return Place(config.get("project") or "lt-sweeps", config.get("entity") or "")
 
@@ -263,15 +262,13 @@ def _library() -> tuple[Any, Any, Any]:
 def _saved(path: Path, place: Place) -> Saved | None:
     """What an earlier call saved there, so that saving again replaces it."""
     try:
-        before = read_json(path, dict[str, Any])
-        if before.pop("place", None) == asdict(place):
-            return typed(Saved, before)
+        before = read_json(path, Saved)
     except (FileNotFoundError, ValueError):  # nothing was saved, or nobody knows where
-        pass
-    return None
+        return None
+    return before if before.place == place else None
 
 
-def _save(workspace: Any, report: Any, before: Saved | None) -> Saved:
+def _save(workspace: Any, report: Any, place: Place, before: Saved | None) -> Saved:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
@@ -287,6 +284,6 @@ def _save(workspace: Any, report: Any, before: Saved | None) -> Saved:
             workspace, report.id = kept, before.report
         workspace.save()
         report.save()
-        return Saved(workspace.url, report.id, report.url)
+        return Saved(place, workspace.url, report.id, report.url)
     except (wandb.Error, OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"dashboard: {' '.join(str(error).split())}") from None

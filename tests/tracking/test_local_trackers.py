@@ -193,7 +193,8 @@ def test_mlflow_has_every_row_once_with_parameters_tags_and_summary_though_it_wa
             sync(folder, tracker="mlflow")
     assert sync(folder, tracker="mlflow") == 0
     database = f"sqlite:///{(folder.parent.parent / 'mlflow.db').resolve()}"
-    assert f"runs mirrored in {database}\n" in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert f"runs mirrored in {database}\n" in said.out and said.err == ""
     first = whole_in_mlflow(folder)
     end()
     assert sync(folder, tracker="mlflow") == 0
@@ -224,6 +225,11 @@ def test_a_missing_package_is_one_line_with_the_command_that_brings_it(
     line = f"tracker: {tracker} is not installed; hint: pip install lt-sweeps[{tracker}]"
     with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
         sync(swept(cell(), computed=False), tracker=tracker)
+
+
+def test_a_value_that_is_no_yaml_is_named_by_its_key(cell: Make, swept: Swept) -> None:
+    with pytest.raises(ValueError, match=r"^tags: got \[x; close the brackets"):
+        sync(swept(cell(), computed=False), tracker="wandb", tags="[x")
 
 
 def test_an_unknown_tracker_lists_ours(cell: Make, swept: Swept) -> None:

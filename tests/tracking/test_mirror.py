@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from fixtures.command_line import kill, until
 from fixtures.wandb_server import WandbServer, sync
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.tracking.tracked_runs import tracked_cells
+from lt_sweeps.tracking.mirror import Mirror
+from lt_sweeps.tracking.mirror_process import Deadline
+from lt_sweeps.tracking.tracked_runs import Run, tracked_cells
+from lt_sweeps.tracking.tracker import Arrived
 
 REPOSITORY = Path(__file__).parents[2]
 DENSE = {"_target_": "lt_sweeps.plan.methods.dense"}
@@ -268,6 +272,40 @@ def test_artifacts_are_a_collection_per_cell_and_seed_with_levels_facts_and_pare
     assert sync(folder, artifacts=f"{kind}s") == 0
     assert "CreateArtifact" not in wandb_server.requests
     once(wandb_server, folder)
+
+
+def test_a_running_sweep_leaves_its_end_half_of_the_runs_that_a_minute_may_have(
+    cell: Make, swept: Swept
+) -> None:
+    """Else a sweep of many runs would end with a minute's wait, which is all the time it has."""
+    waits: list[float] = []
+
+    class Clock(Deadline):
+        def wait(self, seconds: float) -> None:
+            waits.append(seconds)
+
+    @dataclass
+    class Taking:
+        """A tracker that has no run yet, and takes each."""
+
+        taken: list[str] = field(default_factory=list[str])
+        every, per_minute, linger, whole = 30.0, 4, 60.0, False
+
+        def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
+            return {}
+
+        def send(self, run: Run) -> None:
+            self.taken.append(run.key)
+
+    folder, tracker = swept(*(cell(seed=seed, method=DENSE) for seed in range(3))), Taking()
+    mirror = Mirror(folder, tracker, Clock())  # pyright: ignore[reportArgumentType]
+    runs = 3 + 1  # with the mean
+    mirror._pass(tracker)
+    assert len(tracker.taken) == runs and len([w for w in waits if w > 50]) == 2
+    waits.clear()
+    mirror._sent = mirror._sent[:2]  # what may be sent while the sweep runs
+    mirror._pass(tracker, last=True)
+    assert len(tracker.taken) == 2 * runs and len([w for w in waits if w > 50]) == 2
 
 
 def test_a_sweep_that_shares_cells_takes_over_their_group_and_line_and_no_row(

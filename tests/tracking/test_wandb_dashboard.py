@@ -148,7 +148,8 @@ def test_saved_again_it_replaces_itself(sweep: Path, wandb_server: WandbServer) 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["projct=x"], "dashboard: unknown key projct; keys: ["),
+        (["projct=x"], "dashboard: projct; did you mean `project`? keys: "),
+        (["figures=[acc"], "figures: got [acc; close the brackets and quotes of a value"),
         (["baseline=none_such"], "report.baseline: no line is called `none_such`"),
     ],
 )
