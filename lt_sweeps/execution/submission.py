@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -77,23 +76,14 @@ class Submission:
         self.folder = settings.root / "sweeps" / folder.replace("/", "-")
         before = self.sweep.usable_manifest
         if before is not None and not self._goes_on_with(before):
-            raise ValueError(f"name: {name!r} {self._taken_by(before)}")
+            raise ValueError(
+                f"name: {name!r} is taken by another sweep in {settings.root}; choose another"
+            )
 
     @property
     def _reports(self) -> dict[str, Mapping[str, Any]]:
         """The keys under `report:` of each experiment."""
         return {c.labels["experiment"] or "": c.cell.report for c in self.plan.cells}
-
-    def _taken_by(self, before: Manifest) -> str:
-        """Why these cells cannot go on with a sweep, and what to do."""
-        cells = map(_frozen_cell, self.plan.cells)
-        if {_settings(cell) for cell in cells} == {_settings(cell) for cell in before.cells}:
-            return (
-                "has these settings, but a function of yours, a file that it reads, the data or "
-                "lt_sweeps has changed since; put that back to go on, or choose another name"
-            )
-        of = f", of `{shlex.join(before.words)}`" if before.words else ""
-        return f"is taken by another sweep in {self.settings.root}{of}; choose another"
 
     def _goes_on_with(self, before: Manifest) -> bool:
         """Whether its cells are those of a sweep, or trials of the same search."""
@@ -419,12 +409,6 @@ def _frozen_cell(planned: Planned) -> FrozenCell:
         stages=[stage.key for stage in planned.trainings],
         levels=planned.levels,
     )
-
-
-def _settings(cell: FrozenCell) -> str:
-    """The digest of what a cell was asked for, without the settings that name no result."""
-    asked = {key: value for key, value in cell.config.items() if key not in SHARED_KEYS}
-    return digest([asked, cell.seed])
 
 
 def _frozen_stage(stage: Work) -> FrozenStage:

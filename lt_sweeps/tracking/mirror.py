@@ -130,12 +130,14 @@ class Mirror:
     def _pace(self, *, last: bool) -> None:
         """Wait until another run may be sent: `per_minute` of them in any 60 seconds.
 
-        A running sweep uses half of them. A large one would use all, and its last rows, which have
-        `linger` seconds, would wait for a minute.
+        A running sweep, which sends its runs again and again, uses half of them. A large one would
+        use all, and its last rows, which have `linger` seconds, would wait for a minute.
         """
         now, most = time.monotonic(), self.tracker.per_minute
+        if not last and not self.tracker.whole:
+            most = max(1, most // 2)
         self._sent = [moment for moment in self._sent if moment > now - 60]
-        if len(self._sent) >= (most if last else max(1, most // 2)):
+        if len(self._sent) >= most:
             self.clock.wait(self._sent[0] + 60 - now)
         self._sent.append(time.monotonic())
 

@@ -85,10 +85,11 @@ def publish(scratch: Path, folder: Path, note: Note, rows: int, *, patience: flo
     os.rename(written, place)
 
 
-def rows_in_files(folder: Path) -> dict[str, Arrived]:
-    """What the files in `folder` hold of each run, by key."""
+def rows_in_files(folder: Path, run: str = "") -> dict[str, Arrived]:
+    """What the files in `folder` hold of each run, by key; of one run, its files alone are read."""
     arrived: dict[str, Arrived] = {}
-    for path in sorted(folder.glob(f"offline-run-*/{_NOTE}")):
+    files = f"offline-run-*-{run}*" if run else "offline-run-*"
+    for path in sorted(folder.glob(f"{files}/{_NOTE}")):
         note = read_json(path, Note)
         before = arrived.get(note.run, Arrived())
         rows, closed = max(before.rows, note.rows), before.closed or note.done

@@ -117,7 +117,8 @@ class _Session:
             mine = self._begin(run, place)
             first = mine.starting_step
             if self.tracker.mode == "offline":
-                first = wandb_offline.rows_in_files(self.folder).get(run.key, Arrived()).rows
+                known = wandb_offline.rows_in_files(self.folder, run.key)
+                first = known.get(run.key, Arrived()).rows
             rows = range(first, len(run.rows))
             for step in rows:
                 mine.log(dict(run.rows[step]), step=step)
