@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,14 @@ def test_a_line_with_two_dense_networks_is_named(sweep: FakeSweep) -> None:
     results = read_results(sweep.folder, metrics=[])
     (both,) = analyses(results, {"along": ["recipe.lr"]}).values()
     assert raised_alarms(both) == [
-        "fc on digits: large_final has 2 dense networks (recipe.lr=0.1, recipe.lr=0.2); its "
-        "endpoints and margins are measured by the first. Leave out of `report.along` what changes "
-        "the dense network."
+        "fc on digits: large_final has 2 dense networks (recipe.lr=0.1, recipe.lr=0.2), so it has "
+        "no endpoint that is measured from dense. Leave out of `report.along` what changes the "
+        "dense network."
     ]
+    ((curve, ends),) = both.endpoints
+    assert curve.dense is None
+    measured = {end.name for end in ends if not math.isnan(end.sparsity)}
+    assert not {"sparsest_matching", "sparsest_not_inferior"} & measured
 
 
 def test_a_target_missed_by_the_rounding_of_a_layer_is_met(sweep: FakeSweep) -> None:

@@ -75,8 +75,9 @@ def test_the_same_cells_are_the_same_sweep_and_others_are_not(cell: Make, tmp_pa
 
 
 def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
-    frozen(plan([cell()]), tmp_path, "mine")
-    with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep"):
+    typed = replace(settings(tmp_path, "mine"), words=("seed=range(2)", "name=mine"))
+    Submission(plan([cell()]), typed).freeze([])
+    with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep in ") as raised:
         frozen(plan([cell(seed=1)]), tmp_path, "mine")
     of = ", of `'seed=range(2)' name=mine`: 1 of these 1 cells are not in it; choose another"
     assert str(raised.value).endswith(of)
