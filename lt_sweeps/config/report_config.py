@@ -166,7 +166,7 @@ class ReportConfig:
         object.__setattr__(self, "published", published)
 
     def check_margins(self, metric: Quantity) -> None:
-        """Raises: ValueError: a margin is as wide as all that a metric of fractions can be."""
+        """Raises: ValueError: a margin of a fraction is 1 or more: no value lies outside it."""
         for key in ("margin", "equivalence"):
             given = getattr(self, key)
             if metric.is_fraction and isinstance(given, int | float) and given >= 1:

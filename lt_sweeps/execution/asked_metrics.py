@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.line_names import check_planned
 from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.analysis.results import layouts_by_name, queued_cell
-from lt_sweeps.config.quantities import Quantity, check_name, names_measured
+from lt_sweeps.config.quantities import Quantity, check_name, named, names_measured
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.plan.planning import Planned
 from lt_sweeps.storage.manifest import FrozenCell
@@ -17,16 +18,18 @@ from lt_sweeps.storage.manifest import FrozenCell
 def check_metrics(cells: Sequence[Planned]) -> None:
     """Look up the metrics of the report and the objective, before anything is computed.
 
-    Raises: ValueError: no cell has a metric of such a name, or no cell has the objective's level;
-        or a margin is none of the metric.
+    Raises: ValueError: no cell has a metric of such a name, no cell has the objective's level, or
+        a margin does not fit a metric.
     """
     tasks = dict.fromkeys(cell.lasts[0].training.task for cell in cells)
     names = names_measured([kind for task in tasks for kind in task.metric_kinds])
-    for report in {repr(cell.cell.report): cell.cell.report for cell in cells}.values():
-        for name in layout(report).metrics:
+    by_report = group_by(cells, lambda cell: repr(cell.cell.report))
+    for drawn in by_report.values():
+        asked = layout(drawn[0].cell.report)
+        for name in asked.metrics:
             check_name("report.metrics", name, names)
-        for task in tasks:
-            layout(report).check_margins(Quantity.of(f"test_{task.kind.main}"))
+            for main in {cell.lasts[0].training.task.kind.main for cell in drawn}:
+                asked.check_margins(Quantity.of(named(name, main)))
     levels = {level for cell in cells for level in cell.levels.values()}
     for value in {str(cell.cell.config.get("objective", "val_metric")) for cell in cells}:
         Objective.of(value).check(names, levels)

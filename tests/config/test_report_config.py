@@ -103,6 +103,14 @@ def test_a_margin_in_percent_of_a_fraction_is_refused_when_the_plan_is_made(
         Submission(wrong, settings(tmp_path, "s"))
 
 
+def test_a_margin_is_compared_with_the_metrics_of_its_own_report(
+    cell: Callable[..., Any], tmp_path: Path
+) -> None:
+    """5 may be the margin of a loss, beside another experiment that is judged by its accuracy."""
+    of_loss = replace(cell(), report={"metrics": ["test_loss"], "margin": 5})
+    Submission(plan([of_loss, cell(seed=1)]), settings(tmp_path, "s"))
+
+
 def test_a_mistake_in_the_layout_is_said_when_the_plan_is_made(cell: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match=r"report: .* takes no \['lines_by'\]"):
         plan([replace(cell(), report={"lines_by": []})])
