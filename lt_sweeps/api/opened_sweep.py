@@ -40,10 +40,10 @@ def open_sweep(
         trust: modules of your own whose functions may be called to build a ticket, as
             `"mylab.nets,mylab.data"` or a tuple.
 
-    Raises: ValueError: there is no such sweep.
+    Raises: ValueError: there is no such sweep, or `trust` names no module.
     """
     folder = sweep_path(str(name), Path(root), where="open")
-    return Sweep(folder, trusted_modules(trust) if isinstance(trust, str) else tuple(trust))
+    return Sweep(folder, trusted_modules(trust))
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def run_words(*words: str, trust: tuple[str, ...] | str = ()) -> Sweep:
         ValueError: a word is wrong.
         RuntimeError: the run failed; what is done is kept, and the same words go on.
     """
+    trusted = trusted_modules(trust)
     folder, lines = None, []
     with _started(words) as process:
         for line in process.stdout or ():
@@ -76,8 +77,7 @@ def run_words(*words: str, trust: tuple[str, ...] | str = ()) -> Sweep:
         raise ValueError(_mistake(lines) or "run: these words run nothing")
     if process.returncode:
         raise RuntimeError(f"run: ended with status {process.returncode}: {_mistake(lines)}")
-    trust = trusted_modules(trust) if isinstance(trust, str) else tuple(trust)
-    return Sweep(Path(folder[1]), trust)
+    return Sweep(Path(folder[1]), trusted)
 
 
 @contextmanager

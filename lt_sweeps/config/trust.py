@@ -21,12 +21,13 @@ _OPEN = re.compile(rf"torch\.optim\.[A-Z]\w*|torchvision\.transforms\.v2\.[A-Z]\
 _TARGET = re.compile(r"_target_\s*[:=]\s*([\w.,]+)")
 
 
-def trusted_modules(words: str | None) -> tuple[str, ...]:
-    """The modules that the word `trust=mylab,theirlab.nets` names on a command line.
+def trusted_modules(given: str | Collection[str] | None) -> tuple[str, ...]:
+    """The modules of `trust=mylab,theirlab.nets`, or of a list of their names.
 
     Raises: ValueError: one is not the name of a module.
     """
-    names = tuple(filter(None, (words or "").split(",")))
+    names = given.split(",") if isinstance(given, str) else given or ()
+    names = tuple(filter(None, names))
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ValueError(f"trust: got {name!r}; give modules: trust=mylab,theirlab.nets")

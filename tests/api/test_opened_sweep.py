@@ -160,6 +160,9 @@ def test_a_figure_of_ones_own_by_its_yaml_or_a_mapping_or_as_the_sweep_asks(
 def test_trusted_modules_are_given_as_on_the_command_line(sweep: Sweep) -> None:
     for trust in ("mylab.nets,mylab.data", ("mylab.nets", "mylab.data")):
         assert lt.open(sweep.folder, trust=trust).trust == ("mylab.nets", "mylab.data")
+    for wrong in ("mylab/nets.py", ("mylab/nets.py",)):
+        with pytest.raises(ValueError, match="trust: got 'mylab/nets.py'; give modules: trust="):
+            lt.open(sweep.folder, trust=wrong)
 
 
 def test_a_sweep_by_its_name_and_one_that_is_not_there(sweep: Sweep) -> None:
