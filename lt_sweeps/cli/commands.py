@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lt_sweeps.cli.arguments import USAGE, Arguments, Usage
+from lt_sweeps.config.errors import yaml_value
 from lt_sweeps.config.report_config import layout, named_figures
 from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -201,10 +200,4 @@ VERBS: Mapping[str, Callable[[Arguments], int]] = {
 
 def _values(keys: Mapping[str, str]) -> dict[str, Any]:
     """The values of keys as yaml reads them."""
-    values: dict[str, Any] = {}
-    for key, text in keys.items():
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise Usage(f"{key}: got {text}; close the brackets and quotes of a value") from None
-    return values
+    return {key: yaml_value(key, text) for key, text in keys.items()}
