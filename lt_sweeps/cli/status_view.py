@@ -88,12 +88,12 @@ def _log(path: Path) -> str:
 
 
 def _last_word(path: Path) -> str:
-    """The last line of a job's output that may say why it ended: a pack says so after Slurm has."""
-    with suppress(OSError):
-        lines = path.read_text(errors="replace").splitlines()
-        words = [line.strip() for line in lines if line.strip() and line[-10:] != ": not done"]
-        return words[-1] if words else ""
-    return ""
+    """The last line of a job's output that may say why it ended, or nothing.
+
+    Slurm's own line comes before those that say which packs are not done.
+    """
+    lines = map(str.strip, reversed(_log(path).splitlines()))
+    return next((line for line in lines if line and not line.endswith(": not done")), "")
 
 
 def _cell(sweep: SweepFolder, cell: str) -> int:

@@ -96,7 +96,7 @@ def has_slurm() -> bool:
 
 
 class Queued(NamedTuple):
-    """A task that Slurm holds, and why it waits, in Slurm's word, where it does."""
+    """A task that Slurm holds; `reason` is Slurm's word for why it waits."""
 
     state: str
     id: str
