@@ -87,10 +87,11 @@ def checked_evidence(name: str, values: State, ticket: Ticket) -> State:
         ValueError: it overflows at the start of a training, from finite weights. A mask by it would
             be a random one. Where a training has diverged, its records say so.
     """
-    if ticket.step or not all(bool(t.isfinite().all()) for t in ticket.state.values()):
+    if ticket.step:
         return values
     for layer, tensor in values.items():
-        if not (finite := tensor.isfinite()).all():
+        finite = tensor.isfinite()
+        if not finite.all() and all(bool(t.isfinite().all()) for t in ticket.state.values()):
             raise ValueError(
                 f"mask_criterion.{name}: not finite for {int((~finite).sum())} of the "
                 f"{finite.numel()} weights of {layer}, though the network's weights are finite; "
