@@ -132,7 +132,7 @@ def check_split(dataset: Dataset, name: str, split: Split) -> None:
         raise ValueError(f"{where} or targets require a gradient; give `tensor.detach()`")
     # A scale that was left out divides by 255, which makes other numbers nearly constant.
     divided = dataset.scale == PIXELS and dataset.input_dtype == torch.float32
-    if divided and inputs.is_floating_point() and 0 < (most := float(inputs.abs().max())) < 16:
+    if divided and inputs.is_floating_point() and 0 < (most := _largest(inputs)) < 16:
         raise ValueError(
             f"{where} are {inputs.dtype} of at most {most:.3g}, and scale={PIXELS:g} would divide "
             "them; give scale=1.0, unless they are pixels from 0 to 255"
@@ -147,6 +147,12 @@ def check_split(dataset: Dataset, name: str, split: Split) -> None:
 def _unusual(value: object, usual: object = torch.float32) -> tuple[str, ...]:
     """What an option that came later adds to a hash: nothing where it is as it was before."""
     return () if value == usual else (str(value),)
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest absolute value, without a copy of all."""
+    lowest, highest = tensor.aminmax()
+    return float(torch.maximum(-lowest, highest))
 
 
 def _hash(tensor: Tensor) -> str:
