@@ -80,7 +80,7 @@ class Submission:
         if before is not None and not self._goes_on_with(before):
             if _asked(c.config for c in before.cells) == _asked(c.cell.config for c in plan.cells):
                 _check_units(before, plan, [unit for cell in before.cells for unit in cell.units])
-            raise ValueError(f"name: {name!r} is taken by {self._owner(before)}; choose another")
+            raise ValueError(f"name: {folder!r} is taken by {self._owner(before)}; choose another")
 
     @property
     def _reports(self) -> dict[str, Mapping[str, Any]]:
@@ -88,7 +88,7 @@ class Submission:
         return {c.labels["experiment"] or "": c.cell.report for c in self.plan.cells}
 
     def _owner(self, before: Manifest) -> str:
-        """Whose a name is: the words of the sweep, and why these cells are not part of it."""
+        """The sweep that has the name: its overrides, and why these cells are not its cells."""
         there = {cell.name for cell in before.cells}
         new = sum(f"{cell.signature}/{cell.seed}" not in there for cell in self.plan.cells)
         others = f"{new} of these {len(self.plan.cells)} cells are not in it"
