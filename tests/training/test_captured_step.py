@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from fixtures.captured_step import HostTraffic, Waits, captured, no_waits
 from fixtures.method_cases import (
@@ -21,6 +22,7 @@ from fixtures.method_cases import (
     has_norms,
     method_cells,
 )
+from torch import nn
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.data import Split, batches
@@ -127,6 +129,32 @@ def test_every_backend_of_every_model_can_be_captured(
         for seed in (0, 1)
     ]
     assert_equal(run, monkeypatch, tmp_path, *cells, backend=backend)
+
+
+class Frozen(nn.Sequential):
+    """A network with a bias that is not trained."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, classes))
+        self[1].bias.requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", ["imp", "continuous_sparsification"])
+def test_a_captured_step_leaves_a_frozen_parameter_as_it_is(
+    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    made = cell(
+        model={"net": {"_target_": f"{__name__}.Frozen"}},
+        method={"_target_": f"lt_sweeps.plan.methods.{name}"},
+        schedule=HALF,
+        recipe={**MOMENTUM, "length": "1ep", "weight_decay": 0.1},
+    )
+    assert_equal(run, monkeypatch, tmp_path, made, backend="stacked")
+    states = [
+        safetensors.torch.load(content) for content in tickets(tmp_path / "captured").values()
+    ]
+    biases = [state["1.bias"] for state in states if "1.bias" in state]
+    assert len(biases) > 1 and all(torch.equal(bias, biases[0]) for bias in biases)
 
 
 @pytest.mark.parametrize("name", ["imp", "gmp", "rigl", "continuous_sparsification"])
