@@ -83,6 +83,9 @@ def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
     assert str(raised.value).endswith(of)
     with pytest.raises(ValueError, match="is taken by another sweep in .* 1 of these 2 cells are "):
         frozen(plan([cell(), cell(seed=1)]), tmp_path, "mine")
+    unnamed = replace(settings(tmp_path, None), search="mine")
+    with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep in "):
+        Submission(plan([cell(seed=1)]), unnamed)
 
 
 def test_a_sweep_whose_file_was_edited_says_so_and_not_that_its_name_is_taken(
