@@ -108,6 +108,10 @@ def content_hash(dataset: Dataset) -> str:
     return content.hexdigest()
 
 
+_DARK = 16.0
+"""No data set of pixels from 0 to 255 is darker than this everywhere; standardised inputs are."""
+
+
 def check_split(dataset: Dataset, name: str, split: Split) -> None:
     """Refuse a split that is not what its data set says.
 
@@ -132,7 +136,7 @@ def check_split(dataset: Dataset, name: str, split: Split) -> None:
         raise ValueError(f"{where} or targets require a gradient; give `tensor.detach()`")
     # A scale that was left out divides by 255, which makes other numbers nearly constant.
     divided = dataset.scale == PIXELS and dataset.input_dtype == torch.float32
-    if divided and inputs.is_floating_point() and 0 < (most := _largest(inputs)) < 16:
+    if divided and inputs.is_floating_point() and 0 < (most := _largest(inputs)) < _DARK:
         raise ValueError(
             f"{where} are {inputs.dtype} of at most {most:.3g}, and scale={PIXELS:g} would divide "
             "them; give scale=1.0, unless they are pixels from 0 to 255"
