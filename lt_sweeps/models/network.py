@@ -211,7 +211,7 @@ class Network:
             torch.manual_seed(draw(seed.role("init"), "init", *index))
             module = self.module("cpu")
             if self.init is not None:
-                self.init(module=module)
+                self._initialize(module)
             return state_of(module)
 
         state = dict(repeated(drawn, f"model: {self.net}"))
@@ -220,6 +220,18 @@ class Network:
             loaded = state.keys() & given.keys() - self.drawn
             state |= {name: given[name].to(state[name].dtype).clone() for name in loaded}
         return state
+
+    def _initialize(self, module: nn.Module) -> None:
+        """Raises: ValueError: `init` freezes a parameter, which every other module would train."""
+        assert self.init is not None
+        before = {name for name, p in module.named_parameters() if p.requires_grad}
+        self.init(module=module)
+        after = {name for name, p in module.named_parameters() if p.requires_grad}
+        if changed := sorted(before ^ after):
+            raise ValueError(
+                f"model.init: `{self.init.target}` sets requires_grad of {', '.join(changed[:3])}; "
+                "it may set values alone, so freeze parameters in the `__init__` of model.net"
+            )
 
     @property
     @functools.cache  # noqa: B019 (networks are few)

@@ -26,6 +26,10 @@ class Odd(nn.Module):
 ODD = {"net": {"_target_": f"{__name__}.Odd"}}
 
 
+def frozen(module: Odd) -> None:
+    module.norm.requires_grad_(False)
+
+
 def of(config: dict) -> Network:
     return Network.of(config, (1, 4, 4), 3)
 
@@ -112,6 +116,12 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
 def test_a_wrong_model_is_answered(config: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         of(config)
+
+
+def test_an_init_that_freezes_what_would_train_all_the_same_is_refused() -> None:
+    network = of({**ODD, "init": {"_target_": f"{__name__}.frozen"}})
+    with pytest.raises(ValueError, match="model.init: .* sets requires_grad of norm.bias, norm.w"):
+        network.draw(Seed(0))
 
 
 class Lazy(nn.Sequential):
