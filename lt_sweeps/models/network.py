@@ -30,6 +30,8 @@ _KEYS: Mapping[str, Any] = {
 _PRUNABLE = {"include": Sequence[str], "exclude": Sequence[str]}
 _SHAPES = ("input_shape", "classes", "outputs")  # passed to a net that names them
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_HELD = 2.0**-25  # a smaller part of a number is lost in float32
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # The weights of a module that are prunable unless a pattern says otherwise, by their own names.
 _USUAL: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
@@ -171,6 +173,21 @@ class Network:
     def normalised(self) -> bool:
         """Whether it has batch norms with running statistics."""
         return any(name.endswith("running_mean") for name, _ in self.module().named_buffers())
+
+    @functools.cache  # noqa: B019 (networks are few)
+    def lingering(self, batches: int) -> dict[str, float | None]:
+        """The batch norms, each with its momentum, that so many batches do not make anew.
+
+        Running statistics of momentum m hold (1 - m)^n of what they were before n batches; those
+        without momentum are the mean of all batches that the norm has ever seen.
+        """
+        named = self.module().named_modules()
+        norms = {n: p.momentum for n, p in named if isinstance(p, _NORMS) and p.track_running_stats}
+        return {
+            name: momentum
+            for name, momentum in norms.items()
+            if momentum is None or (0 < momentum < 1 and (1 - momentum) ** batches >= _HELD)
+        }
 
     @property
     def parameters(self) -> int:
