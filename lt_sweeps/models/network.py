@@ -239,15 +239,16 @@ class Network:
         return state
 
     def _initialize(self, module: nn.Module) -> None:
-        """Raises: ValueError: `init` freezes a parameter, which every other module would train."""
+        """Raises: ValueError: `init` changes more than values, which no other module would have."""
         assert self.init is not None
-        before = {name for name, p in module.named_parameters() if p.requires_grad}
+        before = _described(module)
         self.init(module=module)
-        after = {name for name, p in module.named_parameters() if p.requires_grad}
-        if changed := sorted(before ^ after):
+        after = _described(module)
+        if before != after:
+            other = [line for line in after if line not in before] or ["less"]
             raise ValueError(
-                f"model.init: `{self.init.target}` sets requires_grad of {', '.join(changed[:3])}; "
-                "it may set values alone, so freeze parameters in the `__init__` of model.net"
+                f"model.init: `{self.init.target}` makes the net have `{other[0]}`; it may set "
+                "values of parameters and buffers alone, so do all else in model.net"
             )
 
     @property
@@ -325,6 +326,13 @@ class Network:
 def _only(output: str | int, module: nn.Module, args: object, outputs: object) -> Tensor:
     """The output that counts, in place of all that a net returned."""
     return picked(outputs, output)
+
+
+def _described(module: nn.Module) -> list[str]:
+    """What a module is beside the values of its tensors: its layers, and what it trains."""
+    named = module.named_parameters()
+    trained = [f"{name}.requires_grad={parameter.requires_grad}" for name, parameter in named]
+    return [*(line.strip() for line in repr(module).splitlines()), *trained]
 
 
 def _lies_in(name: str, pattern: str) -> bool:

@@ -30,6 +30,10 @@ def frozen(module: Odd) -> None:
     module.norm.requires_grad_(False)
 
 
+def slower(module: Odd) -> None:
+    module.norm.momentum = 0.01
+
+
 def of(config: dict) -> Network:
     return Network.of(config, (1, 4, 4), 3)
 
@@ -118,9 +122,12 @@ def test_a_wrong_model_is_answered(config: dict, message: str) -> None:
         of(config)
 
 
-def test_an_init_that_freezes_what_would_train_all_the_same_is_refused() -> None:
-    network = of({**ODD, "init": {"_target_": f"{__name__}.frozen"}})
-    with pytest.raises(ValueError, match="model.init: .* sets requires_grad of norm.bias, norm.w"):
+@pytest.mark.parametrize(
+    ("init", "what"), [("frozen", "norm.weight.requires_grad=False"), ("slower", "momentum=0.01")]
+)
+def test_an_init_that_does_what_no_training_would_see_is_refused(init: str, what: str) -> None:
+    network = of({**ODD, "init": {"_target_": f"{__name__}.{init}"}})
+    with pytest.raises(ValueError, match=f"model.init: .*{init}` makes the net have `.*{what}"):
         network.draw(Seed(0))
 
 
