@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.composition import Axis, ComposedCell, choices_of, compose_cells, resolved
+from lt_sweeps.config.errors import unknown
 from lt_sweeps.config.published_curves import with_files
 from lt_sweeps.config.report_config import named_figures
 from lt_sweeps.config.taken_options import check_targets, group_of, has_key, untaken
@@ -57,7 +58,10 @@ class SweepSpec:
     def of(cls, master: DictConfig) -> SweepSpec:
         sweeper = OmegaConf.to_container(master.hydra.sweeper)
         assert isinstance(sweeper, dict)
-        spec = {key: sweeper.get(key) or {} for key in cls.__dataclass_fields__}
+        keys = cls.__dataclass_fields__
+        if wrong := sorted(map(str, sweeper.keys() - keys.keys() - {"_target_"})):
+            raise ValueError(unknown("hydra.sweeper", wrong[0], keys, what="keys"))
+        spec = {key: sweeper.get(key) or {} for key in keys}
         for key, depth in (("params", 0), ("variants", 1), ("defaults_for", 2)):
             _check_mapping(f"hydra.sweeper.{key}", spec[key], depth)
         return cls(**spec)

@@ -180,7 +180,11 @@ def _raising(error: BaseException) -> Callable[..., NoReturn]:
             "--config-dir: got nowhere; give a folder that holds GROUP/NAME.yaml of your own",
         ),
         (["--cfg", "job", "seed=1,2"], "seed=1,2: several values; this command takes one"),
-        (["report", "none_such"], "report: none_such; sweeps in results: none"),
+        (
+            ["report", "none_such"],
+            "report: none_such; sweeps in results: none, because there is no such folder; "
+            "give root=DIR",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

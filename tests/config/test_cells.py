@@ -230,6 +230,16 @@ def test_what_a_sweeper_asks_for_is_mappings(spec: dict[str, object], said: str)
         SweepSpec.of(OmegaConf.create({"hydra": {"sweeper": spec}}))
 
 
+def test_a_key_that_the_sweeper_does_not_take_is_refused(
+    conf: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "hydra: {sweeper: {variant: {a: {reset: keep}, b: {reset: rewind}}}}"
+    own = conf(experiment__mine=f"# @package _global_\n{text}\n")
+    assert main(["plan", own, "experiment=mine"]) == 1
+    said = "variant; did you mean `variants`? keys: defaults_for, params, variants"
+    assert capsys.readouterr().err == f"error: hydra.sweeper: {said}\n"
+
+
 def test_several_experiments_each_bring_their_own_sweep(
     multirun: Multirun, conf: Callable[..., str]
 ) -> None:

@@ -28,7 +28,7 @@ def by_hand(stage, state: dict[str, torch.Tensor], examples: int) -> torch.Tenso
     module.load_state_dict({name: tensor[0] for name, tensor in state.items()})
     split = stage.training.task.dataset.load()["train"]
     order = torch.randperm(64, generator=generator(0, "order", 0))[:examples]
-    cross_entropy(module(split.images[order].float() / 255), split.labels[order]).backward()
+    cross_entropy(module(split.inputs[order].float() / 255), split.targets[order]).backward()
     return module.get_parameter("hidden.0.weight").grad
 
 
