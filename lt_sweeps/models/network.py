@@ -30,6 +30,8 @@ _KEYS: Mapping[str, Any] = {
 _PRUNABLE = {"include": Sequence[str], "exclude": Sequence[str]}
 _SHAPES = ("input_shape", "classes", "outputs")  # passed to a net that names them
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_HELD = 2.0**-25  # a smaller part of a number is lost in float32
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # The weights of a module that are prunable unless a pattern says otherwise, by their own names.
 _USUAL: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
@@ -172,6 +174,21 @@ class Network:
         """Whether it has batch norms with running statistics."""
         return any(name.endswith("running_mean") for name, _ in self.module().named_buffers())
 
+    @functools.cache  # noqa: B019 (networks are few)
+    def lingering(self, batches: int) -> dict[str, float | None]:
+        """The batch norms, each with its momentum, that so many batches do not make anew.
+
+        Running statistics of momentum m hold (1 - m)^n of what they were before n batches; those
+        without momentum are the mean of all batches that the norm has ever seen.
+        """
+        named = self.module().named_modules()
+        norms = {n: p.momentum for n, p in named if isinstance(p, _NORMS) and p.track_running_stats}
+        return {
+            name: momentum
+            for name, momentum in norms.items()
+            if momentum is None or (0 < momentum < 1 and (1 - momentum) ** batches >= _HELD)
+        }
+
     @property
     def parameters(self) -> int:
         """The number of its parameters, prunable or not: biases and normalisation count too."""
@@ -211,7 +228,7 @@ class Network:
             torch.manual_seed(draw(seed.role("init"), "init", *index))
             module = self.module("cpu")
             if self.init is not None:
-                self.init(module=module)
+                self._initialize(module)
             return state_of(module)
 
         state = dict(repeated(drawn, f"model: {self.net}"))
@@ -220,6 +237,19 @@ class Network:
             loaded = state.keys() & given.keys() - self.drawn
             state |= {name: given[name].to(state[name].dtype).clone() for name in loaded}
         return state
+
+    def _initialize(self, module: nn.Module) -> None:
+        """Raises: ValueError: `init` changes more than values, which no other module would have."""
+        assert self.init is not None
+        before = _described(module)
+        self.init(module=module)
+        after = _described(module)
+        if before != after:
+            other = [line for line in after if line not in before] or ["less"]
+            raise ValueError(
+                f"model.init: `{self.init.target}` makes the net have `{other[0]}`; it may set "
+                "values of parameters and buffers alone, so do all else in model.net"
+            )
 
     @property
     @functools.cache  # noqa: B019 (networks are few)
@@ -296,6 +326,13 @@ class Network:
 def _only(output: str | int, module: nn.Module, args: object, outputs: object) -> Tensor:
     """The output that counts, in place of all that a net returned."""
     return picked(outputs, output)
+
+
+def _described(module: nn.Module) -> list[str]:
+    """What a module is beside the values of its tensors: its layers, and what it trains."""
+    named = module.named_parameters()
+    trained = [f"{name}.requires_grad={parameter.requires_grad}" for name, parameter in named]
+    return [*(line.strip() for line in repr(module).splitlines()), *trained]
 
 
 def _lies_in(name: str, pattern: str) -> bool:

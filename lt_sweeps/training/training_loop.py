@@ -26,6 +26,7 @@ from lt_sweeps.training.evaluation import Evaluation
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.learned_mask import LearnedMask
+from lt_sweeps.training.norm_statistics import measured_anew
 from lt_sweeps.training.scoring import Scorer
 from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import TaskLoss
@@ -270,8 +271,11 @@ class TrainingLoop:
         ]
 
     def _estimate_statistics(self, batches: int) -> None:
-        """Batch-norm statistics of a network that is scored as it is, from training batches."""
-        for step in range(batches):
-            self.masking.at(step)
-            self.masking.compute()
-            self.stack.loss(*self.batches.take(*self.batches.batch(step)), self._seeds(step))
+        """Batch-norm statistics of a network that is scored as it is, from these batches alone."""
+        if not batches:
+            return
+        with measured_anew(self.stack.buffers, self.stage.network.lingering(batches)):
+            for step in range(batches):
+                self.masking.at(step)
+                self.masking.compute()
+                self.stack.loss(*self.batches.take(*self.batches.batch(step)), self._seeds(step))

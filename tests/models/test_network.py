@@ -26,6 +26,14 @@ class Odd(nn.Module):
 ODD = {"net": {"_target_": f"{__name__}.Odd"}}
 
 
+def frozen(module: Odd) -> None:
+    module.norm.requires_grad_(False)
+
+
+def slower(module: Odd) -> None:
+    module.norm.momentum = 0.01
+
+
 def of(config: dict) -> Network:
     return Network.of(config, (1, 4, 4), 3)
 
@@ -112,6 +120,15 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
 def test_a_wrong_model_is_answered(config: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         of(config)
+
+
+@pytest.mark.parametrize(
+    ("init", "what"), [("frozen", "norm.weight.requires_grad=False"), ("slower", "momentum=0.01")]
+)
+def test_an_init_that_does_what_no_training_would_see_is_refused(init: str, what: str) -> None:
+    network = of({**ODD, "init": {"_target_": f"{__name__}.{init}"}})
+    with pytest.raises(ValueError, match=f"model.init: .*{init}` makes the net have `.*{what}"):
+        network.draw(Seed(0))
 
 
 class Lazy(nn.Sequential):

@@ -4,6 +4,7 @@ Weights, masks and records of all levels, at batch sizes that do not divide, wit
 weights and rates, smoothed labels, and evaluations that fall between the ends of epochs.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,18 +12,20 @@ import pytest
 import torch
 from fixtures.plain_training import (
     Plain,
+    PlainMask,
     differences,
     drop_and_grow,
     gradual,
     smaller,
 )
 from fixtures.tiny_cell import CONV, SGD, TINY
+from torch import Tensor
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.plan.planning import Plan, planned_cell
-from lt_sweeps.plan.stages import Stage, Work
+from lt_sweeps.plan.stages import Reset, Stage, Work
 from lt_sweeps.storage.record import Record, RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
@@ -62,11 +65,13 @@ def computed(
     return results, lambda stage: ticket(stage, SEED, store)[0], {row.stage: row for row in rows}
 
 
-def plain_of(stage: Work, level: int = 0) -> Plain:
+def plain_of(stage: Work, kind: type[Plain] = Plain, **more: Any) -> Any:
     """The network of a training as the seed draws it, all of it kept."""
     dataset, recipe = stage.training.task.dataset, stage.training.recipe
     mask = {layer.name: torch.ones(layer.shape) for layer in stage.network.layers}
-    plain = Plain(stage.network.module("cpu"), dataset, recipe, SEED.value, mask, level)
+    mask = {} if kind is PlainMask else mask
+    module, noise = stage.network.module("cpu"), stage.noise_index
+    plain = kind(module, dataset, recipe, SEED.value, mask, noise, **more)
     plain.load(stage.network.draw(SEED))
     return plain
 
@@ -97,7 +102,7 @@ def test_a_dense_network_and_its_rewound_ticket(
     (first, second), tickets, rows = computed(run, asked)
     dense = plain_of(first).train()
     check(tickets(first), rows[first.key], dense)
-    rewound = plain_of(second, level=1)
+    rewound = plain_of(second)
     rewound.mask = dict(smaller(dense, dense.mask, 1 - (1 - 0.2)))
     rewound.load(dense.snapshots[second.start.step])
     check(tickets(second), rows[second.key], rewound.train(start=second.start.step))
@@ -121,6 +126,89 @@ def test_a_mask_that_changes_in_training(cell: Make, run: Run, name: str, net: s
         plain.load(stage.network.draw(SEED))
         hook = drop_and_grow(0.3, 12, 2)
     check(tickets(stage), rows[stage.key], plain.train(hook=hook))
+
+
+def test_pruning_that_goes_on_with_its_weights(cell: Make, run: Run) -> None:
+    """IMP-Continued: no rewinding, and batches and dropout that no level has had before."""
+    called = {"_target_": "lt_sweeps.plan.methods.imp_continued"}
+    recipe = {**ODD, "order": "fresh"}
+    asked = cell(model=NETS["tied"], recipe=recipe, method=called, seed=SEED.value)
+    results, tickets, rows = computed(run, asked)
+    before = None
+    for stage in results:
+        plain = plain_of(stage)
+        if before is not None:
+            plain.mask = dict(smaller(before, before.mask, 1 - (1 - 0.2)))
+            plain.load(before.state())
+        before = plain.train(index=stage.batch_index)
+        check(tickets(stage), rows[stage.key], plain)
+
+
+S0, BETA, LAMBDA, DECAY = -0.01, 50.0, 1e-4, 0.02
+SOFT = {"s0": S0, "lmbda": LAMBDA, "final_beta": BETA, "rounds": 2}
+THRESHOLD = {"s_init": -3.0, "threshold_decay": DECAY, "same_decay": False}
+
+
+def annealed(stage: Work) -> PlainMask:
+    """Continuous Sparsification: w c sigmoid(beta s), beta rising with every epoch to 50."""
+    c, per_epoch = 1 + math.exp(-S0), stage.training.recipe.steps_per_epoch
+    last = math.ceil(stage.training.recipe.length / per_epoch) - 1
+    return plain_of(
+        stage,
+        PlainMask,
+        s={layer.name: torch.full(layer.shape, S0) for layer in stage.network.layers},
+        made=lambda w, s, b: c * (b * s).sigmoid() * w,
+        kept=lambda w, s: c * (s > 0) * w,
+        beta=lambda step: BETA ** (step // per_epoch / last),
+        penalty=lambda s, b: LAMBDA * c * (b * s).sigmoid().sum(),
+    )
+
+
+def shrunk(stage: Work) -> PlainMask:
+    """STR: sign(w) relu(|w| - sigmoid(s)), one s for each layer."""
+
+    def made(w: Tensor, s: Tensor, b: float = 1.0) -> Tensor:
+        return w.sign() * (w.abs() - s.sigmoid()).relu()
+
+    s = {layer.name: torch.full([1] * len(layer.shape), -3.0) for layer in stage.network.layers}
+    return plain_of(stage, PlainMask, s=s, made=made, kept=made, decay=DECAY)
+
+
+@pytest.mark.parametrize("order", ["same", "fresh"])
+@pytest.mark.parametrize("net", ["tied", "upsampled"])
+@pytest.mark.parametrize(
+    ("method", "options", "plainly"),
+    [("continuous_sparsification", SOFT, annealed), ("soft_threshold", THRESHOLD, shrunk)],
+)
+def test_a_mask_that_is_trained_and_what_it_keeps(
+    cell: Make,
+    run: Run,
+    method: str,
+    options: dict[str, float],
+    plainly: Callable[[Work], PlainMask],
+    net: str,
+    order: str,
+) -> None:
+    called = {"_target_": f"lt_sweeps.plan.methods.{method}", **options}
+    recipe = {**ODD, "order": order}
+    asked = cell(model=NETS[net], recipe=recipe, method=called, seed=SEED.value)
+    (_, *results), tickets, rows = computed(run, asked)
+    starts = [stage.start.trained for stage in results if isinstance(stage.start, Reset)]
+    searches = [trained for trained in starts if isinstance(trained, Work)]
+    search = plainly(searches[0])
+    for trained, stage in zip(searches, results, strict=True):
+        search.noise = trained.noise_index
+        search.train(index=trained.batch_index)
+        found, tuned = tickets(trained), plain_of(stage)
+        assert not differences({name: t[0] for name, t in found.state.items()}, search.state())
+        assert not differences({name: t[0] for name, t in found.learned.items()}, search.s)
+        kept = {n: search.kept(search.weights[n], s).detach() for n, s in search.s.items()}
+        tuned.mask = {name: (weight != 0).float() for name, weight in kept.items()}
+        tuned.load({**search.state(), **kept})
+        check(tickets(stage), rows[stage.key], tuned.train(index=stage.batch_index))
+        search.now = 1.0
+        for s in search.s.values():  # of another round: min(beta s, s0)
+            s.data.mul_(BETA).clamp_(max=S0)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,11 @@ def soft_threshold(
         finetune: the keys of the recipe in which fine-tuning differs; null only scores.
     """
     refuse_ticket(protocol, "str", because="its thresholds make every weight smaller")
+    if same_decay and not isinstance(own := recipe.recipe.optimizer, str):
+        raise ValueError(
+            "method: same_decay=true, which sets the weight decay of sgd, adam and adamw alone; "
+            f"for {own.target} give method.same_decay=false, and recipe.optimizer.weight_decay"
+        )
     start = logits("lt_sweeps.sparsity.mask_logits.constant", value=float(s_init), grain="layer")
     shrinking = SoftThreshold(threshold_decay, mask_lr)
     decay = {"weight_decay": threshold_decay} if same_decay else "same"

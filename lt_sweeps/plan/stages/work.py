@@ -213,6 +213,9 @@ class Evaluate(Work):
         # temperature of a learned mask, which may depend on any key of it.
         scored, learns = self.training, self.sparsifier.learns
         batches = {**scored.recipe.batches(), "batches": self.statistics}
+        # Until version 2 they held some of the statistics before.
+        if self.statistics_batches and self.network.lingering(self.statistics):
+            batches["statistics"] = 2
         own = {"task": scored.task.identity(), **scored.arithmetic()}
         return {
             **(scored.identity() if learns else own),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,10 @@ class Amc(Sparsifier):
     @property
     def kept_at_end(self) -> int:
         return self.keep
+
+    def identity(self) -> dict[str, Any]:
+        # Until version 2 an episode was scored with some statistics of the one before.
+        return {**super().identity(), **({"version": 2} if self.recalibrate else {})}
 
     def search(self, state: TrainingState, score: Callable[[int], Sequence[float]]) -> None:
         walks = [Walk(self, state.layers, seed) for seed in state.seeds]

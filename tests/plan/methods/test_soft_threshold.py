@@ -76,6 +76,15 @@ def test_weights_decay_as_thresholds_do_and_in_fine_tuning_as_the_recipe_says(ce
     assert decays == [[2e-3, SGD["weight_decay"]], [SGD["weight_decay"]] * 2]
 
 
+def test_an_optimizer_of_ones_own_keeps_its_own_decay(cell: Make) -> None:
+    own = {"_target_": "torch.optim.SGD", "weight_decay": 0.1}
+    recipe = {key: v for key, v in SGD.items() if key not in ("momentum", "nesterov")}
+    del recipe["weight_decay"]
+    with pytest.raises(ValueError, match="for torch.optim.SGD give method.same_decay=false"):
+        plan([cell(recipe={**recipe, "optimizer": own}, method=method())])
+    plan([cell(recipe={**recipe, "optimizer": own}, method=method(same_decay=False))])
+
+
 def test_it_has_no_tickets(cell: Make) -> None:
     with pytest.raises(ValueError, match="str cannot search for tickets, because its thresholds"):
         plan([cell(method=method(protocol="ticket"))])
