@@ -18,7 +18,8 @@ from pathlib import Path
 
 from lt_sweeps.api.opened_sweep import Sweep
 from lt_sweeps.cli.command_line import PLANNING
-from lt_sweeps.config.trust import trusted_modules
+from lt_sweeps.config.trust import own_modules
+from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _FOLDER = re.compile(r"^sweep +(.+)$", re.MULTILINE)
 _COLOURS = {"FORCE_COLOR", "CLICOLOR_FORCE"}  # a notebook sets them for its own processes
@@ -52,20 +53,17 @@ def plan_words(*words: str) -> SweepPlan:
     return SweepPlan(words, "\n".join(lines).rstrip(), Path(folder[1]))
 
 
-def run_words(*words: str, trust: tuple[str, ...] | str = ()) -> Sweep:
+def run_words(*words: str) -> Sweep:
     """Run a multirun to its end, here or by the launcher that the words name, and open it.
 
     Its lines are printed as they come. What is stored is not computed again. With
     `hydra/launcher=slurm` it returns when the jobs are submitted, and the sweep fills as they run.
-
-    Args:
-        trust: modules of your own whose networks and data sets the sweep may build: see `open`.
+    Modules of your own that the words name are trusted (see `open`): they have just run.
 
     Raises:
         ValueError: a word is wrong.
         RuntimeError: the run failed; what is done is kept, and the same words go on.
     """
-    trusted = trusted_modules(trust)
     folder, lines = None, []
     with _started(words) as process:
         for line in process.stdout or ():
@@ -77,7 +75,9 @@ def run_words(*words: str, trust: tuple[str, ...] | str = ()) -> Sweep:
         raise ValueError(_mistake(lines) or "run: these words run nothing")
     if process.returncode:
         raise RuntimeError(f"run: ended with status {process.returncode}: {_mistake(lines)}")
-    return Sweep(Path(folder[1]), trusted)
+    manifest = SweepFolder(Path(folder[1])).manifest
+    named = [*(dict(cell.config) for cell in manifest.cells), *map(dict, manifest.reports.values())]
+    return Sweep(Path(folder[1]), tuple(own_modules(named)))
 
 
 @contextmanager

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fixtures.command_line import REPOSITORY
+from fixtures.tiny_cell import settings
+from torch import Tensor
 
 import lt_sweeps as lt
+from lt_sweeps.api import typed_words
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.submission import Submission
+from lt_sweeps.plan.planning import plan
 
 # The network of each ticket is the one whose accuracy its row reports, at its step or at the end.
 _REPORTED = """
@@ -31,6 +41,22 @@ def test_a_wrong_word_is_an_error_of_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"^mask_criterion: magnitud; did you mean"):
         lt.run("mask_criterion=magnitud", f"root={tmp_path}")
+
+
+def score(final: Tensor) -> Tensor:
+    """A criterion of one's own."""
+    return final.abs()
+
+
+def test_a_run_trusts_the_modules_that_its_words_name(
+    cell: Callable[..., Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = cell(mask_criterion={"_target_": f"{__name__}.score"})
+    own = replace(own, report={"figures": [{"_target_": "theirlab.figures.draw", "name": "mine"}]})
+    sweep = Submission(plan([own]), settings(tmp_path, "mine")).freeze([])
+    process = SimpleNamespace(stdout=[f"sweep      {sweep.folder}\n"], returncode=0)
+    monkeypatch.setattr(typed_words, "_started", lambda words: nullcontext(process))
+    assert lt.run("name=mine").trust == (__name__, "theirlab.figures")
 
 
 def test_the_notebook_runs_as_a_script(tmp_path: Path) -> None:
