@@ -1,6 +1,7 @@
 """`Dataset` and `Split`: a data set before and after it is read."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,6 +70,12 @@ class Dataset:
             raise ValueError("dataset: no `classes`; give `outputs`, how many numbers to return")
         if self.input_dtype != torch.float32 and self.mean:
             raise ValueError(f"dataset: inputs stay {self.input_dtype}, so it has no mean and std")
+        sizes, several = {len(self.mean), len(self.std)}, {0, 1, *self.input_shape[:1]}
+        if len(sizes) > 1 or not sizes <= several or not all(std > 0 for std in self.std):
+            raise ValueError(
+                f"dataset: mean={list(self.mean)}, std={list(self.std)}; give each channel of "
+                f"input_shape={list(self.input_shape)} a mean and a std above 0, or none"
+            )
 
     @property
     def scaling(self) -> tuple[Tensor, Tensor]:
@@ -109,7 +116,8 @@ def content_hash(dataset: Dataset) -> str:
 
 
 _DARK = 16.0
-"""No data set of pixels from 0 to 255 is darker than this everywhere; standardised inputs are."""
+"""No data set of pixels from 0 to 255 is darker than this everywhere; standardised inputs, and
+binary images, are."""
 
 
 def check_split(dataset: Dataset, name: str, split: Split) -> None:
@@ -134,17 +142,32 @@ def check_split(dataset: Dataset, name: str, split: Split) -> None:
         raise ValueError(f"{where} are {count}; {said}")
     if inputs.requires_grad or targets.requires_grad:
         raise ValueError(f"{where} or targets require a gradient; give `tensor.detach()`")
-    # A scale that was left out divides by 255, which makes other numbers nearly constant.
+    if inputs.is_complex():
+        raise ValueError(f"{where} are {inputs.dtype}; give real numbers")
     divided = dataset.scale == PIXELS and dataset.input_dtype == torch.float32
-    if divided and inputs.is_floating_point() and 0 < (most := _largest(inputs)) < _DARK:
-        raise ValueError(
-            f"{where} are {inputs.dtype} of at most {most:.3g}, and scale={PIXELS:g} would divide "
-            "them; give scale=1.0, unless they are pixels from 0 to 255"
-        )
+    # What stays in its file is not read for this: it may take minutes.
+    if divided or (inputs.is_floating_point() and split.rows is None):
+        _check_range(inputs, where, pixels=divided)
     if inputs.dtype == torch.int64 and dataset.input_dtype == torch.float32:
         raise ValueError(
             f"{where} are int64, and would become float32; for numbers of tokens give "
             "input_dtype=torch.int64, for other numbers float32 inputs"
+        )
+
+
+def _check_range(inputs: Tensor, where: str, *, pixels: bool) -> None:
+    """Refuse inputs that are no numbers, and those that the scale of pixels would squash."""
+    lowest, highest = _range(inputs)
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise ValueError(
+            f"{where} hold NaN or infinite numbers; fill them in, or leave these examples out"
+        )
+    # A scale that was left out divides by 255, which makes other numbers nearly constant.
+    if pixels and (lowest < 0 or highest > PIXELS or 0 < highest < _DARK):
+        raise ValueError(
+            f"{where} are {inputs.dtype} from {lowest:.3g} to {highest:.3g}, and "
+            f"scale={PIXELS:g} would divide them as pixels from 0 to 255; give their own scale, "
+            "such as scale=1.0"
         )
 
 
@@ -153,10 +176,13 @@ def _unusual(value: object, usual: object = torch.float32) -> tuple[str, ...]:
     return () if value == usual else (str(value),)
 
 
-def _largest(tensor: Tensor) -> float:
-    """The largest absolute value, without a copy of all."""
-    lowest, highest = tensor.aminmax()
-    return float(torch.maximum(-lowest, highest))
+def _range(tensor: Tensor) -> tuple[float, float]:
+    """The lowest and the highest value, without a copy of all; NaN where one is NaN."""
+    if tensor.is_floating_point():
+        lowest, highest = tensor.aminmax()
+        return float(lowest), float(highest)
+    values = tensor.cpu().numpy()  # torch has no such function for uint16
+    return float(values.min()), float(values.max())
 
 
 def _hash(tensor: Tensor) -> str:

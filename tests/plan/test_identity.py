@@ -10,7 +10,7 @@ import torch
 from fixtures.fresh_process import afresh
 from fixtures.tiny_cell import settings
 
-from lt_sweeps.config.call import Call
+from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.execution.submission import Submission
@@ -206,6 +206,9 @@ def test_data_that_are_no_splits_are_refused(
         planned_cell(cell(dataset={"_target_": "identity_lab.broken", "splits": splits}))
 
 
+BYTES = torch.arange(64 * 16, dtype=torch.uint8).view(64, 1, 4, 4)
+
+
 @pytest.mark.parametrize(
     ("split", "changes", "message"),
     [
@@ -214,7 +217,13 @@ def test_data_that_are_no_splits_are_refused(
         ("train", {"rows": torch.arange(8), "targets": torch.arange(8)}, "are 8; train_size=64"),
         ("test", {"inputs": torch.zeros(0, 1, 4, 4), "targets": torch.arange(0)}, "inputs are 0;"),
         ("train", {"inputs": torch.zeros(64, 1, 4, 4).requires_grad_()}, "require a gradient"),
-        ("val", {"inputs": torch.rand(64, 1, 4, 4)}, "of at most .*, and scale=255 would divide"),
+        ("val", {"inputs": torch.rand(64, 1, 4, 4)}, "float32 from .*, and scale=255 would divide"),
+        ("val", {"inputs": BYTES % 2}, "uint8 from 0 to 1, and scale=255 would divide"),
+        ("val", {"inputs": BYTES > 50}, "bool from 0 to 1, and scale=255 would divide"),
+        ("test", {"inputs": BYTES.to(torch.uint16) * 9}, "uint16 from .*, and scale=255"),
+        ("test", {"inputs": BYTES * -1.0}, "float32 from -.*, and scale=255 would divide"),
+        ("val", {"inputs": BYTES / BYTES.new_zeros(1, 4, 4)}, "val inputs hold NaN or infinite"),
+        ("train", {"inputs": BYTES * 1j}, "train inputs are torch.complex64; give real numbers"),
         ("val", {"targets": [0, 1]}, "`load` gave Tensor, list for val; give a Split of two"),
     ],
 )
@@ -226,6 +235,26 @@ def test_splits_that_are_not_what_their_data_set_says_are_refused(
     wrong = {**splits, split: replace(splits[split], **changes)}
     with pytest.raises(ValueError, match=f"dataset: .*{message}"):
         task.content_hash(replace(dataset, load=lambda: wrong))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.5,), ()), ((), (1.0,)), ((0.5, 0.5), (1.0, 1.0)), ((0.5,), (0.0,))]
+)
+def test_a_mean_and_a_std_that_do_not_fit_are_refused(
+    lab: Path, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    dataset = Call("identity_lab.from_file")(data_dir=str(lab))
+    with pytest.raises(ValueError, match=r"a mean and a std above 0, or none"):
+        replace(dataset, mean=mean, std=std)
+
+
+def test_data_sets_of_equal_names_in_two_modules_are_read_apart(lab: Path) -> None:
+    """Each says by the same fingerprint what it holds, which is only unique in its own module."""
+    (lab / "identity_other.py").write_text(MODULE.replace("copy())", "copy() + 1)"))
+    afresh()
+    names, given = ("identity_lab.from_file", "identity_other.from_file"), {"fingerprint": "v1"}
+    one, other = (task.Task(Call(name, Config(given)), str(lab)).dataset for name in names)
+    assert torch.equal(one.load()["val"].inputs + 1, other.load()["val"].inputs)
 
 
 def no_data_set() -> dict:

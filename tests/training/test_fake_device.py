@@ -28,7 +28,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_map_only
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.data import kept_images
+from lt_sweeps.data import batches, kept_images
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.stages.task_kind import TaskKind
@@ -53,7 +53,8 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     """Within this mode `cuda` is a device without numbers; all steps are eager."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
     monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: False))
-    # It reads the class numbers once, before the first step.
+    # They read inputs and class numbers once, before the first step.
+    monkeypatch.setattr(batches, "check_split", lambda *_: None)
     monkeypatch.setattr(TaskKind, "check_targets", lambda *_: None)
     caches = (top_k._keys.cache_clear, straight_through._order.cache_clear)
     caches = (*caches, kept_images._read.clear, kept_images._placed.clear)
