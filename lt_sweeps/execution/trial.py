@@ -97,7 +97,7 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
     with yamls.said("task", f"the gradient of task.loss of {shapes}"):
         if loss.requires_grad:
             loss.backward()
-    for metric in task.kind.metrics:
+    for metric in (each for each in task.kind.metrics if not each.takes_whole_split):
         measuring = yamls.said("task", f"task.metrics.{metric.name} of {shapes}")
         with measuring, torch.no_grad(), _no_broadcast():
             measured(metric, outputs, y)

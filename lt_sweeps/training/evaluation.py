@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lt_sweeps.data.batches import EVALUATE_BATCH, Batches
-from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, Metric
+from lt_sweeps.plan.stages.task_kind import CLASSIFICATION
 from lt_sweeps.training.cuda_graph import graphed
 from lt_sweeps.training.metrics import accuracy
 from lt_sweeps.training.stack import Stack
@@ -60,7 +60,7 @@ class Evaluation:
         self._usual = kind.is_default or (kind.has_cross_entropy and kind.metrics == _ACCURACY)
         self.metrics = kind.others
         # Those that need a whole split at once; whether others do is asked of the first batch.
-        self._whole = {metric.name for metric in self.metrics if _says_whole(metric)}
+        self._whole = {metric.name for metric in self.metrics if metric.takes_whole_split}
         self._asked = False
         self._accuracy = kind.measures_accuracy
         self._captures = captures and self._usual and not batches.outside("val")
@@ -156,11 +156,6 @@ class Evaluation:
             for metric in self.metrics
         ]
         return torch.stack([loss, right, *others])
-
-
-def _says_whole(metric: Metric) -> bool:
-    """Whether a metric is marked to need a whole split at once."""
-    return getattr(metric.call.function, "whole_split", False)
 
 
 def _value(pair: Tensor) -> Tensor:

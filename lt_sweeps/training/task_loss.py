@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.config.user_code import told_by
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, Metric, TaskKind, measure_of
 
 # They broadcast a target [B] against an output [B, 1] to B times B errors, with a warning at most.
@@ -82,7 +84,18 @@ def _measure(metric: Metric, outputs: Tensor, targets: Tensor) -> Any:
     where = f"task.metrics.{metric.name}: `{metric.call.target}`"
     if _is_by_place(metric.call):
         _check_shapes(outputs, targets, where)
-    value = measure_of(metric.call)(outputs, targets)
+    try:
+        value = measure_of(metric.call)(outputs, targets)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # it is the user's, or was given what it does not take
+        hint = "; `whole_split` of `lt_sweeps.training.metrics` marks one that needs a whole split"
+        raise ValueError(
+            f"{where} of outputs {list(outputs.shape)} and targets {list(targets.shape)} failed: "
+            f"{told_by(error)}{'' if metric.takes_whole_split or metric.call.ours else hint}"
+        ) from None
+    if isinstance(value, Real):  # as scikit-learn returns
+        value = torch.tensor(float(value), dtype=torch.float64)
     _check(value, outputs, targets, where)
     return value
 

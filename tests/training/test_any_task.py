@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import yaml
 from fixtures.captured_step import captured
 from fixtures.tiny_cell import compute_cells, tiny_cell
-from sklearn.metrics import f1_score, mean_absolute_error, r2_score
+from sklearn.metrics import f1_score, log_loss, mean_absolute_error, r2_score
 from torch import Tensor, nn
 
 from lt_sweeps.config.errors import CONF
@@ -209,6 +209,17 @@ def own_accuracy() -> dict[str, Any]:
     return {**REGRESSION["task"], "metrics": {"accuracy": {"_target_": HERE + "next_token"}}}
 
 
+def summed() -> dict[str, Any]:
+    """A loss that grows with the batch, which an evaluation cuts as it likes."""
+    return {**REGRESSION["task"], "loss": {**REGRESSION["task"]["loss"], "reduction": "sum"}}
+
+
+def padded() -> dict[str, Any]:
+    """Tokens that the loss takes for padding, and the accuracy does not."""
+    task = yaml.safe_load((CONF / "task/tokens.yaml").read_text())
+    return {**task, "loss": {**task["loss"], "ignore": 0}}
+
+
 def trained(
     tmp_path: Path, **changes: Any
 ) -> tuple[list[dict[str, Any]], list[Ticket], list[Network]]:
@@ -305,6 +316,8 @@ FLIP = "torchvision.transforms.v2.functional.horizontal_flip_image"
         ({"task": {"metrics": {"r2": 1}}}, "task.metrics: got {'r2': 1}; give `NAME"),
         ({"task": own_accuracy()}, "task.metrics: `accuracy` cannot name"),
         ({"task": {"los": 1}}, "task: no key `los`; .*did you mean `loss`"),
+        ({"task": summed()}, "task.loss.reduction: got sum, .* the size of its batches"),
+        ({"task": padded()}, "do not count differ: loss 0, metrics.token_accuracy -100; give all"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -376,6 +389,42 @@ def test_a_metric_that_is_one_number_is_that_of_the_whole_split(tmp_path: Path) 
             assert facts.metrics["metrics"]["end_test_rms"] == pytest.approx(mean**0.5, rel=1e-6)
 
 
+def of_scikit_learn(outputs: Tensor, targets: Tensor) -> float:
+    """A number that is no tensor; it fails where a batch lacks a class."""
+    return log_loss(targets.numpy(), outputs.double().softmax(1).numpy())
+
+
+@metrics.whole_split
+def of_a_split(outputs: Tensor, targets: Tensor) -> float:
+    return of_scikit_learn(outputs, targets)
+
+
+def sorted_classes() -> Dataset:
+    """Four classes, those of the evaluations one after another: a batch has one or two."""
+
+    def split(size: int) -> Split:
+        return Split(numbers(size, 6, dtype=torch.float32), torch.arange(size) * 4 // size)
+
+    def load() -> dict[str, Split]:
+        return {"train": split(64), "val": split(2400), "test": split(2401)}
+
+    return Dataset((6,), 4, 64, lambda: None, load, scale=1.0)
+
+
+def test_a_metric_of_scikit_learn_is_that_of_the_whole_split(tmp_path: Path) -> None:
+    metric = {"loss_again": {"_target_": f"{HERE}of_a_split", "better": "lower"}}
+    classification = yaml.safe_load((CONF / "task/classification.yaml").read_text())
+    task = {**classification, "metrics": {**classification["metrics"], **metric}}
+    cell = {"dataset": {"_target_": f"{HERE}sorted_classes"}, "model": REGRESSION["model"]}
+    results, _, _ = trained(tmp_path / "marked", **cell, task=task)
+    for result in results:
+        scored = result["metrics"]["end_test_loss_again"]
+        assert scored == pytest.approx(result["end_test_loss"], rel=1e-6)
+    metric["loss_again"]["_target_"] = f"{HERE}of_scikit_learn"
+    with pytest.raises(ValueError, match="task.metrics.loss_again: .* failed: .*`whole_split` of"):
+        trained(tmp_path / "plain", **cell, task=task)
+
+
 def sums(*, examples: int) -> Dataset:
     def split(count: int) -> Split:
         x = numbers(count, 6, dtype=torch.float32)
@@ -426,16 +475,51 @@ def labelled(*, split: str, label: int) -> Dataset:
     return Dataset((6,), 4, 64, lambda: None, load, scale=1.0)
 
 
-@pytest.mark.parametrize(("split", "label"), [("val", -100), ("test", 4), ("train", -1)])
+NLL: dict[str, Any] = {"_target_": "torch.nn.CrossEntropyLoss", "ignore_index": -1}
+OTHER_TASKS = {  # whose loss or main metric is not that of a classification
+    "nll": {"loss": NLL, "metrics": {"accuracy": {"_target_": f"{metrics.__name__}.accuracy"}}},
+    "top_2": {
+        "loss": {"_target_": "torch.nn.functional.cross_entropy"},
+        "metrics": {"top_2": {"_target_": f"{metrics.__name__}.top_k", "k": 2}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("split", "label", "task"),
+    [
+        *[("val", -100, None), ("test", 4, None), ("train", -1, None)],
+        *[("test", -1, "nll"), ("val", -100, "top_2"), ("train", 4, "top_2")],
+    ],
+)
 def test_a_class_that_is_none_is_refused_in_every_split(
-    tmp_path: Path, split: str, label: int
+    tmp_path: Path, split: str, label: int, task: str | None
 ) -> None:
-    """Torch leaves -100 out of a loss, and an accuracy counted it as wrong."""
+    """Torch leaves out -100, or what it is told, of a loss, and an accuracy counts it as wrong."""
     dataset = {"_target_": f"{HERE}labelled", "split": split, "label": label}
-    cell = tiny_cell(model={"net": {"_target_": f"{HERE}Vector"}}, dataset=dataset)
+    other = {"task": OTHER_TASKS[task]} if task else {}
+    cell = tiny_cell(model={"net": {"_target_": f"{HERE}Vector"}}, dataset=dataset, **other)
     low, high = min(label, 0), max(label, 3)
     with pytest.raises(ValueError, match=f"go from {low} to {high}; its 4 classes are 0 to 3"):
         compute_cells(cell, root=tmp_path)
+
+
+def test_a_token_that_is_none_is_refused_and_one_that_does_not_count_is_not() -> None:
+    tokens, data = torch.tensor([[1, -100], [3, 2]]), "mine"
+    kind("tokens").check_targets(tokens, data, 4)
+    kind("tokens").check_targets(tokens.clamp(max=-100), data, 4)  # none counts
+    with pytest.raises(ValueError, match="targets of `mine` go from 1 to 3; its 3 classes are 0"):
+        kind("tokens").check_targets(tokens, data, 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_targets_that_are_no_numbers_are_for_a_loss_of_ones_own(value: float) -> None:
+    """One of them makes each loss of its split NaN, and the first evaluation the best."""
+    targets = torch.tensor([[0.0], [value]])
+    with pytest.raises(ValueError, match="task: targets of `mine` hold NaN .* your own loss"):
+        kind("regression").check_targets(targets, "mine")
+    own = {**REGRESSION["task"], "loss": {"_target_": f"{HERE}squares"}}
+    TaskKind.of(own).check_targets(targets, "mine")
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int32])

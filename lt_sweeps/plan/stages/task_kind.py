@@ -20,6 +20,12 @@ _ON_LOGITS = (
     "lt_sweeps.training.losses.token_cross_entropy",
 )
 
+_OF_CLASSES = (
+    *(_CROSS_ENTROPY, "torch.nn.CrossEntropyLoss", "lt_sweeps.training.losses.token_cross_entropy"),
+    *("torch.nn.functional.nll_loss", "torch.nn.NLLLoss"),
+)
+_LEFT_OUT = ("ignore", "ignore_index")  # what a loss or a metric calls a target that does not count
+
 # The keys of a task's yaml, with the types of their values.
 _KEYS: Mapping[str, Any] = {
     "loss": Mapping[str, Any] | None,
@@ -52,6 +58,11 @@ class Metric:
     def is_accuracy(self) -> bool:
         """Whether it is what every record of a classification has."""
         return self.name == "accuracy" and self.call.target == _ACCURACY
+
+    @property
+    def takes_whole_split(self) -> bool:
+        """Whether it is marked to be called once, with a whole split, and never with less."""
+        return bool(getattr(self.call.function, "whole_split", False))
 
     def identity(self) -> dict[str, Any]:
         return {**self.call.identity(), "lower_is_better": self.lower_is_better}
@@ -93,7 +104,14 @@ class TaskKind:
         main = config.get("metric") or next(iter(names), None)
         if main not in names:
             raise ValueError(f"task.metric: got {main!r}; it is one of {names}")
-        return cls(_measure(config["loss"], "task.loss"), metrics, main, config.get("output"))
+        loss = _measure(config["loss"], "task.loss")
+        if loss.args.get("reduction") == "sum":
+            raise ValueError(
+                "task.loss.reduction: got sum, which would make a loss depend on the size of its "
+                "batches; give mean, or none"
+            )
+        _check_left_out({"loss": loss, **{f"metrics.{m.name}": m.call for m in metrics}})
+        return cls(loss, metrics, main, config.get("output"))
 
     @property
     def is_default(self) -> bool:
@@ -127,26 +145,26 @@ class TaskKind:
         return self.loss.target.startswith("torch.") or self.loss.ours
 
     def check_targets(self, targets: Tensor, data: str, classes: int | None = None) -> None:
-        """Refuse targets other than class numbers in a classification.
+        """Refuse targets that would make a loss or an accuracy a wrong number.
 
-        Raises: ValueError: the line names the task that suits them.
+        Raises: ValueError: they are no numbers, none of the classes, or not what a classification
+            takes; then the line names the task that suits them.
         """
         whole = not targets.is_floating_point()
+        if not whole and self.knows_loss and not bool(targets.isfinite().all()):
+            raise ValueError(
+                f"task: targets of `{data}` hold NaN or infinite numbers, which "
+                f"`{self.loss.target}` counts; leave these examples out, or give your own loss"
+            )
         classifies = self.has_cross_entropy and self.main_metric.is_accuracy
-        if not classifies:
-            return
-        if targets.ndim == 1 and whole and targets.dtype != torch.int64:
+        numbers = whole and targets.ndim == 1
+        if classifies and numbers and targets.dtype != torch.int64:
             raise ValueError(
                 f"task: class numbers of `{data}` are {targets.dtype}; give int64 (`.long()`)"
             )
-        if whole and targets.ndim == 1:
-            # Torch leaves out the class -100 of a mean, and an accuracy counts it as wrong.
-            lowest, highest = (int(each) for each in targets.aminmax())
-            if classes is not None and not 0 <= lowest <= highest < classes:
-                raise ValueError(
-                    f"task: targets of `{data}` go from {lowest} to {highest}; its {classes} "
-                    f"classes are 0 to {classes - 1}"
-                )
+        if classes is not None and (numbers or (whole and not classifies)):
+            self._check_classes(targets, data, classes)
+        if numbers or not classifies:
             return
         suited = "tokens, or language_model" if whole else "regression"
         if not whole and targets.ndim == 2 and targets.shape[1] > 1:
@@ -157,6 +175,23 @@ class TaskKind:
             f"task: classification takes class numbers, int64 [N], and targets of `{data}` are "
             f"{said}; choose task={suited}"
         )
+
+    def _check_classes(self, targets: Tensor, data: str, classes: int) -> None:
+        """Raises: ValueError: class numbers or tokens are none of the classes."""
+        if not (self.measures_accuracy or self.loss.target in _OF_CLASSES):
+            return
+        # Torch leaves out the class -100 of a mean, and an accuracy counts it as wrong.
+        if targets.ndim > 1 and not self.measures_accuracy:
+            ignored = _left_out(self.loss)
+            targets = targets[targets != (-100 if ignored is None else ignored)]
+        if not targets.numel():
+            return
+        lowest, highest = (int(each) for each in targets.long().aminmax())
+        if not 0 <= lowest <= highest < classes:
+            raise ValueError(
+                f"task: targets of `{data}` go from {lowest} to {highest}; its {classes} "
+                f"classes are 0 to {classes - 1}"
+            )
 
     def check_smoothing(self, smoothing: float) -> None:
         """Raises: ValueError: smoothed labels, for a loss without classes."""
@@ -202,6 +237,21 @@ def _measure(config: Mapping[str, Any], where: str) -> Call:
     if not inspect.isclass(function) and len(names) < 2:
         raise ValueError(f"{where}: `{target}` takes {list(names)}; it needs outputs and targets")
     return Call.of(config, where=where, supplied=supplied)
+
+
+def _left_out(call: Call) -> int | None:
+    """The target that a loss or a metric does not count, where it says one."""
+    said = [value for name, value in call.bound().items() if name in _LEFT_OUT]
+    return next((value for value in said if isinstance(value, int)), None)
+
+
+def _check_left_out(calls: Mapping[str, Call]) -> None:
+    """Raises: ValueError: a token that the loss leaves out would count in a metric."""
+    said = {where: _left_out(call) for where, call in calls.items()}
+    said = {where: value for where, value in said.items() if value is not None}
+    if len(set(said.values())) > 1:
+        listed = ", ".join(f"{where} {value}" for where, value in said.items())
+        raise ValueError(f"task: targets that do not count differ: {listed}; give all the same")
 
 
 def measure_of(call: Call) -> Callable[..., Any]:
