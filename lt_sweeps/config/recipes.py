@@ -14,6 +14,7 @@ from lt_sweeps.config.durations import Duration, steps
 FAMILY = "recipes"  # the first part of these names in stage keys, for ever
 # Keys that came after results, at the values without a part in stage keys.
 _LATER: dict[str, Any] = {"clip": None}
+_TRIED = 20  # steps of a learning-rate schedule that are tried when a plan is made
 
 Given = Annotated[Mapping[str, Any], "a mapping with `_target_`"]
 """A function or class of torch's or of a user's, with its arguments."""
@@ -93,8 +94,7 @@ class Recipe:
             return self.lr * (step + 1) / self.warmup
         after, length = step - self.warmup, max(1, self.length - self.warmup)
         if isinstance(self.decay, Call):
-            per_epoch = self.steps_per_epoch
-            return self.lr * self.decay(step=after, length=length, steps_per_epoch=per_epoch)
+            return self.lr * _factor(self.decay, after, length, self.steps_per_epoch)
         if self.decay == "cosine":
             done = after / length
             return self.lr * 0.5 * (1 + math.cos(math.pi * done))
@@ -207,30 +207,36 @@ def _optimizer(given: str | Mapping[str, Any]) -> str | Call:
 
 
 def _decay(given: str | Mapping[str, Any], length: int, per_epoch: int) -> str | Call:
-    """The schedule that a recipe names, called at a few steps to see that it gives factors."""
+    """The schedule that a recipe names, called at some steps to see that it gives factors."""
     if isinstance(given, str) and given in ("step", "cosine"):
         return given
     config = {"_target_": f"lt_sweeps.config.decays.{given}"} if isinstance(given, str) else given
     supplied = ("step", "length", "steps_per_epoch")
     call, length = Call.of(config, where="recipe.decay", supplied=supplied), max(1, length)
-    factors = [
-        {at: call(step=at, length=length, steps_per_epoch=per_epoch) for at in order}
-        for order in ((0, length // 2, length - 1), (length - 1, length // 2, 0))
-    ]
-    for step, factor in factors[0].items():
-        number = isinstance(factor, int | float) and math.isfinite(factor)
-        if not number or factor < 0:
-            raise ValueError(
-                f"recipe.decay: {call} gives {factor!r} at step {step} of {length}; give a factor "
-                "of 0 or more"
-            )
-        if factors[1][step] != factor:
+    tried = [*range(0, length, max(1, length // _TRIED)), length - 1]
+    first = {step: _factor(call, step, length, per_epoch) for step in tried}
+    for step, factor in reversed(first.items()):
+        if (again := _factor(call, step, length, per_epoch)) != factor:
             raise ValueError(
                 f"recipe.decay: {call} gives {factor!r} at step {step} of {length}, and then "
-                f"{factors[1][step]!r}; a resumed training would have other rates, so it is a "
-                "function of the step alone"
+                f"{again!r}; a resumed training would have other rates, so it is a function of "
+                "the step alone"
             )
     return call
+
+
+def _factor(call: Call, step: int, length: int, per_epoch: int) -> float:
+    """What a schedule multiplies the rate by. Raises: ValueError: that is no number of 0 or more.
+
+    A negative factor would climb the loss without a word.
+    """
+    factor = call(step=step, length=length, steps_per_epoch=per_epoch)
+    if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+        raise ValueError(
+            f"recipe.decay: {call} gives {factor!r} at step {step} of {length}; give a factor of 0 "
+            "or more"
+        )
+    return factor
 
 
 def _augmentations(given: str | Mapping[str, Any] | Sequence[Any]) -> str | tuple[Call, ...]:

@@ -53,8 +53,9 @@ def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) ->
     """
     small = {tuple(min(side, _SIDE) for side in shape) for shape in shapes}
     parameters = [torch.ones(shape) for shape in sorted(small)]
-    before = _attributes(make_optimizer(call, parameters, lr))
-    optimizer = try_step(call, parameters, lr)
+    optimizer = make_optimizer(call, parameters, lr)
+    before = _attributes(optimizer)
+    _step(call, optimizer, parameters)
     after = _attributes(optimizer)
     lost = [name for name in after if after[name] != before.get(name)]
     for owner, kept in optimizer.state.items():
@@ -101,12 +102,23 @@ def _equal(first: Tensor, again: Tensor) -> bool:
 def _attributes(optimizer: torch.optim.Optimizer) -> dict[str, str]:
     """What an optimizer has of its own that no checkpoint holds, as texts to compare."""
     held = ("state", "param_groups", "defaults", "params")
-    nested = (list, dict, tuple)
-    kinds = (*nested, int, float, Tensor)  # a truth value may say what was warned of
-    own = {n: v for n, v in vars(optimizer).items() if type(v) in kinds}
+    own = {n: v for n, v in vars(optimizer).items() if n not in held}
     for group in optimizer.param_groups:
-        own |= {n: v for n, v in group.items() if type(v) in nested}
-    return {name: repr(value) for name, value in own.items() if name not in held}
+        own |= {n: v for n, v in group.items() if type(v) in (list, dict, tuple)}
+    # A truth value may say what was warned of.
+    return {n: _text(v, optimizer) for n, v in own.items() if n not in held and type(v) is not bool}
+
+
+def _text(value: Any, owner: torch.optim.Optimizer) -> str:
+    """A text of all that a value holds, of the optimizers too that an optimizer is made of."""
+    if isinstance(value, torch.optim.Optimizer):
+        return "" if value.state is owner.state else repr(dict(value.state))
+    if isinstance(value, list | tuple):
+        return repr([_text(inner, owner) for inner in value])
+    if isinstance(value, dict):
+        return repr({key: _text(inner, owner) for key, inner in value.items()})
+    plain = isinstance(value, Tensor) or not hasattr(value, "__dict__")
+    return repr(value) if plain else repr(vars(value))
 
 
 def try_step(
@@ -117,6 +129,12 @@ def try_step(
     Raises: ValueError: it cannot be stepped, or draws random numbers.
     """
     optimizer = make_optimizer(call, parameters, lr, weight_decay=weight_decay)
+    _step(call, optimizer, parameters)
+    return optimizer
+
+
+def _step(call: Call, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
+    """A step along gradients of 0. Raises: ValueError: as `try_step`."""
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     before = torch.get_rng_state()
@@ -129,4 +147,3 @@ def try_step(
             f"recipe.optimizer: `{call.target}` draws random numbers, which would depend on what "
             "else a process has drawn; a result depends on its seed alone"
         )
-    return optimizer

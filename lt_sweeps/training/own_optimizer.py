@@ -143,12 +143,10 @@ class OwnOptimizer:
             value = kept[row] if kind is None else kind(kept[row].item())
             optimizer.state[self._parameters[row][number]][key] = value
         for index, group in enumerate(optimizer.param_groups):
-            for key in group:
-                name = f"group {index}/{key}"
-                if name in self.rest:
-                    kind = self._types.get(name)
-                    kept = self.rest[name][row]
-                    group[key] = kept.clone() if kind is None else kind(kept.item())
+            for name in (n for n in self.rest if n.startswith(f"group {index}/")):
+                kind, kept = self._types.get(name), self.rest[name][row]
+                key = name.partition("/")[2]  # a step may have added it to its group
+                group[key] = kept.clone() if kind is None else kind(kept.item())
 
 
 def _state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any]:

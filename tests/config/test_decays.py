@@ -94,3 +94,11 @@ def test_a_schedule_that_counts_its_calls_is_refused() -> None:
     own = {"_target_": f"{__name__}.counts_its_calls"}
     with pytest.raises(ValueError, match="recipe.decay: counts_its_calls.* of the step alone"):
         recipe(64, optimizer="sgd", lr=0.1, batch_size=8, length="2ep", decay=own)
+
+
+def test_a_rate_below_0_is_refused_at_its_step_at_the_latest() -> None:
+    own = {"_target_": "fixtures.schedules.dips"}
+    dips = recipe(64, optimizer="sgd", lr=0.1, batch_size=8, length="400it", decay=own)
+    assert dips.lr_at(150) == 0.1
+    with pytest.raises(ValueError, match="recipe.decay: dips.* gives -1.0 at step 151 of 400"):
+        dips.lr_at(151)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.models.own_optimizer import check_optimizer
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.own_optimizer import OwnOptimizer
@@ -85,6 +86,12 @@ def test_a_stack_is_trained_as_plain_torch_trains_each_network(name: str) -> Non
     assert not torch.equal(weights, drawn(layout, 0)[MOVED])
 
 
+@pytest.mark.parametrize("name", [*FIT, OWN])
+def test_all_of_torch_s_are_taken_on_what_they_fit(name: str) -> None:
+    shapes = SHAPES.values() if name != "Muon" else [SHAPES["weight"]]
+    check_optimizer(call_of(name), list(shapes), lr=1e-3)
+
+
 def cell_of(cell: Callable[..., Cell], name: str, **more: Any) -> Cell:
     optimizer = {"_target_": path_of(name), **ARGUMENTS.get(name, {})}
     return cell(recipe__optimizer=optimizer, recipe__length="2ep", schedule__levels=1, **more)
@@ -130,6 +137,8 @@ RESUMED: list[tuple[str, dict[str, Any]]] = [
         (OWN, {"method": {"_target_": f"lt_sweeps.plan.methods.{method}"}})
         for method in ("imp", "renda", "continuous_sparsification", "rigl")
     ),
+    ("fixtures.strange_optimizers.Numbering", {}),
+    ("fixtures.strange_optimizers.Sharer", {}),
     ("NAdam", {"model": {"net": {"_target_": f"{__name__}.Scaled"}}}),
 ]
 
@@ -169,6 +178,11 @@ def test_a_training_that_is_stopped_goes_on_to_equal_bytes(
         ),
         ({"_target_": "fixtures.strange_optimizers.Counting"}, "keeps `steps` where no checkpoint"),
         ({"_target_": "fixtures.strange_optimizers.Sharing"}, "keeps `shared` where no checkpoint"),
+        ({"_target_": "fixtures.strange_optimizers.Wrapping"}, "keeps `inner` where no checkpoint"),
+        (
+            {"_target_": "fixtures.strange_optimizers.Remembering"},
+            "keeps `norms` where no checkpoint",
+        ),
         ({"_target_": "torch.optim.Muon"}, "cannot be made: Muon only supports 2D parameters"),
         ({"_target_": "torch.optim.SparseAdam"}, "SparseAdam does not support dense gradients"),
         ({"_target_": "torch.optim.RMSprop", "alpa": 0.9}, r"takes no \['alpa'\].*mean `alpha`"),
