@@ -52,8 +52,8 @@ class ImageTransforms:
         return torch.stack(changed) * scale
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises: ValueError: a transform fails on an image of this shape, changes its shape, or
-        does not do the same again.
+        """Raises: ValueError: a transform fails on an image of this shape, changes its shape or its
+        scale, or does not do the same again.
         """
         given = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         for call, transform in zip(self._calls, self._transforms, strict=True):
@@ -72,6 +72,16 @@ class ImageTransforms:
                 raise ValueError(
                     f"recipe.augment: `{call.target}` makes {made} of an image of {list(shape)}; "
                     "its shape must stay"
+                )
+            if not image.is_floating_point():  # bytes go to 255, and evaluations see 0 to 1
+                raise ValueError(
+                    f"recipe.augment: `{call.target}` makes {image.dtype} of a float32 image on "
+                    "the scale from 0 to 1; it must stay on that scale"
+                )
+            if type(transform).__name__ == "Normalize":
+                raise ValueError(
+                    f"recipe.augment: `{call.target}` would normalise training images, and no "
+                    "others; give `mean` and `std` to the data set"
                 )
             if not all(map(_equal, images, again)):
                 raise ValueError(

@@ -70,6 +70,10 @@ def test_neither_a_stack_nor_a_stop_changes_a_draw(
     assert stacked and stacked == alone
 
 
+def bytes_of(image: Tensor) -> Tensor:
+    return (255 * image).to(torch.uint8)
+
+
 @pytest.mark.parametrize(
     ("augment", "said"),
     [
@@ -77,6 +81,11 @@ def test_neither_a_stack_nor_a_stop_changes_a_draw(
         ({"_target_": f"{V2}.CutMix", "num_classes": 4}, "MixUp|CutMix"),
         ({"_target_": f"{V2}.Resize", "size": 6}, r"makes \[1, 6, 6\] of an image of \[1, 4, 4\]"),
         ({"_target_": f"{V2}.RandomErasing", "p": 2.0}, "`p` should be a floating point value"),
+        ({"_target_": f"{__name__}.bytes_of"}, "makes torch.uint8 of a float32 image on the scale"),
+        (
+            {"_target_": f"{V2}.Normalize", "mean": [0.5], "std": [0.2]},
+            "and no others; give `mean`",
+        ),
         ([ERASE, {"_target_": f"{V2}.RandomErasing", "q": 2.0}], r"takes no \['q'\]"),
         ("crop", "give one of none, crop_flip, resized_crop_flip or a mapping with `_target_`"),
     ],
