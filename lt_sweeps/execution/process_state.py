@@ -20,7 +20,7 @@ from lt_sweeps.execution.slurm.code_snapshot import users_modules
 @contextmanager
 def as_before(device: str) -> Iterator[None]:
     """Put back at the end what training a pack may change in this process."""
-    # A training flushes denormal numbers, and torch cannot say whether they are flushed now.
+    # A user's code may flush denormal numbers, and torch cannot say whether they are flushed now.
     torch.set_flush_denormal(False)
     switches = _switches()
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()

@@ -538,3 +538,9 @@ def test_augmentation_is_a_crop_and_a_flip_of_the_image(cell: Make, tmp_path: Pa
     for picture, (number, top, left, flip) in zip(x[0], index[0].tolist(), strict=True):
         crop = padded[number, :, top : top + 4, left : left + 4]
         assert torch.allclose(picture, crop.flip(2) if flip else crop)
+
+
+def test_a_training_leaves_denormal_numbers_to_the_scores_after_it(cell: Make, run: Run) -> None:
+    """A pruning in the same process would find ties where one in a new process finds none."""
+    run(cell())
+    assert bool((torch.full((8,), 1e-30) * 1e-10).all())
