@@ -56,7 +56,7 @@ class TaskLoss:
             if targets.is_floating_point():  # a probability for each class
                 return in_double(values, targets)
             return in_double((values.double().sum(), (targets != _IGNORED).sum()), targets)
-        return in_double(self._value(outputs, targets), targets)
+        return in_double(self._value(*_own_copies(self.kind.loss, outputs, targets)), targets)
 
     def _value(self, outputs: Tensor, targets: Tensor) -> Any:
         if self._by_place:
@@ -85,7 +85,7 @@ def _measure(metric: Metric, outputs: Tensor, targets: Tensor) -> Any:
     if _is_by_place(metric.call):
         _check_shapes(outputs, targets, where)
     try:
-        value = measure_of(metric.call)(outputs, targets)
+        value = measure_of(metric.call)(*_own_copies(metric.call, outputs, targets))
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # it is the user's, or was given what it does not take
@@ -98,6 +98,14 @@ def _measure(metric: Metric, outputs: Tensor, targets: Tensor) -> Any:
         value = torch.tensor(float(value), dtype=torch.float64)
     _check(value, outputs, targets, where)
     return value
+
+
+def _own_copies(call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Copies for a user's function: in an evaluation other metrics read the same outputs, and the
+    targets are those of the data set itself, which a change in place would spoil.
+    """
+    known = call.ours or call.target.startswith("torch.")
+    return tensors if known else tuple(tensor.clone() for tensor in tensors)
 
 
 def in_double(value: Any, targets: Tensor) -> Tensor:

@@ -545,6 +545,20 @@ def test_no_loss_and_no_metric_compares_each_example_with_all(target: str) -> No
         measured(own.main_metric, outputs, targets)
 
 
+def spoiling(outputs: Tensor, targets: Tensor) -> Tensor:
+    targets.numpy()[...] = 1.0  # which torch does not notice
+    return outputs.neg_().flatten(1).mean(1)
+
+
+def test_a_loss_and_a_metric_change_nothing_that_the_others_are_measured_on() -> None:
+    """Targets of an evaluation are those of the data set itself, and outputs go to all metrics."""
+    given, target = (numbers(B, 2), -numbers(B, 2)), {"_target_": f"{HERE}spoiling"}
+    own = TaskKind.of({"loss": target, "metrics": {"own": target}})
+    measured(own.main_metric, *given)
+    TaskLoss(own).total(*given)
+    assert torch.equal(given[0], numbers(B, 2)) and torch.equal(given[1], -numbers(B, 2))
+
+
 def test_a_target_that_a_training_leaves_out_counts_for_nothing_in_an_evaluation() -> None:
     outputs, targets = numbers(B, K, T), PADDED[0]
     total, count = TaskLoss().total(outputs, targets)
