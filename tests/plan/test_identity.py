@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -238,14 +239,18 @@ def test_splits_that_are_not_what_their_data_set_says_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("mean", "std"), [((0.5,), ()), ((), (1.0,)), ((0.5, 0.5), (1.0, 1.0)), ((0.5,), (0.0,))]
+    "changes",
+    [
+        *[{"mean": (0.5,)}, {"std": (1.0,)}, {"mean": (0.5, 0.5), "std": (1.0, 1.0)}],
+        *[{"mean": (0.5,), "std": (0.0,)}, {"scale": 0.0}, {"scale": -255.0}],
+    ],
 )
-def test_a_mean_and_a_std_that_do_not_fit_are_refused(
-    lab: Path, mean: tuple[float, ...], std: tuple[float, ...]
+def test_a_mean_a_std_and_a_scale_that_do_not_fit_are_refused(
+    lab: Path, changes: dict[str, Any]
 ) -> None:
     dataset = Call("identity_lab.from_file")(data_dir=str(lab))
-    with pytest.raises(ValueError, match=r"a mean and a std above 0, or none"):
-        replace(dataset, mean=mean, std=std)
+    with pytest.raises(ValueError, match="a mean and a std above 0, or none|a number above 0"):
+        replace(dataset, **changes)
 
 
 def test_data_sets_of_equal_names_in_two_modules_are_read_apart(lab: Path) -> None:

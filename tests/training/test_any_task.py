@@ -512,6 +512,14 @@ def test_a_token_that_is_none_is_refused_and_one_that_does_not_count_is_not() ->
         kind("tokens").check_targets(tokens, data, 3)
 
 
+def test_a_label_of_minus_1_is_refused() -> None:
+    """The loss would fall without end, and the lowest of all was the best."""
+    labels = torch.tensor([[0.0, 1.0], [0.5, 0.0]])
+    kind("multi_label").check_targets(labels, "mine")
+    with pytest.raises(ValueError, match="targets of `mine` are not all 0 to 1; each is 1 for"):
+        kind("multi_label").check_targets(2 * labels - 1, "mine")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_targets_that_are_no_numbers_are_for_a_loss_of_ones_own(value: float) -> None:
     """One of them makes each loss of its split NaN, and the first evaluation the best."""

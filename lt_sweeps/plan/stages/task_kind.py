@@ -24,6 +24,10 @@ _OF_CLASSES = (
     *(_CROSS_ENTROPY, "torch.nn.CrossEntropyLoss", "lt_sweeps.training.losses.token_cross_entropy"),
     *("torch.nn.functional.nll_loss", "torch.nn.NLLLoss"),
 )
+_OF_LABELS = (
+    *("torch.nn.functional.binary_cross_entropy_with_logits", "torch.nn.BCEWithLogitsLoss"),
+    *("torch.nn.functional.multilabel_soft_margin_loss", "torch.nn.MultiLabelSoftMarginLoss"),
+)
 _LEFT_OUT = ("ignore", "ignore_index")  # what a loss or a metric calls a target that does not count
 
 # The keys of a task's yaml, with the types of their values.
@@ -155,6 +159,10 @@ class TaskKind:
             raise ValueError(
                 f"task: targets of `{data}` hold NaN or infinite numbers, which "
                 f"`{self.loss.target}` counts; leave these examples out, or give your own loss"
+            )
+        if self.loss.target in _OF_LABELS and not bool(((targets >= 0) & (targets <= 1)).all()):
+            raise ValueError(  # with a label of -1 the lowest loss is minus infinity
+                f"task: targets of `{data}` are not all 0 to 1; each is 1 for a label, else 0"
             )
         classifies = self.has_cross_entropy and self.main_metric.is_accuracy
         numbers = whole and targets.ndim == 1
