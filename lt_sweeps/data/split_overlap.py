@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,22 +11,27 @@ import numpy as np
 from lt_sweeps.data.dataset import Split
 
 # Published data sets hold a few pictures twice, and a small set of few gray values may by chance.
-# More than this part of a split is a mistake: a split that was taken from another one.
+# More than this part of a split is a mistake: a split that was taken from another one. A table of
+# few distinct rows repeats them within a split as often as between two.
 _BY_CHANCE = 0.02
 _PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
 
 class Shared(NamedTuple):
-    """How many examples of `split` are examples of `other` too, whatever their targets."""
+    """How many examples of `split` are examples of `other` too, whatever their targets.
+
+    `repeated` is the part of `other` that it holds more than once itself.
+    """
 
     split: str
     other: str
     count: int
     size: int
+    repeated: float = 0.0
 
     @property
     def is_a_mistake(self) -> bool:
-        return self.count > max(2, _BY_CHANCE * self.size)
+        return self.count > max(2, (_BY_CHANCE + 2 * self.repeated) * self.size)
 
     def __str__(self) -> str:
         return f"{self.count} of {self.size} {self.split} examples are {self.other} examples too"
@@ -39,10 +45,11 @@ def shared_examples(splits: Mapping[str, Split]) -> Iterator[Shared]:
     """
     known = {name: _contents(split) for name, split in splits.items()}
     for split, other in _PAIRS:
-        others = set(known[other])
+        others = Counter(known[other])
         count = sum(content in others for content in known[split])
         if count:
-            yield Shared(split, other, count, len(known[split]))
+            repeated = sum(number for number in others.values() if number > 1) / others.total()
+            yield Shared(split, other, count, len(known[split]), repeated)
 
 
 def _contents(split: Split) -> Sequence[int]:

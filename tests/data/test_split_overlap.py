@@ -29,3 +29,14 @@ def test_images_in_their_file_are_told_apart_by_their_rows() -> None:
 )
 def test_more_than_a_few_are_a_mistake(count: int, size: int, is_one: bool) -> None:
     assert Shared("test", "train", count, size).is_a_mistake is is_one
+
+
+def test_rows_that_a_table_repeats_are_no_mistake_and_a_split_taken_from_another_is() -> None:
+    """Three numbers of 0 or 1 are one of eight rows, whatever is held out."""
+    draws = torch.Generator().manual_seed(0)
+    few = torch.randint(0, 2, (300, 3), generator=draws)
+    many = torch.rand(300, 3, generator=draws)
+    for train, val, is_one in ((few[:250], few[250:], False), (many, many[:50], True)):
+        splits = {"train": split(train), "val": split(val), "test": split(val)}
+        shared = next(shared_examples(splits))
+        assert (shared.count, shared.size, shared.is_a_mistake) == (50, 50, is_one)
