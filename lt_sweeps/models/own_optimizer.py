@@ -37,6 +37,9 @@ def make_optimizer(
         raise ValueError(f"{where} cannot be made: {told_by(error)}") from None
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"{where} is no torch.optim.Optimizer")
+    for group in optimizer.param_groups:  # whatever its class calls the argument
+        if weight_decay is not None and "weight_decay" in group:
+            group["weight_decay"] = weight_decay
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(

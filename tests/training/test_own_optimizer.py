@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.models.own_optimizer import check_optimizer
+from lt_sweeps.models.own_optimizer import check_optimizer, make_optimizer
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.own_optimizer import OwnOptimizer
@@ -202,6 +202,14 @@ def test_an_optimizer_that_does_not_fit_is_refused_when_the_plan_is_made(
 def test_the_recipe_s_own_keys_are_for_its_own_optimizers(cell: Callable[..., Cell]) -> None:
     with pytest.raises(ValueError, match=r"give it there: recipe.optimizer.weight_decay=..."):
         plan([cell_of(cell, "RMSprop", recipe__weight_decay=0.1)])
+
+
+def test_the_logits_of_a_mask_decay_as_its_method_says_whatever_the_optimizer_calls_it() -> None:
+    weights = [torch.ones(2, 2), torch.ones(2)]
+    decaying = Call("fixtures.strange_optimizers.Decaying")
+    for decay, expected in ((None, [0.1, 0.0]), (0.0, [0.0, 0.0])):
+        made = make_optimizer(decaying, weights, 0.5, weight_decay=decay)
+        assert [group["weight_decay"] for group in made.param_groups] == expected
 
 
 def test_what_is_kept_only_from_a_later_step_on_is_refused() -> None:
