@@ -146,6 +146,11 @@ def check_split(dataset: Dataset, name: str, split: Split) -> None:
         raise ValueError(f"{where} or targets require a gradient; give `tensor.detach()`")
     if inputs.is_complex():
         raise ValueError(f"{where} are {inputs.dtype}; give real numbers")
+    if inputs.is_floating_point() and not dataset.input_dtype.is_floating_point:
+        raise ValueError(
+            f"{where} are {inputs.dtype}, and would be cut to {dataset.input_dtype}; give whole "
+            "numbers"
+        )
     divided = dataset.scale == PIXELS and dataset.input_dtype == torch.float32
     # What stays in its file is not read for this: it may take minutes.
     if divided or (inputs.is_floating_point() and split.rows is None):

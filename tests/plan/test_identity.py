@@ -266,6 +266,14 @@ def no_data_set() -> dict:
     return {}
 
 
+def test_tokens_are_whole_numbers(lab: Path) -> None:
+    dataset = Call("identity_lab.from_file")(data_dir=str(lab))
+    halves = {name: replace(part, inputs=part.inputs / 2) for name, part in dataset.load().items()}
+    of_tokens = replace(dataset, load=lambda: halves, input_dtype=torch.int64)
+    with pytest.raises(ValueError, match="are torch.float32, and would be cut to torch.int64"):
+        task.content_hash(of_tokens)
+
+
 def test_what_is_no_data_set_is_refused(cell: Make) -> None:
     with pytest.raises(ValueError, match="dataset: `.*no_data_set` returned dict; give a `lt_"):
         planned_cell(cell(dataset={"_target_": f"{__name__}.no_data_set"}))

@@ -114,7 +114,9 @@ class TaskKind:
                 "task.loss.reduction: got sum, which would make a loss depend on the size of its "
                 "batches; give mean, or none"
             )
-        _check_left_out({"loss": loss, **{f"metrics.{m.name}": m.call for m in metrics}})
+        # A metric of a user's may leave out a class that the loss counts, such as a background.
+        ours = {f"metrics.{metric.name}": metric.call for metric in metrics if metric.call.ours}
+        _check_left_out({"loss": loss, **ours})
         return cls(loss, metrics, main, config.get("output"))
 
     @property
@@ -250,7 +252,7 @@ def _measure(config: Mapping[str, Any], where: str) -> Call:
 def _left_out(call: Call) -> int | None:
     """The target that a loss or a metric does not count, where it says one."""
     said = [value for name, value in call.bound().items() if name in _LEFT_OUT]
-    return next((value for value in said if isinstance(value, int)), None)
+    return next((value for value in said if type(value) is int), None)
 
 
 def _check_left_out(calls: Mapping[str, Call]) -> None:
