@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lt_sweeps.data.dataset import Dataset, Split, check_held_out, held_out_rows
+from lt_sweeps.data.dataset import Dataset, Split, check_held_out, check_seed, held_out_rows
 
 _DIGITS = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 CURE = "install scikit-learn anew"
@@ -45,6 +45,7 @@ def synthetic(
     """
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"synthetic: shape={list(shape)}; it takes [channels, height, width]")
+    check_seed("synthetic", seed)
     for name, size in (("train", train), ("validation", validation), ("test", test)):
         if size < 1:
             raise ValueError(f"synthetic: {name}={size}; it takes 1 or more images")

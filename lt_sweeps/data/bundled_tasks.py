@@ -9,6 +9,7 @@ import torch
 
 from lt_sweeps.data.bundled import CURE, nothing, read_table, sklearn_folder
 from lt_sweeps.data.dataset import Dataset, Split, check_held_out, held_out_rows
+from lt_sweeps.storage.atomic_write import passes
 
 _DIABETES = "70a45af6bc04fb77f713e6aca86019c4707501ef0cbd17c743d74f7a9ca8bf11"
 _BYTES = 256
@@ -41,7 +42,7 @@ def text(
             37,000 bytes of English. A result knows the text by its content.
         validation: the part of the text that is held out before the test part, which is its end.
     """
-    content = Path(path).read_bytes() if path is not None else _descriptions()
+    content = _bytes_of(Path(path)) if path is not None else _descriptions()
     count = (len(content) - 1) // max(1, length)
     held = {"val": round(validation * count), "test": round(test * count)}
     train = count - sum(held.values())
@@ -78,6 +79,15 @@ def _load_diabetes(validation: int, test: int) -> dict[str, Split]:
 def _standardised(values: np.ndarray, train: np.ndarray) -> torch.Tensor:
     mean, std = values[train].mean(0), values[train].std(0)
     return torch.from_numpy(((values - mean) / std).astype(np.float32))
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if passes(error):
+            raise
+        raise ValueError(f"text: cannot read path=`{path}`: {error.strerror}") from None
 
 
 def _descriptions() -> bytes:

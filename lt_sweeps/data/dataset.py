@@ -221,3 +221,9 @@ def check_size(name: str, size: int, most: int) -> None:
     """Raises: ValueError: a split is empty, or leaves no example for the other splits."""
     if not isinstance(size, int) or not 1 <= size <= most:
         raise ValueError(f"{name}={size!r}; it takes 1 to {most} examples")
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Raises: ValueError: numpy's generator cannot begin from it."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"{name}: seed={seed}; it takes 0 to {2**32 - 1}")

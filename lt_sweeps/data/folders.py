@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lt_sweeps.config.call import ANY, omitted_at
-from lt_sweeps.data.dataset import Dataset, Split
+from lt_sweeps.data.dataset import Dataset, Split, check_seed
 from lt_sweeps.data.decoded_images import DecodedImages, fits_in_memory
 from lt_sweeps.data.image_files import files_below, fingerprint_of, unreadable
 
@@ -47,6 +47,9 @@ def image_folder(
     Raises:
         ValueError: there are no class folders, a class has no images, or a split does not fit.
     """
+    check_seed("image_folder", seed)
+    if size < 1:
+        raise ValueError(f"image_folder: size={size}; it takes 1 pixel or more")
     if channels not in (1, 3):
         raise ValueError(f"image_folder: channels={channels}; it takes 1 (gray) or 3 (RGB)")
     if len(mean) != len(std) or len(mean) not in (0, channels):
@@ -184,7 +187,7 @@ def _assign(
 
 def _count(name: str, size: float, pool: int, *, room: int) -> int:
     count = round(size * pool) if size < 1 else int(size)
-    if not 1 <= count <= room:
+    if not 1 <= count <= room or (size >= 1 and count != size):
         raise ValueError(
             f"image_folder: {name}={size} is {count} of {pool} images; it takes 1 to {room} of "
             "them, or a fraction below 1"

@@ -32,6 +32,7 @@ from lt_sweeps.data import (
     image_folder,
     mnist,
     synthetic,
+    text,
 )
 from lt_sweeps.data.batches import Batches
 from lt_sweeps.data.downloaded import _held_out, _held_out_per_class, _tensors
@@ -127,9 +128,14 @@ def test_only_normalized_cifar_has_a_mean_and_std():
         (lambda: cifar100(validation=50, stratified=True), "it takes a multiple of 100"),
         (lambda: synthetic(shape=[8, 8]), r"shape=\[8, 8\]; it takes \[channels, height, width"),
         (lambda: synthetic(test=0), "synthetic: test=0; it takes 1 or more images"),
+        (lambda: synthetic(seed=-1), "synthetic: seed=-1; it takes 0 to 4294967295"),
+        (lambda: image_folder("pets", seed=2**32), "image_folder: seed=4294967296; it takes 0"),
+        (lambda: image_folder("pets", size=0), "image_folder: size=0; it takes 1 pixel or more"),
+        (lambda: text(path="nowhere.txt"), "text: cannot read path=`nowhere.txt`: No such file"),
+        (lambda: text(path="/"), "text: cannot read path=`/`: Is a directory"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(make, message):
+def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -349,6 +355,11 @@ def test_an_image_folder_is_drawn_into_disjoint_complete_splits(tmp_path):
     assert grays.sort().values.tolist() == list(range(20))
     for split in splits.values():
         assert torch.equal(split.targets, (split.inputs[:, 0, 0, 0] >= 10).long())
+
+
+def test_a_number_of_images_is_a_whole_one(tmp_path):
+    with pytest.raises(ValueError, match="validation=2.5 is 2 of 20 images; it takes 1 to 15 of"):
+        image_folder(str(draw_tree(tmp_path / "pets")), data_dir=str(tmp_path), validation=2.5)
 
 
 def test_train_and_test_folders_are_used_as_such(tmp_path):
