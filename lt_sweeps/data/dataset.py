@@ -144,22 +144,29 @@ def check_split(dataset: Dataset, name: str, split: Split) -> None:
         raise ValueError(f"{where} are {count}; {said}")
     if inputs.requires_grad or targets.requires_grad:
         raise ValueError(f"{where} or targets require a gradient; give `tensor.detach()`")
+    _check_numbers(dataset, split, where)
+
+
+def _check_numbers(dataset: Dataset, split: Split, where: str) -> None:
+    """Refuse inputs that would not be the numbers that they are meant to be."""
+    inputs, kind = split.inputs, dataset.input_dtype
     if inputs.is_complex():
         raise ValueError(f"{where} are {inputs.dtype}; give real numbers")
-    if inputs.is_floating_point() and not dataset.input_dtype.is_floating_point:
+    if inputs.is_floating_point() and not kind.is_floating_point:
         raise ValueError(
-            f"{where} are {inputs.dtype}, and would be cut to {dataset.input_dtype}; give whole "
-            "numbers"
+            f"{where} are {inputs.dtype}, and would be cut to {kind}; give whole numbers"
         )
-    divided = dataset.scale == PIXELS and dataset.input_dtype == torch.float32
-    # What stays in its file is not read for this: it may take minutes.
-    if divided or (inputs.is_floating_point() and split.rows is None):
-        _check_range(inputs, where, pixels=divided)
-    if inputs.dtype == torch.int64 and dataset.input_dtype == torch.float32:
+    if inputs.dtype == torch.int64 and kind == torch.float32:
         raise ValueError(
             f"{where} are int64, and would become float32; for numbers of tokens give "
             "input_dtype=torch.int64, for other numbers float32 inputs"
         )
+    divided = dataset.scale == PIXELS and kind == torch.float32
+    # Of images there may be gigabytes: one that is bright tells that they are images, and what
+    # stays in its file is not read for this.
+    images = inputs.dtype == torch.uint8 and bool((inputs[:100] >= _DARK).any())
+    if split.rows is None and not images and (divided or inputs.is_floating_point()):
+        _check_range(inputs, where, pixels=divided)
 
 
 def _check_range(inputs: Tensor, where: str, *, pixels: bool) -> None:
