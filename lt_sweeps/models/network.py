@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call, check_keys, identity_of
-from lt_sweeps.config.seeds import Seed, draw, repeated
+from lt_sweeps.config.seeds import Seed, draw, global_draws, repeated
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.pretrained import FORMS, Pretrained
 
@@ -121,6 +121,7 @@ class Network:
                 f"model.prunable: {network.net} does not train {', '.join(still[:3])} "
                 f"(requires_grad=False); leave them out: model.prunable.exclude={still}"
             )
+        network._check_trainable()
         network._check_weights()
         return network
 
@@ -195,14 +196,37 @@ class Network:
         return sum(self.sizes.values())
 
     def module(self, device: str = "meta") -> nn.Module:
-        """A fresh module; on `meta`, its shapes only."""
+        """A fresh module; on `meta`, only the shapes of what a `state_dict` holds."""
+        module = self._built(device)
+        if device == "meta":
+            for owner, leaf, tensor in _outside_state(module):
+                if tensor.is_meta:
+                    value = self._constants[owner, leaf].clone()
+                    setattr(module.get_submodule(owner), leaf, value)
+        if self.output is not None:
+            module.register_forward_hook(functools.partial(_only, self.output))
+        return module
+
+    def _built(self, device: str) -> nn.Module:
         with torch.device(device):
             module = self.net(
                 input_shape=self.input_shape, classes=self.classes, outputs=self.classes
             )
-        if self.output is not None:
-            module.register_forward_hook(functools.partial(_only, self.output))
+        if not isinstance(module, nn.Module):
+            kind = type(module).__name__
+            raise ValueError(f"model: {self.net} is of type {kind}; give a `torch.nn.Module`")
         return module
+
+    @property
+    @functools.cache  # noqa: B019 (networks are few)
+    def _constants(self) -> dict[tuple[str, str], Tensor]:
+        """The tensors that no `state_dict` holds, such as tables of positions, as it builds them.
+
+        Drawn ones would be others in the next process; the rehearsal refuses these.
+        """
+        with global_draws(0):
+            outside = _outside_state(self._built("cpu"))
+        return {(owner, leaf): tensor.detach() for owner, leaf, tensor in outside}
 
     @property
     @functools.cache  # noqa: B019 (networks are few)
@@ -232,6 +256,11 @@ class Network:
             return state_of(module)
 
         state = dict(repeated(drawn, f"model: {self.net}"))
+        if other := sorted(state.keys() ^ self._saved):
+            raise ValueError(
+                f"model: {self.net} has {', '.join(other[:3])} on the CPU or on torch's device "
+                "`meta` alone; a net has the same tensors wherever it is built"
+            )
         if self.weights is not None and not index:  # another draw is a draw
             given = self.weights.read()
             loaded = state.keys() & given.keys() - self.drawn
@@ -253,6 +282,12 @@ class Network:
 
     @property
     @functools.cache  # noqa: B019 (networks are few)
+    def _saved(self) -> frozenset[str]:
+        """What a ticket holds, by name."""
+        return frozenset(state_of(self.module()))
+
+    @property
+    @functools.cache  # noqa: B019 (networks are few)
     def drawn(self) -> frozenset[str]:
         """What the seed draws although there are pretrained weights: all of it without any."""
         state = state_of(self.module())
@@ -262,6 +297,23 @@ class Network:
         absent, other = self.weights.misfits({name: state[name] for name in head})
         named = {n for n in state if any(_lies_in(n, pattern) for pattern in self.redraw)}
         return frozenset(named | (head if absent | other else set()))
+
+    def _check_trainable(self) -> None:
+        """Raises: ValueError: weights of a type, or gradients of a kind, that nothing trains."""
+        module = self.module()
+        types = {str(p.dtype).removeprefix("torch.") for p in module.parameters()}
+        if types not in ({"float32"}, {"float64"}):
+            raise ValueError(
+                f"model: {self.net} has weights of {', '.join(sorted(types))}; give all of them "
+                "float32 or all float64 (with precision=bf16 their products are bfloat16)"
+            )
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        named = ((name, part) for name, part in module.named_modules() if isinstance(part, kinds))
+        if sparse := [name for name, part in named if part.sparse]:
+            raise ValueError(
+                f"model: {self.net}: {', '.join(sparse)} has sparse gradients, which no optimizer "
+                "here takes; give sparse=False, which computes the same"
+            )
 
     def _check_weights(self) -> None:
         """Raises: ValueError: pretrained weights are of another network, or patterns of nothing."""
@@ -340,6 +392,20 @@ def _lies_in(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
+def _outside_state(module: nn.Module) -> list[tuple[str, str, Tensor]]:
+    """Tensors that its `state_dict` does not hold, each with its module's name and its own.
+
+    Buffers with persistent=False, and tensors that are plain attributes.
+    """
+    saved = module.state_dict(keep_vars=True).keys()
+    return [
+        (owner, leaf, tensor)
+        for owner, part in module.named_modules()
+        for leaf, tensor in {**vars(part), **part._buffers}.items()
+        if isinstance(tensor, Tensor) and f"{owner}.{leaf}".lstrip(".") not in saved
+    ]
+
+
 def is_bias(name: str) -> bool:
     """Whether a parameter is added: `bias`, `in_proj_bias` of attention, `bias_ih_l0` of a GRU."""
     leaf = name.rpartition(".")[2]
@@ -398,9 +464,6 @@ def _parameters(network: Network) -> tuple[_Parameter, ...]:
             raise  # a net of ours says what is wrong
         shape = list(network.input_shape)
         raise ValueError(f"model: {network.net} takes no inputs of {shape}: {error}") from error
-    if not isinstance(module, nn.Module):
-        given = type(module).__name__
-        raise ValueError(f"model: {network.net} is of type {given}; give a `torch.nn.Module`")
     names: dict[int, list[str]] = {}
     owners: dict[int, list[nn.Module]] = {}
     parameters = dict(module.named_parameters(remove_duplicate=False))
