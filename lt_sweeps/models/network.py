@@ -31,6 +31,7 @@ _PRUNABLE = {"include": Sequence[str], "exclude": Sequence[str]}
 _SHAPES = ("input_shape", "classes", "outputs")  # passed to a net that names them
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_OF_INSTANCES = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _HELD = 2.0**-25  # a smaller part of a number is lost in float32
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # The weights of a module that are prunable unless a pattern says otherwise, by their own names.
@@ -177,13 +178,20 @@ class Network:
 
     @functools.cache  # noqa: B019 (networks are few)
     def lingering(self, batches: int) -> dict[str, float | None]:
-        """The batch norms, each with its momentum, that so many batches do not make anew.
+        """The norms, each with its momentum, whose statistics so many batches do not make anew.
 
         Running statistics of momentum m hold (1 - m)^n of what they were before n batches; those
-        without momentum are the mean of all batches that the norm has ever seen.
+        of a batch norm without momentum are the mean of all batches that it has ever seen. An
+        instance norm without momentum never changes its own.
         """
-        named = self.module().named_modules()
-        norms = {n: p.momentum for n, p in named if isinstance(p, _NORMS) and p.track_running_stats}
+        kinds = (*_NORMS, *_OF_INSTANCES)
+        norms = {
+            name: part.momentum
+            for name, part in self.module().named_modules()
+            if isinstance(part, kinds)
+            and part.track_running_stats
+            and not (part.momentum is None and isinstance(part, _OF_INSTANCES))
+        }
         return {
             name: momentum
             for name, momentum in norms.items()
