@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lt_sweeps.models.functional import called_with
-from lt_sweeps.models.network import Network, is_bias
+from lt_sweeps.models.network import Network, is_bias, outside_state
 
 _CONNECT = ("linear", "conv1d", "conv2d", "conv3d")
 _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -110,9 +110,18 @@ def _used(weights: Tensor, uses: Tensor) -> int:
 
 @functools.lru_cache(maxsize=1)
 def _module(network: Network) -> nn.Module:
-    """Its module, whose own weights and running statistics count for nothing."""
+    """Its module, with 0 for tensors that are plain attributes; its own weights are not used."""
     with torch.random.fork_rng(devices=[]):
-        return network.module("cpu").eval()
+        module = network.module("cpu").eval()
+    for owner, leaf, tensor in outside_state(module):
+        if tensor.is_floating_point() and leaf in vars(module.get_submodule(owner)):
+            setattr(module.get_submodule(owner), leaf, _zeros(tensor))
+    return module
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    """A constant adds nothing, as a bias."""
+    return torch.zeros_like(tensor, dtype=torch.float64)
 
 
 def _ones(name: str, parameter: Tensor) -> Tensor:
@@ -168,7 +177,7 @@ def _pass(
     module = _module(network)
     leaves = {name: each.clone().requires_grad_() for name, each in weights.items()}
     mode = _Paths({id(leaf): name for name, leaf in leaves.items()}, mark)
-    buffers = {n: b * 0 if b.is_floating_point() else b for n, b in module.named_buffers()}
+    buffers = {n: _zeros(b) if b.is_floating_point() else b for n, b in module.named_buffers()}
     image = network.example()
     if image.is_floating_point():
         image = torch.ones_like(image, dtype=torch.float64)

@@ -207,7 +207,7 @@ class Network:
         """A fresh module; on `meta`, only the shapes of what a `state_dict` holds."""
         module = self._built(device)
         if device == "meta":
-            for owner, leaf, tensor in _outside_state(module):
+            for owner, leaf, tensor in outside_state(module):
                 if tensor.is_meta:
                     value = self._constants[owner, leaf].clone()
                     setattr(module.get_submodule(owner), leaf, value)
@@ -233,7 +233,7 @@ class Network:
         Drawn ones would be others in the next process; the rehearsal refuses these.
         """
         with global_draws(0):
-            outside = _outside_state(self._built("cpu"))
+            outside = outside_state(self._built("cpu"))
         return {(owner, leaf): tensor.detach() for owner, leaf, tensor in outside}
 
     @property
@@ -400,7 +400,7 @@ def _lies_in(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
-def _outside_state(module: nn.Module) -> list[tuple[str, str, Tensor]]:
+def outside_state(module: nn.Module) -> list[tuple[str, str, Tensor]]:
     """Tensors that its `state_dict` does not hold, each with its module's name and its own.
 
     Buffers with persistent=False, and tensors that are plain attributes.

@@ -188,6 +188,12 @@ class Attentive(nn.Module):
         return self.output(torch.relu(self.hidden(y)).reshape(-1, x.shape[1], 8).mean(1))
 
 
+def test_what_is_compiled_is_refused() -> None:
+    net = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), backend="eager")
+    with pytest.raises(ValueError, match="is compiled; build it without torch.compile"):
+        compacted(net, torch.zeros(1, 4))  # type: ignore[arg-type]
+
+
 def test_a_forward_pass_that_names_a_width_keeps_it() -> None:
     torch.manual_seed(0)
     module, x = Attentive().double().eval(), torch.randn(2, 4, 6, dtype=torch.float64)

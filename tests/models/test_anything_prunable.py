@@ -12,6 +12,7 @@ from fixtures.tiny_cell import compute_cells, tiny_cell
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
@@ -406,6 +407,51 @@ def test_a_table_that_no_state_holds_is_there_in_training(
     held, loose = trained(Table, tmp_path / "held"), trained(kind, tmp_path / "loose")
     assert loose.keys() == held.keys() - {"table"}
     assert all(torch.equal(tensor, held[name]) for name, tensor in loose.items())
+
+
+@pytest.mark.parametrize("kind", [Table, LooseTable, AttributeTable])
+def test_a_table_that_is_added_begins_no_path(kind: type[nn.Module]) -> None:
+    network = of(kind)
+    kept = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in network.layers}
+    kept["inner.weight"][0] = False  # and what reads its unit, though the table is added to it
+    assert network_size(network, kept).weights_effective == 7 * 16 + 7 * 4
+
+
+class Straight(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.inner, self.block = nn.Linear(16, 8), nn.Linear(8, 8)
+        self.output = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.block(self.inner(x.flatten(1))).relu())
+
+
+class Again(Straight):
+    """The backward pass computes the block again, to save memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x.flatten(1))
+        return self.output(checkpoint(lambda y: self.block(y).relu(), y, use_reentrant=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("grasp", {"examples": 32}), ("synflow", {"rounds": 3})]
+)
+def test_a_block_that_is_computed_again_is_scored_as_any_other(
+    name: str, more: dict[str, int], tmp_path: Path
+) -> None:
+    masks = []
+    for kind in (Straight, Again):
+        cell = tiny_cell(
+            model=model(kind),
+            mask_criterion={"_target_": f"lt_sweeps.sparsity.criteria.{name}", **more},
+            method={"_target_": "lt_sweeps.plan.methods.at_init"},
+            schedule={"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5},
+        )
+        made, store = compute_cells(cell, root=tmp_path / kind.__name__)
+        masks.append(store.read(made.cells[0].last.key, made.cells[0].seed).mask)
+    assert all(torch.equal(kept, masks[1][layer]) for layer, kept in masks[0].items())
 
 
 class Computed(nn.Module):
