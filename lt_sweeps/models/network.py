@@ -315,6 +315,12 @@ class Network:
                 f"model: {self.net} has weights of {', '.join(sorted(types))}; give all of them "
                 "float32 or all float64 (with precision=bf16 their products are bfloat16)"
             )
+        for name, parameter in module.named_parameters():
+            if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+                raise ValueError(
+                    f"model: {self.net} has a hook on the gradient of {name}, which is not called "
+                    "here; change gradients in a torch.autograd.Function, or by recipe.clip"
+                )
         kinds = (nn.Embedding, nn.EmbeddingBag)
         named = ((name, part) for name, part in module.named_modules() if isinstance(part, kinds))
         if sparse := [name for name, part in named if part.sparse]:

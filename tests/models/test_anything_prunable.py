@@ -490,9 +490,16 @@ class Looked(nn.Module):
         self.rows, self.output = nn.Embedding(8, 4, sparse=True), nn.Linear(4, classes)
 
 
+class Hooked(nn.Linear):
+    def __init__(self, classes: int) -> None:
+        super().__init__(16, classes)
+        self.weight.register_hook(lambda grad: grad / 2)
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [
+        ({"_target_": f"{__name__}.Hooked"}, "has a hook on the gradient of weight"),
         ({"_target_": f"{__name__}.Half"}, "has weights of float16; give all of them float32"),
         ({"_target_": f"{__name__}.Half", "dtype": "complex64"}, "has weights of complex64"),
         ({"_target_": f"{__name__}.Looked"}, "rows has sparse gradients"),
