@@ -116,7 +116,9 @@ def _flows(net: nn.Module, trial: ChannelTrial) -> tuple[list[Flow], dict[str, s
         elif uses[id(part.weight)] > 1:
             whole[name] = "it shares its weight with another layer"
         elif (flow := trial.flow(name)) is None:
-            whole[name] = "its outputs are the network's own, or are added to others"
+            whole[name] = (
+                "its outputs are the network's own, or not only layers without groups read them"
+            )
         else:
             flows.append(flow)
     return flows, whole | _of_other_kinds(net)

@@ -16,6 +16,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,7 +175,7 @@ def _pass(
     The image holds ones, or numbers around 1 that are drawn; a parameter without a gradient is
     not used. Buffers of whole numbers, such as indices, are as they are, and all others are 0.
     """
-    module = _module(network)
+    module = deepcopy(_module(network))  # one that has run may hold what it computed
     leaves = {name: each.clone().requires_grad_() for name, each in weights.items()}
     mode = _Paths({id(leaf): name for name, leaf in leaves.items()}, mark)
     buffers = {n: _zeros(b) if b.is_floating_point() else b for n, b in module.named_buffers()}

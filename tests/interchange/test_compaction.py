@@ -167,7 +167,7 @@ def test_layers_that_are_added_stay_whole_and_say_so() -> None:
     found = compacted(module, x[:1])
     smaller = [name for name, (before, after) in found.widths.items() if after < before]
     assert smaller == [f"stages.{stage}.0.conv1" for stage in range(3)]
-    assert "are added to others" in found.whole["stages.0.0.conv2"]
+    assert "not only layers without groups read them" in found.whole["stages.0.0.conv2"]
     assert "whole: stem, stages.0.0.conv2" in found.summary
     assert_same(module, x, found.module)
 
