@@ -112,6 +112,8 @@ class Network:
         )
         if empty := [layer.name for layer in network.layers if not layer.size]:
             raise ValueError(f"model: {network.net} has no weights in {empty}")
+        if scalars := [layer.name for layer in network.layers if not layer.shape]:
+            raise ValueError(f"model.prunable: {scalars[0]} is a single number; leave it out")
         if not network.layers:
             raise ValueError(
                 f"model: {network.net} has no prunable weight; `prunable` matches none of "

@@ -58,6 +58,7 @@ def rehearse(loop: TrainingLoop) -> None:
         module = _built(loop, 1)
         _check_gradients(loop, module, inputs, targets)
         _check_built_again(loop, module, inputs)
+        _check_calls(loop, module, inputs)
         _check_one_image_at_a_time(loop)
     _put_back(loop, before)
     if loop.device.type == "cuda":
@@ -107,24 +108,37 @@ def _built(loop: TrainingLoop, number: int) -> nn.Module:
 
 
 def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
-    """Refuse a model that is more than its ticket: it draws something else, or counts its calls."""
-    net, other = loop.stage.network.net, _built(loop, 2)
+    """Refuse a model that draws what no ticket holds."""
+    other = _built(loop, 2)
     with torch.no_grad(), global_draws(3):
         outputs, again = (picked(each.eval()(inputs)) for each in (module, other))
-        if not torch.allclose(outputs, again, rtol=1e-3, atol=1e-5, equal_nan=True):
-            raise ValueError(
-                f"model: {net} is another network when it is built again with the same weights; "
-                "what it draws beside its parameters, such as a wiring, must be a buffer that its "
-                "state_dict holds"
-            )
-        counts = []
+    if not torch.allclose(outputs, again, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"model: {loop.stage.network.net} is another network when it is built again with the "
+            "same weights; what it draws beside its parameters, such as a wiring, must be a buffer "
+            "that its state_dict holds"
+        )
+
+
+def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
+    """Refuse a model that counts its calls, or writes to its weights, in two calls of training."""
+    network, counts = loop.stage.network, []
+    halves = {la.name: module.get_parameter(la.name).detach()[..., ::2] for la in network.layers}
+    with torch.no_grad(), global_draws(3):
+        for half in halves.values():
+            half.zero_()
         for _ in range(2):
-            module.train()(inputs)
+            module.train()(torch.cat([inputs, inputs]))  # a batch norm needs two examples
             counts.append(_whole_numbers(module))
     if counting := [name for name, count in counts[1].items() if count != counts[0].get(name)]:
         raise ValueError(
-            f"model: {net}: `{counting[0]}` counts the calls; no checkpoint holds it, so a resumed "
-            "training would begin it anew; make it a buffer (register_buffer)"
+            f"model: {network.net}: `{counting[0]}` counts the calls; no checkpoint holds it, so a "
+            "resumed training would begin it anew; make it a buffer (register_buffer)"
+        )
+    if moved := [name for name, half in halves.items() if half.any()]:
+        raise ValueError(
+            f"model: {network.net}: its forward pass writes to {moved[0]}, so a pruned weight "
+            "would not stay 0; compute with other values instead (torch.nn.utils.parametrize)"
         )
 
 

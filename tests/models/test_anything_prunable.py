@@ -490,6 +490,17 @@ class Looked(nn.Module):
         self.rows, self.output = nn.Embedding(8, 4, sparse=True), nn.Linear(4, classes)
 
 
+class Scaled(nn.Linear):
+    def __init__(self, classes: int) -> None:
+        super().__init__(16, classes)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+
+def test_a_single_number_is_not_prunable() -> None:
+    with pytest.raises(ValueError, match="scale is a single number; leave it out"):
+        of(Scaled, "*", "scale")
+
+
 class Hooked(nn.Linear):
     def __init__(self, classes: int) -> None:
         super().__init__(16, classes)

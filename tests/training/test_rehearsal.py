@@ -70,6 +70,13 @@ class CountsInANumber(Net):
         return super().forward(x) * (1 if self.calls < 5 else 2)
 
 
+class CentresItsWeights(Net):
+    def features(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.hidden.weight.sub_(self.hidden.weight.mean(1, keepdim=True))
+        return super().features(x)
+
+
 class WiredByTorch(Net):
     def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__(input_shape, classes)
@@ -133,6 +140,7 @@ def net(kind: type[nn.Module]) -> dict:
         (DrawsByNumpy, "first 2 steps of its training end with other values of the loss"),
         (CountsItsCalls, "first 2 steps of its training end with other values of the loss"),
         (CountsInANumber, "`calls` counts the calls; no checkpoint holds it"),
+        (CentresItsWeights, "its forward pass writes to hidden.weight, so a pruned weight"),
         (WiredByTorch, "another network when it is built again with the same weights"),
         (WiredByPython, "another network when it is built again with the same weights"),
         (DrawnTable, "another network when it is built again with the same weights"),
