@@ -59,11 +59,14 @@ def compacted(module: nn.Module, example: Tensor) -> Compacted:
     Args:
         example: an input of the module, `[1, ...]`.
 
-    Raises: ValueError: the module cannot be run.
+    Raises: ValueError: the module cannot be copied or run, or is compiled.
     """
     dtypes = [part.weight.dtype for part in _layers(module).values()]
-    net = deepcopy(module).eval().double()
+    # What torch.compile has made of a forward pass may call no hook.
+    if compiled := [n for n, part in module.named_modules() if hasattr(part, "_orig_mod")]:
+        raise ValueError(f"compact: `{compiled[0]}` is compiled; build it without torch.compile")
     try:
+        net = deepcopy(module).eval().double()
         trial = ChannelTrial(net, example.double() if example.is_floating_point() else example)
     except _FAILS as error:
         reason = str(error).partition("\n")[0]
@@ -113,7 +116,9 @@ def _flows(net: nn.Module, trial: ChannelTrial) -> tuple[list[Flow], dict[str, s
         elif uses[id(part.weight)] > 1:
             whole[name] = "it shares its weight with another layer"
         elif (flow := trial.flow(name)) is None:
-            whole[name] = "its outputs are the network's own, or are added to others"
+            whole[name] = (
+                "its outputs are the network's own, or not only layers without groups read them"
+            )
         else:
             flows.append(flow)
     return flows, whole | _of_other_kinds(net)

@@ -16,6 +16,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,16 +26,22 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lt_sweeps.models.functional import called_with
-from lt_sweeps.models.network import Network, is_bias
+from lt_sweeps.models.network import Network, is_bias, outside_state
 
 _CONNECT = ("linear", "conv1d", "conv2d", "conv3d")
 _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _NORMALISE = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 _BY_PLACE = ("layer_norm", "rms_norm")  # their weights have the shape of what they normalise
+_PRODUCTS = ("matmul", "mm", "bmm", "mv")
+_ADDED_PRODUCTS = ("addmm", "addmv", "baddbmm")
+_OTHER_PRODUCTS = ("einsum", "tensordot", "inner")
+# These pass on too, and are above 0 whatever arrives: what is multiplied by one goes on.
+_GATES = ("sigmoid", "sigmoid_", "special_expit", "hardsigmoid")
+_TIMES = ("mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__")
 # Replaced by the identity: these pass on what arrives, but some make a number of a zero (sigmoid).
 _PASS = (
     *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),
-    *("sigmoid", "tanh", "softplus", "hardtanh", "hardswish", "hardsigmoid", "log_sigmoid"),
+    *("tanh", "softplus", "hardtanh", "hardswish", "log_sigmoid"),
     *("hardshrink", "softshrink", "clamp", "clamp_", "clip", "clamp_min", "clamp_max"),
     "log_softmax",
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
@@ -57,8 +64,9 @@ class Unfollowed(Exception):
 class Size:
     """Parameters and operations (FLOPs) of one example's forward pass: all, and those on a path.
 
-    A multiplication and an addition are two operations; only convolutions and linear layers count,
-    those within attention too. An embedding is looked up, and lets in what any of its rows holds.
+    A multiplication and an addition are two operations. Only convolutions, linear layers (those
+    within attention too) and other products with a parameter count. An embedding is looked up, and
+    lets in what any of its rows holds.
     """
 
     parameters_total: int
@@ -75,10 +83,9 @@ def network_size(network: Network, present: Mapping[str, Tensor]) -> Size:
     """
     if reason := _doubt(network):
         raise Unfollowed(reason)
-    module = network.module().to_empty(device="cpu").eval()
-    ones = {name: _ones(name, p) for name, p in module.named_parameters()}
+    ones = {name: _ones(name, p) for name, p in _module(network).named_parameters()}
     ones |= {name: present[name].double() for name in present}
-    passed, grads = _pass(module, network, ones, _Present.apply)
+    uses, grads = _pass(network, ones, _Present.apply)
     alive = {
         name: torch.zeros_like(one, dtype=torch.bool)
         if (grad := grads[name]) is None
@@ -86,15 +93,36 @@ def network_size(network: Network, present: Mapping[str, Tensor]) -> Size:
         for name, one in ones.items()
     }
     layers = {layer.name for layer in network.layers}
-    if unread := sorted(layers - set(passed)):
+    if unread := sorted(layers - set(uses)):
         raise Unfollowed(f"{unread[0]} belongs to neither a convolution nor a linear layer")
     return Size(
-        parameters_total=sum(p.numel() for p in module.parameters()),
+        parameters_total=network.parameters,
         parameters_effective=sum(int(each.sum()) for each in alive.values()),
         weights_effective=sum(int(alive[name].sum()) for name in layers),
-        flops_total=2 * sum(ones[name].numel() * passed[name] for name in passed),
-        flops_effective=2 * sum(int(alive[name].sum()) * passed[name] for name in passed),
+        flops_total=2 * sum(_used(torch.ones_like(alive[n]), uses[n]) for n in uses),
+        flops_effective=2 * sum(_used(alive[n], uses[n]) for n in uses),
     )
+
+
+def _used(weights: Tensor, uses: Tensor) -> int:
+    """How often these weights are used: `uses` is one number, or one for each row."""
+    return int((weights.reshape(len(weights), -1).sum(1) * uses).sum())
+
+
+@functools.lru_cache(maxsize=1)
+def _module(network: Network) -> nn.Module:
+    """Its module, with 0 for tensors that are plain attributes; its own weights are not used."""
+    with torch.random.fork_rng(devices=[]):
+        module = network.module("cpu").eval()
+    for owner, leaf, tensor in outside_state(module):
+        if tensor.is_floating_point() and leaf in vars(module.get_submodule(owner)):
+            setattr(module.get_submodule(owner), leaf, _zeros(tensor))
+    return module
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    """A constant adds nothing, as a bias."""
+    return torch.zeros_like(tensor, dtype=torch.float64)
 
 
 def _ones(name: str, parameter: Tensor) -> Tensor:
@@ -114,9 +142,9 @@ def _doubt(network: Network) -> str:
     parameter that is used has some above 0. A difference, a norm that is written by hand or a
     scale that lies in a buffer breaks that, and all that leads there would count as dead.
     """
-    module, draws = network.module().to_empty(device="cpu").eval(), torch.Generator().manual_seed(0)
-    drawn = {name: _drawn(name, p, draws) for name, p in module.named_parameters()}
-    for name, grad in _pass(module, network, drawn, _around_one, draws)[1].items():
+    draws = torch.Generator().manual_seed(0)
+    drawn = {name: _drawn(name, p, draws) for name, p in _module(network).named_parameters()}
+    for name, grad in _pass(network, drawn, _around_one, draws)[1].items():
         rounding = 0.0 if grad is None else 1e-9 * float(grad.abs().max())
         if grad is not None and not (
             grad.isfinite().all() and grad.min() >= -rounding < grad.max()
@@ -137,20 +165,20 @@ def _around_one(x: Tensor) -> Tensor:
 
 
 def _pass(
-    module: nn.Module,
     network: Network,
     weights: Mapping[str, Tensor],
     mark: _Mark,
     draws: torch.Generator | None = None,
-) -> tuple[dict[str, int], dict[str, Tensor | None]]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
     """How often each weight is used in one forward pass, and the gradient of each parameter.
 
     The image holds ones, or numbers around 1 that are drawn; a parameter without a gradient is
-    not used.
+    not used. Buffers of whole numbers, such as indices, are as they are, and all others are 0.
     """
+    module = deepcopy(_module(network))  # one that has run may hold what it computed
     leaves = {name: each.clone().requires_grad_() for name, each in weights.items()}
     mode = _Paths({id(leaf): name for name, leaf in leaves.items()}, mark)
-    buffers = {name: torch.zeros_like(b) for name, b in module.named_buffers()}
+    buffers = {n: _zeros(b) if b.is_floating_point() else b for n, b in module.named_buffers()}
     image = network.example()
     if image.is_floating_point():
         image = torch.ones_like(image, dtype=torch.float64)
@@ -160,7 +188,7 @@ def _pass(
             called_with(module, {**leaves, **buffers}, image).sum().backward()
     except (RuntimeError, TypeError, ValueError, LookupError) as error:
         raise Unfollowed(str(error).partition("\n")[0]) from error
-    return mode.passed, {name: leaf.grad for name, leaf in leaves.items()}
+    return mode.uses, {name: leaf.grad for name, leaf in leaves.items()}
 
 
 class _Paths(TorchFunctionMode):
@@ -169,7 +197,8 @@ class _Paths(TorchFunctionMode):
     def __init__(self, names: Mapping[int, str], mark: _Mark) -> None:
         super().__init__()
         self._names, self._mark = names, mark
-        self.passed: dict[str, int] = {}
+        self._gates: dict[int, Tensor] = {}
+        self.uses: dict[str, Tensor] = {}
 
     def __torch_function__(
         self,
@@ -184,13 +213,26 @@ class _Paths(TorchFunctionMode):
         if name in (*_CONNECT, *_TRANSPOSED):
             out = func(*args, **given)
             x, weight = _by_name(("input", "weight"), args, given)
+            if weight.requires_grad and not self._name_of(weight):
+                raise Unfollowed(f"it calls {name} with weights that it computes from others")
             # Each place that is written uses the weights once; of a transposed one, that is read.
-            places = (x if name in _TRANSPOSED else out).shape[2:]
-            self._used(weight, out.shape[:-1] if name == "linear" else places)
+            places = (x if name in _TRANSPOSED else out).numel() // len(weight)
+            self._count(weight, places)
             return self._mark(out)
+        if name in (*_PRODUCTS, *_ADDED_PRODUCTS):
+            operands = args[name in _ADDED_PRODUCTS :][:2]
+            return self._product(func(*args, **given), *operands)
+        if name in _OTHER_PRODUCTS and any(self._name_of(each) for each in args):
+            raise Unfollowed(f"it calls {name}, whose operations are not counted")
+        if name in _GATES:
+            gate = args[0].clone()
+            self._gates[id(gate)] = gate
+            return gate
+        if name in _TIMES:
+            return func(*self._gated(*args[:2]), *args[2:], **given)
         if name == "embedding":
             arguments = _arguments(func, args, given)
-            self._used(arguments["weight"], (0,))
+            self._count(arguments["weight"], 0)
             rows = self._mark(arguments["weight"].sum(0))
             return rows.expand(*arguments["input"].shape, -1)
         if name == "scaled_dot_product_attention":
@@ -209,22 +251,58 @@ class _Paths(TorchFunctionMode):
             return _pooled(name, *args, **given)
         return func(*args, **given)
 
-    def _used(self, weight: Any, places: Sequence[int]) -> None:
+    def _name_of(self, weight: Any) -> str:
+        """The name of a parameter, also of one that is transposed; empty if it is none.
+
+        Raises: Unfollowed: it is a part of one.
+        """
+        name = self._names.get(id(_whole(weight)), "")
+        if name and _whole(weight).numel() != weight.numel():
+            raise Unfollowed(f"it calls a layer with a part of {name}")
+        return name
+
+    def _count(self, weight: Any, uses: int | Tensor) -> None:
         """Count the uses of a weight, if it is one of the network's."""
-        name = self._names.get(id(weight))
-        if name is not None:
-            self.passed[name] = self.passed.get(name, 0) + math.prod(places)
+        if name := self._name_of(weight):
+            self.uses[name] = self.uses.get(name, torch.tensor(0)) + uses
+
+    def _product(self, out: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """A product of matrices, marked if one of them is a parameter."""
+        weights = [each for each in (first, second) if self._name_of(each)]
+        for weight in weights:
+            self._count(weight, out.numel() * first.shape[-1] // weight.numel())
+        return self._mark(out) if weights else out
+
+    def _gated(self, first: Any, second: Any) -> tuple[Any, Any]:
+        """Two factors, where a gate lets the other one pass even if nothing arrives at the gate."""
+        if self._is_gate(first) and self._is_activation(second):
+            return 1 + first, second
+        if self._is_gate(second) and self._is_activation(first):
+            return first, 1 + second
+        return first, second
+
+    def _is_gate(self, factor: Any) -> bool:
+        return id(_whole(factor)) in self._gates
+
+    def _is_activation(self, factor: Any) -> bool:
+        """Whether it depends on the image, and is no gate itself."""
+        known = {**self._names, **self._gates}
+        return getattr(factor, "requires_grad", False) and id(_whole(factor)) not in known
 
     def _attention(self, given: Mapping[str, Any]) -> Tensor:
         """`nn.MultiheadAttention` of `[T, B, E]`: its linear layers, and attention between them."""
         inputs = [given[name] for name in ("query", "key", "value")]
+        if given["bias_k"] is not None:
+            raise Unfollowed("it calls attention with a key and a value of its own (add_bias_kv)")
+        places = [math.prod(x.shape[:-1]) for x in inputs]
         if given.get("use_separate_proj_weight"):
             weights = [given[f"{name}_proj_weight"] for name in "qkv"]
-            for weight, x in zip(weights, inputs, strict=True):
-                self._used(weight, x.shape[:-1])
+            for weight, uses in zip(weights, places, strict=True):
+                self._count(weight, uses)
         else:
-            weights = given["in_proj_weight"].chunk(3)
-            self._used(given["in_proj_weight"], inputs[0].shape[:-1])
+            joined = given["in_proj_weight"]
+            weights = joined.chunk(3)
+            self._count(joined, torch.tensor(places).repeat_interleave(len(weights[0])))
         bias = given["in_proj_bias"]
         biases = [None] * 3 if bias is None else bias.chunk(3)
         parts = zip(inputs, weights, biases, strict=True)
@@ -233,7 +311,7 @@ class _Paths(TorchFunctionMode):
         joint = self._attended(*(each.movedim(0, -2) for each in projected))
         joint = joint.movedim(-2, 0).flatten(-2)
         out = F.linear(joint, given["out_proj_weight"], given["out_proj_bias"])
-        self._used(given["out_proj_weight"], out.shape[:-1])
+        self._count(given["out_proj_weight"], math.prod(out.shape[:-1]))
         return self._mark(out)
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -244,6 +322,12 @@ class _Paths(TorchFunctionMode):
         """
         scores = self._mark(query @ key.transpose(-1, -2))
         return self._mark((1 + scores) @ value)
+
+
+def _whole(tensor: Any) -> Any:
+    """What a tensor is a view of; itself where it is none."""
+    base = getattr(tensor, "_base", None)
+    return tensor if base is None else base
 
 
 def _by_name(names: Sequence[str], args: Sequence[Any], given: Mapping[str, Any]) -> list[Any]:

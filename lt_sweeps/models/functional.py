@@ -17,14 +17,15 @@ def called_with(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Te
     """`functional_call` that recurrent layers take part in.
 
     `state` is by parameter name, a tied weight under its first one. A buffer that the module
-    replaces in its forward pass is put back into `state`.
+    replaces in its forward pass is put back into `state`. A backward pass that computes a part of
+    the forward pass again (`torch.utils.checkpoint`) does so with the module's own tensors.
     """
-    with _recurrent(module, state), _plain_attention():
+    with _recurrent(module, state), plain_attention():
         return functional_call(module, state, (x,))  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
+def plain_attention() -> Iterator[None]:
     """Attention without what has no rule for `vmap`, or no second derivative.
 
     The fused kernels of a GPU have no rule for their backward pass.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call, check_keys, identity_of
-from lt_sweeps.config.seeds import Seed, draw, repeated
+from lt_sweeps.config.seeds import Seed, draw, global_draws, repeated
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.pretrained import FORMS, Pretrained
 
@@ -31,6 +31,7 @@ _PRUNABLE = {"include": Sequence[str], "exclude": Sequence[str]}
 _SHAPES = ("input_shape", "classes", "outputs")  # passed to a net that names them
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_OF_INSTANCES = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _HELD = 2.0**-25  # a smaller part of a number is lost in float32
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # The weights of a module that are prunable unless a pattern says otherwise, by their own names.
@@ -111,6 +112,8 @@ class Network:
         )
         if empty := [layer.name for layer in network.layers if not layer.size]:
             raise ValueError(f"model: {network.net} has no weights in {empty}")
+        if scalars := [layer.name for layer in network.layers if not layer.shape]:
+            raise ValueError(f"model.prunable: {scalars[0]} is a single number; leave it out")
         if not network.layers:
             raise ValueError(
                 f"model: {network.net} has no prunable weight; `prunable` matches none of "
@@ -121,6 +124,7 @@ class Network:
                 f"model.prunable: {network.net} does not train {', '.join(still[:3])} "
                 f"(requires_grad=False); leave them out: model.prunable.exclude={still}"
             )
+        network._check_trainable()
         network._check_weights()
         return network
 
@@ -176,13 +180,20 @@ class Network:
 
     @functools.cache  # noqa: B019 (networks are few)
     def lingering(self, batches: int) -> dict[str, float | None]:
-        """The batch norms, each with its momentum, that so many batches do not make anew.
+        """The norms, each with its momentum, whose statistics so many batches do not make anew.
 
         Running statistics of momentum m hold (1 - m)^n of what they were before n batches; those
-        without momentum are the mean of all batches that the norm has ever seen.
+        of a batch norm without momentum are the mean of all batches that it has ever seen. An
+        instance norm without momentum never changes its own.
         """
-        named = self.module().named_modules()
-        norms = {n: p.momentum for n, p in named if isinstance(p, _NORMS) and p.track_running_stats}
+        kinds = (*_NORMS, *_OF_INSTANCES)
+        norms = {
+            name: part.momentum
+            for name, part in self.module().named_modules()
+            if isinstance(part, kinds)
+            and part.track_running_stats
+            and not (part.momentum is None and isinstance(part, _OF_INSTANCES))
+        }
         return {
             name: momentum
             for name, momentum in norms.items()
@@ -195,14 +206,37 @@ class Network:
         return sum(self.sizes.values())
 
     def module(self, device: str = "meta") -> nn.Module:
-        """A fresh module; on `meta`, its shapes only."""
+        """A fresh module; on `meta`, only the shapes of what a `state_dict` holds."""
+        module = self._built(device)
+        if device == "meta":
+            for owner, leaf, tensor in outside_state(module):
+                if tensor.is_meta:
+                    value = self._constants[owner, leaf].clone()
+                    setattr(module.get_submodule(owner), leaf, value)
+        if self.output is not None:
+            module.register_forward_hook(functools.partial(_only, self.output))
+        return module
+
+    def _built(self, device: str) -> nn.Module:
         with torch.device(device):
             module = self.net(
                 input_shape=self.input_shape, classes=self.classes, outputs=self.classes
             )
-        if self.output is not None:
-            module.register_forward_hook(functools.partial(_only, self.output))
+        if not isinstance(module, nn.Module):
+            kind = type(module).__name__
+            raise ValueError(f"model: {self.net} is of type {kind}; give a `torch.nn.Module`")
         return module
+
+    @property
+    @functools.cache  # noqa: B019 (networks are few)
+    def _constants(self) -> dict[tuple[str, str], Tensor]:
+        """The tensors that no `state_dict` holds, such as tables of positions, as it builds them.
+
+        Drawn ones would be others in the next process; the rehearsal refuses these.
+        """
+        with global_draws(0):
+            outside = outside_state(self._built("cpu"))
+        return {(owner, leaf): tensor.detach() for owner, leaf, tensor in outside}
 
     @property
     @functools.cache  # noqa: B019 (networks are few)
@@ -232,6 +266,11 @@ class Network:
             return state_of(module)
 
         state = dict(repeated(drawn, f"model: {self.net}"))
+        if other := sorted(state.keys() ^ self._saved):
+            raise ValueError(
+                f"model: {self.net} has {', '.join(other[:3])} on the CPU or on torch's device "
+                "`meta` alone; a net has the same tensors wherever it is built"
+            )
         if self.weights is not None and not index:  # another draw is a draw
             given = self.weights.read()
             loaded = state.keys() & given.keys() - self.drawn
@@ -253,6 +292,12 @@ class Network:
 
     @property
     @functools.cache  # noqa: B019 (networks are few)
+    def _saved(self) -> frozenset[str]:
+        """What a ticket holds, by name."""
+        return frozenset(state_of(self.module()))
+
+    @property
+    @functools.cache  # noqa: B019 (networks are few)
     def drawn(self) -> frozenset[str]:
         """What the seed draws although there are pretrained weights: all of it without any."""
         state = state_of(self.module())
@@ -262,6 +307,29 @@ class Network:
         absent, other = self.weights.misfits({name: state[name] for name in head})
         named = {n for n in state if any(_lies_in(n, pattern) for pattern in self.redraw)}
         return frozenset(named | (head if absent | other else set()))
+
+    def _check_trainable(self) -> None:
+        """Raises: ValueError: weights of a type, or gradients of a kind, that nothing trains."""
+        module = self.module()
+        types = {str(p.dtype).removeprefix("torch.") for p in module.parameters()}
+        if types not in ({"float32"}, {"float64"}):
+            raise ValueError(
+                f"model: {self.net} has weights of {', '.join(sorted(types))}; give all of them "
+                "float32 or all float64 (with precision=bf16 their products are bfloat16)"
+            )
+        for name, parameter in module.named_parameters():
+            if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+                raise ValueError(
+                    f"model: {self.net} has a hook on the gradient of {name}, which is not called "
+                    "here; change gradients in a torch.autograd.Function, or by recipe.clip"
+                )
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        named = ((name, part) for name, part in module.named_modules() if isinstance(part, kinds))
+        if sparse := [name for name, part in named if part.sparse]:
+            raise ValueError(
+                f"model: {self.net}: {', '.join(sparse)} has sparse gradients, which no optimizer "
+                "here takes; give sparse=False, which computes the same"
+            )
 
     def _check_weights(self) -> None:
         """Raises: ValueError: pretrained weights are of another network, or patterns of nothing."""
@@ -340,6 +408,20 @@ def _lies_in(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
+def outside_state(module: nn.Module) -> list[tuple[str, str, Tensor]]:
+    """Tensors that its `state_dict` does not hold, each with its module's name and its own.
+
+    Buffers with persistent=False, and tensors that are plain attributes.
+    """
+    saved = module.state_dict(keep_vars=True).keys()
+    return [
+        (owner, leaf, tensor)
+        for owner, part in module.named_modules()
+        for leaf, tensor in {**vars(part), **part._buffers}.items()
+        if isinstance(tensor, Tensor) and f"{owner}.{leaf}".lstrip(".") not in saved
+    ]
+
+
 def is_bias(name: str) -> bool:
     """Whether a parameter is added: `bias`, `in_proj_bias` of attention, `bias_ih_l0` of a GRU."""
     leaf = name.rpartition(".")[2]
@@ -398,9 +480,6 @@ def _parameters(network: Network) -> tuple[_Parameter, ...]:
             raise  # a net of ours says what is wrong
         shape = list(network.input_shape)
         raise ValueError(f"model: {network.net} takes no inputs of {shape}: {error}") from error
-    if not isinstance(module, nn.Module):
-        given = type(module).__name__
-        raise ValueError(f"model: {network.net} is of type {given}; give a `torch.nn.Module`")
     names: dict[int, list[str]] = {}
     owners: dict[int, list[nn.Module]] = {}
     parameters = dict(module.named_parameters(remove_duplicate=False))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lt_sweeps.data.batches import EVALUATE_BATCH
 from lt_sweeps.models.network import Network
@@ -40,7 +40,7 @@ def shape(network: Network, dtype: torch.dtype = torch.float32) -> Shape:
     """Counted in the forward pass of one example; the weights are whatever the memory holds."""
     # Not on `meta`: its first forward pass imports three seconds of torch. Nor by `to_empty`, whose
     # `empty_like` of a tensor on `meta` imports sympy.
-    module = network.module()._apply(lambda t: torch.empty(t.shape, dtype=t.dtype)).eval()
+    module = network.module()._apply(_any_values).eval()
     counts = {"multiply_adds": 0, "activations": 0}
 
     def count(part: nn.Module, _: object, output: object) -> None:
@@ -66,6 +66,14 @@ def shape(network: Network, dtype: torch.dtype = torch.float32) -> Shape:
     with torch.no_grad():
         module(torch.zeros(1, *network.input_shape, dtype=dtype))
     return Shape(**counts, parameters=sum(p.numel() for p in module.parameters()))
+
+
+def _any_values(tensor: Tensor) -> Tensor:
+    """A tensor of `meta` on the CPU; whole numbers are 0, because they may be indices."""
+    if not tensor.is_meta:
+        return tensor
+    made = torch.empty if tensor.is_floating_point() else torch.zeros
+    return made(tensor.shape, dtype=tensor.dtype)
 
 
 def free_memory(device: str) -> int:

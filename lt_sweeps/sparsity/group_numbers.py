@@ -1,7 +1,8 @@
 """Group numbers: the group of each weight of a network, by its granularity.
 
 The rows of a weight are its outputs, `[out, in, ...]`; those of a transposed convolution and of an
-embedding lie along the second dimension.
+embedding lie along the second dimension. Of a grouped convolution the second dimension counts the
+channels of one group, and the first dimension is divided among the groups.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import repeated
@@ -48,10 +50,31 @@ def _numbered(granularity: Granularity, layer: Layer, network: Network) -> Tenso
     """The groups of one layer, numbered from 0 without gaps."""
     if granularity.function is not None:
         return _users(granularity.function, layer)
-    second = issubclass(_owners(network)[layer.name], _SECOND_IS_OUT)
+    second = isinstance(_owners(network)[layer.name], _SECOND_IS_OUT)
     shape = layer.shape if not second else (layer.shape[1], layer.shape[0], *layer.shape[2:])
     numbers = _usual(granularity, shape, is_output(layer, network))
-    return numbers.transpose(0, 1).contiguous() if second else numbers
+    numbers = numbers.transpose(0, 1).contiguous() if second else numbers
+    parts = _parts(granularity, layer, network)
+    if parts > 1:  # each group of a convolution has channels of its own
+        part = torch.arange(layer.shape[0]) // (layer.shape[0] // parts) * layer.shape[1]
+        numbers = torch.where(
+            numbers == WHOLE, WHOLE, numbers + part.view(-1, *[1] * (len(layer.shape) - 1))
+        )
+    return numbers
+
+
+def divides(granularity: Granularity, network: Network) -> bool:
+    """Whether the groups of a convolution divide the channels of some prunable weight."""
+    return any(_parts(granularity, layer, network) > 1 for layer in network.layers)
+
+
+def _parts(granularity: Granularity, layer: Layer, network: Network) -> int:
+    """Among how many groups of a convolution the channels of a layer are divided."""
+    owner = _owners(network)[layer.name]
+    second = ("filter", "neuron") if isinstance(owner, _SECOND_IS_OUT) else ("channel",)
+    if not isinstance(owner, _ConvNd) or len(layer.shape) < 2 or granularity.word not in second:
+        return 1
+    return owner.groups
 
 
 def _usual(granularity: Granularity, shape: tuple[int, ...], output: bool) -> Tensor:
@@ -124,8 +147,7 @@ def is_output(layer: Layer, network: Network) -> bool:
 
 
 @functools.cache
-def _owners(network: Network) -> dict[str, type[nn.Module]]:
-    """The kind of the module that each prunable weight belongs to."""
+def _owners(network: Network) -> dict[str, nn.Module]:
+    """The module that each prunable weight belongs to."""
     module = network.module()
-    owners = {la.name: module.get_submodule(la.name.rpartition(".")[0]) for la in network.layers}
-    return {name: type(owner) for name, owner in owners.items()}
+    return {la.name: module.get_submodule(la.name.rpartition(".")[0]) for la in network.layers}

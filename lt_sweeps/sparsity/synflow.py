@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lt_sweeps.config.seeds import Seed, generator
-from lt_sweeps.models.functional import called_with
+from lt_sweeps.models.functional import picked, plain_attention
 from lt_sweeps.models.network import Network, is_bias
 from lt_sweeps.sparsity.competition import competitions
 from lt_sweeps.sparsity.pruning import checked_evidence
@@ -42,7 +42,7 @@ def flow(
     mask = {layer.name: ticket.mask[layer.name] for layer in layers}
     sizes = {name: int(kept.sum()) for name, kept in mask.items()}
     with torch.random.fork_rng(devices=[]):
-        module = network.module("cpu").eval()
+        module = network.module("cpu").double().eval()
     for number in range(1, rounds):
         scores = checked_evidence("flow", _flow(module, state, mask, network), ticket)
         for last in competitions(target, layers, groups):
@@ -55,11 +55,13 @@ def flow(
 
 
 def _flow(module: nn.Module, state: State, mask: State, network: Network) -> dict[str, Tensor]:
-    weights = {name: (state[name] * kept[0]).requires_grad_() for name, kept in mask.items()}
+    kept = {name: state[name] * mask[name][0] if name in mask else state[name] for name in state}
+    module.load_state_dict(kept, strict=False)  # a tied weight has one name in it
+    parameters = dict(module.named_parameters())
+    weights = {name: parameters[name] for name in mask}
     ones = torch.ones(1, *network.input_shape, dtype=torch.float64)
-    with torch.enable_grad():
-        total = called_with(module, {**state, **weights}, ones).sum()
-        grads = torch.autograd.grad(total, list(weights.values()))
+    with torch.enable_grad(), plain_attention():
+        grads = torch.autograd.grad(picked(module(ones)).sum(), list(weights.values()))
     pairs = zip(weights.items(), grads, strict=True)
     scores = {name: (weight.detach() * grad).abs() for (name, weight), grad in pairs}
     return {name: torch.where(mask[name], score, _PRUNED) for name, score in scores.items()}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from lt_sweeps.config.seeds import Seed, draw
 from lt_sweeps.data.batches import first_images
-from lt_sweeps.models.functional import called_with
+from lt_sweeps.models.functional import picked, plain_attention
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Task
 from lt_sweeps.sparsity.pruning import checked_evidence
@@ -46,12 +45,12 @@ def hessian_gradient(
     The loss is the mean on the images that `gradient` takes, its outputs divided by `temperature`.
     """
     images, labels = first_images(task.dataset, seed, examples)
-    state: dict[str, Tensor] = {name: tensor[0].clone() for name, tensor in ticket.state.items()}
-    names = [layer.name for layer in network.layers]
-    weights = [state[name].requires_grad_() for name in names]
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    module = network.holding({name: tensor[0] for name, tensor in ticket.state.items()})
+    parameters, names = dict(module.named_parameters()), [layer.name for layer in network.layers]
+    weights = [parameters[name] for name in names]
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]), plain_attention():
         torch.manual_seed(draw(seed.role("noise"), "gradient"))
-        outputs = called_with(network.module("cpu"), state, images)
+        outputs = picked(module(images))
         loss = TaskLoss(task.kind).mean(outputs / temperature, labels)
         grads = torch.autograd.grad(loss, weights, create_graph=True)
         # One g is detached, so the derivative of g.g is Hg and not 2Hg.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lt_sweeps.config.seeds import global_draws
 from lt_sweeps.models.functional import picked
@@ -54,7 +54,11 @@ def rehearse(loop: TrainingLoop) -> None:
             "training, draws random numbers that do not come from the seed, or counts its calls"
         )
     if first:
-        _check_gradients(loop)
+        inputs, targets = (part[:_IMAGES].cpu() for part in next(loop.batches.evaluation("val")))
+        module = _built(loop, 1)
+        _check_gradients(loop, module, inputs, targets)
+        _check_built_again(loop, module, inputs)
+        _check_calls(loop, module, inputs)
         _check_one_image_at_a_time(loop)
     _put_back(loop, before)
     if loop.device.type == "cuda":
@@ -96,13 +100,65 @@ def _differ(loop: TrainingLoop, first: Tensor, second: Tensor) -> bool:
     return not torch.allclose(first, second, rtol=rounding, equal_nan=True)
 
 
-def _check_gradients(loop: TrainingLoop) -> None:
+def _built(loop: TrainingLoop, number: int) -> nn.Module:
+    """The first replicate as a module of its own, built after other draws by each number."""
+    state = {name: tensor[0].cpu() for name, tensor in loop.stack.state().items()}
+    with global_draws(number):
+        return loop.stage.network.holding(state)
+
+
+def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
+    """Refuse a model that draws what no ticket holds."""
+    other = _built(loop, 2)
+    with torch.no_grad(), global_draws(3):
+        outputs, again = (picked(each.eval()(inputs)) for each in (module, other))
+    if not torch.allclose(outputs, again, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"model: {loop.stage.network.net} is another network when it is built again with the "
+            "same weights; what it draws beside its parameters, such as a wiring, must be a buffer "
+            "that its state_dict holds"
+        )
+
+
+def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
+    """Refuse a model that counts its calls, or writes to its weights, in two calls of training."""
+    network, counts = loop.stage.network, []
+    halves = {la.name: module.get_parameter(la.name).detach()[..., ::2] for la in network.layers}
+    with torch.no_grad(), global_draws(3):
+        for half in halves.values():
+            half.zero_()
+        for _ in range(2):
+            module.train()(torch.cat([inputs, inputs]))  # a batch norm needs two examples
+            counts.append(_whole_numbers(module))
+    if counting := [name for name, count in counts[1].items() if count != counts[0].get(name)]:
+        raise ValueError(
+            f"model: {network.net}: `{counting[0]}` counts the calls; no checkpoint holds it, so a "
+            "resumed training would begin it anew; make it a buffer (register_buffer)"
+        )
+    if moved := [name for name, half in halves.items() if half.any()]:
+        raise ValueError(
+            f"model: {network.net}: its forward pass writes to {moved[0]}, so a pruned weight "
+            "would not stay 0; compute with other values instead (torch.nn.utils.parametrize)"
+        )
+
+
+def _whole_numbers(module: nn.Module) -> dict[str, int]:
+    """The whole numbers that are attributes of a module and its parts, by name."""
+    return {
+        f"{owner}.{leaf}".lstrip("."): value
+        for owner, part in module.named_modules()
+        for leaf, value in vars(part).items()
+        if type(value) is int
+    }
+
+
+def _check_gradients(
+    loop: TrainingLoop, module: nn.Module, inputs: Tensor, targets: Tensor
+) -> None:
     """Refuse a model whose loss does not depend on some of its prunable weights."""
     network = loop.stage.network
-    module = network.holding({name: t[0].cpu() for name, t in loop.stack.state().items()})
     parameters = dict(module.named_parameters())
     names = [layer.name for layer in network.layers]
-    inputs, targets = (part[:_IMAGES].cpu() for part in next(loop.batches.evaluation("val")))
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         loss = loop.stack.task_loss.mean(picked(module.eval()(inputs)), targets)
         grads = (

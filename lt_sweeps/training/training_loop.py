@@ -272,7 +272,8 @@ class TrainingLoop:
         """Batch-norm statistics of a network that is scored as it is, from these batches alone."""
         if not batches:
             return
-        with measured_anew(self.stack.buffers, self.stage.network.lingering(batches)):
+        lingering = self.stage.network.lingering(batches)
+        with measured_anew(self.stack.buffers, lingering, batches):
             for step in range(batches):
                 self.masking.at(step)
                 self.masking.compute()

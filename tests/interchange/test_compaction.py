@@ -167,7 +167,7 @@ def test_layers_that_are_added_stay_whole_and_say_so() -> None:
     found = compacted(module, x[:1])
     smaller = [name for name, (before, after) in found.widths.items() if after < before]
     assert smaller == [f"stages.{stage}.0.conv1" for stage in range(3)]
-    assert "are added to others" in found.whole["stages.0.0.conv2"]
+    assert "not only layers without groups read them" in found.whole["stages.0.0.conv2"]
     assert "whole: stem, stages.0.0.conv2" in found.summary
     assert_same(module, x, found.module)
 
@@ -186,6 +186,12 @@ class Attentive(nn.Module):
         y = self.into(x)
         y = self.attention(y, y, y, need_weights=False)[0]
         return self.output(torch.relu(self.hidden(y)).reshape(-1, x.shape[1], 8).mean(1))
+
+
+def test_what_is_compiled_is_refused() -> None:
+    net = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), backend="eager")
+    with pytest.raises(ValueError, match="is compiled; build it without torch.compile"):
+        compacted(net, torch.zeros(1, 4))  # type: ignore[arg-type]
 
 
 def test_a_forward_pass_that_names_a_width_keeps_it() -> None:

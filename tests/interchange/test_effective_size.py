@@ -209,3 +209,157 @@ def test_a_pool_with_gaps_has_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     pooled = between(monkeypatch, lambda x: nn.functional.max_pool1d(x, 2, 1, 0, 7).repeat(1, 8))
     with pytest.raises(Unfollowed, match="dilation"):  # the first and the last of 8 alone
         network_size(pooled, full(pooled))
+
+
+class Frames(nn.Module):
+    """A convolution of every frame of a film; frames are folded into the batch."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.conv, self.output = nn.Conv2d(1, 2, 3, padding=1), nn.Linear(2, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = self.conv(x.flatten(0, 1)).mean((2, 3))
+        return self.output(frames.unflatten(0, x.shape[:2]).mean(1))
+
+
+class Latents(nn.Module):
+    """Four vectors of its own that read six tokens."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, more: bool = False) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.ones(4, 8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=more)
+        self.output = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries = self.latents.expand(len(x), -1, -1)
+        return self.output(self.attention(queries, x, x)[0].mean(1))
+
+
+class Products(nn.Module):
+    """Products with parameters that are no layer's: as they are, transposed, and with a sum."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.ones(4, 8)), nn.Parameter(torch.ones(5, 8))
+        self.three, self.added = nn.Parameter(torch.ones(5, classes)), nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.added, (x @ self.one) @ self.two.T, self.three)
+
+
+def of_class(
+    monkeypatch: pytest.MonkeyPatch, kind: type, shape: tuple[int, ...], **keys
+) -> Network:
+    monkeypatch.setattr(models, kind.__name__, kind, raising=False)
+    prunable = keys.pop("prunable", {})
+    config = {"net": {"_target_": f"lt_sweeps.models.{kind.__name__}", **keys}}
+    return Network.of({**config, "prunable": prunable}, shape, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "multiplied"),
+    [
+        (Frames, (5, 1, 4, 4), 5 * 16 * (2 * 9) + 2 * 3),
+        # the queries and the output of 4 places, the keys and values of 6
+        (Latents, (6, 8), 4 * 64 + 2 * 6 * 64 + 4 * 64 + 8 * 3),
+        (Products, (4,), 4 * 8 + 8 * 5 + 5 * 3),
+    ],
+)
+def test_every_product_with_a_weight_is_counted_as_often_as_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, kind: type, shape: tuple[int, ...], multiplied: int
+) -> None:
+    own = {"prunable": {"include": ["one", "two", "three"]}} if kind is Products else {}
+    net = of_class(monkeypatch, kind, shape, **own)
+    size = network_size(net, full(net))
+    assert size.flops_total == size.flops_effective == 2 * multiplied
+    assert size.parameters_effective == size.parameters_total
+
+
+def test_of_joined_projections_the_rows_are_used_as_often_as_their_inputs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = of_class(monkeypatch, Latents, (6, 8))
+    kept, joined = full(net), "attention.in_proj_weight"
+    dense = network_size(net, kept).flops_effective
+    for rows, used in ((slice(0, 1), 4), (slice(8, 9), 6)):  # a query alone, a key alone
+        cut = kept[joined].clone()
+        cut[rows] = False
+        found = network_size(net, {**kept, joined: cut}).flops_effective
+        # what it is multiplied with is of no use either
+        assert dense - found == 2 * 8 * (4 + 6), used
+
+
+def test_a_closed_gate_ends_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """sigmoid(bias) is above 0, so what it multiplies goes on without the weights of the gate."""
+
+    class Excited(nn.Module):
+        def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+            super().__init__()
+            self.first, self.gate = nn.Linear(4, 6), nn.Linear(6, 6)
+            self.output = nn.Linear(6, classes)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.output(x * self.gate(x).sigmoid().view(-1, 6))
+
+    net = of_class(monkeypatch, Excited, (4,))
+    kept = full(net)
+    assert network_size(net, kept).weights_effective == 24 + 36 + 18
+    kept["gate.weight"][:] = False
+    assert network_size(net, kept).weights_effective == 24 + 18
+    kept["first.weight"][0] = False  # nothing arrives that the gate could multiply
+    assert network_size(net, kept).weights_effective == 20 + 15
+
+
+def test_a_tied_weight_is_one_weight_wherever_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tied(nn.Module):
+        def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+            self.second.weight, self.output = self.first.weight, nn.Linear(4, classes)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.output(self.second(self.first(x)))
+
+    net = of_class(monkeypatch, Tied, (4,))
+    kept = full(net)
+    kept["first.weight"][0] = False
+    size = network_size(net, kept)
+    assert size.parameters_total == 16 + 4 * 3 + 3
+    # of unit 0 the row is gone, and with it what reads it in the end; the column reads the image
+    assert size.weights_effective == 12 + 9
+    assert size.flops_effective == 2 * (12 + 12 + 9)
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        (lambda x, w: nn.functional.linear(x, w[:4]), "a part of weight"),
+        (lambda x, w: nn.functional.linear(x, 2 * w), "weights that it computes"),
+        (lambda x, w: torch.einsum("bi,oi->bo", x, w), "einsum"),
+    ],
+)
+def test_a_product_that_cannot_be_counted_is_said(
+    monkeypatch: pytest.MonkeyPatch, way: Callable[[Tensor, Tensor], Tensor], reason: str
+) -> None:
+    class Own(nn.Module):
+        def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(6, 4))
+            self.output = nn.Linear(way(torch.ones(1, 4), self.weight).shape[1], classes)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.output(way(x, self.weight))
+
+    Own.__name__ = f"Own{next(NUMBERS)}"
+    net = of_class(monkeypatch, Own, (4,))
+    with pytest.raises(Unfollowed, match=reason):
+        network_size(net, full(net))
+
+
+def test_a_key_of_its_own_has_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = of_class(monkeypatch, Latents, (6, 8), more=True)
+    with pytest.raises(Unfollowed, match="add_bias_kv"):
+        network_size(net, full(net))

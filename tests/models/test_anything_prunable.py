@@ -11,6 +11,8 @@ from fixtures.method_cases import ADAM, METHODS, method_cells
 from fixtures.tiny_cell import compute_cells, tiny_cell
 from rich.console import Console
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
@@ -364,3 +366,169 @@ def test_an_initializer_draws_q_k_v_and_each_gate_apart() -> None:
         assert part.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
     assert not attention.in_proj_bias.any()
     assert not gates["bias_hh_l0"].any()
+
+
+class Table(nn.Module):
+    """A table that its `state_dict` holds."""
+
+    held: bool | None = True
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.inner, self.output = nn.Linear(16, 8), nn.Linear(8, classes)
+        table = torch.arange(8.0) / 8
+        if self.held is None:
+            self.table = table
+        else:
+            self.register_buffer("table", table, persistent=self.held)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.inner(x.flatten(1)).relu() + self.table)
+
+
+class LooseTable(Table):
+    held = False
+
+
+class AttributeTable(Table):
+    held = None
+
+
+def trained(kind: type[nn.Module], root: Path, *include: str) -> dict[str, Tensor]:
+    prunable = {"include": ["*", *include]}
+    made, store = compute_cells(tiny_cell(model=model(kind, prunable=prunable)), root=root)
+    return dict(store.read(made.cells[0].last.key, made.cells[0].seed).state)
+
+
+@pytest.mark.parametrize("kind", [LooseTable, AttributeTable])
+def test_a_table_that_no_state_holds_is_there_in_training(
+    kind: type[nn.Module], tmp_path: Path
+) -> None:
+    held, loose = trained(Table, tmp_path / "held"), trained(kind, tmp_path / "loose")
+    assert loose.keys() == held.keys() - {"table"}
+    assert all(torch.equal(tensor, held[name]) for name, tensor in loose.items())
+
+
+@pytest.mark.parametrize("kind", [Table, LooseTable, AttributeTable])
+def test_a_table_that_is_added_begins_no_path(kind: type[nn.Module]) -> None:
+    network = of(kind)
+    kept = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in network.layers}
+    kept["inner.weight"][0] = False  # and what reads its unit, though the table is added to it
+    assert network_size(network, kept).weights_effective == 7 * 16 + 7 * 4
+
+
+class Straight(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.inner, self.block = nn.Linear(16, 8), nn.Linear(8, 8)
+        self.output = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.block(self.inner(x.flatten(1))).relu())
+
+
+class Again(Straight):
+    """The backward pass computes the block again, to save memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x.flatten(1))
+        return self.output(checkpoint(lambda y: self.block(y).relu(), y, use_reentrant=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("grasp", {"examples": 32}), ("synflow", {"rounds": 3})]
+)
+def test_a_block_that_is_computed_again_is_scored_as_any_other(
+    name: str, more: dict[str, int], tmp_path: Path
+) -> None:
+    masks = []
+    for kind in (Straight, Again):
+        cell = tiny_cell(
+            model=model(kind),
+            mask_criterion={"_target_": f"lt_sweeps.sparsity.criteria.{name}", **more},
+            method={"_target_": "lt_sweeps.plan.methods.at_init"},
+            schedule={"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5},
+        )
+        made, store = compute_cells(cell, root=tmp_path / kind.__name__)
+        masks.append(store.read(made.cells[0].last.key, made.cells[0].seed).mask)
+    assert all(torch.equal(kept, masks[1][layer]) for layer, kept in masks[0].items())
+
+
+class Computed(nn.Module):
+    """A weight that torch computes before each call, in the two ways that it once had."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.normed = nn.utils.weight_norm(nn.Linear(16, 8))
+        self.masked = nn.Linear(8, 8)
+        prune.l1_unstructured(self.masked, "weight", 0.5)
+        self.output = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.masked(self.normed(x.flatten(1)).relu()).relu())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_that_torch_computes_before_each_call_train(tmp_path: Path) -> None:
+    state = trained(Computed, tmp_path, "normed.weight_v", "masked.weight_orig")
+    network = of(Computed, "*", "normed.weight_v", "masked.weight_orig")
+    initial = network.draw(Seed.of(0, {}))
+    for name in ("normed.weight_v", "normed.weight_g", "masked.weight_orig"):
+        assert not torch.equal(state[name][0], initial[name])
+        pruned = initial[name].numel() - int(state[name].count_nonzero())
+        assert pruned == {128: 45, 64: 22, 8: 0}[initial[name].numel()]
+
+
+class Half(nn.Linear):
+    def __init__(self, classes: int, dtype: str = "float16") -> None:
+        super().__init__(16, classes, dtype=getattr(torch, dtype))
+
+
+class Looked(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.rows, self.output = nn.Embedding(8, 4, sparse=True), nn.Linear(4, classes)
+
+
+class Scaled(nn.Linear):
+    def __init__(self, classes: int) -> None:
+        super().__init__(16, classes)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+
+def test_a_single_number_is_not_prunable() -> None:
+    with pytest.raises(ValueError, match="scale is a single number; leave it out"):
+        of(Scaled, "*", "scale")
+
+
+class Hooked(nn.Linear):
+    def __init__(self, classes: int) -> None:
+        super().__init__(16, classes)
+        self.weight.register_hook(lambda grad: grad / 2)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        ({"_target_": f"{__name__}.Hooked"}, "has a hook on the gradient of weight"),
+        ({"_target_": f"{__name__}.Half"}, "has weights of float16; give all of them float32"),
+        ({"_target_": f"{__name__}.Half", "dtype": "complex64"}, "has weights of complex64"),
+        ({"_target_": f"{__name__}.Looked"}, "rows has sparse gradients"),
+    ],
+)
+def test_what_nothing_here_trains_is_refused(net: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Network.of({"net": net}, (1, 4, 4), 4)
+
+
+class Orthogonal(nn.Sequential):
+    """A parametrisation that has one tensor more on the CPU than on `meta`."""
+
+    def __init__(self, classes: int) -> None:
+        inner = nn.utils.parametrizations.orthogonal(nn.Linear(16, 8))
+        super().__init__(nn.Flatten(), inner, nn.Linear(8, classes))
+
+
+def test_a_net_that_is_another_one_on_meta_is_refused_by_its_draw() -> None:
+    with pytest.raises(ValueError, match=r"has 1.parametrizations.weight.0.base on the CPU or"):
+        of(Orthogonal).draw(Seed.of(0, {}))

@@ -231,6 +231,58 @@ def test_a_layer_without_such_groups_stays_whole(value: str, layer: str) -> None
     assert prune(full(layers), aim, LARGE, {"final": drawn(layers, 0)}, **given)[layer].all()
 
 
+class Grouped(nn.Module):
+    """Four groups of convolutions, a group for each channel, and a transposed one of two groups."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.four, self.each = nn.Conv2d(8, 8, 3, groups=4), nn.Conv2d(8, 16, 1, groups=8)
+        self.up, self.output = nn.ConvTranspose2d(16, 6, 2, groups=2), nn.Linear(6, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.up(self.each(self.four(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("value", "layer", "channels"),
+    [("channel", "four.weight", 8), ("channel", "each.weight", 8), ("filter", "up.weight", 6)],
+)
+def test_a_channel_of_a_grouped_convolution_is_one_of_the_network(
+    value: str, layer: str, channels: int
+) -> None:
+    """Without the weights of a group its channel is not read, or not written; nothing else is."""
+    config = {"net": {"_target_": f"{__name__}.Grouped"}, "prunable": {"include": ["*", "up.*"]}}
+    network = Network.of(config, (8, 6, 6), 4)
+    groups = groups_of(granularity(value), network)
+    numbers = groups.numbers[layer]
+    assert len(groups.sizes[layer]) == channels
+    module = network.holding(network.draw(Seed(0)))
+    part, own = module.get_submodule(layer.removesuffix(".weight")), module.get_parameter(layer)
+    assert isinstance(part, nn.Conv2d | nn.ConvTranspose2d) and part.bias is not None
+    x, silent = torch.randn(1, part.in_channels, 3, 3, requires_grad=True), 0 * part.bias
+    for number in numbers.unique():
+        weight = own * (numbers != number)
+        out = torch.func.functional_call(part, {"weight": weight, "bias": silent}, (x,))
+        if value == "filter":
+            dead = (out == 0).flatten(2).all(2)[0]
+        else:
+            (grad,) = torch.autograd.grad(out.square().sum(), x)
+            dead = (grad == 0).flatten(2).all(2)[0]
+        assert int(dead.sum()) == 1
+
+
+def test_only_a_granularity_whose_groups_were_wrong_has_another_key(cell: Make) -> None:
+    def fields(kind: str, shape: list[int], value: str) -> Any:
+        model = {"net": {"_target_": f"{__name__}.{kind}"}}
+        asked = cell(model=model, dataset__shape=shape, mask_criterion=large(value), schedule=HALF)
+        stages = ancestors(plan([asked]).cells[0].last)
+        return next(s.fields()["granularity"] for s in stages if isinstance(s, Prune))
+
+    assert fields("Grouped", [8, 6, 6], "channel") == {"groups": "channel", "version": 2}
+    assert fields("Grouped", [8, 6, 6], "filter") == {"groups": "filter"}
+    assert fields("Mixed", [2, 4, 4], "channel") == {"groups": "channel"}
+
+
 def test_a_head_goes_from_all_projections_at_once() -> None:
     groups, layers = by("head", heads=4)
     given = {"layers": layers, "seed": Seed(0), "level": 1, "groups": groups}

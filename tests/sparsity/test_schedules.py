@@ -97,6 +97,12 @@ def test_sparsity_must_rise() -> None:
         sparsities(FC, sparsity=[0.8, 0.8])
 
 
+def test_a_level_that_asks_for_less_than_one_weight_is_said() -> None:
+    layers = [Layer("a", (4, 5), "hidden")]
+    with pytest.raises(ValueError, match="level 10 .* no weight more than level 9, which leaves 5"):
+        geometric(layers, levels=10)
+
+
 def test_an_emptied_layer_is_named() -> None:
     with pytest.raises(ValueError, match="leaves nothing of output"):
         one_shot(FC, sparsity=0.9999)

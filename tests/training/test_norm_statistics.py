@@ -25,11 +25,14 @@ ONCE = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5}
 
 
 class Averaged(nn.Module):
-    """A batch norm of images, whose statistics are the mean of all batches without `momentum`."""
+    """A norm of images; the statistics of batches are the mean of all without `momentum`."""
 
-    def __init__(self, input_shape: Sequence[int], classes: int, momentum: float | None) -> None:
+    def __init__(
+        self, input_shape: Sequence[int], classes: int, momentum: float | None, kind: str = "Batch"
+    ) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(input_shape[0], momentum=momentum)
+        norm = getattr(nn, f"{kind}Norm2d")
+        self.norm = norm(input_shape[0], momentum=momentum, track_running_stats=True)
         self.output = nn.Linear(input_shape[0], classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -50,22 +53,27 @@ def begun(cell: Cell, store: Store, kind: type[Work] = Work) -> tuple[TrainingLo
     return TrainingLoop([unit], store, Machine(), moments=[frozenset()]), first
 
 
-@pytest.mark.parametrize("momentum", [None, 0.1, 1.0])
 @pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "momentum"),
+    [("Batch", None), ("Batch", 0.1), ("Batch", 1.0), ("Instance", 0.1), ("Instance", 1.0)],
+)
 def test_statistics_are_those_of_the_batches_alone(
-    cell: Make, tmp_path: Path, momentum: float | None, batches: int
+    cell: Make, tmp_path: Path, kind: str, momentum: float | None, batches: int
 ) -> None:
     method = {"_target_": f"{METHODS}supermask", "statistics": batches}
-    net = {"_target_": f"{__name__}.Averaged", "momentum": momentum}
+    net = {"_target_": f"{__name__}.Averaged", "momentum": momentum, "kind": kind}
     asked = cell(model={"net": net}, method=method, schedule=ONCE)
     loop, far = begun(asked, Store(tmp_path))
     loop.start(far)
     seen = [loop.batches.take(*loop.batches.batch(step))[0][0] for step in range(batches)]
     m = momentum or 0.0
     weights = torch.tensor([(1 - m) ** (batches - 1 - n) for n in range(batches)])
+    of_batch = [x.transpose(0, 1).flatten(1).var(1) for x in seen]
+    of_each = [x.var((2, 3)).mean(0) for x in seen]
     for leaf, values in (
         ("mean", [x.mean((0, 2, 3)) for x in seen]),
-        ("var", [x.transpose(0, 1).flatten(1).var(1) for x in seen]),
+        ("var", of_batch if kind == "Batch" else of_each),
     ):
         wanted = (torch.stack(values, 1) * weights).sum(1) / weights.sum()
         assert torch.allclose(loop.stack.buffers[f"norm.running_{leaf}"][0], wanted, rtol=1e-5)

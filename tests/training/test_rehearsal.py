@@ -60,6 +60,50 @@ class CountsItsCalls(Net):
         return super().forward(x) / (1 + self.calls)
 
 
+class CountsInANumber(Net):
+    """Its fifth call in training is another one than those that a rehearsal sees."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.training
+        return super().forward(x) * (1 if self.calls < 5 else 2)
+
+
+class CentresItsWeights(Net):
+    def features(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.hidden.weight.sub_(self.hidden.weight.mean(1, keepdim=True))
+        return super().features(x)
+
+
+class WiredByTorch(Net):
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.wires = torch.randperm(8, device="cpu").tolist()
+
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x)[:, self.wires] * torch.arange(8.0)
+
+
+class WiredByPython(Net):
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.slope = random.random()
+
+    def features(self, x: Tensor) -> Tensor:
+        return nn.functional.leaky_relu(self.hidden(x.flatten(1)), self.slope)
+
+
+class DrawnTable(Net):
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.register_buffer("table", torch.randn(8), persistent=False)
+
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x) + self.table
+
+
 class Detached(Net):
     def features(self, x: Tensor) -> Tensor:
         return super().features(x).detach()
@@ -95,6 +139,11 @@ def net(kind: type[nn.Module]) -> dict:
         (DrawsByPython, "first 2 steps of its training end with other values of the loss"),
         (DrawsByNumpy, "first 2 steps of its training end with other values of the loss"),
         (CountsItsCalls, "first 2 steps of its training end with other values of the loss"),
+        (CountsInANumber, "`calls` counts the calls; no checkpoint holds it"),
+        (CentresItsWeights, "its forward pass writes to hidden.weight, so a pruned weight"),
+        (WiredByTorch, "another network when it is built again with the same weights"),
+        (WiredByPython, "another network when it is built again with the same weights"),
+        (DrawnTable, "another network when it is built again with the same weights"),
         (Detached, r"no gradient reaches \['hidden.weight'\]"),
         (LeftOut, r"no gradient reaches \['spare.weight'\]"),
         (CentresItsBatch, "in evaluation mode its output for an image is another one beside other"),

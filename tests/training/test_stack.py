@@ -1,6 +1,8 @@
 """Every backend of `Stack` against the plain `nn.Module`, and every row against itself alone."""
 
 from collections.abc import Callable
+from types import MethodType
+from typing import Any
 
 import pytest
 import torch
@@ -325,6 +327,51 @@ def test_a_hook_is_no_part_of_a_chain():
     stack = Stack(net, 2)
     stack.logits(_batch(0)[0][0])
     assert (stack.backend, len(calls)) == ("loop", 2)
+
+
+def _halved(*args: Any) -> tuple[Tensor | None, ...]:
+    return tuple(None if grad is None else grad / 2 for grad in args[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.register_full_backward_hook(_halved),
+        lambda layer: layer.register_full_backward_pre_hook(_halved),
+        lambda layer: setattr(layer, "forward", MethodType(lambda me, x: x @ me.weight.T, layer)),
+    ],
+    ids=["backward hook", "backward pre-hook", "forward of its own"],
+)
+def test_what_a_layer_does_beside_its_class_is_computed(change):
+    def net():
+        layers = nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, K)
+        change(layers[3])
+        return nn.Sequential(*layers)
+
+    plain, (x, y) = Plain(net), _batch(0, torch.float64)
+    for how in ("chain", "stacked", "grouped"):
+        with pytest.raises(ValueError, match=how):
+            _stack_of(plain, how)
+    stack = _stack_of(plain, "auto")
+    _close(stack.loss(x, y), plain.step(x, y))
+    for name, parameter in plain.modules[-1].named_parameters():
+        want = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        _close(stack.views(stack.grads)[name][-1], want)
+
+
+@pytest.mark.parametrize("how", ["loop", "stacked", "grouped", "vmap"])
+def test_a_layer_that_stands_in_two_places_has_the_gradients_of_both(how):
+    def net():
+        shared = nn.Linear(8, 8)
+        first, last = nn.Linear(192, 8), nn.Linear(8, K)
+        return nn.Sequential(nn.Flatten(), first, shared, nn.ReLU(), shared, last)
+
+    plain, (x, y) = Plain(net), _batch(0, torch.float64)
+    stack = _stack_of(plain, how)
+    _close(stack.loss(x, y), plain.step(x, y))
+    for name, parameter in plain.modules[-1].named_parameters():
+        assert parameter.grad is not None
+        _close(stack.views(stack.grads)[name][-1], parameter.grad)
 
 
 def test_a_chain_keeps_layers_without_bias():

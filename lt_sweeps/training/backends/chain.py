@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from lt_sweeps.training.backends.stack_views import StackViews
+from lt_sweeps.training.backends.stack_views import StackViews, is_plain
 
 aten = torch.ops.aten
 
@@ -97,7 +97,7 @@ def chain_of(module: nn.Module) -> list[str]:
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     if not linears or chained != trained or len(trained) != len(module.state_dict()):
         return []
-    if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
+    if not all(is_plain(part) for part in module.modules()):
         return []
     ways = [_steps(module, training=mode) for mode in (True, False)]
     if ways[0] != ways[1] or ways[0][:1] != ["flatten"]:

@@ -71,6 +71,17 @@ class StackViews:
         return row
 
 
+def is_plain(layer: nn.Module) -> bool:
+    """Whether nothing but the code of its class runs in its forward and backward pass."""
+    hooks = (
+        layer._forward_hooks,
+        layer._forward_pre_hooks,
+        layer._backward_hooks,
+        layer._backward_pre_hooks,
+    )
+    return not any(hooks) and "forward" not in vars(layer)
+
+
 def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The submodule that holds a parameter or buffer, and its name there."""
     path, _, leaf = name.rpartition(".")

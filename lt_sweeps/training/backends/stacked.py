@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lt_sweeps.models.channel_flow import NORMS
 from lt_sweeps.models.functional import picked
-from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews
+from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews, is_plain
 
 # Not on a CPU, where folding convolutions does not pay at all, and bytes are known.
 _LAID_OUT = ("cuda",)
@@ -192,8 +192,8 @@ def _fold(
     if _known(net):
         return stacked(net)
     for parent in list(net.modules()):
-        for name, child in parent.named_children():
-            if _known(child):
+        for name, child in list(parent._modules.items()):  # a shared layer under each of its names
+            if child is not None and _known(child):
                 parent._modules[name] = stacked(child)
     return net
 
@@ -212,7 +212,7 @@ def _layer(
 
 def _known(layer: nn.Module) -> bool:
     """Whether a layer has a stacked form: not a subclass, and without hooks or rare options."""
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+    if not is_plain(layer):
         return False
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return False
