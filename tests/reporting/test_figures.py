@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lt_sweeps.reporting.figures.captions import not_inferior_sentence
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.profile_bars import profile_figures
 from lt_sweeps.reporting.figures.style import COLUMN, PAGE, figure_files, line_styles
+from lt_sweeps.reporting.figures.training_costs import cost_figures
 from lt_sweeps.reporting.figures.worth import all_alike, capped, one_point
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.reporting.terminal_tables import endpoint_tables
@@ -279,6 +281,29 @@ def test_lines_of_one_point_have_no_second_figure_of_them(sweep: FakeSweep) -> N
     assert f"by_sparsity: not drawn, because {why}" in reasons
     asked, _ = draw_figures(sweep.analysis(figures="by_sparsity"))
     assert [figure.name for figure in asked] == ["accuracy_by_sparsity"]
+
+
+def test_a_line_costs_its_searches_too_and_no_evaluation(sweep: FakeSweep) -> None:
+    """Each training is of two epochs. A line without its searches would be the cheapest of all."""
+    sweep.cell("imp", accuracies=[0.9, 0.8])
+    sweep.cell("cs", accuracies=[0.9, 0.8], choices={"method": "continuous_sparsification"})
+    sweep.cell(
+        "scored",
+        accuracies=[0.1, 0.8],
+        stages=["guess", "mask"],
+        choices={"method": "supermask"},
+        more={"kind": "score", "epochs": 0.0},
+    )
+    drawn = sweep.analysis()
+    imp, cs, scored = drawn.results.cells
+    searches = [replace(cs.rows[1], stage=name, kind="search") for name in ("s1", "s2")]
+    cells = (imp, replace(cs, search=tuple(searches)), scored)
+    (figure,) = cost_figures(replace(drawn, results=replace(drawn.results, cells=cells)))
+    epochs = figure.data.query("quantity == 'epochs'").set_index("line")
+    assert epochs["own"].to_dict() == {"imp": 2, "continuous_sparsification": 6, "supermask": 0}
+    assert epochs["shared"].to_dict() == {"imp": 2, "continuous_sparsification": 2, "supermask": 0}
+    assert "asked for 6 trainings; 5 were needed, and 1 of these" in figure.caption
+    assert figure.stages == ("cs-1", "dense", "imp-1", "s1", "s2")
 
 
 def test_the_profile_figure_has_a_bar_for_each_part_that_took_time() -> None:
