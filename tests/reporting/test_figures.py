@@ -146,6 +146,17 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
     assert figure.stages == ("dense", "large_final-1", "random-1")
 
 
+def test_seeds_that_are_all_equal_have_no_interval_and_the_caption_says_so(
+    sweep: FakeSweep,
+) -> None:
+    """The dense network has .9 for both seeds, the pruned one .80 and .81."""
+    criteria(sweep, "large_final")
+    for band, gap in (("ci", True), ("sd", False)):
+        (figure,) = metric_figures(sweep.analysis(band=band))
+        assert figure.data["low"].isna().tolist() == [gap, False]
+        assert ("(none where all seeds are equal)" in figure.caption) == gap
+
+
 def test_without_tests_a_caption_draws_no_conclusion(sweep: FakeSweep) -> None:
     criteria(sweep, "large_final", "random")
     (figure,) = metric_figures(sweep.analysis(title="Which?"))

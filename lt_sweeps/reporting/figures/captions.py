@@ -69,7 +69,9 @@ def seeds_sentence(curves: Sequence[Curve], layout: ReportConfig) -> str:
         curve.label for name in layout.highlight or () for curve in curves if curve.called(name)
     )
     only = f" (of {', '.join(which)})" if which else ""
-    return f"Mean over seeds, n = {span_text(counts)}; band{only}: {BANDS[layout.band]}."
+    equal = any(point.n_finite > 1 and math.isnan(point.band(layout.band)[0]) for point in points)
+    gaps = " (none where all seeds are equal)" if equal else ""
+    return f"Mean over seeds, n = {span_text(counts)}; band{only}: {BANDS[layout.band]}{gaps}."
 
 
 def span_text(counts: Iterable[int]) -> str:
