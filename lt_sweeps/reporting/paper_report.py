@@ -170,32 +170,37 @@ def _numbers(section: Section, results: Mapping[str, Results]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "column", *_BEST])
 
 
-_BEST = ("line", "lines", "n", "mean", "ci_low", "ci_high", "published")
+_BEST = ("line", "lines", "n", "n_asked", "mean", "ci_low", "ci_high", "at_least", "published")
 
 
 def _best(column: TableColumn, analysis: Analysis) -> dict[str, Any]:
     """The line with the highest mean among those that a column allows."""
     allowed = [
-        (curve, values)
+        (curve, end)
         for curve, ends in analysis.endpoints
         if all(_has(curve, key, value) for key, value in column.where.items())
-        and (values := _values(column, curve, ends))
+        and (end := _per_run(column, curve, ends)).values
     ]
     if not allowed:
         return {}
     is_sparsity = column.value in SPARSITIES
-    curve, values = max(
-        allowed,
-        key=lambda pair: fmean(pair[1]) if is_sparsity else pair[0].metric.worth(fmean(pair[1])),
-    )
+
+    def worth(pair: tuple[Curve, Endpoint]) -> float:
+        mean = fmean(pair[1].values.values())
+        return mean if is_sparsity else pair[0].metric.worth(mean)
+
+    curve, end = max(allowed, key=worth)
+    values = list(end.values.values())
     interval = spread(values)
     return {
         "line": curve.label,
         "lines": len(allowed),
         "n": len(values),
+        "n_asked": len(curve.seeds),
         "mean": interval.mean,
         "ci_low": interval.ci_low,
         "ci_high": interval.ci_high,
+        "at_least": end.at_least,
         "published": _published(column, [curve for curve, _ in allowed], analysis),
     }
 
@@ -204,11 +209,11 @@ def _has(curve: Curve, key: str, value: Any) -> bool:
     return (curve.choices[key] if key in curve.choices else curve.settings.get(key)) == value
 
 
-def _values(column: TableColumn, curve: Curve, ends: Sequence[Endpoint]) -> list[float]:
+def _per_run(column: TableColumn, curve: Curve, ends: Sequence[Endpoint]) -> Endpoint:
     """The number of each run."""
     if column.value == "dense":
-        return list(curve.dense.values.values()) if curve.dense else []
-    return list(next(end.values for end in ends if end.name == column.value).values())
+        return Endpoint("dense", curve.dense.values if curve.dense else {})
+    return next(end for end in ends if end.name == column.value)
 
 
 def _published(column: TableColumn, curves: Sequence[Curve], analysis: Analysis) -> float:
@@ -230,7 +235,8 @@ def _table(part: _Drawn, numbers: pd.DataFrame) -> Table:
     models = list(dict.fromkeys([*part.nets, *numbers["model"]]))
     table = new_table(
         f"{part.section.name}: {part.section.shows} (%). Mean over runs ± half of its 95% "
-        "interval; of several lines the best, which is named; in brackets: published.",
+        "interval (≥: some runs never leave the margin); of several lines the best, which is "
+        "named; in brackets: published.",
         ["", *models],
     )
     for label in [column.label for column in part.section.table]:
@@ -246,8 +252,11 @@ def _entry(row: pd.Series) -> str:
     if not isinstance(row["line"], str):
         return "missing"
     half = 100 * (row["ci_high"] - row["mean"])
-    text = f"{100 * row['mean']:.1f}" + (f" ± {half:.1f}" if half == half else "")
+    text = f"{'≥ ' if row['at_least'] else ''}{100 * row['mean']:.1f}"
+    text += f" ± {half:.1f}" if half == half else ""
     lines = [text, *([row["line"]] if row["lines"] > 1 else [])]
+    if row["n"] < row["n_asked"]:
+        lines.append(f"{row['n']:.0f} of {row['n_asked']:.0f} seeds")
     if row["published"] == row["published"]:
         lines.append(f"[{100 * row['published']:.1f}]")
     return "\n".join(lines)
