@@ -27,6 +27,7 @@ from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.papers import Paper, Section, TableColumn
 from lt_sweeps.config.report_config import layout
+from lt_sweeps.reporting.csv_tables import YES_NO
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import figure_on_page, page_template, table_on_page
@@ -200,7 +201,7 @@ def _best(column: TableColumn, analysis: Analysis) -> dict[str, Any]:
         "mean": interval.mean,
         "ci_low": interval.ci_low,
         "ci_high": interval.ci_high,
-        "at_least": end.at_least,
+        "at_least": YES_NO[end.at_least],
         "published": _published(column, [curve for curve, _ in allowed], analysis),
     }
 
@@ -252,7 +253,7 @@ def _entry(row: pd.Series) -> str:
     if not isinstance(row["line"], str):
         return "missing"
     half = 100 * (row["ci_high"] - row["mean"])
-    text = f"{'≥ ' if row['at_least'] else ''}{100 * row['mean']:.1f}"
+    text = f"{'≥ ' if row['at_least'] == 'yes' else ''}{100 * row['mean']:.1f}"
     text += f" ± {half:.1f}" if half == half else ""
     lines = [text, *([row["line"]] if row["lines"] > 1 else [])]
     if row["n"] < row["n_asked"]:

@@ -14,7 +14,7 @@ from fixtures.fake_results import FakeSweep
 from matplotlib.colors import to_rgb
 from rich.console import Console
 
-from lt_sweeps.reporting.figures import draw_figures
+from lt_sweeps.reporting.figures import draw_figures, mask_overlap
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.captions import not_inferior_sentence
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
@@ -378,6 +378,39 @@ def test_the_same_numbers_give_the_same_files(sweep: FakeSweep) -> None:
     assert one == other and {name.rpartition(".")[2] for name in one} == {
         *("png", "pdf", "svg", "csv", "txt")
     }
+
+
+def test_no_label_of_a_figure_with_long_names_is_cut_off_or_covers_another(
+    sweep: FakeSweep,
+) -> None:
+    for name in ("large_final", "random"):
+        for rate in (0.001, 0.0002):
+            sweep.cell(
+                f"{name}{rate}",
+                accuracies=[0.9, 0.8],
+                choices={"mask_criterion": name, "reset": "rewind_and_constant_init"},
+                recipe__lr=rate,
+                recipe__a_long_key=rate,
+            )
+    drawn = sweep.analysis()
+    (figure,) = endpoint_figures(drawn)
+    assert "Lower bounds, as runs end" not in figure.caption
+    pairs = [(a.label, b.label) for a in drawn.curves for b in drawn.curves]
+    rows = [{"panel": "p", "line": a, "other": b, "overlap": 0.5, "chance": 0.4} for a, b in pairs]
+    for sheet in (figure.draw(), mask_overlap._draw(pd.DataFrame(rows))):
+        sheet.canvas.draw()
+        width = sheet.bbox.width
+        for axes in sheet.axes:
+            box = axes.xaxis.label.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= width
+            assert all("\n" not in tick.get_text() for tick in axes.get_xticklabels())
+
+
+def test_a_caption_names_the_lines_whose_sparsity_is_a_bound(sweep: FakeSweep) -> None:
+    for name, last in (("large_final", 0.9), ("random", 0.5)):
+        sweep.cell(name, accuracies=[0.9, last], choices={"mask_criterion": name})
+    (figure,) = endpoint_figures(sweep.analysis())
+    assert "Lower bounds, as runs end within the margin: large_final." in figure.caption
 
 
 def test_lines_stay_apart_without_colour() -> None:

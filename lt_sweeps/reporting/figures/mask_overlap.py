@@ -106,7 +106,10 @@ def _fit(one: Arrays, other: Arrays) -> bool:
 
 def _draw(data: pd.DataFrame) -> Sheet:
     lines = list(dict.fromkeys(data["line"]))
-    sheet, panels = style.panels_of(data, "panel", height=1.1 + style.rows_height(lines, each=0.24))
+    # 0.047 inches a character, slanted by 45 degrees.
+    below = 0.033 * max(map(len, lines))
+    height = 0.6 + below + style.rows_height(lines, each=0.24)
+    sheet, panels = style.panels_of(data, "panel", height=height)
     for axes, (title,), rows in panels:
         matrix = rows.pivot_table(index="line", columns="other", values="overlap", sort=False)
         matrix = matrix.reindex(index=lines, columns=lines)
@@ -124,8 +127,10 @@ def _draw(data: pd.DataFrame) -> Sheet:
                     text = f"{100 * value:.0f}"
                     axes.text(j, i, text, color=color, **centred)
         names = [style.wrapped_label(line) for line in lines]
-        # Anchored at their ends, slanted names point at their column and not beside it.
-        axes.set_xticks(range(len(lines)), names, rotation=45, ha="right", rotation_mode="anchor")
+        # Anchored at their ends, slanted names point at their column and not beside it. In one
+        # line each: the second line of a name would stand in the next name.
+        whole, slanted = map(style.escaped, lines), {"rotation": 45, "ha": "right"}
+        axes.set_xticks(range(len(lines)), list(whole), rotation_mode="anchor", **slanted)
         axes.set_yticks(range(len(lines)), names)
         axes.tick_params(length=0)
     return sheet
