@@ -406,6 +406,29 @@ def test_no_label_of_a_figure_with_long_names_is_cut_off_or_covers_another(
             assert all("\n" not in tick.get_text() for tick in axes.get_xticklabels())
 
 
+def test_a_line_has_one_colour_in_all_figures(sweep: FakeSweep) -> None:
+    """Also where a figure lacks the line before it, or two panels call two lines by one label."""
+    lines = (("large_final", None), ("random", None), ("random", "r2"), ("movement", "r2"))
+    for name, kind in lines:
+        sweep.cell(
+            f"{name}{kind}",
+            accuracies=[0.5, 0.4],
+            choices={"mask_criterion": name},
+            judged_by=(kind, False) if kind else None,
+            task__name=str(kind),
+        )
+    labels = {"large_final": "best", "movement": "best"}
+    figures = metric_figures(sweep.analysis(labels=labels))
+    assert [figure.name for figure in figures] == ["accuracy", "test_r2"]
+    of_figure = []
+    for figure in figures:
+        handles = figure.draw().legends[0].legend_handles
+        of_figure.append({str(h.get_label()): h.get_color() for h in handles})  # pyright: ignore
+    both = of_figure[0].keys() & of_figure[1].keys()
+    assert both == {"best", "random", "dense"}
+    assert all(of_figure[0][label] == of_figure[1][label] for label in both)
+
+
 def test_a_caption_names_the_lines_whose_sparsity_is_a_bound(sweep: FakeSweep) -> None:
     for name, last in (("large_final", 0.9), ("random", 0.5)):
         sweep.cell(name, accuracies=[0.9, last], choices={"mask_criterion": name})
