@@ -134,10 +134,10 @@ def winning_sentences(analysis: Analysis) -> list[str]:
     if not analysis.controlled:
         return []
     wins = [
-        (curve, f"at {count}")
+        (curve, f"{sum(won)} of {len(won)}")
         for curve in analysis.curves
         if not curve.called(analysis.layout.control or "")
-        and (count := sum(winning(curve, analysis.controlled, analysis.layout).values()))
+        and any(won := winning(curve, analysis.controlled, analysis.layout).values())
     ]
     control = analysis.controlled[0].baseline.label
     return [
