@@ -74,6 +74,23 @@ def test_a_figure_joins_the_sweeps_of_its_experiment_and_marks_missing_nets(
     assert "experiment=e model=conv4" in (folder / "index.html").read_text()
 
 
+def test_a_section_of_endpoints_has_the_picked_tickets_and_their_cost_as_a_table(
+    tmp_path: Path,
+) -> None:
+    """Table 1 of Continuous Sparsification: neither is a number per run, which the figure has."""
+    sweep = FakeSweep(tmp_path)
+    for seed in (0, 1):
+        sweep.cell("a", seed, experiment="e", accuracies=[0.9, 0.91, 0.8 + 0.01 * seed])
+    figures = ["endpoints", "cost"]
+    section = Section("Table 1", "Tickets", {"fc": "digits"}, ["e"], figures)
+    draw_paper(Paper("p", "A paper", (section,)), tmp_path)
+    folder = tmp_path / "papers" / "p"
+    table = pd.read_csv(folder / "table-1" / "table.csv").set_index("endpoint")
+    found = table.loc["sparsest_matching", ["sparsity", "search_epochs"]].tolist()
+    assert found == pytest.approx([0.2, 2.0])
+    assert "search epochs" in (folder / "index.html").read_text()
+
+
 def test_a_table_shows_the_best_line_and_what_is_published_for_these_lines(tmp_path: Path) -> None:
     sweep = FakeSweep(tmp_path)
     where = {"model": "fc", "dataset": "digits"}
