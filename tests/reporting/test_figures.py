@@ -197,6 +197,10 @@ def test_a_caption_says_at_which_moment_each_line_was_evaluated(sweep: FakeSweep
     says = "Evaluated at the lowest validation loss (imp report_at=best); at the end of training "
     says += "(l0 report_at=end)."
     assert says in figure.caption
+    for n in range(6):
+        sweep.cell(f"m{n}", accuracies=[0.9, 0.8], choices={"mask_criterion": f"m{n}"})
+    (figure,) = metric_figures(sweep.analysis())
+    assert "Evaluated at the lowest validation loss (7 lines); at the end" in figure.caption
 
 
 @pytest.mark.parametrize(
