@@ -19,7 +19,14 @@ from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.captions import not_inferior_sentence
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.profile_bars import profile_figures
-from lt_sweeps.reporting.figures.style import COLUMN, PAGE, figure_files, line_styles
+from lt_sweeps.reporting.figures.style import (
+    COLUMN,
+    PAGE,
+    figure_files,
+    legend_entry,
+    line_styles,
+    new_sheet,
+)
 from lt_sweeps.reporting.figures.training_costs import cost_figures
 from lt_sweeps.reporting.figures.worth import all_alike, capped, one_point
 from lt_sweeps.reporting.sweep_report import report
@@ -408,6 +415,32 @@ def test_no_label_of_a_figure_with_long_names_is_cut_off_or_covers_another(
             box = axes.xaxis.label.get_window_extent()
             assert box.x0 >= 0 and box.x1 <= width
             assert all("\n" not in tick.get_text() for tick in axes.get_xticklabels())
+
+
+def test_a_legend_is_broken_where_it_is_wider_than_the_figure() -> None:
+    """Cut off on both sides, it lost the colours beside its names."""
+    long = " ".join(f"recipe.key{n}=0.{n}" for n in range(12))
+    style = line_styles(["a"])["a"]
+    for labels in ([long, "short"], ["short", "other"]):
+        sheet = new_sheet(1, legend=[legend_entry(label, style) for label in labels])
+        sheet.canvas.draw()
+        box = sheet.legends[0].get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= sheet.bbox.width
+        assert sheet.axes[0].bbox.height > 1.4 * sheet.dpi  # the legend takes no room from the axes
+        shown = [text.get_text().replace("\n", " ") for text in sheet.legends[0].get_texts()]
+        assert shown == labels
+
+
+def test_a_panel_has_rows_of_its_own_lines_only(sweep: FakeSweep) -> None:
+    for model, name in (("fc", "random"), ("fc", "movement"), ("conv2", "random")):
+        chosen = {"model": model, "mask_criterion": name}
+        sweep.cell(f"{model}{name}", accuracies=[0.9, 0.8], choices=chosen)
+    drawn = sweep.analysis()
+    for (figure,) in (endpoint_figures(drawn), cost_figures(drawn)):
+        for axes in figure.draw().axes:
+            rows = [tick.get_text() for tick in axes.get_yticklabels()]
+            both = ["random", "movement"]
+            assert rows == (both if axes.get_title() == "fc on digits" else both[:1])
 
 
 def test_a_line_has_one_colour_in_all_figures(sweep: FakeSweep) -> None:

@@ -101,10 +101,13 @@ def _published(analysis: Analysis) -> list[dict[str, object]]:
 
 def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
     # Our lines first, so that they have the styles of the other figures.
-    lines = list(dict.fromkeys([*(curve.label for curve in curves), *data["line"]]))
-    styles = style.line_styles(lines)
+    styles = style.line_styles([*(curve.label for curve in curves), *data["line"]])
+    order = list(styles)
+    of_panel = {
+        panel: sorted(lines, key=order.index) for panel, lines in style.lines_by_panel(data).items()
+    }
     metrics = {curve.panel: curve.metric for curve in curves}
-    height = 0.75 + style.rows_height(lines, each=0.17)
+    height = 0.75 + max(style.rows_height(lines, each=0.17) for lines in of_panel.values())
     sheet, panels = style.panels_of(data, "endpoint", "panel", height=height)
     for axes, (endpoint, panel), panel_rows in panels:
         name = NAMES[endpoint]
@@ -114,8 +117,8 @@ def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
         if endpoint in SPARSITIES:
             scale, label = 100.0, textwrap.fill(f"{name} (%)", 36)
         axes.set_xlabel(label[:1].upper() + label[1:], fontsize=style.SMALL)
-        prepare_rows(axes, lines)
-        for i, line in enumerate(lines):
+        prepare_rows(axes, of_panel[panel])
+        for i, line in enumerate(of_panel[panel]):
             rows = panel_rows[panel_rows["line"] == line]
             draw_row(axes, i, scale * rows.loc[rows["seed"] != "", "value"], styles[line])
             rings = scale * rows.loc[rows["seed"] == "", "value"]

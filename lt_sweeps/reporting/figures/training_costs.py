@@ -81,16 +81,16 @@ def _rows(trained: Trainings, uses: Counter[tuple[str, str]]) -> list[dict[str, 
 
 
 def _draw(data: pd.DataFrame) -> Sheet:
-    lines = list(dict.fromkeys(data["line"]))
+    of_panel = style.lines_by_panel(data)
     # Hatched rather than another grey: greys come out of a printer alike.
     hatched = {"facecolor": "white", "edgecolor": style.GREY, "hatch": "/////", "linewidth": 0.6}
     legend = [Patch(facecolor=style.GREY, label="its own"), Patch(label="shared", **hatched)]
-    height = 0.6 + style.rows_height(lines, each=0.19)
+    height = 0.6 + max(style.rows_height(lines, each=0.19) for lines in of_panel.values())
     sheet, panels = style.panels_of(data, "panel", "quantity", height=height, legend=legend)
     for axes, (panel, quantity), rows in panels:
         style.decorate(axes, title=panel, x=_UNITS[quantity], grid="x")
-        prepare_rows(axes, lines)
-        heights = [lines.index(line) for line in rows["line"]]
+        prepare_rows(axes, of_panel[panel])
+        heights = [of_panel[panel].index(line) for line in rows["line"]]
         bar = {"height": 0.55, "zorder": 2}
         axes.barh(heights, rows["own"], color=style.GREY, **bar)
         axes.barh(heights, rows["shared"], left=rows["own"], **bar, **hatched)
