@@ -63,6 +63,44 @@ def test_a_pruning_keeps_the_weights_that_its_criterion_says(root: Path) -> None
         assert size[kept].min() >= size[~kept].max()
 
 
+def test_a_pruning_is_of_the_weights_that_the_mask_was_chosen_from(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Not of those of the result before: that ticket was trained beside what is pruned on."""
+    method = {
+        "_target_": "lt_sweeps.plan.methods.imp_continued",
+        "protocol": "ticket",
+        "to": "0it",
+        "restart": False,
+    }
+    run(cell(method=method))
+    one = curve(tmp_path / "results")
+    last = one.points[-1]
+    assert last.level == 2
+    layers = list(prunings(tmp_path / "results", one, last, "0"))
+    for layer in layers:
+        kept, size = layer.kept.astype(bool), np.abs(layer.final.astype(float))
+        assert size[kept].min() >= size[~kept].max()
+    assert layers
+
+
+def test_a_mask_that_was_learned_has_no_weights_before_its_pruning(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The dense network stands before it in the table, and has nothing to do with it."""
+    method = {
+        "_target_": "lt_sweeps.plan.methods.continuous_sparsification",
+        "rounds": 2,
+        "protocol": "ticket",
+        "restart": True,
+        "s0": 0.0,
+    }
+    run(cell(method=method, recipe__length="2ep"))
+    one = curve(tmp_path / "results")
+    for point in one.points:
+        assert not list(prunings(tmp_path / "results", one, point, "0"))
+
+
 def test_a_point_is_looked_at_only_near_the_sparsity_asked_for(root: Path) -> None:
     one = curve(root)
     near = point_near(one, 0.36)

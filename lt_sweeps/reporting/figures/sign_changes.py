@@ -28,7 +28,8 @@ def sign_figures(analysis: Analysis) -> list[Figure]:
             points.append(point)
     if not rows:
         raise NotDrawn(
-            "the store lacks the weights around every pruning near a sparsity of `report.masks_at`"
+            "near the sparsities of `report.masks_at` no pruning lies between two trainings that "
+            "are stored"
         )
     data = pd.DataFrame(rows)
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])

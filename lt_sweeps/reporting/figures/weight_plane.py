@@ -30,8 +30,8 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
             points.append(point)
     if not rows:
         raise NotDrawn(
-            "the store lacks the weights around every pruning near the first sparsity of "
-            "`report.masks_at`"
+            "near the first sparsity of `report.masks_at` no pruning lies between two trainings "
+            "that are stored"
         )
     data = pd.DataFrame(rows)
     beyond = 1 - data.loc[data["inside"], "weights"].sum() / data["weights"].sum()
