@@ -25,6 +25,7 @@ from lt_sweeps.analysis.stored_weights import (
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.reporting.figures.layer_survival import layer_figures
 from lt_sweeps.reporting.figures.mask_overlap import chance_overlap, jaccard
+from lt_sweeps.reporting.figures.weight_plane import plane_figures
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.sparsity.sparsifiers.hard_concrete import open_chance as chance_of_gate
 
@@ -186,6 +187,18 @@ def test_every_figure_of_tickets_is_drawn_from_a_real_sweep(root: Path, tmp_path
     assert len(signs) == 4 and (signs["kept"] > 0).all()
     plane = pd.read_csv(tmp_path / "out" / "plane.csv")
     assert (plane["kept"] <= plane["weights"]).all() and plane["seeds"].unique() == [2]
+
+
+def test_titles_of_planes_stay_in_their_column(root: Path) -> None:
+    (one,) = analyses(
+        read_results(root, metrics=["test_accuracy"]),
+        {"labels": {"large_final": "a long label " * 5}, "masks_at": [0.3]},
+    ).values()
+    (figure,) = plane_figures(one)
+    sheet = figure.draw()
+    sheet.canvas.draw()
+    boxes = [axes.title.get_window_extent() for axes in sheet.axes[:2]]
+    assert boxes[0].x0 >= 0 and boxes[0].x1 < boxes[1].x0
 
 
 def test_what_cannot_be_drawn_is_said(root: Path, tmp_path: Path) -> None:

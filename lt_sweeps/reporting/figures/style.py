@@ -231,7 +231,7 @@ def _wrapped_legend(legend: Sequence[Artist], width: float) -> tuple[int, int]:
     # The layout does not shrink a legend that is too wide, it cuts it off. Measuring the text needs
     # a drawn figure, so its width is estimated: an entry is 0.4 inches of line and margin, and
     # 0.047 inches for each character of the longest label, a wide one at 6.5 points.
-    most = int((width - 0.4) / 0.047)
+    most = int((width - 0.5) / 0.05)  # narrower: there is nothing beside such a label
     broken = [textwrap.wrap(str(entry.get_label()), most) for entry in legend]
     for entry, lines in zip(legend, broken, strict=True):
         entry.set_label("\n".join(lines))
