@@ -190,15 +190,15 @@ def test_every_figure_of_tickets_is_drawn_from_a_real_sweep(root: Path, tmp_path
 
 
 def test_titles_of_planes_stay_in_their_column(root: Path) -> None:
-    (one,) = analyses(
-        read_results(root, metrics=["test_accuracy"]),
-        {"labels": {"large_final": "a long label " * 5}, "masks_at": [0.3]},
-    ).values()
+    results = read_results(root, metrics=["test_accuracy"])
+    (one,) = analyses(results, {}).values()
+    labels = {curve.name: f"{curve.name} {'with a long label ' * 3}" for curve in one.curves}
+    (one,) = analyses(results, {"labels": labels, "masks_at": [0.3]}).values()
     (figure,) = plane_figures(one)
     sheet = figure.draw()
     sheet.canvas.draw()
-    boxes = [axes.title.get_window_extent() for axes in sheet.axes[:2]]
-    assert boxes[0].x0 >= 0 and boxes[0].x1 < boxes[1].x0
+    left, right = (axes.title.get_window_extent() for axes in sheet.axes[:2])
+    assert left.x0 >= 0 and left.x1 < right.x0
 
 
 def test_what_cannot_be_drawn_is_said(root: Path, tmp_path: Path) -> None:
