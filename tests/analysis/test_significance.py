@@ -230,12 +230,13 @@ def test_a_pair_that_is_a_line_and_its_baseline_is_tested_once(sweep: FakeSweep)
     line(sweep, "large_final", [0.9, 0.89])
     line(sweep, "random", [0.8, 0.7], spread=0.001)
     named = ["large_final", "random"]
-    one = sweep.analysis(baseline="random", pairs=[named, named])
+    one = sweep.analysis(baseline="random", pairs=[named, named, named[::-1]])
     assert [(v.point.level, v.family) for v in one.all_verdicts] == [(1, "panel"), (2, "panel")]
     assert "large_final against random: above at 2 of 2 levels." in " ".join(one.test_sentences)
     assert [v.endpoint for v in one.endpoint_verdicts] == ["peak", "sparsest_not_inferior", "area"]
-    one = sweep.analysis(pairs=[named, named])
+    one = sweep.analysis(pairs=[named, named, named[::-1]])
     assert [(v.point.level, v.family) for v in one.all_verdicts] == [(1, "pair"), (2, "pair")]
+    assert {v.curve.name for v in one.all_verdicts} == {"large_final"}
 
 
 def test_a_line_that_the_layout_expects_may_be_missing(sweep: FakeSweep) -> None:
