@@ -83,9 +83,12 @@ def _equal_arms(analysis: Analysis) -> Iterator[str]:
             alike, compared = _identical(measured[one.name], measured[other.name])
             pair = f"{panel}: {one.label} and {other.label}"
             if alike:
+                levels = sorted({row.level for row in alike})
+                places = f"level{'s' * (len(levels) > 1)} {', '.join(map(str, levels))}"
+                where = "" if len(alike) == compared else f" there, at {places}"
                 yield (
-                    f"{pair} have equal losses and accuracies in {alike} of {compared} networks: "
-                    "they are one arm under two names."
+                    f"{pair} have equal losses and accuracies in {len(alike)} of {compared} "
+                    f"networks: they are one arm under two names{where}."
                 )
             elif _criterion(one) != _criterion(other):  # so they should keep different weights
                 first, second = kept[one.name], kept[other.name]
@@ -113,17 +116,17 @@ def _measures(row: Record) -> tuple[Any, ...]:
     return *_columns(row), *(row.metrics or {}).values()
 
 
-def _identical(one: Networks, other: Networks) -> tuple[int, int]:
-    """How many pruned networks of two lines measure the same to the last bit, and of how many."""
+def _identical(one: Networks, other: Networks) -> tuple[list[Record], int]:
+    """The pruned networks of two lines that measure the same to the last bit, and of how many."""
     # Two networks that were trained apart never agree in all of these; those of a collapsed network
     # may, because only its last bias still learns.
     pairs = [(one[key], other[key]) for key in one.keys() & other.keys()]
     apart = [
-        (first, second)
+        (a, first == second)
         for (a, first), (b, second) in pairs
         if a.stage != b.stage and a.end_test_loss is not None
     ]
-    return sum(first == second for first, second in apart), len(apart)
+    return [row for row, equal in apart if equal], len(apart)
 
 
 _MEASURES = tuple(f"{when}_{name}" for when in ("end", "best") for name in MEASURED)

@@ -165,7 +165,8 @@ def named_pairs(curves: Sequence[Curve], layout: ReportConfig) -> list[Pair]:
 
     Two lines of a pair lie in one panel, or in two that differ by the option that both name:
     `large_final @ reset.to=2ep` and `large_final @ reset.to=0it`. A pair that is compared as a line
-    and its baseline is left out: tested twice, each of its levels would count as two.
+    and its baseline is left out, in either order: tested twice, each of its levels would count as
+    two.
     """
     pairs: list[Pair] = []
     for names in layout.pairs:
@@ -174,16 +175,19 @@ def named_pairs(curves: Sequence[Curve], layout: ReportConfig) -> list[Pair]:
         for other in curves:
             rest = _rest(other, other_line, other_option, layout)
             pairs += [(first, other) for first, at in firsts if at == rest]
-    compared = {question(*pair) for pair in against_baseline(curves, layout)}
-    once = {question(*pair): pair for pair in pairs}
-    pairs = [pair for asked, pair in once.items() if asked not in compared]
-    for one, other in pairs:
+    tested = set(map(_both_lines, against_baseline(curves, layout)))
+    once = []
+    for pair in pairs:
+        if (lines := _both_lines(pair)) not in tested:
+            tested.add(lines)
+            once.append(pair)
+    for one, other in once:
         if one.metric != other.metric:
             raise ValueError(
                 f"report.pairs: {one.label} is judged by {one.metric.words} and {other.label} by "
                 f"{other.metric.words}; give lines with one metric"
             )
-    return pairs
+    return once
 
 
 def _rest(curve: Curve, line: str, option: str, layout: ReportConfig) -> tuple[Any, ...] | None:
@@ -193,6 +197,11 @@ def _rest(curve: Curve, line: str, option: str, layout: ReportConfig) -> tuple[A
     if not curve.called(line) or (option and options.pop(key, None) != value):
         return None
     return tuple(options.items())
+
+
+def _both_lines(pair: Pair) -> frozenset[tuple[str, str]]:
+    """Equal for pairs of the same two lines, whichever is the first."""
+    return frozenset((curve.panel, curve.name) for curve in pair)
 
 
 def question(curve: Curve, other: Curve) -> tuple[str, ...]:

@@ -108,14 +108,17 @@ def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Prun
     """The pruning that led to a point, layer by layer; nothing if a ticket is not stored.
 
     `init` is the network's first initialisation and `final` the end of the training before the
-    pruning, both only of the weights that this training still had.
+    pruning, both only of the weights that this training still had. A mask that was learned or grew
+    while its network trained has no such moment.
     """
     found = _row(curve, point, seed)
     if found is None:
         return
     cell, row = found
-    before = [other for other in cell.rows if other.level == row.level - 1]
-    if not before or row.init is None:
+    # Not the row before in the table: IMP-Continued prunes weights that go on training beside it.
+    starts = [other for other in (*cell.search, *cell.rows) if other.stage in (row.after or ())]
+    before = [other for other in starts if other.level == row.level - 1]
+    if not before or row.init is None or any(other.level >= row.level for other in starts):
         return
     first = weights(root, row.init, seed)
     last = weights(root, before[-1].stage, seed)

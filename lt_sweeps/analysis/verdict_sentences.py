@@ -113,14 +113,18 @@ def _power_in(metric: Quantity, verdicts: Sequence[Verdict], layout: ReportConfi
     known = [v.comparison for v in verdicts if v.comparison.sd > 0 and min(v.comparison.n) > 1]
     if not known:
         return []
-    middle = sorted(known, key=lambda comparison: comparison.sd)[len(known) // 2]
-    n, paired = min(middle.n), middle.test == "paired t"
-    visible = detectable(middle.sd, n, paired=paired, alpha=layout.alpha)
-    needs = float(np.median([comparison.seeds_needed for comparison in known]))
-    many = "more than 1000" if math.isinf(needs) else f"{needs:.0f}"
-    visible_text, sd_text = (metric.difference_text(x, digits=2) for x in (visible, middle.sd))
+    # A test of pairs and one of two sets, or of 5 and of 2 seeds, have no deviation in common.
+    alike = max(group_by(known, lambda c: (c.test, c.n)).values(), key=len)
+    sd = float(np.median([comparison.sd for comparison in alike]))
+    n, paired = min(alike[0].n), alike[0].test == "paired t"
+    visible = detectable(sd, n, paired=paired, alpha=layout.alpha)
+    needs = float(np.median([comparison.seeds_needed for comparison in alike]))
+    many = "more than 1000" if math.isinf(needs) else str(math.ceil(needs))
+    which = f" of the {len(alike)} tests with {_seeds_text(alike[0])}"
+    of = "" if len(alike) == len(known) else which
+    visible_text, sd_text = (metric.difference_text(x, digits=2) for x in (visible, sd))
     return [
         f"Power: {n} seeds show a difference of {visible_text} with 80% probability "
-        f"in a single test (standard deviation {sd_text}, the median); the "
+        f"in a single test (standard deviation {sd_text}, the median{of}); the "
         f"median difference seen here would need {many} seeds."
     ]

@@ -27,11 +27,13 @@ from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.papers import Paper, Section, TableColumn
 from lt_sweeps.config.report_config import layout
+from lt_sweeps.reporting.csv_tables import YES_NO, endpoints_table
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import figure_on_page, page_template, table_on_page
 from lt_sweeps.reporting.report_files import print_lines, write_files
 from lt_sweeps.reporting.result_tables import new_table, print_tables
+from lt_sweeps.reporting.terminal_tables import endpoint_tables
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ class _Drawn:
 
     section: Section
     figures: Sequence[Figure] = ()
-    numbers: pd.DataFrame | None = None
+    tables: Sequence[Table] = ()
+    numbers: pd.DataFrame | None = None  # of the tables
     missing: Sequence[str] = ()
-    nets: Sequence[str] = ()  # that have to be there
     says: Sequence[str] = ()  # what the tests allow to say
 
     @property
@@ -81,13 +83,12 @@ def draw_paper(
 def _written_section(part: _Drawn, folder: Path, console: Console) -> dict[str, Any]:
     """Write and print what a section shows; returns it as the page's template takes it."""
     files = {n: c for figure in part.figures for n, c in figure_files(figure).items()}
-    tables = []
     if part.numbers is not None:
         files["table.csv"] = csv_bytes(part.numbers)
-        tables = [_table(part, part.numbers)]
     write_files(folder, files)
-    print_tables(console, tables)
-    shown = [*(f"{figure.name}.png" for figure in part.figures), *("table.csv" for _ in tables)]
+    print_tables(console, part.tables)
+    shown = [f"{figure.name}.png" for figure in part.figures]
+    shown += [] if part.numbers is None else ["table.csv"]
     print_lines(console, [f"{part.section.name}: {', '.join(shown) or 'nothing yet'}"])
     print_lines(console, [f"  {line}" for line in part.missing])
     return {
@@ -97,7 +98,7 @@ def _written_section(part: _Drawn, folder: Path, console: Console) -> dict[str, 
         "missing": part.missing,
         "says": part.says,
         "figures": [figure_on_page(figure, files, part.id) for figure in part.figures],
-        "tables": [table_on_page(table) for table in tables],
+        "tables": [table_on_page(table) for table in part.tables],
     }
 
 
@@ -115,7 +116,8 @@ def _drawn(section: Section, root: Path, *, quick: bool) -> _Drawn:
     missing = [line for result in results.values() for line in _missing(result, [*nets])]
     if section.table:
         numbers = _numbers(section, results)
-        return _Drawn(section, numbers=numbers, missing=missing, nets=[*nets])
+        tables = [_table(section, [*nets], numbers)]
+        return _Drawn(section, tables=tables, numbers=numbers, missing=missing)
     present = [result for result in results.values() if result.cells]
     if not present:
         return _Drawn(section, missing=missing)
@@ -123,7 +125,16 @@ def _drawn(section: Section, root: Path, *, quick: bool) -> _Drawn:
     figures, reasons = draw_figures(analysis)
     # The tests compare the lines of a figure of curves; sections of one sweep would repeat them.
     tested = analysis.test_sentences if "curves" in (section.figures or ("curves",)) else ()
-    return _Drawn(section, figures, missing=[*missing, *reasons], says=tested)
+    # Picked tickets and the cost of their search are numbers of a line, which have no figure.
+    tables = [*endpoint_tables(analysis)] if "endpoints" in (section.figures or ()) else []
+    return _Drawn(
+        section,
+        figures,
+        tables=tables,
+        numbers=endpoints_table(analysis) if tables else None,
+        missing=[*missing, *reasons],
+        says=tested,
+    )
 
 
 def _missing(results: Results, nets: Sequence[str]) -> Iterator[str]:
@@ -170,32 +181,37 @@ def _numbers(section: Section, results: Mapping[str, Results]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "column", *_BEST])
 
 
-_BEST = ("line", "lines", "n", "mean", "ci_low", "ci_high", "published")
+_BEST = ("line", "lines", "n", "n_asked", "mean", "ci_low", "ci_high", "at_least", "published")
 
 
 def _best(column: TableColumn, analysis: Analysis) -> dict[str, Any]:
     """The line with the highest mean among those that a column allows."""
     allowed = [
-        (curve, values)
+        (curve, end)
         for curve, ends in analysis.endpoints
         if all(_has(curve, key, value) for key, value in column.where.items())
-        and (values := _values(column, curve, ends))
+        and (end := _per_run(column, curve, ends)).values
     ]
     if not allowed:
         return {}
     is_sparsity = column.value in SPARSITIES
-    curve, values = max(
-        allowed,
-        key=lambda pair: fmean(pair[1]) if is_sparsity else pair[0].metric.worth(fmean(pair[1])),
-    )
+
+    def worth(pair: tuple[Curve, Endpoint]) -> float:
+        mean = fmean(pair[1].values.values())
+        return mean if is_sparsity else pair[0].metric.worth(mean)
+
+    curve, end = max(allowed, key=worth)
+    values = list(end.values.values())
     interval = spread(values)
     return {
         "line": curve.label,
         "lines": len(allowed),
         "n": len(values),
+        "n_asked": len(curve.seeds),
         "mean": interval.mean,
         "ci_low": interval.ci_low,
         "ci_high": interval.ci_high,
+        "at_least": YES_NO[end.at_least],
         "published": _published(column, [curve for curve, _ in allowed], analysis),
     }
 
@@ -204,11 +220,11 @@ def _has(curve: Curve, key: str, value: Any) -> bool:
     return (curve.choices[key] if key in curve.choices else curve.settings.get(key)) == value
 
 
-def _values(column: TableColumn, curve: Curve, ends: Sequence[Endpoint]) -> list[float]:
+def _per_run(column: TableColumn, curve: Curve, ends: Sequence[Endpoint]) -> Endpoint:
     """The number of each run."""
     if column.value == "dense":
-        return list(curve.dense.values.values()) if curve.dense else []
-    return list(next(end.values for end in ends if end.name == column.value).values())
+        return Endpoint("dense", curve.dense.values if curve.dense else {})
+    return next(end for end in ends if end.name == column.value)
 
 
 def _published(column: TableColumn, curves: Sequence[Curve], analysis: Analysis) -> float:
@@ -225,15 +241,16 @@ def _published(column: TableColumn, curves: Sequence[Curve], analysis: Analysis)
     return max(values, default=own)
 
 
-def _table(part: _Drawn, numbers: pd.DataFrame) -> Table:
+def _table(section: Section, nets: Sequence[str], numbers: pd.DataFrame) -> Table:
     """The numbers in %, a column per net."""
-    models = list(dict.fromkeys([*part.nets, *numbers["model"]]))
+    models = list(dict.fromkeys([*nets, *numbers["model"]]))
     table = new_table(
-        f"{part.section.name}: {part.section.shows} (%). Mean over runs ± half of its 95% "
-        "interval; of several lines the best, which is named; in brackets: published.",
+        f"{section.name}: {section.shows} (%). Mean over runs ± half of its 95% "
+        "interval (≥: some runs never leave the margin); of several lines the best, which is "
+        "named; in brackets: published.",
         ["", *models],
     )
-    for label in [column.label for column in part.section.table]:
+    for label in [column.label for column in section.table]:
         texts = []
         for model in models:
             here = numbers[(numbers["model"] == model) & (numbers["column"] == label)]
@@ -246,8 +263,11 @@ def _entry(row: pd.Series) -> str:
     if not isinstance(row["line"], str):
         return "missing"
     half = 100 * (row["ci_high"] - row["mean"])
-    text = f"{100 * row['mean']:.1f}" + (f" ± {half:.1f}" if half == half else "")
+    text = f"{'≥ ' if row['at_least'] == 'yes' else ''}{100 * row['mean']:.1f}"
+    text += f" ± {half:.1f}" if half == half else ""
     lines = [text, *([row["line"]] if row["lines"] > 1 else [])]
+    if row["n"] < row["n_asked"]:
+        lines.append(f"{row['n']:.0f} of {row['n_asked']:.0f} seeds")
     if row["published"] == row["published"]:
         lines.append(f"[{100 * row['published']:.1f}]")
     return "\n".join(lines)

@@ -92,7 +92,8 @@ def verdict_tables(analysis: Analysis) -> Iterator[Table]:
     )
     for members in group_by(analysis.all_verdicts, lambda v: v.question).values():
         curve = members[0].curve
-        table = new_table(f"{curve.panel}: {curve.label} minus {members[0].against}", heads)
+        what = f"{curve.panel}: {curve.label} minus {members[0].against}, with 95% intervals"
+        table = new_table(what, heads)
         for v in members:
             table.add_row(
                 percent_text(v.point.percent),
@@ -124,10 +125,10 @@ def p_text(p: float, *, digits: int = 3) -> str:
 
 
 def _count(verdict: Verdict) -> str:
-    """The seeds of a test: `5`, `5, 4` for line and baseline, `4 of 5` where some are missing."""
-    n, asked = verdict.comparison.n, verdict.comparison.asked
-    text = str(n[0]) if n[0] == n[1] else f"{n[0]}, {n[1]}"
-    return text if n == asked else f"{text} of {asked[0]}"
+    """The seeds of a test: `5`, `3, 5` of line and baseline, `4 of 5` where some are missing."""
+    sides = zip(verdict.comparison.n, verdict.comparison.asked, strict=True)
+    texts = (str(n) if n == asked else f"{n} of {asked}" for n, asked in sides)
+    return ", ".join(dict.fromkeys(texts))
 
 
 def _mean(endpoint: Endpoint, curve: Curve) -> str:

@@ -52,6 +52,14 @@ def test_a_control_that_is_its_treatment_is_named(sweep: FakeSweep) -> None:
     assert line in console.export_text() and line in (folder / "index.html").read_text()
 
 
+def test_lines_that_are_equal_at_some_levels_are_one_arm_only_there(sweep: FakeSweep) -> None:
+    """Continued IMP prunes first where IMP does, and goes another way after that."""
+    arm(sweep, "large_final", [0.9, 0.8, 0.7, 0.6])
+    arm(sweep, "random", [0.9, 0.8, 0.7, 0.5])
+    (said,) = raised_alarms(analysis(sweep.folder))
+    assert said.endswith("2 of 3 networks: they are one arm under two names there, at levels 1, 2.")
+
+
 def test_networks_that_both_collapsed_may_be_equal(sweep: FakeSweep) -> None:
     arm(sweep, "large_final", [0.9, 0.1], collapsed={1})
     arm(sweep, "random", [0.9, 0.1], collapsed={1})

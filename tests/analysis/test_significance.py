@@ -12,7 +12,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from lt_sweeps.analysis.significance import winning
+from lt_sweeps.analysis.stats import detectable
 from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
+from lt_sweeps.reporting.figures.captions import winning_sentences
 
 NOISE = (0.000, 0.002, -0.001, 0.003, -0.002)
 
@@ -120,6 +122,27 @@ def test_the_limits_of_five_seeds_are_said(sweep: FakeSweep) -> None:
     assert "Power: 5 seeds show a difference of" in says
 
 
+def test_power_is_of_one_kind_of_test_and_the_most_common(sweep: FakeSweep) -> None:
+    """Pairs of five have small deviations; three seeds against five have those of all seeds."""
+    line(sweep, "large_final", [0.9, 0.9, 0.9])
+    line(sweep, "movement", [0.899, 0.898, 0.897], spread=0.001)
+    line(sweep, "random", [0.8, 0.7], seeds=3, spread=0.01)
+    one = sweep.analysis(baseline="large_final")
+    (says,) = [text for text in caveats(one.verdicts, one.layout) if text.startswith("Power: ")]
+    sd = one.verdicts[0].comparison.sd
+    assert [v.comparison.sd for v in one.verdicts[:3]] == pytest.approx([sd] * 3)
+    visible = detectable(sd, 5, paired=True, alpha=0.05)
+    assert f"Power: 5 seeds show a difference of {100 * visible:.2g} points" in says
+    assert "the median of the 3 tests with 5 pairs)" in says
+
+
+def test_a_count_of_winning_levels_says_of_how_many(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.901, 0.903, 0.7], spread=0.0001)
+    line(sweep, "random", [0.8, 0.7, 0.7])
+    (says,) = winning_sentences(sweep.analysis(control="random"))
+    assert says.endswith("better than random): large_final 2 of 3.")
+
+
 def test_the_limit_of_sets_of_two_sizes_names_both(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9, 0.9])
     line(sweep, "random", [0.85, 0.84], seeds=2)
@@ -207,12 +230,13 @@ def test_a_pair_that_is_a_line_and_its_baseline_is_tested_once(sweep: FakeSweep)
     line(sweep, "large_final", [0.9, 0.89])
     line(sweep, "random", [0.8, 0.7], spread=0.001)
     named = ["large_final", "random"]
-    one = sweep.analysis(baseline="random", pairs=[named, named])
+    one = sweep.analysis(baseline="random", pairs=[named, named, named[::-1]])
     assert [(v.point.level, v.family) for v in one.all_verdicts] == [(1, "panel"), (2, "panel")]
     assert "large_final against random: above at 2 of 2 levels." in " ".join(one.test_sentences)
     assert [v.endpoint for v in one.endpoint_verdicts] == ["peak", "sparsest_not_inferior", "area"]
-    one = sweep.analysis(pairs=[named, named])
+    one = sweep.analysis(pairs=[named, named, named[::-1]])
     assert [(v.point.level, v.family) for v in one.all_verdicts] == [(1, "pair"), (2, "pair")]
+    assert {v.curve.name for v in one.all_verdicts} == {"large_final"}
 
 
 def test_a_line_that_the_layout_expects_may_be_missing(sweep: FakeSweep) -> None:

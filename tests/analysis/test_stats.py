@@ -55,6 +55,13 @@ def test_one_replicate_has_no_spread_and_none_has_nothing() -> None:
     assert math.isnan(spread([]).mean)
 
 
+def test_equal_replicates_have_no_interval() -> None:
+    """Three seeds with 351 of 360 images each do not show that every other seed has as many."""
+    found = spread([351 / 360] * 3)
+    assert found.sd == 0 and math.isnan(found.ci_low) and math.isnan(found.ci_high)
+    assert (found.min, found.max) == (351 / 360, 351 / 360)
+
+
 def test_the_pooled_deviation_of_two_sets_is_of_samples() -> None:
     # the variances of 2, 4, 6, 8, 10 and of 1, 2, 3, 4, 5 are 10 and 2.5
     assert compared(ONE, OTHER, paired=False).sd == pytest.approx(2.5)
@@ -224,31 +231,43 @@ def test_the_seeds_needed_are_the_fewest_that_statsmodels_gives_the_power_to() -
     assert math.isnan(seeds_needed(1.0, 0.0, paired=True, alpha=0.05))
 
 
-def _power(effect: float, n: int, alpha: float, *, paired: bool) -> float:
-    """The power of a two-sided t-test by its definition: the mean over all sample deviations."""
-    degrees, shift = (n - 1, math.sqrt(n)) if paired else (2 * n - 2, math.sqrt(n / 2))
-    edge = stats.t.ppf(1 - alpha / 2, degrees) / math.sqrt(degrees)
+def _power(effect: float, n: int, alpha: float) -> float:
+    """The power of a two-sided paired t-test by definition: the mean over all sample deviations."""
+    edge = stats.t.ppf(1 - alpha / 2, n - 1) / math.sqrt(n - 1)
 
     def rejected(part: float) -> float:
-        sd = stats.chi.ppf(part, degrees)
-        tails = (stats.norm.cdf(sign * effect * shift - edge * sd) for sign in (1, -1))
+        sd = stats.chi.ppf(part, n - 1)
+        tails = (stats.norm.cdf(sign * effect * math.sqrt(n) - edge * sd) for sign in (1, -1))
         return float(sum(tails))
 
     return integrate.quad(rejected, 0, 1, limit=200)[0]
 
 
-@pytest.mark.parametrize("paired", [True, False])
-@pytest.mark.parametrize(("n", "alpha"), [(5, 0.05), (2, 0.05), (2, 0.001), (3, 0.01), (5, 0.001)])
-def test_the_detectable_difference_has_80_percent_power(
-    n: int, alpha: float, *, paired: bool
+LEVELS = [(5, 0.05), (2, 0.05), (2, 0.001), (3, 0.01), (5, 0.001)]
+
+
+@pytest.mark.parametrize(("n", "alpha"), LEVELS)
+def test_the_detectable_difference_has_80_percent_power(n: int, alpha: float) -> None:
+    found = detectable(1.0, n, paired=True, alpha=alpha)
+    assert _power(found, n, alpha) == pytest.approx(0.8, abs=1e-4)
+    assert detectable(0.01, n, paired=True, alpha=alpha) == pytest.approx(found / 100)
+
+
+@pytest.mark.parametrize(("n", "alpha"), [*LEVELS, (3, 0.05), (10, 0.05)])
+def test_of_100_differences_that_other_seeds_can_show_welchs_test_finds_80(
+    n: int, alpha: float
 ) -> None:
-    found = detectable(1.0, n, paired=paired, alpha=alpha)
-    assert _power(found, n, alpha, paired=paired) == pytest.approx(0.8, abs=1e-4)
-    assert detectable(0.01, n, paired=paired, alpha=alpha) == pytest.approx(found / 100)
+    found = detectable(1.0, n, paired=False, alpha=alpha)
+    one, other = np.random.default_rng(0).normal(size=(2, 100_000, n))
+    # `stats.ttest_ind(found + one, other, axis=1, equal_var=False)`, which takes a second
+    a, b = one.var(axis=1, ddof=1) / n, other.var(axis=1, ddof=1) / n
+    t = (found + one.mean(axis=1) - other.mean(axis=1)) / np.sqrt(a + b)
+    p = 2 * stats.t.sf(abs(t), (a + b) ** 2 / ((a**2 + b**2) / (n - 1)))
+    assert (p < alpha).mean() == pytest.approx(0.8, abs=0.01)
 
 
 def test_a_large_difference_needs_two_seeds_and_a_level_of_90_percent_finds_any() -> None:
     for effect in (20.0, 50.0, 1e3, 1e9):
         assert seeds_needed(effect, 1.0, paired=True, alpha=0.05) == 2
-    assert _power(20.0, 2, 0.05, paired=True) > 0.8
+    assert _power(20.0, 2, 0.05) > 0.8
     assert detectable(1.0, 5, paired=True, alpha=0.9) == 0.0

@@ -25,6 +25,7 @@ from lt_sweeps.analysis.stored_weights import (
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.reporting.figures.layer_survival import layer_figures
 from lt_sweeps.reporting.figures.mask_overlap import chance_overlap, jaccard
+from lt_sweeps.reporting.figures.weight_plane import plane_figures
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.sparsity.sparsifiers.hard_concrete import open_chance as chance_of_gate
 
@@ -61,6 +62,44 @@ def test_a_pruning_keeps_the_weights_that_its_criterion_says(root: Path) -> None
     for each in prunings(root, one, one.points[-1], "0"):
         kept, size = each.kept.astype(bool), np.abs(each.final.astype(float))
         assert size[kept].min() >= size[~kept].max()
+
+
+def test_a_pruning_is_of_the_weights_that_the_mask_was_chosen_from(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Not of those of the result before: that ticket was trained beside what is pruned on."""
+    method = {
+        "_target_": "lt_sweeps.plan.methods.imp_continued",
+        "protocol": "ticket",
+        "to": "0it",
+        "restart": False,
+    }
+    run(cell(method=method))
+    one = curve(tmp_path / "results")
+    last = one.points[-1]
+    assert last.level == 2
+    layers = list(prunings(tmp_path / "results", one, last, "0"))
+    for layer in layers:
+        kept, size = layer.kept.astype(bool), np.abs(layer.final.astype(float))
+        assert size[kept].min() >= size[~kept].max()
+    assert layers
+
+
+def test_a_mask_that_was_learned_has_no_weights_before_its_pruning(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The dense network stands before it in the table, and has nothing to do with it."""
+    method = {
+        "_target_": "lt_sweeps.plan.methods.continuous_sparsification",
+        "rounds": 2,
+        "protocol": "ticket",
+        "restart": True,
+        "s0": 0.0,
+    }
+    run(cell(method=method, recipe__length="2ep"))
+    one = curve(tmp_path / "results")
+    for point in one.points:
+        assert not list(prunings(tmp_path / "results", one, point, "0"))
 
 
 def test_a_point_is_looked_at_only_near_the_sparsity_asked_for(root: Path) -> None:
@@ -148,6 +187,18 @@ def test_every_figure_of_tickets_is_drawn_from_a_real_sweep(root: Path, tmp_path
     assert len(signs) == 4 and (signs["kept"] > 0).all()
     plane = pd.read_csv(tmp_path / "out" / "plane.csv")
     assert (plane["kept"] <= plane["weights"]).all() and plane["seeds"].unique() == [2]
+
+
+def test_titles_of_planes_stay_in_their_column(root: Path) -> None:
+    results = read_results(root, metrics=["test_accuracy"])
+    (one,) = analyses(results, {}).values()
+    labels = {curve.name: f"{curve.name} {'with a long label ' * 3}" for curve in one.curves}
+    (one,) = analyses(results, {"labels": labels, "masks_at": [0.3]}).values()
+    (figure,) = plane_figures(one)
+    sheet = figure.draw()
+    sheet.canvas.draw()
+    left, right = (axes.title.get_window_extent() for axes in sheet.axes[:2])
+    assert left.x0 >= 0 and left.x1 < right.x0
 
 
 def test_what_cannot_be_drawn_is_said(root: Path, tmp_path: Path) -> None:

@@ -152,6 +152,18 @@ def test_a_ticket_that_was_picked_from_fewer_seeds_says_from_how_many(tmp_path: 
     assert shown["best"] == "95.00\n1 of 2 seeds" and shown["matching"] == "95.00\n1 of 2 seeds"
 
 
+def test_seeds_that_are_missing_are_counted_on_their_side(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    for name, seeds in (("large_final", 3), ("random", 4)):
+        for seed in range(seeds):
+            value = None if (name, seed) == ("random", 3) else 0.8 + 0.01 * seed
+            sweep.cell(name, seed, accuracies=[0.9, value], choices={"mask_criterion": name})
+    (one,) = analyses(read_results(sweep.folder, metrics=[]), {"baseline": "random"}).values()
+    (table,) = verdict_tables(one)
+    assert "with 95% intervals" in str(table.title)
+    assert list(table.columns[-1].cells) == ["3, 3 of 4"]
+
+
 def test_a_narrow_terminal_has_more_tables_and_breaks_no_number(found: Analysis) -> None:
     tables = [*endpoint_tables(found), *verdict_tables(found)]
     words = {str(cell) for table in tables for column in table.columns for cell in column.cells}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,20 @@ from fixtures.fake_results import FakeSweep
 from matplotlib.colors import to_rgb
 from rich.console import Console
 
-from lt_sweeps.reporting.figures import draw_figures
+from lt_sweeps.reporting.figures import draw_figures, mask_overlap
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.captions import not_inferior_sentence
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.profile_bars import profile_figures
-from lt_sweeps.reporting.figures.style import COLUMN, PAGE, figure_files, line_styles
+from lt_sweeps.reporting.figures.style import (
+    COLUMN,
+    PAGE,
+    figure_files,
+    legend_entry,
+    line_styles,
+    new_sheet,
+)
+from lt_sweeps.reporting.figures.training_costs import cost_figures
 from lt_sweeps.reporting.figures.worth import all_alike, capped, one_point
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.reporting.terminal_tables import endpoint_tables
@@ -144,6 +153,17 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
     assert figure.stages == ("dense", "large_final-1", "random-1")
 
 
+def test_seeds_that_are_all_equal_have_no_interval_and_the_caption_says_so(
+    sweep: FakeSweep,
+) -> None:
+    """The dense network has .9 for both seeds, the pruned one .80 and .81."""
+    criteria(sweep, "large_final")
+    for band, gap in (("ci", True), ("sd", False)):
+        (figure,) = metric_figures(sweep.analysis(band=band))
+        assert figure.data["low"].isna().tolist() == [gap, False]
+        assert ("(none where all seeds are equal)" in figure.caption) == gap
+
+
 def test_without_tests_a_caption_draws_no_conclusion(sweep: FakeSweep) -> None:
     criteria(sweep, "large_final", "random")
     (figure,) = metric_figures(sweep.analysis(title="Which?"))
@@ -184,6 +204,10 @@ def test_a_caption_says_at_which_moment_each_line_was_evaluated(sweep: FakeSweep
     says = "Evaluated at the lowest validation loss (imp report_at=best); at the end of training "
     says += "(l0 report_at=end)."
     assert says in figure.caption
+    for n in range(6):
+        sweep.cell(f"m{n}", accuracies=[0.9, 0.8], choices={"mask_criterion": f"m{n}"})
+    (figure,) = metric_figures(sweep.analysis())
+    assert "Evaluated at the lowest validation loss (7 lines); at the end" in figure.caption
 
 
 @pytest.mark.parametrize(
@@ -281,6 +305,29 @@ def test_lines_of_one_point_have_no_second_figure_of_them(sweep: FakeSweep) -> N
     assert [figure.name for figure in asked] == ["accuracy_by_sparsity"]
 
 
+def test_a_line_costs_its_searches_too_and_no_evaluation(sweep: FakeSweep) -> None:
+    """Each training is of two epochs. A line without its searches would be the cheapest of all."""
+    sweep.cell("imp", accuracies=[0.9, 0.8])
+    sweep.cell("cs", accuracies=[0.9, 0.8], choices={"method": "continuous_sparsification"})
+    sweep.cell(
+        "scored",
+        accuracies=[0.1, 0.8],
+        stages=["guess", "mask"],
+        choices={"method": "supermask"},
+        more={"kind": "score", "epochs": 0.0},
+    )
+    drawn = sweep.analysis()
+    imp, cs, scored = drawn.results.cells
+    searches = [replace(cs.rows[1], stage=name, kind="search") for name in ("s1", "s2")]
+    cells = (imp, replace(cs, search=tuple(searches)), scored)
+    (figure,) = cost_figures(replace(drawn, results=replace(drawn.results, cells=cells)))
+    epochs = figure.data.query("quantity == 'epochs'").set_index("line")
+    assert epochs["own"].to_dict() == {"imp": 2, "continuous_sparsification": 6, "supermask": 0}
+    assert epochs["shared"].to_dict() == {"imp": 2, "continuous_sparsification": 2, "supermask": 0}
+    assert "asked for 6 trainings; 5 were needed, and 1 of these" in figure.caption
+    assert figure.stages == ("cs-1", "dense", "imp-1", "s1", "s2")
+
+
 def test_the_profile_figure_has_a_bar_for_each_part_that_took_time() -> None:
     assert not profile_figures([])
     packs = [
@@ -342,6 +389,88 @@ def test_the_same_numbers_give_the_same_files(sweep: FakeSweep) -> None:
     assert one == other and {name.rpartition(".")[2] for name in one} == {
         *("png", "pdf", "svg", "csv", "txt")
     }
+
+
+def test_no_label_of_a_figure_with_long_names_is_cut_off_or_covers_another(
+    sweep: FakeSweep,
+) -> None:
+    for name in ("large_final", "random"):
+        for rate in (0.001, 0.0002):
+            sweep.cell(
+                f"{name}{rate}",
+                accuracies=[0.9, 0.8],
+                choices={"mask_criterion": name, "reset": "rewind_and_constant_init"},
+                recipe__lr=rate,
+                recipe__a_long_key=rate,
+            )
+    drawn = sweep.analysis()
+    (figure,) = endpoint_figures(drawn)
+    assert "Lower bounds, as runs end" not in figure.caption
+    pairs = [(a.label, b.label) for a in drawn.curves for b in drawn.curves]
+    rows = [{"panel": "p", "line": a, "other": b, "overlap": 0.5, "chance": 0.4} for a, b in pairs]
+    for sheet in (figure.draw(), mask_overlap._draw(pd.DataFrame(rows))):
+        sheet.canvas.draw()
+        width = sheet.bbox.width
+        for axes in sheet.axes:
+            box = axes.xaxis.label.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= width
+            assert all("\n" not in tick.get_text() for tick in axes.get_xticklabels())
+
+
+def test_a_legend_is_broken_where_it_is_wider_than_the_figure() -> None:
+    """Cut off on both sides, it lost the colours beside its names."""
+    long = " ".join(f"recipe.key{n}=0.{n}" for n in range(12))
+    style = line_styles(["a"])["a"]
+    for labels in ([long, "short"], ["short", "other"]):
+        sheet = new_sheet(1, legend=[legend_entry(label, style) for label in labels])
+        sheet.canvas.draw()
+        box = sheet.legends[0].get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= sheet.bbox.width
+        assert sheet.axes[0].bbox.height > 1.4 * sheet.dpi  # the legend takes no room from the axes
+        shown = [text.get_text().replace("\n", " ") for text in sheet.legends[0].get_texts()]
+        assert shown == labels
+
+
+def test_a_panel_has_rows_of_its_own_lines_only(sweep: FakeSweep) -> None:
+    for model, name in (("fc", "random"), ("fc", "movement"), ("conv2", "random")):
+        chosen = {"model": model, "mask_criterion": name}
+        sweep.cell(f"{model}{name}", accuracies=[0.9, 0.8], choices=chosen)
+    drawn = sweep.analysis()
+    for (figure,) in (endpoint_figures(drawn), cost_figures(drawn)):
+        for axes in figure.draw().axes:
+            rows = [tick.get_text() for tick in axes.get_yticklabels()]
+            both = ["random", "movement"]
+            assert rows == (both if axes.get_title() == "fc on digits" else both[:1])
+
+
+def test_a_line_has_one_colour_in_all_figures(sweep: FakeSweep) -> None:
+    """Also where a figure lacks the line before it, or two panels call two lines by one label."""
+    lines = (("large_final", None), ("random", None), ("random", "r2"), ("movement", "r2"))
+    for name, kind in lines:
+        sweep.cell(
+            f"{name}{kind}",
+            accuracies=[0.5, 0.4],
+            choices={"mask_criterion": name},
+            judged_by=(kind, False) if kind else None,
+            task__name=str(kind),
+        )
+    labels = {"large_final": "best", "movement": "best"}
+    figures = metric_figures(sweep.analysis(labels=labels))
+    assert [figure.name for figure in figures] == ["accuracy", "test_r2"]
+    of_figure = []
+    for figure in figures:
+        handles = figure.draw().legends[0].legend_handles
+        of_figure.append({str(h.get_label()): h.get_color() for h in handles})  # pyright: ignore
+    both = of_figure[0].keys() & of_figure[1].keys()
+    assert both == {"best", "random", "dense"}
+    assert all(of_figure[0][label] == of_figure[1][label] for label in both)
+
+
+def test_a_caption_names_the_lines_whose_sparsity_is_a_bound(sweep: FakeSweep) -> None:
+    for name, last in (("large_final", 0.9), ("random", 0.5)):
+        sweep.cell(name, accuracies=[0.9, last], choices={"mask_criterion": name})
+    (figure,) = endpoint_figures(sweep.analysis())
+    assert "Lower bounds, as runs end within the margin: large_final." in figure.caption
 
 
 def test_lines_stay_apart_without_colour() -> None:

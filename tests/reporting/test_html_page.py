@@ -107,6 +107,8 @@ def test_the_page_follows_dark_mode_with_all_of_its_colours(page: Path) -> None:
     svgs = "".join(re.findall("<svg.*?</svg>", text, flags=re.DOTALL))
     assert "var(--0072b2)" in svgs and "#0072b2" not in svgs
     assert not re.findall(r"(?:fill|stroke): ?#[0-9a-f]{3,8}", svgs), "no dark colour for it"
+    # matplotlib writes no `fill` for black: on a dark page these markers would look open.
+    assert re.search(r"svg {[^}]*fill: var\(--000000\)", text)
     assert {colour.lower() for colour in (*COLOURS, GREY, PALE)} <= set(DARK)
 
 

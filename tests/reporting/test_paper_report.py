@@ -74,6 +74,23 @@ def test_a_figure_joins_the_sweeps_of_its_experiment_and_marks_missing_nets(
     assert "experiment=e model=conv4" in (folder / "index.html").read_text()
 
 
+def test_a_section_of_endpoints_has_the_picked_tickets_and_their_cost_as_a_table(
+    tmp_path: Path,
+) -> None:
+    """Table 1 of Continuous Sparsification: neither is a number per run, which the figure has."""
+    sweep = FakeSweep(tmp_path)
+    for seed in (0, 1):
+        sweep.cell("a", seed, experiment="e", accuracies=[0.9, 0.91, 0.8 + 0.01 * seed])
+    figures = ["endpoints", "cost"]
+    section = Section("Table 1", "Tickets", {"fc": "digits"}, ["e"], figures)
+    draw_paper(Paper("p", "A paper", (section,)), tmp_path)
+    folder = tmp_path / "papers" / "p"
+    table = pd.read_csv(folder / "table-1" / "table.csv").set_index("endpoint")
+    found = table.loc["sparsest_matching", ["sparsity", "search_epochs"]].tolist()
+    assert found == pytest.approx([0.2, 2.0])
+    assert "search epochs" in (folder / "index.html").read_text()
+
+
 def test_a_table_shows_the_best_line_and_what_is_published_for_these_lines(tmp_path: Path) -> None:
     sweep = FakeSweep(tmp_path)
     where = {"model": "fc", "dataset": "digits"}
@@ -116,6 +133,39 @@ def test_a_table_shows_the_best_line_and_what_is_published_for_these_lines(tmp_p
     assert numbers.loc["best", "line"] == "movement" and numbers.loc["best", "lines"] == 2
     assert numbers.loc["best", "published"] == 0.5
     assert pd.isna(numbers.loc["random", "published"])
+
+
+def test_a_table_says_what_is_a_bound_and_how_many_runs_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`short` ends within the margin, and of its two runs one diverged before any pruning."""
+    sweep = FakeSweep(tmp_path)
+    for criterion, ends in (("short", [0.9]), ("long", [0.9, 0.7])):
+        for seed in (0, 1):
+            diverged = criterion == "short" and seed == 1
+            sweep.cell(
+                criterion,
+                seed,
+                experiment="e",
+                choices={"mask_criterion": criterion},
+                accuracies=[None if diverged else 0.9, *ends],
+            )
+    columns = [
+        {
+            "label": name,
+            "experiment": "e",
+            "value": "sparsest_not_inferior",
+            "where": {"mask_criterion": name},
+        }
+        for name in ("short", "long")
+    ]
+    draw_paper(
+        Paper("p", "A paper", (Section("T", "N", {"fc": "digits"}, table=columns),)), tmp_path
+    )
+    printed = capsys.readouterr().out
+    assert "≥ 20.0" in printed and "1 of 2 seeds" in printed
+    # .9 is within half a point at 20 %, and .895 lies 1/40 of the way to .7 at 36 %
+    assert "20.4" in printed and "≥ 20.4" not in printed
 
 
 def test_a_net_on_other_data_is_no_part_of_the_paper(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -26,7 +26,7 @@ from lt_sweeps.reporting.figures.curve_panel import (
     mark_id,
     published_for,
 )
-from lt_sweeps.reporting.figures.style import Figure, NotDrawn
+from lt_sweeps.reporting.figures.style import Figure, NotDrawn, Style
 from lt_sweeps.reporting.figures.worth import capped, leave_out_if, one_point
 from lt_sweeps.reporting.result_tables import percent_text
 
@@ -122,9 +122,16 @@ def _figure(
         caption=captions.caption(analysis, *sentences),
         data=_data(curves, layout, metric.name, verdicts),
         stages=stages,
-        draw=partial(_draw, drawn, layout, metric.name, x, verdicts),
+        draw=partial(_draw, drawn, _styles(analysis, drawn), layout, metric.name, x, verdicts),
         tips=_tips(drawn, layout, metric) if is_main else {},
     )
+
+
+def _styles(analysis: Analysis, drawn: Sequence[Curve]) -> dict[str, Style]:
+    """The style of each line, by its name: by its label it has one style in all figures."""
+    labels = [curve.label for curve in (*analysis.curves, *drawn)]
+    styles = style.line_styles(labels)
+    return {curve.name: styles[curve.label] for curve in drawn}
 
 
 def _tips(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> dict[str, str]:
@@ -153,12 +160,16 @@ def _told_apart(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def _draw(
-    curves: Sequence[Curve], layout: ReportConfig, metric: str, x: str, verdicts: Sequence[Verdict]
+    curves: Sequence[Curve],
+    styles: Mapping[str, Style],
+    layout: ReportConfig,
+    metric: str,
+    x: str,
+    verdicts: Sequence[Verdict],
 ) -> Sheet:
-    styles = style.line_styles([curve.name for curve in curves])
     # Without records there is one panel, which says so.
     panels = list(by_panel(curves).values()) or [[]]
-    sheet = style.new_sheet(len(panels), legend=_legend(curves, layout, metric))
+    sheet = style.new_sheet(len(panels), legend=_legend(curves, styles, layout, metric))
     for axes, panel_curves in zip(sheet.axes, panels, strict=True):
         shown = {(curve.panel, curve.name) for curve in panel_curves}
         own = [v for v in verdicts if (v.curve.panel, v.curve.name) in shown]
@@ -166,14 +177,15 @@ def _draw(
     return sheet
 
 
-def _legend(curves: Sequence[Curve], layout: ReportConfig, metric: str) -> list[Line2D]:
-    styles = style.line_styles([curve.name for curve in curves])
-    labels = {curve.name: curve.label for curve in curves}
-    entries = [style.legend_entry(labels[name], styles[name]) for name in styles]
+def _legend(
+    curves: Sequence[Curve], styles: Mapping[str, Style], layout: ReportConfig, metric: str
+) -> list[Line2D]:
+    labels = {curve.label: styles[curve.name] for curve in curves}
+    entries = [style.legend_entry(label, look) for label, look in labels.items()]
     whole = [point for curve in curves for point in curve.points if not point.pruned]
     if whole:
         # A line of the sweep may be called `dense` itself.
-        name = "mean of dense" if "dense" in labels.values() else "dense"
+        name = "mean of dense" if "dense" in labels else "dense"
         if any(point.scored for point in whole):  # whole, but never trained
             untrained = all(point.scored for point in whole)
             name = "untrained, no mask" if untrained else f"{name}; untrained, no mask"

@@ -23,6 +23,7 @@ from lt_sweeps.config.report_config import BANDS, ReportConfig
 from lt_sweeps.reporting.figures.style import Figure
 from lt_sweeps.reporting.result_tables import percent_text
 
+_NAMED = 6  # lines of which a sentence says the names
 _MOMENTS = {"best": "at the lowest validation loss", "end": "at the end of training"}
 
 
@@ -69,7 +70,9 @@ def seeds_sentence(curves: Sequence[Curve], layout: ReportConfig) -> str:
         curve.label for name in layout.highlight or () for curve in curves if curve.called(name)
     )
     only = f" (of {', '.join(which)})" if which else ""
-    return f"Mean over seeds, n = {span_text(counts)}; band{only}: {BANDS[layout.band]}."
+    equal = any(point.n_finite > 1 and math.isnan(point.band(layout.band)[0]) for point in points)
+    gaps = " (none where all seeds are equal)" if equal else ""
+    return f"Mean over seeds, n = {span_text(counts)}; band{only}: {BANDS[layout.band]}{gaps}."
 
 
 def span_text(counts: Iterable[int]) -> str:
@@ -109,8 +112,13 @@ def report_moment(curves: Sequence[Curve], metric: str) -> str:
     by_moment = group_by(curves, lambda curve: _MOMENTS.get(str(curve.settings.get("report_at"))))
     if len(by_moment) == 1:
         return next(iter(by_moment)) or ""
-    labels = {at: ", ".join(curve.label for curve in same) for at, same in by_moment.items() if at}
-    return "; ".join(f"{at} ({names})" for at, names in labels.items())
+    return "; ".join(f"{at} ({_names_or_count(same)})" for at, same in by_moment.items() if at)
+
+
+def _names_or_count(curves: Sequence[Curve]) -> str:
+    """The labels of a few lines; a whole root has dozens, whose names would fill a page."""
+    labels = list(dict.fromkeys(curve.label for curve in curves))
+    return ", ".join(labels) if len(labels) <= _NAMED else f"{len(labels)} lines"
 
 
 def chosen_text(layout: ReportConfig, metric: str) -> str:
@@ -132,10 +140,10 @@ def winning_sentences(analysis: Analysis) -> list[str]:
     if not analysis.controlled:
         return []
     wins = [
-        (curve, f"at {count}")
+        (curve, f"{sum(won)} of {len(won)}")
         for curve in analysis.curves
         if not curve.called(analysis.layout.control or "")
-        and (count := sum(winning(curve, analysis.controlled, analysis.layout).values()))
+        and any(won := winning(curve, analysis.controlled, analysis.layout).values())
     ]
     control = analysis.controlled[0].baseline.label
     return [

@@ -163,9 +163,10 @@ def _stars(
     """A row above the panel for each line that differs, a mark at each level where it does."""
     # Inside the panel the stars of several lines would cover the lines and each other. Rows are
     # placed in fractions of the panel (1 is its top), 5% apart, the first line uppermost; their x
-    # is in data, so that a star stands over its level. The title makes room above them.
+    # is in data, so that a star stands over its level. The title makes room above them, and the
+    # lowest row stays clear of a tick label at the top of the panel.
     rows = list(dict.fromkeys(v.curve.name for v in verdicts if v.mark(layout.alpha)))
-    height = {name: 1.03 + 0.05 * (len(rows) - 1 - i) for i, name in enumerate(rows)}
+    height = {name: 1.055 + 0.05 * (len(rows) - 1 - i) for i, name in enumerate(rows)}
     for name in rows:
         # The line's own marker at the start of its row says whose it is, also in greyscale.
         place = {"transform": axes.transAxes, "clip_on": False}
@@ -180,4 +181,4 @@ def _stars(
         options = {"markeredgewidth": 0.5, "zorder": 4, **_by_height(axes)}
         draw_marker(axes, left, height[name], star, size, filled=filled, **options)
     if rows:
-        axes.set_title(axes.get_title(), fontsize=NORMAL, pad=5 + 5.5 * len(rows))
+        axes.set_title(axes.get_title(), fontsize=NORMAL, pad=8 + 5.5 * len(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 
@@ -36,11 +37,24 @@ def endpoint_figures(analysis: Analysis) -> list[Figure]:
         f"One number per run: ticks are seeds, markers their mean (n = {_n(data)}), lines their "
         f"range. Not inferior: at most {margin_text(analysis)} worse than the dense network of "
         f"the same seed. Best level: chosen {chosen_text(analysis.layout, analysis.accuracy)}.",
+        _bounds(analysis),
         report_at_sentence(analysis.curves, analysis.accuracy),
         f"Rings: published numbers, {'; '.join(sources)}." if sources else "",
     )
     draw = partial(_draw, data, analysis.curves_of(analysis.accuracy))
     return one_figure(analysis, "endpoints", data, analysis.stages, draw, *sentences)
+
+
+def _bounds(analysis: Analysis) -> str:
+    """The lines whose highest sparsity may be higher, because some run never leaves the margin."""
+    several = len(by_panel(analysis.curves)) > 1
+    lines = [
+        f"{curve.label} of {curve.panel}" if several else curve.label
+        for curve, endpoints in analysis.endpoints
+        for endpoint in endpoints
+        if endpoint.name == "sparsest_not_inferior" and endpoint.at_least
+    ]
+    return f"Lower bounds, as runs end within the margin: {', '.join(lines)}." if lines else ""
 
 
 def _n(data: pd.DataFrame) -> str:
@@ -87,20 +101,24 @@ def _published(analysis: Analysis) -> list[dict[str, object]]:
 
 def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
     # Our lines first, so that they have the styles of the other figures.
-    lines = list(dict.fromkeys([*(curve.label for curve in curves), *data["line"]]))
-    styles = style.line_styles(lines)
+    styles = style.line_styles([*(curve.label for curve in curves), *data["line"]])
+    order = list(styles)
+    of_panel = {
+        panel: sorted(lines, key=order.index) for panel, lines in style.lines_by_panel(data).items()
+    }
     metrics = {curve.panel: curve.metric for curve in curves}
-    height = 0.65 + style.rows_height(lines, each=0.17)
+    height = 0.75 + max(style.rows_height(lines, each=0.17) for lines in of_panel.values())
     sheet, panels = style.panels_of(data, "endpoint", "panel", height=height)
     for axes, (endpoint, panel), panel_rows in panels:
         name = NAMES[endpoint]
         style.decorate(axes, title=panel, grid="x")
-        scale, unit = metrics[panel].scale, f": {metrics[panel].label}"
+        # In two lines, because the layout makes no room for a label that is longer than its axis.
+        scale, label = metrics[panel].scale, f"{name}:\n{metrics[panel].label}"
         if endpoint in SPARSITIES:
-            scale, unit = 100.0, " (%)"
-        axes.set_xlabel(f"{name[:1].upper()}{name[1:]}{unit}", fontsize=style.SMALL)
-        prepare_rows(axes, lines)
-        for i, line in enumerate(lines):
+            scale, label = 100.0, textwrap.fill(f"{name} (%)", 36)
+        axes.set_xlabel(label[:1].upper() + label[1:], fontsize=style.SMALL)
+        prepare_rows(axes, of_panel[panel])
+        for i, line in enumerate(of_panel[panel]):
             rows = panel_rows[panel_rows["line"] == line]
             draw_row(axes, i, scale * rows.loc[rows["seed"] != "", "value"], styles[line])
             rings = scale * rows.loc[rows["seed"] == "", "value"]

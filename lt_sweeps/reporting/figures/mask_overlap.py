@@ -106,7 +106,8 @@ def _fit(one: Arrays, other: Arrays) -> bool:
 
 def _draw(data: pd.DataFrame) -> Sheet:
     lines = list(dict.fromkeys(data["line"]))
-    sheet, panels = style.panels_of(data, "panel", height=1.1 + style.rows_height(lines, each=0.24))
+    names, columns = _names(lines)
+    sheet, panels = style.panels_of(data, "panel", height=1.1 + style.rows_height(names, each=0.24))
     for axes, (title,), rows in panels:
         matrix = rows.pivot_table(index="line", columns="other", values="overlap", sort=False)
         matrix = matrix.reindex(index=lines, columns=lines)
@@ -123,9 +124,19 @@ def _draw(data: pd.DataFrame) -> Sheet:
                     color = "white" if value > 0.75 else "black"
                     text = f"{100 * value:.0f}"
                     axes.text(j, i, text, color=color, **centred)
-        names = [style.wrapped_label(line) for line in lines]
         # Anchored at their ends, slanted names point at their column and not beside it.
-        axes.set_xticks(range(len(lines)), names, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(lines)), names)
+        slanted = {"rotation": 45, "ha": "right"} if columns == names else {}
+        axes.set_xticks(
+            range(len(lines)), list(map(style.escaped, columns)), rotation_mode="anchor", **slanted
+        )
+        axes.set_yticks(range(len(lines)), [style.wrapped_label(name) for name in names])
         axes.tick_params(length=0)
     return sheet
+
+
+def _names(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What rows and columns are called: by numbers, where a slanted name would be of two lines."""
+    if not any("\n" in style.wrapped_label(line) for line in lines):
+        return list(lines), list(lines)
+    numbers = [str(number) for number in range(1, len(lines) + 1)]
+    return [f"{line} [{number}]" for number, line in zip(numbers, lines, strict=True)], numbers

@@ -35,9 +35,10 @@ def probability_figures(analysis: Analysis) -> list[Figure]:
         raise NotDrawn("no ticket in the store has a learned mask")
     data = pd.DataFrame(rows)
     density = data.drop_duplicates(["panel", "line"])
+    several = density["panel"].nunique() > 1
     means = ", ".join(
-        f"{line} {100 * mean:.1f}%"
-        for line, mean in zip(density["line"], density["mean_chance"], strict=True)
+        f"{line}{f' of {panel}' if several else ''} {100 * mean:.1f}%"
+        for panel, line, mean in density[["panel", "line", "mean_chance"]].to_numpy().tolist()
     )
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])
     sentence = (

@@ -28,7 +28,8 @@ def sign_figures(analysis: Analysis) -> list[Figure]:
             points.append(point)
     if not rows:
         raise NotDrawn(
-            "the store lacks the weights around every pruning near a sparsity of `report.masks_at`"
+            "near the sparsities of `report.masks_at` no pruning lies between two trainings that "
+            "are stored"
         )
     data = pd.DataFrame(rows)
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])
@@ -66,18 +67,18 @@ def _rows(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list[di
 
 def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
     styles = style.line_styles(labels)
-    lines = list(dict.fromkeys(data["line"]))
+    of_panel = style.lines_by_panel(data)
     dot = {"linestyle": "none", "marker": "o", "color": style.GREY, "markersize": 4}
     dots = [
         Line2D([], [], label=text, markerfacecolor=inside, **dot)
         for text, inside in {"kept": style.GREY, "pruned": "white"}.items()
     ]
-    height = 0.6 + style.rows_height(lines, each=0.26)
+    height = 0.6 + max(style.rows_height(lines, each=0.26) for lines in of_panel.values())
     sheet, panels = style.panels_of(data, "panel", height=height, legend=dots)
     for axes, (title,), panel_rows in panels:
         style.decorate(axes, title=title, x="Signs changed (%)", grid="x")
-        prepare_rows(axes, lines)
-        for i, line in enumerate(lines):
+        prepare_rows(axes, of_panel[title])
+        for i, line in enumerate(of_panel[title]):
             kept, pruned = (
                 panel_rows.loc[panel_rows["line"] == line, f"{part}_flipped"].dropna()
                 for part in ("kept", "pruned")

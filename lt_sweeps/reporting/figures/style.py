@@ -90,8 +90,7 @@ def new_sheet(
     columns = min(panels, beside)
     rows = math.ceil(panels / columns)
     width = COLUMN if columns == 1 else PAGE
-    legend_columns = _legend_columns(legend, width)
-    legend_rows = math.ceil(len(legend) / legend_columns)
+    legend_columns, legend_rows = _wrapped_legend(legend, width)
     # The legend adds to the height (0.15 inches a row at 6.5 points) instead of taking it from the
     # panels. The constrained layout then gives it exactly that room, because "outside" tells it
     # to count the legend. The canvas is made here and not through pyplot, which would keep every
@@ -160,6 +159,12 @@ def wrapped_label(label: str) -> str:
     return escaped(textwrap.fill(label, 24))
 
 
+def lines_by_panel(data: pd.DataFrame) -> dict[str, list[str]]:
+    """The lines that have a row in each panel: no other line needs room there."""
+    panels = data.groupby("panel", sort=False)["line"]
+    return {str(panel): list(dict.fromkeys(lines)) for panel, lines in panels}
+
+
 def rows_height(labels: Sequence[str], *, each: float) -> float:
     """Inches for one row per label: `each`, or more where a label takes several lines."""
     # Rows are equally high, so the longest label decides; 0.12 inches is a line at 6.5 points.
@@ -221,10 +226,17 @@ def _saved(sheet: Sheet, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _legend_columns(legend: Sequence[Artist], width: float) -> int:
-    """How many entries of a legend stand beside each other in `width` inches."""
+def _wrapped_legend(legend: Sequence[Artist], width: float) -> tuple[int, int]:
+    """Break labels that are wider than `width` inches; how many columns and lines a legend has."""
     # The layout does not shrink a legend that is too wide, it cuts it off. Measuring the text needs
     # a drawn figure, so its width is estimated: an entry is 0.4 inches of line and margin, and
     # 0.047 inches for each character of the longest label, a wide one at 6.5 points.
-    longest = max((len(str(entry.get_label())) for entry in legend), default=0)
-    return max(1, min(len(legend), int(width / (0.4 + 0.047 * longest))))
+    most = int((width - 0.5) / 0.05)  # narrower: there is nothing beside such a label
+    broken = [textwrap.wrap(str(entry.get_label()), most) for entry in legend]
+    for entry, lines in zip(legend, broken, strict=True):
+        entry.set_label("\n".join(lines))
+    longest = max((len(line) for lines in broken for line in lines), default=0)
+    columns = max(1, min(len(legend), int(width / (0.4 + 0.047 * longest))))
+    # matplotlib fills column by column; of each row the label with the most lines counts.
+    rows = math.ceil(len(legend) / columns)
+    return columns, sum(max(map(len, broken[row::rows])) for row in range(rows))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 
 import pandas as pd
 from matplotlib.figure import Figure as Sheet
 from matplotlib.patches import Patch
 
-from lt_sweeps.analysis.curve import Curve, distinct
+from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import one_figure
 from lt_sweeps.reporting.figures.marks import prepare_rows
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
+from lt_sweeps.storage.record import Record
 
+Trainings = Mapping[tuple[str, str], Record]
+"""Rows of trainings by stage and seed."""
 _UNITS = {"epochs": "Epochs trained", "seconds": "Seconds"}
 
 
@@ -23,26 +28,36 @@ def cost_figures(analysis: Analysis) -> list[Figure]:
     """Epochs and seconds per line, with the trainings that other lines use too drawn apart."""
     # A line's bar must count each training once, however many of its cells asked for it, and the
     # bars of all lines would count a shared one (such as the dense training) once per line. So a
-    # unit (stage and seed) is counted over the lines that use it: used once, it is the line's own.
-    uses = Counter(
-        (row.stage, row.seed) for curve in analysis.curves for row in distinct(curve.cells)
-    )
-    rows = [row for curve in analysis.curves for row in _rows(curve, uses)]
-    if not rows:
-        raise NotDrawn("no records yet")
+    # training (stage and seed) is counted over the lines that use it: used once, it is the line's.
+    lines = [(curve.panel, curve.label, _trainings(curve.cells)) for curve in analysis.curves]
+    uses = Counter(chain.from_iterable(trained for _, _, trained in lines))
+    rows = [
+        {"panel": panel, "line": label, **numbers}
+        for panel, label, trained in lines
+        for numbers in _rows(trained, uses)
+    ]
+    if not uses:
+        raise NotDrawn("no training has a record yet")
     data = pd.DataFrame(rows)
-    requested = sum(len(cell.rows) for cell in analysis.results.cells)
+    asked = sum(len(_trainings([cell])) for cell in analysis.results.cells)
     sentence = (
-        f"Training per line, all seeds together. The cells asked for {requested} trainings; "
-        f"{len(uses)} were needed, and {sum(n > 1 for n in uses.values())} of these serve several "
-        "lines (hatched)."
+        "Training per line, all seeds together, with the trainings that only search for a mask. "
+        f"The cells asked for {asked} trainings; {len(uses)} were needed, and "
+        f"{sum(n > 1 for n in uses.values())} of these serve several lines (hatched)."
     )
-    return one_figure(analysis, "cost", data, analysis.stages, partial(_draw, data), sentence)
+    stages = tuple(sorted({stage for stage, _ in uses}))
+    return one_figure(analysis, "cost", data, stages, partial(_draw, data), sentence)
 
 
-def _rows(curve: Curve, uses: Counter[tuple[str, str]]) -> list[dict[str, object]]:
+def _trainings(cells: Sequence[CellResults]) -> Trainings:
+    """Each training of these cells once, those among them that only led to a result."""
+    rows: Iterable[Record] = chain.from_iterable((*cell.search, *cell.rows) for cell in cells)
+    return {(row.stage, row.seed): row for row in rows if row.kind in ("train", "search")}
+
+
+def _rows(trained: Trainings, uses: Counter[tuple[str, str]]) -> list[dict[str, object]]:
     """A line's epochs and its seconds; an imported ticket may know neither."""
-    units = [(uses[row.stage, row.seed] > 1, row) for row in distinct(curve.cells)]
+    units = [(uses[training] > 1, row) for training, row in trained.items()]
     rows = []
     for quantity in _UNITS:
         known = [
@@ -54,8 +69,6 @@ def _rows(curve: Curve, uses: Counter[tuple[str, str]]) -> list[dict[str, object
         own = sum(value for shared, value in known if not shared)
         rows.append(
             {
-                "panel": curve.panel,
-                "line": curve.label,
                 "quantity": quantity,
                 "own": own,
                 "shared": total - own,
@@ -68,16 +81,16 @@ def _rows(curve: Curve, uses: Counter[tuple[str, str]]) -> list[dict[str, object
 
 
 def _draw(data: pd.DataFrame) -> Sheet:
-    lines = list(dict.fromkeys(data["line"]))
+    of_panel = style.lines_by_panel(data)
     # Hatched rather than another grey: greys come out of a printer alike.
     hatched = {"facecolor": "white", "edgecolor": style.GREY, "hatch": "/////", "linewidth": 0.6}
     legend = [Patch(facecolor=style.GREY, label="its own"), Patch(label="shared", **hatched)]
-    height = 0.6 + style.rows_height(lines, each=0.19)
+    height = 0.6 + max(style.rows_height(lines, each=0.19) for lines in of_panel.values())
     sheet, panels = style.panels_of(data, "panel", "quantity", height=height, legend=legend)
     for axes, (panel, quantity), rows in panels:
         style.decorate(axes, title=panel, x=_UNITS[quantity], grid="x")
-        prepare_rows(axes, lines)
-        heights = [lines.index(line) for line in rows["line"]]
+        prepare_rows(axes, of_panel[panel])
+        heights = [of_panel[panel].index(line) for line in rows["line"]]
         bar = {"height": 0.55, "zorder": 2}
         axes.barh(heights, rows["own"], color=style.GREY, **bar)
         axes.barh(heights, rows["shared"], left=rows["own"], **bar, **hatched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from functools import partial
 
 import numpy as np
@@ -30,8 +31,8 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
             points.append(point)
     if not rows:
         raise NotDrawn(
-            "the store lacks the weights around every pruning near the first sparsity of "
-            "`report.masks_at`"
+            "near the first sparsity of `report.masks_at` no pruning lies between two trainings "
+            "that are stored"
         )
     data = pd.DataFrame(rows)
     beyond = 1 - data.loc[data["inside"], "weights"].sum() / data["weights"].sum()
@@ -82,7 +83,12 @@ def _squares(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list
 
 def _draw(data: pd.DataFrame) -> Sheet:
     several = data["panel"].nunique() > 1
-    height = 2.3 + 0.12 * several  # a second line of title
+    # In lines that are no wider than a third of a page.
+    titles = {
+        (panel, line): "\n".join(textwrap.fill(t, 30) for t in (line, panel)[: 1 + several])
+        for panel, line in data[["panel", "line"]].drop_duplicates().to_numpy().tolist()
+    }
+    height = 2.18 + 0.12 * max(title.count("\n") + 1 for title in titles.values())
     sheet, panels = panels_of(data, "panel", "line", height=height, beside=3)
     edges = np.linspace(-EDGE, EDGE, BINS + 1)
     for axes, (panel, line), rows in panels:
@@ -91,7 +97,7 @@ def _draw(data: pd.DataFrame) -> Sheet:
         part = np.full((BINS, BINS), np.nan)
         i, j = (np.digitize(rows[name], edges) - 1 for name in ("w_i", "w_f"))
         part[j, i] = rows["kept"] / rows["weights"]
-        decorate(axes, title=f"{line}\n{panel}" if several else line, grid="")
+        decorate(axes, title=titles[panel, line], grid="")
         axes.set_xlabel("$w_i$", labelpad=0)
         axes.set_ylabel("$w_f$", labelpad=-2)
         mesh = axes.pcolormesh(edges, edges, part, cmap="cividis_r", vmin=0, vmax=1)
