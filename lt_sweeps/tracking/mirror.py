@@ -135,7 +135,7 @@ class Mirror:
         """
         now, most = time.monotonic(), self.tracker.per_minute
         if not last and not self.tracker.whole:
-            most = max(1, most // 2)
+            most = max(1, most / 2)
         self._sent = [moment for moment in self._sent if moment > now - 60]
         if len(self._sent) >= most:
             self.clock.wait(self._sent[0] + 60 - now)

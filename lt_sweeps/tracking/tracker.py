@@ -39,8 +39,8 @@ class Tracker(Protocol):
         ...
 
     @property
-    def per_minute(self) -> int:
-        """How many runs may be sent in a minute."""
+    def per_minute(self) -> float:
+        """How many runs may be sent in a minute; infinity where no server counts them."""
         ...
 
     @property

@@ -7,6 +7,7 @@ only rows that have not arrived are sent again after a kill.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -46,7 +47,7 @@ class Wandb:
     tags: Sequence[str] = ()
     artifacts: Literal["none", "masks", "tickets"] = "none"
     every: float = 30
-    per_minute: int = 60
+    per_minute: float = 60
     timeout: float = 20
     linger: float = 60
 
@@ -55,6 +56,8 @@ class Wandb:
         if not self.project or set(self.project) & set("/\\#?%:"):
             raise ValueError(f"tracker.project: {self.project!r}; W&B allows none of / \\ # ? % :")
         check_installed("wandb", extra="wandb")
+        if self.mode == "offline":  # files, which no server counts
+            object.__setattr__(self, "per_minute", math.inf)
 
     @property
     def whole(self) -> bool:

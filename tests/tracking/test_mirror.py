@@ -23,6 +23,7 @@ from lt_sweeps.tracking.mirror import Mirror
 from lt_sweeps.tracking.mirror_process import Deadline
 from lt_sweeps.tracking.tracked_runs import Run, tracked_cells
 from lt_sweeps.tracking.tracker import Arrived
+from lt_sweeps.tracking.wandb_tracker import Wandb
 
 REPOSITORY = Path(__file__).parents[2]
 DENSE = {"_target_": "lt_sweeps.plan.methods.dense"}
@@ -205,6 +206,7 @@ def test_without_a_key_nobody_is_asked_for_one(
         ({"mod": "offline"}, "sync: mod; did you mean `mode`? keys: artifacts, entity, *"),
         ({"mode": "onlin"}, "tracker.mode: got 'onlin'; give one of online, offline"),
         ({"per_minute": "0"}, "tracker.per_minute: 0; give a number above 0"),
+        ({"tags": "paper"}, "tracker.tags: got 'paper'; give a list *; did you mean [paper]?"),
         ({"timeout": "soon"}, "tracker.timeout: got 'soon'; give a number"),
         ({"project": "a/b"}, "tracker.project: 'a/b'; W&B allows none of *"),
         ({"artifacts": "weights"}, "*give one of none, masks, tickets"),
@@ -306,6 +308,17 @@ def test_a_running_sweep_leaves_its_end_half_of_the_runs_that_a_minute_may_have(
     mirror._sent = mirror._sent[:2]  # what may be sent while the sweep runs
     mirror._pass(tracker, last=True)
     assert len(tracker.taken) == 2 * runs and len([w for w in waits if w > 50]) == 2
+
+
+def test_files_are_written_at_once_because_no_server_counts_them() -> None:
+    class Clock(Deadline):
+        def wait(self, seconds: float) -> None:
+            raise AssertionError(f"waited for {seconds} seconds")
+
+    mirror = Mirror(Path("sweep"), Wandb(mode="offline", per_minute=1), Clock())
+    for last in (False, True) * 5:
+        mirror._pace(last=last)
+    assert Wandb(mode="online", per_minute=1).per_minute == 1
 
 
 def test_a_sweep_that_shares_cells_takes_over_their_group_and_line_and_no_row(
