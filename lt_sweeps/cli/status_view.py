@@ -221,7 +221,7 @@ def _lost(found: Status) -> Iterator[Text]:
             yield Text(f"  {said}")
             yield Text(f"  {output(found.sweep, batch, task)}", style="dim")
         else:
-            yield Text("  never started: a job before it failed, or it was cancelled")
+            yield Text("  nothing was written: a job before it failed, or it was cancelled")
     if len(alike) > _NAMED:
         yield Text(f"  and {len(alike) - _NAMED} more", style="magenta")
 

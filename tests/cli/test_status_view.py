@@ -153,7 +153,7 @@ def test_jobs_that_ended_alike_are_named_together(
         str(output(sweep, early, 0)),
         "lost: 2 jobs have left the queue unfinished",
         "7_[0-1]",
-        "never started: a job before it failed, or it was cancelled",
+        "nothing was written: a job before it failed, or it was cancelled",
     ]
     for task, job in enumerate((70, 71)):
         output(sweep, late, task).write_text(f"error: *** JOB {job} CANCELLED ***\n")

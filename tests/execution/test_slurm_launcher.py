@@ -32,7 +32,7 @@ def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
     """The rows of the plan, by their names."""
     assert main([*WORDS, *words]) == 0
     lines = capsys.readouterr().out.splitlines()
-    return {m[1]: m[2] for m in (re.match(r"([a-z ]+?) {2,}(.*)", line) for line in lines) if m}
+    return {m[1]: m[2] for m in (re.match(r"([a-zA-Z ]+?) {2,}(.*)", line) for line in lines) if m}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,26 @@ def test_a_profile_says_how_cells_become_jobs(
     number, comma, canary = jobs.partition(",")
     assert found["jobs"].strip() == f"{number}, each of 1 GPU for 4.0 h at most{comma}{canary}"
     assert found["to run"].startswith(packs)
+
+
+@pytest.mark.parametrize(
+    ("words", "cpus", "gpus"),
+    [
+        ((), None, None),
+        (("processes=5",), "too few: a job trains 5 packs at once with a thread each", None),
+        (("gpus=2", "processes=2", "cpus=3"), "too few: a job trains 4 packs at once", None),
+        (("gpus=0",), "too many: a job trains 1 pack at once with a thread each and asks", None),
+        (("gpus=0", "processes=4"), None, None),
+        (("cpus=1", "gpus=a100:2", "device=cpu"), None, "unused: device=cpu, and a job asks for a"),
+    ],
+)
+def test_cpus_and_gpus_that_a_job_does_not_use_or_lacks_are_said(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], cpus: str | None, gpus: str | None
+) -> None:
+    keys = [word if word.startswith("device") else f"hydra.launcher.{word}" for word in words]
+    found = planned(capsys, *keys)
+    for name, expected in (("CPUs", cpus), ("GPUs", gpus)):
+        assert found.get(name, "").startswith(expected or "") and (expected or name not in found)
 
 
 def test_gpu_hours_and_the_longest_chain_are_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,6 +73,8 @@ class _Jobs:
         self.submission, self.profile = submission, profile
         self.settings, self.sweep = submission.settings, submission.sweep
         self.device = "cpu" if self.settings.device == "cpu" or not profile.gpu_count else "cuda"
+        # The packs that a job trains at once, in a process of one thread each.
+        self.workers = profile.processes * (profile.gpu_count if self.device == "cuda" else 1)
         if self.device == "cpu":  # the GPU of a job is not here to be asked
             submission.check_precision(self.device)
         submission.try_out()
@@ -86,7 +88,7 @@ class _Jobs:
             self.speeds,
             device=self.device,
             at_once=max(
-                1, min(len(self.packs), min(len(self.jobs), profile.parallel) * profile.processes)
+                1, min(len(self.packs), min(len(self.jobs), profile.parallel) * self.workers)
             ),
             share=profile.processes,
         )
@@ -102,8 +104,21 @@ class _Jobs:
             sweep=self.sweep.folder,
             jobs=f"{len(self.jobs)}{each}{first}",
             **note,
+            **(self._mismatch() if self.jobs else {}),
         )
         Console().print(lines)
+
+    def _mismatch(self) -> dict[str, str]:
+        """Rows of the plan about CPUs and GPUs that jobs lack, or ask for and do not use."""
+        cpus, said = self.profile.cpus, dict[str, str]()
+        packs = f"{self.workers} pack{'s' if self.workers > 1 else ''} at once with a thread each"
+        if self.workers > cpus:
+            said["CPUs"] = f"too few: a job trains {packs} and asks for {cpus}; they take turns"
+        elif self.device == "cpu" and self.workers < cpus:
+            said["CPUs"] = f"too many: a job trains {packs} and asks for {cpus}; see processes"
+        if self.device == "cpu" and self.profile.gpu_count:
+            said["GPUs"] = f"unused: device=cpu, and a job asks for {self.profile.gpus}; see gpus"
+        return said
 
     def submit(self) -> int:
         """Freeze, copy the code, and submit; returns the exit status."""
@@ -176,7 +191,7 @@ class _Jobs:
         return {} if before is None else {pack.name: pack for pack in before.packs}
 
     def _jobs(self) -> list[partition_jobs.Job]:
-        profile, before = self.profile, self.submission.unfinished(self.missing)
+        before = self.submission.unfinished(self.missing)
         frozen = self._frozen() if before else {}
         left = [(pack, frozen[pack.name].job or "0") for pack in before]
         covered = {unit for pack, _ in left for unit in pack.units}
@@ -186,7 +201,7 @@ class _Jobs:
             names,
             left,
             stack_size=self._sizes(new),
-            workers=profile.processes * max(1, profile.gpu_count),
+            workers=self.workers,
         )
 
     def _seconds(self, stage: Any) -> float:

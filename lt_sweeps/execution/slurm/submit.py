@@ -125,6 +125,7 @@ class Arrays:
         if after:
             parameters["dependency"] = f"afterok:{':'.join(_whole(after, self.sweep))}"
             parameters["additional_parameters"] |= {"kill-on-invalid-dep": "yes"}
+        parameters["setup"] = [self._sourced(batch.number), *parameters.get("setup", ())]
         executor = SlurmExecutor(folder)
         executor.update_parameters(**parameters)
         executor.parameters["map_count"] = len(batch.tasks)  # submitit sets this for its own arrays
@@ -134,16 +135,14 @@ class Arrays:
         """The command line of the batch file."""
         python = self.profile.python or shlex.quote(sys.executable)
         program = f"{self.profile.container or ''} {python}".strip()
-        job_sh, job_py = self.code / "lt_sweeps/execution/slurm/job.sh", self.code / "job.py"
-        count = self.sweep.folder / "jobs" / f"requeues-{number}"
-        return " ".join(
-            [
-                f"source {shlex.quote(str(job_sh))} {self.profile.max_requeues}",
-                f'{shlex.quote(str(count))}."$SLURM_ARRAY_TASK_ID"',
-                f"{program} {shlex.quote(str(job_py))}",
-                f'{shlex.quote(str(self.sweep.folder))} {number} "$SLURM_ARRAY_TASK_ID"',
-            ]
-        )
+        job_py, sweep = shlex.quote(str(self.code / "job.py")), shlex.quote(str(self.sweep.folder))
+        return f'lt_main {program} {job_py} {sweep} {number} "$SLURM_ARRAY_TASK_ID"'
+
+    def _sourced(self, number: int) -> str:
+        """The first line of the batch file: a signal may come while its setup lines run."""
+        job_sh = shlex.quote(str(self.code / "lt_sweeps/execution/slurm/job.sh"))
+        count = shlex.quote(str(self.sweep.folder / "jobs" / f"requeues-{number}"))
+        return f'source {job_sh} {self.profile.max_requeues} {count}."$SLURM_ARRAY_TASK_ID"'
 
 
 def _refusal(answer: str, submitted: int) -> str:
