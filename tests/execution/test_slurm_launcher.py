@@ -12,7 +12,7 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.slurm.resources import SlurmResources
 from lt_sweeps.execution.slurm.slurm_launcher import _Jobs, submit_missing
-from lt_sweeps.execution.slurm.squeue import Batch, Queued, cancel, job_name, queued
+from lt_sweeps.execution.slurm.squeue import Batch, Queued, batches, cancel, job_name, queued
 from lt_sweeps.execution.status import COMPLETE, Status
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.planning import plan
@@ -167,3 +167,26 @@ def test_resume_takes_a_time_as_slurm_does(
     assert main([*WORDS[1:], "device=cpu", "name=mine"]) == 1
     assert main(["resume", "mine", "time=12:00:00"]) == 1
     assert "each of 1 GPU for 12.0 h at most" in capsys.readouterr().out
+
+
+def test_refused_jobs_can_be_fewer_and_their_canary_does_not_stay(
+    refusing: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else each try would leave a canary, which counts for a limit of jobs as any other."""
+    takes_one = "[ -e taken ] && { echo limit >&2; exit 1; }; touch taken; echo batch job 77"
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\n{takes_one}\n")
+    (tmp_path / "scancel").write_text('#!/bin/sh\necho "$@" >> cancelled\n')
+    (tmp_path / "scancel").chmod(0o755)
+    words = [*WORDS[1:-1], "seed=0,1,2,3", "device=cpu", "name=mine", "hydra.launcher.jobs=4"]
+    assert main(words) == 1
+    assert "sbatch refused the jobs: limit; hint: ask for fewer jobs" in capsys.readouterr().err
+    assert Path("cancelled").read_text() == "77\n"
+    sweep = SweepFolder(Path("results/sweeps/mine"))
+    assert [batch.id for batch in batches(sweep)] == [None, None]
+    assert main(["resume", "mine"]) == 1
+    assert re.search(r"jobs +4, each", capsys.readouterr().out)
+    for keys in (["jobs=2"], []):  # what was asked for last stays
+        assert main(["resume", "mine", *keys]) == 1
+        assert re.search(r"jobs +2, each", capsys.readouterr().out)
+    names = {pack.name for pack in sweep.manifest.packs}
+    assert names == {pack.name for pack in SweepFolder(sweep.folder).packs()}, "as they were"

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,6 +118,15 @@ def cancel(sweep: SweepFolder) -> int:
     if ids := sorted({task.id.partition("_")[0] for _, task in tasks}):
         _answer(["scancel", *ids], 60)
     return len(tasks)
+
+
+def withdraw(sweep: SweepFolder, id: str) -> None:
+    """Cancel the array of this id, and note it as one that Slurm has not taken."""
+    with suppress(ValueError):  # Slurm does not answer: it runs in vain
+        _answer(["scancel", id], 60)
+        for batch in batches(sweep):
+            if batch.id == id:
+                replace(batch, id=None).write(sweep)
 
 
 def _queued_tasks(sweep: SweepFolder, timeout: float) -> Iterator[tuple[tuple[int, int], Queued]]:

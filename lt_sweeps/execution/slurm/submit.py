@@ -19,7 +19,7 @@ from lt_sweeps.execution.forking import to_preload
 from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.slurm.partition_jobs import Job
 from lt_sweeps.execution.slurm.resources import SlurmResources
-from lt_sweeps.execution.slurm.squeue import Batch, batches, job_name, setting
+from lt_sweeps.execution.slurm.squeue import Batch, batches, job_name, setting, withdraw
 from lt_sweeps.plan.planning import Pack, needs
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -60,6 +60,17 @@ class Arrays:
         """
         canary = [[pack.name for pack in tried]]
         first = self._array(canary, [], waited_for=[True], canary=True) if tried else []
+        try:
+            self._submit_after(first, jobs, elsewhere)
+        except ValueError:
+            if first and not self.submitted:  # else each try would leave one in the queue
+                withdraw(self.sweep, first[0].partition("_")[0])
+            raise
+
+    def _submit_after(
+        self, first: Sequence[str], jobs: Sequence[Job], elsewhere: Mapping[Unit, str]
+    ) -> None:
+        """Submit jobs; those that wait for no other job wait for `first`, the canary."""
         waited_for = frozenset().union(*(job.after for job in jobs))
         ids: dict[str, str] = {}
         groups: dict[frozenset[str], list[Job]] = {}
