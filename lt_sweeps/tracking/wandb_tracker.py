@@ -33,6 +33,9 @@ _AXES = dict.fromkeys(("train/*", "val/*", "search/*"), "step")
 _AXES |= {"ticket/*": "sparsity", "layers/*": "level"}
 AXES = _AXES | {f"{kind}/{name}": axis for kind in KINDS for name, axis in _AXES.items()}
 _PAGE = 100
+# With these W&B would ignore the names of our runs and mix them with others. The agent of a W&B
+# sweep sets the first, also for a command like ours that it starts.
+_NOT_OURS = ("WANDB_SWEEP_ID", "WANDB_RESUME_FROM", "WANDB_FORK_FROM")
 _SERVICE_ENDS = 5.0  # seconds that W&B's service gets to end after an error, at least
 
 
@@ -65,6 +68,11 @@ class Wandb:
 
     @contextmanager
     def session(self, root: Path, *, job: str | None = None) -> Iterator[_Session]:
+        mode = os.environ.get("WANDB_MODE", "online")
+        if self.mode == "online" != mode:
+            raise Unreachable(f"WANDB_MODE is {mode}; unset it, or give the key mode=offline")
+        for name in _NOT_OURS:
+            os.environ.pop(name, None)
         folder = root / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
         # `wandb sync` looks for staged artifacts beside the runs.

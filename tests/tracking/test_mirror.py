@@ -204,6 +204,26 @@ def test_without_a_key_nobody_is_asked_for_one(
     assert "no API key; run `wandb login`, or set WANDB_API_KEY" in capsys.readouterr().err
 
 
+def test_what_the_environment_says_to_wandb_changes_no_run(
+    cell: Make,
+    swept: Swept,
+    wandb_server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = swept(cell())
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert sync(folder) == 1 and not wandb_server.requests
+    assert (
+        "WANDB_MODE is offline; unset it, or give the key mode=offline" in capsys.readouterr().err
+    )
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "an agent's")
+    assert sync(folder) == 0
+    assert len(wandb_server.runs) == 1
+    once(wandb_server, folder)
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [
