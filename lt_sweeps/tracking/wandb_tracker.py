@@ -77,6 +77,8 @@ class Wandb:
         folder.mkdir(parents=True, exist_ok=True)
         # `wandb sync` looks for staged artifacts beside the runs.
         os.environ.setdefault("WANDB_DATA_DIR", str(folder))
+        # W&B logs and caches in the home folder, which on a cluster is small and may be full.
+        os.environ.setdefault("WANDB_CACHE_DIR", str(folder / ".cache"))
         os.environ.setdefault("WANDB_SILENT", "true")  # the setting `silent` does not silence login
         with _quiet_log(), wandb_offline.scratch_folder(folder) as scratch:
             session = _Session(self, folder, scratch, job)
@@ -220,7 +222,7 @@ class _Session:
         artifact = wandb.Artifact(f"{kind}-{key}", type=kind)
         if kind == "ticket":
             name = f"{ticket.parent.name}/{ticket.name}"
-            artifact.add_file(str(ticket), name=name, policy="immutable")
+            artifact.add_file(str(ticket), name=name, policy="immutable", skip_cache=True)
         else:
             with artifact.new_file("mask.safetensors", mode="wb") as file:
                 file.write(_mask(ticket))

@@ -271,8 +271,16 @@ def test_a_sync_killed_at_any_moment_goes_on_from_what_arrived(
 
 @pytest.mark.parametrize("kind", ["mask", "ticket"])
 def test_artifacts_are_a_collection_per_cell_and_seed_with_levels_facts_and_parents(
-    cell: Make, swept: Swept, wandb_server: WandbServer, kind: str
+    cell: Make,
+    swept: Swept,
+    wandb_server: WandbServer,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
     folder = swept(*(cell(seed=seed) for seed in range(2)))
     assert sync(folder) == 0 and not wandb_server.artifacts
     assert sync(folder, artifacts=f"{kind}s") == 0
@@ -298,6 +306,7 @@ def test_artifacts_are_a_collection_per_cell_and_seed_with_levels_facts_and_pare
     assert sync(folder, artifacts=f"{kind}s") == 0
     assert "CreateArtifact" not in wandb_server.requests
     once(wandb_server, folder)
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()], "small, or full"
 
 
 def test_a_running_sweep_leaves_its_end_half_of_the_runs_that_a_minute_may_have(
