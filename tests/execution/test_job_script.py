@@ -61,6 +61,16 @@ def test_a_cancelled_job_is_not_requeued(tmp_path: Path, command: str) -> None:
     assert not (tmp_path / "requeued").exists()
 
 
+def test_why_a_job_cannot_requeue_itself_is_said(tmp_path: Path) -> None:
+    """On some clusters compute nodes have no `scontrol`, or may not use it."""
+    process = script(tmp_path, "true", SAVES)
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho Access denied >&2; exit 1\n")
+    signalled(process, tmp_path, signal.SIGUSR2)
+    _, said = process.communicate(timeout=30)
+    assert said == "not requeued: Access denied; continue with `resume`\n"
+    assert process.returncode == 75
+
+
 @pytest.mark.parametrize(("setup", "status"), [("true", 3), ("false", 1)])
 def test_a_failure_without_a_signal_is_the_jobs(tmp_path: Path, setup: str, status: int) -> None:
     process = script(tmp_path, setup, "bash -c 'exit 3'")

@@ -37,7 +37,10 @@ lt_run() { # run the command to its end; a signal interrupts `wait`, so wait aga
 
 lt_requeue() { # requeue the job if it may start again; fails if it may not
   local about count
-  about=$(scontrol show job "$lt_job" 2>&1) || return 1
+  about=$(scontrol show job "$lt_job" 2>&1) || {
+    echo "not requeued: $about; continue with \`resume\`" >&2
+    return 1
+  }
   case $about in
     # Preempted: a cluster may cancel such jobs. If it requeues them itself, this changes nothing.
     *PreemptTime=2*) ;;
