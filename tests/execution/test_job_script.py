@@ -45,7 +45,7 @@ def test_a_signal_requeues_the_task_at_whatever_moment_it_comes(
     for requeues in (1, 0):  # at most one for a time limit
         process = script(tmp_path, setup, command)
         signalled(process, tmp_path, stop)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate()
         assert not (tmp_path / "trained").exists()
         assert (process.returncode == -signal.SIGKILL) == bool(requeues), said
     assert (tmp_path / "requeued").read_text() == "7_3\n"
@@ -56,7 +56,7 @@ def test_a_signal_requeues_the_task_at_whatever_moment_it_comes(
 def test_a_cancelled_job_is_not_requeued(tmp_path: Path, command: str) -> None:
     process = script(tmp_path, "true", command, CANCELLED)
     signalled(process, tmp_path, signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate()
     assert process.returncode in (75, 128 + signal.SIGTERM)
     assert not (tmp_path / "requeued").exists()
 
@@ -66,7 +66,7 @@ def test_why_a_job_cannot_requeue_itself_is_said(tmp_path: Path) -> None:
     process = script(tmp_path, "true", SAVES)
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho Access denied >&2; exit 1\n")
     signalled(process, tmp_path, signal.SIGUSR2)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate()
     assert said == "not requeued: Access denied; continue with `resume`\n"
     assert process.returncode == 75
 
@@ -74,7 +74,7 @@ def test_why_a_job_cannot_requeue_itself_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("setup", "status"), [("true", 3), ("false", 1)])
 def test_a_failure_without_a_signal_is_the_jobs(tmp_path: Path, setup: str, status: int) -> None:
     process = script(tmp_path, setup, "bash -c 'exit 3'")
-    process.communicate(timeout=30)
+    process.communicate()
     assert process.returncode == status
     assert not (tmp_path / "requeued").exists()
 
