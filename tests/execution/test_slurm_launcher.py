@@ -1,5 +1,6 @@
 """How many jobs a profile makes of a sweep, and which jobs are a sweep's, without a cluster."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -105,6 +106,23 @@ def test_the_jobs_of_a_sweep_are_not_those_of_its_copy(
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     assert queued(sweep) == {(0, 0): Queued("PENDING", "70_0", "None")} and queued(copy) == {}
     assert (cancel(sweep), cancel(copy)) == (1, 0)
+
+
+def test_the_jobs_that_another_user_has_submitted_for_a_shared_sweep_are_asked_for(
+    swept: Callable[..., Path], cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they counted as lost, and `resume` submitted their work a second time."""
+    sweep = SweepFolder(swept(cell(), computed=False))
+    name = job_name(sweep, 0)
+    Batch(0, name, [["a pack"]], "cpu", 1, [], [False], id="70").write(sweep)
+    first = os.getuid()
+    (tmp_path / "squeue").write_text(
+        f"#!/bin/sh\ncase $3 in --user=*{first}*) echo '70|0|RUNNING|{name}|None' ;; esac\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert queued(sweep) == {(0, 0): Queued("RUNNING", "70_0", "None")}
 
 
 REFUSED = "sbatch: error: invalid partition specified: nope"
