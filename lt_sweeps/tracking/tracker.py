@@ -71,7 +71,7 @@ class Session(Protocol):
     def send(self, run: Run) -> None:
         """Send the rows of a run that the tracker lacks. Repeating a call doubles nothing.
 
-        Raises: Unreachable.
+        Raises: Unreachable: it did not take this run; others are tried in the same session.
         """
         ...
 
