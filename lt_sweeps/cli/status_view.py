@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from lt_sweeps.config.call import nearest
 from lt_sweeps.config.durations import readable
-from lt_sweeps.execution.slurm.squeue import batches, output
+from lt_sweeps.execution.slurm.squeue import Batch, batches, output
 from lt_sweeps.execution.status import AT_WORK, STATES, Status
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
 from lt_sweeps.storage.manifest import UnitName
@@ -201,10 +202,47 @@ def _failed(found: Status) -> Iterator[Text]:
 
 
 def _lost(found: Status) -> Iterator[Text]:
-    for batch, task in found.lost()[:_NAMED]:
-        path = output(found.sweep, batch, task)
-        what = "canary" if batch.canary else "job"
-        said = _last_word(path) or "it never started: a job before it failed, or it was cancelled"
-        yield Text(f"lost: {what} {batch.id}_{task} has left the queue unfinished", "magenta")
-        yield Text(f"  {said}")
-        yield Text(f"  {path}", style="dim")
+    """The jobs that Slurm has lost, by why they ended: hundreds may wait for one that failed."""
+    alike: dict[tuple[bool, str], list[tuple[Batch, int, str]]] = {}
+    for batch, task in found.lost():
+        said = _last_word(output(found.sweep, batch, task))
+        reason = re.sub(r"\d+", "", said)  # without ids and times
+        alike.setdefault((batch.canary, reason), []).append((batch, task, said))
+    for (canary, _), jobs in list(alike.items())[:_NAMED]:
+        batch, task, said = jobs[0]
+        which = _task_ids([(batch, task) for batch, task, _ in jobs])
+        what = f"{'canary' if canary else 'job'} {which} has"
+        if len(jobs) > 1:
+            what = f"{len(jobs)} jobs have"
+        yield Text(f"lost: {what} left the queue unfinished", "magenta")
+        if len(jobs) > 1:
+            yield Text(f"  {which}")
+        if said:
+            yield Text(f"  {said}")
+            yield Text(f"  {output(found.sweep, batch, task)}", style="dim")
+        else:
+            yield Text("  nothing was written: a job before it failed, or it was cancelled")
+    if len(alike) > _NAMED:
+        yield Text(f"  and {len(alike) - _NAMED} more", style="magenta")
+
+
+def _task_ids(jobs: Sequence[tuple[Batch, int]]) -> str:
+    """The ids of tasks in ascending order, as Slurm writes them: `70_[0-3,5], 71_0`."""
+    tasks: dict[str, list[int]] = {}
+    for batch, task in jobs:
+        tasks.setdefault(str(batch.id), []).append(task)
+    return ", ".join(
+        f"{id}_{numbers[0]}" if len(numbers) == 1 else f"{id}_[{_ranges(numbers)}]"
+        for id, numbers in tasks.items()
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as ranges: `0-3,5`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)

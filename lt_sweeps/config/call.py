@@ -154,7 +154,7 @@ class Call:
         hints = _hints(self.target)
         for name, value in self.args.items():
             if name in hints and not fits(value, hints[name]):
-                allowed = f"{_readable(hints[name])}{_fraction_meant(value, hints[name])}"
+                allowed = f"{_readable(hints[name])}{_meant(value, hints[name])}"
                 raise ValueError(f"{where}.{name}: got {value!r}; give {allowed}")
 
 
@@ -335,8 +335,10 @@ def fits(value: Any, hint: Any) -> bool:
     return True
 
 
-def _fraction_meant(value: Any, hint: Any) -> str:
-    """The fraction that a percentage stands for, where a number is taken: `90%` is 0.9."""
+def _meant(value: Any, hint: Any) -> str:
+    """A list of one for a value that stands alone, and 0.9 for `90%`, where they are taken."""
+    if fits([value], hint):
+        return f"; did you mean [{value}]?"
     percent = re.fullmatch(r"(\d+\.?\d*) ?%", value) if isinstance(value, str) else None
     if percent is None or not fits(0.5, hint):
         return ""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, over, queued
+from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, job_name, over, queued
 from lt_sweeps.storage.manifest import FrozenCell, UnitName
 from lt_sweeps.storage.record import CellRecords, all_diverged
 from lt_sweeps.storage.sweep_folder import Failure, Heartbeat, SweepFolder, known_speeds
@@ -143,11 +143,12 @@ class Status:
 
         If several jobs were given the same work, only the last is reported, and a canary only if
         no job after it has begun or can begin. A batch without an id was refused by Slurm, so it
-        has no jobs.
+        has no jobs; one with another name is of the root that this one is a copy of.
         """
         packs = {pack.name: pack for pack in self.sweep.manifest.packs}
         ended, seen, lost, went_on = over(self.sweep), set[str](), list[tuple[Batch, int]](), False
-        accepted = [batch for batch in batches(self.sweep) if batch.id is not None]
+        noted = (b for b in batches(self.sweep) if b.name == job_name(self.sweep, b.number))
+        accepted = [batch for batch in noted if batch.id is not None]
         for batch in reversed(accepted) if self.asked_slurm else ():
             for task, names in enumerate(batch.tasks):
                 at, new = (batch.number, task), [name for name in names if name not in seen]

@@ -181,7 +181,8 @@ class Submission:
     ) -> SweepFolder:
         """Write the manifest, and forget earlier failures: what failed is tried again.
 
-        Packs that are in the manifest stay as they are: a process may be at work on them.
+        Packs that are in the manifest stay as they are, but for their job: a process may be at
+        work on them.
 
         Args:
             launcher: how the sweep was started; None: in this folder, on this machine.
@@ -213,6 +214,7 @@ class Submission:
         cells = self._with_earlier_trials(before)
         numbers = _cells_by_unit(cells)
         frozen = before.packs if before else ()
+        frozen = [replace(pack, job=jobs.get(pack.name, pack.job)) for pack in frozen]
         known = {pack.name for pack in frozen}
         new = [
             self._frozen_pack(pack, numbers, jobs.get(pack.name))

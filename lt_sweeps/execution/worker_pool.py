@@ -106,7 +106,9 @@ class Workers:
                 self._beat()
                 for job in self._ended():
                     self._end(job)
-        except (KeyboardInterrupt, ChangedCode, OutOfPatience):
+        except (KeyboardInterrupt, ChangedCode, OutOfPatience) as reason:
+            if isinstance(reason, KeyboardInterrupt) and self.running:
+                say("stopping: each process saves a checkpoint; Ctrl-C again ends them at once")
             self.stop()
             raise
         seen_through = not (self.queue or self.running)
@@ -114,13 +116,21 @@ class Workers:
         return seen_through
 
     def stop(self) -> None:
-        """Tell all processes to save and stop, and wait for them."""
-        for job in self.running:
-            job.worker.process.terminate()  # it saves
-        for worker in (*self.idle, *(job.worker for job in self.running)):
-            worker.close()
-        self.idle.clear()
-        self.sweep.rest(self.who)
+        """Tell all processes to save and stop, and wait for them, or else for a second Ctrl-C."""
+        at_work = [job.worker for job in self.running]
+        for worker in at_work:
+            worker.process.terminate()  # it saves
+        try:
+            for worker in (*self.idle, *at_work):
+                worker.close()
+        except KeyboardInterrupt:
+            for worker in at_work:  # one that hangs would keep its units for ever
+                worker.process.kill()
+                worker.close()
+            raise
+        finally:
+            self.idle.clear()
+            self.sweep.rest(self.who)
 
     def _start(self) -> None:
         if not self.free:

@@ -32,6 +32,7 @@ from lt_sweeps.tracking.tracker import Arrived, Session, Tracker, Unreachable, t
 
 _AGAIN = (1.0, 2.0, 4.0)  # W&B may report rows only some seconds after it took them
 _LONGEST = 600.0  # seconds between two attempts at a server that does not answer
+_IN_A_ROW = 3  # runs that fail one after the other: the others would fail too, and wait as long
 
 
 def sync(sweep: Path, **keys: str) -> int:
@@ -50,6 +51,14 @@ def sync(sweep: Path, **keys: str) -> int:
     return Mirror(sweep, _chosen(sweep, keys, trust, mode="online"), Deadline()).once()
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """When a run that could not be sent is tried again: `pause` seconds after it was tried."""
+
+    pause: float
+    until: float
+
+
 @dataclass
 class Mirror:
     """Sends a sweep's runs to its tracker, and remembers what has arrived there."""
@@ -58,6 +67,7 @@ class Mirror:
     tracker: Tracker
     clock: Deadline
     _arrived: dict[str, Arrived] = field(default_factory=dict[str, Arrived], init=False)
+    _refused: dict[str, _Refusal] = field(default_factory=dict[str, _Refusal], init=False)
     _sent: list[float] = field(default_factory=list[float], init=False)
     _said: set[str] = field(default_factory=set[str], init=False)
 
@@ -104,11 +114,11 @@ class Mirror:
         """Send until all has arrived or time is up; returns all runs, and the incomplete ones."""
         runs, left = self._pass(session, last=True)
         for pause in _AGAIN:
-            if not left or self.clock.left <= pause:
+            if self._refused.keys() >= {run.key for run in left} or self.clock.left <= pause:
                 break
             self.clock.wait(pause)
             runs, left = self._pass(session, last=True)
-        if left:
+        if not self._refused.keys() >= {run.key for run in left}:
             self._say(f"{len(left)} of {len(runs)} runs have not arrived")
         return runs, left
 
@@ -116,16 +126,43 @@ class Mirror:
         """Send each run that is due; returns all runs, and those that are due still.
 
         A lock keeps two mirrors of one `root` from sending the same rows; who does not get it
-        leaves the sending to the other.
+        leaves the sending to the other, or waits for it if this is the last pass: the other may
+        mirror another sweep.
         """
-        runs = self._runs()
-        with suppress(Timeout), FileLock(lock_path(self._root / ".mirror.lock"), blocking=False):
-            for run in self._due(session, runs, last):
+        runs, failed = self._runs(), 0
+        patience = max(0.0, min(self.clock.left, _LONGEST)) if last else 0.0
+        lock = FileLock(lock_path(self._root / ".mirror.lock"), timeout=patience)
+        with suppress(Timeout), lock:
+            for run in self._in_turn(self._due(session, runs, last), last):
                 self._pace(last=last)
-                if self.clock.left <= 0:
+                if self.clock.left <= 0 or failed == _IN_A_ROW:
                     break
-                session.send(run)
+                failed = 0 if self._send(session, run) else failed + 1
         return runs, self._due(session, runs, last)
+
+    def _in_turn(self, due: Sequence[Run], last: bool) -> list[Run]:
+        """The runs to try now, those that were refused before behind the others.
+
+        A tracker may refuse one run for ever: W&B does so where a person has deleted it.
+        """
+        new = [run for run in due if run.key not in self._refused]
+        again = [run for run in due if run.key in self._refused]
+        now = time.monotonic()
+        return new + [run for run in again if last or self._refused[run.key].until <= now]
+
+    def _send(self, session: Session, run: Run) -> bool:
+        """Send a run; returns whether the tracker took it."""
+        try:
+            session.send(run)
+        except Exception as error:
+            before = self._refused.get(run.key)
+            pause = min(2 * before.pause, _LONGEST) if before else self.tracker.every
+            if not self._refused:  # the others are counted
+                self._say(_reason(error))
+            self._refused[run.key] = _Refusal(pause, time.monotonic() + pause)
+            return False
+        self._refused.pop(run.key, None)
+        return True
 
     def _pace(self, *, last: bool) -> None:
         """Wait until another run may be sent: `per_minute` of them in any 60 seconds.
@@ -135,7 +172,7 @@ class Mirror:
         """
         now, most = time.monotonic(), self.tracker.per_minute
         if not last and not self.tracker.whole:
-            most = max(1, most // 2)
+            most = max(1, most / 2)
         self._sent = [moment for moment in self._sent if moment > now - 60]
         if len(self._sent) >= most:
             self.clock.wait(self._sent[0] + 60 - now)

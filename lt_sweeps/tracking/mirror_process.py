@@ -39,20 +39,15 @@ def mirrored(
     At the end the launcher waits for it, `linger` seconds for the last rows; after an interruption,
     or when `hurried` says that a cluster is about to kill the job, it does not wait.
     """
-    chosen = tracker_of(config)
-    if chosen is None:
+    try:
+        chosen = tracker_of(config)
+        process = None if chosen is None else _mirror(sweep, config["_target_"])
+    except (ValueError, OSError) as error:  # its library is missing here, or there is no memory
+        say_results_are_kept(sweep, str(error))
+        chosen = process = None
+    if chosen is None or process is None:
         yield
         return
-    # The mirror must run this very code, also where it is a job's copy of the code, and `-m` would
-    # look into the working folder first. So it imports from where this process does.
-    paths = [path or os.getcwd() for path in sys.path]
-    program = _PROGRAM.format(paths=paths, file=lt_sweeps.__file__)
-    words = [sys.executable, "-c", program, "sync", str(sweep), "follow=true"]
-    if not is_ours(config["_target_"]):  # whoever started the sweep has named it
-        words.append(f"trust={config['_target_'].rpartition('.')[0]}")
-    # A session of its own, because Ctrl-C goes to the whole group of the terminal: the launcher
-    # answers it, and the mirror goes on until the launcher closes the pipe.
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None
     with process.stdin:
         yield
@@ -64,6 +59,20 @@ def mirrored(
         process.kill()
         process.wait()
         say_results_are_kept(sweep, "no answer")
+
+
+def _mirror(sweep: Path, target: str) -> subprocess.Popen[bytes]:
+    """A process that mirrors a sweep in a tracker of this class until its pipe is closed."""
+    # The mirror must run this very code, also where it is a job's copy of the code, and `-m` would
+    # look into the working folder first. So it imports from where this process does.
+    paths = [path or os.getcwd() for path in sys.path]
+    program = _PROGRAM.format(paths=paths, file=lt_sweeps.__file__)
+    words = [sys.executable, "-c", program, "sync", str(sweep), "follow=true"]
+    if not is_ours(target):  # whoever started the sweep has named it
+        words.append(f"trust={target.rpartition('.')[0]}")
+    # A session of its own, because Ctrl-C goes to the whole group of the terminal: the launcher
+    # answers it, and the mirror goes on until the launcher closes the pipe.
+    return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def say_results_are_kept(sweep: Path, reason: str) -> None:

@@ -39,8 +39,8 @@ class Tracker(Protocol):
         ...
 
     @property
-    def per_minute(self) -> int:
-        """How many runs may be sent in a minute."""
+    def per_minute(self) -> float:
+        """How many runs may be sent in a minute; infinity where no server counts them."""
         ...
 
     @property
@@ -71,7 +71,7 @@ class Session(Protocol):
     def send(self, run: Run) -> None:
         """Send the rows of a run that the tracker lacks. Repeating a call doubles nothing.
 
-        Raises: Unreachable.
+        Raises: Unreachable: it did not take this run; others are tried in the same session.
         """
         ...
 

@@ -7,6 +7,7 @@ only rows that have not arrived are sent again after a kill.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -32,6 +33,9 @@ _AXES = dict.fromkeys(("train/*", "val/*", "search/*"), "step")
 _AXES |= {"ticket/*": "sparsity", "layers/*": "level"}
 AXES = _AXES | {f"{kind}/{name}": axis for kind in KINDS for name, axis in _AXES.items()}
 _PAGE = 100
+# With these W&B would ignore the names of our runs and mix them with others. The agent of a W&B
+# sweep sets the first, also for a command like ours that it starts.
+_NOT_OURS = ("WANDB_SWEEP_ID", "WANDB_RESUME_FROM", "WANDB_FORK_FROM")
 _SERVICE_ENDS = 5.0  # seconds that W&B's service gets to end after an error, at least
 
 
@@ -46,7 +50,7 @@ class Wandb:
     tags: Sequence[str] = ()
     artifacts: Literal["none", "masks", "tickets"] = "none"
     every: float = 30
-    per_minute: int = 60
+    per_minute: float = 60
     timeout: float = 20
     linger: float = 60
 
@@ -55,6 +59,8 @@ class Wandb:
         if not self.project or set(self.project) & set("/\\#?%:"):
             raise ValueError(f"tracker.project: {self.project!r}; W&B allows none of / \\ # ? % :")
         check_installed("wandb", extra="wandb")
+        if self.mode == "offline":  # files, which no server counts
+            object.__setattr__(self, "per_minute", math.inf)
 
     @property
     def whole(self) -> bool:
@@ -62,10 +68,17 @@ class Wandb:
 
     @contextmanager
     def session(self, root: Path, *, job: str | None = None) -> Iterator[_Session]:
+        mode = os.environ.get("WANDB_MODE", "online")
+        if self.mode == "online" != mode:
+            raise Unreachable(f"WANDB_MODE is {mode}; unset it, or give the key mode=offline")
+        for name in _NOT_OURS:
+            os.environ.pop(name, None)
         folder = root / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
         # `wandb sync` looks for staged artifacts beside the runs.
         os.environ.setdefault("WANDB_DATA_DIR", str(folder))
+        # W&B logs and caches in the home folder, which on a cluster is small and may be full.
+        os.environ.setdefault("WANDB_CACHE_DIR", str(folder / ".cache"))
         os.environ.setdefault("WANDB_SILENT", "true")  # the setting `silent` does not silence login
         with _quiet_log(), wandb_offline.scratch_folder(folder) as scratch:
             session = _Session(self, folder, scratch, job)
@@ -209,7 +222,7 @@ class _Session:
         artifact = wandb.Artifact(f"{kind}-{key}", type=kind)
         if kind == "ticket":
             name = f"{ticket.parent.name}/{ticket.name}"
-            artifact.add_file(str(ticket), name=name, policy="immutable")
+            artifact.add_file(str(ticket), name=name, policy="immutable", skip_cache=True)
         else:
             with artifact.new_file("mask.safetensors", mode="wb") as file:
                 file.write(_mask(ticket))

@@ -1,6 +1,7 @@
 """A sweep's status is read from its files, whoever wrote them, and needs no torch."""
 
 import io
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -88,7 +89,7 @@ def test_a_job_that_slurm_refused_is_not_lost(
     sweep: SweepFolder, id: str | None, lost: int
 ) -> None:
     names = [pack.name for pack in sweep.manifest.packs]
-    Batch(0, "lt-tiny.0", [names], "cpu", 1, [], [False], id=id).write(sweep)
+    Batch(0, job_name(sweep, 0), [names], "cpu", 1, [], [False], id=id).write(sweep)
     none = frozenset[tuple[str, str]]()
     status = Status(sweep, none, {}, {}, frozenset(), asked_slurm=True, records=[])
     assert len(list(status.lost())) == lost
@@ -101,7 +102,8 @@ def test_a_canary_that_never_began_is_named_before_the_jobs_that_waited_for_it(
     names = [pack.name for pack in sweep.manifest.packs]
     for number, id in enumerate(("6", "7", "8", "9")):
         canary = number % 2 == 0
-        Batch(number, f"lt-{id}", [names], "cpu", 1, [], [canary], canary, id=id).write(sweep)
+        name = job_name(sweep, number)
+        Batch(number, name, [names], "cpu", 1, [], [canary], canary, id=id).write(sweep)
     none = frozenset[tuple[str, str]]()
     status = Status(sweep, none, {}, {}, frozenset(), asked_slurm=True, records=[])
     assert [(batch.id, task) for batch, task in status.lost()] == [("8", 0), ("9", 0)]
@@ -128,6 +130,37 @@ def test_why_jobs_wait_and_what_slurm_did_to_lost_ones_is_said(
     last.write(sweep)
     output(sweep, last, 0).write_text(path.read_text())
     assert "  slurmstepd: error: JOB 7 CANCELLED DUE TO TIME LIMIT" in said(sweep)[1]
+
+
+def test_jobs_that_ended_alike_are_named_together(
+    sweep: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "squeue").symlink_to("/bin/true")  # an empty queue
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    pack, *others = [pack.name for pack in sweep.packs()]
+    early = Batch(0, job_name(sweep, 0), [[pack]], "cpu", 1, [], [True], id="6")
+    tasks = [[name] for name in others]
+    late = Batch(1, job_name(sweep, 1), tasks, "cpu", 1, [], [False] * 2, id="7")
+    for batch in (early, late):
+        batch.write(sweep)
+    output(sweep, early, 0).parent.mkdir()
+    output(sweep, early, 0).write_text("env: 'python3': No such file or directory\n")
+    lines = said(sweep)[1].splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("lost:"))
+    assert [line.strip() for line in lines[first:]] == [
+        "lost: job 6_0 has left the queue unfinished",
+        "env: 'python3': No such file or directory",
+        str(output(sweep, early, 0)),
+        "lost: 2 jobs have left the queue unfinished",
+        "7_[0-1]",
+        "nothing was written: a job before it failed, or it was cancelled",
+    ]
+    for task, job in enumerate((70, 71)):
+        output(sweep, late, task).write_text(f"error: *** JOB {job} CANCELLED ***\n")
+    assert said(sweep)[1].count("CANCELLED") == 1
+    copy = SweepFolder(tmp_path / "copy" / "sweeps" / "mine")
+    shutil.copytree(sweep.root, copy.root)
+    assert "lost" not in said(copy)[1], "they are the original's jobs"
 
 
 def test_a_failing_cell_is_named_with_its_logs_last_line_and_path(sweep: SweepFolder) -> None:

@@ -1,5 +1,6 @@
 """How many jobs a profile makes of a sweep, and which jobs are a sweep's, without a cluster."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.slurm.resources import SlurmResources
 from lt_sweeps.execution.slurm.slurm_launcher import _Jobs, submit_missing
-from lt_sweeps.execution.slurm.squeue import Batch, Queued, cancel, job_name, queued
+from lt_sweeps.execution.slurm.squeue import Batch, Queued, batches, cancel, job_name, queued
 from lt_sweeps.execution.status import COMPLETE, Status
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.planning import plan
@@ -32,7 +33,7 @@ def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
     """The rows of the plan, by their names."""
     assert main([*WORDS, *words]) == 0
     lines = capsys.readouterr().out.splitlines()
-    return {m[1]: m[2] for m in (re.match(r"([a-z ]+?) {2,}(.*)", line) for line in lines) if m}
+    return {m[1]: m[2] for m in (re.match(r"([a-zA-Z ]+?) {2,}(.*)", line) for line in lines) if m}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,26 @@ def test_a_profile_says_how_cells_become_jobs(
     number, comma, canary = jobs.partition(",")
     assert found["jobs"].strip() == f"{number}, each of 1 GPU for 4.0 h at most{comma}{canary}"
     assert found["to run"].startswith(packs)
+
+
+@pytest.mark.parametrize(
+    ("words", "cpus", "gpus"),
+    [
+        ((), None, None),
+        (("processes=5",), "too few: a job trains 5 packs at once with a thread each", None),
+        (("gpus=2", "processes=2", "cpus=3"), "too few: a job trains 4 packs at once", None),
+        (("gpus=0",), "too many: a job trains 1 pack at once with a thread each and asks", None),
+        (("gpus=0", "processes=4"), None, None),
+        (("cpus=1", "gpus=a100:2", "device=cpu"), None, "unused: device=cpu, and a job asks for a"),
+    ],
+)
+def test_cpus_and_gpus_that_a_job_does_not_use_or_lacks_are_said(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], cpus: str | None, gpus: str | None
+) -> None:
+    keys = [word if word.startswith("device") else f"hydra.launcher.{word}" for word in words]
+    found = planned(capsys, *keys)
+    for name, expected in (("CPUs", cpus), ("GPUs", gpus)):
+        assert found.get(name, "").startswith(expected or "") and (expected or name not in found)
 
 
 def test_gpu_hours_and_the_longest_chain_are_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +106,23 @@ def test_the_jobs_of_a_sweep_are_not_those_of_its_copy(
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     assert queued(sweep) == {(0, 0): Queued("PENDING", "70_0", "None")} and queued(copy) == {}
     assert (cancel(sweep), cancel(copy)) == (1, 0)
+
+
+def test_the_jobs_that_another_user_has_submitted_for_a_shared_sweep_are_asked_for(
+    swept: Callable[..., Path], cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they counted as lost, and `resume` submitted their work a second time."""
+    sweep = SweepFolder(swept(cell(), computed=False))
+    name = job_name(sweep, 0)
+    Batch(0, name, [["a pack"]], "cpu", 1, [], [False], id="70").write(sweep)
+    first = os.getuid()
+    (tmp_path / "squeue").write_text(
+        f"#!/bin/sh\ncase $3 in --user=*{first}*) echo '70|0|RUNNING|{name}|None' ;; esac\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert queued(sweep) == {(0, 0): Queued("RUNNING", "70_0", "None")}
 
 
 REFUSED = "sbatch: error: invalid partition specified: nope"
@@ -147,3 +185,26 @@ def test_resume_takes_a_time_as_slurm_does(
     assert main([*WORDS[1:], "device=cpu", "name=mine"]) == 1
     assert main(["resume", "mine", "time=12:00:00"]) == 1
     assert "each of 1 GPU for 12.0 h at most" in capsys.readouterr().out
+
+
+def test_refused_jobs_can_be_fewer_and_their_canary_does_not_stay(
+    refusing: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else each try would leave a canary, which counts for a limit of jobs as any other."""
+    takes_one = "[ -e taken ] && { echo limit >&2; exit 1; }; touch taken; echo batch job 77"
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\n{takes_one}\n")
+    (tmp_path / "scancel").write_text('#!/bin/sh\necho "$@" >> cancelled\n')
+    (tmp_path / "scancel").chmod(0o755)
+    words = [*WORDS[1:-1], "seed=0,1,2,3", "device=cpu", "name=mine", "hydra.launcher.jobs=4"]
+    assert main(words) == 1
+    assert "sbatch refused the jobs: limit; hint: ask for fewer jobs" in capsys.readouterr().err
+    assert Path("cancelled").read_text() == "77\n"
+    sweep = SweepFolder(Path("results/sweeps/mine"))
+    assert [batch.id for batch in batches(sweep)] == [None, None]
+    assert main(["resume", "mine"]) == 1
+    assert re.search(r"jobs +4, each", capsys.readouterr().out)
+    for keys in (["jobs=2"], []):  # what was asked for last stays
+        assert main(["resume", "mine", *keys]) == 1
+        assert re.search(r"jobs +2, each", capsys.readouterr().out)
+    names = {pack.name for pack in sweep.manifest.packs}
+    assert names == {pack.name for pack in SweepFolder(sweep.folder).packs()}, "as they were"

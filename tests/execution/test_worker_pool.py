@@ -91,6 +91,49 @@ def test_a_kept_process_that_was_killed_is_replaced(cell: Make, tmp_path: Path) 
     assert len(set(seen.pids)) == len(seen.pids) == 3
 
 
+HANGING = """
+import time
+from lt_sweeps.models import FC
+
+class Hanging(FC):
+    def forward(self, x):
+        open("hangs", "w").close()
+        time.sleep(1000)
+"""
+
+
+def test_a_second_interrupt_ends_a_process_that_hangs(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would keep its units, for which the same command would wait."""
+    (tmp_path / "hanging.py").write_text(HANGING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    net = {"_target_": "hanging.Hanging", "hidden": [8]}
+    sweep = frozen([cell(model__net=net, schedule__levels=1)], tmp_path)
+    code, panel = LoadedCode.now(), Seen()
+    panel.pool = Workers(
+        sweep, sweep.packs(), ["cpu"], code=code, who="test", panel=panel, host="here"
+    )
+
+    def interrupted() -> bool:
+        if not Path("hangs").exists():
+            return False
+        signal.setitimer(signal.ITIMER_REAL, 0.3)  # the second
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        patched.setattr(Workers, "_beat", lambda pool: interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            panel.pool.run()
+        signal.signal(signal.SIGALRM, before)
+    (pid,) = panel.pids
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid or 0, 0)
+    assert capsys.readouterr().err.startswith("stopping: each process saves a checkpoint; Ctrl-C")
+
+
 def test_a_process_that_has_run_a_users_code_is_not_kept(
     cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@
 #SBATCH --wckey=submitit
 
 # setup
+source CODE/lt_sweeps/execution/slurm/job.sh 20 SWEEP/jobs/requeues-1."$SLURM_ARRAY_TASK_ID"
 export A='a b'
 set -e
 module() { :; }
@@ -33,4 +34,4 @@ set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-source CODE/lt_sweeps/execution/slurm/job.sh 20 SWEEP/jobs/requeues-1."$SLURM_ARRAY_TASK_ID" env B=1 python3 CODE/job.py SWEEP 1 "$SLURM_ARRAY_TASK_ID"
+lt_main env B=1 python3 CODE/job.py SWEEP 1 "$SLURM_ARRAY_TASK_ID"

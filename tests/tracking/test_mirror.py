@@ -8,21 +8,26 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from fixtures.command_line import kill, until
 from fixtures.wandb_server import WandbServer, sync
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.storage.atomic_write import lock_path
 from lt_sweeps.tracking.mirror import Mirror
 from lt_sweeps.tracking.mirror_process import Deadline
 from lt_sweeps.tracking.tracked_runs import Run, tracked_cells
-from lt_sweeps.tracking.tracker import Arrived
+from lt_sweeps.tracking.tracker import Arrived, Unreachable
+from lt_sweeps.tracking.wandb_tracker import Wandb
 
 REPOSITORY = Path(__file__).parents[2]
 DENSE = {"_target_": "lt_sweeps.plan.methods.dense"}
@@ -199,12 +204,33 @@ def test_without_a_key_nobody_is_asked_for_one(
     assert "no API key; run `wandb login`, or set WANDB_API_KEY" in capsys.readouterr().err
 
 
+def test_what_the_environment_says_to_wandb_changes_no_run(
+    cell: Make,
+    swept: Swept,
+    wandb_server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = swept(cell())
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert sync(folder) == 1 and not wandb_server.requests
+    assert (
+        "WANDB_MODE is offline; unset it, or give the key mode=offline" in capsys.readouterr().err
+    )
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "an agent's")
+    assert sync(folder) == 0
+    assert len(wandb_server.runs) == 1
+    once(wandb_server, folder)
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [
         ({"mod": "offline"}, "sync: mod; did you mean `mode`? keys: artifacts, entity, *"),
         ({"mode": "onlin"}, "tracker.mode: got 'onlin'; give one of online, offline"),
         ({"per_minute": "0"}, "tracker.per_minute: 0; give a number above 0"),
+        ({"tags": "paper"}, "tracker.tags: got 'paper'; give a list *; did you mean [paper]?"),
         ({"timeout": "soon"}, "tracker.timeout: got 'soon'; give a number"),
         ({"project": "a/b"}, "tracker.project: 'a/b'; W&B allows none of *"),
         ({"artifacts": "weights"}, "*give one of none, masks, tickets"),
@@ -245,8 +271,16 @@ def test_a_sync_killed_at_any_moment_goes_on_from_what_arrived(
 
 @pytest.mark.parametrize("kind", ["mask", "ticket"])
 def test_artifacts_are_a_collection_per_cell_and_seed_with_levels_facts_and_parents(
-    cell: Make, swept: Swept, wandb_server: WandbServer, kind: str
+    cell: Make,
+    swept: Swept,
+    wandb_server: WandbServer,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
     folder = swept(*(cell(seed=seed) for seed in range(2)))
     assert sync(folder) == 0 and not wandb_server.artifacts
     assert sync(folder, artifacts=f"{kind}s") == 0
@@ -272,6 +306,7 @@ def test_artifacts_are_a_collection_per_cell_and_seed_with_levels_facts_and_pare
     assert sync(folder, artifacts=f"{kind}s") == 0
     assert "CreateArtifact" not in wandb_server.requests
     once(wandb_server, folder)
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()], "small, or full"
 
 
 def test_a_running_sweep_leaves_its_end_half_of_the_runs_that_a_minute_may_have(
@@ -306,6 +341,82 @@ def test_a_running_sweep_leaves_its_end_half_of_the_runs_that_a_minute_may_have(
     mirror._sent = mirror._sent[:2]  # what may be sent while the sweep runs
     mirror._pass(tracker, last=True)
     assert len(tracker.taken) == 2 * runs and len([w for w in waits if w > 50]) == 2
+
+
+@dataclass
+class Refusing:
+    """A tracker that takes all runs but some, and notes in which order it was asked to."""
+
+    refuses: set[str]
+    asked: list[str] = field(default_factory=list[str])
+    taken: dict[str, Arrived] = field(default_factory=dict[str, Arrived])
+    every, per_minute, linger, whole = 30.0, 1000, 60.0, False
+
+    @contextmanager
+    def session(self, root: Path, *, job: str | None = None) -> Iterator[Refusing]:
+        yield self
+
+    def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
+        return self.taken
+
+    def send(self, run: Run) -> None:
+        self.asked.append(run.key)
+        if run.key in self.refuses:
+            raise Unreachable("HTTP 409: it was deleted")
+        self.taken[run.key] = Arrived(len(run.rows), run.done)
+
+
+def test_runs_that_a_tracker_refuses_do_not_keep_the_others_back(
+    cell: Make,
+    swept: Swept,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A person has deleted them in W&B, which takes no run of that name any more."""
+    monkeypatch.setattr("lt_sweeps.tracking.mirror._AGAIN", (0.0, 0.0))
+    folder = swept(*(cell(seed=seed, method=DENSE) for seed in range(6)))
+    keys = [tracked.run.key for tracked in tracked_cells(folder)]
+    gone = {keys[0], keys[2]}
+    assert Mirror(folder, tracker := Refusing(gone), Deadline()).once() == 1
+    assert set(tracker.taken) == {*keys[1:2], *keys[3:]} | {m for m in tracker.taken if "mean" in m}
+    assert len(tracker.asked) == 7, "each once"
+    said = capsys.readouterr()
+    assert said.out == f"{folder.name}: 5 of 7 runs mirrored\n"
+    assert said.err.startswith("tracker: HTTP 409: it was deleted; ") and said.err.count("\n") == 1
+    mirror = Mirror(folder, tracker := Refusing(set(keys[:4])), Deadline())
+    for last, asked in ((False, keys[:3]), (False, keys[3:]), (False, []), (True, keys[:3])):
+        tracker.asked.clear()
+        mirror._pass(tracker, last=last)
+        # Three in a row: the tracker may refuse all. Later the others come first.
+        assert [key for key in tracker.asked if "mean" not in key] == asked
+
+
+def test_the_end_of_a_sweep_waits_for_the_mirror_of_another_in_its_root(
+    cell: Make, swept: Swept
+) -> None:
+    folder = swept(cell(method=DENSE))
+    lock = FileLock(lock_path(folder.parent.parent / ".mirror.lock"))
+    mirror = Mirror(folder, tracker := Refusing(set()), Deadline())
+    with lock:
+        mirror._pass(tracker)
+        assert not tracker.asked
+        waiting = threading.Thread(target=mirror._pass, args=[tracker], kwargs={"last": True})
+        waiting.start()
+        time.sleep(0.1)
+        assert not tracker.asked
+    waiting.join()
+    assert len(tracker.asked) == 1
+
+
+def test_files_are_written_at_once_because_no_server_counts_them() -> None:
+    class Clock(Deadline):
+        def wait(self, seconds: float) -> None:
+            raise AssertionError(f"waited for {seconds} seconds")
+
+    mirror = Mirror(Path("sweep"), Wandb(mode="offline", per_minute=1), Clock())
+    for last in (False, True) * 5:
+        mirror._pace(last=last)
+    assert Wandb(mode="online", per_minute=1).per_minute == 1
 
 
 def test_a_sweep_that_shares_cells_takes_over_their_group_and_line_and_no_row(

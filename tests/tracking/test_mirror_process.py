@@ -117,6 +117,29 @@ def test_a_mirror_runs_this_code_and_not_what_lies_in_the_working_folder(
     assert "other code" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["library", "process"])
+def test_a_tracker_that_a_jobs_machine_cannot_start_costs_its_sweep_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+) -> None:
+    """The Python of a cluster's container may lack W&B, which the submitting one has."""
+
+    def refuse(*_: object, **__: object) -> None:
+        if kind == "process":
+            raise OSError("cannot allocate memory")
+
+    at = "importlib.util.find_spec" if kind == "library" else "subprocess.Popen"
+    monkeypatch.setattr(at, refuse)
+    with mirrored(tmp_path / "sweep", {"_target_": "lt_sweeps.tracking.wandb_tracker.Wandb"}):
+        trained = True
+    assert trained
+    (line,) = capsys.readouterr().err.splitlines()
+    said = "wandb is not installed" if kind == "library" else "cannot allocate memory"
+    assert said in line and "results are kept" in line
+
+
 def test_a_mirror_that_is_stuck_is_killed_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,15 +1,20 @@
-# Sourced by a batch script: runs a command, passes Slurm's signals on, and requeues the job.
-# Usage: source job.sh MAX_REQUEUES COUNT_FILE COMMAND ...
+# Sourced by a batch script before its setup lines; then `lt_main COMMAND ...` runs the command.
+# It passes Slurm's signals on, and requeues the job.
+# Usage: source job.sh MAX_REQUEUES COUNT_FILE
 #
 # Slurm signals this shell (--signal=B:USR2) before the time limit, and before preemption if the
 # cluster is configured so. The command saves a checkpoint on SIGTERM and exits with 75. It cannot
 # requeue its own job, because it may run in a container without Slurm's commands.
 
+lt_max=$1
+lt_file=$2
 lt_stopping=0
 lt_worker=
+lt_status=75 # of the command; until it has begun, a signal finds nothing to save
 # The task and not its array: for the last task of an array $SLURM_JOB_ID is the id of the array, so
 # `scontrol requeue` with it would restart all tasks.
 lt_job="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+
 lt_stop() {
   lt_stopping=1
   [ -z "$lt_worker" ] || kill -TERM "$lt_worker" 2>/dev/null
@@ -31,18 +36,21 @@ lt_run() { # run the command to its end; a signal interrupts `wait`, so wait aga
 }
 
 lt_requeue() { # requeue the job if it may start again; fails if it may not
-  local max=$1 file=$2 about count
-  about=$(scontrol show job "$lt_job" 2>&1) || return 1
+  local about count
+  about=$(scontrol show job "$lt_job" 2>&1) || {
+    echo "not requeued: $about; continue with \`resume\`" >&2
+    return 1
+  }
   case $about in
     # Preempted: a cluster may cancel such jobs. If it requeues them itself, this changes nothing.
     *PreemptTime=2*) ;;
     *JobState=RUNNING* | *Reason=TimeLimit*)
-      count=$(($(cat "$file" 2>/dev/null || echo 0) + 1))
-      if [ "$count" -gt "$max" ]; then
-        echo "time limit reached, after $max requeues (max_requeues); continue with \`resume\`" >&2
+      count=$(($(cat "$lt_file" 2>/dev/null || echo 0) + 1))
+      if [ "$count" -gt "$lt_max" ]; then
+        echo "time limit reached, after $lt_max requeues (max_requeues); continue with \`resume\`" >&2
         return 1
       fi
-      echo "$count" >"$file"
+      echo "$count" >"$lt_file"
       ;;
     *) return 1 ;; # cancelled by a person, or requeued already
   esac
@@ -50,20 +58,24 @@ lt_requeue() { # requeue the job if it may start again; fails if it may not
   scontrol requeue "$lt_job"
 }
 
+lt_exit() { # the end of the batch script, also by a setup line that the signal has ended
+  # The command has saved (75), or a signal has ended it: while it was imported, SIGTERM does so.
+  if [ "$lt_stopping" = 1 ] && { [ "$lt_status" = 75 ] || [ "$lt_status" -gt 128 ]; }; then
+    set +e
+    lt_requeue && exec sleep 300 # wait for Slurm to end the job: an exit status would be its result
+  fi
+}
+
 lt_main() {
-  local max=$1 file=$2
-  shift 2
-  trap lt_stop USR2 TERM
   for lt_try in 1 2 3 4 5; do
+    [ "$lt_stopping" = 0 ] || break
     lt_run "$@"
     # Killed, but not by a stop signal: the allocation lasts, so continue from the checkpoint.
     [ "$lt_status" -gt 128 ] && [ "$lt_stopping" = 0 ] || break
     echo "ended by signal $((lt_status - 128)); started again" >&2
   done
-  if [ "$lt_status" = 75 ] && [ "$lt_stopping" = 1 ] && lt_requeue "$max" "$file"; then
-    exec sleep 300 # wait for Slurm to end the job: an exit status would count as its result
-  fi
   exit "$lt_status"
 }
 
-lt_main "$@"
+trap lt_stop USR2 TERM
+trap lt_exit EXIT

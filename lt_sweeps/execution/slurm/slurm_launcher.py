@@ -24,11 +24,13 @@ from lt_sweeps.execution.slurm.squeue import batches, has_slurm, queued
 from lt_sweeps.execution.slurm.submit import Arrays
 from lt_sweeps.execution.submission import Submission, name_of
 from lt_sweeps.plan.cost import Speeds, stack_sizes
-from lt_sweeps.plan.planning import Planned, plan
+from lt_sweeps.plan.planning import Pack, Planned, plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import FrozenPack, Launcher
 from lt_sweeps.tracking.mirror_process import mirrored
+
+_DIVISION = ("jobs", "hours_per_job", "pack")  # what says how cells are divided into jobs
 
 
 def submit_cells(
@@ -73,6 +75,8 @@ class _Jobs:
         self.submission, self.profile = submission, profile
         self.settings, self.sweep = submission.settings, submission.sweep
         self.device = "cpu" if self.settings.device == "cpu" or not profile.gpu_count else "cuda"
+        # The packs that a job trains at once, in a process of one thread each.
+        self.workers = profile.processes * (profile.gpu_count if self.device == "cuda" else 1)
         if self.device == "cpu":  # the GPU of a job is not here to be asked
             submission.check_precision(self.device)
         submission.try_out()
@@ -86,7 +90,7 @@ class _Jobs:
             self.speeds,
             device=self.device,
             at_once=max(
-                1, min(len(self.packs), min(len(self.jobs), profile.parallel) * profile.processes)
+                1, min(len(self.packs), min(len(self.jobs), profile.parallel) * self.workers)
             ),
             share=profile.processes,
         )
@@ -102,8 +106,21 @@ class _Jobs:
             sweep=self.sweep.folder,
             jobs=f"{len(self.jobs)}{each}{first}",
             **note,
+            **(self._mismatch() if self.jobs else {}),
         )
         Console().print(lines)
+
+    def _mismatch(self) -> dict[str, str]:
+        """Rows of the plan about CPUs and GPUs that jobs lack, or ask for and do not use."""
+        cpus, said = self.profile.cpus, dict[str, str]()
+        packs = f"{self.workers} pack{'s' if self.workers > 1 else ''} at once with a thread each"
+        if self.workers > cpus:
+            said["CPUs"] = f"too few: a job trains {packs} and asks for {cpus}; they take turns"
+        elif self.device == "cpu" and self.workers < cpus:
+            said["CPUs"] = f"too many: a job trains {packs} and asks for {cpus}; see processes"
+        if self.device == "cpu" and self.profile.gpu_count:
+            said["GPUs"] = f"unused: device=cpu, and a job asks for {self.profile.gpus}; see gpus"
+        return said
 
     def submit(self) -> int:
         """Freeze, copy the code, and submit; returns the exit status."""
@@ -176,18 +193,31 @@ class _Jobs:
         return {} if before is None else {pack.name: pack for pack in before.packs}
 
     def _jobs(self) -> list[partition_jobs.Job]:
-        profile, before = self.profile, self.submission.unfinished(self.missing)
-        frozen = self._frozen() if before else {}
-        left = [(pack, frozen[pack.name].job or "0") for pack in before]
-        covered = {unit for pack, _ in left for unit in pack.units}
+        left = self.submission.unfinished(self.missing)
+        covered = {unit for pack in left for unit in pack.units}
         new = [unit for unit in self.missing if unit not in covered]
-        names = partition_jobs.share_out(self.submission.plan, new, self._count(new), self._seconds)
         return partition_jobs.build(
-            names,
-            left,
+            self._shared_out(new),
+            self._with_jobs(left),
             stack_size=self._sizes(new),
-            workers=profile.processes * max(1, profile.gpu_count),
+            workers=self.workers,
         )
+
+    def _shared_out(self, units: Sequence[Unit]) -> dict[Unit, str]:
+        """The name of each unit's job."""
+        count = self._count(units)
+        return partition_jobs.share_out(self.submission.plan, units, count, self._seconds)
+
+    def _with_jobs(self, left: Sequence[Pack]) -> list[tuple[Pack, str]]:
+        """Unfinished packs, each with its job: as before, or shared out anew as now asked for."""
+        if not left:
+            return []
+        before = self.sweep.manifest.launcher.profile
+        if all(before.get(key) == getattr(self.profile, key) for key in _DIVISION):
+            frozen = self._frozen()
+            return [(pack, frozen[pack.name].job or "0") for pack in left]
+        names = self._shared_out([unit for pack in left for unit in pack.units])
+        return [(pack, names[pack.units[0]]) for pack in left]
 
     def _seconds(self, stage: Any) -> float:
         return self.speeds.seconds(stage, 1, self.device)[0]

@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-import getpass
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,8 +53,11 @@ class Batch:
 
 def batches(sweep: SweepFolder) -> list[Batch]:
     """All arrays that were submitted for a sweep, in their order."""
-    notes = (sweep.folder / "jobs").glob("*.json")
-    return sorted(map(_read, notes), key=lambda batch: batch.number)
+    return sorted(map(_read, _notes(sweep)), key=lambda batch: batch.number)
+
+
+def _notes(sweep: SweepFolder) -> Iterator[Path]:
+    return (sweep.folder / "jobs").glob("*.json")
 
 
 def _read(path: Path) -> Batch:
@@ -120,17 +123,32 @@ def cancel(sweep: SweepFolder) -> int:
     return len(tasks)
 
 
+def withdraw(sweep: SweepFolder, id: str) -> None:
+    """Cancel the array of this id, and note it as one that Slurm has not taken."""
+    with suppress(ValueError):  # Slurm does not answer: it runs in vain
+        _answer(["scancel", id], 60)
+        for batch in batches(sweep):
+            if batch.id == id:
+                replace(batch, id=None).write(sweep)
+
+
 def _queued_tasks(sweep: SweepFolder, timeout: float) -> Iterator[tuple[tuple[int, int], Queued]]:
     """Each task in the queue, found by its name, after its array and number."""
     # The notes in a copy of a root are of the original's jobs, which have another folder's name.
     names = {job_name(sweep, batch.number): batch for batch in batches(sweep)}
     if not names:
         return
-    command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}"]
+    command = ["squeue", "--noheader", "--array", f"--user={','.join(_users(sweep))}"]
     for line in _answer([*command, "--format=%F|%K|%T|%j|%r"], timeout).splitlines():
         job, task, state, name, reason = line.split("|", 4)
         if name in names and task.isdigit() and state not in _OVER:
             yield (names[name].number, int(task)), Queued(state, f"{job}_{task}", reason)
+
+
+def _users(sweep: SweepFolder) -> list[str]:
+    """Who may have jobs of a sweep: this user, and each who has submitted some in a shared root."""
+    owners = {path.stat().st_uid for path in _notes(sweep)}
+    return sorted(map(str, owners | {os.getuid()}))
 
 
 # States of jobs that have ended: `squeue` shows them for a while.

@@ -19,7 +19,7 @@ from lt_sweeps.execution.forking import to_preload
 from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.slurm.partition_jobs import Job
 from lt_sweeps.execution.slurm.resources import SlurmResources
-from lt_sweeps.execution.slurm.squeue import Batch, batches, job_name, setting
+from lt_sweeps.execution.slurm.squeue import Batch, batches, job_name, setting, withdraw
 from lt_sweeps.plan.planning import Pack, needs
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -60,6 +60,17 @@ class Arrays:
         """
         canary = [[pack.name for pack in tried]]
         first = self._array(canary, [], waited_for=[True], canary=True) if tried else []
+        try:
+            self._submit_after(first, jobs, elsewhere)
+        except ValueError:
+            if first and not self.submitted:  # else each try would leave one in the queue
+                withdraw(self.sweep, first[0].partition("_")[0])
+            raise
+
+    def _submit_after(
+        self, first: Sequence[str], jobs: Sequence[Job], elsewhere: Mapping[Unit, str]
+    ) -> None:
+        """Submit jobs; those that wait for no other job wait for `first`, the canary."""
         waited_for = frozenset().union(*(job.after for job in jobs))
         ids: dict[str, str] = {}
         groups: dict[frozenset[str], list[Job]] = {}
@@ -125,6 +136,7 @@ class Arrays:
         if after:
             parameters["dependency"] = f"afterok:{':'.join(_whole(after, self.sweep))}"
             parameters["additional_parameters"] |= {"kill-on-invalid-dep": "yes"}
+        parameters["setup"] = [self._sourced(batch.number), *parameters.get("setup", ())]
         executor = SlurmExecutor(folder)
         executor.update_parameters(**parameters)
         executor.parameters["map_count"] = len(batch.tasks)  # submitit sets this for its own arrays
@@ -134,16 +146,14 @@ class Arrays:
         """The command line of the batch file."""
         python = self.profile.python or shlex.quote(sys.executable)
         program = f"{self.profile.container or ''} {python}".strip()
-        job_sh, job_py = self.code / "lt_sweeps/execution/slurm/job.sh", self.code / "job.py"
-        count = self.sweep.folder / "jobs" / f"requeues-{number}"
-        return " ".join(
-            [
-                f"source {shlex.quote(str(job_sh))} {self.profile.max_requeues}",
-                f'{shlex.quote(str(count))}."$SLURM_ARRAY_TASK_ID"',
-                f"{program} {shlex.quote(str(job_py))}",
-                f'{shlex.quote(str(self.sweep.folder))} {number} "$SLURM_ARRAY_TASK_ID"',
-            ]
-        )
+        job_py, sweep = shlex.quote(str(self.code / "job.py")), shlex.quote(str(self.sweep.folder))
+        return f'lt_main {program} {job_py} {sweep} {number} "$SLURM_ARRAY_TASK_ID"'
+
+    def _sourced(self, number: int) -> str:
+        """The first line of the batch file: a signal may come while its setup lines run."""
+        job_sh = shlex.quote(str(self.code / "lt_sweeps/execution/slurm/job.sh"))
+        count = shlex.quote(str(self.sweep.folder / "jobs" / f"requeues-{number}"))
+        return f'source {job_sh} {self.profile.max_requeues} {count}."$SLURM_ARRAY_TASK_ID"'
 
 
 def _refusal(answer: str, submitted: int) -> str:

@@ -1,0 +1,87 @@
+"""A batch script that Slurm signals at any moment requeues its job, whose work was saved."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+JOB = Path(__file__).parents[2] / "lt_sweeps" / "execution" / "slurm" / "job.sh"
+RUNNING, CANCELLED = "JobState=RUNNING Reason=None", "JobState=CANCELLED Reason=None"
+
+
+def script(folder: Path, setup: str, command: str, state: str = RUNNING) -> subprocess.Popen[str]:
+    """A batch script at work; a `scontrol` that knows the job's state notes what is requeued."""
+    requeue = f'echo "$2" >> {folder}/requeued; exec kill -KILL $PPID'  # Slurm ends a requeued job
+    scontrol = f"#!/bin/bash\n[ $1 = show ] && echo '{state}' && exit\n{requeue}\n"
+    (folder / "scontrol").write_text(scontrol)
+    (folder / "scontrol").chmod(0o755)
+    lines = [f"source {JOB} 1 {folder}/count", "set -e", setup, "set +e", f"lt_main {command}"]
+    (folder / "batch.sh").write_text("\n".join(lines))
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_ARRAY_JOB_ID": "7"}
+    environment["SLURM_ARRAY_TASK_ID"] = "3"
+    words = ["bash", f"{folder}/batch.sh"]
+    return subprocess.Popen(words, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True)
+
+
+SAVES = """bash -c 'trap "exit 75" TERM; touch begun; while :; do sleep 0.05; done'"""
+IMPORTS = "bash -c 'touch begun; exec sleep 60'"  # as Python, before it knows what to do on SIGTERM
+
+
+@pytest.mark.parametrize("stop", [signal.SIGUSR2, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("setup", "command"),
+    [
+        ("touch begun; sleep 0.3", "touch trained"),
+        ("touch begun; sleep 0.3; false", "touch trained"),  # a line that the signal has ended
+        ("true", IMPORTS),
+        ("true", SAVES),
+    ],
+)
+def test_a_signal_requeues_the_task_at_whatever_moment_it_comes(
+    tmp_path: Path, setup: str, command: str, stop: signal.Signals
+) -> None:
+    for requeues in (1, 0):  # at most one for a time limit
+        process = script(tmp_path, setup, command)
+        signalled(process, tmp_path, stop)
+        _, said = process.communicate()
+        assert not (tmp_path / "trained").exists()
+        assert (process.returncode == -signal.SIGKILL) == bool(requeues), said
+    assert (tmp_path / "requeued").read_text() == "7_3\n"
+    assert "time limit reached, after 1 requeues (max_requeues)" in said
+
+
+@pytest.mark.parametrize("command", [IMPORTS, SAVES])
+def test_a_cancelled_job_is_not_requeued(tmp_path: Path, command: str) -> None:
+    process = script(tmp_path, "true", command, CANCELLED)
+    signalled(process, tmp_path, signal.SIGTERM)
+    process.communicate()
+    assert process.returncode in (75, 128 + signal.SIGTERM)
+    assert not (tmp_path / "requeued").exists()
+
+
+def test_why_a_job_cannot_requeue_itself_is_said(tmp_path: Path) -> None:
+    """On some clusters compute nodes have no `scontrol`, or may not use it."""
+    process = script(tmp_path, "true", SAVES)
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho Access denied >&2; exit 1\n")
+    signalled(process, tmp_path, signal.SIGUSR2)
+    _, said = process.communicate()
+    assert said == "not requeued: Access denied; continue with `resume`\n"
+    assert process.returncode == 75
+
+
+@pytest.mark.parametrize(("setup", "status"), [("true", 3), ("false", 1)])
+def test_a_failure_without_a_signal_is_the_jobs(tmp_path: Path, setup: str, status: int) -> None:
+    process = script(tmp_path, setup, "bash -c 'exit 3'")
+    process.communicate()
+    assert process.returncode == status
+    assert not (tmp_path / "requeued").exists()
+
+
+def signalled(process: subprocess.Popen[str], folder: Path, stop: signal.Signals) -> None:
+    while not (folder / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    (folder / "begun").unlink()
+    process.send_signal(stop)
