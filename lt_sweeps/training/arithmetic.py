@@ -75,8 +75,8 @@ class Arithmetic:
         if device.type != "cuda":
             yield  # a CPU repeats its bytes by itself
             return
-        # Here too where bytes need not be repeated: torch looks once, at a process's first product on
-        # a GPU, and refuses from then on to repeat bytes without it. cuBLAS reads it as early.
+        # Also where bytes need not be repeated: torch looks once, at the first product of a process
+        # on a GPU, and refuses from then on to repeat bytes without it. cuBLAS reads it as early.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         before = _Kernels.now()
         strict = 2 if self.deterministic else 0
