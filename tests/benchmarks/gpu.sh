@@ -81,6 +81,7 @@ if wanted tests; then
   part tests "$(full 90)" "${pytest[@]}" "${others[@]}"
 fi
 if wanted table; then
+  rm -f "$OUT/results.json" # of an earlier run, perhaps on another device
   for net in fc:70 conv4:90 resnet20:110; do
     seconds=$(at_most "$(full "${net#*:}")")
     part "table of ${net%:*}" $((seconds + 15)) "$PY" tests/benchmarks/gpu_table.py --device "$DEVICE" "${tiny[@]}" --nets "${net%:*}" --add --out "$OUT" --limit "$seconds" $([ "$net" = fc:70 ] && echo ${OPEN_LTH:+--open-lth "$OPEN_LTH"})

@@ -121,6 +121,7 @@ class Bench:
     peaks: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # backends that cannot compute a net
 
     @property
     def cuda(self) -> bool:
@@ -130,13 +131,13 @@ class Bench:
         return self.deadline - time.monotonic()
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def part(self, name: str, *, may_fail: bool = False) -> Iterator[None]:
         """What fails here is told, and the next part goes on."""
         try:
             yield
         except Exception as error:  # whatever it is: the machine is lent for minutes
             reason = f"{name}: {type(error).__name__}: {str(error).splitlines()[:1]}"
-            self.failures.append(reason)
+            (self.left_out if may_fail else self.failures).append(reason)
             print("failed:", reason, flush=True)
             traceback.print_exc(limit=-3, file=sys.stdout)
         finally:
@@ -153,17 +154,24 @@ class Bench:
             "peaks": self.peaks,
             "rows": [{**asdict(row), "rate": row.rate} for row in self.rows],
             "failures": self.failures,
+            "left_out": self.left_out,
         }
-        (self.out / "results.json").write_text(json.dumps(content, indent=1))
-        (self.out / "table.md").write_text(table(self))
+        for name, text in {
+            "results.json": json.dumps(content, indent=1),
+            "table.md": table(self),
+        }.items():
+            whole = self.out / f".{name}"  # a process that is killed here leaves the last one
+            whole.write_text(text)
+            whole.replace(self.out / name)
 
     def go_on(self, nets: list[str]) -> None:
         """Take what another process has written, but for the rows of these nets."""
-        with suppress(FileNotFoundError):
-            content = json.loads((self.out / "results.json").read_text())
-            self.peaks, self.failures = content["peaks"], content["failures"]
-            rows = [row for row in content["rows"] if row["net"] not in nets]
-            self.rows = [Row(**{k: v for k, v in row.items() if k != "rate"}) for row in rows]
+        file = self.out / "results.json"
+        content = json.loads(file.read_text()) if file.exists() else {}
+        self.peaks, self.failures = content.get("peaks", {}), content.get("failures", [])
+        self.left_out = content.get("left_out", [])
+        rows = [row for row in content.get("rows", []) if row["net"] not in nets]
+        self.rows = [Row(**{k: v for k, v in row.items() if k != "rate"}) for row in rows]
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
@@ -352,7 +360,8 @@ def _measure_beside(bench: Bench, name: str, net: Net, replicates: list[int]) ->
         for backend, deterministic in ways:
             if not count or bench.left() < 5:
                 return
-            with bench.part(f"{name} {precision} {backend}"), arithmetic(bench, precision):
+            part = bench.part(f"{name} {precision} {backend}", may_fail=True)
+            with part, arithmetic(bench, precision):
                 row = our_row(bench, name, net, precision, count, backend, deterministic)
                 row.way = f"beside, {backend}{'' if deterministic else ', free'}"
                 bench.add(row)
@@ -602,6 +611,7 @@ def table(bench: Bench) -> str:
     peaks = [f"- {name}: {value:.4g}" for name, value in bench.peaks.items()]
     about = [f"- {name}: {value}" for name, value in bench.machine.items()]
     failures = [f"- failed: {failure}" for failure in bench.failures]
+    failures += [f"- left out: {reason}" for reason in bench.left_out]
     rows = ["```text", HEADER, *map(line, bench.rows), "```"]
     units = "Peaks: bandwidth in GB/s (read and written), products in TFLOP/s, a node in us."
     return "\n".join([*about, "", units, *peaks, "", *rows, "", *failures]) + "\n"
