@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -180,6 +181,7 @@ class Bench:
 
 def main() -> int:
     options = _options()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a step that is not captured
     # Read at the first product of a process, and here plain products come before ours.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = torch.device(options.device)
