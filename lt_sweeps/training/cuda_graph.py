@@ -29,7 +29,9 @@ def graphed(
 
     The warm-up takes two real steps. So `restore` lists every tensor that `step` changes and a
     later step reads (weights, buffers, moments, counters); their values are put back afterwards.
-    `step` must read its inputs from tensors that stay where they are. A step for which the host
+    `step` must read its inputs from tensors that stay where they are. Each graph has memory of its
+    own: training and validation could share it, but both fit into what a stack is planned with, and
+    torch gives memory whose graphs have ended to no other. A step for which the host
     waits for the device, as a user's model may make it, cannot be captured (`HostWaits`).
     """
     device = torch.device(device)

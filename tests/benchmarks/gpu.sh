@@ -11,6 +11,11 @@
 # OPEN_LTH  a clone of open_lth, to be timed too  WORDS     more overrides of the panel, such as precision=tf32
 # TESTS     which trainings, as for pytest's -k
 #
+# What such a machine lacks is fetched beforehand, with the tag of its Python:
+#
+#     python -m pip download --no-deps --only-binary=:all: --python-version 3.12 -d .gpu/wheels hydra-core 'omegaconf<2.4' submitit
+#     python -m pip wheel --no-deps -w .gpu/wheels 'antlr4-python3-runtime==4.9.*'
+#
 # `tests` asks whether steps are captured at all and are right, and `trainings` the same of whole trainings by every method, which takes
 # longest. A part that fails is told, and the next one goes on; the exit status is 1 if any failed. Each net of the table has a process
 # of its own: where a capture has failed, torch lets no other succeed in that process.
