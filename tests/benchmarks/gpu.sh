@@ -79,7 +79,7 @@ esac
 tiny=(); [ "$SIZE" = tiny ] && tiny=(--size tiny)
 full() { [ "$SIZE" = tiny ] && echo 300 || echo "$1"; } # tiny sizes are run on machines that are loaded
 pytest=(env "LT_TEST_DEVICE=$DEVICE" "$PY" -m pytest -q --tb=short -p no:cacheprovider -W default -m gpu)
-[ "$DEVICE" != cpu ] && "$PY" -c 'import xdist' 2>/dev/null && pytest+=(-n 8 --dist loadgroup) # small kernels of several processes
+[ "$DEVICE" != cpu ] && "$PY" -c 'import xdist' 2>/dev/null && pytest+=(-n 8 --dist worksteal) # small kernels of several processes
 trainings=tests/gpu/test_trainings_on_a_device.py
 others=(tests/gpu tests/training/test_stack.py tests/execution/test_local_launcher.py "--deselect=$trainings")
 if wanted tests; then
