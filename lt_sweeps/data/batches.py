@@ -43,11 +43,17 @@ class Batches:
         for name, split in splits:
             check_split(dataset, name, split)
         self._splits = {name: place_once(split, device, _placed) for name, split in splits}
-        self._seeds, self._indices = seeds, indices
+        self.augments = recipe.augment != "none"
+        keys = [
+            (seed.role("order"), seed.role("augment") if self.augments else 0, index)
+            for seed, index in zip(seeds, indices, strict=True)
+        ]
+        self._keys = list(dict.fromkeys(keys))  # replicates of one seed share an order
+        self._rows = torch.tensor([self._keys.index(key) for key in keys])
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
         # Copied to the device here, because a captured graph cannot copy from the host.
         self._mean, self._std = (values.to(device) for values in dataset.scaling)
-        self.augments = recipe.augment != "none"
+        self._rows_there = self._rows.to(device)
         given = recipe.augment
         self._transforms = ImageTransforms(given) if isinstance(given, tuple) else None
         self._coming = self._prefetch("train", self._images, recipe.length)
@@ -121,44 +127,37 @@ class Batches:
 
     def _images(self, step: int) -> Tensor:
         """The numbers of a step's images, on the host."""
-        index = self._part(step)[0]
+        index = self._part(step)[0][self._rows]
         return (index[..., 0] if self.augments else index).flatten()
 
     def _part(self, step: int) -> tuple[Tensor, Tensor]:
-        """The index of a step, on the host and on the device."""
+        """The index of a step: of each order on the host, of each replicate on the device."""
         epoch, position = divmod(step, self._recipe.steps_per_epoch)
         if epoch not in self._epochs:
             # The last epoch stays: while it ends, the first batches of the next are fetched.
             self._epochs = {e: self._epochs[e] for e in (epoch - 1,) if e in self._epochs}
-            order = self._draw(epoch)
-            self._epochs[epoch] = order, order.to(self._device)
+            orders = torch.stack([self._draw(epoch, *key) for key in self._keys])
+            # The device waits for what is sent: 5 orders of MNIST are 2 MB, and their rows for 45
+            # replicates 20 MB, which it copies by itself.
+            there = orders.to(self._device).index_select(0, self._rows_there)
+            self._epochs[epoch] = orders, there
         first = position * self._recipe.batch_size
         host, device = self._epochs[epoch]
         part = slice(first, first + self._recipe.batch_size)
         return host[:, part], device[:, part]
 
-    def _draw(self, epoch: int) -> Tensor:
-        rows: dict[tuple[int, int, tuple[int | str, ...]], Tensor] = {}
-        keys = [
-            (seed.role("order"), seed.role("augment") if self.augments else 0, index)
-            for seed, index in zip(self._seeds, self._indices, strict=True)
-        ]
-        for order, crops, index in dict.fromkeys(keys):
-            count = self._dataset.train_size
-            images = torch.randperm(count, generator=generator(order, "order", *index, epoch))
-            if self.augments:
-                draws = generator(crops, "augment", *index, epoch)
-                _, *size = self._dataset.input_shape
-                how = (
-                    torch.randint(SEEDS, (count, 1), generator=draws)
-                    if self._transforms is not None
-                    else draw_augmentation(
-                        str(self._recipe.augment), count, (size[0], size[1]), draws
-                    )
-                )
-                images = torch.cat([images[:, None], how], 1)
-            rows[order, crops, index] = images
-        return torch.stack([rows[key] for key in keys])
+    def _draw(self, epoch: int, order: int, crops: int, index: tuple[int | str, ...]) -> Tensor:
+        count = self._dataset.train_size
+        images = torch.randperm(count, generator=generator(order, "order", *index, epoch))
+        if not self.augments:
+            return images
+        draws = generator(crops, "augment", *index, epoch)
+        if self._transforms is not None:
+            how = torch.randint(SEEDS, (count, 1), generator=draws)
+        else:
+            _, *size = self._dataset.input_shape
+            how = draw_augmentation(str(self._recipe.augment), count, (size[0], size[1]), draws)
+        return torch.cat([images[:, None], how], 1)
 
     def _fetch(self, split: Split, image: Tensor) -> Tensor:
         """Images by their numbers, on the device."""

@@ -75,6 +75,9 @@ class Arithmetic:
         if device.type != "cuda":
             yield  # a CPU repeats its bytes by itself
             return
+        # Also where bytes need not be repeated: torch looks once, at the first product of a process
+        # on a GPU, and refuses from then on to repeat bytes without it. cuBLAS reads it as early.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         before = _Kernels.now()
         strict = 2 if self.deterministic else 0
         _Kernels(strict, False, self.deterministic, not self.deterministic).use()
@@ -150,9 +153,6 @@ class _Kernels(NamedTuple):
         )
 
     def use(self) -> None:
-        if self.strict:
-            # cuBLAS reads it when a process first multiplies, and torch refuses to go on without.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # `use_deterministic_algorithms` sets the same, and imports torch's compiler for it: 900
         # modules and a second of CPU in every process (torch 2.14).
         torch.set_deterministic_debug_mode(self.strict)

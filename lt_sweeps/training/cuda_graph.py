@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from lt_sweeps.training.host_waits import HostWaits
 
 _log = logging.getLogger("lt_sweeps")
 _SIDE = -1  # the number of the stream that steps are warmed up and captured in
+_WAIT = "called a synchronizing CUDA operation"  # torch's words
 
 
 def graphed(
@@ -26,7 +29,9 @@ def graphed(
 
     The warm-up takes two real steps. So `restore` lists every tensor that `step` changes and a
     later step reads (weights, buffers, moments, counters); their values are put back afterwards.
-    `step` must read its inputs from tensors that stay where they are. A step for which the host
+    `step` must read its inputs from tensors that stay where they are. Each graph has memory of its
+    own: training and validation could share it, but both fit into what a stack is planned with, and
+    torch gives memory whose graphs have ended to no other. A step for which the host
     waits for the device, as a user's model may make it, cannot be captured (`HostWaits`).
     """
     device = torch.device(device)
@@ -53,12 +58,30 @@ def _warmed_up(
     side.wait_stream(here)
     with torch.cuda.stream(side):
         step()  # it may send the device what later steps find there, and tries out kernels
-        with HostWaits() as host:
+        with HostWaits() as host, _inner_waits(host.found):
             step()
     here.wait_stream(side)
     for tensor, value in zip(restore, before, strict=True):
         tensor.copy_(value)
     return host
+
+
+@contextmanager
+def _inner_waits(found: list[str]) -> Iterator[None]:
+    """Add to `found` the waits within an operation, of which torch warns where it is asked to.
+
+    `HostWaits` sees an operation's name alone. Where bytes are repeated, some kernels of torch send
+    the device a few numbers of their own first.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    found += ["a wait within an operation" for w in told if _WAIT in str(w.message)]
 
 
 def _captured(step: Callable[[], None], side: torch.cuda.Stream) -> torch.cuda.CUDAGraph:

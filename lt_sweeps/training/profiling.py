@@ -165,4 +165,5 @@ class Profile:
 
 def _tracer(*, cuda: bool) -> profile:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    return profile(activities=activities, record_shapes=True)
+    # There is one cycle alone; without `acc_events` torch 2.11 warns of what several would lose.
+    return profile(activities=activities, record_shapes=True, acc_events=True)

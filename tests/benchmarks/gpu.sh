@@ -5,17 +5,26 @@
 #     bash tests/benchmarks/gpu.sh                              # on a GPU
 #     DEVICE=cpu SIZE=tiny bash tests/benchmarks/gpu.sh         # a rehearsal, in a minute
 #
-# LIMIT     seconds in all (540)                  PARTS     of "tests table panel"
+# LIMIT     seconds in all (570)                  PARTS     of "tests table panel trainings", in this order
 # OUT       a folder for at most seven files      WHEELS    packages to install first; no network is asked
 # DATA      a folder with MNIST/raw, gzipped or not
 # OPEN_LTH  a clone of open_lth, to be timed too  WORDS     more overrides of the panel, such as precision=tf32
+# TESTS     which trainings, as for pytest's -k
 #
-# A part that fails is told, and the next one goes on; the exit status is 1 if any failed.
+# What such a machine lacks is fetched beforehand, with the tag of its Python:
+#
+#     python -m pip download --no-deps --only-binary=:all: --python-version 3.12 -d .gpu/wheels hydra-core 'omegaconf<2.4' submitit
+#     python -m pip wheel --no-deps -w .gpu/wheels 'antlr4-python3-runtime==4.9.*'
+#
+# `tests` asks whether steps are captured at all and are right, and `trainings` the same of whole trainings by every method, which takes
+# longest. A part that fails is told, and the next one goes on; the exit status is 1 if any failed. Each net of the table has a process
+# of its own: where a capture has failed, torch lets no other succeed in that process.
 set -u
-DEVICE=${DEVICE:-cuda} SIZE=${SIZE:-full} LIMIT=${LIMIT:-540} OUT=${OUT:-$PWD/.gpu/out} PY=${PY:-python3}
-PARTS=${PARTS:-tests table panel} WHEELS=${WHEELS:-.gpu/wheels} DATA=${DATA:-.gpu/data} OPEN_LTH=${OPEN_LTH:-}
+DEVICE=${DEVICE:-cuda} SIZE=${SIZE:-full} LIMIT=${LIMIT:-570} OUT=${OUT:-$PWD/.gpu/out} PY=${PY:-python3}
+PARTS=${PARTS:-tests table panel trainings} WHEELS=${WHEELS:-.gpu/wheels} DATA=${DATA:-.gpu/data} OPEN_LTH=${OPEN_LTH:-}
 WORDS=${WORDS:-}
 export PYTHONUNBUFFERED=1
+export CUBLAS_WORKSPACE_CONFIG=${CUBLAS_WORKSPACE_CONFIG:-:4096:8} # read at a process's first product, which may be a test's own
 mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd)
 exec > >(tee "$OUT/log") 2>&1
 failed=""
@@ -67,18 +76,29 @@ case "$DEVICE" in cuda*) # where tests would be skipped, and say nothing
   "$PY" -c "import torch; torch.zeros(1, device='$DEVICE')" 2>/dev/null || { echo "torch sees no $DEVICE here"; exit 1; } ;;
 esac
 
-tiny=(); limits=(200 240); [ "$SIZE" = tiny ] && { tiny=(--size tiny); limits=(300 300); } # a loaded machine
+tiny=(); [ "$SIZE" = tiny ] && tiny=(--size tiny)
+full() { [ "$SIZE" = tiny ] && echo 300 || echo "$1"; } # tiny sizes are run on machines that are loaded
+pytest=(env "LT_TEST_DEVICE=$DEVICE" "$PY" -m pytest -q --tb=short -p no:cacheprovider -W default -m gpu)
+[ "$DEVICE" != cpu ] && "$PY" -c 'import xdist' 2>/dev/null && pytest+=(-n 8 --dist worksteal) # small kernels of several processes
+trainings=tests/gpu/test_trainings_on_a_device.py
+others=(tests/gpu tests/training/test_stack.py tests/execution/test_local_launcher.py "--deselect=$trainings")
 if wanted tests; then
-  beside=(); [ "$DEVICE" != cpu ] && "$PY" -c 'import xdist' 2>/dev/null && beside=(-n 4) # small kernels of several processes
-  part tests "${limits[0]}" env LT_TEST_DEVICE="$DEVICE" "$PY" -m pytest -q -p no:cacheprovider -W default -m gpu tests/gpu tests/training/test_stack.py tests/execution/test_local_launcher.py "${beside[@]}" ${TESTS:+-k "$TESTS"}
+  part tests "$(full 90)" "${pytest[@]}" "${others[@]}"
 fi
 if wanted table; then
-  seconds=$(at_most "${limits[1]}")
-  part table $((seconds + 20)) "$PY" tests/benchmarks/gpu_table.py --device "$DEVICE" "${tiny[@]}" --out "$OUT" --limit "$seconds" ${OPEN_LTH:+--open-lth "$OPEN_LTH"}
+  rm -f "$OUT/results.json" # of an earlier run, perhaps on another device
+  for net in fc:70 conv4:90 resnet20:110; do
+    seconds=$(at_most "$(full "${net#*:}")")
+    part "table of ${net%:*}" $((seconds + 15)) "$PY" tests/benchmarks/gpu_table.py --device "$DEVICE" "${tiny[@]}" --nets "${net%:*}" --add --out "$OUT" --limit "$seconds" $([ "$net" = fc:70 ] && echo ${OPEN_LTH:+--open-lth "$OPEN_LTH"})
+  done
 fi
 if wanted panel; then
   seconds=$(($(left) - 45)) # in which a sweep that is stopped saves
+  wanted trainings && seconds=$(at_most "$(full 170)")
   part panel $((seconds + 40)) "$PY" tests/benchmarks/gpu_panel.py --device "$DEVICE" "${tiny[@]}" --data "$DATA" --out "$OUT" --limit "$seconds" $WORDS
+fi
+if wanted trainings; then
+  part trainings "$(full 300)" "${pytest[@]}" "$trainings" ${TESTS:+-k "$TESTS"}
 fi
 printf '\n== end (at %s s): ' "$SECONDS"
 [ -z "$failed" ] && echo "every part ended well; see $OUT" || echo "failed:$failed; see $OUT"

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -68,15 +69,18 @@ def main() -> int:
     if not tiny:
         short = [*words, "schedule.levels=1", "recipe.length=2ep"]
         sweeps = [Panel(short, 1, cells), Panel([*words, "schedule.levels=24"], 24, cells)]
-    for sweep in sweeps:
-        print(f"python -m lt_sweeps {' '.join(sweep.words)}", flush=True)
-        with tempfile.TemporaryDirectory() as root:
-            run(sweep, Path(root), deadline)
-        print(f"{sweep} (exit status {sweep.status})", flush=True)
+
+    def write() -> None:
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)
             content = [{**asdict(each), "each": each.each} for each in sweeps]
             (options.out / "panel.json").write_text(json.dumps(content, indent=1))
+
+    for sweep in sweeps:
+        print(f"python -m lt_sweeps {' '.join(sweep.words)}", flush=True)
+        with tempfile.TemporaryDirectory() as root:
+            run(sweep, Path(root), deadline, write)
+        print(f"{sweep} (exit status {sweep.status})", flush=True)
     return 0 if all(0 in sweep.done for sweep in sweeps) else 1
 
 
@@ -91,15 +95,16 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(sweep: Panel, root: Path, deadline: float) -> None:
-    """Run a sweep until it ends or there is no time left, and note when its levels are done."""
+def run(sweep: Panel, root: Path, deadline: float, write: Callable[[], None]) -> None:
+    """Run a sweep until it ends or there is no time left; note and write when a level is done."""
     began = time.monotonic()
     command = [sys.executable, "-m", "lt_sweeps", *sweep.words, f"root={root}", "workers=1"]
     with open(root / "log", "w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
-            note(sweep, root, time.monotonic() - began)
+            if note(sweep, root, time.monotonic() - began):
+                write()
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             try:
@@ -110,12 +115,14 @@ def run(sweep: Panel, root: Path, deadline: float) -> None:
         else:
             sweep.status = process.returncode
         note(sweep, root, time.monotonic() - began)
+        write()
         log.seek(0)
         print("".join(f"  | {line}" for line in log.readlines()[-8:]), flush=True)
 
 
-def note(sweep: Panel, root: Path, seconds: float) -> None:
-    """Note the levels that all cells have a record of since the last look."""
+def note(sweep: Panel, root: Path, seconds: float) -> bool:
+    """Note the levels that all cells have a record of since the last look; whether there are."""
+    before = len(sweep.done)
     counts = Counter[int]()
     for path in root.glob("runs/*/*/records.jsonl"):
         try:
@@ -126,6 +133,7 @@ def note(sweep: Panel, root: Path, seconds: float) -> None:
         if counts[level] >= sweep.cells and level not in sweep.done:
             sweep.done[level] = seconds
             print(f"  level {level} done after {seconds:.1f} s", flush=True)
+    return len(sweep.done) > before
 
 
 if __name__ == "__main__":

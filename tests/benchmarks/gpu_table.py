@@ -9,26 +9,32 @@ precision:
 `plain`     the best captured loop of one `nn.Module` that is written by hand: data on the device, a
             fused optimizer, the mask multiplied onto the weights, channels_last or not
 `ours`      `TrainingLoop`, as a sweep runs it, at 80 % sparsity, R = 1, 5, 15 and 45
+`beside`    the same of 15 replicates of a convolutional net with each other backend, and with the
+            backend of `ours` by kernels that need not repeat their bytes (`deterministic=false`)
 `update`    mask, optimizer and pin alone, for one kept density, in plain kernels and in one kernel
             (`kept_update`), which decides whether `arithmetic.ONE_KERNEL` should be on
 `open_lth`  the training loop of that code base, where `--open-lth` names its folder
 
 A floor is the longer of two times: that of the bytes which a step cannot avoid (weights, gradients
 and moments of all replicates) at the measured bandwidth, and that of its products at the measured
-rate. Activations count as nothing. `results.json` and `table.md` are written after every row.
+rate. Activations count as nothing. `host` is the time that Python takes to start a step: where it
+is that of the step, the device waits. `results.json` and `table.md` are written after every row;
+with `--add` the rows of other nets that are there stay, so that each net can have its own process.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import logging
 import os
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -48,10 +54,12 @@ from lt_sweeps.plan.planning import plan
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
+from lt_sweeps.training.backends.backend import timed_backends
 from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.training_loop import TrainingLoop
 
 SPARSITY = 0.8
+_BESIDE = 15  # replicates with which the other backends are measured
 PRECISIONS: tuple[str, ...] = getattr(keys, "PRECISIONS", ("float32",))
 
 
@@ -94,6 +102,7 @@ class Row:
     times_plain: float | None = None  # replicate-steps per second, against `plain`
     memory: float | None = None  # GiB
     ready: float | None = None  # seconds before the first step: building, warming up, capturing
+    host: float | None = None  # milliseconds until a step is started, which then runs by itself
 
     @property
     def rate(self) -> float:
@@ -113,6 +122,7 @@ class Bench:
     peaks: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # backends that cannot compute a net
 
     @property
     def cuda(self) -> bool:
@@ -122,19 +132,21 @@ class Bench:
         return self.deadline - time.monotonic()
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def part(self, name: str, *, may_fail: bool = False) -> Iterator[None]:
         """What fails here is told, and the next part goes on."""
         try:
             yield
         except Exception as error:  # whatever it is: the machine is lent for minutes
             reason = f"{name}: {type(error).__name__}: {str(error).splitlines()[:1]}"
-            self.failures.append(reason)
+            (self.left_out if may_fail else self.failures).append(reason)
             print("failed:", reason, flush=True)
             traceback.print_exc(limit=-3, file=sys.stdout)
         finally:
-            if self.cuda:
-                torch.cuda.empty_cache()
             self.write()
+            gc.collect()
+            if self.cuda:
+                with suppress(RuntimeError):  # it is refused after a capture that has failed
+                    torch.cuda.empty_cache()
 
     def write(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -143,9 +155,24 @@ class Bench:
             "peaks": self.peaks,
             "rows": [{**asdict(row), "rate": row.rate} for row in self.rows],
             "failures": self.failures,
+            "left_out": self.left_out,
         }
-        (self.out / "results.json").write_text(json.dumps(content, indent=1))
-        (self.out / "table.md").write_text(table(self))
+        for name, text in {
+            "results.json": json.dumps(content, indent=1),
+            "table.md": table(self),
+        }.items():
+            whole = self.out / f".{name}"  # a process that is killed here leaves the last one
+            whole.write_text(text)
+            whole.replace(self.out / name)
+
+    def go_on(self, nets: list[str]) -> None:
+        """Take what another process has written, but for the rows of these nets."""
+        file = self.out / "results.json"
+        content = json.loads(file.read_text()) if file.exists() else {}
+        self.peaks, self.failures = content.get("peaks", {}), content.get("failures", [])
+        self.left_out = content.get("left_out", [])
+        rows = [row for row in content.get("rows", []) if row["net"] not in nets]
+        self.rows = [Row(**{k: v for k, v in row.items() if k != "rate"}) for row in rows]
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
@@ -154,16 +181,24 @@ class Bench:
 
 def main() -> int:
     options = _options()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a step that is not captured
+    # Read at the first product of a process, and here plain products come before ours.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = torch.device(options.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
     deadline = time.monotonic() + options.limit
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(device, options.size == "tiny", deadline, options.out, Path(scratch))
+        if options.add:
+            bench.go_on(options.nets)
+        before = len(bench.failures)
         _measure_all(bench, options)
     bench.write()
-    print(f"{len(bench.rows)} rows in {options.out}, {len(bench.failures)} failures")
-    return 0 if bench.rows and not bench.failures else 1
+    rows = sum(row.net in options.nets for row in bench.rows)
+    failures = len(bench.failures) - before
+    print(f"{rows} rows in {options.out}, {failures} failures")
+    return 0 if rows and not failures else 1
 
 
 def _measure_all(bench: Bench, options: argparse.Namespace) -> None:
@@ -172,14 +207,16 @@ def _measure_all(bench: Bench, options: argparse.Namespace) -> None:
         bench.machine = machine(device)
         print(json.dumps(bench.machine), flush=True)
     with bench.part("peaks"):
-        bench.peaks = peaks(bench)
+        bench.peaks = bench.peaks or peaks(bench)
         print({name: round(value, 4) for name, value in bench.peaks.items()}, flush=True)
     print(HEADER, flush=True)
-    for name, net in (TINY if bench.tiny else FULL).items():
+    for name in options.nets:
+        net = (TINY if bench.tiny else FULL)[name]
         for precision in PRECISIONS:
-            if name in options.nets and not (precision == "tf32" and not bench.cuda):
+            if bench.cuda or precision != "tf32":
                 _measure(bench, name, net, precision, options.replicates)
-        if name in options.nets and options.replicates:
+        if options.replicates:
+            _measure_beside(bench, name, net, options.replicates)
             with bench.part(f"{name} updates"):
                 updates(bench, name, net, max(options.replicates))
     if options.open_lth:
@@ -197,6 +234,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--replicates", type=int, nargs="*", default=None)
     parser.add_argument("--out", type=Path, default=Path("gpu_results"))
     parser.add_argument("--open-lth", type=Path, help="a clone of open_lth")
+    parser.add_argument("--add", action="store_true", help="keep the rows of other nets")
     parser.add_argument("--limit", type=float, default=240, help="seconds in all")
     options = parser.parse_args()
     if options.replicates is None:
@@ -314,18 +352,56 @@ def _measure(bench: Bench, name: str, net: Net, precision: str, replicates: list
             bench.add(row)
 
 
-def our_row(bench: Bench, name: str, net: Net, precision: str, replicates: int) -> Row:
+def _measure_beside(bench: Bench, name: str, net: Net, replicates: list[int]) -> None:
+    """Rows of the other ways to compute a stack, where no rule knows the fastest."""
+    module = plan([cell(net, "float32", 0)]).units[0].stage.network.module()
+    first, *others = timed_backends(module, torch.device("cuda")) or ("",)
+    count = max((n for n in replicates if n <= _BESIDE), default=0)
+    ways = [*((backend, True) for backend in others), *((way, False) for way in [first] if way)]
+    for precision in (PRECISIONS[0], PRECISIONS[-1]):
+        for backend, deterministic in ways:
+            if not count or bench.left() < 5:
+                return
+            part = bench.part(f"{name} {precision} {backend}", may_fail=True)
+            with part, arithmetic(bench, precision):
+                row = our_row(bench, name, net, precision, count, backend, deterministic)
+                row.way = f"beside, {backend}{'' if deterministic else ', free'}"
+                bench.add(row)
+
+
+def our_row(
+    bench: Bench,
+    name: str,
+    net: Net,
+    precision: str,
+    replicates: int,
+    backend: str = "auto",
+    deterministic: bool = True,
+) -> Row:
     if bench.cuda:
         torch.cuda.reset_peak_memory_stats(bench.device)
     began = time.perf_counter()
-    backend, step = our_step(bench, net, precision, replicates)
+    machine = Machine(device=str(bench.device), backend=backend, deterministic=deterministic)
+    backend, step = our_step(bench, net, precision, replicates, machine)
     step()
     _wait(bench)
     ready = time.perf_counter() - began
-    taken = 1e3 * seconds(bench, step)
+    taken, host = 1e3 * seconds(bench, step), 1e3 * _issued(bench, step)
     memory = torch.cuda.max_memory_allocated(bench.device) / 2**30 if bench.cuda else None
     way = f"ours, {backend}"
-    return Row(name, way, precision, replicates, taken, memory=memory, ready=ready)
+    return Row(name, way, precision, replicates, taken, memory=memory, ready=ready, host=host)
+
+
+def _issued(bench: Bench, step: Callable[[], object]) -> float:
+    """Seconds to start a step: few of them, which a GPU's queue takes while it works."""
+    count = 1 if bench.tiny else 20
+    _wait(bench)
+    start = time.perf_counter()
+    for _ in range(count):
+        step()
+    taken = (time.perf_counter() - start) / count
+    _wait(bench)
+    return taken
 
 
 def updates(bench: Bench, name: str, net: Net, replicates: int) -> None:
@@ -425,14 +501,12 @@ def captured(bench: Bench, step: Callable[[], None]) -> Callable[[], object]:
 
 
 def our_step(
-    bench: Bench, net: Net, precision: str, replicates: int
+    bench: Bench, net: Net, precision: str, replicates: int, machine: Machine
 ) -> tuple[str, Callable[[], None]]:
     """The update of a `TrainingLoop` of so many replicates under a random mask."""
     units = plan([cell(net, precision, seed) for seed in range(replicates)]).units
     store = Store(bench.scratch)
-    loop = TrainingLoop(
-        units, store, Machine(device=str(bench.device)), moments=[frozenset()] * replicates
-    )
+    loop = TrainingLoop(units, store, machine, moments=[frozenset()] * replicates)
     start = stack([ticket(unit.stage.start, unit.seed, store) for unit in units])
     draws = torch.Generator().manual_seed(0)
     mask = {n: torch.rand(m.shape, generator=draws) < 1 - SPARSITY for n, m in start.mask.items()}
@@ -518,7 +592,7 @@ def open_lth(bench: Bench, folder: Path) -> Row:
 
 HEADER = (
     f"{'net':9} {'way':22} {'precision':11} {'R':>3} {'ms':>9} {'rep.-steps/s':>13} "
-    f"{'x plain':>8} {'x floor':>8} {'GiB':>6} {'ready s':>8}"
+    f"{'x plain':>8} {'x floor':>8} {'host ms':>8} {'GiB':>6} {'ready s':>8}"
 )
 
 
@@ -527,18 +601,19 @@ def line(row: Row) -> str:
     return (
         f"{row.net:9} {row.way:22} {row.precision:11} {row.replicates:>3} {row.milliseconds:9.4f} "
         f"{row.rate:13.1f} {_number(row.times_plain):>8} {_number(over):>8} "
-        f"{_number(row.memory):>6} {_number(row.ready):>8}"
+        f"{_number(row.host, 3):>8} {_number(row.memory):>6} {_number(row.ready):>8}"
     )
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def table(bench: Bench) -> str:
     peaks = [f"- {name}: {value:.4g}" for name, value in bench.peaks.items()]
     about = [f"- {name}: {value}" for name, value in bench.machine.items()]
     failures = [f"- failed: {failure}" for failure in bench.failures]
+    failures += [f"- left out: {reason}" for reason in bench.left_out]
     rows = ["```text", HEADER, *map(line, bench.rows), "```"]
     units = "Peaks: bandwidth in GB/s (read and written), products in TFLOP/s, a node in us."
     return "\n".join([*about, "", units, *peaks, "", *rows, "", *failures]) + "\n"

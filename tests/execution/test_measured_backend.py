@@ -207,6 +207,27 @@ def test_what_cannot_compute_a_network_or_does_not_fit_is_left_out(
     assert chosen(sweep, stack_of(made)) == "stacked"  # the rule's
 
 
+def test_a_capture_that_fails_leaves_the_times_of_the_backends_before_it(
+    made: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch then refuses to empty its cache; without a choice every half of the pack would fail."""
+
+    def time_one(units: object, store: object, machine: Machine) -> float:
+        if machine.backend == "vmap":
+            monkeypatch.setattr(torch.cuda, "empty_cache", refused)
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return 0.001
+
+    def refused() -> None:
+        raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(backend_timing, "_time", time_one)
+    machine, store = Machine(device="cuda"), Store(tmp_path)
+    taken = backend_timing.time_backends(ON_A_GPU, stack_of(made), store, machine)
+    assert taken == {"stacked": 0.001, "grouped": 0.001, "loop": 0.001}
+
+
 def test_the_real_clock_times_every_backend(
     made: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,4 +17,6 @@ def device() -> str:
     name = os.environ.get("LT_TEST_DEVICE", "cuda")
     if name.startswith("cuda") and not torch.cuda.is_available():
         pytest.skip("no GPU here")
+    # Torch reads it once, at the first product of a process, which here may be a test's own.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return name

@@ -29,7 +29,8 @@ def test_the_script_ends_well_on_a_cpu_and_leaves_few_files(tmp_path: Path) -> N
     measured = {(row["net"], row["way"].split(",")[0]) for row in results["rows"]}
     steps, updates = ("plain", "ours"), {f"update {density}" for density in (0.5, 0.2, 0.05)}
     nets = ("fc", "conv4", "resnet20")
-    assert measured == {(net, way) for net in nets for way in (*steps, *updates)}
+    beside = {("conv4", "beside"), ("resnet20", "beside")}
+    assert measured == {(net, way) for net in nets for way in (*steps, *updates)} | beside
     rows = [row for row in results["rows"] if row["way"].split(",")[0] in steps]
     assert all(row["milliseconds"] > row["floor"] > 0 for row in rows)
     (sweep,) = json.loads((tmp_path / "panel.json").read_text())

@@ -46,6 +46,10 @@ Make = Callable[..., Cell]
 Run = Callable[..., tuple[Plan, Store]]
 Trained = tuple[Plan, Store]
 
+# In this scope pytest puts the tests of a method side by side, and `--dist worksteal` mostly into
+# one process, which trains it once for all of them.
+by_method = pytest.mark.parametrize("name", METHODS, scope="module")
+
 DISTANCE = 0.02  # of two networks' weights, as a part of their norm: rounding, after 16 steps
 MASKS = 0.02  # the part of a mask that may differ: weights whose scores are nearly equal
 LOSS = 0.02  # of a validation loss, as a part of it
@@ -119,7 +123,7 @@ def _losses(store: Store, key: str, seed: Any) -> list[float]:
     return [row["val_loss"] for row in json.loads((store.metadata(key, seed) or {})["history"])]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@by_method
 def test_it_ends_as_on_a_cpu(
     cell: Make, run: Run, on_device: Callable[[str], Trained], tmp_path: Path, name: str
 ) -> None:
@@ -128,7 +132,7 @@ def test_it_ends_as_on_a_cpu(
     assert_close(on_device(name), run(*cells, root=tmp_path / "cpu", backend=backend))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@by_method
 def test_a_captured_step_ends_with_the_bytes_of_an_eager_one(
     cell: Make,
     run: Run,
@@ -144,7 +148,7 @@ def test_a_captured_step_ends_with_the_bytes_of_an_eager_one(
     assert_same_bytes(captured[1], run(*cells, root=tmp_path / "eager", device=device)[1])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@by_method
 def test_an_interrupted_training_ends_with_the_same_bytes(
     cell: Make,
     run: Run,
@@ -171,7 +175,7 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
     assert_same_bytes(whole[1], torn[1])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@by_method
 def test_a_stack_ends_as_its_replicates_alone(
     cell: Make,
     run: Run,

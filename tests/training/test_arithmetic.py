@@ -193,7 +193,8 @@ def test_a_gpu_repeats_its_bytes_unless_it_need_not(
         assert torch.backends.cudnn.deterministic == deterministic
         assert torch.backends.cudnn.benchmark != deterministic
         assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
-        assert (os.environ.get("CUBLAS_WORKSPACE_CONFIG") == ":4096:8") == deterministic
+        # Torch reads it once, at the first product of a process, which a later one may follow.
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
     with Arithmetic("float32").set(torch.device("cpu")):
         assert not torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cuda.matmul.allow_tf32

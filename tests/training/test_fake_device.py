@@ -25,10 +25,13 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data import batches, kept_images
+from lt_sweeps.data.batches import Batches
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.stages.task_kind import TaskKind
@@ -143,6 +146,37 @@ def test_batches_are_taken_augmented_and_normalised_on_the_device(
     with fake_gpu, no_waits():
         x, y = loop.batches.take(index)
     assert x.device.type == y.device.type == "cuda" and x.shape == (2, 16, 3, 8, 8)
+
+
+class Sent(TorchDispatchMode):
+    """Counts the numbers that are copied from one device to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and result.device != args[0].device:
+            self.numbers += result.numel()
+        return result
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+def test_the_order_of_an_epoch_is_sent_once_for_all_replicates_of_a_seed(
+    cell: Make, fake_gpu: FakeTensorMode, augment: str
+) -> None:
+    training = plan([cell(dataset__shape=[3, 8, 8], recipe__augment=augment)]).units[0].stage
+    dataset, recipe = training.training.task.dataset, training.training.recipe
+    seeds = [Seed.of(number) for number in (0, 1, 0, 1, 1)]
+    here = Batches(dataset, recipe, seeds, [()] * 5, torch.device("cpu")).index(0)
+    assert torch.equal(here[0], here[2]) and not torch.equal(here[0], here[1])
+    with fake_gpu:
+        batches = Batches(dataset, recipe, seeds, [()] * 5, torch.device("cuda"))
+        with Sent() as sent:
+            index = batches.index(0)
+    assert (index.device.type, index.shape) == ("cuda", here.shape)
+    assert sent.numbers == 2 * dataset.train_size * (1 if augment == "none" else 4)
 
 
 def test_an_evaluation_reads_its_sums_and_nothing_before_them(

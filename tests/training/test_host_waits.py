@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -92,7 +93,7 @@ class Cuda:
     """Torch's streams and graphs by name, which note what is asked of them."""
 
     def __init__(self) -> None:
-        self.now, self.captures, self.replays = "default", 0, 0
+        self.now, self.captures, self.replays, self.tells = "default", 0, 0, 0
         self.warmed: object = None  # the stream of the warm-up
 
     def wait_stream(self, other: object) -> None:
@@ -126,6 +127,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
         "Stream": lambda device: cuda,
         "stream": cuda.stream,
         "set_stream": lambda stream: cuda.set_stream("default" if stream is here else "other"),
+        "get_sync_debug_mode": lambda: cuda.tells,
+        "set_sync_debug_mode": lambda mode: setattr(cuda, "tells", mode),
         "CUDAGraph": lambda: cuda,
         "graph": cuda.graph,
     }
@@ -156,6 +159,22 @@ def test_a_step_that_waits_stays_as_it_is(cuda: Cuda) -> None:
 
     assert graphed(step, "cuda", restore=[total]) is step
     assert cuda.captures == 0 and float(total) == 0
+
+
+def test_a_step_is_left_as_it_is_where_torch_tells_of_a_wait_within_an_operation(
+    cuda: Cuda,
+) -> None:
+    """As a kernel does that copies its strides to the device, which no operation's name shows."""
+    told = 0
+
+    def step() -> None:
+        nonlocal told
+        if cuda.tells:
+            told += 1
+            warnings.warn("called a synchronizing CUDA operation (at Copy.cu:1)", stacklevel=1)
+
+    assert graphed(step, "cuda") is step
+    assert (cuda.captures, told, cuda.tells) == (0, 1, 0)
 
 
 def test_a_first_step_may_wait_for_what_later_ones_find(cuda: Cuda) -> None:
