@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from lt_sweeps.config.user_code import code_behind, files_named, raised_in
+from lt_sweeps.config.user_code import code_behind, files_named, modules_named, raised_in
 
 ANY = object()
 _KEPT = object()
@@ -117,15 +117,17 @@ class Call:
         A function of this package counts by its public name, which stays when its file moves. A
         function from elsewhere counts by its import path, by the source behind it (comments and
         layout aside) and, with `files`, by the content of files that its arguments name, so that a
-        result does not survive an edit of what made it.
+        result does not survive an edit of what made it. So does the source of functions that its
+        arguments name by `_target_`, which it will call.
         """
         omitted = getattr(self.function, "omitted_at", {})
         args = {k: v for k, v in self.bound().items() if omitted.get(k, _KEPT) not in (ANY, v)}
-        if (name := public_name(self.function)) is not None:
-            return {"target": name, "args": args}
-        source = _source(self.target, getattr(self.function, "__module__", None) or "")
-        identity = {"target": self.target, "args": args, **source}
-        if files and (content := files_named(self.bound())):
+        name, called = public_name(self.function), modules_named(args)
+        own = (self.target, getattr(self.function, "__module__", None) or "")
+        source = _source(*(own if name is None else ("",)), *called)
+        identity = {"target": name or self.target, "args": args, **source}
+        counted = files and (name is None or source)
+        if counted and (content := files_named(self.bound())):
             identity["files"] = content
         return identity
 
@@ -294,7 +296,7 @@ def _hints(target: str) -> dict[str, Any]:
 
 @functools.cache
 def _source(target: str, *modules: str) -> dict[str, str]:
-    """The source behind a user's function: its own module, and the one that offers it."""
+    """The source behind a user's function: its own module, the one that offers it, and others."""
     offered = target.rpartition(".")[0]
     while offered and offered not in sys.modules:  # a class within a class
         offered = offered.rpartition(".")[0]

@@ -78,6 +78,9 @@ def code_behind(*modules: str) -> dict[str, str]:
         if not name or name in seen or top in _SHARED:
             continue
         seen.add(name)
+        if name.endswith(".*"):
+            waiting += _exported(package)
+            continue
         waiting.append(package)  # importing a module runs the packages around it
         file = _file(name)
         if file is None:
@@ -88,10 +91,24 @@ def code_behind(*modules: str) -> dict[str, str]:
         elif _SITE & {*file.parts} or not any(map(file.is_relative_to, _PYTHON)):
             content = _read(file, name)
             tree = _parsed(content) if file.suffix == ".py" else None
-            text = content if tree is None else ast.dump(tree).encode()
+            text = content if tree is None else _without_layout(tree)
             hashes[name] = hashlib.sha256(text).hexdigest()
             waiting += [] if tree is None else _imports(tree, name, file.stem == "__init__")
     return hashes
+
+
+def modules_named(values: Any) -> Iterator[str]:
+    """The module of each function that a `_target_` in some values names, however deep."""
+    if isinstance(values, Mapping):
+        module = values["_target_"] if isinstance(values.get("_target_"), str) else ""
+        while module and _spec(module) is None:  # the function, or a class around it
+            module = module.rpartition(".")[0]
+        if module:
+            yield module
+        values = list(values.values())
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from modules_named(value)
 
 
 def files_named(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -183,6 +200,12 @@ def _parsed(content: bytes) -> ast.Module | None:
         return None
 
 
+def _without_layout(tree: ast.Module) -> bytes:
+    """Code as one text, which is the same in every version of Python from 3.10 on."""
+    shown: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **shown).replace(", type_params=[]", "").encode()
+
+
 def _imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
     """What may be a module among the names that a module imports; the rest are names in one."""
     for node in ast.walk(tree):
@@ -199,6 +222,21 @@ def _imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
                 args=[ast.Constant(value=str(word)), *_],
             ):
                 yield _absolute(word, name, is_package)
+
+
+def _exported(package: str) -> Iterator[str]:
+    """What `from PACKAGE import *` may import of its modules: those that `__all__` lists."""
+    file = _file(package)
+    tree = _parsed(_read(file, package)) if file is not None and file.suffix == ".py" else None
+    for node in ast.walk(tree) if tree is not None else ():
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id="__all__")], value=value)
+                | ast.AugAssign(target=ast.Name(id="__all__"), value=value)
+                | ast.AnnAssign(target=ast.Name(id="__all__"), value=ast.expr() as value)
+            ):
+                texts = (each.value for each in ast.walk(value) if isinstance(each, ast.Constant))
+                yield from (f"{package}.{text}" for text in texts if isinstance(text, str))
 
 
 def _absolute(imported: str, name: str, is_package: bool) -> str:

@@ -96,6 +96,18 @@ def test_a_module_that_appears_counts(lab: Path) -> None:
     assert set(edited(lab / "lab/crit.py", "", "")) - set(before) == {"lab_absent"}
 
 
+def test_modules_that_a_star_imports_count(lab: Path) -> None:
+    (lab / "lab" / "tools" / "__init__.py").write_text("__all__ = ['signs', 'absent']\n")
+    (lab / "lab_late.py").write_text("from lab.tools import *\n")
+    assert set(code_behind("lab_late")) == {"lab_late", "lab", "lab.tools", *BEHIND} - {"lab_named"}
+
+
+def test_code_has_the_same_hash_in_every_version_of_python(lab: Path) -> None:
+    """A newer Python must not rename results: its trees have more fields, and leave out others."""
+    (lab / "lab_named.py").write_text("class C:\n    def f(x, *, y=[]): return {**x}, y[1:]\n")
+    assert code_behind("lab_named")["lab_named"][:16] == "5b424a5982e36a21"
+
+
 def test_the_place_of_a_module_does_not_count(lab: Path, tmp_path_factory, monkeypatch) -> None:
     before, elsewhere = code_behind("lab.crit"), tmp_path_factory.mktemp("frozen") / "code"
     lab.rename(elsewhere)
