@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from lt_sweeps.config.call import Call, Config, digest, nearest
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.keys import GROUPS, MACHINE_KEYS, SUPPLIED
@@ -142,6 +144,7 @@ def plan(cells: Sequence[Cell]) -> Plan:
         ValueError: a cell is wrong: the first line of every error says where.
     """
     planned = [planned_cell(cell) for cell in cells]
+    _check_defaults_of_torch()
     distinct = {(cell.signature, cell.seed): cell for cell in planned}
     moments: dict[str, set[Moment]] = {}
     lasts = {last.key: last for cell in planned for last in cell.lasts}.values()
@@ -155,6 +158,20 @@ def plan(cells: Sequence[Cell]) -> Plan:
         {key: frozenset(wanted) for key, wanted in moments.items()},
         tuple(dict.fromkeys(_notes(planned))),
     )
+
+
+def _check_defaults_of_torch() -> None:
+    """Raises: ValueError: a module of the user's has changed what every network is made of.
+
+    Planning has imported these modules. The initial weights of a network of ours would be drawn
+    otherwise, and stored under the key that all other sweeps share.
+    """
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    if dtype != torch.float32 or device.type != "cpu":
+        raise ValueError(
+            f"torch: its default dtype is {dtype} and its default device {device.type}, which a "
+            "module of yours sets; networks begin as torch.float32 on the cpu, so set neither"
+        )
 
 
 def planned_cell(cell: Cell) -> Planned:

@@ -251,6 +251,48 @@ def test_data_or_code_that_change_while_a_pack_waits_rename_its_units(
     assert {unit.stage.key for unit in plan(sweep.cells()).units}.isdisjoint(frozen)
 
 
+def test_data_sets_of_one_name_and_fingerprint_in_two_modules_are_two(
+    cell: Make, lab: Path
+) -> None:
+    other = MODULE.replace("numpy.uint8).copy()", "numpy.uint8)[::-1].copy()")
+    (lab / "identity_helper.py").write_text("FACTOR = 1\n" + other.replace("from identity_", "#"))
+    inputs = []
+    for module in ("identity_lab", "identity_helper"):
+        data = {"_target_": f"{module}.from_file", "fingerprint": "v1"}
+        task = planned_cell(cell(dataset=data, data_dir=str(lab))).last.training.task
+        inputs.append(task.dataset.load()["train"].inputs)
+    assert torch.equal(inputs[0].flatten(), inputs[1].flatten().flip(0))
+    assert not torch.equal(*inputs)
+
+
+def test_a_function_that_an_argument_names_counts_by_its_source_too(cell: Make, lab: Path) -> None:
+    """Of a function of ours as well: slimming calls the initializer that a model names."""
+    net = {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 4}
+    model = {"net": net, "init": {"_target_": "identity_helper.draw"}}
+    keys = []
+    for gain in (1, 2, 1):
+        (lab / "identity_helper.py").write_text(f"def draw(module): {gain}\n")
+        sys.modules.pop("identity_helper", None)
+        keys.append(key(cell(model=model, method={"_target_": "lt_sweeps.plan.methods.slimming"})))
+    assert keys[0] == keys[2] != keys[1]
+
+
+@pytest.mark.parametrize("switch", ["dtype(torch.float64)", "device('meta')"])
+def test_a_module_that_changes_the_defaults_of_torch_is_refused(
+    cell: Make, lab: Path, switch: str
+) -> None:
+    """The dense network would be another one, under the key that all sweeps share."""
+    (lab / "identity_helper.py").write_text(
+        f"import torch\ntorch.set_default_{switch}\nFACTOR = 1\n"
+    )
+    try:
+        with pytest.raises(ValueError, match="^torch: its default dtype is .* which a module of"):
+            plan([cell(recipe___target_="identity_lab.slow")])
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
 def test_labels_and_kinds_of_tensors_count(lab: Path) -> None:
     dataset = Call("identity_lab.from_file")(data_dir=str(lab))
     splits = dataset.load()
