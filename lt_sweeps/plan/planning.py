@@ -240,6 +240,8 @@ def _notes(planned: Sequence[Planned]) -> Iterator[str]:
             if cells[0].labels.get(group) is None and len(options) > 1:
                 folded.add(group)
                 yield f"{method} takes no {group}: one line instead of {len(options)}"
+        if not folded:
+            yield from _alike([cell.cell for cell in cells if cell.seed == cells[0].seed])
         for cell in cells:
             for key in cell.cell.untaken:
                 if key not in folded:
@@ -248,6 +250,14 @@ def _notes(planned: Sequence[Planned]) -> Iterator[str]:
         if prunings and (grouped := prunings[0].criterion.granularity) is not None:
             targets = [pruning.target for pruning in prunings]
             yield from group_counts(grouped, targets, prunings[0].network)
+
+
+def _alike(cells: Sequence[Cell]) -> Iterator[str]:
+    """That cells with other overrides lead to the same stages, by the overrides that differ."""
+    words = dict.fromkeys(word for cell in cells for word in cell.overrides)
+    differing = [word for word in words if not all(word in cell.overrides for cell in cells)]
+    if differing:
+        yield f"{', '.join(differing)} compute the same: one line instead of {len(cells)}"
 
 
 def stored(unit: Unit, moments: Mapping[str, frozenset[Moment]], tickets: StoredTickets) -> bool:
