@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Literal
 
 from lt_sweeps.config.call import digest
@@ -105,6 +105,12 @@ def _made_anew(planned: Planned, folder: RunFolder, tickets: StoredTickets) -> b
     if stored.done:
         fault = next(iter(stored.faults), "") or _differing(stored.records, known)
         if not fault and len(stored.records) == len(planned.trainings):
+            # A yaml that was renamed makes the same result, and `config.yaml` has its new name.
+            named = [{**row.options, **planned.labels} for row in stored.records]
+            columns = map(Record.option_columns, named)
+            renamed = [replace(row, **c) for row, c in zip(stored.records, columns, strict=True)]
+            if renamed != [*stored.records]:
+                folder.write(renamed, complete=True)
             return True
         reason = fault.removeprefix(f"{folder.records}: ").partition("; ")[0]
         set_aside(folder.records, reason or "not all records of its cell")

@@ -228,6 +228,17 @@ def test_a_harmed_config_is_written_again(cell: Make, run: Run) -> None:
     assert config.read_bytes() == right
 
 
+def test_an_option_that_was_renamed_has_its_new_name_in_the_rows(cell: Make, run: Run) -> None:
+    """The result is the same; an audit takes a name that no file has for an edit."""
+    made, store = run(cell())
+    now, tickets = made.cells[0], StoredTickets(store, thorough=True)
+    before = RunFolder(folder(made, store)).read()
+    assert record_cell(replace(now, labels={**now.labels, "mask_criterion": "mine"}), tickets)
+    after = RunFolder(folder(made, store)).read()
+    assert after.done and {row.criterion for row in after.records} == {"mine"}
+    assert after.records == tuple(replace(row, criterion="mine") for row in before.records)
+
+
 def test_an_unfinished_cell_has_the_rows_it_has_and_no_done(cell: Make, run: Run) -> None:
     made, store = run(cell())
     place = folder(made, store)
