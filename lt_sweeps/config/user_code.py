@@ -23,6 +23,8 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
+from lt_sweeps.config.keys import GROUPS
+
 # What this package stands on does not count for its own functions, and so not for a user's.
 _SHARED = {
     *("PIL", "filelock", "hydra", "jinja2", "lt_sweeps", "matplotlib", "numpy", "omegaconf"),
@@ -97,18 +99,30 @@ def code_behind(*modules: str) -> dict[str, str]:
     return hashes
 
 
+def code_named(config: Mapping[str, Any]) -> dict[str, str]:
+    """The code behind the functions that a cell's config names by `_target_`, as `code_behind`."""
+    options = [config.get(group) for group in (*GROUPS, "task")]
+    return code_behind(*sorted(set(modules_named(options))))
+
+
 def modules_named(values: Any) -> Iterator[str]:
     """The module of each function that a `_target_` in some values names, however deep."""
     if isinstance(values, Mapping):
-        module = values["_target_"] if isinstance(values.get("_target_"), str) else ""
-        while module and _spec(module) is None:  # the function, or a class around it
-            module = module.rpartition(".")[0]
-        if module:
+        target = values.get("_target_")
+        if isinstance(target, str) and (module := _module_of(target)):
             yield module
         values = list(values.values())
     if isinstance(values, list | tuple):
         for value in values:
             yield from modules_named(value)
+
+
+@functools.cache
+def _module_of(target: str) -> str:
+    """The module of a function by its import path, which may name a class around it too."""
+    while target and _spec(target) is None:
+        target = target.rpartition(".")[0]
+    return target
 
 
 def files_named(arguments: Mapping[str, Any]) -> dict[str, str]:

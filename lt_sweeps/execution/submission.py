@@ -20,6 +20,7 @@ import torch
 from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.seeds import Seed
+from lt_sweeps.config.user_code import code_named
 from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution.asked_metrics import check_layouts, check_metrics
 from lt_sweeps.execution.loaded_code import ChangedCode
@@ -35,7 +36,7 @@ from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
 from lt_sweeps.plan.stages import Init, Work
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import ticket_fault
-from lt_sweeps.plan.unit import Unit, tasks_of
+from lt_sweeps.plan.unit import Unit, data_of, tasks_of
 from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import (
@@ -199,6 +200,9 @@ class Submission:
             launcher = launcher or Launcher(cwd=os.getcwd())
             self._manifest(before, packs, launcher, jobs).write(self.sweep.path)
         sweep = self.sweep
+        sweep.note_code(
+            {k: v for c in self.plan.cells for k, v in code_named(c.cell.config).items()}
+        )
         sweep.forgive(self.units.keys() & sweep.failures().keys())
         return sweep
 
@@ -229,7 +233,7 @@ class Submission:
             packs=[*frozen, *new],
             launcher=launcher,
             reports={**(before.reports if before else {}), **self._reports},
-            data={**(before.data if before else {}), **_data(self.plan)},
+            data={**(before.data if before else {}), **data_of(self.plan.units)},
             search=before.search if before else self.settings.search,
             words=[*self.settings.words] or (before.words if before else []),
         )
@@ -378,7 +382,7 @@ def _check_units(before: Manifest, now: Plan, names: Iterable[UnitName]) -> Mapp
     missing = next((name for name in names if name not in units), None)
     if missing is None:
         return units
-    for name, content in _data(now).items():
+    for name, content in data_of(now.units).items():
         if before.data.get(name, content) != content:
             raise ChangedCode(
                 f"data: {name} reads other content than when the sweep was started; put the data "
@@ -394,11 +398,6 @@ def _check_units(before: Manifest, now: Plan, names: Iterable[UnitName]) -> Mapp
 def _asked(configs: Iterable[Config]) -> list[dict[str, Any]]:
     """What cells ask for, without where and how it is computed."""
     return [{k: v for k, v in config.items() if k not in SHARED_KEYS} for config in configs]
-
-
-def _data(cells: Plan) -> dict[str, str]:
-    """The digest of each data set's content, by its function and arguments."""
-    return {str(task.call): digest(task.identity()) for task in tasks_of(cells.units)}
 
 
 def write_records(

@@ -7,6 +7,7 @@
                      backends/<net>   the backend that was measured to be fastest for a network
                      running/<who>    the packs of a process at work, and their steps
                      jobs/<batch>     what was submitted
+                     code.json        the user's modules that the cells depend on, with hashes
 """
 
 from __future__ import annotations
@@ -162,6 +163,20 @@ class SweepFolder:
 
     def _backend(self, network: str) -> Path:
         return self.folder / "backends" / f"{network}.json"
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The hash of each module of the user's that its cells depend on; none where unknown."""
+        try:
+            return read_json(self.folder / "code.json", dict[str, str])
+        except (OSError, DamagedFile):
+            return {}
+
+    def note_code(self, hashes: Mapping[str, str]) -> None:
+        """Note the user's code of its cells, for plans that find it edited."""
+        with suppress(OSError):
+            content = json.dumps({**self.code, **hashes}, sort_keys=True).encode()
+            write_whole(self.folder / "code.json", content)
 
     def needs(self, unit: UnitName) -> set[UnitName]:
         """The units whose tickets this one starts from."""
