@@ -72,9 +72,9 @@ def _edits(*sides: list[dict[str, str]]) -> _Settings:
 
 def _code_or_data(cell: Planned, sweep: SweepFolder, explained: bool) -> list[str]:
     """What changed beside the settings of a cell; data and version only if nothing else did."""
-    now, noted = code_named(cell.cell.config), sweep.code
-    edited = [f"{name} was edited" for name in now if noted.get(name, now[name]) != now[name]]
-    if explained or edited or (now and not noted):
+    now = code_named(cell.cell.config)
+    edited = [f"{name} was edited" for name in sweep.edited(now)]
+    if explained or edited or (now and not sweep.code):
         return edited
     then, data = data_of(Unit(s, cell.seed) for s in cell.trainings), sweep.manifest.data
     other = [f"{name} reads other data" for name in then if data.get(name, "") != then[name]]

@@ -80,7 +80,7 @@ class Submission:
         before = self.sweep.usable_manifest
         if before is not None and not self._goes_on_with(before):
             if _asked(c.config for c in before.cells) == _asked(c.cell.config for c in plan.cells):
-                _check_units(before, plan, [unit for cell in before.cells for unit in cell.units])
+                _check_units(self.sweep, plan, [u for cell in before.cells for u in cell.units])
             raise ValueError(f"name: {folder!r} is taken by {self._owner(before)}; choose another")
 
     @property
@@ -369,19 +369,28 @@ def thawed(
         cells = plan(sweep.cells(pack.cells))
     finally:
         check()
-    units = _check_units(sweep.manifest, cells, pack.units)
+    units = _check_units(sweep, cells, pack.units)
     return cells, [units[name] for name in pack.units]
 
 
-def _check_units(before: Manifest, now: Plan, names: Iterable[UnitName]) -> Mapping[UnitName, Unit]:
-    """The units of a plan by name, after a check that those of a manifest are among them.
+def _check_units(
+    sweep: SweepFolder, now: Plan, names: Iterable[UnitName]
+) -> Mapping[UnitName, Unit]:
+    """The units of a plan by name, after a check that those of a sweep are among them.
 
     Raises: ChangedCode: a unit is not; the line says whether data or code has changed.
     """
+    before = sweep.manifest
     units = {name_of(unit): unit for unit in now.units}
     missing = next((name for name in names if name not in units), None)
     if missing is None:
         return units
+    code = {k: v for cell in now.cells for k, v in code_named(cell.cell.config).items()}
+    if edited := sweep.edited(code):
+        raise ChangedCode(
+            f"code: {', '.join(edited)} was edited since the sweep was started; put it back, or "
+            "give the sweep another name: it computes with the code as it is now"
+        )
     for name, content in data_of(now.units).items():
         if before.data.get(name, content) != content:
             raise ChangedCode(

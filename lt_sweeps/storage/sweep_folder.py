@@ -172,6 +172,11 @@ class SweepFolder:
         except (OSError, DamagedFile):
             return {}
 
+    def edited(self, now: Mapping[str, str]) -> list[str]:
+        """The modules that have another hash now than when it was frozen."""
+        noted = self.code
+        return [name for name, value in now.items() if noted.get(name, value) != value]
+
     def note_code(self, hashes: Mapping[str, str]) -> None:
         """Note the user's code of its cells, for plans that find it edited."""
         with suppress(OSError):
