@@ -44,7 +44,8 @@ class Config(dict[str, Any]):
 
     @functools.cached_property
     def text(self) -> str:
-        return json.dumps(self, sort_keys=True)
+        # Within a value the order counts: a function may go through a mapping in its order.
+        return json.dumps({key: self[key] for key in sorted(self)})
 
     def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return hash(self.text)
@@ -123,6 +124,7 @@ class Call:
         omitted = getattr(self.function, "omitted_at", {})
         args = {k: v for k, v in self.bound().items() if omitted.get(k, _KEPT) not in (ANY, v)}
         name, called = public_name(self.function), modules_named(args)
+        args = args if name is not None else {key: _in_order(value) for key, value in args.items()}
         own = (self.target, getattr(self.function, "__module__", None) or "")
         source = _source(*(own if name is None else ("",)), *called)
         identity = {"target": name or self.target, "args": args, **source}
@@ -302,6 +304,23 @@ def _source(target: str, *modules: str) -> dict[str, str]:
         offered = offered.rpartition(".")[0]
     hashes = code_behind(*dict.fromkeys(name for name in (offered, *modules) if name))
     return {"source": digest(hashes)} if hashes else {}
+
+
+def _in_order(value: Any) -> Any:
+    """A value of which a stage key tells the order of mappings too, where they are not sorted.
+
+    A network may be built of `{b: 8, a: 16}` in this order. The order of arguments that go with a
+    `_target_` is nothing.
+    """
+    if isinstance(value, list | tuple):
+        return [_in_order(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    pairs = {key: _in_order(each) for key, each in value.items()}
+    by_name = sorted(pairs, key=lambda key: (type(key).__name__, key))
+    if "_target_" in pairs or [*pairs] == by_name:
+        return pairs
+    return {"in order": [[key, each] for key, each in pairs.items()]}
 
 
 def _is_ours(module: str) -> bool:

@@ -277,6 +277,25 @@ def test_a_function_that_an_argument_names_counts_by_its_source_too(cell: Make, 
     assert keys[0] == keys[2] != keys[1]
 
 
+def test_the_order_of_a_mapping_counts_where_a_function_may_go_through_it(
+    cell: Make, lab: Path
+) -> None:
+    (lab / "identity_helper.py").write_text(
+        "from torch import nn\n"
+        "def net(input_shape, classes, *, blocks: dict):\n"
+        "    widths = [16, *blocks.values(), classes]\n"
+        "    layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:])]\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
+    )
+    orders = [{"a": 12, "b": 8}, {"b": 8, "a": 12}, {"b": 12, "a": 8}]
+    made = [
+        planned_cell(cell(model={"net": {"_target_": "identity_helper.net", "blocks": blocks}}))
+        for blocks in orders
+    ]
+    assert [each.last.network.layers[0].shape for each in made] == [(12, 16), (8, 16), (12, 16)]
+    assert len({each.last.key for each in made}) == 3
+
+
 @pytest.mark.parametrize("switch", ["dtype(torch.float64)", "device('meta')"])
 def test_a_module_that_changes_the_defaults_of_torch_is_refused(
     cell: Make, lab: Path, switch: str
