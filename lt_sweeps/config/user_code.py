@@ -13,7 +13,10 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
+import marshal
 import os
+import struct
 import sys
 import sysconfig
 import warnings
@@ -70,7 +73,7 @@ def code_behind(*modules: str) -> dict[str, str]:
     Python's own modules and the packages that this one requires are left out.
 
     Raises:
-        ValueError: a module's source cannot be found or read.
+        ValueError: a module's source cannot be found or read, or is not what Python runs.
     """
     hashes: dict[str, str] = {}
     waiting, seen = list(modules), set[str]()
@@ -94,6 +97,8 @@ def code_behind(*modules: str) -> dict[str, str]:
             content = _read(file, name)
             tree = _parsed(content) if file.suffix == ".py" else None
             text = content if tree is None else _without_layout(tree)
+            if tree is not None:
+                _check_compiled(file, content, name)
             hashes[name] = hashlib.sha256(text).hexdigest()
             waiting += [] if tree is None else _imports(tree, name, file.stem == "__init__")
     return hashes
@@ -212,6 +217,29 @@ def _parsed(content: bytes) -> ast.Module | None:
             return ast.parse(content)
     except (SyntaxError, ValueError, RecursionError):
         return None
+
+
+def _check_compiled(file: Path, content: bytes, name: str) -> None:
+    """Raises: ValueError: Python takes other code from its cache than the file holds.
+
+    It takes a file of equal size and time, in seconds, for the one that it compiled: so are two
+    variants from one archive, or two that a script writes within a second.
+    """
+    compiled = Path(importlib.util.cache_from_source(str(file)))
+    try:
+        cached, changed = compiled.read_bytes(), int(file.stat().st_mtime)
+        magic, flags, time, size = struct.unpack("<4sIII", cached[:16])
+        of_this = (time, size) == (changed & 0xFFFFFFFF, len(content) & 0xFFFFFFFF)
+        if magic != importlib.util.MAGIC_NUMBER or flags or not of_this:
+            return
+        same = marshal.loads(cached[16:]) == compile(content, str(file), "exec", dont_inherit=True)
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, struct.error):
+        return  # Python itself says what is wrong, or compiles the file
+    if not same:
+        raise ValueError(
+            f"`{name}`: Python runs {compiled}, which was compiled from other code than {file} "
+            "holds, of the same size and time; delete it"
+        )
 
 
 def _without_layout(tree: ast.Module) -> bytes:
