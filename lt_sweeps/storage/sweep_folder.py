@@ -236,7 +236,8 @@ class SweepFolder:
                 heartbeat = read_json(path, Heartbeat)
                 packs = heartbeat.packs.values()
                 known = all(p.units and self._knows(p.units) for p in packs)
-                if known and time.time() - heartbeat.time < STALE:
+                # Later than now: the clock was set back, or the beat is of a machine far ahead.
+                if known and abs(time.time() - heartbeat.time) < STALE:
                     at_work[path.stem] = heartbeat
         return at_work
 
