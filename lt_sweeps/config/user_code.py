@@ -260,10 +260,20 @@ def _imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
                 yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
             case ast.Call(
                 func=ast.Attribute(attr="import_module")
-                | ast.Name(id="import_module" | "__import__"),
-                args=[ast.Constant(value=str(word)), *_],
+                | ast.Name(id="import_module" | "__import__")
             ):
-                yield _absolute(word, name, is_package)
+                given = dict(zip(("name", "package"), node.args, strict=False))
+                given |= {str(keyword.arg): keyword.value for keyword in node.keywords}
+                word, package = _literal(given.get("name")), _literal(given.get("package"))
+                # Dots count from the package that it is given, or else from its own.
+                yield (
+                    _absolute(word, package, True) if package else _absolute(word, name, is_package)
+                )
+
+
+def _literal(node: ast.expr | None) -> str:
+    """The text that an argument is; nothing where it is made while the code runs."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def _exported(package: str) -> Iterator[str]:
@@ -277,8 +287,8 @@ def _exported(package: str) -> Iterator[str]:
                 | ast.AugAssign(target=ast.Name(id="__all__"), value=value)
                 | ast.AnnAssign(target=ast.Name(id="__all__"), value=ast.expr() as value)
             ):
-                texts = (each.value for each in ast.walk(value) if isinstance(each, ast.Constant))
-                yield from (f"{package}.{text}" for text in texts if isinstance(text, str))
+                words = (_literal(each) for each in ast.walk(value) if isinstance(each, ast.expr))
+                yield from (f"{package}.{word}" for word in words if word)
 
 
 def _absolute(imported: str, name: str, is_package: bool) -> str:

@@ -104,6 +104,15 @@ def test_modules_that_a_star_imports_count(lab: Path) -> None:
     assert set(code_behind("lab_late")) == {"lab_late", "lab", "lab.tools", *BEHIND} - {"lab_named"}
 
 
+@pytest.mark.parametrize(
+    "call",
+    ["('.signs', 'lab.tools')", "('.signs', package='lab.tools')", "(name='lab.tools.signs')"],
+)
+def test_a_module_that_is_imported_from_a_package_by_its_name_counts(lab: Path, call: str) -> None:
+    (lab / "lab_late.py").write_text(f"import importlib\nimportlib.import_module{call}\n")
+    assert "lab.tools.signs" in code_behind("lab_late")
+
+
 def test_code_that_python_takes_from_its_cache_in_place_of_the_file_is_refused(lab: Path) -> None:
     """It compares size and time alone, and would run the earlier code under the later key."""
     file = lab / "lab" / "units.py"

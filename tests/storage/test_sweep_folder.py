@@ -1,6 +1,6 @@
 """What a sweep's folder says of the processes that are at work on it."""
 
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,5 +18,6 @@ def test_a_heartbeat_of_another_time_is_of_a_dead_process(
     sweep = SweepFolder(tmp_path / "sweeps" / "mine")
     cell = FrozenCell("s", "0", {}, Config(), [], {})
     Manifest("mine", "default", "c", [cell]).write(sweep.path)
-    sweep.beat("me", Heartbeat("here", {}, [], time=time.time() - ago))
+    beat = Heartbeat("here", {}, [])
+    sweep.beat("me", replace(beat, time=beat.time - ago))
     assert bool(sweep.running()) is alive
