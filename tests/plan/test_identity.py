@@ -16,7 +16,7 @@ from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan import planning
 from lt_sweeps.plan.planning import plan, planned_cell
-from lt_sweeps.plan.stages import Evaluate, Init, Train, ancestors, task
+from lt_sweeps.plan.stages import Evaluate, Init, Prune, Train, ancestors, task
 from lt_sweeps.plan.stages import stage as stages
 from lt_sweeps.sparsity.schedules import Target
 
@@ -310,6 +310,26 @@ def test_a_module_that_changes_the_defaults_of_torch_is_refused(
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
+
+
+def test_kinds_of_layers_count_where_more_than_the_schedule_reads_them(cell: Make) -> None:
+    """Both have one target here; the rows of an output layer are never pruned as neurons."""
+    net = {"_target_": "lt_sweeps.models.FC", "hidden": [12, 8]}
+    large = "lt_sweeps.sparsity.criteria.large_final"
+    half = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5}
+    neurons = {"mask_criterion": {"_target_": large, "granularity": "neuron"}}
+    amc = {"method": {"_target_": "lt_sweeps.plan.methods.amc"}, "schedule": half}
+    told = [{}, {"hidden.1.weight": "output"}, {"hidden.0.weight": "conv"}]
+    for more, count in ((neurons, 3), (amc, 3), ({}, 1)):
+        keys = {key(cell(model={"net": net, "kinds": kinds}, **more)) for kinds in told}
+        assert len(keys) == count
+    whole = []
+    for kinds in told[:2]:
+        last = planned_cell(cell(model={"net": net, "kinds": kinds}, **neurons)).last
+        prune = next(stage for stage in ancestors(last) if isinstance(stage, Prune))
+        assert prune.groups is not None
+        whole.append([n for n, group in prune.groups.numbers.items() if len(group.unique()) == 1])
+    assert whole == [["output.weight"], ["hidden.1.weight", "output.weight"]]
 
 
 def test_labels_and_kinds_of_tensors_count(lab: Path) -> None:

@@ -184,7 +184,9 @@ class Prune(Stage):
         if self.task is not None and {*moments} & {*ON_DATA}:
             fields["task"] = self.task.identity()
         if self.criterion.granularity is not None:
-            fields["granularity"] = self.criterion.granularity.identity()
+            # The rows of an output layer stay whole, and a function of a user's gets the layer.
+            fields |= {"granularity": self.criterion.granularity.identity()}
+            fields |= self.network.told_kinds
         return fields
 
     @property
