@@ -12,6 +12,7 @@ from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Task
 from lt_sweeps.sparsity.pruning import checked_evidence
 from lt_sweeps.storage.ticket import State, Ticket
+from lt_sweeps.training.arithmetic import FLOAT32
 from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import TaskLoss
 
@@ -49,7 +50,8 @@ def hessian_gradient(
     state: dict[str, Tensor] = {name: tensor[0].clone() for name, tensor in ticket.state.items()}
     names = [layer.name for layer in network.layers]
     weights = [state[name].requires_grad_() for name in names]
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    exact = FLOAT32.set(torch.device("cpu"))  # a module of the user's may have set another
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]), exact:
         torch.manual_seed(draw(seed.role("noise"), "gradient"))
         outputs = called_with(network.module("cpu"), state, images)
         loss = TaskLoss(task.kind).mean(outputs / temperature, labels)
