@@ -394,4 +394,4 @@ def _numbered(results: Sequence[Work]) -> dict[str, int]:
 
 @functools.cache
 def _network_key(network: Network) -> str:
-    return digest(network.identity())
+    return digest({**network.identity(), **network.told_kinds})

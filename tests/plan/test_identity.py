@@ -15,8 +15,8 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan import planning
-from lt_sweeps.plan.planning import plan, planned_cell
-from lt_sweeps.plan.stages import Evaluate, Init, Prune, Train, ancestors, task
+from lt_sweeps.plan.planning import packs, plan, planned_cell
+from lt_sweeps.plan.stages import Evaluate, Init, Prune, Search, Train, ancestors, task
 from lt_sweeps.plan.stages import stage as stages
 from lt_sweeps.sparsity.schedules import Target
 
@@ -323,6 +323,10 @@ def test_kinds_of_layers_count_where_more_than_the_schedule_reads_them(cell: Mak
     for more, count in ((neurons, 3), (amc, 3), ({}, 1)):
         keys = {key(cell(model={"net": net, "kinds": kinds}, **more)) for kinds in told}
         assert len(keys) == count
+    searches = plan([cell(model={"net": net, "kinds": kinds}, **amc) for kinds in told]).units
+    sizes = {unit.stage.key: 9 for unit in searches}
+    found = packs(searches, stack_size=sizes, workers=1)
+    assert [len(pack.units) for pack in found if isinstance(pack.units[0].stage, Search)] == [1] * 3
     whole = []
     for kinds in told[:2]:
         last = planned_cell(cell(model={"net": net, "kinds": kinds}, **neurons)).last
