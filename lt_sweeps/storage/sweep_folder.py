@@ -258,10 +258,16 @@ def sweep_path(name: str, root: Path, *, where: str) -> Path:
     """
     for folder in (Path(name), root / "sweeps" / name, root / "runs" / name):
         if folder.is_dir():
-            return folder
+            return _below_its_root(folder)
     names = [folder.name for folder in (root / "sweeps").glob("*")]
     absent = "" if root.is_dir() else ", because there is no such folder; give root=DIR"
     raise ValueError(unknown(where, name, names, what=f"sweeps in {root}") + absent)
+
+
+def _below_its_root(folder: Path) -> Path:
+    """The folder by a path that shows its root, which `.`, `../NAME` and a link do not."""
+    paths = (folder, Path(os.path.abspath(folder)), folder.resolve())
+    return next((path for path in paths if path.parent.name in ("sweeps", "runs")), folder)
 
 
 def known_speeds(root: Path) -> dict[str, float]:

@@ -7,7 +7,32 @@ import pytest
 
 from lt_sweeps.config.call import Config
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
-from lt_sweeps.storage.sweep_folder import STALE, Heartbeat, SweepFolder
+from lt_sweeps.storage.sweep_folder import STALE, Heartbeat, SweepFolder, sweep_path
+
+
+@pytest.mark.parametrize("given", [".", "../mine", "link"])
+def test_the_root_of_a_folder_is_known_however_its_path_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """Without it a finished sweep had no records: `status .` said that nothing was done."""
+    folder = tmp_path / "sweeps" / "mine"
+    (folder / "logs").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    (folder / "link").symlink_to(folder)
+    found = SweepFolder(sweep_path(given, Path("elsewhere"), where="status"))
+    assert found.root.resolve() == tmp_path.resolve()
+
+
+def test_a_path_that_shows_its_root_stays_as_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "away").mkdir()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "sweeps").symlink_to(tmp_path / "away")
+    (tmp_path / "away" / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "results/sweeps/mine"):
+        assert sweep_path(name, Path("results"), where="status") == Path("results/sweeps/mine")
 
 
 @pytest.mark.parametrize(("ago", "alive"), [(0, True), (STALE + 9, False), (-STALE - 9, False)])
