@@ -19,7 +19,8 @@ from lt_sweeps.plan.stages import Init, Work, ancestors
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import is_stored
 from lt_sweeps.storage.atomic_write import set_aside
-from lt_sweeps.storage.record import MEASURED, Record, RunFolder
+from lt_sweeps.storage.record import MEASURED, Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store, UnitCost
 from lt_sweeps.storage.ticket_facts import TicketFacts
 from lt_sweeps.storage.verified_files import version

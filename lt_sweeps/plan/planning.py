@@ -31,7 +31,7 @@ from lt_sweeps.sparsity.group_schedules import check_schedule, group_counts
 from lt_sweeps.sparsity.schedules import targets_of
 from lt_sweeps.storage.dropped_tickets import read_dropped
 from lt_sweeps.storage.manifest import pack_name
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 
 

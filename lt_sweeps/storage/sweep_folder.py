@@ -27,7 +27,7 @@ from lt_sweeps.config.errors import unknown
 from lt_sweeps.storage.atomic_write import set_aside, write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, read_json, say_unused, shortened
 from lt_sweeps.storage.manifest import FrozenPack, Manifest, UnitName
-from lt_sweeps.storage.record import CellRecords, RunFolder
+from lt_sweeps.storage.run_folder import CellRecords, RunFolder
 
 STALE = 120.0  # a process without a heartbeat for this many seconds counts as dead
 

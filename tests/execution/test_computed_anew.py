@@ -11,7 +11,7 @@ from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.planning import Pack, Plan, plan
 from lt_sweeps.plan.stages import stage
 from lt_sweeps.storage.manifest import Machine
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 
 
 def test_settings_code_or_the_version_that_changed_are_named(cell, tmp_path, monkeypatch) -> None:

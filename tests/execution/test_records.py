@@ -22,7 +22,8 @@ from lt_sweeps.plan.stages import Init, Train, Training
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.sparsity.sparsifiers import Sparsifier
 from lt_sweeps.storage.manifest import Machine
-from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 
 Make = Callable[..., Cell]
