@@ -25,7 +25,7 @@ from lt_sweeps.interchange.importers.mask_file import read_mask_file
 from lt_sweeps.interchange.importers.open_lth_folder import read_open_lth
 from lt_sweeps.reporting.report_files import FORMAT, read_report_json
 from lt_sweeps.storage.manifest import FrozenStage, Manifest
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store, UnitCost
 from lt_sweeps.storage.sweep_folder import (
     Heartbeat,

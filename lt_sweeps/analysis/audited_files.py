@@ -18,7 +18,8 @@ from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.keys import MACHINE_KEYS
 from lt_sweeps.storage.dropped_tickets import read_dropped
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
-from lt_sweeps.storage.record import CellRecords, Record, RunFolder
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.run_folder import CellRecords, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_file import OTHER_PATH, read_metadata
 

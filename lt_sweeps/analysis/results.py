@@ -19,7 +19,8 @@ from lt_sweeps.config.quantities import check_name
 from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
 from lt_sweeps.storage.manifest import FrozenCell
-from lt_sweeps.storage.record import CellRecords, Record, RunFolder
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.run_folder import CellRecords, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _OF_A_RUN = ("config.yaml", "records.jsonl", "DONE")

@@ -18,7 +18,8 @@ from lt_sweeps.plan.planning import Planned
 from lt_sweeps.plan.stages import Init, Stage, Transfer, Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier
-from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.training.evaluation import Score
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from lt_sweeps.config.user_code import code_behind, files_named, raised_in
+from lt_sweeps.config.user_code import code_behind, files_named, modules_named, raised_in
 
 ANY = object()
 _KEPT = object()
@@ -44,7 +44,8 @@ class Config(dict[str, Any]):
 
     @functools.cached_property
     def text(self) -> str:
-        return json.dumps(self, sort_keys=True)
+        # Within a value the order counts: a function may go through a mapping in its order.
+        return json.dumps({key: self[key] for key in sorted(self)})
 
     def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return hash(self.text)
@@ -117,15 +118,18 @@ class Call:
         A function of this package counts by its public name, which stays when its file moves. A
         function from elsewhere counts by its import path, by the source behind it (comments and
         layout aside) and, with `files`, by the content of files that its arguments name, so that a
-        result does not survive an edit of what made it.
+        result does not survive an edit of what made it. So does the source of functions that its
+        arguments name by `_target_`, which it will call.
         """
         omitted = getattr(self.function, "omitted_at", {})
         args = {k: v for k, v in self.bound().items() if omitted.get(k, _KEPT) not in (ANY, v)}
-        if (name := public_name(self.function)) is not None:
-            return {"target": name, "args": args}
-        source = _source(self.target, getattr(self.function, "__module__", None) or "")
-        identity = {"target": self.target, "args": args, **source}
-        if files and (content := files_named(self.bound())):
+        name, called = public_name(self.function), modules_named(args)
+        args = args if name is not None else {key: _in_order(value) for key, value in args.items()}
+        own = (self.target, getattr(self.function, "__module__", None) or "")
+        source = _source(*(own if name is None else ("",)), *called)
+        identity = {"target": name or self.target, "args": args, **source}
+        counted = files and (name is None or source)
+        if counted and (content := files_named(self.bound())):
             identity["files"] = content
         return identity
 
@@ -294,12 +298,29 @@ def _hints(target: str) -> dict[str, Any]:
 
 @functools.cache
 def _source(target: str, *modules: str) -> dict[str, str]:
-    """The source behind a user's function: its own module, and the one that offers it."""
+    """The source behind a user's function: its own module, the one that offers it, and others."""
     offered = target.rpartition(".")[0]
     while offered and offered not in sys.modules:  # a class within a class
         offered = offered.rpartition(".")[0]
     hashes = code_behind(*dict.fromkeys(name for name in (offered, *modules) if name))
     return {"source": digest(hashes)} if hashes else {}
+
+
+def _in_order(value: Any) -> Any:
+    """A value of which a stage key tells the order of mappings too, where they are not sorted.
+
+    A network may be built of `{b: 8, a: 16}` in this order. The order of arguments that go with a
+    `_target_` is nothing.
+    """
+    if isinstance(value, list | tuple):
+        return [_in_order(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    pairs = {key: _in_order(each) for key, each in value.items()}
+    by_name = sorted(pairs, key=lambda key: (type(key).__name__, key))
+    if "_target_" in pairs or [*pairs] == by_name:
+        return pairs
+    return {"in order": [[key, each] for key, each in pairs.items()]}
 
 
 def _is_ours(module: str) -> bool:

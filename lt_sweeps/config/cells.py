@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.composition import Axis, ComposedCell, choices_of, compose_cells, resolved
 from lt_sweeps.config.errors import unknown
+from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.published_curves import with_files
 from lt_sweeps.config.report_config import named_figures
 from lt_sweeps.config.taken_options import check_targets, group_of, has_key, untaken
@@ -266,9 +268,30 @@ def _cell(
     report = config.pop(REPORT, None) or {}
     if not isinstance(report, dict):
         raise ValueError(f"report: got {report!r}; give keys of conf/report/_keys.yaml")
+    for group in (*GROUPS, "task"):
+        _check_values(config.get(group), group)
     check_targets(config, choices)
     without = untaken(dict.fromkeys(keys), config)
     return Cell(Config(config), choices, tuple(overrides), frozen(Config(report)), without)
+
+
+def _check_values(values: Any, where: str) -> None:
+    """Raises: ValueError: a job would read other values from the manifest, which is JSON."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            if not isinstance(key, str):
+                raise ValueError(
+                    f"{where}: the key {key!r} is not a text, and the jobs of a sweep would read "
+                    "it as one; quote it in a yaml, or give a list"
+                )
+            _check_values(value, f"{where}.{key}")
+    elif isinstance(values, list):
+        for number, value in enumerate(values):
+            _check_values(value, f"{where}.{number}")
+    elif isinstance(values, float) and not math.isfinite(values):
+        raise ValueError(f"{where}: got {values}; give a number")
+    elif not isinstance(values, str | int | float | None):
+        raise ValueError(f"{where}: got {values!r}; give a number, a text, a list or a mapping")
 
 
 def _frozen_report(report: Config, config_dirs: Sequence[Path]) -> Mapping[str, Any]:

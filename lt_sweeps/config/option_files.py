@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.errors import CONF, unknown
@@ -44,7 +44,8 @@ def read_option(group: str, name: str, *, where: str, config_dir: str | None = N
     files = option_names(group, config_dir)
     if name not in files:
         raise ValueError(unknown(where, name, files, what="options"))
-    content: Any = yaml.safe_load(files[name].read_text())
+    # As Hydra reads all other options: 1e-3 is a number, and no key may be given twice.
+    content: Any = OmegaConf.to_container(OmegaConf.load(files[name]), resolve=True)
     if not isinstance(content, dict) or not isinstance(content.get("_target_"), str):
         raise ValueError(f"{where}: {files[name]} has no `_target_`, the path of a function")
     return Config(content)

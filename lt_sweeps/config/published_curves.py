@@ -57,9 +57,22 @@ def curves_of_file(
 
 
 def _curves(path: Path) -> Iterable[dict[str, Any]]:
-    """Consecutive rows that differ in sparsity and value alone are the points of one curve."""
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    for row, group in groupby(csv.DictReader(lines), _without_numbers):
+    """Consecutive rows that differ in sparsity and value alone are the points of one curve.
+
+    Raises: ValueError: it is no such table, or has what is not a number in the place of one.
+    """
+    try:  # a spreadsheet marks the beginning of its file
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"report.published: {path}: {error}") from None
+    reader = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    columns = list(reader.fieldnames or [])
+    if missing := [name for name in ("line", "value") if name not in columns]:
+        raise ValueError(
+            f"report.published: {path} has no column {missing[0]}; it has {columns}, and columns "
+            "are separated by commas"
+        )
+    for row, group in groupby(_rows(reader, path), _without_numbers):
         points = [[point.get("sparsity"), float(point["value"])] for point in group]
         about = {"label": row.pop("line", None), "source": row.pop("source", None)}
         about["metric"] = row.pop("metric", "test_accuracy")
@@ -68,6 +81,20 @@ def _curves(path: Path) -> Iterable[dict[str, Any]]:
             yield about | {"points": [[float(sparsity), value] for sparsity, value in points]}
         else:
             yield about | {"value": points[0][1]}
+
+
+def _rows(reader: csv.DictReader[str], path: Path) -> Iterable[dict[str, Any]]:
+    """The rows of a table, checked. Raises: ValueError: as `_curves`."""
+    for row in reader:
+        where = f"report.published: {path}: row {reader.line_num - 1}"
+        if None in row or None in row.values():
+            raise ValueError(f"{where} has other columns than the first line of the table")
+        for name, text in {"value": row["value"], "sparsity": row.get("sparsity") or "0"}.items():
+            try:
+                float(text)
+            except ValueError:
+                raise ValueError(f"{where}: {name} is {text!r}; give a number") from None
+        yield row
 
 
 def _without_numbers(row: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, cast
@@ -268,7 +269,17 @@ def _clip(given: Mapping[str, Any] | None) -> Call | None:
 
 
 def _name(value: Any) -> str:
-    return getattr(value, "__qualname__", None) or str(value)
+    """The name in stage keys of what is no JSON: a default of other people's functions.
+
+    Raises: ValueError: its text has an address, which is another one in the next process.
+    """
+    name = getattr(value, "__qualname__", None) or str(value)
+    if re.search(r" at 0x[0-9a-f]+", name):
+        raise ValueError(
+            f"recipe: a default {name} has no name that a stage key could hold; give the argument "
+            "in the recipe, or wrap the function in one without it"
+        )
+    return name
 
 
 def _as_json(value: Any) -> Any:

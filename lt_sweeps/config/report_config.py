@@ -104,6 +104,11 @@ class Published:
                 raise ValueError(
                     f"report.published: got {point}; give [sparsity, value], a sparsity in [0, 1)"
                 )
+            if Quantity.of(self.metric).is_fraction and not 0 <= point[1] <= 1:
+                raise ValueError(
+                    f"report.published: {self.label}: {self.metric} is {point[1]:g} at sparsity "
+                    f"{point[0]:g}; give a fraction in [0, 1], as records have it"
+                )
 
 
 @dataclass(frozen=True)

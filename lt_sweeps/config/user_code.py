@@ -13,7 +13,10 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
+import marshal
 import os
+import struct
 import sys
 import sysconfig
 import warnings
@@ -22,6 +25,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
+
+from lt_sweeps.config.keys import GROUPS
 
 # What this package stands on does not count for its own functions, and so not for a user's.
 _SHARED = {
@@ -68,7 +73,7 @@ def code_behind(*modules: str) -> dict[str, str]:
     Python's own modules and the packages that this one requires are left out.
 
     Raises:
-        ValueError: a module's source cannot be found or read.
+        ValueError: a module's source cannot be found or read, or is not what Python runs.
     """
     hashes: dict[str, str] = {}
     waiting, seen = list(modules), set[str]()
@@ -78,6 +83,9 @@ def code_behind(*modules: str) -> dict[str, str]:
         if not name or name in seen or top in _SHARED:
             continue
         seen.add(name)
+        if name.endswith(".*"):
+            waiting += _exported(package)
+            continue
         waiting.append(package)  # importing a module runs the packages around it
         file = _file(name)
         if file is None:
@@ -88,10 +96,38 @@ def code_behind(*modules: str) -> dict[str, str]:
         elif _SITE & {*file.parts} or not any(map(file.is_relative_to, _PYTHON)):
             content = _read(file, name)
             tree = _parsed(content) if file.suffix == ".py" else None
-            text = content if tree is None else ast.dump(tree).encode()
+            text = content if tree is None else _without_layout(tree)
+            if tree is not None:
+                _check_compiled(file, content, name)
             hashes[name] = hashlib.sha256(text).hexdigest()
             waiting += [] if tree is None else _imports(tree, name, file.stem == "__init__")
     return hashes
+
+
+def code_named(config: Mapping[str, Any]) -> dict[str, str]:
+    """The code behind the functions that a cell's config names by `_target_`, as `code_behind`."""
+    options = [config.get(group) for group in (*GROUPS, "task")]
+    return code_behind(*sorted(set(modules_named(options))))
+
+
+def modules_named(values: Any) -> Iterator[str]:
+    """The module of each function that a `_target_` in some values names, however deep."""
+    if isinstance(values, Mapping):
+        target = values.get("_target_")
+        if isinstance(target, str) and (module := _module_of(target)):
+            yield module
+        values = list(values.values())
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from modules_named(value)
+
+
+@functools.cache
+def _module_of(target: str) -> str:
+    """The module of a function by its import path, which may name a class around it too."""
+    while target and _spec(target) is None:
+        target = target.rpartition(".")[0]
+    return target
 
 
 def files_named(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -183,6 +219,35 @@ def _parsed(content: bytes) -> ast.Module | None:
         return None
 
 
+def _check_compiled(file: Path, content: bytes, name: str) -> None:
+    """Raises: ValueError: Python takes other code from its cache than the file holds.
+
+    It takes a file of equal size and time, in seconds, for the one that it compiled: so are two
+    variants from one archive, or two that a script writes within a second.
+    """
+    compiled = Path(importlib.util.cache_from_source(str(file)))
+    try:
+        cached, changed = compiled.read_bytes(), int(file.stat().st_mtime)
+        magic, flags, time, size = struct.unpack("<4sIII", cached[:16])
+        of_this = (time, size) == (changed & 0xFFFFFFFF, len(content) & 0xFFFFFFFF)
+        if magic != importlib.util.MAGIC_NUMBER or flags or not of_this:
+            return
+        same = marshal.loads(cached[16:]) == compile(content, str(file), "exec", dont_inherit=True)
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, struct.error):
+        return  # Python itself says what is wrong, or compiles the file
+    if not same:
+        raise ValueError(
+            f"`{name}`: Python runs {compiled}, which was compiled from other code than {file} "
+            "holds, of the same size and time; delete it"
+        )
+
+
+def _without_layout(tree: ast.Module) -> bytes:
+    """Code as one text, which is the same in every version of Python from 3.10 on."""
+    shown: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **shown).replace(", type_params=[]", "").encode()
+
+
 def _imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
     """What may be a module among the names that a module imports; the rest are names in one."""
     for node in ast.walk(tree):
@@ -195,10 +260,35 @@ def _imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
                 yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
             case ast.Call(
                 func=ast.Attribute(attr="import_module")
-                | ast.Name(id="import_module" | "__import__"),
-                args=[ast.Constant(value=str(word)), *_],
+                | ast.Name(id="import_module" | "__import__")
             ):
-                yield _absolute(word, name, is_package)
+                given = dict(zip(("name", "package"), node.args, strict=False))
+                given |= {str(keyword.arg): keyword.value for keyword in node.keywords}
+                word, package = _literal(given.get("name")), _literal(given.get("package"))
+                # Dots count from the package that it is given, or else from its own.
+                yield (
+                    _absolute(word, package, True) if package else _absolute(word, name, is_package)
+                )
+
+
+def _literal(node: ast.expr | None) -> str:
+    """The text that an argument is; nothing where it is made while the code runs."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _exported(package: str) -> Iterator[str]:
+    """What `from PACKAGE import *` may import of its modules: those that `__all__` lists."""
+    file = _file(package)
+    tree = _parsed(_read(file, package)) if file is not None and file.suffix == ".py" else None
+    for node in ast.walk(tree) if tree is not None else ():
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id="__all__")], value=value)
+                | ast.AugAssign(target=ast.Name(id="__all__"), value=value)
+                | ast.AnnAssign(target=ast.Name(id="__all__"), value=ast.expr() as value)
+            ):
+                words = (_literal(each) for each in ast.walk(value) if isinstance(each, ast.expr))
+                yield from (f"{package}.{word}" for word in words if word)
 
 
 def _absolute(imported: str, name: str, is_package: bool) -> str:

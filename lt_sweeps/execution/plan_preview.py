@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lt_sweeps.config.durations import readable
+from lt_sweeps.execution.computed_anew import why_anew
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.planning import Pack, Plan, dependencies
@@ -109,6 +110,7 @@ def preview(
             f"longest chain {readable(estimate.chain)}{'' if estimate.measured else _GUESSED}",
         ),
         ("disk", _disk(plan, todo)),
+        *(("anew", line) for line in why_anew(plan, todo, sweep.parent.parent)),
         *(("dropped", line) for line in [_dropped(plan, sweep.parent.parent)] if line),
         *(("data", line) for line in _absent(plan)),
         ("prunable", _prunable(plan)),

@@ -21,7 +21,7 @@ from lt_sweeps.storage.checked_read import DamagedFile, NewerFormat
 from lt_sweeps.storage.dropped_tickets import note_dropped
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import UnitName
-from lt_sweeps.storage.record import CellRecords
+from lt_sweeps.storage.run_folder import CellRecords
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_file import identity_in_path, ticket_path
 from lt_sweeps.storage.unit_costs import read_cost

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Literal
 
 from lt_sweeps.config.call import digest
@@ -19,7 +19,8 @@ from lt_sweeps.plan.stages import Init, Work, ancestors
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import is_stored
 from lt_sweeps.storage.atomic_write import set_aside
-from lt_sweeps.storage.record import MEASURED, Record, RunFolder
+from lt_sweeps.storage.record import MEASURED, Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store, UnitCost
 from lt_sweeps.storage.ticket_facts import TicketFacts
 from lt_sweeps.storage.verified_files import version
@@ -105,6 +106,12 @@ def _made_anew(planned: Planned, folder: RunFolder, tickets: StoredTickets) -> b
     if stored.done:
         fault = next(iter(stored.faults), "") or _differing(stored.records, known)
         if not fault and len(stored.records) == len(planned.trainings):
+            # A yaml that was renamed makes the same result, and `config.yaml` has its new name.
+            named = [{**row.options, **planned.labels} for row in stored.records]
+            columns = map(Record.option_columns, named)
+            renamed = [replace(row, **c) for row, c in zip(stored.records, columns, strict=True)]
+            if renamed != [*stored.records]:
+                folder.write(renamed, complete=True)
             return True
         reason = fault.removeprefix(f"{folder.records}: ").partition("; ")[0]
         set_aside(folder.records, reason or "not all records of its cell")

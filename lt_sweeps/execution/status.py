@@ -14,7 +14,8 @@ from functools import cached_property
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, job_name, over, queued
 from lt_sweeps.storage.manifest import FrozenCell, UnitName
-from lt_sweeps.storage.record import CellRecords, all_diverged
+from lt_sweeps.storage.record import all_diverged
+from lt_sweeps.storage.run_folder import CellRecords
 from lt_sweeps.storage.sweep_folder import Failure, Heartbeat, SweepFolder, known_speeds
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "missing"

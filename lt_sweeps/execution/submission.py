@@ -20,6 +20,7 @@ import torch
 from lt_sweeps.config.call import Config, digest
 from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.seeds import Seed
+from lt_sweeps.config.user_code import code_named
 from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution.asked_metrics import check_layouts, check_metrics
 from lt_sweeps.execution.loaded_code import ChangedCode
@@ -35,7 +36,7 @@ from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
 from lt_sweeps.plan.stages import Init, Work
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import ticket_fault
-from lt_sweeps.plan.unit import Unit, tasks_of
+from lt_sweeps.plan.unit import Unit, data_of, tasks_of
 from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import (
@@ -79,7 +80,7 @@ class Submission:
         before = self.sweep.usable_manifest
         if before is not None and not self._goes_on_with(before):
             if _asked(c.config for c in before.cells) == _asked(c.cell.config for c in plan.cells):
-                _check_units(before, plan, [unit for cell in before.cells for unit in cell.units])
+                _check_units(self.sweep, plan, [u for cell in before.cells for u in cell.units])
             raise ValueError(f"name: {folder!r} is taken by {self._owner(before)}; choose another")
 
     @property
@@ -200,6 +201,9 @@ class Submission:
             launcher = launcher or Launcher(cwd=os.getcwd())
             self._manifest(before, packs, launcher, jobs).write(self.sweep.path)
         sweep = self.sweep
+        sweep.note_code(
+            {k: v for c in self.plan.cells for k, v in code_named(c.cell.config).items()}
+        )
         sweep.forgive(self.units.keys() & sweep.failures().keys())
         return sweep
 
@@ -231,7 +235,7 @@ class Submission:
             packs=[*frozen, *new],
             launcher=launcher,
             reports={**(before.reports if before else {}), **self._reports},
-            data={**(before.data if before else {}), **_data(self.plan)},
+            data={**(before.data if before else {}), **data_of(self.plan.units)},
             search=before.search if before else self.settings.search,
             words=[*self.settings.words] or (before.words if before else []),
         )
@@ -367,20 +371,29 @@ def thawed(
         cells = plan(sweep.cells(pack.cells))
     finally:
         check()
-    units = _check_units(sweep.manifest, cells, pack.units)
+    units = _check_units(sweep, cells, pack.units)
     return cells, [units[name] for name in pack.units]
 
 
-def _check_units(before: Manifest, now: Plan, names: Iterable[UnitName]) -> Mapping[UnitName, Unit]:
-    """The units of a plan by name, after a check that those of a manifest are among them.
+def _check_units(
+    sweep: SweepFolder, now: Plan, names: Iterable[UnitName]
+) -> Mapping[UnitName, Unit]:
+    """The units of a plan by name, after a check that those of a sweep are among them.
 
     Raises: ChangedCode: a unit is not; the line says whether data or code has changed.
     """
+    before = sweep.manifest
     units = {name_of(unit): unit for unit in now.units}
     missing = next((name for name in names if name not in units), None)
     if missing is None:
         return units
-    for name, content in _data(now).items():
+    code = {k: v for cell in now.cells for k, v in code_named(cell.cell.config).items()}
+    if edited := sweep.edited(code):
+        raise ChangedCode(
+            f"code: {', '.join(edited)} was edited since the sweep was started; put it back, or "
+            "give the sweep another name: it computes with the code as it is now"
+        )
+    for name, content in data_of(now.units).items():
         if before.data.get(name, content) != content:
             raise ChangedCode(
                 f"data: {name} reads other content than when the sweep was started; put the data "
@@ -396,11 +409,6 @@ def _check_units(before: Manifest, now: Plan, names: Iterable[UnitName]) -> Mapp
 def _asked(configs: Iterable[Config]) -> list[dict[str, Any]]:
     """What cells ask for, without where and how it is computed."""
     return [{k: v for k, v in config.items() if k not in SHARED_KEYS} for config in configs]
-
-
-def _data(cells: Plan) -> dict[str, str]:
-    """The digest of each data set's content, by its function and arguments."""
-    return {str(task.call): digest(task.identity()) for task in tasks_of(cells.units)}
 
 
 def write_records(

@@ -11,7 +11,7 @@ from lt_sweeps.analysis.objective import Objective, mean_of
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.planning import planned_cell
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 
 
 class FailedTrial(ValueError):

@@ -10,7 +10,7 @@ from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.interchange.stored_plan import CURE, planned_works
 from lt_sweeps.interchange.ticket_formats import write_ticket
 from lt_sweeps.models.network import Network
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import CorruptTicket, Store
 
 

@@ -18,7 +18,8 @@ from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.option_files import read_option
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
-from lt_sweeps.storage.record import MEASURED, Record, RunFolder
+from lt_sweeps.storage.record import MEASURED, Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder, is_folder_name
 from lt_sweeps.storage.ticket import Ticket

@@ -12,7 +12,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.plan.planning import Planned, planned_cell
 from lt_sweeps.plan.stages import Work
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 
 CURE = "run the sweep again, which computes it anew"
 """What mends a damaged ticket."""

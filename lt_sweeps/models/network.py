@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -151,6 +152,14 @@ class Network:
             if any(each.included(pattern) for pattern in self.include)
             and not any(each.matches(pattern) for pattern in self.exclude)
         )
+
+    @property
+    def told_kinds(self) -> dict[str, Any]:
+        """What `kinds` adds to a key, where more than a schedule reads it: unusual kinds."""
+        usual = dataclasses.replace(self, kinds=()).layers if self.kinds else self.layers
+        pairs = zip(self.layers, usual, strict=True)
+        kinds = {layer.name: layer.kind for layer, other in pairs if layer.kind != other.kind}
+        return {"kinds": kinds} if kinds else {}
 
     @property
     @functools.cache  # noqa: B019 (networks are few)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from lt_sweeps.config.call import Call, Config, digest, nearest
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.keys import GROUPS, MACHINE_KEYS, SUPPLIED
@@ -29,7 +31,7 @@ from lt_sweeps.sparsity.group_schedules import check_schedule, group_counts
 from lt_sweeps.sparsity.schedules import targets_of
 from lt_sweeps.storage.dropped_tickets import read_dropped
 from lt_sweeps.storage.manifest import pack_name
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 
 
@@ -142,6 +144,7 @@ def plan(cells: Sequence[Cell]) -> Plan:
         ValueError: a cell is wrong: the first line of every error says where.
     """
     planned = [planned_cell(cell) for cell in cells]
+    _check_defaults_of_torch()
     distinct = {(cell.signature, cell.seed): cell for cell in planned}
     moments: dict[str, set[Moment]] = {}
     lasts = {last.key: last for cell in planned for last in cell.lasts}.values()
@@ -155,6 +158,20 @@ def plan(cells: Sequence[Cell]) -> Plan:
         {key: frozenset(wanted) for key, wanted in moments.items()},
         tuple(dict.fromkeys(_notes(planned))),
     )
+
+
+def _check_defaults_of_torch() -> None:
+    """Raises: ValueError: a module of the user's has changed what every network is made of.
+
+    Planning has imported these modules. The initial weights of a network of ours would be drawn
+    otherwise, and stored under the key that all other sweeps share.
+    """
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    if dtype != torch.float32 or device.type != "cpu":
+        raise ValueError(
+            f"torch: its default dtype is {dtype} and its default device {device.type}, which a "
+            "module of yours sets; networks begin as torch.float32 on the cpu, so set neither"
+        )
 
 
 def planned_cell(cell: Cell) -> Planned:
@@ -223,6 +240,8 @@ def _notes(planned: Sequence[Planned]) -> Iterator[str]:
             if cells[0].labels.get(group) is None and len(options) > 1:
                 folded.add(group)
                 yield f"{method} takes no {group}: one line instead of {len(options)}"
+        if not folded:
+            yield from _alike([cell.cell for cell in cells if cell.seed == cells[0].seed])
         for cell in cells:
             for key in cell.cell.untaken:
                 if key not in folded:
@@ -231,6 +250,14 @@ def _notes(planned: Sequence[Planned]) -> Iterator[str]:
         if prunings and (grouped := prunings[0].criterion.granularity) is not None:
             targets = [pruning.target for pruning in prunings]
             yield from group_counts(grouped, targets, prunings[0].network)
+
+
+def _alike(cells: Sequence[Cell]) -> Iterator[str]:
+    """That cells with other overrides lead to the same stages, by the overrides that differ."""
+    words = dict.fromkeys(word for cell in cells for word in cell.overrides)
+    differing = [word for word in words if not all(word in cell.overrides for cell in cells)]
+    if differing:
+        yield f"{', '.join(differing)} compute the same: one line instead of {len(cells)}"
 
 
 def stored(unit: Unit, moments: Mapping[str, frozenset[Moment]], tickets: StoredTickets) -> bool:
@@ -367,4 +394,4 @@ def _numbered(results: Sequence[Work]) -> dict[str, int]:
 
 @functools.cache
 def _network_key(network: Network) -> str:
-    return digest(network.identity())
+    return digest({**network.identity(), **network.told_kinds})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lt_sweeps.config.call import digest
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.plan.stages import Task, Work
 
@@ -20,3 +21,8 @@ class Unit:
 def tasks_of(units: Iterable[Unit]) -> list[Task]:
     """The tasks that units train on, each once, in their order."""
     return list(dict.fromkeys(unit.stage.training.task for unit in units))
+
+
+def data_of(units: Iterable[Unit]) -> dict[str, str]:
+    """The digest of each data set's content, by its function and arguments."""
+    return {str(task.call): digest(task.identity()) for task in tasks_of(units)}

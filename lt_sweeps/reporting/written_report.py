@@ -27,7 +27,7 @@ from lt_sweeps.storage.checked_read import (
     typed,
 )
 from lt_sweeps.storage.measured_speeds import speeds_path
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 FILE = "report.json"

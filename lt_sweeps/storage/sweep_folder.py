@@ -7,6 +7,7 @@
                      backends/<net>   the backend that was measured to be fastest for a network
                      running/<who>    the packs of a process at work, and their steps
                      jobs/<batch>     what was submitted
+                     code.json        the user's modules that the cells depend on, with hashes
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from lt_sweeps.config.errors import unknown
 from lt_sweeps.storage.atomic_write import set_aside, write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, read_json, say_unused, shortened
 from lt_sweeps.storage.manifest import FrozenPack, Manifest, UnitName
-from lt_sweeps.storage.record import CellRecords, RunFolder
+from lt_sweeps.storage.run_folder import CellRecords, RunFolder
 
 STALE = 120.0  # a process without a heartbeat for this many seconds counts as dead
 
@@ -163,6 +164,25 @@ class SweepFolder:
     def _backend(self, network: str) -> Path:
         return self.folder / "backends" / f"{network}.json"
 
+    @property
+    def code(self) -> dict[str, str]:
+        """The hash of each module of the user's that its cells depend on; none where unknown."""
+        try:
+            return read_json(self.folder / "code.json", dict[str, str])
+        except (OSError, DamagedFile):
+            return {}
+
+    def edited(self, now: Mapping[str, str]) -> list[str]:
+        """The modules that have another hash now than when it was frozen."""
+        noted = self.code
+        return [name for name, value in now.items() if noted.get(name, value) != value]
+
+    def note_code(self, hashes: Mapping[str, str]) -> None:
+        """Note the user's code of its cells, for plans that find it edited."""
+        with suppress(OSError):
+            content = json.dumps({**self.code, **hashes}, sort_keys=True).encode()
+            write_whole(self.folder / "code.json", content)
+
     def needs(self, unit: UnitName) -> set[UnitName]:
         """The units whose tickets this one starts from."""
         key, seed = unit
@@ -216,7 +236,8 @@ class SweepFolder:
                 heartbeat = read_json(path, Heartbeat)
                 packs = heartbeat.packs.values()
                 known = all(p.units and self._knows(p.units) for p in packs)
-                if known and time.time() - heartbeat.time < STALE:
+                # Later than now: the clock was set back, or the beat is of a machine far ahead.
+                if known and abs(time.time() - heartbeat.time) < STALE:
                     at_work[path.stem] = heartbeat
         return at_work
 
@@ -237,10 +258,16 @@ def sweep_path(name: str, root: Path, *, where: str) -> Path:
     """
     for folder in (Path(name), root / "sweeps" / name, root / "runs" / name):
         if folder.is_dir():
-            return folder
+            return _below_its_root(folder)
     names = [folder.name for folder in (root / "sweeps").glob("*")]
     absent = "" if root.is_dir() else ", because there is no such folder; give root=DIR"
     raise ValueError(unknown(where, name, names, what=f"sweeps in {root}") + absent)
+
+
+def _below_its_root(folder: Path) -> Path:
+    """The folder by a path that shows its root, which `.`, `../NAME` and a link do not."""
+    paths = (folder, Path(os.path.abspath(folder)), folder.resolve())
+    return next((path for path in paths if path.parent.name in ("sweeps", "runs")), folder)
 
 
 def known_speeds(root: Path) -> dict[str, float]:

@@ -11,6 +11,7 @@ from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Task
 from lt_sweeps.sparsity.pruning import checked_evidence
 from lt_sweeps.storage.ticket import State, Ticket
+from lt_sweeps.training.arithmetic import FLOAT32
 from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import TaskLoss
 
@@ -48,7 +49,9 @@ def hessian_gradient(
     module = network.holding({name: tensor[0] for name, tensor in ticket.state.items()})
     parameters, names = dict(module.named_parameters()), [layer.name for layer in network.layers]
     weights = [parameters[name] for name in names]
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]), plain_attention():
+    exact = FLOAT32.set(torch.device("cpu"))  # a module of the user's may have set another
+    noise = torch.random.fork_rng(devices=[])
+    with torch.enable_grad(), noise, plain_attention(), exact:
         torch.manual_seed(draw(seed.role("noise"), "gradient"))
         outputs = picked(module(images))
         loss = TaskLoss(task.kind).mean(outputs / temperature, labels)

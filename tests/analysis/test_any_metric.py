@@ -23,7 +23,8 @@ from lt_sweeps.config.errors import CONF
 from lt_sweeps.reporting.csv_tables import records_table, summary_table
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
-from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.tracking.tracked_runs import tracked_cells
 from lt_sweeps.tracking.wandb_dashboard import sections, verdict_table
 

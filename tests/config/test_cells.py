@@ -279,6 +279,23 @@ def test_a_foreign_launcher_runs_every_cell_by_itself(multirun: Multirun) -> Non
     assert values(cells, "seed") == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("{1: 0.5}", ".t: the key 1 is not a text, and the jobs of a sweep would read it as one; "),
+        ("[{true: 0}]", ".t.0: the key True is not a text, and the jobs of a sweep would read it"),
+        ("{a: .inf}", ".t.a: got inf; give a number"),
+    ],
+)
+def test_a_value_that_a_job_would_read_as_another_is_refused(
+    value: str, said: str, conf: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The manifest is JSON, whose keys are texts: a job would look up 1 among '1'."""
+    own = conf(schedule__mine=f"_target_: lt_sweeps.sparsity.schedules.geometric\nt: {value}\n")
+    assert main(["plan", own, "schedule=mine", "seed=0", "mask_criterion=random"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: schedule{said}")
+
+
 def test_hydra_leaves_no_folders(multirun: Multirun, tmp_path: Path) -> None:
     multirun("mask_criterion=random")
     multirun("hydra.mode=RUN", "seed=3")

@@ -59,6 +59,30 @@ def test_a_mistake_is_answered_with_what_there_is(entry: dict, answer: str) -> N
         layout({"published": [entry]})
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (",value", ",values", "has no column value; it has "),
+        (",", ";", "has no column line; it has .*separated by commas"),
+        ("0.9,0.95", '0.9,"0,95"', "row 2: value is '0,95'; give a number"),
+        ("0.9,0.95", "x,0.95", "row 2: sparsity is 'x'; give a number"),
+        ("0.9,0.95,me", "0.9", "row 2 has other columns than the first line"),
+        ("0.9,0.95,me", "0.9,0.95,me,me", "row 2 has other columns than the first line"),
+        ("0.9,0.95", "0.9,95", "test_accuracy is 95 at sparsity 0.9; give a fraction in"),
+        ("# my notes", "# \xe9", "can't decode byte"),
+    ],
+)
+def test_a_table_that_cannot_be_right_is_refused(own: str, old: str, new: str, said: str) -> None:
+    Path(own).write_bytes(OWN.replace(old, new).encode("latin-1"))
+    with pytest.raises(ValueError, match=f"^report.published: .*{said}"):
+        layout({"published": [{"file": own}]})
+
+
+def test_a_table_from_a_spreadsheet_begins_with_a_mark(own: str) -> None:
+    Path(own).write_text(OWN.removeprefix("# my notes\n"), encoding="utf-8-sig")
+    assert [curve["label"] for curve in curves_of_file(own)] == ["dense", "random"]
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.csv")), ids=lambda path: path.stem)
 def test_a_file_of_ours_says_where_its_numbers_come_from_and_can_be_drawn(path: Path) -> None:
     assert path.read_text().startswith("# ")

@@ -1,6 +1,7 @@
 """Learning rates over a training against torch's own schedulers."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -76,6 +77,21 @@ def test_smoothing_is_a_part_of_the_label(given: float) -> None:
 def test_a_setting_that_would_do_nothing_is_refused(keys: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(**keys)
+
+
+ADD = partial(torch.add, alpha=2)
+
+
+class Odd(torch.optim.SGD):
+    def __init__(self, params, lr: float, *, add=ADD) -> None:
+        super().__init__(params, lr)
+
+
+def test_a_default_whose_text_is_another_in_each_process_is_refused() -> None:
+    """Every command would compute anew what the one before it has stored."""
+    own = made(optimizer={"_target_": f"{__name__}.Odd"}, momentum=0.0, nesterov=False)
+    with pytest.raises(ValueError, match="recipe: a default functools.partial.* has no name that"):
+        own.identity()
 
 
 def test_a_recipe_that_is_built_by_hand_is_checked_too() -> None:

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import os
+import py_compile
 import random
 import sys
 from pathlib import Path
@@ -94,6 +96,44 @@ def test_a_module_that_appears_counts(lab: Path) -> None:
     (lab / "lab_absent.py").write_text("X = 1\n")
     sys.path_importer_cache.clear()
     assert set(edited(lab / "lab/crit.py", "", "")) - set(before) == {"lab_absent"}
+
+
+def test_modules_that_a_star_imports_count(lab: Path) -> None:
+    (lab / "lab" / "tools" / "__init__.py").write_text("__all__ = ['signs', 'absent']\n")
+    (lab / "lab_late.py").write_text("from lab.tools import *\n")
+    assert set(code_behind("lab_late")) == {"lab_late", "lab", "lab.tools", *BEHIND} - {"lab_named"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["('.signs', 'lab.tools')", "('.signs', package='lab.tools')", "(name='lab.tools.signs')"],
+)
+def test_a_module_that_is_imported_from_a_package_by_its_name_counts(lab: Path, call: str) -> None:
+    (lab / "lab_late.py").write_text(f"import importlib\nimportlib.import_module{call}\n")
+    assert "lab.tools.signs" in code_behind("lab_late")
+
+
+def test_code_that_python_takes_from_its_cache_in_place_of_the_file_is_refused(lab: Path) -> None:
+    """It compares size and time alone, and would run the earlier code under the later key."""
+    file = lab / "lab" / "units.py"
+    by_time = py_compile.PycInvalidationMode.TIMESTAMP
+    py_compile.compile(str(file), doraise=True, invalidation_mode=by_time)
+    before, at = code_behind("lab.crit"), file.stat()
+    assert edited(file, "", "") == before
+    file.write_text(file.read_text().replace("ONE = 1", "ONE = 2"))
+    os.utime(file, ns=(at.st_atime_ns, at.st_mtime_ns))
+    code_behind.cache_clear()
+    with pytest.raises(ValueError, match=r"^`lab.units`: Python runs .*units.*\.pyc, which was"):
+        code_behind("lab.crit")
+    os.utime(file, ns=(at.st_atime_ns, at.st_mtime_ns + 2 * 10**9))
+    code_behind.cache_clear()
+    assert code_behind("lab.crit") != before
+
+
+def test_code_has_the_same_hash_in_every_version_of_python(lab: Path) -> None:
+    """A newer Python must not rename results: its trees have more fields, and leave out others."""
+    (lab / "lab_named.py").write_text("class C:\n    def f(x, *, y=[]): return {**x}, y[1:]\n")
+    assert code_behind("lab_named")["lab_named"][:16] == "5b424a5982e36a21"
 
 
 def test_the_place_of_a_module_does_not_count(lab: Path, tmp_path_factory, monkeypatch) -> None:

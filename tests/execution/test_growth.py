@@ -19,7 +19,7 @@ from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, packs, plan
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.storage.manifest import Machine
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.verified_files import VerifiedFiles, is_settled, version
 

@@ -23,7 +23,7 @@ from lt_sweeps.execution.submission import Submission, work_on
 from lt_sweeps.plan.planning import Plan, packs, plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import BackendChoice, SweepFolder
 from lt_sweeps.training import backend_timing

@@ -22,7 +22,8 @@ from lt_sweeps.plan.stages import Init, Train, Training
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.sparsity.sparsifiers import Sparsifier
 from lt_sweeps.storage.manifest import Machine
-from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 
 Make = Callable[..., Cell]
@@ -226,6 +227,17 @@ def test_a_harmed_config_is_written_again(cell: Make, run: Run) -> None:
     config.write_bytes(b"")
     assert record_cell(made.cells[0], StoredTickets(store, thorough=True))
     assert config.read_bytes() == right
+
+
+def test_an_option_that_was_renamed_has_its_new_name_in_the_rows(cell: Make, run: Run) -> None:
+    """The result is the same; an audit takes a name that no file has for an edit."""
+    made, store = run(cell())
+    now, tickets = made.cells[0], StoredTickets(store, thorough=True)
+    before = RunFolder(folder(made, store)).read()
+    assert record_cell(replace(now, labels={**now.labels, "mask_criterion": "mine"}), tickets)
+    after = RunFolder(folder(made, store)).read()
+    assert after.done and {row.criterion for row in after.records} == {"mine"}
+    assert after.records == tuple(replace(row, criterion="mine") for row in before.records)
 
 
 def test_an_unfinished_cell_has_the_rows_it_has_and_no_done(cell: Make, run: Run) -> None:

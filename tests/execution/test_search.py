@@ -21,7 +21,8 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.submission import Submission, resumed
 from lt_sweeps.interchange.audit_results import audit
-from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 TINY = [

@@ -116,6 +116,25 @@ def test_a_sweep_whose_file_was_edited_says_so_and_not_that_its_name_is_taken(
     assert Submission(planned(), settings(tmp_path, "mine")).folder == sweep.folder
 
 
+def test_an_edit_of_code_in_the_file_of_a_data_set_is_not_called_an_edit_of_data(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, head = tmp_path / "both_lab.py", "from lt_sweeps.data import synthetic\n"
+    data = "def data(): return synthetic(shape=[1, 4, 4], classes=4, train=64)\n"
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "both_lab", raising=False)
+
+    def planned(criterion: str) -> Plan:
+        lab.write_text(f"{head}{data}def score(final): return {criterion}\n")
+        forget_plans()
+        own = {"_target_": "both_lab.score"}
+        return plan([cell(mask_criterion=own, dataset={"_target_": "both_lab.data"})])
+
+    frozen(planned("final"), tmp_path, "mine")
+    with pytest.raises(ChangedCode, match="^code: both_lab was edited since the sweep was started"):
+        Submission(planned("-final"), settings(tmp_path, "mine"))
+
+
 def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> None:
     made = plan([cell(seed=seed) for seed in (0, 1, 2)])
     sweep = frozen(made, tmp_path)

@@ -31,7 +31,8 @@ from lt_sweeps.interchange.stored_plan import planned_run
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.storage.manifest import Manifest
 from lt_sweeps.storage.record import COLUMNS as RECORD
-from lt_sweeps.storage.record import MEASURED, Record, RunFolder
+from lt_sweeps.storage.record import MEASURED, Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_file import identity_in_path, read_metadata, ticket_path

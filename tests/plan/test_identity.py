@@ -16,8 +16,8 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan import planning
-from lt_sweeps.plan.planning import plan, planned_cell
-from lt_sweeps.plan.stages import Evaluate, Init, Train, ancestors, task
+from lt_sweeps.plan.planning import packs, plan, planned_cell
+from lt_sweeps.plan.stages import Evaluate, Init, Prune, Search, Train, ancestors, task
 from lt_sweeps.plan.stages import stage as stages
 from lt_sweeps.sparsity.schedules import Target
 
@@ -291,6 +291,91 @@ def test_data_or_code_that_change_while_a_pack_waits_rename_its_units(
     (lab / file).write_text((lab / file).read_text().replace("1", "2"))
     afresh()
     assert {unit.stage.key for unit in plan(sweep.cells()).units}.isdisjoint(frozen)
+
+
+def test_data_sets_of_one_name_and_fingerprint_in_two_modules_are_two(
+    cell: Make, lab: Path
+) -> None:
+    other = MODULE.replace("numpy.uint8).copy()", "numpy.uint8)[::-1].copy()")
+    (lab / "identity_helper.py").write_text("FACTOR = 1\n" + other.replace("from identity_", "#"))
+    inputs = []
+    for module in ("identity_lab", "identity_helper"):
+        data = {"_target_": f"{module}.from_file", "fingerprint": "v1"}
+        task = planned_cell(cell(dataset=data, data_dir=str(lab))).last.training.task
+        inputs.append(task.dataset.load()["train"].inputs)
+    assert torch.equal(inputs[0].flatten(), inputs[1].flatten().flip(0))
+    assert not torch.equal(*inputs)
+
+
+def test_a_function_that_an_argument_names_counts_by_its_source_too(cell: Make, lab: Path) -> None:
+    """Of a function of ours as well: slimming calls the initializer that a model names."""
+    net = {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 4}
+    model = {"net": net, "init": {"_target_": "identity_helper.draw"}}
+    keys = []
+    for gain in (1, 2, 1):
+        (lab / "identity_helper.py").write_text(f"def draw(module): {gain}\n")
+        sys.modules.pop("identity_helper", None)
+        keys.append(key(cell(model=model, method={"_target_": "lt_sweeps.plan.methods.slimming"})))
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_the_order_of_a_mapping_counts_where_a_function_may_go_through_it(
+    cell: Make, lab: Path
+) -> None:
+    (lab / "identity_helper.py").write_text(
+        "from torch import nn\n"
+        "def net(input_shape, classes, *, blocks: dict):\n"
+        "    widths = [16, *blocks.values(), classes]\n"
+        "    layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:])]\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
+    )
+    orders = [{"a": 12, "b": 8}, {"b": 8, "a": 12}, {"b": 12, "a": 8}]
+    made = [
+        planned_cell(cell(model={"net": {"_target_": "identity_helper.net", "blocks": blocks}}))
+        for blocks in orders
+    ]
+    assert [each.last.network.layers[0].shape for each in made] == [(12, 16), (8, 16), (12, 16)]
+    assert len({each.last.key for each in made}) == 3
+
+
+@pytest.mark.parametrize("switch", ["dtype(torch.float64)", "device('meta')"])
+def test_a_module_that_changes_the_defaults_of_torch_is_refused(
+    cell: Make, lab: Path, switch: str
+) -> None:
+    """The dense network would be another one, under the key that all sweeps share."""
+    (lab / "identity_helper.py").write_text(
+        f"import torch\ntorch.set_default_{switch}\nFACTOR = 1\n"
+    )
+    try:
+        with pytest.raises(ValueError, match="^torch: its default dtype is .* which a module of"):
+            plan([cell(recipe___target_="identity_lab.slow")])
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+def test_kinds_of_layers_count_where_more_than_the_schedule_reads_them(cell: Make) -> None:
+    """Both have one target here; the rows of an output layer are never pruned as neurons."""
+    net = {"_target_": "lt_sweeps.models.FC", "hidden": [12, 8]}
+    large = "lt_sweeps.sparsity.criteria.large_final"
+    half = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5}
+    neurons = {"mask_criterion": {"_target_": large, "granularity": "neuron"}}
+    amc = {"method": {"_target_": "lt_sweeps.plan.methods.amc"}, "schedule": half}
+    told = [{}, {"hidden.1.weight": "output"}, {"hidden.0.weight": "conv"}]
+    for more, count in ((neurons, 3), (amc, 3), ({}, 1)):
+        keys = {key(cell(model={"net": net, "kinds": kinds}, **more)) for kinds in told}
+        assert len(keys) == count
+    searches = plan([cell(model={"net": net, "kinds": kinds}, **amc) for kinds in told]).units
+    sizes = {unit.stage.key: 9 for unit in searches}
+    found = packs(searches, stack_size=sizes, workers=1)
+    assert [len(pack.units) for pack in found if isinstance(pack.units[0].stage, Search)] == [1] * 3
+    whole = []
+    for kinds in told[:2]:
+        last = planned_cell(cell(model={"net": net, "kinds": kinds}, **neurons)).last
+        prune = next(stage for stage in ancestors(last) if isinstance(stage, Prune))
+        assert prune.groups is not None
+        whole.append([n for n, group in prune.groups.numbers.items() if len(group.unique()) == 1])
+    assert whole == [["output.weight"], ["hidden.1.weight", "output.weight"]]
 
 
 def test_labels_and_kinds_of_tensors_count(lab: Path) -> None:

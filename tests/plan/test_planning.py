@@ -1,6 +1,7 @@
 """Every stage once, whoever asks for it; packs of what can train together."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from fixtures.tiny_cell import SGD
 
@@ -70,6 +71,18 @@ def test_a_plan_says_what_a_method_does_not_take(cell: Make) -> None:
         "imp takes no method.every",
         "gmp takes no mask_criterion: one line instead of 3",
     )
+
+
+def test_a_plan_says_which_words_compute_the_same(cell: Make) -> None:
+    """With protocol=prune nothing is rewound, and a swept `to` does nothing."""
+    method = {"_target_": "lt_sweeps.plan.methods.magnitude"}
+    cells = [
+        replace(cell(method={**method, "to": to}, seed=s), overrides=(f"seed={s}", f"to={to}"))
+        for s in (0, 1)
+        for to in ("0it", "1ep")
+    ]
+    assert plan(cells).notes == ("to=0it, to=1ep compute the same: one line instead of 2",)
+    assert plan(cells[::2]).notes == ()
 
 
 def test_a_plan_names_the_milestones_that_a_training_never_reaches(cell: Make) -> None:

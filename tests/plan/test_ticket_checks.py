@@ -20,7 +20,7 @@ from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.storage.checked_read import NewerFormat
 from lt_sweeps.storage.manifest import Machine
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store, UnitCost
 
 Make = Callable[..., Cell]

@@ -14,12 +14,8 @@ import pytest
 from fixtures.fake_results import FakeSweep
 
 from lt_sweeps.config.quantities import METRICS
-from lt_sweeps.storage.record import (
-    COLUMNS,
-    FORMAT,
-    Record,
-    RunFolder,
-)
+from lt_sweeps.storage.record import COLUMNS, FORMAT, Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.tracking.tracked_runs import RESULTS
 
 
@@ -106,7 +102,7 @@ def test_what_many_records_have_alike_is_stored_once(tmp_path: Path) -> None:
 
 
 def test_records_are_read_without_torch() -> None:
-    code = "import sys, lt_sweeps.storage.record, lt_sweeps.storage.ticket_file\n"
+    code = "import sys, lt_sweeps.storage.run_folder, lt_sweeps.storage.ticket_file\n"
     code += "assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

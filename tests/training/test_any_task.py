@@ -24,7 +24,7 @@ from lt_sweeps.models.functional import picked
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, TaskKind
-from lt_sweeps.storage.record import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training import metrics
 from lt_sweeps.training.backends.backend import choose_backend

@@ -17,7 +17,8 @@ from lt_sweeps.execution.records import record_cell
 from lt_sweeps.models import FC, Conv, ResNet
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stored_tickets import StoredTickets
-from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.training.arithmetic import Arithmetic
 from lt_sweeps.training.stack import Stack

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from lt_sweeps.execution.materialize import snapshot, ticket
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Prune, Reset
 from lt_sweeps.storage.store import Store
-from lt_sweeps.training.gradients import gradient
+from lt_sweeps.training.gradients import gradient, hessian_gradient
+from lt_sweeps.training.task_loss import TaskLoss
 
 Make = Callable[..., Cell]
 Run = Callable[..., tuple[Plan, Store]]
@@ -38,6 +40,28 @@ def test_it_is_the_gradient_of_the_mean_loss_on_the_first_images(cell: Make, tmp
     ours = gradient(start, stage.network, stage.training.task, Seed.of(0), 24)
     assert torch.allclose(ours["hidden.0.weight"][0], by_hand(stage, dict(start.state), 24))
     assert set(ours) == {"hidden.0.weight", "hidden.1.weight", "output.weight"}
+
+
+def test_a_hessian_is_computed_in_float32_whatever_a_module_of_the_users_has_set(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`medium` rounds products to bfloat16, on CPUs that have it; a training sets `highest`."""
+    stage, used = plan([cell()]).units[0].stage, []
+    start = ticket(stage.start, Seed.of(0), Store(tmp_path))
+    mean = TaskLoss.mean
+
+    def looked_at(*arguments: Any) -> torch.Tensor:
+        used.append(torch.get_float32_matmul_precision())
+        return mean(*arguments)
+
+    monkeypatch.setattr(TaskLoss, "mean", looked_at)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        hessian_gradient(start, stage.network, stage.training.task, Seed.of(0), 24, 1.0)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert used == ["highest"]
 
 
 @pytest.mark.parametrize("name", ["snip", "grasp", "synflow"])

@@ -26,7 +26,8 @@ from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.plan.planning import Plan, planned_cell
 from lt_sweeps.plan.stages import Reset, Stage, Work
-from lt_sweeps.storage.record import Record, RunFolder
+from lt_sweeps.storage.record import Record
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 

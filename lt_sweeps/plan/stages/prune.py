@@ -188,6 +188,8 @@ class Prune(Stage):
             divided = divides(self.criterion.granularity, self.network)
             own = self.criterion.granularity.identity()
             fields["granularity"] = {**own, **({"version": 2} if divided else {})}
+            # The rows of an output layer stay whole, and a function of a user's gets the layer.
+            fields |= self.network.told_kinds
         return fields
 
     @property

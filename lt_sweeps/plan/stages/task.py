@@ -38,6 +38,7 @@ class Task:
             )
         if not (self.call.ours or dataset.fingerprint):
             return dataset
+        # The whole path of the function: `mylab.mnist.load` and `mylab.cifar.load` are two.
         name = f"{self.call.target} {self.call} {self.data_dir} {dataset.fingerprint}"
         return replace(dataset, load=partial(read_once, name, dataset.load))
 

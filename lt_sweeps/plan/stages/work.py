@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from lt_sweeps.config.call import digest, nearest
+from lt_sweeps.config.call import digest, identity_of, nearest
 from lt_sweeps.config.durations import steps
 from lt_sweeps.plan.stages.stage import Moment, Stage
 from lt_sweeps.plan.stages.task import Training
@@ -181,6 +181,7 @@ class Train(Work):
             **({"untrained": 2} if decays and self.network.untrained else {}),
             **({} if self.again is None else {"again": self.again}),
             **({"sparsifier": self.sparsifier.identity()} if acts else {}),
+            **(self.network.told_kinds if identity_of(type(self.sparsifier)) else {}),
         }
 
     def __str__(self) -> str:
@@ -234,7 +235,9 @@ class Search(Evaluate):
     stores_ticket: ClassVar[bool] = True
 
     def fields(self) -> dict[str, Any]:
-        return {**super().fields(), "sparsifier": self.sparsifier.identity()}
+        # What a search sees of a layer has its kind, and a sparsifier of a user's may look at it.
+        kinds = self.network.told_kinds
+        return {**super().fields(), "sparsifier": self.sparsifier.identity(), **kinds}
 
     def __str__(self) -> str:
         return f"search  {self.training.task.call}{self._precision}, {self.sparsifier}"

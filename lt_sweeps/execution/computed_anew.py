@@ -1,0 +1,82 @@
+"""Why cells are computed although the root has results of them: what changed since then.
+
+A stage key does not say what went into it, but manifests, and the code noted beside them, do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from lt_sweeps.analysis.cell_settings import taken_settings
+from lt_sweeps.config.user_code import code_named
+from lt_sweeps.execution.run_settings import code_version
+from lt_sweeps.plan.planning import Pack, Plan, Planned
+from lt_sweeps.plan.unit import Unit, data_of
+from lt_sweeps.storage.manifest import FrozenCell
+from lt_sweeps.storage.sweep_folder import SweepFolder
+
+_MOST_SWEEPS, _LARGEST = 3, 1 << 19  # manifests to read, and bytes: a plan is not to wait for more
+_Settings = Mapping[str, str]
+_Asked = list[tuple[_Settings, Planned]]
+
+
+def why_anew(plan: Plan, todo: Iterable[Pack], root: Path) -> list[str]:
+    """A line for each reason why cells are computed although an earlier sweep has their results."""
+    missing = {(unit.stage.key, unit.seed) for pack in todo for unit in pack.units}
+    cells = [c for c in plan.cells if any((s.key, c.seed) in missing for s in c.trainings)]
+    left, reasons = [(_settings(c.cell.config, c.labels), c) for c in cells], Counter[str]()
+    paths = [path for path in root.glob("sweeps/*/manifest.json") if left and path.is_file()]
+    for path in sorted(paths, key=lambda path: -path.stat().st_mtime_ns)[:_MOST_SWEEPS]:
+        with suppress(ValueError, OSError):  # a damaged manifest explains nothing
+            if path.stat().st_size < _LARGEST:
+                left = left and _compared(left, SweepFolder(path.parent), reasons)
+    return [f"{n} of {len(plan.cells)} cells have {reason}" for reason, n in reasons.items()]
+
+
+def _compared(new: _Asked, sweep: SweepFolder, reasons: Counter[str]) -> _Asked:
+    """Count why the results of a sweep are not those of the cells; returns the cells without."""
+    old = [(_settings(cell.config, cell.labels), cell) for cell in sweep.manifest.cells]
+    edits = _edits([dict(settings) for settings, _ in old], [dict(settings) for settings, _ in new])
+
+    def name(settings: _Settings, cell: Planned | FrozenCell) -> object:
+        rest = frozenset(item for item in settings.items() if item[0] not in edits)
+        return str(cell.seed), frozenset(cell.labels.items()), rest
+
+    before, left = {name(*each): each for each in old}, _Asked()
+    for settings, cell in new:
+        was, earlier = before.get(name(settings, cell), (settings, None))
+        if not (earlier and (sweep.root / "runs" / earlier.name / "DONE").exists()):
+            left.append((settings, cell))
+        elif not {*earlier.stages} <= {stage.key for stage in cell.trainings}:
+            changed = [text for key, text in edits.items() if was.get(key) != settings.get(key)]
+            if said := ", ".join(changed + _code_or_data(cell, sweep, bool(changed))):
+                reasons[f"results in {sweep.folder.name}; since then {said}"] += 1
+    return left
+
+
+def _settings(config: Mapping[str, object], labels: Mapping[str, str | None]) -> _Settings:
+    return {key: json.dumps(value) for key, value in taken_settings(config, labels).items()}
+
+
+def _edits(*sides: list[dict[str, str]]) -> _Settings:
+    """The keys with one value in all old cells and another one in all new cells, with both."""
+    pairs = [{item for settings in side for item in settings.items()} for side in sides]
+    counts, (one, two) = [Counter(key for key, _ in side) for side in pairs], map(dict, pairs)
+    keys = (key for key in sorted(one) if counts[0][key] == counts[1][key] == 1)
+    return {key: f"{key} {one[key]} -> {two[key]}" for key in keys if one[key] != two[key]}
+
+
+def _code_or_data(cell: Planned, sweep: SweepFolder, explained: bool) -> list[str]:
+    """What changed beside the settings of a cell; data and version only if nothing else did."""
+    now = code_named(cell.cell.config)
+    edited = [f"{name} was edited" for name in sweep.edited(now)]
+    if explained or edited or (now and not sweep.code):
+        return edited
+    then, data = data_of(Unit(s, cell.seed) for s in cell.trainings), sweep.manifest.data
+    other = [f"{name} reads other data" for name in then if data.get(name, "") != then[name]]
+    versions = {pack.machine.code_version for pack in sweep.manifest.packs[:1]} - {code_version()}
+    return other or [f"lt_sweeps {version} became {code_version()}" for version in versions]

@@ -1,0 +1,12 @@
+"""An option of a verb is read as Hydra reads the options of a sweep."""
+
+from pathlib import Path
+
+from lt_sweeps.config.option_files import read_option
+
+
+def test_a_number_with_an_exponent_is_a_number(tmp_path: Path) -> None:
+    (tmp_path / "figure").mkdir()
+    (tmp_path / "figure" / "mine.yaml").write_text("_target_: mylab.draw\nwidth: 1e-3\n")
+    option = read_option("figure", "mine", where="report", config_dir=str(tmp_path))
+    assert option == {"_target_": "mylab.draw", "width": 0.001}

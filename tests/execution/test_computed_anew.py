@@ -1,0 +1,41 @@
+"""A plan says what changed since the sweep whose results it cannot use."""
+
+import sys
+from dataclasses import replace
+
+from fixtures.fresh_process import afresh
+from fixtures.tiny_cell import settings
+
+from lt_sweeps.execution import computed_anew as anew
+from lt_sweeps.execution.submission import Submission
+from lt_sweeps.plan.planning import Pack, Plan, plan
+from lt_sweeps.plan.stages import stage
+from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.run_folder import RunFolder
+
+
+def test_settings_code_or_the_version_that_changed_are_named(cell, tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def planned(code: str = "1", **changes: object) -> Plan:
+        (tmp_path / "anew_lab.py").write_text(f"def keep(final): return {code} * final.abs()\n")
+        sys.modules.pop("anew_lab", None)
+        afresh()
+        changes["mask_criterion"] = {"_target_": "anew_lab.keep"}
+        return plan([cell(seed=seed, **changes) for seed in (0, 1)])
+
+    def why(*code: str, **changes: object) -> list[str]:
+        return anew.why_anew(m := planned(*code, **changes), [Pack(m.units)], tmp_path)
+
+    done, asked = planned(), replace(settings(tmp_path, "b"), machine=Machine(code_version="1.0"))
+    Submission(done, asked).freeze([Pack(done.units)])
+    for each in done.cells:
+        RunFolder.of(tmp_path, each.signature, each.seed).write([], complete=True)
+    lr, since = "recipe.lr 0.01 -> 0.02", "2 of 2 cells have results in b; since then"
+    assert why() == why(schedule__levels=3) == []  # these results are used
+    assert why(recipe__lr=0.02) == [f"{since} {lr}"]
+    assert why("2") == [f"{since} anew_lab was edited"]
+    assert why("2", recipe__lr=0.02) == [f"{since} {lr}, anew_lab was edited"]
+    monkeypatch.setattr(stage, "NUMERICS", stage.NUMERICS + 1)
+    monkeypatch.setattr(anew, "code_version", lambda: "2.0")
+    assert why() == [f"{since} lt_sweeps 1.0 became 2.0"]
