@@ -63,6 +63,11 @@ class Dataset:
     lacks: Callable[[], str] = str  # what `prepare` has to fetch and whether it can; "": nothing
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "input_shape", tuple(self.input_shape))  # a list has no hash
+        if not (callable(self.prepare) and callable(self.load)):
+            raise ValueError("dataset: `prepare` and `load` are functions; `lambda: None` prepares")
+        if not self.scale > 0:
+            raise ValueError(f"dataset: scale={self.scale}; give a number above 0 to divide by")
         if self.classes is not None:
             object.__setattr__(self, "outputs", self.outputs or self.classes)
         if self.outputs < 1:

@@ -113,7 +113,7 @@ class Network:
             raise ValueError(f"model: {network.net} has no weights in {empty}")
         if not network.layers:
             raise ValueError(
-                f"model: {network.net} has no prunable weight; `prunable` matches none of "
+                f"model.prunable: it leaves no weight of {network.net}; there are "
                 f"{_offered(_parameters(network))}"
             )
         if still := [layer.name for layer in network.layers if layer.name in network.untrained]:
@@ -138,7 +138,8 @@ class Network:
             for pattern in listed:
                 if pattern != "*" and not any(each.matches(pattern) for each in parameters):
                     raise ValueError(
-                        f"model.{key}: `{pattern}` matches none of {_offered(parameters)}"
+                        f"model.{key}: `{pattern}` matches no parameter; there are "
+                        f"{_offered(parameters)}"
                     )
         kinds = dict(self.kinds)
         return tuple(
@@ -273,7 +274,9 @@ class Network:
         surplus = self._surplus(state)
         for pattern in self.redraw:
             if not any(_lies_in(name, pattern) for name in (*state, *surplus)):
-                raise ValueError(f"model.redraw: `{pattern}` matches none of {[*state]}")
+                raise ValueError(
+                    f"model.redraw: `{pattern}` matches no tensor; there are {[*state]}"
+                )
         absent, other = (names - self.drawn for names in self.weights.misfits(state))
         surplus = [n for n in surplus if not any(_lies_in(n, p) for p in self.redraw)]
         if misfit := sorted(absent) or sorted(other) or surplus:

@@ -163,7 +163,8 @@ def planned_cell(cell: Cell) -> Planned:
     allowed = (*GROUPS, "task", *MACHINE_KEYS, "precision", "report_at")
     for key in config:
         if key not in allowed:
-            raise ValueError(f"{key}: no such key{nearest(key, allowed)}; keys are {list(allowed)}")
+            near = nearest(key, allowed) or ";"
+            raise ValueError(f"{key}: unknown key{near} keys: {', '.join(sorted(allowed))}")
     if missing := [key for key in (*GROUPS, "seed", "seeds", "report_at") if key not in config]:
         raise ValueError(f"{missing[0]}: it cannot be left out")
     if config["report_at"] not in ("best", "end"):

@@ -8,6 +8,7 @@ import pickle
 import socket
 import warnings
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -127,11 +128,17 @@ def test_only_normalized_cifar_has_a_mean_and_std():
         (lambda: cifar100(validation=50, stratified=True), "it takes a multiple of 100"),
         (lambda: synthetic(shape=[8, 8]), r"shape=\[8, 8\]; it takes \[channels, height, width"),
         (lambda: synthetic(test=0), "synthetic: test=0; it takes 1 or more images"),
+        (lambda: replace(digits(), scale=0), "dataset: scale=0; give a number above 0"),
+        (lambda: replace(digits(), prepare=None), "dataset: `prepare` and `load` are functions"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_shape_of_an_input_may_be_a_list():
+    assert replace(dataset := digits(), input_shape=[1, 8, 8]) == dataset
 
 
 # Splits.
