@@ -212,7 +212,9 @@ def _compose(words: list[str], *, dry_run: bool = False) -> int:
 
 def _help(text: str) -> Iterator[str]:
     """Hydra's help, without fragments (`_keys`), and with the comments of config.yaml's keys."""
-    keys = re.findall(r"^(\w+):[^#\n]*# (.+)$", (CONF / "config.yaml").read_text(), re.MULTILINE)
+    keys = re.findall(
+        r"^(\w+):[^#\n]*# (.+)$", (CONF / "config.yaml").read_text("utf-8"), re.MULTILINE
+    )
     for line in text.replace("{keys}", "\n".join(f"{k:<17} {v}" for k, v in keys)).splitlines():
         if (group := re.fullmatch(r"([\w/@]+): ?(.*)", line)) is None:
             yield line

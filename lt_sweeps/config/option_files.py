@@ -44,7 +44,7 @@ def read_option(group: str, name: str, *, where: str, config_dir: str | None = N
     files = option_names(group, config_dir)
     if name not in files:
         raise ValueError(unknown(where, name, files, what="options"))
-    content: Any = yaml.safe_load(files[name].read_text())
+    content: Any = yaml.safe_load(files[name].read_text("utf-8"))
     if not isinstance(content, dict) or not isinstance(content.get("_target_"), str):
         raise ValueError(f"{where}: {files[name]} has no `_target_`, the path of a function")
     return Config(content)

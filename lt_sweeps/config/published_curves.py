@@ -58,7 +58,7 @@ def curves_of_file(
 
 def _curves(path: Path) -> Iterable[dict[str, Any]]:
     """Consecutive rows that differ in sparsity and value alone are the points of one curve."""
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
     for row, group in groupby(csv.DictReader(lines), _without_numbers):
         points = [[point.get("sparsity"), float(point["value"])] for point in group]
         about = {"label": row.pop("line", None), "source": row.pop("source", None)}

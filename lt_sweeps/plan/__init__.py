@@ -1,9 +1,8 @@
 """What to do, as values: stages, the methods that chain them, and the plan of all cells.
 
+In a notebook `lt_sweeps.plan("seed=range(5)")` plans the words of a command line, by
+`lt_sweeps.api.typed_words.plan_words`.
 Door: `planning.plan`, from the cells of a multirun to a plan of units and packs.
-
-In a notebook `lt_sweeps.plan("mask_criterion=random", "seed=range(5)")` plans the words of a
-command line; `lt_sweeps.api.typed_words.plan_words` is the function behind it.
 """
 
 import importlib
