@@ -109,6 +109,20 @@ def test_a_soft_mask_is_in_the_weights_of_the_module(cell: Make, swept: Swept) -
         assert kept == row["weights_remaining"]
 
 
+def test_what_is_done_to_a_mask_or_a_module_changes_no_ticket(sweep: Sweep) -> None:
+    ticket = sweep.ticket(level=2, seed=0, **{"recipe.lr": 0.01})
+    left, accuracy = ticket.record.weights_remaining, ticket.evaluate().accuracy
+    for kept in ticket.mask.values():
+        kept.fill_(False)
+    for parameter in ticket.module().parameters():
+        parameter.data.zero_()
+    x, _ = ticket.examples()
+    x.zero_()
+    assert sum(int(kept.sum()) for kept in ticket.mask.values()) == left
+    assert ticket.evaluate().accuracy == accuracy
+    assert {ticket: 1}[sweep.ticket(stage=ticket.stage, seed=0)] == 1  # it can be a key
+
+
 def test_the_parent_is_the_ticket_that_it_was_pruned_from(sweep: Sweep) -> None:
     ticket = sweep.ticket(level=2, seed=0, **{"recipe.lr": 0.01})
     parent = ticket.parent

@@ -441,6 +441,15 @@ def test_output_that_nobody_reads_on_is_no_error() -> None:
     assert process.communicate()[1] == b"" and process.returncode == 128 + signal.SIGPIPE
 
 
+def test_a_narrow_terminal_shows_the_whole_name_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["plan", "seed=0", "mask_criterion=random", f"name={'long' * 20}"]) == 0
+    assert "long" * 20 in re.sub(r"\s+", "", capsys.readouterr().out)
+
+
 def test_a_folder_that_was_removed_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
