@@ -112,9 +112,14 @@ class Network:
         if empty := [layer.name for layer in network.layers if not layer.size]:
             raise ValueError(f"model: {network.net} has no weights in {empty}")
         if not network.layers:
+            if not (parameters := _parameters(network)):
+                raise ValueError(
+                    f"model: {network.net} has no parameters; a layer in a list or dict of Python "
+                    "has none, so put it in a `torch.nn.ModuleList`"
+                )
             raise ValueError(
                 f"model.prunable: it leaves no weight of {network.net}; there are "
-                f"{_offered(_parameters(network))}"
+                f"{_offered(parameters)}"
             )
         if still := [layer.name for layer in network.layers if layer.name in network.untrained]:
             raise ValueError(

@@ -8,6 +8,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from lt_sweeps.config.call import Call, public_name
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.plan.planning import plan, planned_cell
-from lt_sweeps.plan.stages import Init, ancestors
+from lt_sweeps.plan.stages import Init, Train, ancestors
 
 Make = Callable[..., Cell]
 MOVEMENT = {"_target_": "lt_sweeps.sparsity.criteria.movement"}
@@ -163,6 +164,14 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
     assert len(inits) == 1
 
 
+def untrained(init: Init) -> Init:
+    return init
+
+
+def listed(init: Init, recipe: Any) -> list[Train]:
+    return [Train(init, recipe)]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -199,6 +208,8 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
         ),
         ({"model__nett": 1}, "model: no key `nett`"),
         ({"method": {"_target_": "lt_sweeps.sparsity.criteria.random"}}, "method: "),
+        ({"method": {"_target_": f"{__name__}.untrained"}}, r"untrained` returned Init; give a T"),
+        ({"method": {"_target_": f"{__name__}.listed"}}, r"listed` returned list of Train; give a"),
     ],
 )
 def test_what_is_wrong_is_said_when_the_plan_is_made(
