@@ -159,6 +159,9 @@ def _composition(error: HydraException) -> str:
         if group != found[1] and group in groups():
             return f"{_source(text)}a group begins with a slash: override /{group}"
         return _source(text) + unknown("group", found[1], groups(), what="groups")
+    if "does not have a `_target_` field" in text:
+        which = "the yaml of hydra/launcher or hydra/sweeper has no `_target_`"
+        return f"hydra: {which}; one for your cluster begins with defaults: [slurm, _self_]"
     if "@experiment." in text:
         return f"{_source(text)}begin the file with `# @package _global_`"
     if found := re.search(r"Ambiguous value for argument '(.+?)'", text):

@@ -45,6 +45,8 @@ WRONG = {
     "--config-dir=own experiment=nopackage": "experiment/nopackage: begin the file with `# @",
     "--config-dir=own experiment=value": "reset: got 'keep'; *override /reset: keep",
     "--config-dir=own recipe=nokeys": "recipe: recipe/nokeys.yaml has no `_target_`, *; hint: ",
+    "--config-dir=own tracker=event": "tracker: `threading.Event` lacks every, per_minute, linger,",
+    "--config-dir=own hydra/launcher=bare": "hydra: the yaml of hydra/launcher or hydra/sweeper ",
     "--config-name experiment/a/b": "--config-name: got experiment/a/b; write experiment=a/b",
     # one value or several, a key that has none, and a plus or tilde too many
     "seed=[0,1]": "seed: got [0, 1]; give a whole number from 0 up; several are seed=0,1,2",
@@ -134,6 +136,8 @@ OWN = {
     "experiment/nopackage.yaml": "defaults: [override /reset: keep]\n",
     "experiment/value.yaml": "# @package _global_\nreset: keep\n",
     "recipe/nokeys.yaml": "optimizer: sgd\n",
+    "tracker/event.yaml": "_target_: threading.Event\n",
+    "hydra/launcher/bare.yaml": "partition: a\n",
 }
 
 
