@@ -14,6 +14,8 @@ from lt_sweeps.execution.submission import Submission
 WRONG = {
     # types, ranges and spellings
     "recipe.length=10": "recipe.length: got 10; give a duration with its unit, such as 10ep or",
+    "reset.to=5": "reset.to: got 5; give a duration with its unit, such as 10ep or 500it",
+    "method=imp_continued method.to=5": "method.to: got 5; give a duration with its unit",
     "recipe.lr=abc": "recipe.lr: got 'abc'; give a number",
     "recipe.lr=nan": "recipe.lr: got nan; give a number",
     "recipe.batch_size=0": "recipe.batch_size: got 0; give 1 to 1137 images",
