@@ -270,7 +270,7 @@ def _override(word: str) -> str:
 
 def _check_option(key: str, value: str, allowed: set[str]) -> None:
     """Raises: ValueError: Hydra would not read the value as the name of an option."""
-    if not allowed:
+    if key == "report":
         raise ValueError(f"{key}: got {value}; it has keys and no options: {key}.KEY=VALUE")
     if value[0] == "[" and {*(names := value.strip("[]").replace(" ", "").split(","))} <= allowed:
         raise ValueError(f"{key}: got {value}; to try each, write {key}={','.join(names)}")
