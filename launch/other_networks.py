@@ -51,7 +51,7 @@ def pretrained(root: Path, more: tuple[str, ...]) -> Path:
 
 def rows(name: str, words: str, frame: pd.DataFrame, tests: pd.DataFrame) -> list[str]:
     """A line for each criterion: means, ranges over the seeds, and how the tests came out."""
-    metric = frame["metric"].iloc[0] or "accuracy"  # a record of classes names none
+    metric = frame["metric"].iloc[0]
     unit = 100 if metric == "accuracy" else 1
     lower = " (lower is better)" if frame["lower_is_better"].iloc[0] else ""
     marks = dict(zip(tests["level"], tests["mark"], strict=True))

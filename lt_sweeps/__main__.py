@@ -17,8 +17,13 @@ def run() -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     # `python -m` looks for modules in the current folder, and an installed command does not.
-    if not getattr(sys.flags, "safe_path", False) and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        print("error: the current folder has been removed; cd to another", file=sys.stderr)
+        return 1
+    if not getattr(sys.flags, "safe_path", False) and here not in sys.path:
+        sys.path.insert(0, here)
     try:
         from lt_sweeps.cli.command_line import main
     except KeyboardInterrupt:  # imports take a second, in which a person may think again

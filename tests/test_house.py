@@ -107,3 +107,18 @@ def test_no_test_has_a_limit_of_time_of_its_own() -> None:
             assert called not in ("time.monotonic", "time.perf_counter", "time.time"), where
             assert called != "settings" or "deadline" not in keys, where
             assert called.rpartition(".")[2] not in waits or "timeout" not in keys, where
+
+
+def test_every_text_is_read_in_one_encoding() -> None:
+    # Some clusters set a locale that is not UTF-8, in which our own yaml could not be read.
+    readers = {"read_text", "write_text"}
+    named = {"encoding", "errors"}
+    bare = [
+        f"{path.name}:{call.lineno}"
+        for path, module in MODULES.items()
+        for call in ast.walk(module)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+        if call.func.attr in readers and not named & {word.arg for word in call.keywords}
+        if len(call.args) < 1 + (call.func.attr == "write_text")
+    ]
+    assert not bare

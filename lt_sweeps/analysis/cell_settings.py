@@ -60,7 +60,7 @@ def _is_planned(config: Mapping[str, Any]) -> bool:
 def _default_task() -> dict[str, Any]:
     """The settings of `task=classification`, which every task was."""
     path = CONF / "task" / "classification.yaml"
-    return _flat({"task": yaml.safe_load(path.read_text())}) if path.exists() else {}
+    return _flat({"task": yaml.safe_load(path.read_text("utf-8"))}) if path.exists() else {}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -77,17 +77,15 @@ class Sweep:
                 raise ValueError(unknown("ticket", key, list(rows.columns), what="columns"))
             left = rows.loc[_is_value(rows[key], value)]
             if left.empty:
-                there = list(dict.fromkeys(rows[key].astype(object).where(rows[key].notna(), None)))
-                raise ValueError(f"ticket: no {key}={value}; there are {there[:_LISTED]}")
+                raise ValueError(_absent(key, value, rows[key]))
             rows = left
         distinct = rows.drop_duplicates(["stage", "seed"])
         if len(distinct) != 1:
-            telling = ["level", "seed", "curve", *self._swept]
-            several = [c for c in dict.fromkeys(telling) if distinct[c].nunique(dropna=False) > 1]
+            several = _telling(distinct, ["level", "seed", *self._swept, "curve"])
             listed = distinct[several].head(_LISTED).to_string(index=False)
             raise ValueError(
                 f"ticket: {len(distinct)} match {given or 'no selection'}; say which by "
-                f"{' or '.join(several)}:\n{listed}"
+                f"{' and '.join(several)}:\n{listed}"
             )
         row = distinct.iloc[0]
         run = planned_run(self._results.root, row["cell"], str(row["seed"]), self.trust)
@@ -188,6 +186,24 @@ class Sweep:
                 lower_is_better=[bool(lower) for lower in rows["lower_is_better"]],
             )
         return _with_numbers(rows)
+
+
+def _absent(key: str, value: Any, column: pd.Series) -> str:
+    """What to say where no row has a value."""
+    there = list(dict.fromkeys(column.astype(object).where(column.notna(), None)))
+    more = f" and {len(there) - _LISTED} more" if len(there) > _LISTED else ""
+    near = nearest(str(value), [text for text in there if isinstance(text, str)])
+    return f"ticket: no {key}={value!r}; there are {there[:_LISTED]}{more}{near}"
+
+
+def _telling(rows: pd.DataFrame, columns: list[str]) -> list[str]:
+    """The columns that tell rows apart, without those that follow from earlier ones."""
+    telling, parts = list[str](), 1
+    for column in dict.fromkeys(columns):
+        finer = rows.groupby([*telling, column], dropna=False).ngroups
+        if finer > parts:
+            telling, parts = [*telling, column], finer
+    return telling
 
 
 def _is_value(column: pd.Series, value: Any) -> pd.Series:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -35,7 +35,7 @@ class SavedTicket:
     """
 
     root: Path
-    run: Planned
+    run: Planned = field(hash=False)
     stage: str
 
     @cached_property
@@ -63,12 +63,17 @@ class SavedTicket:
         """The file of its weights at the end of its training."""
         return self._store.path(self.stage, self.seed)
 
-    @cached_property
+    @property
     def mask(self) -> Mapping[str, Tensor]:
         """Which prunable weights are kept: bool `[*shape]` by parameter name, in the net's order.
 
-        Of a learned mask that is soft, the weights that its hard mask keeps.
+        Of a learned mask that is soft, the weights that its hard mask keeps. A copy, so that
+        `mask[name] &= other` changes no ticket.
         """
+        return {name: kept.clone() for name, kept in self._mask.items()}
+
+    @cached_property
+    def _mask(self) -> Mapping[str, Tensor]:
         sparsifier = self._work.sparsifier
         names = [layer.name for layer in self._work.network.layers]
         if isinstance(sparsifier, LearnedSparsifier):  # another mask at each evaluation

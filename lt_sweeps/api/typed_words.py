@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lt_sweeps.api.opened_sweep import Sweep
-from lt_sweeps.cli.command_line import PLANNING
+from lt_sweeps.cli.command_line import PLANNING, SHOW
+from lt_sweeps.cli.commands import VERBS
 from lt_sweeps.config.trust import own_modules
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
@@ -45,7 +46,8 @@ def plan_words(*words: str) -> SweepPlan:
 
     Raises: ValueError: a word is wrong; the text is the line that the command line prints.
     """
-    with _started(["plan", *words]) as process:
+    _check("plan", words)
+    with _started("plan", *words) as process:
         lines = [line.rstrip() for line in process.stdout or () if line.rstrip() != PLANNING]
     folder = _FOLDER.search("\n".join(lines))
     if process.returncode or folder is None:
@@ -61,11 +63,12 @@ def run_words(*words: str) -> Sweep:
     Modules of your own that the words name are trusted (see `open`): they have just run.
 
     Raises:
-        ValueError: a word is wrong.
+        ValueError: a word is wrong, or runs nothing.
         RuntimeError: the run failed; what is done is kept, and the same words go on.
     """
+    _check("run", words)
     folder, lines = None, []
-    with _started(words) as process:
+    with _started(*words) as process:
         for line in process.stdout or ():
             line = line.rstrip()  # rich fills each line up to the 500 columns that it is told of
             print(line)
@@ -75,26 +78,46 @@ def run_words(*words: str) -> Sweep:
         raise ValueError(_mistake(lines) or "run: these words run nothing")
     if process.returncode:
         raise RuntimeError(f"run: ended with status {process.returncode}: {_mistake(lines)}")
-    manifest = SweepFolder(Path(folder[1])).manifest
+    if not (sweep := SweepFolder(Path(folder[1]))).exists:
+        raise ValueError("run: with dry_run=true nothing runs; lt.plan shows what would")
+    manifest = sweep.manifest
     named = [*(dict(cell.config) for cell in manifest.cells), *map(dict, manifest.reports.values())]
     return Sweep(Path(folder[1]), tuple(own_modules(named)))
 
 
+def _check(where: str, words: tuple[object, ...]) -> None:
+    """Raises: ValueError: a word is no text, or one for a terminal, such as a command."""
+    for word in words:
+        if not isinstance(word, str):
+            example = f'lt.{where}("seed=0", "mask_criterion=random")'
+            raise ValueError(f"{where}: got {word!r}; give each override as a text: {example}")
+        if word in ("plan", *VERBS) or word.partition("=")[0] in SHOW:
+            raise ValueError(f"{where}: got {word}, which is for a terminal; give overrides alone")
+
+
 @contextmanager
-def _started(words: list[str] | tuple[str, ...]) -> Iterator[subprocess.Popen[str]]:
+def _started(*words: str) -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, which has ended when the context is left."""
     kept = {name: value for name, value in os.environ.items() if name not in _COLOURS}
     paths = os.pathsep.join(filter(None, sys.path))  # it finds the modules that are found here
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it prints what can be shown here
     process = subprocess.Popen(
         [sys.executable, "-m", "lt_sweeps", *words],
-        env={**kept, "PYTHONPATH": paths, "TERM": "dumb", "COLUMNS": "500"},
+        env={
+            **kept,
+            "PYTHONPATH": paths,
+            "PYTHONIOENCODING": encoding,
+            "TERM": "dumb",
+            "COLUMNS": "500",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding=encoding,
+        errors="replace",
     )
     try:
         yield process
-    except KeyboardInterrupt:
+    except BaseException:  # an interrupt, or whoever reads the lines has gone
         process.send_signal(signal.SIGINT)  # it saves, and the same words go on
         raise
     finally:

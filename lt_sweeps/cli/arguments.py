@@ -182,6 +182,8 @@ class Arguments:
             allowed = [*(word for word in takes if word.startswith("-")), "--help"]
             raise Usage(f"{verb}: " + unknown("flag", wrong[0], allowed, what="flags"))
         pairs = [word.split("=", 1) for word in rest if "=" in word]
+        if empty := [key for key, value in pairs if not value]:
+            raise Usage(f"{verb}: {empty[0]}: no value given; write {empty[0]}=VALUE")
         arguments = cls(
             verb,
             [word for word in rest if "=" not in word and word not in flags],

@@ -26,7 +26,7 @@ from lt_sweeps.cli.commands import HELP, VERBS, run_verb
 from lt_sweeps.cli.completion import SCRIPTS, after_verb, settings, typed, with_values
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options, unknown
-from lt_sweeps.config.keys import GROUPS, SHARED_KEYS
+from lt_sweeps.config.keys import GROUPS, MACHINE_KEYS
 from lt_sweeps.config.option_files import check_own_options
 from lt_sweeps.execution.hydra_plugins import is_held, register, search_reported, searches
 from lt_sweeps.storage.atomic_write import passes
@@ -92,22 +92,30 @@ def _command(words: list[str]) -> int:
     if verb == "plan":
         return _compose(others, dry_run=True)
     if words and at == 0:
-        raise Usage(unknown("command", verb, ["plan", *VERBS], what="commands"))
+        known = ["plan", *VERBS, "--help", "--version"]
+        raise Usage(unknown("command", verb, known, what="commands"))
     return _compose(words)
 
 
 def _check_spaces(words: list[str]) -> None:
-    """Raises: Usage: a space stands within a list of values, where it ends the word."""
+    """Raises: Usage: a space stands beside `=` or in a list of values, where it ends the word."""
     for number, word in enumerate(words):
-        key, equal, value = word.partition("=")
+        key, _, value = word.partition("=")
         joined = word
-        for other in words[number + 1 :] if equal else ():
-            if "=" in other or not (joined.endswith(",") or other.startswith(",")):
+        for other in words[number + 1 :]:
+            if not _continues(joined, other):
                 break
             joined += other
         if joined != word:
             whole = shlex.quote(joined)
             raise Usage(f"{key}: got {value!r} and a space, which ends the value; write {whole}")
+
+
+def _continues(word: str, other: str) -> bool:
+    """Whether a word was meant to go on in the next one."""
+    if "=" not in word or "=" in other:
+        return "=" not in word and other.startswith("=")
+    return not other.startswith("-") and (word.endswith((",", "=")) or other.startswith(","))
 
 
 def _complete(words: list[str]) -> int:
@@ -204,7 +212,9 @@ def _compose(words: list[str], *, dry_run: bool = False) -> int:
 
 def _help(text: str) -> Iterator[str]:
     """Hydra's help, without fragments (`_keys`), and with the comments of config.yaml's keys."""
-    keys = re.findall(r"^(\w+):[^#\n]*# (.+)$", (CONF / "config.yaml").read_text(), re.MULTILINE)
+    keys = re.findall(
+        r"^(\w+):[^#\n]*# (.+)$", (CONF / "config.yaml").read_text("utf-8"), re.MULTILINE
+    )
     for line in text.replace("{keys}", "\n".join(f"{k:<17} {v}" for k, v in keys)).splitlines():
         if (group := re.fullmatch(r"([\w/@]+): ?(.*)", line)) is None:
             yield line
@@ -220,6 +230,9 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             overrides.append(_override(word))
         elif name not in FLAGS:
+            key = name.lstrip("-")
+            if key.partition(".")[0] in (*GROUPS, *MACHINE_KEYS):
+                raise Usage(f"{word}: a key has no dashes; write {key}={value or 'VALUE'}")
             raise Usage(unknown("flag", name, [f for f in FLAGS if f[1] == "-"], what="flags"))
         elif not FLAGS[name]:
             if equal:
@@ -227,6 +240,8 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
             flags.append(name)
         else:
             given = value if equal else next(rest, "")
+            if name in ("-cn", "--config-name") and given.startswith("experiment/"):
+                raise Usage(f"{name}: got {given}; write {given.replace('/', '=', 1)}")
             if not given or given not in _VALUES.get(name, (given,)):
                 allowed = " or ".join(_VALUES.get(name, ("VALUE",)))
                 raise Usage(f"{name}: got {given or 'no value'}; write {name} {allowed}")
@@ -240,17 +255,27 @@ def _override(word: str) -> str:
     key, _, value = word.partition("=")
     if not key.strip("+~"):
         raise Usage(f"{word}: names no key; write KEY=VALUE")
-    if word.startswith("~") and key[1:] in (*GROUPS, *SHARED_KEYS, "data_dir", "seed"):
+    if word.startswith("~") and key[1:] in (*GROUPS, *MACHINE_KEYS):
         raise ValueError(
             f"{key}: cannot be removed, since every sweep has one; set {key[1:]}=VALUE"
         )
     if not word.startswith("~") and not value:
         raise Usage(f"{key}: no value given; write {key}=VALUE")
     group = key.lstrip("+~").partition("@")[0]
-    if value and group and not _names(value) and (CONF / group).is_dir():
-        raise ValueError(unknown(key, value, options(group), what="options"))
+    if value and group and (CONF / group).is_dir():
+        _check_option(key, value, options(group))
     # Hydra refuses the plus, because every config has the group; people write it by habit.
     return word[1:] if key == "+experiment" else word
+
+
+def _check_option(key: str, value: str, allowed: set[str]) -> None:
+    """Raises: ValueError: Hydra would not read the value as the name of an option."""
+    if key == "report":
+        raise ValueError(f"{key}: got {value}; it has keys and no options: {key}.KEY=VALUE")
+    if value[0] == "[" and {*(names := value.strip("[]").replace(" ", "").split(","))} <= allowed:
+        raise ValueError(f"{key}: got {value}; to try each, write {key}={','.join(names)}")
+    if not _names(value):
+        raise ValueError(unknown(key, value, allowed, what="options"))
 
 
 def _names(value: str) -> bool:

@@ -106,7 +106,9 @@ def _words(
 
 
 def _keys_of(option: str) -> list[str]:
-    return [key for key in yaml.safe_load((CONF / f"{option}.yaml").read_text()) if key[0] != "_"]
+    return [
+        key for key in yaml.safe_load((CONF / f"{option}.yaml").read_text("utf-8")) if key[0] != "_"
+    ]
 
 
 def _names(

@@ -146,7 +146,8 @@ class Call:
         settable = [name for name in self.names if name not in supplied]
         if unknown := sorted(set(self.args) - set(settable)):
             raise ValueError(
-                f"{where}: `{self.target}` takes no {unknown}; it takes {settable}"
+                f"{where}: `{self.target}` takes no {unknown}; it "
+                + (f"takes {settable}" if settable else "has no keys")
                 + nearest(unknown[0], settable)
             )
         bound = self.bound()
@@ -249,8 +250,17 @@ def digest(value: Any) -> str:
 
 
 def nearest(word: str, allowed: Collection[str]) -> str:
-    """`; did you mean `x`?` if something allowed is close to `word`, else nothing."""
-    close = difflib.get_close_matches(word, list(allowed), n=1)
+    """`; did you mean `x`?` if something allowed is close to `word`, else nothing.
+
+    Case does not count, nor does a folder that both are in: `deconstructing/criteria`.
+    """
+    folder = word[: word.rfind("/") + 1]
+    if not any(name.startswith(folder) for name in allowed):
+        folder = ""
+    inside = [name for name in allowed if name.startswith(folder)]
+    names = {name.removeprefix(folder).lower(): name for name in inside}
+    close = difflib.get_close_matches(word.removeprefix(folder).lower(), names, n=1)
+    close = [names[name] for name in close]
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
@@ -357,13 +367,13 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _meant(value: Any, hint: Any) -> str:
-    """A list of one for a value that stands alone, and 0.9 for `90%`, where they are taken."""
-    if fits([value], hint):
-        return f"; did you mean [{value}]?"
-    percent = re.fullmatch(r"(\d+\.?\d*) ?%", value) if isinstance(value, str) else None
-    if percent is None or not fits(0.5, hint):
-        return ""
-    return f"; did you mean {float(percent[1]) / 100:g}?"
+    """A value that fits instead: the fraction of a percentage (`90%`), or a list of one value."""
+    if isinstance(value, str) and (percent := re.fullmatch(r"(\d+\.?\d*) ?%", value)):
+        return f"; did you mean {float(percent[1]) / 100:g}?" if fits(0.5, hint) else ""
+    if isinstance(value, list) and value and all(fits(item, hint) for item in value):
+        return f"; to try each, write {','.join(map(str, value))} without brackets"
+    alone = fits([value], hint) and not fits([object()], hint)  # a list of anything says nothing
+    return f"; did you mean [{value}]?" if alone else ""
 
 
 def _readable(hint: Any) -> str:

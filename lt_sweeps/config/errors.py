@@ -26,6 +26,8 @@ CONF = next(
 
 OF_VERBS = ("importer", "export_form")
 """Groups whose options only a verb takes: `import` and `export`."""
+_OPEN = ("model.kinds", "report.labels")
+"""Mappings whose keys are names of a person's own; their yaml lists none."""
 _PLUGINS = {
     **dict.fromkeys(("hydra/launcher/submitit_local", "hydra/launcher/submitit_slurm"), "submitit"),
     **{f"hydra/launcher/{name}": name for name in ("joblib", "ray", "rq")},
@@ -44,6 +46,10 @@ def complaint(error: BaseException) -> str | None:
         case OverrideParseException() if "=~" in error.override:
             key, _, value = error.override.partition("=")
             return f"{key}: got {value}; write {key}=$HOME/..., since no shell replaces ~ here"
+        case OverrideParseException() if re.search(r"\S\s+[\w.@/]+=", error.override):
+            return f"{error.override}: several overrides in one; give each by itself"
+        case OverrideParseException() if re.search(r"=,|,,|,$", error.override):
+            return f"{error.override}: a comma has no value on one side"
         case OverrideParseException():
             return (
                 f"{error.override}: not of the form key=value; a value with special characters "
@@ -77,6 +83,8 @@ def unknown(where: str, given: str, allowed: Iterable[str], *, what: str) -> str
     names = sorted(allowed)
     within = [name for name in names if name.endswith(f"/{given}")]  # an option in a folder
     near = f"; did you mean `{within[0]}`?" if within else nearest(given, names) or ";"
+    if folder := [name for name in names if name.startswith(f"{given}/")]:
+        near, names = ";", folder
     return f"{where}: {given}{near} {what}: {', '.join(names) or 'none'}"
 
 
@@ -103,13 +111,15 @@ def options(group: str) -> set[str]:
 
 def groups() -> set[str]:
     """The groups of the package that overrides choose from: folders of `conf/` with options."""
-    return {folder.name for folder in CONF.iterdir() if options(folder.name)} - {*OF_VERBS}
+    folders = {folder.name for folder in CONF.iterdir() if options(folder.name)}
+    return folders - {"hydra", *OF_VERBS}
 
 
 def _unknown_option(error: MissingConfigException) -> str:
     path = error.missing_cfg_file or ""
     if error.options is None:
-        return f"{path or '--config-path'}: no such config; looked in {CONF} and hydra.searchpath"
+        place = f"looked in {CONF} and hydra.searchpath"
+        return f"{_source(str(error))}{path or '--config-path'}: no such config; {place}"
     group, option = _split(path)
     if name := _PLUGINS.get(path):
         package = f"hydra-{name}-{group.removeprefix('hydra/')}"
@@ -140,8 +150,20 @@ def _composition(error: HydraException) -> str:
     if found := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
         group = found[1] or found[2]
         return f"{group}: has an option; replace it without a plus: {group}=OPTION"
+    if found := re.search(r"An item is already at '(.+?)'", text):
+        return f"+{found[1]}: is there already; write {found[1]}=VALUE without a plus"
+    if found := re.search(r"Could not delete from config\. '(.+?)' does not exist", text):
+        return f"~{found[1]}: no such key"
     if found := re.search(r"Could not override '(.+?)'\. No match in the defaults list", text):
+        group = found[1].partition("@")[0].rpartition("/")[2]
+        if group != found[1] and group in groups():
+            return f"{_source(text)}a group begins with a slash: override /{group}"
         return _source(text) + unknown("group", found[1], groups(), what="groups")
+    if "does not have a `_target_` field" in text:
+        which = "the yaml of hydra/launcher or hydra/sweeper has no `_target_`"
+        return f"hydra: {which}; one for your cluster begins with defaults: [slurm, _self_]"
+    if "@experiment." in text:
+        return f"{_source(text)}begin the file with `# @package _global_`"
     if found := re.search(r"Ambiguous value for argument '(.+?)'", text):
         return f"{found[1]}: several values; this command takes one"
     if not text and isinstance(cause, OmegaConfBaseException):
@@ -162,15 +184,27 @@ def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
     node = error.parent_node
     if not isinstance(node, DictConfig):
         return f"{key}: no such key"
+    inside = str(node._get_full_key(None))
+    if key == inside:  # a mapping was given
+        key = f"{inside}.{error.key}"
     root = node._get_root()
     known = list(_keys(OmegaConf.to_container(root)))
     # `lr` is more likely `recipe.lr` than a name that looks like it.
     same = [name for name in known if name.endswith(f".{key}")]
     near = f"; did you mean `{same[0]}`?" if same else nearest(key, known) or ";"
-    inside = str(node._get_full_key(None))
     names = ", ".join(sorted(name for name in map(str, node) if name != "hydra" and name[0] != "_"))
-    keys = f"keys of {inside}" if inside else "keys"
-    return f"{key}: unknown key{near} {keys}: {names or 'none'}"
+    if inside and not names:
+        return f"{key}: unknown key; {inside} has no keys{_with_key(inside, str(error.key))}"
+    return f"{key}: unknown key{near} {f'keys of {inside}' if inside else 'keys'}: {names}"
+
+
+def _with_key(inside: str, name: str) -> str:
+    """How a key can be set all the same: with another option of its group, or added."""
+    group = inside.replace(".", "/")
+    for option in sorted(options(group)):
+        if name in (yaml.safe_load((CONF / group / f"{option}.yaml").read_text("utf-8")) or {}):
+            return f"; {group}={option} has it"
+    return f"; to add one, write ++{inside}={{NAME: VALUE}}" if inside in _OPEN else ""
 
 
 def _keys(config: Any, prefix: str = "") -> Iterator[str]:

@@ -84,7 +84,7 @@ def read_paper(name: str) -> Paper:
     """
     if name not in paper_names():
         raise ValueError(unknown("paper", name, paper_names(), what="papers"))
-    content = yaml.safe_load((FOLDER / f"_{name}.yaml").read_text())
+    content = yaml.safe_load((FOLDER / f"_{name}.yaml").read_text("utf-8"))
     sections = tuple(
         made(Section, {"nets": content["nets"], **entry}, where="paper")
         for entry in content["sections"]

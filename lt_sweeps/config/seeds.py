@@ -35,11 +35,15 @@ class Seed:
     def of(cls, value: Any, apart: Mapping[str, Any] | None = None) -> Seed:
         """Raises: ValueError: a seed that is not a whole number from 0 up, or an unknown role."""
         if not isinstance(apart, Mapping | None):
-            raise ValueError(f"seeds: got {apart!r}; give a seed by role: {', '.join(ROLES)}")
+            raise ValueError(
+                f"seeds: got {apart!r}; give a role its own seed, such as seeds.init=7 "
+                f"(roles: {', '.join(ROLES)}); several replicates are 'seed=range(5)'"
+            )
         roles = {role: seed for role, seed in (apart or {}).items() if seed is not None}
         for role, seed in {"seed": value, **roles}.items():
             if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-                raise ValueError(f"{role}: got {seed!r}; give a whole number from 0 up")
+                several = "; several are seed=0,1,2" if isinstance(seed, list) else ""
+                raise ValueError(f"{role}: got {seed!r}; give a whole number from 0 up{several}")
         if unknown := sorted(set(roles) - set(ROLES)):
             raise ValueError(f"seeds: no role {unknown}; roles are {', '.join(ROLES)}")
         return cls(value, tuple(sorted((r, s) for r, s in roles.items() if s != value)))

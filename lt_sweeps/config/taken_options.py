@@ -40,8 +40,17 @@ def _check_target(group: str, config: Mapping[str, Any], choices: Mapping[str, s
     key = "model.net" if group == "model" else group
     given = given.get("net") if group == "model" and isinstance(given, Mapping) else given
     target = given.get("_target_") if isinstance(given, Mapping) else None
+    if given is not None and not isinstance(given, Mapping):
+        choose = f"; `defaults` choose an option: override /{group}: {given}"
+        raise ValueError(
+            f"{key}: got {given!r}; give a `_target_` and its arguments"
+            f"{choose if isinstance(given, str) and key == group else ''}"
+        )
     if not isinstance(target, str):
-        raise ValueError(f"{key}: {group}/{option}.yaml has no `_target_`, the path of a function")
+        shared = "; hint: defaults: [_keys, _self_]" if group == "recipe" else ""
+        raise ValueError(
+            f"{key}: {group}/{option}.yaml has no `_target_`, the path of a function{shared}"
+        )
     try:
         _ = Call(target).function
     except ValueError as error:
@@ -103,8 +112,9 @@ def _reason(key: str, cell: Chosen) -> str:
         return f"{cell.choices.get('method')} takes no {group}; it takes {', '.join(taken)}"
     name, names = key.partition(".")[2], list(_names(cell.config, key))
     near = nearest(name, names) or ";"
-    known, option = ", ".join(names) or "none", cell.choices.get(group)
-    return f"{option} takes no {name}{near} it takes {known}{_unlisted(key, cell, option)}"
+    known, option = ", ".join(names), cell.choices.get(group)
+    takes = f"it takes {known}" if known else "it has no keys"
+    return f"{option} takes no {name}{near} {takes}{_unlisted(key, cell, option)}"
 
 
 def _unlisted(key: str, cell: Chosen, option: str | None) -> str:

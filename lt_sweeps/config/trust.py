@@ -94,6 +94,6 @@ def _is_module(name: str) -> bool:
 @functools.cache
 def _options() -> frozenset[str]:
     """The functions that the yamls of the package name."""
-    found = (_TARGET.findall(path.read_text()) for path in CONF.rglob("*.yaml"))
+    found = (_TARGET.findall(path.read_text("utf-8")) for path in CONF.rglob("*.yaml"))
     names = {name for names in found for name in ",".join(names).split(",")}
     return frozenset(name for name in names if name.startswith(f"{OURS}."))

@@ -64,12 +64,15 @@ class Dataset:
     lacks: Callable[[], str] = str  # what `prepare` has to fetch and whether it can; "": nothing
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "input_shape", tuple(self.input_shape))  # a list has no hash
+        if not (callable(self.prepare) and callable(self.load)):
+            raise ValueError("dataset: `prepare` and `load` are functions; `lambda: None` prepares")
         if self.classes is not None:
             object.__setattr__(self, "outputs", self.outputs or self.classes)
         if self.outputs < 1:
             raise ValueError("dataset: no `classes`; give `outputs`, how many numbers to return")
         if not 0 < self.scale < math.inf:
-            raise ValueError(f"dataset: scale={self.scale}; inputs are divided by a number above 0")
+            raise ValueError(f"dataset: scale={self.scale}; give a number above 0 to divide by")
         if self.input_dtype != torch.float32 and self.mean:
             raise ValueError(f"dataset: inputs stay {self.input_dtype}, so it has no mean and std")
         sizes, several = {len(self.mean), len(self.std)}, {0, 1, *self.input_shape[:1]}

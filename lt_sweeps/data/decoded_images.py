@@ -105,7 +105,7 @@ class DecodedImages:
         try:
             if not (noted.is_file() and file.is_file()):
                 return False
-            checksum, *stamp = noted.read_text().split()
+            checksum, *stamp = noted.read_text("utf-8").split()
             status = file.stat()
             unchanged = stamp == [str(status.st_size), str(status.st_mtime_ns)]
             if unchanged and not fits_in_memory(status.st_size):

@@ -50,7 +50,7 @@ def fingerprint_of(root: Path, files: Sequence[str], known: Path) -> str:
     listing = "\n".join(f"{file}\t{state}" for file, state in zip(files, states, strict=True))
     note = known / f"{hashlib.sha256(os.fsencode(listing)).hexdigest()[:24]}.content"
     with suppress(OSError, ValueError):
-        fingerprint, check = note.read_text().split() if note.is_file() else ("", "")
+        fingerprint, check = note.read_text("utf-8").split() if note.is_file() else ("", "")
         if check == _note_check(listing, fingerprint):
             return fingerprint
     _log.info(

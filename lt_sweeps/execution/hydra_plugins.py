@@ -123,6 +123,8 @@ class SearchSweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         hydra = config.hydra
+        if not all("_target_" in plugin for plugin in (hydra.sweeper, hydra.launcher)):
+            return  # Hydra refuses it; what a callback raises is only a warning
         for kind in ("sweeper", "launcher"):
             _register_own(kind, hydra[kind])
         ours = ((hydra.sweeper, CellSweeper), (hydra.launcher, CellLauncher))
@@ -158,7 +160,7 @@ def _register_own(kind: str, config: DictConfig) -> None:
 
     Raises: ValueError: its `_target_` is not a class of that kind, or cannot be imported.
     """
-    target = str(config.get("_target_"))
+    target = str(config["_target_"])
     known = Plugins.instance().class_name_to_class
     plugin = known.get(target) or Call(target).function
     base = Launcher if kind == "launcher" else Sweeper

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lt_sweeps.config.durations import readable
@@ -117,7 +117,7 @@ def preview(
         *(("stays dense", line) for line in _dense(plan)),
         *(("note", note) for note in plan.notes),
     ]
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid("", Column(overflow="fold"), padding=(0, 2))
     for name, value in rows:
         table.add_row(Text(name, style="bold"), Text(value))
     return Group(table, *_levels(plan))

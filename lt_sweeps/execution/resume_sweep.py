@@ -36,5 +36,7 @@ def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
         profile = SlurmResources.of({**launcher.profile, **given})
         return slurm_launcher.submit_missing(submission, profile)
     if given:
-        raise ValueError(f"resume: a local sweep takes no {[*given]}")
+        raise ValueError(
+            f"resume: got {', '.join(given)}; a sweep on this machine has no such keys"
+        )
     return local_launcher.run_missing(submission)

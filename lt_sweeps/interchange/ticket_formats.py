@@ -84,6 +84,11 @@ def write_ticket(
     if isinstance(state, bytes):
         write_whole(out, state)
         return
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(
+            f"export: form {form}: `{made.target}` returned {type(state).__name__}; give a dict of "
+            "tensors by name, or bytes"
+        )
     dense = all(tensor.layout == torch.strided for tensor in state.values())
     if out.suffix == ".safetensors" and dense:
         # A file of safetensors holds no tensor twice, and a tied weight has several names.

@@ -113,7 +113,7 @@ def _wait(x: Tensor) -> None:
 def _processor() -> str:
     """The name of the processor, which `platform.processor` does not know on Linux."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

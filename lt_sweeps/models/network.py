@@ -116,9 +116,14 @@ class Network:
         if scalars := [layer.name for layer in network.layers if not layer.shape]:
             raise ValueError(f"model.prunable: {scalars[0]} is a single number; leave it out")
         if not network.layers:
+            if not (parameters := _parameters(network)):
+                raise ValueError(
+                    f"model: {network.net} has no parameters; a layer in a list or dict of Python "
+                    "has none, so put it in a `torch.nn.ModuleList`"
+                )
             raise ValueError(
-                f"model: {network.net} has no prunable weight; `prunable` matches none of "
-                f"{_offered(_parameters(network))}"
+                f"model.prunable: it leaves no weight of {network.net}; there are "
+                f"{_offered(parameters)}"
             )
         if still := [layer.name for layer in network.layers if layer.name in network.untrained]:
             raise ValueError(
@@ -143,7 +148,8 @@ class Network:
             for pattern in listed:
                 if pattern != "*" and not any(each.matches(pattern) for each in parameters):
                     raise ValueError(
-                        f"model.{key}: `{pattern}` matches none of {_offered(parameters)}"
+                        f"model.{key}: `{pattern}` matches no parameter; there are "
+                        f"{_offered(parameters)}"
                     )
         kinds = dict(self.kinds)
         return tuple(
@@ -350,7 +356,9 @@ class Network:
         surplus = self._surplus(state)
         for pattern in self.redraw:
             if not any(_lies_in(name, pattern) for name in (*state, *surplus)):
-                raise ValueError(f"model.redraw: `{pattern}` matches none of {[*state]}")
+                raise ValueError(
+                    f"model.redraw: `{pattern}` matches no tensor; there are {[*state]}"
+                )
         absent, other = (names - self.drawn for names in self.weights.misfits(state))
         surplus = [n for n in surplus if not any(_lies_in(n, p) for p in self.redraw)]
         if misfit := sorted(absent) or sorted(other) or surplus:

@@ -1,5 +1,7 @@
 """What to do, as values: stages, the methods that chain them, and the plan of all cells.
 
+In a notebook `lt_sweeps.plan("seed=range(5)")` plans the words of a command line, by
+`lt_sweeps.api.typed_words.plan_words`.
 Door: `planning.plan`, from the cells of a multirun to a plan of units and packs.
 """
 
@@ -11,6 +13,7 @@ from typing import Any
 
 class _PlanRoom(ModuleType):
     def __call__(self, *words: str) -> Any:
+        """Plan a multirun; see `lt_sweeps.api.typed_words.plan_words`."""
         return importlib.import_module("lt_sweeps.api.typed_words").plan_words(*words)
 
 

@@ -150,7 +150,7 @@ def _analyses(
 def _options_in(path: Path) -> Mapping[str, Any]:
     """The keys under `report:` of a yaml."""
     try:
-        with path.open() as file:  # an error in it names the file
+        with path.open(encoding="utf-8") as file:  # an error in it names the file
             content = yaml.safe_load(file)
     except OSError as error:
         raise ValueError(

@@ -107,7 +107,7 @@ def _erk(layers: Sequence[Layer], sparsity: float) -> list[float]:
 
 def _read(file: str) -> Mapping[str, float] | Sequence[float]:
     try:
-        densities = yaml.safe_load(Path(file).read_text())
+        densities = yaml.safe_load(Path(file).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"schedule.file: {file} cannot be read: {said}") from None

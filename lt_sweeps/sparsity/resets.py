@@ -19,13 +19,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from lt_sweeps.config.call import omitted_at
+from lt_sweeps.config.durations import Duration
 
 FAMILY = "resets"  # the first part of these names in stage keys, for ever
 
 
 @omitted_at(restart=False)
 def rewind(
-    init: Tensor, *, to: str = "0it", momentum: bool = False, restart: bool = False
+    init: Tensor, *, to: Duration = "0it", momentum: bool = False, restart: bool = False
 ) -> Tensor:
     """The weights that the dense run had at time `to`, `0it` being its initialisation.
 
@@ -38,7 +39,7 @@ def rewind(
 
 
 @omitted_at(at=None, momentum=False)
-def keep(final: Tensor, *, at: str | None = None, momentum: bool = False) -> Tensor:
+def keep(final: Tensor, *, at: Duration | None = None, momentum: bool = False) -> Tensor:
     """The trained weights stay, and the recipe starts anew (fine-tuning).
 
     With `at` the recipe goes on from that time instead, at its learning rate; with `momentum` the
@@ -52,7 +53,7 @@ def learned(masked: Tensor) -> Tensor:
     return masked
 
 
-def transplant(origin: Tensor, *, to: str = "0it", restart: bool = False) -> Tensor:
+def transplant(origin: Tensor, *, to: Duration = "0it", restart: bool = False) -> Tensor:
     """The dense run's weights at time `to`, whatever the levels in between have started from.
 
     `rewind` differs after levels that kept their trained weights: it goes back to the weights that
@@ -69,7 +70,7 @@ def reinit(
     *,
     sign: bool = False,
     rescale: bool = False,
-    to: str = "0it",
+    to: Duration = "0it",
 ) -> Tensor:
     """The layer's initial weights in another order, pruned ones among them.
 
@@ -81,7 +82,7 @@ def reinit(
 
 
 def reshuffle(
-    init: Tensor, kept: Tensor, noise: Tensor, *, sign: bool = False, to: str = "0it"
+    init: Tensor, kept: Tensor, noise: Tensor, *, sign: bool = False, to: Duration = "0it"
 ) -> Tensor:
     """The kept initial weights in another order, among themselves."""
     shuffled = init.clone()
@@ -98,7 +99,7 @@ def constant(
     sign: bool = False,
     value: float | None = None,
     rescale: bool = False,
-    to: str = "0it",
+    to: Duration = "0it",
 ) -> Tensor:
     """One magnitude for the layer: `value`, or the standard deviation of its initial weights.
 
@@ -112,7 +113,7 @@ def constant(
 
 
 @omitted_at(at=None)
-def redraw(fresh: Tensor, *, to: str = "0it", at: str | None = None) -> Tensor:
+def redraw(fresh: Tensor, *, to: Duration = "0it", at: Duration | None = None) -> Tensor:
     """A fresh draw of the initialisation, another one at every level.
 
     With `at` the recipe goes on from that time of it, instead of from `to`.
@@ -121,7 +122,7 @@ def redraw(fresh: Tensor, *, to: str = "0it", at: str | None = None) -> Tensor:
     return fresh
 
 
-def mask_init(init: Tensor, kept: Tensor, *, to: str = "0it", frees: bool = True) -> Tensor:
+def mask_init(init: Tensor, kept: Tensor, *, to: Duration = "0it", frees: bool = True) -> Tensor:
     """Rewind, with the pruned weights at 0 and trained like the others: a mask on the start alone.
 
     The next level still prunes only among the weights that the mask kept. `frees` says that pruned

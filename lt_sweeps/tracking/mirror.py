@@ -219,7 +219,7 @@ def _chosen(sweep: Path, keys: Mapping[str, str], trust: Sequence[str], **defaul
         ours = {file.stem: file for file in files if file.stem != "none"}
         if name not in ours:
             raise ValueError(unknown("sync: tracker", name, ours, what="trackers"))
-        config = yaml.safe_load(ours[name].read_text())
+        config = yaml.safe_load(ours[name].read_text("utf-8"))
     given = {key: yaml_value(key, value) for key, value in keys.items() if key != "tracker"}
     for key in given:
         if key == "_target_" or key not in config:

@@ -79,13 +79,21 @@ class Session(Protocol):
 def tracker_of(config: Mapping[str, Any]) -> Tracker | None:
     """The tracker that a config describes; None for `tracker=none`.
 
-    Raises: ValueError: an unknown argument, a value out of range, or a missing library.
+    Raises: ValueError: an unknown argument, a value out of range, a missing library, or a class
+        that lacks a part of `Tracker`.
     """
     if config.get("_target_") is None:
         if rest := sorted(set(config) - {"_target_"}):
             raise ValueError(f"tracker=none: unknown keys {rest}; it has none, other trackers have")
         return None
-    return Call.of(config, where="tracker")()
+    tracker = Call.of(config, where="tracker")()
+    parts = ("every", "per_minute", "linger", "whole", "session")
+    if absent := [part for part in parts if not hasattr(tracker, part)]:
+        raise ValueError(
+            f"tracker: `{config['_target_']}` lacks {', '.join(absent)}; "
+            f"`{__name__}.Tracker` says what a tracker has"
+        )
+    return tracker
 
 
 def check_installed(*packages: str, extra: str) -> None:

@@ -15,7 +15,7 @@ from fixtures.tiny_cell import compute_cells, settings, tiny_cell
 from matplotlib.figure import Figure
 
 import lt_sweeps as lt
-from lt_sweeps.api.opened_sweep import Sweep, _is_value
+from lt_sweeps.api.opened_sweep import Sweep, _absent, _is_value
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.submission import Submission
 
@@ -48,7 +48,7 @@ def test_a_ticket_is_selected_by_no_value_and_by_a_list(sweep: Sweep) -> None:
     row = {"level": 2, "seed": 1, "recipe.lr": 0.03}
     ticket = sweep.ticket(**row, granularity=None)
     assert sweep.ticket(**{**row, "seed": "1"}).stage == ticket.stage
-    with pytest.raises(ValueError, match=r"no granularity=2:4; there are \[None\]"):
+    with pytest.raises(ValueError, match=r"no granularity='2:4'; there are \[None\]"):
         sweep.ticket(**row, granularity="2:4")
     column = pd.Series(["[300, 100]", None], name="model.net.hidden")
     assert [*_is_value(column, [300, 100])] == [*_is_value(column, (300, 100))] == [True, False]
@@ -64,8 +64,15 @@ def test_a_row_says_by_what_its_task_is_judged(sweep: Sweep) -> None:
 def test_several_tickets_are_listed(sweep: Sweep) -> None:
     with pytest.raises(ValueError, match=r"2 match level=2, seed=1; say which by .*recipe.lr"):
         sweep.ticket(level=2, seed=1)
+    with pytest.raises(ValueError, match=r"4 match level=0; say which by seed and recipe.lr:\n"):
+        sweep.ticket(level=0)  # a line's name follows from the rate
     with pytest.raises(ValueError, match=r"no level=9; there are \[0, 1, 2\]"):
         sweep.ticket(level=9)
+    with pytest.raises(ValueError, match=r"no level='1'; there are \[0, 1, 2\]$"):
+        sweep.ticket(level="1")
+    with pytest.raises(ValueError, match=r"no device='cpo'; .*; did you mean `cpu`"):
+        sweep.ticket(device="cpo")
+    assert _absent("level", 20, pd.Series(range(14))).endswith("9, 10, 11] and 2 more")
     with pytest.raises(ValueError, match="did you mean `level`"):
         sweep.ticket(levl=1)
 
@@ -100,6 +107,20 @@ def test_a_soft_mask_is_in_the_weights_of_the_module(cell: Make, swept: Swept) -
         assert found == pytest.approx(row["test_accuracy"])
         kept = sum(int(kept.sum()) for kept in ticket.mask.values())
         assert kept == row["weights_remaining"]
+
+
+def test_what_is_done_to_a_mask_or_a_module_changes_no_ticket(sweep: Sweep) -> None:
+    ticket = sweep.ticket(level=2, seed=0, **{"recipe.lr": 0.01})
+    left, accuracy = ticket.record.weights_remaining, ticket.evaluate().accuracy
+    for kept in ticket.mask.values():
+        kept.fill_(False)
+    for parameter in ticket.module().parameters():
+        parameter.data.zero_()
+    x, _ = ticket.examples()
+    x.zero_()
+    assert sum(int(kept.sum()) for kept in ticket.mask.values()) == left
+    assert ticket.evaluate().accuracy == accuracy
+    assert {ticket: 1}[sweep.ticket(stage=ticket.stage, seed=0)] == 1  # it can be a key
 
 
 def test_the_parent_is_the_ticket_that_it_was_pruned_from(sweep: Sweep) -> None:
@@ -170,6 +191,10 @@ def test_a_sweep_by_its_name_and_one_that_is_not_there(sweep: Sweep) -> None:
     assert lt.open("tiny", root=root).folder == sweep.folder
     with pytest.raises(ValueError, match="open: tny; did you mean `tiny`"):
         lt.open("tny", root=root)
+
+
+def test_completion_offers_what_the_package_offers() -> None:
+    assert dir(lt) == sorted(lt.__all__)
 
 
 def test_importing_takes_no_torch() -> None:

@@ -46,7 +46,7 @@ def test_the_script_of_other_networks_prints_each_with_its_metric_at_each_level(
     assert [row[2] for row in rows[::2]] == metrics
     for number, name in enumerate(NETWORKS):
         frame = opened[name].frame()
-        metric = frame["metric"].iloc[0] or "accuracy"
+        metric = frame["metric"].iloc[0]
         at_end = frame[(frame.mask_criterion == "random") & (frame.level == 3)][f"test_{metric}"]
         assert len(at_end) == 2
         shown = float(rows[2 * number + 1][-1].split()[0])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,6 +44,41 @@ def test_a_wrong_word_is_an_error_of_one_line(tmp_path: Path) -> None:
         lt.run("mask_criterion=magnitud", f"root={tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (["seed=0"], r"got \['seed=0'\]; give each override as a text: lt.plan\("),
+        ("report", "got report, which is for a terminal; give overrides alone"),
+        ("--help", "got --help, which is for a terminal"),
+        ("--cfg=job", "got --cfg=job, which is for a terminal"),
+    ],
+)
+def test_a_word_that_only_a_terminal_takes_is_refused(word: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^plan: {message}"):
+        lt.plan(word)
+    with pytest.raises(ValueError, match="^run: got "):
+        lt.run("seed=0", word)
+
+
+def test_a_run_that_runs_nothing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = SimpleNamespace(stdout=[f"sweep      {tmp_path}\n"], returncode=0)
+    monkeypatch.setattr(typed_words, "_started", lambda *words: nullcontext(process))
+    with pytest.raises(ValueError, match="^run: with dry_run=true nothing runs; lt.plan shows"):
+        lt.run("dry_run=true")
+
+
+def test_a_run_prints_what_the_terminal_can_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "python"
+    command.write_text("#!/bin/sh\nprintf 'error: \\261 in %s\\n' $PYTHONIOENCODING\nexit 1\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(command))
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(BytesIO(), encoding="ascii"))
+    with pytest.raises(ValueError, match="^\N{REPLACEMENT CHARACTER} in ascii$"):
+        lt.plan("seed=0")
+
+
 def score(final: Tensor) -> Tensor:
     """A criterion of one's own."""
     return final.abs()
@@ -55,7 +91,7 @@ def test_a_run_trusts_the_modules_that_its_words_name(
     own = replace(own, report={"figures": [{"_target_": "theirlab.figures.draw", "name": "mine"}]})
     sweep = Submission(plan([own]), settings(tmp_path, "mine")).freeze([])
     process = SimpleNamespace(stdout=[f"sweep      {sweep.folder}\n"], returncode=0)
-    monkeypatch.setattr(typed_words, "_started", lambda words: nullcontext(process))
+    monkeypatch.setattr(typed_words, "_started", lambda *words: nullcontext(process))
     assert lt.run("name=mine").trust == (__name__, "theirlab.figures")
 
 

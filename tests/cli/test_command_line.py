@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from lt_sweeps import __version__
+from lt_sweeps.__main__ import run
 from lt_sweeps.cli.arguments import USAGE
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.cli.commands import VERBS
@@ -107,8 +108,8 @@ def _raising(error: BaseException) -> Callable[..., NoReturn]:
         ),
         (
             ["method=imp,one_shot", "method.finetune=null"],
-            "method.finetune: imp takes no finetune; it takes none; "
-            "one_shot takes no finetune; it takes none",
+            "method.finetune: imp takes no finetune; it has no keys; "
+            "one_shot takes no finetune; it has no keys",
         ),
         (
             ["mask_criterion=random,movement", "mask_criterion.examples=64"],
@@ -150,7 +151,7 @@ def _raising(error: BaseException) -> Callable[..., NoReturn]:
         ),
         (["lr=1"], f"lr: unknown key; did you mean `recipe.lr`? keys: {KEYS}"),
         (["sed=1"], f"sed: unknown key; did you mean `seed`? keys: {KEYS}"),
-        (["seed.x=1"], "seed.x: unknown key; did you mean `seed`? keys of seed: none"),
+        (["seed.x=1"], "seed.x: unknown key; seed has no keys"),
         (["seed=3,3"], "seed: 3 given twice; each seed once"),
         (["plan", "seed=0,3,1,3"], "seed: 3 given twice; each seed once"),
         (["reset=keep,keep"], "reset: keep given twice; each value once"),
@@ -438,6 +439,24 @@ def test_output_that_nobody_reads_on_is_no_error() -> None:
     assert process.stdout is not None
     process.stdout.close()
     assert process.communicate()[1] == b"" and process.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_narrow_terminal_shows_the_whole_name_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["plan", "seed=0", "mask_criterion=random", f"name={'long' * 20}"]) == 0
+    assert "long" * 20 in re.sub(r"\s+", "", capsys.readouterr().out)
+
+
+def test_a_folder_that_was_removed_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert run() == 1
+    assert capsys.readouterr().err == "error: the current folder has been removed; cd to another\n"
 
 
 def test_help_lists_every_option_of_every_group(

@@ -14,6 +14,8 @@ from lt_sweeps.execution.submission import Submission
 WRONG = {
     # types, ranges and spellings
     "recipe.length=10": "recipe.length: got 10; give a duration with its unit, such as 10ep or",
+    "reset.to=5": "reset.to: got 5; give a duration with its unit, such as 10ep or 500it",
+    "method=imp_continued method.to=5": "method.to: got 5; give a duration with its unit",
     "recipe.lr=abc": "recipe.lr: got 'abc'; give a number",
     "recipe.lr=nan": "recipe.lr: got nan; give a number",
     "recipe.batch_size=0": "recipe.batch_size: got 0; give 1 to 1137 images",
@@ -32,7 +34,33 @@ WRONG = {
     "model={a:1}": "model: {a:1}; options: ",
     "model=null": "model: null; options: ",
     "recipe@=3": "recipe@: 3; options: ",
-    "report=3": "report: 3; options: none",
+    "report=3": "report: got 3; it has keys and no options: report.KEY=VALUE",
+    "report=first": "report: got first; it has keys and no options: report.KEY=VALUE",
+    "model=[fc,conv2]": "model: got [fc,conv2]; to try each, write model=fc,conv2",
+    "model=FC": "model: FC; did you mean `fc`?",
+    "model.net=3": "model.net: got 3; give a `_target_` and its arguments",
+    "model.kinds={foo:conv}": "model.kinds.foo: unknown key; model.kinds has no keys; to add one, ",
+    "seeds={int:3}": "seeds.int: unknown key; did you mean `seeds.init`?",
+    "experiment=deconstructing": "experiment: deconstructing; options: deconstructing/bimodal",
+    "experiment=deconstructing/figure_3": "experiment: deconstructing/figure_3; options: ",
+    "--config-dir=own experiment=noslash": "experiment/noslash: a group begins with a slash: ",
+    "--config-dir=own experiment=nopackage": "experiment/nopackage: begin the file with `# @",
+    "--config-dir=own experiment=value": "reset: got 'keep'; *override /reset: keep",
+    "--config-dir=own recipe=nokeys": "recipe: recipe/nokeys.yaml has no `_target_`, *; hint: ",
+    "--config-dir=own tracker=event": "tracker: `threading.Event` lacks every, per_minute, linger,",
+    "--config-dir=own hydra/launcher=bare": "hydra: the yaml of hydra/launcher or hydra/sweeper ",
+    "--config-name experiment/a/b": "--config-name: got experiment/a/b; write experiment=a/b",
+    # one value or several, a key that has none, and a plus or tilde too many
+    "seed=[0,1]": "seed: got [0, 1]; give a whole number from 0 up; several are seed=0,1,2",
+    "seeds=5": "seeds: got 5; give a role its own seed, such as seeds.init=7 ",
+    "recipe.lr=[0.1,0.2]": "recipe.lr: got [0.1, 0.2]; *to try each, write 0.1,0.2 without",
+    "model.net.hidden=64": "model.net.hidden: got 64; *did you mean [64]?",
+    "tracker.project=x": "tracker.project: unknown key; tracker has no keys; tracker=wandb has it",
+    "hydra.launcher.partition=x": "hydra.launcher.partition: *; hydra/launcher=slurm has it",
+    "method.rewind=2ep": "method.rewind: imp takes no rewind; it has no keys",
+    "+recpie=3": "recpie: unknown key; did you mean `recipe`? keys: ",
+    "+recipe.lr=3": "+recipe.lr: is there already; write recipe.lr=VALUE without a plus",
+    "~foo": "~foo: no such key",
     "--config-dir=. model=latin": "*model/latin.yaml: invalid start byte at byte 0; save it as",
     "experiment=criteria": "experiment: criteria; did you mean `deconstructing/criteria`?",
     # no key, no value, a tilde
@@ -40,6 +68,12 @@ WRONG = {
     "+": "+: names no key; write KEY=VALUE",
     "~": "~: names no key; write KEY=VALUE",
     "name=": "name: no value given; write name=VALUE",
+    "name= x": "name: got '' and a space, which ends the value; write name=x",
+    "name =x": "name: got '' and a space, which ends the value; write name=x",
+    "name = x": "name: got '' and a space, which ends the value; write name=x",
+    "seed=0,": "seed=0,: a comma has no value on one side",
+    "'seed=0 name=x'": "seed=0 name=x: several overrides in one; give each by itself",
+    "--recipe.lr=3": "--recipe.lr=3: a key has no dashes; write recipe.lr=3",
     "name=é": "name=é: not of the form key=value",
     "name=../x": "name: '../x' cannot name a folder",
     f"name={'x' * 300}": f"name: '{'x' * 80}' cannot name a folder",
@@ -63,7 +97,8 @@ WRONG = {
     "dataset=image_folder dataset.path=afolder": "image_folder: `afolder` has 0 class folders",
 }
 WRONG_OF_A_VERB = {
-    "foo": "command: foo; commands: audit, cancel",
+    "foo": "command: foo; commands: --help, --version, audit, cancel",
+    "help": "command: help; did you mean `--help`?",
     "report": "report: got no name; write lt-sweeps report PATH|SWEEP; ",
     "report afile": "report: afile; sweeps in results: none",
     "report afolder --config-dir=afile": "--config-dir: got afile; give a folder that holds ",
@@ -73,7 +108,8 @@ WRONG_OF_A_VERB = {
     "report afolder layout=afolder": "layout: afolder: Is a directory; give a yaml with keys ",
     "report afolder layout=bad.yaml": 'while parsing a flow sequence in "bad.yaml", line 1',
     "report afolder alpha=[": "alpha: got [; close the brackets and quotes of a value",
-    "report afolder metrics=": "report.metrics: got None; give a list of one metric or more: ",
+    "report afolder metrics=": "report: metrics: no value given; write metrics=VALUE",
+    "export afolder out=": "export: out: no value given; write out=VALUE",
     "report afolder ylim=3": "report.ylim: got 3; give [lower, upper] in the records' unit",
     "report afolder figures=curves,x": "report.figures: got 'curves,x'; did you mean `curves`?",
     "compare afolder": "compare: got afolder; write lt-sweeps compare A B; ",
@@ -97,6 +133,16 @@ WRONG_OF_A_VERB = {
 }
 
 
+OWN = {
+    "experiment/noslash.yaml": "# @package _global_\ndefaults: [override reset: keep]\n",
+    "experiment/nopackage.yaml": "defaults: [override /reset: keep]\n",
+    "experiment/value.yaml": "# @package _global_\nreset: keep\n",
+    "recipe/nokeys.yaml": "optimizer: sgd\n",
+    "tracker/event.yaml": "_target_: threading.Event\n",
+    "hydra/launcher/bare.yaml": "partition: a\n",
+}
+
+
 def answer(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that a mistake is answered with."""
     status, err = main(words), capsys.readouterr().err
@@ -113,6 +159,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "afolder").mkdir()
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "latin.yaml").write_bytes(b"\xff\xfe")
+    for name, text in OWN.items():
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_text(text)
 
 
 def starts(line: str, expected: str) -> bool:

@@ -8,6 +8,7 @@ import pickle
 import socket
 import warnings
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -133,11 +134,17 @@ def test_only_normalized_cifar_has_a_mean_and_std():
         (lambda: image_folder("pets", size=0), "image_folder: size=0; it takes 1 pixel or more"),
         (lambda: text(path="nowhere.txt"), "text: cannot read path=`nowhere.txt`: No such file"),
         (lambda: text(path="/"), "text: cannot read path=`/`: Is a directory"),
+        (lambda: replace(digits(), scale=0), "dataset: scale=0; give a number above 0"),
+        (lambda: replace(digits(), prepare=None), "dataset: `prepare` and `load` are functions"),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_shape_of_an_input_may_be_a_list():
+    assert replace(dataset := digits(), input_shape=[1, 8, 8]) == dataset
 
 
 # Splits.

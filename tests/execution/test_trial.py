@@ -55,6 +55,11 @@ class Named(Flat):
         return {"logits": super().forward(x)}
 
 
+class Narrow(Flat):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)[:, :2]
+
+
 def slope() -> Dataset:
     def load() -> dict[str, Split]:
         draws = torch.Generator().manual_seed(0)
@@ -71,6 +76,10 @@ def lost(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def spread(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.mse_loss(outputs, targets)
+
+
+def constant(outputs: Tensor, targets: Tensor) -> Tensor:
+    return torch.tensor(0.5)
 
 
 def strange(final: Tensor) -> Tensor:
@@ -108,6 +117,11 @@ LINES = [
         rf"model: model/model.yaml: .* inputs \[2, 1, 4, 4\] float32 .*{FILE}:\d+: Runt",
     ),
     (model(Named), r"task.output: none, and the model returns \['logits'\]; name one"),
+    (model(Narrow), r"model/model.yaml: .* give outputs \[2, 2\] float32; .* has \d+ classes"),
+    (
+        task("classification", loss={"_target_": HERE + "constant"}),
+        r"task: .*: the gradient of task.loss of .* failed: RuntimeError: the loss has none;",
+    ),
     (SLOPE, r"classification takes .* `slope\(\)` are float32 \[N\]; choose task=regression"),
     ({**SLOPE, **task("regression")}, r"takes outputs and targets of one shape, got \[2, 1\] and"),
     (

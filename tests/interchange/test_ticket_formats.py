@@ -92,6 +92,20 @@ def test_files_load_without_this_package(tmp_path: Path) -> None:
     assert "output.weight_mask" in safetensors.torch.load_file(tmp_path / "x.safetensors")
 
 
+def listed(ticket: Ticket) -> list[int]:
+    return [1]
+
+
+def test_a_form_that_returns_no_tensors_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "conf" / "export_form" / "listed.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"_target_: {__name__}.listed\n")
+    with pytest.raises(
+        ValueError, match=r"export: form listed: `.*listed` returned list; give a d"
+    ):
+        write_ticket(a_ticket(), "listed", tmp_path / "x.pt", config_dir=str(tmp_path / "conf"))
+
+
 @pytest.mark.parametrize(
     ("form", "name", "line"),
     [

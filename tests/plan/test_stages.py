@@ -8,6 +8,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from lt_sweeps.config.call import Call, public_name
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.plan.planning import plan, planned_cell
-from lt_sweeps.plan.stages import Init, ancestors
+from lt_sweeps.plan.stages import Init, Train, ancestors
 
 Make = Callable[..., Cell]
 MOVEMENT = {"_target_": "lt_sweeps.sparsity.criteria.movement"}
@@ -163,6 +164,14 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
     assert len(inits) == 1
 
 
+def untrained(init: Init) -> Init:
+    return init
+
+
+def listed(init: Init, recipe: Any) -> list[Train]:
+    return [Train(init, recipe)]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -181,7 +190,7 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
         ({"recipe__batch_size": 65}, "recipe.batch_size: got 65; give 1 to 64 images"),
         ({"schedule__levels": "two"}, "schedule.levels: got 'two'; give a whole number or null"),
         ({"mask_criterion__final": None}, "mask_criterion.final: got None; noise has no moment"),
-        ({"seeds": 5}, "seeds: .*5; give a seed by role"),
+        ({"seeds": 5}, "seeds: got 5; give a role its own seed"),
         ({"recipe__gamma": -3.0}, "recipe.gamma: got -3.0"),
         ({"recipe__warmup": "9ep"}, "recipe.warmup: got 36 steps; the length is 12"),
         (
@@ -189,13 +198,18 @@ def test_the_initialisation_is_independent_of_data_and_recipe(cell: Make) -> Non
             "decay=cosine has no milestones",
         ),
         ({"schedule__levels": None, "schedule__sparsity": 0.0}, "sparsity 0 prunes nothing"),
-        ({"scedule": 1}, "scedule: no such key; did you mean `schedule`"),
+        ({"scedule": 1}, "scedule: unknown key; did you mean `schedule`"),
         ({"report_at": "test"}, "report_at: 'test'; it is `best` or `end`"),
         ({"seed": "abc"}, "seed: got 'abc'; give a whole number"),
         ({"seeds": {"data": 3}}, "seeds: no role"),
-        ({"model__prunable": {"include": ["conv*"]}}, "prunable.include: `conv.*matches none of"),
+        (
+            {"model__prunable": {"include": ["conv*"]}},
+            "include: `conv.*matches no parameter",
+        ),
         ({"model__nett": 1}, "model: no key `nett`"),
         ({"method": {"_target_": "lt_sweeps.sparsity.criteria.random"}}, "method: "),
+        ({"method": {"_target_": f"{__name__}.untrained"}}, r"untrained` returned Init; give a T"),
+        ({"method": {"_target_": f"{__name__}.listed"}}, r"listed` returned list of Train; give a"),
     ],
 )
 def test_what_is_wrong_is_said_when_the_plan_is_made(

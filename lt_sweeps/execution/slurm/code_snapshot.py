@@ -49,7 +49,7 @@ def copy_code(folder: Path) -> Path:
         for name, blob in files.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(blob)
-        (temporary / _LIST).write_text("\n".join(files))
+        (temporary / _LIST).write_text("\n".join(files), "utf-8")
         temporary.chmod(0o755)
         if target.exists():  # somebody has edited it
             target.rename(temporary.with_name(f"{temporary.name}-edited"))
@@ -65,7 +65,7 @@ def copy_code(folder: Path) -> Path:
 def is_intact(copy: Path) -> bool:
     """Whether the files of a copy are as they were copied; other files may lie beside them."""
     try:
-        names = (copy / _LIST).read_text().split("\n")
+        names = (copy / _LIST).read_text("utf-8").split("\n")
         return _content_name({name: (copy / name).read_bytes() for name in names}) == copy.name
     except FileNotFoundError:
         return False

@@ -55,7 +55,7 @@ def read_mcgill(path: Path, choices: Mapping[str, str]) -> list[ImportedLevel]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text("utf-8")
     except (UnicodeDecodeError, OSError) as error:
         raise ValueError(f"import: {path} is not a CSV file: {error}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lt_sweeps.config.durations import Duration
 from lt_sweeps.plan.methods.after_search import KEEP, ZERO, Protocol, reset_by
 from lt_sweeps.plan.stages import Init, Prune, Reset, Train, Training
 from lt_sweeps.sparsity.evidence import Criterion
@@ -15,7 +16,7 @@ def imp_continued(
     mask_criterion: Criterion,
     *,
     protocol: Protocol = "prune",
-    to: str = "0it",
+    to: Duration = "0it",
     restart: bool = False,
 ) -> Train | tuple[Train, ...]:
     """Train, prune a little, go on with the whole recipe from the weights as they are.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lt_sweeps.config.durations import steps
+from lt_sweeps.config.durations import Duration, steps
 from lt_sweeps.plan.methods.after_search import Protocol, criterion_by, finetuned, refuse_ticket
 from lt_sweeps.plan.methods.pruning_at_init import at_init_ticket
 from lt_sweeps.plan.stages import Changes, Init, Train, Training, Work
@@ -18,7 +18,7 @@ def rigl(
     schedule: tuple[Target, ...],
     *,
     fraction: float = 0.3,
-    every: str = "100it",
+    every: Duration = "100it",
     begin: float = 0.0,
     end: float = 0.75,
     multiplier: int = 1,

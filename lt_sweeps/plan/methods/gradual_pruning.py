@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lt_sweeps.config.durations import steps
+from lt_sweeps.config.durations import Duration, steps
 from lt_sweeps.plan.methods.after_search import Protocol, finetuned, refuse_ticket
 from lt_sweeps.plan.stages import Changes, Init, Train, Training, Work
 from lt_sweeps.sparsity.schedules import Target
@@ -16,7 +16,7 @@ def gmp(
     *,
     begin: float = 0.2,
     end: float = 0.77,
-    every: str = "100it",
+    every: Duration = "100it",
     power: float = 3.0,
     protocol: Protocol = "prune",
     finetune: Changes | None = None,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from lt_sweeps.config.durations import Duration
 from lt_sweeps.plan.methods.after_search import KEEP, Protocol, finetuned, start_of
 from lt_sweeps.plan.stages import Changes, Init, Prune, Train, Training, Work
 from lt_sweeps.sparsity.evidence import Criterion
@@ -16,7 +17,7 @@ def magnitude(
     mask_criterion: Criterion,
     *,
     protocol: Protocol = "prune",
-    to: str = "0it",
+    to: Duration = "0it",
     restart: bool = False,
     finetune: Changes | None = "same",
 ) -> Work:

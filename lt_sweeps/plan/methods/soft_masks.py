@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from lt_sweeps.config.durations import Duration
 from lt_sweeps.plan.methods.after_search import (
     HARD,
     LEARNED,
@@ -36,7 +37,7 @@ def continuous_sparsification(
     mask_lr: float = 1.0,
     scaling: bool = True,
     protocol: Protocol = "prune",
-    to: str = "0it",
+    to: Duration = "0it",
     restart: bool = False,
     origin: Literal["search", "dense"] = "search",
     finetune: Changes | None = "same",
@@ -86,7 +87,7 @@ def exact_continuous_sparsification(
     mask_lr: float = 1.0,
     scaling: bool = True,
     protocol: Protocol = "prune",
-    to: str = "0it",
+    to: Duration = "0it",
     restart: bool = False,
     origin: Literal["search", "dense"] = "search",
     finetune: Changes | None = "same",

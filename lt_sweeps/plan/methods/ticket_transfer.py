@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.config.durations import Duration
 from lt_sweeps.config.keys import SUPPLIED
 from lt_sweeps.plan.methods.after_search import ZERO, reset_by
 from lt_sweeps.plan.stages import (
@@ -39,7 +40,7 @@ def transfer(
     search_recipe: Changes = "same",
     mask: Literal["found", "random"] = "found",
     weights: Literal["source", "target", "init"] = "source",
-    to: str = "0it",
+    to: Duration = "0it",
     restart: bool = False,
 ) -> tuple[Train, ...]:
     """Find tickets on `source` and train each on the cell's data set; the dense network first.

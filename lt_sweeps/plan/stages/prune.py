@@ -221,8 +221,8 @@ class Prune(Stage):
             return self.origin, "start"
         if self.trained.training is None and (name not in UNTRAINED or time != "start"):
             raise ValueError(
-                f"{where}: {time!r} of a network that is pruned before it is trained; such a "
-                f"criterion can have {list(UNTRAINED)}, at start"
+                f"{where}: got {time!r}, and the network is pruned before it is trained; give a "
+                f"criterion of {', '.join(UNTRAINED)} at start, such as mask_criterion=random"
             )
         learns = self.trained.has_logits
         if (name in LEARNED) != learns and name in (*LEARNED, *ON_DATA, "flow"):
