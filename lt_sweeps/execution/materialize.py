@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.seeds import Seed, generator, repeated
+from lt_sweeps.config.seeds import Seed, generator, one_thread, repeated
 from lt_sweeps.models.network import Layer
 from lt_sweeps.plan.stages import (
     EXAMPLES,
@@ -145,6 +145,7 @@ def _(stage: Prune, seed: Seed, store: Store) -> Ticket:
     return replace(trained, mask=mask, learned={}, notes=tuple(notes))
 
 
+@one_thread()
 def _evidence(name: str, source: Snapshot, stage: Prune, seed: Seed, store: Store) -> State:
     """What a criterion calls `name`: the weights of a snapshot, or what is computed from it."""
     at = snapshot(*source, seed, store)

@@ -82,3 +82,26 @@ def test_snip_cuts_by_the_gradient_at_the_start_of_its_own_round(cell: Make, run
         ).abs()
         mask = ticket(pruned, Seed.of(0), store).mask["hidden.0.weight"][0]
         assert score[mask].min() >= score[kept & ~mask].max()
+
+
+def test_a_gradient_is_that_of_a_worker_in_a_process_of_more_threads(
+    cell: Make, tmp_path: Path
+) -> None:
+    """An audit that trains again began with the mask of otherwise rounded sums."""
+    method = {"_target_": "lt_sweeps.plan.methods.at_init"}
+    net = {"net": {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 8}}
+    sizes = {"dataset__shape": [3, 16, 16], "schedule__levels": 1}
+    start = (
+        plan([cell(mask_criterion=SNIP, method=method, model=net, **sizes)]).units[-1].stage.start
+    )
+    assert isinstance(start, Reset) and isinstance(start.pruned, Prune)
+    pruned, source = start.pruned, start.pruned.evidence["grad"]
+    assert source is not None
+
+    def gradients() -> dict[str, torch.Tensor]:
+        store = Store(tmp_path)
+        return dict(materialize._evidence("grad", source, pruned, Seed.of(0), store))
+
+    alone = gradients()
+    torch.set_num_threads(2)
+    assert all(torch.equal(alone[name], again) for name, again in gradients().items())
