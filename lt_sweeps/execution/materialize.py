@@ -123,6 +123,7 @@ def _given(stage: Logits, name: str, evidence: Mapping[str, Tensor]) -> dict[str
 
 
 @ticket.register
+@one_thread()
 def _(stage: Prune, seed: Seed, store: Store) -> Ticket:
     trained = ticket(stage.trained, seed, store)
     evidence = {
@@ -145,7 +146,6 @@ def _(stage: Prune, seed: Seed, store: Store) -> Ticket:
     return replace(trained, mask=mask, learned={}, notes=tuple(notes))
 
 
-@one_thread()
 def _evidence(name: str, source: Snapshot, stage: Prune, seed: Seed, store: Store) -> State:
     """What a criterion calls `name`: the weights of a snapshot, or what is computed from it."""
     at = snapshot(*source, seed, store)
@@ -183,6 +183,7 @@ def _mask_evidence(name: str, at: Ticket, stage: Work | Init, level: int, seed: 
 
 
 @ticket.register
+@one_thread()
 def _(stage: Reset, seed: Seed, store: Store) -> Ticket:
     trained, base = ticket(stage.trained, seed, store), snapshot(*stage.base, seed, store)
     evidence = {

@@ -84,24 +84,26 @@ def test_snip_cuts_by_the_gradient_at_the_start_of_its_own_round(cell: Make, run
         assert score[mask].min() >= score[kept & ~mask].max()
 
 
-def test_a_gradient_is_that_of_a_worker_in_a_process_of_more_threads(
-    cell: Make, tmp_path: Path
+def test_a_pruning_and_a_reset_sum_as_a_worker_does_in_a_process_of_more_threads(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An audit that trains again began with the mask of otherwise rounded sums."""
+    """An audit that trains again began with a mask and weights of otherwise rounded sums."""
     method = {"_target_": "lt_sweeps.plan.methods.at_init"}
-    net = {"net": {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 8}}
+    net = {"net": {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 24}}
     sizes = {"dataset__shape": [3, 16, 16], "schedule__levels": 1}
-    start = (
-        plan([cell(mask_criterion=SNIP, method=method, model=net, **sizes)]).units[-1].stage.start
-    )
-    assert isinstance(start, Reset) and isinstance(start.pruned, Prune)
-    pruned, source = start.pruned, start.pruned.evidence["grad"]
-    assert source is not None
+    constant = {"_target_": "lt_sweeps.sparsity.resets.constant"}
+    made = plan([cell(mask_criterion=SNIP, method=method, model=net, reset=constant, **sizes)])
+    start, prune = made.units[-1].stage.start, materialize.pruning.prune
+    assert isinstance(start, Reset)
+    seen: list[torch.Tensor] = []
 
-    def gradients() -> dict[str, torch.Tensor]:
-        store = Store(tmp_path)
-        return dict(materialize._evidence("grad", source, pruned, Seed.of(0), store))
+    def watched(mask, target, call, evidence, **others):
+        seen.extend(evidence["grad"].values())
+        return prune(mask, target, call, evidence, **others)
 
-    alone = gradients()
+    monkeypatch.setattr(materialize.pruning, "prune", watched)
+    states = [dict(ticket(start, Seed.of(0), Store(tmp_path)).state)]
     torch.set_num_threads(2)
-    assert all(torch.equal(alone[name], again) for name, again in gradients().items())
+    states.append(dict(ticket(start, Seed.of(0), Store(tmp_path)).state))
+    assert len(seen) % 2 == 0 and all(map(torch.equal, seen, seen[len(seen) // 2 :]))
+    assert all(torch.equal(weights, states[1][name]) for name, weights in states[0].items())

@@ -16,6 +16,7 @@ from lt_sweeps.storage.store import Store
 from lt_sweeps.training.training_loop import TrainingLoop
 
 
+@one_thread()
 def audit_repeat(unit: Unit, store: AuditedStore, device: str | None, findings: Findings) -> None:
     """Train again from the start; the snapshots and the plan that led there are tested with it.
 
@@ -33,7 +34,7 @@ def audit_repeat(unit: Unit, store: AuditedStore, device: str | None, findings: 
         findings.leave_out("repeats", f"what it started from is not stored: {error}")
         return
     said = store.metadata(stage.key, seed) or {}
-    with one_thread(), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         scratch = Store(Path(folder))
         loop = TrainingLoop([unit], scratch, Machine(), moments=[frozenset()])
         loop.start(start)
