@@ -68,8 +68,8 @@ class Dataset:
             object.__setattr__(self, "outputs", self.outputs or self.classes)
         if self.outputs < 1:
             raise ValueError("dataset: no `classes`; give `outputs`, how many numbers to return")
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"dataset: scale={self.scale}; inputs are divided by a number above 0")
+        if not self.scale > 0:
+            raise ValueError(f"dataset: scale={self.scale}; give a number above 0 to divide by")
         if self.input_dtype != torch.float32 and self.mean:
             raise ValueError(f"dataset: inputs stay {self.input_dtype}, so it has no mean and std")
         sizes, several = {len(self.mean), len(self.std)}, {0, 1, *self.input_shape[:1]}
