@@ -76,9 +76,9 @@ def repeated(compute: Callable[[], Mapping[str, Tensor]], where: str) -> Mapping
     Raises:
         ValueError: the second call returns something else.
     """
-    with global_draws(1):
+    with one_thread(), global_draws(1):
         first = compute()
-    with global_draws(2):
+    with one_thread(), global_draws(2):
         second = compute()
     if other := [n for n in second if n not in first or not _same(first[n], second[n])]:
         raise ValueError(
@@ -87,6 +87,21 @@ def repeated(compute: Callable[[], Mapping[str, Tensor]], where: str) -> Mapping
             "(`noise`), or in a model's initialisation from torch's global generator"
         )
     return second
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute the body in one thread, as every worker does.
+
+    A sum of another number of threads is rounded otherwise, and so is an orthogonal matrix. What
+    an audit or a notebook computes again must be what the training began with.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.seeds import Seed, generator, repeated
+from lt_sweeps.config.seeds import Seed, generator, one_thread, repeated
 from lt_sweeps.models.network import Layer
 from lt_sweeps.plan.stages import (
     EXAMPLES,
@@ -123,6 +123,7 @@ def _given(stage: Logits, name: str, evidence: Mapping[str, Tensor]) -> dict[str
 
 
 @ticket.register
+@one_thread()
 def _(stage: Prune, seed: Seed, store: Store) -> Ticket:
     trained = ticket(stage.trained, seed, store)
     evidence = {
@@ -182,6 +183,7 @@ def _mask_evidence(name: str, at: Ticket, stage: Work | Init, level: int, seed: 
 
 
 @ticket.register
+@one_thread()
 def _(stage: Reset, seed: Seed, store: Store) -> Ticket:
     trained, base = ticket(stage.trained, seed, store), snapshot(*stage.base, seed, store)
     evidence = {

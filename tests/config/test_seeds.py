@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lt_sweeps.config.seeds import Seed, generator
+from lt_sweeps.config.seeds import Seed, generator, repeated
 
 
 def test_a_draw_is_made_again_from_its_name() -> None:
@@ -28,3 +28,16 @@ def test_roles_can_be_set_apart_and_the_label_says_so() -> None:
 def test_a_seed_is_a_whole_number_from_0_up(wrong: object) -> None:
     with pytest.raises(ValueError, match="give a whole number from 0 up"):
         Seed.of(wrong)
+
+
+def test_an_orthogonal_matrix_is_drawn_alike_in_a_process_of_more_threads() -> None:
+    """A worker has one thread, and an audit draws the initial weights again in all of them."""
+
+    def drawn() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        return {"weight": torch.nn.init.orthogonal_(torch.empty(300, 200))}
+
+    alone = repeated(drawn, "model")["weight"]
+    torch.set_num_threads(2)
+    assert torch.equal(repeated(drawn, "model")["weight"], alone)
+    assert torch.get_num_threads() == 2

@@ -106,3 +106,28 @@ def test_snip_cuts_by_the_gradient_at_the_start_of_its_own_round(cell: Make, run
         ).abs()
         mask = ticket(pruned, Seed.of(0), store).mask["hidden.0.weight"][0]
         assert score[mask].min() >= score[kept & ~mask].max()
+
+
+def test_a_pruning_and_a_reset_sum_as_a_worker_does_in_a_process_of_more_threads(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An audit that trains again began with a mask and weights of otherwise rounded sums."""
+    method = {"_target_": "lt_sweeps.plan.methods.at_init"}
+    net = {"net": {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 24}}
+    sizes = {"dataset__shape": [3, 16, 16], "schedule__levels": 1}
+    constant = {"_target_": "lt_sweeps.sparsity.resets.constant"}
+    made = plan([cell(mask_criterion=SNIP, method=method, model=net, reset=constant, **sizes)])
+    start, prune = made.units[-1].stage.start, materialize.pruning.prune
+    assert isinstance(start, Reset)
+    seen: list[torch.Tensor] = []
+
+    def watched(mask, target, call, evidence, **others):
+        seen.extend(evidence["grad"].values())
+        return prune(mask, target, call, evidence, **others)
+
+    monkeypatch.setattr(materialize.pruning, "prune", watched)
+    states = [dict(ticket(start, Seed.of(0), Store(tmp_path)).state)]
+    torch.set_num_threads(2)
+    states.append(dict(ticket(start, Seed.of(0), Store(tmp_path)).state))
+    assert len(seen) % 2 == 0 and all(map(torch.equal, seen, seen[len(seen) // 2 :]))
+    assert all(torch.equal(weights, states[1][name]) for name, weights in states[0].items())

@@ -5,10 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import torch
-
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import header_value
+from lt_sweeps.config.seeds import one_thread
 from lt_sweeps.execution.materialize import Missing, ticket
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differing
 from lt_sweeps.plan.unit import Unit
@@ -17,6 +16,7 @@ from lt_sweeps.storage.store import Store
 from lt_sweeps.training.training_loop import TrainingLoop
 
 
+@one_thread()
 def audit_repeat(unit: Unit, store: AuditedStore, device: str | None, findings: Findings) -> None:
     """Train again from the start; the snapshots and the plan that led there are tested with it.
 
@@ -34,17 +34,12 @@ def audit_repeat(unit: Unit, store: AuditedStore, device: str | None, findings: 
         findings.leave_out("repeats", f"what it started from is not stored: {error}")
         return
     said = store.metadata(stage.key, seed) or {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker does; sums depend on it
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            scratch = Store(Path(folder))
-            loop = TrainingLoop([unit], scratch, Machine(), moments=[frozenset()])
-            loop.start(start)
-            loop.run()
-            again, about = scratch.read(stage.key, seed), scratch.metadata(stage.key, seed) or {}
-    finally:
-        torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Store(Path(folder))
+        loop = TrainingLoop([unit], scratch, Machine(), moments=[frozenset()])
+        loop.start(start)
+        loop.run()
+        again, about = scratch.read(stage.key, seed), scratch.metadata(stage.key, seed) or {}
     wrong = differing(stored.state, again.state) + differing(stored.mask, again.mask)
     metrics, others = (header_value(each, "metrics") or {} for each in (said, about))
     # Equal texts, because NaN is equal to nothing.
