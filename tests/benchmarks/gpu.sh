@@ -13,7 +13,7 @@
 #
 # What such a machine lacks is fetched beforehand, with the tag of its Python:
 #
-#     python -m pip download --no-deps --only-binary=:all: --python-version 3.12 -d .gpu/wheels hydra-core 'omegaconf<2.4' submitit
+#     python -m pip download --no-deps --only-binary=:all: --python-version 3.12 -d .gpu/wheels hydra-core 'omegaconf<2.4' submitit 'filelock>=3.30'
 #     python -m pip wheel --no-deps -w .gpu/wheels 'antlr4-python3-runtime==4.9.*'
 #
 # `tests` asks whether steps are captured at all and are right, and `trainings` the same of whole trainings by every method, which takes

@@ -139,7 +139,7 @@ class Bench:
         except Exception as error:  # whatever it is: the machine is lent for minutes
             reason = f"{name}: {type(error).__name__}: {str(error).splitlines()[:1]}"
             (self.left_out if may_fail else self.failures).append(reason)
-            print("failed:", reason, flush=True)
+            print("left out:" if may_fail else "failed:", reason, flush=True)
             traceback.print_exc(limit=-3, file=sys.stdout)
         finally:
             self.write()
