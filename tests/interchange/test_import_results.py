@@ -332,6 +332,18 @@ def test_a_pruned_network_with_a_mask_or_weights_missing_is_refused(
         import_("mask", tmp_path / "m.safetensors", root=tmp_path / "r")
 
 
+def test_a_tied_weight_counts_once(tmp_path: Path) -> None:
+    """`form=prune` writes one under each of its names, as torch's `state_dict` has it."""
+    weight, mask = torch.arange(6.0).view(2, 3), torch.tensor([[1.0, 0, 0], [1, 1, 0]])
+    names = {"in.weight": weight, "out.weight": weight.clone(), "other.weight": 2 * weight}
+    given = {f"{name}_orig": tensor for name, tensor in names.items()}
+    given |= {f"{name}_mask": mask.clone() for name in names}
+    safetensors.torch.save_file(given, tmp_path / "m.safetensors")
+    import_("mask", tmp_path / "m.safetensors", root=tmp_path / "r")
+    (row,) = rows(tmp_path / "r")
+    assert row["layers_remaining"] == {"in.weight": 3, "other.weight": 3}
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_weights_of_any_precision_lose_the_name_of_their_wrapper(
     tmp_path: Path, dtype: torch.dtype

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
@@ -59,6 +60,8 @@ def read_mask_file(
     for name in kept:
         if name in state and state[name].shape != kept[name].shape:
             raise ValueError(f"import: {path}: mask and weights of {name} differ in shape")
+    for name in _second_names(kept, state):
+        del kept[name], state[name]
     return ImportedLevel(
         choices={
             **dict.fromkeys(("model", "dataset"), "unknown"),
@@ -72,6 +75,25 @@ def read_mask_file(
         state={name: t * kept[name] if name in kept else t for name, t in state.items()},
         metrics=metrics,
     )
+
+
+def _second_names(kept: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """The names under which the file holds a weight again, as exports hold a tied one.
+
+    Drawn weights that are equal in every number are one weight; constant ones may be two.
+    """
+    firsts, seconds = list[str](), list[str]()
+    for name in kept:
+        weight = state.get(name)
+        tied = weight is not None and any(
+            torch.equal(state[first], weight) and torch.equal(kept[first], kept[name])
+            for first in firsts
+        )
+        if tied:
+            seconds.append(name)
+        elif weight is not None and (weight != weight.flatten()[0]).any():
+            firsts.append(name)
+    return seconds
 
 
 def _split(
