@@ -30,12 +30,24 @@ def test_the_yaml_lists_every_key_at_its_default() -> None:
         ({"memory": -1}, "memory: got -1; give a number above 0"),
         ({"jobs": 2, "hours_per_job": 3.0}, "got jobs=2 and hours_per_job=3; give one of them"),
         ({"sbatch": {"signal": "USR1"}}, "sbatch: got 'signal'; this launcher sets it itself"),
+        ({"sbatch": {"time": 5}}, "sbatch: got 'time'; give hydra.launcher.time"),
+        ({"sbatch": {"gpus_per_node": 2}}, "got 'gpus_per_node'; give hydra.launcher.gpus"),
+        ({"sbatch": {"nodes": 2}}, "sbatch: got 'nodes'; this launcher sets it itself"),
+        ({"environment": {"A-B": 1}}, "environment: got 'A-B': 1; give a variable's name"),
+        ({"environment": {"A": None}}, "environment: got 'A': None; give a variable's name"),
+        ({"signal_delay": -5}, "signal_delay: got -5; give a whole number from 0 up"),
         ({"canary": "no"}, "canary: got 'no'; give true or false"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed(given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SlurmResources.of(given)
+
+
+def test_a_variable_has_the_value_that_the_yaml_says() -> None:
+    profile = SlurmResources.of({"environment": {"A": True, "B": "a b", "C": 1.5}})
+    setup = profile.parameters(job_name="x", tasks=1, chdir="/")["setup"]
+    assert setup == ["export A=true", "export B='a b'", "export C=1.5"]
 
 
 def test_a_type_of_gpu_is_asked_for_by_name() -> None:

@@ -13,6 +13,12 @@ from lt_sweeps.config.call import Call, nearest
 from lt_sweeps.config.durations import readable
 
 WHERE = "hydra.launcher"
+_OURS = ("array", "dependency", "job-name", "output", "error", "signal", "requeue", "wait")
+_OURS += ("chdir", "nodes", "ntasks", "ntasks-per-node")
+# Options of sbatch that a key of the profile sets. Jobs are planned by these keys.
+_KEYS = {name: name for name in ("partition", "account", "qos", "constraint", "time", "gpus")}
+_KEYS |= {"mem": "memory", "cpus-per-task": "cpus", "gpus-per-node": "gpus"}
+_KEYS |= {"mail-user": "mail", "mail-type": "mail_type"}
 _LONGEST = 7 * 24 * 60  # minutes; yaml reads 3:00:00 as 10800
 
 
@@ -70,7 +76,7 @@ class SlurmResources:
     def parameters(self, *, job_name: str, tasks: int, chdir: str) -> dict[str, Any]:
         """The profile as submitit's parameters, for an array of `tasks` jobs."""
         variables = (self.environment or {}).items()
-        exports = [f"export {name}={shlex.quote(str(value))}" for name, value in variables]
+        exports = [f"export {name}={shlex.quote(_exported(value))}" for name, value in variables]
         setup = [*exports, *(["set -e", *self.setup, "set +e"] if self.setup else [])]
         parameters = {
             "job_name": job_name,
@@ -119,6 +125,10 @@ class SlurmResources:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{WHERE}.{name}: got {value!r}; give a whole number from 1 up")
+        for name in ("max_requeues", "signal_delay"):
+            if getattr(self, name) < 0:
+                value = getattr(self, name)
+                raise ValueError(f"{WHERE}.{name}: got {value!r}; give a whole number from 0 up")
         for name in ("memory", "gpu_memory", "hours_per_job"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -126,10 +136,28 @@ class SlurmResources:
         if self.jobs is not None and self.hours_per_job is not None:
             both = f"jobs={self.jobs} and hours_per_job={self.hours_per_job:g}"
             raise ValueError(f"{WHERE}: got {both}; give one of them")
-        ours = {"array", "dependency", "job-name", "output", "error", "signal", "requeue", "wait"}
+        self._check_sbatch()
+        self._check_environment()
+
+    def _check_sbatch(self) -> None:
         for key in self.sbatch or {}:
-            if key.replace("_", "-") in ours:
+            if (option := key.replace("_", "-")) in _OURS:
                 raise ValueError(f"{WHERE}.sbatch: got {key!r}; this launcher sets it itself")
+            if option in _KEYS:
+                raise ValueError(f"{WHERE}.sbatch: got {key!r}; give {WHERE}.{_KEYS[option]}")
+
+    def _check_environment(self) -> None:
+        for name, value in (self.environment or {}).items():
+            if not re.fullmatch(r"[A-Za-z_]\w*", name) or not isinstance(value, str | int | float):
+                raise ValueError(
+                    f"{WHERE}.environment: got {name!r}: {value!r}; give a variable's name and a "
+                    "string, a number, true or false"
+                )
+
+
+def _exported(value: Any) -> str:
+    """The value of a variable as a yaml has it: true, and not Python's True."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _seconds(time: str) -> int:
