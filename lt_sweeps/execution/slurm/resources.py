@@ -121,14 +121,12 @@ class SlurmResources:
                 f"{WHERE}.time: got {self.time!r}; give more than signal_delay={self.signal_delay} "
                 "seconds, which before the end a job stops working and saves a checkpoint"
             )
-        for name in ("cpus", "processes", "parallel", "jobs"):
+        lowest = {"cpus": 1, "processes": 1, "parallel": 1, "jobs": 1}
+        for name, least in (lowest | {"max_requeues": 0, "signal_delay": 0}).items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{WHERE}.{name}: got {value!r}; give a whole number from 1 up")
-        for name in ("max_requeues", "signal_delay"):
-            if getattr(self, name) < 0:
-                value = getattr(self, name)
-                raise ValueError(f"{WHERE}.{name}: got {value!r}; give a whole number from 0 up")
+            if value is not None and value < least:
+                allowed = f"a whole number from {least} up"
+                raise ValueError(f"{WHERE}.{name}: got {value!r}; give {allowed}")
         for name in ("memory", "gpu_memory", "hours_per_job"):
             value = getattr(self, name)
             if value is not None and value <= 0:
