@@ -337,7 +337,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 def _meant(value: Any, hint: Any) -> str:
     """A list of one for a value that stands alone, and 0.9 for `90%`, where they are taken."""
-    if fits([value], hint):
+    if fits([value], hint) and not fits([None], hint):  # not where a list takes anything
         return f"; did you mean [{value}]?"
     percent = re.fullmatch(r"(\d+\.?\d*) ?%", value) if isinstance(value, str) else None
     if percent is None or not fits(0.5, hint):
