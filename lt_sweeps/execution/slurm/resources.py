@@ -15,11 +15,10 @@ from lt_sweeps.config.durations import readable
 WHERE = "hydra.launcher"
 _OURS = ("array", "dependency", "job-name", "output", "error", "signal", "requeue", "wait")
 _OURS += ("chdir", "nodes", "ntasks", "ntasks-per-node")
-_KEYS = {  # options of sbatch that a key of the profile sets, by which jobs are planned
-    **{"time": "time", "mem": "memory", "cpus-per-task": "cpus", "gpus-per-node": "gpus"},
-    **{"gpus": "gpus", "mail-user": "mail", "mail-type": "mail_type"},
-    **{name: name for name in ("partition", "account", "qos", "constraint")},
-}
+# Options of sbatch that a key of the profile sets. Jobs are planned by these keys.
+_KEYS = {name: name for name in ("partition", "account", "qos", "constraint", "time", "gpus")}
+_KEYS |= {"mem": "memory", "cpus-per-task": "cpus", "gpus-per-node": "gpus"}
+_KEYS |= {"mail-user": "mail", "mail-type": "mail_type"}
 _LONGEST = 7 * 24 * 60  # minutes; yaml reads 3:00:00 as 10800
 
 
@@ -122,14 +121,12 @@ class SlurmResources:
                 f"{WHERE}.time: got {self.time!r}; give more than signal_delay={self.signal_delay} "
                 "seconds, which before the end a job stops working and saves a checkpoint"
             )
-        for name in ("cpus", "processes", "parallel", "jobs"):
+        lowest = {"cpus": 1, "processes": 1, "parallel": 1, "jobs": 1}
+        for name, least in (lowest | {"max_requeues": 0, "signal_delay": 0}).items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{WHERE}.{name}: got {value!r}; give a whole number from 1 up")
-        for name in ("max_requeues", "signal_delay"):
-            if getattr(self, name) < 0:
-                value = getattr(self, name)
-                raise ValueError(f"{WHERE}.{name}: got {value!r}; give a whole number from 0 up")
+            if value is not None and value < least:
+                allowed = f"a whole number from {least} up"
+                raise ValueError(f"{WHERE}.{name}: got {value!r}; give {allowed}")
         for name in ("memory", "gpu_memory", "hours_per_job"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -137,15 +134,19 @@ class SlurmResources:
         if self.jobs is not None and self.hours_per_job is not None:
             both = f"jobs={self.jobs} and hours_per_job={self.hours_per_job:g}"
             raise ValueError(f"{WHERE}: got {both}; give one of them")
+        self._check_sbatch()
+        self._check_environment()
+
+    def _check_sbatch(self) -> None:
         for key in self.sbatch or {}:
             if (option := key.replace("_", "-")) in _OURS:
                 raise ValueError(f"{WHERE}.sbatch: got {key!r}; this launcher sets it itself")
             if option in _KEYS:
                 raise ValueError(f"{WHERE}.sbatch: got {key!r}; give {WHERE}.{_KEYS[option]}")
+
+    def _check_environment(self) -> None:
         for name, value in (self.environment or {}).items():
-            if not re.fullmatch(r"[A-Za-z_]\w*", name) or isinstance(
-                value, dict | list | type(None)
-            ):
+            if not re.fullmatch(r"[A-Za-z_]\w*", name) or not isinstance(value, str | int | float):
                 raise ValueError(
                     f"{WHERE}.environment: got {name!r}: {value!r}; give a variable's name and a "
                     "string, a number, true or false"
