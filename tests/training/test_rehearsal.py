@@ -96,6 +96,8 @@ class WiredByPython(Net):
 
 
 class DrawnTable(Net):
+    table: Tensor
+
     def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__(input_shape, classes)
         self.register_buffer("table", torch.randn(8), persistent=False)
