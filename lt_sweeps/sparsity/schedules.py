@@ -177,11 +177,6 @@ def rising_targets(targets: list[Target], layers: Sequence[Layer]) -> tuple[Targ
     """
     full = Target(targets[0].scope, tuple(_sizes(layers, targets[0].scope)), 0.0)
     for level, (before, now) in enumerate(zip([full, *targets], targets, strict=False), 1):
-        if sum(now.keep) == sum(before.keep) and now.sparsity > before.sparsity:
-            raise ValueError(
-                f"schedule: level {level} (sparsity {now.sparsity:.6g}) prunes no further weight, "
-                f"since {sum(now.keep)} are left; give fewer levels"
-            )
         if sum(now.keep) >= sum(before.keep):
             raise ValueError(
                 f"schedule: sparsity must rise at every level, got {before.sparsity:.6g} at level "

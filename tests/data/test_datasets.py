@@ -112,6 +112,10 @@ def test_shape_and_sizes_are_known_before_the_data(dataset, input_shape, classes
     )
 
 
+def test_the_shape_of_an_input_may_be_a_list():
+    assert replace(dataset := digits(), input_shape=[1, 8, 8]) == dataset
+
+
 def test_only_normalized_cifar_has_a_mean_and_std():
     assert (cifar10().mean, cifar10().std, mnist().mean) == ((), (), ())
     normalized = cifar10(normalize=True)
@@ -122,23 +126,19 @@ def test_only_normalized_cifar_has_a_mean_and_std():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: replace(digits(), scale=0), "dataset: scale=0; give a number above 0"),
+        (lambda: replace(digits(), prepare=None), "dataset: `prepare` and `load` are functions"),
         (lambda: mnist(validation=0), "mnist: validation=0; it takes 1 to 59999 examples"),
         (lambda: cifar10(validation=50_000), "cifar10: validation=50000; it takes 1 to 49999"),
         (lambda: digits(validation=1500), "digits: validation=1500; it takes 1 to 1436 examples"),
         (lambda: cifar100(validation=50, stratified=True), "it takes a multiple of 100"),
         (lambda: synthetic(shape=[8, 8]), r"shape=\[8, 8\]; it takes \[channels, height, width"),
         (lambda: synthetic(test=0), "synthetic: test=0; it takes 1 or more images"),
-        (lambda: replace(digits(), scale=0), "dataset: scale=0; give a number above 0"),
-        (lambda: replace(digits(), prepare=None), "dataset: `prepare` and `load` are functions"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_the_shape_of_an_input_may_be_a_list():
-    assert replace(dataset := digits(), input_shape=[1, 8, 8]) == dataset
 
 
 # Splits.

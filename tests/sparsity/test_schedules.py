@@ -97,12 +97,6 @@ def test_sparsity_must_rise() -> None:
         sparsities(FC, sparsity=[0.8, 0.8])
 
 
-def test_a_level_that_prunes_no_further_weight_is_named() -> None:
-    message = r"level \d+ \(sparsity 0.99\d+\) prunes no further weight, since \d+ are left"
-    with pytest.raises(ValueError, match=message):
-        geometric(FC, levels=1000, **PAPER)
-
-
 def test_an_emptied_layer_is_named() -> None:
     with pytest.raises(ValueError, match="leaves nothing of output"):
         one_shot(FC, sparsity=0.9999)
