@@ -92,8 +92,8 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
             "starts with the number of examples"
         )
     classes = task.dataset.classes
-    of_classes = classes and y.dtype == torch.int64 and outputs.dim() == y.dim() + 1
-    if of_classes and outputs.shape[-1] < classes:
+    of_classes = y.dtype == torch.int64 and outputs.dim() == y.dim() + 1
+    if of_classes and outputs.shape[-1] < (classes or 0):
         raise ValueError(
             f"model: {yamls.of('model')}: {inputs} give outputs {_form(outputs)}; "
             f"{task.call} has {classes} classes"
@@ -102,10 +102,10 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
     with yamls.said("task", f"task.loss of {shapes}"), _no_broadcast():
         loss = TaskLoss(task.kind).mean(outputs, y)
     with yamls.said("task", f"the gradient of task.loss of {shapes}"):
+        if outputs.requires_grad and not loss.requires_grad:
+            raise RuntimeError("the loss has none; compute it from the outputs, in torch")
         if loss.requires_grad:
             loss.backward()
-        elif outputs.requires_grad:
-            raise RuntimeError("the loss has none; compute it from the outputs, in torch")
     for metric in (each for each in task.kind.metrics if not each.takes_whole_split):
         measuring = yamls.said("task", f"task.metrics.{metric.name} of {shapes}")
         with measuring, torch.no_grad(), _no_broadcast():

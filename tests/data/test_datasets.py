@@ -113,6 +113,10 @@ def test_shape_and_sizes_are_known_before_the_data(dataset, input_shape, classes
     )
 
 
+def test_the_shape_of_an_input_may_be_a_list():
+    assert replace(dataset := digits(), input_shape=[1, 8, 8]) == dataset
+
+
 def test_only_normalized_cifar_has_a_mean_and_std():
     assert (cifar10().mean, cifar10().std, mnist().mean) == ((), (), ())
     normalized = cifar10(normalize=True)
@@ -123,6 +127,8 @@ def test_only_normalized_cifar_has_a_mean_and_std():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: replace(digits(), scale=0), "dataset: scale=0; give a number above 0"),
+        (lambda: replace(digits(), prepare=None), "dataset: `prepare` and `load` are functions"),
         (lambda: mnist(validation=0), "mnist: validation=0; it takes 1 to 59999 examples"),
         (lambda: cifar10(validation=50_000), "cifar10: validation=50000; it takes 1 to 49999"),
         (lambda: digits(validation=1500), "digits: validation=1500; it takes 1 to 1436 examples"),
@@ -141,10 +147,6 @@ def test_only_normalized_cifar_has_a_mean_and_std():
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_the_shape_of_an_input_may_be_a_list():
-    assert replace(dataset := digits(), input_shape=[1, 8, 8]) == dataset
 
 
 # Splits.
