@@ -53,8 +53,9 @@ def sync(sweep: Path, **keys: str) -> int:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """When a run that could not be sent is tried again: `pause` seconds after it was tried."""
+    """Why a run could not be sent, and when it is tried again, `pause` seconds later."""
 
+    reason: str
     pause: float
     until: float
 
@@ -100,7 +101,7 @@ class Mirror:
                 with self.tracker.session(self._root, job=_job(self.sweep)) as session:
                     self.clock.wait(wait)
                     while not self.clock.ended:
-                        self._pass(session)
+                        self._say_refused(self._pass(session)[1])
                         wait = self.tracker.every
                         self.clock.wait(wait)
                     self._to_the_end(session)
@@ -118,7 +119,7 @@ class Mirror:
                 break
             self.clock.wait(pause)
             runs, left = self._pass(session, last=True)
-        if not self._refused.keys() >= {run.key for run in left}:
+        if left and not self._say_refused(left):
             self._say(f"{len(left)} of {len(runs)} runs have not arrived")
         return runs, left
 
@@ -157,12 +158,17 @@ class Mirror:
         except Exception as error:
             before = self._refused.get(run.key)
             pause = min(2 * before.pause, _LONGEST) if before else self.tracker.every
-            if not self._refused:  # the others are counted
-                self._say(_reason(error))
-            self._refused[run.key] = _Refusal(pause, time.monotonic() + pause)
+            self._refused[run.key] = _Refusal(_reason(error), pause, time.monotonic() + pause)
             return False
         self._refused.pop(run.key, None)
         return True
+
+    def _say_refused(self, left: Sequence[Run]) -> bool:
+        """Say why the first of these runs that was refused was so; returns whether one was."""
+        refused = [run.key for run in left if run.key in self._refused]
+        if refused:
+            self._say(self._refused[refused[0]].reason)
+        return bool(refused)
 
     def _pace(self, *, last: bool) -> None:
         """Wait until another run may be sent: `per_minute` of them in any 60 seconds.

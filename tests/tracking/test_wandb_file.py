@@ -54,10 +54,14 @@ def test_a_full_disk_is_one_line_and_later_all_is_sent(
     with mounted(folder.parent.parent / "wandb", size) as disk:
         if full:
             disk.fill()
-        assert sync(folder, mode=mode, timeout="5") == 1
-        err = capfd.readouterr().err
-        assert err.startswith("tracker: ") and err.count("\n") == 1, err
-        assert "results are kept, and `lt-sweeps sync" in err
+        status, err = sync(folder, mode=mode, timeout="5"), capfd.readouterr().err
+        if status:
+            assert err.startswith("tracker: ") and err.count("\n") == 1, err
+            assert "results are kept, and `lt-sweeps sync" in err
+        else:  # online W&B writes little here, so that all may arrive in spite of the full disk
+            assert mode == "online" and not err
+            counts = [len(run["history"]) for run in wandb_server.runs.values()]
+            assert counts == [lengths[0]] * (4 + 1)
         assert all(steps == list(range(lengths[0])) for steps in files(folder).values())
         wandb.teardown()
     assert sync(folder, mode=mode) == 0, capfd.readouterr().err
