@@ -33,7 +33,7 @@ def options(group: str) -> list[str]:
 
 
 def test_every_group_is_checked_here() -> None:
-    assert errors.groups() == {*CHECKED, "task", "hydra", "tracker", "experiment"}
+    assert errors.groups() == {*CHECKED, "task", "tracker", "experiment"}
 
 
 def test_only_config_yaml_its_readme_and_folders_lie_in_conf() -> None:

@@ -139,7 +139,7 @@ def test_an_axis_says_what_it_shows(
         0.5, rel=1e-3
     )  # not times 100
     (dots,) = endpoint_figures(analysis)
-    labels = [axes.get_xlabel() for axes in dots.draw().axes]
+    labels = [axes.get_xlabel().replace("\n", " ") for axes in dots.draw().axes]
     assert f"Mean over log density: {label[0].lower()}{label[1:]}" in labels
     assert "Highest sparsity within the margin of dense (%)" in labels
 

@@ -173,7 +173,9 @@ def test_a_number_that_would_be_taken_for_another_is_refused(
 
 
 def test_a_criterion_that_needs_training_is_refused(cell: Make) -> None:
-    with pytest.raises(ValueError, match="final: 'end' of a network that is pruned before it is"):
+    with pytest.raises(
+        ValueError, match="final: got 'end', and the network is pruned before it is trained"
+    ):
         plan([cell(method=AT_INIT, schedule=NINETY)])
 
 
