@@ -92,8 +92,8 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
             "starts with the number of examples"
         )
     axis, classes = task.kind.class_axis, task.dataset.classes or 0
-    numbered = axis is not None and y.dtype == torch.int64 and outputs.dim() == y.dim() + 1
-    if numbered and outputs.shape[axis] < classes:
+    of_classes = y.dtype == torch.int64 and outputs.dim() == y.dim() + 1
+    if of_classes and axis is not None and outputs.shape[axis] < classes:
         raise ValueError(
             f"model: {yamls.of('model')}: {inputs} give outputs {_form(outputs)}; "
             f"{task.call} has {classes} classes"
