@@ -104,9 +104,9 @@ def code_behind(*modules: str) -> dict[str, str]:
     return hashes
 
 
-def code_named(config: Mapping[str, Any]) -> dict[str, str]:
-    """The code behind the functions that a cell's config names by `_target_`, as `code_behind`."""
-    options = [config.get(group) for group in (*GROUPS, "task")]
+def code_named(*configs: Mapping[str, Any]) -> dict[str, str]:
+    """The code behind the functions that configs of cells name by `_target_`, as `code_behind`."""
+    options = [config.get(group) for config in configs for group in (*GROUPS, "task")]
     return code_behind(*sorted(set(modules_named(options))))
 
 
