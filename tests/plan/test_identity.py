@@ -270,6 +270,23 @@ def test_tokens_are_whole_numbers(lab: Path) -> None:
         task.content_hash(of_tokens)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": BYTES * 1.05 - 5},  # resized images
+        {"inputs": BYTES.to(torch.float16)},
+        {"inputs": BYTES.clamp(max=0)},  # nothing to be seen in a small split
+    ],
+)
+def test_pixels_of_other_types_and_a_little_beyond_their_range_are_taken(
+    lab: Path, changes: dict[str, Any]
+) -> None:
+    dataset = Call("identity_lab.from_file")(data_dir=str(lab))
+    splits = dataset.load()
+    splits["val"] = replace(splits["val"], **changes)
+    assert task.content_hash(replace(dataset, load=lambda: splits))
+
+
 def test_complex_inputs_stay_where_a_data_set_says_that_they_are(lab: Path) -> None:
     dataset = Call("identity_lab.from_file")(data_dir=str(lab))
     waves = {name: replace(part, inputs=part.inputs * 1j) for name, part in dataset.load().items()}
