@@ -78,6 +78,39 @@ def spread(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.mse_loss(outputs, targets)
 
 
+class OneLogit(Flat):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)[:, :1]
+
+
+def margin(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (1 - outputs[:, 0] * (2 * (targets > 4) - 1)).relu()
+
+
+def missed(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(1) != targets).double().flatten(1).mean(1)
+
+
+class EachPixel(nn.Module):
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(input_shape[0], classes, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+def pixels() -> Dataset:
+    """Images of 4 x 4 pixels, each of one of five classes."""
+
+    def load() -> dict[str, Split]:
+        draws = torch.Generator().manual_seed(0)
+        inputs = {n: torch.rand(16, 1, 4, 4, generator=draws) for n in ("train", "val", "test")}
+        return {name: Split(x, (x[:, 0] * 5).long()) for name, x in inputs.items()}
+
+    return Dataset((1, 4, 4), 5, 16, lambda: None, load, scale=1.0)
+
+
 def constant(outputs: Tensor, targets: Tensor) -> Tensor:
     return torch.tensor(0.5)
 
@@ -173,6 +206,34 @@ def test_a_reset_and_a_freeze_of_a_users_that_work_pass(tmp_path: Path) -> None:
         ),
         tmp_path,
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            **model(OneLogit),
+            **task(
+                "classification",
+                loss={"_target_": HERE + "margin"},
+                metrics={"margin": {"_target_": HERE + "margin", "better": "lower"}},
+                metric="margin",
+            ),
+        },
+        {
+            "dataset": {"_target_": HERE + "pixels"},
+            **model(EachPixel),
+            **task(
+                "classification",
+                metrics={"missed": {"_target_": HERE + "missed", "better": "lower"}},
+                metric="missed",
+            ),
+        },
+    ],
+    ids=["one logit", "each pixel"],
+)
+def test_outputs_are_as_many_as_the_loss_reads(changes: dict[str, Any], tmp_path: Path) -> None:
+    try_out(plan([tiny_cell(**changes)]), tmp_path)
 
 
 def test_what_passed_and_what_is_ours_is_not_tried(
