@@ -323,6 +323,7 @@ class Network:
         named = {n for n in state if any(_lies_in(n, pattern) for pattern in self.redraw)}
         return frozenset(named | (head if absent | other else set()))
 
+    @functools.cache  # noqa: B019 (networks are few, and cells that have one are many)
     def _check_trainable(self) -> None:
         """Raises: ValueError: weights of a type, or gradients of a kind, that nothing trains."""
         module = self.module()
