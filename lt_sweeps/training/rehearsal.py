@@ -109,11 +109,15 @@ def _built(loop: TrainingLoop, number: int) -> nn.Module:
         return loop.stage.network.holding(state)
 
 
+def _called(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Its outputs, with the same draws at every call."""
+    with torch.no_grad(), global_draws(3):
+        return picked(module(inputs))
+
+
 def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
     """Refuse a model that draws what no ticket holds."""
-    other = _built(loop, 2)
-    with torch.no_grad(), global_draws(3):
-        outputs, again = (picked(each.eval()(inputs)) for each in (module, other))
+    outputs, again = (_called(each.eval(), inputs) for each in (module, _built(loop, 2)))
     if not torch.allclose(outputs, again, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise ValueError(
             f"model: {loop.stage.network.net} is another network when it is built again with the "
@@ -126,12 +130,11 @@ def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
     """Refuse a model that computes with a count of its calls, or writes to its weights."""
     network, numbers = loop.stage.network, []
     halves = {la.name: module.get_parameter(la.name).detach()[..., ::2] for la in network.layers}
-    with torch.no_grad(), global_draws(3):
-        for half in halves.values():
-            half.zero_()
-        for _ in range(2):
-            module.train()(inputs)
-            numbers.append(_whole_numbers(module))
+    for half in halves.values():
+        half.zero_()
+    for _ in range(2):
+        _called(module.train(), inputs)
+        numbers.append(_whole_numbers(module))
     counts = [name for name, number in numbers[1].items() if number != numbers[0].get(name)]
     if counts and _depends(loop, counts, inputs):
         raise ValueError(
@@ -154,11 +157,9 @@ def _depends(loop: TrainingLoop, counts: Sequence[str], inputs: Tensor) -> bool:
         for name in counts:
             setattr(*owner_of(module, name), count)
         try:
-            with torch.no_grad(), global_draws(3):
-                outputs = picked(module(inputs))
+            results.append([_called(module, inputs), *module.state_dict().values()])
         except Exception:  # whatever the model does with a number that it has never had
             return True
-        results.append([outputs, *module.state_dict().values()])
     pairs = zip(*results, strict=True)
     return not all(torch.equal(early.nan_to_num(), late.nan_to_num()) for early, late in pairs)
 
