@@ -186,7 +186,7 @@ def test_what_depends_on_a_failed_job_is_cancelled_and_not_left_waiting(run: Run
     assert run.wait() == 1
     assert not slurm("squeue", "--noheader")
     assert {"FAILED", "CANCELLED"} <= set(states(run))
-    assert "has left the queue unfinished" in run("status", str(run.sweep), status=1)
+    assert "left the queue unfinished" in run("status", str(run.sweep), status=1)
 
 
 def test_cancelled_it_is_resumed_with_exactly_what_is_missing(

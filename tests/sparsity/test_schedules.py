@@ -99,7 +99,8 @@ def test_sparsity_must_rise() -> None:
 
 def test_a_level_that_asks_for_less_than_one_weight_is_said() -> None:
     layers = [Layer("a", (4, 5), "hidden")]
-    with pytest.raises(ValueError, match="at level 9 and .* at level 10, which keep 5 and 5 weights"):
+    message = "at level 9 and .* at level 10, which keep 5 and 5 weights"
+    with pytest.raises(ValueError, match=message):
         geometric(layers, levels=10)
 
 

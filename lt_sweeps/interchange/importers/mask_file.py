@@ -83,7 +83,7 @@ def _second_names(kept: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> li
     Drawn weights that are equal in every number are one weight; constant ones may be two.
     """
     firsts, seconds = list[str](), list[str]()
-    for name in (name for name in kept if name in state):
+    for name in sorted(kept.keys() & state.keys()):  # the file has no order of its own
         weight, mask = state[name], kept[name]
         if weight.min() == weight.max():
             continue
