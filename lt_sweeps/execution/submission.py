@@ -201,7 +201,7 @@ class Submission:
             launcher = launcher or Launcher(cwd=os.getcwd())
             self._manifest(before, packs, launcher, jobs).write(self.sweep.path)
         sweep = self.sweep
-        sweep.note_code(_code(self.plan))
+        sweep.note_code(code_named(*(cell.cell.config for cell in self.plan.cells)))
         sweep.forgive(self.units.keys() & sweep.failures().keys())
         return sweep
 
@@ -385,9 +385,9 @@ def _check_units(
     missing = next((name for name in names if name not in units), None)
     if missing is None:
         return units
-    if edited := sweep.edited(_code(now)):
+    if edited := sweep.edited(code_named(*(cell.cell.config for cell in now.cells))):
         raise ChangedCode(
-            f"code: {', '.join(edited)} was edited since the sweep was started; put it back, or "
+            f"code: {', '.join(edited)} changed since the sweep was started; put it back, or "
             "give the sweep another name: it computes with the code as it is now"
         )
     for name, content in data_of(now.units).items():
@@ -401,11 +401,6 @@ def _check_units(
         "what the same settings lead to, because a function of yours, or a file that it reads, has "
         "changed; put it back, or give the sweep another name: it computes with what there is now"
     )
-
-
-def _code(plan: Plan) -> dict[str, str]:
-    """A hash of each of the user's modules that cells depend on."""
-    return {k: v for cell in plan.cells for k, v in code_named(cell.cell.config).items()}
 
 
 def _asked(configs: Iterable[Config]) -> list[dict[str, Any]]:

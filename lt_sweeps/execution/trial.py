@@ -91,9 +91,9 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
             f"model: {yamls.of('model')}: {inputs} give outputs {_form(outputs)}; an output "
             "starts with the number of examples"
         )
-    classes = task.dataset.classes
+    axis, classes = task.kind.class_axis, task.dataset.classes or 0
     of_classes = y.dtype == torch.int64 and outputs.dim() == y.dim() + 1
-    if of_classes and outputs.shape[-1] < (classes or 0):
+    if of_classes and axis is not None and outputs.shape[axis] < classes:
         raise ValueError(
             f"model: {yamls.of('model')}: {inputs} give outputs {_form(outputs)}; "
             f"{task.call} has {classes} classes"

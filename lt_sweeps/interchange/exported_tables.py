@@ -14,7 +14,8 @@ from lt_sweeps.analysis.results import Results, read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.execution import materialize
-from lt_sweeps.interchange.effective_size import Size, Unfollowed, network_size
+from lt_sweeps.interchange.effective_size import Size, network_size
+from lt_sweeps.interchange.followed_paths import Unfollowed
 from lt_sweeps.interchange.stored_plan import CURE, planned_run, planned_works
 from lt_sweeps.interchange.ticket_speed import measured_speeds
 from lt_sweeps.models.network import Network

@@ -281,7 +281,7 @@ class Network:
             return state_of(module)
 
         state = dict(repeated(drawn, f"model: {self.net}"))
-        if other := sorted(state.keys() ^ self._saved):
+        if other := sorted(state.keys() ^ self._saved):  # as torch's `orthogonal` has
             raise ValueError(
                 f"model: {self.net} has {', '.join(other[:3])} on the CPU or on torch's device "
                 "`meta` alone; a net has the same tensors wherever it is built"
@@ -323,6 +323,7 @@ class Network:
         named = {n for n in state if any(_lies_in(n, pattern) for pattern in self.redraw)}
         return frozenset(named | (head if absent | other else set()))
 
+    @functools.cache  # noqa: B019 (networks are few, and cells that have one are many)
     def _check_trainable(self) -> None:
         """Raises: ValueError: weights of a type, or gradients of a kind, that nothing trains."""
         module = self.module()
@@ -338,13 +339,12 @@ class Network:
                     f"model: {self.net} has a hook on the gradient of {name}, which is not called "
                     "here; change gradients in a torch.autograd.Function, or by recipe.clip"
                 )
-        kinds = (nn.Embedding, nn.EmbeddingBag)
-        named = ((name, part) for name, part in module.named_modules() if isinstance(part, kinds))
-        if sparse := [name for name, part in named if part.sparse]:
-            raise ValueError(
-                f"model: {self.net}: {', '.join(sparse)} has sparse gradients, which no optimizer "
-                "here takes; give sparse=False, which computes the same"
-            )
+        for name, part in module.named_modules():
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:
+                raise ValueError(
+                    f"model: {self.net}: {name} has sparse gradients, which no optimizer here "
+                    "takes; give sparse=False, which computes the same"
+                )
 
     def _check_weights(self) -> None:
         """Raises: ValueError: pretrained weights are of another network, or patterns of nothing."""

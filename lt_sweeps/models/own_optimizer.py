@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,6 +121,10 @@ def _text(value: Any, owner: torch.optim.Optimizer) -> str:
         return repr([_text(inner, owner) for inner in value])
     if isinstance(value, dict):
         return repr({key: _text(inner, owner) for key, inner in value.items()})
+    if isinstance(value, torch.Generator):
+        return repr(value.get_state().tolist())
+    if isinstance(value, logging.Logger):
+        return ""  # it notes which levels it writes
     plain = isinstance(value, Tensor) or not hasattr(value, "__dict__")
     return repr(value) if plain else repr(vars(value))
 

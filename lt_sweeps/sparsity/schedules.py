@@ -177,16 +177,11 @@ def rising_targets(targets: list[Target], layers: Sequence[Layer]) -> tuple[Targ
     """
     full = Target(targets[0].scope, tuple(_sizes(layers, targets[0].scope)), 0.0)
     for level, (before, now) in enumerate(zip([full, *targets], targets, strict=False), 1):
-        if sum(now.keep) == sum(before.keep) and now.sparsity > before.sparsity:
-            raise ValueError(
-                f"schedule: level {level} (sparsity {now.sparsity:.6g}) prunes no weight more than "
-                f"level {level - 1}, which leaves {sum(before.keep)}: what it asks for is less "
-                f"than one weight; end at level {level - 1}"
-            )
-        if sum(now.keep) >= sum(before.keep):
+        if (kept := sum(now.keep)) >= (earlier := sum(before.keep)):
             raise ValueError(
                 f"schedule: sparsity must rise at every level, got {before.sparsity:.6g} at level "
-                f"{level - 1} and {now.sparsity:.6g} at level {level}"
+                f"{level - 1} and {now.sparsity:.6g} at level {level}, which keep {earlier} and "
+                f"{kept} weights"
             )
         if 0 in now.keep:
             layer = layers[now.keep.index(0)].name if now.scope == "layer" else "every layer"

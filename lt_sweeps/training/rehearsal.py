@@ -7,7 +7,7 @@ shows it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lt_sweeps.config.seeds import global_draws
 from lt_sweeps.models.functional import picked
 from lt_sweeps.sparsity.sparsifiers import FIXED
+from lt_sweeps.training.backends.stack_views import owner_of
 from lt_sweeps.training.training_loop import TrainingLoop
 
 _LOSS = "the loss"
@@ -56,9 +57,10 @@ def rehearse(loop: TrainingLoop) -> None:
     if first:
         inputs, targets = (part[:_IMAGES].cpu() for part in next(loop.batches.evaluation("val")))
         module = _built(loop, 1)
+        pair = torch.cat([inputs, inputs])[:2]  # a batch norm takes no fewer
         _check_gradients(loop, module, inputs, targets)
-        _check_built_again(loop, module, inputs)
-        _check_calls(loop, module, inputs)
+        _check_built_again(loop, module, pair)
+        _check_calls(loop, module, pair)
         _check_one_image_at_a_time(loop)
     _put_back(loop, before)
     if loop.device.type == "cuda":
@@ -107,11 +109,15 @@ def _built(loop: TrainingLoop, number: int) -> nn.Module:
         return loop.stage.network.holding(state)
 
 
+def _called(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Its outputs, with the same draws at every call."""
+    with torch.no_grad(), global_draws(3):
+        return picked(module(inputs))
+
+
 def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
     """Refuse a model that draws what no ticket holds."""
-    other = _built(loop, 2)
-    with torch.no_grad(), global_draws(3):
-        outputs, again = (picked(each.eval()(inputs)) for each in (module, other))
+    outputs, again = (_called(each.eval(), inputs) for each in (module, _built(loop, 2)))
     if not torch.allclose(outputs, again, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise ValueError(
             f"model: {loop.stage.network.net} is another network when it is built again with the "
@@ -121,25 +127,41 @@ def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) ->
 
 
 def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
-    """Refuse a model that counts its calls, or writes to its weights, in two calls of training."""
-    network, counts = loop.stage.network, []
+    """Refuse a model that computes with a count of its calls, or writes to its weights."""
+    network, numbers = loop.stage.network, []
     halves = {la.name: module.get_parameter(la.name).detach()[..., ::2] for la in network.layers}
-    with torch.no_grad(), global_draws(3):
-        for half in halves.values():
-            half.zero_()
-        for _ in range(2):
-            module.train()(torch.cat([inputs, inputs]))  # a batch norm needs two examples
-            counts.append(_whole_numbers(module))
-    if counting := [name for name, count in counts[1].items() if count != counts[0].get(name)]:
+    for half in halves.values():
+        half.zero_()
+    for _ in range(2):
+        _called(module.train(), inputs)
+        numbers.append(_whole_numbers(module))
+    counts = [name for name, number in numbers[1].items() if number != numbers[0].get(name)]
+    if counts and _depends(loop, counts, inputs):
         raise ValueError(
-            f"model: {network.net}: `{counting[0]}` counts the calls; no checkpoint holds it, so a "
-            "resumed training would begin it anew; make it a buffer (register_buffer)"
+            f"model: {network.net}: it computes with `{counts[0]}`, which counts the calls; no "
+            "checkpoint holds it, so a resumed training would begin it anew; make it a buffer "
+            "(register_buffer)"
         )
     if moved := [name for name, half in halves.items() if half.any()]:
         raise ValueError(
             f"model: {network.net}: its forward pass writes to {moved[0]}, so a pruned weight "
             "would not stay 0; compute with other values instead (torch.nn.utils.parametrize)"
         )
+
+
+def _depends(loop: TrainingLoop, counts: Sequence[str], inputs: Tensor) -> bool:
+    """Whether a call computes with these counts, which may also be kept for a log alone."""
+    results = []
+    for count in (1, 10**6):  # the second: late, and a multiple of usual intervals
+        module = _built(loop, 1).train()
+        for name in counts:
+            setattr(*owner_of(module, name), count)
+        try:
+            results.append([_called(module, inputs), *module.state_dict().values()])
+        except Exception:  # whatever the model does with a number that it has never had
+            return True
+    pairs = zip(*results, strict=True)
+    return not all(torch.equal(early.nan_to_num(), late.nan_to_num()) for early, late in pairs)
 
 
 def _whole_numbers(module: nn.Module) -> dict[str, int]:

@@ -102,9 +102,8 @@ class Stack:
         if self.device.type == "cpu":
             _keep_freed_memory()
         self.layout = BufferLayout.of(module)
-        self.weights = torch.zeros(
-            replicates, self.layout.size, dtype=_dtype(module), device=self.device
-        )
+        (dtype,) = {parameter.dtype for parameter in module.parameters()}
+        self.weights = torch.zeros(replicates, self.layout.size, dtype=dtype, device=self.device)
         self.grads = torch.zeros_like(self.weights)
         self.buffers = {
             name: torch.zeros((replicates, *buffer.shape), dtype=buffer.dtype, device=self.device)
@@ -219,15 +218,6 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:  # as in glibc alone
         mallopt(_MMAP_THRESHOLD, _KEPT)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    dtypes = {parameter.dtype for parameter in module.parameters()}
-    if len(dtypes) != 1:
-        raise ValueError(
-            f"model: its parameters must share one dtype, got {sorted(map(str, dtypes))}"
-        )
-    return dtypes.pop()
 
 
 def _saved_buffers(module: nn.Module) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,41 @@ class Named(Flat):
 class Narrow(Flat):
     def forward(self, x: Tensor) -> Any:
         return super().forward(x)[:, :2]
+
+
+class Everywhere(Flat):
+    """A class for each of 2 x 2 pixels: `[N, classes, 2, 2]`."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)[:, :, None, None].expand(-1, -1, 2, 2)
+
+
+def pixels() -> Dataset:
+    def load() -> dict[str, Split]:
+        labels = torch.arange(4).repeat(64, 1).view(64, 2, 2)
+        return {name: Split(torch.rand(64, 16), labels) for name in ("train", "val", "test")}
+
+    return Dataset((16,), 4, 64, lambda: None, load, scale=1.0)
+
+
+def ranks() -> Dataset:
+    """Four ordered classes, of which a network returns the three steps between them."""
+    return replace(
+        pixels(), outputs=3, load=lambda: {n: ranked(s) for n, s in pixels().load().items()}
+    )
+
+
+def ranked(split: Split) -> Split:
+    return Split(split.inputs, split.targets[:, 0, 0])
+
+
+def ordinal(outputs: Tensor, targets: Tensor) -> Tensor:
+    above = (targets[:, None] > torch.arange(3)).float()
+    return nn.functional.binary_cross_entropy_with_logits(outputs, above)
+
+
+def half(outputs: Tensor, targets: Tensor) -> Tensor:
+    return torch.full((len(targets),), 0.5)
 
 
 def slope() -> Dataset:
@@ -173,6 +209,24 @@ def test_a_reset_and_a_freeze_of_a_users_that_work_pass(tmp_path: Path) -> None:
         ),
         tmp_path,
     )
+
+
+OWN_METRIC = {"metrics": {"own": {"_target_": HERE + "half"}}, "metric": None}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": {"_target_": HERE + "pixels"}, **model(Everywhere)}
+        | task("classification", **OWN_METRIC),
+        {"dataset": {"_target_": HERE + "ranks"}, **model(Flat)}
+        | task("classification", loss={"_target_": HERE + "ordinal"}, **OWN_METRIC),
+    ],
+)
+def test_outputs_with_another_place_for_classes_than_the_last_axis_pass(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    try_out(plan([tiny_cell(**changes)]), tmp_path)
 
 
 def test_what_passed_and_what_is_ours_is_not_tried(

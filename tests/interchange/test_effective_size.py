@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lt_sweeps import models
-from lt_sweeps.interchange.effective_size import Unfollowed, network_size
+from lt_sweeps.interchange.effective_size import network_size
+from lt_sweeps.interchange.followed_paths import Unfollowed
 from lt_sweeps.models.network import Network
 
 FC = {"_target_": "lt_sweeps.models.FC"}

@@ -18,7 +18,8 @@ from lt_sweeps.config.errors import CONF
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.interchange.compaction import compacted
-from lt_sweeps.interchange.effective_size import Unfollowed, network_size
+from lt_sweeps.interchange.effective_size import network_size
+from lt_sweeps.interchange.followed_paths import Unfollowed
 from lt_sweeps.models import Transformer
 from lt_sweeps.models.network import Network
 

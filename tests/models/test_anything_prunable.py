@@ -18,8 +18,9 @@ from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.plan_preview import Estimate, preview
-from lt_sweeps.interchange.effective_size import Unfollowed, network_size
+from lt_sweeps.interchange.effective_size import network_size
 from lt_sweeps.interchange.exported_tables import export_tables
+from lt_sweeps.interchange.followed_paths import Unfollowed
 from lt_sweeps.models import initializers
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.cost import Speeds

@@ -61,6 +61,12 @@ def test_a_model_of_ones_own_receives_what_it_names() -> None:
     assert of(ODD).layers[1].shape == (3, 4)
 
 
+def test_cells_with_one_network_build_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, built = of(ODD), []
+    monkeypatch.setattr(Network, "module", lambda *_: built.append(1))
+    assert of(ODD) == first and not built
+
+
 def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()

@@ -99,7 +99,7 @@ def test_sparsity_must_rise() -> None:
 
 def test_a_level_that_asks_for_less_than_one_weight_is_said() -> None:
     layers = [Layer("a", (4, 5), "hidden")]
-    with pytest.raises(ValueError, match="level 10 .* no weight more than level 9, which leaves 5"):
+    with pytest.raises(ValueError, match="at level 9 and .* at level 10, which keep 5 and 5 weights"):
         geometric(layers, levels=10)
 
 

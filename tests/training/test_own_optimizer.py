@@ -86,7 +86,7 @@ def test_a_stack_is_trained_as_plain_torch_trains_each_network(name: str) -> Non
     assert not torch.equal(weights, drawn(layout, 0)[MOVED])
 
 
-@pytest.mark.parametrize("name", [*FIT, OWN])
+@pytest.mark.parametrize("name", [*FIT, OWN, "fixtures.strange_optimizers.Telling"])
 def test_all_of_torch_s_are_taken_on_what_they_fit(name: str) -> None:
     shapes = SHAPES.values() if name != "Muon" else [SHAPES["weight"]]
     check_optimizer(call_of(name), list(shapes), lr=1e-3)
@@ -182,6 +182,10 @@ def test_a_training_that_is_stopped_goes_on_to_equal_bytes(
         (
             {"_target_": "fixtures.strange_optimizers.Remembering"},
             "keeps `norms` where no checkpoint",
+        ),
+        (
+            {"_target_": "fixtures.strange_optimizers.DrawingBesides"},
+            "keeps `draws` where no checkpoint",
         ),
         ({"_target_": "torch.optim.Muon"}, "cannot be made: Muon only supports 2D parameters"),
         ({"_target_": "torch.optim.SparseAdam"}, "SparseAdam does not support dense gradients"),

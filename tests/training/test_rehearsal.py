@@ -70,6 +70,24 @@ class CountsInANumber(Net):
         return super().forward(x) * (1 if self.calls < 5 else 2)
 
 
+class CountsForALog(Net):
+    calls = examples = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls, self.examples = self.calls + 1, self.examples + len(x)
+        return super().forward(x)
+
+
+class LooksUpItsCall(Net):
+    """A schedule as a list, whose first entries are equal."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) * ([1.0] * 99)[self.calls]
+
+
 class CentresItsWeights(Net):
     def features(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -141,7 +159,8 @@ def net(kind: type[nn.Module]) -> dict:
         (DrawsByPython, "first 2 steps of its training end with other values of the loss"),
         (DrawsByNumpy, "first 2 steps of its training end with other values of the loss"),
         (CountsItsCalls, "first 2 steps of its training end with other values of the loss"),
-        (CountsInANumber, "`calls` counts the calls; no checkpoint holds it"),
+        (CountsInANumber, "computes with `calls`, which counts the calls; no checkpoint holds it"),
+        (LooksUpItsCall, "computes with `calls`, which counts the calls; no checkpoint holds it"),
         (CentresItsWeights, "its forward pass writes to hidden.weight, so a pruned weight"),
         (WiredByTorch, "another network when it is built again with the same weights"),
         (WiredByPython, "another network when it is built again with the same weights"),
@@ -160,8 +179,9 @@ def test_a_model_that_would_give_wrong_numbers_is_refused_by_name(
     assert str(refused.value).startswith(f"model: {kind.__name__}()")
 
 
-def test_a_sound_model_is_not(cell: Make, run: Run) -> None:
-    made, store = run(cell(model=net(Net)))
+@pytest.mark.parametrize("kind", [Net, CountsForALog])
+def test_a_sound_model_is_not(cell: Make, run: Run, kind: type[nn.Module]) -> None:
+    made, store = run(cell(model=net(kind)))
     assert not made.missing(store)
 
 

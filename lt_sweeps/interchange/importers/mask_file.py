@@ -83,16 +83,14 @@ def _second_names(kept: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> li
     Drawn weights that are equal in every number are one weight; constant ones may be two.
     """
     firsts, seconds = list[str](), list[str]()
-    for name in kept:
-        weight = state.get(name)
-        tied = weight is not None and any(
-            torch.equal(state[first], weight) and torch.equal(kept[first], kept[name])
-            for first in firsts
+    for name in (name for name in kept if name in state):
+        weight, mask = state[name], kept[name]
+        if weight.min() == weight.max():
+            continue
+        tied = any(
+            torch.equal(state[first], weight) and torch.equal(kept[first], mask) for first in firsts
         )
-        if tied:
-            seconds.append(name)
-        elif weight is not None and (weight != weight.flatten()[0]).any():
-            firsts.append(name)
+        (seconds if tied else firsts).append(name)
     return seconds
 
 

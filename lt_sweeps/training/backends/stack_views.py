@@ -43,11 +43,7 @@ class StackViews:
         return self.arithmetic.autocast(self.first.device)
 
     def row(self, module: nn.Module, r: int) -> nn.Module:
-        """A copy of `module` in training mode whose parameters and saved buffers are row `r`.
-
-        Raises:
-            ValueError: `module` is on meta and has a buffer that no state will ever fill.
-        """
+        """A copy of `module` in training mode whose parameters and saved buffers are row `r`."""
         row = copy.deepcopy(module).train()
         views = {
             id(parameter): nn.Parameter(self.weights[name][r], parameter.requires_grad)
@@ -59,10 +55,6 @@ class StackViews:
         for name, buffer in self.buffers.items():
             owner, leaf = owner_of(row, name)
             owner._buffers[leaf] = buffer[r]
-        if lost := [name for name, buffer in row.named_buffers() if buffer.is_meta]:
-            raise ValueError(
-                f"model: {lost} are buffers with persistent=False; build it on the cpu"
-            )
         row = row.to(self.first.device)
         # On a GPU `to` gives recurrent layers a copy of their weights.
         for name, parameter in row.named_parameters():
