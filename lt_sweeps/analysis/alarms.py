@@ -117,7 +117,7 @@ def _measures(row: Record) -> tuple[Any, ...]:
 
 
 def _identical(one: Networks, other: Networks) -> tuple[list[Record], int]:
-    """The pruned networks of two lines that measure the same to the last bit, and of how many."""
+    """The pruned networks of two lines that measure exactly the same; how many were compared."""
     # Two networks that were trained apart never agree in all of these; those of a collapsed network
     # may, because only its last bias still learns.
     pairs = [(one[key], other[key]) for key in one.keys() & other.keys()]

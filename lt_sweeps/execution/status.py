@@ -144,7 +144,7 @@ class Status:
 
         If several jobs were given the same work, only the last is reported, and a canary only if
         no job after it has begun or can begin. A batch without an id was refused by Slurm, so it
-        has no jobs; one with another name is of the root that this one is a copy of.
+        has no jobs; a batch with another name belongs to the root that this one was copied from.
         """
         packs = {pack.name: pack for pack in self.sweep.manifest.packs}
         ended, seen, lost, went_on = over(self.sweep), set[str](), list[tuple[Batch, int]](), False

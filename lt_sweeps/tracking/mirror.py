@@ -32,7 +32,7 @@ from lt_sweeps.tracking.tracker import Arrived, Session, Tracker, Unreachable, t
 
 _AGAIN = (1.0, 2.0, 4.0)  # W&B may report rows only some seconds after it took them
 _LONGEST = 600.0  # seconds between two attempts at a server that does not answer
-_IN_A_ROW = 3  # runs that fail one after the other: the others would fail too, and wait as long
+_IN_A_ROW = 3  # failures that end a pass: the other runs may fail too, each after a timeout
 
 
 def sync(sweep: Path, **keys: str) -> int:
@@ -126,9 +126,8 @@ class Mirror:
     def _pass(self, session: Session, *, last: bool = False) -> tuple[list[Run], list[Run]]:
         """Send each run that is due; returns all runs, and those that are due still.
 
-        A lock keeps two mirrors of one `root` from sending the same rows; who does not get it
-        leaves the sending to the other, or waits for it if this is the last pass: the other may
-        mirror another sweep.
+        A lock keeps two mirrors of one `root` from sending the same rows. A mirror that does not
+        get it sends nothing, and in its last pass waits: the other may mirror another sweep.
         """
         runs, failed = self._runs(), 0
         patience = max(0.0, min(self.clock.left, _LONGEST)) if last else 0.0
@@ -142,9 +141,9 @@ class Mirror:
         return runs, self._due(session, runs, last)
 
     def _in_turn(self, due: Sequence[Run], last: bool) -> list[Run]:
-        """The runs to try now, those that were refused before behind the others.
+        """The runs to try now; refused ones come last.
 
-        A tracker may refuse one run for ever: W&B does so where a person has deleted it.
+        A tracker may refuse a run for ever: W&B does so if a person has deleted it.
         """
         new = [run for run in due if run.key not in self._refused]
         again = [run for run in due if run.key in self._refused]
@@ -164,7 +163,7 @@ class Mirror:
         return True
 
     def _say_refused(self, left: Sequence[Run]) -> bool:
-        """Say why the first of these runs that was refused was so; returns whether one was."""
+        """Print why the first refused run among these was refused; returns whether there is one."""
         refused = [run.key for run in left if run.key in self._refused]
         if refused:
             self._say(self._refused[refused[0]].reason)

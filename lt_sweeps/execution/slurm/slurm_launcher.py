@@ -30,7 +30,7 @@ from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import FrozenPack, Launcher
 from lt_sweeps.tracking.mirror_process import mirrored
 
-_DIVISION = ("jobs", "hours_per_job", "pack")  # what says how cells are divided into jobs
+_DIVISION = ("jobs", "hours_per_job", "pack")  # the keys that divide cells into jobs
 
 
 def submit_cells(
@@ -209,7 +209,7 @@ class _Jobs:
         return partition_jobs.share_out(self.submission.plan, units, count, self._seconds)
 
     def _with_jobs(self, left: Sequence[Pack]) -> list[tuple[Pack, str]]:
-        """Unfinished packs, each with its job: as before, or shared out anew as now asked for."""
+        """Unfinished packs, each with its job of before, or a new one for a new `_DIVISION`."""
         if not left:
             return []
         before = self.sweep.manifest.launcher.profile

@@ -125,7 +125,7 @@ def cancel(sweep: SweepFolder) -> int:
 
 def withdraw(sweep: SweepFolder, id: str) -> None:
     """Cancel the array of this id, and note it as one that Slurm has not taken."""
-    with suppress(ValueError):  # Slurm does not answer: it runs in vain
+    with suppress(ValueError):  # Slurm does not answer: the array runs in vain
         _answer(["scancel", id], 60)
         for batch in batches(sweep):
             if batch.id == id:
@@ -146,7 +146,7 @@ def _queued_tasks(sweep: SweepFolder, timeout: float) -> Iterator[tuple[tuple[in
 
 
 def _users(sweep: SweepFolder) -> list[str]:
-    """Who may have jobs of a sweep: this user, and each who has submitted some in a shared root."""
+    """The users whose jobs may be a sweep's: this one, and all who submitted in a shared root."""
     owners = {path.stat().st_uid for path in _notes(sweep)}
     return sorted(map(str, owners | {os.getuid()}))
 

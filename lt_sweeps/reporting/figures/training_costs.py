@@ -41,9 +41,9 @@ def cost_figures(analysis: Analysis) -> list[Figure]:
     data = pd.DataFrame(rows)
     asked = sum(len(_trainings([cell])) for cell in analysis.results.cells)
     sentence = (
-        "Training per line, all seeds together, with the trainings that only search for a mask. "
-        f"The cells asked for {asked} trainings; {len(uses)} were needed, and "
-        f"{sum(n > 1 for n in uses.values())} of these serve several lines (hatched)."
+        f"Training per line, all seeds together. The cells asked for {asked} trainings; "
+        f"{len(uses)} were needed, and {sum(n > 1 for n in uses.values())} of these serve several "
+        "lines (hatched)."
     )
     stages = tuple(sorted({stage for stage, _ in uses}))
     return one_figure(analysis, "cost", data, stages, partial(_draw, data), sentence)
