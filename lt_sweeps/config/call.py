@@ -255,13 +255,12 @@ def nearest(word: str, allowed: Collection[str]) -> str:
     Case does not count, nor does a folder that both are in: `deconstructing/criteria`.
     """
     folder = word[: word.rfind("/") + 1]
-    if not any(name.startswith(folder) for name in allowed):
-        folder = ""
     inside = [name for name in allowed if name.startswith(folder)]
+    if not inside:
+        folder, inside = "", list(allowed)
     names = {name.removeprefix(folder).lower(): name for name in inside}
     close = difflib.get_close_matches(word.removeprefix(folder).lower(), names, n=1)
-    close = [names[name] for name in close]
-    return f"; did you mean `{close[0]}`?" if close else ""
+    return f"; did you mean `{names[close[0]]}`?" if close else ""
 
 
 @functools.cache

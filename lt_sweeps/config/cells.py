@@ -290,8 +290,6 @@ def _check_values(values: Any, where: str) -> None:
             _check_values(value, f"{where}.{number}")
     elif isinstance(values, float) and not math.isfinite(values):
         raise ValueError(f"{where}: got {values}; give a finite number")
-    elif not isinstance(values, str | int | float | None):
-        raise ValueError(f"{where}: got {values!r}; give a number, a text, a list or a mapping")
 
 
 def _frozen_report(report: Config, config_dirs: Sequence[Path]) -> Mapping[str, Any]:

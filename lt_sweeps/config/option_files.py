@@ -45,7 +45,12 @@ def read_option(group: str, name: str, *, where: str, config_dir: str | None = N
     if name not in files:
         raise ValueError(unknown(where, name, files, what="options"))
     # As Hydra reads all other options: 1e-3 is a number, and no key may be given twice.
-    content: Any = OmegaConf.to_container(OmegaConf.load(files[name]), resolve=True)
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.load(files[name]), resolve=True)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        content = None  # the file holds a number
     if not isinstance(content, dict) or not isinstance(content.get("_target_"), str):
         raise ValueError(f"{where}: {files[name]} has no `_target_`, the path of a function")
     return Config(content)

@@ -354,18 +354,12 @@ def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]
     lasts = last if isinstance(last, tuple) else (last,)
     if not lasts or not all(isinstance(stage, Work) for stage in lasts):
         raise ValueError(
-            f"method: `{method.target}` returned {_kinds(last)}; give a Train, an Evaluate, or "
-            "several in a tuple"
+            f"method: `{method.target}` returned {type(last).__name__}; give a Train, an Evaluate, "
+            "or several in a tuple"
         )
     for stage in trainings(*lasts):
         _check_recipe(stage.training.recipe, stage.network, stage.training.task.dataset.input_shape)
     return lasts, not isinstance(last, tuple)
-
-
-def _kinds(value: object) -> str:
-    """What a value is, in short: a stage's own text has all that it starts from."""
-    names = [type(each).__name__ for each in value] if isinstance(value, tuple | list) else []
-    return f"{type(value).__name__} of {', '.join(names)}" if names else type(value).__name__
 
 
 def _granularity(given: Mapping[str, Any]) -> Granularity | None:

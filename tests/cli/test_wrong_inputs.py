@@ -17,7 +17,7 @@ WRONG = {
     "reset.to=5": "reset.to: got 5; give a duration with its unit, such as 10ep or 500it",
     "method=imp_continued method.to=5": "method.to: got 5; give a duration with its unit",
     "recipe.lr=abc": "recipe.lr: got 'abc'; give a number",
-    "recipe.lr=nan": "recipe.lr: got nan; give a number",
+    "recipe.lr=nan": "recipe.lr: got nan; give a finite number",
     "recipe.batch_size=0": "recipe.batch_size: got 0; give 1 to 1137 images",
     "recipe.milestones=5ep": "recipe.milestones: got '5ep'; give a list of: a duration",
     "seed=-1": "seed: got -1; give a whole number from 0 up",

@@ -209,7 +209,7 @@ def listed(init: Init, recipe: Any) -> list[Train]:
         ({"model__nett": 1}, "model: no key `nett`"),
         ({"method": {"_target_": "lt_sweeps.sparsity.criteria.random"}}, "method: "),
         ({"method": {"_target_": f"{__name__}.untrained"}}, r"untrained` returned Init; give a T"),
-        ({"method": {"_target_": f"{__name__}.listed"}}, r"listed` returned list of Train; give a"),
+        ({"method": {"_target_": f"{__name__}.listed"}}, r"listed` returned list; give a"),
     ],
 )
 def test_what_is_wrong_is_said_when_the_plan_is_made(
