@@ -50,7 +50,7 @@ class LineTest:
     @property
     def question(self) -> tuple[str, ...]:
         """The lines that are compared, and where each is drawn."""
-        return question(self.curve, self.baseline)
+        return self.curve.panel, self.curve.name, self.baseline.panel, self.baseline.name
 
     @property
     def is_better(self) -> bool:
@@ -175,19 +175,16 @@ def named_pairs(curves: Sequence[Curve], layout: ReportConfig) -> list[Pair]:
         for other in curves:
             rest = _rest(other, other_line, other_option, layout)
             pairs += [(first, other) for first, at in firsts if at == rest]
-    tested = set(map(_both_lines, against_baseline(curves, layout)))
-    once = []
-    for pair in pairs:
-        if (lines := _both_lines(pair)) not in tested:
-            tested.add(lines)
-            once.append(pair)
-    for one, other in once:
+    compared = set(map(_both_lines, against_baseline(curves, layout)))
+    once = {_both_lines(pair): pair for pair in reversed(pairs)}
+    pairs = [pair for lines, pair in reversed(once.items()) if lines not in compared]
+    for one, other in pairs:
         if one.metric != other.metric:
             raise ValueError(
                 f"report.pairs: {one.label} is judged by {one.metric.words} and {other.label} by "
                 f"{other.metric.words}; give lines with one metric"
             )
-    return once
+    return pairs
 
 
 def _rest(curve: Curve, line: str, option: str, layout: ReportConfig) -> tuple[Any, ...] | None:
@@ -202,11 +199,6 @@ def _rest(curve: Curve, line: str, option: str, layout: ReportConfig) -> tuple[A
 def _both_lines(pair: Pair) -> frozenset[tuple[str, str]]:
     """Equal for pairs of the same two lines, whichever is the first."""
     return frozenset((curve.panel, curve.name) for curve in pair)
-
-
-def question(curve: Curve, other: Curve) -> tuple[str, ...]:
-    """Equal for tests of the same two lines."""
-    return curve.panel, curve.name, other.panel, other.name
 
 
 def correct_by_holm(verdicts: Sequence[Tested], family: str) -> list[Tested]:

@@ -210,13 +210,9 @@ def _lost(found: Status) -> Iterator[Text]:
         alike.setdefault((batch.canary, reason), []).append((batch, task, said))
     for (canary, _), jobs in list(alike.items())[:_NAMED]:
         batch, task, said = jobs[0]
-        which = _task_ids([(batch, task) for batch, task, _ in jobs])
-        what = f"{'canary' if canary else 'job'} {which} has"
-        if len(jobs) > 1:
-            what = f"{len(jobs)} jobs have"
-        yield Text(f"lost: {what} left the queue unfinished", "magenta")
-        if len(jobs) > 1:
-            yield Text(f"  {which}")
+        which = f"{'canary' if canary else 'job'} {batch.id}_{task}"
+        others = f" and {len(jobs) - 1} more have" if len(jobs) > 1 else " has"
+        yield Text(f"lost: {which}{others} left the queue unfinished", "magenta")
         if said:
             yield Text(f"  {said}")
             yield Text(f"  {output(found.sweep, batch, task)}", style="dim")
@@ -224,25 +220,3 @@ def _lost(found: Status) -> Iterator[Text]:
             yield Text("  nothing was written: a job before it failed, or it was cancelled")
     if len(alike) > _NAMED:
         yield Text(f"  and {len(alike) - _NAMED} more", style="magenta")
-
-
-def _task_ids(jobs: Sequence[tuple[Batch, int]]) -> str:
-    """The ids of tasks in ascending order, as Slurm writes them: `70_[0-3,5], 71_0`."""
-    tasks: dict[str, list[int]] = {}
-    for batch, task in jobs:
-        tasks.setdefault(str(batch.id), []).append(task)
-    return ", ".join(
-        f"{id}_{numbers[0]}" if len(numbers) == 1 else f"{id}_[{_ranges(numbers)}]"
-        for id, numbers in tasks.items()
-    )
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers as ranges: `0-3,5`."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ",".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)

@@ -289,7 +289,7 @@ def _check_values(values: Any, where: str) -> None:
         for number, value in enumerate(values):
             _check_values(value, f"{where}.{number}")
     elif isinstance(values, float) and not math.isfinite(values):
-        raise ValueError(f"{where}: got {values}; give a number")
+        raise ValueError(f"{where}: got {values}; give a finite number")
     elif not isinstance(values, str | int | float | None):
         raise ValueError(f"{where}: got {values!r}; give a number, a text, a list or a mapping")
 

@@ -98,15 +98,15 @@ def code_behind(*modules: str) -> dict[str, str]:
             tree = _parsed(content) if file.suffix == ".py" else None
             text = content if tree is None else _without_layout(tree)
             if tree is not None:
-                _check_compiled(file, content, name)
+                _check_compiled(file, tree, len(content), name)
             hashes[name] = hashlib.sha256(text).hexdigest()
             waiting += [] if tree is None else _imports(tree, name, file.stem == "__init__")
     return hashes
 
 
-def code_named(config: Mapping[str, Any]) -> dict[str, str]:
-    """The code behind the functions that a cell's config names by `_target_`, as `code_behind`."""
-    options = [config.get(group) for group in (*GROUPS, "task")]
+def code_named(*configs: Mapping[str, Any]) -> dict[str, str]:
+    """The code behind the functions that configs of cells name by `_target_`, as `code_behind`."""
+    options = [config.get(group) for config in configs for group in (*GROUPS, "task")]
     return code_behind(*sorted(set(modules_named(options))))
 
 
@@ -219,7 +219,7 @@ def _parsed(content: bytes) -> ast.Module | None:
         return None
 
 
-def _check_compiled(file: Path, content: bytes, name: str) -> None:
+def _check_compiled(file: Path, tree: ast.Module, size: int, name: str) -> None:
     """Raises: ValueError: Python takes other code from its cache than the file holds.
 
     It takes a file of equal size and time, in seconds, for the one that it compiled: so are two
@@ -228,12 +228,14 @@ def _check_compiled(file: Path, content: bytes, name: str) -> None:
     compiled = Path(importlib.util.cache_from_source(str(file)))
     try:
         cached, changed = compiled.read_bytes(), int(file.stat().st_mtime)
-        magic, flags, time, size = struct.unpack("<4sIII", cached[:16])
-        of_this = (time, size) == (changed & 0xFFFFFFFF, len(content) & 0xFFFFFFFF)
-        if magic != importlib.util.MAGIC_NUMBER or flags or not of_this:
+        of_this = struct.pack("<III", 0, changed & 0xFFFFFFFF, size & 0xFFFFFFFF)
+        if cached[:16] != importlib.util.MAGIC_NUMBER + of_this:
             return
-        same = marshal.loads(cached[16:]) == compile(content, str(file), "exec", dont_inherit=True)
-    except (OSError, ValueError, EOFError, TypeError, SyntaxError, struct.error):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python gives them when it compiles the module
+            code = compile(tree, str(file), "exec", dont_inherit=True)
+        same = marshal.loads(cached[16:]) == code
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, RecursionError):
         return  # Python itself says what is wrong, or compiles the file
     if not same:
         raise ValueError(

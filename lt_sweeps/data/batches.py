@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,10 +40,10 @@ class Batches:
         device: torch.device,
     ) -> None:
         self._dataset, self._recipe, self._device = dataset, recipe, device
-        splits = dataset.load().items()
-        for name, split in splits:
-            check_split(dataset, name, split)
-        self._splits = {name: place_once(split, device, _placed) for name, split in splits}
+        self._splits = {
+            name: place_once(split, device, partial(_checked, dataset, name))
+            for name, split in dataset.load().items()
+        }
         self.augments = recipe.augment != "none"
         keys = [
             (seed.role("order"), seed.role("augment") if self.augments else 0, index)
@@ -168,6 +169,12 @@ class Batches:
 
     def _normalise(self, images: Tensor, *, copy: bool = False) -> Tensor:
         return _normalised(images, self._dataset, self._mean, self._std, copy=copy)
+
+
+def _checked(dataset: Dataset, name: str, split: Split, device: torch.device) -> Split:
+    """A split on the device. It is checked here, because a check reads all of it."""
+    check_split(dataset, name, split)
+    return _placed(split, device)
 
 
 def _placed(split: Split, device: torch.device) -> Split:

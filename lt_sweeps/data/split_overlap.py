@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +13,8 @@ from lt_sweeps.data.dataset import Split
 
 # Published data sets hold a few pictures twice, and a small set of few gray values may by chance.
 # More than this part of a split is a mistake: a split that was taken from another one. A table of
-# few distinct rows repeats them within a split as often as between two.
+# few distinct rows repeats them within a split as often as between two, give or take the deviation
+# of a count of `size` draws.
 _BY_CHANCE = 0.02
 _PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
@@ -31,7 +33,9 @@ class Shared(NamedTuple):
 
     @property
     def is_a_mistake(self) -> bool:
-        return self.count > max(2, (_BY_CHANCE + 2 * self.repeated) * self.size)
+        deviation = math.sqrt(self.size * self.repeated * (1 - self.repeated))
+        chance = (_BY_CHANCE + self.repeated) * self.size + 3 * deviation
+        return self.count > max(2, chance)
 
     def __str__(self) -> str:
         return f"{self.count} of {self.size} {self.split} examples are {self.other} examples too"

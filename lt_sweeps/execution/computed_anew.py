@@ -26,10 +26,12 @@ _Asked = list[tuple[_Settings, Planned]]
 
 def why_anew(plan: Plan, todo: Iterable[Pack], root: Path) -> list[str]:
     """A line for each reason why cells are computed although an earlier sweep has their results."""
+    paths = [path for path in root.glob("sweeps/*/manifest.json") if path.is_file()]
+    if not paths:
+        return []
     missing = {(unit.stage.key, unit.seed) for pack in todo for unit in pack.units}
     cells = [c for c in plan.cells if any((s.key, c.seed) in missing for s in c.trainings)]
     left, reasons = [(_settings(c.cell.config, c.labels), c) for c in cells], Counter[str]()
-    paths = [path for path in root.glob("sweeps/*/manifest.json") if left and path.is_file()]
     for path in sorted(paths, key=lambda path: -path.stat().st_mtime_ns)[:_MOST_SWEEPS]:
         with suppress(ValueError, OSError):  # a damaged manifest explains nothing
             if path.stat().st_size < _LARGEST:
@@ -73,7 +75,7 @@ def _edits(*sides: list[dict[str, str]]) -> _Settings:
 def _code_or_data(cell: Planned, sweep: SweepFolder, explained: bool) -> list[str]:
     """What changed beside the settings of a cell; data and version only if nothing else did."""
     now = code_named(cell.cell.config)
-    edited = [f"{name} was edited" for name in sweep.edited(now)]
+    edited = [f"{name} changed" for name in sweep.edited(now)]
     if explained or edited or (now and not sweep.code):
         return edited
     then, data = data_of(Unit(s, cell.seed) for s in cell.trainings), sweep.manifest.data

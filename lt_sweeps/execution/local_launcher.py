@@ -167,10 +167,9 @@ def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
     lines_of = _lines_of(sweep) if failed else {}
     by_reason: dict[str, list[UnitName]] = defaultdict(list)
     for unit, reason in failed.items():
-        begun = not reason.startswith("not begun")
-        by_reason[reason if begun else "not begun, because what they start from failed"].append(
-            unit
-        )
+        if reason.startswith("not begun"):  # each names another level or seed
+            reason = "not begun, because what they start from failed"
+        by_reason[reason].append(unit)
     lines = []
     for reason, members in by_reason.items():
         levels = sorted({stages[key].level for key, _ in members})

@@ -107,9 +107,10 @@ def _made_anew(planned: Planned, folder: RunFolder, tickets: StoredTickets) -> b
         fault = next(iter(stored.faults), "") or _differing(stored.records, known)
         if not fault and len(stored.records) == len(planned.trainings):
             # A yaml that was renamed makes the same result, and `config.yaml` has its new name.
-            named = [{**row.options, **planned.labels} for row in stored.records]
-            columns = map(Record.option_columns, named)
-            renamed = [replace(row, **c) for row, c in zip(stored.records, columns, strict=True)]
+            renamed = [
+                replace(row, **Record.option_columns({**row.options, **planned.labels}))
+                for row in stored.records
+            ]
             if renamed != [*stored.records]:
                 folder.write(renamed, complete=True)
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -146,6 +147,7 @@ def check_writable(root: Path) -> None:
         raise ValueError(f"root: {root} cannot be written: {error.strerror}") from None
 
 
+@functools.cache  # a process computes with the code that it has imported
 def code_version() -> str:
     """The package's version, and the commit where it runs from a clone."""
     git = ["git", "-C", str(Path(__file__).parent)]

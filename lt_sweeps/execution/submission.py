@@ -201,9 +201,7 @@ class Submission:
             launcher = launcher or Launcher(cwd=os.getcwd())
             self._manifest(before, packs, launcher, jobs).write(self.sweep.path)
         sweep = self.sweep
-        sweep.note_code(
-            {k: v for c in self.plan.cells for k, v in code_named(c.cell.config).items()}
-        )
+        sweep.note_code(code_named(*(cell.cell.config for cell in self.plan.cells)))
         sweep.forgive(self.units.keys() & sweep.failures().keys())
         return sweep
 
@@ -387,10 +385,9 @@ def _check_units(
     missing = next((name for name in names if name not in units), None)
     if missing is None:
         return units
-    code = {k: v for cell in now.cells for k, v in code_named(cell.cell.config).items()}
-    if edited := sweep.edited(code):
+    if edited := sweep.edited(code_named(*(cell.cell.config for cell in now.cells))):
         raise ChangedCode(
-            f"code: {', '.join(edited)} was edited since the sweep was started; put it back, or "
+            f"code: {', '.join(edited)} changed since the sweep was started; put it back, or "
             "give the sweep another name: it computes with the code as it is now"
         )
     for name, content in data_of(now.units).items():

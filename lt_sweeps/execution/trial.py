@@ -91,11 +91,9 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
             f"model: {yamls.of('model')}: {inputs} give outputs {_form(outputs)}; an output "
             "starts with the number of examples"
         )
-    classes = task.dataset.classes or 0
-    # A loss of a user's may take one logit for two classes, or an embedding.
-    by_class = task.kind.has_cross_entropy or task.kind.measures_accuracy
-    of_classes = by_class and y.dtype == torch.int64 and outputs.dim() > 1
-    if of_classes and outputs.shape[1] < classes:
+    axis, classes = task.kind.class_axis, task.dataset.classes or 0
+    of_classes = y.dtype == torch.int64 and outputs.dim() == y.dim() + 1
+    if of_classes and axis is not None and outputs.shape[axis] < classes:
         raise ValueError(
             f"model: {yamls.of('model')}: {inputs} give outputs {_form(outputs)}; "
             f"{task.call} has {classes} classes"

@@ -121,8 +121,9 @@ class Workers:
         for worker in at_work:
             worker.process.terminate()  # it saves
         try:
-            for worker in (*self.idle, *at_work):
-                worker.close()
+            with _blocked(signal.SIGTERM):  # Slurm may send several, and each means: save
+                for worker in (*self.idle, *at_work):
+                    worker.close()
         except KeyboardInterrupt:
             for worker in at_work:  # one that hangs would keep its units for ever
                 worker.process.kill()
@@ -275,7 +276,7 @@ class _Worker:
         arguments = (os.getcwd(), theirs, ours, *about)
         self.process: BaseProcess = context.Process(target=_body, args=arguments, daemon=True)
         try:
-            with _signals_blocked(), may_fork():
+            with _blocked(*STOP_SIGNALS), may_fork():
                 self.process.start()
         finally:
             theirs.close()
@@ -330,8 +331,8 @@ class _Job:
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+def _blocked(*signals: signal.Signals) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

@@ -284,7 +284,7 @@ def test_a_foreign_launcher_runs_every_cell_by_itself(multirun: Multirun) -> Non
     [
         ("{1: 0.5}", ".t: the key 1 is not a text, and the jobs of a sweep would read it as one; "),
         ("[{true: 0}]", ".t.0: the key True is not a text, and the jobs of a sweep would read it"),
-        ("{a: .inf}", ".t.a: got inf; give a number"),
+        ("{a: .inf}", ".t.a: got inf; give a finite number"),
     ],
 )
 def test_a_value_that_a_job_would_read_as_another_is_refused(

@@ -9,6 +9,7 @@ import socket
 import warnings
 import zlib
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import psutil
@@ -21,6 +22,7 @@ from torchvision.datasets import CIFAR10, MNIST
 from lt_sweeps.config.recipes import recipe
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data import (
+    batches,
     bundled,
     cifar10,
     cifar100,
@@ -37,6 +39,7 @@ from lt_sweeps.data import (
 )
 from lt_sweeps.data.batches import Batches
 from lt_sweeps.data.downloaded import _held_out, _held_out_per_class, _tensors
+from lt_sweeps.data.kept_images import read_once
 
 GRAYS = {"cat": 10, "dog": 200}
 
@@ -140,8 +143,6 @@ def test_only_normalized_cifar_has_a_mean_and_std():
         (lambda: image_folder("pets", size=0), "image_folder: size=0; it takes 1 pixel or more"),
         (lambda: text(path="nowhere.txt"), "text: cannot read path=`nowhere.txt`: No such file"),
         (lambda: text(path="/"), "text: cannot read path=`/`: Is a directory"),
-        (lambda: replace(digits(), scale=0), "dataset: scale=0; give a number above 0"),
-        (lambda: replace(digits(), prepare=None), "dataset: `prepare` and `load` are functions"),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
@@ -726,3 +727,15 @@ def test_a_folder_beside_train_that_is_no_split_is_refused(tmp_path):
     draw_tree(root / "valid")
     with pytest.raises(ValueError, match=r"has \['valid'\] beside `train`; it takes"):
         image_folder(str(root))
+
+
+def test_what_a_process_keeps_is_checked_once(monkeypatch):
+    """A check reads all inputs, of which there may be gigabytes, and each training begins anew."""
+    checked = []
+    monkeypatch.setattr(batches, "check_split", lambda dataset, name, split: checked.append(name))
+    dataset = synthetic(train=8, validation=4, test=4)
+    kept = replace(dataset, load=partial(read_once, "checked once", dataset.load))
+    asked = recipe(8, optimizer="sgd", lr=0.1, batch_size=4, length="2it")
+    for _ in range(2):
+        Batches(kept, asked, [Seed.of(0)], [()], torch.device("cpu"))
+    assert checked == ["train", "val", "test"]

@@ -36,7 +36,11 @@ def test_rows_that_a_table_repeats_are_no_mistake_and_a_split_taken_from_another
     draws = torch.Generator().manual_seed(0)
     few = torch.randint(0, 2, (300, 3), generator=draws)
     many = torch.rand(300, 3, generator=draws)
-    for train, val, is_one in ((few[:250], few[250:], False), (many, many[:50], True)):
+    doubled = torch.cat([many, many[:120]])
+    for train, val, is_one in (
+        *[(few[:250], few[250:], False), (many, many[:50], True)],
+        (doubled, many[:50], True),  # most training examples stand there twice
+    ):
         splits = {"train": split(train), "val": split(val), "test": split(val)}
         shared = next(shared_examples(splits))
         assert (shared.count, shared.size, shared.is_a_mistake) == (50, 50, is_one)

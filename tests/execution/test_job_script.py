@@ -37,6 +37,7 @@ IMPORTS = "bash -c 'touch begun; exec sleep 60'"  # as Python, before it knows w
         ("touch begun; sleep 0.3; false", "touch trained"),  # a line that the signal has ended
         ("true", IMPORTS),
         ("true", SAVES),
+        ("trap 'touch cleaned' EXIT USR2 TERM", SAVES),  # a setup line may clean up at the end
     ],
 )
 def test_a_signal_requeues_the_task_at_whatever_moment_it_comes(

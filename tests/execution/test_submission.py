@@ -131,7 +131,7 @@ def test_an_edit_of_code_in_the_file_of_a_data_set_is_not_called_an_edit_of_data
         return plan([cell(mask_criterion=own, dataset={"_target_": "both_lab.data"})])
 
     frozen(planned("final"), tmp_path, "mine")
-    with pytest.raises(ChangedCode, match="^code: both_lab was edited since the sweep was started"):
+    with pytest.raises(ChangedCode, match="^code: both_lab changed since the sweep was started"):
         Submission(planned("-final"), settings(tmp_path, "mine"))
 
 
@@ -357,4 +357,6 @@ def test_a_commit_that_git_does_not_tell_in_time_is_unknown(
         raise subprocess.TimeoutExpired(command, 30)
 
     monkeypatch.setattr(subprocess, "run", late)
+    code_version.cache_clear()
     assert code_version() == f"{__version__}+unknown"
+    code_version.cache_clear()

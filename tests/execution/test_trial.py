@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,41 @@ class Narrow(Flat):
         return super().forward(x)[:, :2]
 
 
+class Everywhere(Flat):
+    """A class for each of 2 x 2 pixels: `[N, classes, 2, 2]`."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)[:, :, None, None].expand(-1, -1, 2, 2)
+
+
+def pixels() -> Dataset:
+    def load() -> dict[str, Split]:
+        labels = torch.arange(4).repeat(64, 1).view(64, 2, 2)
+        return {name: Split(torch.rand(64, 16), labels) for name in ("train", "val", "test")}
+
+    return Dataset((16,), 4, 64, lambda: None, load, scale=1.0)
+
+
+def ranks() -> Dataset:
+    """Four ordered classes, of which a network returns the three steps between them."""
+    return replace(
+        pixels(), outputs=3, load=lambda: {n: ranked(s) for n, s in pixels().load().items()}
+    )
+
+
+def ranked(split: Split) -> Split:
+    return Split(split.inputs, split.targets[:, 0, 0])
+
+
+def ordinal(outputs: Tensor, targets: Tensor) -> Tensor:
+    above = (targets[:, None] > torch.arange(3)).float()
+    return nn.functional.binary_cross_entropy_with_logits(outputs, above)
+
+
+def half(outputs: Tensor, targets: Tensor) -> Tensor:
+    return torch.full((len(targets),), 0.5)
+
+
 def slope() -> Dataset:
     def load() -> dict[str, Split]:
         draws = torch.Generator().manual_seed(0)
@@ -76,39 +112,6 @@ def lost(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def spread(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.mse_loss(outputs, targets)
-
-
-class OneLogit(Flat):
-    def forward(self, x: Tensor) -> Any:
-        return super().forward(x)[:, :1]
-
-
-def margin(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (1 - outputs[:, 0] * (2 * (targets > 4) - 1)).relu()
-
-
-def missed(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.argmax(1) != targets).double().flatten(1).mean(1)
-
-
-class EachPixel(nn.Module):
-    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(input_shape[0], classes, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
-def pixels() -> Dataset:
-    """Images of 4 x 4 pixels, each of one of five classes."""
-
-    def load() -> dict[str, Split]:
-        draws = torch.Generator().manual_seed(0)
-        inputs = {n: torch.rand(16, 1, 4, 4, generator=draws) for n in ("train", "val", "test")}
-        return {name: Split(x, (x[:, 0] * 5).long()) for name, x in inputs.items()}
-
-    return Dataset((1, 4, 4), 5, 16, lambda: None, load, scale=1.0)
 
 
 def constant(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -208,31 +211,21 @@ def test_a_reset_and_a_freeze_of_a_users_that_work_pass(tmp_path: Path) -> None:
     )
 
 
+OWN_METRIC = {"metrics": {"own": {"_target_": HERE + "half"}}, "metric": None}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {
-            **model(OneLogit),
-            **task(
-                "classification",
-                loss={"_target_": HERE + "margin"},
-                metrics={"margin": {"_target_": HERE + "margin", "better": "lower"}},
-                metric="margin",
-            ),
-        },
-        {
-            "dataset": {"_target_": HERE + "pixels"},
-            **model(EachPixel),
-            **task(
-                "classification",
-                metrics={"missed": {"_target_": HERE + "missed", "better": "lower"}},
-                metric="missed",
-            ),
-        },
+        {"dataset": {"_target_": HERE + "pixels"}, **model(Everywhere)}
+        | task("classification", **OWN_METRIC),
+        {"dataset": {"_target_": HERE + "ranks"}, **model(Flat)}
+        | task("classification", loss={"_target_": HERE + "ordinal"}, **OWN_METRIC),
     ],
-    ids=["one logit", "each pixel"],
 )
-def test_outputs_are_as_many_as_the_loss_reads(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_outputs_with_another_place_for_classes_than_the_last_axis_pass(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
     try_out(plan([tiny_cell(**changes)]), tmp_path)
 
 

@@ -22,7 +22,7 @@ from lt_sweeps.execution.forking import process_context
 from lt_sweeps.execution.loaded_code import LoadedCode
 from lt_sweeps.execution.process_state import as_before, forget_users_code
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.execution.worker_pool import Workers
+from lt_sweeps.execution.worker_pool import STOPPED, Workers
 from lt_sweeps.execution.worker_process import _visible
 from lt_sweeps.plan.planning import packs, plan
 from lt_sweeps.storage.manifest import FrozenPack
@@ -92,20 +92,32 @@ def test_a_kept_process_that_was_killed_is_replaced(cell: Make, tmp_path: Path) 
 
 
 HANGING = """
-import time
+import os, time
 from lt_sweeps.models import FC
 
 class Hanging(FC):
     def forward(self, x):
         open("hangs", "w").close()
-        time.sleep(1000)
+        while not os.path.exists("goes on"):
+            time.sleep(0.01)
+        return super().forward(x)
 """
 
 
-def test_a_second_interrupt_ends_a_process_that_hangs(
-    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("second", "status"), [(signal.SIGINT, -signal.SIGKILL), (signal.SIGTERM, STOPPED)]
+)
+def test_only_a_second_ctrl_c_ends_a_process_that_hangs(
+    cell: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    second: signal.Signals,
+    status: int,
 ) -> None:
-    """It would keep its units, for which the same command would wait."""
+    """It would keep its units, for which the same command would wait; a second SIGTERM says no
+    more than the first: Slurm may send several."""
+    monkeypatch.delitem(sys.modules, "hanging", raising=False)
     (tmp_path / "hanging.py").write_text(HANGING)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -119,18 +131,24 @@ def test_a_second_interrupt_ends_a_process_that_hangs(
     def interrupted() -> bool:
         if not Path("hangs").exists():
             return False
-        signal.setitimer(signal.ITIMER_REAL, 0.3)  # the second
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
         raise KeyboardInterrupt
 
+    def again(*_: object) -> None:
+        os.kill(os.getpid(), second)
+        if second == signal.SIGTERM:  # it is not heeded before the process has ended
+            Path("goes on").touch()
+
+    handlers = {signal.SIGALRM: again, signal.SIGTERM: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     with monkeypatch.context() as patched:
-        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         patched.setattr(Workers, "_beat", lambda pool: interrupted())
         with pytest.raises(KeyboardInterrupt):
             panel.pool.run()
-        signal.signal(signal.SIGALRM, before)
-    (pid,) = panel.pids
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid or 0, 0)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    (job,) = panel.pool.running
+    assert job.worker.process.exitcode == status
     assert capsys.readouterr().err.startswith("stopping: each process saves a checkpoint; Ctrl-C")
 
 

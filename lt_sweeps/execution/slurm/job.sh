@@ -58,15 +58,17 @@ lt_requeue() { # requeue the job if it may start again; fails if it may not
   scontrol requeue "$lt_job"
 }
 
-lt_exit() { # the end of the batch script, also by a setup line that the signal has ended
+lt_end() { # the end of the command, or of a setup line that the signal has ended
   # The command has saved (75), or a signal has ended it: while it was imported, SIGTERM does so.
   if [ "$lt_stopping" = 1 ] && { [ "$lt_status" = 75 ] || [ "$lt_status" -gt 128 ]; }; then
+    lt_stopping=0 # ask once
     set +e
     lt_requeue && exec sleep 300 # wait for Slurm to end the job: an exit status would be its result
   fi
 }
 
 lt_main() {
+  trap lt_stop USR2 TERM # a setup line may have set traps of its own
   for lt_try in 1 2 3 4 5; do
     [ "$lt_stopping" = 0 ] || break
     lt_run "$@"
@@ -74,8 +76,9 @@ lt_main() {
     [ "$lt_status" -gt 128 ] && [ "$lt_stopping" = 0 ] || break
     echo "ended by signal $((lt_status - 128)); started again" >&2
   done
+  lt_end
   exit "$lt_status"
 }
 
 trap lt_stop USR2 TERM
-trap lt_exit EXIT
+trap lt_end EXIT

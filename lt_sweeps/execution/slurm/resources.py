@@ -15,7 +15,7 @@ from lt_sweeps.config.durations import readable
 WHERE = "hydra.launcher"
 _OURS = ("array", "dependency", "job-name", "output", "error", "signal", "requeue", "wait")
 _OURS += ("chdir", "nodes", "ntasks", "ntasks-per-node")
-# Options of sbatch that a key of the profile sets. Jobs are planned by these keys.
+# Options of sbatch that a key of the profile sets, and that would replace its value unsaid.
 _KEYS = {name: name for name in ("partition", "account", "qos", "constraint", "time", "gpus")}
 _KEYS |= {"mem": "memory", "cpus-per-task": "cpus", "gpus-per-node": "gpus"}
 _KEYS |= {"mail-user": "mail", "mail-type": "mail_type"}
@@ -121,9 +121,8 @@ class SlurmResources:
                 f"{WHERE}.time: got {self.time!r}; give more than signal_delay={self.signal_delay} "
                 "seconds, which before the end a job stops working and saves a checkpoint"
             )
-        lowest = {"cpus": 1, "processes": 1, "parallel": 1, "jobs": 1}
-        for name, least in (lowest | {"max_requeues": 0, "signal_delay": 0}).items():
-            value = getattr(self, name)
+        for name in ("cpus", "processes", "parallel", "jobs", "max_requeues", "signal_delay"):
+            value, least = getattr(self, name), int(name not in ("max_requeues", "signal_delay"))
             if value is not None and value < least:
                 allowed = f"a whole number from {least} up"
                 raise ValueError(f"{WHERE}.{name}: got {value!r}; give {allowed}")

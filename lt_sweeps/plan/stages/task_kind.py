@@ -150,6 +150,13 @@ class TaskKind:
         """
         return self.loss.target.startswith("torch.") or self.loss.ours
 
+    @property
+    def class_axis(self) -> int | None:
+        """The axis of the outputs that has a place for each class; None for a loss without them."""
+        if self.loss.target not in _OF_CLASSES:
+            return None
+        return -1 if self.loss.ours else 1
+
     def check_targets(self, targets: Tensor, data: str, classes: int | None = None) -> None:
         """Refuse targets that would make a loss or an accuracy a wrong number.
 
@@ -188,10 +195,11 @@ class TaskKind:
 
     def _check_classes(self, targets: Tensor, data: str, classes: int) -> None:
         """Raises: ValueError: class numbers or tokens are none of the classes."""
-        if not (self.measures_accuracy or self.loss.target in _OF_CLASSES):
+        if not self.measures_accuracy and self.class_axis is None:
             return
         # Torch leaves out the class -100 of a mean, and an accuracy counts it as wrong.
-        if targets.ndim > 1 and not self.measures_accuracy:
+        counts_all = (m.call.ours and _left_out(m.call) is None for m in self.metrics)
+        if not any(counts_all):
             ignored = _left_out(self.loss)
             targets = targets[targets != (-100 if ignored is None else ignored)]
         if not targets.numel():
