@@ -129,9 +129,13 @@ def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) ->
 def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
     """Refuse a model that computes with a count of its calls, or writes to its weights."""
     network, numbers = loop.stage.network, []
-    halves = {la.name: module.get_parameter(la.name).detach()[..., ::2] for la in network.layers}
-    for half in halves.values():
-        half.zero_()
+    # One weight of each layer is pruned: a layer of many zeros may have no inverse, and need one.
+    pruned = {
+        layer.name: module.get_parameter(layer.name).detach()[(0,) * len(layer.shape)]
+        for layer in network.layers
+    }
+    for weight in pruned.values():
+        weight.zero_()
     for _ in range(2):
         _called(module.train(), inputs)
         numbers.append(_whole_numbers(module))
@@ -142,7 +146,7 @@ def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
             "checkpoint holds it, so a resumed training would begin it anew; make it a buffer "
             "(register_buffer)"
         )
-    if moved := [name for name, half in halves.items() if half.any()]:
+    if moved := [name for name, weight in pruned.items() if weight != 0]:
         raise ValueError(
             f"model: {network.net}: its forward pass writes to {moved[0]}, so a pruned weight "
             "would not stay 0; compute with other values instead (torch.nn.utils.parametrize)"

@@ -88,8 +88,9 @@ fi
 if wanted table; then
   rm -f "$OUT/results.json" # of an earlier run, perhaps on another device
   for net in fc:70 conv4:90 resnet20:110; do
-    seconds=$(at_most "$(full "${net#*:}")")
-    part "table of ${net%:*}" $((seconds + 15)) "$PY" tests/benchmarks/gpu_table.py --device "$DEVICE" "${tiny[@]}" --nets "${net%:*}" --add --out "$OUT" --limit "$seconds" $([ "$net" = fc:70 ] && echo ${OPEN_LTH:+--open-lth "$OPEN_LTH"})
+    name=${net%:*} seconds=$(at_most "$(full "${net#*:}")") beside=()
+    [ "$name" = fc ] && [ -n "$OPEN_LTH" ] && beside=(--open-lth "$OPEN_LTH")
+    part "table of $name" $((seconds + 15)) "$PY" tests/benchmarks/gpu_table.py --device "$DEVICE" "${tiny[@]}" --nets "$name" --add --out "$OUT" --limit "$seconds" "${beside[@]}"
   done
 fi
 if wanted panel; then

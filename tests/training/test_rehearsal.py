@@ -78,6 +78,15 @@ class CountsForALog(Net):
         return super().forward(x)
 
 
+class Inverts(Net):
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.mixed = nn.Linear(8, 8, bias=False)
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.linalg.solve(self.mixed.weight, super().features(x).T).T
+
+
 class LooksUpItsCall(Net):
     """A schedule as a list, whose first entries are equal."""
 
@@ -179,7 +188,7 @@ def test_a_model_that_would_give_wrong_numbers_is_refused_by_name(
     assert str(refused.value).startswith(f"model: {kind.__name__}()")
 
 
-@pytest.mark.parametrize("kind", [Net, CountsForALog])
+@pytest.mark.parametrize("kind", [Net, CountsForALog, Inverts])
 def test_a_sound_model_is_not(cell: Make, run: Run, kind: type[nn.Module]) -> None:
     made, store = run(cell(model=net(kind)))
     assert not made.missing(store)
