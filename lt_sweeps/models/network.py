@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call, check_keys, identity_of
 from lt_sweeps.config.seeds import Seed, draw, global_draws, repeated
+from lt_sweeps.models import libraries
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.pretrained import FORMS, Pretrained
 
@@ -397,8 +399,16 @@ class Network:
             "classes": self.classes,
             "prunable": [layer.name for layer in self.layers],
             **self._started,
+            **self._release,
             **identity_of(type(self)),
         }
+
+    @property
+    def _release(self) -> dict[str, str]:
+        """What a network of timm adds to the identity: another release may build another one."""
+        if self.net.function is not libraries.timm:
+            return {}
+        return {"timm": importlib.metadata.version("timm")}
 
     @property
     def _started(self) -> dict[str, Any]:

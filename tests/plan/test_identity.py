@@ -4,12 +4,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from fixtures.fresh_process import afresh
 from fixtures.tiny_cell import settings
+from torch import nn
 
 from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
@@ -345,6 +347,23 @@ def test_the_order_of_a_mapping_counts_where_a_function_may_go_through_it(
     ]
     assert [each.last.network.layers[0].shape for each in made] == [(12, 16), (8, 16), (12, 16)]
     assert len({each.last.key for each in made}) == 3
+
+
+def test_a_release_of_timm_counts(cell: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its networks and their first weights change between releases."""
+
+    def create_model(name: str, *, num_classes: int, in_chans: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * 16, num_classes))
+
+    timm = SimpleNamespace(is_model=lambda name: True, create_model=create_model)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    keys = []
+    for release in ("1.0.0", "1.0.1"):
+        monkeypatch.setattr("importlib.metadata.version", lambda name, release=release: release)
+        made = cell(model={"net": {"_target_": "lt_sweeps.models.timm", "name": "resnet18"}})
+        planning._last_stages.cache_clear()
+        keys.append(plan([made]).cells[0].last.key)
+    assert len(set(keys)) == 2
 
 
 @pytest.mark.parametrize("switch", ["dtype(torch.float64)", "device('meta')"])

@@ -78,6 +78,15 @@ class CountsForALog(Net):
         return super().forward(x)
 
 
+class Normed(Net):
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.norm = nn.BatchNorm1d(8)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.norm(super().features(x))
+
+
 class Inverts(Net):
     def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__(input_shape, classes)
@@ -192,6 +201,17 @@ def test_a_model_that_would_give_wrong_numbers_is_refused_by_name(
 def test_a_sound_model_is_not(cell: Make, run: Run, kind: type[nn.Module]) -> None:
     made, store = run(cell(model=net(kind)))
     assert not made.missing(store)
+
+
+def test_a_last_batch_of_one_image_is_refused_before_the_epoch_ends(cell: Make, run: Run) -> None:
+    def made(train: int, length: str = "1ep") -> Cell:
+        recipe = {**SGD, "length": length, "evaluate_every": length, "drop_last": False}
+        return cell(model=net(Normed), recipe=recipe, dataset__train=train)
+
+    with pytest.raises(ValueError, match=r"recipe.drop_last: .* 1 of 65 examples, on which Normed"):
+        run(made(65))
+    run(made(66))
+    run(made(65, "4it"))  # it ends before that batch
 
 
 DROP_AND_GROW = {"_target_": "lt_sweeps.plan.methods.rigl", "every": "2it"}
