@@ -121,7 +121,7 @@ class Workers:
         for worker in at_work:
             worker.process.terminate()  # it saves
         try:
-            with _blocked(signal.SIGTERM):  # Slurm may send several, and each means: save
+            with _ignored(signal.SIGTERM):  # Slurm may send several, and each means: save
                 for worker in (*self.idle, *at_work):
                     worker.close()
         except KeyboardInterrupt:
@@ -337,6 +337,16 @@ def _blocked(*signals: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _ignored(number: signal.Signals) -> Iterator[None]:
+    """Ignore a signal; a block would hold for this thread alone, and another could take it."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _body(working_folder: str, pipe: Connection, others: Sequence[Connection], *rest: Any) -> None:
