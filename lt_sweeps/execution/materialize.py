@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.seeds import Seed, generator, one_thread, repeated
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.plan.stages import (
     EXAMPLES,
     Evaluate,

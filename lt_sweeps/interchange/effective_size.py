@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from lt_sweeps.interchange.followed_paths import Mark, Paths, Unfollowed
 from lt_sweeps.models.functional import called_with
-from lt_sweeps.models.network import Network, is_bias, outside_state
+from lt_sweeps.models.module_state import is_bias, outside_state
+from lt_sweeps.models.network import Network
 
 
 @dataclass(frozen=True)

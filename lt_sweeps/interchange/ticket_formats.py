@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.option_files import option_call
-from lt_sweeps.models.network import Network, state_of
+from lt_sweeps.models.module_state import state_of
+from lt_sweeps.models.network import Network
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.ticket import Ticket
 

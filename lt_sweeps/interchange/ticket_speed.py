@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from lt_sweeps.interchange.compaction import compacted
 from lt_sweeps.interchange.packed_weights import load_semi_structured, semi_structured
 from lt_sweeps.interchange.ticket_formats import check_computes
-from lt_sweeps.models.network import Network, state_of
+from lt_sweeps.models.module_state import state_of
+from lt_sweeps.models.network import Network
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training.arithmetic import Arithmetic

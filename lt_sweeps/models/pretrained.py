@@ -58,14 +58,6 @@ class Pretrained:
             raise ValueError(f"{_WHERE}: `{self.path}` has changed since the plan was made")
         return dict(_read(self.path, self.sha256))
 
-    def misfits(self, state: Mapping[str, Tensor]) -> tuple[frozenset[str], frozenset[str]]:
-        """The names of a `state_dict` that the file lacks, and those of another shape."""
-        given = self.read()
-        # Files that are older than these counters lack them.
-        absent = {n for n in state.keys() - given.keys() if not n.endswith("num_batches_tracked")}
-        other = {n for n in state.keys() & given.keys() if state[n].shape != given[n].shape}
-        return frozenset(absent), frozenset(other)
-
 
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, sha256: str) -> Mapping[str, Tensor]:

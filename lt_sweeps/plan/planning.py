@@ -20,7 +20,7 @@ from lt_sweeps.config.seeds import Seed
 from lt_sweeps.config.taken_options import groups_taken, not_taken
 from lt_sweeps.data.image_transforms import ImageTransforms
 from lt_sweeps.models.network import Network
-from lt_sweeps.models.own_optimizer import check_clip, check_optimizer
+from lt_sweeps.plan.optimizer_checks import check_clip, check_optimizer
 from lt_sweeps.plan.stages import Init, Moment, Prune, Task, Training, Work, ancestors
 from lt_sweeps.plan.stages.task_kind import TaskKind
 from lt_sweeps.plan.stored_tickets import StoredTickets

@@ -14,7 +14,8 @@ import torch
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import Seed
-from lt_sweeps.models.network import Network, state_of
+from lt_sweeps.models.module_state import state_of
+from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import Init, Moment, Prune, Reset, Stage, Work
 from lt_sweeps.storage.checked_read import DamagedFile, say_unused
 from lt_sweeps.storage.record import MEASURED

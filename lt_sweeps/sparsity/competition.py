@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.top_k import keep_top, keep_top_of_rows
 from lt_sweeps.sparsity.weight_groups import WHOLE, Groups, counts

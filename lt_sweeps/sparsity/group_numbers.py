@@ -16,7 +16,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import repeated
-from lt_sweeps.models.network import Layer, Network
+from lt_sweeps.models.network import Network
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.granularity import WHERE, Granularity
 from lt_sweeps.sparsity.weight_groups import WHOLE, Groups
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import Seed, generator, repeated
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.competition import competitions
 from lt_sweeps.sparsity.evidence import is_whole_mask
 from lt_sweeps.sparsity.schedules import Target

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lt_sweeps.config.call import Call, identity_of
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 
 FAMILY = "schedules"  # the first part of these names in stage keys, for ever
 

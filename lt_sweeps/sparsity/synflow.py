@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.seeds import Seed, generator
 from lt_sweeps.models.functional import picked, plain_attention
-from lt_sweeps.models.network import Network, is_bias
+from lt_sweeps.models.module_state import is_bias
+from lt_sweeps.models.network import Network
 from lt_sweeps.sparsity.competition import competitions
 from lt_sweeps.sparsity.pruning import checked_evidence
 from lt_sweeps.sparsity.schedules import Target

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.seeds import Seed, draw, generator
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.counter_noise import Noise
 
 _TOGETHER = 2**24  # scores that are ranked at once, several copies of each

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.models.own_optimizer import make_optimizer, try_step
+from lt_sweeps.plan.optimizer_checks import make_optimizer, try_step
 from lt_sweeps.training.stack import BufferLayout
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lt_sweeps.models.network import Layer, Network
+from lt_sweeps.models.network import Network
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.densities import erk, given, uniform
 
 LAYERS = (

@@ -23,7 +23,8 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.interchange.audit_results import audit
-from lt_sweeps.models.network import Layer, Network
+from lt_sweeps.models.network import Network
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Prune, ancestors
 from lt_sweeps.sparsity.competition import GroupCompetition, competitions

@@ -10,7 +10,7 @@ from torch.nn.utils import prune as torch_prune
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import Seed
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.evidence import whole_mask
 from lt_sweeps.sparsity.pruning import prune, restart
 from lt_sweeps.sparsity.schedules import Target

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lt_sweeps.config.call import Call, Config
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.schedules import geometric, one_shot, sparsities, targets_of
 
 FC = [

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import Seed
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity import freezes, resets, schedules
 from lt_sweeps.sparsity.pruning import prune, restart
 from lt_sweeps.sparsity.schedules import Target

@@ -10,7 +10,7 @@ from torch import Tensor, tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lt_sweeps.config.seeds import Seed
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity import top_k
 from lt_sweeps.sparsity.top_k import (
     keep_top,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.models.own_optimizer import check_optimizer, make_optimizer
+from lt_sweeps.plan.optimizer_checks import check_optimizer, make_optimizer
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.own_optimizer import OwnOptimizer

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from lt_sweeps.analysis.audit_findings import CheckVerdict, Findings
 from lt_sweeps.analysis.audited_files import audit_head, header_value, without_path
 from lt_sweeps.interchange.auditing.audited_store import as_ticket
-from lt_sweeps.models.network import state_of
+from lt_sweeps.models.module_state import state_of
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.ticket import Mask, Ticket
 from lt_sweeps.storage.ticket_file import read_content

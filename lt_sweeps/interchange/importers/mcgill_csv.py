@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lt_sweeps.config.call import digest
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.schedules import geometric
 
 COLUMNS = ("mask_criterion", "seed", "iteration", "test_accuracy")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lt_sweeps.models.network import Network, state_of
+from lt_sweeps.models.module_state import state_of
+from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages.reset import Reset
 from lt_sweeps.plan.stages.stage import Stage
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.seeds import Seed, generator
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.sparsifiers.ddpg import Agent
 from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier, TrainingState
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.recipes import Recipe
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.mask_logits import Grain, first, grained
 from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, summed
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.recipes import Recipe
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.sparsifiers.sparsifier import Sparsifier, TrainingState, When
 from lt_sweeps.sparsity.top_k import keep_top_of_layers, of_one_size
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.mask_logits import grained
 from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier
 

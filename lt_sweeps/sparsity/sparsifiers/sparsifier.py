@@ -16,7 +16,7 @@ from torch import Tensor
 from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 
 When = Literal["before", "instead"]
 """When the mask is rewired: before the optimizer's update of a step, or instead of it."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.seeds import generator
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier
 
 

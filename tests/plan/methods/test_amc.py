@@ -11,7 +11,7 @@ from fixtures.tiny_cell import CONV, SGD
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.plan.planning import Plan, needs, plan
 from lt_sweeps.plan.stages import Search
 from lt_sweeps.sparsity.sparsifiers import Amc, TrainingState

@@ -16,7 +16,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import snapshot, ticket
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Evaluate, Reset, Train
 from lt_sweeps.plan.unit import Unit

@@ -9,7 +9,7 @@ from fixtures.tiny_cell import SGD
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import snapshot, ticket
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.sparsity.schedules import geometric
 from lt_sweeps.storage.store import Store

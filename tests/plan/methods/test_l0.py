@@ -12,7 +12,7 @@ from torch import tensor
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
-from lt_sweeps.models.network import Layer
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Train
 from lt_sweeps.sparsity.sparsifiers import HardConcrete

@@ -1,0 +1,129 @@
+"""Which parameters of a module are prunable, and of which kind: conv, hidden or output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# The weights of a module that are prunable unless a pattern says otherwise, by their own names.
+_USUAL: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
+    ((*_CONVOLUTIONS, nn.Linear), "weight"),
+    ((nn.MultiheadAttention,), "*_proj_weight"),  # q, k and v, joined or apart; out_proj is Linear
+    ((nn.RNNBase, nn.RNNCellBase), "weight_*"),
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One prunable weight tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter, the names that it has (the first is its own), and the modules that use it."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    owners: tuple[type[nn.Module], ...]
+    usual: bool  # `include: ["*"]` prunes it
+    head: bool  # the weight of the output layer
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    @property
+    def offered(self) -> bool:
+        """Whether a pattern can match it; a bias or a scale is matched by its name in full."""
+        return self.usual or len(self.shape) > 1
+
+    def matches(self, pattern: str) -> bool:
+        return any(n == pattern or (self.offered and fnmatchcase(n, pattern)) for n in self.names)
+
+    def included(self, pattern: str) -> bool:
+        return self.usual if pattern == "*" else self.matches(pattern)
+
+    def kind(self, kinds: Mapping[str, str]) -> str:
+        said = {pattern: kind for pattern, kind in kinds.items() if self.matches(pattern)}
+        if len({*said.values()}) > 1:
+            raise ValueError(f"model.kinds: {said} all match {self.name}; give it one kind")
+        convolves = any(issubclass(kind, (*_CONVOLUTIONS, *_TRANSPOSED)) for kind in self.owners)
+        usual = "conv" if convolves else "output" if self.head else "hidden"
+        return next(iter(said.values()), usual)
+
+
+def parameters_of(module: nn.Module, head: str | None) -> tuple[Parameter, ...]:
+    """All parameters in the module's order, each once; `head` is the name of its output layer."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return tuple(_parameter(module, own, head) for own in names.values())
+
+
+def _parameter(module: nn.Module, names: Sequence[str], head: str | None) -> Parameter:
+    owners = [module.get_submodule(name.rpartition(".")[0]) for name in names]
+    return Parameter(
+        tuple(names),
+        tuple(module.get_parameter(names[0]).shape),
+        tuple(type(part) for part in owners),
+        any(_is_usual(name, part) for name, part in zip(names, owners, strict=True)),
+        head is not None and f"{head}.weight".lstrip(".") in names,
+    )
+
+
+def _is_usual(name: str, part: nn.Module) -> bool:
+    leaf = name.rpartition(".")[2]
+    return any(isinstance(part, kinds) and fnmatchcase(leaf, own) for kinds, own in _USUAL)
+
+
+def head_of(module: nn.Module) -> str | None:
+    """The name of the output layer: the last linear module."""
+    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    return linear[-1] if linear else None
+
+
+def prunable_layers(
+    parameters: Sequence[Parameter],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    kinds: Mapping[str, str],
+) -> tuple[Layer, ...]:
+    """The parameters that match `include` and not `exclude`.
+
+    Raises: ValueError: a pattern matches no parameter, or patterns of two kinds match one.
+    """
+    patterns = {"prunable.include": include, "prunable.exclude": exclude, "kinds": kinds}
+    for key, listed in patterns.items():
+        for pattern in listed:
+            if pattern != "*" and not any(each.matches(pattern) for each in parameters):
+                raise ValueError(
+                    f"model.{key}: `{pattern}` matches no parameter; there are "
+                    f"{offered(parameters)}"
+                )
+    return tuple(
+        Layer(each.name, each.shape, each.kind(kinds))
+        for each in parameters
+        if any(each.included(pattern) for pattern in include)
+        and not any(each.matches(pattern) for pattern in exclude)
+    )
+
+
+def offered(parameters: Sequence[Parameter]) -> str:
+    """What patterns can match, for a message."""
+    usual = [each.name for each in parameters if each.usual]
+    others = [each.name for each in parameters if each.offered and not each.usual]
+    return f"{usual}" + (f"; more can be named: {others}" if others else "")
