@@ -12,18 +12,18 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
+from lt_sweeps.config.durations import readable
 from lt_sweeps.config.errors import CONF, unknown, yaml_value
 from lt_sweeps.config.trust import check_trusted, trusted_modules
-from lt_sweeps.storage.atomic_write import lock_path
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mean_runs import runs_over_seeds
 from lt_sweeps.tracking.mirror_process import Deadline, say_results_are_kept
@@ -124,21 +124,39 @@ class Mirror:
         return runs, left
 
     def _pass(self, session: Session, *, last: bool = False) -> tuple[list[Run], list[Run]]:
-        """Send each run that is due; returns all runs, and those that are due still.
-
-        A lock keeps two mirrors of one `root` from sending the same rows. A mirror that does not
-        get it sends nothing, and in its last pass waits: the other may mirror another sweep.
-        """
+        """Send each run that is due; returns all runs, and those that are due still."""
         runs, failed = self._runs(), 0
-        patience = max(0.0, min(self.clock.left, _LONGEST)) if last else 0.0
-        lock = FileLock(lock_path(self._root / ".mirror.lock"), timeout=patience)
-        with suppress(Timeout), lock:
-            for run in self._in_turn(self._due(session, runs, last), last):
+        with self._alone(session, runs, last) as alone:
+            for run in self._in_turn(self._due(session, runs, last), last) if alone else ():
                 self._pace(last=last)
                 if self.clock.left <= 0 or failed == _IN_A_ROW:
                     break
                 failed = 0 if self._send(session, run) else failed + 1
         return runs, self._due(session, runs, last)
+
+    @contextmanager
+    def _alone(self, session: Session, runs: Sequence[Run], last: bool) -> Iterator[bool]:
+        """Hold a lock that keeps two mirrors of one `root` from sending the same rows.
+
+        A mirror that does not get it sends nothing, and in its last pass waits: the other may
+        mirror another sweep.
+
+        Raises: Unreachable: the other has the lock for longer than that.
+        """
+        path, wait = self._root / ".mirror.lock", min(self.clock.left, _LONGEST) if last else 0.0
+        with locked(path, wait=0) as alone:
+            if alone or wait <= 0 or not self._due(session, runs, last):
+                yield alone
+                return
+        line = (
+            f"tracker: another mirror sends rows of {self._root} (of a sweep that runs, or of "
+            f"another `sync`); waiting up to {readable(wait)} for it, and Ctrl-C loses nothing"
+        )
+        print(line, file=sys.stderr, flush=True)
+        with locked(path, wait=wait) as alone:
+            if not alone:
+                raise Unreachable(f"the other mirror was not done after {readable(wait)}")
+            yield True
 
     def _in_turn(self, due: Sequence[Run], last: bool) -> list[Run]:
         """The runs to try now; refused ones come last.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from lt_sweeps.config.errors import unknown, yaml_value
 from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
 from lt_sweeps.config.report_config import BANDS, KEYS
 from lt_sweeps.reporting.result_tables import percent_text
+from lt_sweeps.reporting.terminal_tables import p_text
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.checked_read import read_json
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -180,10 +182,12 @@ def verdict_table(analysis: Analysis) -> str:
     ]
     for verdict in analysis.verdicts:
         test = verdict.comparison
+        known = not math.isnan(test.ci_low)  # where all pairs are equal it is not
+        interval = f" [{test.ci_low:+.4f}, {test.ci_high:+.4f}]" if known else ""
         rows.append(
             f"| {_line(verdict.curve, analysis)} | {percent_text(verdict.point.percent)} "
-            f"| {test.difference:+.4f} [{test.ci_low:+.4f}, {test.ci_high:+.4f}] "
-            f"| {test.p:.3g} ({test.test}) | {verdict.p_holm:.3g} | {test.p_exact:.3g} "
+            f"| {test.difference:+.4f}{interval} | {p_text(test.p)} ({test.test}) "
+            f"| {p_text(verdict.p_holm)} | {p_text(test.p_exact, digits=4)} "
             f"| {verdict.mark(analysis.layout.alpha)} |"
         )
     baseline = analysis.verdicts[0].baseline.label

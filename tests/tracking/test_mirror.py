@@ -408,6 +408,27 @@ def test_the_end_of_a_sweep_waits_for_the_mirror_of_another_in_its_root(
     assert len(tracker.asked) == 1
 
 
+def test_a_sync_says_that_it_waits_for_another_mirror_and_gives_up_after_one_wait(
+    cell: Make,
+    swept: Swept,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lt_sweeps.tracking.mirror._LONGEST", 0.1)
+    folder, tracker = swept(cell(method=DENSE)), Refusing(set())
+    with FileLock(lock_path(folder.parent.parent / ".mirror.lock")):
+        assert Mirror(folder, tracker, Deadline()).once() == 1
+    first, last = capsys.readouterr().err.splitlines()
+    root = folder.parent.parent
+    assert first.startswith(f"tracker: another mirror sends rows of {root} (of a sweep that runs, or")
+    assert last.startswith("tracker: the other mirror was not done after ")
+    assert "`lt-sweeps sync " in last and not tracker.asked
+    assert Mirror(folder, tracker, Deadline()).once() == 0
+    with FileLock(lock_path(root / ".mirror.lock")):  # all has arrived: there is nothing to send
+        assert Mirror(folder, tracker, Deadline()).once() == 0
+    assert not capsys.readouterr().err
+
+
 def test_files_are_written_at_once_because_no_server_counts_them() -> None:
     class Clock(Deadline):
         def wait(self, seconds: float) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.fake_results import FakeSweep
 from fixtures.wandb_server import WandbServer
 
 from lt_sweeps.analysis.results import read_results
@@ -16,7 +17,7 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking.mean_runs import runs_over_seeds
 from lt_sweeps.tracking.tracked_runs import tracked_cells
-from lt_sweeps.tracking.wandb_dashboard import dashboard, sections
+from lt_sweeps.tracking.wandb_dashboard import dashboard, sections, verdict_table
 
 pytest.importorskip("wandb_workspaces")
 
@@ -127,6 +128,17 @@ def test_the_verdicts_are_a_table_in_both(sweep: Path, wandb_server: WandbServer
     assert [line.split("|")[1].strip() for line in lines[4:]] == ["large_final"] * 2
     assert "(paired t)" in lines[4]
     assert text in json.dumps(report, ensure_ascii=False).replace("\\n", "\n")
+
+
+def test_pairs_that_are_all_equal_have_no_interval_and_no_p(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    for criterion in ("movement", "random"):
+        for seed in range(2):
+            accuracies = [0.9, 0.8 + 0.1 * seed]
+            choices = {"mask_criterion": criterion}
+            sweep.cell(criterion, seed, accuracies=accuracies, choices=choices)
+    row = verdict_table(sweep.analysis(baseline="random")).splitlines()[-1]
+    assert row == "| movement | 80.0 | +0.0000 | - (paired t) | - | 1.0000 |  |"
 
 
 def test_without_a_baseline_the_table_has_means(sweep: Path, wandb_server: WandbServer) -> None:
