@@ -12,7 +12,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +135,7 @@ class Mirror:
         return runs, self._due(session, runs, last)
 
     @contextmanager
-    def _alone(self, session: Session, runs: Sequence[Run], last: bool) -> Iterator[bool]:
+    def _alone(self, session: Session, runs: Sequence[Run], last: bool) -> Generator[bool]:
         """Hold a lock that keeps two mirrors of one `root` from sending the same rows.
 
         A mirror that does not get it sends nothing, and in its last pass waits: the other may

@@ -58,6 +58,9 @@ WRONG = {
     "tracker.project=x": "tracker.project: unknown key; tracker has no keys; tracker=wandb has it",
     "hydra.launcher.partition=x": "hydra.launcher.partition: *; hydra/launcher=slurm has it",
     "method.rewind=2ep": "method.rewind: imp takes no rewind; it has no keys",
+    "method=magnitude method.to=2ep": "method.to: got 2ep; with its other keys as they are, ",
+    "method=imp_continued method.to=1it": "method.to: got 1it; with its other keys as they are, ",
+    "hydra/launcher=slurm method=magnitude method.restart=true": "method.restart: got True; ",
     "+recpie=3": "recpie: unknown key; did you mean `recipe`? keys: ",
     "+recipe.lr=3": "+recipe.lr: is there already; write recipe.lr=VALUE without a plus",
     "~foo": "~foo: no such key",
@@ -181,6 +184,12 @@ def test_a_wrong_word_of_a_sweep_is_one_line(
     seed = [] if words.startswith("seed") else ["seed=0"]
     line = answer(["mask_criterion=random", *seed, *given], capsys)
     assert starts(line, WRONG[words]), line
+
+
+def test_a_key_that_one_cell_of_a_sweep_reads_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "plan method=magnitude mask_criterion=random seed=0 method.to=2ep schedule.levels=1"
+    assert main([*shlex.split(words), "method.protocol=prune,ticket"]) == 0
+    assert "cells      2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", WRONG_OF_A_VERB)

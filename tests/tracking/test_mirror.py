@@ -420,7 +420,9 @@ def test_a_sync_says_that_it_waits_for_another_mirror_and_gives_up_after_one_wai
         assert Mirror(folder, tracker, Deadline()).once() == 1
     first, last = capsys.readouterr().err.splitlines()
     root = folder.parent.parent
-    assert first.startswith(f"tracker: another mirror sends rows of {root} (of a sweep that runs, or")
+    assert first.startswith(
+        f"tracker: another mirror sends rows of {root} (of a sweep that runs, or"
+    )
     assert last.startswith("tracker: the other mirror was not done after ")
     assert "`lt-sweeps sync " in last and not tracker.asked
     assert Mirror(folder, tracker, Deadline()).once() == 0

@@ -23,6 +23,7 @@ from lt_sweeps.execution.slurm.resources import SlurmResources, check_options
 from lt_sweeps.execution.slurm.squeue import batches, has_slurm, queued
 from lt_sweeps.execution.slurm.submit import Arrays
 from lt_sweeps.execution.submission import Submission, name_of
+from lt_sweeps.execution.unread_keys import refuse_unread
 from lt_sweeps.plan.cost import Speeds, stack_sizes
 from lt_sweeps.plan.planning import Pack, Planned, plan
 from lt_sweeps.plan.unit import Unit
@@ -41,15 +42,16 @@ def submit_cells(
     settings = replace(settings, root=settings.root.absolute())  # jobs may start elsewhere
     submission = Submission(made, settings)
     submission.check_layouts()
+    refuse_unread(made.cells, words)
     return submit_missing(submission, profile)
 
 
 def submit_missing(submission: Submission, profile: SlurmResources) -> int:
     """Submit what is missing of a submission and is not queued; returns the exit status."""
     settings = submission.settings
+    check_writable(settings.root)
     if not settings.dry_run and not has_slurm():
         raise ValueError("hydra/launcher: slurm: no `squeue` here; submit from the cluster")
-    check_writable(settings.root)
     if settings.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device: {settings.device!r}; a job of Slurm takes auto, cpu or cuda")
     if settings.dry_run:
