@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 import numpy as np
-from statsmodels.stats.weightstats import DescrStatsW
 
 from lt_sweeps.analysis.curve import WHOLE, Curve, Point, distinct
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.search_cost import Cost, ticket_cost
-from lt_sweeps.analysis.stats import rounding
+from lt_sweeps.analysis.stats import p_above_zero, rounding
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.storage.record import Record
@@ -111,6 +110,7 @@ def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
     """Whether a one-sided paired t-test puts a point above dense minus the margin, in worth.
 
     Every seed must be there: dropping the seeds that diverged would make a level look better.
+    Seeds that are all equally far above show nothing.
     """
     dense = curve.dense
     if dense is None:
@@ -122,10 +122,7 @@ def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
     ]
     if len(above) < max(2, len(curve.seeds)):
         return False
-    off = rounding([*point.values.values(), *dense.values.values()])
-    if np.ptp(above) <= off:
-        return min(above) > off
-    return bool(DescrStatsW(above).ttest_mean(0, alternative="larger")[1] < layout.alpha)
+    return p_above_zero(above, [*point.values.values(), *dense.values.values()]) < layout.alpha
 
 
 def _reaches(value: float, least: float) -> bool:

@@ -46,6 +46,7 @@ class Comparison:
     (of the signs of the pairs, or of the labels), which cannot fall below `p_least`. `p_equivalent`
     is of two one-sided tests (TOST): a small one shows that the difference lies within ± `margin`.
     NaN stands for what is not defined: fewer than two replicates, no spread at all, or no margin.
+    `p_equivalent` is NaN as well where two replicates are compared with more by Welch's test.
     """
 
     test: str  # "paired t" or "Welch t"
@@ -63,6 +64,11 @@ class Comparison:
     seeds_needed: float  # per set, for a difference of this size; inf if more than 1000
     margin: float = NAN  # a difference below it counts as none
     p_equivalent: float = NAN
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether Welch's test compares two replicates with more, and finds too much."""
+        return self.test == "Welch t" and _is_uneven(self.n)
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -116,6 +122,22 @@ def compare_replicates(
         margin=margin,
         p_equivalent=_equivalence_test(a, b, margin, paired=paired),
     )
+
+
+def p_above_zero(differences: Sequence[float], parts: Sequence[float]) -> float:
+    """p of a one-sided t-test that the mean of paired differences is above 0; NaN without spread.
+
+    Differences that are all equal show nothing, however large they are. Accuracies are counts of
+    images, so two seeds that vary by an image or two are often equal by chance. Two equal seeds
+    above 0 taken as evidence would be wrong in 6 to 18% of cases where 5% are promised.
+
+    Args:
+        parts: the values that the differences are made from, whose rounding is no spread.
+    """
+    x = np.array(differences)
+    if len(x) < 2 or _constant(x, np.array(parts)):
+        return NAN
+    return float(DescrStatsW(x).ttest_mean(0, alternative="larger")[1])
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -233,12 +255,22 @@ def _equivalence_test(a: np.ndarray, b: np.ndarray, margin: float, *, paired: bo
     # noisy seeds leave the question open instead of answering it (Schuirmann 1987).
     if math.isnan(margin) or min(len(a), len(b)) < 2:
         return NAN
+    if not paired and _is_uneven((len(a), len(b))):
+        return NAN
     if _constant(a - b, a, b) if paired else _constant(a) and _constant(b):
         return NAN
     if paired:
         return float(DescrStatsW(a - b).ttost_mean(-margin, margin)[0])
     two = CompareMeans.from_data(a, b)
     return float(two.ttost_ind(-margin, margin, usevar="unequal")[0])
+
+
+def _is_uneven(n: tuple[int, int]) -> bool:
+    """Whether there are two replicates of one set and more of the other."""
+    # If the two vary more than the others, Welch's test is one of their single degree of freedom.
+    # It estimates up to twice as many, and errs in up to 8% of cases at a one-sided level of 5%,
+    # and in 11% at a two-sided one. Any other two sets stay below 6%, simulated up to 20 seeds.
+    return min(n) == 2 < max(n)
 
 
 def _permutation_test(a: np.ndarray, b: np.ndarray, *, paired: bool) -> tuple[float, bool]:

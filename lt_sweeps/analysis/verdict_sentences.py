@@ -68,6 +68,11 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         says.append(f"{len(lost)} of {len(verdicts)} tests lack seeds (diverged, or not yet done).")
     if blank := sum(math.isnan(v.comparison.p) for v in verdicts):
         says.append(f"{blank} could not be made: fewer than two seeds, or no spread at all.")
+    if uneven := sum(v.comparison.is_uneven for v in verdicts):
+        says.append(
+            f"{uneven} compare two seeds with more by Welch's test, whose p can then be too small "
+            "by half; equivalence is not tested there."
+        )
     return says
 
 

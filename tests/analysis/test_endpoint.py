@@ -96,6 +96,12 @@ def test_a_loss_of_exactly_the_margin_is_not_shown_to_be_less(sweep: FakeSweep) 
     assert found(sweep, margin=0.005)["sparsest_tested"].sparsity == 0
 
 
+def test_seeds_that_are_equal_are_not_shown_to_be_as_good_as_dense(sweep: FakeSweep) -> None:
+    for seed in range(2):
+        sweep.cell("a", seed, accuracies=[0.94, 0.939, 0.8], sparsities=HALVES)
+    assert found(sweep, margin=0.005)["sparsest_tested"].sparsity == 0
+
+
 def test_a_grid_that_ends_within_the_margin_gives_a_lower_bound(sweep: FakeSweep) -> None:
     sweep.cell("a", accuracies=[0.9, 0.9, 0.89], sparsities=HALVES)
     found_at = found(sweep, margin="2%")["sparsest_not_inferior"]
@@ -235,7 +241,7 @@ def test_a_line_without_a_dense_network_of_its_own_is_measured_by_its_panels(
         sweep.cell(
             "mask",
             seed,
-            accuracies=[0.1, 0.8, 0.6 + 0.001 * seed],
+            accuracies=[0.1, 0.8 + 0.001 * seed, 0.6 + 0.001 * seed],
             sparsities=HALVES,
             stages=["guess", "m1", "m2"],
             more={"kind": "score"},
@@ -243,8 +249,8 @@ def test_a_line_without_a_dense_network_of_its_own_is_measured_by_its_panels(
         )
     (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), {}).values()
     ends = {e.name: e for curve, es in one.endpoints for e in es if len(curve.points) > 1}
-    # a half is at .8, and the margin ends at .695 on the way to .6 and .601 at three quarters
-    expected = {"0": 0.5 + 0.25 * 0.105 / 0.2, "1": 0.5 + 0.25 * 0.105 / 0.199}
+    # a half is at .8 and .801, and the margin ends at .695 on the way to .2 less at three quarters
+    expected = {"0": 0.5 + 0.25 * 0.105 / 0.2, "1": 0.5 + 0.25 * 0.106 / 0.2}
     assert ends["sparsest_not_inferior"].values == pytest.approx(expected)
     assert ends["sparsest_matching"].sparsity == pytest.approx(0.5)
     assert ends["sparsest_tested"].sparsity == pytest.approx(0.5)

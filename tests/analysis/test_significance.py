@@ -262,6 +262,16 @@ def test_lost_seeds_are_counted_beside_the_tests(sweep: FakeSweep) -> None:
     assert "1 of 1 tests lack seeds" in " ".join(caveats(one.verdicts, one.layout))
 
 
+def test_two_seeds_against_more_are_counted_and_shown_equivalent_to_nothing(
+    sweep: FakeSweep,
+) -> None:
+    line(sweep, "large_final", [0.9])
+    line(sweep, "movement", [0.9], seeds=2, spread=0.0001)
+    one = sweep.analysis(baseline="large_final", equivalence=0.9)
+    assert [verdict.words(0.05) for verdict in one.verdicts] == [("undecided",)]
+    assert "1 compare two seeds with more" in " ".join(caveats(one.verdicts, one.layout))
+
+
 def test_a_winning_ticket_is_not_inferior_to_dense_and_better_than_the_control(
     sweep: FakeSweep,
 ) -> None:

@@ -347,7 +347,7 @@ def test_what_is_said_of_a_line_is_said_of_each_panel(sweep: FakeSweep) -> None:
     # Not inferior to dense at any level on one data set, and at none on the other.
     for data, pruned in (("digits", 0.95), ("cifar10", 0.2)):
         for seed in range(3):
-            means = [level + 0.001 * seed for level in (0.9, pruned, pruned)]
+            means = [0.9, pruned + 0.001 * seed, pruned + 0.001 * seed]
             names = [f"{data}-{level}" for level in range(3)]
             options = {"choices": {"dataset": data}, "stages": names}
             sweep.cell(data, seed, accuracies=means, **options)
