@@ -11,13 +11,16 @@ JOB = Path(__file__).parents[2] / "lt_sweeps" / "execution" / "slurm" / "job.sh"
 RUNNING, CANCELLED = "JobState=RUNNING Reason=None", "JobState=CANCELLED Reason=None"
 
 
-def script(folder: Path, setup: str, command: str, state: str = RUNNING) -> subprocess.Popen[str]:
+def script(
+    folder: Path, setup: str, command: str, state: str = RUNNING, *, patience: float = 60
+) -> subprocess.Popen[str]:
     """A batch script at work; a `scontrol` that knows the job's state notes what is requeued."""
     requeue = f'echo "$2" >> {folder}/requeued; exec kill -KILL $PPID'  # Slurm ends a requeued job
     scontrol = f"#!/bin/bash\n[ $1 = show ] && echo '{state}' && exit\n{requeue}\n"
     (folder / "scontrol").write_text(scontrol)
     (folder / "scontrol").chmod(0o755)
-    lines = [f"source {JOB} 1 {folder}/count", "set -e", setup, "set +e", f"lt_main {command}"]
+    lines = [f"source {JOB} 1 {folder}/count {patience}", "set -e", setup, "set +e"]
+    lines.append(f"lt_main {command}")
     (folder / "batch.sh").write_text("\n".join(lines))
     environment = {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_ARRAY_JOB_ID": "7"}
     environment["SLURM_ARRAY_TASK_ID"] = "3"
@@ -51,6 +54,17 @@ def test_a_signal_requeues_the_task_at_whatever_moment_it_comes(
         assert (process.returncode == -signal.SIGKILL) == bool(requeues), said
     assert (tmp_path / "requeued").read_text() == "7_3\n"
     assert "time limit reached, after 1 requeues (max_requeues)" in said
+
+
+def test_a_command_that_hangs_is_killed_and_requeued_before_the_time_limit(tmp_path: Path) -> None:
+    """Slurm would end it at the limit as a failed job, and start nothing again."""
+    hangs = """bash -c 'trap "" TERM; touch begun; exec sleep 60'"""
+    process = script(tmp_path, "true", hangs, patience=0.3)
+    signalled(process, tmp_path, signal.SIGUSR2)
+    _, said = process.communicate()
+    assert said.startswith("not saved after 0.3 seconds, so it is killed\n")
+    assert said.endswith("requeued\n")
+    assert (tmp_path / "requeued").read_text() == "7_3\n"
 
 
 @pytest.mark.parametrize("command", [IMPORTS, SAVES])

@@ -25,7 +25,7 @@
 #SBATCH --wckey=submitit
 
 # setup
-source CODE/lt_sweeps/execution/slurm/job.sh 20 SWEEP/jobs/requeues-1."$SLURM_ARRAY_TASK_ID"
+source CODE/lt_sweeps/execution/slurm/job.sh 20 SWEEP/jobs/requeues-1."$SLURM_ARRAY_TASK_ID" 90
 export A='a b'
 set -e
 module() { :; }

@@ -1,6 +1,6 @@
 # Sourced by a batch script before its setup lines; then `lt_main COMMAND ...` runs the command.
 # It passes Slurm's signals on, and requeues the job.
-# Usage: source job.sh MAX_REQUEUES COUNT_FILE
+# Usage: source job.sh MAX_REQUEUES COUNT_FILE SECONDS_TO_SAVE
 #
 # Slurm signals this shell (--signal=B:USR2) before the time limit, and before preemption if the
 # cluster is configured so. The command saves a checkpoint on SIGTERM and exits with 75. It cannot
@@ -8,8 +8,10 @@
 
 lt_max=$1
 lt_file=$2
+lt_patience=$3
 lt_stopping=0
 lt_worker=
+lt_timer=
 lt_status=75 # of the command; until it has begun, a signal finds nothing to save
 # The task and not its array: for the last task of an array $SLURM_JOB_ID is the id of the array, so
 # `scontrol requeue` with it would restart all tasks.
@@ -17,19 +19,31 @@ lt_job="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 
 lt_stop() {
   lt_stopping=1
-  [ -z "$lt_worker" ] || kill -TERM "$lt_worker" 2>/dev/null
+  [ -z "$lt_worker" ] || lt_save
+}
+
+lt_save() { # tell the command to save; at the time limit Slurm would fail a job whose command hangs
+  kill -TERM "$lt_worker" 2>/dev/null
+  [ -z "$lt_timer" ] || return
+  (
+    sleep "$lt_patience" >/dev/null 2>&1
+    echo "not saved after $lt_patience seconds, so it is killed" >&2
+    kill -KILL "$lt_worker"
+  ) &
+  lt_timer=$!
 }
 
 lt_run() { # run the command to its end; a signal interrupts `wait`, so wait again
   "$@" &
   lt_worker=$!
-  [ "$lt_stopping" = 0 ] || kill -TERM "$lt_worker" 2>/dev/null
+  [ "$lt_stopping" = 0 ] || lt_save
   lt_status=127
   while :; do
     wait "$lt_worker"
     lt_status=$?
     kill -0 "$lt_worker" 2>/dev/null || break
   done
+  [ -z "$lt_timer" ] || kill "$lt_timer" 2>/dev/null
   wait "$lt_worker" 2>/dev/null
   lt_last=$?
   [ "$lt_last" = 127 ] || lt_status=$lt_last # 127: it was waited for already; keep that status

@@ -153,7 +153,10 @@ class Arrays:
         """The first line of the batch file: a signal may come while its setup lines run."""
         job_sh = shlex.quote(str(self.code / "lt_sweeps/execution/slurm/job.sh"))
         count = shlex.quote(str(self.sweep.folder / "jobs" / f"requeues-{number}"))
-        return f'source {job_sh} {self.profile.max_requeues} {count}."$SLURM_ARRAY_TASK_ID"'
+        # Slurm needs some seconds for a requeue; 20 are enough to save, where a delay leaves fewer.
+        patience = max(20, self.profile.signal_delay - 30)
+        words = f'{self.profile.max_requeues} {count}."$SLURM_ARRAY_TASK_ID" {patience}'
+        return f"source {job_sh} {words}"
 
 
 def _refusal(answer: str, submitted: int) -> str:
