@@ -53,8 +53,9 @@ class Amc(Sparsifier):
         return self.keep
 
     def identity(self) -> dict[str, Any]:
-        # Until version 2 an episode was scored with some statistics of the one before.
-        return {**super().identity(), **({"version": 2} if self.recalibrate else {})}
+        # Until version 2 an episode was scored with some statistics of the one before; until
+        # version 3 the agent learned from clipped actions.
+        return {**super().identity(), "version": 3}
 
     def search(self, state: TrainingState, score: Callable[[int], Sequence[float]]) -> None:
         walks = [Walk(self, state.layers, seed) for seed in state.seeds]
@@ -86,7 +87,8 @@ class Walk:
         """Act in an episode: how many weights each layer keeps, `keep` in all.
 
         An action is clipped so that the layers after it can still meet the budget with densities
-        between their lowest one and 1.
+        between their lowest one and 1. The agent learns from what it asked for, as in the released
+        code: the clipping is a part of what it acts on.
         """
         total, left, before = sum(self.sizes), self.amc.keep, 1.0
         self.states, self.actions, self.counts = [], [], []
@@ -96,10 +98,11 @@ class Walk:
             now = torch.tensor([reduced / total, rest / total, before])
             state = torch.cat([self.fixed[n], now])
             low, high = max(self.least[n], left - rest), min(size, left - floor)
-            count = min(max(round(self.agent.act(state) * size), low), high)
+            action = self.agent.act(state)
+            count = min(max(round(action * size), low), high)
             before, left = count / size, left - count
             self.states.append(state)
-            self.actions.append(before)
+            self.actions.append(action)
             self.counts.append(count)
         return self.counts
 

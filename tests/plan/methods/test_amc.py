@@ -70,6 +70,16 @@ def test_every_episode_keeps_exactly_the_budget_and_no_layer_less_than_its_least
         walk.learn(float(episode))
 
 
+def test_the_agent_remembers_the_actions_that_it_chose_and_not_the_clipped_ones() -> None:
+    """As the released code, which clips within its environment."""
+    walk = Walk(Amc(100, (1, 1, 1)), LAYERS, Seed.of(0))
+    act, chosen = walk.agent.act, []
+    walk.agent.act = lambda state: chosen.append(act(state)) or chosen[-1]
+    counts = walk.go()
+    assert walk.actions == chosen
+    assert any(abs(a - n / size) > 0.1 for a, n, size in zip(chosen, counts, SIZES, strict=True))
+
+
 def test_the_agent_learns_which_layer_pays(tmp_path: Path) -> None:
     """All accuracy comes from the first layer: at the end it gets nearly all that it can use."""
     walk = Walk(Amc(300, (1, 1, 1), warmup=30), LAYERS, Seed.of(0))
