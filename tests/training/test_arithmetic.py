@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures.tiny_cell import CONV, SGD
+from torch import nn
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
@@ -60,6 +61,14 @@ def batch(replicates: int = 3, size: int = 12) -> tuple[torch.Tensor, torch.Tens
     draws = torch.Generator().manual_seed(2)
     x = torch.randn(3, size, 1, 8, 8, generator=draws)
     return x[:replicates], torch.randint(10, (3, size), generator=draws)[:replicates]
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.LayerNorm(4)])
+def test_vmap_in_bf16_refuses_norms_on_a_cpu_in_one_line(norm: nn.Module) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), norm)
+    with pytest.raises(ValueError, match=f"no rule for {type(norm).__name__} in bf16 on a CPU; `l"):
+        Stack(net, 2, backend="vmap", arithmetic=BF16)
+    Stack(net, 2, backend="vmap").loss(torch.ones(2, 3, 4), torch.zeros(2, 3).long())
 
 
 @pytest.mark.parametrize(("net", "backend"), BACKENDS)

@@ -27,6 +27,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from lt_sweeps.training.backends.chain import ChainBackend, chain_of
@@ -94,6 +95,9 @@ def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
     if name == "vmap":
         if kind := _recurrent(module):
             raise ValueError(f"backend: `vmap` has no rule for {kind}; `loop` can compute it")
+        in_bf16 = views.arithmetic.precision == "bf16" and views.first.device.type == "cpu"
+        if in_bf16 and (kind := _first_of((_NormBase, nn.LayerNorm), module)):
+            raise ValueError(f"backend: `vmap` has no rule for {kind} in bf16 on a CPU; `loop` can")
         return VmapBackend(module, views)
     if name == "chain":
         if not views.loss.kind.has_cross_entropy:
@@ -109,8 +113,11 @@ def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
 
 def _recurrent(module: nn.Module) -> str:
     """The kind of its first recurrent layer; empty if there is none."""
-    kinds = (type(part).__name__ for part in module.modules() if isinstance(part, nn.RNNBase))
-    return next(kinds, "")
+    return _first_of((nn.RNNBase,), module)
+
+
+def _first_of(kinds: tuple[type[nn.Module], ...], module: nn.Module) -> str:
+    return next((type(part).__name__ for part in module.modules() if isinstance(part, kinds)), "")
 
 
 def draws_noise(module: nn.Module) -> bool:
