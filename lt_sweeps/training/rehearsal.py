@@ -8,9 +8,11 @@ shows it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lt_sweeps.config.seeds import global_draws
 from lt_sweeps.models.functional import picked
@@ -31,7 +33,8 @@ def rehearse(loop: TrainingLoop) -> None:
 
     Raises:
         ValueError: its first steps are no function of the seed, a prunable weight gets no
-            gradient, or an evaluation depends on which images are evaluated together.
+            gradient or would not act as 0 when pruned, or an evaluation depends on which images are
+            evaluated together.
     """
     stage = loop.stage
     first = stage.depth == 1
@@ -62,6 +65,7 @@ def rehearse(loop: TrainingLoop) -> None:
         _check_built_again(loop, module, pair)
         _check_last_batch(loop, module, inputs)
         _check_calls(loop, module, pair)
+        _check_zeros(loop, module, pair)
         _check_one_image_at_a_time(loop)
     _put_back(loop, before)
     if loop.device.type == "cuda":
@@ -146,13 +150,7 @@ def _check_last_batch(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> 
 def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
     """Refuse a model that computes with a count of its calls, or writes to its weights."""
     network, numbers = loop.stage.network, []
-    # One weight of each layer is pruned: a layer of many zeros may have no inverse, and need one.
-    pruned = {
-        layer.name: module.get_parameter(layer.name).detach()[(0,) * len(layer.shape)]
-        for layer in network.layers
-    }
-    for weight in pruned.values():
-        weight.zero_()
+    pruned = _pruned(loop, module)
     for _ in range(2):
         _called(module.train(), inputs)
         numbers.append(_whole_numbers(module))
@@ -168,6 +166,61 @@ def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
             f"model: {network.net}: its forward pass writes to {moved[0]}, so a pruned weight "
             "would not stay 0; compute with other values instead (torch.nn.utils.parametrize)"
         )
+
+
+def _pruned(loop: TrainingLoop, module: nn.Module) -> dict[str, Tensor]:
+    """The first weight of each layer, by the layer's name, set to 0 in the module.
+
+    One of each layer, because a layer of many zeros may have no inverse, and need one.
+    """
+    names = [layer.name for layer in loop.stage.network.layers]
+    pruned = {name: module.get_parameter(name).detach().flatten()[0] for name in names}
+    for weight in pruned.values():
+        weight.zero_()
+    return pruned
+
+
+class _Weights(TorchFunctionMode):
+    """Notes the weights that convolutions and linear layers compute with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name, given = getattr(func, "__name__", ""), kwargs or {}
+        if name == "linear" or name.startswith("conv"):
+            self.seen.append(given["weight"] if "weight" in given else args[1])
+        return func(*args, **given)
+
+
+def _check_zeros(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
+    """Refuse a layer in whose place of a pruned weight another number than 0 acts."""
+    network = loop.stage.network
+    _pruned(loop, module)
+    with torch.enable_grad(), global_draws(3), _Weights() as used:
+        module.train()(inputs)
+    firsts = [(w.numel(), w.flatten()[0]) for w in used.seen if w.requires_grad]
+    moved = [
+        layer.name
+        for layer in network.layers
+        for count, first in firsts
+        if count == layer.size and first != 0 and _comes_from(first, module, layer.name)
+    ]
+    if moved:
+        raise ValueError(
+            f"model: {network.net}: in its forward pass a pruned weight of {moved} is another "
+            "number than 0, as in weight standardisation; leave these layers dense "
+            "(model.prunable.exclude)"
+        )
+
+
+def _comes_from(number: Tensor, module: nn.Module, name: str) -> bool:
+    parameter = module.get_parameter(name)
+    (grad,) = torch.autograd.grad(number, parameter, retain_graph=True, allow_unused=True)
+    return grad is not None
 
 
 def _depends(loop: TrainingLoop, counts: Sequence[str], inputs: Tensor) -> bool:

@@ -113,6 +113,23 @@ class CentresItsWeights(Net):
         return super().features(x)
 
 
+class Standardises(Net):
+    """As weight-standardised convolutions do."""
+
+    def features(self, x: Tensor) -> Tensor:
+        weight = self.hidden.weight
+        deviation, mean = torch.std_mean(weight, 1, keepdim=True)
+        return torch.relu(nn.functional.linear(x.flatten(1), (weight - mean) / deviation))
+
+
+class Rescales(Net):
+    """As weight normalisation does: what is 0 stays 0."""
+
+    def features(self, x: Tensor) -> Tensor:
+        weight = nn.functional.normalize(self.hidden.weight)
+        return torch.relu(nn.functional.linear(x.flatten(1), weight))
+
+
 class WiredByTorch(Net):
     def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__(input_shape, classes)
@@ -180,6 +197,10 @@ def net(kind: type[nn.Module]) -> dict:
         (CountsInANumber, "computes with `calls`, which counts the calls; no checkpoint holds it"),
         (LooksUpItsCall, "computes with `calls`, which counts the calls; no checkpoint holds it"),
         (CentresItsWeights, "its forward pass writes to hidden.weight, so a pruned weight"),
+        (
+            Standardises,
+            r"pruned weight of \['hidden.weight'\] is another number than 0.*prunable.exclude",
+        ),
         (WiredByTorch, "another network when it is built again with the same weights"),
         (WiredByPython, "another network when it is built again with the same weights"),
         (DrawnTable, "another network when it is built again with the same weights"),
@@ -197,9 +218,14 @@ def test_a_model_that_would_give_wrong_numbers_is_refused_by_name(
     assert str(refused.value).startswith(f"model: {kind.__name__}()")
 
 
-@pytest.mark.parametrize("kind", [Net, CountsForALog, Inverts])
+@pytest.mark.parametrize("kind", [Net, CountsForALog, Inverts, Rescales])
 def test_a_sound_model_is_not(cell: Make, run: Run, kind: type[nn.Module]) -> None:
     made, store = run(cell(model=net(kind)))
+    assert not made.missing(store)
+
+
+def test_a_layer_that_standardises_its_weights_can_stay_dense(cell: Make, run: Run) -> None:
+    made, store = run(cell(model={**net(Standardises), "prunable": {"exclude": ["hidden.*"]}}))
     assert not made.missing(store)
 
 
