@@ -158,6 +158,22 @@ def test_torchs_pruned_checkpoints_are_read(
     assert failing(tmp_path) == ["nesting"]
 
 
+def test_a_tied_weight_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    prune.l1_unstructured(module[0], "weight", amount=0.75)
+    module[1] = module[0]
+    torch.save(module.state_dict(), tmp_path / "tied.pt")
+    assert main(["audit", str(tmp_path)]) == 0
+    assert "tied.pt: sparsity 0.75 (0.weight 0.75)" in capsys.readouterr().out
+    safetensors.torch.save_file(
+        {name: tensor.clone() for name, tensor in module.state_dict().items()},
+        tmp_path / "tied.safetensors",
+    )
+    (tmp_path / "tied.pt").unlink()
+    assert main(["audit", str(tmp_path)]) == 0
+    assert "tied.safetensors: sparsity 0.75 (0.weight 0.75)" in capsys.readouterr().out
+
+
 def test_zeros_of_a_plain_state_dict_count_as_pruned(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()

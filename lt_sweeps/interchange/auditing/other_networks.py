@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import without_path
+from lt_sweeps.interchange.importers.mask_file import second_names
 from lt_sweeps.interchange.importers.open_lth_folder import (
     logged,
     lotteries,
@@ -52,13 +54,13 @@ class OtherNetwork:
     lottery: bool = False
     branch: bool = False
 
-    @property
+    @cached_property
     def kept(self) -> Mapping[str, Tensor]:
-        """Its mask, or where it has none the weights that are not 0."""
-        if self.mask:
-            return self.mask
+        """Its mask, or where it has none the weights that are not 0; a tied weight once."""
         weights = {name: t for name, t in self.state.items() if t.dim() > 1}
-        return {name: tensor != 0 for name, tensor in weights.items()}
+        kept = self.mask or {name: tensor != 0 for name, tensor in weights.items()}
+        again = second_names(kept, self.state)
+        return {name: mask for name, mask in kept.items() if name not in again}
 
 
 def is_open_lth(where: Path) -> bool:

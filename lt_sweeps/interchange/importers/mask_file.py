@@ -60,7 +60,7 @@ def read_mask_file(
     for name in kept:
         if name in state and state[name].shape != kept[name].shape:
             raise ValueError(f"import: {path}: mask and weights of {name} differ in shape")
-    for name in _second_names(kept, state):
+    for name in second_names(kept, state):
         del kept[name], state[name]
     return ImportedLevel(
         choices={
@@ -77,15 +77,15 @@ def read_mask_file(
     )
 
 
-def _second_names(kept: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """The names under which the file holds a weight again, as exports hold a tied one.
+def second_names(kept: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """The names under which a file holds a weight again, as it holds a tied one.
 
     Drawn weights that are equal in every number are one weight; constant ones may be two.
     """
     firsts, seconds = list[str](), list[str]()
     for name in sorted(kept.keys() & state.keys()):  # the file has no order of its own
         weight, mask = state[name], kept[name]
-        if weight.min() == weight.max():
+        if (weight == weight.flatten()[:1]).all():  # which is so of an empty one too
             continue
         tied = any(
             torch.equal(state[first], weight) and torch.equal(kept[first], mask) for first in firsts
