@@ -21,13 +21,15 @@ from rich.console import Console
 from lt_sweeps.analysis.audit_findings import CHECKS, Findings
 from lt_sweeps.analysis.record_audit import audit_line, audit_records, pairs_apart
 from lt_sweeps.cli.command_line import main
-from lt_sweeps.config.call import Config
+from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.interchange.auditing.accuracy_audit import are_apart
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differing
 from lt_sweeps.interchange.auditing.row_audit import audit_rows
+from lt_sweeps.interchange.auditing.split_audit import audit_splits
 from lt_sweeps.interchange.stored_plan import planned_run
+from lt_sweeps.plan.stages import Task
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.storage.manifest import Manifest
 from lt_sweeps.storage.record import COLUMNS as RECORD
@@ -534,7 +536,16 @@ def test_images_in_two_splits_are_counted(
     folder = swept(cell(dataset={"_target_": "audit_shared.shared", "shape": [1, 4, 4]}))
     assert failing(folder, trust="audit_shared") == ["splits"]
     assert main(["audit", str(folder), "trust=audit_shared"]) == 1
-    assert "32 of 32 images are in val and in test" in capsys.readouterr().out
+    assert "32 of 32 test examples are val examples too" in capsys.readouterr().out
+
+
+def test_windows_that_a_text_repeats_are_no_fault_of_its_splits() -> None:
+    """A licence in several descriptions; the plan counts them by the same rule and goes on."""
+    call = Call("lt_sweeps.data.text", Config({"length": 30}))
+    findings = Findings()
+    audit_splits(Task(call), findings)
+    (verdict,) = [v for v in findings.verdicts() if v.check == "splits"]
+    assert verdict.state == "pass" and sum(verdict.unchecked.values()) > 0
 
 
 def test_no_function_of_a_stored_config_runs_unless_its_module_is_named(
