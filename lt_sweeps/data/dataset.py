@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,16 +164,19 @@ def _check_numbers(dataset: Dataset, split: Split, where: str) -> None:
             f"{where} are int64, and would become float32; for numbers of tokens give "
             "input_dtype=torch.int64, for other numbers float32 inputs"
         )
-    divided = dataset.scale == PIXELS and kind == torch.float32
+    pixels = dataset.scale == PIXELS and kind == torch.float32
     # Of images there may be gigabytes: one that is bright tells that they are images, and what
     # stays in its file is not read for this.
     images = inputs.dtype == torch.uint8 and bool((inputs[:100] >= _DARK).any())
-    if split.rows is None and not images and (divided or inputs.is_floating_point()):
-        _check_range(inputs, where, pixels=divided)
+    if split.rows is None and not images and (pixels or inputs.is_floating_point()):
+        _check_range(inputs, where, dataset.std if pixels else None)
 
 
-def _check_range(inputs: Tensor, where: str, *, pixels: bool) -> None:
-    """Refuse inputs that are no numbers, and those that the scale of pixels would squash."""
+def _check_range(inputs: Tensor, where: str, std: Sequence[float] | None) -> None:
+    """Refuse inputs that are no numbers, and those that the scale of pixels would squash.
+
+    `std` is what pixels in [0, 1] are divided by; None for inputs that are no pixels.
+    """
     lowest, highest = _range(inputs)
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise ValueError(
@@ -182,11 +185,12 @@ def _check_range(inputs: Tensor, where: str, *, pixels: bool) -> None:
     # A scale that was left out divides by 255, which makes other numbers nearly constant.
     # Images that were resized with a bicubic filter go a little beyond the range of pixels.
     beyond = lowest < -PIXELS / 4 or highest > PIXELS * 5 / 4
-    if pixels and (beyond or 0 < max(-lowest, highest) < _DARK):
+    if std is not None and (beyond or 0 < max(-lowest, highest) / min(std, default=1) < _DARK):
         raise ValueError(
             f"{where} are {inputs.dtype} from {lowest:.3g} to {highest:.3g}, and "
             f"scale={PIXELS:g} would divide them as pixels from 0 to 255; give their own scale, "
-            "such as scale=1.0"
+            "such as scale=1.0, or if they are dark pictures `mean` and `std` of their pixels "
+            "in [0, 1]"
         )
 
 

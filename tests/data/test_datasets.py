@@ -38,6 +38,7 @@ from lt_sweeps.data import (
     text,
 )
 from lt_sweeps.data.batches import Batches
+from lt_sweeps.data.dataset import check_split
 from lt_sweeps.data.downloaded import _held_out, _held_out_per_class, _tensors
 from lt_sweeps.data.kept_images import read_once
 
@@ -365,6 +366,22 @@ def test_an_image_folder_is_drawn_into_disjoint_complete_splits(tmp_path):
     assert grays.sort().values.tolist() == list(range(20))
     for split in splits.values():
         assert torch.equal(split.targets, (split.inputs[:, 0, 0, 0] >= 10).long())
+
+
+def test_dark_images_are_taken_with_their_mean_and_std(tmp_path):
+    """The hint of a refusal is one that whoever has a folder of images can follow."""
+    root = draw_tree(tmp_path / "stars")
+    for index, path in enumerate(sorted(root.rglob("*.png"))):
+        Image.new("L", (8, 8), index % 5).save(path)
+    how = {"data_dir": str(tmp_path), "size": 8, "channels": 1}
+    dark = image_folder(str(root), **how)
+    with pytest.raises(ValueError, match=r"from 0 to 4, .* if they are dark pictures `mean` and"):
+        check_split(dark, "train", prepared(dark)["train"])
+    scaled = image_folder(str(root), **how, mean=[2 / 255], std=[1.4 / 255])
+    check_split(scaled, "train", prepared(scaled)["train"])
+    squashed = image_folder(str(root), **how, mean=[2], std=[1.4])  # on the scale up to 255
+    with pytest.raises(ValueError, match=r"of their pixels in \[0, 1\]"):
+        check_split(squashed, "train", prepared(squashed)["train"])
 
 
 def test_a_number_of_images_is_a_whole_one(tmp_path):
