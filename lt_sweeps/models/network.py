@@ -20,12 +20,12 @@ from lt_sweeps.models.functional import picked
 from lt_sweeps.models.module_checks import check_trainable, initialize
 from lt_sweeps.models.module_state import outside_state, state_of, tied_names
 from lt_sweeps.models.norm_statistics import has_statistics, lingering_norms
+from lt_sweeps.models.output_layer import head_of
 from lt_sweeps.models.pretrained import FORMS, Pretrained
 from lt_sweeps.models.pretrained_fit import check_fit, drawn_names
 from lt_sweeps.models.prunable import (
     Layer,
     Parameter,
-    head_of,
     offered,
     parameters_of,
     prunable_layers,
@@ -40,6 +40,7 @@ _KEYS: Mapping[str, Any] = {
     "kinds": Annotated[Mapping[str, Literal["conv", "hidden", "output"]] | None, _KINDS],
     "weights": Annotated[str | None, FORMS],
     "redraw": Sequence[str] | None,
+    "head": str | None,
 }
 _PRUNABLE = {"include": Sequence[str], "exclude": Sequence[str]}
 _SHAPES = ("input_shape", "classes", "outputs")  # passed to a net that names them
@@ -66,6 +67,7 @@ class Network:
     weights: Pretrained | None = None
     redraw: tuple[str, ...] = ()  # patterns of the parameters that are drawn in spite of `weights`
     input_dtype: torch.dtype = torch.float32  # whole numbers are tokens
+    told_head: str | None = None  # the output layer, where it is not the last linear one
 
     @classmethod
     def of(
@@ -99,6 +101,7 @@ class Network:
             None if config.get("weights") is None else Pretrained.of(config["weights"]),
             tuple(config.get("redraw") or ()),
             input_dtype,
+            config.get("head"),
         )
         network._check()
         return network
@@ -190,8 +193,8 @@ class Network:
 
     @property
     def head(self) -> str | None:
-        """The name of the output layer: the last linear module."""
-        return head_of(self._outline)
+        """The name of the output layer."""
+        return head_of(self._outline, self.told_head)
 
     @property
     def normalised(self) -> bool:
@@ -259,10 +262,11 @@ class Network:
 
         state = dict(repeated(drawn, f"model: {self.net}"))
         saved = state_of(self._outline)
-        if other := sorted(state.keys() ^ saved.keys()):  # as torch's `orthogonal` has
+        if other := sorted(state.keys() ^ saved.keys()):
             raise ValueError(
                 f"model: {self.net} has {', '.join(other[:3])} on the CPU or on torch's device "
-                "`meta` alone; a net has the same tensors wherever it is built"
+                "`meta` alone; a net has the same tensors wherever it is built (torch's "
+                "`orthogonal` with use_trivialization=False has)"
             )
         if self.weights is not None and not index:  # another draw is a draw
             given = self.weights.read()
@@ -289,6 +293,8 @@ class Network:
         started: dict[str, Any] = {}
         if self.weights is not None:
             started = {"weights": self.weights.sha256, "drawn": sorted(self.drawn)}
+        if self.head != head_of(self._outline):
+            started["head"] = self.head
         release = {}
         if self.net.function is libraries.timm:  # another release may build another network
             release = {"timm": importlib.metadata.version("timm")}

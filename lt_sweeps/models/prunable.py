@@ -90,12 +90,6 @@ def _is_usual(name: str, part: nn.Module) -> bool:
     return any(isinstance(part, kinds) and fnmatchcase(leaf, own) for kinds, own in _USUAL)
 
 
-def head_of(module: nn.Module) -> str | None:
-    """The name of the output layer: the last linear module."""
-    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
-    return linear[-1] if linear else None
-
-
 def prunable_layers(
     parameters: Sequence[Parameter],
     include: Sequence[str],

@@ -1,8 +1,9 @@
 """Group numbers: the group of each weight of a network, by its granularity.
 
-The rows of a weight are its outputs, `[out, in, ...]`; those of a transposed convolution and of an
-embedding lie along the second dimension. Of a grouped convolution the second dimension counts the
-channels of one group, and the first dimension is divided among the groups.
+The rows of a weight are its outputs, `[out, in, ...]`; those of a transposed convolution, of an
+embedding and of Hugging Face's `Conv1D` lie along the second dimension. Of a grouped convolution
+the second dimension counts the channels of one group, and the first dimension is divided among the
+groups.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def _numbered(granularity: Granularity, layer: Layer, network: Network) -> Tenso
     """The groups of one layer, numbered from 0 without gaps."""
     if granularity.function is not None:
         return _users(granularity.function, layer)
-    second = isinstance(_owners(network)[layer.name], _SECOND_IS_OUT)
+    owner = _owners(network)[layer.name]
+    second = isinstance(owner, _SECOND_IS_OUT) or _is_conv1d(owner)
     shape = layer.shape if not second else (layer.shape[1], layer.shape[0], *layer.shape[2:])
     numbers = _usual(granularity, shape, is_output(layer, network))
     numbers = numbers.transpose(0, 1).contiguous() if second else numbers
@@ -64,9 +66,20 @@ def _numbered(granularity: Granularity, layer: Layer, network: Network) -> Tenso
     return numbers
 
 
-def divides(granularity: Granularity, network: Network) -> bool:
-    """Whether the groups of a convolution divide the channels of some prunable weight."""
-    return any(_parts(granularity, layer, network) > 1 for layer in network.layers)
+def regrouped(granularity: Granularity, network: Network) -> bool:
+    """Whether some of the groups are others than in their version 1.
+
+    There a channel was the same column of all groups of a convolution, and the rows of a `Conv1D`
+    were its inputs.
+    """
+    transposed = granularity.function is None and any(map(_is_conv1d, _owners(network).values()))
+    return transposed or any(_parts(granularity, layer, network) > 1 for layer in network.layers)
+
+
+def _is_conv1d(owner: nn.Module) -> bool:
+    """Whether it is the linear layer of Hugging Face's GPT-2, whose weight is `[in, out]`."""
+    kinds = [kind for kind in type(owner).__mro__ if kind.__name__ == "Conv1D"]
+    return any(kind.__module__.startswith("transformers.") for kind in kinds)
 
 
 def _parts(granularity: Granularity, layer: Layer, network: Network) -> int:

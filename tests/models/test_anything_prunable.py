@@ -526,11 +526,20 @@ def test_what_nothing_here_trains_is_refused(net: dict[str, Any], message: str) 
 class Orthogonal(nn.Sequential):
     """A parametrisation that has one tensor more on the CPU than on `meta`."""
 
-    def __init__(self, classes: int) -> None:
-        inner = nn.utils.parametrizations.orthogonal(nn.Linear(16, 8))
+    def __init__(self, classes: int, trivially: bool = True) -> None:
+        inner = nn.utils.parametrizations.orthogonal(nn.Linear(16, 8), use_trivialization=trivially)
         super().__init__(nn.Flatten(), inner, nn.Linear(8, classes))
 
 
+class PlainlyOrthogonal(Orthogonal):
+    """As the refusal advises."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes, trivially=False)
+
+
 def test_a_net_that_is_another_one_on_meta_is_refused_by_its_draw() -> None:
-    with pytest.raises(ValueError, match=r"has 1.parametrizations.weight.0.base on the CPU or"):
+    line = r"has 1.parametrizations.weight.0.base on the CPU or .*use_trivialization=False"
+    with pytest.raises(ValueError, match=line):
         of(Orthogonal).draw(Seed.of(0, {}))
+    assert "2.weight" in of(PlainlyOrthogonal).draw(Seed.of(0, {}))

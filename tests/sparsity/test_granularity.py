@@ -30,7 +30,7 @@ from lt_sweeps.plan.stages import Prune, ancestors
 from lt_sweeps.sparsity.competition import GroupCompetition, competitions
 from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.granularity import Granularity
-from lt_sweeps.sparsity.group_numbers import groups_of
+from lt_sweeps.sparsity.group_numbers import groups_of, regrouped
 from lt_sweeps.sparsity.pruning import prune
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.weight_groups import WHOLE, Groups
@@ -61,6 +61,35 @@ class Mixed(nn.Module):
         tokens = y.flatten(2).transpose(1, 2)
         mixed = self.attention(tokens, tokens, tokens, need_weights=False)[0]
         return self.output(torch.relu(self.up(mixed.transpose(1, 2).view_as(y))).mean((2, 3)))
+
+
+class Conv1D(nn.Module):
+    """The linear layer of Hugging Face's GPT-2, whose weight is [in, out]."""
+
+    __module__ = "transformers.pytorch_utils"
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+
+
+class Generative(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.inner, self.output = Conv1D(6, 4), nn.Linear(6, classes)
+
+
+def test_the_outputs_of_a_conv1d_lie_along_its_second_dimension() -> None:
+    config = {"net": {"_target_": f"{__name__}.Generative"}, "prunable": {"include": ["inner*"]}}
+    network = Network.of(config, (4,), 3)
+    rows = {"filter": range(6), "channel": range(4)}
+    for word, numbers in rows.items():
+        groups = groups_of(granularity(word), network).numbers["inner.weight"]
+        groups = groups if word == "filter" else groups.T
+        assert groups.tolist() == [[*numbers]] * len(groups)
+    pattern = groups_of(granularity("2:4"), network).numbers["inner.weight"]
+    assert pattern.tolist() == [[*range(6)]] * 4  # the four inputs of each output
+    assert regrouped(granularity("filter"), network)
 
 
 def net(**args: Any) -> Network:

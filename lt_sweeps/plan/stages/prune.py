@@ -14,7 +14,7 @@ from lt_sweeps.plan.stages.task import Task
 from lt_sweeps.plan.stages.work import Work
 from lt_sweeps.sparsity.competition import Competition, competitions, group_competitions
 from lt_sweeps.sparsity.evidence import LEARNED, ON_DATA, UNTRAINED, Criterion, is_whole_mask
-from lt_sweeps.sparsity.group_numbers import divides, groups_of
+from lt_sweeps.sparsity.group_numbers import groups_of, regrouped
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.weight_groups import Groups
 
@@ -184,10 +184,9 @@ class Prune(Stage):
         if self.task is not None and {*moments} & {*ON_DATA}:
             fields["task"] = self.task.identity()
         if self.criterion.granularity is not None:
-            # Until version 2 a channel was the same column of all groups of a convolution.
-            divided = divides(self.criterion.granularity, self.network)
+            other = regrouped(self.criterion.granularity, self.network)
             own = self.criterion.granularity.identity()
-            fields["granularity"] = {**own, **({"version": 2} if divided else {})}
+            fields["granularity"] = {**own, **({"version": 2} if other else {})}
             # The rows of an output layer stay whole, and a function of a user's gets the layer.
             fields |= self.network.told_kinds
         return fields

@@ -1,0 +1,57 @@
+"""The output layer of a network: the linear layer that is taken for it, and whether it is that."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lt_sweeps.config.call import Call, nearest
+
+
+def head_of(module: nn.Module, named: str | None = None) -> str | None:
+    """The name of the output layer: `named`, or the last linear layer in order of construction.
+
+    Raises: ValueError: `named` is not a linear layer.
+    """
+    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    if named is None:
+        return linear[-1] if linear else None
+    if named not in linear:
+        near = nearest(named, linear)
+        raise ValueError(f"model.head: got {named!r}; give one of the linear layers {linear}{near}")
+    return named
+
+
+def check_head(module: nn.Module, outputs: Tensor, net: Call) -> None:
+    """Refuse a network whose last linear layer is not the one that computes its outputs.
+
+    Raises: ValueError: the last one would be taken for the output layer.
+    """
+    head = head_of(module)
+    if head is None or not all(p.requires_grad for p in module.get_submodule(head).parameters()):
+        return  # a frozen layer leaves no trace in the graph of gradients
+    others = _nearest_to(outputs, module)
+    if others and head not in others:
+        raise ValueError(
+            f"model: {net} computes its outputs by {others[-1]}, and {head}, which it constructs "
+            f"last, would be taken for the output layer; say which it is: ++model.head={others[-1]}"
+        )
+
+
+def _nearest_to(outputs: Tensor, module: nn.Module) -> list[str]:
+    """The linear layers whose weights are the fewest operations away from the outputs.
+
+    Empty where weights of another kind, such as those of a convolution, are nearer.
+    """
+    weights = {id(p) for p in module.parameters() if p.ndim > 1}
+    linear = {
+        name: {id(p) for p in part.parameters()} & weights
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear)
+    }
+    level, seen = {outputs.grad_fn}, {None}
+    while level := level - seen:
+        if reached := weights & {id(getattr(step, "variable", None)) for step in level}:
+            return [name for name, own in linear.items() if own & reached]
+        seen |= level
+        level = {before for step in level if step for before, _ in step.next_functions}
+    return []
