@@ -35,7 +35,7 @@ from lt_sweeps.storage.sweep_folder import (
 )
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.tracking.tracked_runs import history
-from lt_sweeps.tracking.wandb_offline import rows_in_files
+from lt_sweeps.tracking.wandb_offline import rows_written
 
 EXAMPLES = 60
 ABOUT = {
@@ -178,7 +178,7 @@ def _notes(root: Path) -> dict[str, File]:
         "report": File(
             folder / "report" / "report.json", lambda: read_report_json(folder / "report")
         ),
-        "mirrored": File(folder / "offline-run-1" / "mirrored.json", lambda: rows_in_files(folder)),
+        "mirrored": File(folder / "offline-run-1" / "mirrored.json", lambda: rows_written(folder)),
     }
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lt_sweeps.storage.atomic_write import write_whole
-from lt_sweeps.storage.checked_read import read_json
+from lt_sweeps.storage.atomic_write import append_whole, json_lines, write_whole
+from lt_sweeps.storage.checked_read import read_json, read_lines
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.tracking import wandb_file
 from lt_sweeps.tracking.tracker import Arrived
 
@@ -39,6 +40,7 @@ class Note:
 
 
 _NOTE, _PART = "mirrored.json", ".part-"
+_NOTES = "mirrored.jsonl"  # of all files: `wandb sync --clean` removes those that it has sent
 
 
 @contextmanager
@@ -83,14 +85,16 @@ def publish(scratch: Path, folder: Path, note: Note, rows: int, *, patience: flo
         number += 1
         place = folder / f"{written.name}-{number}"
     os.rename(written, place)
+    with locked(folder / ".mirrored.lock"):
+        append_whole(folder / _NOTES, json_lines([vars(note)]))
 
 
-def rows_in_files(folder: Path, run: str = "") -> dict[str, Arrived]:
-    """What the files in `folder` hold of each run, by key; of one run, its files alone are read."""
+def rows_written(folder: Path) -> dict[str, Arrived]:
+    """What the files in `folder` hold of each run, by key, or held before they were removed."""
     arrived: dict[str, Arrived] = {}
-    files = f"offline-run-*-{run}*" if run else "offline-run-*"
-    for path in sorted(folder.glob(f"{files}/{_NOTE}")):
-        note = read_json(path, Note)
+    # A process that is killed between the two leaves a file that only its own note tells of.
+    notes = [read_json(path, Note) for path in sorted(folder.glob(f"offline-run-*/{_NOTE}"))]
+    for note in [*notes, *read_lines(folder / _NOTES, Note)]:
         before = arrived.get(note.run, Arrived())
         rows, closed = max(before.rows, note.rows), before.closed or note.done
         arrived[note.run] = Arrived(rows, closed, note.label)

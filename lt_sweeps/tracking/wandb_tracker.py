@@ -97,6 +97,7 @@ class _Session:
     scratch: Path
     job: str | None
     _job: Any = field(default=None, init=False)
+    _written: dict[str, Arrived] = field(default_factory=dict[str, Arrived], init=False)
 
     @property
     def files(self) -> str | None:
@@ -107,7 +108,8 @@ class _Session:
 
     def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
         if self.tracker.mode == "offline":
-            return wandb_offline.rows_in_files(self.folder)
+            self._written = wandb_offline.rows_written(self.folder)
+            return self._written
         arrived: dict[str, Arrived] = {}
         with self._answers() as wandb:
             api = wandb.Api(overrides=self._place(), timeout=self.tracker.timeout)
@@ -130,8 +132,7 @@ class _Session:
             mine = self._begin(run, place)
             first = mine.starting_step
             if self.tracker.mode == "offline":
-                known = wandb_offline.rows_in_files(self.folder, run.key)
-                first = known.get(run.key, Arrived()).rows
+                first = self._written.get(run.key, Arrived()).rows
             rows = range(first, len(run.rows))
             for step in rows:
                 mine.log(dict(run.rows[step]), step=step)

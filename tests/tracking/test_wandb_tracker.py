@@ -123,6 +123,24 @@ def test_wandb_sync_uploads_the_files_and_ours_then_has_nothing_to_add(
     assert "file_stream" not in wandb_server.requests
 
 
+def test_files_that_were_removed_are_not_written_again(
+    cell: Make, swept: Swept, wandb_server: WandbServer
+) -> None:
+    """`wandb sync --clean` removes what it has sent; sent again, each row would be there twice."""
+    folder = swept(cell(seed=0))
+    assert sync(folder, mode="offline") == 0
+    for file in offline(folder).glob("offline-run-*"):
+        shutil.rmtree(file)
+    shutil.rmtree(folder)
+    swept(cell(seed=0), cell(seed=1))
+    assert sync(folder, mode="offline") == 0
+    names = [path.name for path in offline(folder).glob("offline-run-*")]
+    assert len(names) == 2 and not any(name.endswith("-0") for name in names)
+    shutil.rmtree(offline(folder))  # and with it the list of what was written
+    assert sync(folder, mode="offline") == 0
+    assert len(once(folder)) == 3
+
+
 def test_whatever_wandb_waits_for_has_the_trackers_limit(
     cell: Make, swept: Swept, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
