@@ -1,6 +1,7 @@
 """`python -m lt_sweeps`, and the command `lt-sweeps`."""
 
 import os
+import signal
 import sys
 from io import TextIOWrapper
 
@@ -26,9 +27,13 @@ def run() -> int:
         sys.path.insert(0, here)
     try:
         from lt_sweeps.cli.command_line import main
+
+        status = main()
     except KeyboardInterrupt:  # imports take a second, in which a person may think again
-        return 130
-    return main()
+        status = 130
+    for number in (signal.SIGINT, signal.SIGTERM):  # what is left is to end, without a traceback
+        signal.signal(number, signal.SIG_DFL)
+    return status
 
 
 if __name__ == "__main__":

@@ -433,6 +433,27 @@ def test_a_plan_and_its_data_import_torch_and_no_other_large_library(tmp_path: P
     assert "37 distinct" in done.stdout
 
 
+def test_an_interrupt_while_the_process_ends_is_no_traceback() -> None:
+    program = (
+        "import atexit, sys, time; from lt_sweeps.__main__ import run\n"
+        "atexit.register(lambda: (print('ends', flush=True), time.sleep(60)))\n"
+        "sys.argv[1:] = ['--version']; sys.exit(run())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what it puts in the background with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("lt-sweeps ") and process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (-signal.SIGINT, "")
+
+
 def test_output_that_nobody_reads_on_is_no_error() -> None:
     command = [sys.executable, "-m", "lt_sweeps", "--help"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
