@@ -19,7 +19,7 @@ from lt_sweeps.plan.unit import Unit, data_of
 from lt_sweeps.storage.manifest import FrozenCell
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
-_MOST_SWEEPS, _LARGEST = 3, 1 << 19  # manifests to read, and bytes: a plan is not to wait for more
+_MOST = 3 << 19  # bytes of manifests that are read: half a second, for which a plan may wait
 _Settings = Mapping[str, str]
 _Asked = list[tuple[_Settings, Planned]]
 
@@ -32,10 +32,12 @@ def why_anew(plan: Plan, todo: Iterable[Pack], root: Path) -> list[str]:
     missing = {(unit.stage.key, unit.seed) for pack in todo for unit in pack.units}
     cells = [c for c in plan.cells if any((s.key, c.seed) in missing for s in c.trainings)]
     left, reasons = [(_settings(c.cell.config, c.labels), c) for c in cells], Counter[str]()
-    for path in sorted(paths, key=lambda path: -path.stat().st_mtime_ns)[:_MOST_SWEEPS]:
-        with suppress(ValueError, OSError):  # a damaged manifest explains nothing
-            if path.stat().st_size < _LARGEST:
-                left = left and _compared(left, SweepFolder(path.parent), reasons)
+    room = _MOST
+    for path in sorted(paths, key=lambda path: -path.stat().st_mtime_ns):
+        if left and (size := path.stat().st_size) <= room:
+            room -= size
+            with suppress(ValueError, OSError):  # a damaged manifest explains nothing
+                left = _compared(left, SweepFolder(path.parent), reasons)
     return [f"{n} of {len(plan.cells)} cells have {reason}" for reason, n in reasons.items()]
 
 

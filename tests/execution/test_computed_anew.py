@@ -39,3 +39,9 @@ def test_settings_code_or_the_version_that_changed_are_named(cell, tmp_path, mon
     monkeypatch.setattr(stage, "NUMERICS", stage.NUMERICS + 1)
     monkeypatch.setattr(anew, "code_version", lambda: "2.0")
     assert why() == [f"{since} lt_sweeps 1.0 became 2.0"]
+    for number in range(4):  # later sweeps, none of which was finished
+        later = planned(recipe__lr=1.0 + number)
+        Submission(later, settings(tmp_path, f"later-{number}")).freeze([Pack(later.units)])
+    assert why() == [f"{since} lt_sweeps 1.0 became 2.0"]
+    monkeypatch.setattr(anew, "_MOST", 5000)
+    assert why() == [], "a plan does not wait until thousands of cells are read"
