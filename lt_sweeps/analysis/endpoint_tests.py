@@ -100,7 +100,7 @@ def peak_conclusions(
     """A sentence for each question that no test at a level answers: the best levels compared."""
     answered = {v.question for v in levels}
     return [
-        f"{v.curve.panel}, {v.curve.label} against {v.against}: {NAMES['peak']} "
+        f"{v.curve.panel}: {v.curve.label} against {v.against}: {NAMES['peak']} "
         f"{v.curve.metric.difference_text(v.comparison.difference, signed=True)}, "
         f"{' and '.join(v.words(layout.alpha))}."
         for v in ends

@@ -30,7 +30,7 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         shown = [f"{text} at {counts[word]}" for word, text in words.items() if counts[word]]
         levels = f"of {len(members)} level{'s' * (len(members) > 1)}."
         other = "the reference" if foreign and baseline.imported else members[0].against
-        question = f"{curve.panel}, {curve.label} against {other}"
+        question = f"{curve.panel}: {curve.label} against {other}"
         # A reader who does not know the metric would take what is above for better.
         which = f", in {curve.metric.label}" if curve.metric.lower_is_better else ""
         sentences.append(f"{question}{which}: {', '.join(shown)} {levels}")
@@ -45,7 +45,7 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         return []
     tests = sorted({v.comparison.test for v in verdicts})
     baselines = list(dict.fromkeys(v.against for v in verdicts))
-    against = baselines[0] if len(baselines) == 1 else "the line that is named"
+    against = baselines[0] if len(baselines) == 1 else "the named line"
     holm_within = " and ".join(
         f"within each {family} ({_sizes(members)})"
         for family, members in group_by(verdicts, lambda v: v.family).items()
@@ -67,7 +67,8 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
     if lost:
         says.append(f"{len(lost)} of {len(verdicts)} tests lack seeds (diverged, or not yet done).")
     if blank := sum(math.isnan(v.comparison.p) for v in verdicts):
-        says.append(f"{blank} could not be made: fewer than two seeds, or no spread at all.")
+        tests = f"{blank} test{'s' * (blank > 1)} could not be made"
+        says.append(f"{tests}: fewer than two seeds, or no spread at all.")
     if uneven := sum(v.comparison.is_uneven for v in verdicts):
         says.append(
             f"{uneven} compare two seeds with more by Welch's test, whose p can then be too small "

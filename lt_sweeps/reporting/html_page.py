@@ -109,7 +109,7 @@ def _what_ran(analysis: Analysis, page: Page) -> dict[str, str]:
     size = f"{len(results.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages"
     facts = {
         "Overrides": shlex.join(page.words) or " ".join(_words(results.cells)),
-        **{name: _options(results.cells, key) for name, key in _GROUPS.items()},
+        **{name: ", ".join(_options(results.cells, key)) for name, key in _GROUPS.items()},
         "Size": size if results.cells else "",
         "Code": ", ".join(results.versions) or "unknown version",
         "Submitted": page.submitted,
@@ -124,15 +124,15 @@ def _words(cells: Sequence[CellResults]) -> list[str]:
     """The experiment and the keys in which the cells differ, where nobody noted what was typed."""
     experiments = dict.fromkeys(cell.experiment for cell in cells)
     keys = [f"experiment={name}" for name in experiments if name != "default"]
-    swept = [f"{key}={_options(cells, key)}" for key in differences(cells)]
+    swept = [f"{key}={','.join(_options(cells, key))}" for key in differences(cells)]
     seeds = ",".join(dict.fromkeys(cell.seed for cell in cells))
     return [*keys, *swept, *([f"seed={seeds}"] if len(seeds) <= _SEEDS else [])]
 
 
-def _options(cells: Sequence[CellResults], key: str) -> str:
+def _options(cells: Sequence[CellResults], key: str) -> list[str]:
     values = list(dict.fromkeys(str(v) for c in cells if (v := value_of(c, key)) is not None))
     more = [f"... ({len(values)} in all)"] if len(values) > _OPTIONS else []
-    return ",".join([*values[:_OPTIONS], *more])
+    return [*values[:_OPTIONS], *more]
 
 
 def page_template(name: str) -> Template:

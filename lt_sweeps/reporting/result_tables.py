@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -158,7 +159,7 @@ def _column(curve: Curve, rows: Rows, band: str) -> Column:
     n = len(curve.seeds)
     lean = {point.dense_resources for point in curve.points if point.pruned} == {False}
     # A method that never trains the dense network is cheaper than its numbers show.
-    head = f"{_one_word_a_line(curve)}\n{n} seed{'s' * (n > 1)}"
+    head = f"{_name_above(texts, curve)}\n{n} seed{'s' * (n > 1)}"
     return f"{head}\nnever dense" if lean else head, texts
 
 
@@ -166,8 +167,10 @@ def _own_points(curve: Curve, rows: Rows) -> dict[Row, Point]:
     return {row: p for row, placed in rows.items() for owner, p in placed if owner is curve}
 
 
-def _one_word_a_line(curve: Curve) -> str:
-    return curve.label.replace(" ", "\n")
+def _name_above(texts: Sequence[str], curve: Curve) -> str:
+    """A curve's name in lines no wider than the texts below it, unless a word is."""
+    width = max(len(line) for text in texts for line in text.split("\n"))
+    return textwrap.fill(curve.label, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _speed_columns(curve: Curve, rows: Rows, speeds: Speeds) -> Iterator[Column]:
@@ -180,7 +183,7 @@ def _speed_columns(curve: Curve, rows: Rows, speeds: Speeds) -> Iterator[Column]
     for form, by_row in sorted(by_form.items()):
         devices = dict.fromkeys(s.device for own in by_row.values() for s in own)
         texts = [_speed_text(by_row.get(row, [])) for row in rows]
-        yield f"{_one_word_a_line(curve)}\n{form} speedup\n{', '.join(devices)}", texts
+        yield f"{_name_above(texts, curve)}\n{form} speedup\n{', '.join(devices)}", texts
 
 
 def _speed_text(speeds: Sequence[MeasuredSpeed]) -> str:

@@ -66,8 +66,9 @@ def _runs_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportConfi
 def _tickets_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportConfig) -> Table:
     metric = pairs[0][0].metric
     table = new_table(
-        f"{panel}: sparsest tickets that match dense, or to one standard error, and best; "
-        f"sparsity (%) and {metric.label}; chosen {chosen_text(layout, metric.name)}",
+        f"{panel}: the sparsest ticket that matches dense, also within one standard error (SE) of "
+        f"it, and the best ticket; sparsity (%) and {metric.label}; chosen "
+        f"{chosen_text(layout, metric.name)}",
         ("", "", "sparsity", metric.kind_words, "search epochs\n(time)"),
         named_by=2,
     )

@@ -173,7 +173,7 @@ def test_no_difference_is_said_only_where_it_was_shown(sweep: FakeSweep) -> None
     assert random.comparison.p > 0.9 and random.words(0.05) == ("undecided",)
     said = " ".join(conclusions(one.verdicts, one.layout))
     assert (
-        "fc on digits, movement against large_final: above at 2, below at 1, equivalent within 0.5 "
+        "fc on digits: movement against large_final: above at 2, below at 1, equivalent within 0.5 "
         "points at 3 of 4 levels." in said
     )
     assert "random against large_final: undecided at 1 of 1 level." in said

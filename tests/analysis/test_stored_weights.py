@@ -215,12 +215,15 @@ def test_networks_of_other_widths_are_reported_side_by_side(
 ) -> None:
     """Their masks have no weight in common, so that no overlap of the two is drawn."""
     nets = [{"_target_": "lt_sweeps.models.FC", "hidden": hidden} for hidden in ([6], [8, 6])]
-    run(*(cell(model__net=net, seed=seed) for net in nets for seed in (0, 1)))
-    wanted: dict[str, Any] = {"figures": ["overlap", "layers", "signs"], "masks_at": [0.36]}
+    seeds = ((0, 1), (0, 1, 2))
+    run(*(cell(model__net=net, seed=s) for net, own in zip(nets, seeds, strict=True) for s in own))
+    named = ["overlap", "layers", "signs", "plane"]
+    wanted: dict[str, Any] = {"figures": named, "masks_at": [0.36]}
     folder = report(tmp_path / "results", console=Console(file=io.StringIO()), **wanted)
     overlap = pd.read_csv(folder / "overlap.csv")
     assert (overlap["line"] == overlap["other"]).all() and overlap["line"].nunique() == 2
     assert "Blank: networks of other layers" in (folder / "overlap.txt").read_text()
+    assert all("n = 2 to 3" in (folder / f"{name}.txt").read_text() for name in ("signs", "plane"))
     (one,) = analyses(read_results(tmp_path / "results", metrics=[]), wanted).values()
     (figure,) = layer_figures(one)
     ticks = [text.get_text() for text in figure.draw().axes[0].get_xticklabels()]

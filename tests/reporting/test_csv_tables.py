@@ -176,6 +176,18 @@ def test_a_narrow_terminal_has_more_tables_and_breaks_no_number(found: Analysis)
     assert text.count("% left") == 2
 
 
+def test_a_name_of_several_words_is_as_wide_as_the_numbers_below_it(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    for seed in (0, 1):
+        sweep.cell("a", seed, accuracies=[0.9, 0.8 + 0.01 * seed])
+    one = sweep.analysis(
+        labels={"large_final": "reshuffle, init sign, and a long_word_of_25_letters"}
+    )
+    (table,) = accuracy_tables(one.curves, title="t", band="range", speeds={})
+    head = str(table.columns[2].header)
+    assert head == "reshuffle, init\nsign, and a\nlong_word_of_25_letters\n2 seeds"
+
+
 def test_lines_at_one_percent_share_a_row_at_whatever_level(tmp_path: Path) -> None:
     sweep = FakeSweep(tmp_path)
     for method, sparsities in (("gmp", [0.0, 0.75]), ("imp", [0.0, 0.5, 0.75, 0.75])):

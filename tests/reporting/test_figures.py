@@ -16,6 +16,7 @@ from rich.console import Console
 
 from lt_sweeps.reporting.figures import draw_figures, mask_overlap
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
+from lt_sweeps.reporting.figures.axes import tick_text
 from lt_sweeps.reporting.figures.captions import not_inferior_sentence
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.profile_bars import profile_figures
@@ -141,7 +142,7 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
             )
     figure = metric_figures(sweep.analysis(baseline="large_final", margin=0.02, title="Which?"))[0]
     for says in (
-        "Which? fc on digits, random against large_final: not testable at 1 of 1 level. Mean over",
+        "Which? fc on digits: random against large_final: not testable at 1 of 1 level. Mean over",
         "Mean over seeds, n = 3; band: range over seeds.",
         "Evaluated at the lowest validation loss.",
         "paired t",
@@ -176,7 +177,7 @@ def test_no_difference_is_not_called_equality(sweep: FakeSweep) -> None:
             chosen: dict[str, str | None] = {"mask_criterion": criterion}
             sweep.cell(criterion, seed, accuracies=[0.9, 0.8 - 0.01 * down], choices=chosen)
     line, *_ = sweep.analysis(baseline="large_final").test_sentences
-    assert line == "fc on digits, random against large_final: undecided at 1 of 1 level."
+    assert line == "fc on digits: random against large_final: undecided at 1 of 1 level."
 
 
 def test_a_caption_answers_its_question_by_the_tests_alone(sweep: FakeSweep) -> None:
@@ -191,7 +192,7 @@ def test_a_caption_answers_its_question_by_the_tests_alone(sweep: FakeSweep) -> 
     asked = {"baseline": "random", "control": "random", "title": "Which?"}
     (figure,) = metric_figures(sweep.analysis(**asked))
     assert figure.caption.startswith(
-        "Which? fc on digits, large_final against random: above at 1, below at 1 of 2 levels. "
+        "Which? fc on digits: large_final against random: above at 1, below at 1 of 2 levels. "
         "Levels with a winning ticket (not inferior to dense, and better than random): none. Mean "
         "over"
     )
@@ -512,3 +513,46 @@ def test_a_metric_that_is_asked_for_by_two_names_keeps_the_marks_of_its_tests(
     drawn, _ = draw_figures(sweep.analysis(figures=["curves"], **asked))
     (figure,) = (each for each in drawn if each.name == "accuracy")
     assert set(figure.data["mark"]) == {"", "★"}
+
+
+def test_a_caption_explains_only_the_marks_that_are_drawn(sweep: FakeSweep) -> None:
+    pruned = {"large_final": (80, 81, 82), "random": (82, 81, 80), "movement": (50, 51.1, 52.2)}
+    for criterion, percents in pruned.items():
+        for seed, percent in enumerate(percents):
+            chosen: dict[str, str | None] = {"mask_criterion": criterion}
+            sweep.cell(criterion, seed, accuracies=[0.9, percent / 100], choices=chosen)
+    for tested, marked in (("random", False), ("movement", True)):
+        (figure,) = metric_figures(sweep.analysis(baseline="large_final", tested=[tested]))
+        assert figure.data["mark"].any() == marked == ("cross: below it" in figure.caption)
+        assert "Tests against large_final, at one level each" in figure.caption
+
+
+def test_labels_that_hold_commas_are_listed_apart(sweep: FakeSweep) -> None:
+    criteria(sweep, "large_final", "random")
+    labels = {"random": "random mask, reinit"}
+    sentence = not_inferior_sentence(sweep.analysis(labels=labels))
+    assert sentence.endswith(": random mask, reinit 100%; large_final 100%.")
+
+
+def test_a_matrix_of_masks_has_the_lines_of_its_panel_below_a_title_that_fits() -> None:
+    """A report of a whole root had a row for each line of every network, and cut titles off."""
+    lines = {"fc on digits, 55.3 to 51.6% left": "ab", "resnet20 on cifar10, 50.0 to 43% left": "c"}
+    rows = [
+        {"panel": panel, "line": one, "other": other, "overlap": 0.5, "chance": 0.4}
+        for panel, names in lines.items()
+        for one in names
+        for other in names
+    ]
+    sheet = mask_overlap._draw(pd.DataFrame(rows))
+    sheet.canvas.draw()
+    for axes, names in zip(sheet.axes, lines.values(), strict=True):
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == list(names)
+        assert axes.get_title().endswith("left\n(chance 40%)")
+        box = axes.title.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= sheet.bbox.width
+
+
+def test_percents_on_an_axis_have_one_decimal() -> None:
+    assert [tick_text(x) for x in (100, 64.3, 26.84, 9.06, 0.552)] == [
+        *("100", "64.3", "26.8", "9.1", "0.55")
+    ]

@@ -135,8 +135,8 @@ def where_it_leaves(points: Sequence[Point], edge: float, x: str, *, up: bool) -
 
 
 def tick_text(x: float) -> str:
-    """A percent in as few characters as tell neighbours apart: 51, 16.8, 0.55."""
-    return f"{x:.0f}" if x >= 19.95 else f"{x:.1f}" if x >= 0.95 else f"{x:.2g}"
+    """A percent as short as a tick has room for: 100, 51.2, 16.8, 0.55."""
+    return f"{x:.0f}" if x >= 99.95 else f"{x:.1f}" if x >= 0.95 else f"{x:.2g}"
 
 
 def _remaining(axes: Axes, measured: Sequence[float]) -> None:

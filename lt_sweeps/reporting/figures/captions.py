@@ -153,7 +153,7 @@ def winning_sentences(analysis: Analysis) -> list[str]:
 
 
 def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
-    """The meaning of stars and crosses, the tests behind them, and the limits of those tests."""
+    """The meaning of stars and crosses if there are any, the tests, and the limits of the tests."""
     if not verdicts:
         return ""
     # Figures of one metric are drawn apart, so that one of them says it for all.
@@ -164,7 +164,8 @@ def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
         "significant after Holm's correction; "
         "open: only by Student's test, uncorrected."
     )
-    return " ".join([marks, *caveats(verdicts, layout)])
+    drawn = any(v.mark(layout.alpha) for v in verdicts)
+    return " ".join([*([marks] if drawn else []), *caveats(verdicts, layout)])
 
 
 def not_inferior_sentence(analysis: Analysis) -> str:
@@ -189,8 +190,9 @@ def _listed(analysis: Analysis, texts: Sequence[tuple[Curve, str]]) -> str:
     """`random 26.8%, movement 41%`, by panel where the sweep has several."""
     # One line may stand in several panels, with another result in each.
     several = len(by_panel(analysis.curves)) > 1
+    between = "; " if any("," in curve.label for curve, _ in texts) else ", "
     return "; ".join(
-        (f"{panel}: " if several else "") + ", ".join(f"{c.label} {text}" for c, text in members)
+        (f"{panel}: " if several else "") + between.join(f"{c.label} {t}" for c, t in members)
         for panel, members in group_by(texts, lambda pair: pair[0].panel).items()
     )
 

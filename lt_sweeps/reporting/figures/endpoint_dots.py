@@ -35,8 +35,9 @@ def endpoint_figures(analysis: Analysis) -> list[Figure]:
     sources = list(dict.fromkeys(data.loc[data["source"] != "", "source"]))
     sentences = (
         f"One number per run: ticks are seeds, markers their mean (n = {_n(data)}), lines their "
-        f"range. Not inferior: at most {margin_text(analysis)} worse than the dense network of "
-        f"the same seed. Best level: chosen {chosen_text(analysis.layout, analysis.accuracy)}.",
+        f"range. Best level: chosen {chosen_text(analysis.layout, analysis.accuracy)}. Within the "
+        f"margin: at most {margin_text(analysis)} worse than the dense network of the same seed. "
+        "Mean over log density: the area under the curve, divided by its width.",
         _bounds(analysis),
         report_at_sentence(analysis.curves, analysis.accuracy),
         f"Rings: published numbers, {'; '.join(sources)}." if sources else "",

@@ -105,15 +105,18 @@ def _fit(one: Arrays, other: Arrays) -> bool:
 
 
 def _draw(data: pd.DataFrame) -> Sheet:
-    lines = list(dict.fromkeys(data["line"]))
-    names, columns = _names(lines)
-    sheet, panels = style.panels_of(data, "panel", height=1.1 + style.rows_height(names, each=0.24))
+    of_panel = {panel: _names(lines) for panel, lines in style.lines_by_panel(data).items()}
+    height = max(style.rows_height(names, each=0.24) for names, _ in of_panel.values())
+    sheet, panels = style.panels_of(data, "panel", height=1.1 + height)
     for axes, (title,), rows in panels:
+        names, columns = of_panel[title]
+        lines = list(dict.fromkeys(rows["line"]))
         matrix = rows.pivot_table(index="line", columns="other", values="overlap", sort=False)
         matrix = matrix.reindex(index=lines, columns=lines)
         # One chance for the panel: lines at one sparsity differ in it by a percent or two.
         chance = f"{100 * rows['chance'].mean():.0f}"
-        style.decorate(axes, title=f"{title} (chance {chance}%)", grid="")
+        between = " " if len(title) < 26 else "\n"
+        style.decorate(axes, title=f"{title}{between}(chance {chance}%)", grid="")
         # White is no overlap. Full overlap stops short of black (1 of 1.3) and large numbers are
         # written in white, so that every number can be read on its square.
         axes.imshow(matrix, cmap="Greys", vmin=0, vmax=1.3, aspect="auto")

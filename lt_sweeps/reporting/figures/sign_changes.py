@@ -14,7 +14,7 @@ from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.stored_weights import prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import one_figure, panels_at, stage_ids
+from lt_sweeps.reporting.figures.captions import one_figure, panels_at, span_text, stage_ids
 from lt_sweeps.reporting.figures.marks import draw_row, prepare_rows
 from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
@@ -33,10 +33,11 @@ def sign_figures(analysis: Analysis) -> list[Figure]:
         )
     data = pd.DataFrame(rows)
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])
+    seeds = span_text(data.groupby(["panel", "line"]).size())
     sentence = (
         "Percent of weights that changed sign between initialisation and the end of the training "
         "before the pruning: filled, weights that the pruning keeps; open, weights that it prunes. "
-        f"Ticks are seeds (n = {data['seed'].nunique()}), markers their mean, lines their range."
+        f"Ticks are seeds (n = {seeds}), markers their mean, lines their range."
     )
     return one_figure(analysis, "signs", data, stage_ids(points), draw, sentence)
 

@@ -138,7 +138,9 @@ def panels_of(
 
 def decorate(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y") -> None:
     """Set titles, small ticks, a pale grid along one axis, and no box around the panel."""
-    axes.set_title(escaped(title), fontsize=NORMAL)
+    # The layout makes no room for a title that is wider than its panel.
+    lines = [textwrap.fill(line, 40) for line in title.split("\n")]
+    axes.set_title(escaped("\n".join(lines)), fontsize=NORMAL)
     axes.set_xlabel(escaped(x), fontsize=NORMAL)
     axes.set_ylabel(escaped(y), fontsize=NORMAL)
     axes.tick_params(labelsize=SMALL, width=0.6, length=2.5)
@@ -155,8 +157,8 @@ def escaped(text: str) -> str:
 
 
 def wrapped_label(label: str) -> str:
-    """A label for the left of an axis: lines of at most 24 characters."""
-    return escaped(textwrap.fill(label, 24))
+    """A label for the left of an axis, in lines that hold `continuous_sparsification`."""
+    return escaped(textwrap.fill(label, 25))
 
 
 def lines_by_panel(data: pd.DataFrame) -> dict[str, list[str]]:

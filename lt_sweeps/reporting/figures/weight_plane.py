@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Sheet
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.stored_weights import prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import one_figure, panels_at, stage_ids
+from lt_sweeps.reporting.figures.captions import one_figure, panels_at, span_text, stage_ids
 from lt_sweeps.reporting.figures.style import SMALL, Figure, NotDrawn, decorate, panels_of
 
 EDGE, BINS = 3.0, 48  # standard deviations shown to each side, and squares across
@@ -37,11 +37,11 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
     data = pd.DataFrame(rows)
     beyond = 1 - data.loc[data["inside"], "weights"].sum() / data["weights"].sum()
     sentence = (
-        f"{', '.join(dict.fromkeys(data['panel']))}. Each square holds the weights with that "
+        f"{'; '.join(dict.fromkeys(data['panel']))}. Each square holds the weights with that "
         "initial value w_i and that final value w_f before the pruning, in standard deviations of "
-        "their layer's initial weights; its colour is the part of them that the pruning keeps. "
-        f"n = {data['seeds'].max()} seeds together; {100 * beyond:.1f}% of weights lie outside the "
-        "squares shown."
+        "their layer's initial weights; its colour is the fraction of them that the pruning keeps. "
+        f"n = {span_text(data['seeds'])} seeds together; {100 * beyond:.1f}% of weights lie "
+        "outside the squares shown."
     )
     shown = data[data["inside"]].drop(columns="inside").astype({"weights": int, "kept": int})
     draw = partial(_draw, shown)
@@ -106,9 +106,10 @@ def _draw(data: pd.DataFrame) -> Sheet:
         axes.axhline(0, color="black", linewidth=0.3)
         axes.axvline(0, color="black", linewidth=0.3)
         axes.set(aspect="equal", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
-    # One bar for all panels, which share their scale.
+    # One bar for all panels, which share their scale: as high as it is beside a single row.
     colours = ScalarMappable(Normalize(0, 1), cmap="cividis_r")
-    bar = sheet.colorbar(colours, ax=list(sheet.axes), shrink=0.6, aspect=25, ticks=[0, 0.5, 1])
+    shrink = 0.6 * height / sheet.get_figheight()
+    bar = sheet.colorbar(colours, ax=list(sheet.axes), shrink=shrink, aspect=25, ticks=[0, 0.5, 1])
     bar.ax.tick_params(labelsize=SMALL, width=0.4, length=2)
-    bar.set_label("part kept")
+    bar.set_label("Fraction kept")
     return sheet
