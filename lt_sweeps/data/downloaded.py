@@ -246,10 +246,7 @@ class _Files:
 
 def _tensors(data: Any) -> Split:
     labels = torch.as_tensor(data.targets, dtype=torch.int64)
-    images = torch.as_tensor(data.data)
-    if images.ndim == 3:
-        return Split(images.unsqueeze(1), labels)
-    return Split(images.permute(0, 3, 1, 2).contiguous(), labels)
+    return Split(torch.as_tensor(data.data).permute(0, 3, 1, 2).contiguous(), labels)
 
 
 def _md5(path: Path) -> str:

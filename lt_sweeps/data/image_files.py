@@ -26,8 +26,6 @@ def files_below(folder: Path) -> Iterator[Path]:
     """
 
     def refuse(error: OSError) -> None:
-        if passes(error):
-            raise error
         raise unreadable(error.filename, error)
 
     for above, folders, files in os.walk(folder, onerror=refuse):
@@ -90,8 +88,6 @@ def _state(path: Path) -> tuple[int, int, int]:
     try:
         status = path.stat()
     except OSError as error:
-        if passes(error):
-            raise
         raise unreadable(path, error) from None
     if not stat.S_ISREG(status.st_mode):
         raise unreadable(path, "it is not a file")
@@ -102,11 +98,12 @@ def content_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        if passes(error):
-            raise
         raise unreadable(path, error) from None
 
 
-def unreadable(path: str | Path, reason: object) -> ValueError:
+def unreadable(path: str | Path, reason: object) -> Exception:
+    """What to raise for a file that cannot be read; an error that passes stays as it is."""
+    if isinstance(reason, OSError) and passes(reason):
+        return reason
     text = reason.strerror if isinstance(reason, OSError) else reason
     return ValueError(f"image_folder: cannot read `{path}`: {text}")

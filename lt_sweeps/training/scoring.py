@@ -50,7 +50,8 @@ class Scorer:
                 if at != step:
                     hard[r] |= {f"best_{name}": score for name, score in at_best[r].items()}
         return [
-            {**self.history.results(r, best[r], end[r]), **self._accuracies(hard[r])}
+            self.history.results(r, best[r], end[r])
+            | {f"{name}_accuracy": score.accuracy for name, score in hard[r].items()}
             | self._metrics(r, {"best": best[r], "end": end[r]}, hard[r])
             for r in range(len(self.units))
         ]
@@ -82,9 +83,6 @@ class Scorer:
             {f"hard_{split}": scores[r] for split, scores in splits.items()}
             for r in range(len(self.units))
         ]
-
-    def _accuracies(self, hard: Mapping[str, Score]) -> dict[str, float | None]:
-        return {f"{name}_accuracy": score.accuracy for name, score in hard.items()}
 
     def _metrics(
         self, r: int, tested: Mapping[str, Score], hard: Mapping[str, Score]

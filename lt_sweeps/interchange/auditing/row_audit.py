@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -105,10 +105,7 @@ def _plan_fault(
 
 
 def _difference(record: Record, expected: Mapping[str, Any], source: str) -> str:
-    return next(_differences(record, expected, source), "")
-
-
-def _differences(record: Record, expected: Mapping[str, Any], source: str) -> Iterator[str]:
     for name, value in expected.items():
         if getattr(record, name) != value:
-            yield f"{name} is {getattr(record, name)}; {source} has {value}"
+            return f"{name} is {getattr(record, name)}; {source} has {value}"
+    return ""
