@@ -62,8 +62,8 @@ class ChannelTrial:
         """
         norms: list[str] = []
         readers: list[str] = []
-        hooks = {n: self._answer(n, readers) for n in self.weighted}
-        hooks |= {n: self._silence(n, norms) for n in self.norms}
+        hooks = {n: _note(n, readers, self.outputs.get(n)) for n in self.weighted}
+        hooks |= {n: _note(n, norms) for n in self.norms}
         same = torch.equal(self._run({**hooks, writer: _zeros}), self.output)
         grouped = any(getattr(self.weighted[n], "groups", 1) != 1 for n in (*readers, writer))
         if not same or not readers or grouped:
@@ -76,28 +76,6 @@ class ChannelTrial:
 
         return hook
 
-    def _answer(self, name: str, readers: list[str]) -> Any:
-        """A hook that notes a layer whose input is 0, and gives it the output it had before."""
-
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if inputs[0].any():
-                return None
-            readers.append(name)
-            return self.outputs[name]
-
-        return hook
-
-    def _silence(self, name: str, norms: list[str]) -> Any:
-        """A hook that notes a norm whose input is 0, and makes its output 0."""
-
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if inputs[0].any():
-                return None
-            norms.append(name)
-            return torch.zeros_like(output)
-
-        return hook
-
     @torch.no_grad()
     def _run(self, hooks: Mapping[str, Any]) -> Tensor:
         parts = {**self.norms, **self.weighted}
@@ -107,6 +85,18 @@ class ChannelTrial:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _note(name: str, silenced: list[str], answer: Tensor | None = None) -> Any:
+    """A hook that notes a module whose input is 0, and makes its output `answer`, or 0."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if inputs[0].any():
+            return None
+        silenced.append(name)
+        return torch.zeros_like(output) if answer is None else answer
+
+    return hook
 
 
 def _zeros(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.models.prunable import Layer, Parameter, offered
+
+
+def check_prunable(
+    layers: Sequence[Layer], parameters: Sequence[Parameter], untrained: Sequence[str], net: Call
+) -> None:
+    """Raises: ValueError: there is nothing to prune, or something that cannot be pruned."""
+    if not parameters:
+        raise ValueError(
+            f"model: {net} has no parameters; a layer in a list or dict of Python "
+            "has none, so put it in a `torch.nn.ModuleList`"
+        )
+    if not layers:
+        raise ValueError(
+            f"model.prunable: it leaves no weight of {net}; there are {offered(parameters)}"
+        )
+    for layer in layers:
+        if not layer.size:
+            raise ValueError(f"model: {net} has no weights in {layer.name}")
+        if not layer.shape:
+            raise ValueError(f"model.prunable: {layer.name} is a single number; leave it out")
+    if still := [layer.name for layer in layers if layer.name in untrained]:
+        raise ValueError(
+            f"model.prunable: {net} does not train {', '.join(still[:3])} "
+            f"(requires_grad=False); leave them out: model.prunable.exclude={still}"
+        )
 
 
 def check_trainable(module: nn.Module, net: Call) -> None:

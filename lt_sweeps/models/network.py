@@ -17,19 +17,13 @@ from lt_sweeps.config.call import Call, check_keys, identity_of
 from lt_sweeps.config.seeds import Seed, draw, global_draws, repeated
 from lt_sweeps.models import libraries
 from lt_sweeps.models.functional import picked
-from lt_sweeps.models.module_checks import check_trainable, initialize
+from lt_sweeps.models.module_checks import check_prunable, check_trainable, initialize
 from lt_sweeps.models.module_state import outside_state, state_of, tied_names
 from lt_sweeps.models.norm_statistics import has_statistics, lingering_norms
 from lt_sweeps.models.output_layer import head_of
 from lt_sweeps.models.pretrained import FORMS, Pretrained
 from lt_sweeps.models.pretrained_fit import check_fit, drawn_names
-from lt_sweeps.models.prunable import (
-    Layer,
-    Parameter,
-    offered,
-    parameters_of,
-    prunable_layers,
-)
+from lt_sweeps.models.prunable import Layer, Parameter, parameters_of, prunable_layers
 
 _KINDS = "kinds (conv, hidden, output) by pattern of names"
 # The keys of a model's yaml, with the types of their values.
@@ -109,25 +103,7 @@ class Network:
     @functools.cache  # noqa: B019 (networks are few, and cells that have one are many)
     def _check(self) -> None:
         """Raises: ValueError: it cannot be built, pruned or trained as it is described."""
-        if empty := [layer.name for layer in self.layers if not layer.size]:
-            raise ValueError(f"model: {self.net} has no weights in {empty}")
-        if scalars := [layer.name for layer in self.layers if not layer.shape]:
-            raise ValueError(f"model.prunable: {scalars[0]} is a single number; leave it out")
-        if not self._parameters:
-            raise ValueError(
-                f"model: {self.net} has no parameters; a layer in a list or dict of Python "
-                "has none, so put it in a `torch.nn.ModuleList`"
-            )
-        if not self.layers:
-            raise ValueError(
-                f"model.prunable: it leaves no weight of {self.net}; there are "
-                f"{offered(self._parameters)}"
-            )
-        if still := [layer.name for layer in self.layers if layer.name in self.untrained]:
-            raise ValueError(
-                f"model.prunable: {self.net} does not train {', '.join(still[:3])} "
-                f"(requires_grad=False); leave them out: model.prunable.exclude={still}"
-            )
+        check_prunable(self.layers, self._parameters, self.untrained, self.net)
         check_trainable(self._outline, self.net)
         if self.weights is not None:
             check_fit(self._outline, self.weights, self.redraw, self.head, self.net)
@@ -265,8 +241,8 @@ class Network:
         if other := sorted(state.keys() ^ saved.keys()):
             raise ValueError(
                 f"model: {self.net} has {', '.join(other[:3])} on the CPU or on torch's device "
-                "`meta` alone; a net has the same tensors wherever it is built (torch's "
-                "`orthogonal` with use_trivialization=False has)"
+                "`meta` alone; build the same tensors on both (torch's `orthogonal` does with "
+                "use_trivialization=False)"
             )
         if self.weights is not None and not index:  # another draw is a draw
             given = self.weights.read()

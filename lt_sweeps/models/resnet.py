@@ -1,6 +1,6 @@
 """The residual network for small images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,9 @@ class ResNet(nn.Module):
         self.stem = conv3x3(input_shape[0], width)
         self.norm = nn.BatchNorm2d(width)
         self.stages = nn.Sequential(
-            _stage(width, width, blocks, stride=1),
-            _stage(width, 2 * width, blocks, stride=2),
-            _stage(2 * width, 4 * width, blocks, stride=2),
+            stage(BasicBlock, width, width, blocks, stride=1),
+            stage(BasicBlock, width, 2 * width, blocks, stride=2),
+            stage(BasicBlock, 2 * width, 4 * width, blocks, stride=2),
         )
         self.output = nn.Linear(4 * width, classes)
 
@@ -56,9 +56,12 @@ class BasicBlock(nn.Module):
         return torch.relu_(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-def _stage(channels: int, width: int, blocks: int, *, stride: int) -> nn.Sequential:
-    rest = (BasicBlock(width, width) for _ in range(blocks - 1))
-    return nn.Sequential(BasicBlock(channels, width, stride=stride), *rest)
+def stage(
+    block: Callable[..., nn.Module], channels: int, width: int, count: int, **first: int
+) -> nn.Sequential:
+    """Blocks one after another; `first` are arguments of the one that changes the channels."""
+    rest = (block(width, width) for _ in range(count - 1))
+    return nn.Sequential(block(channels, width, **first), *rest)
 
 
 def conv3x3(channels: int, width: int, *, stride: int = 1) -> nn.Conv2d:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lt_sweeps.models.resnet import conv3x3
+from lt_sweeps.models.resnet import conv3x3, stage
 
 _CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
@@ -31,7 +31,7 @@ class VGG(nn.Module):
         channels = input_shape[0]
         self.blocks = nn.ModuleList()
         for count, width in zip(_CONVOLUTIONS[depth], _WIDTHS, strict=True):
-            self.blocks.append(_block(channels, width, count))
+            self.blocks.append(stage(ConvLayer, channels, width, count))
             channels = width
         self.output = nn.Linear(channels, classes)
 
@@ -53,8 +53,3 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu_(self.norm(self.conv(x)))
-
-
-def _block(channels: int, width: int, count: int) -> nn.Sequential:
-    rest = (ConvLayer(width, width) for _ in range(count - 1))
-    return nn.Sequential(ConvLayer(channels, width), *rest)

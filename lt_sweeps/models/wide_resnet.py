@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lt_sweeps.models.resnet import conv3x3
+from lt_sweeps.models.resnet import conv3x3, stage
 
 
 class WideResNet(nn.Module):
@@ -29,14 +29,14 @@ class WideResNet(nn.Module):
             raise ValueError(f"WideResNet: depth={depth}; allowed are 10, 16, 22, 28, ... (6n + 4)")
         blocks, channels = (depth - 4) // 6, 16
         self.stem = conv3x3(input_shape[0], channels)
-        stages: list[nn.Module] = []
-        for width, stride in ((16 * widen, 1), (32 * widen, 2), (64 * widen, 2)):
-            rest = (PreActivationBlock(width, width) for _ in range(blocks - 1))
-            stages.append(nn.Sequential(PreActivationBlock(channels, width, stride=stride), *rest))
-            channels = width
-        self.stages = nn.Sequential(*stages)
-        self.norm = nn.BatchNorm2d(channels)
-        self.output = nn.Linear(channels, classes)
+        width = 16 * widen
+        self.stages = nn.Sequential(
+            stage(PreActivationBlock, channels, width, blocks, stride=1),
+            stage(PreActivationBlock, width, 2 * width, blocks, stride=2),
+            stage(PreActivationBlock, 2 * width, 4 * width, blocks, stride=2),
+        )
+        self.norm = nn.BatchNorm2d(4 * width)
+        self.output = nn.Linear(4 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stages(self.stem(x))

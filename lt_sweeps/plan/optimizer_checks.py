@@ -27,10 +27,10 @@ def make_optimizer(
     Raises: ValueError: it cannot be made, or is not what a training loop can step.
     """
     where, more = f"recipe.optimizer: `{call.target}`", {}
-    if weight_decay is not None and ("weight_decay" in call.names or weight_decay):
-        if "weight_decay" not in call.names:
-            raise ValueError(f"{where} takes no weight_decay, and a learned mask asks for one")
+    if weight_decay is not None and "weight_decay" in call.names:
         more = {"weight_decay": weight_decay}
+    elif weight_decay:
+        raise ValueError(f"{where} takes no weight_decay, and a learned mask asks for one")
     arguments: Mapping[str, Any] = {**call.args, **more, "params": list(parameters), "lr": lr}
     try:
         optimizer = call.function(**arguments)
