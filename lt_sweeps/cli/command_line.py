@@ -302,7 +302,7 @@ def _job(config: DictConfig) -> float | None:
     A job of a multirun that fails raises, so that the launcher goes on with the others.
     """
     from lt_sweeps.execution import local_launcher
-    from lt_sweeps.execution.trials import by_seed, objective_of
+    from lt_sweeps.execution.search_trial import by_seed, objective_of
 
     composed = cast(DictConfig, HydraConfig.get())
     cells, single = by_seed(from_config(config, composed)), composed.mode is not RunMode.MULTIRUN

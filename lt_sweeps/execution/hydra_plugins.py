@@ -251,12 +251,12 @@ class CellLauncher(Launcher):
         lacking = [tuple(k for k in c.untaken if not has_key(c.config, k)) for c in composed]
         pairs = zip(composed, lacking, strict=True)
         refuse_untaken([replace(cell, untaken=keys) for cell, keys in pairs])
-        from lt_sweeps.execution.trials import by_seed
+        from lt_sweeps.execution.search_trial import by_seed
 
         return [cell for each in composed for cell in by_seed(each)]
 
     def _returned(self, overrides: Sequence[str], trial: Sequence[Cell]) -> JobReturn:
-        from lt_sweeps.execution.trials import FailedTrial, objective_of
+        from lt_sweeps.execution.search_trial import FailedTrial, objective_of
 
         returned = JobReturn(status=JobStatus.COMPLETED, overrides=overrides)
         if self.waits:
@@ -291,7 +291,7 @@ class PlanLauncher(CellLauncher):
         self.config = config
 
     def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
-        from lt_sweeps.execution.trials import by_seed
+        from lt_sweeps.execution.search_trial import by_seed
 
         return super().launch_cells([each for cell in cells for each in by_seed(cell)])
 

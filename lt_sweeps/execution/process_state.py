@@ -92,11 +92,6 @@ def _switch_back(before: Mapping[tuple[str, str], Any]) -> None:
             _FUNCTIONS[name][1](value)
 
 
-def users_code() -> bool:
-    """Whether this process has imported a module of the user's."""
-    return bool(users_modules())
-
-
 def forget_users_code() -> None:
     """Forget the user's modules and what was planned with them, so that both are made anew.
 

@@ -26,11 +26,11 @@ from lt_sweeps.execution.asked_metrics import check_layouts, check_metrics
 from lt_sweeps.execution.loaded_code import ChangedCode
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.measured_backend import with_backend
+from lt_sweeps.execution.own_code_trial import try_out
 from lt_sweeps.execution.patience import patiently, say
 from lt_sweeps.execution.records import is_recorded, record_cell
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.train_pack import compute
-from lt_sweeps.execution.trial import try_out
 from lt_sweeps.plan.cost import kind
 from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
 from lt_sweeps.plan.stages import Init, Work

@@ -19,7 +19,8 @@ from lt_sweeps.execution.canary import two_steps
 from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, imported
 from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.execution.patience import drain
-from lt_sweeps.execution.process_state import as_before, forget_users_code, users_code
+from lt_sweeps.execution.process_state import as_before, forget_users_code
+from lt_sweeps.execution.slurm.code_snapshot import users_modules
 from lt_sweeps.execution.submission import work_on
 from lt_sweeps.execution.worker_pool import AGAIN, CHANGED, STOP_SIGNALS, STOPPED, STORAGE
 from lt_sweeps.plan.cost import Speeds
@@ -73,7 +74,7 @@ def serve(
     while not status and (pack := _next_pack(pipe)):
         with as_before(device):
             status = _train(sweep, pack, scratch, code, device, tell, stopped)
-        if not keep or users_code():
+        if not keep or users_modules():
             break
         if not status:
             tell(None)

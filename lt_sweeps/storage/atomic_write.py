@@ -93,13 +93,6 @@ def set_aside(path: Path, reason: str) -> None:
         _log.warning("%s: %s; set aside as %s and written again", path, reason, aside.name)
 
 
-def lock_path(path: Path) -> Path:
-    """The path of a lock file, where a folder that lies in its place is set aside."""
-    if path.is_dir():
-        set_aside(path, "a folder where a lock file belongs")
-    return path
-
-
 def _sync_folder(folder: Path) -> None:
     """Make a rename in a folder survive a crash of the machine."""
     descriptor = os.open(folder, os.O_RDONLY)

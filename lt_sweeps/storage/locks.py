@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
-from lt_sweeps.storage.atomic_write import lock_path
+from lt_sweeps.storage.atomic_write import set_aside
 
 _LEASE = 60.0  # seconds after which the lock of a dead process expires, without file locks
 
@@ -42,8 +42,10 @@ def lock(path: Path, *, wait: float = -1) -> BaseFileLock | None:
         wait: -1 waits for ever.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        set_aside(path, "a folder where a lock file belongs")
     try:
-        return _acquired(_PassingLock(lock_path(path), fallback_to_soft=False), wait)
+        return _acquired(_PassingLock(path, fallback_to_soft=False), wait)
     except NotImplementedError:
         return _acquired(SoftFileLease(path.with_suffix(".lease"), lease_duration=_LEASE), wait)
 

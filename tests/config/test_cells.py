@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell, SweepSpec
 from lt_sweeps.config.errors import CONF, options
-from lt_sweeps.execution import local_launcher, trials
+from lt_sweeps.execution import local_launcher, search_trial
 
 Multirun = Callable[..., list[Cell]]
 DEFAULT = ["large_final", "magnitude_increase", "random"]
@@ -29,7 +29,7 @@ def multirun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Multirun:
     def run(*words: str) -> list[Cell]:
         cells: list[Cell] = []
         monkeypatch.setattr(local_launcher, "launch", lambda given, **_: cells.extend(given) or 0)
-        monkeypatch.setattr(trials, "objective_of", lambda *_, **__: 0.5)  # nothing has run
+        monkeypatch.setattr(search_trial, "objective_of", lambda *_, **__: 0.5)  # nothing has run
         assert main(words) == 0
         return cells
 

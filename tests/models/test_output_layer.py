@@ -8,7 +8,7 @@ import torch
 from fixtures.tiny_cell import tiny_cell
 from torch import Tensor, nn
 
-from lt_sweeps.execution.trial import try_out
+from lt_sweeps.execution.own_code_trial import try_out
 from lt_sweeps.models.network import Network
 from lt_sweeps.models.output_layer import check_head
 from lt_sweeps.plan.planning import plan

@@ -22,7 +22,6 @@ from fixtures.command_line import kill, until
 from fixtures.wandb_server import WandbServer, sync
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.storage.atomic_write import lock_path
 from lt_sweeps.tracking.mirror import Mirror
 from lt_sweeps.tracking.mirror_process import Deadline
 from lt_sweeps.tracking.tracked_runs import Run, tracked_cells
@@ -395,7 +394,7 @@ def test_the_end_of_a_sweep_waits_for_the_mirror_of_another_in_its_root(
     cell: Make, swept: Swept
 ) -> None:
     folder = swept(cell(method=DENSE))
-    lock = FileLock(lock_path(folder.parent.parent / ".mirror.lock"))
+    lock = FileLock(folder.parent.parent / ".mirror.lock")
     mirror = Mirror(folder, tracker := Refusing(set()), Deadline())
     with lock:
         mirror._pass(tracker)
@@ -416,7 +415,7 @@ def test_a_sync_says_that_it_waits_for_another_mirror_and_gives_up_after_one_wai
 ) -> None:
     monkeypatch.setattr("lt_sweeps.tracking.mirror._LONGEST", 0.1)
     folder, tracker = swept(cell(method=DENSE)), Refusing(set())
-    with FileLock(lock_path(folder.parent.parent / ".mirror.lock")):
+    with FileLock(folder.parent.parent / ".mirror.lock"):
         assert Mirror(folder, tracker, Deadline()).once() == 1
     first, last = capsys.readouterr().err.splitlines()
     root = folder.parent.parent
@@ -426,7 +425,7 @@ def test_a_sync_says_that_it_waits_for_another_mirror_and_gives_up_after_one_wai
     assert last.startswith("tracker: the other mirror was not done after ")
     assert "`lt-sweeps sync " in last and not tracker.asked
     assert Mirror(folder, tracker, Deadline()).once() == 0
-    with FileLock(lock_path(root / ".mirror.lock")):  # all has arrived: there is nothing to send
+    with FileLock(root / ".mirror.lock"):  # all has arrived: there is nothing to send
         assert Mirror(folder, tracker, Deadline()).once() == 0
     assert not capsys.readouterr().err
 

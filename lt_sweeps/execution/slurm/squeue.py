@@ -107,18 +107,29 @@ class Queued(NamedTuple):
 
 
 def queued(sweep: SweepFolder, *, timeout: float = 60) -> dict[tuple[int, int], Queued]:
-    """The tasks that Slurm holds, by array and task.
+    """The tasks that Slurm holds, by array and task; each is found by its array's name.
 
     Raises:
         ValueError: Slurm's controller does not answer.
     """
-    return dict(_queued_tasks(sweep, timeout))
+    # The notes in a copy of a root are of the original's jobs, which have another folder's name.
+    numbers = {job_name(sweep, batch.number): batch.number for batch in batches(sweep)}
+    if not numbers:
+        return {}
+    found: dict[tuple[int, int], Queued] = {}
+    command = ["squeue", "--noheader", "--array", f"--user={','.join(_users(sweep))}"]
+    command += ["--format=%F|%K|%T|%j|%r"]
+    for line in _answer(command, timeout).splitlines():
+        job, task, state, name, reason = line.split("|", 4)
+        if name in numbers and task.isdigit() and state not in _OVER:
+            found[numbers[name], int(task)] = Queued(state, f"{job}_{task}", reason)
+    return found
 
 
 def cancel(sweep: SweepFolder) -> int:
     """Cancel the jobs of this sweep and no others; returns the number of tasks."""
-    tasks = list(_queued_tasks(sweep, 60))
-    if ids := sorted({task.id.partition("_")[0] for _, task in tasks}):
+    tasks = queued(sweep)
+    if ids := sorted({task.id.partition("_")[0] for task in tasks.values()}):
         _answer(["scancel", *ids], 60)
     return len(tasks)
 
@@ -130,19 +141,6 @@ def withdraw(sweep: SweepFolder, id: str) -> None:
         for batch in batches(sweep):
             if batch.id == id:
                 replace(batch, id=None).write(sweep)
-
-
-def _queued_tasks(sweep: SweepFolder, timeout: float) -> Iterator[tuple[tuple[int, int], Queued]]:
-    """Each task in the queue, found by its name, after its array and number."""
-    # The notes in a copy of a root are of the original's jobs, which have another folder's name.
-    names = {job_name(sweep, batch.number): batch for batch in batches(sweep)}
-    if not names:
-        return
-    command = ["squeue", "--noheader", "--array", f"--user={','.join(_users(sweep))}"]
-    for line in _answer([*command, "--format=%F|%K|%T|%j|%r"], timeout).splitlines():
-        job, task, state, name, reason = line.split("|", 4)
-        if name in names and task.isdigit() and state not in _OVER:
-            yield (names[name].number, int(task)), Queued(state, f"{job}_{task}", reason)
 
 
 def _users(sweep: SweepFolder) -> list[str]:

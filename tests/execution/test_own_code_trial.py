@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.data import Dataset, Split
-from lt_sweeps.execution import trial
-from lt_sweeps.execution.trial import try_out
+from lt_sweeps.execution import own_code_trial
+from lt_sweeps.execution.own_code_trial import try_out
 from lt_sweeps.plan.planning import plan
 
 HERE = f"{__name__}."
@@ -197,7 +197,7 @@ def test_a_crash_and_a_hang_end_their_own_process(
 ) -> None:
     with pytest.raises(ValueError, match="model/model.yaml on .* ended its process with SIGKILL"):
         try_out(plan([tiny_cell(**model(Crash))]), tmp_path)
-    monkeypatch.setattr(trial, "_SECONDS", 0.5)
+    monkeypatch.setattr(own_code_trial, "_SECONDS", 0.5)
     with pytest.raises(ValueError, match="two examples take more than 0 seconds, or for ever"):
         try_out(plan([tiny_cell(**model(Hang))]), tmp_path)
 
@@ -240,7 +240,7 @@ def test_what_passed_and_what_is_ours_is_not_tried(
 
     own = plan([tiny_cell(**model(Named), **task("classification", output="logits"))])
     try_out(own, tmp_path)  # in a process of its own
-    monkeypatch.setattr(trial, "_in_a_process_of_its_own", count)
+    monkeypatch.setattr(own_code_trial, "_in_a_process_of_its_own", count)
     try_out(own, tmp_path)
     try_out(plan([tiny_cell(), tiny_cell(seed=1)]), tmp_path)
     assert tried == []
