@@ -14,13 +14,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def called_with(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """`functional_call` that recurrent layers take part in.
+    """`functional_call`, with plain attention.
 
-    `state` is by parameter name, a tied weight under its first one. A buffer that the module
-    replaces in its forward pass is put back into `state`. A backward pass that computes a part of
-    the forward pass again (`torch.utils.checkpoint`) does so with the module's own tensors.
+    A recurrent layer would read its own weights, from a list; `vmap` and the effective size, which
+    call this, have no rule for it anyway. `state` is by parameter name, a tied weight under its
+    first one. A buffer that the module replaces in its forward pass is put back into `state`. A
+    backward pass that computes a part of the forward pass again (`torch.utils.checkpoint`) does so
+    with the module's own tensors.
     """
-    with _recurrent(module, state), plain_attention():
+    with plain_attention():
         return functional_call(module, state, (x,))  # pyright: ignore[reportArgumentType]
 
 
@@ -37,24 +39,6 @@ def plain_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextmanager
-def _recurrent(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
-    """A recurrent layer reads a list of its weights, which `functional_call` leaves as it was."""
-    named = module.named_modules()
-    layers = [(f"{n}." if n else "", p) for n, p in named if isinstance(p, nn.RNNBase)]
-    before = [list(part._flat_weights) for _, part in layers]
-    try:
-        for (prefix, part), own in zip(layers, before, strict=True):
-            names = part._flat_weights_names
-            part._flat_weights = [
-                state.get(prefix + name, tensor) for name, tensor in zip(names, own, strict=True)
-            ]
-        yield
-    finally:
-        for (_, part), own in zip(layers, before, strict=True):
-            part._flat_weights = own
 
 
 def relist(module: nn.Module) -> None:

@@ -18,14 +18,15 @@ from lt_sweeps.sparsity.weight_groups import WHOLE
 
 
 class Backwards(nn.Module):
-    """It constructs its output layer first."""
+    """It constructs its output layer first, and scales what that computes."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.first, self.inner = nn.Linear(8, classes), nn.Linear(16, 8)
+        self.scale = nn.Parameter(torch.ones(classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.first(self.inner(x.flatten(1)).relu()).log_softmax(-1)
+        return (self.scale * self.first(self.inner(x.flatten(1)).relu())).log_softmax(-1)
 
 
 class Frozen(Backwards):
