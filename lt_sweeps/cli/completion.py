@@ -74,7 +74,7 @@ def _own_options(given: Sequence[str]) -> tuple[str | None, list[str]]:
     return (folder if folder and Path(folder).is_dir() else None), others
 
 
-def with_values(last: str, words: Mapping[str, Sequence[str]] = SETTINGS) -> Iterator[str]:
+def with_values(last: str, words: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """`figures=[curves,ov` with each known value in the place of its last one."""
     key, _, value = last.partition("=")
     part = re.split(r"[\[,]", value)[-1]

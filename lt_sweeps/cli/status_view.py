@@ -76,7 +76,7 @@ def cell_names(sweep: SweepFolder) -> list[str]:
     return [f"{line} seed {cell.seed}" for line, cell in pairs]
 
 
-def last_line(path: Path) -> str:
+def _last_line(path: Path) -> str:
     """The last line of a log that is not blank, or nothing."""
     return _log(path).rpartition("\n")[2].strip()
 
@@ -195,7 +195,7 @@ def _failed(found: Status) -> Iterator[Text]:
         about = " ".join(filter(None, [labels.get("model"), science]))
         where = f"({about}, seed {unit[1]}) at level {stage.level}"
         yield Text(f"failed: cell {which} {where}", style="red")
-        yield Text(f"  {last_line(Path(note.log)) or note.reason}")
+        yield Text(f"  {_last_line(Path(note.log)) or note.reason}")
         yield Text(f"  {note.log}", style="dim")
     if len(broken) > _NAMED:
         yield Text(f"  and {len(broken) - _NAMED} more", style="red")

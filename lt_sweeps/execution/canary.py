@@ -53,8 +53,8 @@ def two_steps(
     scratch: Store,
     *,
     device: str,
-    stopped: Callable[[], bool] = lambda: False,
-    check: Callable[[], None] = lambda: None,
+    stopped: Callable[[], bool],
+    check: Callable[[], None],
 ) -> None:
     """Train a frozen pack for two steps, and save the result as every snapshot that is needed."""
     made, chosen = thawed(sweep, pack, check)

@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -180,7 +179,7 @@ def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
         trace = "" if reason.startswith("not begun") or not Path(log).exists() else f" (see {log})"
         called = dict.fromkeys(line for unit in members for line in lines_of.get(unit, ()))
         which = ", ".join([*called][:_LINES]) + (", ..." if len(called) > _LINES else "")
-        about = f"level {_listed(levels)} of seed {_listed(seeds)}"
+        about = f"level {', '.join(map(str, levels))} of seed {', '.join(seeds)}"
         lines.append(f"{which}: {about}: {reason}{trace}")
     return lines
 
@@ -194,10 +193,6 @@ def _lines_of(sweep: SweepFolder) -> dict[UnitName, list[str]]:
         for unit in cell.units:
             found[unit].append(name)
     return found
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values))
 
 
 def _about(devices: Sequence[str], arithmetics: Collection[Arithmetic] = ()) -> tuple[str, int]:

@@ -75,7 +75,7 @@ class Removable:
         return ticket_path(self.root, *unit)
 
 
-def drop_unneeded(where: Path, *, keep: str | None = None, apply: bool = False) -> list[str]:
+def drop_unneeded(where: Path, *, keep: str | None = None, apply: bool) -> list[str]:
     """Find what can go of a sweep's folder, or of all sweeps of a root, and with `apply` remove it.
 
     Args:

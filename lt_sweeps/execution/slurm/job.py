@@ -8,12 +8,11 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from lt_sweeps.analysis.record_audit import audit_line
 from lt_sweeps.execution.loaded_code import ChangedCode, job_code
-from lt_sweeps.execution.patience import OutOfPatience, drain, patiently
+from lt_sweeps.execution.patience import OutOfPatience, drain, patiently, say
 from lt_sweeps.execution.prune_store import keep_only
 from lt_sweeps.execution.slurm.code_snapshot import only_from
 from lt_sweeps.execution.slurm.squeue import Batch, end
@@ -105,16 +104,16 @@ def _ended(
     if len(now.finished) == len(now.cells):
         keep = sweep.manifest.cells[0].config.get("keep", "all")
         for line in patiently("store", lambda: keep_only(sweep, keep)):
-            _say(line)
+            say(line)
     if now.diverged:
-        _say(f"error: {ALL_DIVERGED}")
+        say(f"error: {ALL_DIVERGED}")
         return 1
     return status
 
 
 def _given_up(sweep: SweepFolder, packs: Sequence[str], reason: str) -> int:
     """Print and note why the job cannot go on; returns the exit status."""
-    _say(f"error: {reason}")
+    say(f"error: {reason}")
     for pack in sweep.packs(packs):
         for key, seed in pack.units:
             if not ticket_path(sweep.root, key, seed).exists():
@@ -136,12 +135,12 @@ def _result(
     mine = [unit for pack in packs for unit in pack.units]
     broken = [unit for unit in mine if unit in failed]
     for unit in broken:
-        _say(f"error: {'/'.join(unit)}: {failed[unit]}")
+        say(f"error: {'/'.join(unit)}: {failed[unit]}")
     if canary:
         _spread(sweep, broken, failed)
         return int(len(broken) == len(mine))
     advanced = {sweep.manifest.cells[number].name for pack in packs for number in pack.cells}
-    _say(audit_line(sweep.folder, cells=advanced))
+    say(audit_line(sweep.folder, cells=advanced))
     return int(bool(broken))
 
 
@@ -174,15 +173,10 @@ class _Lines:
     """Prints a line in the job's output for every pack that starts or ends."""
 
     def start(self, pack: FrozenPack) -> None:
-        _say(f"{pack.name}: {len(pack.units)} units")
+        say(f"{pack.name}: {len(pack.units)} units")
 
     def step(self, pack: FrozenPack, step: int) -> None:
         pass
 
     def stop(self, pack: FrozenPack, *, done: bool) -> None:
-        _say(f"{pack.name}: {'done' if done else 'not done'}")
-
-
-def _say(line: str) -> None:
-    with suppress(OSError):  # the disk is full; the training goes on
-        print(line, flush=True)
+        say(f"{pack.name}: {'done' if done else 'not done'}")

@@ -34,9 +34,7 @@ from lt_sweeps.tracking.mirror_process import mirrored
 _DIVISION = ("jobs", "hours_per_job", "pack")  # the keys that divide cells into jobs
 
 
-def submit_cells(
-    cells: Sequence[Cell], profile: SlurmResources, *, words: Sequence[str] = ()
-) -> int:
+def submit_cells(cells: Sequence[Cell], profile: SlurmResources, *, words: Sequence[str]) -> int:
     """Submit whatever is missing of the cells and is not queued; returns the exit status."""
     made, settings = plan(cells), RunSettings.of(cells, words=words)
     settings = replace(settings, root=settings.root.absolute())  # jobs may start elsewhere
