@@ -28,7 +28,7 @@ from lt_sweeps.reporting.report_files import print_lines, write_report
 from lt_sweeps.reporting.result_tables import new_table, print_tables
 from lt_sweeps.reporting.terminal_tables import p_text, scale_and_digits, verdict_tables
 
-_FROM_TICKETS = {"overlap", "plane", "signs", "probabilities"}
+_FROM_TICKETS = ("overlap", "plane", "probabilities", "signs")
 
 
 def compare_sweeps(
@@ -58,7 +58,7 @@ def compare_sweeps(
             raise ValueError(f"compare: `{side.results.name}` has no records yet")
     check_keys("compare: by", by, [cell for side in sides for cell in side.results.cells])
     both = SweepComparison.of(sides[0], sides[1], by)
-    tickets = sorted(_FROM_TICKETS & set(config.figures or ()))
+    tickets = [name for name in _FROM_TICKETS if name in (config.figures or ())]
     # Those figures look up tickets by their stage in one store, that of `one`.
     if tickets and sides[0].results.root != sides[1].results.root:
         raise ValueError(
@@ -66,7 +66,7 @@ def compare_sweeps(
             f"lie in {sides[0].results.root} and {sides[1].results.root}"
         )
     names = (both.one.results.name, both.other.results.name)
-    folder = both.results.root / "compare" / "-".join(names) if out is None else out
+    folder = out or both.results.root / "compare" / "-".join(names)
     console.print(both.layout.title, markup=False)
     tables = list(_tables(both))
     print_tables(console, tables)

@@ -12,6 +12,7 @@ from fixtures.fresh_process import afresh
 from rich.console import Console
 
 from lt_sweeps.config.report_config import layout, named_figures
+from lt_sweeps.reporting.sweep_comparison import compare_sweeps
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.reporting.written_report import is_current
 
@@ -98,3 +99,13 @@ def test_no_file_of_a_report_may_be_a_figure_of_a_user(sweep: FakeSweep) -> None
     for name in {path.stem for path in folder.iterdir()}:
         with pytest.raises(ValueError, match="report.figures"):
             layout({"figures": [{**asked("good"), "name": name}]})
+
+
+def test_two_sweeps_are_compared_in_a_figure_of_a_user_too(tmp_path: Path) -> None:
+    sweeps = [FakeSweep(tmp_path, name) for name in ("one", "other")]
+    for rate, made in enumerate(sweeps):
+        made.cell(made.folder.name, accuracies=[0.9, 0.8], recipe__lr=rate)
+    one, other = (made.folder for made in sweeps)
+    keys = {"figures": [asked("good")], "out": tmp_path / "out"}
+    compare_sweeps(one, other, console=Console(quiet=True), **keys)
+    assert (tmp_path / "out" / "good.png").exists()
