@@ -100,20 +100,16 @@ def _equal_arms(analysis: Analysis) -> Iterator[str]:
                     )
 
 
-Networks = Mapping[tuple[int, str, int], tuple[Record, tuple[float | None, ...]]]
+Networks = Mapping[tuple[int, str, int], tuple[Record, tuple[Any, ...]]]
 """Pruned networks by level, seed and weights, with all that was measured of each."""
 
 
 def _measured_networks(curve: Curve) -> Networks:
     return {
-        (row.level, row.seed, row.weights_remaining): (row, _measures(row))
+        (row.level, row.seed, row.weights_remaining): (row, (_losses(row), row.metrics))
         for row in distinct(curve.cells)
         if row.level and row.finite and not row.collapsed
     }
-
-
-def _measures(row: Record) -> tuple[Any, ...]:
-    return *_columns(row), *(row.metrics or {}).values()
 
 
 def _identical(one: Networks, other: Networks) -> tuple[list[Record], int]:
@@ -129,8 +125,7 @@ def _identical(one: Networks, other: Networks) -> tuple[list[Record], int]:
     return [row for row, equal in apart if equal], len(apart)
 
 
-_MEASURES = tuple(f"{when}_{name}" for when in ("end", "best") for name in MEASURED)
-_columns = attrgetter(*_MEASURES)
+_losses = attrgetter(*(f"{when}_{name}" for when in ("end", "best") for name in MEASURED))
 
 
 def _first_masks(analysis: Analysis, curve: Curve) -> dict[str, Arrays]:

@@ -61,20 +61,21 @@ class Crossing:
     outside: float
 
 
-def endpoints(curve: Curve, layout: ReportConfig, *, least: float) -> list[Endpoint]:
-    """Every endpoint of a curve; `least` is the density (in percent) down to which all lines go."""
+def endpoints(curve: Curve, layout: ReportConfig, *, least: float) -> dict[str, Endpoint]:
+    """The endpoints of a curve by name; all lines go down to the density `least` (in percent)."""
     metric, chooser = curve.metric, layout.chooser(curve.metric.name)
     runs = {seed: _run(curve, seed) for seed in curve.seeds}
     peaks = {seed: _peak(run, metric, chooser) for seed, run in runs.items()}
     areas = {seed: _area(run, metric.name, least) for seed, run in runs.items()}
     reached = 1 - least / 100 if least < WHOLE else math.nan
-    return [
+    ends = (
         Endpoint("peak", _numbers(peaks)),
         _not_inferior(curve, layout),
         Endpoint("area", _numbers(areas), sparsity=reached),
         Endpoint("sparsest_tested", sparsity=_sparsest_tested(curve, layout)),
         *_tickets(curve, chooser, layout),
-    ]
+    )
+    return {end.name: end for end in ends}
 
 
 def shared_density(curves: Iterable[Curve]) -> float:

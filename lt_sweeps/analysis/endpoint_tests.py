@@ -28,7 +28,7 @@ from lt_sweeps.config.report_config import ReportConfig
 SPARSITIES = tuple(name for name in NAMES if name.startswith("sparsest_"))
 """Endpoints whose number is a sparsity; the others are in the unit of the metric."""
 PER_RUN = ("peak", "sparsest_not_inferior", "area")
-CurveEndpoints = tuple[Curve, Sequence[Endpoint]]
+CurveEndpoints = tuple[Curve, Mapping[str, Endpoint]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,9 @@ def compare_endpoint(
     name: str, mine: CurveEndpoints, theirs: CurveEndpoints, layout: ReportConfig
 ) -> Comparison:
     """One endpoint per run of two lines, compared over their seeds."""
-    values = [{e.name: e.values for e in endpoints}[name] for _, endpoints in (mine, theirs)]
+    values = [endpoints[name].values for _, endpoints in (mine, theirs)]
+    mean = fmean(values[1].values()) if values[1] else math.nan
+    margin = equivalence_margin(theirs[0], layout, mean)
     sparsity = name in SPARSITIES  # the margin is a difference of the metric
     if sparsity and mine[0].points and theirs[0].points:
         # A line that was pruned further could only win: both count as far as both were pruned.
@@ -84,14 +86,9 @@ def compare_endpoint(
         seeds=mine[0].seeds,
         other_seeds=theirs[0].seeds,
         alpha=layout.alpha,
-        margin=math.nan if sparsity else _margin(theirs[0], values[1], layout),
+        margin=math.nan if sparsity else margin,
         same_draws=mine[0].imported == theirs[0].imported,
     )
-
-
-def _margin(baseline: Curve, values: Mapping[str, float], layout: ReportConfig) -> float:
-    mean = fmean(values.values()) if values else math.nan
-    return equivalence_margin(baseline, layout, mean)
 
 
 def peak_conclusions(

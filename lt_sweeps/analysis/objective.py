@@ -137,7 +137,7 @@ class Objective:
             if self.name == "area" and any(point.percent <= 0 for point in curve.points):
                 continue
             ends = endpoints(curve, margin, least=shared_density([curve]))
-            values |= next(end.values for end in ends if end.name == self.name)
+            values |= ends[self.name].values
         return values
 
 

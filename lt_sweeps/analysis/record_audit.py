@@ -89,7 +89,8 @@ def _audit_record(record: Record, place: str, artifacts: Artifacts, findings: Fi
     if record.target_sparsity is None or record.is_hardened:
         findings.leave_out("targets", "no sparsity was asked for")
     else:
-        findings.compare("targets", place, _target_fault(record))
+        asked = f"sparsity {record.sparsity:.4f} where {record.target_sparsity:.4f} was asked for"
+        findings.compare("targets", place, asked if record.misses_target else "")
 
 
 def _count_fault(record: Record, about: Mapping[str, Any]) -> str:
@@ -111,12 +112,6 @@ def _count_fault(record: Record, about: Mapping[str, Any]) -> str:
     if sparsity is not None and not math.isclose(sparsity, record.sparsity, abs_tol=1e-9):
         return f"sparsity {record.sparsity:.6g}; the ticket's header says {sparsity:.6g}"
     return ""
-
-
-def _target_fault(record: Record) -> str:
-    if not record.misses_target:
-        return ""
-    return f"sparsity {record.sparsity:.4f} where {record.target_sparsity:.4f} was asked for"
 
 
 def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from lt_sweeps.analysis.curve import Curve, by_panel, curves
-from lt_sweeps.analysis.endpoint import Endpoint, endpoints, shared_density
+from lt_sweeps.analysis.endpoint import endpoints, shared_density
 from lt_sweeps.analysis.endpoint_tests import (
+    CurveEndpoints,
     EndpointVerdict,
     endpoint_verdicts,
     peak_conclusions,
@@ -118,7 +119,7 @@ class Analysis:
         return verdicts(self.curves, control)
 
     @cached_property
-    def endpoints(self) -> list[tuple[Curve, list[Endpoint]]]:
+    def endpoints(self) -> list[CurveEndpoints]:
         """The endpoints of each curve; areas within a panel go down to the same density."""
         ends = []
         for panel in by_panel(self.curves_of(self.accuracy)).values():

@@ -58,9 +58,10 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         f"Holm {holm_within}, α = {layout.alpha:g}."
     ]
     if any(not math.isnan(v.comparison.margin) for v in verdicts):
+        margins = [v.curve.metric.margin_text(layout.equivalence or 0) for v in verdicts]
         says.append(
             f"Equivalent: two one-sided t-tests show a difference below "
-            f"{_margins(verdicts, layout)}. Undecided: these seeds show neither."
+            f"{' and '.join(dict.fromkeys(margins))}. Undecided: these seeds show neither."
         )
     says += _attainable(verdicts, layout) + _power(verdicts, layout)
     lost = [v for v in verdicts if v.comparison.n != v.comparison.asked]
@@ -81,11 +82,6 @@ def _sizes(verdicts: Sequence[Verdict]) -> str:
     families = group_by(verdicts, FAMILIES[verdicts[0].family]).values()
     sizes = sorted({sum(not math.isnan(v.comparison.p) for v in family) for family in families})
     return f"{sizes[0]} tests" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
-
-
-def _margins(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
-    texts = [v.curve.metric.margin_text(layout.equivalence or 0) for v in verdicts]
-    return " and ".join(dict.fromkeys(texts))
 
 
 def _attainable(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.results import CellResults, Results, read_results
-from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.api.saved_ticket import SavedTicket
 from lt_sweeps.config.call import nearest
 from lt_sweeps.config.errors import unknown
@@ -101,7 +101,7 @@ class Sweep:
         `report_keys` are those of a report (`conf/report/_keys.yaml`). Without a baseline, the
         sweep's own or a given one, there is nothing to test, and no row.
         """
-        tables = [verdicts_table(found) for found in self._analyses(report_keys).values()]
+        tables = [verdicts_table(found) for found in analyses(self._results, report_keys).values()]
         return pd.concat(tables, ignore_index=True)
 
     def figure(
@@ -124,7 +124,7 @@ class Sweep:
         given = named_figures([name], [folder] if folder else [])[0]
         wanted = str(given["name"] if isinstance(given, Mapping) else given)
         names, reasons = [*own], []
-        for analysis in self._analyses(report_keys).values():
+        for analysis in analyses(self._results, report_keys).values():
             asked = [*(analysis.layout.figures or ()), given]
             theirs = {each["name"]: each for each in asked if isinstance(each, Mapping)}
             names += theirs
@@ -158,12 +158,10 @@ class Sweep:
     def _results(self) -> Results:
         return read_results(self.folder, metrics=())
 
-    def _analyses(self, report_keys: Mapping[str, Any]) -> dict[str, Analysis]:
-        return analyses(self._results, report_keys)
-
     @cached_property
     def _records(self) -> pd.DataFrame:
-        return records_table([c for a in self._analyses({}).values() for c in a.every_curve])
+        every = analyses(self._results, {}).values()
+        return records_table([curve for analysis in every for curve in analysis.every_curve])
 
     @cached_property
     def _swept(self) -> list[str]:

@@ -61,7 +61,7 @@ class SavedTicket:
     @property
     def path(self) -> Path:
         """The file of its weights at the end of its training."""
-        return self._store.path(self.stage, self.seed)
+        return Store(self.root).path(self.stage, self.seed)
 
     @property
     def mask(self) -> Mapping[str, Tensor]:
@@ -129,10 +129,6 @@ class SavedTicket:
         where = f"cell {row.cell}, seed {row.seed}, level {row.level}"
         return f"SavedTicket({where}: sparsity {row.sparsity:.4f}, {metric.words} {said})"
 
-    @property
-    def _store(self) -> Store:
-        return Store(self.root)
-
     @cached_property
     def _work(self) -> Work:
         return next(work for work in self.run.trainings if work.key == self.stage)
@@ -144,6 +140,6 @@ class SavedTicket:
         step = end if at == "end" or reported is None else reported
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            return StoredNetwork.of(Unit(self._work, self.run.seed), self._store, step, device)
+            return StoredNetwork.of(Unit(self._work, self.run.seed), Store(self.root), step, device)
         except Missing as error:
             raise ValueError(f"ticket: {self.path}: not stored: {error}") from None

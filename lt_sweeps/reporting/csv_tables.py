@@ -172,25 +172,16 @@ def endpoints_table(analysis: Analysis) -> pd.DataFrame:
     rows = [
         {"panel": curve.panel, "line": curve.label, **_endpoint(curve, endpoint)}
         for curve, endpoints in analysis.endpoints
-        for endpoint in endpoints
+        for endpoint in endpoints.values()
     ]
     data = pd.DataFrame(rows, columns=None if rows else list(ENDPOINTS))
-    columns: dict[str, Callable[[EndpointVerdict], Any]] = {
-        "endpoint": lambda v: v.endpoint,
-        "test": lambda v: v.comparison.test,
-        "difference": lambda v: v.comparison.difference,
-        "difference_low": lambda v: v.comparison.ci_low,
-        "difference_high": lambda v: v.comparison.ci_high,
-        "p": lambda v: v.comparison.p,
-        "p_exact": lambda v: v.comparison.p_exact,
-        "p_exact_least": lambda v: v.comparison.p_least,
-        "p_holm": lambda v: v.p_holm,
-    }
-    against_baseline = [v for v in analysis.endpoint_verdicts if v.family == "panel"]
-    if not against_baseline:
+    tests, on = endpoint_tests_table(analysis), ["panel", "line", "endpoint"]
+    interval = {"ci_low": "difference_low", "ci_high": "difference_high"}
+    shown = [*on, "test", "difference", *interval, "p", "p_exact", "p_exact_least", "p_holm"]
+    differences = tests.loc[tests["family"] == "panel", shown]
+    if differences.empty:
         return data
-    differences = _by_column(against_baseline, columns).drop(columns="baseline")
-    return data.merge(differences, how="left", on=["panel", "line", "endpoint"])
+    return data.merge(differences.rename(columns=interval), how="left", on=on)
 
 
 def _endpoint(curve: Curve, endpoint: Endpoint) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from lt_sweeps.config.papers import Paper, Section, TableColumn
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.csv_tables import YES_NO, endpoints_table
 from lt_sweeps.reporting.figures import draw_figures
+from lt_sweeps.reporting.figures.curve_panel import published_for
 from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import figure_on_page, page_template, table_on_page
 from lt_sweeps.reporting.report_files import print_lines, write_files
@@ -69,7 +70,7 @@ def draw_paper(
     Raises: ValueError: something under the root cannot be read.
     """
     console = console or Console()
-    folder = root / "papers" / paper.name if out is None else out
+    folder = out or root / "papers" / paper.name
     drawn = [_drawn(section, root, quick=quick) for section in paper.sections]
     sections = [_written_section(part, folder / part.id, console) for part in drawn]
     complete = sum(not part.missing for part in drawn)
@@ -220,22 +221,20 @@ def _has(curve: Curve, key: str, value: Any) -> bool:
     return (curve.choices[key] if key in curve.choices else curve.settings.get(key)) == value
 
 
-def _per_run(column: TableColumn, curve: Curve, ends: Sequence[Endpoint]) -> Endpoint:
+def _per_run(column: TableColumn, curve: Curve, ends: Mapping[str, Endpoint]) -> Endpoint:
     """The number of each run."""
     if column.value == "dense":
         return Endpoint("dense", curve.dense.values if curve.dense else {})
-    return next(end for end in ends if end.name == column.value)
+    return ends[column.value]
 
 
 def _published(column: TableColumn, curves: Sequence[Curve], analysis: Analysis) -> float:
     """What the paper has for the best of these lines; NaN if that is not known."""
     values = [
         entry.value
-        for entry in analysis.layout.published
-        if entry.metric == column.value and entry.value is not None
         for curve in curves
-        if entry.label == curve.name
-        and all(curve.choices.get(group) == option for group, option in entry.where.items())
+        for entry in published_for(analysis.layout, [curve], column.value)
+        if entry.label == curve.name and entry.value is not None
     ]
     own = column.published.get(curves[0].choices.get("model") or "", math.nan)
     return max(values, default=own)

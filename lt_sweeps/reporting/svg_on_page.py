@@ -59,6 +59,7 @@ def inline_svg(svg: bytes, name: str, caption: str, tips: Mapping[str, str]) -> 
     body = _ID.sub(lambda match: _kept_id(match[1], name, used, tips), body)
     body = _USED.sub(lambda match: match[0].replace("#", f"#{name}-"), body)
     body = _FONT.sub(f"font-family: {FONTS}", body)
+    body = _COLOUR.sub(lambda match: f"var(--{match[0][1:]})", body)
     body = re.sub(r"\s*\n\s*", "\n", body)
     width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
     pixels = round(width * 96 / 72 * ZOOM)
@@ -68,7 +69,7 @@ def inline_svg(svg: bytes, name: str, caption: str, tips: Mapping[str, str]) -> 
     return (
         f'<svg role="img" aria-label="{html.escape(caption)}" width="{pixels}"{keys} '
         f'style="min-width:{least}px" '
-        f'viewBox="0 0 {width:g} {height:g}">{_COLOUR.sub(_variable, body)}</svg>'
+        f'viewBox="0 0 {width:g} {height:g}">{body}</svg>'
     )
 
 
@@ -76,7 +77,3 @@ def _kept_id(found: str, name: str, used: set[str], tips: Mapping[str, str]) -> 
     if found in tips:
         return f' class="point" data-tip="{html.escape(tips[found])}"'
     return f' id="{name}-{found}"' if found in used else ""
-
-
-def _variable(match: re.Match[str]) -> str:
-    return f"var(--{match[0][1:]})"

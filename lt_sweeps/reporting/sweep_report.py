@@ -62,7 +62,7 @@ def report(
         _check_own_figures(layouts(source).values(), source, trust)
     # Before the records are read: what changes meanwhile makes the report one of older inputs.
     made_from = digest_of_inputs(source)
-    folder = _report_folder(source, out)
+    folder = out or source / "report"
     audit, cells = audited_cells(source)
     by_experiment = _analyses(source, options, cells)
     if not any(analysis.results.cells for analysis in by_experiment.values()):
@@ -73,7 +73,8 @@ def report(
     for name, analysis in by_experiment.items():
         results = replace(analysis.results, notes=(*analysis.results.notes, audit))
         analysis = replace(analysis, results=results)
-        main, more = list(_main_tables(analysis)), list(_more_tables(analysis))
+        main = list(_main_tables(analysis))
+        more = [*endpoint_tables(analysis), *verdict_tables(analysis)] if analysis.curves else []
         page = Page(
             main, [*more, *([profile] if profile else [])], _day_of(source), _words_of(source)
         )
@@ -103,7 +104,7 @@ def check(
     Raises: ValueError: there is no report, or the files behind it cannot be read.
     """
     console = console or Console()
-    folder = _report_folder(source, out)
+    folder = out or source / "report"
     faults: list[str] = []
     profile = profile_figures(list(read_profiles(source / "logs")))
     for name in _analyses(source, {}):
@@ -129,10 +130,6 @@ def _check_own_figures(
     if trust is not None:
         for keys in reports:
             check_trusted(keys.get("figures"), where=f"report: {where}", trust=trust)
-
-
-def _report_folder(source: Path, out: Path | None) -> Path:
-    return source / "report" if out is None else out
 
 
 def _analyses(
@@ -186,12 +183,6 @@ def _main_tables(analysis: Analysis) -> Iterator[Table]:
         band=analysis.layout.band,
         speeds=read_speeds(analysis.results.root),
     )
-
-
-def _more_tables(analysis: Analysis) -> Iterator[Table]:
-    if analysis.curves:
-        yield from endpoint_tables(analysis)
-        yield from verdict_tables(analysis)
 
 
 def _title(analysis: Analysis) -> str:

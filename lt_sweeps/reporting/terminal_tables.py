@@ -51,14 +51,13 @@ def _runs_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportConfi
         ),
     )
     for curve, endpoints in pairs:
-        named = {endpoint.name: endpoint for endpoint in endpoints}
         table.add_row(
             Text(curve.label),
-            _mean(named["sparsest_not_inferior"], curve),
-            _crossing(named["sparsest_not_inferior"]),
-            _percent(named["sparsest_tested"].sparsity),
-            _mean(named["area"], curve),
-            _mean(named["peak"], curve),
+            _mean(endpoints["sparsest_not_inferior"], curve),
+            _crossing(endpoints["sparsest_not_inferior"]),
+            _percent(endpoints["sparsest_tested"].sparsity),
+            _mean(endpoints["area"], curve),
+            _mean(endpoints["peak"], curve),
         )
     return table
 
@@ -73,12 +72,11 @@ def _tickets_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportCo
         named_by=2,
     )
     for curve, endpoints in pairs:
-        named = {endpoint.name: endpoint for endpoint in endpoints}
         # Without a dense network nothing can match it; the best ticket needs none.
         kinds = [kind for kind in _TICKETS if curve.dense or kind == "best_performing"]
         for kind in kinds:
             label = curve.label if kind == kinds[0] else ""
-            cells = _ticket(named[kind], curve, layout.workers)
+            cells = _ticket(endpoints[kind], curve, layout.workers)
             table.add_row(Text(label), _TICKETS[kind], *cells)
         table.add_section()
     return table

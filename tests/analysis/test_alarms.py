@@ -88,7 +88,7 @@ def test_a_line_with_two_dense_networks_is_named(sweep: FakeSweep) -> None:
     ]
     ((curve, ends),) = both.endpoints
     assert curve.dense is None
-    measured = {end.name for end in ends if not math.isnan(end.sparsity)}
+    measured = {name for name, end in ends.items() if not math.isnan(end.sparsity)}
     assert not {"sparsest_matching", "sparsest_not_inferior"} & measured
 
 

@@ -46,7 +46,7 @@ def line(sweep: FakeSweep, name: str, values: list[float], **more: Any) -> None:
 
 def ends(analysis: Analysis) -> dict[str, Endpoint]:
     ((_, endpoints),) = analysis.endpoints
-    return {endpoint.name: endpoint for endpoint in endpoints}
+    return dict(endpoints)
 
 
 def test_a_record_has_what_its_task_measures_and_reads_rows_that_have_none(

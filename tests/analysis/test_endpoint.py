@@ -27,8 +27,7 @@ def found(sweep: FakeSweep, *, least: float = 25.0, **asked: Any) -> dict[str, E
     how = layout(asked)
     (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), asked).values()
     (curve,) = one.curves
-    ends = endpoints(curve, how, least=least)
-    return {each.name: each for each in ends}
+    return endpoints(curve, how, least=least)
 
 
 def test_the_area_is_the_mean_accuracy_over_log_density(sweep: FakeSweep) -> None:
@@ -248,7 +247,7 @@ def test_a_line_without_a_dense_network_of_its_own_is_measured_by_its_panels(
             choices={"method": "supermask"},
         )
     (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), {}).values()
-    ends = {e.name: e for curve, es in one.endpoints for e in es if len(curve.points) > 1}
+    (ends,) = (ends for curve, ends in one.endpoints if len(curve.points) > 1)
     # a half is at .8 and .801, and the margin ends at .695 on the way to .2 less at three quarters
     expected = {"0": 0.5 + 0.25 * 0.105 / 0.2, "1": 0.5 + 0.25 * 0.106 / 0.2}
     assert ends["sparsest_not_inferior"].values == pytest.approx(expected)
@@ -260,7 +259,7 @@ def test_a_dense_line_in_the_panel_takes_no_area_from_the_others(sweep: FakeSwee
     sweep.cell("a", accuracies=[0.9, 0.9, 0.8], sparsities=HALVES)
     sweep.cell("d", accuracies=[0.9], choices={"method": "dense", "mask_criterion": None})
     (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), {}).values()
-    areas = {curve.label: e for curve, ends in one.endpoints for e in ends if e.name == "area"}
+    areas = {curve.label: ends["area"] for curve, ends in one.endpoints}
     assert areas["imp"].values["0"] == pytest.approx(0.875) and not areas["dense"].values
     assert areas["imp"].sparsity == 0.75  # down to there
 
@@ -270,7 +269,7 @@ def test_a_level_without_a_weight_ends_the_area_of_a_panel_before_it(sweep: Fake
     (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), {}).values()
     ((curve, ends),) = one.endpoints
     assert shared_density([curve]) == 50
-    assert {e.name: e.values for e in ends}["area"] == pytest.approx({"0": 0.9})
+    assert ends["area"].values == pytest.approx({"0": 0.9})
 
 
 def test_a_run_that_diverged_between_two_levels_has_no_area(sweep: FakeSweep) -> None:
@@ -295,7 +294,7 @@ def test_a_line_that_was_pruned_further_is_not_sparser_for_that(sweep: FakeSweep
             )
     asked = {"baseline": "short"}
     (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), asked).values()
-    of_line = {curve.label: {e.name: e for e in ends} for curve, ends in one.endpoints}
+    of_line = {curve.label: ends for curve, ends in one.endpoints}
     assert of_line["long"]["sparsest_not_inferior"].values == {"0": 0.75, "1": 0.75, "2": 0.75}
     (verdict,) = [v for v in one.endpoint_verdicts if v.endpoint == "sparsest_not_inferior"]
     assert verdict.comparison.difference == 0

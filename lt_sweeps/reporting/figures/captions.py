@@ -171,10 +171,9 @@ def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
 def not_inferior_sentence(analysis: Analysis) -> str:
     """How sparse each line may be and still be as good as dense, with the test and its margin."""
     reached = [
-        (curve, f"{100 * (1 - endpoint.sparsity):.3g}%")
+        (curve, f"{100 * (1 - sparsity):.3g}%")
         for curve, endpoints in analysis.endpoints
-        for endpoint in endpoints
-        if endpoint.name == "sparsest_tested" and not math.isnan(endpoint.sparsity)
+        if not math.isnan(sparsity := endpoints["sparsest_tested"].sparsity)
     ]
     # A t-test of one seed does not exist, and a list of 0% for every line would read as a result.
     if not reached or max(len(curve.seeds) for curve in analysis.curves) < 2:

@@ -52,8 +52,7 @@ def _bounds(analysis: Analysis) -> str:
     lines = [
         f"{curve.label} of {curve.panel}" if several else curve.label
         for curve, endpoints in analysis.endpoints
-        for endpoint in endpoints
-        if endpoint.name == "sparsest_not_inferior" and endpoint.at_least
+        if endpoints["sparsest_not_inferior"].at_least
     ]
     return f"Lower bounds, as runs end within the margin: {', '.join(lines)}." if lines else ""
 
@@ -69,15 +68,14 @@ def _measured(analysis: Analysis) -> list[dict[str, object]]:
         {
             "panel": curve.panel,
             "line": curve.label,
-            "endpoint": endpoint.name,
+            "endpoint": name,
             "seed": seed,
             "value": value,
             "source": "",
         }
         for curve, endpoints in analysis.endpoints
-        for endpoint in endpoints
-        if endpoint.name in PER_RUN
-        for seed, value in endpoint.values.items()
+        for name in PER_RUN
+        for seed, value in endpoints[name].values.items()
     ]
 
 

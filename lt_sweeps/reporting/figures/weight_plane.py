@@ -22,20 +22,22 @@ EDGE, BINS = 3.0, 48  # standard deviations shown to each side, and squares acro
 
 def plane_figures(analysis: Analysis) -> list[Figure]:
     """The plane of each line at the first of the layout's sparsities, all seeds together."""
-    rows, points = [], []
+    rows, points, total = [], [], 0
     # A plane per line at one sparsity fills a page already.
     first = analysis.layout.masks_at[:1]
     for curve, point, panel in panels_at(analysis.curves, first):
-        if squares := _squares(analysis, curve, point, panel):
+        squares, weights = _squares(analysis, curve, point, panel)
+        if squares:
             rows += squares
             points.append(point)
+            total += weights
     if not rows:
         raise NotDrawn(
             "near the first sparsity of `report.masks_at` no pruning lies between two trainings "
             "that are stored"
         )
     data = pd.DataFrame(rows)
-    beyond = 1 - data.loc[data["inside"], "weights"].sum() / data["weights"].sum()
+    beyond = 1 - data["weights"].sum() / total
     sentence = (
         f"{'; '.join(dict.fromkeys(data['panel']))}. Each square holds the weights with that "
         "initial value w_i and that final value w_f before the pruning, in standard deviations of "
@@ -43,13 +45,14 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
         f"n = {span_text(data['seeds'])} seeds together; {100 * beyond:.1f}% of weights lie "
         "outside the squares shown."
     )
-    shown = data[data["inside"]].drop(columns="inside").astype({"weights": int, "kept": int})
-    draw = partial(_draw, shown)
-    return one_figure(analysis, "plane", shown, stage_ids(points), draw, sentence)
+    draw = partial(_draw, data)
+    return one_figure(analysis, "plane", data, stage_ids(points), draw, sentence)
 
 
-def _squares(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list[dict[str, object]]:
-    """A row per square that holds weights, with how many are kept; and one for all outside."""
+def _squares(
+    analysis: Analysis, curve: Curve, point: Point, panel: str
+) -> tuple[list[dict[str, object]], int]:
+    """A row per square that holds weights, with how many are kept; and how many weights exist."""
     edges = np.linspace(-EDGE, EDGE, BINS + 1)
     counts = np.zeros((2, BINS, BINS))
     total = seeds = 0
@@ -62,23 +65,20 @@ def _squares(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list
             for i, chosen in enumerate((slice(None), layer.kept.astype(bool))):
                 places = layer.init[chosen].ravel(), layer.final[chosen].ravel()
                 counts[i] += np.histogram2d(*places, bins=(edges, edges))[0]
-    if not total:
-        return []
-    about = {"panel": panel, "line": curve.label, "seeds": seeds}
     middle = (edges[:-1] + edges[1:]) / 2
     rows: list[dict[str, object]] = [
         {
-            **about,
+            "panel": panel,
+            "line": curve.label,
+            "seeds": seeds,
             "w_i": round(float(middle[i]), 4),
             "w_f": round(float(middle[j]), 4),
             "weights": int(counts[0, i, j]),
             "kept": int(counts[1, i, j]),
-            "inside": True,
         }
         for i, j in zip(*np.nonzero(counts[0]), strict=True)
     ]
-    rows.append({**about, "weights": total - int(counts[0].sum()), "inside": False})
-    return rows
+    return rows, total
 
 
 def _draw(data: pd.DataFrame) -> Sheet:

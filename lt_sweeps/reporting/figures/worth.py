@@ -38,8 +38,8 @@ def one_point(curves: Sequence[Curve]) -> str:
 def capped(curves: Sequence[Curve]) -> str:
     """Where half of the trainings of each panel, or more, were best at the step they ended at."""
     for panel in by_panel(curves).values():
-        rows = {(row.stage, row.seed): row for curve in panel for row in distinct(curve.cells)}
-        ended = [row.best_step >= row.step for row in rows.values() if row.best_step is not None]
+        rows = distinct(cell for curve in panel for cell in curve.cells)
+        ended = [row.best_step >= row.step for row in rows if row.best_step is not None]
         if not ended or 2 * sum(ended) < len(ended):
             return ""
     return "at least half of the trainings were still best at their last step" if curves else ""
