@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.interchange.compaction import Compacted, compacted
 from lt_sweeps.interchange.stored_network import StoredNetwork
-from lt_sweeps.plan.planning import Planned
+from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.stages import Init, Stage, Transfer, Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier

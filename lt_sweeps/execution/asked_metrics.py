@@ -11,7 +11,7 @@ from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.analysis.results import layouts_by_name, queued_cell
 from lt_sweeps.config.quantities import Quantity, check_name, named, names_measured
 from lt_sweeps.config.report_config import layout
-from lt_sweeps.plan.planning import Planned
+from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.storage.manifest import FrozenCell
 
 

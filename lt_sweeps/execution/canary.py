@@ -15,7 +15,7 @@ from dataclasses import replace
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.measured_backend import with_backend
 from lt_sweeps.execution.submission import thawed
-from lt_sweeps.plan.planning import Pack
+from lt_sweeps.plan.packing import Pack
 from lt_sweeps.plan.stages import Work, ancestors
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import FrozenPack

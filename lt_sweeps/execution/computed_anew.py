@@ -14,7 +14,9 @@ from pathlib import Path
 from lt_sweeps.analysis.cell_settings import taken_settings
 from lt_sweeps.config.user_code import code_named
 from lt_sweeps.execution.run_settings import code_version
-from lt_sweeps.plan.planning import Pack, Plan, Planned
+from lt_sweeps.plan.cell_plan import Planned
+from lt_sweeps.plan.packing import Pack
+from lt_sweeps.plan.planning import Plan
 from lt_sweeps.plan.unit import Unit, data_of
 from lt_sweeps.storage.manifest import FrozenCell
 from lt_sweeps.storage.sweep_folder import SweepFolder

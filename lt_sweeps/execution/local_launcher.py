@@ -28,7 +28,8 @@ from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.unread_keys import refuse_unread
 from lt_sweeps.execution.worker_pool import Workers
 from lt_sweeps.plan.cost import Speeds, free_memory, stack_sizes
-from lt_sweeps.plan.planning import Pack, packs, plan
+from lt_sweeps.plan.packing import Pack, packs
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.reporting.written_report import is_current
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED

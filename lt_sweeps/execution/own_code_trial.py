@@ -29,7 +29,8 @@ from lt_sweeps.execution.forking import may_fork, process_context
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.network import Network
 from lt_sweeps.models.output_layer import check_head
-from lt_sweeps.plan.planning import Plan, Planned
+from lt_sweeps.plan.cell_plan import Planned
+from lt_sweeps.plan.planning import Plan
 from lt_sweeps.plan.stages import Task
 from lt_sweeps.sparsity.evidence import OF_ACTIONS, Criterion, reset
 from lt_sweeps.storage.verified_files import VerifiedFiles

@@ -16,7 +16,8 @@ from lt_sweeps.config.durations import readable
 from lt_sweeps.execution.computed_anew import why_anew
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.cost import Speeds
-from lt_sweeps.plan.planning import Pack, Plan, dependencies
+from lt_sweeps.plan.packing import Pack, dependencies
+from lt_sweeps.plan.planning import Plan
 from lt_sweeps.plan.stages import Init, ancestors
 from lt_sweeps.plan.unit import tasks_of
 from lt_sweeps.storage.dropped_tickets import dropped_sentence

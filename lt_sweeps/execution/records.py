@@ -14,8 +14,8 @@ from dataclasses import fields, replace
 from typing import Literal
 
 from lt_sweeps.config.call import digest
-from lt_sweeps.plan.planning import Planned, needs, trainings
-from lt_sweeps.plan.stages import Init, Work, ancestors
+from lt_sweeps.plan.cell_plan import Planned
+from lt_sweeps.plan.stages import Init, Work, ancestors, needs, trainings
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import is_stored
 from lt_sweeps.storage.atomic_write import set_aside

@@ -10,7 +10,7 @@ from pathlib import Path
 from lt_sweeps.analysis.objective import Objective, mean_of
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.plan.planning import planned_cell
+from lt_sweeps.plan.cell_plan import planned_cell
 from lt_sweeps.storage.run_folder import RunFolder
 
 

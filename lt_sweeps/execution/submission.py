@@ -31,9 +31,11 @@ from lt_sweeps.execution.patience import patiently, say
 from lt_sweeps.execution.records import is_recorded, record_cell
 from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.train_pack import compute
+from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.cost import kind
-from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, plan
-from lt_sweeps.plan.stages import Init, Work
+from lt_sweeps.plan.packing import Pack
+from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stages import Init, Work, needs
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.plan.unit import Unit, data_of, tasks_of

@@ -12,7 +12,6 @@ from filelock import BaseFileLock
 
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
-from lt_sweeps.plan.planning import stored
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.plan.unit import Unit
@@ -62,7 +61,7 @@ def compute(
         try:
             _clear(claims, moments, store)
             tickets = StoredTickets(store, thorough=False, recall=False)
-            mine = [unit for unit in claims if not stored(unit, moments, tickets)]
+            mine = [unit for unit in claims if not tickets.holds_unit(unit, moments)]
             if mine:
                 _train(mine, moments, store, loop_of)
         finally:
@@ -123,7 +122,7 @@ def _train(
                 loop.restore(step)
             except FileNotFoundError:  # it was of another version of the code
                 tickets = StoredTickets(store, thorough=True)
-                left = [unit for unit in units if not stored(unit, moments, tickets)]
+                left = [unit for unit in units if not tickets.holds_unit(unit, moments)]
                 _train(left, moments, store, loop_of)
                 return
         _log.info("train %d units from step %d: %s", len(group), loop.step, _names(group))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from lt_sweeps.config.call import Config
-from lt_sweeps.plan.planning import Planned, planned_cell
+from lt_sweeps.plan.cell_plan import Planned, planned_cell
 
 
 def refuse_unread(cells: Sequence[Planned], words: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.trust import check_trusted
-from lt_sweeps.plan.planning import Planned, planned_cell
+from lt_sweeps.plan.cell_plan import Planned, planned_cell
 from lt_sweeps.plan.stages import Work
 from lt_sweeps.storage.run_folder import RunFolder
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.plan import ticket_checks
 from lt_sweeps.plan.stages import Init, Moment, Work
 from lt_sweeps.plan.ticket_checks import is_stored, mask_origin
+from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage import ticket_facts, ticket_file
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.verified_files import VerifiedFiles, is_settled, version
@@ -38,7 +39,7 @@ class StoredTickets:
 
     def holds(self, stage: Work | Init, seed: Seed, moment: Moment = "end") -> bool:
         """Whether the ticket of a stage is there and is right; what is there and wrong is said."""
-        name = f"{stage.key}/{seed}" if moment == "end" else f"{stage.key}/{seed}@{moment}"
+        name = f"{stage.key}/{_file(seed, moment)}"
         if not self._exists(name):
             return False
         seen = self._seen(stage, seed, name)
@@ -50,20 +51,28 @@ class StoredTickets:
             self.verified.note(name, seen)
         return True
 
-    def has_only_dropped(
+    def holds_unit(self, unit: Unit, moments: Mapping[str, frozenset[Moment]]) -> bool:
+        """Whether nothing of a unit has to be computed, with the moments that its stage saves.
+
+        A ticket beside a checkpoint belongs to a pack that was killed while it wrote its tickets.
+        The pack then goes on from the checkpoint and writes them again, with the same bytes.
+        """
+        return self.lacks_only_dropped(unit, moments, {})
+
+    def lacks_only_dropped(
         self,
-        stage: Work,
-        seed: Seed,
-        moments: Iterable[Moment],
+        unit: Unit,
+        moments: Mapping[str, frozenset[Moment]],
         dropped: Mapping[str, frozenset[str]],
     ) -> bool:
-        """Whether all that a training lacks of these moments was dropped, and nothing is wrong."""
-        for moment in moments:
-            name = f"{seed}" if moment == "end" else f"{seed}@{moment}"
-            gone = not self._exists(f"{stage.key}/{name}")
-            if gone and name not in dropped.get(stage.key, ()):
-                return False
-            if not gone and not self.holds(stage, seed, moment):
+        """Whether all that a unit lacks of these moments was dropped, and nothing is wrong."""
+        stage, seed = unit.stage, unit.seed
+        # Its start can be made again without training.
+        for moment in ("end", *(moments.get(stage.key, frozenset()) - {"start"})):
+            if self._exists(f"{stage.key}/{_file(seed, moment)}"):
+                if not self.holds(stage, seed, moment):
+                    return False
+            elif _file(seed, moment) not in dropped.get(stage.key, ()):
                 return False
         return not self.is_training(stage.key, seed)
 
@@ -102,6 +111,11 @@ class StoredTickets:
             except (FileNotFoundError, NotADirectoryError):
                 self._listed[key] = frozenset()
         return self._listed[key]
+
+
+def _file(seed: Seed, moment: Moment) -> str:
+    """The file of a ticket in its stage's folder, without its ending."""
+    return f"{seed}" if moment == "end" else f"{seed}@{moment}"
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""`Unit`: the smallest thing that is computed and stored."""
+"""`Unit`: the smallest thing that is computed and stored, and the data that units train on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lt_sweeps.config.call import digest
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.plan.stages import Task, Work
+from lt_sweeps.storage.manifest import UnitName
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,11 @@ class Unit:
 
     stage: Work
     seed: Seed
+
+    @property
+    def name(self) -> UnitName:
+        """As a manifest names it."""
+        return self.stage.key, str(self.seed)
 
 
 def tasks_of(units: Iterable[Unit]) -> list[Task]:

@@ -16,7 +16,7 @@ from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.report_config import layout
-from lt_sweeps.plan.planning import planned_cell
+from lt_sweeps.plan.cell_plan import planned_cell
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.sweep_report import report
 

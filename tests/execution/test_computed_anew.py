@@ -8,7 +8,8 @@ from fixtures.tiny_cell import settings
 
 from lt_sweeps.execution import computed_anew as anew
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.plan.planning import Pack, Plan, plan
+from lt_sweeps.plan.packing import Pack
+from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import stage
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.run_folder import RunFolder

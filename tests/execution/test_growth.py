@@ -16,7 +16,8 @@ from fixtures.tiny_cell import settings, settle
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.submission import Submission, work_on, write_records
 from lt_sweeps.execution.train_pack import compute
-from lt_sweeps.plan.planning import Plan, packs, plan
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.run_folder import RunFolder

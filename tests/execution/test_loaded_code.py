@@ -22,7 +22,8 @@ from lt_sweeps.execution.slurm.code_snapshot import copy_code
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import CHANGED
 from lt_sweeps.execution.worker_process import serve
-from lt_sweeps.plan.planning import packs, plan
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.storage.store import Store
 
 REPOSITORY = Path(__file__).parents[2]

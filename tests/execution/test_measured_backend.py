@@ -20,7 +20,8 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution import measured_backend
 from lt_sweeps.execution.measured_backend import with_backend
 from lt_sweeps.execution.submission import Submission, work_on
-from lt_sweeps.plan.planning import Plan, packs, plan
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.run_folder import RunFolder

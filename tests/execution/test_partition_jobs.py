@@ -6,7 +6,8 @@ import pytest
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.slurm.partition_jobs import Job, build, share_out
-from lt_sweeps.plan.planning import Plan, packs, plan
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.unit import Unit
 
 Make = Callable[..., Cell]

@@ -22,7 +22,8 @@ from lt_sweeps.execution.loaded_code import LoadedCode
 from lt_sweeps.execution.patience import OutOfPatience, patiently
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_process import serve
-from lt_sweeps.plan.planning import packs, plan
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import plan
 
 WORDS = [
     *TINY,

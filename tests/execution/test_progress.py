@@ -17,7 +17,8 @@ from lt_sweeps.config.report_config import layout
 from lt_sweeps.execution import progress
 from lt_sweeps.execution.progress import ProgressPanel, latest_score
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.plan.planning import packs, plan
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_facts import TicketFacts
 

@@ -16,7 +16,8 @@ from lt_sweeps.execution.plan_preview import _dropped
 from lt_sweeps.execution.prune_store import drop_unneeded, keep_only
 from lt_sweeps.execution.submission import Submission, work_on
 from lt_sweeps.execution.train_pack import compute
-from lt_sweeps.plan.planning import packs, plan
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.storage.locks import lock
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store

@@ -23,7 +23,8 @@ from lt_sweeps.execution.process_state import forget_plans
 from lt_sweeps.execution.run_settings import RunSettings, code_version
 from lt_sweeps.execution.submission import Submission, resumed, thawed, work_on
 from lt_sweeps.execution.train_pack import compute
-from lt_sweeps.plan.planning import Plan, packs, plan
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.storage.manifest import Launcher, Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder

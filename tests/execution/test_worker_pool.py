@@ -25,7 +25,8 @@ from lt_sweeps.execution.process_state import as_before, forget_users_code
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import STOPPED, Workers
 from lt_sweeps.execution.worker_process import _visible
-from lt_sweeps.plan.planning import packs, plan
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.storage.manifest import FrozenPack
 from lt_sweeps.storage.sweep_folder import SweepFolder
 

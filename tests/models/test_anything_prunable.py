@@ -24,7 +24,8 @@ from lt_sweeps.interchange.followed_paths import Unfollowed
 from lt_sweeps.models import initializers
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.cost import Speeds
-from lt_sweeps.plan.planning import packs, plan
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.training.backends.backend import choose_backend
 from lt_sweeps.training.stack import Stack
 

@@ -17,8 +17,10 @@ from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.plan import planning
-from lt_sweeps.plan.planning import packs, plan, planned_cell
+from lt_sweeps.plan import cell_plan
+from lt_sweeps.plan.cell_plan import planned_cell
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.stages import Evaluate, Init, Prune, Search, Train, ancestors, task
 from lt_sweeps.plan.stages import stage as stages
 from lt_sweeps.sparsity.schedules import Target
@@ -146,9 +148,9 @@ def test_a_recipe_that_no_key_can_hold_is_refused_in_one_line(cell: Make) -> Non
 def test_our_own_code_counts_by_its_version(cell: Make, monkeypatch) -> None:
     before = {stage.key for stage in ancestors(planned_cell(cell()).last)}
     monkeypatch.setattr(stages, "NUMERICS", stages.NUMERICS + 1)
-    planning._last_stages.cache_clear()
+    cell_plan._last_stages.cache_clear()
     after = {stage.key for stage in ancestors(planned_cell(cell()).last)}
-    planning._last_stages.cache_clear()
+    cell_plan._last_stages.cache_clear()
     assert before & after == set()
 
 
@@ -361,7 +363,7 @@ def test_a_release_of_timm_counts(cell: Make, monkeypatch: pytest.MonkeyPatch) -
     for release in ("1.0.0", "1.0.1"):
         monkeypatch.setattr("importlib.metadata.version", lambda name, release=release: release)
         made = cell(model={"net": {"_target_": "lt_sweeps.models.timm", "name": "resnet18"}})
-        planning._last_stages.cache_clear()
+        cell_plan._last_stages.cache_clear()
         keys.append(plan([made]).cells[0].last.key)
     assert len(set(keys)) == 2
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.plan.planning import Plan, dependencies, packs, plan
+from lt_sweeps.plan.packing import dependencies, packs
+from lt_sweeps.plan.planning import Plan, plan
 
 OPTIONS: dict[str, list[Any]] = {
     "mask_criterion": [

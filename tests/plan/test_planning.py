@@ -6,7 +6,8 @@ from dataclasses import replace
 from fixtures.tiny_cell import SGD
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.plan.planning import dependencies, packs, plan
+from lt_sweeps.plan.packing import dependencies, packs
+from lt_sweeps.plan.planning import plan
 
 Make = Callable[..., Cell]
 

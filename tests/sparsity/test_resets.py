@@ -9,7 +9,8 @@ from torch import tensor
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
-from lt_sweeps.plan.planning import Plan, plan, planned_cell
+from lt_sweeps.plan.cell_plan import planned_cell
+from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Prune, Reset, Train
 from lt_sweeps.sparsity import resets
 from lt_sweeps.storage.store import Store

@@ -17,7 +17,8 @@ from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.train_pack import compute
-from lt_sweeps.plan.planning import Plan, plan, planned_cell
+from lt_sweeps.plan.cell_plan import planned_cell
+from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Evaluate, Init, Logits, Prune, Train, Training
 from lt_sweeps.sparsity.counter_noise import Noise
 from lt_sweeps.sparsity.evidence import Criterion, logits

@@ -11,7 +11,8 @@ from torch import nn
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.materialize import ticket
-from lt_sweeps.plan.planning import plan, planned_cell
+from lt_sweeps.plan.cell_plan import planned_cell
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.stages import Search, Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine

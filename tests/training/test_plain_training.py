@@ -24,7 +24,8 @@ from torch import Tensor
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
-from lt_sweeps.plan.planning import Plan, planned_cell
+from lt_sweeps.plan.cell_plan import planned_cell
+from lt_sweeps.plan.planning import Plan
 from lt_sweeps.plan.stages import Reset, Stage, Work
 from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.run_folder import RunFolder

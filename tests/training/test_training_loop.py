@@ -11,7 +11,8 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import snapshot, ticket
 from lt_sweeps.execution.train_pack import compute
-from lt_sweeps.plan.planning import Plan, packs, plan
+from lt_sweeps.plan.packing import packs
+from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store

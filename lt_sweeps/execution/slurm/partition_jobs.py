@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
 from lt_sweeps.config.call import digest
-from lt_sweeps.plan.planning import Pack, Plan, Planned, needs, packs
-from lt_sweeps.plan.stages import Work
+from lt_sweeps.plan.cell_plan import Planned
+from lt_sweeps.plan.packing import Pack, packs
+from lt_sweeps.plan.planning import Plan
+from lt_sweeps.plan.stages import Work, needs
 from lt_sweeps.plan.unit import Unit
 
 

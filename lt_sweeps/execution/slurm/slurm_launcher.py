@@ -24,8 +24,10 @@ from lt_sweeps.execution.slurm.squeue import batches, has_slurm, queued
 from lt_sweeps.execution.slurm.submit import Arrays
 from lt_sweeps.execution.submission import Submission, name_of
 from lt_sweeps.execution.unread_keys import refuse_unread
+from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.cost import Speeds, stack_sizes
-from lt_sweeps.plan.planning import Pack, Planned, plan
+from lt_sweeps.plan.packing import Pack
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import FrozenPack, Launcher

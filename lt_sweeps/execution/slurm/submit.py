@@ -20,7 +20,8 @@ from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.slurm.partition_jobs import Job
 from lt_sweeps.execution.slurm.resources import SlurmResources
 from lt_sweeps.execution.slurm.squeue import Batch, batches, job_name, setting, withdraw
-from lt_sweeps.plan.planning import Pack, needs
+from lt_sweeps.plan.packing import Pack
+from lt_sweeps.plan.stages import needs
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.sweep_folder import SweepFolder
 

@@ -11,7 +11,7 @@ from lt_sweeps.analysis.audited_files import Artifacts, AuditedCell
 from lt_sweeps.execution.records import ticket_record
 from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore
-from lt_sweeps.plan.planning import Planned
+from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.store import UnitCost
 from lt_sweeps.storage.sweep_folder import SweepFolder

@@ -23,7 +23,7 @@ from lt_sweeps.interchange.auditing.row_audit import audit_rows
 from lt_sweeps.interchange.auditing.split_audit import audit_splits
 from lt_sweeps.interchange.auditing.ticket_audit import audit_ticket_file
 from lt_sweeps.interchange.auditing.unit_audit import audit_unit, pruning_of
-from lt_sweeps.plan.planning import Planned, planned_cell
+from lt_sweeps.plan.cell_plan import Planned, planned_cell
 from lt_sweeps.plan.stages import Init, ancestors
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.ticket import Mask

@@ -23,3 +23,5 @@ from lt_sweeps.plan.stages.work import Evaluate as Evaluate
 from lt_sweeps.plan.stages.work import Search as Search
 from lt_sweeps.plan.stages.work import Train as Train
 from lt_sweeps.plan.stages.work import Work as Work
+from lt_sweeps.plan.stages.work import needs as needs
+from lt_sweeps.plan.stages.work import trainings as trainings

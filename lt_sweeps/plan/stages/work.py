@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 from lt_sweeps.config.call import digest, identity_of, nearest
 from lt_sweeps.config.durations import steps
-from lt_sweeps.plan.stages.stage import Moment, Stage
+from lt_sweeps.plan.stages.stage import Moment, Stage, ancestors
 from lt_sweeps.plan.stages.task import Training
 from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier, overrides
 
@@ -241,3 +241,24 @@ class Search(Evaluate):
 
     def __str__(self) -> str:
         return f"search  {self.training.task.call}{self._precision}, {self.sparsifier}"
+
+
+@cache
+def trainings(*lasts: Work) -> tuple[Work, ...]:
+    """All work up to `lasts`, each once and after the work that it starts from."""
+    work = (stage for last in lasts for stage in ancestors(last) if isinstance(stage, Work))
+    return tuple({stage.key: stage for stage in work}.values())
+
+
+@cache
+def needs(stage: Work) -> tuple[Work, ...]:
+    """The work whose stored tickets a stage starts from, without what that starts from."""
+    stored: dict[str, Work] = {}
+    waiting = list(stage.inputs)
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, Work) and current.stores_ticket:
+            stored[current.key] = current
+        else:  # a score stores no ticket: its own start has it
+            waiting += current.inputs
+    return tuple(stored.values())

@@ -12,8 +12,8 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.models.prunable import Layer
-from lt_sweeps.plan.planning import Plan, needs, plan
-from lt_sweeps.plan.stages import Search
+from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stages import Search, needs
 from lt_sweeps.sparsity.sparsifiers import Amc, TrainingState
 from lt_sweeps.sparsity.sparsifiers.amc import Walk
 from lt_sweeps.sparsity.sparsifiers.ddpg import Agent

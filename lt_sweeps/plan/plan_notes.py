@@ -1,0 +1,73 @@
+"""What a plan says beside its numbers: what was given and is not taken, or does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.keys import GROUPS
+from lt_sweeps.config.taken_options import not_taken
+from lt_sweeps.plan.cell_plan import Planned
+from lt_sweeps.plan.stages import Prune, ancestors
+from lt_sweeps.sparsity.group_schedules import group_counts
+
+
+def notes(planned: Sequence[Planned]) -> Iterator[str]:
+    """The notes on the cells of a multirun; several cells may lead to the same one."""
+    alike: dict[str, list[Planned]] = {}
+    for cell in planned:
+        alike.setdefault(cell.signature, []).append(cell)
+    for cells in alike.values():
+        yield from _given_weights(cells[0])
+        yield from _late_milestones(cells[0])
+        yield from _untaken(cells)
+        yield from _counts_of_groups(cells[0])
+
+
+def _given_weights(cell: Planned) -> Iterator[str]:
+    """What a seed changes, where it does not draw the weights."""
+    network = cell.last.network
+    if network.weights is not None:
+        drawn = ", ".join(sorted(network.drawn)) or "no weights"
+        yield (
+            f"{cell.labels['model']} begins with {network.weights.said}; a seed changes "
+            f"the order of batches, augmentation, noise and {drawn}"
+        )
+
+
+def _late_milestones(cell: Planned) -> Iterator[str]:
+    for recipe in dict.fromkeys(work.training.recipe for work in cell.trainings):
+        if late := ", ".join(map(str, recipe.unreached)):
+            yield (
+                f"recipe.milestones: {late} of a training of {recipe.length} steps; a "
+                "milestone at its end or later does nothing"
+            )
+
+
+def _untaken(cells: Sequence[Planned]) -> Iterator[str]:
+    """Groups that were swept for a method that does not take them, and keys that were given."""
+    method, folded = cells[0].labels["method"], set[str]()
+    for group in GROUPS:
+        options = {cell.cell.choices.get(group) for cell in cells}
+        if cells[0].labels.get(group) is None and len(options) > 1:
+            folded.add(group)
+            yield f"{method} takes no {group}: one line instead of {len(options)}"
+    if not folded:
+        yield from _equal_cells([cell.cell for cell in cells if cell.seed == cells[0].seed])
+    for cell in cells:
+        yield from (not_taken(key, cell.cell) for key in cell.cell.untaken if key not in folded)
+
+
+def _equal_cells(cells: Sequence[Cell]) -> Iterator[str]:
+    """That cells with other overrides lead to the same stages, by the overrides that differ."""
+    words = dict.fromkeys(word for cell in cells for word in cell.overrides)
+    differing = [word for word in words if not all(word in cell.overrides for cell in cells)]
+    if differing:
+        yield f"{', '.join(differing)} compute the same: one line instead of {len(cells)}"
+
+
+def _counts_of_groups(cell: Planned) -> Iterator[str]:
+    """How many groups of weights each layer keeps, where they stay or go together."""
+    prunings = [stage for stage in ancestors(cell.last) if isinstance(stage, Prune)]
+    if prunings and (grouped := prunings[0].criterion.granularity) is not None:
+        yield from group_counts(grouped, [p.target for p in prunings], prunings[0].network)
