@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lt_sweeps.analysis.audit_findings import Findings
-from lt_sweeps.config.call import Config, digest
+from lt_sweeps.config.call import Config
+from lt_sweeps.config.identity import digest
 from lt_sweeps.config.keys import MACHINE_KEYS
 from lt_sweeps.storage.dropped_tickets import read_dropped
 from lt_sweeps.storage.manifest import FrozenCell, Manifest

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from lt_sweeps.analysis.results import CellResults
-from lt_sweeps.config.call import nearest
+from lt_sweeps.config.spelling import nearest
 
 T = TypeVar("T")
 _KEY = re.compile(r"(^|\s)([\w@/.]+)=")

@@ -9,8 +9,8 @@ from itertools import chain
 
 from lt_sweeps.analysis import labels
 from lt_sweeps.analysis.results import CellResults
-from lt_sweeps.config.call import nearest
 from lt_sweeps.config.report_config import ReportConfig
+from lt_sweeps.config.spelling import nearest
 
 
 def check_planned(cells: Iterable[CellResults], layout: ReportConfig) -> None:

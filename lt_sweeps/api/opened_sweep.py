@@ -15,11 +15,10 @@ from matplotlib.figure import Figure as Sheet
 from lt_sweeps.analysis.results import CellResults, Results, read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.api.saved_ticket import SavedTicket
-from lt_sweeps.config.call import nearest
-from lt_sweeps.config.errors import unknown
 from lt_sweeps.config.option_files import option_names
 from lt_sweeps.config.quantities import ACCURACY
 from lt_sweeps.config.report_config import named_figures
+from lt_sweeps.config.spelling import nearest, unknown
 from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.interchange.exported_tables import evaluations_table
 from lt_sweeps.interchange.stored_plan import planned_run

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lt_sweeps.config.errors import unknown
 from lt_sweeps.config.keys import GROUPS, KEEPS
 from lt_sweeps.config.option_files import check_own_options, option_names
 from lt_sweeps.config.quantities import names_of
 from lt_sweeps.config.report_config import BANDS, FIGURES, KEYS
+from lt_sweeps.config.spelling import unknown
 from lt_sweeps.storage.sweep_folder import sweep_path
 
 USAGE = {

@@ -25,10 +25,12 @@ from lt_sweeps.cli.arguments import CONFIG_DIR, USAGE, Usage
 from lt_sweeps.cli.commands import HELP, VERBS, run_verb
 from lt_sweeps.cli.completion import SCRIPTS, after_verb, settings, typed, with_values
 from lt_sweeps.config.cells import from_config
-from lt_sweeps.config.errors import CONF, complaint, options, unknown
+from lt_sweeps.config.errors import CONF, complaint, options
 from lt_sweeps.config.keys import GROUPS, MACHINE_KEYS
 from lt_sweeps.config.option_files import check_own_options
-from lt_sweeps.execution.hydra_plugins import is_held, register, search_reported, searches
+from lt_sweeps.config.spelling import unknown
+from lt_sweeps.execution.hydra_plugins import is_held, register, searches
+from lt_sweeps.execution.search_sweep import search_reported
 from lt_sweeps.storage.atomic_write import passes
 
 _INTERRUPTED = 130

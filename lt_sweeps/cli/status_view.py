@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lt_sweeps.config.call import nearest
 from lt_sweeps.config.durations import readable
+from lt_sweeps.config.spelling import nearest
 from lt_sweeps.execution.slurm.squeue import Batch, batches, output
 from lt_sweeps.execution.status import AT_WORK, STATES, Status
 from lt_sweeps.storage.dropped_tickets import dropped_sentence

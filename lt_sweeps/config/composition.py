@@ -9,52 +9,83 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from lt_sweeps.config.overrides import Axis, axes_of, key_of
 
 ComposedCell = tuple[tuple[str, ...], dict[str, Any], dict[str, str]]
 """A combination of overrides, its config and its choices."""
 
 
 @dataclass(frozen=True)
-class Axis:
-    """One key of a multirun and its overrides in turn: `("seed=0", "seed=1")`."""
+class Composer:
+    """Composes command lines: Hydra's loader, with the config that a multirun starts from."""
 
-    key: str
-    words: tuple[str, ...]
-    values: tuple[Any, ...] | None  # None where only Hydra can apply the overrides
+    loader: ConfigLoader
+    master: DictConfig
 
-    def overlaps(self, other: Axis) -> bool:
-        """Whether one key lies inside the other: `model.net` and `model.net.hidden`."""
-        one, two = sorted((f"{self.key}.", f"{other.key}."), key=len)
-        return self is not other and two.startswith(one)
+    @property
+    def groups(self) -> Mapping[str, str]:
+        return self.master.hydra.runtime.choices
 
+    @property
+    def experiment(self) -> str:
+        """The experiment that the config is of, or the name of the config itself."""
+        return self.groups.get("experiment") or self.master.hydra.job.config_name
 
-def compose_cells(
-    loader: ConfigLoader, master: DictConfig, axes: Sequence[Axis]
-) -> Iterator[ComposedCell]:
-    """For each combination of the axes' overrides: the overrides, the config and the choices."""
-    # Hydra keeps the order of overrides, which counts where one key lies inside another.
-    fast = [a for a in axes if a.values is not None and not any(map(a.overlaps, axes))]
-    slow = [axis for axis in axes if axis not in fast]
-    values = {w: v for a in fast for w, v in zip(a.words, a.values or (), strict=True)}
+    def axes(self, words: Sequence[str]) -> list[Axis]:
+        return axes_of(words, self.loader, set(self.groups))
 
-    @cache
-    def composed(words: tuple[str, ...]) -> _Composed:
-        return _compose(loader, master, words, {a.key: values[a.words[0]] for a in fast})
+    def options(self, words: Sequence[str], group: str) -> tuple[str, ...]:
+        """An override for each option of a group that `words` choose; none if they choose none."""
+        chosen = [word for word in words if key_of(word) == group]
+        return self.axes(chosen)[0].words if chosen else ()
 
-    made = {}
-    for words, config in _combined(slow, composed):
-        for added in product(*(axis.words for axis in fast)):
-            setting = {a.key: values[word] for a, word in zip(fast, added, strict=True)}
-            made[frozenset((*words, *added))] = config.cell(setting)
-    for words in product(*(axis.words for axis in axes)):
-        yield words, *made[frozenset(words)]
+    def cells(self, words: Sequence[str]) -> Iterator[ComposedCell]:
+        """For each combination of the overrides in `words`: the overrides, config and choices."""
+        # Hydra keeps the order of overrides, which counts where one key lies inside another.
+        axes = self.axes(words)
+        fast = [a for a in axes if a.values is not None and not any(map(a.overlaps, axes))]
+        slow = [axis for axis in axes if axis not in fast]
+        values = {w: v for a in fast for w, v in zip(a.words, a.values or (), strict=True)}
+        first = {a.key: values[a.words[0]] for a in fast}
+        made = {}
+        for options, config in _combined(slow, cache(partial(self._composed, setting=first))):
+            for added in product(*(axis.words for axis in fast)):
+                setting = {a.key: values[word] for a, word in zip(fast, added, strict=True)}
+                made[frozenset((*options, *added))] = config.cell(setting)
+        for combination in product(*(axis.words for axis in axes)):
+            yield combination, *made[frozenset(combination)]
+
+    def begun_with(self, word: str) -> Composer:
+        """The same for the config that a multirun of one experiment would start from."""
+        words = [*self.master.hydra.overrides.hydra, word]
+        name = self.master.hydra.job.config_name
+        master = self.loader.load_configuration(name, words, RunMode.MULTIRUN)
+        return Composer(self.loader, master)
+
+    def _composed(self, words: tuple[str, ...], setting: Mapping[str, Any]) -> _Composed:
+        config = self.loader.load_sweep_config(self.master, list(words))
+        HydraConfig.instance().set_config(config)
+        choices = choices_of(config.hydra)
+        with read_write(config), open_dict(config):
+            del config["hydra"]
+        for key, value in setting.items():
+            OmegaConf.update(config, key, value, merge=True)  # raises for an unknown key
+        refers = "${" in f"{OmegaConf.to_container(config)}"
+        parts = {("config", key): value for key, value in resolved(config).items()}
+        return _Composed(
+            parts | {("choices", key): value for key, value in choices.items()},
+            config if refers else None,
+            HydraConfig.instance().cfg if refers else None,
+        )
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -101,25 +132,6 @@ class _Composed:
         for key, value in setting.items():
             _set(config, key, value)
         return config, choices
-
-
-def _compose(
-    loader: ConfigLoader, master: DictConfig, words: tuple[str, ...], setting: Mapping[str, Any]
-) -> _Composed:
-    config = loader.load_sweep_config(master, list(words))
-    HydraConfig.instance().set_config(config)
-    choices = choices_of(config.hydra)
-    with read_write(config), open_dict(config):
-        del config["hydra"]
-    for key, value in setting.items():
-        OmegaConf.update(config, key, value, merge=True)  # raises for an unknown key
-    refers = "${" in f"{OmegaConf.to_container(config)}"
-    parts = {("config", key): value for key, value in resolved(config).items()}
-    return _Composed(
-        parts | {("choices", key): value for key, value in choices.items()},
-        config if refers else None,
-        HydraConfig.instance().cfg if refers else None,
-    )
 
 
 def _combined(

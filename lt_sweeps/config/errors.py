@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from io import IOBase
 from pathlib import Path
 from traceback import walk_tb
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from lt_sweeps.config.call import nearest
+from lt_sweeps.config.spelling import nearest, unknown
 from lt_sweeps.config.user_code import raised_in
 
 CONF = next(
@@ -76,16 +76,6 @@ def complaint(error: BaseException) -> str | None:
         case ValueError() if _of_ours_or_hydra(error):
             return str(error)
     return raised_in(error)
-
-
-def unknown(where: str, given: str, allowed: Iterable[str], *, what: str) -> str:
-    """`mask_criterion: magnitud; did you mean `magnitude_increase`? options: ...`."""
-    names = sorted(allowed)
-    within = [name for name in names if name.endswith(f"/{given}")]  # an option in a folder
-    near = f"; did you mean `{within[0]}`?" if within else nearest(given, names) or ";"
-    if folder := [name for name in names if name.startswith(f"{given}/")]:
-        near, names = ";", folder
-    return f"{where}: {given}{near} {what}: {', '.join(names) or 'none'}"
 
 
 def yaml_value(key: str, text: str) -> Any:

@@ -13,7 +13,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lt_sweeps.config.call import Call, Config
-from lt_sweeps.config.errors import CONF, unknown
+from lt_sweeps.config.errors import CONF
+from lt_sweeps.config.spelling import unknown
 
 
 def option_names(group: str, config_dir: str | None = None) -> dict[str, Path]:

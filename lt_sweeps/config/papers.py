@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from lt_sweeps.config.call import made
-from lt_sweeps.config.errors import CONF, unknown
+from lt_sweeps.config.errors import CONF
+from lt_sweeps.config.spelling import unknown
 
 FOLDER = CONF / "paper"
 

@@ -15,8 +15,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.call import Call
 from lt_sweeps.config.errors import CONF
+from lt_sweeps.config.spelling import nearest
 
 FOLDER = CONF / "published"
 

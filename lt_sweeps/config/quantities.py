@@ -12,19 +12,15 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from lt_sweeps.config.call import nearest
+from lt_sweeps.config.spelling import nearest
 
 OWN = "metric"
 """The kind that stands for the metric by which a task is judged."""
 ACCURACY = "accuracy"
 """The kind that judges a classification; its records do not name it."""
+_PLACES = tuple(f"{when}{split}" for when in ("", "end_", "best_") for split in ("test", "val"))
 METRICS = (
-    *(
-        f"{when}{split}_{what}"
-        for when in ("", "end_", "best_")
-        for split in ("test", "val")
-        for what in (ACCURACY, "loss")
-    ),
+    *(f"{place}_{what}" for place in _PLACES for what in (ACCURACY, "loss")),
     *("reported_step", "best_step", "train_steps", "seconds"),
 )
 """The metrics that every record has a column of."""
@@ -174,12 +170,10 @@ def named(name: str, own: str) -> str:
     return f"{found[1]}{own}" if found and found[2] == OWN else name
 
 
-def of_split(name: str, split: str) -> str:
-    """The same metric of another split: `best_val_r2` for `best_test_r2`."""
+def on_validation(name: str) -> str:
+    """The same metric of the validation set: `best_val_r2` for `best_test_r2`."""
     found = _NAME.fullmatch(name)
-    if found is None:
-        return name
-    return f"{found[1].replace('test', split).replace('val', split)}{found[2]}"
+    return f"{found[1].replace('test', 'val')}{found[2]}" if found else name
 
 
 def looks_at_test(name: str) -> bool:
@@ -190,12 +184,7 @@ def looks_at_test(name: str) -> bool:
 
 def names_of(kinds: Iterable[str]) -> tuple[str, ...]:
     """Every name of a report's metrics, where tasks measure metrics of these kinds as well."""
-    own = [
-        f"{when}{split}_{kind}"
-        for kind in dict.fromkeys([OWN, *kinds])
-        for when in ("", "end_", "best_")
-        for split in ("test", "val")
-    ]
+    own = [f"{place}_{kind}" for kind in dict.fromkeys([OWN, *kinds]) for place in _PLACES]
     return tuple(dict.fromkeys([*METRICS, *own]))
 
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, cast
 
-from lt_sweeps.config.call import Call, identity_of
+from lt_sweeps.config.call import Call
 from lt_sweeps.config.durations import Duration, steps
+from lt_sweeps.config.identity import identity_of
 
 FAMILY = "recipes"  # the first part of these names in stage keys, for ever
 # Keys that came after results, at the values without a part in stage keys.

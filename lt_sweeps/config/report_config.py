@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lt_sweeps.config.call import Call, made
+from lt_sweeps.config.call import Call, Config, made
 from lt_sweeps.config.option_files import read_option
 from lt_sweeps.config.published_curves import with_files
 from lt_sweeps.config.quantities import (
@@ -34,7 +34,7 @@ from lt_sweeps.config.quantities import (
     check_form,
     check_name,
     is_name,
-    of_split,
+    on_validation,
     percent_of,
 )
 
@@ -182,7 +182,7 @@ class ReportConfig:
 
     def chooser(self, metric: str) -> str:
         """The metric that picks the best of several tickets in a figure of `metric`."""
-        return of_split(metric, "val") if self.select == "validation" else metric
+        return on_validation(metric) if self.select == "validation" else metric
 
 
 KEYS = tuple(key.name for key in fields(ReportConfig))
@@ -196,6 +196,16 @@ def layout(keys: Mapping[str, Any]) -> ReportConfig:
     if isinstance(keys.get("figures"), str):  # `report.figures=curves`
         keys = {**keys, "figures": [keys["figures"]]}
     return made(ReportConfig, keys, where="report")
+
+
+def frozen_report(report: Config, config_dirs: Sequence[Path]) -> Mapping[str, Any]:
+    """The keys of a report with what its files hold now: a sweep does not follow later edits."""
+    content: dict[str, Any] = {}
+    if isinstance(published := report.get("published"), list):
+        content["published"] = with_files(published)
+    if figures := report.get("figures"):
+        content["figures"] = named_figures(figures, config_dirs)
+    return {**report, **content}
 
 
 def named_figures(figures: Any, config_dirs: Sequence[Path]) -> Any:

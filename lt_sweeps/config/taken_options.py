@@ -7,23 +7,16 @@ that only some cells of a multirun take is laid over those, and the plan names t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.call import Call
 from lt_sweeps.config.keys import GROUPS, SUPPLIED
 
+if TYPE_CHECKING:
+    from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.spelling import nearest
+
 _ALWAYS = ("model", "dataset", "method", "recipe")
-
-
-class Chosen(Protocol):
-    """What is needed of a cell: its config, its options, and the keys that it does not take."""
-
-    @property
-    def config(self) -> Mapping[str, Any]: ...
-    @property
-    def choices(self) -> Mapping[str, str | None]: ...
-    @property
-    def untaken(self) -> Sequence[str]: ...
 
 
 def check_targets(config: Mapping[str, Any], choices: Mapping[str, str | None]) -> None:
@@ -91,7 +84,7 @@ def untaken(keys: Iterable[str], config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(key for key in ours if group_of(key) in ignored or not has_key(config, key))
 
 
-def refuse_untaken(cells: Sequence[Chosen]) -> None:
+def refuse_untaken(cells: Sequence[Cell]) -> None:
     """Raises: ValueError: no cell takes one of the keys; it says what their options take."""
     for key in dict.fromkeys(key for cell in cells for key in cell.untaken):
         if all(key in cell.untaken for cell in cells):
@@ -99,14 +92,14 @@ def refuse_untaken(cells: Sequence[Chosen]) -> None:
             raise ValueError(f"{key}: {'; '.join(reasons)}")
 
 
-def not_taken(key: str, cell: Chosen) -> str:
+def not_taken(key: str, cell: Cell) -> str:
     """`gmp takes no mask_criterion`, `snip takes no mask_criterion.final`."""
     group = group_of(key)
     ignored = group not in groups_taken(cell.config["method"])
     return f"{cell.choices.get('method' if ignored else str(group))} takes no {key}"
 
 
-def _reason(key: str, cell: Chosen) -> str:
+def _reason(key: str, cell: Cell) -> str:
     group, taken = group_of(key), groups_taken(cell.config["method"])
     if group not in taken:
         return f"{cell.choices.get('method')} takes no {group}; it takes {', '.join(taken)}"
@@ -117,7 +110,7 @@ def _reason(key: str, cell: Chosen) -> str:
     return f"{option} takes no {name}{near} {takes}{_unlisted(key, cell, option)}"
 
 
-def _unlisted(key: str, cell: Chosen, option: str | None) -> str:
+def _unlisted(key: str, cell: Cell, option: str | None) -> str:
     """A hint, where a key's function has an argument that the option's yaml does not list."""
     config: Any = cell.config
     *above, name = key.split(".")

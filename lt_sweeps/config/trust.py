@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from lt_sweeps.config.errors import CONF
+from lt_sweeps.config.user_code import targets
 
 OURS = __name__.partition(".")[0]
 _LOSS = r"torch\.nn\.functional\.(\w+_loss|(binary_)?cross_entropy(_with_logits)?)"
@@ -43,19 +44,19 @@ def check_trusted(config: Any, *, where: str, trust: Collection[str] = ()) -> No
 
     Raises: ValueError: a function is neither an option of this package nor in a trusted module.
     """
-    targets = [target for target in _targets(config) if not _is_trusted(target, trust)]
-    if targets:  # the hint names all of their modules, so that one try is enough
-        modules = dict.fromkeys(str(target).rpartition(".")[0] for target in targets)
+    wrong = [target for target in targets(config) if not _is_trusted(target, trust)]
+    if wrong:  # the hint names all of their modules, so that one try is enough
+        modules = dict.fromkeys(str(target).rpartition(".")[0] for target in wrong)
         hint = f"; hint: trust={','.join(modules)} if you know its code"
         raise ValueError(
-            f"{where}: names `{targets[0]}`, which is no option of {OURS}, and code that others "
+            f"{where}: names `{wrong[0]}`, which is no option of {OURS}, and code that others "
             f"name is not run{hint if all(map(_is_module, modules)) else ''}"
         )
 
 
 def own_modules(config: Any) -> list[str]:
     """The modules of the functions that a config names and that are no options of this package."""
-    texts = {target for target in _targets(config) if isinstance(target, str)}
+    texts = {target for target in targets(config) if isinstance(target, str)}
     return sorted({target.rpartition(".")[0] for target in texts if not is_ours(target)})
 
 
@@ -67,17 +68,6 @@ def is_ours(target: str) -> bool:
     `lt_sweeps.x.os.system` runs any command.
     """
     return target in _options() or _OPEN.fullmatch(target) is not None
-
-
-def _targets(config: Any) -> Iterator[Any]:
-    """What each `_target_` of a config says, however deep it stands."""
-    if isinstance(config, Mapping):
-        if "_target_" in config:
-            yield config["_target_"]
-        config = list(config.values())
-    if isinstance(config, list | tuple):
-        for value in config:
-            yield from _targets(value)
 
 
 def _is_trusted(target: Any, trust: Collection[str]) -> bool:

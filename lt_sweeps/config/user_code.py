@@ -112,14 +112,19 @@ def code_named(*configs: Mapping[str, Any]) -> dict[str, str]:
 
 def modules_named(values: Any) -> Iterator[str]:
     """The module of each function that a `_target_` in some values names, however deep."""
+    modules = (_module_of(target) for target in targets(values) if isinstance(target, str))
+    return filter(None, modules)
+
+
+def targets(values: Any) -> Iterator[Any]:
+    """What each `_target_` in some values says, however deep it stands."""
     if isinstance(values, Mapping):
-        target = values.get("_target_")
-        if isinstance(target, str) and (module := _module_of(target)):
-            yield module
+        if "_target_" in values:
+            yield values["_target_"]
         values = list(values.values())
     if isinstance(values, list | tuple):
         for value in values:
-            yield from modules_named(value)
+            yield from targets(value)
 
 
 @functools.cache

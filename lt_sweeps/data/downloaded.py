@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from lt_sweeps.config.call import ANY, omitted_at
+from lt_sweeps.config.identity import ANY, omitted_at
 from lt_sweeps.data.dataset import Dataset, Split, check_size
 from lt_sweeps.storage.atomic_write import passes
 

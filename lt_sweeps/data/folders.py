@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lt_sweeps.config.call import ANY, omitted_at
+from lt_sweeps.config.identity import ANY, omitted_at
 from lt_sweeps.data.dataset import Dataset, Split, check_seed
 from lt_sweeps.data.decoded_images import DecodedImages, fits_in_memory
 from lt_sweeps.data.image_files import files_below, fingerprint_of, unreadable

@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from lt_sweeps.execution.frozen_pack import thawed
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.measured_backend import with_backend
-from lt_sweeps.execution.submission import thawed
 from lt_sweeps.plan.packing import Pack
 from lt_sweeps.plan.stages import Work, ancestors
 from lt_sweeps.plan.unit import Unit

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.identity import digest
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import Machine

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.call import Call, digest
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.identity import digest
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.config.user_code import raised_in
 from lt_sweeps.data.batches import first_images

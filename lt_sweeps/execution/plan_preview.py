@@ -137,8 +137,7 @@ def _levels(plan: Plan) -> list[Text]:
 
 
 def _dropped(plan: Plan, root: Path) -> str:
-    units = [(unit.stage.key, str(unit.seed)) for unit in plan.units]
-    return dropped_sentence(root, units).removeprefix("tickets: ")
+    return dropped_sentence(root, [*plan.named]).removeprefix("tickets: ")
 
 
 def _absent(plan: Plan) -> list[str]:

@@ -13,12 +13,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Literal
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.identity import digest
 from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.stages import Init, Work, ancestors, needs, trainings
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import is_stored
 from lt_sweeps.storage.atomic_write import set_aside
+from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.record import MEASURED, Record
 from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store, UnitCost
@@ -31,6 +32,8 @@ def record_cell(
 ) -> bool:
     """Write what is known of a cell; returns whether that is all of it.
 
+    Two packs that advance one cell take turns.
+
     Records that do not match the checksum in `DONE`, or not the tickets that they tell of, are set
     aside and written again. A cell is done only when every ticket has been read and is right.
 
@@ -38,12 +41,13 @@ def record_cell(
         computed: the keys of the stages whose tickets are new; None: look at all of them.
     """
     folder = RunFolder.of(tickets.store.root, planned.signature, planned.seed)
-    done = None if computed is None else _extended(planned, folder, tickets.store, computed)
-    if done is None:
-        done = _made_anew(planned, folder, tickets)
-        if done and (seen := _seen(planned, folder, tickets)):
-            tickets.verified.note(_name(planned), seen)
-    return done
+    with locked(folder.path.parent / f".{planned.seed}.lock"):
+        done = None if computed is None else _extended(planned, folder, tickets.store, computed)
+        if done is None:
+            done = _made_anew(planned, folder, tickets)
+            if done and (seen := _seen(planned, folder, tickets)):
+                tickets.verified.note(_name(planned), seen)
+        return done
 
 
 def is_recorded(planned: Planned, tickets: StoredTickets) -> bool:

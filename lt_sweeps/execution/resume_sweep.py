@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 
 from lt_sweeps.config.errors import yaml_value
 from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.execution import local_launcher
+from lt_sweeps.execution.patience import say
+from lt_sweeps.execution.run_settings import RunSettings
 from lt_sweeps.execution.slurm import slurm_launcher
 from lt_sweeps.execution.slurm.resources import SlurmResources
-from lt_sweeps.execution.submission import resumed
+from lt_sweeps.execution.submission import Submission
+from lt_sweeps.plan.planning import plan
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 
@@ -40,3 +45,19 @@ def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
             f"resume: got {', '.join(given)}; a sweep on this machine has no such keys"
         )
     return local_launcher.run_missing(submission)
+
+
+def resumed(sweep: SweepFolder) -> Submission:
+    """A sweep that was frozen before, as it was submitted. Relative paths start where it did.
+
+    In a root that was copied to another machine that folder may be missing. Relative paths then
+    start here: data or code of other content give other keys, and are refused by the sweep's name.
+    """
+    cells, started_in = sweep.cells(), sweep.manifest.launcher.cwd
+    try:
+        os.chdir(started_in)
+    except OSError as error:
+        here = os.getcwd()
+        say(f"resume: it was started in {started_in} ({error.strerror}); paths start in {here}")
+    named = {"root": sweep.root, "name": sweep.folder.name, "dry_run": False, "search": None}
+    return Submission(plan(cells), replace(RunSettings.of(cells), **named))

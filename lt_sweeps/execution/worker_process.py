@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from lt_sweeps.execution.canary import two_steps
+from lt_sweeps.execution.frozen_pack import work_on
 from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, imported
 from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.execution.patience import drain
 from lt_sweeps.execution.process_state import as_before, forget_users_code
 from lt_sweeps.execution.slurm.code_snapshot import users_modules
-from lt_sweeps.execution.submission import work_on
 from lt_sweeps.execution.worker_pool import AGAIN, CHANGED, STOP_SIGNALS, STOPPED, STORAGE
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.unit import Unit

@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 import torch
 
-from lt_sweeps.config.call import Call, Config, digest, nearest
+from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.errors import yaml_value
+from lt_sweeps.config.identity import digest
 from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.option_files import read_option
+from lt_sweeps.config.spelling import nearest
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
 from lt_sweeps.storage.record import MEASURED, Record

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lt_sweeps.config.call import nearest
+from lt_sweeps.config.spelling import nearest
 
 
 def torchvision(input_shape: Sequence[int], classes: int, *, name: str) -> nn.Module:

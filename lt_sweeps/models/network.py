@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lt_sweeps.config.call import Call, check_keys, identity_of
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.identity import identity_of
 from lt_sweeps.config.seeds import Seed, draw, global_draws, repeated
+from lt_sweeps.config.yaml_types import check_keys
 from lt_sweeps.models import libraries
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.module_checks import check_prunable, check_trainable, initialize

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.spelling import nearest
 
 
 def head_of(module: nn.Module, named: str | None = None) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.call import nearest
+from lt_sweeps.config.spelling import nearest
 from lt_sweeps.config.user_code import files_named
 from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.foreign_file import read_pickle, read_safetensors

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lt_sweeps.config.call import Call, Config, digest, nearest
+from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.identity import digest
 from lt_sweeps.config.keys import GROUPS, MACHINE_KEYS, SUPPLIED
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.seeds import Seed
+from lt_sweeps.config.spelling import nearest
 from lt_sweeps.config.taken_options import groups_taken
 from lt_sweeps.data.image_transforms import ImageTransforms
 from lt_sweeps.models.network import Network
@@ -48,6 +50,10 @@ class Planned:
     @property
     def last(self) -> Work:
         return self.lasts[-1]
+
+    @property
+    def experiment(self) -> str:
+        return self.labels["experiment"] or ""
 
     @property
     def report_at(self) -> str:

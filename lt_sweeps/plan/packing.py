@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.identity import digest
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.stages import needs
 from lt_sweeps.plan.unit import Unit

@@ -192,13 +192,10 @@ def _scores(criterion: Call, names: Sequence[str]) -> bool:
 
 def _pins_to_zero(stage: Work | Init) -> bool:
     """Whether weights that were pruned before a training are 0 after it."""
-    start = stage.start if isinstance(stage, Work) else None
-    return (
-        isinstance(stage, Work)
-        and isinstance(start, Reset)
-        and start.freeze.target == "lt_sweeps.sparsity.freezes.zero"
-        and stage.sparsifier.holds
-    )
+    if not (isinstance(stage, Work) and isinstance(stage.start, Reset)):
+        return False
+    zero = stage.start.freeze.target == "lt_sweeps.sparsity.freezes.zero"
+    return zero and stage.sparsifier.holds
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.identity import digest
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.plan.stages import Task, Work
 from lt_sweeps.storage.manifest import UnitName

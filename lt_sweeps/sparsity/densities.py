@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from lt_sweeps.config.call import nearest
+from lt_sweeps.config.spelling import nearest
 from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.schedules import Target, checked_sparsity, rising_targets
 

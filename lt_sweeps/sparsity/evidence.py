@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.spelling import nearest
 from lt_sweeps.sparsity.granularity import WHERE, Granularity
 
 _CRITERION = {  # what criteria may name, each with its moment where a yaml gives no other

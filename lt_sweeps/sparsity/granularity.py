@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.spelling import nearest
 
 FAMILY = "granularity"  # the first part of these names in stage keys, for ever
 

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lt_sweeps.config.call import omitted_at
 from lt_sweeps.config.durations import Duration
+from lt_sweeps.config.identity import omitted_at
 
 FAMILY = "resets"  # the first part of these names in stage keys, for ever
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lt_sweeps.config.call import Call, identity_of
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.identity import identity_of
 from lt_sweeps.models.prunable import Layer
 
 FAMILY = "schedules"  # the first part of these names in stage keys, for ever

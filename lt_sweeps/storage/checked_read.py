@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from lt_sweeps.config.call import Config, fits
+from lt_sweeps.config.call import Config
+from lt_sweeps.config.yaml_types import fits
 
 _NO_FILE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG}
 # What PyYAML raises for a text that is not yaml: `!!bool x` is a KeyError, `!!timestamp x` another.

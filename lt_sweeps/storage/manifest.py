@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.config.call import Config, digest
+from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.identity import digest
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.checked_read import (
     DamagedFile,

@@ -23,8 +23,8 @@ from typing import Any
 
 import yaml
 
-from lt_sweeps.config.call import fits
 from lt_sweeps.config.quantities import ACCURACY, kind_of, named
+from lt_sweeps.config.yaml_types import fits
 from lt_sweeps.storage.atomic_write import append_whole, json_lines, write_whole
 from lt_sweeps.storage.checked_read import (
     DamagedFile,

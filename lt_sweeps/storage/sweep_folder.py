@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.config.errors import unknown
+from lt_sweeps.config.spelling import unknown
 from lt_sweeps.storage.atomic_write import set_aside, write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, read_json, say_unused, shortened
 from lt_sweeps.storage.manifest import FrozenPack, Manifest, UnitName

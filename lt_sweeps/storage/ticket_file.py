@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lt_sweeps.config.call import fits
+from lt_sweeps.config.yaml_types import fits
 from lt_sweeps.storage.checked_read import (
     DamagedFile,
     check_format,

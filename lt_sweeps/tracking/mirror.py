@@ -21,7 +21,8 @@ from typing import Any
 import yaml
 
 from lt_sweeps.config.durations import readable
-from lt_sweeps.config.errors import CONF, unknown, yaml_value
+from lt_sweeps.config.errors import CONF, yaml_value
+from lt_sweeps.config.spelling import unknown
 from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.sweep_folder import SweepFolder

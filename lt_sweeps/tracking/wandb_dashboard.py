@@ -17,9 +17,10 @@ from typing import Any
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.results import layouts, read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
-from lt_sweeps.config.errors import unknown, yaml_value
+from lt_sweeps.config.errors import yaml_value
 from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
 from lt_sweeps.config.report_config import BANDS, KEYS
+from lt_sweeps.config.spelling import unknown
 from lt_sweeps.reporting.result_tables import percent_text
 from lt_sweeps.reporting.terminal_tables import p_text
 from lt_sweeps.storage.atomic_write import write_whole

@@ -15,9 +15,10 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.cli.status_view import read_logs, show_status
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution import local_launcher
+from lt_sweeps.execution.frozen_pack import work_on
 from lt_sweeps.execution.slurm.squeue import Batch, job_name, output
 from lt_sweeps.execution.status import AT_WORK, BROKEN, COMPLETE, Status
-from lt_sweeps.execution.submission import Submission, work_on
+from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.packing import packs
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.storage.sweep_folder import Heartbeat, PackAtWork, SweepFolder

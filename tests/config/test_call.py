@@ -6,8 +6,9 @@ from typing import Literal
 
 import pytest
 
-from lt_sweeps.config.call import Call, Config, digest, omitted_at
+from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.durations import Duration
+from lt_sweeps.config.identity import digest, omitted_at
 
 
 def cut(

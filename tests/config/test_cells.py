@@ -13,8 +13,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
 from lt_sweeps.cli.command_line import main
-from lt_sweeps.config.cells import Cell, SweepSpec
+from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF, options
+from lt_sweeps.config.sweep_spec import SweepSpec
 from lt_sweeps.execution import local_launcher, search_trial
 
 Multirun = Callable[..., list[Cell]]

@@ -14,7 +14,7 @@ from lt_sweeps.config.quantities import (
     looks_at_test,
     named,
     names_measured,
-    of_split,
+    on_validation,
 )
 
 PERPLEXITY = Quantity("test_perplexity", lower_is_better=True)
@@ -40,7 +40,7 @@ def test_a_name_is_a_moment_a_split_and_a_kind() -> None:
     ]
     assert named("end_test_metric", "r2") == "end_test_r2"
     assert named("test_loss", "r2") == "test_loss"
-    assert of_split("best_test_contest", "val") == "best_val_contest"
+    assert on_validation("best_test_contest") == "best_val_contest"
     assert [looks_at_test(name) for name in ("test_r2", "val_contest")] == [True, False]
 
 

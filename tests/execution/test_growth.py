@@ -14,7 +14,9 @@ import pytest
 from fixtures.tiny_cell import settings, settle
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.execution.submission import Submission, work_on, write_records
+from lt_sweeps.execution.frozen_pack import work_on
+from lt_sweeps.execution.records import record_cell
+from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.packing import packs
 from lt_sweeps.plan.planning import Plan, plan
@@ -179,7 +181,7 @@ def test_the_records_of_a_level_cost_the_same_at_every_level(cell: Make, tmp_pat
             compute([unit], made.moments, store, Machine())
             with counted("open", "fsync") as count:
                 tickets = StoredTickets(store, thorough=True)
-                write_records(made.cells[0], tickets, computed={unit.stage.key})
+                record_cell(made.cells[0], tickets, computed={unit.stage.key})
             total += count
             if 0 < unit.stage.level < levels:
                 costs.setdefault("level", Counter(count))
@@ -219,7 +221,7 @@ def _written_at_once(made: Plan, store: Store) -> tuple[bytes, bytes]:
     appended = folder.records.read_bytes()
     for path in (folder.records, folder.done):
         path.unlink()
-    assert write_records(made.cells[0], StoredTickets(store, thorough=True))
+    assert record_cell(made.cells[0], StoredTickets(store, thorough=True))
     return appended, folder.records.read_bytes()
 
 
@@ -244,7 +246,7 @@ def test_appended_records_survive_a_kill_in_the_middle(
             half = folder.read().half_written
             assert ("half-written line" in half) == (cut == "in a row"), "named by who reads"
         tickets = StoredTickets(store, thorough=True)
-        write_records(made.cells[0], tickets, computed={unit.stage.key})
+        record_cell(made.cells[0], tickets, computed={unit.stage.key})
     appended, at_once = _written_at_once(made, store)
     assert appended == at_once and appended.count(b"\n") == 3
 
@@ -259,7 +261,7 @@ def test_several_writers_of_one_cell_neither_double_nor_mix_its_rows(
 
         def write(key: str = unit.stage.key, start: threading.Barrier = start) -> None:
             start.wait()
-            write_records(made.cells[0], StoredTickets(store, thorough=True), computed={key})
+            record_cell(made.cells[0], StoredTickets(store, thorough=True), computed={key})
 
         threads = [threading.Thread(target=write) for _ in range(4)]
         for thread in threads:

@@ -18,8 +18,9 @@ from lt_sweeps import models
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution import measured_backend
+from lt_sweeps.execution.frozen_pack import work_on
 from lt_sweeps.execution.measured_backend import with_backend
-from lt_sweeps.execution.submission import Submission, work_on
+from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.packing import packs
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.unit import Unit

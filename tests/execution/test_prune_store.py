@@ -12,9 +12,10 @@ from fixtures.tiny_cell import settings, settle
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.frozen_pack import work_on
 from lt_sweeps.execution.plan_preview import _dropped
 from lt_sweeps.execution.prune_store import drop_unneeded, keep_only
-from lt_sweeps.execution.submission import Submission, work_on
+from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.packing import packs
 from lt_sweeps.plan.planning import plan

@@ -19,7 +19,8 @@ from rich.console import Console
 from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.execution import local_launcher
-from lt_sweeps.execution.submission import Submission, resumed
+from lt_sweeps.execution.resume_sweep import resumed
+from lt_sweeps.execution.submission import Submission
 from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.run_folder import RunFolder

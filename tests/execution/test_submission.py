@@ -16,12 +16,14 @@ from torch import Tensor
 from lt_sweeps import __version__
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.data import Dataset, Split
+from lt_sweeps.execution.frozen_pack import thawed, work_on
 from lt_sweeps.execution.loaded_code import ChangedCode
 from lt_sweeps.execution.local_launcher import run_missing
 from lt_sweeps.execution.plan_preview import _disk
 from lt_sweeps.execution.process_state import forget_plans
+from lt_sweeps.execution.resume_sweep import resumed
 from lt_sweeps.execution.run_settings import RunSettings, code_version
-from lt_sweeps.execution.submission import Submission, resumed, thawed, work_on
+from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.packing import packs
 from lt_sweeps.plan.planning import Plan, plan

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 import lt_sweeps
-from lt_sweeps.config.call import Call, public_name
+from lt_sweeps.config.call import Call
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
+from lt_sweeps.config.identity import public_name
 from lt_sweeps.plan.cell_plan import planned_cell
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.stages import Init, Train, ancestors

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.identity import digest
 from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.packing import Pack, packs
 from lt_sweeps.plan.planning import Plan

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lt_sweeps.config.call import Call, nearest
+from lt_sweeps.config.call import Call
 from lt_sweeps.config.durations import readable
+from lt_sweeps.config.spelling import nearest
 
 WHERE = "hydra.launcher"
 _OURS = ("array", "dependency", "job-name", "output", "error", "signal", "requeue", "wait")

@@ -22,7 +22,7 @@ from lt_sweeps.execution.slurm.code_snapshot import copy_code
 from lt_sweeps.execution.slurm.resources import SlurmResources, check_options
 from lt_sweeps.execution.slurm.squeue import batches, has_slurm, queued
 from lt_sweeps.execution.slurm.submit import Arrays
-from lt_sweeps.execution.submission import Submission, name_of
+from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.unread_keys import refuse_unread
 from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.cost import Speeds, stack_sizes
@@ -176,7 +176,7 @@ class _Jobs:
     def _missing(self) -> tuple[list[Unit], dict[Unit, str]]:
         """The units that no job has in hand, and the job of those that are queued."""
         absent = self.submission.missing()
-        names = {name_of(unit): unit for unit in absent}
+        names = {unit.name: unit for unit in absent}
         held = {batch.number: batch for batch in batches(self.sweep) if not batch.canary}
         frozen = self._frozen() if self.queued else {}
         waited_for = {

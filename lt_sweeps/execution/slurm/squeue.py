@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.identity import digest
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, read_file, read_json
 from lt_sweeps.storage.sweep_folder import SweepFolder

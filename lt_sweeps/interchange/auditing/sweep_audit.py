@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import Artifacts, AuditedCell
 from lt_sweeps.analysis.record_audit import difference, pairs_apart
-from lt_sweeps.config.call import Config, digest
+from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.identity import digest
 from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.interchange.auditing.accuracy_audit import audit_accuracy

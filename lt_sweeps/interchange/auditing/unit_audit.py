@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.analysis.audit_findings import Findings
-from lt_sweeps.config.call import public_name
+from lt_sweeps.config.identity import public_name
 from lt_sweeps.execution.materialize import Missing, snapshot, ticket
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differ
 from lt_sweeps.plan.stages import Prune, Reset, Work

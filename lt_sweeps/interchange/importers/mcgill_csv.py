@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.identity import digest
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.schedules import geometric

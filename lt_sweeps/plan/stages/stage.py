@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lt_sweeps.config.call import Call, digest, identity_of
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.identity import digest, identity_of
 from lt_sweeps.models.network import Network
 from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier
 

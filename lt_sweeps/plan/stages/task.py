@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any, Literal
 
-from lt_sweeps.config.call import Call, digest
+from lt_sweeps.config.call import Call
+from lt_sweeps.config.identity import digest
 from lt_sweeps.config.keys import PRECISIONS, Precision
 from lt_sweeps.config.quantities import check_name
 from lt_sweeps.config.recipes import Recipe

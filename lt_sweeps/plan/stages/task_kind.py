@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.call import Call, Config, check_keys
+from lt_sweeps.config.call import Call, Config
+from lt_sweeps.config.yaml_types import check_keys
 
 _ACCURACY = "lt_sweeps.training.metrics.accuracy"
 _CROSS_ENTROPY = "torch.nn.functional.cross_entropy"

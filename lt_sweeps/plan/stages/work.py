@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
-from lt_sweeps.config.call import digest, identity_of, nearest
 from lt_sweeps.config.durations import steps
+from lt_sweeps.config.identity import digest, identity_of
+from lt_sweeps.config.spelling import nearest
 from lt_sweeps.plan.stages.stage import Moment, Stage, ancestors
 from lt_sweeps.plan.stages.task import Training
 from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier, overrides

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.config.call import digest
+from lt_sweeps.config.identity import digest
 from lt_sweeps.config.report_config import figure_call
 from lt_sweeps.config.user_code import raised_in
 from lt_sweeps.reporting.csv_tables import records_table

@@ -1,0 +1,79 @@
+"""The overrides of a command line, read as Hydra reads them: `Axis`, a key with its values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, OverrideType
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One key of a multirun and its overrides in turn: `("seed=0", "seed=1")`."""
+
+    key: str
+    words: tuple[str, ...]
+    values: tuple[Any, ...] | None  # None where only Hydra can apply the overrides
+
+    def overlaps(self, other: Axis) -> bool:
+        """Whether one key lies inside the other: `model.net` and `model.net.hidden`."""
+        one, two = sorted((f"{self.key}.", f"{other.key}."), key=len)
+        return self is not other and two.startswith(one)
+
+
+def key_of(word: str) -> str:
+    """The key that an override sets, without its plus or tilde."""
+    return word.split("=", 1)[0].lstrip("+~")
+
+
+def is_group(key: str, groups: Collection[str]) -> bool:
+    """Whether a key chooses an option of a group."""
+    return key in groups or "/" in key or "@" in key
+
+
+def axes_of(words: Sequence[str], loader: ConfigLoader, groups: Collection[str]) -> list[Axis]:
+    """The overrides by key; the later of two with the same key counts, as everywhere in Hydra.
+
+    Raises: ValueError: an override lists no values, one of them twice, or has no end of them.
+    """
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
+    return list({word.get_key_element(): _axis(word, groups) for word in parsed}.values())
+
+
+def _axis(override: Override, groups: Collection[str]) -> Axis:
+    element = override.get_key_element()
+    key = key_of(element)
+    if not override.is_sweep_override():
+        assert override.input_line is not None
+        return Axis(key, (override.input_line,), None)
+    words = tuple(f"{element}={value}" for value in _values(override, key))
+    values = tuple(word.value() for word in OverridesParser.create().parse_overrides([*words]))
+    changes = override.type is OverrideType.CHANGE and not is_group(key, groups)
+    settable = changes and "[" not in key
+    return Axis(key, words, values if settable and all(map(_simple, values)) else None)
+
+
+def _simple(value: Any) -> bool:
+    """Whether a value is final: no reference, not missing, and not a mapping to be merged."""
+    return not isinstance(value, dict) and "${" not in str(value) and "???" not in str(value)
+
+
+def _values(override: Override, key: str) -> list[str]:
+    if not override.is_discrete_sweep():
+        raise ValueError(
+            f"{key}: {override.get_value_string()} has no end; list the values as a,b,c or range(n)"
+        )
+    values = list(override.sweep_string_iterator())
+    if isinstance(override.value(), Glob):  # a fragment such as `_keys` is no option
+        values = [value for value in values if value[0] != "_"]
+    if not values:
+        raise ValueError(f"{key}: {override.get_value_string()} is empty; give at least one value")
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        noun = "seed" if key == "seed" else "value"
+        raise ValueError(f"{key}: {twice[0]} given twice; each {noun} once")
+    return values

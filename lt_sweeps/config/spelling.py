@@ -1,0 +1,30 @@
+"""What a misspelled name may have meant, and which names are allowed in its place."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+
+
+def nearest(word: str, allowed: Collection[str]) -> str:
+    """`; did you mean `x`?` if something allowed is close to `word`, else nothing.
+
+    Case does not count, nor does a folder that both are in: `deconstructing/criteria`.
+    """
+    folder = word[: word.rfind("/") + 1]
+    inside = [name for name in allowed if name.startswith(folder)]
+    if not inside:
+        folder, inside = "", list(allowed)
+    names = {name.removeprefix(folder).lower(): name for name in inside}
+    close = difflib.get_close_matches(word.removeprefix(folder).lower(), names, n=1)
+    return f"; did you mean `{names[close[0]]}`?" if close else ""
+
+
+def unknown(where: str, given: str, allowed: Iterable[str], *, what: str) -> str:
+    """`mask_criterion: magnitud; did you mean `magnitude_increase`? options: ...`."""
+    names = sorted(allowed)
+    within = [name for name in names if name.endswith(f"/{given}")]  # an option in a folder
+    near = f"; did you mean `{within[0]}`?" if within else nearest(given, names) or ";"
+    if folder := [name for name in names if name.startswith(f"{given}/")]:
+        near, names = ";", folder
+    return f"{where}: {given}{near} {what}: {', '.join(names) or 'none'}"

@@ -1,0 +1,108 @@
+"""One frozen pack of a sweep: planned again from the manifest, computed and recorded.
+
+A worker reads the manifest and nothing else of the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from lt_sweeps.config.user_code import code_named
+from lt_sweeps.execution.loaded_code import ChangedCode
+from lt_sweeps.execution.measured_backend import with_backend
+from lt_sweeps.execution.records import record_cell
+from lt_sweeps.execution.train_pack import compute
+from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stored_tickets import StoredTickets
+from lt_sweeps.plan.unit import Unit, data_of
+from lt_sweeps.storage.manifest import FrozenPack, UnitName
+from lt_sweeps.storage.store import Store
+from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.training.training_loop import TrainingLoop
+
+
+def work_on(
+    sweep: SweepFolder,
+    pack: FrozenPack,
+    *,
+    device: str,
+    progress: Callable[[int], None] = lambda step: None,
+    stopped: Callable[[], bool] = lambda: False,
+    check: Callable[[], None] = lambda: None,
+    watch: Callable[[TrainingLoop], None] = lambda loop: None,
+) -> list[Unit]:
+    """Compute one frozen pack of a sweep, and write the records of the cells that it advances.
+
+    Returns its units.
+
+    `check` is called when everything is imported that the pack needs, and at the end; `watch` with
+    each training loop before it begins.
+    """
+    cells, units = thawed(sweep, pack, check)
+    moments = {key: frozenset(wanted) for key, wanted in pack.moments.items()}
+    machine = with_backend(sweep, units, replace(pack.machine, device=device))
+    store = Store(sweep.root)
+    compute(
+        units,
+        moments,
+        store,
+        machine,
+        reported=cells.best_reported,
+        progress=progress,
+        stopped=stopped,
+        watch=watch,
+    )
+    check()
+    computed, tickets = set(units), StoredTickets(store, thorough=True, recall=False)
+    for cell in cells.cells:
+        if keys := {s.key for s in cell.trainings if Unit(s, cell.seed) in computed}:
+            record_cell(cell, tickets, computed=keys)
+    tickets.verified.save()
+    return units
+
+
+def thawed(
+    sweep: SweepFolder, pack: FrozenPack, check: Callable[[], None] = lambda: None
+) -> tuple[Plan, list[Unit]]:
+    """The plan of the cells that a frozen pack advances, and the pack's units in their order.
+
+    Planning imports the functions that the cells name; `check` is called after it, also if it
+    fails.
+
+    Raises:
+        ChangedCode: code or data now lead to other results than those that were planned.
+    """
+    try:
+        cells = plan(sweep.cells(pack.cells))
+    finally:
+        check()
+    check_same(sweep, cells, pack.units)
+    return cells, [cells.named[name] for name in pack.units]
+
+
+def check_same(sweep: SweepFolder, now: Plan, names: Iterable[UnitName]) -> None:
+    """Check that units of a sweep are among those that its cells lead to now.
+
+    Raises: ChangedCode: a unit is not; the line says whether data or code has changed.
+    """
+    before = sweep.manifest
+    missing = next((name for name in names if name not in now.named), None)
+    if missing is None:
+        return
+    if edited := sweep.edited(code_named(*(cell.cell.config for cell in now.cells))):
+        raise ChangedCode(
+            f"code: {', '.join(edited)} changed since the sweep was started; put it back, or "
+            "give the sweep another name: it computes with the code as it is now"
+        )
+    for name, content in data_of(now.units).items():
+        if before.data.get(name, content) != content:
+            raise ChangedCode(
+                f"data: {name} reads other content than when the sweep was started; put the data "
+                "back, or give the sweep another name: it computes with the data as they are now"
+            )
+    raise ChangedCode(
+        f"code: level {before.stages[missing[0]].level} of seed {missing[1]} is no longer "
+        "what the same settings lead to, because a function of yours, or a file that it reads, has "
+        "changed; put it back, or give the sweep another name: it computes with what there is now"
+    )
