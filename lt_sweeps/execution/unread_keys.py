@@ -1,5 +1,4 @@
-"""Keys of the method that a command gives and none of its cells reads, such as the time of a
-ticket where `protocol=prune` finds none."""
+"""Keys of the method that a command gives and no cell reads, such as `to` with `protocol=prune`."""
 
 from __future__ import annotations
 
