@@ -29,7 +29,7 @@ from lt_sweeps.data.batches import first_images
 from lt_sweeps.execution.forking import may_fork, process_context
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.network import Network
-from lt_sweeps.models.output_layer import check_head
+from lt_sweeps.models.output_layer import check_output_layer
 from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.planning import Plan
 from lt_sweeps.plan.stages import Task
@@ -102,7 +102,7 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
             f"{task.call} has {classes} classes"
         )
     if network.told_head is None:
-        check_head(module, outputs, network.net)
+        check_output_layer(module, outputs, network.net)
     shapes = f"outputs {_form(outputs)} and targets {_form(y)}"
     with yamls.said("task", f"task.loss of {shapes}"), _no_broadcast():
         loss = TaskLoss(task.kind).mean(outputs, y)

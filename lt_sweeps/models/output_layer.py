@@ -22,7 +22,7 @@ def head_of(module: nn.Module, named: str | None = None) -> str | None:
     return named
 
 
-def check_head(module: nn.Module, outputs: Tensor, net: Call) -> None:
+def check_output_layer(module: nn.Module, outputs: Tensor, net: Call) -> None:
     """Refuse a network whose last linear layer is not the one that computes its outputs.
 
     Raises: ValueError: the last one would be taken for the output layer.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lt_sweeps.execution.own_code_trial import try_out
 from lt_sweeps.models.network import Network
-from lt_sweeps.models.output_layer import check_head
+from lt_sweeps.models.output_layer import check_output_layer
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.sparsity.granularity import Granularity
 from lt_sweeps.sparsity.group_numbers import groups_of
@@ -92,7 +92,7 @@ def test_a_net_that_constructs_its_output_layer_first_is_asked_for_its_name(tmp_
 @pytest.mark.parametrize("kind", [Frozen, Averaged, Normed, Segmented])
 def test_an_output_layer_that_is_the_last_or_cannot_be_seen_is_not_asked_for(kind: Any) -> None:
     net = kind(4)
-    check_head(net, net(torch.rand(2, 1, 4, 4)), of(Backwards).net)
+    check_output_layer(net, net(torch.rand(2, 1, 4, 4)), of(Backwards).net)
 
 
 def test_the_layer_that_is_named_is_the_output_layer_everywhere() -> None:
