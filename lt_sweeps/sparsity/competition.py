@@ -109,9 +109,7 @@ class GroupCompetition(Competition):
 
     @property
     def falls_short(self) -> bool:
-        """Whether it cannot come near its goal, because no layer is emptied."""
-        if not len(self._sizes):
-            return False
+        """Whether it cannot come near its goal, because no layer is emptied; there are groups."""
         return 2 * (self.bounds[1] - self.goal) > int(self._sizes.max()) + 1
 
     @property
