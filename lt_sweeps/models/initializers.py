@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call
@@ -25,9 +26,16 @@ def glorot_normal(module: nn.Module) -> None:
         outputs, inputs, *kernel = weight.shape
         fans = (outputs + inputs) * math.prod(kernel)
         std = math.sqrt(2 / fans) / _TRUNCATED_STD
-        nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std)
+        _truncated_normal(weight.detach(), std)
 
     _initialize(module, draw)
+
+
+def _truncated_normal(weight: Tensor, std: float) -> None:
+    """Normal draws, those beyond two `std` drawn again; what torch draws differs by release."""
+    weight.normal_(0.0, std)
+    while (beyond := weight.abs() > 2 * std).any():
+        weight.copy_(torch.where(beyond, torch.empty_like(weight).normal_(0.0, std), weight))
 
 
 def xavier_normal(module: nn.Module) -> None:
