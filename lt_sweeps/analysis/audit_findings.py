@@ -29,7 +29,7 @@ CHECKS: Mapping[str, str] = {
     "rewound": "kept weights restarted from the snapshot, to the bit",
     "finite": "no weight is NaN or infinite, unless the record says so",
     "draws": "drawn again, initial weights are the stored ones",
-    "splits": "no image is in two of train, val and test",
+    "splits": "train, val and test share no more images than the data repeat",
     "accuracies": "stored weights, evaluated again, are as accurate",
     "repeats": "trained again, a network ends with the same bits",
 }
