@@ -25,7 +25,6 @@ from lt_sweeps.execution.prune_store import keep_only
 from lt_sweeps.execution.run_settings import RunSettings, check_writable
 from lt_sweeps.execution.status import Status
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.execution.unread_keys import refuse_unread
 from lt_sweeps.execution.worker_pool import Workers
 from lt_sweeps.plan.cost import Speeds, free_memory, stack_sizes
 from lt_sweeps.plan.packing import Pack, packs
@@ -49,8 +48,7 @@ def launch(cells: Sequence[Cell], *, whole: bool = True, words: Sequence[str] = 
     """
     submission = Submission(plan(cells), RunSettings.of(cells, words=words))
     if whole:
-        submission.check_layouts()
-        refuse_unread(submission.plan.cells, words)
+        submission.check_asked()
     return run_missing(submission)
 
 

@@ -27,6 +27,7 @@ from lt_sweeps.execution.own_code_trial import try_out
 from lt_sweeps.execution.patience import patiently
 from lt_sweeps.execution.records import is_recorded, record_cell
 from lt_sweeps.execution.run_settings import RunSettings
+from lt_sweeps.execution.unread_keys import refuse_unread
 from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.packing import Pack
 from lt_sweeps.plan.planning import Plan
@@ -112,10 +113,11 @@ class Submission:
                 packs.append(Pack(tuple(self.plan.named[name] for name in frozen.units)))
         return packs[::-1]
 
-    def check_layouts(self) -> None:
-        """Raises: ValueError: a report would name a key or a line that none of the cells has."""
-        if self.settings.search is None:  # else lines of earlier and later trials may be meant
+    def check_asked(self) -> None:
+        """Raises: ValueError: a line of a report, or a typed key, that none of the cells has."""
+        if self.settings.search is None:  # else earlier and later trials may have it
             check_layouts([frozen_cell(cell) for cell in self.plan.cells], reports_of(self.plan))
+            refuse_unread(self.plan.cells, self.settings.words)
 
     @property
     def arithmetics(self) -> list[Arithmetic]:

@@ -27,20 +27,22 @@ def refuse_unread(cells: Sequence[Planned], words: Iterable[str]) -> None:
 
 def _reads(cell: Planned, name: str) -> bool:
     method = cell.cell.config["method"]
-    changed = {**method, name: _another(method[name])}
+    changed = ({**method, name: other} for other in _others(method[name]))
+    return any(_differs(cell, Config({**cell.cell.config, "method": each})) for each in changed)
+
+
+def _differs(cell: Planned, config: Config) -> bool:
     try:
-        other = planned_cell(
-            replace(cell.cell, config=Config({**cell.cell.config, "method": changed}))
-        )
-    except ValueError:  # it looked at the value, which it does not allow
+        other = planned_cell(replace(cell.cell, config=config))
+    except Exception:  # it looked at the value; a method of a user's may raise anything
         return True
     return [last.key for last in other.lasts] != [last.key for last in cell.lasts]
 
 
-def _another(value: Any) -> Any:
-    """A value of the same kind; of a text, a time."""
+def _others(value: Any) -> Sequence[Any]:
+    """Values of the same kind; of a text two times, because an epoch may have one step."""
     if isinstance(value, bool):
-        return not value
+        return (not value,)
     if isinstance(value, int | float):
-        return value + 1
-    return "2it" if value == "1it" else "1it"
+        return (value + 1,)
+    return ("1it", "2it")

@@ -146,10 +146,10 @@ def test_lines_that_no_cell_has_are_refused_when_the_plan_is_made(
     made = plan(named_cells(cell, report))
     submission = Submission(made, settings(tmp_path, "s"))
     if not line:
-        submission.check_layouts()
+        submission.check_asked()
         return
     with pytest.raises(ValueError, match=line) as refused:
-        submission.check_layouts()
+        submission.check_asked()
     # A report of their results would say the same.
     with pytest.raises(ValueError) as late:
         analysis = analyses(read_results(submission.freeze([]).folder, metrics=()), {})[""]
@@ -163,12 +163,12 @@ def test_what_only_records_can_tell_is_not_refused(
 ) -> None:
     asked = {"baseline": "of a schedule"}
     further = [c for levels in (2, 3) for c in named_cells(cell, asked, schedule__levels=levels)]
-    Submission(plan(further), settings(tmp_path, "s")).check_layouts()
+    Submission(plan(further), settings(tmp_path, "s")).check_asked()
     cells = named_cells(cell, {"baseline": "of an earlier trial"})
-    Submission(plan(cells), replace(settings(tmp_path, "s"), search="mine")).check_layouts()
+    Submission(plan(cells), replace(settings(tmp_path, "s"), search="mine")).check_asked()
     tasks = [cell(), replace(cell(task=OTHER_TASK), choices={**cell().choices, "task": "other"})]
     several = [replace(each, report={"baseline": "of a panel"}) for each in tasks]
-    Submission(plan(several), settings(tmp_path, "t")).check_layouts()
+    Submission(plan(several), settings(tmp_path, "t")).check_asked()
 
 
 OTHER_TASK = {

@@ -23,7 +23,6 @@ from lt_sweeps.execution.slurm.resources import SlurmResources, check_options
 from lt_sweeps.execution.slurm.squeue import batches, has_slurm, queued
 from lt_sweeps.execution.slurm.submit import Arrays
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.execution.unread_keys import refuse_unread
 from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.cost import Speeds, stack_sizes
 from lt_sweeps.plan.packing import Pack
@@ -41,8 +40,7 @@ def submit_cells(cells: Sequence[Cell], profile: SlurmResources, *, words: Seque
     made, settings = plan(cells), RunSettings.of(cells, words=words)
     settings = replace(settings, root=settings.root.absolute())  # jobs may start elsewhere
     submission = Submission(made, settings)
-    submission.check_layouts()
-    refuse_unread(made.cells, words)
+    submission.check_asked()
     return submit_missing(submission, profile)
 
 
