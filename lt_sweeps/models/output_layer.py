@@ -28,8 +28,13 @@ def check_output_layer(module: nn.Module, outputs: Tensor, net: Call) -> None:
     Raises: ValueError: the last one would be taken for the output layer.
     """
     head = head_of(module)
-    if head is None or not all(p.requires_grad for p in module.get_submodule(head).parameters()):
-        return  # a frozen layer leaves no trace in the graph of gradients
+    if head is None:
+        return
+    layer = module.get_submodule(head)
+    # A frozen layer leaves no trace in the graph of gradients, and a weight that is computed from
+    # others, such as an orthogonal one, may be more operations away than another layer's.
+    if "weight" not in layer._parameters or not all(p.requires_grad for p in layer.parameters()):
+        return
     others = _nearest_to(outputs, module)
     if others and head not in others:
         raise ValueError(

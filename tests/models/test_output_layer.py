@@ -63,6 +63,17 @@ class Normed(Backwards):
         return self.last(super().forward(x)).log_softmax(-1)
 
 
+class Orthogonal(Backwards):
+    """The weight of its output layer is computed in more operations than lie behind a layer."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(8)
+        self.last = nn.utils.parametrizations.orthogonal(nn.Linear(8, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(super().forward(x))
+
+
 class Segmented(Backwards):
     """A convolution computes the outputs, of features that two linear layers weigh."""
 
@@ -89,7 +100,7 @@ def test_a_net_that_constructs_its_output_layer_first_is_asked_for_its_name(tmp_
     try_out(plan([tiny_cell(model=model(Backwards, head="first"))]), tmp_path)
 
 
-@pytest.mark.parametrize("kind", [Frozen, Averaged, Normed, Segmented])
+@pytest.mark.parametrize("kind", [Frozen, Averaged, Normed, Orthogonal, Segmented])
 def test_an_output_layer_that_is_the_last_or_cannot_be_seen_is_not_asked_for(kind: Any) -> None:
     net = kind(4)
     check_output_layer(net, net(torch.rand(2, 1, 4, 4)), of(Backwards).net)
