@@ -207,7 +207,7 @@ def _check_zeros(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
         layer.name
         for layer in network.layers
         for count, first in firsts
-        if count == layer.size and first != 0 and _comes_from(first, module, layer.name)
+        if count == layer.size and first != 0 and _moves_with(first, module, layer.name)
     ]
     if moved:
         raise ValueError(
@@ -217,10 +217,11 @@ def _check_zeros(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
         )
 
 
-def _comes_from(number: Tensor, module: nn.Module, name: str) -> bool:
+def _moves_with(number: Tensor, module: nn.Module, name: str) -> bool:
+    """Whether a number depends on the first weight of a layer: in a flipped kernel it does not."""
     parameter = module.get_parameter(name)
     (grad,) = torch.autograd.grad(number, parameter, retain_graph=True, allow_unused=True)
-    return grad is not None
+    return grad is not None and bool(grad.flatten()[0] != 0)
 
 
 def _depends(loop: TrainingLoop, counts: Sequence[str], inputs: Tensor) -> bool:

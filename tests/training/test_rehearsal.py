@@ -130,6 +130,13 @@ class Rescales(Net):
         return torch.relu(nn.functional.linear(x.flatten(1), weight))
 
 
+class Flips(Net):
+    """A weight is used in another place, where its zero is a zero too."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.relu(nn.functional.linear(x.flatten(1), self.hidden.weight.flip(0, 1)))
+
+
 class WiredByTorch(Net):
     def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__(input_shape, classes)
@@ -218,7 +225,7 @@ def test_a_model_that_would_give_wrong_numbers_is_refused_by_name(
     assert str(refused.value).startswith(f"model: {kind.__name__}()")
 
 
-@pytest.mark.parametrize("kind", [Net, CountsForALog, Inverts, Rescales])
+@pytest.mark.parametrize("kind", [Net, CountsForALog, Inverts, Rescales, Flips])
 def test_a_sound_model_is_not(cell: Make, run: Run, kind: type[nn.Module]) -> None:
     made, store = run(cell(model=net(kind)))
     assert not made.missing(store)
