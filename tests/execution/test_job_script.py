@@ -1,8 +1,10 @@
 """A batch script that Slurm signals at any moment requeues its job, whose work was saved."""
 
+import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,25 @@ def test_a_command_that_hangs_is_killed_and_requeued_before_the_time_limit(tmp_p
     assert (tmp_path / "requeued").read_text() == "7_3\n"
 
 
+def test_a_command_that_has_saved_leaves_no_process_behind(tmp_path: Path) -> None:
+    process = script(tmp_path, "true", SAVES, patience=60.1)
+    signalled(process, tmp_path, signal.SIGUSR2)
+    process.communicate()
+    assert not sleeping(60.1)
+
+
+def test_a_timer_that_slurm_ends_kills_nothing(tmp_path: Path) -> None:
+    """At the time limit Slurm sends SIGTERM to all processes of a job."""
+    saves = """bash -c 'trap "" TERM; touch begun; sleep 1; exit 75'"""
+    process = script(tmp_path, "true", saves, patience=60.2)
+    signalled(process, tmp_path, signal.SIGUSR2)
+    while not (timer := sleeping(60.2)):
+        time.sleep(0.01)
+    os.kill(timer[0], signal.SIGTERM)
+    _, said = process.communicate()
+    assert said == "requeued\n"
+
+
 @pytest.mark.parametrize("command", [IMPORTS, SAVES])
 def test_a_cancelled_job_is_not_requeued(tmp_path: Path, command: str) -> None:
     process = script(tmp_path, "true", command, CANCELLED)
@@ -92,6 +113,17 @@ def test_a_failure_without_a_signal_is_the_jobs(tmp_path: Path, setup: str, stat
     process.communicate()
     assert process.returncode == status
     assert not (tmp_path / "requeued").exists()
+
+
+def sleeping(seconds: float) -> list[int]:
+    """The processes that sleep so long."""
+    words = f"sleep\0{seconds}\0".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            if path.read_bytes() == words:
+                found.append(int(path.parent.name))
+    return found
 
 
 def signalled(process: subprocess.Popen[str], folder: Path, stop: signal.Signals) -> None:

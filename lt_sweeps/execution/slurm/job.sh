@@ -26,7 +26,9 @@ lt_save() { # tell the command to save; at the time limit Slurm would fail a job
   kill -TERM "$lt_worker" 2>/dev/null
   [ -z "$lt_timer" ] || return
   (
-    sleep "$lt_patience" >/dev/null 2>&1
+    sleep "$lt_patience" >/dev/null 2>&1 &
+    trap 'kill $! 2>/dev/null' TERM # else it would outlive the job
+    wait $! || exit                 # Slurm signals all processes, this one too
     echo "not saved after $lt_patience seconds, so it is killed" >&2
     kill -KILL "$lt_worker"
   ) &
