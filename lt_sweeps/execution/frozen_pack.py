@@ -103,6 +103,7 @@ def check_same(sweep: SweepFolder, now: Plan, names: Iterable[UnitName]) -> None
             )
     raise ChangedCode(
         f"code: level {before.stages[missing[0]].level} of seed {missing[1]} is no longer "
-        "what the same settings lead to, because a function of yours, or a file that it reads, has "
-        "changed; put it back, or give the sweep another name: it computes with what there is now"
+        "what the same settings lead to, because a function of yours, a file that it reads, or "
+        "lt_sweeps has changed; put it back, or give the sweep another name: it computes with what "
+        "there is now"
     )
