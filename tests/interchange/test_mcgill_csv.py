@@ -73,11 +73,11 @@ def test_whether_a_sweep_of_ours_reproduces_it_is_a_test(table: Path, tmp_path: 
     verdicts = compare_sweeps(mine, theirs, console=console)
     text = " ".join(console.export_text().split())
     assert (
-        "fc on mnist, large_final, ours against the reference: reproduced (equivalent within 0.5 "
+        "fc on mnist: large_final, ours against the reference: reproduced (equivalent within 0.5 "
         "points) at 4 of 4 levels." in text
     )
     assert (
-        "fc on mnist, random, ours against the reference: below at 2, reproduced (equivalent "
+        "fc on mnist: random, ours against the reference: below at 2, reproduced (equivalent "
         "within 0.5 points) at 2 of 4 levels." in text
     )
     # Seed 0 of theirs is no pair of our seed 0.
