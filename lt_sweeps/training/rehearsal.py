@@ -218,10 +218,10 @@ def _check_zeros(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
 
 
 def _moves_with(number: Tensor, module: nn.Module, name: str) -> bool:
-    """Whether a number depends on the first weight of a layer: in a flipped kernel it does not."""
+    """Whether a number depends on a layer, and is not just another of its weights, as if flipped."""
     parameter = module.get_parameter(name)
     (grad,) = torch.autograd.grad(number, parameter, retain_graph=True, allow_unused=True)
-    return grad is not None and bool(grad.flatten()[0] != 0)
+    return grad is not None and bool(grad.flatten()[0] != 0 or grad.count_nonzero() > 1)
 
 
 def _depends(loop: TrainingLoop, counts: Sequence[str], inputs: Tensor) -> bool:
