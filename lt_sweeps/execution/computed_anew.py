@@ -22,6 +22,7 @@ from lt_sweeps.storage.manifest import FrozenCell
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _MOST = 3 << 19  # bytes of manifests that are read: half a second, for which a plan may wait
+_PER_CELL = 50  # bytes that are read in the time in which a cell is looked for in a manifest
 _Settings = Mapping[str, str]
 _Asked = list[tuple[_Settings, Planned]]
 
@@ -37,7 +38,7 @@ def why_anew(plan: Plan, todo: Iterable[Pack], root: Path) -> list[str]:
     room = _MOST
     for path in sorted(paths, key=lambda path: -path.stat().st_mtime_ns):
         if left and (size := path.stat().st_size) <= room:
-            room -= size
+            room -= size + _PER_CELL * len(left)
             with suppress(ValueError, OSError):  # a damaged manifest explains nothing
                 left = _compared(left, SweepFolder(path.parent), reasons)
     return [f"{n} of {len(plan.cells)} cells have {reason}" for reason, n in reasons.items()]

@@ -44,5 +44,8 @@ def test_settings_code_or_the_version_that_changed_are_named(cell, tmp_path, mon
         later = planned(recipe__lr=1.0 + number)
         Submission(later, settings(tmp_path, f"later-{number}")).freeze([Pack(later.units)])
     assert why() == [f"{since} lt_sweeps 1.0 became 2.0"]
+    with monkeypatch.context() as many:
+        many.setattr(anew, "_PER_CELL", 1 << 20)
+        assert why() == [], "nor until many cells are looked for in many sweeps"
     monkeypatch.setattr(anew, "_MOST", 5000)
     assert why() == [], "a plan does not wait until thousands of cells are read"
