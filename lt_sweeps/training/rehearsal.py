@@ -173,8 +173,11 @@ def _pruned(loop: TrainingLoop, module: nn.Module) -> dict[str, Tensor]:
 
     One of each layer, because a layer of many zeros may have no inverse, and need one.
     """
-    names = [layer.name for layer in loop.stage.network.layers]
-    pruned = {name: module.get_parameter(name).detach().flatten()[0] for name in names}
+    # By an index, because `flatten` copies a weight that does not lie row by row (channels_last).
+    pruned = {
+        layer.name: module.get_parameter(layer.name).detach()[(0,) * len(layer.shape)]
+        for layer in loop.stage.network.layers
+    }
     for weight in pruned.values():
         weight.zero_()
     return pruned

@@ -137,6 +137,14 @@ class Flips(Net):
         return torch.relu(nn.functional.linear(x.flatten(1), self.hidden.weight.flip(0, 1)))
 
 
+class Transposed(Net):
+    """Its weight lies in memory as channels-last weights do: not row by row."""
+
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.hidden.weight = nn.Parameter(self.hidden.weight.detach().T.contiguous().T)
+
+
 class WiredByTorch(Net):
     def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__(input_shape, classes)
@@ -225,7 +233,7 @@ def test_a_model_that_would_give_wrong_numbers_is_refused_by_name(
     assert str(refused.value).startswith(f"model: {kind.__name__}()")
 
 
-@pytest.mark.parametrize("kind", [Net, CountsForALog, Inverts, Rescales, Flips])
+@pytest.mark.parametrize("kind", [Net, CountsForALog, Inverts, Rescales, Flips, Transposed])
 def test_a_sound_model_is_not(cell: Make, run: Run, kind: type[nn.Module]) -> None:
     made, store = run(cell(model=net(kind)))
     assert not made.missing(store)
