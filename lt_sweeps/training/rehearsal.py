@@ -221,7 +221,7 @@ def _check_zeros(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
 
 
 def _moves_with(number: Tensor, module: nn.Module, name: str) -> bool:
-    """Whether a number depends on a layer, and is not just another of its weights, as if flipped."""
+    """Whether a number comes of a layer, and is not just another of its weights, as if flipped."""
     parameter = module.get_parameter(name)
     (grad,) = torch.autograd.grad(number, parameter, retain_graph=True, allow_unused=True)
     return grad is not None and bool(grad.flatten()[0] != 0 or grad.count_nonzero() > 1)
