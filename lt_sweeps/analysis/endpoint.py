@@ -111,7 +111,7 @@ def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
     """Whether a one-sided paired t-test puts a point above dense minus the margin, in worth.
 
     Every seed must be there: dropping the seeds that diverged would make a level look better.
-    Seeds that are all equally far above show nothing.
+    Where all seeds are equally far above, five of them are needed (at `alpha` 0.05).
     """
     dense = curve.dense
     if dense is None:

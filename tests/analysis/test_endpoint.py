@@ -95,10 +95,13 @@ def test_a_loss_of_exactly_the_margin_is_not_shown_to_be_less(sweep: FakeSweep) 
     assert found(sweep, margin=0.005)["sparsest_tested"].sparsity == 0
 
 
-def test_seeds_that_are_equal_are_not_shown_to_be_as_good_as_dense(sweep: FakeSweep) -> None:
-    for seed in range(2):
+@pytest.mark.parametrize(("seeds", "sparsity"), [(2, 0), (4, 0), (5, 0.5)])
+def test_seeds_that_are_all_equal_show_by_their_number_alone_to_be_as_good_as_dense(
+    sweep: FakeSweep, seeds: int, sparsity: float
+) -> None:
+    for seed in range(seeds):
         sweep.cell("a", seed, accuracies=[0.94, 0.939, 0.8], sparsities=HALVES)
-    assert found(sweep, margin=0.005)["sparsest_tested"].sparsity == 0
+    assert found(sweep, margin=0.005)["sparsest_tested"].sparsity == sparsity
 
 
 def test_a_grid_that_ends_within_the_margin_gives_a_lower_bound(sweep: FakeSweep) -> None:
