@@ -54,7 +54,7 @@ class Amc(Sparsifier):
 
     def identity(self) -> dict[str, Any]:
         # Until version 2 an episode was scored with some statistics of the one before; until
-        # version 3 the agent learned from clipped actions.
+        # version 3 the agent learned from clipped actions, against the average of the episodes.
         return {**super().identity(), "version": 3}
 
     def search(self, state: TrainingState, score: Callable[[int], Sequence[float]]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 _HIDDEN = 300
 _BATCH = 64
 _SLOW = 0.01  # how far the target networks move towards the trained ones in an update
-_AVERAGED = 0.5  # weight of a new reward in the moving average
+_AVERAGED = 0.5  # weight of a batch's mean reward in the moving average
 _SIGMA, _DECAY = 0.5, 0.95  # noise of the exploration, and its factor for every episode
 
 
@@ -54,16 +54,13 @@ class Agent:
 
     def learn(self, states: Sequence[Tensor], actions: Sequence[float], reward: float) -> None:
         """End an episode: each of its steps gets its reward."""
-        before = reward if self._average is None else self._average
-        self._average = before + _AVERAGED * (reward - before)
         after = [*states[1:], states[-1]]
         for step, (state, action, then) in enumerate(zip(states, actions, after, strict=True)):
             last = float(step == len(states) - 1)
             row = torch.cat([state, torch.tensor([action, reward]), then, torch.tensor([last])])
             self._steps.append(row)
-        del self._steps[: -self._memory]
-        if self.episode >= self._warmup:
-            for _ in states:
+            del self._steps[: -self._memory]
+            if self.episode >= self._warmup:
                 self._update()
         self.episode += 1
 
@@ -72,9 +69,12 @@ class Agent:
         rows = torch.stack([self._steps[i] for i in chosen])
         size = (rows.shape[1] - 3) // 2
         state, action, reward, then, last = rows.split([size, 1, 1, size, 1], 1)
+        mean = float(reward.mean())
+        before = mean if self._average is None else self._average
+        self._average = before + _AVERAGED * (mean - before)
         with torch.no_grad():
             later = self._slow_critic(torch.cat([then, self._slow_actor(then)], 1))
-            goal = reward - (self._average or 0.0) + (1 - last) * later
+            goal = reward - self._average + (1 - last) * later
         with torch.enable_grad():
             error = (self.critic(torch.cat([state, action], 1)) - goal).square().mean()
             _descend(self._critic_step, error)

@@ -109,6 +109,15 @@ def test_an_agent_s_draws_are_its_seed_s_alone() -> None:
     assert all(0 <= action <= 1 for action in actions(0))
 
 
+def test_rewards_count_above_the_mean_of_those_that_are_remembered() -> None:
+    """As in the released code, where the average is one of batches, and not of episodes."""
+    states = [torch.zeros(3)] * 4
+    agent = Agent(3, torch.Generator().manual_seed(0), warmup=9, memory=100)
+    for episode in range(10):
+        agent.learn(states, [0.5] * 4, float(episode == 9))
+    assert agent._average is not None and 0 < agent._average < 0.25  # 1 of 10 episodes had 1
+
+
 def test_the_best_episode_s_mask_stays_and_has_the_largest_weights_of_each_layer() -> None:
     (layer,) = (Layer("w", (4, 5), "hidden"),)
     other = Layer("v", (5, 4), "hidden")
