@@ -18,7 +18,7 @@ from lt_sweeps.execution.slurm.code_snapshot import users_modules
 
 
 @contextmanager
-def as_before(device: str) -> Iterator[None]:
+def as_before() -> Iterator[None]:
     """Put back at the end what training a pack may change in this process."""
     # A user's code may flush denormal numbers, and torch cannot say whether they are flushed now.
     torch.set_flush_denormal(False)
@@ -40,8 +40,6 @@ def as_before(device: str) -> Iterator[None]:
         sys.path[:] = path
         forget_plans()
         gc.collect()
-        if device == "cuda":
-            torch.cuda.empty_cache()  # what is free counts when images are placed on the device
 
 
 # Torch's global switches. Each is written only where it changed: torch has an old and a new way to

@@ -30,6 +30,7 @@ from lt_sweeps.storage.manifest import FrozenPack
 from lt_sweeps.storage.pack_profile import profile_path, trace_path
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.training.cuda_graph import give_back_memory
 from lt_sweeps.training.training_loop import Interrupted
 
 # What this package was when it was imported here. It must be read now, before a file can be edited:
@@ -72,9 +73,9 @@ def serve(
 
     stopped, sweep, status = (lambda: bool(stop_signals)), SweepFolder(folder), 0
     while not status and (pack := _next_pack(pipe)):
-        with as_before(device):
+        with as_before():
             status = _train(sweep, pack, scratch, code, device, tell, stopped)
-        if not keep or users_modules():
+        if not keep or users_modules() or not give_back_memory():
             break
         if not status:
             tell(None)

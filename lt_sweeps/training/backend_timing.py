@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -13,7 +12,7 @@ import torch
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
-from lt_sweeps.training.cuda_graph import graphed
+from lt_sweeps.training.cuda_graph import give_back_memory, graphed
 from lt_sweeps.training.training_loop import TrainingLoop
 
 _SPEND = 0.1  # seconds of a round of steps
@@ -42,11 +41,7 @@ def time_backends(
         finally:
             if machine.device.startswith("cuda"):
                 gc.collect()  # a backend may hold its stack in a circle
-                # The next one may need the memory in other pieces. After a capture that has failed
-                # torch refuses (2.11), and this process captures no more; but with the choice that
-                # it has made another process trains the pack.
-                with suppress(RuntimeError):
-                    torch.cuda.empty_cache()
+                give_back_memory()  # the next one may need it in other pieces
     if short is not None and not taken:
         raise short
     return taken
@@ -63,7 +58,7 @@ def _time(units: Sequence[Unit], store: Store, machine: Machine) -> float:
         def step() -> None:
             loop.stack.loss(*batch)
 
-        timed = graphed(step, loop.device) if loop.captures else step
+        timed = graphed(step, loop.device, renew=loop.stack.renew) if loop.captures else step
         return step_seconds(timed, loop.device)
     finally:
         loop.batches.close()

@@ -87,7 +87,7 @@ class Evaluation:
         if split != "val" or not self._captures:
             return self._pass(split)
         if self._replay is None:
-            self._replay = graphed(self._captured_pass, self._stack.device)
+            self._replay = graphed(self._captured_pass, self._stack.device, renew=self._stack.renew)
         self._replay()
         return self._captured
 

@@ -18,6 +18,7 @@ from lt_sweeps.config.seeds import global_draws
 from lt_sweeps.models.functional import picked
 from lt_sweeps.sparsity.sparsifiers import FIXED
 from lt_sweeps.training.backends.stack_views import owner_of
+from lt_sweeps.training.cuda_graph import give_back_memory
 from lt_sweeps.training.training_loop import TrainingLoop
 
 _LOSS = "the loss"
@@ -69,7 +70,7 @@ def rehearse(loop: TrainingLoop) -> None:
         _check_one_image_at_a_time(loop)
     _put_back(loop, before)
     if loop.device.type == "cuda":
-        torch.cuda.empty_cache()  # a graph takes its memory from a pool of its own
+        give_back_memory()  # a graph takes its memory from a pool of its own
 
 
 def _train(loop: TrainingLoop, before: dict[str, Tensor]) -> None:

@@ -116,10 +116,10 @@ class Stack:
         self.task_loss = task_loss = task_loss or TaskLoss()
         auto = backend == "auto"
         self.backend = choose_backend(module, self.device, task_loss) if auto else backend
-        views = self.views(self.weights), self.views(self.grads)
-        self._backend: Backend = make_backend(
-            self.backend, module, StackViews(*views, self.buffers, task_loss, arithmetic)
-        )
+        flat = self.views(self.weights), self.views(self.grads)
+        views = StackViews(*flat, self.buffers, task_loss, arithmetic)
+        self._make = functools.partial(make_backend, self.backend, module, views)
+        self._backend: Backend = self._make()
         self._noise_checked = self.stochastic
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
@@ -140,6 +140,10 @@ class Stack:
                 with _without_noise(self.device):
                     return self._backend.loss(x, y, None)
             return self._backend.loss(x, y, seeds if self.stochastic else None)
+
+    def renew(self) -> None:
+        """Build its modules anew; weights, buffers and gradients stay where they are."""
+        self._backend = self._make()
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:

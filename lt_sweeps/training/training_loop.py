@@ -210,7 +210,12 @@ class TrainingLoop:
         rate = torch.zeros((), device=self.device)
         changed = [*self.masking.trained.values(), *self.masking.tensors.values()]
         changed += [self.history.train_loss, self.stack.weights]
-        replay = graphed(lambda: self._optimise(batch, rate), self.device, restore=changed)
+        replay = graphed(
+            lambda: self._optimise(batch, rate),
+            self.device,
+            restore=changed,
+            renew=self.stack.renew,
+        )
 
         def replayed(step: int) -> None:
             rate.fill_(self.recipe.lr_at(step))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.captured_step import pretended_cuda
 from fixtures.method_cases import HALF, MODELS
 from fixtures.tiny_cell import settings
 from torch import nn
@@ -30,6 +31,7 @@ from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import BackendChoice, SweepFolder
 from lt_sweeps.training import backend_timing
 from lt_sweeps.training.backends.backend import timed_backends
+from lt_sweeps.training.cuda_graph import graphed
 from lt_sweeps.training.training_loop import TrainingLoop
 
 Make = Callable[..., Cell]
@@ -104,7 +106,9 @@ def test_a_backend_is_timed_as_it_will_train(
 ) -> None:
     graphs: list[object] = []
     monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: captures))
-    monkeypatch.setattr(backend_timing, "graphed", lambda step, _: graphs.append(step) or step)
+    monkeypatch.setattr(
+        backend_timing, "graphed", lambda step, *_, **__: graphs.append(step) or step
+    )
     monkeypatch.setattr(backend_timing, "step_seconds", lambda step, device: 1.0)
     taken = backend_timing.time_backends(["loop"], stack_of(made), Store(tmp_path), Machine())
     assert taken == {"loop": 1.0} and len(graphs) == captures
@@ -228,6 +232,26 @@ def test_a_capture_that_fails_leaves_the_times_of_the_backends_before_it(
     machine, store = Machine(device="cuda"), Store(tmp_path)
     taken = backend_timing.time_backends(ON_A_GPU, stack_of(made), store, machine)
     assert taken == {"stacked": 0.001, "grouped": 0.001, "loop": 0.001}
+
+
+def test_a_backend_that_cannot_be_captured_is_timed_by_the_steps_that_it_would_train_with(
+    made: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cuda = pretended_cuda(monkeypatch)
+    cuda.ends_badly, timed = True, []
+    monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: True))
+    monkeypatch.setattr(
+        backend_timing, "graphed", lambda step, _, **how: graphed(step, "cuda", **how)
+    )
+    monkeypatch.setattr(
+        backend_timing, "step_seconds", lambda step, device: timed.append(step()) or 1.0
+    )
+    taken = backend_timing.time_backends(ON_A_GPU, stack_of(made), Store(tmp_path), Machine())
+    assert [*taken] == [*ON_A_GPU] and (cuda.captures, cuda.replays, len(timed)) == (4, 0, 4)
+    assert len(caplog.messages) == 1
 
 
 def test_the_real_clock_times_every_backend(

@@ -111,6 +111,37 @@ def test_a_step_that_waits_runs_without_a_graph_and_the_next_one_has_its_own(dev
     assert bool(other.grads.any())
 
 
+class Refused(nn.Module):
+    """A network that does what no graph can have, and keeps a tensor of the try."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.kept = nn.Linear(T, K), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            self.kept = torch.full((1,), 2.0, device=x.device)
+            torch.cuda.synchronize()
+        return self.layer(x.float() * self.kept)
+
+
+def test_a_step_whose_capture_fails_runs_without_a_graph_and_the_next_one_is_right(
+    device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    net = Refused()
+    exact, step = stepped(net, "cpu", "loop")
+    step()
+    stack, step = stepped(net, device, "loop")
+    assert graphed(step, device, renew=stack.renew) is step
+    assert len(caplog.messages) == (device != "cpu")
+    step()
+    torch.testing.assert_close(stack.grads.cpu(), exact.grads, rtol=1e-3, atol=1e-5)
+    other, plain = stepped(NETS["lstm"](), device, "loop")
+    graphed(plain, device)()
+    assert bool(other.grads.any())
+
+
 def test_a_graph_holds_what_a_network_forgets(device: str) -> None:
     torch.manual_seed(0)
     stack, step = stepped(Keeps(), device, "loop")

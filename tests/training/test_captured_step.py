@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-from fixtures.captured_step import HostTraffic, Waits, captured, no_waits
+from fixtures.captured_step import HostTraffic, Waits, captured, no_waits, pretended_cuda
 from fixtures.method_cases import (
     ADAM,
     BACKENDS,
@@ -22,7 +23,7 @@ from fixtures.method_cases import (
     has_norms,
     method_cells,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.data import Split, batches
@@ -33,6 +34,7 @@ from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
 from lt_sweeps.training import evaluation, training_loop
+from lt_sweeps.training.cuda_graph import graphed
 from lt_sweeps.training.history import copy_rows, select_rows
 from lt_sweeps.training.training_loop import TrainingLoop
 
@@ -155,6 +157,49 @@ def test_a_captured_step_leaves_a_frozen_parameter_as_it_is(
     ]
     biases = [state["1.bias"] for state in states if "1.bias" in state]
     assert len(biases) > 1 and all(torch.equal(bias, biases[0]) for bias in biases)
+
+
+class Keeps(nn.Sequential):
+    """A network that cannot be captured, and keeps a tensor of the try, which was never filled."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, classes))
+        self.kept = torch.ones(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            self.kept = torch.full((1,), torch.nan)
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        return super().forward(x * self.kept)
+
+
+@pytest.mark.parametrize("where", [training_loop, evaluation])
+@pytest.mark.parametrize("backend", ["loop", "stacked", "vmap"])
+def test_a_network_that_cannot_be_captured_trains_the_same(
+    cell: Make,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    backend: str,
+    where: ModuleType,
+) -> None:
+    made = cell(
+        model={"net": {"_target_": f"{__name__}.Keeps"}}, schedule=HALF, recipe=MOMENTUM, seed=0
+    )
+    pretended_cuda(monkeypatch)
+    run(made, root=tmp_path / "eager", backend=backend)
+    monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: True))
+    for module in (training_loop, evaluation):
+        plain = module is not where
+        monkeypatch.setattr(
+            module,
+            "graphed",
+            captured if plain else lambda step, _, **how: graphed(step, "cuda", **how),
+        )
+    run(made, root=tmp_path / "captured", backend=backend)
+    assert sum("not permitted" in message for message in caplog.messages) == 1
+    assert tickets(tmp_path / "eager") == tickets(tmp_path / "captured")
 
 
 @pytest.mark.parametrize("name", ["imp", "gmp", "rigl", "continuous_sparsification"])

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
+from fixtures.captured_step import Cuda, pretended_cuda
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lt_sweeps.training.backends import lanes
 from lt_sweeps.training.cuda_graph import graphed
 from lt_sweeps.training.host_waits import HostWaits
 
@@ -89,53 +87,9 @@ def test_what_is_sent_between_host_and_device_is_found(
     assert host.found == found
 
 
-class Cuda:
-    """Torch's streams and graphs by name, which note what is asked of them."""
-
-    def __init__(self) -> None:
-        self.now, self.captures, self.replays, self.tells = "default", 0, 0, 0
-        self.warmed: object = None  # the stream of the warm-up
-
-    def wait_stream(self, other: object) -> None:
-        pass
-
-    def set_stream(self, stream: str) -> None:
-        self.now = stream
-
-    @contextmanager
-    def stream(self, stream: object) -> Iterator[None]:
-        self.warmed = stream
-        yield
-
-    def replay(self) -> None:
-        self.replays += 1
-
-    @contextmanager
-    def graph(self, graph: object, *, stream: object, capture_error_mode: str) -> Iterator[None]:
-        assert capture_error_mode == "thread_local" and stream is self.warmed
-        self.captures, self.now = self.captures + 1, "capturing"
-        yield  # and torch's own context leaves its stream behind, if the capture fails
-
-
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
-    cuda = Cuda()
-    here = type("Stream", (), {"wait_stream": lambda *_: None})()
-    stand_ins: dict[str, Any] = {
-        "device": lambda device: nullcontext(),
-        "current_stream": lambda: here,
-        "Stream": lambda device: cuda,
-        "stream": cuda.stream,
-        "set_stream": lambda stream: cuda.set_stream("default" if stream is here else "other"),
-        "get_sync_debug_mode": lambda: cuda.tells,
-        "set_sync_debug_mode": lambda mode: setattr(cuda, "tells", mode),
-        "CUDAGraph": lambda: cuda,
-        "graph": cuda.graph,
-    }
-    monkeypatch.setattr(lanes, "_streams", {})
-    for name, stand_in in stand_ins.items():
-        monkeypatch.setattr(torch.cuda, name, stand_in)
-    return cuda
+    return pretended_cuda(monkeypatch)
 
 
 def test_a_step_without_waits_is_captured_and_what_it_changed_is_put_back(cuda: Cuda) -> None:
@@ -187,18 +141,71 @@ def test_a_first_step_may_wait_for_what_later_ones_find(cuda: Cuda) -> None:
     assert graphed(step, "cuda") is not step
 
 
-def test_a_capture_that_fails_leaves_the_stream_as_it_was(cuda: Cuda) -> None:
-    calls = 0
+class Fails:
+    """A step that adds 1, and fails in one of its calls: the third one is captured."""
 
-    def step() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise torch.OutOfMemoryError("while it was captured")
+    def __init__(self, call: int, error: Exception) -> None:
+        self.call, self.error, self.calls, self.total = call, error, 0, torch.zeros(())
 
-    with pytest.raises(torch.OutOfMemoryError):
-        graphed(step, "cuda")
-    assert cuda.captures == 1 and cuda.now == "default"
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.calls == self.call:
+            raise self.error
+        self.total.add_(1)
+
+
+REFUSED = "CUDA error: operation not permitted when stream is capturing\nCompile with DSA"
+
+
+@pytest.mark.parametrize("call", [2, 3])
+def test_a_step_that_cannot_be_captured_is_taken_as_it_is_and_one_line_says_why(
+    cuda: Cuda, caplog: pytest.LogCaptureFixture, call: int
+) -> None:
+    cuda.ends_badly, renewed = True, []
+    step = Fails(call, RuntimeError(REFUSED))
+    taken = graphed(step, "cuda", restore=[step.total], renew=lambda: renewed.append(True))
+    assert taken is step and renewed == [True]
+    assert (cuda.captures, cuda.now, cuda.tells) == (call - 2, "default", 0)
+    assert float(step.total) == 0, "what its steps have changed is put back"
+    (told,) = caplog.messages
+    assert told.endswith("failed: RuntimeError: " + REFUSED.partition("\n")[0])
+    taken()
+    assert float(step.total) == 1
+
+
+def test_a_step_that_fails_without_a_graph_too_fails_at_once(cuda: Cuda) -> None:
+    with pytest.raises(RuntimeError, match="not permitted"):
+        graphed(Fails(1, RuntimeError(REFUSED)), "cuda")
+
+
+@pytest.mark.parametrize("call", [2, 3])
+@pytest.mark.parametrize("ends_badly", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_where_memory_is_short_a_capture_fails_so_that_the_stack_is_halved(
+    cuda: Cuda, error: RuntimeError, ends_badly: bool, call: int
+) -> None:
+    cuda.ends_badly = ends_badly
+    with pytest.raises(type(error), match=r"out of memory|ALLOC_FAILED"):
+        graphed(Fails(call, error), "cuda")
+    assert cuda.now == "default"
+
+
+def test_where_the_device_is_unusable_a_capture_fails(cuda: Cuda) -> None:
+    cuda.broken = True
+    with pytest.raises(RuntimeError, match="not permitted"):
+        graphed(Fails(3, RuntimeError(REFUSED)), "cuda")
+
+
+def test_a_process_in_which_torch_can_capture_no_more_does_not_try(cuda: Cuda) -> None:
+    cuda.refuses = True
+    step = Fails(1, RuntimeError("it is not called"))
+    assert graphed(step, "cuda") is step and step.calls == cuda.captures == 0
 
 
 def test_what_a_graph_reads_stays_when_a_model_forgets_it(cuda: Cuda) -> None:
