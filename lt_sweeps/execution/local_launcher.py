@@ -197,7 +197,7 @@ def _lines_of(sweep: SweepFolder) -> dict[UnitName, list[str]]:
 def _about(devices: Sequence[str], arithmetics: Collection[Arithmetic] = ()) -> tuple[str, int]:
     """What the first device is called, and the bytes that each process has on the fullest.
 
-    Raises: ValueError: a device does not have one of these precisions.
+    Raises: ValueError: a device cannot be used, or does not have one of these precisions.
     """
     if devices[0] == "cpu":
         found = [_about_device("cpu", arithmetics)]
@@ -206,12 +206,27 @@ def _about(devices: Sequence[str], arithmetics: Collection[Arithmetic] = ()) -> 
         # ends, and which its forks could not use any more.
         asked = partial(_about_device, arithmetics=arithmetics)
         with ProcessPoolExecutor(1, process_context(devices[0])) as other, may_fork():
-            found = list(other.map(asked, dict.fromkeys(devices)))
+            try:
+                found = list(other.map(asked, dict.fromkeys(devices)))
+            except ValueError as error:  # whose traceback is that of the other process
+                raise ValueError(str(error)) from None
     shares = max(map(devices.count, devices))
     return found[0][0], min(free for _, free in found) // shares
 
 
 def _about_device(device: str, arithmetics: Collection[Arithmetic]) -> tuple[str, int]:
+    if device != "cpu":
+        # GPUs are counted without CUDA, also where the driver is too old for this torch, or where
+        # this torch has no kernels for the GPU.
+        try:
+            torch.ones(1, device=device).add(1).item()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"device: {device} is here, and this torch ({torch.__version__}) cannot use it: "
+                f"{reason}; give another one (device=cpu), or install a torch that fits the GPU "
+                "and its driver"
+            ) from None
     for arithmetic in arithmetics:
         arithmetic.check(torch.device(device))
     name = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)

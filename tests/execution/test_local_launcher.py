@@ -303,6 +303,7 @@ def test_another_process_asks_whether_a_gpu_has_the_precisions(
 ) -> None:
     forks = multiprocessing.get_context("fork")
     monkeypatch.setattr(local_launcher, "process_context", lambda device: forks)
+    monkeypatch.setattr(torch, "ones", lambda count, device: torch.zeros(count))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: str(os.getpid()))
     monkeypatch.setattr(local_launcher, "free_memory", lambda device: 2**30)
     asked = {Arithmetic("bf16"), Arithmetic("float32")}
@@ -312,6 +313,18 @@ def test_another_process_asks_whether_a_gpu_has_the_precisions(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     with pytest.raises(ValueError, match="^precision: got bf16 on .*, which has only float32$"):
         _about(["cuda:0"], asked)
+
+
+def test_a_gpu_that_torch_cannot_use_is_refused_in_one_line(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its driver is too old: NVML counts the GPUs, and CUDA does not start."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    status, _, err = command_line("plan", "schedule.levels=1")
+    assert status == 1
+    assert re.fullmatch(
+        r"error: device: cuda:0 is here, and this torch .*; give another one .*\n", err
+    )
 
 
 def test_a_relative_path_means_the_same_to_the_launcher_and_its_workers(
