@@ -57,7 +57,7 @@ def run_missing(submission: Submission) -> int:
     settings, cells, code = submission.settings, submission.plan.cells, LoadedCode.now()
     devices, console = _devices(settings.device, settings.workers), Console()
     here, memory = _about(devices, submission.arithmetics)
-    submission.try_out()
+    submission.try_out(devices[0])
     todo = _todo(submission, devices, memory)
     estimate = Estimate.of(todo, Speeds.of(settings.root), device=here, at_once=len(devices))
     console.print(preview(submission.plan, todo, estimate, sweep=submission.folder))

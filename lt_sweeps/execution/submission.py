@@ -41,6 +41,7 @@ from lt_sweeps.storage.manifest import Launcher, Manifest
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder, is_folder_name
 from lt_sweeps.training.arithmetic import Arithmetic
+from lt_sweeps.training.backends.backend import check_backend
 
 _log = logging.getLogger("lt_sweeps")
 _LONGEST_NAME = 200  # of a folder: file systems take 255 bytes
@@ -130,8 +131,16 @@ class Submission:
         for arithmetic in self.arithmetics:
             arithmetic.check(torch.device(device))
 
-    def try_out(self) -> None:
-        """Raises: ValueError: what the cells bring of their own fails on two examples."""
+    def try_out(self, device: str) -> None:
+        """Raises: ValueError: what the cells bring of their own fails on two examples.
+
+        Or the backend that was asked for cannot compute one of their networks.
+        """
+        name, stages = self.settings.machine.backend, [unit.stage for unit in self.plan.units]
+        each = ((s.network, s.training.task.kind, s.training.precision) for s in stages)
+        for network, kind, precision in dict.fromkeys(each if name != "auto" else ()):
+            in_bf16 = precision == "bf16" and device == "cpu"
+            check_backend(name, network.module(), kind, in_bf16_on_cpu=in_bf16)
         try_out(self.plan, self.settings.root)
 
     def prepare_data(self, units: Sequence[Unit]) -> None:

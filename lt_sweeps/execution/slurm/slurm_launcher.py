@@ -79,7 +79,7 @@ class _Jobs:
         self.workers = profile.processes * (profile.gpu_count if self.device == "cuda" else 1)
         if self.device == "cpu":  # the GPU of a job is not here to be asked
             submission.check_precision(self.device)
-        submission.try_out()
+        submission.try_out(self.device)
         self.speeds = Speeds.of(self.settings.root)
         self.queued = queued(self.sweep) if batches(self.sweep) else {}
         self.missing, self.waited_for = self._missing()

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from lt_sweeps.plan.stages.task_kind import TaskKind
 from lt_sweeps.training.backends.chain import ChainBackend, chain_of
 from lt_sweeps.training.backends.data_branches import branches_on_data
 from lt_sweeps.training.backends.loop_backend import LoopBackend
@@ -39,6 +40,8 @@ from lt_sweeps.training.backends.vmap import VmapBackend
 from lt_sweeps.training.task_loss import TaskLoss
 
 BACKENDS = ("auto", "loop", "chain", "stacked", "grouped", "vmap")
+ALONE = ("loop", "chain")
+"""Those with which, on a CPU, a replicate of a stack equals the same alone, bit for bit."""
 
 
 class Backend(Protocol):
@@ -77,37 +80,51 @@ def timed_backends(module: nn.Module, device: torch.device) -> tuple[str, ...]:
     return ("stacked", "grouped", "loop", "vmap") if convolves else ()
 
 
+def check_backend(
+    name: str, module: nn.Module, kind: TaskKind, *, in_bf16_on_cpu: bool = False
+) -> None:
+    """Raises: ValueError: the backend called `name` cannot compute a module, or a kind of task."""
+    if name in ("auto", "loop"):
+        return
+    if draws_noise(module):
+        raise ValueError(f"backend: `{name}` cannot draw each replicate's own noise; `loop` can")
+    if name == "chain":
+        if not kind.has_cross_entropy:
+            raise ValueError("backend: `chain` has the cross entropy alone; `auto` takes any loss")
+        if not chain_of(module):
+            raise ValueError(
+                "backend: `chain` is for flatten, linear layers and ReLU alone; `loop` can compute "
+                f"{type(module).__name__}"
+            )
+        return
+    if branches_on_data(module):
+        raise ValueError(
+            f"backend: `{name}` cannot compute a model that branches on the numbers that arrive, "
+            "for which replicates differ; `loop` can"
+        )
+    if name == "vmap":
+        if recurrent := _recurrent(module):
+            raise ValueError(f"backend: `vmap` has no rule for {recurrent}; `loop` can compute it")
+        if in_bf16_on_cpu and (norm := _first_of((_NormBase, nn.LayerNorm), module)):
+            raise ValueError(f"backend: `vmap` has no rule for {norm} in bf16 on a CPU; `loop` can")
+    elif layer := unstackable(module):
+        raise ValueError(f"backend: `{name}` does not know {layer}; `loop` and `vmap` do")
+
+
 def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
     """The backend called `name` of a module, over the views of a stack.
 
     Raises:
         ValueError: `module` has what this backend cannot compute.
     """
-    if name != "loop" and draws_noise(module):
-        raise ValueError(f"backend: `{name}` cannot draw each replicate's own noise; `loop` can")
+    in_bf16 = views.arithmetic.precision == "bf16" and views.first.device.type == "cpu"
+    check_backend(name, module, views.loss.kind, in_bf16_on_cpu=in_bf16)
     if name == "loop":
         return LoopBackend(module, views)
-    if name in ("stacked", "grouped", "vmap") and branches_on_data(module):
-        raise ValueError(
-            f"backend: `{name}` cannot compute a model that branches on the numbers that arrive, "
-            "for which replicates differ; `loop` can"
-        )
-    if name == "vmap":
-        if kind := _recurrent(module):
-            raise ValueError(f"backend: `vmap` has no rule for {kind}; `loop` can compute it")
-        in_bf16 = views.arithmetic.precision == "bf16" and views.first.device.type == "cpu"
-        if in_bf16 and (kind := _first_of((_NormBase, nn.LayerNorm), module)):
-            raise ValueError(f"backend: `vmap` has no rule for {kind} in bf16 on a CPU; `loop` can")
-        return VmapBackend(module, views)
     if name == "chain":
-        if not views.loss.kind.has_cross_entropy:
-            raise ValueError("backend: `chain` has the cross entropy alone; `auto` takes any loss")
-        layers = chain_of(module)
-        if not layers:
-            raise ValueError("backend: `chain` is for flatten, linear layers and ReLU alone")
-        return ChainBackend(layers, views)
-    if layer := unstackable(module):
-        raise ValueError(f"backend: `{name}` does not know {layer}; `loop` and `vmap` do")
+        return ChainBackend(chain_of(module), views)
+    if name == "vmap":
+        return VmapBackend(module, views)
     return StackedBackend(module, views, grouped=name == "grouped")
 
 
