@@ -194,7 +194,10 @@ def _audit_arms(cells: Sequence[AuditedCell], findings: Findings) -> None:
             for at, own in results[one].items()
             if at in results[other] and own.stage != results[other][at].stage
         ]
-        if differ and all(_measured(a) == _measured(b) for a, b in differ):
+        # Where no path leads through the network all that counts are the biases, which arms may
+        # well share. Then it predicts one class.
+        telling = any(not own.collapsed for own, _ in differ)
+        if telling and all(_measured(a) == _measured(b) for a, b in differ):
             say = f"equal to {other} in all of {len(differ)} results, {difference(*differ[0])}"
             findings.compare("arms", one, say)
 

@@ -456,6 +456,32 @@ def test_what_only_a_training_done_again_can_show(sweep: Path) -> None:
     assert failing(sweep, sample="0", repeat="all") == []
 
 
+@pytest.mark.parametrize(
+    ("backend", "state"),
+    [("loop", "pass"), ("chain", "pass"), ("stacked", "not checked"), ("vmap", "not checked")],
+)
+def test_a_training_is_done_again_by_its_backend_where_it_repeats_its_bits(
+    backend: str, state: str, cell: Make, swept: Swept, tmp_path: Path
+) -> None:
+    folder = swept(cell(seed=0), cell(seed=1), backend=backend)
+    assert verdicts(folder, tmp_path / "audit.json", repeat="all")["repeats"] == state
+
+
+def test_measured_again_with_another_backend_a_loss_in_bf16_rounds_more(
+    cell: Make, swept: Swept
+) -> None:
+    dataset = {"_target_": "lt_sweeps.data.diabetes", "validation": 66, "test": 300}
+    task = {
+        "loss": {"_target_": "torch.nn.functional.mse_loss"},
+        "metrics": {"mae": {"_target_": "torch.nn.functional.l1_loss"}},
+    }
+    recipe = {"_target_": "lt_sweeps.config.recipes.recipe", "optimizer": "sgd", "momentum": 0.9}
+    recipe |= {"lr": 0.5, "batch_size": 7, "length": "9it", "evaluate_every": "9it"}
+    how = {"dataset": dataset, "task": task, "precision": "bf16", "recipe": recipe}
+    folder = swept(*(cell(seed=seed, **how) for seed in range(3)), backend="vmap")
+    assert failing(folder, sample="all") == []
+
+
 def test_a_weight_that_is_no_number_is_not_the_weight_that_is_0() -> None:
     lost, zero = torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 0.0])
     assert differing({"a": lost, "b": zero}, {"a": lost.clone(), "b": lost}) == ["b"]
@@ -478,10 +504,25 @@ def test_arms_with_equal_results_are_named(
 ) -> None:
     # Without trained levels in between, `transplant` goes back to what `rewind` goes back to.
     transplant = {"_target_": "lt_sweeps.sparsity.resets.transplant"}
-    folder = swept(cell(), cell(reset=transplant))
+    folder = swept(*(cell(recipe__lr=0.05, **how) for how in ({}, {"reset": transplant})))
     assert failing(folder) == ["arms"]
     assert main(["audit", str(folder)]) == 1
     assert "arms: " in (out := capsys.readouterr().out) and "in all of 2 results" in out
+
+
+def test_arms_without_a_path_through_the_network_are_no_copies(cell: Make, swept: Swept) -> None:
+    """What is left to train is the last bias, and all criteria leave the same."""
+    cut = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.98}
+    criteria = ({"_target_": f"lt_sweeps.sparsity.criteria.{c}"} for c in ("random", "small_init"))
+    method = {"_target_": "lt_sweeps.plan.methods.one_shot"}
+    net = {"_target_": "lt_sweeps.models.FC", "hidden": [8] * 5}
+    init = {"_target_": "lt_sweeps.models.glorot_normal"}  # its biases are 0
+    each = {"model__net": net, "model__init": init, "schedule": cut, "method": method}
+    folder = swept(*(cell(mask_criterion=c, **each) for c in criteria))
+    rows = [folder.read().records[-1] for folder in cells(folder)]
+    assert {row.val_loss for row in rows} == {rows[0].val_loss} and all(r.collapsed for r in rows)
+    assert 0 not in rows[0].layers_remaining.values()
+    assert failing(folder) == []
 
 
 def test_arms_with_equal_masks_are_named_where_their_results_differ(

@@ -15,7 +15,9 @@ from lt_sweeps.interchange.stored_network import StoredNetwork
 from lt_sweeps.plan.stages import Search
 from lt_sweeps.plan.unit import Unit
 
-_ROUNDING = 0.002  # of a split: images that another device or stack may classify otherwise
+# Of a split: images that another device, stack or backend may classify otherwise; of other metrics,
+# a part of the number. Products in bf16 have 8 bits of fraction.
+_ROUNDING = {"float32": 0.002, "tf32": 0.002, "bf16": 0.02}
 
 
 def audit_accuracy(unit: Unit, store: AuditedStore, findings: Findings) -> None:
@@ -48,27 +50,30 @@ def audit_accuracy(unit: Unit, store: AuditedStore, findings: Findings) -> None:
 
 
 def _fault(metrics: dict[str, Any], again: dict[str, Any], at: str, unit: Unit) -> str:
-    splits = unit.stage.training.task.dataset.load()
+    training = unit.stage.training
+    splits, rounding = training.task.dataset.load(), _ROUNDING[training.precision]
     for split in ("val", "test"):
         said, count = metrics[f"{at}_{split}_accuracy"], len(splits[split].targets)
         found = again[f"end_{split}_accuracy"]
         if said is None:  # a task other than classes: its loss and its metrics
-            if fault := _other_fault(metrics, again, at, split):
+            if fault := _other_fault(metrics, again, at, split, rounding):
                 return fault
             continue
-        if are_apart(said * count, found * count, max(1.0, _ROUNDING * count) + 1e-6):
+        if are_apart(said * count, found * count, max(1.0, rounding * count) + 1e-6):
             return f"{at}_{split}_accuracy is {said:.6g}; measured again it is {found:.6g}"
     return ""
 
 
-def _other_fault(metrics: dict[str, Any], again: dict[str, Any], at: str, split: str) -> str:
+def _other_fault(
+    metrics: dict[str, Any], again: dict[str, Any], at: str, split: str, rounding: float
+) -> str:
     """The first number of a task without accuracies that another measurement does not repeat."""
     said, found = (
         {"loss": scores[f"{when}_{split}_loss"], **_of_split(scores["metrics"], when, split)}
         for scores, when in ((metrics, at), (again, "end"))
     )
     for name, value in said.items():
-        if are_apart(value, found[name], _ROUNDING * max(1.0, abs(value))):
+        if are_apart(value, found[name], rounding * max(1.0, abs(value))):
             return f"{at}_{split}_{name} is {value:.6g}; measured again it is {found[name]:.6g}"
     return ""
 

@@ -12,20 +12,28 @@ from lt_sweeps.execution.materialize import Missing, ticket
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differing
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.store import Store
+from lt_sweeps.training.backends.backend import ALONE
 from lt_sweeps.training.training_loop import TrainingLoop
 
 
 @one_thread()
-def audit_repeat(unit: Unit, store: AuditedStore, device: str | None, findings: Findings) -> None:
+def audit_repeat(unit: Unit, store: AuditedStore, row: Record | None, findings: Findings) -> None:
     """Train again from the start; the snapshots and the plan that led there are tested with it.
 
     Args:
-        device: where the stored training was computed; only a CPU gives the same bits elsewhere.
+        row: says where and how the stored training was computed. Only a CPU gives the same bits
+            elsewhere, and only with a backend by which a stack ends as its replicates alone.
     """
     stage, seed = unit.stage, unit.seed
+    device, backend = (row.device, row.backend) if row is not None else (None, None)
     if device != "cpu":
         findings.leave_out("repeats", f"computed on {device or 'an unknown device'}, not on a CPU")
+        return
+    if backend not in ALONE:
+        why = f"computed with backend={backend}, which rounds otherwise in each stack"
+        findings.leave_out("repeats", why)
         return
     try:
         start = ticket(stage.start, seed, store)
@@ -36,7 +44,7 @@ def audit_repeat(unit: Unit, store: AuditedStore, device: str | None, findings: 
     said = store.metadata(stage.key, seed) or {}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Store(Path(folder))
-        loop = TrainingLoop([unit], scratch, Machine(), moments=[frozenset()])
+        loop = TrainingLoop([unit], scratch, Machine(backend=backend), moments=[frozenset()])
         loop.start(start)
         loop.run()
         again, about = scratch.read(stage.key, seed), scratch.metadata(stage.key, seed) or {}

@@ -71,10 +71,9 @@ def audit_sweep(
     here = _with_data(units.values(), store, findings)
     for unit in track(_spread(here, sample), "evaluations"):
         audit_accuracy(unit, store, findings)
-    devices = {(r.stage, r.seed): r.device for cell in artifacts.cells for r in cell.records}
+    rows = {(r.stage, r.seed): r for cell in artifacts.cells for r in cell.records}
     for unit in track(_spread(here, repeat), "repeated trainings"):
-        device = devices.get((unit.stage.key, str(unit.seed)))
-        audit_repeat(unit, store, device, findings)
+        audit_repeat(unit, store, rows.get((unit.stage.key, str(unit.seed))), findings)
     if repeat == 0:
         findings.leave_out("repeats", "only with repeat=COUNT or repeat=all", len(here))
 
