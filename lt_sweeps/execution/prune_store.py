@@ -105,6 +105,9 @@ def keep_only(sweep: SweepFolder, keep: str) -> list[str]:
     """Drop what a sweep that has ended does not keep; returns what to tell a person."""
     if keep == "all":
         return []
+    if others := sweep.running():  # also one that was killed a moment ago
+        say = f"nothing is removed while {', '.join(others)} may be at work on the sweep"
+        return [f"keep={keep}: {say}; the same command removes it later"]
     removable = _removable(sweep.root, only=sweep.folder.resolve(), keep=keep)
     return [f"keep={keep}: removed {removable.drop():,} files"] if removable.files else []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from lt_sweeps.reporting.written_report import (
 )
 from lt_sweeps.storage.atomic_write import passes, write_whole
 from lt_sweeps.storage.checked_read import read_file
+from lt_sweeps.storage.dropped_tickets import read_dropped
 
 
 def write_report(
@@ -97,12 +98,18 @@ def _page_to_open(folder: Path, about: str) -> Text:
 
 
 def report_changes(
-    folder: Path, written: Mapping[str, Any], analysis: Analysis, figures: Sequence[Figure]
+    folder: Path,
+    written: Mapping[str, Any],
+    analysis: Analysis,
+    figures: Sequence[Figure],
+    unchecked: Collection[str] = (),
 ) -> list[str]:
     """A line for each difference between a written report and its numbers as they are today."""
     now = {figure.name: figure for figure in figures}
     changes = []
     for name, before in written["figures"].items():
+        if name in unchecked:
+            continue
         if name not in now:
             changes.append(f"{name}: the data no longer allow this figure")
         elif before["numbers"] != checksum(csv_bytes(now[name].data)):
@@ -120,6 +127,16 @@ def report_changes(
         if written["files"].get(name) != checksum(content)
     ]
     return [*changes, *file_faults(folder, written["files"])]
+
+
+def without_tickets(written: Mapping[str, Any], figures: Sequence[Figure], root: Path) -> list[str]:
+    """The written figures that are not drawn any more because `prune-store` dropped tickets."""
+    drawn, dropped = {figure.name for figure in figures}, read_dropped(root)
+    return [
+        name
+        for name, before in written["figures"].items()
+        if name not in drawn and not dropped.keys().isdisjoint(before["stages"])
+    ]
 
 
 def print_lines(console: Console, lines: Iterable[str | Text]) -> None:

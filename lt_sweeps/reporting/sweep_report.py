@@ -105,7 +105,7 @@ def check(
     """
     console = console or Console()
     folder = out or source / "report"
-    faults: list[str] = []
+    faults, unchecked = list[str](), list[str]()
     profile = profile_figures(list(read_profiles(source / "logs")))
     for name in _analyses(source, {}):
         place = folder / subfolder(name)
@@ -114,12 +114,15 @@ def check(
         # The options of one experiment may name lines that another has not, so each is analysed
         # with its own, and the rest of that analysis is thrown away.
         analysis = _analyses(source, written["layout"])[name]
-        figures, _ = draw_figures(analysis)
-        changes = report_files.report_changes(place, written, analysis, [*figures, *profile])
+        figures = [*draw_figures(analysis)[0], *profile]
+        gone = report_files.without_tickets(written, figures, analysis.results.root)
+        changes = report_files.report_changes(place, written, analysis, figures, gone)
         faults += [f"{place}: {change}" for change in changes]
-    report_files.print_lines(
-        console, faults or [f"{folder}: every figure and table is what the data say"]
-    )
+        unchecked += [
+            f"{place}: {name}: not checked, because its tickets were dropped" for name in gone
+        ]
+    agreed = f"{folder}: every {'other ' if unchecked else ''}figure and table is what the data say"
+    report_files.print_lines(console, [*unchecked, *(faults or [agreed])])
     return not faults
 
 

@@ -224,8 +224,31 @@ def test_keep_is_done_when_the_sweep_is_done(
     sweep = computed("mine", short(cell))
     before = tickets(sweep.root)
     assert keep_only(sweep, "all") == [] and tickets(sweep.root) == before
+    sweep.beat("me", Heartbeat("here", {}, []))  # killed a moment ago, or at work elsewhere
+    (said,) = keep_only(sweep, "records")
+    assert said.startswith("keep=records: nothing is removed while me may be at work")
+    assert tickets(sweep.root) == before
+    sweep.rest("me")
     assert keep_only(sweep, "records") == ["keep=records: removed 4 files"]
     assert keep_only(sweep, "records") == [] and not tickets(sweep.root)
+
+
+def test_a_figure_of_tickets_that_were_dropped_is_not_checked_and_said_so(
+    cell: Make, computed: Callable[..., SweepFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = computed("mine", short(cell, seed=0), short(cell, seed=1))
+    figures = "figures=[curves,overlap]"
+    assert main(["report", str(sweep.folder), figures, "masks_at=[0.3]"]) == 0
+    assert (sweep.folder / "report" / "overlap.png").exists()
+    assert main(["report", str(sweep.folder), "--check"]) == 0
+    assert "dropped" not in capsys.readouterr().out
+    drop_unneeded(sweep.folder, keep="records", apply=True)
+    assert main(["report", str(sweep.folder), "--check"]) == 0
+    said = capsys.readouterr().out
+    assert "overlap: not checked, because its tickets were dropped" in said
+    assert "every other figure and table is what the data say" in said
+    (sweep.folder / "report" / "overlap.csv").write_text("1")
+    assert main(["report", str(sweep.folder), "--check"]) == 1
 
 
 def test_keep_counts_in_no_name(cell: Make) -> None:
