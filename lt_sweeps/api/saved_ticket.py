@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lt_sweeps.execution.forking import gpu_fault
 from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.interchange.compaction import Compacted, compacted
 from lt_sweeps.interchange.stored_network import StoredNetwork
@@ -138,7 +139,7 @@ class SavedTicket:
             raise ValueError(f"ticket: at={at!r}; it is 'reported' or 'end'")
         end, reported = self._work.step, self.record.reported_step
         step = end if at == "end" or reported is None else reported
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device("cpu" if gpu_fault() else "cuda")
         try:
             return StoredNetwork.of(Unit(self._work, self.run.seed), Store(self.root), step, device)
         except Missing as error:

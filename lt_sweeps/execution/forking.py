@@ -34,6 +34,21 @@ def may_fork() -> Iterator[None]:
         yield
 
 
+def gpu_fault(device: str = "cuda") -> str:
+    """Why a GPU cannot be used, though it is counted; empty if it can. This starts CUDA.
+
+    GPUs are counted without CUDA: also one that is broken, one whose driver is too old for this
+    torch, and one for which this torch has no kernels.
+    """
+    import torch
+
+    try:
+        torch.ones(1, device=device).add(1).item()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0] or type(error).__name__
+    return ""
+
+
 def to_preload() -> list[str]:
     """What this process has imported and the workers of a job need too.
 

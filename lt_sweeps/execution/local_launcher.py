@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.execution.forking import may_fork, process_context, to_preload
+from lt_sweeps.execution.forking import gpu_fault, may_fork, process_context, to_preload
 from lt_sweeps.execution.loaded_code import LoadedCode
 from lt_sweeps.execution.patience import patiently, say
 from lt_sweeps.execution.plan_preview import Estimate, preview, within_budget
@@ -215,18 +215,12 @@ def _about(devices: Sequence[str], arithmetics: Collection[Arithmetic] = ()) -> 
 
 
 def _about_device(device: str, arithmetics: Collection[Arithmetic]) -> tuple[str, int]:
-    if device != "cpu":
-        # GPUs are counted without CUDA, also where the driver is too old for this torch, or where
-        # this torch has no kernels for the GPU.
-        try:
-            torch.ones(1, device=device).add(1).item()
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"device: {device} is here, and this torch ({torch.__version__}) cannot use it: "
-                f"{reason}; give another one (device=cpu), or install a torch that fits the GPU "
-                "and its driver"
-            ) from None
+    if device != "cpu" and (fault := gpu_fault(device)):
+        raise ValueError(
+            f"device: {device} is here, and this torch ({torch.__version__}) cannot use it: "
+            f"{fault}; give another one (device=cpu), or install a torch that fits the GPU and its "
+            "driver"
+        )
     for arithmetic in arithmetics:
         arithmetic.check(torch.device(device))
     name = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)

@@ -37,6 +37,7 @@ STOPPED = 75  # told to stop; it has saved a checkpoint
 AGAIN = 76  # a ticket that it needs is missing, or was corrupt and set aside: make a new plan
 CHANGED = 77  # code or data are not those that the sweep was started with: stop
 STORAGE = 78  # the file system is full, read-only or stale: wait and try again
+NO_GPU = 79  # its GPU cannot be used: another one may
 
 _LONGEST = 60.0  # seconds between two tries of a pack that waits for a file system
 _BEAT = 5.0  # seconds between two heartbeats
@@ -200,6 +201,13 @@ class Workers:
             raise OutOfPatience(job.reason())
         elif self._once_more(status, job.pack.name):
             self.queue.insert(0, job.pack)
+        elif status == NO_GPU and self._others(job.worker.device):
+            # Else it would take one pack after another, sooner than those that compute.
+            say(f"{job.worker.device}: {job.reason()}; its packs go to the others")
+            self.free = [device for device in self.free if device != job.worker.device]
+            self.queue.insert(0, job.pack)
+        elif status == NO_GPU:
+            self._fail(job.pack, members, job.reason())
         elif status == AGAIN:
             self.again |= set(members)
             self._fail(job.pack, members, job.reason())
@@ -208,6 +216,12 @@ class Workers:
             self.queue[:0] = patiently("halved", lambda: self.sweep.halve(job.pack))
         else:
             self._fail(job.pack, members, job.reason())
+
+    def _others(self, device: str) -> bool:
+        """Whether this pool has another device, free or at work."""
+        return any(
+            each != device for each in (*self.free, *(j.worker.device for j in self.running))
+        )
 
     def _once_more(self, status: int | None, name: str) -> bool:
         """Whether to try a pack again whole, from its last checkpoint, instead of halving it."""

@@ -16,13 +16,21 @@ from typing import Any
 import torch
 
 from lt_sweeps.execution.canary import two_steps
+from lt_sweeps.execution.forking import gpu_fault
 from lt_sweeps.execution.frozen_pack import work_on
 from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, imported
 from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.execution.patience import drain
 from lt_sweeps.execution.process_state import as_before, forget_users_code
 from lt_sweeps.execution.slurm.code_snapshot import users_modules
-from lt_sweeps.execution.worker_pool import AGAIN, CHANGED, STOP_SIGNALS, STOPPED, STORAGE
+from lt_sweeps.execution.worker_pool import (
+    AGAIN,
+    CHANGED,
+    NO_GPU,
+    STOP_SIGNALS,
+    STOPPED,
+    STORAGE,
+)
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.atomic_write import passes
@@ -72,6 +80,9 @@ def serve(
             stop_signals.append(signal.SIGPIPE)
 
     stopped, sweep, status = (lambda: bool(stop_signals)), SweepFolder(folder), 0
+    if device != "cpu" and (fault := gpu_fault(device)):
+        tell(f"this GPU cannot be used: {fault}")
+        status = NO_GPU
     while not status and (pack := _next_pack(pipe)):
         with as_before():
             status = _train(sweep, pack, scratch, code, device, tell, stopped)

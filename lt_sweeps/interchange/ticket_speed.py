@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lt_sweeps.execution.forking import gpu_fault
 from lt_sweeps.interchange.compaction import compacted
 from lt_sweeps.interchange.packed_weights import load_semi_structured, semi_structured
 from lt_sweeps.interchange.ticket_formats import check_computes
@@ -38,7 +39,7 @@ def measured_speeds(
     Raises: ValueError: as `check_computes`.
     """
     check_computes(ticket, where="compact")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cpu" if gpu_fault() else "cuda")
     dense = dense_module(ticket, network).to(device)
     x = network.example(batch).to(device)
     if x.is_floating_point():

@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -58,11 +58,13 @@ def frozen(cells: list[Cell], root: Path) -> SweepFolder:
     return Submission(made, settings(root)).freeze(alone)
 
 
-def trained(sweep: SweepFolder, panel: Seen, *, keep: bool) -> dict[str, bytes]:
+def trained(
+    sweep: SweepFolder, panel: Seen, *, keep: bool, devices: Sequence[str] = ("cpu",)
+) -> dict[str, bytes]:
     """The tickets of a sweep, whose packs are trained one after another."""
     code, packs = LoadedCode.now(), sweep.manifest.packs
     pool = Workers(
-        sweep, packs, ["cpu"], code=code, who="test", panel=panel, keep=keep, host="here"
+        sweep, packs, devices, code=code, who="test", panel=panel, keep=keep, host="here"
     )
     panel.pool = pool
     assert pool.run() and not pool.failed
@@ -105,6 +107,47 @@ def test_a_process_whose_allocator_a_failed_capture_has_damaged_is_not_kept(
     seen = Seen()
     assert trained(frozen([cell(seed=0)], tmp_path), seen, keep=True)
     assert len(set(seen.pids)) == len(seen.pids) == 3
+
+
+def test_a_gpu_that_cannot_be_used_takes_no_packs_from_other_devices(
+    cell: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As one that has fallen off its bus; here there is none at all."""
+    alone = trained(frozen([cell(seed=0)], tmp_path / "cpu"), Seen(), keep=False)
+    sweep, started = frozen([cell(seed=0)], tmp_path / "both"), list[str]()
+
+    class Devices(Seen):
+        def start(self, pack: FrozenPack) -> None:
+            started.append(self.pool.running[-1].worker.device)
+
+        def stop(self, pack: FrozenPack, *, done: bool) -> None:
+            assert done == (started[-1] == "cpu")
+
+    assert trained(sweep, Devices(), keep=False, devices=["cuda:0", "cpu"]) == alone
+    assert started == ["cuda:0", *["cpu"] * 3]
+    assert "cuda:0: this GPU cannot be used: " in capfd.readouterr().err
+
+
+def test_where_no_gpu_can_be_used_a_pack_fails_and_is_not_halved(
+    cell: Make, tmp_path: Path
+) -> None:
+    made = plan([cell(seed=seed) for seed in (0, 1)])
+    stacked = packs(made.units, stack_size={u.stage.key: 2 for u in made.units}, workers=1)
+    sweep = Submission(made, settings(tmp_path)).freeze(stacked)
+    code, begun = LoadedCode.now(), list[str]()
+
+    class Counts(Seen):
+        def start(self, pack: FrozenPack) -> None:
+            begun.append(pack.name)
+
+        def stop(self, pack: FrozenPack, *, done: bool) -> None:
+            assert not done
+
+    pool = Workers(
+        sweep, sweep.manifest.packs, ["cuda:0"], code=code, who="test", panel=Counts(), host="here"
+    )
+    assert pool.run() and len(begun) == 1 and len(pool.failed) == len(made.units)
+    assert sum("this GPU cannot be used" in reason for reason in pool.failed.values()) == 2
 
 
 HANGING = """

@@ -673,6 +673,13 @@ def test_a_ticket_of_another_network_is_named(
     assert failing(sweep, sample="all") == ["masks"]
 
 
+def test_an_audit_computes_on_the_cpu_where_a_gpu_is_counted_and_cannot_be_used(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert audit(sweep, console=Console(quiet=True))
+
+
 def test_a_cell_a_ticket_and_a_whole_root_are_audited_too(sweep: Path) -> None:
     assert failing(sweep.parent.parent, sample="1") == []
     assert failing(cells(sweep)[0].path.parent, sample="0") == []

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lt_sweeps.analysis.audit_findings import Findings
+from lt_sweeps.execution.forking import gpu_fault
 from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore
 from lt_sweeps.interchange.stored_network import StoredNetwork
@@ -31,7 +32,7 @@ def audit_accuracy(unit: Unit, store: AuditedStore, findings: Findings) -> None:
     if isinstance(stage, Search):
         findings.leave_out("accuracies", "a search measures with statistics that nothing stores")
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cpu" if gpu_fault() else "cuda")
     try:
         again = StoredNetwork.of(unit, store, stage.step, device).results()
     except (Missing, OSError) as error:
