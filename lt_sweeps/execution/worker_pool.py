@@ -201,10 +201,10 @@ class Workers:
             raise OutOfPatience(job.reason())
         elif self._once_more(status, job.pack.name):
             self.queue.insert(0, job.pack)
-        elif status == NO_GPU and self._others(job.worker.device):
+        elif status == NO_GPU and (self.running or len(self.free) > 1):
             # Else it would take one pack after another, sooner than those that compute.
             say(f"{job.worker.device}: {job.reason()}; its packs go to the others")
-            self.free = [device for device in self.free if device != job.worker.device]
+            self.free.remove(job.worker.device)
             self.queue.insert(0, job.pack)
         elif status == NO_GPU:
             self._fail(job.pack, members, job.reason())
@@ -216,12 +216,6 @@ class Workers:
             self.queue[:0] = patiently("halved", lambda: self.sweep.halve(job.pack))
         else:
             self._fail(job.pack, members, job.reason())
-
-    def _others(self, device: str) -> bool:
-        """Whether this pool has another device, free or at work."""
-        return any(
-            each != device for each in (*self.free, *(j.worker.device for j in self.running))
-        )
 
     def _once_more(self, status: int | None, name: str) -> bool:
         """Whether to try a pack again whole, from its last checkpoint, instead of halving it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -81,6 +82,19 @@ def test_packs_in_one_process_and_in_one_each_end_with_equal_bytes(
     kept = trained(frozen(cells, tmp_path / "one"), one, keep=True)
     assert kept == trained(frozen(cells, tmp_path / "each"), each, keep=False)
     assert len(set(one.pids)) == 1 and len(set(each.pids)) == len(each.pids) == 4
+
+
+@pytest.mark.slow
+def test_a_process_that_is_no_fork_trains_the_same(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where this process has used CUDA already, in a notebook or by a user's module."""
+    forked = trained(frozen([cell(seed=0)], tmp_path / "forked"), Seen(), keep=True)
+    new = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(worker_pool, "process_context", lambda device: new)
+    seen = Seen()
+    assert trained(frozen([cell(seed=0)], tmp_path / "new"), seen, keep=True) == forked
+    assert len(set(seen.pids)) == 1 and len(seen.pids) == 3
 
 
 def test_a_kept_process_that_was_killed_is_replaced(cell: Make, tmp_path: Path) -> None:
