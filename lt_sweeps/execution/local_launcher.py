@@ -210,8 +210,14 @@ def _about(devices: Sequence[str], arithmetics: Collection[Arithmetic] = ()) -> 
                 found = list(other.map(asked, dict.fromkeys(devices)))
             except ValueError as error:  # whose traceback is that of the other process
                 raise ValueError(str(error)) from None
-    shares = max(map(devices.count, devices))
-    return found[0][0], min(free for _, free in found) // shares
+    free = dict(zip(dict.fromkeys(devices), (each for _, each in found), strict=False))
+    most, least = max(free, key=free.__getitem__), min(free, key=free.__getitem__)
+    if free[least] < free[most] / 2:  # on a machine that is shared, another's work may fill it
+        say(
+            f"{least} has {free[least] / 2**30:.1f} GiB free, and {most} {free[most] / 2**30:.1f}: "
+            "all stacks are sized for the former; CUDA_VISIBLE_DEVICES can leave it out"
+        )
+    return found[0][0], free[least] // max(map(devices.count, devices))
 
 
 def _about_device(device: str, arithmetics: Collection[Arithmetic]) -> tuple[str, int]:

@@ -298,8 +298,8 @@ def test_a_launcher_knows_its_gpus_and_starts_no_cuda() -> None:
     assert torch.cuda.is_initialized() == before, "its workers are forks, and could not use it"
 
 
-def test_another_process_asks_whether_a_gpu_has_the_precisions(
-    monkeypatch: pytest.MonkeyPatch,
+def test_another_process_asks_what_gpus_have(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     forks = multiprocessing.get_context("fork")
     monkeypatch.setattr(local_launcher, "process_context", lambda device: forks)
@@ -309,7 +309,11 @@ def test_another_process_asks_whether_a_gpu_has_the_precisions(
     asked = {Arithmetic("bf16"), Arithmetic("float32")}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     pid, memory = _about(["cuda:0", "cuda:0"], asked)
-    assert int(pid) != os.getpid() and memory == 2**29
+    assert int(pid) != os.getpid() and memory == 2**29 and not capfd.readouterr().err
+    sizes = {"cuda:0": 3 * 2**30, "cuda:1": 2**30}
+    monkeypatch.setattr(local_launcher, "free_memory", lambda device: sizes[device])
+    assert _about(["cuda:0", "cuda:1"])[1] == 2**30
+    assert capfd.readouterr().err.startswith("cuda:1 has 1.0 GiB free, and cuda:0 3.0: all stacks")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     with pytest.raises(ValueError, match="^precision: got bf16 on .*, which has only float32$"):
         _about(["cuda:0"], asked)
