@@ -109,6 +109,16 @@ def test_no_test_has_a_limit_of_time_of_its_own() -> None:
             assert called.rpartition(".")[2] not in waits or "timeout" not in keys, where
 
 
+def test_torch_is_seeded_without_its_slow_function() -> None:
+    """`torch.manual_seed` formats the whole call stack, twice: see `seed_torch`."""
+    slow = [path.name for path, module in MODULES.items() if "torch.manual_seed" in _names(module)]
+    assert not slow
+
+
+def _names(module: ast.Module) -> set[str]:
+    return {ast.unparse(node) for node in ast.walk(module) if isinstance(node, ast.Attribute)}
+
+
 def test_every_text_is_read_in_one_encoding() -> None:
     # Some clusters set a locale that is not UTF-8, in which our own yaml could not be read.
     readers = {"read_text", "write_text"}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.identity import identity_of
-from lt_sweeps.config.seeds import Seed, draw, global_draws, repeated
+from lt_sweeps.config.seeds import Seed, draw, global_draws, repeated, seed_torch
 from lt_sweeps.config.yaml_types import check_keys
 from lt_sweeps.models import libraries
 from lt_sweeps.models.functional import picked
@@ -232,7 +232,7 @@ class Network:
         """
 
         def drawn() -> dict[str, Tensor]:
-            torch.manual_seed(draw(seed.role("init"), "init", *index))
+            seed_torch(draw(seed.role("init"), "init", *index))
             module = self.module("cpu")
             if self.init is not None:
                 initialize(module, self.init)

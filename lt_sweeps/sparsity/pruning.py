@@ -16,6 +16,7 @@ from lt_sweeps.config.seeds import Seed, generator, repeated
 from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.competition import competitions
 from lt_sweeps.sparsity.evidence import is_whole_mask
+from lt_sweeps.sparsity.resets import rewind
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.weight_groups import Groups
 from lt_sweeps.storage.ticket import Mask, State, Ticket
@@ -148,6 +149,8 @@ def initial_weights(
         off = {la.name: _call(freeze, evidence, la, seed, level, "freeze")[None] for la in layers}
         init, kept = evidence["init"], evidence["kept"]
         evidence = {**evidence, "init": {n: torch.where(kept[n], off[n], init[n]) for n in off}}
+    if reset.function is rewind:  # at every level of a deep sweep, for every level before it
+        return {layer.name: evidence["init"][layer.name] for layer in layers}
     return {la.name: _call(reset, evidence, la, seed, level, "reset")[None] for la in layers}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lt_sweeps.config.seeds import Seed, draw
+from lt_sweeps.config.seeds import Seed, draw, seed_torch
 from lt_sweeps.data.batches import first_images
 from lt_sweeps.models.functional import picked, plain_attention
 from lt_sweeps.models.network import Network
@@ -52,7 +52,7 @@ def hessian_gradient(
     exact = FLOAT32.set(torch.device("cpu"))  # a module of the user's may have set another
     noise = torch.random.fork_rng(devices=[])
     with torch.enable_grad(), noise, plain_attention(), exact:
-        torch.manual_seed(draw(seed.role("noise"), "gradient"))
+        seed_torch(draw(seed.role("noise"), "gradient"))
         outputs = picked(module(images))
         loss = TaskLoss(task.kind).mean(outputs / temperature, labels)
         grads = torch.autograd.grad(loss, weights, create_graph=True)

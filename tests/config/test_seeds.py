@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lt_sweeps.config.seeds import Seed, generator, repeated
+from lt_sweeps.config.seeds import Seed, generator, global_draws, repeated
 
 
 def test_a_draw_is_made_again_from_its_name() -> None:
@@ -28,6 +28,20 @@ def test_roles_can_be_set_apart_and_the_label_says_so() -> None:
 def test_a_seed_is_a_whole_number_from_0_up(wrong: object) -> None:
     with pytest.raises(ValueError, match="give a whole number from 0 up"):
         Seed.of(wrong)
+
+
+def test_the_global_draws_are_those_of_torchs_own_seed() -> None:
+    torch.manual_seed(5)
+    usual = torch.rand(4)
+    torch.manual_seed(6)
+    with global_draws(5):
+        assert torch.equal(torch.rand(4), usual)
+    torch.manual_seed(6)
+    kept = torch.rand(4)
+    torch.manual_seed(6)
+    with global_draws(5):
+        torch.rand(4)
+    assert torch.equal(torch.rand(4), kept)
 
 
 def test_an_orthogonal_matrix_is_drawn_alike_in_a_process_of_more_threads() -> None:

@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import tensor
 
+from lt_sweeps.config.call import Call
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.models.prunable import Layer
 from lt_sweeps.plan.cell_plan import planned_cell
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Prune, Reset, Train
 from lt_sweeps.sparsity import resets
+from lt_sweeps.sparsity.pruning import initial_weights
 from lt_sweeps.storage.store import Store
 
 Make = Callable[..., Cell]
@@ -26,6 +29,18 @@ LAYER = "hidden.0.weight"
 
 def of(name: str, **options: object) -> dict:
     return {"_target_": f"lt_sweeps.sparsity.resets.{name}", **options}
+
+
+def test_rewinding_copies_no_weight() -> None:
+    """A deep level follows the initial weights through the resets of all levels before it."""
+    rewind, freeze = (
+        Call.of({"_target_": f"lt_sweeps.sparsity.{name}"}, where=name, supplied=("init", "final"))
+        for name in ("resets.rewind", "freezes.zero")
+    )
+    initial, layers = {LAYER: W[None]}, (Layer(LAYER, (4,), "linear"),)
+    seed = Seed.of(0)
+    now = initial_weights(rewind, freeze, {"init": initial}, layers=layers, seed=seed, level=1)
+    assert now[LAYER] is initial[LAYER]
 
 
 @pytest.mark.parametrize(

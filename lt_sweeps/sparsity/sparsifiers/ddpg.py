@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lt_sweeps.config.seeds import seed_torch
+
 _HIDDEN = 300
 _BATCH = 64
 _SLOW = 0.01  # how far the target networks move towards the trained ones in an update
@@ -29,7 +31,7 @@ class Agent:
 
     def __init__(self, states: int, draws: torch.Generator, *, warmup: int, memory: int) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=draws)))
+            seed_torch(int(torch.randint(2**31, (), generator=draws)))
             self.actor = nn.Sequential(_network(states), nn.Sigmoid())
             self.critic = _network(states + 1)
         self._slow_actor, self._slow_critic = map(copy.deepcopy, (self.actor, self.critic))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from lt_sweeps.config.seeds import seed_torch
 from lt_sweeps.models.functional import picked
 from lt_sweeps.training.backends.lanes import Lanes
 from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews, owner_of
@@ -45,7 +46,7 @@ class LoopBackend:
         with _forked(x.device, seeds), self._lanes.fork():
             for r in range(len(self.rows)):
                 if seeds is not None:
-                    torch.manual_seed(seeds[r])
+                    seed_torch(seeds[r])
                 with self._lanes.lane(r):
                     losses.append(self._one(r, _aligned(x[r]), y[r]))
         return torch.stack(losses)
