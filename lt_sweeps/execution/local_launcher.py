@@ -224,8 +224,8 @@ def _about_device(device: str, arithmetics: Collection[Arithmetic]) -> tuple[str
     if device != "cpu" and (fault := gpu_fault(device)):
         raise ValueError(
             f"device: {device} is here, and this torch ({torch.__version__}) cannot use it: "
-            f"{fault}; give another one (device=cpu), or install a torch that fits the GPU and its "
-            "driver"
+            f"{fault}; leave it out (CUDA_VISIBLE_DEVICES), give device=cpu, or install a torch "
+            "that fits the GPU and its driver"
         )
     for arithmetic in arithmetics:
         arithmetic.check(torch.device(device))

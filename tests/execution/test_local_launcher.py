@@ -326,9 +326,7 @@ def test_a_gpu_that_torch_cannot_use_is_refused_in_one_line(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     status, _, err = command_line("plan", "schedule.levels=1")
     assert status == 1
-    assert re.fullmatch(
-        r"error: device: cuda:0 is here, and this torch .*; give another one .*\n", err
-    )
+    assert re.fullmatch(r"error: device: cuda:0 is here, and this torch .*; leave it out .*\n", err)
 
 
 def test_a_relative_path_means_the_same_to_the_launcher_and_its_workers(
