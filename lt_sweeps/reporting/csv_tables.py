@@ -19,7 +19,7 @@ from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES, EndpointVerdi
 from lt_sweeps.analysis.significance import LineTest, Verdict, winning
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.storage.record import COLUMNS, Record
+from lt_sweeps.storage.record import COLUMNS, OPTIONS, Record
 
 YES_NO = {True: "yes", False: "no", None: ""}
 ENDPOINTS = ("panel", "line", "endpoint", "n", "n_asked", "mean")
@@ -58,7 +58,7 @@ def _record_rows(curves: Sequence[Curve], columns: Sequence[str]) -> Iterator[tu
     facts = [name for name in columns[len(_DERIVED) :] if name in COLUMNS]
     own = columns[len(_DERIVED) + len(facts) :]
     values, nested = attrgetter(*facts), (dict, list)
-    options = {group: facts.index(column) for group, column in Record.options_by_group().items()}
+    options = {group: facts.index(column) for group, column in OPTIONS.items()}
     for curve in curves:
         seen: set[tuple[str, str]] = set()
         owned = ((cell.choices, row) for cell in curve.cells for row in cell.rows)

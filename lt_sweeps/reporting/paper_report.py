@@ -30,7 +30,7 @@ from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.csv_tables import YES_NO, endpoints_table
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.curve_panel import published_for
-from lt_sweeps.reporting.figures.style import Figure, csv_bytes, figure_files
+from lt_sweeps.reporting.figures.figure_files import Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import figure_on_page, page_template, table_on_page
 from lt_sweeps.reporting.report_files import print_lines, write_files
 from lt_sweeps.reporting.result_tables import new_table, print_tables

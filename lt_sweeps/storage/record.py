@@ -213,17 +213,12 @@ class Record:
     @property
     def options(self) -> dict[str, str | None]:
         """The option of each group; None for a group that the method does not take."""
-        return {group: getattr(self, column) for group, column in _OPTIONS.items()}
-
-    @staticmethod
-    def options_by_group() -> Mapping[str, str]:
-        """The column of each group's option."""
-        return _OPTIONS
+        return {group: getattr(self, column) for group, column in OPTIONS.items()}
 
     @staticmethod
     def option_columns(choices: Mapping[str, str | None]) -> dict[str, Any]:
         """The option of each group under the name of its column."""
-        return {column: choices.get(group) for group, column in _OPTIONS.items()}
+        return {column: choices.get(group) for group, column in OPTIONS.items()}
 
     @staticmethod
     def metric_columns(results: Mapping[str, Any], at: str) -> dict[str, Any]:
@@ -254,8 +249,9 @@ class Record:
         return {"weights_remaining": remaining, "weights_total": weights, **layers}
 
 
-# The column of each group's option. Groups that came later stand behind those that came before.
-_OPTIONS = {group: group for group in (*GROUPS, "task")} | {"mask_criterion": "criterion"}
+# Groups that came later stand behind those that came before.
+OPTIONS = {group: group for group in (*GROUPS, "task")} | {"mask_criterion": "criterion"}
+"""The column of each group's option."""
 COLUMNS = tuple(field.name for field in fields(Record))
 METRIC_COLUMNS = {*METRICS, "hard_val_accuracy", "hard_test_accuracy"}
 """The metrics that have a column; a task's own are in `metrics`."""

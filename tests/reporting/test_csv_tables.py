@@ -22,7 +22,7 @@ from lt_sweeps.reporting.csv_tables import (
     records_table,
     verdicts_table,
 )
-from lt_sweeps.reporting.figures.style import csv_bytes
+from lt_sweeps.reporting.figures.figure_files import csv_bytes
 from lt_sweeps.reporting.result_tables import accuracy_tables, print_tables
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, p_text, verdict_tables
 
@@ -71,7 +71,10 @@ def test_an_audit_lists_a_stage_once_and_makes_no_path_of_tickets_that_are_not_t
         audited_files, "_listed", lambda path: listed.append(path.name) or list_folder(path)
     )
     monkeypatch.setattr(record_audit, "ticket_path", None)
-    assert "4 not checked (headers, paths, metrics, seeds)" in record_audit.audit_line(sweep.folder)
+    assert (
+        "4 not checked (headers, paths, metrics, seeds)"
+        in record_audit.audited_cells(sweep.folder)[0]
+    )
     assert listed == ["a-1", "a-2", "dense", "init"]
 
 

@@ -26,7 +26,8 @@ from lt_sweeps.reporting.figures.curve_panel import (
     mark_id,
     published_for,
 )
-from lt_sweeps.reporting.figures.style import Figure, NotDrawn, Style
+from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
+from lt_sweeps.reporting.figures.style import Style
 from lt_sweeps.reporting.figures.worth import capped, leave_out_if, one_point
 from lt_sweeps.reporting.result_tables import percent_text
 

@@ -7,21 +7,15 @@ therefore repeats how many seeds there are, which test was used and what is miss
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-import pandas as pd
-from matplotlib.figure import Figure as Sheet
-
-from lt_sweeps.analysis.curve import Curve, Point, by_panel
+from lt_sweeps.analysis.curve import Curve, by_panel
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, winning
-from lt_sweeps.analysis.stored_weights import points_near
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.analysis.verdict_sentences import caveats
 from lt_sweeps.config.quantities import OWN, Quantity, kind_of
 from lt_sweeps.config.report_config import BANDS, ReportConfig
-from lt_sweeps.reporting.figures.style import Figure
-from lt_sweeps.reporting.result_tables import percent_text
 
 _NAMED = 6  # lines of which a sentence says the names
 _MOMENTS = {"best": "at the lowest validation loss", "end": "at the end of training"}
@@ -38,18 +32,6 @@ def caption(analysis: Analysis, *sentences: str) -> str:
         versions_sentence(analysis.results.versions),
     ]
     return " ".join(filter(None, whole))
-
-
-def one_figure(
-    analysis: Analysis,
-    name: str,
-    data: pd.DataFrame,
-    stages: tuple[str, ...],
-    draw: Callable[[], Sheet],
-    *sentences: str,
-) -> list[Figure]:
-    """The figures of a kind that has only one, with its caption."""
-    return [Figure(name, caption(analysis, *sentences), data, stages, draw)]
 
 
 def versions_sentence(versions: Sequence[str]) -> str:
@@ -202,31 +184,3 @@ def margin_text(analysis: Analysis) -> str:
     metrics = metrics or [Quantity.of(analysis.accuracy)]
     texts = (m.margin_text(analysis.layout.margin) for m in metrics)
     return " and ".join(dict.fromkeys(texts))
-
-
-def stage_ids(points: Sequence[Point]) -> tuple[str, ...]:
-    """The ids of the stages behind these points."""
-    return tuple(sorted({stage for point in points for stage in point.stages}))
-
-
-def panels_at(
-    curves: Sequence[Curve], sparsities: Sequence[float]
-) -> list[tuple[Curve, Point, str]]:
-    """Levels near `sparsities`, each with the title of its panel: `fc on digits, 20.0% left`.
-
-    Whole neurons reach 52.1% where single weights reach 51.6%, and still stand in one panel.
-    """
-    levels = points_near(curves, sparsities)
-    places = [
-        (curve.panel, min(sparsities, key=lambda at: abs(100 * (1 - at) - point.percent)))
-        for curve, point in levels
-    ]
-    left = group_by(range(len(levels)), lambda i: places[i])
-    titles = {}
-    for place, members in left.items():
-        percents = sorted((levels[i][1].percent for i in members), reverse=True)
-        ends = dict.fromkeys(map(percent_text, (percents[0], percents[-1])))
-        titles[place] = f"{place[0]}, {' to '.join(ends)}% left"
-    return [
-        (curve, point, titles[place]) for (curve, point), place in zip(levels, places, strict=True)
-    ]

@@ -15,15 +15,15 @@ from lt_sweeps.analysis.endpoint_tests import PER_RUN, SPARSITIES
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import (
+    caption,
     chosen_text,
     margin_text,
-    one_figure,
     report_at_sentence,
     span_text,
 )
 from lt_sweeps.reporting.figures.curve_panel import published_for
+from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import draw_rings, draw_row, prepare_rows
-from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
 
 def endpoint_figures(analysis: Analysis) -> list[Figure]:
@@ -43,7 +43,7 @@ def endpoint_figures(analysis: Analysis) -> list[Figure]:
         f"Rings: published numbers, {'; '.join(sources)}." if sources else "",
     )
     draw = partial(_draw, data, analysis.curves_of(analysis.accuracy))
-    return one_figure(analysis, "endpoints", data, analysis.stages, draw, *sentences)
+    return [Figure("endpoints", caption(analysis, *sentences), data, analysis.stages, draw)]
 
 
 def _bounds(analysis: Analysis) -> str:

@@ -14,9 +14,10 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from lt_sweeps.analysis.curve import Curve, Point, distinct
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import one_figure, panels_at, span_text, stage_ids
+from lt_sweeps.reporting.figures.captions import caption, span_text
+from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
+from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import banded_lines
-from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 from lt_sweeps.reporting.figures.worth import all_alike, leave_out_if
 
 
@@ -35,7 +36,7 @@ def layer_figures(analysis: Analysis) -> list[Figure]:
         "Percent of each layer's weights remaining; mean and range over seeds, "
         f"n = {span_text(data['n'])}."
     )
-    return one_figure(analysis, "layers", data, stages, draw, sentence)
+    return [Figure("layers", caption(analysis, sentence), data, stages, draw)]
 
 
 def _rows(curve: Curve, point: Point, panel: str) -> list[dict[str, object]]:

@@ -15,8 +15,9 @@ from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.stored_weights import Arrays, masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import one_figure, panels_at, span_text, stage_ids
-from lt_sweeps.reporting.figures.style import Figure, NotDrawn
+from lt_sweeps.reporting.figures.captions import caption, span_text
+from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
+from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
 
 MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # its panel, and its masks by seed
 
@@ -48,7 +49,7 @@ def overlap_figures(analysis: Analysis) -> list[Figure]:
     if len(data) < sum(lines**2):
         sentence += " Blank: networks of other layers, or fewer than two masks."
     draw = partial(_draw, data)
-    return one_figure(analysis, "overlap", data, stage_ids(points), draw, sentence)
+    return [Figure("overlap", caption(analysis, sentence), data, stage_ids(points), draw)]
 
 
 def jaccard(one: Arrays, other: Arrays) -> float:

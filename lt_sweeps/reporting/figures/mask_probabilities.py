@@ -12,9 +12,9 @@ from matplotlib.figure import Figure as Sheet
 from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.stored_weights import MaskChances, learned_masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import one_figure, span_text
+from lt_sweeps.reporting.figures.captions import caption, span_text
+from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import banded_lines
-from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
 BINS = 20  # of 5% each
 
@@ -46,7 +46,7 @@ def probability_figures(analysis: Analysis) -> list[Figure]:
         f"soft mask sigmoid(βs){_slopes(data)}; mean and range over seeds "
         f"(n = {span_text(data['n'])}). Mean over weights: {means}."
     )
-    return one_figure(analysis, "probabilities", data, tuple(sorted(stages)), draw, sentence)
+    return [Figure("probabilities", caption(analysis, sentence), data, tuple(sorted(stages)), draw)]
 
 
 def _slopes(data: pd.DataFrame) -> str:

@@ -14,9 +14,10 @@ from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.stored_weights import prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import one_figure, panels_at, span_text, stage_ids
+from lt_sweeps.reporting.figures.captions import caption, span_text
+from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
+from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import draw_row, prepare_rows
-from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 
 
 def sign_figures(analysis: Analysis) -> list[Figure]:
@@ -39,7 +40,7 @@ def sign_figures(analysis: Analysis) -> list[Figure]:
         "before the pruning: filled, weights that the pruning keeps; open, weights that it prunes. "
         f"Ticks are seeds (n = {seeds}), markers their mean, lines their range."
     )
-    return one_figure(analysis, "signs", data, stage_ids(points), draw, sentence)
+    return [Figure("signs", caption(analysis, sentence), data, stage_ids(points), draw)]
 
 
 def _rows(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list[dict[str, object]]:

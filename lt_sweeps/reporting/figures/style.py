@@ -1,4 +1,4 @@
-"""The style of every figure on paper: sizes, fonts, line styles and files; and `Figure` itself.
+"""The style of every figure on paper: sizes, fonts and line styles.
 
 A panel is 3.25 inches wide, a column of a two-column page; two panels fill the page. Colours are
 Okabe and Ito's, and markers and dashes differ too, so that lines stay apart for every reader and
@@ -7,11 +7,10 @@ in greyscale.
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -28,7 +27,6 @@ COLUMN, PAGE = 3.25, 6.75  # inches
 GREY, PALE = "#555555", "#E5E5E5"
 SMALL, NORMAL = 6.5, 7.5  # points
 MARKER = 3.2  # points
-PICTURES = ("png", "pdf", "svg")
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"]
 COLOURS += ["#E69F00", "#56B4E9", "#7A4A12", "#7F7F00"]
 MARKERS = "os^DvPX<>p*h"
@@ -39,28 +37,8 @@ LOOKS = 36
 DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))]
 # Type 42 fonts: text in a PDF stays text, and journals accept it. In an SVG it stays text too, and
 # the salt is what makes its ids the same each time.
-_RC: Any = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
-_RC |= {"svg.fonttype": "none", "svg.hashsalt": "lt_sweeps"}
-
-
-class NotDrawn(Exception):
-    """Raised by a figure that the data cannot fill; its text is the reason a reader is given."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One picture: its file name, its caption, the plotted numbers and the stages behind them.
-
-    Drawing is postponed: `report --check` compares numbers and stages and never needs a picture.
-    """
-
-    name: str
-    caption: str
-    data: pd.DataFrame
-    stages: tuple[str, ...]
-    draw: Callable[[], Sheet]
-    code: str = ""  # what it is drawn with, where that is a user's
-    tips: Mapping[str, str] = field(default_factory=dict)  # what the page says at a mark, by its id
+RC: Any = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
+RC |= {"svg.fonttype": "none", "svg.hashsalt": "lt_sweeps"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +73,7 @@ def new_sheet(
     # panels. The constrained layout then gives it exactly that room, because "outside" tells it
     # to count the legend. The canvas is made here and not through pyplot, which would keep every
     # figure of a long report open and would want a display.
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(RC):
         sheet = Sheet(figsize=(width, height * rows + 0.15 * legend_rows), layout="constrained")
         FigureCanvasAgg(sheet)
         grid = sheet.subplots(rows, columns, squeeze=False).flat
@@ -174,43 +152,6 @@ def rows_height(labels: Sequence[str], *, each: float) -> float:
     return len(labels) * max(each, 0.12 * lines)
 
 
-def figure_files(figure: Figure, pictures: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-    """The figure as its files: PNG, PDF, SVG, its numbers as CSV, its caption and stages as text.
-
-    `pictures` are its PNG, PDF and SVG where they have been drawn before.
-    """
-    ids = "".join(f"{stage}\n" for stage in figure.stages)
-    text = f"{figure.caption}\n\nStages ({len(figure.stages)}):\n{ids}"
-    return {
-        **(pictures or _pictures(figure)),
-        f"{figure.name}.csv": csv_bytes(figure.data),
-        f"{figure.name}.txt": text.encode(),
-    }
-
-
-def _pictures(figure: Figure) -> dict[str, bytes]:
-    """The figure drawn, as files of the kinds in `PICTURES`."""
-    with mpl.rc_context(_RC):
-        sheet = figure.draw()
-        png = _saved(sheet, "png", dpi=300, metadata={"Description": figure.caption})
-        # Saving the PNG has laid out the figure. A second layout for the others would give the same
-        # positions and double the time.
-        sheet.set_layout_engine("none")
-        # Without a creation date the same numbers give the same bytes, which checksums need.
-        about = {"Title": figure.name, "Subject": figure.caption, "CreationDate": None}
-        pdf = _saved(sheet, "pdf", metadata=about)
-        svg = _saved(sheet, "svg", metadata={"Date": None})
-    pictures = zip(PICTURES, (png, pdf, svg), strict=True)
-    return {f"{figure.name}.{kind}": content for kind, content in pictures}
-
-
-def csv_bytes(data: pd.DataFrame) -> bytes:
-    """The numbers of a figure or table, the same bytes for the same numbers."""
-    file = io.BytesIO()
-    data.to_csv(file, index=False, lineterminator="\n", encoding="utf-8")
-    return file.getvalue()
-
-
 def line_options(style: Style, marker: float) -> dict[str, Any]:
     """What matplotlib calls the parts of a style; `marker` is the size of markers in points."""
     return {
@@ -220,12 +161,6 @@ def line_options(style: Style, marker: float) -> dict[str, Any]:
         "markersize": marker,
         "linewidth": 1.0,
     }
-
-
-def _saved(sheet: Sheet, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    sheet.savefig(file, format=kind, **options)
-    return file.getvalue()
 
 
 def _wrapped_legend(legend: Sequence[Artist], width: float) -> tuple[int, int]:

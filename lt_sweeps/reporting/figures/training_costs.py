@@ -14,9 +14,9 @@ from matplotlib.patches import Patch
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.captions import one_figure
+from lt_sweeps.reporting.figures.captions import caption
+from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import prepare_rows
-from lt_sweeps.reporting.figures.style import Figure, NotDrawn
 from lt_sweeps.storage.record import Record
 
 Trainings = Mapping[tuple[str, str], Record]
@@ -46,7 +46,7 @@ def cost_figures(analysis: Analysis) -> list[Figure]:
         "lines (hatched)."
     )
     stages = tuple(sorted({stage for stage, _ in uses}))
-    return one_figure(analysis, "cost", data, stages, partial(_draw, data), sentence)
+    return [Figure("cost", caption(analysis, sentence), data, stages, partial(_draw, data))]
 
 
 def _trainings(cells: Sequence[CellResults]) -> Trainings:

@@ -14,8 +14,10 @@ from matplotlib.figure import Figure as Sheet
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.stored_weights import prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.captions import one_figure, panels_at, span_text, stage_ids
-from lt_sweeps.reporting.figures.style import SMALL, Figure, NotDrawn, decorate, panels_of
+from lt_sweeps.reporting.figures.captions import caption, span_text
+from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
+from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
+from lt_sweeps.reporting.figures.style import SMALL, decorate, panels_of
 
 EDGE, BINS = 3.0, 48  # standard deviations shown to each side, and squares across
 
@@ -46,7 +48,7 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
         "outside the squares shown."
     )
     draw = partial(_draw, data)
-    return one_figure(analysis, "plane", data, stage_ids(points), draw, sentence)
+    return [Figure("plane", caption(analysis, sentence), data, stage_ids(points), draw)]
 
 
 def _squares(

@@ -1,0 +1,38 @@
+"""The levels that a figure of masks draws: those near a sparsity, and the stages behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lt_sweeps.analysis.curve import Curve, Point
+from lt_sweeps.analysis.labels import group_by
+from lt_sweeps.analysis.stored_weights import points_near
+from lt_sweeps.reporting.result_tables import percent_text
+
+
+def stage_ids(points: Sequence[Point]) -> tuple[str, ...]:
+    """The ids of the stages behind these points."""
+    return tuple(sorted({stage for point in points for stage in point.stages}))
+
+
+def panels_at(
+    curves: Sequence[Curve], sparsities: Sequence[float]
+) -> list[tuple[Curve, Point, str]]:
+    """Levels near `sparsities`, each with the title of its panel: `fc on digits, 20.0% left`.
+
+    Whole neurons reach 52.1% where single weights reach 51.6%, and still stand in one panel.
+    """
+    levels = points_near(curves, sparsities)
+    places = [
+        (curve.panel, min(sparsities, key=lambda at: abs(100 * (1 - at) - point.percent)))
+        for curve, point in levels
+    ]
+    left = group_by(range(len(levels)), lambda i: places[i])
+    titles = {}
+    for place, members in left.items():
+        percents = sorted((levels[i][1].percent for i in members), reverse=True)
+        ends = dict.fromkeys(map(percent_text, (percents[0], percents[-1])))
+        titles[place] = f"{place[0]}, {' to '.join(ends)}% left"
+    return [
+        (curve, point, titles[place]) for (curve, point), place in zip(levels, places, strict=True)
+    ]
