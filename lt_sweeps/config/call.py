@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from lt_sweeps.config.identity import ANY, in_order, public_name, source_behind
 from lt_sweeps.config.spelling import nearest
-from lt_sweeps.config.user_code import files_named, modules_named, raised_in
+from lt_sweeps.config.user_code import files_named, modules_named
+from lt_sweeps.config.users_mistakes import raised_in
 from lt_sweeps.config.yaml_types import fits, wanted_instead
 
 _KEPT = object()

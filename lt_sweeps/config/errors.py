@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from lt_sweeps.config.spelling import nearest, unknown
-from lt_sweeps.config.user_code import raised_in
+from lt_sweeps.config.users_mistakes import raised_in
 
 CONF = next(
     folder

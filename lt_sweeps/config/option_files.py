@@ -6,13 +6,12 @@ with arguments, in a folder of `conf/` or of the folder that `--config-dir` name
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from lt_sweeps.config.call import Call, Config
+from lt_sweeps.config.call import Config
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.config.spelling import unknown
 
@@ -55,24 +54,3 @@ def read_option(group: str, name: str, *, where: str, config_dir: str | None = N
     if not isinstance(content, dict) or not isinstance(content.get("_target_"), str):
         raise ValueError(f"{where}: {files[name]} has no `_target_`, the path of a function")
     return Config(content)
-
-
-def option_call(
-    group: str,
-    name: str,
-    given: Mapping[str, Any],
-    *,
-    where: str,
-    supplied: Collection[str],
-    config_dir: str | None = None,
-) -> Call:
-    """An option's function, with the keys that a person gives laid over those of its yaml.
-
-    Raises: ValueError: there is no such option, it has no such key, or a value does not fit.
-    """
-    config = read_option(group, name, where=where, config_dir=config_dir)
-    keys = set(config) - {"_target_"}
-    for key in given:
-        if key not in keys:
-            raise ValueError(unknown(f"{where} {name}", key, keys, what="keys"))
-    return Call.of({**config, **given}, where=where, supplied=supplied)

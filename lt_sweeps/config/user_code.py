@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from traceback import extract_tb
 from typing import Any
 
 from lt_sweeps.config.keys import GROUPS
@@ -41,29 +40,14 @@ _PYTHON = {
 }
 
 
-def raised_in(error: BaseException) -> str | None:
-    """`FILE:LINE: KIND: what it says` of an error in a user's own file; None for any other.
-
-    Libraries aside, the innermost frame says whose mistake it is.
-    """
-    ours = Path(__file__).parents[1]
-    frames = [(Path(f.filename), f.lineno) for f in extract_tb(error.__traceback__)]
-    if isinstance(error, SyntaxError) and error.filename:
-        frames.append((Path(error.filename), error.lineno))
-    for file, line in reversed(frames):
-        if _SITE & {*file.parts} or any(map(file.is_relative_to, _PYTHON)) or file.stem[0] == "<":
-            continue
-        if file.is_relative_to(ours):
-            return None
-        said = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
-        near = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-        return f"{near}:{line}: {type(error).__name__}: {said}".removesuffix(": ")
-    return None
+def is_installed(file: Path) -> bool:
+    """Whether a file is one of an installed package."""
+    return not _SITE.isdisjoint(file.parts)
 
 
-def told_by(error: BaseException) -> str:
-    """What an error says in one line, with its place in a user's file; else its kind at least."""
-    return raised_in(error) or " ".join(str(error).split()) or type(error).__name__
+def is_of_python(file: Path) -> bool:
+    """Whether a file comes with Python itself."""
+    return not is_installed(file) and any(map(file.is_relative_to, _PYTHON))
 
 
 @functools.cache
@@ -91,9 +75,9 @@ def code_behind(*modules: str) -> dict[str, str]:
         if file is None:
             if name in modules and _spec(name) is None:
                 raise ValueError(f"`{name}` has no source, which stage keys need; put it in a file")
-        elif _SITE & {*file.parts} and (release := _release(top)):
+        elif is_installed(file) and (release := _release(top)):
             hashes[top] = release
-        elif _SITE & {*file.parts} or not any(map(file.is_relative_to, _PYTHON)):
+        elif not is_of_python(file):
             content = _read(file, name)
             tree = _parsed(content) if file.suffix == ".py" else None
             text = content if tree is None else _without_layout(tree)

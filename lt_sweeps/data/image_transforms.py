@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import global_draws
-from lt_sweeps.config.user_code import told_by
+from lt_sweeps.config.users_mistakes import told_by
 
 _TRIES = 16  # of a transform that leaves half of all images alone
 SEEDS = 2**32  # the numbers that numpy's generator starts from

@@ -24,7 +24,7 @@ from torch import Tensor
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.identity import digest
 from lt_sweeps.config.seeds import Seed
-from lt_sweeps.config.user_code import raised_in
+from lt_sweeps.config.users_mistakes import raised_in
 from lt_sweeps.data.batches import first_images
 from lt_sweeps.execution.forking import may_fork, process_context
 from lt_sweeps.models.functional import picked

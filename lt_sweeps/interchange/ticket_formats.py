@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.config.option_files import option_call
+from lt_sweeps.config.option_files import read_option
+from lt_sweeps.config.spelling import unknown
 from lt_sweeps.models.module_state import state_of
 from lt_sweeps.models.network import Network
 from lt_sweeps.storage.atomic_write import write_whole
@@ -71,14 +72,12 @@ def write_ticket(
 
     Raises: ValueError: an unknown form or suffix, or a form that cannot hold this ticket.
     """
-    made = option_call(
-        "export_form",
-        form,
-        keys,
-        where="export: form",
-        supplied=("ticket", "network"),
-        config_dir=config_dir,
-    )
+    where = "export: form"
+    config = read_option("export_form", form, where=where, config_dir=config_dir)
+    own = set(config) - {"_target_"}
+    if wrong := [key for key in keys if key not in own]:
+        raise ValueError(unknown(f"{where} {form}", wrong[0], own, what="keys"))
+    made = Call.of({**config, **keys}, where=where, supplied=("ticket", "network"))
     if not ticket.state or made.target.startswith("lt_sweeps."):
         check_computes(ticket, where=f"export: form {form}")
     state = made(ticket=ticket, **_known(made, network))

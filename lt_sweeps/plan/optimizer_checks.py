@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import global_draws
-from lt_sweeps.config.user_code import told_by
+from lt_sweeps.config.users_mistakes import told_by
 
 _KEPT = Tensor | int | float | None
 _SIDE = 3  # of the small tensors that an optimizer is tried on

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.config.user_code import told_by
+from lt_sweeps.config.users_mistakes import told_by
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, Metric, TaskKind, measure_of
 
 # They broadcast a target [B] against an output [B, 1] to B times B errors, with a warning at most.

@@ -12,7 +12,8 @@ import pytest
 
 from lt_sweeps.config import user_code
 from lt_sweeps.config.call import Call
-from lt_sweeps.config.user_code import code_behind, files_named, told_by
+from lt_sweeps.config.user_code import code_behind, files_named
+from lt_sweeps.config.users_mistakes import told_by
 
 LAB = {
     "lab/__init__.py": "LOADED = True\n",
