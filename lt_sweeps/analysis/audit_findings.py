@@ -82,6 +82,13 @@ class Findings:
             self._faults[check].append(f"{place}: {fault}")
         return not fault
 
+    def compare_counts(
+        self, check: str, place: object, wrong: Mapping[str, int], text: str
+    ) -> bool:
+        """Compare counts that should all be 0, by name; `text` says what they count."""
+        found = {name: count for name, count in wrong.items() if count}
+        return self.compare(check, place, f"{text}: {found}" if found else "")
+
     def leave_out(self, check: str, reason: str, count: int = 1) -> None:
         """Count facts that cannot be compared."""
         if count:

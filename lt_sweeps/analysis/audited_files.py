@@ -50,6 +50,10 @@ class AuditedCell:
     def seed(self) -> str:
         return self.folder.path.name
 
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
 
 @dataclass(frozen=True)
 class Artifacts:
@@ -70,9 +74,7 @@ def read_artifacts(
     """
     root, manifest, folders = _scope(where, findings)
     chosen = [
-        (folder, frozen)
-        for folder, frozen in folders
-        if cells is None or f"{folder.path.parent.name}/{folder.path.name}" in cells
+        (folder, frozen) for folder, frozen in folders if cells is None or folder.name in cells
     ]
     audited = tuple(_cell(folder, frozen, findings) for folder, frozen in chosen)
     tickets = {
@@ -128,9 +130,8 @@ def _scope(where: Path, findings: Findings) -> tuple[Path, Manifest | None, Fold
             f"audit: {where} has no results; give a sweep's folder (it holds manifest.json), a "
             "root (it holds runs/ and tickets/) or a file of weights"
         )
-    paths = _folders(here, "runs/*/*")
-    folders = [(RunFolder(p), frozen_by.get(f"{p.parent.name}/{p.name}", [])) for p in paths]
-    return here, None, folders
+    runs = map(RunFolder, _folders(here, "runs/*/*"))
+    return here, None, [(run, frozen_by.get(run.name, [])) for run in runs]
 
 
 def _folders(where: Path, pattern: str) -> list[Path]:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from lt_sweeps.analysis.results import CellResults, read_results
@@ -139,8 +138,3 @@ class Objective:
             ends = endpoints(curve, margin, least=shared_density([curve]))
             values |= ends[self.name].values
         return values
-
-
-def mean_of(values: Mapping[str, float], seeds: Collection[str]) -> float:
-    """The mean over seeds; NaN if one has no number, since a mean of the others would flatter."""
-    return fmean(values.get(seed, math.nan) for seed in seeds)

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,6 @@ def audit_records(
     return replace(artifacts, tickets=own)
 
 
-def audit_line(where: Path, *, cells: Collection[str] | None = None) -> str:
-    """The verdict of the cheap part in one line, with the first fault if there is one."""
-    return audited_cells(where, cells=cells)[0]
-
-
 def is_clean(line: str) -> bool:
     """Whether this is the line of an audit that found nothing."""
     return line.startswith("audit of records and headers: ") and "; the first of " not in line
@@ -63,7 +58,7 @@ def is_clean(line: str) -> bool:
 def audited_cells(
     where: Path, *, cells: Collection[str] | None = None
 ) -> tuple[str, tuple[AuditedCell, ...]]:
-    """The line of `audit_line`, and the cells as they were read for it."""
+    """The verdict in one line, with the first fault if there is one; and the cells as read."""
     findings = Findings()
     try:
         audited = audit_records(where, findings, cells=cells).cells
@@ -94,14 +89,10 @@ def _audit_record(record: Record, place: str, artifacts: Artifacts, findings: Fi
 
 
 def _count_fault(record: Record, about: Mapping[str, Any]) -> str:
+    """Where a record's layers cannot be, or its header says otherwise; its sums were checked."""
     left, total = record.layers_remaining, record.layers_total
     if left.keys() != total.keys() or any(not 0 <= left[n] <= total[n] for n in left):
         return f"layers keep {dict(left)} of {dict(total)}"
-    sums = sum(left.values()), sum(total.values())
-    if sums != (record.weights_remaining, record.weights_total):
-        return f"{record.weights_remaining} of {record.weights_total} weights; layers sum to {sums}"
-    if not math.isclose(record.sparsity, 1 - sums[0] / sums[1], abs_tol=1e-9):
-        return f"sparsity {record.sparsity:.6g}; its counts give {1 - sums[0] / sums[1]:.6g}"
     stated = {name: header_value(about, name) for name in ("layers_remaining", "layers_total")}
     best = header_value(about, "best_layers_remaining") if record.report_at == "best" else None
     stated |= {"layers_remaining": best} if best else {}
@@ -175,8 +166,7 @@ def _audit_seeds(tickets: Mapping[Path, Mapping[str, Any]], findings: Findings) 
 
 
 def _audit_arms(cells: Sequence[AuditedCell], findings: Findings) -> None:
-    results: dict[str, dict[tuple[str, int], Record]] = defaultdict(dict)
-    alike: dict[tuple[Any, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    results: dict[str, dict[Place, Record]] = defaultdict(dict)
     for cell in cells:
         for record in cell.records:
             # With an empty layer all that counts are the biases, which arms may well share.
@@ -184,22 +174,43 @@ def _audit_arms(cells: Sequence[AuditedCell], findings: Findings) -> None:
             if not record.is_result or record.val_loss is None or empty:
                 continue
             results[cell.signature][cell.seed, record.level] = record
-            place = cell.seed, record.level, _measured(record)
-            alike[place][record.stage].add(cell.signature)
+    made = {
+        signature: {at: (record.stage, _measured(record)) for at, record in own.items()}
+        for signature, own in results.items()
+    }
     for signature in results:
         findings.compare("arms", signature, "")
-    for one, other in pairs_apart(alike.values()):
-        differ = [
-            (own, results[other][at])
-            for at, own in results[one].items()
-            if at in results[other] and own.stage != results[other][at].stage
-        ]
+    for one, other, places in equal_arms(made):
         # Where no path leads through the network all that counts are the biases, which arms may
         # well share. Then it predicts one class.
-        telling = any(not own.collapsed for own, _ in differ)
-        if telling and all(_measured(a) == _measured(b) for a, b in differ):
-            say = f"equal to {other} in all of {len(differ)} results, {difference(*differ[0])}"
-            findings.compare("arms", one, say)
+        if all(results[one][at].collapsed for at in places):
+            continue
+        how = difference(results[one][places[0]], results[other][places[0]])
+        say = f"equal to {other} in all of {len(places)} results, {how}"
+        findings.compare("arms", one, say)
+
+
+Place = tuple[str, int]
+"""A seed and a level."""
+
+
+def equal_arms(
+    made: Mapping[str, Mapping[Place, tuple[str, Any]]],
+) -> Iterator[tuple[str, str, list[Place]]]:
+    """The pairs of cells that hold the same wherever they were made by different things.
+
+    Args:
+        made: for each cell and place, what made it there, and what it holds.
+    """
+    alike: dict[Any, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for signature, own in made.items():
+        for place, (maker, content) in own.items():
+            alike[place, content][maker].add(signature)
+    for one, other in pairs_apart(alike.values()):
+        mine, theirs = made[one], made[other]
+        apart = [at for at in mine if at in theirs and mine[at][0] != theirs[at][0]]
+        if apart and all(mine[at][1] == theirs[at][1] for at in apart):
+            yield one, other, apart
 
 
 def pairs_apart(alike: Iterable[Mapping[str, Collection[str]]]) -> list[tuple[str, str]]:

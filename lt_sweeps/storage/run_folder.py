@@ -85,6 +85,11 @@ class RunFolder:
         return cls(root / "runs" / signature / str(seed))
 
     @property
+    def name(self) -> str:
+        """`<signature>/<seed>`, as `FrozenCell.name`."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
     def records(self) -> Path:
         return self.path / "records.jsonl"
 

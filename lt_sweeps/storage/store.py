@@ -71,8 +71,8 @@ class Store:
             CorruptTicket: it is not what was written there. The file stays where it is.
             NewerFormat: a later version wrote it.
         """
-        metadata, tensors = _read(self.path(key, seed, moment))
-        return _ticket(tensors, step=int(metadata["step"]))
+        metadata, content = ticket_file.read_content(self.path(key, seed, moment))
+        return ticket_in(content, step=int(metadata["step"]))
 
     def write(
         self,
@@ -116,7 +116,8 @@ class Store:
         self, key: str, seed: object, step: int
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Raises: FileNotFoundError, CorruptTicket, NewerFormat: as `read`."""
-        return _read(self._checkpoint(key, seed, step))
+        metadata, content = ticket_file.read_content(self._checkpoint(key, seed, step))
+        return metadata, tensors_in(content)
 
     def set_aside_checkpoint(self, key: str, seed: object, step: int, reason: str) -> None:
         set_aside(self._checkpoint(key, seed, step), reason)
@@ -179,11 +180,6 @@ def _tensors(ticket: Ticket) -> dict[str, Tensor]:
     }
 
 
-def _ticket(tensors: Mapping[str, Tensor], *, step: int) -> Ticket:
-    named = ticket_file.split_by_prefix({name: tensor[None] for name, tensor in tensors.items()})
-    return Ticket(named[""], named[MASK], step, named[OPTIMIZER], named[LEARNED])
-
-
 def _pack(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, entries: bool = False
 ) -> bytes:
@@ -213,9 +209,11 @@ def _pack(
     return struct.pack("<Q", len(text)) + text + body
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    metadata, content = ticket_file.read_content(path)
-    return metadata, tensors_in(content)
+def ticket_in(content: bytes, *, step: int) -> Ticket:
+    """The ticket in the bytes of a file, one replicate."""
+    tensors = {name: tensor[None] for name, tensor in tensors_in(content).items()}
+    named = ticket_file.split_by_prefix(tensors)
+    return Ticket(named[""], named[MASK], step, named[OPTIMIZER], named[LEARNED])
 
 
 def tensors_in(content: bytes) -> dict[str, Tensor]:

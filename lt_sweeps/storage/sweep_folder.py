@@ -268,12 +268,3 @@ def _below_its_root(folder: Path) -> Path:
     """The folder by a path that shows its root, which `.`, `../NAME` and a link do not."""
     paths = (folder, Path(os.path.abspath(folder)), folder.resolve())
     return next((path for path in paths if path.parent.name in ("sweeps", "runs")), folder)
-
-
-def known_speeds(root: Path) -> dict[str, float]:
-    """The speeds that were measured under a root; none where the file is damaged: a guess only."""
-    try:
-        speeds = read_json(root / "speeds.json", dict[str, float])
-    except (OSError, DamagedFile):
-        return {}
-    return speeds if all(rate > 0 for rate in speeds.values()) else {}

@@ -22,6 +22,9 @@ State = Mapping[str, Tensor]
 """Weights and buffers by their `state_dict` names: `[R, *shape]`."""
 
 
+_PARTS = ("state", "mask", "optimizer", "learned")  # of a ticket, each tensors by name
+
+
 @dataclass(frozen=True)
 class Ticket:
     """A subnetwork at a moment of training.
@@ -49,26 +52,16 @@ class Ticket:
         return self._map(lambda tensor: tensor.detach().to("cpu", copy=True))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Ticket:
-        return replace(
-            self,
-            state={name: change(t) for name, t in self.state.items()},
-            mask={name: change(t) for name, t in self.mask.items()},
-            optimizer={name: change(t) for name, t in self.optimizer.items()},
-            learned={name: change(t) for name, t in self.learned.items()},
-        )
+        parts = {part: getattr(self, part).items() for part in _PARTS}
+        return replace(self, **{part: {n: change(t) for n, t in parts[part]} for part in parts})
 
 
 def stack(tickets: Sequence[Ticket]) -> Ticket:
     """One ticket with the replicates of all `tickets`, which must be at the same step."""
     first = tickets[0]
     assert all(ticket.step == first.step for ticket in tickets), "tickets at different steps"
-    return Ticket(
-        state=_cat([ticket.state for ticket in tickets]),
-        mask=_cat([ticket.mask for ticket in tickets]),
-        step=first.step,
-        optimizer=_cat([ticket.optimizer for ticket in tickets]),
-        learned=_cat([ticket.learned for ticket in tickets]),
-    )
+    parts = {part: _cat([getattr(ticket, part) for ticket in tickets]) for part in _PARTS}
+    return replace(first, **parts, notes=())
 
 
 def remaining(mask: Mask) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """What units cost to compute: a line per unit in `tickets/<stage key>/costs.jsonl` (no torch).
 
+What trainings of a kind cost, for estimates, is in `<root>/speeds.json`.
+
 A ticket's bytes must not depend on a clock, so its cost stands beside it, and one file for all
 seeds of a stage is a file less for every unit.
 """
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lt_sweeps.storage.atomic_write import append_whole, json_lines
-from lt_sweeps.storage.checked_read import read_lines
+from lt_sweeps.storage.checked_read import DamagedFile, read_json, read_lines
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.verified_files import version
 
@@ -66,3 +68,15 @@ def _costs(path: Path, seen: str) -> Mapping[str, UnitCost]:
 
 def _path(folder: Path) -> Path:
     return folder / "costs.jsonl"
+
+
+def known_speeds(root: Path) -> dict[str, float]:
+    """The speeds that were measured under a root; none where the file is damaged: a guess only.
+
+    They are replicate-steps per second and worker, by the kind of training and its device.
+    """
+    try:
+        speeds = read_json(root / "speeds.json", dict[str, float])
+    except (OSError, DamagedFile):
+        return {}
+    return speeds if all(rate > 0 for rate in speeds.values()) else {}

@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 
 from lt_sweeps.analysis.audit_findings import CHECKS, Findings
-from lt_sweeps.analysis.record_audit import audit_line, audit_records, pairs_apart
+from lt_sweeps.analysis.record_audit import audit_records, audited_cells, pairs_apart
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
@@ -748,13 +748,13 @@ def test_a_wrong_argument_is_answered_in_one_line(
 
 
 def test_the_cheap_part_says_its_verdict_in_a_line(sweep: Path) -> None:
-    assert audit_line(sweep) == "audit of records and headers: 10 checks passed"
+    assert audited_cells(sweep)[0] == "audit of records and headers: 10 checks passed"
     swap_seeds(sweep)
-    line = audit_line(sweep)
+    line = audited_cells(sweep)[0]
     assert "1 check FAILED (paths), 9 checks passed; the first of 2: " in line
     assert "its header says seed" in line
     named = f"{cells(sweep)[0].path.parent.name}/0"
-    assert "FAILED" not in audit_line(sweep, cells=[named]) or "paths" in line
+    assert "FAILED" not in audited_cells(sweep, cells=[named])[0] or "paths" in line
 
 
 def test_a_report_prints_the_verdict_of_the_cheap_part_and_shows_it_on_the_page(

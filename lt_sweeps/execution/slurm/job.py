@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from lt_sweeps.analysis.record_audit import audit_line
+from lt_sweeps.analysis.record_audit import audited_cells
 from lt_sweeps.execution.loaded_code import ChangedCode, job_code
 from lt_sweeps.execution.patience import OutOfPatience, drain, patiently, say
 from lt_sweeps.execution.prune_store import keep_only
@@ -62,7 +61,6 @@ def _train(
             panel=_Lines(),
             preload=batch.preload,
             scratch=Path(scratch) if batch.canary else None,
-            host=socket.gethostname(),
             job=_id_in_slurm(),
         )
         tracker = {} if batch.canary else sweep.manifest.cells[0].config.get("tracker", {})
@@ -140,7 +138,7 @@ def _result(
         _spread(sweep, broken, failed)
         return int(len(broken) == len(mine))
     advanced = {sweep.manifest.cells[number].name for pack in packs for number in pack.cells}
-    say(audit_line(sweep.folder, cells=advanced))
+    say(audited_cells(sweep.folder, cells=advanced)[0])
     return int(bool(broken))
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lt_sweeps.storage.store import Store, tensors_in
+from lt_sweeps.storage.store import Store, ticket_in
 from lt_sweeps.storage.ticket import Ticket
-from lt_sweeps.storage.ticket_file import LEARNED, MASK, OPTIMIZER, split_by_prefix
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,10 @@ class AuditedStore(Store):
         path = self.path(key, seed, moment)
         if path not in self.whole:
             raise FileNotFoundError(path)  # a damaged file is not set aside, as who computes does
-        return as_ticket(path.read_bytes(), step=int(self.whole[path]["step"]))
+        return ticket_in(path.read_bytes(), step=int(self.whole[path]["step"]))
 
     def write(self, *_: Any, **__: Any) -> None:
         """Nothing is stored: an initialisation that is missing is only drawn."""
-
-
-def as_ticket(content: bytes, *, step: int) -> Ticket:
-    """The ticket in the bytes of a file, one replicate."""
-    tensors = {name: tensor[None] for name, tensor in tensors_in(content).items()}
-    named = split_by_prefix(tensors)
-    return Ticket(named[""], named[MASK], step, named[OPTIMIZER], named[LEARNED])
 
 
 def differ(one: Tensor, other: Tensor) -> Tensor:

@@ -82,9 +82,7 @@ def _audit_weights(network: OtherNetwork, findings: Findings) -> None:
     held = {name: mask for name, mask in held.items() if name not in network.original}
     if held:
         counts = {n: int(((m == 0) & (network.state[n] != 0)).sum()) for n, m in held.items()}
-        wrong = {name: count for name, count in counts.items() if count}
-        fault = f"pruned weights that are not 0: {wrong}" if wrong else ""
-        findings.compare("pinned", network.path, fault)
+        findings.compare_counts("pinned", network.path, counts, "pruned weights that are not 0")
 
 
 def _audit_numbers(network: OtherNetwork, findings: Findings) -> None:
@@ -123,9 +121,8 @@ def _audit_nesting(
         for name, mask in network.kept.items()
         if name in denser.kept and denser.kept[name].shape == mask.shape
     }
-    wrong = {name: count for name, count in back.items() if count}
-    fault = f"it keeps weights that {denser.path.parent.name} has pruned: {wrong}" if wrong else ""
-    findings.compare("nesting", network.path, fault)
+    what = f"it keeps weights that {denser.path.parent.name} has pruned"
+    findings.compare_counts("nesting", network.path, back, what)
 
 
 def _audit_start(network: OtherNetwork, first: dict[str, OtherNetwork], findings: Findings) -> None:
@@ -139,14 +136,14 @@ def _audit_start(network: OtherNetwork, first: dict[str, OtherNetwork], findings
         return
     (name,) = shared
     start, origin = network.start[name], dense.start[name]
-    wrong: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for layer in sorted(start.keys() & origin.keys()):
         moved = start[layer] != origin[layer]
         if layer in network.mask:
             moved &= network.mask[layer] != 0
-        wrong |= {layer: int(moved.sum())} if bool(moved.any()) else {}
-    fault = f"{name} is not that of level 0 where the mask keeps weights: {wrong}" if wrong else ""
-    findings.compare("rewound", network.path, fault)
+        counts[layer] = int(moved.sum())
+    what = f"{name} is not that of level 0 where the mask keeps weights"
+    findings.compare_counts("rewound", network.path, counts, what)
 
 
 def _audit_seed(

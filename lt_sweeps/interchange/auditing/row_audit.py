@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from lt_sweeps.analysis.audit_findings import Findings
-from lt_sweeps.analysis.audited_files import Artifacts, AuditedCell
+from lt_sweeps.analysis.audited_files import Artifacts
 from lt_sweeps.execution.records import ticket_record
 from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore
@@ -36,16 +36,12 @@ def audit_rows(
             if _option_fault(record, [_options(cell.choices)]):
                 # The cell may have been computed first by another sweep, which names it otherwise.
                 options = _options_of_sweeps(artifacts) if options is None else options
-            named = [_options(cell.choices), *(options or {}).get(_name(cell), [])]
+            named = [_options(cell.choices), *(options or {}).get(cell.name, [])]
             faults = [_option_fault(record, named), _cost_fault(record, store, findings)]
-            if planned := plans.get(_name(cell)):
+            if planned := plans.get(cell.name):
                 faults.append(_plan_fault(record, planned, store, known, findings))
             place = f"{cell.folder.records} level {record.level}"
             findings.compare("records", place, next(filter(None, faults), ""))
-
-
-def _name(cell: AuditedCell) -> str:
-    return f"{cell.signature}/{cell.seed}"
 
 
 def _options(choices: Mapping[str, str | None]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import Artifacts, AuditedCell
-from lt_sweeps.analysis.record_audit import difference, pairs_apart
+from lt_sweeps.analysis.record_audit import Place, difference, equal_arms
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.identity import digest
@@ -103,7 +103,6 @@ def _plans(artifacts: Artifacts, findings: Findings, trust: Collection[str]) -> 
     """The plan of each cell that can be planned and that plans what is stored, by its name."""
     plans = {}
     for cell in artifacts.cells:
-        name = f"{cell.signature}/{cell.seed}"
         if cell.config is None or "method" not in cell.config:
             why = "no config is stored" if cell.config is None else "imported, so there is no plan"
             findings.leave_out("signatures", why)
@@ -123,7 +122,7 @@ def _plans(artifacts: Artifacts, findings: Findings, trust: Collection[str]) -> 
             made = ", ".join(sorted(filter(None, versions)))
             findings.leave_out("signatures", f"computed by {made}; this is {now}, with other keys")
         elif findings.compare("signatures", cell.folder.path / "config.yaml", fault):
-            plans[name] = planned
+            plans[cell.name] = planned
     return plans
 
 
@@ -169,11 +168,10 @@ def _audit_masks_of_arms(
     artifacts: Artifacts, plans: Mapping[str, Planned], store: AuditedStore, findings: Findings
 ) -> None:
     """No two cells have equal masks wherever they were pruned by different criteria."""
-    masks: dict[str, dict[tuple[str, int], tuple[str, str]]] = defaultdict(dict)
+    masks: dict[str, dict[Place, tuple[str, str]]] = defaultdict(dict)
     records = {}
-    alike: dict[Any, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for cell in artifacts.cells:
-        planned = plans.get(f"{cell.signature}/{cell.seed}")
+        planned = plans.get(cell.name)
         stages = {} if planned is None else {stage.key: stage for stage in planned.trainings}
         for record in cell.records:
             stage = stages.get(record.stage)
@@ -186,15 +184,11 @@ def _audit_masks_of_arms(
             by = [pruned.criterion.call.identity(), [*pruned.criterion.evidence]]
             criterion = digest([*by, pruned.granularity])
             masks[cell.signature][cell.seed, record.level] = criterion, mask
-            alike[cell.seed, record.level, mask][criterion].add(cell.signature)
             records.setdefault(cell.signature, record)
-    for one, other in pairs_apart(alike.values()):
-        shared = masks[one].keys() & masks[other].keys()
-        differ = [at for at in shared if masks[one][at][0] != masks[other][at][0]]
-        if differ and all(masks[one][at][1] == masks[other][at][1] for at in differ):
-            how = difference(records[one], records[other])
-            say = f"its masks are those of {other} in all of {len(differ)} results, {how}"
-            findings.compare("arms", one, say)
+    for one, other, places in equal_arms(masks):
+        how = difference(records[one], records[other])
+        say = f"its masks are those of {other} in all of {len(places)} results, {how}"
+        findings.compare("arms", one, say)
 
 
 def _digest(mask: Mask) -> str:

@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 
 from lt_sweeps.analysis.audit_findings import CheckVerdict, Findings
 from lt_sweeps.analysis.audited_files import audit_head, header_value, without_path
-from lt_sweeps.interchange.auditing.audited_store import as_ticket
 from lt_sweeps.models.module_state import state_of
 from lt_sweeps.plan.unit import Unit
+from lt_sweeps.storage.store import ticket_in
 from lt_sweeps.storage.ticket import Mask, Ticket
 from lt_sweeps.storage.ticket_file import read_content
 
@@ -35,7 +35,7 @@ def audit_ticket(path: Path) -> list[CheckVerdict]:
     findings = Findings()
     about = audit_head(path.absolute(), findings)
     if about is not None and audit_ticket_file(path, about, None, True, findings):
-        ticket = as_ticket(path.read_bytes(), step=int(about["step"]))
+        ticket = ticket_in(path.read_bytes(), step=int(about["step"]))
         pinned = [n for n, m in ticket.mask.items() if ticket.state[n][~m].count_nonzero()]
         if pinned:
             findings.leave_out("pinned", "not 0, and no config says what they are frozen at")
@@ -50,7 +50,7 @@ def audit_ticket_file(
     """Check one ticket by itself; returns whether it can be compared with others."""
     ticket, fault = None, ""
     try:
-        ticket = as_ticket(read_content(path)[1], step=int(about["step"]))
+        ticket = ticket_in(read_content(path)[1], step=int(about["step"]))
     except (OSError, ValueError, SafetensorError, KeyError) as error:
         fault = without_path(path, error)
     miscounted = fault.startswith("its mask of ")

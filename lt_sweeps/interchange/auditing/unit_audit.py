@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.config.identity import public_name
@@ -13,7 +12,7 @@ from lt_sweeps.plan.stages import Prune, Reset, Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import ON_DATA
 from lt_sweeps.sparsity.sparsifiers import Sparsifier, overrides
-from lt_sweeps.storage.ticket import State, Ticket
+from lt_sweeps.storage.ticket import Mask, State, Ticket
 
 _GO_BACK = ("resets.rewind", "resets.transplant", "resets.mask_init")
 _ROUNDED = (*ON_DATA, "flow", "channel")  # sums, which round otherwise on another machine
@@ -54,13 +53,13 @@ def _audit_mask(
         findings.leave_out("criteria", "the training itself changes the mask")
         return True
     counts = {n: int((start.mask[n] != trained.mask[n]).sum()) for n in trained.mask}
-    wrong = {name: count for name, count in counts.items() if count}
-    if wrong and pruned is not None and {*pruned.evidence} & {*_ROUNDED}:
+    if any(counts.values()) and pruned is not None and {*pruned.evidence} & {*_ROUNDED}:
         findings.leave_out("criteria", "sums such as gradients round otherwise elsewhere")
         return False
     by = "it was not pruned" if pruned is None else str(pruned.criterion.call)
-    fault = f"weights kept or pruned otherwise than planned ({by}): {wrong}" if wrong else ""
-    return findings.compare("criteria", store.path(unit.stage.key, unit.seed), fault)
+    what = f"weights kept or pruned otherwise than planned ({by})"
+    place = store.path(unit.stage.key, unit.seed)
+    return findings.compare_counts("criteria", place, counts, what)
 
 
 def pruning_of(stage: Work) -> Prune | None:
@@ -84,10 +83,9 @@ def _audit_pruning(
     place, mask = store.path(unit.stage.key, unit.seed), trained.mask
     before = ticket(pruned.trained, unit.seed, store).mask
     back = {name: int((mask[name] & ~before[name]).sum()) for name in mask}
-    named = {name: count for name, count in back.items() if count}
     parent = store.path(pruned.trained.key, unit.seed)
-    fault = f"it keeps weights that {parent} has pruned: {named}" if named else ""
-    nested = findings.compare("nesting", place, fault)
+    what = f"it keeps weights that {parent} has pruned"
+    nested = findings.compare_counts("nesting", place, back, what)
     if pruned.target_sparsity is not None:
         for names, least, most in pruned.runs():
             kept, left = (sum(int(m[name].sum()) for name in names) for m in (mask, before))
@@ -117,18 +115,11 @@ def _audit_pinned(
             continue
         moment = about["moment"]
         at = trained if moment == "end" else store.read(stage.key, unit.seed, moment)
-        wrong = {
-            name: count
-            for name, kept in at.mask.items()
-            if (count := _count_differing(at.state[name], _pinned(name, start), ~kept))
-        }
-        fault = f"pruned weights that are not what they are frozen at: {wrong}" if wrong else ""
-        findings.compare("pinned", path, fault)
-
-
-def _pinned(name: str, start: Ticket) -> Tensor:
-    """What a pruned weight is frozen at: 0 where the training itself has pruned it."""
-    return torch.where(start.mask[name], 0.0, start.state[name])
+        # A weight is frozen at 0 where the training itself has pruned it.
+        frozen = {n: torch.where(start.mask[n], 0.0, start.state[n]) for n in at.mask}
+        counts = _differing(at.state, frozen, {n: ~kept for n, kept in at.mask.items()})
+        what = "pruned weights that are not what they are frozen at"
+        findings.compare_counts("pinned", path, counts, what)
 
 
 def _audit_start(
@@ -144,20 +135,14 @@ def _audit_start(
         findings.leave_out("rewound", "its reset makes new weights, and its start is not stored")
         return
     if path in store.whole:
-        begun = store.read(stage.key, seed, "start")
-        everywhere = {name: torch.ones_like(t, dtype=torch.bool) for name, t in begun.state.items()}
-        fault = _state_fault(begun.state, start.state, everywhere, "its start is not the reset's")
-        if not findings.compare("rewound", path, fault):
+        counts = _differing(start.state, store.read(stage.key, seed, "start").state, {})
+        if not findings.compare_counts("rewound", path, counts, "its start is not the reset's"):
             del store.whole[path]  # what follows starts from the right weights
             return
     if expected is not None:
-        kept = {
-            name: start.mask.get(name, torch.ones_like(tensor, dtype=torch.bool))
-            for name, tensor in start.state.items()
-        }
+        counts = _differing(expected, start.state, start.mask)
         what = "kept weights that are not those of the snapshot"
-        fault = _state_fault(start.state, expected, kept, what)
-        findings.compare("rewound", store.path(stage.key, seed), fault)
+        findings.compare_counts("rewound", store.path(stage.key, seed), counts, what)
 
 
 def _snapshot_behind(reset: Reset, unit: Unit, store: AuditedStore) -> State | None:
@@ -174,14 +159,9 @@ def _snapshot_behind(reset: Reset, unit: Unit, store: AuditedStore) -> State | N
     return snapshot(reset.origin, reset.to, unit.seed, store).state
 
 
-def _state_fault(state: State, expected: State, where: dict[str, Tensor], what: str) -> str:
-    wrong = {
-        name: count
-        for name in state
-        if (count := _count_differing(state[name], expected[name], where[name]))
+def _differing(state: State, expected: State, where: Mask) -> dict[str, int]:
+    """How many weights of each expected tensor differ, where a mask of it says so or has none."""
+    return {
+        name: int((differ(state[name], tensor) & where.get(name, torch.tensor(True))).sum())
+        for name, tensor in expected.items()
     }
-    return f"{what}: {wrong}" if wrong else ""
-
-
-def _count_differing(one: Tensor, other: Tensor, where: Tensor) -> int:
-    return int((differ(one, other) & where).sum())
