@@ -31,9 +31,9 @@ from lt_sweeps.storage.sweep_folder import (
     Heartbeat,
     PackAtWork,
     SweepFolder,
-    known_speeds,
 )
 from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.unit_costs import known_speeds
 from lt_sweeps.tracking.tracked_runs import history
 from lt_sweeps.tracking.wandb_offline import rows_written
 

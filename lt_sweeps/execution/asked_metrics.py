@@ -42,11 +42,8 @@ def check_layouts(cells: Sequence[FrozenCell], layouts: Mapping[str, Mapping[str
 
     Raises: ValueError: no cell has such a key or line, or `report.lines` does not tell two apart.
     """
-    experiments: dict[str, list[FrozenCell]] = {}
-    for cell in cells:
-        experiments.setdefault(cell.labels["experiment"] or "", []).append(cell)
-    by_name = layouts_by_name(experiments, layouts)
-    for name, keys in by_name.items():
+    experiments = group_by(cells, lambda cell: cell.labels["experiment"] or "")
+    for name, keys in layouts_by_name(experiments, layouts).items():
         drawn = experiments[name] if name else cells
         if len({repr(cell.config.get("task")) for cell in drawn}) == 1:
             check_planned(map(queued_cell, drawn), layout(keys))

@@ -72,13 +72,15 @@ class CellLauncher(Launcher):
     """Runs all cells of a multirun as one plan, so that they share trainings and stacks."""
 
     waits: ClassVar[bool] = True  # whether it returns when the results are there
+    plans: ClassVar[bool] = False  # whether it stands in for another launcher and only plans
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.hydra_context = hydra_context
         self.config = config
-        refuse_unused(config.hydra)
+        if not self.plans:
+            refuse_unused(config.hydra)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -144,11 +146,7 @@ class CellLauncher(Launcher):
 class PlanLauncher(CellLauncher):
     """Plans, and starts nothing, in the place of a launcher that is not ours."""
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self.hydra_context = hydra_context
-        self.config = config
+    plans = True
 
     def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
         from lt_sweeps.execution.search_trial import by_seed

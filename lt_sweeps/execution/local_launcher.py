@@ -129,18 +129,11 @@ def _run(
 ) -> tuple[dict[UnitName, str], bool]:
     """Work on all packs; returns why units failed, and whether to plan again."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a signal saves
-    frozen, host = sweep.packs([pack.name for pack in todo]), socket.gethostname()
-    who = f"local-{host}-{os.getpid()}"
+    frozen = sweep.packs([pack.name for pack in todo])
+    who = f"local-{socket.gethostname()}-{os.getpid()}"
     with ProgressPanel(sweep, frozen, console) as panel:
         workers = Workers(
-            sweep,
-            frozen,
-            devices,
-            code=code,
-            who=who,
-            panel=panel,
-            host=host,
-            preload=to_preload(),
+            sweep, frozen, devices, code=code, who=who, panel=panel, preload=to_preload()
         )
         workers.run()
     return workers.failed, bool(workers.again)

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
-from lt_sweeps.analysis.objective import Objective, mean_of
+from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.cell_plan import planned_cell
@@ -46,9 +47,10 @@ def objective_of(cells: Sequence[Cell], *, searched: bool) -> float:
         values = objective.of_trial(root / "runs" / signature, seeds, cells[0].report)
     except ValueError as error:
         raise FailedTrial(str(error)) from None
-    value = mean_of(values, seeds)
-    if searched and not math.isfinite(value):
-        without = [seed for seed in seeds if not math.isfinite(values.get(seed, math.nan))]
+    # One without a number makes the mean NaN: a mean of the others would flatter.
+    value = fmean(values.get(seed, math.nan) for seed in seeds)
+    without = [seed for seed in seeds if not math.isfinite(values.get(seed, math.nan))]
+    if searched and without:
         raise FailedTrial(
             f"objective: {objective} is no number for seed {', '.join(without)}: it diverged, or "
             "nothing of the kind was measured"

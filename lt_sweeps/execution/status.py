@@ -16,7 +16,8 @@ from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, job_name
 from lt_sweeps.storage.manifest import FrozenCell, UnitName
 from lt_sweeps.storage.record import all_diverged
 from lt_sweeps.storage.run_folder import CellRecords
-from lt_sweeps.storage.sweep_folder import Failure, Heartbeat, SweepFolder, known_speeds
+from lt_sweeps.storage.sweep_folder import Failure, Heartbeat, SweepFolder
+from lt_sweeps.storage.unit_costs import known_speeds
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
@@ -109,11 +110,8 @@ class Status:
 
     def collapsed(self) -> dict[int, int]:
         """How many tickets of each level predict only one class or have lost a layer."""
-        found: dict[int, int] = {}
-        for cell in self.records:
-            for row in cell.records:
-                found[row.level] = found.get(row.level, 0) + row.collapsed
-        return found
+        rows = (row for cell in self.records for row in cell.records)
+        return Counter(row.level for row in rows if row.collapsed)
 
     def seconds_left(self) -> float | None:
         """An estimate by speeds measured under this root; None without any, or if nothing runs."""

@@ -13,8 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.user_code import code_named
@@ -125,11 +123,6 @@ class Submission:
         """One for each precision of its cells, in their order."""
         each = (Arithmetic(unit.stage.training.precision) for unit in self.plan.units)
         return list(dict.fromkeys(each))
-
-    def check_precision(self, device: str) -> None:
-        """Raises: ValueError: a cell asks for a precision that the device does not have."""
-        for arithmetic in self.arithmetics:
-            arithmetic.check(torch.device(device))
 
     def try_out(self, device: str) -> None:
         """Raises: ValueError: what the cells bring of their own fails on two examples.

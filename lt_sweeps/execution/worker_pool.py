@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +53,8 @@ class Workers:
         packs: frozen packs; a pack comes after the packs that it needs.
         devices: the device of each process that runs at the same time.
         code: the code that every process must run.
-        who: the name in this pool's heartbeats; `about` is added to each heartbeat.
+        who: the name in this pool's heartbeats.
+        job: Slurm's id of the job that the pool works for.
         panel: its `start`, `step` and `stop` are called for every pack.
         scratch: if given, each pack trains only two steps, in this folder (the canary).
         preload: modules that every process needs; they are imported once, before the first fork.
@@ -71,12 +73,10 @@ class Workers:
         scratch: Path | None = None,
         preload: Sequence[str] = (),
         keep: bool | None = None,
-        host: str,
         job: str | None = None,
     ) -> None:
         self.sweep, self.code, self.who, self.panel = sweep, code, who, panel
-        self.host, self.job = host, job
-        self.queue = list(packs)
+        self.job, self.queue = job, list(packs)
         self.free, self.scratch, self.keep = list(devices), scratch, keep
         # The last of them notes what has been imported.
         self.preload = [*preload, "lt_sweeps.execution.worker_process"]
@@ -265,7 +265,7 @@ class Workers:
             self._beaten = time.monotonic()
             packs = {j.pack.name: PackAtWork(j.pack.units, j.step) for j in self.running}
             queue = [pack.name for pack in self.queue]
-            self.sweep.beat(self.who, Heartbeat(self.host, packs, queue, self.job))
+            self.sweep.beat(self.who, Heartbeat(socket.gethostname(), packs, queue, self.job))
 
 
 class _Worker:

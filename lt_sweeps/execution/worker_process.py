@@ -158,14 +158,10 @@ def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:
         tell(str(error))
         _log.info("%s", error)
         return CHANGED
-    except OSError as error:
-        tell(f"{type(error).__name__}: {error}")
-        _log.info("traceback of %s", type(error).__name__, exc_info=True)
-        return STORAGE if passes(error) else 1
     except Exception as error:
         tell(" ".join(f"{type(error).__name__}: {error}".split()))
         _log.info("traceback of %s", type(error).__name__, exc_info=True)
-        return 1
+        return STORAGE if passes(error) else 1
     return 0
 
 

@@ -19,7 +19,7 @@ from lt_sweeps.plan.stages import Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.store import UnitCost
-from lt_sweeps.storage.sweep_folder import known_speeds
+from lt_sweeps.storage.unit_costs import known_speeds
 
 # First guesses, replaced by this root's own measurements: multiply-adds per second, seconds a step.
 _RATE = {"cpu": 1.5e10, "cuda": 2e13}

@@ -70,7 +70,7 @@ class Plan:
         dropped: Mapping[str, frozenset[str]],
     ) -> tuple[Unit, ...]:
         """The missing units without those that were dropped and whose results records hold."""
-        spared = {u for u in missing if tickets.lacks_only_dropped(u, self.moments, dropped)}
+        spared = {unit for unit in missing if tickets.holds_unit(unit, self.moments, dropped)}
         for cell in self.cells:
             units = {Unit(stage, cell.seed) for stage in cell.trainings}
             if units & spared and not _is_done(cell, tickets.store):

@@ -51,28 +51,27 @@ class StoredTickets:
             self.verified.note(name, seen)
         return True
 
-    def holds_unit(self, unit: Unit, moments: Mapping[str, frozenset[Moment]]) -> bool:
+    def holds_unit(
+        self,
+        unit: Unit,
+        moments: Mapping[str, frozenset[Moment]],
+        dropped: Mapping[str, frozenset[str]] | None = None,
+    ) -> bool:
         """Whether nothing of a unit has to be computed, with the moments that its stage saves.
 
         A ticket beside a checkpoint belongs to a pack that was killed while it wrote its tickets.
         The pack then goes on from the checkpoint and writes them again, with the same bytes.
-        """
-        return self.lacks_only_dropped(unit, moments, {})
 
-    def lacks_only_dropped(
-        self,
-        unit: Unit,
-        moments: Mapping[str, frozenset[Moment]],
-        dropped: Mapping[str, frozenset[str]],
-    ) -> bool:
-        """Whether all that a unit lacks of these moments was dropped, and nothing is wrong."""
+        Args:
+            dropped: files by stage that may be absent.
+        """
         stage, seed = unit.stage, unit.seed
+        spared = (dropped or {}).get(stage.key, ())
         # Its start can be made again without training.
         for moment in ("end", *(moments.get(stage.key, frozenset()) - {"start"})):
-            if self._exists(f"{stage.key}/{_file(seed, moment)}"):
-                if not self.holds(stage, seed, moment):
-                    return False
-            elif _file(seed, moment) not in dropped.get(stage.key, ()):
+            file = _file(seed, moment)
+            absent_and_spared = file in spared and not self._exists(f"{stage.key}/{file}")
+            if not absent_and_spared and not self.holds(stage, seed, moment):
                 return False
         return not self.is_training(stage.key, seed)
 

@@ -64,9 +64,7 @@ def trained(
 ) -> dict[str, bytes]:
     """The tickets of a sweep, whose packs are trained one after another."""
     code, packs = LoadedCode.now(), sweep.manifest.packs
-    pool = Workers(
-        sweep, packs, devices, code=code, who="test", panel=panel, keep=keep, host="here"
-    )
+    pool = Workers(sweep, packs, devices, code=code, who="test", panel=panel, keep=keep)
     panel.pool = pool
     assert pool.run() and not pool.failed
     tickets = sweep.root.glob("tickets/*/*.safetensors")
@@ -197,9 +195,7 @@ def test_only_a_second_ctrl_c_ends_a_process_that_hangs(
     net = {"_target_": "hanging.Hanging", "hidden": [8]}
     sweep = frozen([cell(model__net=net, schedule__levels=1)], tmp_path)
     code, panel = LoadedCode.now(), Seen()
-    panel.pool = Workers(
-        sweep, sweep.packs(), ["cpu"], code=code, who="test", panel=panel, host="here"
-    )
+    panel.pool = Workers(sweep, sweep.packs(), ["cpu"], code=code, who="test", panel=panel)
 
     close, signals = worker_pool._Worker.close, [second]
 

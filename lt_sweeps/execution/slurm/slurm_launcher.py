@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from lt_sweeps.config.cells import Cell
@@ -78,7 +79,8 @@ class _Jobs:
         # The packs that a job trains at once, in a process of one thread each.
         self.workers = profile.processes * (profile.gpu_count if self.device == "cuda" else 1)
         if self.device == "cpu":  # the GPU of a job is not here to be asked
-            submission.check_precision(self.device)
+            for arithmetic in submission.arithmetics:
+                arithmetic.check(torch.device("cpu"))
         submission.try_out(self.device)
         self.speeds = Speeds.of(self.settings.root)
         self.queued = queued(self.sweep) if batches(self.sweep) else {}
