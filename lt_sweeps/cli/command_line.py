@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from lt_sweeps import __version__
 from lt_sweeps.cli.arguments import CONFIG_DIR, USAGE, Usage
 from lt_sweeps.cli.commands import HELP, VERBS, run_verb
-from lt_sweeps.cli.completion import SCRIPTS, after_verb, settings, typed, with_values
+from lt_sweeps.cli.completion import SHELLS, after_verb, script, settings, typed, with_values
 from lt_sweeps.config.cells import from_config
 from lt_sweeps.config.errors import CONF, complaint, options
 from lt_sweeps.config.keys import GROUPS, MACHINE_KEYS
@@ -123,10 +123,10 @@ def _continues(word: str, other: str) -> bool:
 def _complete(words: list[str]) -> int:
     """Print a shell's script, or what can follow `COMP_LINE`; never an error into its prompt."""
     asked, _, shell = next((word for word in words if "=" in word), "").partition("=")
-    if shell not in SCRIPTS or asked not in ("install", "query"):
-        raise Usage(f"-sc: got {words[-1]}; give install=SHELL for one of {', '.join(SCRIPTS)}")
+    if shell not in SHELLS or asked not in ("install", "query"):
+        raise Usage(f"-sc: got {words[-1]}; give install=SHELL for one of {', '.join(SHELLS)}")
     if asked == "install":
-        print(SCRIPTS[shell])
+        print(script(shell))
         return 0
     given, last = typed(os.environ.get("COMP_LINE", ""))
     at = _verb_at(given)

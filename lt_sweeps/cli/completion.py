@@ -1,4 +1,4 @@
-"""Tab completion: what a verb can be followed by, and the scripts that ask for it in three shells.
+"""Tab completion: what a verb can be followed by. Beside this lie the scripts of three shells.
 
 Each script asks `COMMAND -sc query=SHELL`, with the line up to the cursor in COMP_LINE, and reads
 one proposal a line. It answers for `lt-sweeps` and for `python -m lt_sweeps`.
@@ -29,6 +29,13 @@ SETTINGS: Mapping[str, Sequence[str]] = {
     "profile": ("true", "false", "trace"),
 }
 """The values of keys of the config that are known without torch; Hydra knows those of groups."""
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def script(shell: str) -> str:
+    """What a shell runs at its start, so that Tab asks us."""
+    return "\n" + Path(__file__).with_name(f"completion.{shell}").read_text("utf-8")
 
 
 def typed(line: str) -> tuple[list[str], str]:
@@ -128,68 +135,3 @@ def _names(
     if len(named) >= (2 if verb == "compare" else 1):
         return ()
     return sorted(path.name for path in root.glob("sweeps/*/"))
-
-
-SCRIPTS = {
-    "bash": r"""
-_lt_sweeps() {
-    local line=${COMP_LINE:0:COMP_POINT} command=("$1") word found=() one
-    COMPREPLY=()
-    if [[ ${1##*/} == python* ]]; then
-        [[ ${COMP_WORDS[1]} == -m && ${COMP_WORDS[2]} == lt_sweeps && COMP_CWORD -gt 2 ]] || return
-        command+=(-m lt_sweeps)
-    fi
-    mapfile -t found < <(COMP_LINE=$line "${command[@]/#\~/$HOME}" -sc query=bash 2>/dev/null)
-    word=${COMP_WORDS[COMP_CWORD]}
-    for one in "${found[@]}"; do
-        # Bash has split the word at its "=", and keeps what stands before it.
-        [[ ${line##*[[:space:]]} == *=* && $COMP_WORDBREAKS == *=* ]] && one=${one#*=}
-        [[ $one == *' '* && $word != [\"\']* ]] && printf -v one %q "$one"
-        COMPREPLY+=("$one")
-    done
-    [[ ${#COMPREPLY[@]} -ne 1 || $COMPREPLY == *[=.] ]] && compopt -o nospace
-}
-complete -o bashdefault -o default -F _lt_sweeps lt-sweeps python python3
-""",
-    "zsh": r"""
-autoload -Uz compinit && (( $+functions[compdef] )) || compinit
-_lt_sweeps() {
-    local -a command found ends
-    command=($words[1])
-    if [[ ${words[1]:t} == python* ]]; then
-        if [[ $words[2] != -m || $words[3] != lt_sweeps ]] || (( CURRENT < 4 )); then
-            (( $+functions[_python] )) && _python || _default
-            return
-        fi
-        command+=(-m lt_sweeps)
-    fi
-    local line="${(j: :)words[1,CURRENT-1]} $PREFIX"
-    found=(${(f)"$(COMP_LINE=$line $command -sc query=zsh 2>/dev/null)"})
-    ends=(${(M)found:#*[=.]})
-    found=(${found:#*[=.]})
-    (( $#found + $#ends )) || { compset -P '*='; _files; return }
-    compadd -S '' -a ends
-    compadd -a found
-}
-compdef _lt_sweeps lt-sweeps python python3
-""",
-    "fish": r"""
-function __lt_sweeps
-    set -l words (commandline -opc)
-    set -l command $words[1]
-    string match -q '*python*' $command; and set command $words[1..3]
-    set -l found (COMP_LINE=(commandline -cp) $command -sc query=fish 2>/dev/null)
-    set -l key (string match -r '^.*=' -- (commandline -ct); or echo)
-    set -l file (string replace -r '^.*=' '' -- (commandline -ct))
-    test -z "$found"; and set found $key(__fish_complete_path $file)
-    string join \n -- $found
-end
-function __lt_sweeps_module
-    set -l words (commandline -opc)
-    test (count $words) -ge 3; and test "$words[2] $words[3]" = '-m lt_sweeps'
-end
-complete -c lt-sweeps -f -a '(__lt_sweeps)'
-complete -c python -n __lt_sweeps_module -f -a '(__lt_sweeps)'
-complete -c python3 -n __lt_sweeps_module -f -a '(__lt_sweeps)'
-""",
-}

@@ -6,7 +6,7 @@ rows needs the others and nothing else, and a mirror may die at any moment and s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lt_sweeps.analysis.results import CellResults, Results, read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
 from lt_sweeps.storage.checked_read import say_unused
-from lt_sweeps.storage.manifest import FrozenCell, FrozenStage
+from lt_sweeps.storage.manifest import FrozenCell
 from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_facts import TicketFacts
@@ -242,53 +242,47 @@ def tracked_cells(sweep: Path) -> list[TrackedCell]:
     Raises: ValueError: the manifest or a record cannot be read.
     """
     folder = SweepFolder(sweep.resolve())
-    stages = folder.manifest.stages
     results = read_results(folder.folder, metrics=())
     lines = _lines(results)
     frozen = {(cell.signature, cell.seed): cell for cell in folder.manifest.cells}
-    return [
-        _tracked(frozen[cell.signature, cell.seed], cell, stages, results, lines)
-        for cell in results.cells
-    ]
+    tracked: list[TrackedCell] = []
+    for found in results.cells:
+        cell = frozen[found.signature, found.seed]
+        chosen = {group: option for group, option in found.choices.items() if option is not None}
+        tracked.append(
+            TrackedCell(
+                cell.signature,
+                cell.seed,
+                cell.labels,
+                cell.config,
+                tuple(_levels(folder, cell, found)),
+                found.done,
+                settings={**chosen, **found.settings},
+                place=_place(results.name, cell, lines.get((cell.signature, cell.seed))),
+            )
+        )
+    return tracked
 
 
-def _tracked(
-    cell: FrozenCell,
-    found: CellResults,
-    stages: Mapping[str, FrozenStage],
-    results: Results,
-    lines: Mapping[tuple[str, str], Curve],
-) -> TrackedCell:
-    root = results.root
+def _levels(sweep: SweepFolder, cell: FrozenCell, found: CellResults) -> Iterator[Level]:
+    """The levels of a cell that have begun, in their order."""
+    root, stages = sweep.root, sweep.manifest.stages
     records = {record.stage: record for record in (*found.search, *found.rows)}
-    levels: list[Level] = []
     offset = 0
     for stage in cell.stages:
         record, evaluations = records.get(stage), _evaluations(root / "tickets" / stage, cell.seed)
-        if record is None and not evaluations:
-            break
         # A search is no result, so the cell does not name its level.
         number = cell.levels.get(stage, stages[stage].level if stage in stages else 0)
         if record is None:
-            levels.append(Level(number, offset, evaluations, None))
-            break
+            if evaluations:
+                yield Level(number, offset, evaluations, None)
+            return
         reported = ticket_path(root, stage, cell.seed, "best")
         ended = record.reported_step == record.step or not reported.exists()
         path = ticket_path(root, stage, cell.seed) if ended else reported
         ticket = path if path.exists() else None  # it may have been dropped
-        levels.append(Level(number, offset, evaluations, record, ticket))
+        yield Level(number, offset, evaluations, record, ticket)
         offset += record.step if record.train_steps else 0
-    chosen = {group: option for group, option in found.choices.items() if option is not None}
-    return TrackedCell(
-        cell.signature,
-        cell.seed,
-        cell.labels,
-        cell.config,
-        tuple(levels),
-        found.done,
-        settings={**chosen, **found.settings},
-        place=_place(results.name, cell, lines.get((cell.signature, cell.seed))),
-    )
 
 
 def _place(sweep: str, cell: FrozenCell, line: Curve | None) -> dict[str, str]:

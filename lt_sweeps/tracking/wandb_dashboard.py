@@ -49,21 +49,7 @@ def sections(metrics: Iterable[Quantity]) -> dict[str, tuple[Plot, ...]]:
     judged = {metric.kind: metric for metric in metrics}
     judged = judged or {TEST_ACCURACY.kind: TEST_ACCURACY}
     return {
-        **{
-            _capital(metric.kind_words): (
-                Plot(
-                    f"Test {metric.kind_words} against percent remaining{_better(metric)}",
-                    _LEFT,
-                    f"ticket/{metric.name}",
-                ),
-                Plot(
-                    f"Test {metric.kind_words} against sparsity{_better(metric)}",
-                    "sparsity",
-                    f"ticket/{metric.name}",
-                ),
-            )
-            for metric in judged.values()
-        },
+        **{_capital(metric.kind_words): tuple(_test_plots(metric)) for metric in judged.values()},
         "Convergence": (
             Plot("Step of the lowest validation loss", _LEFT, "ticket/best_step"),
             *(
@@ -76,6 +62,12 @@ def sections(metrics: Iterable[Quantity]) -> dict[str, tuple[Plot, ...]]:
         "Layers": (Plot("Sparsity of each layer", "level", pattern="^layers/.*"),),
         "Supermasks": tuple(_mask_plots(judged.values())),
     }
+
+
+def _test_plots(metric: Quantity) -> Iterator[Plot]:
+    for x, said in {_LEFT: "percent remaining", "sparsity": "sparsity"}.items():
+        title = f"Test {metric.kind_words} against {said}{_better(metric)}"
+        yield Plot(title, x, f"ticket/{metric.name}")
 
 
 def _mask_plots(metrics: Iterable[Quantity]) -> Iterator[Plot]:

@@ -20,7 +20,7 @@ from lt_sweeps.__main__ import run
 from lt_sweeps.cli.arguments import USAGE
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.cli.commands import VERBS
-from lt_sweeps.cli.completion import SCRIPTS
+from lt_sweeps.cli.completion import SHELLS
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF, complaint, groups, options
 from lt_sweeps.execution import local_launcher
@@ -502,7 +502,7 @@ def test_help_names_every_verb_and_the_launchers(
         assert re.search(rf"^python -m lt_sweeps {verb} [A-Z\[ ]+\S* +\w+ \w+", text, re.M), verb
     for launcher in options("hydra/launcher"):
         assert f"hydra/launcher={launcher} " in text
-    for shell in SCRIPTS:
+    for shell in SHELLS:
         assert f"install={shell}" in text
 
 

@@ -14,7 +14,7 @@ from lt_sweeps.cli import status_view
 from lt_sweeps.cli.arguments import USAGE, VERB_WORDS
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.cli.commands import VERBS
-from lt_sweeps.cli.completion import SCRIPTS, _keys_of
+from lt_sweeps.cli.completion import _keys_of, script
 from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.option_files import option_names
 from lt_sweeps.interchange.audit_results import audit
@@ -142,7 +142,7 @@ def test_the_script_of_bash_completes_both_commands(tmp_path: Path) -> None:
     ask PYTHON -m lt_sweeps rec; ask PYTHON -m other rec; ask PYTHON fi
     complete -p lt-sweeps python
     """.replace("PYTHON", str(ours))
-    done = subprocess.run(["bash", "-c", SCRIPTS["bash"] + check], capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", script("bash") + check], capture_output=True, text=True)
     assert done.stdout.splitlines() == [
         "compopt -o nospace",
         r"<recipe.lr=><random\ seed\ 0>",

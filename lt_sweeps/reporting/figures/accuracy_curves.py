@@ -26,6 +26,7 @@ from lt_sweeps.reporting.figures.curve_panel import (
     mark_id,
     published_for,
 )
+from lt_sweeps.reporting.figures.drawn_levels import stage_ids
 from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
 from lt_sweeps.reporting.figures.style import Style
 from lt_sweeps.reporting.figures.worth import capped, leave_out_if, one_point
@@ -96,7 +97,7 @@ def _figure(
     first: bool,
 ) -> Figure:
     drawn = _told_apart(curves)
-    stages = captions.stage_ids([point for curve in curves for point in curve.points])
+    stages = stage_ids([point for curve in curves for point in curve.points])
     is_main = first and x == layout.x
     sentences = (
         *conclusions(verdicts, analysis.layout),
