@@ -152,8 +152,8 @@ class Call:
                 raise ValueError(f"{where}.{name}: got {value!r}; give {instead}")
 
 
-def made(kind: type[_Made], fields: Mapping[str, Any], *, where: str) -> _Made:
-    """A value of a class whose fields a yaml gives. Raises: ValueError: as `Call.of`."""
+def made(kind: Callable[..., _Made], fields: Mapping[str, Any], *, where: str) -> _Made:
+    """What a class or a function makes of fields in a yaml. Raises: ValueError: as `Call.of`."""
     target = f"{kind.__module__}.{kind.__qualname__}"
     return Call.of({"_target_": target, **fields}, where=where)()
 

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.config.call import Call
+from lt_sweeps.config.call import made
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.config.spelling import nearest
 
@@ -27,8 +27,7 @@ def with_files(entries: Iterable[Any]) -> list[Any]:
     curves: list[Any] = []
     for entry in entries:
         if isinstance(entry, Mapping) and "file" in entry:
-            target = f"{__name__}.{curves_of_file.__name__}"
-            curves += Call.of({"_target_": target, **entry}, where="report.published")()
+            curves += made(curves_of_file, entry, where="report.published")
         else:
             curves.append(entry)
     return curves

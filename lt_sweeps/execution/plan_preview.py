@@ -175,12 +175,13 @@ def _networks(plan: Plan) -> dict[str, Network]:
 
 
 def _prunable(plan: Plan) -> str:
-    return "; ".join(
-        f"{name}: {sum(layer.size for layer in network.layers):,} of {network.parameters:,} "
-        f"parameters ({_share(sum(layer.size for layer in network.layers), network)}) in "
-        + ", ".join(f"{layer.name} ({layer.kind})" for layer in network.layers)
-        for name, network in _networks(plan).items()
-    )
+    networks = []
+    for name, network in _networks(plan).items():
+        size = sum(layer.size for layer in network.layers)
+        layers = ", ".join(f"{layer.name} ({layer.kind})" for layer in network.layers)
+        part = f"{size:,} of {network.parameters:,} parameters ({_share(size, network)})"
+        networks.append(f"{name}: {part} in {layers}")
+    return "; ".join(networks)
 
 
 def _dense(plan: Plan) -> Iterator[str]:

@@ -48,8 +48,8 @@ def shape(network: Network, dtype: torch.dtype = torch.float32) -> Shape:
         if not isinstance(output, torch.Tensor):
             return
         places = output.numel() // output.shape[-1]
+        weights = sum(p.numel() for name, p in part.named_parameters() if "weight" in name)
         if isinstance(part, nn.MultiheadAttention):  # its linear layer is not called as a module
-            weights = sum(p.numel() for name, p in part.named_parameters() if "weight" in name)
             counts["activations"] += 4 * output.numel() + part.num_heads * places**2
             counts["multiply_adds"] += weights * places + 2 * places**2 * part.embed_dim
         elif not list(part.children()):
@@ -58,7 +58,6 @@ def shape(network: Network, dtype: torch.dtype = torch.float32) -> Shape:
                 places = output.shape[-1] * output.shape[-2]
                 counts["multiply_adds"] += part.weight.numel() * places
             elif isinstance(part, nn.Linear | nn.RNNBase):
-                weights = sum(p.numel() for n, p in part.named_parameters() if "weight" in n)
                 counts["multiply_adds"] += weights * places
 
     for part in module.modules():

@@ -23,7 +23,7 @@ from lt_sweeps.reporting.figures.captions import (
     versions_sentence,
     winning_sentences,
 )
-from lt_sweeps.reporting.figures.figure_files import Figure
+from lt_sweeps.reporting.figures.figure import Figure
 from lt_sweeps.reporting.svg_on_page import LARGEST, ZOOM, colour_rules, inline_svg
 
 _MIME_TYPES = {"pdf": "application/pdf", "csv": "text/csv"}

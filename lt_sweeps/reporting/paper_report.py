@@ -30,7 +30,7 @@ from lt_sweeps.config.report_config import layout
 from lt_sweeps.reporting.csv_tables import YES_NO, endpoints_table
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.curve_panel import published_for
-from lt_sweeps.reporting.figures.figure_files import Figure, csv_bytes, figure_files
+from lt_sweeps.reporting.figures.figure import Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import figure_on_page, page_template, table_on_page
 from lt_sweeps.reporting.report_files import print_lines, write_files
 from lt_sweeps.reporting.result_tables import new_table, print_tables
@@ -60,7 +60,6 @@ def draw_paper(
     *,
     out: Path | None = None,
     quick: bool = False,
-    console: Console | None = None,
 ) -> bool:
     """Draw all of a paper from the sweeps under a root; returns whether nothing is missing.
 
@@ -69,8 +68,7 @@ def draw_paper(
 
     Raises: ValueError: something under the root cannot be read.
     """
-    console = console or Console()
-    folder = out or root / "papers" / paper.name
+    console, folder = Console(), out or root / "papers" / paper.name
     drawn = [_drawn(section, root, quick=quick) for section in paper.sections]
     sections = [_written_section(part, folder / part.id, console) for part in drawn]
     complete = sum(not part.missing for part in drawn)

@@ -19,7 +19,7 @@ from rich.text import Text
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting import csv_tables
 from lt_sweeps.reporting.figures import draw_figures
-from lt_sweeps.reporting.figures.figure_files import PICTURES, Figure, csv_bytes, figure_files
+from lt_sweeps.reporting.figures.figure import PICTURES, Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import Page, report_page
 from lt_sweeps.reporting.written_report import (
     FILE,

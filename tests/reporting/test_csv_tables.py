@@ -22,7 +22,7 @@ from lt_sweeps.reporting.csv_tables import (
     records_table,
     verdicts_table,
 )
-from lt_sweeps.reporting.figures.figure_files import csv_bytes
+from lt_sweeps.reporting.figures.figure import csv_bytes
 from lt_sweeps.reporting.result_tables import accuracy_tables, print_tables
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, p_text, verdict_tables
 

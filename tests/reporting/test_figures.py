@@ -19,7 +19,7 @@ from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.axes import tick_text
 from lt_sweeps.reporting.figures.captions import not_inferior_sentence
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
-from lt_sweeps.reporting.figures.figure_files import figure_files
+from lt_sweeps.reporting.figures.figure import figure_files
 from lt_sweeps.reporting.figures.profile_bars import profile_figures
 from lt_sweeps.reporting.figures.style import COLUMN, PAGE, legend_entry, line_styles, new_sheet
 from lt_sweeps.reporting.figures.training_costs import cost_figures

@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 
 from lt_sweeps.analysis.record_audit import is_clean
-from lt_sweeps.reporting.figures.figure_files import Figure
+from lt_sweeps.reporting.figures.figure import Figure
 from lt_sweeps.reporting.figures.style import COLOURS, GREY, PALE
 from lt_sweeps.reporting.html_page import figure_on_page, heading
 from lt_sweeps.reporting.svg_on_page import DARK, LARGEST, ZOOM

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.reporting import report_files, written_report
-from lt_sweeps.reporting.figures import figure_files
+from lt_sweeps.reporting.figures import figure
 from lt_sweeps.reporting.sweep_report import check, report
 from lt_sweeps.reporting.written_report import is_current
 
@@ -83,9 +83,9 @@ def written_again(
 ) -> tuple[int, dict[str, bytes]]:
     """Report once more; returns how many pictures were drawn, and all files of the report."""
     drawn: list[str] = []
-    draw = figure_files._pictures
+    draw = figure._pictures
     with monkeypatch.context() as patch:
-        patch.setattr(figure_files, "_pictures", lambda f: (drawn.append(f.name), draw(f))[1])
+        patch.setattr(figure, "_pictures", lambda f: (drawn.append(f.name), draw(f))[1])
         shown: dict[str, Any] = {"figures": ["curves", "cost"], "band": "sd", **options}
         report(sweep.folder, console=Console(file=io.StringIO()), **shown)
     return len(drawn), {p.name: p.read_bytes() for p in (sweep.folder / "report").iterdir()}

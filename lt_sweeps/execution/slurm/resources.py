@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lt_sweeps.config.call import Call
+from lt_sweeps.config.call import made
 from lt_sweeps.config.durations import readable
 from lt_sweeps.config.spelling import nearest
 
@@ -55,8 +55,7 @@ class SlurmResources:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SlurmResources:
         """Raises: ValueError: an unknown key, or a value that is not allowed."""
-        target = f"{cls.__module__}.{cls.__qualname__}"
-        profile = Call.of({"_target_": target, **values}, where=WHERE)()
+        profile = made(cls, values, where=WHERE)
         profile._check()
         return profile
 

@@ -75,7 +75,8 @@ def transfer(
     supplied = (start, training, schedule, mask_criterion, reset, freeze)
     tickets = _tickets(search, dict(zip(SUPPLIED, supplied, strict=True)))
     dense = Train(init, recipe)
-    onto: Stage = init if weights != "target" else _early(dense, to, restart)
+    early = reset_by("rewind", to=to, restart=restart)
+    onto: Stage = init if weights != "target" else Reset(dense, early, ZERO, origin=dense)
     random, own = mask == "random", weights == "source"
     bodies = [(_whole(ticket) if random else ticket) if own else None for ticket in tickets]
     pairs = zip(tickets, bodies, strict=True)
@@ -101,7 +102,3 @@ def _tickets(search: Mapping[str, Any], supplied: Mapping[str, Any]) -> list[Res
 def _whole(ticket: Reset) -> Reset:
     """The weights that a ticket starts from, pruned ones included, for a mask drawn at random."""
     return Reset(ticket.origin, ticket.reset, ZERO, origin=ticket.origin)
-
-
-def _early(dense: Train, to: str, restart: bool) -> Reset:
-    return Reset(dense, reset_by("rewind", to=to, restart=restart), ZERO, origin=dense)

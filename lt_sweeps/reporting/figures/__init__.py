@@ -14,7 +14,7 @@ from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.report_config import REPORT_FILES
 from lt_sweeps.reporting.figures import accuracy_curves
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
-from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
+from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.layer_survival import layer_figures
 from lt_sweeps.reporting.figures.mask_overlap import overlap_figures
 from lt_sweeps.reporting.figures.mask_probabilities import probability_figures

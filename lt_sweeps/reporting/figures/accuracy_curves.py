@@ -27,7 +27,7 @@ from lt_sweeps.reporting.figures.curve_panel import (
     published_for,
 )
 from lt_sweeps.reporting.figures.drawn_levels import stage_ids
-from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
+from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.style import Style
 from lt_sweeps.reporting.figures.worth import capped, leave_out_if, one_point
 from lt_sweeps.reporting.result_tables import percent_text

@@ -22,7 +22,7 @@ from lt_sweeps.reporting.figures.captions import (
     span_text,
 )
 from lt_sweeps.reporting.figures.curve_panel import published_for
-from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
+from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import draw_rings, draw_row, prepare_rows
 
 

@@ -16,7 +16,7 @@ from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import caption, span_text
 from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
-from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
+from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import banded_lines
 from lt_sweeps.reporting.figures.worth import all_alike, leave_out_if
 

@@ -17,7 +17,7 @@ from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import caption, span_text
 from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
-from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
+from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 
 MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # its panel, and its masks by seed
 

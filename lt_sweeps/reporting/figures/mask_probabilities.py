@@ -13,7 +13,7 @@ from lt_sweeps.analysis.curve import Curve
 from lt_sweeps.analysis.stored_weights import MaskChances, learned_masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import caption, span_text
-from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
+from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import banded_lines
 
 BINS = 20  # of 5% each

@@ -14,7 +14,7 @@ from lt_sweeps.config.identity import digest
 from lt_sweeps.config.report_config import figure_call
 from lt_sweeps.config.users_mistakes import raised_in
 from lt_sweeps.reporting.csv_tables import records_table
-from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
+from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 
 
 def draw_own(figure: Mapping[str, Any], analysis: Analysis) -> list[Figure]:

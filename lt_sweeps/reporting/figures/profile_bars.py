@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.reporting.figures import style
-from lt_sweeps.reporting.figures.figure_files import Figure
+from lt_sweeps.reporting.figures.figure import Figure
 from lt_sweeps.reporting.figures.marks import prepare_rows
 from lt_sweeps.reporting.profile_tables import profile_title, seconds_by_part
 from lt_sweeps.storage.pack_profile import PackProfile

@@ -16,7 +16,7 @@ from lt_sweeps.analysis.stored_weights import prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import caption, span_text
 from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
-from lt_sweeps.reporting.figures.figure_files import Figure, NotDrawn
+from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.style import SMALL, decorate, panels_of
 
 EDGE, BINS = 3.0, 48  # standard deviations shown to each side, and squares across

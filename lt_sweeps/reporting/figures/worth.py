@@ -11,7 +11,7 @@ import pandas as pd
 
 from lt_sweeps.analysis.curve import Curve, by_panel, distinct
 from lt_sweeps.analysis.sweep_analysis import Analysis
-from lt_sweeps.reporting.figures.figure_files import NotDrawn
+from lt_sweeps.reporting.figures.figure import NotDrawn
 
 
 def leave_out_if(analysis: Analysis, *reasons: str) -> None:
