@@ -155,9 +155,7 @@ def test_where_no_gpu_can_be_used_a_pack_fails_and_is_not_halved(
         def stop(self, pack: FrozenPack, *, done: bool) -> None:
             assert not done
 
-    pool = Workers(
-        sweep, sweep.manifest.packs, ["cuda:0"], code=code, who="test", panel=Counts(), host="here"
-    )
+    pool = Workers(sweep, sweep.manifest.packs, ["cuda:0"], code=code, who="test", panel=Counts())
     assert pool.run() and len(begun) == 1 and len(pool.failed) == len(made.units)
     assert sum("this GPU cannot be used" in reason for reason in pool.failed.values()) == 2
 
