@@ -18,7 +18,7 @@ from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.packing import Pack
 from lt_sweeps.plan.planning import Plan
 from lt_sweeps.plan.unit import Unit, data_of
-from lt_sweeps.storage.manifest import FrozenCell
+from lt_sweeps.storage.manifest import FrozenCell, Manifest
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _MOST = 3 << 19  # bytes of manifests that are read: half a second, for which a plan may wait
@@ -42,6 +42,12 @@ def why_anew(plan: Plan, todo: Iterable[Pack], root: Path) -> list[str]:
             with suppress(ValueError, OSError):  # a damaged manifest explains nothing
                 left = _compared(left, SweepFolder(path.parent), reasons)
     return [f"{n} of {len(plan.cells)} cells have {reason}" for reason, n in reasons.items()]
+
+
+def edited_keys(before: Manifest, plan: Plan) -> list[str]:
+    """The keys that had one value in a sweep, and have another one in all cells of a plan."""
+    old = [dict(_settings(cell.config, cell.labels)) for cell in before.cells]
+    return [*_edits(old, [dict(_settings(c.cell.config, c.labels)) for c in plan.cells]).values()]
 
 
 def _compared(new: _Asked, sweep: SweepFolder, reasons: Counter[str]) -> _Asked:

@@ -18,6 +18,7 @@ from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.user_code import code_named
 from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution.asked_metrics import check_layouts, check_metrics
+from lt_sweeps.execution.computed_anew import edited_keys
 from lt_sweeps.execution.frozen_pack import check_same
 from lt_sweeps.execution.frozen_plan import content_of, frozen_cell, manifest_of, reports_of
 from lt_sweeps.execution.materialize import ticket
@@ -69,13 +70,18 @@ class Submission:
         if before is not None and not self._goes_on_with(before):
             if _asked(c.config for c in before.cells) == _asked(c.cell.config for c in plan.cells):
                 check_same(self.sweep, plan, [u for cell in before.cells for u in cell.units])
-            raise ValueError(f"name: {folder!r} is taken by {self._owner(before)}; choose another")
+            raise ValueError(
+                f"name: {folder!r} is taken by {self._owner(before)}; choose another: "
+                "stored results are used again"
+            )
 
     def _owner(self, before: Manifest) -> str:
         """The sweep that has the name: its overrides, and why these cells are not its cells."""
         there = {cell.name for cell in before.cells}
         new = sum(f"{cell.signature}/{cell.seed}" not in there for cell in self.plan.cells)
         others = f"{new} of these {len(self.plan.cells)} cells are not in it"
+        if edits := edited_keys(before, self.plan):
+            others += f" ({', '.join(edits)})"
         of = f", of `{shlex.join(before.words)}`" if before.words else ""
         why = others if new else "it has more cells"
         return f"another sweep in {self.settings.root}{of}: {why}"
@@ -145,10 +151,14 @@ class Submission:
         """Say which images the splits of the data share that these units train on.
 
         Raises:
-            ValueError: so many that a split was taken from another one.
+            ValueError: so many that a split was taken from another one, or targets that are none
+                of the classes.
         """
         for task in tasks_of(units):
-            for shared in shared_examples(task.dataset.load()):
+            splits = task.dataset.load()
+            for split in splits.values():
+                task.kind.check_targets(split.targets, str(task.call), task.dataset.classes)
+            for shared in shared_examples(splits):
                 if shared.is_a_mistake:
                     raise ValueError(
                         f"dataset: {task.call}: {shared}; a score on images that were trained on, "

@@ -82,8 +82,11 @@ def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
     Submission(plan([cell()]), typed).freeze([])
     with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep in ") as raised:
         frozen(plan([cell(seed=1)]), tmp_path, "mine")
-    of = ", of `'seed=range(2)' name=mine`: 1 of these 1 cells are not in it; choose another"
-    assert str(raised.value).endswith(of)
+    of = ", of `'seed=range(2)' name=mine`: 1 of these 1 cells are not in it; choose another: "
+    assert str(raised.value).endswith(of + "stored results are used again")
+    edited = r"not in it \(recipe.lr 0.01 -> 0.1\); choose another"
+    with pytest.raises(ValueError, match=edited):
+        frozen(plan([cell(recipe__lr=0.1)]), tmp_path, "mine")
     with pytest.raises(ValueError, match="is taken by another sweep in .* 1 of these 2 cells are "):
         frozen(plan([cell(), cell(seed=1)]), tmp_path, "mine")
     unnamed = replace(settings(tmp_path, None), search="mine")
@@ -317,6 +320,13 @@ def leaking(*, shared: int, split: str, other: str) -> Dataset:
     return splits_of(named)
 
 
+def mislabelled() -> Dataset:
+    """One label of the test split is none of the classes."""
+    dataset = leaking(shared=0, split="test", other="train")
+    dataset.load()["test"].targets[7] = 9
+    return dataset
+
+
 def leak(shared: int, split: str = "test", other: str = "train") -> dict:
     return {
         "_target_": f"{__name__}.leaking",
@@ -335,6 +345,14 @@ def test_a_split_taken_from_another_is_refused(
     with pytest.raises(ValueError, match=message) as refused:
         Submission(made, settings(tmp_path)).check_splits(made.units)
     assert str(refused.value).startswith("dataset: leaking(")
+
+
+def test_a_class_that_is_none_is_refused_before_anything_is_trained(
+    cell: Make, tmp_path: Path
+) -> None:
+    made = plan([cell(dataset={"_target_": f"{__name__}.mislabelled"})])
+    with pytest.raises(ValueError, match="task: targets of .* go from 0 to 9; its 4 classes"):
+        Submission(made, settings(tmp_path)).check_splits(made.units)
 
 
 @pytest.mark.parametrize(("shared", "said"), [(0, []), (3, ["3 of 200 test examples are train"])])
