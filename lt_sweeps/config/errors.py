@@ -178,7 +178,8 @@ def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
     if key == inside:  # a mapping was given
         key = f"{inside}.{error.key}"
     root = node._get_root()
-    known = list(_keys(OmegaConf.to_container(root)))
+    launcher = yaml.safe_load((CONF / "hydra/launcher/slurm.yaml").read_text("utf-8"))
+    known = [*_keys(OmegaConf.to_container(root)), *_keys(launcher, "hydra.launcher.")]
     # `lr` is more likely `recipe.lr` than a name that looks like it.
     same = [name for name in known if name.endswith(f".{key}")]
     near = f"; did you mean `{same[0]}`?" if same else nearest(key, known) or ";"

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 from lt_sweeps.config.spelling import nearest
 
 _ALWAYS = ("model", "dataset", "method", "recipe")
+_WITHOUT_TARGET = {
+    "model": "; hint: net: {_target_: ...}",
+    "recipe": "; hint: defaults: [_keys, _self_]",
+}
 
 
 def check_targets(config: Mapping[str, Any], choices: Mapping[str, str | None]) -> None:
@@ -40,9 +44,9 @@ def _check_target(group: str, config: Mapping[str, Any], choices: Mapping[str, s
             f"{choose if isinstance(given, str) and key == group else ''}"
         )
     if not isinstance(target, str):
-        shared = "; hint: defaults: [_keys, _self_]" if group == "recipe" else ""
         raise ValueError(
-            f"{key}: {group}/{option}.yaml has no `_target_`, the path of a function{shared}"
+            f"{key}: {group}/{option}.yaml has no `_target_`, the path of a function"
+            f"{_WITHOUT_TARGET.get(group, '')}"
         )
     try:
         _ = Call(target).function

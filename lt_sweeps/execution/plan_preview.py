@@ -64,10 +64,10 @@ class Estimate:
 
     @property
     def hours_text(self) -> str:
-        """The device-hours, 0.01 at least, with two digits and all of those before the point."""
+        """The device-hours: two digits, and all of those before the point; 0.01 stands for less."""
         digits = 2 if self.hours < 1 else 1 if self.hours < 10 else 0
         noun = "CPU" if self.device == "cpu" else "GPU"
-        return f"{max(self.hours, 0.01):,.{digits}f} {noun}-hours"
+        return f"{max(self.hours, 0.01 if self.hours else 0):,.{digits}f} {noun}-hours"
 
 
 def within_budget(estimate: Estimate, budget: float | None) -> None:

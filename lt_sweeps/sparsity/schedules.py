@@ -132,7 +132,8 @@ def _whole_and_last(
     """How many whole levels there are, and the fractional level after them, if there is one."""
     if (levels is None) == (sparsity is None):
         raise ValueError(
-            f"schedule: give either levels or sparsity, got levels={levels}, sparsity={sparsity}"
+            f"schedule: got levels={levels} and sparsity={sparsity}; give one of them, and null "
+            "for the other: schedule.levels=null schedule.sparsity=0.9"
         )
     if sparsity is not None:
         if sparsity == 0:

@@ -101,7 +101,7 @@ def check_installed(*packages: str, extra: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ValueError(
-                f"tracker: {package} is not installed; hint: pip install lt-sweeps[{extra}]"
+                f"tracker: {package} is not installed; hint: pip install 'lt-sweeps[{extra}]'"
             )
 
 

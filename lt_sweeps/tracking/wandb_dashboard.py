@@ -251,7 +251,7 @@ def _library() -> tuple[Any, Any, Any]:
             from wandb_workspaces.reports import v2
     except ImportError:
         raise ValueError(
-            "dashboard: wandb-workspaces is not installed; hint: pip install lt-sweeps[wandb]"
+            "dashboard: wandb-workspaces is not installed; hint: pip install 'lt-sweeps[wandb]'"
         ) from None
     return v2, workspaces, expr
 

@@ -302,7 +302,7 @@ def test_a_bug_keeps_its_traceback(
             ["mask_criterion=empty"],
             "mask_criterion: mask_criterion/empty.yaml has no `_target_`, *",
         ),
-        (["model=bare"], "model.net: model/bare.yaml has no `_target_`, *"),
+        (["model=bare"], "model.net: model/bare.yaml has no `_target_`, *; hint: net: *"),
         (
             ["mask_criterion=absent"],
             "mask_criterion._target_: mask_criterion/absent.yaml: `absent_lab.f` cannot be "

@@ -154,7 +154,10 @@ def test_what_another_sweep_has_trained_is_recorded_though_no_job_trains_it(
     shutil.rmtree(root / "runs")
     everything = Submission(plan([known]), settings(root, "everything"))
     assert submit_missing(everything, profile) == 0
-    assert "nothing to submit: 1 of 1 cells are complete" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing to submit: 1 of 1 cells are complete" in said
+    assert "python -m lt_sweeps report " in said
+    assert "0.00 CPU-hours" in " ".join(said.split())
     assert Status.of(everything.sweep).exit_status == COMPLETE
     shutil.rmtree(root / "runs")
     part = Submission(plan([known, new]), settings(root, "part"))

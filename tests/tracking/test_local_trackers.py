@@ -222,7 +222,7 @@ def test_a_missing_package_is_one_line_with_the_command_that_brings_it(
     cell: Make, swept: Swept, monkeypatch: pytest.MonkeyPatch, tracker: str
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    line = f"tracker: {tracker} is not installed; hint: pip install lt-sweeps[{tracker}]"
+    line = f"tracker: {tracker} is not installed; hint: pip install 'lt-sweeps[{tracker}]'"
     with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
         sync(swept(cell(), computed=False), tracker=tracker)
 

@@ -163,7 +163,8 @@ class _Jobs:
             done = self.submission.write_records(self._known())
         print(
             f"nothing to submit: {done} of {len(cells)} cells are complete, "
-            f"{len(self.queued)} jobs are queued; `report {sweep.folder}` draws them"
+            f"{len(self.queued)} jobs are queued; to draw them: "
+            f"python -m lt_sweeps report {sweep.folder}"
         )
         return 0
 
