@@ -97,6 +97,7 @@ class SavedTicket:
 
         A pruned weight has the value that it is frozen at: 0, or its initial one. Where an
         accuracy is the mean over networks that a learned mask draws, `sample` says which one.
+        An optimizer moves pruned weights too: multiply them by `mask` after each step.
 
         Raises: ValueError: its weights are not stored, or its module is not trusted.
         """

@@ -122,7 +122,7 @@ def _shown(found: Status, names: Sequence[str]) -> Group:
     head.append(f"{len(found.finished)} of {len(found.cells)} cells done")
     for state in STATES:
         if counts[state]:
-            head.append(f", {counts[state]} units ", style="").append(state, _COLOURS[state])
+            head.append(f", {counts[state]} trainings ", style="").append(state, _COLOURS[state])
     if (left := found.seconds_left()) is not None and counts["running"]:
         head.append(f", about {readable(left)} to go")
     damaged = [Text(f"damaged: {fault}", "red") for fault in found.faults[:_NAMED]]

@@ -25,7 +25,12 @@ from lt_sweeps.config.report_config import BANDS, layout
 from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.reporting import report_files
 from lt_sweeps.reporting.figures import draw_figures
-from lt_sweeps.reporting.figures.captions import report_moment, versions_sentence, winning_sentences
+from lt_sweeps.reporting.figures.captions import (
+    not_inferior_sentence,
+    report_moment,
+    versions_sentence,
+    winning_sentences,
+)
 from lt_sweeps.reporting.figures.profile_bars import profile_figures
 from lt_sweeps.reporting.html_page import Page
 from lt_sweeps.reporting.profile_tables import profile_table
@@ -204,6 +209,7 @@ def _print(analysis: Analysis, missing: Sequence[str], console: Console) -> None
         *raised_alarms(analysis),
         *analysis.test_sentences,
         *winning_sentences(analysis),
+        not_inferior_sentence(analysis),
         *(missing if analysis.curves else []),  # without records every figure is missing
         *analysis.results.notes,
     ]

@@ -43,7 +43,7 @@ def said(sweep: SweepFolder) -> tuple[int, str]:
 def test_what_nobody_is_at_is_missing(sweep: SweepFolder) -> None:
     found, text = said(sweep)
     assert found == BROKEN
-    assert "mine: 0 of 2 cells done, 6 units missing" in text
+    assert "mine: 0 of 2 cells done, 6 trainings missing" in text
 
 
 def test_what_is_computed_is_done(sweep: SweepFolder) -> None:
@@ -51,7 +51,7 @@ def test_what_is_computed_is_done(sweep: SweepFolder) -> None:
         work_on(sweep, pack, device="cpu")
     found, text = said(sweep)
     assert found == COMPLETE
-    assert "mine: 2 of 2 cells done, 6 units done" in text
+    assert "mine: 2 of 2 cells done, 6 trainings done" in text
 
 
 def test_who_works_says_so_and_the_rest_is_queued(sweep: SweepFolder) -> None:
@@ -61,7 +61,7 @@ def test_who_works_says_so_and_the_rest_is_queued(sweep: SweepFolder) -> None:
     sweep.beat("local-here-1", Heartbeat("here", at_work, [third.name]))
     found, text = said(sweep)
     assert found == AT_WORK
-    assert "0 of 2 cells done, 2 units done, 2 units running, 2 units queued" in text
+    assert "0 of 2 cells done, 2 trainings done, 2 trainings running, 2 trainings queued" in text
     assert "on here (local-here-1): step 4 of 12" in text
     sweep.rest("local-here-1")
     assert said(sweep)[0] == BROKEN

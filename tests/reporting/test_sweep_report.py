@@ -200,6 +200,16 @@ def test_each_model_has_its_own_panel_and_its_own_sparsities(sweep: FakeSweep) -
     assert summary["percent_remaining"].tolist() == [100, 80, 100, 81]
 
 
+def test_the_terminal_says_how_sparse_a_line_may_be_and_still_match_dense(
+    sweep: FakeSweep,
+) -> None:
+    for seed in range(3):
+        sweep.cell("a", seed, accuracies=[0.9, 0.9 + seed / 1000, 0.5])
+    text = " ".join(_run(sweep.folder)[0].split())
+    assert "Not inferior to dense by 0.5 points" in text
+    assert "down to these weights remaining: large_final 80%." in text
+
+
 def test_an_unfinished_sweep_shows_what_there_is_and_says_so(sweep: FakeSweep) -> None:
     sweep.cell("a", 0, accuracies=[0.9, 0.8])
     sweep.cell("a", 1, accuracies=[0.9], done=False)

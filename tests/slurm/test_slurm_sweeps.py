@@ -53,7 +53,7 @@ def test_submitted_it_returns_and_ends_as_on_this_machine(
     assert "submitted 2 jobs" in said
     assert run.status == 0 and run.wait() == 0
     assert set(states(run)) == {"COMPLETED"}
-    assert "4 of 4 cells done, 10 units done" in run("status", str(run.sweep))
+    assert "4 of 4 cells done, 10 trainings done" in run("status", str(run.sweep))
     here = another()
     here(*[word for word in WORDS if "launcher" not in word], "workers=1")
     assert run.results().keys() == here.results().keys()
