@@ -202,7 +202,8 @@ def is_name(name: object) -> bool:
 def check_name(where: str, name: object, known: Collection[str]) -> None:
     """Raises: ValueError: the name is not among the known ones."""
     if name not in known:
-        hint = nearest(str(name), known)
+        test = f"test_{name}"  # `val_accuracy` looks more like `accuracy`
+        hint = f"; did you mean `{test}`?" if test in known else nearest(str(name), known)
         raise ValueError(f"{where}: got {name!r}{hint}; give one of {', '.join(known)}")
 
 

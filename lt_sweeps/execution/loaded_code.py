@@ -77,8 +77,9 @@ class LoadedCode:
                 )
             if source.sha256 != expected.sha256:
                 raise ChangedCode(
-                    f"code: {source.path} was edited while the sweep ran; the same command "
-                    "continues with the code as it is now"
+                    f"code: {source.path} was edited while the sweep ran; put it back, and "
+                    "the same command continues; with another name, or none, it computes with the "
+                    "code as it is now"
                 )
         return found
 

@@ -133,7 +133,10 @@ def test_a_module_of_the_users_that_is_edited_while_a_sweep_runs_ends_it_with_on
     words = [*WORDS, f"--config-dir={tmp_path / 'own'}", "mask_criterion=luck"]
     status, _, err = command_line(*words, f"root={tmp_path / 'results'}")
     assert status == 1
-    said = "was edited while the sweep ran; the same command continues with the code as it is now"
+    said = (
+        "was edited while the sweep ran; put it back, and the same command continues; with "
+        "another name, or none, it computes with the code as it is now"
+    )
     assert err == f"error: code: {tmp_path / 'edits_itself.py'} {said}\n"
 
 

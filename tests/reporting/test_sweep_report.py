@@ -298,6 +298,8 @@ def test_what_is_wrongly_asked_for_is_named_with_what_is_allowed(
     sweep.cell("a", accuracies=[0.9])
     with pytest.raises(ValueError, match="report.band: got 'iqr'; give one of range, sd, ci"):
         report(sweep.folder, band="iqr")
+    with pytest.raises(ValueError, match="got 'accuracy'; did you mean `test_accuracy`"):
+        report(sweep.folder, metrics=["accuracy"])
     with pytest.raises(ValueError, match="report.metrics: got 'acc'.*give one of"):
         report(sweep.folder, metrics=["acc"])
     with pytest.raises(ValueError, match=r"manifest\.json.*runs/"):
