@@ -136,7 +136,7 @@ def _export(given: Arguments) -> int:
         export_ticket(path, config_dir=given.config_dir, **own)
         return 0
     given.check_keys()
-    a_ticket = "a ticket is ROOT/tickets/STAGE/SEED.safetensors"
+    a_ticket = "a ticket is ROOT/tickets/STAGE/SEED.safetensors, in Python `ticket.path`"
     _refuse(given, ("form", "at"), f"is for a ticket; {given.folder} is a folder; {a_ticket}")
     from lt_sweeps.interchange.exported_tables import export_tables
 

@@ -126,7 +126,7 @@ class Quantity:
         """A difference with its unit: `0.5 points`, `0.03`; a signed one with all its decimals."""
         shown = self.scale * difference
         text = fixed(shown, self.digits, sign="+") if signed else significant(shown, digits)
-        return f"{text}{' points' if self.is_fraction else ''}"
+        return f"{text} point{'s' * (text != '1')}" if self.is_fraction else text
 
     def number_text(self, value: float) -> str:
         """A value with its unit: `12.3%`, `0.8123`."""

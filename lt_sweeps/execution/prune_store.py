@@ -42,7 +42,7 @@ class Removable:
     def sentences(self, name: str) -> Iterator[str]:
         """What goes, and what computing it again would take."""
         count, size = sum(map(len, self.files.values())), self.bytes / 2**20
-        yield f"{name}: {count:,} files, {size:,.1f} MiB, of {len(self.files):,} units can go"
+        yield f"{name}: {count:,} files, {size:,.1f} MiB, of {len(self.files):,} trainings can go"
         ended = [unit for unit, paths in self.files.items() if self._end(unit) in paths]
         costs = [read_cost(self.root / "tickets" / key, seed).seconds for key, seed in ended]
         known = [seconds for seconds in costs if seconds is not None]

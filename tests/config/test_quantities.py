@@ -31,6 +31,7 @@ def test_a_number_without_an_end_has_no_decimals_where_it_is_large() -> None:
     assert r2.value_text(-0.00001) == "0.0000"
     assert TEST_ACCURACY.difference_text(-0.00001, signed=True) == "+0.00 points"
     assert TEST_ACCURACY.difference_text(-0.0001, signed=True) == "-0.01 points"
+    assert [TEST_ACCURACY.margin_text(x) for x in (0.005, 0.01)] == ["0.5 points", "1 point"]
     assert PERPLEXITY.difference_text(160.4, digits=2) == "160"
 
 

@@ -62,7 +62,7 @@ def test_it_says_what_would_go_and_removes_nothing_until_it_is_told(
     said = capsys.readouterr().out
     assert listed(sweep.root) == before
     # three levels and the drawn network; the costs of the three were recorded
-    assert f"mine: 4 files, {size / 2**20:,.1f} MiB, of 4 units can go" in said
+    assert f"mine: 4 files, {size / 2**20:,.1f} MiB, of 4 trainings can go" in said
     assert "by what 3 of 4 tickets took" in said and "--yes removes them" in said
     assert main(["prune-store", str(sweep.folder), "keep=records", "--yes"]) == 0
     assert "removed 4 files" in capsys.readouterr().out
