@@ -160,6 +160,11 @@ def _is_file(text: str) -> bool:
 # A large file is not read again for every cell, unless it has changed.
 @functools.lru_cache(maxsize=1024)
 def _content(path: Path, stamp: tuple[int, ...]) -> str:
+    return file_sha256(path)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, which may be larger than memory."""
     content = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 from filelock import FileLock
 
+from lt_sweeps.config.user_code import file_sha256
 from lt_sweeps.data.image_files import Content, content_of, unreadable
 from lt_sweeps.storage.atomic_write import write_whole
 
@@ -110,7 +111,7 @@ class DecodedImages:
             unchanged = stamp == [str(status.st_size), str(status.st_mtime_ns)]
             if unchanged and not fits_in_memory(status.st_size):
                 return True
-            if _checksum(file) != checksum:
+            if file_sha256(file) != checksum:
                 return False
         except (OSError, ValueError):
             return False
@@ -131,14 +132,6 @@ class DecodedImages:
 def fits_in_memory(size: int) -> bool:
     """Whether as many bytes take at most a quarter of the free memory."""
     return size <= psutil.virtual_memory().available // 4
-
-
-def _checksum(path: Path) -> str:
-    content = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            content.update(block)
-    return content.hexdigest()
 
 
 def _pixels(path: Path, blob: bytes, channels: int, size: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A sweep's cells and seeds as the runs of an experiment tracker, read from files alone (no torch).
+"""A sweep's cells and seeds as the runs of an experiment tracker (no torch).
 
 Rows are only added to the end of a run, and a row never changes. So a tracker that has the first n
 rows needs the others and nothing else, and a mirror may die at any moment and start again.
@@ -6,26 +6,14 @@ rows needs the others and nothing else, and a mirror may die at any moment and s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.analysis.curve import WHOLE, Curve, curves
-from lt_sweeps.analysis.results import CellResults, Results, read_results
-from lt_sweeps.analysis.sweep_analysis import analyses
+from lt_sweeps.analysis.curve import WHOLE
 from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
-from lt_sweeps.storage.checked_read import say_unused
-from lt_sweeps.storage.manifest import FrozenCell
 from lt_sweeps.storage.record import Record
-from lt_sweeps.storage.sweep_folder import SweepFolder
-from lt_sweeps.storage.ticket_facts import TicketFacts
-from lt_sweeps.storage.ticket_file import (
-    CorruptTicket,
-    checkpoint_steps,
-    read_metadata,
-    ticket_path,
-)
 
 Row = Mapping[str, Any]
 """One line of a tracker: numbers by the names that a tracker shows."""
@@ -234,105 +222,6 @@ class TrackedCell:
             done=self.done,
             tickets=tuple(level for level in self.levels if level.ticket is not None),
         )
-
-
-def tracked_cells(sweep: Path) -> list[TrackedCell]:
-    """The cells and seeds of a sweep's folder, in the order of its manifest.
-
-    Raises: ValueError: the manifest or a record cannot be read.
-    """
-    folder = SweepFolder(sweep.resolve())
-    results = read_results(folder.folder, metrics=())
-    lines = _lines(results)
-    frozen = {(cell.signature, cell.seed): cell for cell in folder.manifest.cells}
-    tracked: list[TrackedCell] = []
-    for found in results.cells:
-        cell = frozen[found.signature, found.seed]
-        chosen = {group: option for group, option in found.choices.items() if option is not None}
-        tracked.append(
-            TrackedCell(
-                cell.signature,
-                cell.seed,
-                cell.labels,
-                cell.config,
-                tuple(_levels(folder, cell, found)),
-                found.done,
-                settings={**chosen, **found.settings},
-                place=_place(results.name, cell, lines.get((cell.signature, cell.seed))),
-            )
-        )
-    return tracked
-
-
-def _levels(sweep: SweepFolder, cell: FrozenCell, found: CellResults) -> Iterator[Level]:
-    """The levels of a cell that have begun, in their order."""
-    root, stages = sweep.root, sweep.manifest.stages
-    records = {record.stage: record for record in (*found.search, *found.rows)}
-    offset = 0
-    for stage in cell.stages:
-        record, evaluations = records.get(stage), _evaluations(root / "tickets" / stage, cell.seed)
-        # A search is no result, so the cell does not name its level.
-        number = cell.levels.get(stage, stages[stage].level if stage in stages else 0)
-        if record is None:
-            if evaluations:
-                yield Level(number, offset, evaluations, None)
-            return
-        reported = ticket_path(root, stage, cell.seed, "best")
-        ended = record.reported_step == record.step or not reported.exists()
-        path = ticket_path(root, stage, cell.seed) if ended else reported
-        ticket = path if path.exists() else None  # it may have been dropped
-        yield Level(number, offset, evaluations, record, ticket)
-        offset += record.step if record.train_steps else 0
-
-
-def _place(sweep: str, cell: FrozenCell, line: Curve | None) -> dict[str, str]:
-    """Where the report draws a cell; nothing is drawn of one whose choices are not known yet."""
-    label, panel = (line.label, line.panel) if line is not None else (cell.signature, "")
-    return {"sweep": sweep, "panel": panel, "line": label, "panel_and_line": f"{panel}: {label}"}
-
-
-def _lines(results: Results) -> dict[tuple[str, str], Curve]:
-    """The line of each cell and seed in the sweep's report."""
-    drawn: list[Curve] = []
-    for analysis in analyses(results, {}).values():
-        try:
-            drawn += analysis.every_curve
-        except ValueError:  # a layout that the report will refuse; the mirror can do without it
-            drawn += curves(analysis.results.cells, metric=analysis.metric)
-    return {(cell.signature, cell.seed): line for line in drawn for cell in line.cells}
-
-
-def history(folder: Path, seed: str) -> tuple[Row, ...]:
-    """The evaluations of a training, from its ticket, or while it runs from its last checkpoint.
-
-    Raises: CorruptTicket: the ticket is there and is damaged.
-    """
-    try:
-        return _rows(folder / f"{seed}.safetensors")
-    except FileNotFoundError:
-        pass
-    for step in reversed(checkpoint_steps(folder, [seed])[seed]):
-        try:
-            return _rows(folder / f"{seed}.partial-{step}.safetensors")
-        except (OSError, CorruptTicket):
-            continue  # just removed, or cut short by a full disk; an older one may be whole
-    return ()
-
-
-def _rows(path: Path) -> tuple[Row, ...]:
-    """The history of a file. Its first row was evaluated before any step: no training loss."""
-    rows = TicketFacts.of(read_metadata(path)).history
-    first = [{k: v for k, v in row.items() if k != "train_loss"} for row in rows[:1]]
-    return (*first, *rows[1:])
-
-
-def _evaluations(folder: Path, seed: str) -> tuple[Row, ...]:
-    """The same; nothing where a ticket is damaged, which the sweep itself reports and mends."""
-    try:
-        return history(folder, seed)
-    except (OSError, CorruptTicket) as error:
-        say_unused(str(error))
-        return ()
 
 
 def _summary(results: list[Row], dense: Row, metric: Quantity) -> dict[str, Any]:

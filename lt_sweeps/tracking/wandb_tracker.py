@@ -18,15 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from safetensors import safe_open
-from safetensors.numpy import save
 
-from lt_sweeps.storage.mask_bits import unpacked
-from lt_sweeps.storage.ticket_file import MASK
 from lt_sweeps.tracking import wandb_offline
 from lt_sweeps.tracking.mean_runs import KINDS
-from lt_sweeps.tracking.tracked_runs import Level, Run, label
+from lt_sweeps.tracking.tracked_runs import Run, label
 from lt_sweeps.tracking.tracker import Arrived, Unreachable, check_installed, check_seconds
+from lt_sweeps.tracking.wandb_artifacts import attach
 
 # The x axis that W&B uses for each metric, and for its statistics over seeds.
 _AXES = dict.fromkeys(("train/*", "val/*", "search/*"), "step")
@@ -138,7 +135,8 @@ class _Session:
                 mine.log(dict(run.rows[step]), step=step)
             mine.summary.update(dict(run.summary))
             if self._attached(run):
-                self._attach(mine, run)
+                wait = self.tracker.timeout if self.tracker.mode == "online" else None
+                attach(mine, run, self.tracker.artifacts, wait=wait)
             mine.finish()
         if self.tracker.mode == "offline":
             self._keep(Path(place), run.key, rows, run.done, run.label)
@@ -186,48 +184,6 @@ class _Session:
             tags=["job", *self.tracker.tags],
             dir=str(self.scratch),
         )
-
-    def _attach(self, mine: Any, run: Run) -> None:
-        """Log the tickets or masks of a run: a collection whose versions are the levels.
-
-        A version that W&B has already gets no second one, so a repeated call adds nothing. The
-        ticket that a level was pruned from is noted as used; offline W&B cannot, so the metadata
-        name it too.
-        """
-        logged: dict[str, tuple[str, Any]] = {}
-        for level in run.tickets:
-            record = level.record
-            assert record is not None
-            before = [logged[stage] for stage in logged if stage in (record.after or ())]
-            parent, used = before[-1] if before else (None, None)
-            if used is not None and self.tracker.mode == "online":
-                mine.use_artifact(used)
-            alias = f"{'level' if level.is_result else 'search'}-{level.number}"
-            artifact = self._artifact(run.key, level)
-            facts = ("cell", "seed", "stage", "level", "sparsity")
-            artifact.metadata |= {name: getattr(record, name) for name in facts}
-            metric = record.metric_of("test_metric").name
-            artifact.metadata |= {metric: record.measured(metric)}
-            artifact.metadata |= {"line": run.about["line"], "parent": parent}
-            mine.log_artifact(artifact, aliases=["latest", alias])
-            if self.tracker.mode == "online":
-                artifact.wait(self.tracker.timeout)
-            logged[record.stage] = alias, artifact
-
-    def _artifact(self, key: str, level: Level) -> Any:
-        """The whole ticket under the path that it names itself by, or its mask alone."""
-        import wandb
-
-        kind, ticket = self.tracker.artifacts.removesuffix("s"), level.ticket
-        assert ticket is not None
-        artifact = wandb.Artifact(f"{kind}-{key}", type=kind)
-        if kind == "ticket":
-            name = f"{ticket.parent.name}/{ticket.name}"
-            artifact.add_file(str(ticket), name=name, policy="immutable", skip_cache=True)
-        else:
-            with artifact.new_file("mask.safetensors", mode="wb") as file:
-                file.write(_mask(ticket))
-        return artifact
 
     def _attached(self, run: Run) -> list[str]:
         """The tag that marks a run in W&B as one whose artifacts have all been logged."""
@@ -280,14 +236,6 @@ class _Session:
             with suppress(Exception, SystemExit), _service_ends(self.tracker.timeout):
                 wandb.teardown()
             raise Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
-
-
-def _mask(ticket: Path) -> bytes:
-    """The mask of a ticket by the names of its parameters, as a safetensors file."""
-    with safe_open(ticket, framework="numpy") as file:
-        names = sorted(name for name in file.keys() if name.startswith(MASK))  # noqa: SIM118
-        whole = unpacked({name: file.get_tensor(name) for name in names}, file.metadata())
-        return save({name.removeprefix(MASK): mask for name, mask in whole.items()})
 
 
 @contextmanager
