@@ -20,7 +20,7 @@ def results_of_experiment(
 
     Raises: ValueError: something under the root cannot be read.
     """
-    cells: dict[tuple[str, str], CellResults] = {}
+    cells: dict[str, CellResults] = {}
     layouts: dict[str, Mapping[str, Any]] = {}
     notes: list[str] = []
     for folder in _sweeps(root, experiment):
@@ -31,7 +31,7 @@ def results_of_experiment(
             net, data = cell.choices.get("model"), cell.choices.get("dataset")
             fits = not nets or (net is not None and nets.get(net) == data)
             if cell.experiment == experiment and fits:
-                cells.setdefault((cell.signature, cell.seed), cell)
+                cells.setdefault(cell.name, cell)
     return Results(experiment, tuple(cells.values()), tuple(notes), root, layouts)
 
 

@@ -45,6 +45,11 @@ class CellResults:
     experiment: str = "default"
 
     @property
+    def name(self) -> str:
+        """`<signature>/<seed>`, as `FrozenCell.name`."""
+        return f"{self.signature}/{self.seed}"
+
+    @property
     def any_row(self) -> Record | None:
         """A row that says what its task measures; None before it has a record."""
         return next(iter(self.rows or self.search), None)

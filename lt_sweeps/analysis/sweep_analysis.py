@@ -68,8 +68,8 @@ class Analysis:
     @cached_property
     def unmeasured(self) -> list[Curve]:
         """The lines of cells whose task does not measure the first metric: nothing draws them."""
-        drawn = {(cell.signature, cell.seed) for curve in self.curves for cell in curve.cells}
-        rest = [cell for cell in self.results.cells if (cell.signature, cell.seed) not in drawn]
+        drawn = {cell.name for curve in self.curves for cell in curve.cells}
+        rest = [cell for cell in self.results.cells if cell.name not in drawn]
         # Only the layout's lines know its keys, so these have the names that tell them apart.
         return [curve for curve in curves(rest, metric="test_metric") if curve.points]
 
@@ -162,8 +162,8 @@ def line_names(sweep: SweepFolder) -> list[str]:
         return [cell.signature[:8] for cell in cells]
     several = len({curve.panel for curve in drawn}) > 1
     names = {
-        (cell.signature, cell.seed): f"{curve.label}, {curve.panel}" if several else curve.label
+        cell.name: f"{curve.label}, {curve.panel}" if several else curve.label
         for curve in drawn
         for cell in curve.cells
     }
-    return [names.get((cell.signature, cell.seed), cell.signature[:8]) for cell in cells]
+    return [names.get(cell.name, cell.signature[:8]) for cell in cells]

@@ -228,12 +228,8 @@ class Arguments:
         """Raises: Usage: a key that the verb does not take."""
         allowed = [word for word in VERB_WORDS[self.verb] if not word.startswith("-")]
         for key in self.keys:
-            if not self.knows(key):
+            if key not in allowed:
                 raise Usage(unknown(self.verb, key, allowed, what="keys"))
-
-    def knows(self, key: str) -> bool:
-        """Whether a key is of the verb itself."""
-        return key in VERB_WORDS[self.verb]
 
 
 def without_config_dir(words: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.cli.arguments import USAGE, Arguments, Usage
+from lt_sweeps.cli.arguments import USAGE, VERB_WORDS, Arguments, Usage
 from lt_sweeps.config.errors import yaml_value
 from lt_sweeps.config.report_config import layout, named_figures
 from lt_sweeps.config.trust import trusted_modules
@@ -29,8 +29,7 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
 
 def _report(given: Arguments) -> int:
     """Reads records only."""
-    own = ("out", "layout", "trust")
-    options = _values({key: text for key, text in given.keys.items() if key not in own})
+    options = _values(given, "out", "layout", "trust")
     trust = trusted_modules(given.keys.get("trust"))
     if "figures" in options:
         folders = [Path(given.config_dir)] if given.config_dir else []
@@ -49,7 +48,7 @@ def _report(given: Arguments) -> int:
 
 def _compare(given: Arguments) -> int:
     """Two sweeps or two cells that differ in one thing."""
-    options = _values({k: text for k, text in given.keys.items() if k not in ("out", "by")})
+    options = _values(given, "out", "by")
     layout(options)
     from lt_sweeps.reporting.sweep_comparison import compare_sweeps
 
@@ -64,7 +63,7 @@ def _paper(given: Arguments) -> int:
     from lt_sweeps.config.papers import read_paper
     from lt_sweeps.reporting.paper_report import draw_paper
 
-    quick = _values(given.keys).get("quick", False)
+    quick = _values(given).get("quick", False)
     if not isinstance(quick, bool):
         raise Usage(f"paper: got quick={given.keys['quick']}; give true or false")
     paper = read_paper(given.names[0])
@@ -131,8 +130,7 @@ def _export(given: Arguments) -> int:
         _refuse(given, ("effective", "speed"), f"is for tables; {path} is a file")
         from lt_sweeps.interchange.exported_ticket import export_ticket
 
-        of_form = _values({key: text for key, text in given.keys.items() if not given.knows(key)})
-        own: dict[str, Any] = {**given.keys, **of_form}
+        own: dict[str, Any] = {**given.keys, **_values(given, *VERB_WORDS["export"])}
         export_ticket(path, config_dir=given.config_dir, **own)
         return 0
     given.check_keys()
@@ -198,6 +196,6 @@ VERBS: Mapping[str, Callable[[Arguments], int]] = {
 }
 
 
-def _values(keys: Mapping[str, str]) -> dict[str, Any]:
-    """The values of keys as yaml reads them."""
-    return {key: yaml_value(key, text) for key, text in keys.items()}
+def _values(given: Arguments, *aside: str) -> dict[str, Any]:
+    """The values of keys as yaml reads them, without some keys."""
+    return {k: yaml_value(k, text) for k, text in given.keys.items() if k not in aside}

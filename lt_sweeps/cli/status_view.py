@@ -76,11 +76,6 @@ def cell_names(sweep: SweepFolder) -> list[str]:
     return [f"{line} seed {cell.seed}" for line, cell in pairs]
 
 
-def _last_line(path: Path) -> str:
-    """The last line of a log that is not blank, or nothing."""
-    return _log(path).rpartition("\n")[2].strip()
-
-
 def _log(path: Path) -> str:
     """The text of a log, without blank lines at its end; nothing where it cannot be read."""
     with suppress(OSError):
@@ -195,7 +190,8 @@ def _failed(found: Status) -> Iterator[Text]:
         about = " ".join(filter(None, [labels.get("model"), science]))
         where = f"({about}, seed {unit[1]}) at level {stage.level}"
         yield Text(f"failed: cell {which} {where}", style="red")
-        yield Text(f"  {_last_line(Path(note.log)) or note.reason}")
+        last_line = _log(Path(note.log)).rpartition("\n")[2].strip()
+        yield Text(f"  {last_line or note.reason}")
         yield Text(f"  {note.log}", style="dim")
     if len(broken) > _NAMED:
         yield Text(f"  and {len(broken) - _NAMED} more", style="red")

@@ -61,7 +61,8 @@ class RunSettings:
                 code_version=code_version(),
                 profile=_profile(config["profile"]),
             ),
-            name=_name(config["name"]),
+            # Hydra reads `name=2027` as a number.
+            name=str(config["name"]) if type(config["name"]) is int else config["name"],
             dry_run=config["dry_run"],
             budget=_budget(config["budget"]),
             keep=config["keep"],
@@ -94,11 +95,6 @@ def _check(config: Mapping[str, Any]) -> None:
         raise ValueError(f"tracker: got {config['tracker']!r}; give a `_target_` and its keys")
     tracker_of(config["tracker"])
     Objective.of(config["objective"])
-
-
-def _name(given: Any) -> Any:
-    """The name of a sweep; Hydra reads `name=2027` as a number."""
-    return str(given) if type(given) is int else given
 
 
 def _profile(given: Any) -> str:

@@ -29,10 +29,10 @@ def tracked_cells(sweep: Path) -> list[TrackedCell]:
     folder = SweepFolder(sweep.resolve())
     results = read_results(folder.folder, metrics=())
     lines = _lines(results)
-    frozen = {(cell.signature, cell.seed): cell for cell in folder.manifest.cells}
+    frozen = {cell.name: cell for cell in folder.manifest.cells}
     tracked: list[TrackedCell] = []
     for found in results.cells:
-        cell = frozen[found.signature, found.seed]
+        cell = frozen[found.name]
         chosen = {group: option for group, option in found.choices.items() if option is not None}
         tracked.append(
             TrackedCell(
@@ -43,7 +43,7 @@ def tracked_cells(sweep: Path) -> list[TrackedCell]:
                 tuple(_levels(folder, cell, found)),
                 found.done,
                 settings={**chosen, **found.settings},
-                place=_place(results.name, cell, lines.get((cell.signature, cell.seed))),
+                place=_place(results.name, cell, lines.get(cell.name)),
             )
         )
     return tracked
@@ -76,15 +76,15 @@ def _place(sweep: str, cell: FrozenCell, line: Curve | None) -> dict[str, str]:
     return {"sweep": sweep, "panel": panel, "line": label, "panel_and_line": f"{panel}: {label}"}
 
 
-def _lines(results: Results) -> dict[tuple[str, str], Curve]:
-    """The line of each cell and seed in the sweep's report."""
+def _lines(results: Results) -> dict[str, Curve]:
+    """The line of each cell and seed in the sweep's report, by the cell's name."""
     drawn: list[Curve] = []
     for analysis in analyses(results, {}).values():
         try:
             drawn += analysis.every_curve
         except ValueError:  # a layout that the report will refuse; the mirror can do without it
             drawn += curves(analysis.results.cells, metric=analysis.metric)
-    return {(cell.signature, cell.seed): line for line in drawn for cell in line.cells}
+    return {cell.name: line for line in drawn for cell in line.cells}
 
 
 def history(folder: Path, seed: str) -> tuple[Row, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lt_sweeps.storage.store import Store, ticket_in
@@ -31,6 +33,15 @@ class AuditedStore(Store):
 
     def write(self, *_: Any, **__: Any) -> None:
         """Nothing is stored: an initialisation that is missing is only drawn."""
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Equal for equal tensors by name, to the bit."""
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        bits = tensors[name].contiguous().reshape(-1).view(torch.uint8)
+        content.update(name.encode() + bits.numpy().tobytes())
+    return content.hexdigest()
 
 
 def differ(one: Tensor, other: Tensor) -> Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lt_sweeps.analysis.audit_findings import FOREIGN_CHECKS, CheckVerdict, Findings
+from lt_sweeps.interchange.auditing.audited_store import tensors_sha256
 from lt_sweeps.interchange.auditing.other_networks import (
     OtherNetwork,
     is_open_lth,
@@ -152,16 +151,9 @@ def _audit_seed(
     if not network.state:
         findings.leave_out("seeds", "only a mask is stored")
         return
-    content = hashlib.sha256()
-    for name in sorted(network.state):
-        content.update(name.encode() + _bytes(network.state[name]))
-    twin = seen.setdefault((network.settings, content.hexdigest()), network.path)
+    twin = seen.setdefault((network.settings, tensors_sha256(network.state)), network.path)
     same = twin != network.path
     findings.compare("seeds", network.path, f"it has the weights of {twin}" if same else "")
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _layers(network: OtherNetwork) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from lt_sweeps.config.identity import digest
 from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.interchange.auditing.accuracy_audit import audit_accuracy
-from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differing
+from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differing, tensors_sha256
 from lt_sweeps.interchange.auditing.repeat_audit import audit_repeat
 from lt_sweeps.interchange.auditing.row_audit import audit_rows
 from lt_sweeps.interchange.auditing.split_audit import audit_splits
@@ -27,7 +26,6 @@ from lt_sweeps.interchange.auditing.unit_audit import audit_unit, pruning_of
 from lt_sweeps.plan.cell_plan import Planned, planned_cell
 from lt_sweeps.plan.stages import Init, ancestors
 from lt_sweeps.plan.unit import Unit
-from lt_sweeps.storage.ticket import Mask
 
 T = TypeVar("T")
 Track = Callable[[Sequence[T], str], Iterable[T]]
@@ -179,7 +177,7 @@ def _audit_masks_of_arms(
             pruned = pruning_of(stage) if stage is not None and stage.stores_ticket else None
             if pruned is None or not store.has(record.stage, record.seed) or not record.is_result:
                 continue
-            mask = _digest(store.read(record.stage, record.seed).mask)
+            mask = tensors_sha256(store.read(record.stage, record.seed).mask)
             # A criterion of initial weights or of noise gives arms that differ elsewhere one mask.
             by = [pruned.criterion.call.identity(), [*pruned.criterion.evidence]]
             criterion = digest([*by, pruned.granularity])
@@ -189,10 +187,3 @@ def _audit_masks_of_arms(
         how = difference(records[one], records[other])
         say = f"its masks are those of {other} in all of {len(places)} results, {how}"
         findings.compare("arms", one, say)
-
-
-def _digest(mask: Mask) -> str:
-    content = hashlib.sha256()
-    for name in sorted(mask):
-        content.update(name.encode() + mask[name].numpy().tobytes())
-    return content.hexdigest()
