@@ -114,7 +114,8 @@ def read_results(
         if stored is None or stored.faults or stored.half_written or _lacks(stored, metrics):
             stored = RunFolder(folder).read(needed=metrics, stages=frozen and frozen.stages)
         faults += stored.faults
-        cells.append(_cell(folder, frozen, stored, faults, known and known.written))
+        content = _content(folder, frozen, stored, faults, known and known.written)
+        cells.append(_cell(folder, content, stored))
         notes += filter(None, [stored.half_written])
         said.update(note for record in stored.records for note in record.notes or ())
     if faults:
@@ -186,15 +187,8 @@ def _lacks(stored: CellRecords, metrics: Collection[str]) -> bool:
     )
 
 
-def _cell(
-    folder: Path,
-    frozen: FrozenCell | None,
-    stored: CellRecords,
-    faults: list[str],
-    written: Mapping[str, Any] | None,
-) -> CellResults:
-    """The results in a cell's folder; what is wrong with its config joins the `faults`."""
-    content = _content(folder, frozen, stored, faults, written)
+def _cell(folder: Path, content: Mapping[str, Any], stored: CellRecords) -> CellResults:
+    """The results in a cell's folder, with its `choices` and its `config`."""
     chosen = as_today(content.get("choices") or {}, content.get("config") or {})
     groups = [name for name in chosen if name not in ASIDE and not name.startswith("hydra")]
     # A method that takes no criterion has none in its records, whatever its config.yaml holds: an
@@ -221,7 +215,10 @@ def _content(
     faults: list[str],
     written: Mapping[str, Any] | None,
 ) -> Mapping[str, Any]:
-    """The `choices` and the `config` of a cell, from its manifest or from its folder."""
+    """The `choices` and the `config` of a cell, from its manifest or from its folder.
+
+    What is wrong with its config joins the `faults`.
+    """
     path = folder / "config.yaml"
     # The manifest holds a queued cell's config before the cell has a folder.
     content: Mapping[str, Any] = (

@@ -37,7 +37,7 @@ def audit_unit(unit: Unit, store: AuditedStore, findings: Findings) -> None:
     if not nested or not _audit_mask(unit, pruned, start, trained, store, findings):
         return
     _audit_pinned(unit, start, trained, store, findings)
-    _audit_start(stage, start, unit, store, findings)
+    _audit_start(unit, start, store, findings)
 
 
 def _audit_mask(
@@ -122,11 +122,9 @@ def _audit_pinned(
         findings.compare_counts("pinned", path, counts, what)
 
 
-def _audit_start(
-    stage: Work, start: Ticket, unit: Unit, store: AuditedStore, findings: Findings
-) -> None:
+def _audit_start(unit: Unit, start: Ticket, store: AuditedStore, findings: Findings) -> None:
     """The weights that a training began with, where they are stored or go back to a snapshot."""
-    reset, seed = stage.start, unit.seed
+    stage, seed, reset = unit.stage, unit.seed, unit.stage.start
     if not isinstance(reset, Reset) and not store.has(stage.key, seed, "start"):
         return
     expected = _snapshot_behind(reset, unit, store) if isinstance(reset, Reset) else None
