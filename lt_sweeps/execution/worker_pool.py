@@ -14,22 +14,19 @@ reason. The units that need its ticket are not begun; all others go on.
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.config.garbage_collection import collect_as_usual
-from lt_sweeps.execution.forking import may_fork, process_context
 from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode
 from lt_sweeps.execution.patience import PATIENCE, OutOfPatience, next_pause, patiently, say
+from lt_sweeps.execution.pool_process import PackRun, PoolProcess
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
 from lt_sweeps.storage.sweep_folder import Heartbeat, PackAtWork, SweepFolder
 
@@ -42,8 +39,6 @@ NO_GPU = 79  # its GPU cannot be used: another one may
 
 _LONGEST = 60.0  # seconds between two tries of a pack that waits for a file system
 _BEAT = 5.0  # seconds between two heartbeats
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
-"""What tells a sweep to stop: Ctrl-C, Slurm, or a closed terminal."""
 
 
 class Workers:
@@ -80,8 +75,8 @@ class Workers:
         self.free, self.scratch, self.keep = list(devices), scratch, keep
         # The last of them notes what has been imported.
         self.preload = [*preload, "lt_sweeps.execution.worker_process"]
-        self.running: list[_Job] = []
-        self.idle: list[_Worker] = []  # kept, and without a pack
+        self.running: list[PackRun] = []
+        self.idle: list[PoolProcess] = []  # kept, and without a pack
         self.failed: dict[UnitName, str] = {
             unit: failure.reason for unit, failure in sweep.failures().items()
         }
@@ -164,27 +159,27 @@ class Workers:
             self.free.pop(0)
             self.panel.start(startable)
 
-    def _begin(self, pack: FrozenPack, device: str) -> _Job:
+    def _begin(self, pack: FrozenPack, device: str) -> PackRun:
         """Give a pack to a process that was kept on the device, or else to a new one."""
         step = self.sweep.manifest.stages[pack.units[0][0]].start
         for worker in [kept for kept in self.idle if kept.device == device]:
             self.idle.remove(worker)
             with suppress(OSError):  # it was killed meanwhile
-                return _Job(pack, worker, step)
+                return PackRun(pack, worker, step)
             worker.close()
         keep = device != "cpu" if self.keep is None else self.keep
         about = self.sweep.folder, device, self.scratch, self.code, keep
         others = [*self.idle, *(job.worker for job in self.running)]
-        return _Job(pack, _Worker(device, about, others), step)
+        return PackRun(pack, PoolProcess(device, about, others), step)
 
-    def _ended(self) -> list[_Job]:
+    def _ended(self) -> list[PackRun]:
         if self.running:
             wait([job.worker.pipe for job in self.running], timeout=0.5)
         else:
             time.sleep(0.2)  # every pack waits for the file system
         return [job for job in self.running if job.messages(self.panel)]
 
-    def _end(self, job: _Job) -> None:
+    def _end(self, job: PackRun) -> None:
         self.running.remove(job)
         self.free.append(job.worker.device)
         if job.status == 0 and job.worker.process.exitcode is None:
@@ -268,85 +263,6 @@ class Workers:
             self.sweep.beat(self.who, Heartbeat(socket.gethostname(), packs, queue, self.job))
 
 
-class _Worker:
-    """A process that trains packs on a device, and our end of the pipe to it.
-
-    It starts with the stop signals blocked until it has set what they do, so that none is lost.
-    """
-
-    def __init__(self, device: str, about: tuple[Any, ...], others: Sequence[_Worker]) -> None:
-        self.device = device
-        context = process_context(device)
-        self.pipe, theirs = context.Pipe()
-        # A fork has our ends of all pipes. It closes them, so that each breaks when we die.
-        forked = context.get_start_method() == "fork"
-        ours = [self.pipe, *(other.pipe for other in others)] if forked else []
-        arguments = (os.getcwd(), theirs, ours, *about)
-        self.process: BaseProcess = context.Process(target=_body, args=arguments, daemon=True)
-        try:
-            with _blocked(*STOP_SIGNALS), may_fork():
-                self.process.start()
-        finally:
-            theirs.close()
-
-    def close(self) -> None:
-        """Wait for its end; a process without a pack ends when its pipe is closed."""
-        self.pipe.close()
-        self.process.join()
-
-
-class _Job:
-    """One pack and the worker that trains it.
-
-    Raises:
-        OSError: the worker's process has died before.
-    """
-
-    def __init__(self, pack: FrozenPack, worker: _Worker, step: int) -> None:
-        self.pack, self.worker, self.step = pack, worker, step
-        self.status: int | None = None  # of the pack, when it has ended
-        self._error = ""
-        worker.pipe.send(pack)
-
-    def messages(self, panel: Any) -> bool:
-        """Read the messages of the process; returns whether the pack has ended.
-
-        A number is the step that it has reached, a text the reason of its failure, and None says
-        that the pack is done and that the process waits for another.
-        """
-        with suppress(EOFError, ConnectionResetError):
-            while self.worker.pipe.poll():
-                message = self.worker.pipe.recv()
-                if message is None:
-                    self.status = 0
-                    return True
-                if isinstance(message, int):
-                    self.step = message
-                    panel.step(self.pack, message)
-                else:
-                    self._error = message
-            return False
-        self.worker.process.join()
-        self.status = self.worker.process.exitcode
-        return True
-
-    def reason(self) -> str:
-        """Why the pack failed."""
-        if self.status is not None and self.status < 0:
-            name = signal.Signals(-self.status).name
-            return f"killed by {name}; the same command continues from its last checkpoint"
-        return self._error or f"exit status {self.status}"
-
-
-@contextmanager
-def _blocked(*signals: signal.Signals) -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 @contextmanager
 def _ignored(number: signal.Signals) -> Iterator[None]:
     """Ignore a signal; a block would hold for this thread alone, and another could take it."""
@@ -355,15 +271,3 @@ def _ignored(number: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
-
-
-def _body(working_folder: str, pipe: Connection, others: Sequence[Connection], *rest: Any) -> None:
-    collect_as_usual()
-    for other in others:
-        other.close()
-    # Python would start it where this process was started; `resume` has gone elsewhere since.
-    os.chdir(working_folder)
-    # Here, because it imports torch, which the pool does without.
-    from lt_sweeps.execution.worker_process import serve
-
-    serve(pipe, *rest)

@@ -21,16 +21,10 @@ from lt_sweeps.execution.frozen_pack import work_on
 from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, imported
 from lt_sweeps.execution.materialize import Missing
 from lt_sweeps.execution.patience import drain
+from lt_sweeps.execution.pool_process import STOP_SIGNALS
 from lt_sweeps.execution.process_state import as_before, forget_users_code
 from lt_sweeps.execution.slurm.code_snapshot import users_modules
-from lt_sweeps.execution.worker_pool import (
-    AGAIN,
-    CHANGED,
-    NO_GPU,
-    STOP_SIGNALS,
-    STOPPED,
-    STORAGE,
-)
+from lt_sweeps.execution.worker_pool import AGAIN, CHANGED, NO_GPU, STOPPED, STORAGE
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.atomic_write import passes

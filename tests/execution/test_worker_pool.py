@@ -19,9 +19,10 @@ from fixtures.command_line import CommandLine
 from fixtures.tiny_cell import settings
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.execution import worker_pool
+from lt_sweeps.execution import pool_process
 from lt_sweeps.execution.forking import process_context
 from lt_sweeps.execution.loaded_code import LoadedCode
+from lt_sweeps.execution.pool_process import PoolProcess
 from lt_sweeps.execution.process_state import as_before, forget_users_code
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.worker_pool import STOPPED, Workers
@@ -89,7 +90,7 @@ def test_a_process_that_is_no_fork_trains_the_same(
     """As where this process has used CUDA already, in a notebook or by a user's module."""
     forked = trained(frozen([cell(seed=0)], tmp_path / "forked"), Seen(), keep=True)
     new = multiprocessing.get_context("spawn")
-    monkeypatch.setattr(worker_pool, "process_context", lambda device: new)
+    monkeypatch.setattr(pool_process, "process_context", lambda device: new)
     seen = Seen()
     assert trained(frozen([cell(seed=0)], tmp_path / "new"), seen, keep=True) == forked
     assert len(set(seen.pids)) == 1 and len(seen.pids) == 3
@@ -195,13 +196,13 @@ def test_only_a_second_ctrl_c_ends_a_process_that_hangs(
     code, panel = LoadedCode.now(), Seen()
     panel.pool = Workers(sweep, sweep.packs(), ["cpu"], code=code, who="test", panel=panel)
 
-    close, signals = worker_pool._Worker.close, [second]
+    close, signals = PoolProcess.close, [second]
 
     def interrupted(pool: Workers) -> None:
         if Path("hangs").exists():
             raise KeyboardInterrupt
 
-    def waits(worker: worker_pool._Worker) -> None:
+    def waits(worker: PoolProcess) -> None:
         if second == signal.SIGTERM:  # it is not heeded before the process has ended
             Path("goes on").touch()
         if signals:
@@ -213,7 +214,7 @@ def test_only_a_second_ctrl_c_ends_a_process_that_hangs(
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     with monkeypatch.context() as patched:
         patched.setattr(Workers, "_beat", interrupted)
-        patched.setattr(worker_pool._Worker, "close", waits)
+        patched.setattr(PoolProcess, "close", waits)
         with pytest.raises(KeyboardInterrupt):
             panel.pool.run()
     for number, handler in before.items():

@@ -12,11 +12,12 @@ from pathlib import Path
 from lt_sweeps.analysis.record_audit import audited_cells
 from lt_sweeps.execution.loaded_code import ChangedCode, job_code
 from lt_sweeps.execution.patience import OutOfPatience, drain, patiently, say
+from lt_sweeps.execution.pool_process import STOP_SIGNALS
 from lt_sweeps.execution.prune_store import keep_only
 from lt_sweeps.execution.slurm.code_snapshot import only_from
 from lt_sweeps.execution.slurm.squeue import Batch, end
 from lt_sweeps.execution.status import Status
-from lt_sweeps.execution.worker_pool import STOP_SIGNALS, STOPPED, Workers
+from lt_sweeps.execution.worker_pool import STOPPED, Workers
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
