@@ -34,7 +34,7 @@ from lt_sweeps.storage.sweep_folder import (
 )
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.unit_costs import known_speeds
-from lt_sweeps.tracking.tracked_cells import history
+from lt_sweeps.tracking.tracked_sweep import history
 from lt_sweeps.tracking.wandb_offline import rows_written
 
 EXAMPLES = 60

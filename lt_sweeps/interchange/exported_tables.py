@@ -25,7 +25,7 @@ from lt_sweeps.storage.dropped_tickets import dropped_sentence
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed, Speeds, add_speeds, read_speeds
 from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.storage.ticket import Ticket
-from lt_sweeps.tracking.tracked_cells import history
+from lt_sweeps.tracking.tracked_sweep import history
 
 
 def export_tables(

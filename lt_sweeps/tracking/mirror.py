@@ -28,8 +28,8 @@ from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mean_runs import runs_over_seeds
 from lt_sweeps.tracking.mirror_process import Deadline, say_results_are_kept
-from lt_sweeps.tracking.tracked_cells import tracked_cells
 from lt_sweeps.tracking.tracked_runs import Run
+from lt_sweeps.tracking.tracked_sweep import tracked_cells
 from lt_sweeps.tracking.tracker import Arrived, Session, Tracker, Unreachable, tracker_of
 
 _AGAIN = (1.0, 2.0, 4.0)  # W&B may report rows only some seconds after it took them

@@ -26,8 +26,8 @@ from lt_sweeps.reporting.terminal_tables import p_text
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.checked_read import read_json
 from lt_sweeps.storage.sweep_folder import SweepFolder
-from lt_sweeps.tracking.tracked_cells import tracked_cells
 from lt_sweeps.tracking.tracked_runs import TrackedCell
+from lt_sweeps.tracking.tracked_sweep import tracked_cells
 
 _NAMES = ("project", "entity")
 

@@ -25,7 +25,7 @@ from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.run_folder import RunFolder
-from lt_sweeps.tracking.tracked_cells import tracked_cells
+from lt_sweeps.tracking.tracked_sweep import tracked_cells
 from lt_sweeps.tracking.wandb_dashboard import sections, verdict_table
 
 R2, PERPLEXITY = ("r2", False), ("perplexity", True)

@@ -18,8 +18,8 @@ from lt_sweeps.tracking import tensorboard_tracker
 from lt_sweeps.tracking.mean_runs import runs_over_seeds
 from lt_sweeps.tracking.mirror import sync
 from lt_sweeps.tracking.mirror_process import mirrored
-from lt_sweeps.tracking.tracked_cells import tracked_cells
 from lt_sweeps.tracking.tracked_runs import AXES, Run, axis
+from lt_sweeps.tracking.tracked_sweep import tracked_cells
 
 Make = Callable[..., Cell]
 Swept = Callable[..., Path]

@@ -24,8 +24,8 @@ from fixtures.wandb_server import WandbServer, sync
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking.mirror import Mirror
 from lt_sweeps.tracking.mirror_process import Deadline
-from lt_sweeps.tracking.tracked_cells import tracked_cells
 from lt_sweeps.tracking.tracked_runs import Run
+from lt_sweeps.tracking.tracked_sweep import tracked_cells
 from lt_sweeps.tracking.tracker import Arrived, Unreachable
 from lt_sweeps.tracking.wandb_tracker import Wandb
 

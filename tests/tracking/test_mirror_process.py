@@ -18,7 +18,7 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking import mirror_process
 from lt_sweeps.tracking.mirror_process import Deadline, mirrored
-from lt_sweeps.tracking.tracked_cells import tracked_cells
+from lt_sweeps.tracking.tracked_sweep import tracked_cells
 
 WORDS = [
     *TINY,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.tracking.tracked_cells import tracked_cells
+from lt_sweeps.tracking.tracked_sweep import tracked_cells
 from lt_sweeps.training.training_loop import Interrupted
 
 DENSE = {"_target_": "lt_sweeps.plan.methods.dense"}

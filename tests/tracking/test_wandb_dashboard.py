@@ -16,7 +16,7 @@ from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking.mean_runs import runs_over_seeds
-from lt_sweeps.tracking.tracked_cells import tracked_cells
+from lt_sweeps.tracking.tracked_sweep import tracked_cells
 from lt_sweeps.tracking.wandb_dashboard import dashboard, sections, verdict_table
 
 pytest.importorskip("wandb_workspaces")

@@ -16,7 +16,7 @@ from fixtures.wandb_server import WandbServer, sync
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking import wandb_file
-from lt_sweeps.tracking.tracked_cells import tracked_cells
+from lt_sweeps.tracking.tracked_sweep import tracked_cells
 
 REPOSITORY = Path(__file__).parents[2]
 Make = Callable[..., Cell]

@@ -17,7 +17,7 @@ from fixtures.wandb_server import WandbServer, sync
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.tracking import wandb_tracker
-from lt_sweeps.tracking.tracked_cells import tracked_cells
+from lt_sweeps.tracking.tracked_sweep import tracked_cells
 from lt_sweeps.tracking.tracker import Unreachable
 from lt_sweeps.tracking.wandb_tracker import AXES, Wandb
 
