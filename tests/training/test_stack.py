@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_sweeps.config.keys import Precision
 from lt_sweeps.models import FC, Conv, ResNet
+from lt_sweeps.training.arithmetic import Arithmetic
 from lt_sweeps.training.backends.backend import choose_backend
 from lt_sweeps.training.cuda_graph import graphed
 from lt_sweeps.training.optimizers import Optimizer
@@ -155,6 +157,25 @@ def test_a_row_trains_as_it_does_alone_bit_for_bit(net, how):
         alone = _train(_stack_of(plain, how, row), row)
         for name, value in alone.items():
             assert torch.equal(value, together[name][row]), name
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("how", ["chain", "loop"])
+def test_a_row_of_any_size_is_computed_as_it_is_alone(how: str, precision: Precision) -> None:
+    """Sizes at which no replicate but the first begins at a multiple of 64 bytes by itself."""
+    sizes = [(17, 33, 2), (47, 10, 2), (29, 10, 3), (3, 33, 10), (57, 7, 4), (32, 1, 2), (7, 8, 4)]
+    for number, (batch, hidden, classes) in enumerate(sizes):
+        torch.manual_seed(number)
+        net, arithmetic = FC((10,), classes, hidden=(hidden, 9)), Arithmetic(precision)
+        whole, alone = (Stack(net, r, backend=how, arithmetic=arithmetic) for r in (R, 1))
+        whole.load({name: torch.randn_like(value) for name, value in whole.state().items()})
+        x, y = torch.randn(R, batch, 10), torch.randint(classes, (R, batch))
+        losses, logits = whole.loss(x, y), whole.logits(x[0])
+        for row in range(R):
+            alone.load({name: value[row : row + 1] for name, value in whole.state().items()})
+            assert torch.equal(alone.loss(x[row, None], y[row, None])[0], losses[row])
+            assert torch.equal(alone.grads[0], whole.grads[row])
+            assert torch.equal(alone.logits(x[0])[0], logits[row])
 
 
 @pytest.mark.parametrize(("net", "how"), WAYS)

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from lt_sweeps.training.backends.stack_views import StackViews, is_plain
 
 aten = torch.ops.aten
+_LINE = 64  # bytes
 
 
 class ChainBackend:
@@ -41,14 +42,15 @@ class ChainBackend:
             weight, bias = self._grads[i]
             if bias is not None:
                 torch.sum(ahead, 1, out=bias, dtype=bias.dtype)
-            ahead = ahead.to(self._dtype)
+            ahead = self._aligned(ahead)
             if weight.dtype == self._dtype:
                 torch.bmm(ahead.mT, inputs[i], out=weight)
             else:
-                weight.copy_(torch.bmm(ahead.mT, inputs[i]))
+                product = torch.bmm(ahead.mT, inputs[i], out=_rows(weight, dtype=self._dtype))
+                weight.copy_(product)
             if i:
-                ahead = torch.bmm(ahead, weights[i])
-                ahead = aten.threshold_backward(ahead, inputs[i], 0)
+                ahead = torch.bmm(ahead, weights[i], out=_rows(inputs[i]))
+                aten.threshold_backward(ahead, inputs[i], 0, grad_input=ahead)
         return losses
 
     def logits(self, x: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ class ChainBackend:
 
     def _cast(self) -> list[Tensor]:
         """The weights in the type that they are multiplied in: those themselves in float32."""
-        return [weight.to(self._dtype) for weight in self._weights]
+        return [self._aligned(weight) for weight in self._weights]
 
     def _hard(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The losses `[R]`, and their gradients by the logits."""
@@ -77,15 +79,33 @@ class ChainBackend:
 
     def _forward(self, weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
         """The input of each layer, then the logits, which have the type of the stack's weights."""
-        flow = [x.to(self._dtype)]
+        flow = [self._aligned(x)]
         for weight, bias in zip(weights, self._biases, strict=True):
             x = flow[-1] if len(flow) == 1 else flow[-1].relu_()
-            flow.append(
-                torch.bmm(x, weight.mT)
-                if bias is None
-                else torch.baddbmm(bias[:, None].to(self._dtype), x, weight.mT)
-            )
+            out = _rows(x, weight.shape[1])
+            if bias is None:
+                torch.bmm(x, weight.mT, out=out)
+            else:
+                torch.baddbmm(bias[:, None].to(self._dtype), x, weight.mT, out=out)
+            flow.append(out)
         return [*flow[:-1], flow[-1].to(self._weights[0].dtype)]
+
+    def _aligned(self, x: Tensor) -> Tensor:
+        """The numbers of `x` in the type of the products, each replicate's as `_rows` has them."""
+        lies = x.dtype == self._dtype and x.stride(0) * x.element_size() % _LINE == 0
+        return x if lies else _rows(x, dtype=self._dtype).copy_(x)
+
+
+# The library that multiplies on a CPU takes other instructions where a matrix does not begin at a
+# multiple of 64 bytes, and then rounds otherwise. Allocated memory begins there, and so does a
+# replicate alone. The second one of a stack does only with room between the two: with 47 examples
+# and 10 units without a gap, it would begin at byte 1880.
+def _rows(like: Tensor, width: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """Memory for `[R, B, width]` in which each replicate begins as it does alone."""
+    replicates, batch, width = *like.shape[:2], width or like.shape[2]
+    line = _LINE // (dtype or like.dtype).itemsize
+    apart = (batch * width // line + 1) * line  # one after another they would be a single matrix
+    return like.new_empty_strided((replicates, batch, width), (apart, width, 1), dtype=dtype)
 
 
 def chain_of(module: nn.Module) -> list[str]:
