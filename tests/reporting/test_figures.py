@@ -142,7 +142,7 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
         "paired t",
         "Holm within each panel",
         "Not inferior to dense by 2 points",
-        "large_final 80%, random 100%",
+        "large_final 80%, random at no level",
     ):
         assert says in figure.caption
     assert figure.stages == ("dense", "large_final-1", "random-1")
@@ -347,7 +347,7 @@ def test_what_is_said_of_a_line_is_said_of_each_panel(sweep: FakeSweep) -> None:
             options = {"choices": {"dataset": data}, "stages": names}
             sweep.cell(data, seed, accuracies=means, **options)
     sentence = not_inferior_sentence(sweep.analysis(panels=["dataset"]))
-    assert "digits: large_final 64%" in sentence and "cifar10: large_final 100%" in sentence
+    assert "digits: large_final 64%" in sentence and "cifar10: large_final at no level" in sentence
 
 
 def test_lines_of_almost_one_sparsity_share_a_panel(sweep: FakeSweep) -> None:
@@ -525,7 +525,7 @@ def test_labels_that_hold_commas_are_listed_apart(sweep: FakeSweep) -> None:
     criteria(sweep, "large_final", "random")
     labels = {"random": "random mask, reinit"}
     sentence = not_inferior_sentence(sweep.analysis(labels=labels))
-    assert sentence.endswith(": random mask, reinit 100%; large_final 100%.")
+    assert sentence.endswith(": random mask, reinit at no level; large_final at no level.")
 
 
 def test_a_matrix_of_masks_has_the_lines_of_its_panel_below_a_title_that_fits() -> None:

@@ -204,10 +204,13 @@ def test_the_terminal_says_how_sparse_a_line_may_be_and_still_match_dense(
     sweep: FakeSweep,
 ) -> None:
     for seed in range(3):
-        sweep.cell("a", seed, accuracies=[0.9, 0.9 + seed / 1000, 0.5])
+        for criterion, drop in (("movement", 0), ("random", 0.1)):
+            accuracies = [0.9, 0.9 - drop + seed / 1000, 0.5]
+            chosen = {"mask_criterion": criterion}
+            sweep.cell(criterion, seed, accuracies=accuracies, choices=chosen)
     text = " ".join(_run(sweep.folder)[0].split())
     assert "Not inferior to dense by 0.5 points" in text
-    assert "down to these weights remaining: large_final 80%." in text
+    assert "down to these weights remaining: movement 80%, random at no level." in text
 
 
 def test_an_unfinished_sweep_shows_what_there_is_and_says_so(sweep: FakeSweep) -> None:

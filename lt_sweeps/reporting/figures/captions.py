@@ -153,7 +153,8 @@ def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
 def not_inferior_sentence(analysis: Analysis) -> str:
     """How sparse each line may be and still be as good as dense, with the test and its margin."""
     reached = [
-        (curve, f"{100 * (1 - sparsity):.3g}%")
+        # "100%" would read as a perfect score.
+        (curve, f"{100 * (1 - sparsity):.3g}%" if sparsity else "at no level")
         for curve, endpoints in analysis.endpoints
         if not math.isnan(sparsity := endpoints["sparsest_tested"].sparsity)
     ]
