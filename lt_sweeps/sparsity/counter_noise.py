@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lt_sweeps.config.seeds import draw
+from lt_sweeps.config.seeds import draws
 
 _STEPS = 1024  # whose keys are sent to the device at once
 
@@ -62,8 +63,8 @@ class StepKeys:
         first = step - step % _STEPS
         if first != self._first:
             steps = range(first, first + _STEPS)
-            table = [[_low_bits(draw(*s, step)) for step in steps] for s in self._streams]
-            self._table = torch.tensor(table, dtype=torch.int32).to(self._device)
+            table = np.stack([draws(*stream, last=steps) for stream in self._streams])
+            self._table = torch.from_numpy(table.astype(np.int32)).to(self._device)  # the low bits
             self._first = first
         return self._table[:, step - first]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lt_sweeps.config.seeds import Seed, generator, global_draws, repeated
+from lt_sweeps.config.seeds import Seed, draw, draws, generator, global_draws, repeated
 
 
 def test_a_draw_is_made_again_from_its_name() -> None:
@@ -17,6 +17,12 @@ def test_a_draw_is_made_again_from_its_name() -> None:
 def test_seed_purpose_and_index_each_change_a_draw(other: tuple) -> None:
     first = torch.rand(4, generator=generator(3, "order", 7))
     assert not torch.equal(first, torch.rand(4, generator=generator(*other)))
+
+
+def test_many_draws_at_once_are_those_drawn_one_by_one() -> None:
+    assert draws(3, "sample", 1, last=range(99)).tolist() == [
+        draw(3, "sample", 1, i) for i in range(99)
+    ]
 
 
 def test_roles_can_be_set_apart_and_the_label_says_so() -> None:
