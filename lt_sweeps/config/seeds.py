@@ -42,7 +42,7 @@ class Seed:
         roles = {role: seed for role, seed in (apart or {}).items() if seed is not None}
         for role, seed in {"seed": value, **roles}.items():
             if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-                several = "; several are seed=0,1,2" if isinstance(seed, list) else ""
+                several = "; several are seed=0,1,2" if isinstance(seed, list | str) else ""
                 raise ValueError(f"{role}: got {seed!r}; give a whole number from 0 up{several}")
         if unknown := sorted(set(roles) - set(ROLES)):
             raise ValueError(f"seeds: no role {unknown}; roles are {', '.join(ROLES)}")

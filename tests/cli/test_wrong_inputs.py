@@ -21,6 +21,7 @@ WRONG = {
     "recipe.batch_size=0": "recipe.batch_size: got 0; give 1 to 1137 images",
     "recipe.milestones=5ep": "recipe.milestones: got '5ep'; give a list of: a duration",
     "seed=-1": "seed: got -1; give a whole number from 0 up",
+    "seed=0-4": "seed: got '0-4'; give a whole number from 0 up; several are seed=0,1,2",
     "seed={a:1}": "seed: got {'a': 1}; give a whole number",
     "budget.gpu_hours=nan": "budget.gpu_hours: got nan; give hours, or null for no limit",
     "workers=two": "workers: got 'two'; give `auto` or a whole number",
