@@ -155,6 +155,9 @@ def _audit_seeds(tickets: Mapping[Path, Mapping[str, Any]], findings: Findings) 
         if header_value(about, "same_for_seeds"):
             findings.leave_out("seeds", "every seed begins with the same pretrained weights")
             continue
+        if not (header_value(about, "metrics") or {}).get("finite", True):
+            findings.leave_out("seeds", "the training diverged: NaN in all weights is no copy")
+            continue
         if not about["seed"].isdigit():
             findings.leave_out("seeds", "roles of the seed have seeds of their own")
             continue

@@ -510,6 +510,22 @@ def test_arms_with_equal_results_are_named(
     assert "arms: " in (out := capsys.readouterr().out) and "in all of 2 results" in out
 
 
+def test_seeds_that_diverged_to_nan_in_all_weights_are_no_copies(cell: Make, swept: Swept) -> None:
+    dataset = {"_target_": "lt_sweeps.data.diabetes", "validation": 66, "test": 300}
+    task = {
+        "loss": {"_target_": "torch.nn.functional.mse_loss"},
+        "metrics": {"mae": {"_target_": "torch.nn.functional.l1_loss"}},
+    }
+    recipe = {"_target_": "lt_sweeps.config.recipes.recipe", "optimizer": "sgd", "lr": 1e12}
+    recipe |= {"batch_size": 16, "length": "9it", "evaluate_every": "9it"}
+    how = {"dataset": dataset, "task": task, "recipe": recipe}
+    folder = swept(*(cell(seed=seed, **how) for seed in (0, 1)))
+    key = cells(folder)[0].read().records[0].stage
+    pair = [Store(folder.parent.parent).read(key, seed).state for seed in ("0", "1")]
+    assert all(tensor.isnan().all() for state in pair for tensor in state.values())
+    assert failing(folder) == []
+
+
 def test_arms_without_a_path_through_the_network_are_no_copies(cell: Make, swept: Swept) -> None:
     """What is left to train is the last bias, and all criteria leave the same."""
     cut = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.98}
