@@ -1,0 +1,160 @@
+"""Cells drawn at random: models, methods, criteria, resets, freezes, schedules, recipes, backends.
+
+Options are tested by themselves elsewhere. Here they meet: each composition that can be planned is
+computed as planned, in a stack, with the bytes of each seed alone, whatever killed it; records
+count what the masks keep; and the audit of it passes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.command_line import tickets
+from fixtures.method_cases import METHODS, MODELS
+from fixtures.tiny_cell import compute_cells, settings, tiny_cell
+from rich.console import Console
+
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.submission import Submission
+from lt_sweeps.interchange.audit_results import audit
+from lt_sweeps.plan.planning import plan
+from lt_sweeps.storage.store import Store
+
+COMPOSITIONS = 20
+SEEDS = (0, 1, 17)
+CRITERIA = "large_final small_init movement magnitude_increase large_final_same_sign random snip"
+RESETS = "rewind reinit reshuffle constant redraw keep transplant"
+FREEZES = "zero init final variant random_zeros"
+HOW_COMPUTED = ("seconds", "stack_size")
+
+
+class Killed(BaseException):
+    pass
+
+
+def drawn(draws: random.Random) -> list[Cell]:
+    """The cells of one composition, one per seed."""
+    pick, names = draws.choice, [*METHODS]
+    model, method, length = pick([*MODELS]), pick(names), draws.randint(5, 12)
+    net = {"_target_": "lt_sweeps.models.FC", "hidden": [draws.randint(5, 20), pick((7, 8, 10))]}
+    recipe = {
+        "optimizer": pick(("sgd", "adam", "adamw")),
+        "lr": pick((0.01, 0.1)),
+        "batch_size": pick((7, 10, 16, 30)),
+        "length": f"{length}it",
+        "evaluate_every": f"{draws.randint(1, 3)}it",
+        "warmup": pick(("0it", "2it")),
+        "decay": pick(("step", "cosine", "one_cycle")),
+        "clip": pick((None, {"norm": 0.5})),
+        "drop_last": pick((True, False)),
+        "order": pick(("same", "fresh")),
+        "augment": pick(("none", "none", "crop_flip")),
+    }
+    reset = pick(RESETS.split())
+    to = {} if reset == "keep" else {"to": f"{pick((0, 0, length // 2))}it"}
+    criterion = pick(CRITERIA.split())
+    final = pick(({}, {"final": "best"})) if "final" in criterion else {}
+    schedule = pick(({"sparsity": [0.9]}, {"sparsity": [0.2, 0.5]}))
+    changes: dict[str, Any] = {
+        "model": {"net": net} if model == "fc" else MODELS[model],
+        "dataset__test": pick((32, 47)),
+        "dataset__validation": pick((16, 33)),
+        "method": {"_target_": f"lt_sweeps.plan.methods.{method}", **METHODS[method]},
+        "mask_criterion": {"_target_": f"lt_sweeps.sparsity.criteria.{criterion}", **final},
+        "schedule": {"_target_": "lt_sweeps.sparsity.schedules.sparsities", **schedule},
+        "recipe": {"_target_": "lt_sweeps.config.recipes.recipe", **recipe},
+        "reset": {"_target_": f"lt_sweeps.sparsity.resets.{reset}", **to},
+        "freeze": {"_target_": f"lt_sweeps.sparsity.freezes.{pick(FREEZES.split())}"},
+        "report_at": pick(("best", "end")),
+        "precision": pick(("float32", "float32", "bf16")),
+    }
+    return [tiny_cell(seed=seed, **changes) for seed in SEEDS]
+
+
+def planned(draws: random.Random) -> list[Cell]:
+    """The first composition that is not refused."""
+    while True:
+        cells = drawn(draws)
+        try:
+            plan(cells)
+        except ValueError:
+            continue
+        return cells
+
+
+def rows(root: Path, seeds: Sequence[int] = SEEDS) -> dict[str, list[dict[str, Any]]]:
+    """The records of these seeds, without how they were computed."""
+    found = {}
+    for path in root.glob("runs/*/*/records.jsonl"):
+        if int(path.parent.name) in seeds:
+            lines = map(json.loads, path.read_text().splitlines())
+            of_results = [{n: v for n, v in r.items() if n not in HOW_COMPUTED} for r in lines]
+            found[str(path.relative_to(root))] = of_results
+    return found
+
+
+def compute_killed(cells: Sequence[Cell], root: Path, at: int, how: dict[str, Any]) -> None:
+    """Compute until the write of this number, before or after which the process is killed."""
+    written, link, replace = 0, os.link, os.replace
+
+    def dying(function: Any) -> Any:
+        def write(*given: Any) -> None:
+            nonlocal written
+            written += 1
+            if written == at and at % 2:
+                function(*given)
+            if written >= at:
+                raise Killed
+            function(*given)
+
+        return write
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "link", dying(link))
+        patch.setattr(os, "replace", dying(replace))
+        compute_cells(*cells, root=root, checkpoint_every=0.0, **how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(COMPOSITIONS))
+def test_options_hold_their_promises_where_they_meet(number: int, tmp_path: Path) -> None:
+    draws = random.Random(number)
+    cells, how = planned(draws), {"backend": draws.choice(("auto", "auto", "loop"))}
+    made, store = compute_cells(*cells, root=tmp_path / "stack", **how)
+    assert not made.missing(Store(store.root), thorough=True)
+    whole = rows(store.root)
+    assert {len(each) for each in whole.values()} == {len(made.cells[0].trainings)}
+    for path, records in whole.items():
+        for row in records:
+            _check_counts(store, Path(path).parent.name, row)
+    sweep = Submission(made, settings(store.root, "drawn")).freeze([])
+    said = io.StringIO()
+    console = Console(file=said, width=200)
+    assert audit(sweep.folder, sample="all", repeat="2", console=console), said.getvalue()
+
+    one = draws.choice(SEEDS)
+    compute_cells(cells[SEEDS.index(one)], root=tmp_path / "alone", alone=True, **how)
+    assert rows(tmp_path / "alone") == rows(store.root, [one])
+
+    compute_killed(cells, tmp_path / "killed", draws.randint(1, 8), how)
+    compute_cells(*cells, root=tmp_path / "killed", alone=draws.random() < 0.5, **how)
+    assert rows(tmp_path / "killed") == whole
+    assert tickets(tmp_path / "killed") == tickets(store.root)
+
+
+def _check_counts(store: Store, seed: str, row: dict[str, Any]) -> None:
+    """What a row counts is what the mask of its ticket keeps."""
+    assert row["weights_remaining"] == sum(row["layers_remaining"].values())
+    assert row["sparsity"] == 1 - row["weights_remaining"] / row["weights_total"]
+    if row["kind"] == "score":
+        return
+    ticket = store.read(row["stage"], seed)
+    if not ticket.learned:
+        assert {n: int(kept.sum()) for n, kept in ticket.mask.items()} == row["layers_remaining"]
