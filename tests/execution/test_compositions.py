@@ -100,7 +100,7 @@ def rows(root: Path, seeds: Sequence[int] = SEEDS) -> dict[str, list[dict[str, A
     return found
 
 
-def compute_killed(cells: Sequence[Cell], root: Path, at: int, how: dict[str, Any]) -> None:
+def compute_killed(cells: Sequence[Cell], root: Path, at: int, backend: str) -> None:
     """Compute until the write of this number, before or after which the process is killed."""
     written, link, replace = 0, os.link, os.replace
 
@@ -119,15 +119,15 @@ def compute_killed(cells: Sequence[Cell], root: Path, at: int, how: dict[str, An
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(os, "link", dying(link))
         patch.setattr(os, "replace", dying(replace))
-        compute_cells(*cells, root=root, checkpoint_every=0.0, **how)
+        compute_cells(*cells, root=root, checkpoint_every=0.0, backend=backend)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(COMPOSITIONS))
 def test_options_hold_their_promises_where_they_meet(number: int, tmp_path: Path) -> None:
     draws = random.Random(number)
-    cells, how = planned(draws), {"backend": draws.choice(("auto", "auto", "loop"))}
-    made, store = compute_cells(*cells, root=tmp_path / "stack", **how)
+    cells, backend = planned(draws), draws.choice(("auto", "auto", "loop"))
+    made, store = compute_cells(*cells, root=tmp_path / "stack", backend=backend)
     assert not made.missing(Store(store.root), thorough=True)
     whole = rows(store.root)
     assert {len(each) for each in whole.values()} == {len(made.cells[0].trainings)}
@@ -140,11 +140,11 @@ def test_options_hold_their_promises_where_they_meet(number: int, tmp_path: Path
     assert audit(sweep.folder, sample="all", repeat="2", console=console), said.getvalue()
 
     one = draws.choice(SEEDS)
-    compute_cells(cells[SEEDS.index(one)], root=tmp_path / "alone", alone=True, **how)
+    compute_cells(cells[SEEDS.index(one)], root=tmp_path / "alone", alone=True, backend=backend)
     assert rows(tmp_path / "alone") == rows(store.root, [one])
 
-    compute_killed(cells, tmp_path / "killed", draws.randint(1, 8), how)
-    compute_cells(*cells, root=tmp_path / "killed", alone=draws.random() < 0.5, **how)
+    compute_killed(cells, tmp_path / "killed", draws.randint(1, 8), backend)
+    compute_cells(*cells, root=tmp_path / "killed", alone=draws.random() < 0.5, backend=backend)
     assert rows(tmp_path / "killed") == whole
     assert tickets(tmp_path / "killed") == tickets(store.root)
 
