@@ -102,7 +102,7 @@ def _picture(events: list[Event]) -> str:
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor")
     for line in [*half[: panel + 9], "...", *end[table:]]:
         if Text.from_ansi(line).plain.strip():
-            console.print(Text.from_ansi(line), no_wrap=True, crop=True)
+            console.print(Text.from_ansi(line), overflow="fold")  # as a terminal breaks it
     svg = console.export_svg(title=COMMAND)
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # it stands alone
 
