@@ -21,7 +21,7 @@ def zero(final: Tensor) -> Tensor:
 
 
 def init(init: Tensor) -> Tensor:
-    """The weight's initial value."""
+    """The weight's initial value, or with `reset.to` that of the time that is gone back to."""
     return init
 
 

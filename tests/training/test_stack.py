@@ -164,6 +164,7 @@ def test_a_row_trains_as_it_does_alone_bit_for_bit(net, how):
 def test_a_row_of_any_size_is_computed_as_it_is_alone(how: str, precision: Precision) -> None:
     """Sizes at which no replicate but the first begins at a multiple of 64 bytes by itself."""
     sizes = [(17, 33, 2), (47, 10, 2), (29, 10, 3), (3, 33, 10), (57, 7, 4), (32, 1, 2), (7, 8, 4)]
+    sizes += [(34, 14, 7), (41, 16, 4)]  # whose small products count as a large one in a stack
     for number, (batch, hidden, classes) in enumerate(sizes):
         torch.manual_seed(number)
         net, arithmetic = FC((10,), classes, hidden=(hidden, 9)), Arithmetic(precision)

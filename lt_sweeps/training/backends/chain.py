@@ -17,6 +17,7 @@ from lt_sweeps.training.backends.stack_views import StackViews, is_plain
 
 aten = torch.ops.aten
 _LINE = 64  # bytes
+_SMALL = 16**3  # multiplications
 
 
 class ChainBackend:
@@ -44,12 +45,11 @@ class ChainBackend:
                 torch.sum(ahead, 1, out=bias, dtype=bias.dtype)
             ahead = self._aligned(ahead)
             if weight.dtype == self._dtype:
-                torch.bmm(ahead.mT, inputs[i], out=weight)
+                _multiply(ahead.mT, inputs[i], weight)
             else:
-                product = torch.bmm(ahead.mT, inputs[i], out=_rows(weight, dtype=self._dtype))
-                weight.copy_(product)
+                weight.copy_(_multiply(ahead.mT, inputs[i], _rows(weight, dtype=self._dtype)))
             if i:
-                ahead = torch.bmm(ahead, weights[i], out=_rows(inputs[i]))
+                ahead = _multiply(ahead, weights[i], _rows(inputs[i]))
                 aten.threshold_backward(ahead, inputs[i], 0, grad_input=ahead)
         return losses
 
@@ -82,12 +82,8 @@ class ChainBackend:
         flow = [self._aligned(x)]
         for weight, bias in zip(weights, self._biases, strict=True):
             x = flow[-1] if len(flow) == 1 else flow[-1].relu_()
-            out = _rows(x, weight.shape[1])
-            if bias is None:
-                torch.bmm(x, weight.mT, out=out)
-            else:
-                torch.baddbmm(bias[:, None].to(self._dtype), x, weight.mT, out=out)
-            flow.append(out)
+            added = None if bias is None else bias[:, None].to(self._dtype)
+            flow.append(_multiply(x, weight.mT, _rows(x, weight.shape[1]), added))
         return [*flow[:-1], flow[-1].to(self._weights[0].dtype)]
 
     def _aligned(self, x: Tensor) -> Tensor:
@@ -106,6 +102,20 @@ def _rows(like: Tensor, width: int | None = None, dtype: torch.dtype | None = No
     line = _LINE // (dtype or like.dtype).itemsize
     apart = (batch * width // line + 1) * line  # one after another they would be a single matrix
     return like.new_empty_strided((replicates, batch, width), (apart, width, 1), dtype=dtype)
+
+
+def _multiply(x: Tensor, y: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x @ y`, plus `bias`, of every replicate: `out`."""
+    # On a CPU torch gives larger products in bf16 to another library, which rounds otherwise, and
+    # counts a stack as one product: so a small one is computed as it is alone.
+    small = x.dtype == torch.bfloat16 and x[0].numel() * y.shape[2] <= _SMALL
+    apart = small and x.device.type == "cpu"
+    for row in [slice(r, r + 1) for r in range(len(x))] if apart else [slice(None)]:
+        if bias is None:
+            torch.bmm(x[row], y[row], out=out[row])
+        else:
+            torch.baddbmm(bias[row], x[row], y[row], out=out[row])
+    return out
 
 
 def chain_of(module: nn.Module) -> list[str]:
