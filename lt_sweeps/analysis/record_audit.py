@@ -149,13 +149,18 @@ def _audit_seeds(tickets: Mapping[Path, Mapping[str, Any]], findings: Findings) 
     """
     seen: dict[tuple[str, str, str], Path] = {}
     equal: set[Path] = set()
+    diverged = {
+        (about["stage"], about["seed"])
+        for about in tickets.values()
+        if not (header_value(about, "metrics") or {}).get("finite", True)
+    }
     for path, about in tickets.items():
         if about["body_sha256"] == _EMPTY:  # a score stores no weights
             continue
         if header_value(about, "same_for_seeds"):
             findings.leave_out("seeds", "every seed begins with the same pretrained weights")
             continue
-        if not (header_value(about, "metrics") or {}).get("finite", True):
+        if (about["stage"], about["seed"]) in diverged:
             findings.leave_out("seeds", "the training diverged: NaN in all weights is no copy")
             continue
         if not about["seed"].isdigit():
