@@ -524,7 +524,7 @@ def test_seeds_that_diverged_to_nan_in_all_weights_are_no_copies(cell: Make, swe
     for seed in ("0", "1"):
         diverged = store.read(key, seed)
         assert all(tensor.isnan().all() for tensor in diverged.state.values())
-        about = {**store.metadata(key, seed)}
+        about = dict(store.metadata(key, seed) or {})
         del about["metrics"], about["history"]  # which the best evaluation's file does not have
         store.write(key, seed, diverged, about, "best")
     assert failing(folder) == []
