@@ -110,7 +110,7 @@ class LearnedMask(MaskAction):
             ahead = [upstream] if penalty is None else [upstream, torch.ones_like(penalty)]
             back = torch.autograd.grad(outputs, [w, logits], ahead, materialize_grads=True)
             grad.copy_(back[0])
-            logit_grad.copy_(back[1])
+            logit_grad.copy_(back[1].detach())  # torch 2.6: zeros with gradients
         self._computed = []
         self._clip(*self._clipped)
         self.sparsifier.update(self.optimizer.step, self.logit_optimizer.step, lr)
