@@ -1,8 +1,9 @@
 """2:4 semi-structured weights: the form in which GPUs skip half of a product, as torch packs it.
 
-Torch computes with them on a CUDA device alone. The packing is plain indexing, and is done here on
-the CPU: of each four inputs the two that are left, and two bits for the place of each. Values are
-float16, which the kernels take.
+A file holds them as torch's CUTLASS kernels take them, which run on CUDA devices of compute
+capability 8.x alone; for newer devices they are packed again, for cuSPARSELt. The packing for
+CUTLASS is plain indexing, and is done here on the CPU: of each four inputs the two that are left,
+and two bits for the place of each. Values are float16, which the kernels take.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.sparse import SparseSemiStructuredTensorCUTLASS
+from torch.sparse import (
+    SparseSemiStructuredTensor,
+    SparseSemiStructuredTensorCUSPARSELT,
+    SparseSemiStructuredTensorCUTLASS,
+)
 from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_from_dense_cutlass,
     sparse_semi_structured_to_dense_cutlass,
@@ -20,7 +25,8 @@ from torch.sparse._semi_structured_conversions import (
 from lt_sweeps.interchange.ticket_formats import check_names
 from lt_sweeps.storage.ticket import Ticket
 
-_ROWS, _COLUMNS = 32, 64  # of float16: a shape is a multiple of them
+_ROWS, _COLUMNS = 32, 64  # of float16 for CUTLASS, multiples of cuSPARSELt's 16 and 16
+_NEEDED = "a CUDA device of compute capability 8.0 or newer"
 
 
 def semi_structured(ticket: Ticket) -> dict[str, Tensor]:
@@ -45,7 +51,7 @@ def semi_structured(ticket: Ticket) -> dict[str, Tensor]:
         )
     for name, reason in reasons.items():
         print(f"dense: {name}: {reason}")
-    print("torch computes with packed weights on a CUDA device alone; values are float16")
+    print(f"torch computes with packed weights on {_NEEDED} alone; values are float16")
     return state
 
 
@@ -68,24 +74,33 @@ def unpacked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_semi_structured(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """The module in float16 on a CUDA device, with the packed weights of `form=semi_structured`.
 
-    Raises: ValueError: there is no CUDA device, or the state is not one of this network.
+    Raises: ValueError: the device has no kernels for them, or the state is another network's.
     """
-    if not torch.cuda.is_available():
-        raise ValueError("semi_structured: torch computes with packed weights on CUDA alone")
+    kernels = _kernels()
     dense = unpacked(state)
     check_names(dense, module, where="load_semi_structured")
     module.load_state_dict(dense, strict=False)
     module = module.half().cuda().eval()
-    for name, packed in state.items():
+    for name in state:
         if name.endswith(".packed"):
-            own = name.removesuffix(".packed")
-            part = module.get_submodule(own.rpartition(".")[0])
-            shape = torch.Size((packed.shape[0], 2 * packed.shape[1]))
-            meta = state[f"{own}.meta"].cuda()
-            tensor = SparseSemiStructuredTensorCUTLASS(shape, packed.cuda(), meta, None, None, None)
-            leaf = own.rpartition(".")[2]
-            setattr(part, leaf, nn.Parameter(tensor, requires_grad=False))
+            owner, _, leaf = name.removesuffix(".packed").rpartition(".")
+            part = module.get_submodule(owner)
+            weight = kernels.from_dense(getattr(part, leaf).detach())
+            setattr(part, leaf, nn.Parameter(weight, requires_grad=False))
     return module
+
+
+def _kernels() -> type[SparseSemiStructuredTensor]:
+    """The packed tensors that the current CUDA device computes with."""
+    major = torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
+    if major == 8:
+        return SparseSemiStructuredTensorCUTLASS
+    if major > 8 and torch.backends.cusparselt.is_available():
+        return SparseSemiStructuredTensorCUSPARSELT
+    raise ValueError(
+        f"load_semi_structured: torch computes with packed weights on {_NEEDED} alone, "
+        "and from 9.0 with cuSPARSELt; `unpacked` gives the dense weights"
+    )
 
 
 def _reason(weight: Tensor) -> str:

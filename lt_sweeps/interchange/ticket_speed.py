@@ -50,7 +50,7 @@ def measured_speeds(
         try:
             packed = load_semi_structured(deepcopy(dense), semi_structured(ticket))
         except ValueError:
-            pass  # it is not of that form
+            pass  # it is not of that form, or the GPU has no kernels for it
         else:
             half = deepcopy(dense).half()
             inputs = x.half() if x.is_floating_point() else x

@@ -52,10 +52,55 @@ def test_what_cannot_be_packed_says_why(shape: tuple[int, ...], kept: int, reaso
     assert "\n" not in str(error.value)
 
 
-def test_without_a_gpu_one_line_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="on CUDA alone"):
+def on_a_device(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, *, cusparselt: bool = True
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: cusparselt)
+
+
+@pytest.mark.parametrize(
+    ("capability", "cusparselt"), [(None, True), ((7, 5), True), ((9, 0), False)]
+)
+def test_without_kernels_one_line_says_what_is_needed(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, cusparselt: bool
+) -> None:
+    on_a_device(monkeypatch, capability, cusparselt=cusparselt)
+    with pytest.raises(ValueError, match="^.*8.0 or newer alone, .*; `unpacked` gives .*$"):
         load_semi_structured(FC((1, 4, 4), 4), dict[str, Tensor]())
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def test_a_state_of_another_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_device(monkeypatch, (8, 0))
     with pytest.raises(ValueError, match="the file has no hidden.0.bias, .*; give the module that"):
         load_semi_structured(FC((1, 4, 4), 4), dict[str, Tensor]())
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernels"),
+    [((8, 0), "CUTLASS"), ((8, 9), "CUTLASS"), ((9, 0), "CUSPARSELT"), ((12, 0), "CUSPARSELT")],
+)
+def test_a_device_gets_the_packed_tensors_that_it_computes_with(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], kernels: str
+) -> None:
+    """CUTLASS's products raise on any capability but 8.x."""
+    on_a_device(monkeypatch, capability)
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda self: self)
+    taken: dict[str, list[Tensor]] = {"CUTLASS": [], "CUSPARSELT": []}
+    for name, weights in taken.items():
+        own = getattr(torch.sparse, f"SparseSemiStructuredTensor{name}")
+
+        def from_dense(weight: Tensor, weights: list[Tensor] = weights) -> Tensor:
+            weights.append(weight)
+            return -weight
+
+        monkeypatch.setattr(own, "from_dense", from_dense)
+    start = ticket((64, 128))
+    module = torch.nn.Sequential()
+    module.add_module("a", torch.nn.Linear(128, 64))
+    loaded = load_semi_structured(module, semi_structured(start))
+    (weight,) = taken.pop(kernels)
+    assert list(taken.values()) == [[]]
+    assert torch.equal(weight, start.state["a.weight"][0].half())
+    assert torch.equal(loaded.get_parameter("a.weight"), -weight)
