@@ -7,7 +7,7 @@
 #
 # LIMIT     seconds in all (570)                  PARTS     of "tests table panel trainings", in this order
 # OUT       a folder for at most seven files      WHEELS    packages to install first; no network is asked
-# DATA      a folder with MNIST/raw, gzipped or not
+# DATA      a folder with MNIST/raw, gzipped or not; it is left as it is
 # OPEN_LTH  a clone of open_lth, to be timed too  WORDS     more overrides of the panel, such as precision=tf32
 # TESTS     which trainings, as for pytest's -k
 #
@@ -17,8 +17,9 @@
 #     python -m pip wheel --no-deps -w .gpu/wheels 'antlr4-python3-runtime==4.9.*'
 #
 # `tests` asks whether steps are captured at all and are right, and `trainings` the same of whole trainings by every method, which takes
-# longest. A part that fails is told, and the next one goes on; the exit status is 1 if any failed. Each net of the table has a process
-# of its own: where a capture has failed, torch lets no other succeed in that process.
+# longest. Both print each test as it ends, because one that is stopped for its time prints no summary. A part that fails is told, and the
+# next one goes on; the exit status is 1 if any failed. Each net of the table has a process of its own: where a capture has failed, torch
+# lets no other succeed in that process.
 set -u
 DEVICE=${DEVICE:-cuda} SIZE=${SIZE:-full} LIMIT=${LIMIT:-570} OUT=${OUT:-$PWD/.gpu/out} PY=${PY:-python3}
 PARTS=${PARTS:-tests table panel trainings} WHEELS=${WHEELS:-.gpu/wheels} DATA=${DATA:-.gpu/data} OPEN_LTH=${OPEN_LTH:-}
@@ -61,7 +62,9 @@ if [ -e "${wheels[0]}" ]; then
   fi
   export PYTHONPATH="$scratch/site-packages:$PYTHONPATH" # this name says that it is nobody's own code
 fi
-for file in "$DATA"/MNIST/raw/*.gz; do [ -e "$file" ] && [ ! -e "${file%.gz}" ] && gunzip -k "$file"; done
+data=$scratch/data # links to the files of DATA, which stays as small as it is, and beside them what is unpacked
+[ -d "$DATA" ] && cp -rs "$(realpath "$DATA")" "$data"
+for file in "$data"/MNIST/raw/*.gz; do [ -e "$file" ] && [ ! -e "${file%.gz}" ] && gunzip -c "$file" >"${file%.gz}"; done
 
 [ "$DEVICE" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 "$PY" - <<'P' || failed="$failed packages"
@@ -78,7 +81,8 @@ esac
 
 tiny=(); [ "$SIZE" = tiny ] && tiny=(--size tiny)
 full() { [ "$SIZE" = tiny ] && echo 300 || echo "$1"; } # tiny sizes are run on machines that are loaded
-pytest=(env "LT_TEST_DEVICE=$DEVICE" "$PY" -m pytest -q --tb=short -p no:cacheprovider -W default -m gpu)
+pytest=(env "LT_TEST_DEVICE=$DEVICE" "PYTHONPATH=$PWD/tests/benchmarks:$PYTHONPATH" "$PY" -m pytest -v --tb=short -p shown_failures -p no:cacheprovider)
+pytest+=(-p no:benchmark -W default -m gpu) # that plugin, where it is installed, warns once for each of xdist's workers
 [ "$DEVICE" != cpu ] && "$PY" -c 'import xdist' 2>/dev/null && pytest+=(-n 8 --dist worksteal) # small kernels of several processes
 trainings=tests/gpu/test_trainings_on_a_device.py
 others=(tests/gpu tests/training/test_stack.py tests/execution/test_local_launcher.py "--deselect=$trainings")
@@ -96,7 +100,7 @@ fi
 if wanted panel; then
   seconds=$(($(left) - 45)) # in which a sweep that is stopped saves
   wanted trainings && seconds=$(at_most "$(full 170)")
-  part panel $((seconds + 40)) "$PY" tests/benchmarks/gpu_panel.py --device "$DEVICE" "${tiny[@]}" --data "$DATA" --out "$OUT" --limit "$seconds" $WORDS
+  part panel $((seconds + 40)) "$PY" tests/benchmarks/gpu_panel.py --device "$DEVICE" "${tiny[@]}" --data "$data" --out "$OUT" --limit "$seconds" $WORDS
 fi
 if wanted trainings; then
   part trainings "$(full 300)" "${pytest[@]}" "$trainings" ${TESTS:+-k "$TESTS"}

@@ -222,8 +222,9 @@ def _measure_all(bench: Bench, options: argparse.Namespace) -> None:
     if options.open_lth:
         with bench.part("open_lth"):
             bench.add(open_lth(bench, options.open_lth))
-    with bench.part("picture"):
-        draw_scaling(bench)
+    if options.replicates:
+        with bench.part("picture"):
+            draw_scaling(bench)
 
 
 def _options() -> argparse.Namespace:
@@ -231,7 +232,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--nets", nargs="*", default=list(FULL), choices=list(FULL))
-    parser.add_argument("--replicates", type=int, nargs="*", default=None)
+    sizes = "sizes of our stacks; none: the plain loops alone, and no picture"
+    parser.add_argument("--replicates", type=int, nargs="*", default=None, help=sizes)
     parser.add_argument("--out", type=Path, default=Path("gpu_results"))
     parser.add_argument("--open-lth", type=Path, help="a clone of open_lth")
     parser.add_argument("--add", action="store_true", help="keep the rows of other nets")
