@@ -20,11 +20,11 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: models.ResNet((3, 8, 8), 4, depth=8, width=4),
     "wide": lambda: models.WideResNet((3, 8, 8), 4, depth=10, widen=1),
 }
-_MODULES = {"loop": "loop_backend", "stacked": "stacked"}
+_MODULES = {"loop": "loop_backend", "stacked": "stacked", "grouped": "stacked"}
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("backend", _MODULES)
 def test_images_in_another_layout_give_the_same_gradients(
     net: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -322,7 +322,7 @@ def test_auto_is_a_rule_on_device_and_layers():
         return [choose_backend(net(), torch.device(device)) for net in nets]
 
     assert rule("cpu") == ["chain", "loop", "loop", "loop", "loop"]
-    assert rule("cuda") == ["chain", "stacked", "stacked", "loop", "loop"]
+    assert rule("cuda") == ["chain", "loop", "loop", "loop", "loop"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@
            on the CPU a row equals the same replicate alone, bit for bit
 `stacked`  replicates folded into the batch: linear layers as one batched product, convolutions and
            normalisation one replicate after another, all else as it is
-`grouped`  as `stacked`, with one grouped convolution and one normalisation for all replicates
+`grouped`  replicates folded into the channels: linear layers as one batched product, one grouped
+           convolution and one normalisation for all replicates, all else as it is
 `vmap`     `torch.func`: takes any module without noise, recurrent layers or branches on data, and
            starts about twice the kernels
 
@@ -16,8 +17,10 @@ on a GPU, for stacks of convolutions or of layers that no stacked form covers, a
 On one CPU core `chain` pays and folding convolutions costs: five replicates, in
 replicate-steps against the best plain loop of one module (`tests/benchmarks/bench_stack.py`,
 medians of 7 to 15 rounds): LeNet-300-100 chain 1.44, stacked 1.21, vmap 1.04, loop 1.02; Conv-4
-loop 1.0, stacked 0.63; ResNet-20 loop 0.99, stacked 0.60, grouped 0.42. On a GPU nothing is
-measured yet; there every kernel that is not started should pay, so the rule is `stacked`.
+loop 1.0, stacked 0.63; ResNet-20 loop 0.99, stacked 0.60. On a GPU, first measured 2026-11-27 on
+one H100 with torch 2.11, a captured step of R = 15 in bf16: Conv-4 stacked 9.3 ms, loop 5.5;
+ResNet-20 stacked 42.3, loop 16.7. So the rule is `loop` for convolutions, whose replicates run side
+by side, and `stacked` for all else, where every kernel that is not started should pay.
 """
 
 from __future__ import annotations
@@ -33,9 +36,10 @@ from torch.nn.modules.dropout import _DropoutNd
 from lt_sweeps.plan.stages.task_kind import TaskKind
 from lt_sweeps.training.backends.chain import ChainBackend, chain_of
 from lt_sweeps.training.backends.data_branches import branches_on_data
+from lt_sweeps.training.backends.folded_module import unstackable
 from lt_sweeps.training.backends.loop_backend import LoopBackend
 from lt_sweeps.training.backends.stack_views import StackViews
-from lt_sweeps.training.backends.stacked import StackedBackend, unstackable
+from lt_sweeps.training.backends.stacked import StackedBackend
 from lt_sweeps.training.backends.vmap import VmapBackend
 from lt_sweeps.training.task_loss import TaskLoss
 
@@ -63,21 +67,20 @@ def choose_backend(module: nn.Module, device: torch.device, loss: TaskLoss | Non
         return "loop"
     # What a stranger's layer does, `vmap` may have no rule for: only a timing tries it.
     other = _recurrent(module) or branches_on_data(module) or unstackable(module)
-    return "loop" if other else "stacked"
+    return "loop" if other or _convolves(module) else "stacked"
 
 
 def timed_backends(module: nn.Module, device: torch.device) -> tuple[str, ...]:
     """The backends among which a timing chooses, the rule's own first; none where a rule is enough.
 
     On a GPU nobody knows beforehand which one is fastest for the convolutions of R replicates: R
-    kernels in turn, R kernels side by side, or a single one of many groups.
+    kernels side by side, or a single one of many groups.
     """
     if device.type == "cpu" or draws_noise(module) or _recurrent(module):
         return ()
     if unstackable(module):
         return ("loop", "vmap")
-    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
-    return ("stacked", "grouped", "loop", "vmap") if convolves else ()
+    return ("loop", "grouped") if _convolves(module) else ()
 
 
 def check_backend(
@@ -126,6 +129,10 @@ def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
     if name == "vmap":
         return VmapBackend(module, views)
     return StackedBackend(module, views, grouped=name == "grouped")
+
+
+def _convolves(module: nn.Module) -> bool:
+    return bool(_first_of((nn.Conv2d,), module))
 
 
 def _recurrent(module: nn.Module) -> str:

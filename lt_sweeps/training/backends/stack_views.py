@@ -92,10 +92,14 @@ class ImageLayout:
         self._module, self._devices = module, devices
         self._chosen: bool | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """`x` `[N, C, H, W]`, or anything else as it is."""
+    def __call__(self, x: Tensor, alone: Tensor | None = None) -> Tensor:
+        """`x` `[N, C, H, W]`, or anything else as it is.
+
+        `alone` are such images as the module takes them, if `x` has the channels of several.
+        """
         if self._chosen is None:
-            self._chosen = x.device.type in self._devices and self._possible(x)
+            like = x if alone is None else alone
+            self._chosen = x.device.type in self._devices and self._possible(like)
         return x.contiguous(memory_format=torch.channels_last) if self._chosen else x
 
     def _possible(self, x: Tensor) -> bool:

@@ -1,0 +1,122 @@
+"""`InBatch` and `InChannels`: two ways to fold R replicates into one forward pass.
+
+Each folds the inputs of a whole stack, computes the three layers that hold weights or look across a
+batch, and unfolds the outputs. All else in a forward pass (ReLU, pooling, flatten, additions) takes
+folded tensors as it takes those of one replicate.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Mean, variance, weight and bias of a norm, each [R, C] or absent.
+Rows = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+class Folding(Protocol):
+    """Where replicates lie in the tensors of a forward pass, and its layers on such tensors."""
+
+    count: int
+
+    def fold(self, x: Tensor) -> Tensor:
+        """Inputs `[R, B, C, ...]` as the forward pass takes them."""
+        ...
+
+    def unfold(self, outputs: Tensor) -> Tensor:
+        """What the forward pass returns, as `[R, B, K, ...]`."""
+        ...
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
+
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Any) -> Tensor: ...
+
+    def norm(self, x: Tensor, rows: Rows, options: Any) -> Tensor: ...
+
+    def refusal(self) -> ValueError:
+        """What a user reads whose forward pass mixes replicates that are folded so."""
+        ...
+
+
+class InBatch:
+    """`[R * B, C, ...]`: linear layers as one product, the others one replicate after another."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def fold(self, x: Tensor) -> Tensor:
+        return x.flatten(0, 1)
+
+    def unfold(self, outputs: Tensor) -> Tensor:
+        return outputs.unflatten(0, (self.count, -1))
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows = x.unflatten(0, (self.count, -1)).flatten(1, -2)
+        return _product(rows, weight, bias).mT.reshape(*x.shape[:-1], -1)
+
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Any) -> Tensor:
+        biases = [None] * self.count if bias is None else bias
+        parts = zip(x.chunk(self.count), weight, biases, strict=True)
+        return torch.cat([F.conv2d(part, w, b, **options) for part, w, b in parts])
+
+    def norm(self, x: Tensor, rows: Rows, options: Any) -> Tensor:
+        args = zip(*([None] * self.count if row is None else row for row in rows), strict=True)
+        parts = zip(x.chunk(self.count), args, strict=True)
+        return torch.cat([F.batch_norm(part, *each, **options) for part, each in parts])
+
+    def refusal(self) -> ValueError:
+        return ValueError(
+            "backend: `stacked` needs a forward pass that treats every example by itself, "
+            "and this model's does not; `loop` and `vmap` take any"
+        )
+
+
+class InChannels:
+    """`[B, R * C, ...]`: each layer is one call, a convolution with R times its groups.
+
+    Nothing is rearranged between two layers. A GPU computes such a convolution faster than R small
+    ones, where images are channels_last.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def fold(self, x: Tensor) -> Tensor:
+        return x.transpose(0, 1).reshape(x.shape[1], -1, *x.shape[3:])
+
+    def unfold(self, outputs: Tensor) -> Tensor:
+        return outputs.unflatten(1, (self.count, -1)).transpose(0, 1)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if x.ndim != 2 or x.shape[1] != self.count * weight.shape[2]:
+            raise self.refusal()
+        rows = x.unflatten(1, (self.count, -1)).transpose(0, 1)
+        return _product(rows, weight, bias).permute(2, 0, 1).flatten(1)
+
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Any) -> Tensor:
+        options = {**options, "groups": self.count * options["groups"]}
+        bias = bias if bias is None else bias.flatten()
+        return F.conv2d(x, weight.flatten(0, 1), bias, **options)
+
+    def norm(self, x: Tensor, rows: Rows, options: Any) -> Tensor:
+        # Statistics are written to, so theirs must be views; those of weights may be copies.
+        mean, var, weight, bias = (row if row is None else row.reshape(-1) for row in rows)
+        return F.batch_norm(x, mean, var, weight, bias, **options)
+
+    def refusal(self) -> ValueError:
+        return ValueError(
+            "backend: `grouped` needs a forward pass that treats every channel by itself between "
+            "convolutions, linear layers and norms, and this model's does not; `loop` can compute "
+            "it"
+        )
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`[R, O, N]`, of inputs `[R, N, I]`."""
+    # The weight comes first, because its gradient then has the weight's layout in memory.
+    if bias is None:
+        return torch.bmm(weight, rows.mT)
+    return torch.baddbmm(bias[..., None], weight, rows.mT)
