@@ -92,7 +92,7 @@ def _check(
     """
     x = x[:, :_EXAMPLES].detach().clone().requires_grad_(x.is_floating_point())
     views = _drawn(views)
-    leaves = {name: weight.clone().requires_grad_() for name, weight in views.weights.items()}
+    leaves = {name: weight.detach().requires_grad_() for name, weight in views.weights.items()}
     net = folded(views.row(module, 0), leaves, views.buffers, folding)
     with torch.no_grad():
         lone = [views.row(module, r).train(training) for r in range(folding.count)]
