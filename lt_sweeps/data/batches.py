@@ -26,6 +26,11 @@ from lt_sweeps.data.kept_images import place_once
 from lt_sweeps.data.prefetch import Prefetch
 
 EVALUATE_BATCH = 500
+_OF_FREE = 16  # the part of a GPU's free memory that scaled inputs may take
+
+
+class _Scaled(Split):
+    """A split whose inputs are on the scale of training already."""
 
 
 class Batches:
@@ -40,11 +45,13 @@ class Batches:
         device: torch.device,
     ) -> None:
         self._dataset, self._recipe, self._device = dataset, recipe, device
-        self._splits = {
-            name: place_once(split, device, partial(_checked, dataset, name))
-            for name, split in dataset.load().items()
-        }
         self.augments = recipe.augment != "none"
+        self._splits = dict[str, Split]()
+        for name, split in dataset.load().items():
+            scales = device.type == "cuda" and not (name == "train" and self.augments)
+            form = repr((dataset.scale, dataset.mean, dataset.std)) if scales else "raw"
+            place = partial(_checked, dataset, name, scales=scales)
+            self._splits[name] = place_once(split, device, form, place)
         keys = [
             (seed.role("order"), seed.role("augment") if self.augments else 0, index)
             for seed, index in zip(seeds, indices, strict=True)
@@ -100,7 +107,7 @@ class Batches:
             images = self._transforms(images, how.flatten().tolist(), self._dataset.scale)
         elif self.augments:
             images = augment(str(self._recipe.augment), images, how)
-        x = self._normalise(images, copy=given)
+        x = self._normalise(split, images, copy=given)
         return x.unflatten(0, shape), split.targets.index_select(0, image).unflatten(0, shape)
 
     def evaluation(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -110,12 +117,12 @@ class Batches:
         labels = place.targets.split(EVALUATE_BATCH)
         if not self.outside(split):
             for part, y in zip(parts, labels, strict=True):
-                yield self._normalise(place.take(part)), y
+                yield self._normalise(place, place.take(part)), y
             return
         coming = self._prefetch(split, lambda number: parts[number], len(parts))
         try:
             for number, y in enumerate(labels):
-                yield self._normalise(self._sent(coming.take(number))), y
+                yield self._normalise(place, self._sent(coming.take(number))), y
         finally:
             coming.close()
 
@@ -167,14 +174,28 @@ class Batches:
     def _sent(self, images: Tensor) -> Tensor:
         return images.to(self._device, non_blocking=True)
 
-    def _normalise(self, images: Tensor, *, copy: bool = False) -> Tensor:
+    def _normalise(self, split: Split, images: Tensor, *, copy: bool = False) -> Tensor:
+        if isinstance(split, _Scaled):
+            return images
         return _normalised(images, self._dataset, self._mean, self._std, copy=copy)
 
 
-def _checked(dataset: Dataset, name: str, split: Split, device: torch.device) -> Split:
-    """A split on the device. It is checked here, because a check reads all of it."""
+def _checked(
+    dataset: Dataset, name: str, split: Split, device: torch.device, *, scales: bool
+) -> Split:
+    """A split on the device. It is checked here, because a check reads all of it.
+
+    With `scales` its inputs are put on the scale of training, if they are then a small part of the
+    free memory: a GPU takes a batch of them in one kernel.
+    """
     check_split(dataset, name, split)
-    return _placed(split, device)
+    placed = _placed(split, device)
+    if not scales or placed.rows is not None or placed.inputs.device.type != device.type:
+        return placed
+    if 4 * placed.inputs.numel() > torch.cuda.mem_get_info(device)[0] // _OF_FREE:
+        return placed
+    scaling = (values.to(device) for values in dataset.scaling)
+    return _Scaled(_normalised(placed.inputs, dataset, *scaling, copy=True), placed.targets)
 
 
 def _placed(split: Split, device: torch.device) -> Split:

@@ -10,8 +10,8 @@ from lt_sweeps.data.dataset import Split
 
 _MOST = 2  # data sets in memory: a transfer trains on two
 _read: dict[str, dict[str, Split]] = {}
-# By the id of a split and by device. The split is kept too, because Python uses an id again.
-_placed: dict[tuple[int, str], tuple[Split, Split]] = {}
+# By the id of a split, by device and form. The split is kept too, as Python uses an id again.
+_placed: dict[tuple[int, str, str], tuple[Split, Split]] = {}
 
 
 def read_once(name: str, read: Callable[[], dict[str, Split]]) -> dict[str, Split]:
@@ -25,10 +25,13 @@ def read_once(name: str, read: Callable[[], dict[str, Split]]) -> dict[str, Spli
 
 
 def place_once(
-    split: Split, device: torch.device, place: Callable[[Split, torch.device], Split]
+    split: Split, device: torch.device, form: str, place: Callable[[Split, torch.device], Split]
 ) -> Split:
-    """The split on a device, where `place` puts it; kept as long as its data set is."""
-    key = id(split), str(device)
+    """The split on a device, where `place` puts it; kept as long as its data set is.
+
+    `form` names what `place` makes of its inputs.
+    """
+    key = id(split), str(device), form
     if key in _placed:
         return _placed[key][1]
     there = place(split, device)

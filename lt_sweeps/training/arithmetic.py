@@ -122,18 +122,6 @@ _NO_TF32 = "NVIDIA_TF32_OVERRIDE"  # read by NVIDIA's libraries
 FLOAT32 = Arithmetic()
 """The arithmetic where no precision is given."""
 
-ONE_KERNEL = False
-"""Whether a GPU masks, updates and pins weights in one kernel: see `kept_update`.
-
-Off, because no GPU has measured it; `tests/benchmarks/gpu_table.py` measures it beside the plain
-update.
-"""
-
-
-def takes_one_kernel(weights: torch.Tensor) -> bool:
-    """Whether these weights are updated by `kept_update`, where some of them are pruned."""
-    return ONE_KERNEL and weights.is_cuda and weights.dtype == torch.float32
-
 
 class _Kernels(NamedTuple):
     """The settings of a process by which torch chooses kernels on a GPU."""

@@ -10,10 +10,12 @@ from torch import Tensor
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.sparsifiers import Sparsifier, TrainingState, overrides
 from lt_sweeps.storage.ticket import State, Ticket, remaining
-from lt_sweeps.training.arithmetic import takes_one_kernel
+from lt_sweeps.training import own_kernels
 from lt_sweeps.training.mask_action import MaskAction
 from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.stack import Stack
+
+_FEW = 0.25  # of the weights are kept: to read those alone is then faster than to read all
 
 
 class FixedMask(MaskAction):
@@ -32,7 +34,7 @@ class FixedMask(MaskAction):
         self.pinned = torch.zeros_like(weights)
         remembers = overrides(sparsifier, Sparsifier.remembered)
         self.left = torch.zeros_like(weights) if remembers else None
-        self._masks = self._pins = self._one_kernel = False
+        self._masks = self._pins = self._one_kernel = self._skips = False
         self._views = stack.views(weights), stack.views(grads)
 
     @property
@@ -70,8 +72,9 @@ class FixedMask(MaskAction):
             self._masks
             and isinstance(self.optimizer, Optimizer)
             and not self.recipe.clip
-            and takes_one_kernel(self.stack.weights)
+            and own_kernels.run_on(self.stack.weights)
         )
+        self._skips = self._one_kernel and float(self.mask.mean()) < _FEW
 
     def rewire(self, step: int) -> None:
         if self.left is not None:
@@ -91,7 +94,8 @@ class FixedMask(MaskAction):
             # Here, because triton comes with torch on Linux alone.
             from lt_sweeps.training.kept_update import update_kept
 
-            update_kept(self.optimizer, self.stack.weights, self.stack.grads, self.mask, lr)
+            flats = self.stack.weights, self.stack.grads, self.mask
+            update_kept(self.optimizer, *flats, lr, skips=self._skips)
             return
         # A pruned weight at 0 has no gradient, so no optimizer moves it: its momentum is 0 and so
         # is what weight decay takes from it. One that is pinned elsewhere decays, and is put back.

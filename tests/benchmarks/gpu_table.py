@@ -12,7 +12,7 @@ precision:
 `beside`    the same of 15 replicates of a convolutional net with each other backend, and with the
             backend of `ours` by kernels that need not repeat their bytes (`deterministic=false`)
 `update`    mask, optimizer and pin alone, for one kept density, in plain kernels and in one kernel
-            (`kept_update`), which decides whether `arithmetic.ONE_KERNEL` should be on
+            (`kept_update`) that reads all or skips what is pruned (`fixed_mask._FEW`)
 `open_lth`  the training loop of that code base, where `--open-lth` names its folder
 
 A floor is the longer of two times: that of the bytes which a step cannot avoid (weights, gradients
@@ -427,7 +427,9 @@ def updates(bench: Bench, name: str, net: Net, replicates: int) -> None:
         if bench.cuda:
             from lt_sweeps.training.kept_update import update_kept  # triton is on Linux alone
 
-            ways["one kernel"] = partial(update_kept, optimizer, weights, grads, mask, rate)
+            one = partial(update_kept, optimizer, weights, grads, mask, rate)
+            ways["one kernel"] = partial(one, skips=False)
+            ways["one kernel, skips"] = partial(one, skips=True)
         for way, update in ways.items():
             taken = 1e3 * seconds(bench, captured(bench, update))
             said = f"update {density:g}, {way}"

@@ -36,7 +36,7 @@ from lt_sweeps.sparsity import top_k
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
-from lt_sweeps.training import arithmetic
+from lt_sweeps.training import own_kernels
 from lt_sweeps.training.backends.backend import timed_backends
 from lt_sweeps.training.training_loop import Interrupted, TrainingLoop
 
@@ -223,7 +223,7 @@ def test_every_backend_of_every_model_is_captured_and_ends_as_on_a_cpu(
 
 @pytest.mark.parametrize("recipe", [ADAM, MOMENTUM], ids=["adam", "sgd"])
 @pytest.mark.parametrize("name", ["imp", "rigl"])
-def test_one_kernel_for_mask_optimizer_and_pin_ends_as_the_plain_update(
+def test_our_kernels_end_as_torchs(
     cell: Make,
     run: Run,
     device: str,
@@ -233,12 +233,12 @@ def test_one_kernel_for_mask_optimizer_and_pin_ends_as_the_plain_update(
     recipe: dict[str, Any],
 ) -> None:
     if device == "cpu":
-        pytest.skip("it is a kernel for GPUs; tests/training/test_kept_update.py interprets it")
+        pytest.skip("they are kernels for GPUs, which tests/training interpret")
     cells = method_cells(cell, name, recipe)
-    plain = run(*cells, root=tmp_path / "plain", device=device)
-    monkeypatch.setattr(arithmetic, "ONE_KERNEL", True)
     captured = run(*cells, root=tmp_path / "captured", device=device)
-    assert_close(captured, plain)
+    with monkeypatch.context() as patch:
+        patch.setattr(own_kernels, "run_on", lambda weights: False)
+        assert_close(captured, run(*cells, root=tmp_path / "plain", device=device))
     monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: False))
     eager = run(*cells, root=tmp_path / "eager", device=device)
     assert_same_bytes(captured[1], eager[1])

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 from fixtures.method_cases import ADAM, MOMENTUM, method_cells
-from torch import Tensor
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.planning import Plan
 from lt_sweeps.storage.store import Store
-from lt_sweeps.training import arithmetic, fixed_mask
+from lt_sweeps.training import own_kernels
 from lt_sweeps.training.optimizers import Optimizer
 
 Make = Callable[..., Cell]
 Run = Callable[..., tuple[Plan, Store]]
-Update = Callable[[Optimizer, Tensor, Tensor, Tensor, float], None]
+Update = Callable[..., None]
 MODULE = "lt_sweeps.training.kept_update"
+CHAIN = "lt_sweeps.training.backends.chain_kernels"
 CLOSE = 4e-7  # of the largest number, after ten steps: a few roundings of float32
 OPTIMIZERS: list[dict[str, Any]] = [
     {"optimizer": "adam"},
@@ -39,9 +39,11 @@ OPTIMIZERS: list[dict[str, Any]] = [
 def update_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[Update]:
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when a kernel is defined
-    sys.modules.pop(MODULE, None)
+    for name in (MODULE, CHAIN):
+        sys.modules.pop(name, None)
     yield importlib.import_module(MODULE).update_kept
-    del sys.modules[MODULE]  # another test may want it compiled
+    for name in (MODULE, CHAIN):  # another test may want them compiled
+        sys.modules.pop(name, None)
 
 
 def stacked(options: dict[str, Any], dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
@@ -79,6 +81,21 @@ def test_it_equals_the_plain_update_and_a_pruned_weight_stays(
     assert all(float((m * (1 - mask)).abs().max()) == 0 for m in by_us.moments.values())
 
 
+@pytest.mark.parametrize("options", OPTIMIZERS, ids=str)
+def test_reading_all_or_what_is_kept_gives_the_same_bytes(
+    update_kept: Update, options: dict[str, Any]
+) -> None:
+    ends = []
+    for skips in (True, False):
+        weights, grads, mask, optimizer = stacked(options)
+        draws = torch.Generator().manual_seed(3)
+        for _ in range(3):
+            grads.copy_(torch.randn(grads.shape, generator=draws))
+            update_kept(optimizer, weights, grads, mask, 0.02, skips=skips)
+        ends.append([weights, *optimizer.tensors.values()])
+    assert all(map(torch.equal, *ends))
+
+
 @pytest.mark.parametrize("before", [0, 3, 60_000])
 def test_the_corrections_of_adam_have_all_digits_at_any_step(
     update_kept: Update, before: int
@@ -113,15 +130,15 @@ def test_a_training_by_one_kernel_is_the_plain_training_up_to_rounding(
 ) -> None:
     calls = 0
 
-    def counted(*args: Any) -> None:
+    def counted(*args: Any, skips: bool) -> None:
         nonlocal calls
         calls += 1
-        update_kept(*args)
+        update_kept(*args, skips=skips)
 
     cells = method_cells(cell, name, recipe)
     cells = [c for c in cells if c.config["seed"] == 0]
     made, plain = run(*cells, root=tmp_path / "plain")
-    monkeypatch.setattr(fixed_mask, "takes_one_kernel", lambda weights: True)
+    monkeypatch.setattr(own_kernels, "run_on", lambda weights: True)
     monkeypatch.setattr(f"{MODULE}.update_kept", counted)
     ours = run(*cells, root=tmp_path / "ours")[1]
     # The pruned level of IMP, and RigL but for a step in which it rewires.
@@ -134,7 +151,12 @@ def test_a_training_by_one_kernel_is_the_plain_training_up_to_rounding(
         assert not other.state[layer][~mask].any()
 
 
-def test_it_is_off_and_never_taken_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert arithmetic.ONE_KERNEL is False, "until a GPU has measured it"
-    monkeypatch.setattr(arithmetic, "ONE_KERNEL", True)
-    assert not arithmetic.takes_one_kernel(torch.zeros(1))
+def test_our_kernels_never_run_on_a_cpu_and_a_machine_without_triton_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not own_kernels.run_on(torch.zeros(1))
+    # Here no kernel can be built for a GPU, as on a machine that has no compiler.
+    own_kernels._tried.cache_clear()
+    assert not own_kernels._tried("cpu") and not own_kernels._tried("cpu")
+    assert len([r for r in caplog.records if "Triton fails here" in r.message]) == 1
+    own_kernels._tried.cache_clear()

@@ -34,7 +34,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from lt_sweeps.plan.stages.task_kind import TaskKind
-from lt_sweeps.training.backends.chain import ChainBackend, chain_of
+from lt_sweeps.training import own_kernels
+from lt_sweeps.training.backends.chain import ChainBackend, FusedChainBackend, chain_of
 from lt_sweeps.training.backends.data_branches import branches_on_data
 from lt_sweeps.training.backends.folded_module import unstackable
 from lt_sweeps.training.backends.loop_backend import LoopBackend
@@ -125,7 +126,8 @@ def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
     if name == "loop":
         return LoopBackend(module, views)
     if name == "chain":
-        return ChainBackend(chain_of(module), views)
+        fused = own_kernels.run_on(views.first)
+        return (FusedChainBackend if fused else ChainBackend)(chain_of(module), views)
     if name == "vmap":
         return VmapBackend(module, views)
     return StackedBackend(module, views, grouped=name == "grouped")

@@ -88,8 +88,37 @@ class ChainBackend:
 
     def _aligned(self, x: Tensor) -> Tensor:
         """The numbers of `x` in the type of the products, each replicate's as `_rows` has them."""
-        lies = x.dtype == self._dtype and x.stride(0) * x.element_size() % _LINE == 0
+        aligned = x.device.type != "cpu" or x.stride(0) * x.element_size() % _LINE == 0
+        lies = x.dtype == self._dtype and aligned
         return x if lies else _rows(x, dtype=self._dtype).copy_(x)
+
+
+class FusedChainBackend(ChainBackend):
+    """The same on a GPU, with what lies between the products in few kernels (`chain_kernels`)."""
+
+    @torch.no_grad()
+    def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
+        # Here, because triton comes with torch on Linux alone.
+        from lt_sweeps.training.backends import chain_kernels as kernels
+
+        if self._smoothing or not kernels.fits(y.shape[1], self._weights[-1].shape[1]):
+            return super().loss(x, y, seeds)
+        weights = [weight.to(self._dtype) for weight in self._weights]
+        flow = [x.flatten(2).to(self._dtype)]
+        for weight, bias in zip(weights[:-1], self._biases, strict=False):
+            flow.append(kernels.bias_relu_(torch.bmm(flow[-1], weight.mT), bias))
+        logits = torch.bmm(flow[-1], weights[-1].mT)
+        losses, ahead = kernels.cross_entropy(logits, self._biases[-1], y, self._grads[-1][1])
+        for i in reversed(range(len(weights))):
+            grad, _ = self._grads[i]
+            if grad.dtype == self._dtype:
+                torch.bmm(ahead.mT, flow[i], out=grad)
+            else:
+                grad.copy_(torch.bmm(ahead.mT, flow[i]))
+            if i:
+                ahead = torch.bmm(ahead, weights[i])
+                kernels.relu_backward_(ahead, flow[i], self._grads[i - 1][1])
+        return losses
 
 
 # The library that multiplies on a CPU takes other instructions where a matrix does not begin at a
@@ -99,6 +128,8 @@ class ChainBackend:
 def _rows(like: Tensor, width: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """Memory for `[R, B, width]` in which each replicate begins as it does alone."""
     replicates, batch, width = *like.shape[:2], width or like.shape[2]
+    if like.device.type != "cpu":
+        return like.new_empty(replicates, batch, width, dtype=dtype)
     line = _LINE // (dtype or like.dtype).itemsize
     apart = (batch * width // line + 1) * line  # one after another they would be a single matrix
     return like.new_empty_strided((replicates, batch, width), (apart, width, 1), dtype=dtype)

@@ -1,0 +1,166 @@
+"""What lies between the products of a chain of linear layers, as few Triton kernels.
+
+Of a step of LeNet-300-100 on an H100, 45 replicates at once, a fifth of the time went to thirty
+kernels that add biases, apply ReLU, and compute the loss. Here they are five. All are over
+contiguous `[R, B, width]`; sums are taken in float32, in the same order in every run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
+from torch import Tensor
+
+_BLOCK = 1024
+_COLUMNS = 32
+_AT_ONCE = 2**13  # numbers that one program holds: a batch of logits, or columns of a batch
+
+
+def bias_relu_(x: Tensor, bias: Tensor | None) -> Tensor:
+    """ReLU of `x` `[R, B, width]` plus `bias` `[R, width]`, in place."""
+    count, width = x[0].numel(), x.shape[2]
+    grid = (triton.cdiv(count, _BLOCK), len(x))
+    given, stride = _given(bias, x)
+    _add_relu[grid](x, given, stride, count, width, biased=bias is not None, block=_BLOCK)
+    return x
+
+
+def relu_backward_(ahead: Tensor, x: Tensor, bias_grad: Tensor | None) -> Tensor:
+    """Gradients `ahead` `[R, B, width]` where `x`, a ReLU's output, is above 0, in place.
+
+    Their sums over the batch are written to `bias_grad` `[R, width]`.
+    """
+    _, batch, width = x.shape
+    given, stride = _given(bias_grad, x)
+    sizes: dict[str, Any] = {"rows": triton.next_power_of_2(batch), "columns": _COLUMNS}
+    _relu_backward[triton.cdiv(width, _COLUMNS), len(x)](
+        *(ahead, x, given, stride, batch, width), biased=bias_grad is not None, **sizes
+    )
+    return ahead
+
+
+def cross_entropy(
+    logits: Tensor, bias: Tensor | None, labels: Tensor, bias_grad: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The mean losses `[R]` of `logits` plus `bias`, and their gradient by the logits.
+
+    The gradient has the type of `logits` `[R, B, classes]`; its sums over the batch are written to
+    `bias_grad`. `labels` are `[R, B]`.
+    """
+    replicates, batch, classes = logits.shape
+    losses = logits.new_empty(replicates, dtype=torch.float32)
+    ahead = torch.empty_like(logits)
+    given, stride = _given(bias, logits)
+    grads, grad_stride = _given(bias_grad, logits)
+    _cross_entropy[(replicates,)](
+        *(logits, given, stride, labels.contiguous(), losses, ahead, grads, grad_stride),
+        *(batch, classes),
+        biased=bias is not None,
+        rows=triton.next_power_of_2(batch),
+        columns=triton.next_power_of_2(classes),
+    )
+    return losses, ahead
+
+
+def fits(batch: int, classes: int) -> bool:
+    """Whether a batch of logits, and some columns of a batch, are little enough for one program."""
+    rows = triton.next_power_of_2(batch)
+    return rows * max(_COLUMNS, triton.next_power_of_2(classes)) <= _AT_ONCE
+
+
+def _given(rows: Tensor | None, instead: Tensor) -> tuple[Tensor, int]:
+    """Rows `[R, width]` and how far apart they lie; where there are none, what no kernel reads."""
+    return (instead, 0) if rows is None else (rows, rows.stride(0))
+
+
+# As `tl.sum` and `tl.max`, which Triton's interpreter takes only if it was on at their import.
+@triton.jit
+def _add(a, b):
+    return a + b
+
+
+@triton.jit
+def _larger(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def _add_relu(x, bias, stride, count, width, biased: tl.constexpr, block: tl.constexpr):
+    row = tl.program_id(1)
+    at = tl.program_id(0) * block + tl.arange(0, block)
+    there = at < count
+    place = row.to(tl.int64) * count + at
+    value = tl.load(x + place, mask=there, other=0.0).to(tl.float32)
+    if biased:
+        value += tl.load(bias + row.to(tl.int64) * stride + at % width, mask=there, other=0.0)
+    # As torch's: NaN stays NaN.
+    tl.store(x + place, tl.where(value <= 0, 0.0, value).to(x.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _relu_backward(
+    ahead,
+    x,
+    grad,
+    stride,
+    batch,
+    width,
+    biased: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+):
+    row = tl.program_id(1).to(tl.int64)
+    column = tl.program_id(0) * columns + tl.arange(0, columns)
+    example = tl.arange(0, rows)
+    there = (example < batch)[:, None] & (column < width)[None, :]
+    place = row * batch * width + example[:, None] * width + column[None, :]
+    value = tl.load(ahead + place, mask=there, other=0.0)
+    value = tl.where(tl.load(x + place, mask=there, other=0.0) <= 0, 0.0, value)
+    tl.store(ahead + place, value, mask=there)
+    if biased:
+        total = tl.reduce(value.to(tl.float32), 0, _add)
+        tl.store(grad + row * stride + column, total, mask=column < width)
+
+
+@triton.jit
+def _cross_entropy(
+    logits,
+    bias,
+    stride,
+    labels,
+    losses,
+    ahead,
+    grad,
+    grad_stride,
+    batch,
+    classes,
+    biased: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    example, column = tl.arange(0, rows), tl.arange(0, columns)
+    there = (example < batch)[:, None] & (column < classes)[None, :]
+    place = row * batch * classes + example[:, None] * classes + column[None, :]
+    value = tl.load(logits + place, mask=there, other=0.0).to(tl.float32)
+    if biased:
+        value += tl.load(bias + row * stride + column, mask=column < classes, other=0.0)[None, :]
+    value = tl.where(there, value, float("-inf"))
+    # Rows beyond the batch are all -inf; what comes of them is left out below.
+    top = tl.where(example < batch, tl.reduce(value, 1, _larger), 0.0)
+    shifted = value - top[:, None]
+    total = tl.where(example < batch, tl.reduce(tl.exp(shifted), 1, _add), 1.0)
+    logp = shifted - tl.log(total)[:, None]
+    label = tl.load(labels + row * batch + example, mask=example < batch, other=0)
+    own = there & (column[None, :] == label[:, None])
+    of_label = tl.reduce(tl.where(own, logp, 0.0), 1, _add)
+    tl.store(losses + row, -tl.reduce(of_label, 0, _add) / batch)
+    back = tl.where(there, tl.exp(logp) - tl.where(own, 1.0, 0.0), 0.0) / batch
+    back = back.to(ahead.dtype.element_ty)
+    tl.store(ahead + place, back, mask=there)
+    if biased:
+        sums = tl.reduce(back.to(tl.float32), 0, _add)
+        tl.store(grad + row * grad_stride + column, sums, mask=column < classes)

@@ -1,0 +1,35 @@
+"""Whether our kernels, which are written in Triton, run on a device."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+from torch import Tensor
+
+_log = logging.getLogger("lt_sweeps")
+
+
+def run_on(weights: Tensor) -> bool:
+    """Whether these weights can be trained by our kernels; if not, torch's own are taken."""
+    there = weights.is_cuda and weights.dtype == torch.float32 and torch.cuda.is_available()
+    return there and _tried(str(weights.device))
+
+
+@functools.cache
+def _tried(device: str) -> bool:
+    """Run a small kernel: Triton needs a C compiler and a folder to write to, which may be absent.
+
+    Such a machine trains more slowly, and equal up to rounding.
+    """
+    try:
+        from lt_sweeps.training.backends.chain_kernels import bias_relu_
+
+        bias_relu_(torch.zeros(1, 1, 1, device=device), None)
+        torch.cuda.synchronize(device)
+    except Exception as error:  # whatever its compiler raises
+        line = str(error).strip().partition("\n")[0]
+        _log.warning("plain kernels train: Triton fails here: %s: %s", type(error).__name__, line)
+        return False
+    return True
