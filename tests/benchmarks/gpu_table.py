@@ -8,9 +8,10 @@ precision:
 
 `plain`     the best captured loop of one `nn.Module` that is written by hand: data on the device, a
             fused optimizer, the mask multiplied onto the weights, channels_last or not
-`ours`      `TrainingLoop`, as a sweep runs it, at 80 % sparsity, R = 1, 5, 15 and 45
-`beside`    the same of 15 replicates of a convolutional net with each other backend, and with the
-            backend of `ours` by kernels that need not repeat their bytes (`deterministic=false`)
+`ours`      `TrainingLoop`, as a sweep runs it, at 80 % sparsity, R = 1, 5, 15 and 45, with each
+            backend of which a sweep takes the fastest
+`beside`    the same of 15 replicates of a convolutional net by kernels that need not repeat their
+            bytes (`deterministic=false`)
 `update`    mask, optimizer and pin alone, for one kept density, in plain kernels and in one kernel
             (`kept_update`) that reads all or skips what is pruned (`fixed_mask._FEW`)
 `open_lth`  the training loop of that code base, where `--open-lth` names its folder
@@ -37,7 +38,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -212,11 +213,11 @@ def _measure_all(bench: Bench, options: argparse.Namespace) -> None:
     print(HEADER, flush=True)
     for name in options.nets:
         net = (TINY if bench.tiny else FULL)[name]
-        for precision in PRECISIONS:
+        for precision in options.precisions:
             if bench.cuda or precision != "tf32":
                 _measure(bench, name, net, precision, options.replicates)
         if options.replicates:
-            _measure_beside(bench, name, net, options.replicates)
+            _measure_beside(bench, name, net, options.precisions, options.replicates)
             with bench.part(f"{name} updates"):
                 updates(bench, name, net, max(options.replicates))
     if options.open_lth:
@@ -233,6 +234,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--nets", nargs="*", default=list(FULL), choices=list(FULL))
     sizes = "sizes of our stacks; none: the plain loops alone, and no picture"
+    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--replicates", type=int, nargs="*", default=None, help=sizes)
     parser.add_argument("--out", type=Path, default=Path("gpu_results"))
     parser.add_argument("--open-lth", type=Path, help="a clone of open_lth")
@@ -341,12 +343,12 @@ def _measure(bench: Bench, name: str, net: Net, precision: str, replicates: list
         best = plain = min(rows, key=lambda row: row.milliseconds)
         best.floor = floor(bench, net, precision, flops, weights)
         bench.add(best)
-    for count in replicates:
+    for count, backend in product(replicates, _backends(net) or ("auto",)):
         if bench.left() < 5:
-            print(f"{name} {precision} R={count}: no time left", flush=True)
+            print(f"{name} {precision} R={count} {backend}: no time left", flush=True)
             return
         with bench.part(f"{name} {precision} R={count}"), arithmetic(bench, precision):
-            row = our_row(bench, name, net, precision, count)
+            row = our_row(bench, name, net, precision, count, backend)
             if flops:
                 row.floor = count * floor(bench, net, precision, flops, weights)
             if plain:
@@ -354,21 +356,27 @@ def _measure(bench: Bench, name: str, net: Net, precision: str, replicates: list
             bench.add(row)
 
 
-def _measure_beside(bench: Bench, name: str, net: Net, replicates: list[int]) -> None:
-    """Rows of the other ways to compute a stack, where no rule knows the fastest."""
+def _backends(net: Net) -> tuple[str, ...]:
+    """Those among which a sweep on a GPU would choose; none where a rule is enough."""
     module = plan([cell(net, "float32", 0)]).units[0].stage.network.module()
-    first, *others = timed_backends(module, torch.device("cuda")) or ("",)
+    return timed_backends(module, torch.device("cuda"))
+
+
+def _measure_beside(
+    bench: Bench, name: str, net: Net, precisions: list[str], replicates: list[int]
+) -> None:
+    """Rows of the same by kernels that need not repeat their bytes."""
     count = max((n for n in replicates if n <= _BESIDE), default=0)
-    ways = [*((backend, True) for backend in others), *((way, False) for way in [first] if way)]
-    for precision in (PRECISIONS[0], PRECISIONS[-1]):
-        for backend, deterministic in ways:
-            if not count or bench.left() < 5:
-                return
-            part = bench.part(f"{name} {precision} {backend}", may_fail=True)
-            with part, arithmetic(bench, precision):
-                row = our_row(bench, name, net, precision, count, backend, deterministic)
-                row.way = f"beside, {backend}{'' if deterministic else ', free'}"
-                bench.add(row)
+    for precision, backend in product(
+        dict.fromkeys((precisions[0], precisions[-1])), _backends(net)
+    ):
+        if not count or bench.left() < 5:
+            return
+        part = bench.part(f"{name} {precision} {backend}, free", may_fail=True)
+        with part, arithmetic(bench, precision):
+            row = our_row(bench, name, net, precision, count, backend, deterministic=False)
+            row.way = f"beside, {backend}, free"
+            bench.add(row)
 
 
 def our_row(
@@ -637,7 +645,11 @@ def draw_scaling(bench: Bench) -> None:
     for panel, net in zip(axes[0], nets, strict=True):
         for precision in PRECISIONS:
             here = [r for r in bench.rows if r.net == net and r.precision == precision]
-            ours = [row for row in here if row.way.startswith("ours")]
+            best = dict[int, Row]()
+            for row in sorted(here, key=lambda row: row.rate):
+                if row.way.startswith("ours"):
+                    best[row.replicates] = row
+            ours = [row for _, row in sorted(best.items())]
             (drawn,) = panel.plot(
                 [r.replicates for r in ours], [r.rate for r in ours], marker="o", label=precision
             )

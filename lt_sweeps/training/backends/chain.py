@@ -80,11 +80,17 @@ class ChainBackend:
     def _forward(self, weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
         """The input of each layer, then the logits, which have the type of the stack's weights."""
         flow = [self._aligned(x)]
-        for weight, bias in zip(weights, self._biases, strict=True):
-            x = flow[-1] if len(flow) == 1 else flow[-1].relu_()
-            added = None if bias is None else bias[:, None].to(self._dtype)
-            flow.append(_multiply(x, weight.mT, _rows(x, weight.shape[1]), added))
-        return [*flow[:-1], flow[-1].to(self._weights[0].dtype)]
+        for weight, bias in zip(weights[:-1], self._biases[:-1], strict=True):
+            flow.append(self._hidden(flow[-1], weight, bias))
+        logits = self._layer(flow[-1], weights[-1], self._biases[-1])
+        return [*flow, logits.to(self._weights[0].dtype)]
+
+    def _hidden(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._layer(x, weight, bias).relu_()
+
+    def _layer(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        added = None if bias is None else bias[:, None].to(self._dtype)
+        return _multiply(x, weight.mT, _rows(x, weight.shape[1]), added)
 
     def _aligned(self, x: Tensor) -> Tensor:
         """The numbers of `x` in the type of the products, each replicate's as `_rows` has them."""
@@ -103,10 +109,9 @@ class FusedChainBackend(ChainBackend):
 
         if self._smoothing or not kernels.fits(y.shape[1], self._weights[-1].shape[1]):
             return super().loss(x, y, seeds)
-        weights = [weight.to(self._dtype) for weight in self._weights]
-        flow = [x.flatten(2).to(self._dtype)]
-        for weight, bias in zip(weights[:-1], self._biases, strict=False):
-            flow.append(kernels.bias_relu_(torch.bmm(flow[-1], weight.mT), bias))
+        weights, flow = self._cast(), [self._aligned(x.flatten(2))]
+        for weight, bias in zip(weights[:-1], self._biases[:-1], strict=True):
+            flow.append(self._hidden(flow[-1], weight, bias))
         logits = torch.bmm(flow[-1], weights[-1].mT)
         losses, ahead = kernels.cross_entropy(logits, self._biases[-1], y, self._grads[-1][1])
         for i in reversed(range(len(weights))):
@@ -119,6 +124,11 @@ class FusedChainBackend(ChainBackend):
                 ahead = torch.bmm(ahead, weights[i])
                 kernels.relu_backward_(ahead, flow[i], self._grads[i - 1][1])
         return losses
+
+    def _hidden(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        from lt_sweeps.training.backends import chain_kernels as kernels
+
+        return kernels.bias_relu_(torch.bmm(x, weight.mT), bias)
 
 
 # The library that multiplies on a CPU takes other instructions where a matrix does not begin at a
