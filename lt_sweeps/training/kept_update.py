@@ -151,8 +151,9 @@ def _sgd(
 
 # Where Triton takes the size for a multiple of 16, a thread loads four numbers that lie side by
 # side, with which a warp reads nearly all of memory once the mask has holes.
+_jit: Any = triton.jit
 _KERNELS: dict[tuple[str, bool], Any] = {
-    (name, skips): triton.jit(kernel, do_not_specialize=["size"] if skips else [])
+    (name, skips): _jit(kernel, do_not_specialize=["size"] if skips else [])
     for name, kernel in (("adam", _adam), ("sgd", _sgd))
     for skips in (False, True)
 }

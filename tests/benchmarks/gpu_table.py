@@ -57,6 +57,7 @@ from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import stack
 from lt_sweeps.training.backends.backend import timed_backends
 from lt_sweeps.training.optimizers import Optimizer
+from lt_sweeps.training.stack import BufferLayout
 from lt_sweeps.training.training_loop import TrainingLoop
 
 SPARSITY = 0.8
@@ -417,8 +418,8 @@ def _issued(bench: Bench, step: Callable[[], object]) -> float:
 def updates(bench: Bench, name: str, net: Net, replicates: int) -> None:
     """Rows of the update alone, by plain kernels and by one, at some densities of the mask."""
     stage = plan([cell(net, "float32", 0)]).units[0].stage
-    weights = torch.zeros(replicates, sum(p.numel() for p in stage.network.module().parameters()))
-    weights = weights.to(bench.device)
+    size = BufferLayout.of(stage.network.module()).size
+    weights = torch.zeros(replicates, size, device=bench.device)
     grads = torch.randn_like(weights)
     rate = torch.full((), 1e-6, device=bench.device)
     momentum = 0.9 if net.optimizer == "sgd" else 0.0
@@ -435,7 +436,7 @@ def updates(bench: Bench, name: str, net: Net, replicates: int) -> None:
         if bench.cuda:
             from lt_sweeps.training.kept_update import update_kept  # triton is on Linux alone
 
-            one = partial(update_kept, optimizer, weights, grads, mask, rate)
+            one = partial(update_kept, optimizer, weights, grads, mask.to(torch.uint8), rate)
             ways["one kernel"] = partial(one, skips=False)
             ways["one kernel, skips"] = partial(one, skips=True)
         for way, update in ways.items():

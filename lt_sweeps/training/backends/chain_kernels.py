@@ -24,7 +24,8 @@ def bias_relu_(x: Tensor, bias: Tensor | None) -> Tensor:
     count, width = x[0].numel(), x.shape[2]
     grid = (triton.cdiv(count, _BLOCK), len(x))
     given, stride = _given(bias, x)
-    _add_relu[grid](x, given, stride, count, width, biased=bias is not None, block=_BLOCK)
+    kernel: Any = _add_relu
+    kernel[grid](x, given, stride, count, width, biased=bias is not None, block=_BLOCK)
     return x
 
 
@@ -36,7 +37,8 @@ def relu_backward_(ahead: Tensor, x: Tensor, bias_grad: Tensor | None) -> Tensor
     _, batch, width = x.shape
     given, stride = _given(bias_grad, x)
     sizes: dict[str, Any] = {"rows": triton.next_power_of_2(batch), "columns": _COLUMNS}
-    _relu_backward[triton.cdiv(width, _COLUMNS), len(x)](
+    kernel: Any = _relu_backward
+    kernel[triton.cdiv(width, _COLUMNS), len(x)](
         *(ahead, x, given, stride, batch, width), biased=bias_grad is not None, **sizes
     )
     return ahead
@@ -55,7 +57,8 @@ def cross_entropy(
     ahead = torch.empty_like(logits)
     given, stride = _given(bias, logits)
     grads, grad_stride = _given(bias_grad, logits)
-    _cross_entropy[(replicates,)](
+    kernel: Any = _cross_entropy
+    kernel[(replicates,)](
         *(logits, given, stride, labels.contiguous(), losses, ahead, grads, grad_stride),
         *(batch, classes),
         biased=bias is not None,
@@ -156,8 +159,8 @@ def _cross_entropy(
     logp = shifted - tl.log(total)[:, None]
     label = tl.load(labels + row * batch + example, mask=example < batch, other=0)
     own = there & (column[None, :] == label[:, None])
-    of_label = tl.reduce(tl.where(own, logp, 0.0), 1, _add)
-    tl.store(losses + row, -tl.reduce(of_label, 0, _add) / batch)
+    of_label = tl.reduce(tl.where(own, -logp, 0.0), 1, _add)
+    tl.store(losses + row, tl.reduce(of_label, 0, _add) / batch)
     back = tl.where(there, tl.exp(logp) - tl.where(own, 1.0, 0.0), 0.0) / batch
     back = back.to(ahead.dtype.element_ty)
     tl.store(ahead + place, back, mask=there)

@@ -13,9 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_FEW_CHANNELS = 8  # fewer than the kernels of tensor cores take
-_SMALL_WINDOW = 9  # of which all copies need no more memory than what comes of them
-
 # Mean, variance, weight and bias of a norm, each [R, C] or absent.
 Rows = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -100,34 +97,9 @@ class InChannels:
         return _product(rows, weight, bias).permute(2, 0, 1).flatten(1)
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Any) -> Tensor:
-        if not x.requires_grad and _has_windows(weight, options):
-            return self._by_windows(x, weight, bias, options)
         options = {**options, "groups": self.count * options["groups"]}
         bias = bias if bias is None else bias.flatten()
         return F.conv2d(x, weight.flatten(0, 1), bias, **options)
-
-    def _by_windows(self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Any) -> Tensor:
-        """A convolution of images, as one product of each replicate's windows and weights.
-
-        Libraries have no grouped kernels for so few channels, and take one replicate after another.
-        """
-        (high, wide), (down, right) = options["padding"], options["stride"]
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        x = F.pad(x, (wide, wide, high, high)).unflatten(1, (self.count, -1))
-        windows = x.unfold(3, weight.shape[3], down).unfold(4, weight.shape[4], right)
-        batch, _, channels, height, width = windows.shape[:5]
-        # As [R, B * H * W, C * h * w], of channels that are filled up to a multiple of 4.
-        rows = windows.permute(1, 0, 3, 4, 5, 6, 2)
-        fill = (0, -channels % 4)
-        rows = F.pad(rows, fill).flatten(1, 3).flatten(2)
-        taps = F.pad(weight.permute(0, 1, 3, 4, 2), fill).flatten(2).mT
-        if bias is None:
-            out = torch.bmm(rows, taps)
-        else:
-            out = torch.baddbmm(bias[:, None], rows, taps)
-        out = out.view(self.count, batch, height, width, -1).permute(1, 2, 3, 0, 4)
-        return out.flatten(3).permute(0, 3, 1, 2)
 
     def norm(self, x: Tensor, rows: Rows, options: Any) -> Tensor:
         # Statistics are written to, so theirs must be views; those of weights may be copies.
@@ -148,10 +120,3 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return torch.bmm(weight, rows.mT)
     return torch.baddbmm(bias[..., None], weight, rows.mT)
-
-
-def _has_windows(weight: Tensor, options: Any) -> bool:
-    """Whether a convolution is of few channels and small windows."""
-    few = weight.shape[2] < _FEW_CHANNELS and weight[0, 0, 0].numel() <= _SMALL_WINDOW
-    plain = options["groups"] == 1 and options["dilation"] == (1, 1)
-    return few and plain and not isinstance(options["padding"], str)
