@@ -17,10 +17,11 @@ on a GPU, for stacks of convolutions or of layers that no stacked form covers, a
 On one CPU core `chain` pays and folding convolutions costs: five replicates, in
 replicate-steps against the best plain loop of one module (`tests/benchmarks/bench_stack.py`,
 medians of 7 to 15 rounds): LeNet-300-100 chain 1.44, stacked 1.21, vmap 1.04, loop 1.02; Conv-4
-loop 1.0, stacked 0.63; ResNet-20 loop 0.99, stacked 0.60. On a GPU, first measured 2026-11-27 on
-one H100 with torch 2.11, a captured step of R = 15 in bf16: Conv-4 stacked 9.3 ms, loop 5.5;
-ResNet-20 stacked 42.3, loop 16.7. So the rule is `loop` for convolutions, whose replicates run side
-by side, and `stacked` for all else, where every kernel that is not started should pay.
+loop 1.0, stacked 0.63; ResNet-20 loop 0.99, stacked 0.60. On a GPU (2026-11-27, torch 2.11, a
+captured step of R = 15 in bf16, milliseconds): on an H100 Conv-4 stacked 9.3, loop 5.5, ResNet-20
+stacked 42.3, loop 16.7; on an H200 Conv-4 grouped 5.7, loop 4.9, ResNet-20 grouped 13.4, loop 16.0.
+So the rule is `loop` for convolutions, whose replicates run side by side, a sweep chooses between
+it and `grouped` by timing them, and all else is `stacked`, where fewer kernels are started.
 """
 
 from __future__ import annotations
