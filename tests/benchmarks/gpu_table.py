@@ -212,6 +212,9 @@ def _measure_all(bench: Bench, options: argparse.Namespace) -> None:
         bench.peaks = bench.peaks or peaks(bench)
         print({name: round(value, 4) for name, value in bench.peaks.items()}, flush=True)
     print(HEADER, flush=True)
+    if options.open_lth:
+        with bench.part("open_lth"):
+            bench.add(open_lth(bench, options.open_lth))
     for name in options.nets:
         net = (TINY if bench.tiny else FULL)[name]
         for precision in options.precisions:
@@ -221,9 +224,6 @@ def _measure_all(bench: Bench, options: argparse.Namespace) -> None:
             _measure_beside(bench, name, net, options.precisions, options.replicates)
             with bench.part(f"{name} updates"):
                 updates(bench, name, net, max(options.replicates))
-    if options.open_lth:
-        with bench.part("open_lth"):
-            bench.add(open_lth(bench, options.open_lth))
     if options.replicates:
         with bench.part("picture"):
             draw_scaling(bench)
