@@ -83,7 +83,7 @@ tiny=(); [ "$SIZE" = tiny ] && tiny=(--size tiny)
 full() { [ "$SIZE" = tiny ] && echo 300 || echo "$1"; } # tiny sizes are run on machines that are loaded
 pytest=(env "LT_TEST_DEVICE=$DEVICE" "PYTHONPATH=$PWD/tests/benchmarks:$PYTHONPATH" "$PY" -m pytest -v --tb=short -p shown_failures -p no:cacheprovider)
 pytest+=(-p no:benchmark -W default -m gpu) # that plugin, where it is installed, warns once for each of xdist's workers
-[ "$DEVICE" != cpu ] && "$PY" -c 'import xdist' 2>/dev/null && pytest+=(-n 8 --dist worksteal) # small kernels of several processes
+[ "$DEVICE" != cpu ] && "$PY" -c 'import xdist' 2>/dev/null && pytest+=(-n "$(nproc | awk '{ print ($1 < 15) ? $1 : 15 }')" --dist worksteal)
 trainings=tests/gpu/test_trainings_on_a_device.py
 others=(tests/gpu tests/training/test_stack.py tests/execution/test_local_launcher.py "--deselect=$trainings")
 if wanted tests; then
