@@ -91,7 +91,7 @@ def _fault(
     stage: Work | Init, seed: Seed, moment: Moment, store: Store, seen: tuple[str | None, ...]
 ) -> str:
     try:
-        ticket = store.read(stage.key, seed, moment)
+        ticket = _read(store, stage.key, seed, moment, seen[0])
     except FileNotFoundError:
         return "a link to nothing"
     except DamagedFile as error:
@@ -99,7 +99,13 @@ def _fault(
     facts = store.facts(stage.key, seed, moment)
     assert facts is not None
     fault = header_fault(stage, moment, facts)
-    return fault or next(_faults(stage, facts, ticket, _parent(stage, seed, store)), "")
+    parent = _parent(stage, seed, store, seen[-1])
+    return fault or next(_faults(stage, facts, ticket, parent), "")
+
+
+@functools.lru_cache(maxsize=3)  # a ticket, its parent, and the next ticket, whose parent it is
+def _read(store: Store, key: str, seed: Seed, moment: Moment, seen: str | None) -> Ticket:
+    return store.read(key, seed, moment)
 
 
 def _faults(
@@ -144,11 +150,11 @@ def _unlike_parent(
                 yield f"pruned weights of {name} are not 0"
 
 
-def _parent(stage: Work | Init, seed: Seed, store: Store) -> Ticket | None:
+def _parent(stage: Work | Init, seed: Seed, store: Store, seen: str | None) -> Ticket | None:
     """The ticket in whose mask a stage's own lies, if it is stored and whole."""
     _, parent = mask_origin(stage)
     try:
-        return None if parent is None else store.read(parent.key, seed)
+        return None if parent is None else _read(store, parent.key, seed, "end", seen)
     except (FileNotFoundError, DamagedFile):
         return None
 

@@ -41,12 +41,12 @@ def large_init_large_final(init: Tensor, final: Tensor, noise: Tensor) -> Tensor
 
     Ranks stand for the paper's min(alpha |w_f|, |w_i|), whose alpha aligns the percentiles.
     """
-    return torch.minimum(_rank(init.abs(), noise), _rank(final.abs(), noise))
+    return _lower_rank(init.abs(), final.abs(), noise)
 
 
 def small_init_small_final(init: Tensor, final: Tensor, noise: Tensor) -> Tensor:
     """The rank form of -max(alpha |w_f|, |w_i|): small both before and after."""
-    return torch.minimum(_rank(-init.abs(), noise), _rank(-final.abs(), noise))
+    return _lower_rank(-init.abs(), -final.abs(), noise)
 
 
 def magnitude_increase(init: Tensor, final: Tensor) -> Tensor:
@@ -182,13 +182,19 @@ def _diff_sign(init: Tensor, final: Tensor) -> Tensor:
     return init.sign() != final.sign()
 
 
-def _rank(score: Tensor, noise: Tensor) -> Tensor:
+def _lower_rank(first: Tensor, second: Tensor, noise: Tensor) -> Tensor:
+    """The lower of the ranks that each weight has by two scores."""
+    order = noise.argsort(stable=True)
+    return torch.minimum(_rank(first, order), _rank(second, order))
+
+
+def _rank(score: Tensor, order: Tensor) -> Tensor:
     """Position of each weight in increasing order of score: [0, n), exact in float64.
 
-    Equal scores are ordered by the noise. By their place in the tensor, a layer whose weights are
-    all of one magnitude (`reset=constant`) would lose its first rows whole, units and all.
+    Equal scores are ordered as in `order`, by the noise. By their place in the tensor, a layer
+    whose weights are all of one magnitude (`reset=constant`) would lose its first rows whole, units
+    and all.
     """
-    order = noise.argsort(stable=True)
     order = order[score[order].argsort(stable=True)]
     ranks = torch.empty(len(score), dtype=torch.float64, device=score.device)
     ranks[order] = torch.arange(len(score), dtype=torch.float64, device=score.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.config.seeds import Seed, generator, repeated
+from lt_sweeps.config.seeds import Seed, generator, one_thread, repeated
 from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.competition import competitions
 from lt_sweeps.sparsity.evidence import is_whole_mask
@@ -166,7 +166,7 @@ def _scored(criterion: Call, evidence: Mapping[str, Tensor], size: int, place: s
     def compute() -> dict[str, Tensor]:
         return {place: criterion(**{name: values.clone() for name, values in evidence.items()})}
 
-    score = repeated(compute, where)[place]
+    score = _computed(criterion, compute, where)[place]
     if score.shape != (size,):
         raise ValueError(
             f"{where} gives scores of shape {list(score.shape)} for the {size} weights of {place}; "
@@ -199,7 +199,17 @@ def _call(
     def compute() -> dict[str, Tensor]:
         return {layer.name: call(**{name: values.clone() for name, values in named.items()})}
 
-    return repeated(compute, f"{purpose}: `{call.target}`")[layer.name]
+    return _computed(call, compute, f"{purpose}: `{call.target}`")[layer.name]
+
+
+def _computed(
+    call: Call, compute: Callable[[], Mapping[str, Tensor]], where: str
+) -> Mapping[str, Tensor]:
+    """What `compute` returns of a call; a function of the user's is checked by a second one."""
+    if call.ours:  # a second call would double the start of a level, where ranks take most of it
+        with one_thread():
+            return compute()
+    return repeated(compute, where)
 
 
 def _uniform(layer: Layer, seed: int, purpose: str, level: int) -> Tensor:

@@ -1,12 +1,13 @@
 """`UnitFiles`: what a stacked training writes into the store, and goes on from: a file per unit.
 
-Checkpoints and snapshots are copied to the host at once, whole stacks, and a thread hashes and
-writes them while the training goes on.
+Checkpoints and snapshots are copied to the host at once, whole stacks, and threads hash and write
+them while the training goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,9 @@ from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training.background_write import BackgroundWrite
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.mask_action import MaskAction
+
+# A disk makes several files durable in the time of one. Each thread holds one file in memory.
+_AT_ONCE = 4
 
 
 class UnitFiles:
@@ -73,7 +77,9 @@ class UnitFiles:
             if moment != "start":
                 ticket = replace(ticket, optimizer=self.masking.moments())
             ticket, about = ticket.on_host(), self._about()
-            self._writing.begin(lambda: [self._write(r, moment, ticket[r], about[r]) for r in rows])
+            self._writing.begin(
+                lambda: _side_by_side(lambda r: self._write(r, moment, ticket[r], about[r]), rows)
+            )
 
     def write_checkpoint(self, step: int, seconds: float) -> None:
         """Everything that the rest of the training depends on."""
@@ -85,9 +91,12 @@ class UnitFiles:
     def _write_checkpoint(
         self, step: int, tensors: Mapping[str, Tensor], about: Sequence[Mapping[str, Any]]
     ) -> None:
-        for r, unit in enumerate(self.units):
+        def write(r: int) -> None:
             row = {name: tensor[r] for name, tensor in tensors.items()}
+            unit = self.units[r]
             self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, about[r])
+
+        _side_by_side(write, range(len(self.units)))
         for key, seeds in self._seeds().items():
             self.store.drop_checkpoints(key, *seeds, before=step)
 
@@ -150,7 +159,8 @@ class UnitFiles:
         if self.units[0].stage.sparsifier.learns:
             with self.history.at_best():
                 at_best = self._about()
-        for r in range(len(self.units)):
+
+        def write(r: int) -> None:
             if asked[r] and best is not None:
                 self._write(r, "best", best[r], at_best[r])
             # A ticket that was only scored is left empty: it can be made again from its start.
@@ -159,6 +169,8 @@ class UnitFiles:
             if at_best is not about and self.history.best_step[r] != step:
                 scores["best_layers_remaining"] = at_best[r]["layers_remaining"]
             self._write(r, "end", ticket, {**about[r], **scores})
+
+        _side_by_side(write, range(len(self.units)))
 
     def _asks_for_best(self, r: int, step: int) -> bool:
         asked = self.moments[r]
@@ -210,6 +222,13 @@ class UnitFiles:
     def _write(self, r: int, moment: Moment, ticket: Ticket, about: Mapping[str, Any]) -> None:
         unit = self.units[r]
         self.store.write(unit.stage.key, unit.seed, ticket, about, moment)
+
+
+def _side_by_side(write: Callable[[int], None], rows: Iterable[int]) -> None:
+    """Write the files of replicates in threads; raises the failure of the first that failed."""
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        for _ in threads.map(write, rows):
+            pass
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -14,10 +14,12 @@ from fixtures.hostile_files import forged
 from torch import Tensor
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.process_state import forget_plans
 from lt_sweeps.execution.records import record_cell
 from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stored_tickets import StoredTickets
+from lt_sweeps.storage import ticket_file
 from lt_sweeps.storage.checked_read import NewerFormat
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.run_folder import RunFolder
@@ -190,6 +192,19 @@ def test_a_cell_is_not_done_while_a_ticket_of_it_is_wrong(computed: Swept) -> No
     path.write_bytes(path.read_bytes()[:-1] + b"#")
     RunFolder.of(store.root, made.cells[0].signature, 0).done.unlink()
     assert not record_cell(made.cells[0], StoredTickets(store, thorough=True))
+
+
+def test_each_ticket_of_a_cell_is_read_once_for_itself_and_for_the_next_level(
+    computed: Swept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, store, _ = computed
+    forget_plans()
+    read, paths = ticket_file.read_content, []
+    monkeypatch.setattr(ticket_file, "read_content", lambda path: paths.append(path) or read(path))
+    RunFolder.of(store.root, made.cells[0].signature, 0).done.unlink()
+    assert record_cell(made.cells[0], StoredTickets(store, thorough=True))
+    levels = [_ticket(computed, level, 0) for level in range(len(made.cells[0].trainings))]
+    assert [path for path in paths if path in levels] == levels
 
 
 def test_a_mask_criterion_that_keeps_what_it_likes_is_not_held_to_a_number(

@@ -1,16 +1,19 @@
 """Pruning keeps exactly what it is told, and a pruned weight stays where it was put."""
 
+import inspect
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from torch import tensor
+from torch import Tensor, tensor
 from torch.nn.utils import prune as torch_prune
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.config.seeds import Seed
+from lt_sweeps.config.seeds import Seed, repeated
 from lt_sweeps.models.prunable import Layer
+from lt_sweeps.sparsity import criteria, freezes, resets
 from lt_sweeps.sparsity.evidence import whole_mask
 from lt_sweeps.sparsity.pruning import prune, restart
 from lt_sweeps.sparsity.schedules import Target
@@ -191,6 +194,48 @@ def not_a_mask(final: torch.Tensor) -> torch.Tensor:
 
 def mine(function: object) -> Call:
     return Call(f"{__name__}.{getattr(function, '__name__', '')}")
+
+
+def test_a_criterion_of_ours_is_computed_once_and_sorts_its_noise_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ranks take most of the start of a level: three sorts for each layer of each replicate."""
+    sorts, argsort = [], torch.Tensor.argsort
+    monkeypatch.setattr(
+        torch.Tensor, "argsort", lambda t, **how: sorts.append(len(t)) or argsort(t, **how)
+    )
+    ranks = Call("lt_sweeps.sparsity.criteria.large_init_large_final")
+    evidence = {"init": FINAL, "final": FINAL}
+    prune(ALL, Target("layer", (2, 1), 0.7), ranks, evidence, layers=LAYERS, seed=Seed(0), level=1)
+    assert sorts == [6, 6, 6, 4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        function
+        for family in (criteria, resets, freezes)
+        for name, function in vars(family).items()
+        if getattr(function, "__module__", "") == family.__name__ and not name.startswith("_")
+    ],
+    ids=lambda function: f"{function.__module__.rpartition('.')[2]}.{function.__name__}",
+)
+def test_functions_of_ours_depend_on_their_arguments_alone(function: Callable[..., Tensor]) -> None:
+    """So no sweep calls them a second time, as it calls a user's."""
+    # A criterion sees the weights that compete as a vector, a reset or a freeze a layer.
+    shape, evidence = (30,) if function.__module__ == criteria.__name__ else (6, 5), {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            evidence |= {} if parameter.default is not parameter.empty else {name: 0.5}
+        else:
+            numbers = torch.rand(shape, generator=ties()) - 0.5
+            evidence[name] = numbers > 0 if name in ("kept", "cut", "keeps", "sampled") else numbers
+
+    def computed() -> dict[str, Tensor]:
+        given = {n: v.clone() if isinstance(v, Tensor) else v for n, v in evidence.items()}
+        return {"a": function(**given)}
+
+    repeated(computed, function.__name__)
 
 
 @pytest.mark.parametrize(

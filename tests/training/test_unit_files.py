@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Event, current_thread, main_thread
+from threading import Barrier, Event, current_thread, main_thread
 from typing import Any
 
 import pytest
@@ -17,7 +17,9 @@ from fixtures.training_loops import loop_of
 from torch import Tensor
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.train_pack import compute
 from lt_sweeps.plan.planning import plan
+from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket_file import read_content
 
@@ -96,6 +98,35 @@ def test_one_write_is_in_flight_and_the_next_waits_for_it(unit, tmp_path: Path) 
     loop.files.write_checkpoint(2, seconds=0.0)
     loop.files.wait()
     assert store.checkpoints(unit.stage.key, unit.seed) == [2], "each drops those before it"
+
+
+class PairedStore(Store):
+    """A store that writes a file only when a second one is being written too."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        object.__setattr__(self, "both", Barrier(2, timeout=60))
+
+    def write_checkpoint(self, *about: Any) -> None:
+        self.both.wait()  # type: ignore[attr-defined]
+        super().write_checkpoint(*about)
+
+    def write(self, *about: Any) -> None:
+        if about[-1] == "end" and current_thread() is not main_thread():
+            self.both.wait()  # type: ignore[attr-defined]
+        super().write(*about)
+
+
+def test_the_files_of_replicates_are_written_side_by_side(cell: Make, tmp_path: Path) -> None:
+    """A disk takes as long for several files as for one, and a stack has two for a replicate."""
+    units = [u for u in plan([cell(seed=s) for s in (0, 1)]).units if u.stage.level == 0]
+    compute(units, {}, PairedStore(tmp_path / "pairs"), Machine())
+    compute(units[:1], {}, Store(tmp_path / "alone"), Machine())
+    files = sorted((tmp_path / "alone").glob("tickets/*/0.safetensors"))
+    assert len(files) == 2, "the initialisation and the end of the training"
+    for alone in files:
+        pair = tmp_path / "pairs" / alone.relative_to(tmp_path / "alone")
+        assert pair.read_bytes() == alone.read_bytes()
 
 
 KILLED = """
