@@ -10,7 +10,6 @@ import functools
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,10 +39,8 @@ from lt_sweeps.sparsity.evidence import LEARNED
 from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier
 from lt_sweeps.sparsity.synflow import flow
 from lt_sweeps.storage.atomic_write import set_aside
-from lt_sweeps.storage.store import CorruptTicket, Store, ticket_in
+from lt_sweeps.storage.store import CorruptTicket, Store
 from lt_sweeps.storage.ticket import LOGITS, Mask, State, Ticket
-from lt_sweeps.storage.ticket_file import read_content
-from lt_sweeps.storage.verified_files import version
 from lt_sweeps.training.gradients import gradient, hessian_gradient
 
 
@@ -66,7 +63,7 @@ def snapshot(stage: Work | Init, moment: Moment, seed: Seed, store: Store) -> Ti
     if isinstance(stage, Init):
         return ticket(stage, seed, store)
     try:
-        return _read(store, stage.key, seed, moment)
+        return store.read(stage.key, seed, moment)
     except FileNotFoundError:
         pass
     except CorruptTicket as error:
@@ -77,27 +74,11 @@ def snapshot(stage: Work | Init, moment: Moment, seed: Seed, store: Store) -> Ti
     raise Missing(f"{stage.key}/{seed} at {moment}")
 
 
-def _read(store: Store, key: str, seed: Seed, moment: Moment = "end") -> Ticket:
-    """A stored ticket, whose tensors are the caller's own."""
-    path = store.path(key, seed, moment)
-    if (seen := version(path)) is None:
-        return store.read(key, seed, moment)  # it says why
-    step, content = _content(path, seen)
-    return ticket_in(content, step=step)
-
-
-# A start reads the training before it and its initial weights three times each.
-@functools.lru_cache(maxsize=2)
-def _content(path: Path, seen: str) -> tuple[int, bytes]:
-    metadata, content = read_content(path)
-    return int(metadata["step"]), content
-
-
 @ticket.register
 def _(stage: Init, seed: Seed, store: Store) -> Ticket:
     with suppress(FileNotFoundError):
         try:
-            return _read(store, stage.key, seed)
+            return store.read(stage.key, seed)
         except CorruptTicket as error:
             set_aside(error.path, error.reason)  # it is drawn again
     initial = Ticket(_drawn(stage, seed), _all_kept(stage.network.layers))

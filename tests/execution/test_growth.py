@@ -14,7 +14,6 @@ import pytest
 from fixtures.tiny_cell import settings, settle
 
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.execution import materialize
 from lt_sweeps.execution.frozen_pack import work_on
 from lt_sweeps.execution.records import record_cell
 from lt_sweeps.execution.submission import Submission
@@ -167,26 +166,6 @@ def test_a_file_is_settled_only_when_its_clock_has_ticked(
     assert not settled(written, after=2 * second), "a clock that ticks every second or two"
     assert settled(written, after=2 * second + 1)
     assert not settled(path.stat().st_ctime_ns, after=0, version=seen)
-
-
-def test_a_start_reads_each_stored_ticket_once(
-    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pruning, criterion and reset each ask for the training before it, or for the first weights.
-
-    Their tensors are copies: a function that overwrites its own changes nobody else's.
-    """
-    made, store = run(cell(schedule__levels=2))
-    last = made.units[-1]
-    paths, read = [], materialize.read_content
-    monkeypatch.setattr(materialize, "read_content", lambda path: paths.append(path) or read(path))
-    materialize._content.cache_clear()
-    first = materialize.ticket(last.stage.start, last.seed, store)
-    assert len(paths) == len({*paths}) == 2
-    for tensor in first.state.values():
-        tensor.zero_()
-    again = materialize.ticket(last.stage.start, last.seed, store)
-    assert all(tensor.any() for tensor in again.state.values())
 
 
 def test_the_records_of_a_level_cost_the_same_at_every_level(cell: Make, tmp_path: Path) -> None:
