@@ -15,7 +15,7 @@ from lt_sweeps.training.mask_action import MaskAction
 from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.stack import Stack
 
-_FEW = 0.2  # of the weights are kept: to read those alone is then faster (`kept_update`)
+_FEW = 0.1  # of the weights are kept: to read those alone is then faster (`kept_update`)
 
 
 class FixedMask(MaskAction):

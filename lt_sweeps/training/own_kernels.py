@@ -13,8 +13,10 @@ _log = logging.getLogger("lt_sweeps")
 
 def run_on(weights: Tensor) -> bool:
     """Whether these weights can be trained by our kernels; if not, torch's own are taken."""
-    there = weights.is_cuda and weights.dtype == torch.float32 and torch.cuda.is_available()
-    return there and _tried(str(weights.device))
+    if not (weights.is_cuda and weights.dtype == torch.float32 and torch.cuda.is_available()):
+        return False
+    # Triton starts its kernels on the current device.
+    return weights.device.index == torch.cuda.current_device() and _tried(str(weights.device))
 
 
 @functools.cache
@@ -28,6 +30,8 @@ def _tried(device: str) -> bool:
 
         bias_relu_(torch.zeros(1, 1, 1, device=device), None)
         torch.cuda.synchronize(device)
+    except torch.OutOfMemoryError:
+        raise  # a smaller stack may fit
     except Exception as error:  # whatever its compiler raises
         line = str(error).strip().partition("\n")[0]
         _log.warning("plain kernels train: Triton fails here: %s: %s", type(error).__name__, line)

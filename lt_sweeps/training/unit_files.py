@@ -26,7 +26,8 @@ from lt_sweeps.training.background_write import BackgroundWrite
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.mask_action import MaskAction
 
-# A disk makes several files durable in the time of one. Each thread holds one file in memory.
+# 45 checkpoints of LeNet took 0.5 s, and 0.6 to 0.8 one after another (two CPU cores). Each thread
+# holds two copies of a file in memory.
 _AT_ONCE = 4
 
 

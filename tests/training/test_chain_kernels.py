@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,16 +15,6 @@ from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import TaskLoss
 
 MODULE = "lt_sweeps.training.backends.chain_kernels"
-
-
-@pytest.fixture
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    pytest.importorskip("triton")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when a kernel is defined
-    sys.modules.pop(MODULE, None)
-    importlib.import_module(MODULE)
-    yield
-    del sys.modules[MODULE]  # another test may want it compiled
 
 
 class Unbiased(nn.Module):
@@ -45,7 +33,7 @@ class Unbiased(nn.Module):
     "net", [FC((1, 4, 4), 10, hidden=[70, 33]), Unbiased()], ids=["fc", "bare"]
 )
 def test_losses_and_gradients_are_those_of_the_plain_chain(
-    interpreted: None,
+    interpreted_kernels: None,
     monkeypatch: pytest.MonkeyPatch,
     net: nn.Module,
     batch: int,
@@ -66,7 +54,7 @@ def test_losses_and_gradients_are_those_of_the_plain_chain(
     assert bool(stacks[0].grads.any())
 
 
-def test_a_relu_hands_on_what_is_no_number(interpreted: None) -> None:
+def test_a_relu_hands_on_what_is_no_number(interpreted_kernels: None) -> None:
     kernels = importlib.import_module(MODULE)
     x = torch.tensor([[[float("nan"), -1.0, 2.0]]])
     bias = torch.tensor([[0.0, 0.5, 0.5]])
@@ -74,7 +62,7 @@ def test_a_relu_hands_on_what_is_no_number(interpreted: None) -> None:
     assert given[0, 0, 0].isnan() and given[0, 0, 1:].tolist() == [0.0, 2.5]
 
 
-def test_a_batch_that_no_program_holds_takes_the_plain_chain(interpreted: None) -> None:
+def test_a_batch_that_no_program_holds_takes_the_plain_chain(interpreted_kernels: None) -> None:
     kernels = importlib.import_module(MODULE)
     assert kernels.fits(60, 10) and kernels.fits(256, 10)
     assert not kernels.fits(512, 10) and not kernels.fits(60, 1000)

@@ -286,3 +286,23 @@ def test_a_grouped_convolution_is_one_call_on_all_channels(
         ((6, 5 * 4, 4, 4), 5, True),
         ((6, 5 * 6, 4, 4), 5, True),
     ]
+
+
+class Overflows(nn.Module):
+    """It divides by the mean of exponentials, which drawn weights make infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.output = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grown = torch.exp(100 * self.hidden(x))
+        return self.output(grown / grown.mean())
+
+
+@pytest.mark.parametrize("backend", ["stacked", "grouped"])
+def test_what_cannot_be_compared_is_refused(backend: str) -> None:
+    torch.manual_seed(0)
+    stack = Stack(Overflows(), 3, backend=backend)
+    with pytest.raises(ValueError, match=f"backend: `{backend}` needs"):
+        stack.loss(torch.randn(3, 5, 6), torch.zeros(3, 5, dtype=torch.long))

@@ -77,8 +77,8 @@ class InBatch:
 class InChannels:
     """`[B, R * C, ...]`: each layer is one call, a convolution with R times its groups.
 
-    Nothing is rearranged between two layers. A GPU computes such a convolution faster than R small
-    ones, where images are channels_last.
+    Nothing is rearranged between two layers. Where images are channels_last, a GPU computes most of
+    such convolutions faster than R small ones side by side.
     """
 
     def __init__(self, count: int) -> None:

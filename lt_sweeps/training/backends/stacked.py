@@ -82,10 +82,10 @@ def _check(
 ) -> None:
     """Refuse a forward pass that mixes replicates outside of a known layer, on a few examples.
 
-    Every replicate must compute what its module does alone, and none may have a gradient from the
-    outputs of another: that is 0 to the bit, or a mistake, however small. Weights are drawn anew,
-    because those of a stack can hide a mistake: they may be pruned, 0, diverged or nearly equal.
-    So are statistics, which training writes to.
+    Every replicate must compute what its module does alone, up to rounding, and none may have a
+    gradient from the outputs of another: that is 0 to the bit, or a mistake, however small. Weights
+    are drawn anew, because those of a stack can hide a mistake: they may be pruned, 0, diverged or
+    nearly equal. So are statistics, which training writes to.
 
     Raises:
         ValueError: the forward pass cannot be folded so.
@@ -105,10 +105,10 @@ def _check(
         raise folding.refusal() from error
     if outputs.shape != alone.shape:
         raise folding.refusal()
-    apart, size = ((each.flatten(1).norm(dim=1)) for each in (outputs - alone, alone))
+    apart, size = (rows.flatten(1).norm(dim=1) for rows in (outputs - alone, alone))
     # A norm of few examples enlarges rounding.
     rounding = 0.05 if training or views.arithmetic.precision == "tf32" else 0.001
-    if (apart > rounding * size).any() or _crosses(outputs, [x, *leaves.values()]):
+    if not (apart <= rounding * size).all() or _crosses(outputs, [x, *leaves.values()]):
         raise folding.refusal()
 
 
@@ -130,7 +130,7 @@ def _crosses(outputs: Tensor, inputs: Sequence[Tensor]) -> bool:
 
 @contextmanager
 def _any_kernels() -> Iterator[None]:
-    """Also those that do not repeat their bytes: gradients of inputs, which no training needs."""
+    """Take kernels that do not repeat their bytes too, as gradients of inputs may need them."""
     before = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("default")
     try:
