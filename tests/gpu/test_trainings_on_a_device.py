@@ -36,7 +36,7 @@ from lt_sweeps.sparsity import top_k
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
-from lt_sweeps.training import own_kernels
+from lt_sweeps.training import fixed_mask, own_kernels
 from lt_sweeps.training.backends.backend import timed_backends
 from lt_sweeps.training.training_loop import Interrupted, TrainingLoop
 
@@ -239,6 +239,10 @@ def test_our_kernels_end_as_torchs(
     with monkeypatch.context() as patch:
         patch.setattr(own_kernels, "run_on", lambda weights: False)
         assert_close(captured, run(*cells, root=tmp_path / "plain", device=device))
+    # Half of the weights are left, so all were read.
+    monkeypatch.setattr(fixed_mask, "_FEW", 1.0)
+    kept = run(*cells, root=tmp_path / "kept", device=device)
+    assert_same_bytes(captured[1], kept[1])
     monkeypatch.setattr(TrainingLoop, "captures", property(lambda loop: False))
     eager = run(*cells, root=tmp_path / "eager", device=device)
     assert_same_bytes(captured[1], eager[1])
