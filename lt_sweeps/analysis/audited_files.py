@@ -17,12 +17,12 @@ from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.identity import digest
 from lt_sweeps.config.keys import MACHINE_KEYS
-from lt_sweeps.storage.dropped_tickets import read_dropped
-from lt_sweeps.storage.manifest import FrozenCell, Manifest
+from lt_sweeps.storage.absent_tickets import DROPPED, why_absent
+from lt_sweeps.storage.manifest import FrozenCell, Manifest, UnitName
 from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.run_folder import CellRecords, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
-from lt_sweeps.storage.ticket_file import OTHER_PATH, read_metadata
+from lt_sweeps.storage.ticket_file import OTHER_PATH, read_metadata, ticket_path
 
 _IMPORTED = "imported"
 _NOT_STORED = "the ticket is not stored"
@@ -88,7 +88,7 @@ def read_artifacts(
 def audit_head(path: Path, findings: Findings) -> Mapping[str, Any] | None:
     """The metadata of a ticket that is whole and in its place."""
     if not os.path.lexists(path):
-        _leave_out(path.parent.parent.parent, path.parent.name, [path.name], findings)
+        findings.leave_out("headers", _NOT_STORED)
         return None
     about, fault = None, ""
     try:
@@ -244,21 +244,25 @@ def _ticket_files(
     """The tickets and snapshots of these cells, or of a whole root; no checkpoints."""
     if whole_root:
         yield from sorted(filter(_is_ticket, root.glob("tickets/*/*.safetensors")))
-        return
-    seeds: dict[str, set[str]] = defaultdict(set)
-    for record in (record for cell in cells for record in cell.records):
-        for key in filter(None, (record.stage, record.init, *(record.after or ()))):
-            seeds[key].add(record.seed)
+    named: dict[str, dict[str, str]] = defaultdict(dict)  # a cell of each seed, by stage
+    for cell in cells:
+        for record in cell.records:
+            for key in filter(None, (record.stage, record.init, *(record.after or ()))):
+                named[key].setdefault(record.seed, cell.name)
+    absent: dict[UnitName, str] = {}
     # A folder is listed once for all of its seeds: a path for each of 65,000 records takes seconds.
-    for key in sorted(seeds):
+    for key, seeds in sorted(named.items()):
         folder = root / "tickets" / key
         there = set(_listed(folder))
-        snapshots = {name for name in there if name.rpartition("@")[0] in seeds[key]}
-        wanted = {f"{seed}.safetensors" for seed in seeds[key]}
-        for name in sorted((wanted & there) | snapshots):
+        snapshots = {name for name in there if name.rpartition("@")[0] in seeds}
+        wanted = {f"{seed}.safetensors" for seed in seeds}
+        for name in () if whole_root else sorted((wanted & there) | snapshots):
             if _is_ticket(folder / name):
                 yield folder / name
-        _leave_out(root, key, wanted - there, findings)
+        absent |= {(key, s): cell for s, cell in seeds.items() if f"{s}.safetensors" not in there}
+    drawn = {record.init for cell in cells for record in cell.records}  # it can be drawn again
+    findings.leave_out("headers", _NOT_STORED, sum(key in drawn for key, _ in absent))
+    _leave_out(root, {unit: c for unit, c in absent.items() if unit[0] not in drawn}, findings)
 
 
 def _listed(folder: Path) -> list[str]:
@@ -273,9 +277,13 @@ def _is_ticket(path: Path) -> bool:
     return path.suffix == ".safetensors" and not hidden
 
 
-def _leave_out(root: Path, key: str, names: Collection[str], findings: Findings) -> None:
-    """Count the tickets of a stage that are not there."""
-    dropped = read_dropped(root).get(key, ()) if names else ()
-    gone = sum(name.removesuffix(".safetensors") in dropped for name in names)
-    findings.leave_out("headers", "prune-store has dropped it", gone)
-    findings.leave_out("headers", _NOT_STORED, len(names) - gone)
+def _leave_out(root: Path, absent: Mapping[UnitName, str], findings: Findings) -> None:
+    """Count the tickets that are not there; a training that is lost is a fault."""
+    # A root that was copied without its tickets has no such folder.
+    reasons = why_absent(root, absent) if (root / "tickets").is_dir() else {}
+    for unit in absent:
+        reason = reasons.get(unit, _NOT_STORED)
+        if unit not in reasons or reason.startswith(DROPPED):
+            findings.leave_out("headers", reason.partition(";")[0])
+        else:
+            findings.compare("headers", ticket_path(root, *unit), reason)

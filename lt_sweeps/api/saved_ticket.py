@@ -19,6 +19,7 @@ from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.stages import Init, Stage, Transfer, Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.sparsifiers import LearnedSparsifier
+from lt_sweeps.storage.absent_tickets import why_file_absent
 from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
@@ -144,4 +145,6 @@ class SavedTicket:
         try:
             return StoredNetwork.of(Unit(self._work, self.run.seed), Store(self.root), step, device)
         except Missing as error:
-            raise ValueError(f"ticket: {self.path}: not stored: {error}") from None
+            absent = "" if self.path.exists() else why_file_absent(self.path)
+            reason = absent or f"not stored: {error}"
+            raise ValueError(f"ticket: {self.path}: {reason}") from None

@@ -10,6 +10,7 @@ from lt_sweeps.config.trust import trusted_modules
 from lt_sweeps.interchange.stored_plan import CURE, planned_works
 from lt_sweeps.interchange.ticket_formats import write_ticket
 from lt_sweeps.models.network import Network
+from lt_sweeps.storage.absent_tickets import why_file_absent
 from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import CorruptTicket, Store
 
@@ -53,6 +54,11 @@ def export_ticket(
         ticket = Store(root).read(key, seed, moment or "end")
         network = functools.partial(_network_of, root, key, trusted_modules(trust))
         write_ticket(ticket, form, place, network=network, config_dir=config_dir, **keys)
+    except FileNotFoundError:
+        if path.exists():
+            raise
+        reason = why_file_absent(path.absolute()) or "there is no such ticket"
+        raise ValueError(f"export: {path}: {reason}") from None
     except CorruptTicket as error:
         raise ValueError(f"{error}; {CURE}") from None
     weights = {"": "at the end", "best": "of the best evaluation"}.get(moment, f"at {moment}")

@@ -86,7 +86,7 @@ def test_every_command_goes_on_and_the_same_words_compute_nothing(
         said[verb] = " ".join(capsys.readouterr().out.split())
     for verb in ("report", "status", "export"):
         assert "prune-store has dropped 3 of 3" in said[verb], verb
-    assert "prune-store has dropped it" in said["audit"]
+    assert "prune-store or keep= has dropped it" in said["audit"]
     again = Submission(plan([short(cell)]), settings(sweep.root, "mine"))
     assert again.missing() == () and again.unfinished(()) == []
     assert _dropped(again.plan, sweep.root).startswith("prune-store has dropped 3 of 3")

@@ -31,6 +31,7 @@ from lt_sweeps.interchange.auditing.split_audit import audit_splits
 from lt_sweeps.interchange.stored_plan import planned_run
 from lt_sweeps.plan.stages import Task
 from lt_sweeps.reporting.sweep_report import report
+from lt_sweeps.storage.dropped_tickets import note_dropped
 from lt_sweeps.storage.manifest import Manifest
 from lt_sweeps.storage.record import COLUMNS as RECORD
 from lt_sweeps.storage.record import MEASURED, Record
@@ -639,6 +640,26 @@ def test_what_is_missing_is_not_checked_and_fails_nothing(
             path.unlink()
     states = verdicts(sweep if (sweep / "manifest.json").exists() else root, tmp_path / "a.json")
     assert set(states.values()) <= {"pass", "not checked"}
+
+
+def test_a_training_that_was_lost_fails_and_one_that_was_dropped_does_not(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = sweep.parent.parent
+    folder, record, path = last(sweep)
+    ticket_path(root, str(record.init), record.seed).unlink()  # the seed draws it again
+    path.unlink()
+    for where in (sweep, root):
+        assert failing(where, sample="0") == ["headers"]
+    assert main(["audit", str(sweep), "sample=0"]) == 1
+    again = "computes it again\n" in (out := capsys.readouterr().out)
+    assert again and f"{path}: lost, though {folder.name} records it; `lt-sweeps resume tiny" in out
+    note_dropped(root, {record.stage: [record.seed]})
+    for where in (sweep, root):
+        assert failing(where, sample="0") == []
+    assert main(["audit", str(sweep), "sample=0"]) == 0
+    said = "headers: 1 not checked: prune-store or keep= has dropped it\n"
+    assert said in capsys.readouterr().out
 
 
 def test_no_damaged_file_is_a_traceback(sweep: Path) -> None:

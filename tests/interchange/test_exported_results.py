@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
+import lt_sweeps
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.interchange.exported_tables import export_tables
+from lt_sweeps.storage.dropped_tickets import note_dropped
 from lt_sweeps.storage.store import Store
 
 Make = Callable[..., Cell]
@@ -96,6 +99,30 @@ def test_a_ticket_by_its_file(
     assert main(["export", str(ticket), f"out={tmp_path / 'y.pt'}"]) == 1
     assert "do not match their checksum" in capsys.readouterr().err
     assert not (tmp_path / "y.pt").exists()
+
+
+def test_a_ticket_that_is_gone_is_named_with_what_computes_it_again(
+    cell: Make, swept: Swept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = swept(cell())
+    root = folder.parent.parent
+    saved = lt_sweeps.open(folder).ticket(level=1)
+    saved.path.unlink()
+    cell_folder = next(root.glob("runs/*/0"))
+    again = f"`lt-sweeps resume {folder.name} root={root}` computes it again"
+    for dropped, reason in (
+        (False, f"lost, though {cell_folder.parent.name}/0 records it; {again}"),
+        (True, f"prune-store or keep= has dropped it; remove {cell_folder}, then {again}"),
+    ):
+        if dropped:
+            note_dropped(root, {saved.stage: ["0"]})
+        assert main(["export", str(saved.path), f"out={tmp_path / 'x.pt'}"]) == 1
+        assert capsys.readouterr().err == f"error: export: {saved.path}: {reason}\n"
+        with pytest.raises(ValueError, match=re.escape(f"ticket: {saved.path}: {reason}")):
+            saved.module("end")
+    other = saved.path.with_name("9.safetensors")
+    assert main(["export", str(other)]) == 1
+    assert capsys.readouterr().err == f"error: export: {other}: there is no such ticket\n"
 
 
 @pytest.mark.parametrize("reported", ["best", "end"])

@@ -1,0 +1,62 @@
+"""Why a ticket that records name is not there: lost, or dropped on purpose (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lt_sweeps.storage.checked_read import DamagedFile, NewerFormat
+from lt_sweeps.storage.dropped_tickets import read_dropped
+from lt_sweeps.storage.manifest import UnitName
+from lt_sweeps.storage.sweep_folder import SweepFolder
+
+DROPPED = "prune-store or keep= has dropped it"
+"""How a reason begins that is no fault."""
+
+
+def why_absent(root: Path, cells: Mapping[UnitName, str]) -> dict[UnitName, str]:
+    """Why tickets that are not there are not, and what computes them again.
+
+    Args:
+        cells: for each ticket that is not there, the name of a cell whose records name it.
+
+    Returns nothing of a ticket whose cell no sweep under the root has trained: it was imported.
+    """
+    dropped, sweeps = read_dropped(root), _sweeps(root) if cells else {}
+    reasons = {}
+    for (key, seed), cell in cells.items():
+        if cell not in sweeps:
+            continue
+        sweep = sweeps[cell]
+        again = f"`lt-sweeps resume {sweep.folder.name} root={root}`"
+        if seed not in dropped.get(key, ()):
+            reasons[key, seed] = f"lost, though {cell} records it; {again} computes it again"
+            continue
+        if sweep.manifest.cells[0].config.get("keep", "all") != "all":  # it would go again
+            again = f"the command of sweep {sweep.folder.name} with keep=all"
+        first = f"remove {root / 'runs' / cell}, then {again} computes it again"
+        reasons[key, seed] = f"{DROPPED}; {first}"
+    return reasons
+
+
+def why_file_absent(path: Path) -> str:
+    """Why a file of a root's tickets is not there; nothing where no record names it."""
+    root, key, seed = path.parent.parent.parent, path.parent.name, path.stem.partition("@")[0]
+    for records in sorted(root.glob(f"runs/*/{seed}/records.jsonl")):
+        if key in records.read_text(errors="replace"):
+            cell = f"{records.parent.parent.name}/{seed}"
+            return why_absent(root, {(key, seed): cell}).get((key, seed), "")
+    return ""
+
+
+def _sweeps(root: Path) -> dict[str, SweepFolder]:
+    """The sweep that has trained a cell, by the cell's name; a damaged manifest names none."""
+    sweeps = {}
+    for path in sorted((root / "sweeps").glob("*/manifest.json")):
+        sweep = SweepFolder(path.parent)
+        try:
+            if sweep.manifest.experiment != "imported":
+                sweeps |= {cell.name: sweep for cell in sweep.manifest.cells}
+        except (OSError, DamagedFile, NewerFormat):
+            continue
+    return sweeps
