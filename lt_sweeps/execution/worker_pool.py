@@ -41,6 +41,10 @@ _LONGEST = 60.0  # seconds between two tries of a pack that waits for a file sys
 _BEAT = 5.0  # seconds between two heartbeats
 
 
+class NoGpu(ValueError):
+    """No GPU here can be used, which says nothing against the packs: another machine may."""
+
+
 class Workers:
     """The worker processes of a sweep's packs; `run` trains all packs.
 
@@ -91,6 +95,7 @@ class Workers:
         Raises:
             ChangedCode: a process found other code or data than the sweep was started with.
             OutOfPatience: the file system has been full or stale for too long.
+            NoGpu: none of its devices can be used any more.
         """
         if not self.queue:
             return True
@@ -102,7 +107,7 @@ class Workers:
                 self._beat()
                 for job in self._ended():
                     self._end(job)
-        except (KeyboardInterrupt, ChangedCode, OutOfPatience) as reason:
+        except (KeyboardInterrupt, ChangedCode, OutOfPatience, NoGpu) as reason:
             if isinstance(reason, KeyboardInterrupt) and self.running:
                 say("stopping: each process saves a checkpoint; Ctrl-C again ends them at once")
             self.stop()
@@ -196,13 +201,13 @@ class Workers:
             raise OutOfPatience(job.reason())
         elif self._once_more(status, job.pack.name):
             self.queue.insert(0, job.pack)
-        elif status == NO_GPU and (self.running or len(self.free) > 1):
+        elif status == NO_GPU:
+            self.queue.insert(0, job.pack)
+            if not self.running and len(self.free) == 1:
+                raise NoGpu(f"{socket.gethostname()}: {job.reason()}; `resume` goes on elsewhere")
             # Else it would take one pack after another, sooner than those that compute.
             say(f"{job.worker.device}: {job.reason()}; its packs go to the others")
             self.free.remove(job.worker.device)
-            self.queue.insert(0, job.pack)
-        elif status == NO_GPU:
-            self._fail(job.pack, members, job.reason())
         elif status == AGAIN:
             self.again |= set(members)
             self._fail(job.pack, members, job.reason())

@@ -22,10 +22,12 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution import pool_process
 from lt_sweeps.execution.forking import process_context
 from lt_sweeps.execution.loaded_code import LoadedCode
-from lt_sweeps.execution.pool_process import PoolProcess
+from lt_sweeps.execution.pool_process import STOP_SIGNALS, PoolProcess
 from lt_sweeps.execution.process_state import as_before, forget_users_code
+from lt_sweeps.execution.slurm import job
+from lt_sweeps.execution.slurm.squeue import Batch, over
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.execution.worker_pool import STOPPED, Workers
+from lt_sweeps.execution.worker_pool import STOPPED, NoGpu, Workers
 from lt_sweeps.execution.worker_process import _visible
 from lt_sweeps.plan.packing import packs
 from lt_sweeps.plan.planning import plan
@@ -141,13 +143,13 @@ def test_a_gpu_that_cannot_be_used_takes_no_packs_from_other_devices(
     assert "cuda:0: this GPU cannot be used: " in capfd.readouterr().err
 
 
-def test_where_no_gpu_can_be_used_a_pack_fails_and_is_not_halved(
-    cell: Make, tmp_path: Path
+def test_where_no_gpu_can_be_used_nothing_fails_and_a_job_counts_as_lost(
+    cell: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = plan([cell(seed=seed) for seed in (0, 1)])
     stacked = packs(made.units, stack_size={u.stage.key: 2 for u in made.units}, workers=1)
     sweep = Submission(made, settings(tmp_path)).freeze(stacked)
-    code, begun = LoadedCode.now(), list[str]()
+    names, begun = [pack.name for pack in sweep.manifest.packs], list[str]()
 
     class Counts(Seen):
         def start(self, pack: FrozenPack) -> None:
@@ -156,9 +158,24 @@ def test_where_no_gpu_can_be_used_a_pack_fails_and_is_not_halved(
         def stop(self, pack: FrozenPack, *, done: bool) -> None:
             assert not done
 
+    code = LoadedCode.now()
     pool = Workers(sweep, sweep.manifest.packs, ["cuda:0"], code=code, who="test", panel=Counts())
-    assert pool.run() and len(begun) == 1 and len(pool.failed) == len(made.units)
-    assert sum("this GPU cannot be used" in reason for reason in pool.failed.values()) == 2
+    with pytest.raises(NoGpu, match="this GPU cannot be used: .*; `resume` goes on elsewhere"):
+        pool.run()
+    assert len(begun) == 1 and not pool.failed and not sweep.failures()
+
+    monkeypatch.setattr(job, "job_code", lambda folder: code)
+    monkeypatch.setattr(job, "only_from", lambda folder: None)
+    for canary in (True, False):  # a canary speaks for all seeds
+        Batch(1, "lt", [names], "cuda", 1, [], [not canary], canary=canary).write(sweep)
+        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        try:
+            assert job.run_task([str(sweep.folder), "1", "0"]) == 1
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        assert not sweep.failures() and not over(sweep)
+        assert "error: " in (said := capfd.readouterr().err) and "this GPU cannot be used" in said
 
 
 HANGING = """

@@ -17,7 +17,7 @@ from lt_sweeps.execution.prune_store import keep_only
 from lt_sweeps.execution.slurm.code_snapshot import only_from
 from lt_sweeps.execution.slurm.squeue import Batch, end
 from lt_sweeps.execution.status import Status
-from lt_sweeps.execution.worker_pool import STOPPED, Workers
+from lt_sweeps.execution.worker_pool import STOPPED, NoGpu, Workers
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
 from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
@@ -40,6 +40,9 @@ def run_task(arguments: Sequence[str] | None = None) -> int:
         status = _train(sweep, batch, int(task), lambda: bool(stop_signals), parent)
     except (ChangedCode, OutOfPatience) as error:
         status = _given_up(sweep, batch.tasks[int(task)], str(error))
+    except NoGpu as error:  # the node's failure: no unit has failed, and the job counts as lost
+        say(f"error: {error}")
+        return 1
     if status != STOPPED:
         end(sweep, batch.number, int(task), status)
     drain()
