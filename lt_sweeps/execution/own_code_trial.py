@@ -3,7 +3,8 @@
 A forward pass, the loss, its gradients, every metric, criterion, reset and freeze. What is wrong is
 one line that names the yaml, the key and the shapes, and the user's own file and line. A crash or a
 hang ends the trial's process alone. What has passed is remembered under the root by its identity,
-and what comes with this package is not tried, where it classifies images.
+and what comes with this package is not tried, where it classifies images. Any network is tried
+on one example, where that is all that the last batch of an epoch has.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from lt_sweeps.config.seeds import Seed
 from lt_sweeps.config.users_mistakes import raised_in
 from lt_sweeps.data.batches import first_images
 from lt_sweeps.execution.forking import may_fork, process_context
+from lt_sweeps.models import output_layer
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.network import Network
 from lt_sweeps.models.output_layer import check_output_layer
 from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.planning import Plan
-from lt_sweeps.plan.stages import Task
+from lt_sweeps.plan.stages import Task, Training, Work
 from lt_sweeps.sparsity.evidence import OF_ACTIONS, Criterion, reset
 from lt_sweeps.storage.verified_files import VerifiedFiles
 from lt_sweeps.training.task_loss import TaskLoss, measured
@@ -117,6 +119,22 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
             measured(metric, outputs, y)
 
 
+def _train_on_one(network: Network, training: Training, yamls: _Yamls) -> None:
+    """A forward pass of the one example that an epoch ends with."""
+    recipe, dataset = training.recipe, training.task.dataset
+    with yamls.said("dataset", "reading it"):
+        x, _ = _examples(training.task)
+    module = network.holding(network.draw(Seed.of(0, {}))).train()
+    try:
+        module(x[:1])
+    except ValueError as error:  # as batch norms raise
+        raise ValueError(
+            f"recipe.drop_last: got false, and the last batch of an epoch has 1 of "
+            f"{dataset.train_size} examples, on which {network.net} cannot train ({error}); give "
+            f"true, or another batch_size than {recipe.batch_size}"
+        ) from None
+
+
 def _score(criterion: Criterion, yamls: _Yamls) -> None:
     """The scores of some weights."""
     draws = torch.Generator().manual_seed(0)
@@ -162,7 +180,7 @@ def try_out(plan: Plan, root: Path) -> None:
         trials.setdefault(f"trial/{digest(trial.identity)}", trial)
     if not trials:
         return
-    passed = VerifiedFiles(root, by=f"trial of torch {torch.__version__}")
+    passed = VerifiedFiles(root, by=f"trial {_asked()} of torch {torch.__version__}")
     new = {name: trial for name, trial in trials.items() if not passed.has(name, "passed")}
     if not new:
         return
@@ -173,21 +191,33 @@ def try_out(plan: Plan, root: Path) -> None:
     passed.save()
 
 
+def _asked() -> str:
+    """What changes with what a trial asks: what passed another one is tried again."""
+    files = (__file__, output_layer.__file__)
+    return digest([Path(file).read_text("utf-8") for file in files])
+
+
 def _trials(plan: Plan) -> Iterator[_Trial]:
     """Each network on each task, each criterion, each reset and each freeze that is not ours."""
     firsts: dict[str, Planned] = {}
     for planned in plan.cells:
         firsts.setdefault(planned.signature, planned)  # its other seeds differ in nothing else
-    seen = set[tuple[Network, Task]]()
+    seen = set[tuple[Network, Task, Training | None]]()
     for planned in firsts.values():
         yamls, config = _Yamls(planned.labels), planned.cell.config
         for stage in planned.trainings:
             network, task = stage.network, stage.training.task
-            if (network, task) not in seen and not _go_together(network, task):
-                identity = [network.identity(), task.identity(), network.output]
-                named = f"{yamls.of('model')} on {yamls.of('dataset')}"
+            ends_with_one = stage.training if _ends_with_one(stage) else None
+            if (network, task, ends_with_one) in seen:
+                continue
+            seen.add((network, task, ends_with_one))
+            named = f"{yamls.of('model')} on {yamls.of('dataset')}"
+            identity = [network.identity(), task.identity(), network.output, network.told_head]
+            if not _go_together(network, task):
                 yield _Trial(named, identity, partial(_train, network, task, yamls))
-            seen.add((network, task))
+            if ends_with_one is not None:
+                identity = ["one", *identity, ends_with_one.recipe.batch_size]
+                yield _Trial(named, identity, partial(_train_on_one, network, ends_with_one, yamls))
         if planned.labels.get("mask_criterion"):
             criterion = Criterion.of(config["mask_criterion"])
             if not criterion.call.ours:
@@ -213,6 +243,13 @@ def _go_together(network: Network, task: Task) -> bool:
     calls = [network.net, task.call, *([network.init] if network.init else [])]
     images = len(network.input_shape) == 3
     return images and task.kind.is_default and all(call.ours for call in calls)
+
+
+def _ends_with_one(stage: Work) -> bool:
+    """Whether an epoch that a training goes through ends with a batch of one example."""
+    recipe, count = stage.training.recipe, stage.training.task.dataset.train_size
+    alone = not recipe.drop_last and count % recipe.batch_size == 1
+    return alone and stage.length >= recipe.steps_per_epoch
 
 
 def _in_a_process_of_its_own(trials: Sequence[_Trial]) -> str:

@@ -64,7 +64,6 @@ def rehearse(loop: TrainingLoop) -> None:
         pair = torch.cat([inputs, inputs])[:2]  # a batch norm takes no fewer
         _check_gradients(loop, module, inputs, targets)
         _check_built_again(loop, module, pair)
-        _check_last_batch(loop, module, inputs)
         _check_calls(loop, module, pair)
         _check_zeros(loop, module, pair)
         _check_one_image_at_a_time(loop)
@@ -130,22 +129,6 @@ def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) ->
             "same weights; what it draws beside its parameters, such as a wiring, must be a buffer "
             "that its state_dict holds"
         )
-
-
-def _check_last_batch(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
-    """Refuse a model that cannot train on the one example that an epoch ends with."""
-    recipe, count = loop.stage.training.recipe, loop.stage.training.task.dataset.train_size
-    alone = not recipe.drop_last and count % recipe.batch_size == 1
-    if not alone or loop.stage.length < recipe.steps_per_epoch:
-        return
-    try:
-        _called(module.train(), inputs[:1])
-    except ValueError as error:  # as batch norms raise
-        raise ValueError(
-            f"recipe.drop_last: got false, and the last batch of an epoch has 1 of {count} "
-            f"examples, on which {loop.stage.network.net} cannot train ({error}); give true, or "
-            f"another batch_size than {recipe.batch_size}"
-        ) from None
 
 
 def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fixtures.tiny_cell import tiny_cell
+from fixtures.tiny_cell import SGD, tiny_cell
 from torch import Tensor, nn
 
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.execution import own_code_trial
 from lt_sweeps.execution.own_code_trial import try_out
-from lt_sweeps.plan.planning import plan
+from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stages.work import trainings
 
 HERE = f"{__name__}."
 FILE = Path(__file__).name
@@ -49,6 +50,26 @@ class Crash(Flat):
 class Hang(Flat):
     def forward(self, x: Tensor) -> Any:
         time.sleep(60)
+
+
+class Normed(Flat):
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.norm = nn.BatchNorm1d(16)
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(self.norm(x.flatten(1)))
+
+
+class Backwards(nn.Module):
+    """It constructs its output layer first."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, classes), nn.Linear(16, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(torch.relu(self.last(x.flatten(1))))
 
 
 class Named(Flat):
@@ -227,6 +248,41 @@ def test_outputs_with_another_place_for_classes_than_the_last_axis_pass(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:
     try_out(plan([tiny_cell(**changes)]), tmp_path)
+
+
+def test_a_last_batch_of_one_example_is_refused_when_the_plan_is_made(tmp_path: Path) -> None:
+    def made(train: int, length: str = "1ep", kind: type[nn.Module] = Normed) -> Plan:
+        recipe = {**SGD, "length": length, "evaluate_every": length, "drop_last": False}
+        return plan([tiny_cell(**model(kind), recipe=recipe, dataset__train=train)])
+
+    with pytest.raises(ValueError, match=r"recipe.drop_last: .* 1 of 65 examples, on which .*Norm"):
+        try_out(made(65), tmp_path)
+    try_out(made(66), tmp_path)
+    try_out(made(65, "4it"), tmp_path)  # it ends before that batch
+    try_out(made(65, kind=Flat), tmp_path)
+
+
+def test_what_was_tried_before_is_asked_what_was_not_asked_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(**more: Any) -> Plan:
+        return plan([tiny_cell(model={**model(Backwards)["model"], **more})])
+
+    try_out(made(head="last"), tmp_path)  # the last one, so the key is that of no name
+    trainings.cache_clear()  # of equal keys; the next command is a process of its own
+    with pytest.raises(ValueError, match="say which it is"):
+        try_out(made(), tmp_path)
+    try_out(made(head="first"), tmp_path)
+    refusal = ValueError("model: a check of a later version")
+
+    def refuse(trials: object) -> str:
+        return str(refusal)
+
+    monkeypatch.setattr(own_code_trial, "_in_a_process_of_its_own", refuse)
+    try_out(made(head="first"), tmp_path)
+    monkeypatch.setattr(own_code_trial.output_layer, "__file__", __file__)
+    with pytest.raises(ValueError, match="a check of a later version"):
+        try_out(made(head="first"), tmp_path)
 
 
 def test_what_passed_and_what_is_ours_is_not_tried(

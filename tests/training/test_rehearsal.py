@@ -244,17 +244,6 @@ def test_a_layer_that_standardises_its_weights_can_stay_dense(cell: Make, run: R
     assert not made.missing(store)
 
 
-def test_a_last_batch_of_one_image_is_refused_before_the_epoch_ends(cell: Make, run: Run) -> None:
-    def made(train: int, length: str = "1ep") -> Cell:
-        recipe = {**SGD, "length": length, "evaluate_every": length, "drop_last": False}
-        return cell(model=net(Normed), recipe=recipe, dataset__train=train)
-
-    with pytest.raises(ValueError, match=r"recipe.drop_last: .* 1 of 65 examples, on which Normed"):
-        run(made(65))
-    run(made(66))
-    run(made(65, "4it"))  # it ends before that batch
-
-
 DROP_AND_GROW = {"_target_": "lt_sweeps.plan.methods.rigl", "every": "2it"}
 
 
