@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from filelock import BaseFileLock
@@ -130,9 +131,22 @@ def _train(
         _log.info("computed %s", _names(group))
 
 
+@dataclass(frozen=True)
+class _ReadOnce(Store):
+    """The store for one start: pruning, its criterion and the reset ask for the same tickets."""
+
+    _tickets: dict[tuple[str, str, int | str], Ticket] = field(default_factory=dict)
+
+    def read(self, key: str, seed: object, moment: int | str = "end") -> Ticket:
+        name = key, str(seed), moment
+        if name not in self._tickets:
+            self._tickets[name] = super().read(key, seed, moment)
+        return self._tickets[name]
+
+
 def _start(unit: Unit, store: Store) -> Ticket:
     """The ticket that a unit starts from. What a reader must know of it is kept, and logged."""
-    start = ticket(unit.stage.start, unit.seed, store)
+    start = ticket(unit.stage.start, unit.seed, _ReadOnce(store.root))
     for note in start.notes:
         _log.warning("level %d of seed %s: %s", unit.stage.level, unit.seed, note)
     if start.notes:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,13 +44,17 @@ class Competition:
 
     def left(self, values: State, kept: Mask) -> Tensor:
         """Those of `values` that `kept` keeps, both `[1, *shape]` by layer, as one vector."""
-        return torch.cat([values[name][kept[name]] for name in self.names])
+        parts = (values[n].flatten().index_select(0, _places(kept[n])) for n in self.names)
+        return torch.cat([*parts])
 
     def mask_of(self, stays: Tensor, kept: Mask) -> dict[str, Tensor]:
         """The mask of those weights that `kept` keeps and of which `stays` `[n]` is true."""
-        parts = stays.split([int(kept[name].sum()) for name in self.names])
-        pairs = zip(self.names, parts, strict=True)
-        return {name: kept[name].masked_scatter(kept[name], part) for name, part in pairs}
+        places = {name: _places(kept[name]) for name in self.names}
+        parts = zip(places, stays.split([len(at) for at in places.values()]), strict=True)
+        mask = {name: torch.zeros_like(kept[name]) for name in places}
+        for name, part in parts:
+            mask[name].view(-1).index_copy_(0, places[name], part)
+        return mask
 
     @property
     def shares_noise(self) -> bool:
@@ -230,6 +235,11 @@ def group_competitions(
         before, kept = merged.get(place, ([], 0))
         merged[place] = [*before, *together], kept + count
     return [GroupCompetition(*run, groups) for run in merged.values()]
+
+
+def _places(kept: Tensor) -> Tensor:
+    """The places of what is kept; torch's own `nonzero` takes eight times as long."""
+    return torch.from_numpy(np.flatnonzero(kept.numpy()))
 
 
 def _nearest(number: float, most: int) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.sparsity.evidence import whole_mask
+from lt_sweeps.sparsity.top_k import increasing
 
 FAMILY = "criteria"  # the first part of these names in stage keys, for ever
 
@@ -184,7 +185,7 @@ def _diff_sign(init: Tensor, final: Tensor) -> Tensor:
 
 def _lower_rank(first: Tensor, second: Tensor, noise: Tensor) -> Tensor:
     """The lower of the ranks that each weight has by two scores."""
-    order = noise.argsort(stable=True)
+    order = increasing(noise)
     return torch.minimum(_rank(first, order), _rank(second, order))
 
 
@@ -195,7 +196,6 @@ def _rank(score: Tensor, order: Tensor) -> Tensor:
     whose weights are all of one magnitude (`reset=constant`) would lose its first rows whole, units
     and all.
     """
-    order = order[score[order].argsort(stable=True)]
+    order = order.index_select(0, increasing(score.index_select(0, order)))
     ranks = torch.empty(len(score), dtype=torch.float64, device=score.device)
-    ranks[order] = torch.arange(len(score), dtype=torch.float64, device=score.device)
-    return ranks
+    return ranks.scatter_(0, order, torch.arange(len(score), device=score.device).double())

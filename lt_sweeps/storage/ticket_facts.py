@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -38,12 +39,14 @@ class TicketFacts:
         """Raises: ValueError: a fact is missing or of another type, or two do not agree."""
         names = cls.__dataclass_fields__.keys() & metadata.keys()
         try:
-            values: dict[str, Any] = {n: json.loads(metadata[n]) for n in names - {"precision"}}
+            values: dict[str, Any] = {
+                name: json.loads(metadata[name]) for name in names - {"precision", "history"}
+            }
         except (ValueError, RecursionError):
             raise ValueError("its header holds what is not JSON") from None
         values |= {name: metadata[name] for name in names & {"precision"}}  # a text
         # NaN has no type in JSON: what may be NaN, as a diverged loss is, is checked by itself.
-        numbers = {name: values.pop(name) for name in ("metrics", "history") if name in values}
+        numbers = {name: values.pop(name) for name in ("metrics",) if name in values}
         try:
             facts: TicketFacts = typed(cls, values)
             scores = dict(numbers.get("metrics", {}))
@@ -52,9 +55,9 @@ class TicketFacts:
                 raise ValueError("the name of its metric is not a text")
             if not all(isinstance(name, str) for name in scores.pop("lower_metrics", [])):
                 raise ValueError("the name of a metric is not a text")
-            for row in [scores, others, *numbers.get("history", [])]:
-                if not all(isinstance(value, int | float | None) for value in row.values()):
-                    raise ValueError("a metric is not a number")
+            _check_numbers([scores, others])
+            if "history" in names:
+                numbers["history"] = _history(metadata["history"])
         except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"its header: {error}") from None
         facts = cls(**{**vars(facts), **numbers})
@@ -88,14 +91,37 @@ class TicketFacts:
         """Validation scores stand in the history and in the metrics."""
         if not self.metrics or not self.history:
             return ""
-        rows = {row.get("step"): row for row in self.history}
         own: Mapping[str, Any] = self.metrics.get("metrics") or {}
-        stated = {**self.metrics, **own}
-        names = {name for row in self.history for name in row if name.startswith("val_")}
-        picked = {"end": self.history[-1], "best": rows.get(self.metrics.get("best_step"), {})}
+        stated, best_step = {**self.metrics, **own}, self.metrics.get("best_step")
+        best = [row for row in self.history if row.get("step") == best_step]
+        names = {name for name in set().union(*self.history) if name.startswith("val_")}
+        picked = {"end": self.history[-1], "best": best[-1] if best else {}}
         for when, row in picked.items():
             for name in sorted({"val_loss", "val_accuracy"} | names):
                 said, was = stated.get(f"{when}_{name}"), row.get(name)
                 if said != was and not (said != said and was != was):  # NaN equals nothing
                     return f"{when}_{name} {said} where the history has {was}"
         return ""
+
+
+@functools.lru_cache(maxsize=64)
+def _history(text: str) -> Sequence[Mapping[str, Any]]:
+    """The rows of a history, which nobody changes.
+
+    A ticket is looked at several times where it is written, recorded and pruned, and its history is
+    nearly all of its header: 500 rows take a millisecond.
+
+    Raises: ValueError: it is not JSON, or not rows of numbers.
+    """
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("its history is not JSON") from None
+    _check_numbers(rows)
+    return rows
+
+
+def _check_numbers(rows: Sequence[Mapping[str, Any]]) -> None:
+    kinds = set[type]().union(*(map(type, row.values()) for row in rows))
+    if not kinds <= {int, float, bool, type(None)}:
+        raise ValueError("a metric is not a number")

@@ -15,12 +15,14 @@ from fixtures.tiny_cell import settings, settle
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.frozen_pack import work_on
+from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.records import record_cell
 from lt_sweeps.execution.submission import Submission
-from lt_sweeps.execution.train_pack import compute
+from lt_sweeps.execution.train_pack import _start, compute
 from lt_sweeps.plan.packing import packs
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stored_tickets import StoredTickets
+from lt_sweeps.storage import ticket_file
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
@@ -166,6 +168,25 @@ def test_a_file_is_settled_only_when_its_clock_has_ticked(
     assert not settled(written, after=2 * second), "a clock that ticks every second or two"
     assert settled(written, after=2 * second + 1)
     assert not settled(path.stat().st_ctime_ns, after=0, version=seen)
+
+
+def test_a_start_reads_each_stored_ticket_once(
+    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pruning, criterion and reset each ask for the training before, or for the first weights."""
+    made, store = run(cell(schedule__levels=2))
+    last, reads, read = made.units[-1], Counter[Path](), ticket_file.read_content
+
+    def counting(path: Path) -> object:
+        reads[path] += path.exists()
+        return read(path)
+
+    monkeypatch.setattr(ticket_file, "read_content", counting)
+    start = _start(last, store)
+    assert reads.total() == len(+reads) == 2
+    again = ticket(last.stage.start, last.seed, store)
+    assert reads.total() > 4, "each part of a start asks for what it needs"
+    assert all(start.state[name].equal(tensor) for name, tensor in again.state.items())
 
 
 def test_the_records_of_a_level_cost_the_same_at_every_level(cell: Make, tmp_path: Path) -> None:

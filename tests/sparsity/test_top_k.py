@@ -140,3 +140,14 @@ def test_layers_are_grouped_by_size_in_their_order_and_within_the_memory(
     assert named() == ["ac", "be", "d"]
     monkeypatch.setattr(top_k, "_TOGETHER", 1)
     assert named() == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_increasing_order_is_that_of_a_stable_sort(dtype: torch.dtype) -> None:
+    special = tensor([0.0, -0.0, torch.nan, -torch.nan, torch.inf, -torch.inf, 1e-42, -1e-42])
+    draws = torch.Generator().manual_seed(0)
+    for count in (0, 1, 50_000):  # torch sorts many integers by their digits, and few as floats
+        scores = torch.randn(count, generator=draws).to(dtype)
+        odd = torch.randint(16, (count,), generator=draws)
+        scores = torch.where(odd < 8, special.to(dtype)[odd % 8], scores)
+        assert top_k.increasing(scores).equal(scores.argsort(stable=True))

@@ -23,6 +23,7 @@ from lt_sweeps.storage.locks import lock, locked
 from lt_sweeps.storage.mask_bits import packed, unpacked
 from lt_sweeps.storage.store import CorruptTicket, Store, UnitCost
 from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.ticket_facts import TicketFacts
 from lt_sweeps.storage.ticket_file import metadata_checksum, read_content
 
 TICKET = Ticket(
@@ -287,3 +288,12 @@ def test_a_folder_in_the_place_of_a_lock_is_set_aside(store: Store) -> None:
     assert path.is_file() and (path.parent / f"{path.name}.corrupt-0").is_dir()
     claim.release()
     assert not path.exists()
+
+
+def test_a_history_is_parsed_once_and_one_with_other_numbers_is_checked_anew() -> None:
+    rows = [{"step": step, "val_loss": 0.5, "val_accuracy": 0.25} for step in range(3)]
+    about = {"step": "2", "history": json.dumps(rows)}
+    assert TicketFacts.of(about).history is TicketFacts.of({**about}).history
+    for wrong, said in (("[", "not JSON"), ('[{"step": "2"}]', "not a number"), ("[1]", "header")):
+        with pytest.raises(ValueError, match=said):
+            TicketFacts.of({**about, "history": wrong})
