@@ -117,6 +117,8 @@ MIXING: dict[str, Way] = {
     "softmax": lambda x: x.softmax(1),
     "mean": lambda x: x - x.mean(1, keepdim=True),
     "little": lambda x: x + 1e-7 * x.mean(1, keepdim=True),
+    "little, without a gradient": lambda x: x + 1e-6 * x.detach().mean(1, keepdim=True),
+    "little, by place": lambda x: x * torch.linspace(1, 1 + 1e-6, x.shape[1])[:, None, None],
     "those behind": lambda x: x.flip(1).cumsum(1).flip(1),
     "those before": lambda x: x.cumsum(1),
     "roll": lambda x: x.roll(1, 1),
@@ -185,6 +187,58 @@ def test_what_mixes_in_training_alone_is_refused(how: str) -> None:
     stack.logits(x[0])
     with pytest.raises(ValueError, match=f"^backend: `{how}` needs"):
         stack.loss(x, y)
+
+
+@pytest.mark.parametrize("how", ["stacked", "grouped"])
+def test_gradients_that_mix_replicates_are_refused(how: str) -> None:
+    def scaled(x: Tensor) -> Tensor:
+        if x.requires_grad:
+            x.register_hook(lambda grad: grad / grad.norm())
+        return x
+
+    stack, (x, y) = of(lambda: Between(scaled), how, 2), batch(2, 6)
+    stack.logits(x[0])
+    with pytest.raises(ValueError, match=f"^backend: `{how}` needs"):
+        stack.loss(x, y)
+
+
+@pytest.mark.parametrize("how", ["stacked", "grouped"])
+def test_what_asks_for_a_type_of_its_own_is_tried_all_the_same(how: str) -> None:
+    net = Between(lambda x: x.to(torch.bfloat16).float(), lambda x: x.half().float())
+    ours, loop = (Stack(net, 2, backend=name) for name in (how, "loop"))
+    x, y = batch(2, 6)
+    torch.testing.assert_close(ours.loss(x.float(), y), loop.loss(x.float(), y), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("how", ["stacked", "grouped"])
+def test_what_cannot_be_tried_is_refused_by_its_own_error(how: str) -> None:
+    def strict(x: Tensor) -> Tensor:
+        assert x.dtype == torch.float32, "float32 only"
+        return x
+
+    x, y = batch(2, 6)
+    wanted = rf"^backend: `{how}` tries .* float64 .*\(float32 only\); `loop` can compute it$"
+    with pytest.raises(ValueError, match=wanted):
+        Stack(Between(strict), 2, backend=how).loss(x.float(), y)
+
+
+@pytest.mark.parametrize("how", ["stacked", "grouped"])
+def test_images_that_are_viewed_as_rows_keep_their_layout(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.output = nn.Conv2d(1, C, 3), nn.Linear(C, K)
+            self.skip = nn.Linear(SIDE * SIDE, K)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.output(self.conv(x).mean((2, 3))) + self.skip(x.view(len(x), -1))
+
+    monkeypatch.setattr("lt_sweeps.training.backends.stacked._LAID_OUT", ("cpu",))
+    x, y = batch(3, 6)
+    ours, loop = (of(Rows, name, 3) for name in (how, "loop"))
+    torch.testing.assert_close(ours.loss(x[:, :, :1], y), loop.loss(x[:, :, :1], y))
 
 
 @pytest.mark.parametrize("how", ["stacked", "grouped"])

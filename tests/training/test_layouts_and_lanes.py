@@ -38,9 +38,9 @@ def test_images_in_another_layout_give_the_same_gradients(
         stack = Stack(NETS[net]().double(), 3, backend=backend)
         noise = torch.Generator().manual_seed(4)
         stack.weights.add_(0.1 * torch.randn(stack.weights.shape, generator=noise).double())
+        loss = stack.loss(x, y)
         laid_out = stack._backend._layout(x[0])  # type: ignore[attr-defined]
         seen.append(laid_out.is_contiguous(memory_format=torch.channels_last))
-        loss = stack.loss(x, y)
         ends.append((loss, stack.grads, stack.logits(x[0]), *stack.buffers.values()))
     assert seen == [False, True]
     for plain, other in zip(*ends, strict=True):

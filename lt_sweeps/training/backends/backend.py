@@ -40,7 +40,7 @@ from lt_sweeps.training.backends.chain import ChainBackend, FusedChainBackend, c
 from lt_sweeps.training.backends.data_branches import branches_on_data
 from lt_sweeps.training.backends.folded_module import unstackable
 from lt_sweeps.training.backends.loop_backend import LoopBackend
-from lt_sweeps.training.backends.stack_views import StackViews
+from lt_sweeps.training.backends.stack_views import StackViews, convolves
 from lt_sweeps.training.backends.stacked import StackedBackend
 from lt_sweeps.training.backends.vmap import VmapBackend
 from lt_sweeps.training.task_loss import TaskLoss
@@ -69,7 +69,7 @@ def choose_backend(module: nn.Module, device: torch.device, loss: TaskLoss | Non
         return "loop"
     # What a stranger's layer does, `vmap` may have no rule for: only a timing tries it.
     other = _recurrent(module) or branches_on_data(module) or unstackable(module)
-    return "loop" if other or _convolves(module) else "stacked"
+    return "loop" if other or convolves(module) else "stacked"
 
 
 def timed_backends(module: nn.Module, device: torch.device) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def timed_backends(module: nn.Module, device: torch.device) -> tuple[str, ...]:
         return ()
     if unstackable(module):
         return ("loop", "vmap")
-    return ("loop", "grouped") if _convolves(module) else ()
+    return ("loop", "grouped") if convolves(module) else ()
 
 
 def check_backend(
@@ -132,10 +132,6 @@ def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
     if name == "vmap":
         return VmapBackend(module, views)
     return StackedBackend(module, views, grouped=name == "grouped")
-
-
-def _convolves(module: nn.Module) -> bool:
-    return bool(_first_of((nn.Conv2d,), module))
 
 
 def _recurrent(module: nn.Module) -> str:

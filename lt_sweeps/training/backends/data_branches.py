@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import fx, nn
 
-_OF_SHAPE = ("shape", "size", "dim", "ndim", "numel", "dtype", "device", "is_cuda")
+_OF_SHAPE = ("shape", "size", "dim", "ndim", "numel", "dtype", "device", "is_cuda", "requires_grad")
 
 
 def branches_on_data(module: nn.Module) -> bool:
@@ -46,6 +46,6 @@ def _of_data(last: fx.Node) -> bool:
             continue
         if node.op == "placeholder":
             return True
-        left += [each for each in node.all_input_nodes if each not in seen]
+        left += [source for source in node.all_input_nodes if source not in seen]
         seen.update(node.all_input_nodes)
     return False

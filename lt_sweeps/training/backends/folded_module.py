@@ -29,16 +29,16 @@ def folded(
     """`net` with every known layer replaced by a stacked one; a shared layer stays shared."""
     names = {id(t): name for name, t in (*net.named_parameters(), *net.named_buffers())}
     stacks = {**weights, **buffers}
-    made: dict[nn.Module, nn.Module] = {}
+    replaced: dict[nn.Module, nn.Module] = {}
 
     def stacked(layer: nn.Module) -> nn.Module:
         def get(leaf: str) -> Tensor | None:
             tensor = getattr(layer, leaf)
             return None if tensor is None else stacks[names[id(tensor)]]
 
-        if layer not in made:
-            made[layer] = _layer(layer, get, folding)
-        return made[layer]
+        if layer not in replaced:
+            replaced[layer] = _layer(layer, get, folding)
+        return replaced[layer]
 
     if _known(net):
         return stacked(net)

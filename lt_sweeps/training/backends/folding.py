@@ -21,6 +21,7 @@ class Folding(Protocol):
     """Where replicates lie in the tensors of a forward pass, and its layers on such tensors."""
 
     count: int
+    name: str  # of its backend
 
     def fold(self, x: Tensor) -> Tensor:
         """Inputs `[R, B, C, ...]` as the forward pass takes them."""
@@ -40,9 +41,18 @@ class Folding(Protocol):
         """What a user reads whose forward pass mixes replicates that are folded so."""
         ...
 
+    def untried(self, reason: str) -> ValueError:
+        """What a user reads whose forward pass cannot be tried."""
+        return ValueError(
+            f"backend: `{self.name}` tries a model in float64 first, and this one fails in it "
+            f"({reason}); `loop` can compute it"
+        )
 
-class InBatch:
+
+class InBatch(Folding):
     """`[R * B, C, ...]`: linear layers as one product, the others one replicate after another."""
+
+    name = "stacked"
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -63,9 +73,9 @@ class InBatch:
         return torch.cat([F.conv2d(part, w, b, **options) for part, w, b in parts])
 
     def norm(self, x: Tensor, rows: Rows, options: Any) -> Tensor:
-        args = zip(*([None] * self.count if row is None else row for row in rows), strict=True)
-        parts = zip(x.chunk(self.count), args, strict=True)
-        return torch.cat([F.batch_norm(part, *each, **options) for part, each in parts])
+        lone = zip(*([None] * self.count if row is None else row for row in rows), strict=True)
+        parts = zip(x.chunk(self.count), lone, strict=True)
+        return torch.cat([F.batch_norm(part, *row, **options) for part, row in parts])
 
     def refusal(self) -> ValueError:
         return ValueError(
@@ -74,18 +84,21 @@ class InBatch:
         )
 
 
-class InChannels:
+class InChannels(Folding):
     """`[B, R * C, ...]`: each layer is one call, a convolution with R times its groups.
 
     Nothing is rearranged between two layers. Where images are channels_last, a GPU computes most of
     such convolutions faster than R small ones side by side.
     """
 
+    name = "grouped"
+
     def __init__(self, count: int) -> None:
         self.count = count
 
     def fold(self, x: Tensor) -> Tensor:
-        return x.transpose(0, 1).reshape(x.shape[1], -1, *x.shape[3:])
+        # Contiguous where C is 1 too, for a forward pass that views its images as rows.
+        return x.transpose(0, 1).flatten(1, 2).contiguous()
 
     def unfold(self, outputs: Tensor) -> Tensor:
         return outputs.unflatten(1, (self.count, -1)).transpose(0, 1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lt_sweeps.config.seeds import seed_torch
 from lt_sweeps.models.functional import picked
 from lt_sweeps.training.backends.lanes import Lanes
-from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews, owner_of
+from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews, convolves, owner_of
 
 _LAID_OUT = ("cpu", "cuda")
 
@@ -37,7 +37,7 @@ class LoopBackend:
             [_owned(row, name, buffer[r]) for name, buffer in views.buffers.items()]
             for r, row in enumerate(self.rows)
         ]
-        self._layout = ImageLayout(self.rows[0], _LAID_OUT)
+        self._layout = ImageLayout(self.rows[0], _LAID_OUT if convolves(module) else ())
         self._lanes = Lanes(views.first.device, views.replicates)
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
