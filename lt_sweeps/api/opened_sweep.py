@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.results import CellResults, Results, read_results
-from lt_sweeps.analysis.sweep_analysis import analyses
+from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.api.saved_ticket import SavedTicket
 from lt_sweeps.config.option_files import option_names
 from lt_sweeps.config.quantities import ACCURACY
@@ -23,7 +24,7 @@ from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.interchange.exported_tables import evaluations_table
 from lt_sweeps.interchange.stored_plan import planned_run
 from lt_sweeps.reporting.csv_tables import records_table, verdicts_table
-from lt_sweeps.reporting.figures import FIGURES, NotDrawn, draw_own
+from lt_sweeps.reporting.figures import FIGURES, Figure, NotDrawn, draw_own
 from lt_sweeps.storage.sweep_folder import sweep_path
 
 _LISTED = 12  # tickets that an error lists
@@ -70,21 +71,22 @@ class Sweep:
 
         Raises: ValueError: no ticket matches, or several do; the error lists them.
         """
-        rows, given = self._frame, ", ".join(f"{k}={v}" for k, v in selection.items())
+        rows = self._frame
         for key, value in selection.items():
             if key not in rows:
                 raise ValueError(unknown("ticket", key, list(rows.columns), what="columns"))
-            left = rows.loc[_is_value(rows[key], value)]
-            if left.empty:
+            matching = rows.loc[_is_value(rows[key], value)]
+            if matching.empty:
                 raise ValueError(_absent(key, value, rows[key]))
-            rows = left
+            rows = matching
         distinct = rows.drop_duplicates(["stage", "seed"])
         if len(distinct) != 1:
-            several = _telling(distinct, ["level", "seed", *self._swept, "curve"])
-            listed = distinct[several].head(_LISTED).to_string(index=False)
+            given = ", ".join(f"{k}={v}" for k, v in selection.items()) or "no selection"
+            columns = _telling(distinct, ["level", "seed", *self._swept, "curve"])
+            listed = distinct[columns].head(_LISTED).to_string(index=False)
             raise ValueError(
-                f"ticket: {len(distinct)} match {given or 'no selection'}; say which by "
-                f"{' and '.join(several)}:\n{listed}"
+                f"ticket: {len(distinct)} match {given}; say which by "
+                f"{' and '.join(columns)}:\n{listed}"
             )
         row = distinct.iloc[0]
         run = planned_run(self._results.root, row["cell"], str(row["seed"]), self.trust)
@@ -100,8 +102,8 @@ class Sweep:
         `report_keys` are those of a report (`conf/report/_keys.yaml`). Without a baseline, the
         sweep's own or a given one, there is nothing to test, and no row.
         """
-        tables = [verdicts_table(found) for found in analyses(self._results, report_keys).values()]
-        return pd.concat(tables, ignore_index=True)
+        by_experiment = analyses(self._results, report_keys).values()
+        return pd.concat(map(verdicts_table, by_experiment), ignore_index=True)
 
     def figure(
         self,
@@ -118,34 +120,28 @@ class Sweep:
 
         Raises: ValueError: there is no such figure, or the data lack what it needs.
         """
-        folder = None if config_dir is None else Path(config_dir)
-        own = {} if folder is None else option_names("figure", str(folder))
-        given = named_figures([name], [folder] if folder else [])[0]
-        wanted = str(given["name"] if isinstance(given, Mapping) else given)
-        names, reasons = [*own], []
+        folders = [] if config_dir is None else [Path(config_dir)]
+        asked = named_figures([name], folders)[0]
+        wanted = str(asked["name"] if isinstance(asked, Mapping) else asked)
+        known = [*FIGURES, *(n for folder in folders for n in option_names("figure", str(folder)))]
+        reasons: list[str] = []
         for analysis in analyses(self._results, report_keys).values():
-            asked = [*(analysis.layout.figures or ()), given]
-            theirs = {each["name"]: each for each in asked if isinstance(each, Mapping)}
-            names += theirs
-            draws = {wanted: FIGURES[wanted]} if wanted in FIGURES else FIGURES
-            if own_figure := theirs.get(wanted):
-                if own_figure is not given and "figures" not in report_keys:
-                    check_trusted(own_figure, where=f"figure: {self.folder}", trust=self.trust)
-                draws = {wanted: partial(draw_own, own_figure)}
-            for kind, draw in draws.items():
-                try:
-                    drawn = draw(analysis)
-                except NotDrawn as reason:
-                    if kind == wanted:
-                        reasons.append(f"{wanted} is not drawn: {reason}")
-                    continue
-                for picture in drawn:
-                    if wanted in (kind, picture.name):
+            own = {f["name"]: f for f in analysis.layout.figures or () if isinstance(f, Mapping)}
+            if isinstance(asked, Mapping):
+                own[wanted] = asked
+            elif wanted in own and "figures" not in report_keys:
+                check_trusted(own[wanted], where=f"figure: {self.folder}", trust=self.trust)
+            known += own
+            try:
+                for picture in _pictures(wanted, own, analysis):
+                    if wanted in (picture.name, *FIGURES, *own):
                         return _shown_in_notebooks(picture.draw())
-                    names.append(picture.name)
+                    known.append(picture.name)
+            except NotDrawn as reason:
+                reasons.append(f"{wanted} is not drawn: {reason}")
         if reasons:
             raise ValueError(f"figure: {reasons[0]}")
-        known = list(dict.fromkeys([*FIGURES, *names]))
+        known = list(dict.fromkeys(known))
         raise ValueError(f"figure: no `{wanted}`; there are {known}{nearest(wanted, known)}")
 
     def __repr__(self) -> str:
@@ -185,12 +181,29 @@ class Sweep:
         return _with_numbers(rows)
 
 
+def _pictures(
+    wanted: str, own: Mapping[str, Mapping[str, Any]], analysis: Analysis
+) -> Iterator[Figure]:
+    """The pictures of the figure of that name; those of all figures where none has the name.
+
+    Raises: NotDrawn: the data lack what that figure needs.
+    """
+    if wanted in own:
+        yield from draw_own(own[wanted], analysis)
+    elif wanted in FIGURES:
+        yield from FIGURES[wanted](analysis)
+    else:
+        for draw in FIGURES.values():
+            with suppress(NotDrawn):
+                yield from draw(analysis)
+
+
 def _absent(key: str, value: Any, column: pd.Series) -> str:
-    """What to say where no row has a value."""
-    there = list(dict.fromkeys(column.astype(object).where(column.notna(), None)))
-    more = f" and {len(there) - _LISTED} more" if len(there) > _LISTED else ""
-    near = nearest(str(value), [text for text in there if isinstance(text, str)])
-    return f"ticket: no {key}={value!r}; there are {there[:_LISTED]}{more}{near}"
+    """The error where no row has a value: it lists those of the column."""
+    known = list(dict.fromkeys(column.astype(object).where(column.notna(), None)))
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    near = nearest(str(value), [text for text in known if isinstance(text, str)])
+    return f"ticket: no {key}={value!r}; there are {known[:_LISTED]}{more}{near}"
 
 
 def _telling(rows: pd.DataFrame, columns: list[str]) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -53,7 +53,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint in (int, str):
         return isinstance(value, hint)
     if hint is float:
-        return isinstance(value, (int, float)) and math.isfinite(value)
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         pairs = value.items() if isinstance(value, dict) and inner else ()
         named = all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in pairs)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.errors import yaml_value
 from lt_sweeps.config.identity import digest
@@ -94,49 +95,63 @@ def _levels(returned: Any, call: Call) -> tuple[list[ImportedLevel], list[str]]:
 
 
 def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFolder:
-    """Write tickets first, then records, then the manifest that names them."""
-    by_cell: dict[tuple[str, int], list[ImportedLevel]] = {}
-    for level in sorted(imported, key=lambda level: level.level):
-        signature = digest(["imported", dict(level.choices), dict(level.config)])
-        by_cell.setdefault((signature, level.seed), []).append(level)
-    store = Store(root)
-    cells: list[FrozenCell] = []
-    runs: list[tuple[RunFolder, dict[str, str], dict[str, Any], list[Record]]] = []
+    """Write tickets first, then records, then the manifest that names them.
+
+    Raises: ValueError: another sweep has the name, or other results for one of the cells.
+    """
+    by_cell = group_by(sorted(imported, key=lambda level: level.level), _signature_and_seed)
+    store, cells, records = Store(root), list[FrozenCell](), dict[RunFolder, list[Record]]()
     for (signature, seed), levels in by_cell.items():
         stages = {_store_ticket(level, store): level for level in levels}
-        stored = {stage: level.level for stage, level in stages.items() if level.mask}
-        choices, config = dict(levels[0].choices), {**levels[0].config, "seed": seed}
+        cells.append(_frozen_cell(signature, stages))
         folder = RunFolder.of(root, signature, seed)
-        records = [_record(level, stage, signature) for stage, level in stages.items()]
-        runs.append((folder, choices, config, records))
-        cells.append(
-            FrozenCell(
-                signature=signature,
-                seed=str(seed),
-                labels={**choices, "experiment": "imported"},
-                config=Config(config),
-                stages=tuple(stages),
-                levels=stored,
-            )
-        )
+        records[folder] = [_record(level, stage, signature) for stage, level in stages.items()]
     sweep = SweepFolder(root / "sweeps" / name)
     content = digest([vars(cell) for cell in cells])
-    before = sweep.usable_manifest
-    if before is not None and before.content != content:
+    previous = sweep.usable_manifest
+    if previous is not None and previous.content != content:
         raise ValueError(f"name: {name!r} is taken by another sweep in {root}; choose another")
+    _check_other_sweeps(records, root, name)
+    for (folder, rows), levels in zip(records.items(), by_cell.values(), strict=True):
+        folder.write_config(levels[0].choices, _config(levels[0]))
+        folder.write(rows, complete=True)
+    Manifest(name, "imported", content, tuple(cells)).write(sweep.path)
+    return sweep
+
+
+def _signature_and_seed(level: ImportedLevel) -> tuple[str, int]:
+    return digest(["imported", dict(level.choices), dict(level.config)]), level.seed
+
+
+def _config(level: ImportedLevel) -> dict[str, Any]:
+    return {**level.config, "seed": level.seed}
+
+
+def _frozen_cell(signature: str, stages: Mapping[str, ImportedLevel]) -> FrozenCell:
+    """The cell of these levels, which are given by the keys of their stages."""
+    first = next(iter(stages.values()))
+    return FrozenCell(
+        signature=signature,
+        seed=str(first.seed),
+        labels={**first.choices, "experiment": "imported"},
+        config=Config(_config(first)),
+        stages=tuple(stages),
+        levels={stage: level.level for stage, level in stages.items() if level.mask},
+    )
+
+
+def _check_other_sweeps(
+    records: Mapping[RunFolder, Sequence[Record]], root: Path, name: str
+) -> None:
+    """Raises: ValueError: a cell of another sweep holds other records than these."""
     others = _cells_of_others(root, name)
-    for folder, _, _, records in runs:
-        before = folder.read().records
-        if (owner := others.get(folder.path)) and before and [*before] != records:
+    for folder, rows in records.items():
+        stored = folder.read().records
+        if (owner := others.get(folder.path)) and stored and [*stored] != rows:
             raise ValueError(
                 f"import: sweep {owner} holds other results as seed {folder.path.name} of a file "
                 "of this name; rename the file, or give another seed, model, dataset or method"
             )
-    for folder, choices, config, records in runs:
-        folder.write_config(choices, config)
-        folder.write(records, complete=True)
-    Manifest(name, "imported", content, tuple(cells)).write(sweep.path)
-    return sweep
 
 
 def _cells_of_others(root: Path, name: str) -> dict[Path, str]:

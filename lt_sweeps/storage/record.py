@@ -1,7 +1,8 @@
 """`Record`: one row of results (without torch).
 
 Everything that shows results (report, status, tracker, export) reads records and nothing else. A
-field is named and described once: here. `run_folder` writes and reads them.
+field is named and described once: here. `run_folder` writes and reads them, and
+`record_lines` checks each.
 """
 
 from __future__ import annotations

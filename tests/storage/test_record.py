@@ -61,6 +61,7 @@ def test_a_line_begins_with_the_version_and_has_every_field(folder: Path) -> Non
         ({"precision": "float8"}, "`precision` is 'float8'"),
         ({"train_steps": -1}, "`train_steps` is -1; it lies in [0, 9223372036854775807]"),
         ({"test_accuracy": 90.0}, "`test_accuracy` is 90.0; it lies in [0, 1]"),
+        ({"val_loss": 10**400}, "`val_loss` is 1000"),  # too large for a float
         ({"cell": "b"}, "its folder says otherwise"),
     ],
 )
