@@ -15,21 +15,28 @@ from lt_sweeps.config.yaml_types import check_keys
 
 _ACCURACY = "lt_sweeps.training.metrics.accuracy"
 _CROSS_ENTROPY = "torch.nn.functional.cross_entropy"
-_ON_LOGITS = (
-    _CROSS_ENTROPY,
-    "torch.nn.functional.binary_cross_entropy_with_logits",
-    "lt_sweeps.training.losses.token_cross_entropy",
-)
+_TOKEN_CROSS_ENTROPY = "lt_sweeps.training.losses.token_cross_entropy"
+_BINARY_CROSS_ENTROPY = "torch.nn.functional.binary_cross_entropy_with_logits"
 
+# Losses whose outputs are logits, which a criterion's temperature may divide.
+_ON_LOGITS = (_CROSS_ENTROPY, _BINARY_CROSS_ENTROPY, _TOKEN_CROSS_ENTROPY)
+# Losses whose targets are numbers of classes.
 _OF_CLASSES = (
-    *(_CROSS_ENTROPY, "torch.nn.CrossEntropyLoss", "lt_sweeps.training.losses.token_cross_entropy"),
-    *("torch.nn.functional.nll_loss", "torch.nn.NLLLoss"),
+    _CROSS_ENTROPY,
+    _TOKEN_CROSS_ENTROPY,
+    "torch.nn.CrossEntropyLoss",
+    "torch.nn.functional.nll_loss",
+    "torch.nn.NLLLoss",
 )
+# Losses whose targets are 0 or 1 for each of several labels, or a probability.
 _OF_LABELS = (
-    *("torch.nn.functional.binary_cross_entropy_with_logits", "torch.nn.BCEWithLogitsLoss"),
-    *("torch.nn.functional.multilabel_soft_margin_loss", "torch.nn.MultiLabelSoftMarginLoss"),
+    _BINARY_CROSS_ENTROPY,
+    "torch.nn.BCEWithLogitsLoss",
+    "torch.nn.functional.multilabel_soft_margin_loss",
+    "torch.nn.MultiLabelSoftMarginLoss",
 )
-_LEFT_OUT = ("ignore", "ignore_index")  # what a loss or a metric calls a target that does not count
+_IGNORED = ("ignore", "ignore_index")  # the arguments that name a target which does not count
+_TORCH_IGNORES = -100  # torch's default of `ignore_index`
 
 # The keys of a task's yaml, with the types of their values.
 _KEYS: Mapping[str, Any] = {
@@ -42,7 +49,7 @@ _KEYS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A function of outputs and targets, by the name that records know it by."""
+    """A function of outputs and targets, and the name that its values have in records."""
 
     name: str
     call: Call
@@ -50,23 +57,33 @@ class Metric:
 
     @classmethod
     def of(cls, name: str, config: Mapping[str, Any]) -> Metric:
-        """Raises: ValueError: its yaml names no function of outputs and targets."""
+        """The metric of `task.metrics.NAME`.
+
+        Raises: ValueError: the name is taken, or its yaml names no function of outputs and targets.
+        """
         where = f"task.metrics.{name}"
         better = config.get("better")
         if better not in (None, "lower", "higher"):
             raise ValueError(f"{where}.better: got {better!r}; it is `lower` or `higher`")
-        call = _measure({k: v for k, v in config.items() if k != "better"}, where)
-        said = bool(getattr(call.function, "lower_is_better", False))
-        return cls(name, call, said if better is None else better == "lower")
+        call = _checked_call({k: v for k, v in config.items() if k != "better"}, where)
+        marked_lower = bool(getattr(call.function, "lower_is_better", False))
+        metric = cls(name, call, marked_lower if better is None else better == "lower")
+        taken = name in ("loss", "accuracy") and not metric.is_accuracy
+        if taken or not name.isidentifier():
+            raise ValueError(
+                f"task.metrics: `{name}` cannot name `{call.target}`; records have a loss, and the "
+                "accuracy of classes; take another word"
+            )
+        return metric
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether it is what every record of a classification has."""
+        """Whether it is the accuracy that every record of a classification has."""
         return self.name == "accuracy" and self.call.target == _ACCURACY
 
     @property
     def takes_whole_split(self) -> bool:
-        """Whether it is marked to be called once, with a whole split, and never with less."""
+        """Whether it is marked to be called once with a whole split, and never with a batch."""
         return bool(getattr(self.call.function, "whole_split", False))
 
     def identity(self) -> dict[str, Any]:
@@ -84,7 +101,7 @@ class TaskKind:
 
     @classmethod
     def of(cls, config: Mapping[str, Any] | None) -> TaskKind:
-        """What a task yaml describes; a config without one classifies, as all did before.
+        """The task that a yaml describes; a config without a task is a classification.
 
         Raises:
             ValueError: an unknown key, no metric, or a function that cannot be called.
@@ -94,22 +111,15 @@ class TaskKind:
         check_keys(config, _KEYS, where="task")
         if not config.get("loss"):
             raise ValueError("task.loss: none; give `loss: {_target_: your.function, ...}`")
-        given = config.get("metrics")
-        if not given:
-            raise ValueError(f"task.metrics: got {given!r}; give `NAME: {{_target_: ...}}`")
-        metrics = tuple(Metric.of(name, value) for name, value in given.items() if value)
-        for metric in metrics:
-            taken = metric.name in ("loss", "accuracy") and not metric.is_accuracy
-            if taken or not metric.name.isidentifier():
-                raise ValueError(
-                    f"task.metrics: `{metric.name}` cannot name `{metric.call.target}`; records "
-                    "have a loss, and the accuracy of classes; take another word"
-                )
+        configs = config.get("metrics")
+        if not configs:
+            raise ValueError(f"task.metrics: got {configs!r}; give `NAME: {{_target_: ...}}`")
+        metrics = tuple(Metric.of(name, value) for name, value in configs.items() if value)
         names = [metric.name for metric in metrics]
         main = config.get("metric") or next(iter(names), None)
         if main not in names:
             raise ValueError(f"task.metric: got {main!r}; it is one of {names}")
-        loss = _measure(config["loss"], "task.loss")
+        loss = _checked_call(config["loss"], "task.loss")
         if loss.args.get("reduction") == "sum":
             raise ValueError(
                 "task.loss.reduction: got sum, which would make a loss depend on the size of its "
@@ -117,17 +127,17 @@ class TaskKind:
             )
         # A metric of a user's may leave out a class that the loss counts, such as a background.
         ours = {f"metrics.{metric.name}": metric.call for metric in metrics if metric.call.ours}
-        _check_left_out({"loss": loss, **ours})
+        _check_same_ignored({"loss": loss, **ours})
         return cls(loss, metrics, main, config.get("output"))
 
     @property
     def is_default(self) -> bool:
-        """Whether it is the classification that all results were made for before others came."""
+        """Whether it is the classification of a config without a task."""
         return self == CLASSIFICATION
 
     @property
     def has_cross_entropy(self) -> bool:
-        """Whether its loss is the one that the fast paths compute, on whole outputs."""
+        """Whether its loss is cross-entropy on whole outputs, which has fast paths of its own."""
         return self.loss == CLASSIFICATION.loss
 
     @property
@@ -145,15 +155,12 @@ class TaskKind:
 
     @property
     def knows_loss(self) -> bool:
-        """Whether its loss comes with this package or with torch.
-
-        One of a user's may wait for the host.
-        """
+        """Whether its loss is ours or torch's. A user's loss may wait for the host."""
         return self.loss.target.startswith("torch.") or self.loss.ours
 
     @property
     def class_axis(self) -> int | None:
-        """The axis of the outputs that has a place for each class; None for a loss without them."""
+        """The axis of the outputs that runs over the classes; None for a loss without classes."""
         if self.loss.target not in _OF_CLASSES:
             return None
         return -1 if self.loss.ours else 1
@@ -161,11 +168,18 @@ class TaskKind:
     def check_targets(self, targets: Tensor, data: str, classes: int | None = None) -> None:
         """Refuse targets that would make a loss or an accuracy a wrong number.
 
-        Raises: ValueError: they are no numbers, none of the classes, or not what a classification
-            takes; then the line names the task that suits them.
+        Args:
+            targets: [N, ...], of a split or of some of its examples.
+            data: the data set, as the error names it.
+            classes: how many the data set has; None where that is not known.
+
+        Raises: ValueError: they are not numbers, not among the classes, or not what a
+            classification takes; then the line names the task that suits them.
         """
-        whole = not targets.is_floating_point()
-        if not whole and self.knows_loss and not bool(targets.isfinite().all()):
+        integers = not targets.is_floating_point()
+        class_numbers = integers and targets.ndim == 1
+        classifies = self.has_cross_entropy and self.main_metric.is_accuracy
+        if not integers and self.knows_loss and not bool(targets.isfinite().all()):
             raise ValueError(
                 f"task: targets of `{data}` hold NaN or infinite numbers, which "
                 f"`{self.loss.target}` counts; leave these examples out, or give your own loss"
@@ -174,43 +188,26 @@ class TaskKind:
             raise ValueError(  # with a label of -1 the lowest loss is minus infinity
                 f"task: targets of `{data}` are not all 0 to 1; each is 1 for a label, else 0"
             )
-        classifies = self.has_cross_entropy and self.main_metric.is_accuracy
-        numbers = whole and targets.ndim == 1
-        if classifies and numbers and targets.dtype != torch.int64:
+        if classifies and class_numbers and targets.dtype != torch.int64:
             raise ValueError(
                 f"task: class numbers of `{data}` are {targets.dtype}; give int64 (`.long()`)"
             )
-        if classes is not None and (numbers or (whole and not classifies)):
-            self._check_classes(targets, data, classes)
-        if numbers or not classifies:
-            return
-        suited = "tokens, or language_model" if whole else "regression"
-        if not whole and targets.ndim == 2 and targets.shape[1] > 1:
-            suited += ", or multi_label"
-        said = str(targets.dtype).removeprefix("torch.")
-        said += f" [{', '.join(map(str, ('N', *targets.shape[1:])))}]"
-        raise ValueError(
-            f"task: classification takes class numbers, int64 [N], and targets of `{data}` are "
-            f"{said}; choose task={suited}"
-        )
-
-    def _check_classes(self, targets: Tensor, data: str, classes: int) -> None:
-        """Raises: ValueError: class numbers or tokens are none of the classes."""
-        if not self.measures_accuracy and self.class_axis is None:
-            return
-        # Torch leaves out the class -100 of a mean, and an accuracy counts it as wrong.
-        counts_all = (m.call.ours and _left_out(m.call) is None for m in self.metrics)
-        if not any(counts_all):
-            ignored = _left_out(self.loss)
-            targets = targets[targets != (-100 if ignored is None else ignored)]
-        if not targets.numel():
-            return
-        lowest, highest = (int(each) for each in targets.long().aminmax())
-        if not 0 <= lowest <= highest < classes:
+        has_classes = self.measures_accuracy or self.class_axis is not None
+        if classes is not None and has_classes and (class_numbers or (integers and not classifies)):
+            _check_classes(self._counted(targets), data, classes)
+        if classifies and not class_numbers:
             raise ValueError(
-                f"task: targets of `{data}` go from {lowest} to {highest}; its {classes} "
-                f"classes are 0 to {classes - 1}"
+                f"task: classification takes class numbers, int64 [N], and targets of `{data}` are "
+                f"{_form(targets)}; choose task={_suited_task(targets)}"
             )
+
+    def _counted(self, targets: Tensor) -> Tensor:
+        """The targets without those that neither the loss nor a metric of ours counts."""
+        # Torch leaves the class -100 out of a mean, and an accuracy counts it as wrong.
+        if any(m.call.ours and _ignored_target(m.call) is None for m in self.metrics):
+            return targets
+        ignored = _ignored_target(self.loss)
+        return targets[targets != (_TORCH_IGNORES if ignored is None else ignored)]
 
     def check_smoothing(self, smoothing: float) -> None:
         """Raises: ValueError: smoothed labels, for a loss without classes."""
@@ -221,7 +218,7 @@ class TaskKind:
             )
 
     def check_temperature(self, temperature: float) -> None:
-        """Raises: ValueError: it is not above 0, or would divide outputs that are no logits."""
+        """Raises: ValueError: it is not above 0, or would divide outputs that are not logits."""
         if not temperature > 0:  # 0 would make every score NaN, and the mask a random one
             raise ValueError(
                 f"mask_criterion.temperature: got {temperature:g}; give a number above 0"
@@ -244,41 +241,71 @@ class TaskKind:
         return f"{self.loss.target.rpartition('.')[2]} measured by {self.main}"
 
 
-def _measure(config: Mapping[str, Any], where: str) -> Call:
-    """The call of a loss or a metric: a function of outputs and targets, or a class of such."""
+def _checked_call(config: Mapping[str, Any], where: str) -> Call:
+    """The call of a loss or a metric: a function of outputs and targets, or a class of such.
+
+    Raises: ValueError: it cannot be imported, or does not take these arguments.
+    """
     target = str(config.get("_target_"))
     try:
         function = Call(target).function
         names = Call(target).names
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
-    supplied = () if inspect.isclass(function) else names[:2]
-    if not inspect.isclass(function) and len(names) < 2:
+    if inspect.isclass(function):
+        return Call.of(config, where=where)
+    if len(names) < 2:
         raise ValueError(f"{where}: `{target}` takes {list(names)}; it needs outputs and targets")
-    return Call.of(config, where=where, supplied=supplied)
+    return Call.of(config, where=where, supplied=names[:2])
 
 
-def _left_out(call: Call) -> int | None:
-    """The target that a loss or a metric does not count, where it says one."""
-    said = [value for name, value in call.bound().items() if name in _LEFT_OUT]
-    return next((value for value in said if type(value) is int), None)
+def _ignored_target(call: Call) -> int | None:
+    """The target that a loss or a metric is told not to count; None if it counts all."""
+    values = (value for name, value in call.bound().items() if name in _IGNORED)
+    return next((value for value in values if type(value) is int), None)
 
 
-def _check_left_out(calls: Mapping[str, Call]) -> None:
+def _check_same_ignored(calls: Mapping[str, Call]) -> None:
     """Raises: ValueError: a token that the loss leaves out would count in a metric."""
-    said = {where: _left_out(call) for where, call in calls.items()}
-    said = {where: value for where, value in said.items() if value is not None}
-    if len(set(said.values())) > 1:
-        listed = ", ".join(f"{where} {value}" for where, value in said.items())
+    ignored = {where: _ignored_target(call) for where, call in calls.items()}
+    ignored = {where: target for where, target in ignored.items() if target is not None}
+    if len(set(ignored.values())) > 1:
+        listed = ", ".join(f"{where} {target}" for where, target in ignored.items())
         raise ValueError(f"task: targets that do not count differ: {listed}; give all the same")
 
 
+def _check_classes(targets: Tensor, data: str, classes: int) -> None:
+    """Raises: ValueError: a class number or a token lies outside 0 ... classes - 1."""
+    if not targets.numel():
+        return
+    lowest, highest = (int(end) for end in targets.long().aminmax())
+    if not 0 <= lowest <= highest < classes:
+        raise ValueError(
+            f"task: targets of `{data}` go from {lowest} to {highest}; its {classes} "
+            f"classes are 0 to {classes - 1}"
+        )
+
+
+def _suited_task(targets: Tensor) -> str:
+    """The options of `task=` for targets that are not class numbers."""
+    if not targets.is_floating_point():
+        return "tokens, or language_model"
+    several = targets.ndim == 2 and targets.shape[1] > 1
+    return "regression, or multi_label" if several else "regression"
+
+
+def _form(targets: Tensor) -> str:
+    """Type and shape of targets: `float32 [N, 3]`."""
+    shape = ", ".join(map(str, ("N", *targets.shape[1:])))
+    return f"{str(targets.dtype).removeprefix('torch.')} [{shape}]"
+
+
 def measure_of(call: Call) -> Callable[..., Any]:
-    """The function of outputs and targets that a loss or a metric is, its arguments given."""
+    """A loss or a metric as a function of outputs and targets alone."""
     function = call.function
     if isinstance(function, type):
-        made: Any = function(**call.args)
-        return made
+        instance: Any = function(**call.args)
+        return instance
     if not call.args:
         return function
     return lambda outputs, targets: function(outputs, targets, **call.args)
