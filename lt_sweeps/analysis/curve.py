@@ -17,16 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from lt_sweeps.analysis import labels, line_names
-from lt_sweeps.analysis.line_names import check_keys, identity, shared_config
+from lt_sweeps.analysis import labels
+from lt_sweeps.analysis.line_names import check_keys, identity, names_and_labels, shared_config
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.analysis.stats import spread
 from lt_sweeps.config.quantities import ACCURACY, TEST_ACCURACY, Quantity, named
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.storage.record import Record
 
-# How much tells two curves apart, tried in turn while cells clash: see `_groups`.
-APART_BY_CONFIG, APART_BY_SCHEDULE, APART_BY_SIGNATURE = range(3)
 WHOLE = 100 - 1e-9  # percent of weights remaining from which on none is pruned
 
 
@@ -88,7 +86,7 @@ class Curve:
 
     @cached_property
     def by_seed(self) -> Mapping[str, Sequence[CellResults]]:
-        """Its cells by seed: of thousands of runs each is looked up for every point."""
+        """Its cells by seed, which are looked up for every point."""
         return labels.group_by(self.cells, lambda cell: cell.seed)
 
     @cached_property
@@ -126,9 +124,9 @@ def curves(
 ) -> list[Curve]:
     """The curves of these cells, in the layout's order and with its names.
 
-    A queued cell is in no curve until a cell of its signature has started: its choices are not
-    known before. Nor is one whose task does not measure the metric. Cells that are judged by
-    different metrics are in different panels.
+    Two kinds of cells are in no curve: those whose task does not measure the metric, and queued
+    ones until a cell of the same signature has started, because their choices are not known before.
+    Cells that are judged by different metrics are in different panels.
 
     Raises: ValueError: the layout names what no cell has, does not tell its lines apart, or has a
         margin that its metric cannot have.
@@ -136,19 +134,11 @@ def curves(
     layout = layout or ReportConfig()
     started = [cell for cell in cells if cell.choices and _measures(cell, metric)]
     check_keys(started, layout)
-    groups = list(_groups(started, layout.along))
-    configs = [
-        shared_config(group[0], layout.along, schedule=apart >= APART_BY_SCHEDULE)
-        for group, apart in groups
-    ]
-    judged = [_judged_by(group) for group, _ in groups]
-    metrics = [_metric(group, metric) for group, _ in groups]
-    for quantity in dict.fromkeys(metrics):
-        layout.check_margins(quantity)
+    lines = list(_lines(started, layout.along))
+    configs = [config for config, _ in lines]
     panels = [labels.panel_label(config, layout.panels) for config in configs]
-    panels = labels.panels_by_metric(panels, judged)
-    names = line_names.named(configs, panels, layout)
-    legend = line_names.labels_of(names, panels, layout)
+    panels = labels.panels_by_metric(panels, [_judged_by(group) for _, group in lines])
+    names, legend = names_and_labels(configs, panels, layout)
     drawn = [
         Curve(
             name=name,
@@ -158,12 +148,12 @@ def curves(
             settings=config.settings,
             cells=tuple(group),
             points=_points(group, metric, layout.along),
-            metric=quantity,
+            metric=_metric(group, metric),
         )
-        for name, label, panel, config, quantity, (group, _) in zip(
-            names, legend, panels, configs, metrics, groups, strict=True
-        )
+        for name, label, panel, (config, group) in zip(names, legend, panels, lines, strict=True)
     ]
+    for quantity in dict.fromkeys(curve.metric for curve in drawn):
+        layout.check_margins(quantity)
     order = list(layout.labels)
     return sorted(
         (_with_reference(curve, drawn) for curve in drawn),
@@ -263,14 +253,17 @@ def _level(row: Record) -> tuple[int, float | None]:
     return row.level, None if target is None else round(target, 9)
 
 
-def _groups(
-    cells: Iterable[CellResults], along: Sequence[str], apart: int = APART_BY_CONFIG
-) -> Iterator[tuple[list[CellResults], int]]:
-    """The cells of each curve, and what had to be looked at to tell them from the others."""
-    # Cells with the same config but for the seed and the schedule go into one group at first. The
-    # schedule is left out because two kinds of cells belong on one line although it differs: a
-    # sweep that was taken further (12 levels, then 20), and a multirun of one-shot cells, where
-    # every cell is one point of the line.
+def _lines(
+    cells: Iterable[CellResults], along: Sequence[str], split_by: int = 0
+) -> Iterator[tuple[CellResults, list[CellResults]]]:
+    """The cells of each curve, behind the config that they share.
+
+    `split_by` numbers what tells curves apart: 0, the config without seed and schedule; 1, the
+    schedule too; 2, the signature too.
+    """
+    # The schedule is left out at first, because two kinds of cells belong on one line although it
+    # differs: a sweep that was taken further (12 levels, then 20), and a multirun of one-shot
+    # cells, where every cell is one point of the line.
     #
     # That is too coarse where schedules take different ways (20% or 50% of the weights at each
     # level). Then two cells of the group disagree about a level, see `_clash`, and the group is
@@ -278,17 +271,17 @@ def _groups(
     # differs that the signature knows of, such as the version of our numerical code: pooling old
     # and new replicates would be wrong, so the group is split by the signature. Only a group that
     # clashes is split: the label of every other line stays as short as before.
-    for group in labels.group_by(cells, lambda cell: _identity(cell, along, apart)).values():
+    schedule, signature = split_by > 0, split_by > 1
+
+    def key(cell: CellResults) -> str:
+        return identity(cell, along, schedule=schedule) + (cell.signature if signature else "")
+
+    for group in labels.group_by(cells, key).values():
         positions = labels.group_by(group, lambda cell: _position(cell, along)).values()
-        if apart < APART_BY_SIGNATURE and any(map(_clash, positions)):
-            yield from _groups(group, along, apart + 1)
+        if not signature and any(map(_clash, positions)):
+            yield from _lines(group, along, split_by + 1)
         else:
-            yield group, apart
-
-
-def _identity(cell: CellResults, along: Sequence[str], apart: int) -> str:
-    signature = cell.signature if apart >= APART_BY_SIGNATURE else ""
-    return identity(cell, along, schedule=apart >= APART_BY_SCHEDULE) + signature
+            yield shared_config(group[0], along, schedule=schedule), group
 
 
 def _clash(cells: Sequence[CellResults]) -> bool:

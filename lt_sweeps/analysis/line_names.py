@@ -25,8 +25,7 @@ def check_planned(cells: Iterable[CellResults], layout: ReportConfig) -> None:
     alike = labels.group_by(distinct, lambda c: identity(c, layout.along, schedule=False)).values()
     configs = [shared_config(group[0], layout.along, schedule=False) for group in alike]
     panels = [labels.panel_label(config, layout.panels) for config in configs]
-    names = named(configs, panels, layout)
-    labels_of(names, panels, layout)
+    names, _ = names_and_labels(configs, panels, layout)
     # Records may tell cells apart that differ in the schedule alone, whose lines then have other
     # names.
     if all(len({cell.signature for cell in group}) == 1 for group in alike):
@@ -39,11 +38,33 @@ def check_keys(cells: Collection[CellResults], layout: ReportConfig) -> None:
         labels.check_keys(f"report.{where}", getattr(layout, where) or (), cells)
 
 
-def named(configs: Sequence[CellResults], panels: Sequence[str], layout: ReportConfig) -> list[str]:
-    """The name of each line. Raises: ValueError: the layout does not tell two of them apart."""
+def names_and_labels(
+    configs: Sequence[CellResults], panels: Sequence[str], layout: ReportConfig
+) -> tuple[list[str], list[str]]:
+    """What a layout calls each line, and what the legend calls it.
+
+    `configs` are the `shared_config` of the lines, `panels` the panel of each.
+
+    Raises: ValueError: the layout does not tell two lines of a panel apart.
+    """
     if layout.lines is None:
-        return labels.automatic_labels(configs, panels)
-    return labels.labels_from_keys(configs, panels, layout.lines)
+        names = labels.automatic_labels(configs, panels)
+    else:
+        names = labels.labels_from_keys(configs, panels, layout.lines)
+    legend = [
+        layout.labels.get(name, label)
+        for name, label in zip(names, labels.readable(names), strict=True)
+    ]
+    owners: dict[tuple[str, str], str] = {}
+    for panel, name, label in zip(panels, names, legend, strict=True):
+        for called in dict.fromkeys((name, label)):
+            owner = owners.setdefault((panel, called), name)
+            if owner != name:
+                raise ValueError(
+                    f"report.labels: `{called}` of `{panel}` would mean both {owner} and {name}; "
+                    "give each line a label that no other has"
+                )
+    return names, legend
 
 
 def shared_config(cell: CellResults, along: Sequence[str], *, schedule: bool) -> CellResults:
@@ -61,24 +82,6 @@ def identity(cell: CellResults, along: Sequence[str], *, schedule: bool) -> str:
     """Equal for cells that may be of one curve."""
     config = shared_config(cell, along, schedule=schedule)
     return json.dumps([config.choices, config.settings], sort_keys=True, default=str)
-
-
-def labels_of(names: Sequence[str], panels: Sequence[str], layout: ReportConfig) -> list[str]:
-    """What the legend calls each line. Raises: ValueError: two lines of a panel share a label."""
-    said = [
-        layout.labels.get(name, label)
-        for name, label in zip(names, labels.readable(names), strict=True)
-    ]
-    owners: dict[tuple[str, str], str] = {}
-    for panel, name, label in zip(panels, names, said, strict=True):
-        for called in dict.fromkeys((name, label)):
-            owner = owners.setdefault((panel, called), name)
-            if owner != name:
-                raise ValueError(
-                    f"report.labels: `{called}` of `{panel}` would mean both {owner} and {name}; "
-                    "give each line a label that no other has"
-                )
-    return said
 
 
 def check_lines(names: Sequence[str], layout: ReportConfig) -> None:
