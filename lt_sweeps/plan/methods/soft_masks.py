@@ -19,7 +19,7 @@ from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Continuous
 from lt_sweeps.sparsity.sparsifiers.continuous import Anneal
 
-SURE = criterion_by("large_logit")
+LARGEST_S = criterion_by("large_logit")
 Rounding = Literal["paper", "released"]
 
 
@@ -44,7 +44,9 @@ def continuous_sparsification(
 ) -> tuple[Work, ...]:
     """Search for `rounds` rounds; after each, train the weights that s > 0 keeps.
 
-    One result per round, and the dense network first.
+    A search trains a logit s for each weight beside the weight, which its soft mask
+    sigmoid(beta s) multiplies; beta rises, so that the masks become binary. There is one result per
+    round, and the dense network first.
 
     Args:
         s0: every s at the start: the higher it is, the denser the mask becomes.
@@ -66,10 +68,11 @@ def continuous_sparsification(
     searches = _searches(init, recipe, soft, s0, rounds, round_reset, keep_momentum)
     start = start_of(protocol, kept=LEARNED, to=to, restart=restart)
     dense = Train(init, recipe)
-    begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
-    whole = Target.open(init.network.layers)
-    cuts = [Prune(search, whole, HARD, origin=begun) for search in searches]
-    return (dense, *(finetuned(cut, recipe, finetune, start=start, origin=begun) for cut in cuts))
+    early_run = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
+    any_sparsity = Target.open(init.network.layers)
+    pruned = [Prune(search, any_sparsity, HARD, origin=early_run) for search in searches]
+    tickets = [finetuned(p, recipe, finetune, start=start, origin=early_run) for p in pruned]
+    return (dense, *tickets)
 
 
 def exact_continuous_sparsification(
@@ -102,9 +105,10 @@ def exact_continuous_sparsification(
     searches = _searches(init, recipe, soft, s0, rounds, round_reset, keep_momentum)
     start = start_of(protocol, kept=LEARNED, to=to, restart=restart)
     dense = Train(init, recipe)
-    begun = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
-    cuts = [Prune(searches[-1], target, SURE, origin=begun) for target in schedule]
-    return (dense, *(finetuned(cut, recipe, finetune, start=start, origin=begun) for cut in cuts))
+    early_run = dense if (protocol, origin) == ("ticket", "dense") else searches[0]
+    pruned = [Prune(searches[-1], target, LARGEST_S, origin=early_run) for target in schedule]
+    tickets = [finetuned(p, recipe, finetune, start=start, origin=early_run) for p in pruned]
+    return (dense, *tickets)
 
 
 def _searches(
@@ -116,13 +120,18 @@ def _searches(
     round_reset: Rounding,
     keep_momentum: bool,
 ) -> list[Train]:
-    """Each round goes on with the last one's weights and s; learning rate and beta restart."""
+    """The search of each round, which goes on with the weights and the s of the round before it.
+
+    Learning rate and beta restart in each.
+
+    Raises: ValueError: fewer than one round.
+    """
     if rounds < 1:
         raise ValueError(f"method: rounds={rounds}; give 1 or more")
-    start = logits("lt_sweeps.sparsity.mask_logits.constant", value=float(s0))
-    searches = [Train(Logits(init, start), recipe, soft)]
+    initial = logits("lt_sweeps.sparsity.mask_logits.constant", value=float(s0))
     beta = soft.final_beta if round_reset == "paper" else 1.0
-    again = logits("lt_sweeps.sparsity.mask_logits.reopened", beta=float(beta), highest=float(s0))
+    reset = logits("lt_sweeps.sparsity.mask_logits.reopened", beta=float(beta), highest=float(s0))
+    searches = [Train(Logits(init, initial), recipe, soft)]
     for _ in range(1, rounds):
-        searches.append(Train(Logits(searches[-1], again, keep_momentum), recipe, soft))
+        searches.append(Train(Logits(searches[-1], reset, keep_momentum), recipe, soft))
     return searches

@@ -66,21 +66,17 @@ def early_stop_figures(analysis: Analysis) -> list[Figure]:
 def _figures(
     analysis: Analysis, asked: str, x: str, verdicts: Sequence[Verdict] = ()
 ) -> list[Figure]:
-    """A figure, or one for each metric where tasks are judged by several."""
-    layout = analysis.layout
-    if asked != layout.metrics[0]:  # `report.ylim` is meant for the first one alone
-        layout = replace(layout, ylim=None)
+    """The figure of a metric; where it is a task's own (`test_metric`), one for each of these."""
     by_metric = group_by(analysis.curves_of(asked), lambda curve: curve.metric)
     by_metric = by_metric or {Quantity.of(analysis.name_of(asked)): []}
     return [
         _figure(
             analysis,
+            metric,
+            x,
             curves,
             [v for v in verdicts if v.curve.metric == metric],
-            layout=layout,
-            metric=metric,
-            x=x,
-            first=asked == layout.metrics[0],
+            is_first=asked == analysis.layout.metrics[0],
         )
         for metric, curves in by_metric.items()
     ]
@@ -88,49 +84,48 @@ def _figures(
 
 def _figure(
     analysis: Analysis,
+    metric: Quantity,
+    x: str,
     curves: Sequence[Curve],
     verdicts: Sequence[Verdict],
     *,
-    layout: ReportConfig,
-    metric: Quantity,
-    x: str,
-    first: bool,
+    is_first: bool,
 ) -> Figure:
-    drawn = _told_apart(curves)
-    stages = stage_ids([point for curve in curves for point in curve.points])
-    is_main = first and x == layout.x
-    sentences = (
-        *conclusions(verdicts, analysis.layout),
-        *(captions.winning_sentences(analysis) if verdicts else ()),
-        captions.seeds_sentence(curves, analysis.layout),
-        captions.report_at_sentence(curves, metric.name),
-        "Early-stop step: the step with the lowest validation loss."
-        if metric.name in ("best_step", "reported_step")
-        else "",
-        captions.marker_sentence(curves),
-        f"Of {len(curves)} lines the first {style.LOOKS} of each panel are drawn; the table beside "
-        "this figure has all."
-        if len(drawn) < len(curves)
-        else "",
-        _outside(curves, layout, metric),
-        _sources(layout, curves, metric.name, x),
-        captions.tests_sentence(verdicts, analysis.layout),
-        captions.not_inferior_sentence(analysis)
-        if metric.judges and analysis.accuracy == analysis.metric and x == analysis.layout.x
-        else "",
-    )
+    """One picture. `is_first`: of the first metric, which alone has `report.ylim` and tips."""
+    layout = analysis.layout if is_first else replace(analysis.layout, ylim=None)
+    drawn = _distinguishable(curves)
     return Figure(
         name=metric.file_name + _SUFFIXES[x],
-        caption=captions.caption(analysis, *sentences),
+        caption=captions.caption(
+            analysis,
+            *conclusions(verdicts, layout),
+            *(captions.winning_sentences(analysis) if verdicts else ()),
+            captions.seeds_sentence(curves, layout),
+            captions.report_at_sentence(curves, metric.name),
+            "Early-stop step: the step with the lowest validation loss."
+            if metric.name in ("best_step", "reported_step")
+            else "",
+            captions.marker_sentence(curves),
+            f"Of {len(curves)} lines the first {style.LOOKS} of each panel are drawn; the table "
+            "beside this figure has all."
+            if len(drawn) < len(curves)
+            else "",
+            _left_out(curves, layout, metric),
+            _sources(layout, curves, metric.name, x),
+            captions.tests_sentence(verdicts, layout),
+            captions.not_inferior_sentence(analysis)
+            if metric.judges and analysis.accuracy == analysis.metric and x == layout.x
+            else "",
+        ),
         data=_data(curves, layout, metric.name, verdicts),
-        stages=stages,
+        stages=stage_ids([point for curve in curves for point in curve.points]),
         draw=partial(_draw, drawn, _styles(analysis, drawn), layout, metric.name, x, verdicts),
-        tips=_tips(drawn, layout, metric) if is_main else {},
+        tips=_tips(drawn, layout, metric) if is_first and x == layout.x else {},
     )
 
 
 def _styles(analysis: Analysis, drawn: Sequence[Curve]) -> dict[str, Style]:
-    """The style of each line, by its name: by its label it has one style in all figures."""
+    """The style of each line, by its name. Lines with one label look the same in all figures."""
     labels = [curve.label for curve in (*analysis.curves, *drawn)]
     styles = style.line_styles(labels)
     return {curve.name: styles[curve.label] for curve in drawn}
@@ -154,8 +149,8 @@ def _tips(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> di
     return tips
 
 
-def _told_apart(curves: Sequence[Curve]) -> list[Curve]:
-    """The curves without those of each panel that would look like another one of it."""
+def _distinguishable(curves: Sequence[Curve]) -> list[Curve]:
+    """The first lines of each panel, as many as there are styles: further ones would repeat one."""
     panels = by_panel(curves).values()
     first = {(curve.panel, curve.name) for panel in panels for curve in panel[: style.LOOKS]}
     return [curve for curve in curves if (curve.panel, curve.name) in first]
@@ -184,12 +179,12 @@ def _legend(
 ) -> list[Line2D]:
     labels = {curve.label: styles[curve.name] for curve in curves}
     entries = [style.legend_entry(label, look) for label, look in labels.items()]
-    whole = [point for curve in curves for point in curve.points if not point.pruned]
-    if whole:
+    unpruned = [point for curve in curves for point in curve.points if not point.pruned]
+    if unpruned:
         # A line of the sweep may be called `dense` itself.
         name = "mean of dense" if "dense" in labels else "dense"
-        if any(point.scored for point in whole):  # whole, but never trained
-            untrained = all(point.scored for point in whole)
+        if any(point.scored for point in unpruned):
+            untrained = all(point.scored for point in unpruned)
             name = "untrained, no mask" if untrained else f"{name}; untrained, no mask"
         entries.append(Line2D([], [], color=style.GREY, linestyle="--", linewidth=0.6, label=name))
     if _all_published(curves, layout, metric):
@@ -246,24 +241,22 @@ def _data(
     return pd.DataFrame(rows, columns=None if rows else ["panel", "line", "metric", "mean"])
 
 
-def _outside(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> str:
-    """The points that the picture leaves out: those below its axis, and those without a number."""
-    sentences = []
-    if sum(len(curve.points) - len(drawable_points(curve)) for curve in curves):
+def _left_out(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> str:
+    """The points that the picture lacks: those without a number, and those outside its axis."""
+    sentences, below, above = [], list[float](), list[float]()
+    if any(len(drawable_points(curve)) < len(curve.points) for curve in curves):
         sentences.append("Levels with no finite replicate or no weight left are not drawn.")
-    lowest, highest = math.inf, -math.inf
     for panel_curves in by_panel(curves).values():
-        lines = [points for curve in panel_curves if (points := drawable_points(curve))]
-        if lines:
-            means = [p.mean for points in lines for p in points]
-            beside = published_for(layout, panel_curves, metric.name)
-            low, high = panel_limits(lines, layout, metric, beside)
-            lowest = min([lowest, *(mean for mean in means if mean < low)])
-            highest = max([highest, *(mean for mean in means if mean > high)])
-    if lowest < math.inf:
-        sentences.append(f"▼: leaves the panel, down to {metric.number_text(lowest)}.")
-    if highest > -math.inf:
-        sentences.append(f"▲: leaves the panel, up to {metric.number_text(highest)}.")
+        if lines := [points for curve in panel_curves if (points := drawable_points(curve))]:
+            published = published_for(layout, panel_curves, metric.name)
+            low, high = panel_limits(lines, layout, metric, published)
+            means = [point.mean for points in lines for point in points]
+            below += [mean for mean in means if mean < low]
+            above += [mean for mean in means if mean > high]
+    if below:
+        sentences.append(f"▼: leaves the panel, down to {metric.number_text(min(below))}.")
+    if above:
+        sentences.append(f"▲: leaves the panel, up to {metric.number_text(max(above))}.")
     return " ".join(sentences)
 
 

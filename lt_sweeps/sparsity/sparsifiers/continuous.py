@@ -12,7 +12,7 @@ from torch import Tensor
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, summed
 
-_LOWEST = -87.0  # below it a sigmoid is no normal number of float32, which a CPU flushes to 0
+_LOWEST_S0 = -87.0  # a smaller sigmoid is subnormal in float32, which a CPU may flush to 0
 Anneal = Literal["epoch", "step", "linear", "constant"]
 
 
@@ -41,19 +41,19 @@ class Continuous(LearnedSparsifier):
                 f"method: final_beta={self.final_beta}; beta rises from 1, so it ends at 1 or "
                 "above, and a constant beta is above 0"
             )
-        if self.scaled_from is not None and not self.scaled_from >= _LOWEST:
+        if self.scaled_from is not None and not self.scaled_from >= _LOWEST_S0:
             raise ValueError(
                 f"method: s0={self.scaled_from:g}; sigmoid(s0), by which scaling divides the mask, "
-                f"is 0 in float32; give {_LOWEST:g} or more, or scaling=false"
+                f"is 0 in float32; give {_LOWEST_S0:g} or more, or scaling=false"
             )
 
     @property
     def scale(self) -> float:
-        """c, the factor of a weight whose mask is 1."""
+        """c, by which a weight is multiplied once its sigmoid is 1."""
         return 1.0 if self.scaled_from is None else 1 + math.exp(-self.scaled_from)
 
     def temperature(self, step: int, recipe: Recipe) -> float:
-        """beta."""
+        """beta after `step` optimizer steps."""
         if self.anneal == "constant":
             return self.final_beta
         if self.anneal == "epoch":
