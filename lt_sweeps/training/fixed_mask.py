@@ -10,6 +10,7 @@ from torch import Tensor
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.sparsifiers import Sparsifier, TrainingState, overrides
 from lt_sweeps.storage.ticket import State, Ticket, remaining
+from lt_sweeps.storage.ticket_file import MASK
 from lt_sweeps.training import own_kernels
 from lt_sweeps.training.mask_action import MaskAction
 from lt_sweeps.training.optimizers import Optimizer
@@ -22,7 +23,7 @@ class FixedMask(MaskAction):
     """The stack's own weights; a pruned one is put back to its pinned value after every step.
 
     All buffers are `[R, P]`: `mask` is what the training holds, `kept` what a ticket reports. They
-    differ where the sparsifier holds nothing (`Free`). `pinned` are the values of pruned weights.
+    are two where the sparsifier holds nothing (`Free`). `pinned` are the values of pruned weights.
     `left` is what a sparsifier remembers of them; it is added before the mask is rewired.
     """
 
@@ -30,7 +31,9 @@ class FixedMask(MaskAction):
         weights, grads = stack.weights, stack.grads
         super().__init__(stack, units, weights=weights, grads=grads)
         self.sparsifier = sparsifier = units[0].stage.sparsifier
-        self.mask, self.kept = torch.ones_like(weights), torch.ones_like(weights)
+        self.mask = self.kept = torch.ones_like(weights)
+        if not sparsifier.holds:
+            self.kept = torch.ones_like(weights)
         self._mask_bytes: Tensor | None = None  # of the mask, for the one kernel
         self.pinned = torch.zeros_like(weights)
         remembers = overrides(sparsifier, Sparsifier.remembered)
@@ -40,16 +43,16 @@ class FixedMask(MaskAction):
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        buffers = {"mask": self.mask, "kept": self.kept, "pinned": self.pinned}
+        buffers = {f"{MASK}held": self.mask, "pinned": self.pinned}
+        buffers |= {} if self.kept is self.mask else {f"{MASK}kept": self.kept}
         buffers |= {} if self.left is None else {"left": self.left}
-        return buffers | {f"optimizer/{n}": t for n, t in self.optimizer.tensors.items()}
+        return {**buffers, **self.optimizer_tensors}
 
     def begin(self, ticket: Ticket) -> None:
         floats = {name: kept.float() for name, kept in ticket.mask.items()}
         self.kept.copy_(self.stack.flat(floats, fill=1.0))
         if self.sparsifier.holds:
-            self.mask.copy_(self.kept)
-            torch.mul(self.stack.weights, 1 - self.mask, out=self.pinned)
+            self.pinned.copy_(torch.where(self.mask != 0, 0.0, self.stack.weights))
 
     def search(self, score: Callable[[int], Sequence[float]]) -> None:
         if not overrides(self.sparsifier, Sparsifier.search):

@@ -64,8 +64,13 @@ class LearnedMask(MaskAction):
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        optimizers = {"optimizer": self.optimizer, "logit_optimizer": self.logit_optimizer}
-        return {f"{name}/{t}": o.tensors[t] for name, o in optimizers.items() for t in o.tensors}
+        return self.optimizer_tensors
+
+    @property
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        of_logits = self.logit_optimizer.tensors
+        logits = {f"logit_optimizer/{name}": tensor for name, tensor in of_logits.items()}
+        return {**super().optimizer_tensors, **logits}
 
     def moments(self) -> dict[str, Tensor]:
         logits = moments_of(self.logit_optimizer, self.layout, of=LOGITS, rest=LOGITS)

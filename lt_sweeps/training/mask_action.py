@@ -38,8 +38,13 @@ class MaskAction:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What else a checkpoint holds."""
+        """What else a checkpoint holds; a mask of floats, all 0 or 1, is under `mask/`."""
         raise NotImplementedError
+
+    @property
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """Those of `tensors` that only a further step reads."""
+        return {f"optimizer/{name}": t for name, t in self.optimizer.tensors.items()}
 
     def begin(self, ticket: Ticket) -> None:
         """Take a ticket's mask; its weights are in the stack."""

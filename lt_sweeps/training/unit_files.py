@@ -6,6 +6,7 @@ them while the training goes on.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.record import misses_target
 from lt_sweeps.storage.store import Store, UnitCost
 from lt_sweeps.storage.ticket import Ticket
+from lt_sweeps.storage.ticket_file import MASK
 from lt_sweeps.training.background_write import BackgroundWrite
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.mask_action import MaskAction
@@ -85,7 +87,7 @@ class UnitFiles:
     def write_checkpoint(self, step: int, seconds: float) -> None:
         """Everything that the rest of the training depends on."""
         self.masking.check(step)
-        tensors = _on_host(self._tensors())
+        tensors = _on_host(self._needed(step))
         about = [{**self.history.metadata(r), "seconds": seconds} for r in range(len(self.units))]
         self._writing.begin(partial(self._write_checkpoint, step, tensors, about))
 
@@ -94,8 +96,10 @@ class UnitFiles:
     ) -> None:
         def write(r: int) -> None:
             row = {name: tensor[r] for name, tensor in tensors.items()}
-            unit = self.units[r]
-            self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, about[r])
+            zeros = [name for name, tensor in row.items() if _is_zero(tensor)]
+            row = {name: tensor for name, tensor in row.items() if name not in zeros}
+            unit, said = self.units[r], {**about[r], "zeros": zeros}
+            self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, said)
 
         _side_by_side(write, range(len(self.units)))
         for key, seeds in self._seeds().items():
@@ -109,17 +113,18 @@ class UnitFiles:
 
         Raises: FileNotFoundError: another version of the code wrote one; it is set aside.
         """
-        tensors, seconds = self._tensors(), 0.0
+        tensors, needed, seconds = self._tensors(), self._needed(step), 0.0
+        forms = _forms({name: _in_file(name, tensor)[0] for name, tensor in tensors.items()})
         for r, unit in enumerate(self.units):
             metadata, row = self.store.read_checkpoint(unit.stage.key, unit.seed, step)
-            expected = {name: tensor[r] for name, tensor in tensors.items()}
-            about = {*self.history.metadata(r), "seconds"}
-            if _forms(row) != _forms(expected) or not about <= metadata.keys():
+            zeros = json.loads(metadata.get("zeros", "[]"))
+            about = {*self.history.metadata(r), "seconds"} - metadata.keys()
+            if about or not _forms(row).items() <= forms.items() or needed.keys() - {*row, *zeros}:
                 reason = "a checkpoint of another version of the code"
                 self.store.set_aside_checkpoint(unit.stage.key, unit.seed, step, reason)
                 raise FileNotFoundError(reason)
-            for name, tensor in tensors.items():
-                tensor[r] = row[name].to(tensor)
+            for name in needed:
+                tensors[name][r] = row[name].to(tensors[name]) if name in row else 0
             self.history.restore(r, metadata)
             seconds = max(seconds, float(metadata["seconds"]))
         return seconds
@@ -202,6 +207,17 @@ class UnitFiles:
         masking = self.masking
         return {**masking.trained, **masking.tensors, **self.history.tensors()}
 
+    def _needed(self, step: int) -> dict[str, Tensor]:
+        """What a checkpoint at a step holds, in the form of its file.
+
+        After the last step nothing reads the optimizer's state, but a snapshot that is taken there.
+        """
+        ends = step == self.units[0].stage.step
+        over = ends and not any(step in moments for moments in self.moments)
+        unread = self.masking.optimizer_tensors if over else {}
+        tensors = self._tensors().items()
+        return {name: _in_file(name, t) for name, t in tensors if name not in unread}
+
     def _about(self) -> list[dict[str, Any]]:
         """What every ticket says of its unit now."""
         remaining = {
@@ -230,6 +246,16 @@ def _side_by_side(write: Callable[[int], None], rows: Iterable[int]) -> None:
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         for _ in threads.map(write, rows):
             pass
+
+
+def _in_file(name: str, tensor: Tensor) -> Tensor:
+    """A tensor as its checkpoint has it: a mask as truth values, which are bits in the file."""
+    return tensor != 0 if name.startswith(MASK) else tensor
+
+
+def _is_zero(tensor: Tensor) -> bool:
+    """Whether all bits of a tensor are 0; -0.0 has one."""
+    return not tensor.reshape(-1).view(torch.uint8).any()
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

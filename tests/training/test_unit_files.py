@@ -155,3 +155,33 @@ def test_a_kill_in_the_middle_of_a_write_leaves_whole_files_only(tmp_path: Path)
     assert torch.equal(
         Store(tmp_path).read_checkpoint("key", 0, 1)[1]["weights"], torch.arange(4_000_000.0)
     )
+
+
+def test_a_checkpoint_has_masks_as_bits_no_zeros_and_moments_only_where_they_are_read(
+    cell: Make, tmp_path: Path
+) -> None:
+    unit, store = plan([cell(schedule__levels=1)]).units[-1], Store(tmp_path)
+    end, name = unit.stage.step, (unit.stage.key, unit.seed)
+    names = {"weights", "best/weights", "mask/held", "train_loss"}
+    moments = {"optimizer/exp_avg", "optimizer/exp_avg_sq", "optimizer/step"}
+    compute(plan([cell(schedule__levels=1)]).units[:1], {}, store, Machine())
+    for step, asked, expected in (
+        (1, (), names | moments),
+        (end, (), names),
+        (end, (end,), names | moments),
+    ):
+        loop, _ = loop_of(unit, store)
+        loop.scorer.validate(0)
+        loop.update()(0)
+        loop.files.moments = [frozenset(asked)]
+        loop.files.write_checkpoint(step, seconds=0.0)
+        loop.files.wait()
+        assert store.read_checkpoint(*name, step)[1].keys() == expected
+        restored, _ = loop_of(unit, store)
+        restored.files.moments = loop.files.moments
+        now = restored.files._tensors()
+        for tensor in now.values():
+            tensor.fill_(2)
+        restored.restore(step)
+        for key, tensor in loop.files._tensors().items():
+            assert now[key].equal(tensor) is (key in {*expected, "pinned"}), key
