@@ -192,7 +192,8 @@ def _checked(
     placed = _placed(split, device)
     if not scales or placed.rows is not None or placed.inputs.device.type != device.type:
         return placed
-    if 4 * placed.inputs.numel() > torch.cuda.mem_get_info(device)[0] // _OF_FREE:
+    size = placed.inputs.numel() * dataset.input_dtype.itemsize
+    if size > torch.cuda.mem_get_info(device)[0] // _OF_FREE:
         return placed
     scaling = (values.to(device) for values in dataset.scaling)
     return _Scaled(_normalised(placed.inputs, dataset, *scaling, copy=True), placed.targets)

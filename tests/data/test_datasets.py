@@ -10,6 +10,7 @@ import warnings
 import zlib
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import psutil
@@ -38,7 +39,7 @@ from lt_sweeps.data import (
     text,
 )
 from lt_sweeps.data.batches import Batches
-from lt_sweeps.data.dataset import check_split
+from lt_sweeps.data.dataset import Dataset, Split, check_split
 from lt_sweeps.data.downloaded import _held_out, _held_out_per_class, _tensors
 from lt_sweeps.data.kept_images import read_once
 
@@ -756,3 +757,39 @@ def test_what_a_process_keeps_is_checked_once(monkeypatch):
     for _ in range(2):
         Batches(kept, asked, [Seed.of(0)], [()], torch.device("cpu"))
     assert checked == ["train", "val", "test"]
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "about"),
+    [
+        (
+            torch.arange(48).view(4, 3, 2, 2).byte() * 5,
+            {"mean": (0.4, 0.5, 0.6), "std": (0.2,) * 3},
+        ),
+        (torch.linspace(0, 200, 48).view(4, 3, 2, 2), {}),
+        (torch.linspace(-3, 3, 48).view(4, 3, 2, 2), {"scale": 0.7}),
+        (torch.arange(48).view(4, 12).byte(), {"input_dtype": torch.int64}),
+    ],
+    ids=["bytes", "floats", "own scale", "tokens"],
+)
+def test_inputs_scaled_once_are_those_that_are_scaled_in_each_batch(
+    inputs: torch.Tensor, about: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU with room for them; here the CPU stands for one."""
+    split, before = Split(inputs, torch.zeros(4, dtype=torch.long)), inputs.clone()
+    shape, asked = tuple(inputs.shape[1:]), {"prepare": lambda: None, "load": dict, **about}
+    dataset = Dataset(shape, 2, 4, **asked)
+    size = 48 * dataset.input_dtype.itemsize
+    ends = []
+    for free in (16 * size, 16 * size - 1):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
+        there = batches._checked(dataset, "train", split, CPU, scales=True)
+        scaled = isinstance(there, batches._Scaled)
+        assert scaled == (free == 16 * size)
+        x = there.take(torch.tensor([2, 0]))
+        ends.append(x if scaled else batches._normalised(x, dataset, *dataset.scaling))
+    assert torch.equal(*ends) and ends[0].dtype == dataset.input_dtype
+    assert torch.equal(inputs, before)
