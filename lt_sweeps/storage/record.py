@@ -72,7 +72,8 @@ class Record:
         precision: what it was trained and evaluated in. Rows of earlier versions, which had one
             only, are read as float32.
         seconds: the ticket's share of the wall time of its stack. device, stack_size, backend,
-            code_version: of the job that computed it.
+            code_version: of the job that computed it. A backend is `chain+triton` where our own
+            kernels trained, which round otherwise than torch's; on a CPU there are none.
 
     notes: sentences about how its mask was made that a reader must know; null in most rows.
     granularity: what was pruned whole (`filter`, `2:4`); null for single weights.

@@ -38,6 +38,7 @@ class FixedMask(MaskAction):
         self.pinned = torch.zeros_like(weights)
         remembers = overrides(sparsifier, Sparsifier.remembered)
         self.left = torch.zeros_like(weights) if remembers else None
+        self._rewired = overrides(sparsifier, Sparsifier.rewire)
         self._masks = self._pins = self._skips = False
         self._views = stack.views(weights), stack.views(grads)
 
@@ -69,14 +70,21 @@ class FixedMask(MaskAction):
 
     def ready(self) -> None:
         super().ready()
-        rewired = overrides(self.sparsifier, Sparsifier.rewire)
-        self._masks = rewired or bool((self.mask == 0).any())
+        self._masks = self._rewired or bool((self.mask == 0).any())
         self._pins = bool((self.pinned != 0).any())
-        plain = not isinstance(self.optimizer, Optimizer) or self.recipe.clip
-        self._mask_bytes = None
-        if self._masks and not plain and own_kernels.run_on(self.stack.weights):
-            self._mask_bytes = self.mask.to(torch.uint8)
-            self._skips = float(self.mask.mean()) < _FEW
+        self._mask_bytes = self.mask.to(torch.uint8) if self._one_kernel else None
+        self._skips = float(self.mask.mean()) < _FEW
+
+    @property
+    def runs_triton(self) -> bool:
+        return super().runs_triton or self._one_kernel
+
+    @property
+    def _one_kernel(self) -> bool:
+        """Whether mask, optimizer and pin are one kernel of ours."""
+        ours = isinstance(self.optimizer, Optimizer) and not self.recipe.clip
+        masks = self._rewired or bool((self.mask == 0).any())
+        return ours and masks and own_kernels.run_on(self.stack.weights)
 
     def rewire(self, step: int) -> None:
         if self.left is not None:

@@ -43,26 +43,28 @@ def update_kept(
     """
     optimizer.steps.add_(1)
     rate = lr if isinstance(lr, Tensor) else torch.full((), lr, device=weights.device)
-    options = optimizer.options
-    name = "sgd" if optimizer.optimizer == "sgd" else "adam"
-    kernel = _KERNELS[name, skips]
-    if optimizer.optimizer == "sgd":
-        own = {name: options[name] for name in ("momentum", "nesterov")}
-    else:
-        own = {name: options[name] for name in ("beta1", "beta2", "eps")}
-        # Of a factor of 0 every power is 0, as is that of so small a number.
-        own |= {f"log_{name}": math.log(options[name] or 1e-300) for name in ("beta1", "beta2")}
-        own["decoupled"] = optimizer.optimizer == "adamw"
+    kernel = _KERNELS["sgd" if optimizer.optimizer == "sgd" else "adam", skips]
     # SGD has one moment or none; weights stand for those that no kernel reads then.
     first, second = (*optimizer.moments.values(), weights, weights)[:2]
     rows, size = weights.shape
     kernel[triton.cdiv(size, _BLOCK), rows](
         *(weights, grads, mask, first, second, optimizer.steps, rate, size),
-        decay=options["weight_decay"],
+        **_factors(optimizer),
         skips=skips,
         block=_BLOCK,
-        **own,
     )
+
+
+def _factors(optimizer: Optimizer) -> dict[str, Any]:
+    """The numbers of an optimizer that its kernel is compiled for."""
+    options = optimizer.options
+    factors = {"decay": options["weight_decay"]}
+    if optimizer.optimizer == "sgd":
+        return factors | {name: options[name] for name in ("momentum", "nesterov")}
+    factors |= {name: options[name] for name in ("beta1", "beta2", "eps")}
+    # Of a factor of 0 every power is 0, as is that of so small a number.
+    factors |= {f"log_{name}": math.log(options[name] or 1e-300) for name in ("beta1", "beta2")}
+    return factors | {"decoupled": optimizer.optimizer == "adamw"}
 
 
 def _adam(

@@ -46,6 +46,11 @@ class MaskAction:
         """Those of `tensors` that only a further step reads."""
         return {f"optimizer/{name}": t for name, t in self.optimizer.tensors.items()}
 
+    @property
+    def runs_triton(self) -> bool:
+        """Whether a step runs kernels of ours, which round otherwise than torch's."""
+        return self.stack.runs_triton
+
     def begin(self, ticket: Ticket) -> None:
         """Take a ticket's mask; its weights are in the stack."""
         raise NotImplementedError

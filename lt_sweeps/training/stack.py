@@ -26,6 +26,7 @@ from lt_sweeps.training.backends.backend import (
     draws_noise,
     make_backend,
 )
+from lt_sweeps.training.backends.chain import FusedChainBackend
 from lt_sweeps.training.backends.stack_views import StackViews
 from lt_sweeps.training.task_loss import TaskLoss
 
@@ -140,6 +141,11 @@ class Stack:
                 with _without_noise(self.device):
                     return self._backend.loss(x, y, None)
             return self._backend.loss(x, y, seeds if self.stochastic else None)
+
+    @property
+    def runs_triton(self) -> bool:
+        """Whether its backend runs kernels of ours."""
+        return isinstance(self._backend, FusedChainBackend)
 
     def renew(self) -> None:
         """Build its modules anew; weights, buffers and gradients stay where they are."""

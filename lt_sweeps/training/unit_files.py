@@ -151,7 +151,7 @@ class UnitFiles:
             seconds=round(seconds / len(self.units), 3),
             device=torch.cuda.get_device_name(stack.device) if on_gpu else str(stack.device),
             stack_size=len(self.units),
-            backend=stack.backend,
+            backend=f"{stack.backend}+triton" if self.masking.runs_triton else stack.backend,
             deterministic=self.machine.deterministic,
             code_version=self.machine.code_version,
         )

@@ -139,10 +139,24 @@ def test_a_training_by_one_kernel_is_the_plain_training_up_to_rounding(
     assert calls == {"imp": 8, "rigl": 7}[name]
     unit = made.units[-1]
     one, other = (store.read(unit.stage.key, unit.seed) for store in (plain, ours))
+    told = [store.cost(unit.stage.key, unit.seed).backend for store in (plain, ours)]
+    assert told == ["chain", "chain+triton"]
     for layer, mask in one.mask.items():
         assert torch.equal(mask, other.mask[layer])
         torch.testing.assert_close(other.state[layer], one.state[layer], rtol=1e-4, atol=1e-5)
         assert not other.state[layer][~mask].any()
+
+
+def test_a_record_says_which_trainings_our_kernel_updated(
+    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch, update_kept: Update
+) -> None:
+    """A dense one has no mask to leave weights alone by, and clipped gradients are torch's."""
+    monkeypatch.setattr(own_kernels, "run_on", lambda weights: True)
+    for clip, last in ((None, "loop+triton"), ({"norm": 1.0}, "loop")):
+        changed = cell(recipe={**ADAM, "clip": clip}, schedule__levels=1)
+        made, store = run(changed, backend="loop")
+        costs = [store.cost(unit.stage.key, unit.seed) for unit in made.units]
+        assert [cost.backend for cost in costs] == ["loop", last]
 
 
 def test_our_kernels_never_run_on_a_cpu_and_a_machine_without_triton_says_so(

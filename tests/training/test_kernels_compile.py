@@ -45,8 +45,8 @@ def test_those_of_a_chain(products: str, capability: int) -> None:
             (kernels._relu_backward, sizes),
             (kernels._cross_entropy, sizes),
         ):
-            made = compiled(kernel, types, {**constants, "biased": biased}, capability)
-            assert made.asm["cubin"]
+            constants = {**constants, "biased": biased}
+            assert compiled(kernel, types, constants, capability).asm["cubin"]
 
 
 @pytest.mark.parametrize("capability", [80, 90])
