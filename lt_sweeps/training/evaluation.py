@@ -6,7 +6,7 @@ Sums, so that a score does not depend on how a split is cut into batches.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from types import MappingProxyType
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import in_double, is_one_number, measured
 
 _ACCURACY = CLASSIFICATION.metrics
+_TOGETHER = 2**23  # logits that a device scores at once, several copies of each
 
 
 class Score(NamedTuple):
@@ -63,6 +64,10 @@ class Evaluation:
         self._whole = {metric.name for metric in self.metrics if metric.takes_whole_split}
         self._asked = False
         self._accuracy = kind.measures_accuracy
+        # The scores of a batch are a dozen small kernels, which take a device hardly less time than
+        # those of ten. A CPU rounds the ends of a vector otherwise than its middle, and would give
+        # other numbers.
+        self._together = 1 if stack.device.type == "cpu" else _TOGETHER
         self._captures = captures and self._usual and not batches.outside("val")
         self._replay: Callable[[], None] | None = None
         self._captured = torch.zeros(3, stack.replicates, dtype=torch.float64, device=stack.device)
@@ -100,11 +105,13 @@ class Evaluation:
         loss = torch.zeros(stack.replicates, dtype=torch.float64, device=stack.device)
         correct, count = loss.clone(), 0
         first, same = None, loss == 0
-        for x, y in self._batches.evaluation(split):
-            parts = [stack.logits(part) for part in x.split(self._at_once)]
-            logits = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        for logits, y in self._logits(split):
             labels = y.expand(len(logits), -1)
-            loss += cross_entropy(logits.mT, labels, reduction="none").double().sum(1)
+            losses = cross_entropy(logits.mT, labels, reduction="none").double()
+            for part in losses.split(
+                EVALUATE_BATCH, 1
+            ):  # the sum of a batch, however many there are
+                loss += part.sum(1)
             predicted = logits.argmax(2)
             correct += (predicted == labels).double().sum(1)
             first = predicted[:, :1] if first is None else first
@@ -112,6 +119,19 @@ class Evaluation:
             count += len(y)
         assert count, f"{split} is empty"
         return torch.stack([loss / count, correct / count, same.double()])
+
+    def _logits(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits `[R, B, K]` and labels `[B]` of a split, those of several batches together."""
+        outputs: list[Tensor] = []
+        labels: list[Tensor] = []
+        for x, y in self._batches.evaluation(split):
+            outputs += [self._stack.logits(part) for part in x.split(self._at_once)]
+            labels.append(y)
+            if sum(map(Tensor.numel, outputs)) >= self._together:
+                yield _joined(outputs, 1), _joined(labels, 0)
+                outputs, labels = [], []
+        if labels:
+            yield _joined(outputs, 1), _joined(labels, 0)
 
     @torch.no_grad()
     def _any_pass(self, split: str) -> Tensor:
@@ -156,6 +176,10 @@ class Evaluation:
             for metric in self.metrics
         ]
         return torch.stack([loss, right, *others])
+
+
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts], dim)
 
 
 def _value(pair: Tensor) -> Tensor:
