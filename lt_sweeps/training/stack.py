@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -27,9 +28,11 @@ from lt_sweeps.training.backends.backend import (
     make_backend,
 )
 from lt_sweeps.training.backends.chain import FusedChainBackend
+from lt_sweeps.training.backends.folding import NotFolded
 from lt_sweeps.training.backends.stack_views import StackViews
 from lt_sweeps.training.task_loss import TaskLoss
 
+_log = logging.getLogger("lt_sweeps")
 # Elements: every tensor begins on a vector boundary, also after a bias of ten elements.
 _ALIGN = 64
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
@@ -115,12 +118,14 @@ class Stack:
         self._copy_from(module)
         self.stochastic = draws_noise(module)
         self.task_loss = task_loss = task_loss or TaskLoss()
-        auto = backend == "auto"
-        self.backend = choose_backend(module, self.device, task_loss) if auto else backend
+        self._chooses = backend == "auto"
+        self.backend = backend
+        if self._chooses:
+            self.backend = choose_backend(module, self.device, task_loss)
         flat = self.views(self.weights), self.views(self.grads)
         views = StackViews(*flat, self.buffers, task_loss, arithmetic)
-        self._make = functools.partial(make_backend, self.backend, module, views)
-        self._backend: Backend = self._make()
+        self._make = functools.partial(make_backend, module=module, views=views)
+        self.renew()
         self._noise_checked = self.stochastic
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
@@ -139,8 +144,9 @@ class Stack:
             if not self._noise_checked:
                 self._noise_checked = True
                 with _without_noise(self.device):
-                    return self._backend.loss(x, y, None)
-            return self._backend.loss(x, y, seeds if self.stochastic else None)
+                    return self._computed(lambda backend: backend.loss(x, y, None))
+            seeds = seeds if self.stochastic else None
+            return self._computed(lambda backend: backend.loss(x, y, seeds))
 
     @property
     def runs_triton(self) -> bool:
@@ -149,13 +155,25 @@ class Stack:
 
     def renew(self) -> None:
         """Build its modules anew; weights, buffers and gradients stay where they are."""
-        self._backend = self._make()
+        self._backend: Backend = self._make(self.backend)
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
         """Outputs `[R, B, ...]` in evaluation mode; every replicate sees all `x` `[B, ...]`."""
         with self.arithmetic.set(self.device):
-            return self._backend.logits(x)
+            return self._computed(lambda backend: backend.logits(x))
+
+    def _computed(self, compute: Callable[[Backend], Tensor]) -> Tensor:
+        """What the backend computes, or `loop`, if `auto` took one that refuses the module."""
+        try:
+            return compute(self._backend)
+        except NotFolded as error:
+            if not self._chooses:
+                raise
+            _log.warning("`auto` takes `loop`: %s", error)
+        self.backend = "loop"
+        self.renew()
+        return compute(self._backend)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Named views `[R, *shape]` into any `[R, P]` buffer."""

@@ -184,7 +184,8 @@ def test_what_mixes_in_training_alone_is_refused(how: str) -> None:
             return outputs + 1e-7 * outputs.mean() if self.training else outputs
 
     stack, (x, y) = of(lambda: Noted(torch.relu), how, 2), batch(2, 6)
-    stack.logits(x[0])
+    with pytest.raises(ValueError, match=f"^backend: `{how}` needs"):
+        stack.logits(x[0])
     with pytest.raises(ValueError, match=f"^backend: `{how}` needs"):
         stack.loss(x, y)
 
@@ -197,7 +198,8 @@ def test_gradients_that_mix_replicates_are_refused(how: str) -> None:
         return x
 
     stack, (x, y) = of(lambda: Between(scaled), how, 2), batch(2, 6)
-    stack.logits(x[0])
+    with pytest.raises(ValueError, match=f"^backend: `{how}` needs"):
+        stack.logits(x[0])
     with pytest.raises(ValueError, match=f"^backend: `{how}` needs"):
         stack.loss(x, y)
 
@@ -220,6 +222,28 @@ def test_what_cannot_be_tried_is_refused_by_its_own_error(how: str) -> None:
     wanted = rf"^backend: `{how}` tries .* float64 .*\(float32 only\); `loop` can compute it$"
     with pytest.raises(ValueError, match=wanted):
         Stack(Between(strict), 2, backend=how).loss(x.float(), y)
+
+
+def test_auto_takes_the_loop_where_its_own_choice_refuses(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a GPU, where `auto` is `stacked` for a network without convolutions."""
+
+    class Mixes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.output = nn.Linear(3 * SIDE * SIDE, K)
+
+        def forward(self, x: Tensor) -> Tensor:
+            outputs = self.output(x.flatten(1))
+            return outputs + 0.1 * outputs.mean() if self.training else outputs
+
+    monkeypatch.setattr("lt_sweeps.training.stack.choose_backend", lambda *_: "stacked")
+    (ours, loop), (x, y) = (of(Mixes, name, 2) for name in ("auto", "loop")), batch(2, 6)
+    torch.testing.assert_close(ours.logits(x[0]), loop.logits(x[0]))
+    torch.testing.assert_close(ours.loss(x, y), loop.loss(x, y))
+    assert ours.backend == "loop" and len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("`auto` takes `loop`: backend: `stacked` needs")
 
 
 @pytest.mark.parametrize("how", ["stacked", "grouped"])
@@ -316,7 +340,8 @@ def test_trying_a_forward_pass_takes_kernels_that_do_not_repeat_their_bytes() ->
         stack.logits(batch(1, 6)[0][0])
     finally:
         torch.set_deterministic_debug_mode(before)
-    assert modes == [0, 0, 0, 2]  # each replicate alone, both together, and what was asked for
+    # Each replicate alone and both together, in two modes, and what was asked for.
+    assert modes == [0, 0, 0, 0, 0, 0, 2]
 
 
 def test_a_grouped_convolution_is_one_call_on_all_channels(

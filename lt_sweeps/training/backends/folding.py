@@ -17,6 +17,10 @@ from torch import Tensor
 Rows = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
+class NotFolded(ValueError):
+    """A forward pass cannot be folded so, or not be tried."""
+
+
 class Folding(Protocol):
     """Where replicates lie in the tensors of a forward pass, and its layers on such tensors."""
 
@@ -37,13 +41,13 @@ class Folding(Protocol):
 
     def norm(self, x: Tensor, rows: Rows, options: Any) -> Tensor: ...
 
-    def refusal(self) -> ValueError:
+    def refusal(self) -> NotFolded:
         """What a user reads whose forward pass mixes replicates that are folded so."""
         ...
 
-    def untried(self, reason: str) -> ValueError:
+    def untried(self, reason: str) -> NotFolded:
         """What a user reads whose forward pass cannot be tried."""
-        return ValueError(
+        return NotFolded(
             f"backend: `{self.name}` tries a model in float64 first, and this one fails in it "
             f"({reason}); `loop` can compute it"
         )
@@ -77,8 +81,8 @@ class InBatch(Folding):
         parts = zip(x.chunk(self.count), lone, strict=True)
         return torch.cat([F.batch_norm(part, *row, **options) for part, row in parts])
 
-    def refusal(self) -> ValueError:
-        return ValueError(
+    def refusal(self) -> NotFolded:
+        return NotFolded(
             "backend: `stacked` needs a forward pass that treats every example by itself, "
             "and this model's does not; `loop` and `vmap` take any"
         )
@@ -119,8 +123,8 @@ class InChannels(Folding):
         mean, var, weight, bias = (row if row is None else row.reshape(-1) for row in rows)
         return F.batch_norm(x, mean, var, weight, bias, **options)
 
-    def refusal(self) -> ValueError:
-        return ValueError(
+    def refusal(self) -> NotFolded:
+        return NotFolded(
             "backend: `grouped` needs a forward pass that treats every channel by itself between "
             "convolutions, linear layers and norms, and this model's does not; `loop` can compute "
             "it"

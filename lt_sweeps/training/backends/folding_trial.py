@@ -34,7 +34,7 @@ def try_folding(
     nearly equal. So are statistics, which training writes to.
 
     Raises:
-        ValueError: the forward pass cannot be folded so, or not be tried in float64.
+        NotFolded: the forward pass cannot be folded so, or not be tried in float64.
     """
     views, x = _drawn(views), _varied(x[:, :_EXAMPLES])
     module = copy.deepcopy(module).double()

@@ -38,7 +38,7 @@ class StackedBackend:
         self._grads = [views.grads[name] for name in leaves if name in trained]
         self._net = folded(views.row(module, 0), leaves, views.buffers, self._folding)
         self._layout = ImageLayout(self._net, _LAID_OUT if convolves(module) else ())
-        self._tried: set[bool] = {False, True} if views.replicates == 1 else set()
+        self._tried = views.replicates == 1
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
         losses = self._losses(self._outputs(x), y)
@@ -63,9 +63,10 @@ class StackedBackend:
 
     def _outputs(self, x: Tensor) -> Tensor:
         """Outputs `[R, B, ...]` of inputs `[R, B, ...]`."""
-        for training in {False, self._net.training} - self._tried:
-            try_folding(self._module, self._views, self._folding, x, training=training)
-            self._tried.add(training)
+        if not self._tried:  # in both modes, so that what is refused never depends on the first
+            for training in (False, True):
+                try_folding(self._module, self._views, self._folding, x, training=training)
+            self._tried = True
         fold = self._folding.fold
         with self._autocast():
             outputs = picked(self._net(self._layout(fold(x), lambda: fold(x[:, :2]))))
