@@ -17,7 +17,7 @@ from lt_sweeps.config.identity import digest
 from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.stages import Init, Work, ancestors, needs, trainings
 from lt_sweeps.plan.stored_tickets import StoredTickets
-from lt_sweeps.plan.ticket_checks import is_stored
+from lt_sweeps.plan.ticket_checks import is_stored, stored_facts
 from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.record import MEASURED, Record
@@ -152,17 +152,14 @@ def _record(
     planned: Planned, stage: Work, store: Store, rows: Mapping[str, Record]
 ) -> Record | None:
     """The record of a training's ticket, after the rows before it; None while it is not stored."""
-    if not is_stored(stage, planned.seed, "end", store):
-        return None
-    return ticket_record(planned, stage, store, rows)
+    about = stored_facts(stage, planned.seed, "end", store)
+    return None if about is None else ticket_record(planned, stage, about, store, rows)
 
 
 def ticket_record(
-    planned: Planned, stage: Work, store: Store, rows: Mapping[str, Record]
+    planned: Planned, stage: Work, about: TicketFacts, store: Store, rows: Mapping[str, Record]
 ) -> Record:
     """The record that a stored ticket, its plan, its cost and the rows before it lead to."""
-    about = store.facts(stage.key, planned.seed)
-    assert about is not None
     metrics, cost = about.metrics, store.cost(stage.key, planned.seed)
     at, total = planned.report_at, about.layers_total
     remaining = about.kept_at(at)

@@ -8,6 +8,7 @@ checksums, keeps more weights than its level was to keep, or weights that its pa
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -40,16 +41,25 @@ def is_stored(
 
     Only the head of the file is read, unless `thorough`.
     """
-    facts = store.facts(stage.key, seed, moment)
-    if facts is None:
+    if not thorough:
+        return stored_facts(stage, seed, moment, store) is not None
+    path = store.path(stage.key, seed, moment)
+    if not os.path.lexists(path):
         return False
-    if thorough:
-        fault = ticket_fault(stage, seed, moment, store)
-    else:
-        fault = header_fault(stage, moment, facts)
-    if fault:
-        say_unused(f"{store.path(stage.key, seed, moment)}: {fault}")
+    if fault := ticket_fault(stage, seed, moment, store):
+        say_unused(f"{path}: {fault}")
     return not fault
+
+
+def stored_facts(
+    stage: Work | Init, seed: Seed, moment: Moment, store: Store
+) -> TicketFacts | None:
+    """The facts of a stage's ticket, if it is there and its head is right; else that is said."""
+    facts = store.facts(stage.key, seed, moment)
+    if facts is not None and (fault := header_fault(stage, moment, facts)):
+        say_unused(f"{store.path(stage.key, seed, moment)}: {fault}")
+        return None
+    return facts
 
 
 def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:

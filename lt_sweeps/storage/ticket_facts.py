@@ -93,9 +93,9 @@ class TicketFacts:
             return ""
         own: Mapping[str, Any] = self.metrics.get("metrics") or {}
         stated, best_step = {**self.metrics, **own}, self.metrics.get("best_step")
-        best = [row for row in self.history if row.get("step") == best_step]
+        at_best = (row for row in reversed(self.history) if row.get("step") == best_step)
         names = {name for name in set().union(*self.history) if name.startswith("val_")}
-        picked = {"end": self.history[-1], "best": best[-1] if best else {}}
+        picked = {"end": self.history[-1], "best": next(at_best, {})}
         for when, row in picked.items():
             for name in sorted({"val_loss", "val_accuracy"} | names):
                 said, was = stated.get(f"{when}_{name}"), row.get(name)

@@ -19,6 +19,7 @@ from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.records import record_cell
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.train_pack import _start, compute
+from lt_sweeps.plan import ticket_checks
 from lt_sweeps.plan.packing import packs
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stored_tickets import StoredTickets
@@ -187,6 +188,22 @@ def test_a_start_reads_each_stored_ticket_once(
     again = ticket(last.stage.start, last.seed, store)
     assert reads.total() > 4, "each part of a start asks for what it needs"
     assert all(start.state[name].equal(tensor) for name, tensor in again.state.items())
+
+
+def test_a_cell_that_becomes_complete_looks_at_each_ticket_three_times(
+    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For its row, for its facts, and for all of it: the header of a long training takes 2 ms."""
+    made, store = run(cell(schedule__levels=2))
+    for path in store.root.glob("runs/*/*/DONE"):
+        path.unlink()
+    looks, head = Counter[Path](), ticket_file._head
+    monkeypatch.setattr(ticket_file, "_head", lambda path: looks.update([path]) or head(path))
+    ticket_checks._fault.cache_clear()
+    ticket_checks._read.cache_clear()
+    assert record_cell(made.cells[0], StoredTickets(store, thorough=True, recall=False))
+    ends = [store.path(unit.stage.key, unit.seed) for unit in made.units]
+    assert [looks[path] for path in ends] == [3, 3, 3]
 
 
 def test_the_records_of_a_level_cost_the_same_at_every_level(cell: Make, tmp_path: Path) -> None:

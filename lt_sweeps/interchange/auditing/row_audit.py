@@ -85,12 +85,13 @@ def _plan_fault(
     findings: Findings,
 ) -> str:
     """A fact that plan and ticket lead to and the row has otherwise; adds the row to `known`."""
-    if not store.has(record.stage, record.seed):
+    about = store.facts(record.stage, record.seed)
+    if about is None:
         known[record.stage] = record
         findings.leave_out("records", "the ticket of a row is not stored, or not whole")
         return ""
     stage = next(stage for stage in planned.trainings if stage.key == record.stage)
-    row = ticket_record(planned, stage, store, known)
+    row = ticket_record(planned, stage, about, store, known)
     known[record.stage] = row
     fault = _difference(record, {name: getattr(row, name) for name in _PLANNED}, "its plan")
     now = code_version()
