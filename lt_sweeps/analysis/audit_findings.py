@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lt_sweeps.config.spelling import paired
+
 State = Literal["pass", "FAIL", "not checked"]
 
 CHECKS: Mapping[str, str] = {
@@ -87,7 +89,7 @@ class Findings:
     ) -> bool:
         """Compare counts that should all be 0, by name; `text` says what they count."""
         found = {name: count for name, count in wrong.items() if count}
-        return self.compare(check, place, f"{text}: {found}" if found else "")
+        return self.compare(check, place, f"{text}: {paired(found)}" if found else "")
 
     def leave_out(self, check: str, reason: str, count: int = 1) -> None:
         """Count facts that cannot be compared."""

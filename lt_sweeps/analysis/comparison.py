@@ -17,6 +17,7 @@ from lt_sweeps.analysis.labels import differences, is_within, labels_from_keys, 
 from lt_sweeps.analysis.results import CellResults, Results
 from lt_sweeps.analysis.significance import Pair
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.spelling import listed
 
 
 def matching_curves(
@@ -40,7 +41,8 @@ def matching_curves(
     between = [k for k in differences([*ours, *others]) if k not in within and k in told]
     if len(between) > 1 and not set(between) <= set(by):
         raise ValueError(
-            f"compare: the two differ in {between}; one of these may differ, or name all that are "
+            f"compare: the two differ in {listed(between)}; one of these may differ, or "
+            "name all that are "
             f"meant to: by={','.join(between)}"
         )
     pairs = [
@@ -52,8 +54,8 @@ def matching_curves(
     ]
     if not pairs:
         raise ValueError(
-            f"compare: no curve of one matches one of the other in {sorted(within)}: "
-            f"{[c.label for c in mine]} against {[c.label for c in theirs]}"
+            f"compare: no curve of one matches one of the other in {listed(sorted(within))}: "
+            f"{listed([c.label for c in mine])} against {listed([c.label for c in theirs])}"
         )
     return between, pairs
 

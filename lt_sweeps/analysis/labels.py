@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from lt_sweeps.analysis.results import CellResults
-from lt_sweeps.config.spelling import nearest
+from lt_sweeps.config.spelling import listed, nearest
 
 T = TypeVar("T")
 _KEY = re.compile(r"(^|\s)([\w@/.]+)=")
@@ -56,7 +56,7 @@ def labels_from_keys(
         if differ := differences([cells[i] for i in group]):
             raise ValueError(
                 f"report.lines: {len(group)} curves of `{panel}` are all called `{label}`; they "
-                f"differ in {differ}; add it to `lines`, `panels` or `along`"
+                f"differ in {listed(differ)}; add it to `lines`, `panels` or `along`"
             )
     return _with_signatures(cells, places)
 
@@ -117,7 +117,7 @@ def check_keys(where: str, keys: Sequence[str], cells: Iterable[CellResults]) ->
             groups = [name for name in known if "." not in name]
             raise ValueError(
                 f"{where}: these cells have no group or setting `{key}`{nearest(key, known)}; "
-                f"groups are {groups}, a setting is `recipe.lr`"
+                f"groups are {listed(groups)}, a setting is `recipe.lr`"
             )
 
 

@@ -10,7 +10,7 @@ from itertools import chain
 from lt_sweeps.analysis import labels
 from lt_sweeps.analysis.results import CellResults
 from lt_sweeps.config.report_config import ReportConfig
-from lt_sweeps.config.spelling import nearest
+from lt_sweeps.config.spelling import listed, nearest
 
 
 def check_planned(cells: Iterable[CellResults], layout: ReportConfig) -> None:
@@ -107,7 +107,7 @@ def check_lines(names: Sequence[str], layout: ReportConfig) -> None:
             if name not in known:
                 raise ValueError(
                     f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
-                    f"{names}"
+                    f"{listed(names)}"
                 )
 
 
@@ -124,5 +124,5 @@ def _check_options(names: Sequence[str], layout: ReportConfig) -> None:
         if option and option.partition("=")[0] not in layout.panels:
             raise ValueError(
                 f"report.pairs: `{name}` names a panel by `{option}`; panels are split by "
-                f"{layout.panels}"
+                f"{listed(layout.panels)}"
             )

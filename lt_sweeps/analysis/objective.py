@@ -22,6 +22,7 @@ from lt_sweeps.config.quantities import (
     names_of,
 )
 from lt_sweeps.config.report_config import layout
+from lt_sweeps.config.spelling import listed
 
 # The endpoints that are one number per run. They look at the task's own metric, on validation data.
 _ENDPOINTS = ("sparsest_not_inferior", "area", "peak")
@@ -60,7 +61,7 @@ class Objective:
         if self.name not in _ENDPOINTS:
             check_name("objective", self.name, names)
         if self.level is not None and self.level not in levels:
-            raise ValueError(f"objective: {self}; the levels are {sorted(levels)}")
+            raise ValueError(f"objective: {self}; the levels are {listed(sorted(levels))}")
 
     @property
     def looks_at_test(self) -> bool:
@@ -116,7 +117,7 @@ class Objective:
             return math.nan
         level = max(levels) if self.level is None else self.level
         if level not in levels:
-            raise ValueError(f"objective: {self}; the levels are {sorted(levels)}")
+            raise ValueError(f"objective: {self}; the levels are {listed(sorted(levels))}")
         row = levels[level]
         check_name("objective", self.name, row.metric_names)
         return row.value(self.name)

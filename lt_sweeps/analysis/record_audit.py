@@ -18,6 +18,7 @@ from typing import Any
 from lt_sweeps.analysis.audit_findings import Findings, summary
 from lt_sweeps.analysis.audited_files import Artifacts, AuditedCell, header_value, read_artifacts
 from lt_sweeps.config.keys import GROUPS
+from lt_sweeps.config.spelling import paired
 from lt_sweeps.storage.record import MEASURED, Record
 from lt_sweeps.storage.ticket_file import ticket_path
 
@@ -92,13 +93,14 @@ def _count_fault(record: Record, about: Mapping[str, Any]) -> str:
     """Where a record's layers cannot be, or its header says otherwise; its sums were checked."""
     left, total = record.layers_remaining, record.layers_total
     if left.keys() != total.keys() or any(not 0 <= left[n] <= total[n] for n in left):
-        return f"layers keep {dict(left)} of {dict(total)}"
+        return f"layers keep {paired(left)}, of {paired(total)}"
     stated = {name: header_value(about, name) for name in ("layers_remaining", "layers_total")}
     best = header_value(about, "best_layers_remaining") if record.report_at == "best" else None
     stated |= {"layers_remaining": best} if best else {}
     for name, counts in stated.items():
         if counts is not None and counts != dict(getattr(record, name)):
-            return f"{name} is {dict(getattr(record, name))}; the ticket's header says {counts}"
+            said = paired(counts) if isinstance(counts, dict) else counts
+            return f"{name} is {paired(getattr(record, name))}; the ticket's header says {said}"
     sparsity = None if best else header_value(about, "sparsity")
     if sparsity is not None and not math.isclose(sparsity, record.sparsity, abs_tol=1e-9):
         return f"sparsity {record.sparsity:.6g}; the ticket's header says {sparsity:.6g}"

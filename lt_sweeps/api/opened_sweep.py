@@ -19,7 +19,7 @@ from lt_sweeps.api.saved_ticket import SavedTicket
 from lt_sweeps.config.option_files import option_names
 from lt_sweeps.config.quantities import ACCURACY
 from lt_sweeps.config.report_config import named_figures
-from lt_sweeps.config.spelling import nearest, unknown
+from lt_sweeps.config.spelling import listed, nearest, unknown
 from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.interchange.exported_tables import evaluations_table
 from lt_sweeps.interchange.stored_plan import planned_run
@@ -142,7 +142,8 @@ class Sweep:
         if reasons:
             raise ValueError(f"figure: {reasons[0]}")
         known = list(dict.fromkeys(known))
-        raise ValueError(f"figure: no `{wanted}`; there are {known}{nearest(wanted, known)}")
+        near = nearest(wanted, known)
+        raise ValueError(f"figure: no `{wanted}`; there are {listed(known)}{near}")
 
     def __repr__(self) -> str:
         cells, unfinished = len(self._results.cells), self._results.unfinished
@@ -203,7 +204,7 @@ def _absent(key: str, value: Any, column: pd.Series) -> str:
     known = list(dict.fromkeys(column.astype(object).where(column.notna(), None)))
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     near = nearest(str(value), [text for text in known if isinstance(text, str)])
-    return f"ticket: no {key}={value!r}; there are {known[:_LISTED]}{more}{near}"
+    return f"ticket: no {key}={value!r}; there are {listed(known[:_LISTED])}{more}{near}"
 
 
 def _telling(rows: pd.DataFrame, columns: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +41,12 @@ class SweepPlan:
         return self.summary
 
 
-def plan_words(*words: str) -> SweepPlan:
+def plan_words(*words: str, **keyed: object) -> SweepPlan:
     """Plan a multirun: `plan("mask_criterion=large_final,random", "seed=range(5)")`.
 
     Raises: ValueError: a word is wrong; the text is the line that the command line prints.
     """
-    _check("plan", words)
+    _check("plan", words, keyed)
     with _started("plan", *words) as process:
         lines = [line.rstrip() for line in process.stdout or () if line.rstrip() != PLANNING]
     folder = _FOLDER.search("\n".join(lines))
@@ -55,7 +55,7 @@ def plan_words(*words: str) -> SweepPlan:
     return SweepPlan(words, "\n".join(lines).rstrip(), Path(folder[1]))
 
 
-def run_words(*words: str) -> Sweep:
+def run_words(*words: str, **keyed: object) -> Sweep:
     """Run a multirun to its end, here or by the launcher that the words name, and open it.
 
     Its lines are printed as they come. What is stored is not computed again. With
@@ -66,7 +66,7 @@ def run_words(*words: str) -> Sweep:
         ValueError: a word is wrong, or runs nothing.
         RuntimeError: the run failed; what is done is kept, and the same words go on.
     """
-    _check("run", words)
+    _check("run", words, keyed)
     folder, lines = None, []
     with _started(*words) as process:
         for line in process.stdout or ():
@@ -85,8 +85,11 @@ def run_words(*words: str) -> Sweep:
     return Sweep(Path(folder[1]), tuple(own_modules(named)))
 
 
-def _check(where: str, words: tuple[object, ...]) -> None:
+def _check(where: str, words: tuple[object, ...], keyed: Mapping[str, object]) -> None:
     """Raises: ValueError: a word is no text, or one for a terminal, such as a command."""
+    for key, value in keyed.items():
+        text = f"{key}={value}"
+        raise ValueError(f"{where}: got {text}; give each override as a text: lt.{where}({text!r})")
     for word in words:
         if not isinstance(word, str):
             example = f'lt.{where}("seed=0", "mask_criterion=random")'

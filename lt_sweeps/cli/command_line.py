@@ -34,6 +34,8 @@ from lt_sweeps.execution.search_sweep import search_reported
 from lt_sweeps.storage.atomic_write import passes
 
 _INTERRUPTED = 130
+# What people type in front of overrides, which start a sweep by themselves.
+_STARTS = ("run", "train", "sweep", "start", "launch", "fit", "multirun", "experiment")
 PLANNING = "planning the sweep ..."
 # Hydra's flags, and whether a value follows.
 _ALONE = "--hydra-help --version --resolve -r --run -m --multirun -sc --shell-completion"
@@ -94,6 +96,8 @@ def _command(words: list[str]) -> int:
     if verb == "plan":
         return _compose(others, dry_run=True)
     if words and at == 0:
+        if verb in _STARTS:
+            raise Usage(f"command: {verb}; a sweep starts without: lt-sweeps {shlex.join(others)}")
         known = ["plan", *VERBS, "--help", "--version"]
         raise Usage(unknown("command", verb, known, what="commands"))
     return _compose(words)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lt_sweeps.config.identity import ANY, in_order, public_name, source_behind
-from lt_sweeps.config.spelling import nearest
+from lt_sweeps.config.spelling import listed, nearest, unknown
 from lt_sweeps.config.user_code import files_named, modules_named
 from lt_sweeps.config.users_mistakes import raised_in
 from lt_sweeps.config.yaml_types import fits, wanted_instead
@@ -133,16 +133,16 @@ class Call:
 
     def _check(self, where: str, supplied: Collection[str]) -> None:
         settable = [name for name in self.names if name not in supplied]
-        if unknown := sorted(set(self.args) - set(settable)):
+        if wrong := sorted(set(self.args) - set(settable)):
             raise ValueError(
-                f"{where}: `{self.target}` takes no {unknown}; it "
-                + (f"takes {settable}" if settable else "has no keys")
-                + nearest(unknown[0], settable)
+                f"{where}: `{self.target}` takes no {listed(wrong)}; it "
+                + (f"takes {listed(settable)}" if settable else "has no keys")
+                + nearest(wrong[0], settable)
             )
         bound = self.bound()
         if missing := [name for name in settable if name not in bound]:
             raise ValueError(
-                f"{where}: `{self.target}` needs a value for {missing}"
+                f"{where}: `{self.target}` needs a value for {listed(missing)}"
                 + nearest(missing[0], supplied)
             )
         hints = _hints(self.target)
@@ -155,6 +155,9 @@ class Call:
 def made(kind: Callable[..., _Made], fields: Mapping[str, Any], *, where: str) -> _Made:
     """What a class or a function makes of fields in a yaml. Raises: ValueError: as `Call.of`."""
     target = f"{kind.__module__}.{kind.__qualname__}"
+    names = Call(target, Config({})).names
+    if wrong := [key for key in fields if key not in names]:
+        raise ValueError(unknown(where, wrong[0], names, what="keys"))
     return Call.of({"_target_": target, **fields}, where=where)()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from lt_sweeps.config.call import made
 from lt_sweeps.config.errors import CONF
-from lt_sweeps.config.spelling import nearest
+from lt_sweeps.config.spelling import listed, nearest
 
 FOLDER = CONF / "published"
 
@@ -45,14 +45,16 @@ def curves_of_file(
     path = Path(file) if file.endswith(".csv") else FOLDER / f"{file}.csv"
     if not path.is_file():
         names = sorted(own.stem for own in FOLDER.glob("*.csv"))
-        raise ValueError(f"report.published: no file {path}; files are {names}")
+        raise ValueError(f"report.published: no file {path}; files are {listed(names)}")
     curves = list(_curves(path))
     known = [curve["label"] for curve in curves]
     labels = lines if isinstance(lines, Mapping) else {line: line for line in lines or known}
     for line in labels:
         if line not in known:
             hint = nearest(line, known)
-            raise ValueError(f"report.published: {file} has no line `{line}`{hint}; it has {known}")
+            raise ValueError(
+                f"report.published: {file} has no line `{line}`{hint}; it has {listed(known)}"
+            )
     return [c | {"label": labels[c["label"]]} for c in curves if c["label"] in labels]
 
 
@@ -69,7 +71,8 @@ def _curves(path: Path) -> Iterable[dict[str, Any]]:
     columns = list(reader.fieldnames or [])
     if missing := [name for name in ("line", "value") if name not in columns]:
         raise ValueError(
-            f"report.published: {path} has no column {missing[0]}; it has {columns}, and columns "
+            f"report.published: {path} has no column {missing[0]}; it has "
+            f"{listed(columns)}, and columns "
             "are separated by commas"
         )
     for row, group in groupby(_rows(reader, path), _without_numbers):

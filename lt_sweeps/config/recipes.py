@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.durations import Duration, steps
 from lt_sweeps.config.identity import identity_of
+from lt_sweeps.config.spelling import listed, paired
 
 FAMILY = "recipes"  # the first part of these names in stage keys, for ever
 # Keys that came after results, at the values without a part in stage keys.
@@ -202,7 +203,8 @@ def _optimizer(given: str | Mapping[str, Any]) -> str | Call:
     call = Call.of(given, where="recipe.optimizer", supplied=("params", "lr"))
     if missing := {"params", "lr"} - set(call.names):
         raise ValueError(
-            f"recipe.optimizer: `{call.target}` takes no {sorted(missing)}; an optimizer takes "
+            f"recipe.optimizer: `{call.target}` takes no {listed(sorted(missing))}; an "
+            "optimizer takes "
             "`params` and `lr`, as those of torch.optim do"
         )
     return call
@@ -259,7 +261,7 @@ def _clip(given: Mapping[str, Any] | None) -> Call | None:
     positive = limits and isinstance(limits[0], int | float) and 0 < limits[0] < math.inf
     if len(given) != 1 or not set(given) <= {"norm", "value"} or not positive:
         raise ValueError(
-            f"recipe.clip: got {dict(given)}; give {{norm: 1.0}} or {{value: 0.5}}, a number "
+            f"recipe.clip: got {paired(given)}; give {{norm: 1.0}} or {{value: 0.5}}, a number "
             "above 0, a `_target_`, or null"
         )
     (kind,) = given

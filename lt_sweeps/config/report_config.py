@@ -37,6 +37,7 @@ from lt_sweeps.config.quantities import (
     on_validation,
     percent_of,
 )
+from lt_sweeps.config.spelling import paired
 
 ENDPOINTS = (
     *("sparsest_not_inferior", "area", "peak"),
@@ -247,7 +248,7 @@ def _check_own_figure(figure: Mapping[str, Any]) -> None:
     taken = name in (*FIGURES, *REPORT_FILES, "profile") or metric == ACCURACY or is_name(metric)
     if not plain or taken or not isinstance(figure.get("_target_"), str):
         raise ValueError(
-            f"report.figures: got {dict(figure)}; a figure of your own has a `_target_` and a "
+            f"report.figures: got {paired(figure)}; a figure of your own has a `_target_` and a "
             f"`name` of letters that is none of {', '.join((*FIGURES, *REPORT_FILES))}, and no "
             "metric"
         )

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lt_sweeps.config.spelling import listed
+
 ROLES = ("init", "order", "augment", "noise")
 
 
@@ -45,7 +47,7 @@ class Seed:
                 several = "; several are seed=0,1,2" if isinstance(seed, list | str) else ""
                 raise ValueError(f"{role}: got {seed!r}; give a whole number from 0 up{several}")
         if unknown := sorted(set(roles) - set(ROLES)):
-            raise ValueError(f"seeds: no role {unknown}; roles are {', '.join(ROLES)}")
+            raise ValueError(f"seeds: no role {listed(unknown)}; roles are {', '.join(ROLES)}")
         return cls(value, tuple(sorted((r, s) for r, s in roles.items() if s != value)))
 
     def role(self, role: str) -> int:

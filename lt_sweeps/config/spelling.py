@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 
 def nearest(word: str, allowed: Collection[str]) -> str:
@@ -18,6 +19,16 @@ def nearest(word: str, allowed: Collection[str]) -> str:
     names = {name.removeprefix(folder).lower(): name for name in inside}
     close = difflib.get_close_matches(word.removeprefix(folder).lower(), names, n=1)
     return f"; did you mean `{names[close[0]]}`?" if close else ""
+
+
+def listed(values: Iterable[object]) -> str:
+    """Names or numbers as a person lists them, and not as Python prints a list: `a, b`."""
+    return ", ".join(map(str, values))
+
+
+def paired(values: Mapping[Any, Any]) -> str:
+    """Names with their values, as a yaml has them: `a: 1, b: 2`."""
+    return listed(f"{name}: {value}" for name, value in values.items())
 
 
 def unknown(where: str, given: str, allowed: Iterable[str], *, what: str) -> str:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lt_sweeps.config.composition import Composer
 from lt_sweeps.config.overrides import key_of
-from lt_sweeps.config.spelling import unknown
+from lt_sweeps.config.spelling import listed, unknown
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _check_known(
         lacks, given = " and ".join(missing), " and ".join(f"{key}=" for key in missing)
         raise ValueError(
             f"experiment {experiment} defines no {lacks} for {group}={option}: give {given}; it "
-            f"defines {[*defined]}"
+            f"defines {listed(defined)}"
         )
 
 

@@ -28,9 +28,9 @@ def trusted_modules(given: str | Collection[str] | None) -> tuple[str, ...]:
     Raises: ValueError: one is not the name of a module.
     """
     names = given.split(",") if isinstance(given, str) else given or ()
-    names = tuple(filter(None, names))
+    names = tuple(filter(None, names if isinstance(names, Collection) else [names]))
     for name in names:
-        if not all(part.isidentifier() for part in name.split(".")):
+        if not all(part.isidentifier() for part in str(name).split(".")):
             raise ValueError(f"trust: got {name!r}; give modules: trust=mylab,theirlab.nets")
     return names
 

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from lt_sweeps.config.spelling import nearest
+from lt_sweeps.config.spelling import listed, nearest
 
 _WORDS = {
     int: "a whole number",
@@ -30,7 +30,9 @@ def check_keys(config: Any, keys: Mapping[str, Any], *, where: str) -> None:
         raise ValueError(f"{where}: got {config!r}; give {', '.join(keys)}")
     for key, value in config.items():
         if key not in keys:
-            raise ValueError(f"{where}: no key `{key}`; it has {[*keys]}{nearest(str(key), keys)}")
+            raise ValueError(
+                f"{where}: no key `{key}`; it has {listed(keys)}{nearest(str(key), keys)}"
+            )
         if not fits(value, keys[key]):
             raise ValueError(f"{where}.{key}: got {value!r}; give {_readable(keys[key])}")
 

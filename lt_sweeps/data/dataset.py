@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lt_sweeps.config.spelling import listed
+
 PIXELS = 255.0  # the scale of a data set that says none
 _SPLITS = ("train", "val", "test")
 
@@ -99,7 +101,7 @@ def content_hash(dataset: Dataset) -> str:
     splits = dataset.load()
     if not isinstance(splits, dict) or sorted(splits) != sorted(_SPLITS):
         found = sorted(splits) if isinstance(splits, dict) else splits
-        raise ValueError(f"dataset: `load` returned {found!r}; give the splits {list(_SPLITS)}")
+        raise ValueError(f"dataset: `load` returned {found!r}; give the splits {listed(_SPLITS)}")
     said = (dataset.input_shape, dataset.classes, dataset.train_size, dataset.scale)
     also = (*_unusual(dataset.outputs, dataset.classes), *_unusual(dataset.input_dtype))
     content = hashlib.sha256(repr([said, dataset.mean, dataset.std, *also]).encode())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lt_sweeps.config.identity import ANY, omitted_at
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.data.dataset import Dataset, Split, check_seed
 from lt_sweeps.data.decoded_images import DecodedImages, fits_in_memory
 from lt_sweeps.data.image_files import files_below, fingerprint_of, unreadable
@@ -106,7 +107,8 @@ def _scanned(root: Path, known: Path, stamp: tuple[tuple[Path, int], ...]) -> _T
     parted = "train" in top and bool(_folders(root / "train"))
     if parted and (others := sorted(set(top) - set(_PARTS))):
         raise ValueError(
-            f"image_folder: `{root}` has {others} beside `train`; it takes {list(_PARTS)}, or "
+            f"image_folder: `{root}` has {listed(others)} beside `train`; it takes "
+            f"{listed(_PARTS)}, or "
             "class folders alone"
         )
     names = _folders(root / "train") if parted else top
@@ -144,7 +146,8 @@ def _images(root: Path, part: str, names: list[str]) -> list[tuple[str, int, str
     images = []
     if strangers := set(_folders(root / part)) - set(names):
         raise ValueError(
-            f"image_folder: `{root / part}` has classes {sorted(strangers)}; `train` has {names}"
+            f"image_folder: `{root / part}` has classes {listed(sorted(strangers))}; "
+            f"`train` has {listed(names)}"
         )
     for label, name in enumerate(names):
         files = sorted(path for path in files_below(root / part / name) if _is_image(path))

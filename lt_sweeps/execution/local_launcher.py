@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.execution.forking import gpu_fault, may_fork, process_context, to_preload
 from lt_sweeps.execution.loaded_code import LoadedCode
 from lt_sweeps.execution.patience import patiently, say
@@ -236,6 +237,8 @@ def _devices(device: str, workers: int | None) -> tuple[str, ...]:
     if device in gpus:
         return (device,) * (workers or 1)
     if device != "cpu":
-        raise ValueError(f"device: {device!r} is not here; there are {['auto', 'cpu', *gpus]}")
+        raise ValueError(
+            f"device: {device!r} is not here; there are {listed(['auto', 'cpu', *gpus])}"
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return ("cpu",) * (workers or cores or 1)

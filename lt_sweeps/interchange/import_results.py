@@ -18,7 +18,7 @@ from lt_sweeps.config.errors import yaml_value
 from lt_sweeps.config.identity import digest
 from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.option_files import read_option
-from lt_sweeps.config.spelling import nearest
+from lt_sweeps.config.spelling import listed, nearest
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
 from lt_sweeps.storage.record import MEASURED, Record
@@ -51,7 +51,9 @@ def import_(
     allowed = [*GROUPS, *(key for key in read if key != "_target_"), "root", "name"]
     for key in options:
         if key not in allowed:
-            raise ValueError(f"import: no key {key}; it has {allowed}{nearest(key, allowed)}")
+            raise ValueError(
+                f"import: no key {key}; it has {listed(allowed)}{nearest(key, allowed)}"
+            )
     if name is not None and not is_folder_name(name):
         raise ValueError(f"name: {name!r} cannot name a folder; use letters, digits, . - and _")
     if not path.exists():

@@ -109,4 +109,4 @@ def _only_scored(unit: Unit) -> bool:
 
 def _check_split(split: str) -> None:
     if split not in ("val", "test"):
-        raise ValueError(f"ticket: no split {split!r}; there are ['val', 'test']")
+        raise ValueError(f"ticket: no split {split!r}; there are val, test")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.option_files import read_option
-from lt_sweeps.config.spelling import unknown
+from lt_sweeps.config.spelling import listed, unknown
 from lt_sweeps.models.module_state import state_of
 from lt_sweeps.models.network import Network
 from lt_sweeps.storage.atomic_write import write_whole
@@ -99,7 +99,7 @@ def write_ticket(
         content = buffer.getvalue()
     else:
         suffixes = [".pt", ".pth", *([".safetensors"] if dense else [])]
-        raise ValueError(f"export: {out} with form {form}; a suffix is one of {suffixes}")
+        raise ValueError(f"export: {out} with form {form}; a suffix is one of {listed(suffixes)}")
     write_whole(out, content)
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lt_sweeps.config.spelling import listed
+
 
 def called_with(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """`functional_call`, with plain attention.
@@ -75,10 +77,10 @@ def _several(outputs: Any) -> str:
     if isinstance(outputs, Tensor):
         return "one tensor"
     if isinstance(outputs, Mapping):
-        return f"{list(outputs)}"
+        return listed(outputs)
     if dataclasses.is_dataclass(outputs):
-        return f"{[field.name for field in dataclasses.fields(outputs)]}"
+        return listed(field.name for field in dataclasses.fields(outputs))
     if isinstance(outputs, tuple | list):
         names = getattr(outputs, "_fields", None)
-        return f"{list(names)}" if names else f"{len(outputs)} outputs, from 0 on"
+        return listed(names) if names else f"{len(outputs)} outputs, from 0 on"
     return f"a {type(outputs).__name__}"

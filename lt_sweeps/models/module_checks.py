@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from lt_sweeps.config.call import Call
@@ -31,8 +32,19 @@ def check_prunable(
     if still := [layer.name for layer in layers if layer.name in untrained]:
         raise ValueError(
             f"model.prunable: {net} does not train {', '.join(still[:3])} "
-            f"(requires_grad=False); leave them out: model.prunable.exclude={still}"
+            f"(requires_grad=False); leave them out: model.prunable.exclude=[{','.join(still)}]"
         )
+
+
+def check_scripted(module: nn.Module, net: Call) -> None:
+    """Raises: ValueError: a part of it is compiled by torch.jit, which hides its layers."""
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            which = f"its `{name}`" if name else "it"
+            raise ValueError(
+                f"model: {net}: {which} is compiled by torch.jit, so its layers cannot be stacked, "
+                "pruned or counted; give the module itself, without torch.jit.script or trace"
+            )
 
 
 def check_trainable(module: nn.Module, net: Call) -> None:

@@ -16,10 +16,16 @@ from torch import Tensor, nn
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.identity import identity_of
 from lt_sweeps.config.seeds import Seed, draw, global_draws, repeated, seed_torch
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.config.yaml_types import check_keys
 from lt_sweeps.models import libraries
 from lt_sweeps.models.functional import picked
-from lt_sweeps.models.module_checks import check_prunable, check_trainable, initialize
+from lt_sweeps.models.module_checks import (
+    check_prunable,
+    check_scripted,
+    check_trainable,
+    initialize,
+)
 from lt_sweeps.models.module_state import outside_state, state_of, tied_names
 from lt_sweeps.models.norm_statistics import has_statistics, lingering_norms
 from lt_sweeps.models.output_layer import head_of
@@ -110,7 +116,7 @@ class Network:
         if self.weights is not None:
             check_fit(self._outline, self.weights, self.redraw, self.head, self.net)
         elif self.redraw:
-            raise ValueError(f"model.redraw: got {[*self.redraw]}; it goes with model.weights")
+            raise ValueError(f"model.redraw: got {listed(self.redraw)}; it goes with model.weights")
 
     @property
     @functools.cache  # noqa: B019 (networks are few)
@@ -125,11 +131,12 @@ class Network:
                 raise  # a net of ours says what is wrong
             shape = list(self.input_shape)
             raise ValueError(f"model: {self.net} takes no inputs of {shape}: {error}") from error
+        check_scripted(module, self.net)
         parameters = module.named_parameters(remove_duplicate=False)
         if lazy := [name for name, value in parameters if nn.parameter.is_lazy(value)]:
             raise ValueError(
                 f"model: {self.net}: lazy layers have no weights before a forward pass; give the "
-                f"sizes of {lazy}"
+                f"sizes of {listed(lazy)}"
             )
         return module
 

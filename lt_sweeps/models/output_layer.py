@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.config.spelling import nearest
+from lt_sweeps.config.spelling import listed, nearest
 
 
 def head_of(module: nn.Module, named: str | None = None) -> str | None:
@@ -18,7 +18,9 @@ def head_of(module: nn.Module, named: str | None = None) -> str | None:
         return linear[-1] if linear else None
     if named not in linear:
         near = nearest(named, linear)
-        raise ValueError(f"model.head: got {named!r}; give one of the linear layers {linear}{near}")
+        raise ValueError(
+            f"model.head: got {named!r}; give one of the linear layers {listed(linear)}{near}"
+        )
     return named
 
 

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.models.module_state import state_of, tied_names
 from lt_sweeps.models.pretrained import Pretrained
 
@@ -39,7 +40,9 @@ def check_fit(
     surplus = sorted(name for name in unknown if not _counts(name))
     for pattern in redraw:
         if not any(_named(name, [pattern]) for name in (*state, *surplus)):
-            raise ValueError(f"model.redraw: `{pattern}` matches no tensor; there are {[*state]}")
+            raise ValueError(
+                f"model.redraw: `{pattern}` matches no tensor; there are {listed(state)}"
+            )
     drawn = drawn_names(module, weights, redraw, head)
     absent, other = (sorted(names - drawn) for names in _misfits(state, given))
     surplus = [name for name in surplus if not _named(name, redraw)]

@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from lt_sweeps.config.spelling import listed, paired
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # The weights of a module that are prunable unless a pattern says otherwise, by their own names.
@@ -60,7 +62,7 @@ class Parameter:
     def kind(self, kinds: Mapping[str, str]) -> str:
         said = {pattern: kind for pattern, kind in kinds.items() if self.matches(pattern)}
         if len({*said.values()}) > 1:
-            raise ValueError(f"model.kinds: {said} all match {self.name}; give it one kind")
+            raise ValueError(f"model.kinds: {paired(said)} all match {self.name}; give it one kind")
         convolves = any(issubclass(kind, (*_CONVOLUTIONS, *_TRANSPOSED)) for kind in self.owners)
         usual = "conv" if convolves else "output" if self.head else "hidden"
         return next(iter(said.values()), usual)
@@ -101,8 +103,8 @@ def prunable_layers(
     Raises: ValueError: a pattern matches no parameter, or patterns of two kinds match one.
     """
     patterns = {"prunable.include": include, "prunable.exclude": exclude, "kinds": kinds}
-    for key, listed in patterns.items():
-        for pattern in listed:
+    for key, own in patterns.items():
+        for pattern in own:
             if pattern != "*" and not any(each.matches(pattern) for each in parameters):
                 raise ValueError(
                     f"model.{key}: `{pattern}` matches no parameter; there are "
@@ -120,4 +122,4 @@ def offered(parameters: Sequence[Parameter]) -> str:
     """What patterns can match, for a message."""
     usual = [each.name for each in parameters if each.usual]
     others = [each.name for each in parameters if each.offered and not each.usual]
-    return f"{usual}" + (f"; more can be named: {others}" if others else "")
+    return f"{listed(usual)}" + (f"; more can be named: {listed(others)}" if others else "")

@@ -12,9 +12,9 @@ from typing import Any
 
 
 class _PlanRoom(ModuleType):
-    def __call__(self, *words: str) -> Any:
+    def __call__(self, *words: str, **keyed: object) -> Any:
         """Plan a multirun; see `lt_sweeps.api.typed_words.plan_words`."""
-        return importlib.import_module("lt_sweeps.api.typed_words").plan_words(*words)
+        return importlib.import_module("lt_sweeps.api.typed_words").plan_words(*words, **keyed)
 
 
 # `lt_sweeps.plan(...)` plans the words of a command line, and this room has the same name: once

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from lt_sweeps.config.spelling import nearest
+from lt_sweeps.config.spelling import listed, nearest
 from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.schedules import Target, checked_sparsity, rising_targets
 
@@ -59,18 +59,20 @@ def given(
     names = [layer.name for layer in layers]
     if not isinstance(shares, Mapping):
         if len(shares) != len(names):
-            raise ValueError(f"{key}: {len(shares)} numbers for {len(names)} layers, {names}")
+            raise ValueError(
+                f"{key}: {len(shares)} numbers for {len(names)} layers, {listed(names)}"
+            )
         shares = dict(zip(names, shares, strict=True))
     for name, share in shares.items():
         if name not in names:
             near = nearest(str(name), names)
-            raise ValueError(f"{key}: no layer `{name}`; layers are {names}{near}")
+            raise ValueError(f"{key}: no layer `{name}`; layers are {listed(names)}{near}")
         if not isinstance(share, (int, float)) or not 0 < share <= 1:
             percent = isinstance(share, (int, float)) and 1 < share <= 100
             hint = f"; did you mean {share / 100:g}?" if percent else ""
             raise ValueError(f"{key}: {share!r} for {name} lies outside (0, 1]{hint}")
     if missing := [name for name in names if name not in shares]:
-        raise ValueError(f"{key}: nothing for {missing}; give a density for every layer")
+        raise ValueError(f"{key}: nothing for {listed(missing)}; give a density for every layer")
     shares = [float(shares[name]) for name in names]
     return _one_level(layers, shares, _sparsity_of(layers, shares))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.config.spelling import nearest
+from lt_sweeps.config.spelling import listed, nearest
 from lt_sweeps.sparsity.granularity import WHERE, Granularity
 
 _CRITERION = {  # what criteria may name, each with its moment where a yaml gives no other
@@ -109,7 +109,7 @@ def _evidence(
     if unknown:
         near = nearest(unknown[0], allowed) or ";"
         raise ValueError(
-            f"{where}: `{call.target}` names evidence {unknown}{near} it can have "
-            f"{list(allowed)}, and an argument with a default is a key of its yaml"
+            f"{where}: `{call.target}` names evidence {listed(unknown)}{near} it can have "
+            f"{listed(allowed)}, and an argument with a default is a key of its yaml"
         )
     return names

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.identity import identity_of
+from lt_sweeps.config.spelling import paired
 from lt_sweeps.models.prunable import Layer
 
 FAMILY = "schedules"  # the first part of these names in stage keys, for ever
@@ -70,7 +71,7 @@ def geometric(
             raise ValueError(f"schedule: {kind}={rate}; a rate lies between 0 and 1")
     used = {layer.kind: rates[layer.kind] for layer in layers}
     if scope == "global" and len(set(used.values())) > 1:
-        raise ValueError(f"schedule: a global scope needs one rate, got {used}")
+        raise ValueError(f"schedule: a global scope needs one rate, got {paired(used)}")
     sizes = _sizes(layers, scope)
     bases = [1 - used[layer.kind] for layer in layers][: len(sizes)]
 

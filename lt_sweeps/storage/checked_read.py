@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import yaml
 
 from lt_sweeps.config.call import Config
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.config.yaml_types import fits
 
 _NO_FILE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG}
@@ -205,9 +206,9 @@ def typed(hint: Any, value: Any) -> Any:
 def _as_dataclass(kind: Any, value: Any) -> Any:
     hints, needed = _fields(kind)
     if not isinstance(value, dict):
-        raise ValueError(f"{shortened(value)} where it has {sorted(hints)}")
+        raise ValueError(f"{shortened(value)} where it has {listed(sorted(hints))}")
     if wrong := sorted((needed - value.keys()) | (value.keys() - hints)):
-        raise ValueError(f"without or with unknown {wrong}; it has {sorted(hints)}")
+        raise ValueError(f"without or with unknown {listed(wrong)}; it has {listed(sorted(hints))}")
     made = {}
     for name, inner in value.items():
         try:

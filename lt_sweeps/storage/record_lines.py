@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lt_sweeps.config.quantities import ACCURACY, kind_of, named
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.config.yaml_types import fits
 from lt_sweeps.storage.checked_read import DamagedFile, check_format, parse_json, shortened
 from lt_sweeps.storage.record import COLUMNS, FORMAT, METRIC_COLUMNS, Record
@@ -61,9 +62,9 @@ def _faults(row: Mapping[str, Any], file: Path, needed: Collection[str]) -> Iter
     except DamagedFile as error:
         yield error.reason
     if missing := [name for name in COLUMNS if name not in row and name not in _ADDED]:
-        yield f"no {missing}; a record has them all"
+        yield f"no {listed(missing)}; a record has them all"
     if unknown := sorted(row.keys() - set(COLUMNS)):
-        yield f"unknown {unknown}; a record has only {[*COLUMNS]}"
+        yield f"unknown {listed(unknown)}; a record has only {listed(COLUMNS)}"
     yield from _wrong_values(row)
     yield from _wrong_counts(row)
     if row["finite"] and row["kind"] != "mask":

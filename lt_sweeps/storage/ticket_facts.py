@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lt_sweeps.config.keys import Precision
+from lt_sweeps.config.spelling import paired
 from lt_sweeps.storage.checked_read import typed
 
 
@@ -81,7 +82,7 @@ class TicketFacts:
         left, total = self.layers_remaining, self.layers_total
         for kept in (left, self.best_layers_remaining or left):
             if kept.keys() != total.keys() or any(not 0 <= kept[n] <= total[n] for n in kept):
-                return f"layers keep {dict(kept)} of {dict(total)} weights"
+                return f"layers keep {paired(kept)}, of {paired(total)} weights"
         weights = sum(total.values())
         if weights and not math.isclose(self.sparsity, 1 - sum(left.values()) / weights):
             return f"sparsity {self.sparsity} where {sum(left.values())} of {weights} weights stay"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.config.spelling import listed
 
 if TYPE_CHECKING:  # a plan names its tracker, and does without the libraries of statistics
     from lt_sweeps.tracking.tracked_runs import Run
@@ -84,7 +85,9 @@ def tracker_of(config: Mapping[str, Any]) -> Tracker | None:
     """
     if config.get("_target_") is None:
         if rest := sorted(set(config) - {"_target_"}):
-            raise ValueError(f"tracker=none: unknown keys {rest}; it has none, other trackers have")
+            raise ValueError(
+                f"tracker=none: unknown keys {listed(rest)}; it has none, other trackers have"
+            )
         return None
     tracker = Call.of(config, where="tracker")()
     parts = ("every", "per_minute", "linger", "whole", "session")

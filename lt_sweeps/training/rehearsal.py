@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lt_sweeps.config.seeds import global_draws
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.models.functional import picked
 from lt_sweeps.sparsity.sparsifiers import FIXED
 from lt_sweeps.training.backends.stack_views import owner_of
@@ -198,7 +199,8 @@ def _check_zeros(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
     ]
     if moved:
         raise ValueError(
-            f"model: {network.net}: in its forward pass a pruned weight of {moved} is another "
+            f"model: {network.net}: in its forward pass a pruned weight of "
+            f"{listed(moved)} is another "
             "number than 0, as in weight standardisation; leave these layers dense "
             "(model.prunable.exclude)"
         )
@@ -252,7 +254,8 @@ def _check_gradients(
         )
     if lost := [name for name, grad in zip(names, grads, strict=True) if grad is None]:
         raise ValueError(
-            f"model: {network.net}: no gradient reaches {lost}; the forward pass detaches them or "
+            f"model: {network.net}: no gradient reaches {listed(lost)}; the forward pass "
+            "detaches them or "
             "does not use them, so they would never be trained and still count as weights"
         )
 

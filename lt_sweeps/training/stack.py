@@ -19,6 +19,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.training.arithmetic import FLOAT32, Arithmetic
 from lt_sweeps.training.backends.backend import (
     BACKENDS,
@@ -99,7 +100,7 @@ class Stack:
         if replicates < 1:
             raise ValueError(f"stack: replicates must be at least 1, got {replicates}")
         if backend not in BACKENDS:
-            raise ValueError(f"stack: backend `{backend}`; give one of {list(BACKENDS)}")
+            raise ValueError(f"stack: backend `{backend}`; give one of {listed(BACKENDS)}")
         self.replicates = replicates
         self.device, self.arithmetic = torch.device(device), arithmetic
         arithmetic.check(self.device)
@@ -184,7 +185,9 @@ class Stack:
         flat = torch.full_like(self.weights, fill)
         views = self.views(flat)
         if unknown := sorted(set(named) - set(views)):
-            raise ValueError(f"stack: no parameters {unknown}; there are {sorted(views)}")
+            raise ValueError(
+                f"stack: no parameters {listed(unknown)}; there are {listed(sorted(views))}"
+            )
         for name, value in named.items():
             views[name].copy_(value)
         return flat
@@ -194,7 +197,9 @@ class Stack:
         tensors = self._named
         if set(state) != set(tensors):
             missing, unknown = sorted(set(tensors) - set(state)), sorted(set(state) - set(tensors))
-            raise ValueError(f"stack: state lacks {missing} and has unknown {unknown}")
+            raise ValueError(
+                f"stack: state lacks {listed(missing)} and has unknown {listed(unknown)}"
+            )
         for name, value in state.items():
             if value.shape != (tensor := tensors[name]).shape:
                 raise ValueError(

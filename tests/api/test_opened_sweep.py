@@ -48,7 +48,7 @@ def test_a_ticket_is_selected_by_no_value_and_by_a_list(sweep: Sweep) -> None:
     row = {"level": 2, "seed": 1, "recipe.lr": 0.03}
     ticket = sweep.ticket(**row, granularity=None)
     assert sweep.ticket(**{**row, "seed": "1"}).stage == ticket.stage
-    with pytest.raises(ValueError, match=r"no granularity='2:4'; there are \[None\]"):
+    with pytest.raises(ValueError, match=r"no granularity='2:4'; there are None"):
         sweep.ticket(**row, granularity="2:4")
     column = pd.Series(["[300, 100]", None], name="model.net.hidden")
     assert [*_is_value(column, [300, 100])] == [*_is_value(column, (300, 100))] == [True, False]
@@ -66,13 +66,13 @@ def test_several_tickets_are_listed(sweep: Sweep) -> None:
         sweep.ticket(level=2, seed=1)
     with pytest.raises(ValueError, match=r"4 match level=0; say which by seed and recipe.lr:\n"):
         sweep.ticket(level=0)  # a line's name follows from the rate
-    with pytest.raises(ValueError, match=r"no level=9; there are \[0, 1, 2\]"):
+    with pytest.raises(ValueError, match=r"no level=9; there are 0, 1, 2"):
         sweep.ticket(level=9)
-    with pytest.raises(ValueError, match=r"no level='1'; there are \[0, 1, 2\]$"):
+    with pytest.raises(ValueError, match=r"no level='1'; there are 0, 1, 2$"):
         sweep.ticket(level="1")
     with pytest.raises(ValueError, match=r"no device='cpo'; .*; did you mean `cpu`"):
         sweep.ticket(device="cpo")
-    assert _absent("level", 20, pd.Series(range(14))).endswith("9, 10, 11] and 2 more")
+    assert _absent("level", 20, pd.Series(range(14))).endswith("9, 10, 11 and 2 more")
     with pytest.raises(ValueError, match="did you mean `level`"):
         sweep.ticket(levl=1)
 

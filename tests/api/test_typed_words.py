@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from importlib import import_module
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fixtures.command_line import REPOSITORY
@@ -109,3 +111,11 @@ def test_the_notebook_runs_as_a_script(tmp_path: Path) -> None:
     assert " tickets of an earlier step, 0 differ" in found.stdout
     measured, reported = map(float, found.stdout.split()[-2:])
     assert measured == pytest.approx(reported)
+
+
+def test_a_keyword_is_answered_with_the_text_to_give() -> None:
+    room: Any = import_module("lt_sweeps.plan")  # Python finds it where `plan` was imported
+    for where, function in (("plan", typed_words.plan_words), ("plan", room), ("run", lt.run)):
+        line = f"{where}: got seed=0; give each override as a text: lt.{where}('seed=0')"
+        with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+            function(seed=0)

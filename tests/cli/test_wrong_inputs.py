@@ -110,6 +110,8 @@ WRONG = {
 WRONG_OF_A_VERB = {
     "foo": "command: foo; commands: --help, --version, audit, cancel",
     "help": "command: help; did you mean `--help`?",
+    "run": "command: run; a sweep starts without: lt-sweeps \n",
+    "train seed=0 'name=a b'": "command: train; a sweep starts without: lt-sweeps seed=0 'name=*'",
     "report": "report: got no name; write lt-sweeps report PATH|SWEEP; ",
     "report afile": "report: afile; sweeps in results: none",
     "report afolder --config-dir=afile": "--config-dir: got afile; give a folder that holds ",

@@ -38,7 +38,7 @@ def test_passes_what_the_yaml_gives_and_what_the_framework_supplies() -> None:
 
 
 def test_an_unknown_argument_is_refused_with_those_it_takes() -> None:
-    with pytest.raises(ValueError, match=r"method: .*cut` takes no \['ratte'\]; it takes "):
+    with pytest.raises(ValueError, match=r"method: .*cut` takes no ratte; it takes "):
         of(ratte=0.5)
 
 
@@ -48,7 +48,7 @@ def test_the_nearest_argument_is_suggested() -> None:
 
 
 def test_a_missing_argument_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"method: `.*cut` needs a value for \['rate'\]"):
+    with pytest.raises(ValueError, match=r"method: `.*cut` needs a value for rate"):
         of()
 
 
@@ -57,7 +57,7 @@ def typing_error(recipes):
 
 
 def test_the_nearest_name_that_the_framework_passes_is_suggested() -> None:
-    with pytest.raises(ValueError, match=r"value for \['recipes'\]; did you mean `recipe`"):
+    with pytest.raises(ValueError, match=r"value for recipes; did you mean `recipe`"):
         Call.of({"_target_": f"{__name__}.typing_error"}, where="method", supplied=("recipe",))
 
 

@@ -46,7 +46,7 @@ def test_a_mapping_chooses_lines_and_renames_them(own: str) -> None:
 @pytest.mark.parametrize(
     ("entry", "answer"),
     [
-        ({"file": "resnet50"}, r"report.published: no file .*resnet50.csv; files are \['cont"),
+        ({"file": "resnet50"}, r"report.published: no file .*resnet50.csv; files are cont"),
         (
             {"file": "deconstructing_criteria", "lines": ["large_finl"]},
             "has no line `large_finl`; did you mean `large_final`",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fixtures.tiny_cell import TINY
 
@@ -38,6 +40,14 @@ def test_any_other_function_is_refused(target: object) -> None:
     for config in ({"dataset": {"_target_": target}}, {"a": [{"b": [{"_target_": target}]}]}):
         with pytest.raises(ValueError, match="there: names .*, which is no option of lt_sweeps"):
             check_trusted(config, where="there", trust=("mylab.net", "mylab.nets.N"))
+
+
+@pytest.mark.parametrize("given", [3, [3], "x y"])
+def test_what_names_no_module_is_answered(given: Any) -> None:
+    with pytest.raises(
+        ValueError, match="^trust: got .*; give modules: trust=mylab,theirlab.nets$"
+    ):
+        trusted_modules(given)
 
 
 def test_a_module_that_is_named_is_trusted_with_all_below_it() -> None:

@@ -643,7 +643,7 @@ def test_an_image_folder_can_be_sent_to_another_process(tmp_path):
         (["a.png", "b.png"], "`.*` has 0 class folders"),
         (["cat/a.png"], "`.*` has 1 class folders"),
         (["cat/a.png", "dog/notes.txt"], "no images in `.*dog`; it takes files that end in .bmp"),
-        (["train/cat/a.png", "train/dog/a.png", "test/cow/a.png"], r"has classes \['cow'\]"),
+        (["train/cat/a.png", "train/dog/a.png", "test/cow/a.png"], r"has classes cow"),
         (["cat/a.png", "dog/a.png"], "test=0.2 is 0 of 2 images; it takes 1 to 1 of them"),
     ],
 )
@@ -743,7 +743,7 @@ def test_a_folder_beside_train_that_is_no_split_is_refused(tmp_path):
     root = tmp_path / "parted"
     draw_tree(root / "train")
     draw_tree(root / "valid")
-    with pytest.raises(ValueError, match=r"has \['valid'\] beside `train`; it takes"):
+    with pytest.raises(ValueError, match=r"has valid beside `train`; it takes"):
         image_folder(str(root))
 
 

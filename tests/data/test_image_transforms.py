@@ -86,7 +86,7 @@ def bytes_of(image: Tensor) -> Tensor:
             {"_target_": f"{V2}.Normalize", "mean": [0.5], "std": [0.2]},
             "and no others; give `mean`",
         ),
-        ([ERASE, {"_target_": f"{V2}.RandomErasing", "q": 2.0}], r"takes no \['q'\]"),
+        ([ERASE, {"_target_": f"{V2}.RandomErasing", "q": 2.0}], r"takes no q"),
         ("crop", "give one of none, crop_flip, resized_crop_flip or a mapping with `_target_`"),
     ],
 )

@@ -104,7 +104,7 @@ def test_a_second_table_does_not_replace_the_runs_of_the_first(table: Path, tmp_
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a,b\n1,2\n", r"has no columns \['mask_criterion', 'seed'"),
+        ("a,b\n1,2\n", r"has no columns mask_criterion, seed"),
         (",mask_criterion,seed,iteration,test_accuracy\n", "has no rows below its header"),
         (
             ",mask_criterion,seed,iteration,test_accuracy\n0,random,0,x,0.9\n",

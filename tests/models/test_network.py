@@ -34,6 +34,16 @@ def slower(module: Odd) -> None:
     module.norm.momentum = 0.01
 
 
+def scripted(classes: int) -> nn.Module:
+    return torch.jit.script(Odd(classes))
+
+
+def partly_scripted(classes: int) -> nn.Module:
+    net = Odd(classes)
+    net.register_module("inner", torch.jit.script(net.inner))
+    return net
+
+
 def of(config: dict) -> Network:
     return Network.of(config, (1, 4, 4), 3)
 
@@ -85,7 +95,7 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
         ({**ODD, "widht": 3}, "model: no key `widht`"),
         (
             {"net": {**ODD["net"], "widht": 3}},
-            r"model.net: .*takes no \['widht'\]; it takes .*did you",
+            r"model.net: .*takes no widht; it takes .*did you",
         ),
         ({"net": {**ODD["net"], "width": "wide"}}, "model.net.width: got 'wide'; give a whole"),
         ({"net": {"_target_": "torch.nn.Flatten"}}, "model: Flatten.* has no parameters"),
@@ -102,7 +112,7 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
                 "net": {"_target_": "fixtures.plain_training.Tied"},
                 "prunable": {"include": ["scale"]},
             },
-            r"model.prunable: .*Tied\S* does not train scale .*exclude=\['scale'\]",
+            r"model.prunable: .*Tied\S* does not train scale .*exclude=\[scale\]",
         ),
         ({"net": None}, "model: no `net`"),
         (
@@ -118,7 +128,7 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
         ({**ODD, "weights": 3}, "model.weights: got 3; give a file, "),
         (
             {**ODD, "kinds": {"inner*": "conv", "*": "output"}},
-            r"model.kinds: \{'\*': 'output', 'inner\*': 'conv'\} all match inner\S+; give it one",
+            r"model.kinds: \*: output, inner\*: conv all match inner\S+; give it one",
         ),
         (
             {"net": {"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 2}},
@@ -159,3 +169,12 @@ def no_net() -> str:
 def test_a_net_without_weights_to_look_at_is_refused(net: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         of({"net": net})
+
+
+@pytest.mark.parametrize(
+    ("kind", "which"), [("scripted", "it"), ("partly_scripted", "its `inner`")]
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_module_that_torch_jit_has_compiled_is_refused(kind: str, which: str) -> None:
+    with pytest.raises(ValueError, match=rf"^model: {kind}\(\): {which} is compiled by torch.jit"):
+        of({"net": {"_target_": f"{__name__}.{kind}"}})

@@ -125,5 +125,5 @@ def test_the_name_counts_in_the_key_where_it_changes_something() -> None:
 
 
 def test_a_name_of_no_linear_layer_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"head: got 'frist'; .*'first', 'inner'\].*`first`"):
+    with pytest.raises(ValueError, match=r"head: got 'frist'; .*first, inner; .*`first`"):
         of(Backwards, head="frist")

@@ -119,7 +119,7 @@ def test_in_a_narrow_terminal_each_number_stands_beside_its_endpoint(tmp_path: P
 def test_cells_that_differ_in_more_are_refused_with_the_keys(tmp_path: Path) -> None:
     one = made(tmp_path, "one", {"movement": 0.8}, recipe__lr=0.1)
     other = made(tmp_path, "two", {"random": 0.8}, recipe__lr=0.3)
-    with pytest.raises(ValueError, match=r"differ in \['mask_criterion', 'recipe.lr'\].*by=mask"):
+    with pytest.raises(ValueError, match=r"differ in mask_criterion, recipe.lr.*by=mask"):
         compared(one, other)
     found, text = compared(one, other, by=["mask_criterion", "recipe.lr"])
     assert found and "mask_criterion: movement against random; recipe.lr: 0.1 against 0.3" in text
@@ -138,14 +138,14 @@ def test_schedules_that_take_another_way_count_and_those_that_go_further_do_not(
             "f", seed, accuracies=[0.9, 0.7], sparsities=[0, 0.5], schedule__rate=0.5, **random
         )
     assert compared(one, longer)[0]
-    with pytest.raises(ValueError, match=r"\['mask_criterion', 'schedule.rate'\]"):
+    with pytest.raises(ValueError, match=r"mask_criterion, schedule.rate"):
         compared(one, faster)
 
 
 def test_sweeps_without_a_common_curve_are_refused(tmp_path: Path) -> None:
     one = made(tmp_path, "one", {"movement": 0.8, "random": 0.7}, recipe__lr=0.1)
     other = made(tmp_path, "two", {"large_final": 0.8, "large_init": 0.8}, recipe__lr=0.3)
-    with pytest.raises(ValueError, match=r"no curve of one matches.*\['mask_criterion'\]"):
+    with pytest.raises(ValueError, match=r"no curve of one matches.*mask_criterion"):
         compared(one, other)
 
 
@@ -264,7 +264,7 @@ def test_equal_configs_are_told_apart_by_the_names_of_the_sweeps(tmp_path: Path)
 
 def test_figures_from_tickets_need_one_root(tmp_path: Path) -> None:
     one, other = (made(tmp_path / name, name, {name: 0.8}) for name in ("movement", "random"))
-    with pytest.raises(ValueError, match=r"report.figures=\['overlap'\] reads the tickets of both"):
+    with pytest.raises(ValueError, match=r"report.figures=\[overlap\] reads the tickets of both"):
         compared(one, other, figures=["overlap"])
 
 

@@ -262,7 +262,7 @@ def test_a_root_is_the_runs_of_all_its_sweeps(tmp_path: Path) -> None:
         ("test_accuracy: null", "`test_accuracy` is null though `finite` is true"),
         ("test_accuracy: 97.2", "it lies in [0, 1]"),
         ("seed: '7'", "its folder says otherwise"),
-        ("stage:", "no ['stage']"),
+        ("stage:", "no stage"),
     ],
 )
 def test_a_corrupt_record_stops_the_report_and_is_named(

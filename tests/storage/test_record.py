@@ -49,8 +49,8 @@ def test_a_line_begins_with_the_version_and_has_every_field(folder: Path) -> Non
     [
         ({}, ""),
         ({"format": "lt_sweeps.record/0"}, "its format is 'lt_sweeps.record/0'"),
-        ({"stage": "absent"}, "no ['stage']"),
-        ({"colour": "red"}, "unknown ['colour']"),
+        ({"stage": "absent"}, "no stage"),
+        ({"colour": "red"}, "unknown colour"),
         ({"level": 1.5}, "`level` is 1.5"),
         ({"level": True}, "`level` is True"),
         ({"kind": "guess"}, "`kind` is 'guess'"),

@@ -297,7 +297,7 @@ def test_flat_and_views_are_inverse_and_fill_the_rest():
     mask = stack.flat({"blocks.0.0.weight": torch.zeros(R, 4, 3, 3, 3, dtype=torch.bool)}, fill=1)
     assert mask.dtype == stack.weights.dtype
     assert mask.sum() == mask.numel() - R * 4 * 3 * 3 * 3
-    with pytest.raises(ValueError, match=r"no parameters \['typo'\]"):
+    with pytest.raises(ValueError, match=r"no parameters typo"):
         stack.flat({"typo": torch.zeros(R)})
 
 
@@ -308,9 +308,7 @@ def test_the_state_goes_round_through_a_module_on_meta():
     copy.load(stack.state())
     assert torch.equal(copy.weights, stack.weights)
     assert torch.equal(copy.loss(*_batch(0)), stack.loss(*_batch(0)))
-    with pytest.raises(
-        ValueError, match=r"state lacks \['norm.bias'.*\] and has unknown \['typo'\]"
-    ):
+    with pytest.raises(ValueError, match=r"state lacks norm.bias.* and has unknown typo"):
         copy.load({"typo": torch.zeros(R)})
     with pytest.raises(ValueError, match=r"`stem.weight` is \[1, 4, 3, 3, 3\]; it must be \[3, 4"):
         copy.load({**stack.state(), "stem.weight": torch.zeros(1, 4, 3, 3, 3)})

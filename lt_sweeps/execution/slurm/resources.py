@@ -11,7 +11,7 @@ from typing import Any
 
 from lt_sweeps.config.call import made
 from lt_sweeps.config.durations import readable
-from lt_sweeps.config.spelling import nearest
+from lt_sweeps.config.spelling import listed, nearest
 
 WHERE = "hydra.launcher"
 _OURS = ("array", "dependency", "job-name", "output", "error", "signal", "requeue", "wait")
@@ -180,5 +180,6 @@ def check_options(profile: SlurmResources) -> None:
     unknown = [key for key in profile.sbatch if key.replace("_", "-") not in known]
     if unknown:
         raise ValueError(
-            f"{WHERE}.sbatch: got {unknown}{nearest(unknown[0], known)}; sbatch takes {known}"
+            f"{WHERE}.sbatch: got {listed(unknown)}{nearest(unknown[0], known)}; sbatch "
+            f"takes {listed(known)}"
         )

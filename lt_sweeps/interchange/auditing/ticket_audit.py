@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from lt_sweeps.analysis.audit_findings import CheckVerdict, Findings
 from lt_sweeps.analysis.audited_files import audit_head, header_value, without_path
+from lt_sweeps.config.spelling import paired
 from lt_sweeps.models.module_state import state_of
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.store import ticket_in
@@ -83,7 +84,7 @@ def _audit_mask(
     allowed = int(bool(ticket.learned))  # a sum of chances, which is rounded
     pairs = {n: (counted.get(n, -1), stated.get(n, -1)) for n in sorted({*counted, *stated})}
     wrong = {name: pair for name, pair in pairs.items() if abs(pair[0] - pair[1]) > allowed}
-    fault = f"weights kept, counted and as its header says: {wrong}" if wrong else ""
+    fault = f"weights kept, counted and as its header says: {paired(wrong)}" if wrong else ""
     return findings.compare("masks", path, fault)
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lt_sweeps.config.identity import digest
+from lt_sweeps.config.spelling import listed, paired
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.schedules import geometric
@@ -65,7 +66,9 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
     table = csv.DictReader(text.splitlines())
     try:
         if missing := [name for name in COLUMNS if name not in (table.fieldnames or ())]:
-            raise ValueError(f"import: {path} has no columns {missing}; it needs {[*COLUMNS]}")
+            raise ValueError(
+                f"import: {path} has no columns {listed(missing)}; it needs {listed(COLUMNS)}"
+            )
         for row in table:
             yield f"{path}:{table.line_num}", row
     except csv.Error as error:
@@ -82,7 +85,7 @@ def _level(
         seed, level = int(row["seed"]), int(row["iteration"])
         accuracy = float(row["test_accuracy"])
     except (TypeError, ValueError):
-        raise ValueError(f"{where}: {dict(row)}; seed and iteration are counts") from None
+        raise ValueError(f"{where}: {paired(row)}; seed and iteration are counts") from None
     if not (
         row["mask_criterion"] and 0 <= accuracy <= 1 and 0 <= level < len(counts) and seed >= 0
     ):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.call import Call, Config
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.config.yaml_types import check_keys
 
 _ACCURACY = "lt_sweeps.training.metrics.accuracy"
@@ -118,7 +119,7 @@ class TaskKind:
         names = [metric.name for metric in metrics]
         main = config.get("metric") or next(iter(names), None)
         if main not in names:
-            raise ValueError(f"task.metric: got {main!r}; it is one of {names}")
+            raise ValueError(f"task.metric: got {main!r}; it is one of {listed(names)}")
         loss = _checked_call(config["loss"], "task.loss")
         if loss.args.get("reduction") == "sum":
             raise ValueError(
@@ -255,7 +256,7 @@ def _checked_call(config: Mapping[str, Any], where: str) -> Call:
     if inspect.isclass(function):
         return Call.of(config, where=where)
     if len(names) < 2:
-        raise ValueError(f"{where}: `{target}` takes {list(names)}; it needs outputs and targets")
+        raise ValueError(f"{where}: `{target}` takes {listed(names)}; it needs outputs and targets")
     return Call.of(config, where=where, supplied=names[:2])
 
 
@@ -270,8 +271,8 @@ def _check_same_ignored(calls: Mapping[str, Call]) -> None:
     ignored = {where: _ignored_target(call) for where, call in calls.items()}
     ignored = {where: target for where, target in ignored.items() if target is not None}
     if len(set(ignored.values())) > 1:
-        listed = ", ".join(f"{where} {target}" for where, target in ignored.items())
-        raise ValueError(f"task: targets that do not count differ: {listed}; give all the same")
+        said = listed(f"{where} {target}" for where, target in ignored.items())
+        raise ValueError(f"task: targets that do not count differ: {said}; give all the same")
 
 
 def _check_classes(targets: Tensor, data: str, classes: int) -> None:

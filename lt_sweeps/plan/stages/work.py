@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from lt_sweeps.config.durations import steps
 from lt_sweeps.config.identity import digest, identity_of
-from lt_sweeps.config.spelling import nearest
+from lt_sweeps.config.spelling import listed, nearest
 from lt_sweeps.plan.stages.stage import Moment, Stage, ancestors
 from lt_sweeps.plan.stages.task import Training
 from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier, overrides
@@ -129,7 +129,7 @@ class Work(Stage):
         if not time[:1].isdigit():
             names = ["start", "origin", "end", "best"]
             raise ValueError(
-                f"{where}: got {time!r}; give one of {names} or a time (`500it`, `2ep`)"
+                f"{where}: got {time!r}; give one of {listed(names)} or a time (`500it`, `2ep`)"
                 + nearest(time, names)
             )
         step = steps(time, recipe.steps_per_epoch, where=where)

@@ -289,7 +289,7 @@ def test_beta_1_is_another_search(cell: Make) -> None:
         ({"rounds": 0}, "method: rounds=0; give 1 or more"),
         ({"anneal": "cosine"}, "method.anneal: got 'cosine'; give one of epoch, step, linear"),
         ({"protocol": "ticket", "to": "3ep"}, "reset.to: 3ep is the end of the training"),
-        ({"finetune": {"lenght": "2ep"}}, "method.finetune: .*takes no .'lenght'"),
+        ({"finetune": {"lenght": "2ep"}}, "method.finetune: .*takes no lenght"),
     ],
 )
 def test_what_is_out_of_range_is_said_when_the_plan_is_made(

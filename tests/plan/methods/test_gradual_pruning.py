@@ -97,7 +97,7 @@ def test_the_best_evaluation_is_one_of_the_final_mask(cell: Make, run: Run) -> N
         ({"every": 100}, "method.every: got 100; give a "),
         ({"protocol": "ticket"}, "gmp cannot search for tickets"),
         ({"power": -1.0}, "power=-1"),
-        ({"finetune": {"lenght": "2ep"}}, "method.finetune: .*takes no .'lenght'"),
+        ({"finetune": {"lenght": "2ep"}}, "method.finetune: .*takes no lenght"),
     ],
 )
 def test_what_is_wrong_is_said_when_the_plan_is_made(
