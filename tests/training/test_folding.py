@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lt_sweeps import models
 from lt_sweeps.training.backends import folding
@@ -210,6 +211,22 @@ def test_what_asks_for_a_type_of_its_own_is_tried_all_the_same(how: str) -> None
     ours, loop = (Stack(net, 2, backend=name) for name in (how, "loop"))
     x, y = batch(2, 6)
     torch.testing.assert_close(ours.loss(x.float(), y), loop.loss(x.float(), y), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("how", ["stacked", "grouped"])
+def test_what_computes_a_part_again_in_the_backward_pass_is_tried_with_its_own_weights(
+    how: str,
+) -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.output = nn.Conv2d(3, C, 3), nn.Linear(C, K)
+
+        def forward(self, x: Tensor) -> Tensor:
+            features = checkpoint(lambda x: torch.relu(self.conv(x)), x, use_reentrant=False)
+            return self.output(features.mean((2, 3)))
+
+    assert_equal_to_the_loop(Again, how, 3)
 
 
 @pytest.mark.parametrize("how", ["stacked", "grouped"])

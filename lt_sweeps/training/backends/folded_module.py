@@ -19,7 +19,8 @@ def unstackable(module: nn.Module) -> str:
         if isinstance(part, NORMS) and not _known(part):
             return f"`{name}`, {part}"
         if any(id(tensor) not in covered for tensor in _tensors(part)):
-            return f"`{name}`, {type(part).__name__}"
+            kind = type(part).__name__
+            return f"`{name}`, {kind}" if name else f"tensors of {kind} itself"
     return ""
 
 

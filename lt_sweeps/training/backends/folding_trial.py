@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from lt_sweeps.models.functional import picked
@@ -18,7 +17,7 @@ from lt_sweeps.training.backends.folded_module import folded
 from lt_sweeps.training.backends.folding import Folding
 from lt_sweeps.training.backends.stack_views import StackViews
 
-_EXAMPLES = 4  # of each replicate: little memory and time
+_EXAMPLES = 3  # of each replicate: little memory and time
 _ROUNDING = 1e-10  # of a norm, in float64; ResNet-110 has 2e-15 on a CPU
 
 
@@ -37,55 +36,70 @@ def try_folding(
         NotFolded: the forward pass cannot be folded so, or not be tried in float64.
     """
     views, x = _drawn(views), _varied(x[:, :_EXAMPLES])
-    module = copy.deepcopy(module).double()
-    inputs = [x, *views.weights.values()]
+    module = copy.deepcopy(module).double().requires_grad_()
     with _any_kernels(), _InDouble():
         try:
-            alone = _with_gradients(_alone(module, views, x, training), inputs, training)
+            alone = _alone(module, views, x, training)
         except (torch.OutOfMemoryError, ValueError):
             raise
         except Exception as error:  # whatever a module makes of a type that is not its own
             raise folding.untried(str(error).partition("\n")[0]) from error
-        net = folded(views.row(module, 0), views.weights, views.buffers, folding).train(training)
         try:
-            outputs = folding.unfold(picked(net(folding.fold(x.clone()))))
-            together = _with_gradients(outputs, inputs, training)
+            together = _together(module, views, x, training, folding)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a module says of shapes that alone are right
             raise folding.refusal() from error
-    if not all(map(_equal, together, alone)):
-        raise folding.refusal()
+    for part in (slice(1), slice(1, None)):  # outputs, gradients
+        if not _equal(together[part], alone[part]):
+            raise folding.refusal()
 
 
-def _alone(module: nn.Module, views: StackViews, x: Tensor, training: bool) -> Tensor:
-    """The outputs `[R, B, ...]` of the module with each replicate's weights in turn."""
-    row = views.row(module, 0).train(training)
-    stacks = {**views.weights, **views.buffers}
-    states = [{name: stack[r] for name, stack in stacks.items()} for r in range(len(x))]
-    parts = zip(states, x.clone(), strict=True)
-    return torch.stack([picked(functional_call(row, state, (part,))) for state, part in parts])
+def _alone(module: nn.Module, views: StackViews, x: Tensor, training: bool) -> list[Tensor]:
+    """The outputs `[R, B, ...]` of each replicate's module, and in training the gradients."""
+    rows = []
+    for r, part in enumerate(x):
+        row, part = views.row(module, r).train(training), _leaf(part)
+        outputs = picked(row(part.clone()))
+        inputs = [part, *row.parameters()]
+        rows.append(_with_gradients(outputs, inputs, _weighted(outputs, r), training))
+    return [torch.stack(tensors) for tensors in zip(*rows, strict=True)]
+
+
+def _together(
+    module: nn.Module, views: StackViews, x: Tensor, training: bool, folding: Folding
+) -> list[Tensor]:
+    """The same of all replicates, folded."""
+    x = _leaf(x)
+    net = folded(views.row(module, 0), views.weights, views.buffers, folding).train(training)
+    outputs = folding.unfold(picked(net(folding.fold(x.clone()))))
+    total = torch.stack([_weighted(part, r) for r, part in enumerate(outputs)]).sum()
+    return _with_gradients(outputs, [x, *views.weights.values()], total, training)
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_(x.is_floating_point())
+
+
+def _weighted(outputs: Tensor, r: int) -> Tensor:
+    """A sum of a replicate's outputs, each with a factor of its own."""
+    draws = torch.Generator(outputs.device).manual_seed(r)
+    kind = {"dtype": outputs.dtype, "device": outputs.device}
+    return (outputs * torch.randn(outputs.shape, generator=draws, **kind)).sum()
 
 
 def _with_gradients(
-    outputs: Tensor, inputs: Sequence[Tensor], training: bool
-) -> tuple[Sequence[Tensor], ...]:
-    """The outputs `[R, ...]`, and in training the gradients of a weighted sum of them."""
+    outputs: Tensor, inputs: Sequence[Tensor], total: Tensor, training: bool
+) -> list[Tensor]:
     if not training:
-        return ([outputs],)
-    draws = torch.Generator(outputs.device).manual_seed(1)
-    # Not of the layout in memory of the outputs, in whose order numbers would be drawn.
-    factors = torch.randn(
-        outputs.shape, dtype=outputs.dtype, device=outputs.device, generator=draws
-    )
+        return [outputs]
     inputs = [tensor for tensor in inputs if tensor.requires_grad]
-    grads = torch.autograd.grad((outputs * factors).sum(), inputs, materialize_grads=True)
-    return [outputs.detach()], grads
+    return [outputs, *torch.autograd.grad(total, inputs, materialize_grads=True)]
 
 
 def _equal(ours: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Whether each replicate's numbers are the expected ones, up to rounding of all together."""
-    apart = size = torch.zeros((), device=ours[0].device)
+    apart = size = torch.zeros(())
     for one, other in zip(ours, expected, strict=True):
         if one.shape != other.shape:
             return False
@@ -115,7 +129,7 @@ def _varied(x: Tensor) -> Tensor:
         return x
     draws = torch.Generator(x.device).manual_seed(2)
     factors = torch.empty_like(x, dtype=torch.float64).uniform_(0.9, 1, generator=draws)
-    return (x.detach() * factors).requires_grad_()
+    return x * factors
 
 
 class _InDouble(TorchFunctionMode):
