@@ -230,6 +230,17 @@ def test_what_computes_a_part_again_in_the_backward_pass_is_tried_with_its_own_w
 
 
 @pytest.mark.parametrize("how", ["stacked", "grouped"])
+def test_an_evaluation_of_one_example_is_no_reason_to_refuse(how: str) -> None:
+    def net() -> nn.Module:
+        layers = nn.Flatten(), nn.Linear(192, 5), nn.BatchNorm1d(5), nn.Linear(5, K)
+        return nn.Sequential(nn.Conv2d(3, 3, 1), *layers)
+
+    ours, loop = (of(net, name, 3) for name in (how, "loop"))
+    x = batch(1, 1)[0][0]
+    torch.testing.assert_close(ours.logits(x), loop.logits(x), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("how", ["stacked", "grouped"])
 def test_what_cannot_be_tried_is_refused_by_its_own_error(how: str) -> None:
     def strict(x: Tensor) -> Tensor:
         assert x.dtype == torch.float32, "float32 only"
