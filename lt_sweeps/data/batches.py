@@ -62,8 +62,8 @@ class Batches:
         # Copied to the device here, because a captured graph cannot copy from the host.
         self._mean, self._std = (values.to(device) for values in dataset.scaling)
         self._rows_there = self._rows.to(device)
-        given = recipe.augment
-        self._transforms = ImageTransforms(given) if isinstance(given, tuple) else None
+        calls = recipe.augment
+        self._transforms = ImageTransforms(calls) if isinstance(calls, tuple) else None
         self._coming = self._prefetch("train", self._images, recipe.length)
 
     @property
@@ -101,13 +101,13 @@ class Batches:
             index = index[..., None]
         image, how = index.flatten(0, 1).split([1, index.shape[2] - 1], 1)
         image = image.squeeze(1)
-        given = images is not None
+        callers = images is not None
         images = self._sent(images) if images is not None else self._fetch(split, image)
         if self._transforms is not None:
             images = self._transforms(images, how.flatten().tolist(), self._dataset.scale)
         elif self.augments:
             images = augment(str(self._recipe.augment), images, how)
-        x = self._normalise(split, images, copy=given)
+        x = self._normalise(split, images, copy=callers)
         return x.unflatten(0, shape), split.targets.index_select(0, image).unflatten(0, shape)
 
     def evaluation(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:

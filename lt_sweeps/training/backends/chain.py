@@ -40,14 +40,11 @@ class ChainBackend:
         *inputs, logits = self._forward(weights, x.flatten(2))
         losses, ahead = self._smooth(logits, y) if self._smoothing else self._hard(logits, y)
         for i in reversed(range(len(inputs))):
-            weight, bias = self._grads[i]
+            bias = self._grads[i][1]
             if bias is not None:
                 torch.sum(ahead, 1, out=bias, dtype=bias.dtype)
             ahead = self._aligned(ahead)
-            if weight.dtype == self._dtype:
-                _multiply(ahead.mT, inputs[i], weight)
-            else:
-                weight.copy_(_multiply(ahead.mT, inputs[i], _rows(weight, dtype=self._dtype)))
+            self._write_grad(i, ahead, inputs[i])
             if i:
                 ahead = _multiply(ahead, weights[i], _rows(inputs[i]))
                 aten.threshold_backward(ahead, inputs[i], 0, grad_input=ahead)
@@ -79,11 +76,16 @@ class ChainBackend:
 
     def _forward(self, weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
         """The input of each layer, then the logits, which have the type of the stack's weights."""
-        flow = [self._aligned(x)]
+        inputs = self._inputs(weights, x)
+        logits = self._layer(inputs[-1], weights[-1], self._biases[-1])
+        return [*inputs, logits.to(self._weights[0].dtype)]
+
+    def _inputs(self, weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+        """The input of each layer."""
+        inputs = [self._aligned(x)]
         for weight, bias in zip(weights[:-1], self._biases[:-1], strict=True):
-            flow.append(self._hidden(flow[-1], weight, bias))
-        logits = self._layer(flow[-1], weights[-1], self._biases[-1])
-        return [*flow, logits.to(self._weights[0].dtype)]
+            inputs.append(self._hidden(inputs[-1], weight, bias))
+        return inputs
 
     def _hidden(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._layer(x, weight, bias).relu_()
@@ -91,6 +93,14 @@ class ChainBackend:
     def _layer(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         added = None if bias is None else bias[:, None].to(self._dtype)
         return _multiply(x, weight.mT, _rows(x, weight.shape[1]), added)
+
+    def _write_grad(self, i: int, ahead: Tensor, x: Tensor) -> None:
+        """The gradient of a layer's weight, of its input and the gradients by its output."""
+        grad = self._grads[i][0]
+        if grad.dtype == self._dtype:
+            _multiply(ahead.mT, x, grad)
+        else:
+            grad.copy_(_multiply(ahead.mT, x, _rows(grad, dtype=self._dtype)))
 
     def _aligned(self, x: Tensor) -> Tensor:
         """The numbers of `x` in the type of the products, each replicate's as `_rows` has them."""
@@ -109,20 +119,15 @@ class FusedChainBackend(ChainBackend):
 
         if self._smoothing or not kernels.fits(y.shape[1], self._weights[-1].shape[1]):
             return super().loss(x, y, seeds)
-        weights, flow = self._cast(), [self._aligned(x.flatten(2))]
-        for weight, bias in zip(weights[:-1], self._biases[:-1], strict=True):
-            flow.append(self._hidden(flow[-1], weight, bias))
-        logits = torch.bmm(flow[-1], weights[-1].mT)
+        weights = self._cast()
+        inputs = self._inputs(weights, x.flatten(2))
+        logits = torch.bmm(inputs[-1], weights[-1].mT)
         losses, ahead = kernels.cross_entropy(logits, self._biases[-1], y, self._grads[-1][1])
-        for i in reversed(range(len(weights))):
-            grad, _ = self._grads[i]
-            if grad.dtype == self._dtype:
-                torch.bmm(ahead.mT, flow[i], out=grad)
-            else:
-                grad.copy_(torch.bmm(ahead.mT, flow[i]))
+        for i in reversed(range(len(inputs))):
+            self._write_grad(i, ahead, inputs[i])
             if i:
                 ahead = torch.bmm(ahead, weights[i])
-                kernels.relu_backward_(ahead, flow[i], self._grads[i - 1][1])
+                kernels.relu_backward_(ahead, inputs[i], self._grads[i - 1][1])
         return losses
 
     def _hidden(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
