@@ -53,6 +53,8 @@ def _compare(given: Arguments) -> int:
     from lt_sweeps.reporting.sweep_comparison import compare_sweeps
 
     one, other = map(given.folder_of, given.names)
+    if one.resolve() == other.resolve():
+        raise ValueError(f"compare: {given.names[1]} is given twice; give two sweeps")
     by = tuple(filter(None, given.keys.get("by", "").split(",")))
     compare_sweeps(one, other, by=by, out=given.path("out"), **options)
     return 0

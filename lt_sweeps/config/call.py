@@ -172,6 +172,8 @@ def _resolve(target: str) -> Callable[..., Any]:
             raise
         raise ValueError(f"`{target}` cannot be imported: {where or error}") from None
     function = getattr(module, name, None)
+    if inspect.ismodule(function):
+        raise ValueError(f"`{target}` is a module; give a function in it: {target}.NAME")
     if not callable(function):
         names = [n for n in dir(module) if not n.startswith("_")]
         raise ValueError(f"`{path}` has no function `{name}`{nearest(name, names)}")

@@ -49,7 +49,7 @@ def _check_target(group: str, config: Mapping[str, Any], choices: Mapping[str, s
             f"{_WITHOUT_TARGET.get(group, '')}"
         )
     try:
-        _ = Call(target).function
+        _ = Call(target).names
     except ValueError as error:
         raise ValueError(f"{key}._target_: {group}/{option}.yaml: {error}") from None
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lt_sweeps.config.errors import yaml_value
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.config.trust import check_trusted, trusted_modules
 from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.patience import say
@@ -42,7 +43,7 @@ def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
         return slurm_launcher.submit_missing(submission, profile)
     if given:
         raise ValueError(
-            f"resume: got {', '.join(given)}; a sweep on this machine has no such keys"
+            f"resume: got {listed(given)}; a sweep on this machine takes root and trust alone"
         )
     return local_launcher.run_missing(submission)
 

@@ -213,8 +213,8 @@ class Network:
                 input_shape=self.input_shape, classes=self.classes, outputs=self.classes
             )
         if not isinstance(module, nn.Module):
-            kind = type(module).__name__
-            raise ValueError(f"model: {self.net} is of type {kind}; give a `torch.nn.Module`")
+            kind = "nothing" if module is None else f"a value of type {type(module).__name__}"
+            raise ValueError(f"model: {self.net} returns {kind}; give a `torch.nn.Module`")
         return module
 
     @property

@@ -85,6 +85,8 @@ def planned_cell(cell: Cell) -> Planned:
 
 
 def _check_keys(config: Config) -> None:
+    if "experiment" in config:  # where Hydra puts a yaml of that group by itself
+        raise ValueError("experiment: begin the yaml of yours with `# @package _global_`")
     for key in config:
         if key not in _KEYS:
             near = nearest(key, _KEYS) or ";"

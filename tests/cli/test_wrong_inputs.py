@@ -52,6 +52,10 @@ WRONG = {
     "experiment=deconstructing/figure_3": "experiment: deconstructing/figure_3; options: ",
     "--config-dir=own experiment=noslash": "experiment/noslash: a group begins with a slash: ",
     "--config-dir=own experiment=nopackage": "experiment/nopackage: begin the file with `# @",
+    "--config-dir=own experiment=nothing": "experiment: begin the yaml of yours with `# @package",
+    "--config-dir=own mask_criterion=room": "mask_criterion._target_: mask_criterion/room.yaml: *"
+    "`lt_sweeps.sparsity.criteria` is a module; give a function in it",
+    "--config-dir=own mask_criterion=star": "mask_criterion._target_: *: `os.path.join` takes ",
     "--config-dir=own experiment=value": "reset: got 'keep'; *override /reset: keep",
     "--config-dir=own recipe=nokeys": "recipe: recipe/nokeys.yaml has no `_target_`, *; hint: ",
     "--config-dir=own tracker=event": "tracker: `threading.Event` lacks every, per_minute, linger,",
@@ -126,6 +130,7 @@ WRONG_OF_A_VERB = {
     "report afolder ylim=3": "report.ylim: got 3; give [lower, upper] in the records' unit",
     "report afolder figures=curves,x": "report.figures: got 'curves,x'; did you mean `curves`?",
     "compare afolder": "compare: got afolder; write lt-sweeps compare A B; ",
+    "compare afolder afolder": "compare: afolder is given twice; give two sweeps",
     "paper deconstructing quick=maybe": "paper: got quick=maybe; give true or false",
     "status afile": "status: afile; sweeps in results: none",
     "status afolder": "afolder/manifest.json: missing; a sweep's folder holds it",
@@ -149,6 +154,9 @@ WRONG_OF_A_VERB = {
 OWN = {
     "experiment/noslash.yaml": "# @package _global_\ndefaults: [override reset: keep]\n",
     "experiment/nopackage.yaml": "defaults: [override /reset: keep]\n",
+    "experiment/nothing.yaml": "model: fc\n",
+    "mask_criterion/room.yaml": "_target_: lt_sweeps.sparsity.criteria\n",
+    "mask_criterion/star.yaml": "_target_: os.path.join\n",
     "experiment/value.yaml": "# @package _global_\nreset: keep\n",
     "recipe/nokeys.yaml": "optimizer: sgd\n",
     "tracker/event.yaml": "_target_: threading.Event\n",

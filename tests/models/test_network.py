@@ -163,7 +163,10 @@ def no_net() -> str:
     ("net", "message"),
     [
         ({"_target_": f"{__name__}.Lazy"}, "lazy layers have no weights .*; give the sizes of"),
-        ({"_target_": f"{__name__}.no_net"}, "model: no_net.* is of type str; give a `torch.nn"),
+        (
+            {"_target_": f"{__name__}.no_net"},
+            "model: no_net.* returns a value of type str; give a `torch.nn",
+        ),
     ],
 )
 def test_a_net_without_weights_to_look_at_is_refused(net: dict, message: str) -> None:

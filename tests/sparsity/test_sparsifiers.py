@@ -322,7 +322,7 @@ def test_batch_norm_statistics_are_those_of_the_masked_net(cell: Make, run: Run)
                 "reset": {"_target_": "lt_sweeps.sparsity.resets.mask_init"},
                 "method": method("supermask_ticket", search={}),
             },
-            "holds",
+            r"at their values, and reset mask_init\(",
         ),
         ({"mask_criterion": {"_target_": "lt_sweeps.sparsity.criteria.snip"}}, "examples=128"),
     ],

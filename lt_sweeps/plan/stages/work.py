@@ -24,15 +24,16 @@ class Work(Stage):
     sparsifier: Sparsifier = FIXED
 
     def __post_init__(self) -> None:
+        start = " ".join(str(self.start).split())  # a plan sets its kinds in a column
         if self.sparsifier.learns != self.start.has_logits:
             raise ValueError(
-                f"method: {self.sparsifier} after {self.start}; a sparsifier that learns a mask "
+                f"method: {self.sparsifier} after {start}; a sparsifier that learns a mask "
                 "starts from logits, and no other sparsifier does"
             )
         if self.start.frees and self.sparsifier.holds:
             raise ValueError(
                 f"method: {self.sparsifier} holds pruned weights at their values, and "
-                f"{self.start} lets them train; that reset goes with method=imp and one_shot"
+                f"{start} lets them train; that reset goes with method=imp and one_shot"
             )
         super().__post_init__()
 
