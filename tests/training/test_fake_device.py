@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.captured_step import Waits, no_waits
+from fixtures.captured_step import Waits, fakes_cuda, no_waits
 from fixtures.method_cases import ADAM, method_cells
 from fixtures.numerics import FORMULAS, GIVEN
 from torch import Tensor
@@ -46,6 +46,7 @@ from lt_sweeps.training.task_loss import in_double
 from lt_sweeps.training.training_loop import TrainingLoop
 
 Make = Callable[..., Cell]
+pytestmark = fakes_cuda
 
 HOLDING = ("imp", "gmp", "rigl")
 LEARNED = ("learned_supermask", "l0", "dnw", "soft_threshold", "continuous_sparsification")

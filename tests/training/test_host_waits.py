@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fixtures.captured_step import Cuda, pretended_cuda
+from fixtures.captured_step import Cuda, fakes_cuda, pretended_cuda
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -67,6 +67,7 @@ def test_what_it_does_not_wait_for_is_not(step: Callable[[], object]) -> None:
     assert host.found == []
 
 
+@fakes_cuda
 @pytest.mark.parametrize(
     ("step", "found"),
     [
