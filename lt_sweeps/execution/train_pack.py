@@ -133,20 +133,24 @@ def _train(
 
 @dataclass(frozen=True)
 class _ReadOnce(Store):
-    """The store for one start: pruning, its criterion and the reset ask for the same tickets."""
+    """A store for one start: pruning, its criterion and the reset ask for the same tickets."""
 
+    of: Store
     _tickets: dict[tuple[str, str, int | str], Ticket] = field(default_factory=dict)
 
     def read(self, key: str, seed: object, moment: int | str = "end") -> Ticket:
         name = key, str(seed), moment
         if name not in self._tickets:
-            self._tickets[name] = super().read(key, seed, moment)
+            self._tickets[name] = self.of.read(key, seed, moment)
         return self._tickets[name]
+
+    def write(self, *about: Any) -> None:
+        self.of.write(*about)
 
 
 def _start(unit: Unit, store: Store) -> Ticket:
     """The ticket that a unit starts from. What a reader must know of it is kept, and logged."""
-    start = ticket(unit.stage.start, unit.seed, _ReadOnce(store.root))
+    start = ticket(unit.stage.start, unit.seed, _ReadOnce(store.root, store))
     for note in start.notes:
         _log.warning("level %d of seed %s: %s", unit.stage.level, unit.seed, note)
     if start.notes:
