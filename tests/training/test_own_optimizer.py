@@ -189,10 +189,10 @@ def test_a_training_that_is_stopped_goes_on_to_equal_bytes(
         ),
         ({"_target_": "torch.optim.Muon"}, "cannot be made: Muon only supports 2D parameters"),
         ({"_target_": "torch.optim.SparseAdam"}, "SparseAdam does not support dense gradients"),
-        ({"_target_": "torch.optim.RMSprop", "alpa": 0.9}, r"takes no \['alpa'\].*mean `alpha`"),
+        ({"_target_": "torch.optim.RMSprop", "alpa": 0.9}, r"takes no alpa;.*mean `alpha`"),
         ({"_target_": "torch.optim.RMSprop", "alpha": -1.0}, "Invalid alpha value: -1.0"),
-        ({"_target_": "torch.optim.RMSprop", "lr": 0.1}, r"takes no \['lr'\]"),
-        ({"_target_": "torch.nn.ReLU"}, r"takes no \['lr', 'params'\]"),
+        ({"_target_": "torch.optim.RMSprop", "lr": 0.1}, r"takes no lr;"),
+        ({"_target_": "torch.nn.ReLU"}, r"takes no lr, params;"),
         ({"alpha": 0.9}, "recipe.optimizer: no `_target_`"),
     ],
 )
