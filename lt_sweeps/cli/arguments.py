@@ -104,7 +104,7 @@ example: lt-sweeps import open_lth open_lth_data/lottery_1234 name=theirs""",
 }
 
 _BOOLEAN = ("true", "false")
-REPORT_WORDS: Mapping[str, Sequence[str]] = {
+REPORT_WORDS: dict[str, Sequence[str]] = {
     **dict.fromkeys(KEYS, ()),
     "figures": FIGURES,
     "metrics": names_of(()),
@@ -115,41 +115,34 @@ REPORT_WORDS: Mapping[str, Sequence[str]] = {
     "lines": GROUPS,
     "panels": GROUPS,
 }
-_OWN: Mapping[str, Sequence[str]] = {"--config-dir": ()}  # of verbs that take a person's options
+
+
+def _any(words: str) -> dict[str, Sequence[str]]:
+    """Keys that take any value, and flags, which take none."""
+    return dict.fromkeys(words.split(), ())
+
+
 # A verb's keys and flags, with the known values of each. The shell completes files.
 VERB_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "report": {
-        "root": (),
-        "out": (),
-        "layout": (),
-        "trust": (),
-        "--check": (),
-        **_OWN,
-        **REPORT_WORDS,
-    },
-    "compare": {"root": (), "out": (), "by": GROUPS, **REPORT_WORDS},
-    "paper": {"root": (), "out": (), "quick": _BOOLEAN},
-    "status": {"root": (), "--watch": ()},
-    "logs": {"root": ()},
-    "resume": {"root": (), "trust": ()},
-    "cancel": {"root": ()},
-    "sync": {"root": (), "tracker": (), "trust": ()},
-    "dashboard": {"root": (), "project": (), "entity": (), **REPORT_WORDS},
+    "report": _any("root out layout trust --check --config-dir") | REPORT_WORDS,
+    "compare": _any("root out") | {"by": GROUPS} | REPORT_WORDS,
+    "paper": _any("root out") | {"quick": _BOOLEAN},
+    "status": _any("root --watch"),
+    "logs": _any("root"),
+    "resume": _any("root trust"),
+    "cancel": _any("root"),
+    "sync": _any("root tracker trust"),
+    "dashboard": _any("root project entity") | REPORT_WORDS,
     "export": {
-        "root": (),
-        "out": (),
+        **_any("root out batch n trust --config-dir"),
         "form": tuple(option_names("export_form")),
         "at": ("reported", "end"),
         "effective": _BOOLEAN,
         "speed": _BOOLEAN,
-        "batch": (),
-        "n": (),
-        "trust": (),
-        **_OWN,
     },
-    "audit": {"root": (), "sample": ("all",), "repeat": ("all",), "trust": (), "out": ()},
-    "prune-store": {"root": (), "--yes": (), "keep": KEEPS[1:]},
-    "import": {"root": (), "name": (), "seed": (), "level": (), "test_accuracy": (), **_OWN},
+    "audit": _any("root trust out") | {"sample": ("all",), "repeat": ("all",)},
+    "prune-store": _any("root --yes") | {"keep": KEEPS[1:]},
+    "import": _any("root name seed level test_accuracy --config-dir"),
 }
 _TWO_NAMES = ("compare", "logs", "import")
 _MORE_KEYS = ("resume", "sync", "dashboard", "export", "import")  # what they call checks those

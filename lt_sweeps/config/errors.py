@@ -43,18 +43,8 @@ def complaint(error: BaseException) -> str | None:
     match error:
         case MissingConfigException():
             return _unknown_option(error)
-        case OverrideParseException() if "=~" in error.override:
-            key, _, value = error.override.partition("=")
-            return f"{key}: got {value}; write {key}=$HOME/..., since no shell replaces ~ here"
-        case OverrideParseException() if re.search(r"\S\s+[\w.@/]+=", error.override):
-            return f"{error.override}: several overrides in one; give each by itself"
-        case OverrideParseException() if re.search(r"=,|,,|,$", error.override):
-            return f"{error.override}: a comma has no value on one side"
         case OverrideParseException():
-            return (
-                f"{error.override}: not of the form key=value; a value with special characters "
-                "needs quotes: key='\"a value\"'"
-            )
+            return _override(error.override)
         case HydraException():
             return _composition(error)
         case OmegaConfBaseException():
@@ -103,6 +93,21 @@ def groups() -> set[str]:
     """The groups of the package that overrides choose from: folders of `conf/` with options."""
     folders = {folder.name for folder in CONF.iterdir() if options(folder.name)}
     return folders - {"hydra", *OF_VERBS}
+
+
+def _override(word: str) -> str:
+    """What is wrong with an override that Hydra cannot read."""
+    key, _, value = word.partition("=")
+    if "=~" in word:
+        return f"{key}: got {value}; write {key}=$HOME/..., since no shell replaces ~ here"
+    if re.search(r"\S\s+[\w.@/]+=", word):
+        return f"{word}: several overrides in one; give each by itself"
+    if re.search(r"=,|,,|,$", word):
+        return f"{word}: a comma has no value on one side"
+    return (
+        f"{word}: not of the form key=value; a value with special characters "
+        "needs quotes: key='\"a value\"'"
+    )
 
 
 def _unknown_option(error: MissingConfigException) -> str:

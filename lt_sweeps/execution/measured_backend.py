@@ -50,11 +50,7 @@ def with_backend(sweep: SweepFolder, units: Sequence[Unit], machine: Machine) ->
 
 
 def _measured(
-    sweep: SweepFolder,
-    network: str,
-    names: Sequence[str],
-    units: Sequence[Unit],
-    machine: Machine,
+    sweep: SweepFolder, network: str, names: Sequence[str], units: Sequence[Unit], machine: Machine
 ) -> str:
     """The fastest backend; the first of the names, which is the rule's, where none can be timed."""
     seconds = time_backends(names, units, Store(sweep.root), machine)

@@ -64,10 +64,7 @@ class Plan:
         return self._needed(missing, tickets, dropped) if dropped else missing
 
     def _needed(
-        self,
-        missing: Sequence[Unit],
-        tickets: StoredTickets,
-        dropped: Mapping[str, frozenset[str]],
+        self, missing: Sequence[Unit], tickets: StoredTickets, dropped: Mapping[str, frozenset[str]]
     ) -> tuple[Unit, ...]:
         """The missing units without those that were dropped and whose results records hold."""
         spared = {unit for unit in missing if tickets.holds_unit(unit, self.moments, dropped)}

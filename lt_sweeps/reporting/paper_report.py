@@ -54,13 +54,7 @@ class _Drawn:
         return re.sub(r"\W+", "-", self.section.name.lower()).strip("-")
 
 
-def draw_paper(
-    paper: Paper,
-    root: Path,
-    *,
-    out: Path | None = None,
-    quick: bool = False,
-) -> bool:
+def draw_paper(paper: Paper, root: Path, *, out: Path | None = None, quick: bool = False) -> bool:
     """Draw all of a paper from the sweeps under a root; returns whether nothing is missing.
 
     The folder is `out`, or `<root>/papers/<name>`. With `quick` the quick twins of the experiments
@@ -105,10 +99,7 @@ def _drawn(section: Section, root: Path, *, quick: bool) -> _Drawn:
     nets = {} if quick else section.nets
     results = {
         name: results_of_experiment(
-            root,
-            f"{name}_quick" if quick else name,
-            nets=nets,
-            metrics=["test_accuracy"],
+            root, f"{name}_quick" if quick else name, nets=nets, metrics=["test_accuracy"]
         )
         for name in section.needed
     }

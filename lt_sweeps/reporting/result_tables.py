@@ -28,11 +28,7 @@ Rows = dict[Row, list[tuple[Curve, Point]]]
 
 
 def accuracy_tables(
-    curves: Sequence[Curve],
-    *,
-    title: str,
-    band: str,
-    speeds: Speeds,
+    curves: Sequence[Curve], *, title: str, band: str, speeds: Speeds
 ) -> Iterator[Table]:
     """One table per panel. A line some of whose tickets have `speeds` has a column of them."""
     several = len({curve.metric for curve in curves}) > 1

@@ -124,11 +124,7 @@ def _given_up(sweep: SweepFolder, packs: Sequence[str], reason: str) -> int:
 
 
 def _result(
-    sweep: SweepFolder,
-    packs: Sequence[FrozenPack],
-    failed: Mapping[UnitName, str],
-    *,
-    canary: bool,
+    sweep: SweepFolder, packs: Sequence[FrozenPack], failed: Mapping[UnitName, str], *, canary: bool
 ) -> int:
     """Print and note the failures; returns the exit status: 1 if a unit of the job failed.
 

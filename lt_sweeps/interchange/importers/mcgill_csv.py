@@ -76,10 +76,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _level(
-    where: str,
-    row: Mapping[str, str],
-    counts: list[tuple[int, ...]],
-    choices: Mapping[str, str],
+    where: str, row: Mapping[str, str], counts: list[tuple[int, ...]], choices: Mapping[str, str]
 ) -> ImportedLevel:
     try:
         seed, level = int(row["seed"]), int(row["iteration"])
