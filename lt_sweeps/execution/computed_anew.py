@@ -17,7 +17,7 @@ from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.packing import Pack
 from lt_sweeps.plan.planning import Plan
-from lt_sweeps.plan.unit import Unit, data_of
+from lt_sweeps.plan.unit import data_of
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
@@ -32,8 +32,8 @@ def why_anew(plan: Plan, todo: Iterable[Pack], root: Path) -> list[str]:
     paths = [path for path in root.glob("sweeps/*/manifest.json") if path.is_file()]
     if not paths:
         return []
-    missing = {(unit.stage.key, unit.seed) for pack in todo for unit in pack.units}
-    cells = [c for c in plan.cells if any((s.key, c.seed) in missing for s in c.trainings)]
+    missing = {unit for pack in todo for unit in pack.units}
+    cells = [cell for cell in plan.cells if not missing.isdisjoint(cell.units)]
     left, reasons = [(_settings(c.cell.config, c.labels), c) for c in cells], Counter[str]()
     room = _MOST
     for path in sorted(paths, key=lambda path: -path.stat().st_mtime_ns):
@@ -89,7 +89,7 @@ def _code_or_data(cell: Planned, sweep: SweepFolder, explained: bool) -> list[st
     edited = [f"{name} changed" for name in sweep.edited(now)]
     if explained or edited or (now and not sweep.code):
         return edited
-    then, data = data_of(Unit(s, cell.seed) for s in cell.trainings), sweep.manifest.data
+    then, data = data_of(cell.units), sweep.manifest.data
     other = [f"{name} reads other data" for name in then if data.get(name, "") != then[name]]
     versions = {pack.machine.code_version for pack in sweep.manifest.packs[:1]} - {code_version()}
     return other or [f"lt_sweeps {version} became {code_version()}" for version in versions]

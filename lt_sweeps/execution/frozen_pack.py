@@ -56,7 +56,7 @@ def work_on(
     check()
     computed, tickets = set(units), StoredTickets(store, thorough=True, recall=False)
     for cell in cells.cells:
-        if keys := {s.key for s in cell.trainings if Unit(s, cell.seed) in computed}:
+        if keys := {unit.stage.key for unit in computed.intersection(cell.units)}:
             record_cell(cell, tickets, computed=keys)
     tickets.verified.save()
     return units

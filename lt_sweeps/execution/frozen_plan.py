@@ -23,6 +23,7 @@ from lt_sweeps.storage.manifest import (
     Launcher,
     Manifest,
     UnitName,
+    cells_by_unit,
 )
 
 
@@ -47,7 +48,7 @@ def manifest_of(
     kept = before or Manifest(name, "", "", (), search=settings.search)
     if before is not None and settings.search is not None:
         cells = _behind_earlier_trials(cells, before)
-    numbers = _cells_by_unit(cells)
+    numbers = cells_by_unit(cells)
     frozen = [replace(pack, job=jobs.get(pack.name, pack.job)) for pack in kept.packs]
     known = {pack.name for pack in frozen}
     new = [pack for pack in packs if pack.name not in known]
@@ -97,15 +98,6 @@ def _behind_earlier_trials(cells: Sequence[FrozenCell], before: Manifest) -> lis
     shared = {key: value for key, value in cells[0].config.items() if key in SHARED_KEYS}
     earlier = [replace(c, config=Config({**c.config, **shared})) for c in before.cells]
     return [*earlier, *(cell for cell in cells if cell.name not in known)]
-
-
-def _cells_by_unit(cells: Sequence[FrozenCell]) -> dict[UnitName, list[int]]:
-    """The numbers of the cells that each unit advances."""
-    numbers: dict[UnitName, list[int]] = {}
-    for number, cell in enumerate(cells):
-        for unit in cell.units:
-            numbers.setdefault(unit, []).append(number)
-    return numbers
 
 
 def _frozen_pack(

@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import socket
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.spelling import listed
 from lt_sweeps.execution.forking import gpu_fault, may_fork, process_context, to_preload
@@ -31,13 +31,14 @@ from lt_sweeps.plan.cost import Speeds, free_memory, stack_sizes
 from lt_sweeps.plan.packing import Pack, packs
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.reporting.written_report import is_current
-from lt_sweeps.storage.manifest import UnitName
+from lt_sweeps.storage.manifest import UnitName, cells_by_unit
 from lt_sweeps.storage.record import ALL_DIVERGED
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
 from lt_sweeps.training.arithmetic import Arithmetic
 
 _LINES = 5  # that an error names
+_NOT_BEGUN = "not begun, because what they start from failed"
 
 
 def launch(cells: Sequence[Cell], *, whole: bool = True, words: Sequence[str] = ()) -> int:
@@ -113,10 +114,7 @@ def end_search(folder: Path, keep: str) -> None:
 
 def _todo(submission: Submission, devices: Sequence[str], memory: int) -> list[Pack]:
     """The packs that an interrupted sweep left, and new ones for whatever else is missing."""
-    missing = submission.missing()
-    left = submission.unfinished(missing)
-    covered = {unit for pack in left for unit in pack.units}
-    new = [unit for unit in missing if unit not in covered]
+    left, new = submission.unfinished(submission.missing())
     sizes = stack_sizes(new, submission.settings.stack_size, memory=memory)
     return left + packs(new, stack_size=sizes, workers=len(devices))
 
@@ -159,17 +157,14 @@ def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
     """One line per reason: the lines of the report, levels and seeds that it stopped."""
     notes, stages = sweep.failures(), sweep.manifest.stages
     lines_of = _lines_of(sweep) if failed else {}
-    by_reason: dict[str, list[UnitName]] = defaultdict(list)
-    for unit, reason in failed.items():
-        if reason.startswith("not begun"):  # each names another level or seed
-            reason = "not begun, because what they start from failed"
-        by_reason[reason].append(unit)
+    # Of what was not begun each reason names another level or seed.
+    alike = {u: _NOT_BEGUN if why.startswith("not begun") else why for u, why in failed.items()}
     lines = []
-    for reason, members in by_reason.items():
+    for reason, members in group_by(failed, alike.__getitem__).items():
         levels = sorted({stages[key].level for key, _ in members})
         seeds = sorted({seed for _, seed in members})
         log = notes[members[0]].log if members[0] in notes else ""
-        trace = "" if reason.startswith("not begun") or not Path(log).exists() else f" (see {log})"
+        trace = "" if reason == _NOT_BEGUN or not Path(log).exists() else f" (see {log})"
         called = dict.fromkeys(line for unit in members for line in lines_of.get(unit, ()))
         which = ", ".join([*called][:_LINES]) + (", ..." if len(called) > _LINES else "")
         about = f"level {', '.join(map(str, levels))} of seed {', '.join(seeds)}"
@@ -181,11 +176,8 @@ def _lines_of(sweep: SweepFolder) -> dict[UnitName, list[str]]:
     """The lines of the report that need each unit."""
     from lt_sweeps.analysis.sweep_analysis import line_names
 
-    found: dict[UnitName, list[str]] = defaultdict(list)
-    for name, cell in zip(line_names(sweep), sweep.manifest.cells, strict=True):
-        for unit in cell.units:
-            found[unit].append(name)
-    return found
+    names, by_unit = line_names(sweep), cells_by_unit(sweep.manifest.cells)
+    return {unit: [names[number] for number in numbers] for unit, numbers in by_unit.items()}
 
 
 def _about(devices: Sequence[str], arithmetics: Collection[Arithmetic] = ()) -> tuple[str, int]:

@@ -159,8 +159,8 @@ def _disk(plan: Plan, todo: Sequence[Pack]) -> str:
         count = 1 + len(saved | ({"best"} if length and key in plan.best_reported else set()))
         tickets += count
         size += count * weights * (4 + 1 / 8)  # a float32, and a bit of the mask
-    advanced, stages = {(unit.stage.key, unit.seed) for unit in units}, {u.stage.key for u in units}
-    cells = [c for c in plan.cells if any((s.key, c.seed) in advanced for s in c.trainings)]
+    advanced, stages = set(units), {unit.stage.key for unit in units}
+    cells = [cell for cell in plan.cells if not advanced.isdisjoint(cell.units)]
     inits = {  # by the network that a cell ends with: many seeds share one
         last.key: [stage.key for stage in ancestors(last) if isinstance(stage, Init)]
         for last in {cell.last.key: cell.last for cell in cells}.values()

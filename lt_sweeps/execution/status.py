@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lt_sweeps.execution.slurm.squeue import Batch, batches, has_slurm, job_name, over, queued
-from lt_sweeps.storage.manifest import FrozenCell, UnitName
+from lt_sweeps.storage.manifest import FrozenCell, UnitName, cells_by_unit
 from lt_sweeps.storage.record import all_diverged
 from lt_sweeps.storage.run_folder import CellRecords
 from lt_sweeps.storage.sweep_folder import Failure, Heartbeat, SweepFolder
@@ -129,13 +129,12 @@ class Status:
 
     def broken_cells(self) -> dict[UnitName, list[int]]:
         """The units that failed by themselves, with the cells that need them."""
-        own = {unit: note for unit, note in self.failures.items() if "not begun" not in note.reason}
-        found: dict[UnitName, list[int]] = {}
-        for number, cell in enumerate(self.cells):
-            for unit in cell.units:
-                if unit in own and self.states[unit] == FAILED:
-                    found.setdefault(unit, []).append(number)
-        return found
+        own = {unit for unit, note in self.failures.items() if "not begun" not in note.reason}
+        return {
+            unit: numbers
+            for unit, numbers in cells_by_unit(self.cells).items()
+            if unit in own and self.states[unit] == FAILED
+        }
 
     def lost(self) -> list[tuple[Batch, int]]:
         """Jobs that left Slurm's queue without writing that they ended, with work left to do.

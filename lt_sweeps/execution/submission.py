@@ -104,19 +104,19 @@ class Submission:
         """
         return self.plan.missing(self.store, thorough=not self.settings.dry_run)
 
-    def unfinished(self, missing: Iterable[Unit]) -> list[Pack]:
-        """The packs of an interrupted sweep as they were, so that resuming changes no byte."""
-        before = self.sweep.usable_manifest
-        if before is None:
-            return []
+    def unfinished(self, missing: Sequence[Unit]) -> tuple[list[Pack], list[Unit]]:
+        """The packs that an interrupted sweep left, and the missing units that are in none.
+
+        These packs stay as they were, so that resuming changes no byte.
+        """
+        before, packs = self.sweep.usable_manifest, list[Pack]()
         left = {unit.name for unit in missing}
-        packs = []
-        for frozen in reversed(before.packs):
+        for frozen in reversed(before.packs if before is not None else ()):
             # Of a search, units of other trials are here too.
             if self.plan.named.keys() >= {*frozen.units} and left.intersection(frozen.units):
                 left.difference_update(frozen.units)
                 packs.append(Pack(tuple(self.plan.named[name] for name in frozen.units)))
-        return packs[::-1]
+        return packs[::-1], [unit for unit in missing if unit.name in left]
 
     def check_asked(self) -> None:
         """Raises: ValueError: a line of a report, or a typed key, that none of the cells has."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import BaseFileLock
 
-from lt_sweeps.config.seeds import Seed
+from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import ticket_fault
@@ -93,11 +93,8 @@ def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, BaseFileLock]:
 
 def _clear(units: Iterable[Unit], moments: Mapping[str, frozenset[Any]], store: Store) -> None:
     """Remove what a killed process left of claimed units, and set aside what is wrong."""
-    seeds: dict[str, list[Seed]] = {}
-    for unit in units:
-        seeds.setdefault(unit.stage.key, []).append(unit.seed)
-    for key, of_stage in seeds.items():
-        store.sweep_up(key, of_stage)
+    for key, of_stage in group_by(units, lambda unit: unit.stage.key).items():
+        store.sweep_up(key, [unit.seed for unit in of_stage])
     for unit in units:
         stage, seed = unit.stage, unit.seed
         for moment in ("end", *moments.get(stage.key, ())):
@@ -177,10 +174,8 @@ def _by_checkpoint(
         usable[unit] = {step for step in store.checkpoints(key, seed) if step <= first}
     if shared := set.intersection(*usable.values()):
         return [(list(units), max(shared))]
-    groups: dict[int | None, list[Unit]] = {}
-    for unit, steps in usable.items():
-        groups.setdefault(max(steps, default=None), []).append(unit)
-    return [(group, step) for step, group in groups.items()]
+    by_step = group_by(usable, lambda unit: max(usable[unit], default=None))
+    return [(group, step) for step, group in by_step.items()]
 
 
 def _until(

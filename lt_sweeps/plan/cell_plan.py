@@ -21,6 +21,7 @@ from lt_sweeps.models.network import Network
 from lt_sweeps.plan.optimizer_checks import check_clip, check_optimizer
 from lt_sweeps.plan.stages import Init, Task, Training, Work, trainings
 from lt_sweeps.plan.stages.task_kind import TaskKind
+from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import Criterion, reset
 from lt_sweeps.sparsity.group_schedules import check_schedule
 from lt_sweeps.sparsity.schedules import targets_of
@@ -46,6 +47,11 @@ class Planned:
     levels: Mapping[str, int]
     signature: str
     labels: Mapping[str, str | None]
+
+    @functools.cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """All work for its seed."""
+        return tuple(Unit(stage, self.seed) for stage in self.trainings)
 
     @property
     def last(self) -> Work:

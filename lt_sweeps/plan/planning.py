@@ -33,12 +33,8 @@ class Plan:
     @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
         """All work for every seed that needs it, once, after the work that it starts from."""
-        units = {
-            (stage.key, cell.seed): Unit(stage, cell.seed)
-            for cell in self.cells
-            for stage in cell.trainings
-        }
-        return tuple(sorted(units.values(), key=lambda unit: unit.stage.depth))
+        units = dict.fromkeys(unit for cell in self.cells for unit in cell.units)
+        return tuple(sorted(units, key=lambda unit: unit.stage.depth))
 
     @functools.cached_property
     def named(self) -> Mapping[UnitName, Unit]:
@@ -69,9 +65,8 @@ class Plan:
         """The missing units without those that were dropped and whose results records hold."""
         spared = {unit for unit in missing if tickets.holds_unit(unit, self.moments, dropped)}
         for cell in self.cells:
-            units = {Unit(stage, cell.seed) for stage in cell.trainings}
-            if units & spared and not _is_done(cell, tickets.store):
-                spared -= units
+            if not spared.isdisjoint(cell.units) and not _is_done(cell, tickets.store):
+                spared.difference_update(cell.units)
         for unit in missing:  # what is computed needs all that it starts from
             if unit not in spared:
                 spared -= {Unit(stage, unit.seed) for stage in trainings(unit.stage)}

@@ -6,7 +6,7 @@ tickets. So it runs without torch, while the sweep is still running, and on copi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 from lt_sweeps.analysis.alarms import raised_alarms
 from lt_sweeps.analysis.audited_files import AuditedCell
@@ -78,7 +77,9 @@ def report(
     for name, analysis in by_experiment.items():
         results = replace(analysis.results, notes=(*analysis.results.notes, audit))
         analysis = replace(analysis, results=results)
-        main = list(_main_tables(analysis))
+        curves, band = analysis.curves, analysis.layout.band
+        speeds = read_speeds(analysis.results.root)
+        main = list(accuracy_tables(curves, title=_title(analysis), band=band, speeds=speeds))
         more = [*endpoint_tables(analysis), *verdict_tables(analysis)] if analysis.curves else []
         page = Page(
             main, [*more, *([profile] if profile else [])], _day_of(source), _words_of(source)
@@ -181,16 +182,6 @@ def _day_of(source: Path) -> str:
     if not sweep.exists:
         return ""
     return datetime.fromtimestamp(sweep.path.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d")
-
-
-def _main_tables(analysis: Analysis) -> Iterator[Table]:
-    """What the main figure shows, as numbers."""
-    return accuracy_tables(
-        analysis.curves,
-        title=_title(analysis),
-        band=analysis.layout.band,
-        speeds=read_speeds(analysis.results.root),
-    )
 
 
 def _title(analysis: Analysis) -> str:

@@ -110,6 +110,15 @@ class FrozenCell:
         return f"{self.signature}/{self.seed}"
 
 
+def cells_by_unit(cells: Sequence[FrozenCell]) -> dict[UnitName, list[int]]:
+    """The numbers of the cells that each unit advances."""
+    numbers: dict[UnitName, list[int]] = {}
+    for number, cell in enumerate(cells):
+        for unit in cell.units:
+            numbers.setdefault(unit, []).append(number)
+    return numbers
+
+
 @dataclass(frozen=True)
 class Launcher:
     """How a sweep was started, which is how it is resumed."""

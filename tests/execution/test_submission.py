@@ -147,8 +147,8 @@ def test_an_interrupted_sweep_keeps_its_packs(cell: Make, tmp_path: Path) -> Non
     names = [pack.name for pack in sweep.manifest.packs]
     work_on(sweep, sweep.manifest.packs[0], device="cpu")
     again = Submission(made, settings(tmp_path))
-    left = again.unfinished(again.missing())
-    assert [pack.name for pack in left] == names[1:]
+    left, new = again.unfinished(again.missing())
+    assert [pack.name for pack in left] == names[1:] and not new
 
 
 def test_a_copied_root_is_resumed_where_the_first_folder_is_missing(
@@ -180,7 +180,7 @@ def test_a_search_grows_by_its_trials_and_leaves_the_packs_of_others(
     assert len(first.packs[0].units) == 2  # an interrupted batch trained both in one stack
     one = plan([cell(seed=seed) for seed in (1, 2)])
     submission = Submission(one, mine)
-    assert submission.unfinished(submission.missing()) == []
+    assert submission.unfinished(submission.missing())[0] == []
     grown = submission.freeze(all_packs(one)).manifest
     assert [c.seed for c in grown.cells] == ["0", "1", "2"]
     assert [*grown.packs[: len(first.packs)]] == [*first.packs]

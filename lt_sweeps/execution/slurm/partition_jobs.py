@@ -42,7 +42,7 @@ def share_out(
         seconds: how long a training takes.
     """
     todo = set(missing)
-    cells = [c for c in plan.cells if any(Unit(s, c.seed) in todo for s in c.trainings)]
+    cells = [cell for cell in plan.cells if not todo.isdisjoint(cell.units)]
     ordered = sorted(range(len(cells)), key=lambda i: _place(cells[i], i))
     work = _marginal([cells[i] for i in ordered], todo, seconds)
     total, done = sum(work) or 1.0, 0.0
@@ -51,9 +51,8 @@ def share_out(
         # The group in which the middle of this cell's work lies, on a line of all work.
         group = i if count is None else min(count - 1, int((done + added / 2) / total * count))
         done += added
-        for stage in cells[i].trainings:
-            if (unit := Unit(stage, cells[i].seed)) in todo:
-                owners.setdefault(unit, set()).add(group)
+        for unit in (unit for unit in cells[i].units if unit in todo):
+            owners.setdefault(unit, set()).add(group)
     return {unit: _job_name(groups) for unit, groups in owners.items()}
 
 
@@ -97,8 +96,7 @@ def _marginal(
     seen: set[Unit] = set()
     work = []
     for cell in cells:
-        units = (Unit(stage, cell.seed) for stage in cell.trainings)
-        new = [unit for unit in units if unit in todo and unit not in seen]
+        new = [unit for unit in cell.units if unit in todo and unit not in seen]
         seen.update(new)
         work.append(sum(seconds(unit.stage) for unit in new))
     return work

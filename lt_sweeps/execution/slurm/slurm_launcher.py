@@ -171,8 +171,7 @@ class _Jobs:
     def _known(self) -> list[Planned]:
         """The cells whose trainings are all stored, by another sweep: no job will record them."""
         absent = {*self.missing, *self.waited_for}
-        cells = self.submission.plan.cells
-        return [c for c in cells if not any(Unit(s, c.seed) in absent for s in c.trainings)]
+        return [cell for cell in self.submission.plan.cells if absent.isdisjoint(cell.units)]
 
     def _missing(self) -> tuple[list[Unit], dict[Unit, str]]:
         """The units that no job has in hand, and the job of those that are queued."""
@@ -196,9 +195,7 @@ class _Jobs:
         return {} if before is None else {pack.name: pack for pack in before.packs}
 
     def _jobs(self) -> list[partition_jobs.Job]:
-        left = self.submission.unfinished(self.missing)
-        covered = {unit for pack in left for unit in pack.units}
-        new = [unit for unit in self.missing if unit not in covered]
+        left, new = self.submission.unfinished(self.missing)
         return partition_jobs.build(
             self._shared_out(new),
             self._with_jobs(left),

@@ -49,11 +49,7 @@ def audit_sweep(
         trust: modules whose functions may run, beside ours.
     """
     plans = _plans(artifacts, findings, trust)
-    units = {
-        (stage.key, str(cell.seed)): Unit(stage, cell.seed)
-        for cell in plans.values()
-        for stage in cell.trainings
-    }
+    units = {unit.name: unit for cell in plans.values() for unit in cell.units}
     store = AuditedStore(artifacts.root)
     finite = {(r.stage, r.seed): r.finite for cell in artifacts.cells for r in cell.records}
     for path in track([*artifacts.tickets], "tickets"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pandas as pd
@@ -25,13 +25,17 @@ from lt_sweeps.reporting.figures.curve_panel import published_for
 from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import draw_rings, draw_row, prepare_rows
 
+_COLUMNS = ("panel", "line", "endpoint", "seed", "value", "source")
+Row = tuple[str, str, str, str, float | None, str]
+"""An endpoint of a run, or a published one, by `_COLUMNS`."""
+
 
 def endpoint_figures(analysis: Analysis) -> list[Figure]:
     """The endpoints that are a number per run, a panel each."""
-    rows = [*_measured(analysis), *_published(analysis)]
-    if not any(row["seed"] for row in rows):
+    measured = list(_measured(analysis))
+    if not measured:
         raise NotDrawn("no run has an endpoint yet")
-    data = pd.DataFrame(rows)
+    data = pd.DataFrame([*measured, *_published(analysis)], columns=_COLUMNS)
     sources = list(dict.fromkeys(data.loc[data["source"] != "", "source"]))
     sentences = (
         f"One number per run: ticks are seeds, markers their mean (n = {_n(data)}), lines their "
@@ -63,39 +67,22 @@ def _n(data: pd.DataFrame) -> str:
     return span_text(runs.groupby(["panel", "line", "endpoint"]).size())
 
 
-def _measured(analysis: Analysis) -> list[dict[str, object]]:
-    return [
-        {
-            "panel": curve.panel,
-            "line": curve.label,
-            "endpoint": name,
-            "seed": seed,
-            "value": value,
-            "source": "",
-        }
-        for curve, endpoints in analysis.endpoints
-        for name in PER_RUN
-        for seed, value in endpoints[name].values.items()
-    ]
+def _measured(analysis: Analysis) -> Iterator[Row]:
+    for curve, endpoints in analysis.endpoints:
+        for name in PER_RUN:
+            for seed, value in endpoints[name].values.items():
+                yield curve.panel, curve.label, name, seed, value, ""
 
 
-def _published(analysis: Analysis) -> list[dict[str, object]]:
+def _published(analysis: Analysis) -> Iterator[Row]:
     """Published numbers, which have no seed; `value` of one is its only point."""
     # A published line may have the name of a line of ours. Its ring then stands in that row.
     labels = {curve.name: curve.label for curve in analysis.curves}
-    return [
-        {
-            "panel": panel,
-            "line": labels.get(published.label, published.label),
-            "endpoint": endpoint,
-            "seed": "",
-            "value": published.value,
-            "source": published.source,
-        }
-        for panel, curves in by_panel(analysis.curves).items()
-        for endpoint in PER_RUN
-        for published in published_for(analysis.layout, curves, endpoint)
-    ]
+    for panel, curves in by_panel(analysis.curves).items():
+        for endpoint in PER_RUN:
+            for published in published_for(analysis.layout, curves, endpoint):
+                line = labels.get(published.label, published.label)
+                yield panel, line, endpoint, "", published.value, published.source
 
 
 def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
