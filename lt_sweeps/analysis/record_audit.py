@@ -112,31 +112,36 @@ def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:
     metrics, history = header_value(about, "metrics"), header_value(about, "history")
     if not isinstance(metrics, dict):
         return "the ticket's header holds no metrics that can be read"
-    stated = {f"{at}_{name}": f"{at}_{name}" for at in ("end", "best") for name in MEASURED}
-    stated |= {name: f"{record.report_at}_{name}" for name in MEASURED}
-    stated["best_step"] = "best_step"
     if record.finite and not metrics.get("finite"):
         return "finite is True; the ticket's header says otherwise"
-    own = Record.metric_columns(metrics, record.report_at)
-    own |= Record.hard_columns(metrics, record.report_at)
-    for name, value in own.items():
-        if getattr(record, name) != value:
-            return f"{name} is {getattr(record, name)}; the ticket's header says {value}"
-    for column, name in stated.items():
+    expected = Record.metric_columns(metrics, record.report_at)
+    expected |= Record.hard_columns(metrics, record.report_at)
+    names = {f"{at}_{name}": f"{at}_{name}" for at in ("end", "best") for name in MEASURED}
+    names |= {name: f"{record.report_at}_{name}" for name in MEASURED}
+    names["best_step"] = "best_step"
+    for column, name in names.items():
         value = metrics.get(name)
-        if isinstance(value, float) and not math.isfinite(value):
-            value = None
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        expected[column] = None if infinite else value
+    for column, value in expected.items():
         if getattr(record, column) != value:
             return f"{column} is {getattr(record, column)}; the ticket's header says {value}"
+    return _history_fault(record, metrics, history) if history else ""
+
+
+def _history_fault(
+    record: Record, metrics: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+) -> str:
+    """Where the evaluations of a training differ from the metrics in its header."""
+    measured = {**metrics, **(metrics.get("metrics") or {})}
     for at, step in (("end", record.step), ("best", metrics.get("best_step"))):
-        rows = [row for row in history or () if row.get("step") == step]
-        if history and not rows:
+        rows = [row for row in history if row.get("step") == step]
+        if not rows:
             return f"the history has no evaluation at step {step}"
-        measured = {**metrics, **(metrics.get("metrics") or {})}
         for name in ("val_loss", "val_accuracy", f"val_{record.judged_by}"):
-            said = measured.get(f"{at}_{name}")
-            if rows and _differ(rows[-1].get(name), said):
-                return f"{at}_{name} is {said}; the history says otherwise"
+            value = measured.get(f"{at}_{name}")
+            if _differ(rows[-1].get(name), value):
+                return f"{at}_{name} is {value}; the history says otherwise"
     return ""
 
 

@@ -83,12 +83,11 @@ _LATER = {
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    for key in ("root", "data_dir"):
-        if not isinstance(config[key], str):
-            raise ValueError(f"{key}: got {config[key]!r}; give the path of a folder")
-    for key in ("dry_run", "deterministic"):
-        if not isinstance(config[key], bool):
-            raise ValueError(f"{key}: got {config[key]!r}; give true or false")
+    folder, switch = (str, "the path of a folder"), (bool, "true or false")
+    kinds = {"root": folder, "data_dir": folder, "dry_run": switch, "deterministic": switch}
+    for key, (kind, words) in kinds.items():
+        if not isinstance(config[key], kind):
+            raise ValueError(f"{key}: got {config[key]!r}; give {words}")
     check_name("backend", config["backend"], BACKENDS)
     check_name("keep", config["keep"], KEEPS)
     if not isinstance(config["tracker"], dict):

@@ -157,27 +157,35 @@ def _head(path: Path) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]], int
         raise CorruptTicket(path, "its header is unreadable") from None
     by = _written_by(path) if stated != FORMAT else ""
     _or_corrupt(path, lambda: check_format(path, stated, FORMAT, by=by))
-    if actual != 8 + size + max(ends, default=0):
-        expected = 8 + size + max(ends, default=0)
-        raise CorruptTicket(path, f"{actual} bytes where {expected} were written")
-    if metadata.get("metadata_sha256") != metadata_checksum(metadata):
-        raise CorruptTicket(path, "its metadata does not match its checksum")
-    if metadata.get("entries_sha256") not in (None, entries_checksum(tensors)):
-        raise CorruptTicket(path, "the entries of its tensors do not match their checksum")
-    if fault := misplaced(path, metadata) or _disordered(tensors):
+    expected = 8 + size + max(ends, default=0)
+    fault = f"{actual} bytes where {expected} were written" if actual != expected else ""
+    if fault := fault or _head_fault(path, metadata, tensors):
         raise CorruptTicket(path, fault)
+    return metadata, tensors, 8 + size
+
+
+def _head_fault(
+    path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """What a ticket's metadata and entries of tensors hold that cannot have been written there."""
+    if metadata.get("metadata_sha256") != metadata_checksum(metadata):
+        return "its metadata does not match its checksum"
+    if metadata.get("entries_sha256") not in (None, entries_checksum(tensors)):
+        return "the entries of its tensors do not match their checksum"
+    if fault := misplaced(path, metadata) or _disordered(tensors):
+        return fault
     try:
         TicketFacts.of(metadata)
         shapes = mask_shapes(metadata)
     except ValueError as error:
-        raise CorruptTicket(path, str(error)) from None
+        return str(error)
     if unlike := shapes.keys() ^ split_by_prefix(tensors)[MASK].keys():
-        raise CorruptTicket(path, f"its mask of {min(unlike)} has no shape or no bits")
+        return f"its mask of {min(unlike)} has no shape or no bits"
     for name, shape in shapes.items():
         entry = tensors[MASK + name]
         if (entry.get("dtype"), entry.get("shape")) != ("U8", [-(-math.prod(shape) // 8)]):
-            raise CorruptTicket(path, f"its mask of {name} is of another size than its header says")
-    return metadata, tensors, 8 + size
+            return f"its mask of {name} is of another size than its header says"
+    return ""
 
 
 def _or_corrupt(path: Path, read: Callable[[], T]) -> T:

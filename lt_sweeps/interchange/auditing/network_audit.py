@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -58,17 +58,19 @@ def _audit_mask(network: OtherNetwork, findings: Findings) -> bool:
     if not network.mask:
         findings.leave_out("masks", "no mask is stored; weights that are 0 count as pruned")
         return bool(network.state)
-    fault = ""
+    return findings.compare("masks", network.path, next(_mask_faults(network), ""))
+
+
+def _mask_faults(network: OtherNetwork) -> Iterator[str]:
     for name, mask in network.mask.items():
         weight = network.state.get(name)
         if bool(((mask != 0) & (mask != 1)).any()):
-            fault = fault or f"the mask of {name} has entries other than 0 and 1"
+            yield f"the mask of {name} has entries other than 0 and 1"
         elif weight is None and network.state:
-            fault = fault or f"no weights {name}, though there is a mask of them"
+            yield f"no weights {name}, though there is a mask of them"
         elif weight is not None and weight.shape != mask.shape:
             shapes = f"{list(mask.shape)} and {list(weight.shape)}"
-            fault = fault or f"mask and weights of {name} are of shapes {shapes}"
-    return findings.compare("masks", network.path, fault)
+            yield f"mask and weights of {name} are of shapes {shapes}"
 
 
 def _audit_weights(network: OtherNetwork, findings: Findings) -> None:

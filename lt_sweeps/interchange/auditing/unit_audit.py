@@ -11,7 +11,6 @@ from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differ
 from lt_sweeps.plan.stages import Prune, Reset, Work
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.sparsity.evidence import ON_DATA
-from lt_sweeps.sparsity.sparsifiers import Sparsifier, overrides
 from lt_sweeps.storage.ticket import Mask, State, Ticket
 
 _GO_BACK = ("resets.rewind", "resets.transplant", "resets.mask_init")
@@ -49,7 +48,7 @@ def _audit_mask(
     findings: Findings,
 ) -> bool:
     """Whether the mask is that of the start, where a training leaves it as it is."""
-    if unit.stage.has_logits or _changes_mask(unit.stage.sparsifier):
+    if unit.stage.sparsifier.changes_mask:
         findings.leave_out("criteria", "the training itself changes the mask")
         return True
     counts = {n: int((start.mask[n] != trained.mask[n]).sum()) for n in trained.mask}
@@ -64,16 +63,12 @@ def _audit_mask(
 
 def pruning_of(stage: Work) -> Prune | None:
     """The pruning whose mask a training holds to its end; None if there is none."""
-    if stage.has_logits or _changes_mask(stage.sparsifier):
+    if stage.sparsifier.changes_mask:
         return None
     start = stage.start
     if isinstance(start, Reset):
         start = start.pruned
     return start if isinstance(start, Prune) else None
-
-
-def _changes_mask(sparsifier: Sparsifier) -> bool:
-    return any(overrides(sparsifier, m) for m in (Sparsifier.rewire, Sparsifier.search))
 
 
 def _audit_pruning(

@@ -11,7 +11,7 @@ from lt_sweeps.config.identity import digest, identity_of
 from lt_sweeps.config.spelling import listed, nearest
 from lt_sweeps.plan.stages.stage import Moment, Stage, ancestors
 from lt_sweeps.plan.stages.task import Training
-from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier, overrides
+from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +98,7 @@ class Work(Stage):
 
     @property
     def mask_within(self) -> Stage | None:
-        changes = (Sparsifier.rewire, Sparsifier.search)
-        changed = any(overrides(self.sparsifier, method) for method in changes)
-        return None if changed or self.sparsifier.learns else self.start
+        return None if self.sparsifier.changes_mask else self.start
 
     @property
     def target_sparsity(self) -> float | None:

@@ -80,6 +80,12 @@ class Sparsifier:
         return None
 
     @property
+    def changes_mask(self) -> bool:
+        """Whether the mask at its end is another one than that of its start."""
+        methods = (Sparsifier.rewire, Sparsifier.search)
+        return self.learns or any(overrides(self, method) for method in methods)
+
+    @property
     def prunes(self) -> bool:
         """Whether a training ends one level further down than it starts."""
         return self.kept_at_end is not None
