@@ -244,6 +244,15 @@ def _without_layout(tree: ast.Module) -> bytes:
     return ast.dump(tree, **shown).replace(", type_params=[]", "").encode()
 
 
+def names_imported(content: bytes, name: str) -> Iterator[str]:
+    """What may be a module among the names that the code of a module imports.
+
+    The code of a package has the name `PACKAGE.__init__`.
+    """
+    tree = _parsed(content)
+    return iter(()) if tree is None else _imports(tree, name, False)
+
+
 def _imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
     """What may be a module among the names that a module imports; the rest are names in one."""
     for node in ast.walk(tree):

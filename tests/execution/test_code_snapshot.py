@@ -27,7 +27,9 @@ def copied(tmp_path: Path) -> Path:
     (mine / "mylab" / "__pycache__").mkdir(parents=True)
     (mine / "mylab" / "nets.py").write_text("WIDTH = 1\n")
     (mine / "alone.py").write_text("import mylab.nets\n\ndef luck():\n    import later\n")
-    (mine / "later.py").write_text("import torch\n")
+    named = 'import importlib, torch\nimportlib.import_module("named")\n'
+    (mine / "later.py").write_text(named)
+    (mine / "named.py").write_text("")
     script = SUBMIT.format(mine=str(mine), code=str(tmp_path / "code"))
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -44,6 +46,7 @@ def test_it_holds_the_package_its_conf_and_a_persons_own_modules(copied: Path) -
     } <= names
     assert {"mylab/nets.py", "alone.py", "job.py"} <= names
     assert "later.py" in names, "which is only imported inside a function"
+    assert "named.py" in names, "which counts in stage keys by its name in a call"
     assert not any("torch" in name.split("/")[0] or "__pycache__" in name for name in names)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import importlib.util
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import lt_sweeps
 from lt_sweeps.config.errors import CONF
+from lt_sweeps.config.user_code import names_imported
 
 _LARGEST = 1 << 20  # bytes; a larger file is taken for data and not copied
 _LIST = ".files"  # the names of the files of a copy
@@ -114,9 +114,12 @@ def _files() -> Iterator[tuple[str, Path]]:
         else:
             copied = [each for folder in folders for each in _tree(f"{name}/", Path(folder))]
         yield from copied
-        for _, path in copied:
-            names = _imports(path) if path.suffix == ".py" else ()
-            waiting += [name for name in names if _is_users(name, installed)]
+        for inside, path in copied:
+            if path.suffix == ".py":
+                module = ".".join(Path(inside).with_suffix("").parts)
+                names = names_imported(path.read_bytes(), module)
+                firsts = {name.partition(".")[0] for name in names}
+                waiting += [name for name in firsts if _is_users(name, installed)]
 
 
 def _is_users(name: str, installed: tuple[str, ...]) -> bool:
@@ -150,21 +153,6 @@ def _place(name: str) -> tuple[str | None, list[str]]:
     if spec is None:
         return None, []
     return (spec.origin if spec.has_location else None), [*(spec.submodule_search_locations or ())]
-
-
-def _imports(path: Path) -> set[str]:
-    """The first names of the modules that a file imports, inside functions too."""
-    try:
-        nodes = [*ast.walk(ast.parse(path.read_bytes()))]
-    except (SyntaxError, ValueError):
-        return set()
-    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {
-        node.module
-        for node in nodes
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level
-    }
-    return {name.partition(".")[0] for name in names}
 
 
 def _tree(prefix: str, folder: Path) -> Iterator[tuple[str, Path]]:
