@@ -130,29 +130,26 @@ def endpoint_tests_table(analysis: Analysis) -> pd.DataFrame:
 
 def _test_columns(alpha: float) -> dict[str, Callable[[LineTest], Any]]:
     return {
-        "test": lambda v: v.comparison.test,
+        **_of_comparison("test"),
         "n": lambda v: v.comparison.n[0],
         "n_baseline": lambda v: v.comparison.n[1],
         "n_asked": lambda v: v.comparison.asked[0],
-        "difference": lambda v: v.comparison.difference,
-        "ci_low": lambda v: v.comparison.ci_low,
-        "ci_high": lambda v: v.comparison.ci_high,
-        "p": lambda v: v.comparison.p,
+        **_of_comparison("difference", "ci_low", "ci_high", "p"),
         "p_holm": lambda v: v.p_holm,
-        "p_student": lambda v: v.comparison.p_student,
-        "p_exact": lambda v: v.comparison.p_exact,
+        **_of_comparison("p_student", "p_exact"),
         "p_exact_holm": lambda v: v.p_exact_holm,
         "p_exact_least": lambda v: v.comparison.p_least,
-        "exact": lambda v: v.comparison.exact,
-        "sd": lambda v: v.comparison.sd,
-        "seeds_needed": lambda v: v.comparison.seeds_needed,
-        "margin": lambda v: v.comparison.margin,
-        "p_equivalent": lambda v: v.comparison.p_equivalent,
+        **_of_comparison("exact", "sd", "seeds_needed", "margin", "p_equivalent"),
         "p_equivalent_holm": lambda v: v.p_equivalent_holm,
         "family": lambda v: v.family,
         "shows": lambda v: " and ".join(v.words(alpha)),
         "mark": lambda v: v.mark(alpha),
     }
+
+
+def _of_comparison(*names: str) -> dict[str, Callable[[LineTest], Any]]:
+    """Columns that a comparison has under the same names."""
+    return {name: attrgetter(f"comparison.{name}") for name in names}
 
 
 def _by_column(tests: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]]) -> pd.DataFrame:

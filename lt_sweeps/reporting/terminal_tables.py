@@ -42,12 +42,8 @@ def _runs_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportConfi
         f"{metric.words}, and {metric.label}; best level chosen "
         f"{chosen_text(layout, metric.name)}; mean ± half of its 95% interval",
         (
-            "",
-            "sparsity\nper run",
-            "sparsity\nof means",
-            "sparsity\ntested",
-            f"{metric.kind_words} over\nlog density",
-            f"{metric.kind_words} at\nbest level",
+            *("", "sparsity\nper run", "sparsity\nof means", "sparsity\ntested"),
+            *(f"{metric.kind_words} over\nlog density", f"{metric.kind_words} at\nbest level"),
         ),
     )
     for curve, endpoints in pairs:

@@ -78,20 +78,16 @@ class SlurmResources:
         variables = (self.environment or {}).items()
         exports = [f"export {name}={shlex.quote(_exported(value))}" for name, value in variables]
         setup = [*exports, *(["set -e", *self.setup, "set +e"] if self.setup else [])]
+        same = ("partition", "account", "qos", "constraint", "time", "mail_type")
         parameters = {
+            **{name: getattr(self, name) for name in same},
             "job_name": job_name,
-            "partition": self.partition,
-            "account": self.account,
-            "qos": self.qos,
-            "constraint": self.constraint,
             "gpus_per_node": self.gpus if self.gpu_count else None,
             "cpus_per_task": self.cpus,
             "mem": f"{round(self.memory * 1024)}M",
-            "time": self.time,
             "nodes": 1,
             "ntasks_per_node": 1,
             "mail_user": self.mail,
-            "mail_type": self.mail_type,
             "setup": setup or None,
             "array_parallelism": min(self.parallel, tasks),
             "stderr_to_stdout": True,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.plan.stages import Changes, Evaluate, Prune, Reset, Train, Training, Work
-from lt_sweeps.sparsity.evidence import Criterion, reset
+from lt_sweeps.sparsity.evidence import Criterion, logits, reset
 
 Protocol = Literal["prune", "ticket"]
 
@@ -24,6 +24,11 @@ def reset_by(name: str, **arguments: Any) -> Call:
 def criterion_by(name: str, **arguments: Any) -> Criterion:
     """The criterion of this name that a method chooses by itself."""
     return Criterion.of({"_target_": f"lt_sweeps.sparsity.criteria.{name}", **arguments})
+
+
+def logits_by(name: str, **arguments: Any) -> Call:
+    """The initial logits of this name that a method chooses by itself."""
+    return logits(f"lt_sweeps.sparsity.mask_logits.{name}", **arguments)
 
 
 HARD = criterion_by("hard")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from lt_sweeps.plan.methods.after_search import HARD, LEARNED, Protocol, finetuned, refuse_ticket
+from lt_sweeps.plan.methods.after_search import (
+    HARD,
+    LEARNED,
+    Protocol,
+    finetuned,
+    logits_by,
+    refuse_ticket,
+)
 from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
-from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import StraightThrough
 
@@ -30,7 +36,7 @@ def dnw(
             "schedule: dnw keeps the same fraction of every layer; give schedule=one_shot, or "
             "sparsities with scope=layer"
         )
-    start = logits("lt_sweeps.sparsity.mask_logits.none")
+    start = logits_by("none")
     search = Train(Logits(init, start), recipe, StraightThrough(target.sparsity))
     cut = Prune(search, target, HARD, origin=search)
     return Train(init, recipe), finetuned(cut, recipe, finetune, start=LEARNED)

@@ -12,10 +12,10 @@ from lt_sweeps.plan.methods.after_search import (
     Protocol,
     criterion_by,
     finetuned,
+    logits_by,
     refuse_ticket,
 )
 from lt_sweeps.plan.stages import Changes, Evaluate, Init, Logits, Prune, Train, Training, Work
-from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import HardConcrete
 
@@ -52,11 +52,11 @@ def l0(
     if not 0 < droprate < 1:
         raise ValueError(f"method: droprate={droprate}; give a number between 0 and 1")
     mean = math.log((1 - droprate) / droprate)
-    drawn = logits("lt_sweeps.sparsity.mask_logits.normal", mean=mean, std=0.01, grain=grain)
+    drawn = logits_by("normal", mean=mean, std=0.01, grain=grain)
     gates = HardConcrete(lmbda, l2, grain, mask_lr)
     dense, search = Train(init, recipe), Train(Logits(init, drawn), recipe, gates)
     if mask == "none":
-        start = Logits(search, logits("lt_sweeps.sparsity.mask_logits.carried"))
+        start = Logits(search, logits_by("carried"))
         if finetune is None:
             return dense, Evaluate(start, recipe, gates)
         return dense, Train(start, recipe.changed(finetune, where="method.finetune"), gates)

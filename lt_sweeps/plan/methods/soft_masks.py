@@ -11,10 +11,10 @@ from lt_sweeps.plan.methods.after_search import (
     Protocol,
     criterion_by,
     finetuned,
+    logits_by,
     start_of,
 )
 from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
-from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Continuous
 from lt_sweeps.sparsity.sparsifiers.continuous import Anneal
@@ -128,9 +128,9 @@ def _searches(
     """
     if rounds < 1:
         raise ValueError(f"method: rounds={rounds}; give 1 or more")
-    initial = logits("lt_sweeps.sparsity.mask_logits.constant", value=float(s0))
+    initial = logits_by("constant", value=float(s0))
     beta = soft.final_beta if round_reset == "paper" else 1.0
-    reset = logits("lt_sweeps.sparsity.mask_logits.reopened", beta=float(beta), highest=float(s0))
+    reset = logits_by("reopened", beta=float(beta), highest=float(s0))
     searches = [Train(Logits(init, initial), recipe, soft)]
     for _ in range(1, rounds):
         searches.append(Train(Logits(searches[-1], reset, keep_momentum), recipe, soft))

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from lt_sweeps.plan.methods.after_search import HARD, LEARNED, Protocol, finetuned, refuse_ticket
+from lt_sweeps.plan.methods.after_search import (
+    HARD,
+    LEARNED,
+    Protocol,
+    finetuned,
+    logits_by,
+    refuse_ticket,
+)
 from lt_sweeps.plan.stages import Changes, Init, Logits, Prune, Train, Training, Work
-from lt_sweeps.sparsity.evidence import logits
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import SoftThreshold
 
@@ -35,7 +41,7 @@ def soft_threshold(
             "method: same_decay=true, which sets the weight decay of sgd, adam and adamw alone; "
             f"for {own.target} give method.same_decay=false, and recipe.optimizer.weight_decay"
         )
-    start = logits("lt_sweeps.sparsity.mask_logits.constant", value=float(s_init), grain="layer")
+    start = logits_by("constant", value=float(s_init), grain="layer")
     shrinking = SoftThreshold(threshold_decay, mask_lr)
     decay = {"weight_decay": threshold_decay} if same_decay else "same"
     searching = recipe.changed(decay, where="method.threshold_decay")

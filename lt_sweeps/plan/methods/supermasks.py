@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lt_sweeps.config.call import Call
-from lt_sweeps.plan.methods.after_search import ZERO, criterion_by, reset_by
+from lt_sweeps.plan.methods.after_search import ZERO, criterion_by, logits_by, reset_by
 from lt_sweeps.plan.stages import Evaluate, Init, Logits, Prune, Reset, Train, Training
-from lt_sweeps.sparsity.evidence import Criterion, logits
+from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Supermask
 
@@ -62,10 +62,8 @@ def learned_supermask(
         randomise_signs: score the trained mask on weights whose signs are in another order, as a
             control: its accuracy must fall to chance.
     """
-    start = Logits(
-        Reset(init, reset, ZERO, origin=init),
-        logits("lt_sweeps.sparsity.mask_logits.constant", value=float(bias)),
-    )
+    all_alike = logits_by("constant", value=float(bias))
+    start = Logits(Reset(init, reset, ZERO, origin=init), all_alike)
     trained = Train(start, recipe, Supermask(rescale, rounding, mask_lr))
     if not randomise_signs:
         return trained
@@ -95,10 +93,8 @@ def learned_supermask_from(
     """
     trained = Train(init, recipe.changed(dense or {}, where="method.dense"))
     cut = Prune(trained, schedule[-1], mask_criterion, origin=trained)
-    start = Logits(
-        Reset(cut, reset, INIT, origin=trained),
-        logits("lt_sweeps.sparsity.mask_logits.by_mask", strength=float(strength)),
-    )
+    kept_alone = logits_by("by_mask", strength=float(strength))
+    start = Logits(Reset(cut, reset, INIT, origin=trained), kept_alone)
     return Train(start, recipe, Supermask(rescale, rounding, mask_lr))
 
 
@@ -118,12 +114,9 @@ def supermask_ticket(
     Args:
         search: the keys of the recipe in which the mask's training differs.
     """
-    start = Logits(init, logits("lt_sweeps.sparsity.mask_logits.constant", value=float(bias)))
-    searched = Train(
-        start,
-        recipe.changed(search or {}, where="method.search"),
-        Supermask(rescale, False, mask_lr),
-    )
+    start = Logits(init, logits_by("constant", value=float(bias)))
+    searching = recipe.changed(search or {}, where="method.search")
+    searched = Train(start, searching, Supermask(rescale, False, mask_lr))
     drawn = criterion_by("drawn")
     cut = Prune(searched, Target.open(init.network.layers), drawn, origin=searched)
     return (Train(Reset(cut, reset, freeze, origin=searched), recipe),)
