@@ -111,7 +111,9 @@ def read_results(
     for folder, frozen in _folders(where):
         known = known_cells.get(folder.resolve())
         stored = known and known.stored
-        if stored is None or stored.faults or stored.half_written or _lacks(stored, metrics):
+        rows = stored.records if stored is not None else ()
+        lacking = (name for row in rows for name in row.lacking(metrics))
+        if stored is None or stored.faults or stored.half_written or any(lacking):
             stored = RunFolder(folder).read(needed=metrics, stages=frozen and frozen.stages)
         faults += stored.faults
         content = _content(folder, frozen, stored, faults, known and known.written)
@@ -175,16 +177,6 @@ def _is_cell(where: Path) -> bool:
 
 def _is_root(where: Path) -> bool:
     return any((where / name).is_dir() for name in ("runs", "sweeps", "tickets"))
-
-
-def _lacks(stored: CellRecords, metrics: Collection[str]) -> bool:
-    """Whether a record lacks a metric that `RunFolder.read` says is missing."""
-    return any(
-        row.measures(metric) and row.measured(metric) is None
-        for row in stored.records
-        if row.finite and row.kind != "mask"
-        for metric in metrics
-    )
 
 
 def _cell(folder: Path, content: Mapping[str, Any], stored: CellRecords) -> CellResults:

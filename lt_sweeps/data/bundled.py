@@ -68,13 +68,18 @@ def _load_digits(validation: int, test: int) -> dict[str, Split]:
     table = read_table(sklearn_folder() / "data" / "digits.csv.gz", delimiter=",")
     images, labels = table[:, :-1], table[:, -1]
     content = images.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes()
-    if hashlib.sha256(content).hexdigest() != _DIGITS:
-        raise ValueError(f"digits: scikit-learn's copy is damaged, or other than it was; {CURE}")
+    check_content("digits", content, _DIGITS)
     pixels = torch.from_numpy(images.astype(np.uint8)).reshape(-1, 1, 8, 8)
     targets = torch.from_numpy(labels.astype(np.int64))
     rows = held_out_rows(len(labels), validation, test)
     rows["train"] = np.sort(rows["train"])
     return {name: Split(pixels[index], targets[index]) for name, index in rows.items()}
+
+
+def check_content(name: str, content: bytes, sha256: str) -> None:
+    """Raises: ValueError: the numbers of a data set are not those that results stand on."""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{name}: scikit-learn's copy is damaged, or other than it was; {CURE}")
 
 
 def sklearn_folder() -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lt_sweeps.data.bundled import CURE, nothing, read_table, sklearn_folder
+from lt_sweeps.data.bundled import CURE, check_content, nothing, read_table, sklearn_folder
 from lt_sweeps.data.dataset import Dataset, Split, check_held_out, held_out_rows
 from lt_sweeps.storage.atomic_write import passes
 
@@ -69,8 +69,7 @@ def _load_diabetes(validation: int, test: int) -> dict[str, Split]:
     table = read_table(folder / "diabetes_data_raw.csv.gz")
     target = read_table(folder / "diabetes_target.csv.gz")
     content = table.astype("<f4").tobytes() + target.astype("<f4").tobytes()
-    if hashlib.sha256(content).hexdigest() != _DIABETES:
-        raise ValueError(f"diabetes: scikit-learn's copy is damaged, or other than it was; {CURE}")
+    check_content("diabetes", content, _DIABETES)
     rows = held_out_rows(len(target), validation, test)
     inputs, targets = (_standardised(part, rows["train"]) for part in (table, target[:, None]))
     return {name: Split(inputs[index], targets[index]) for name, index in rows.items()}

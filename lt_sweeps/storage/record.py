@@ -8,7 +8,7 @@ field is named and described once: here. `run_folder` writes and reads them, and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -201,6 +201,17 @@ class Record:
         accuracy = self.metric is None or self.val_accuracy is not None
         in_columns = name in METRIC_COLUMNS and (kind_of(name) != ACCURACY or accuracy)
         return in_columns or name in (self.metrics or {})
+
+    def lacking(self, metrics: Iterable[str]) -> Iterator[str]:
+        """Those of the metrics that its task measures and that are null, though it is finite."""
+        own = self.metrics or {}
+        for name in metrics if self.finite and self.kind != "mask" else ():
+            name = named(name, self.judged_by)
+            # Another task may call a metric of its own `accuracy`, or have none.
+            in_columns = name in METRIC_COLUMNS and not (self.metric and kind_of(name) == ACCURACY)
+            expected = in_columns or name in own or kind_of(name) == self.metric
+            if expected and (getattr(self, name) if in_columns else own.get(name)) is None:
+                yield name
 
     @property
     def is_hardened(self) -> bool:

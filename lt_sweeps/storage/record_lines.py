@@ -10,11 +10,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lt_sweeps.config.quantities import ACCURACY, kind_of, named
 from lt_sweeps.config.spelling import listed
 from lt_sweeps.config.yaml_types import fits
 from lt_sweeps.storage.checked_read import DamagedFile, check_format, parse_json, shortened
-from lt_sweeps.storage.record import COLUMNS, FORMAT, METRIC_COLUMNS, Record
+from lt_sweeps.storage.record import COLUMNS, FORMAT, Record
 
 _TYPES = typing.get_type_hints(Record)
 _ADDED = {
@@ -52,10 +51,14 @@ def parse_record(line: bytes, file: Path, needed: Collection[str]) -> Record | s
         return f"not valid JSON ({str(error).removeprefix('not valid JSON (').removesuffix(')')})"
     if not isinstance(row, dict):
         return f"a JSON {type(row).__name__}; a record is an object"
-    return next(_faults(row, file, needed), None) or Record(**{**_ADDED, **_shared(row)})
+    if fault := next(_faults(row, file), None):
+        return fault
+    record = Record(**{**_ADDED, **_shared(row)})
+    lacking = next(record.lacking(needed), None)
+    return record if lacking is None else f"`{lacking}` is null though `finite` is true"
 
 
-def _faults(row: Mapping[str, Any], file: Path, needed: Collection[str]) -> Iterator[str]:
+def _faults(row: Mapping[str, Any], file: Path) -> Iterator[str]:
     """What is wrong with a row. Each check takes for granted that those before it found nothing."""
     try:
         check_format(file, row.get("format"), FORMAT, by=str(row.get("code_version")))
@@ -67,8 +70,6 @@ def _faults(row: Mapping[str, Any], file: Path, needed: Collection[str]) -> Iter
         yield f"unknown {listed(unknown)}; a record has only {listed(COLUMNS)}"
     yield from _wrong_values(row)
     yield from _wrong_counts(row)
-    if row["finite"] and row["kind"] != "mask":
-        yield from (f"`{name}` is null though `finite` is true" for name in _lacking(row, needed))
     if (row["cell"], row["seed"]) != (file.parent.parent.name, file.parent.name):
         yield f"a record of cell {row['cell']} seed {row['seed']}; its folder says otherwise"
 
@@ -116,17 +117,6 @@ def _wrong_counts(row: Mapping[str, Any]) -> Iterator[str]:
             yield f"`weights_{name}` is {count}, and its layers have {summed}"
     if not math.isclose(row["sparsity"], 1 - left / total, abs_tol=1e-9):
         yield f"`sparsity` is {row['sparsity']} where {left} of {total} weights remain"
-
-
-def _lacking(row: Mapping[str, Any], needed: Collection[str]) -> Iterator[str]:
-    """The needed metrics that a row's task measures and the row lacks."""
-    own, metrics = row.get("metric"), row.get("metrics") or {}
-    for name in (named(name, own or ACCURACY) for name in needed):
-        # Another task may call a metric of its own `accuracy`, or have none.
-        in_columns = name in METRIC_COLUMNS and not (own and kind_of(name) == ACCURACY)
-        expected = in_columns or name in metrics or kind_of(name) == own
-        if expected and (row if in_columns else metrics).get(name) is None:
-            yield name
 
 
 def _shared(row: Mapping[str, Any]) -> dict[str, Any]:
