@@ -14,7 +14,7 @@ from fixtures.fake_results import FakeSweep
 from matplotlib.colors import to_rgb
 from rich.console import Console
 
-from lt_sweeps.reporting.figures import draw_figures, mask_overlap
+from lt_sweeps.reporting.figures import draw_figures, mask_overlap, training_costs
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.axes import tick_text
 from lt_sweeps.reporting.figures.captions import not_inferior_sentence
@@ -424,6 +424,23 @@ def test_a_legend_is_broken_where_it_is_wider_than_the_figure() -> None:
         assert sheet.axes[0].bbox.height > 1.4 * sheet.dpi  # the legend takes no room from the axes
         shown = [text.get_text().replace("\n", " ") for text in sheet.legends[0].get_texts()]
         assert shown == labels
+
+
+def test_a_row_of_panels_is_as_high_as_its_own_lines_need() -> None:
+    """It was as high as the highest of all, so a sweep of one line stood in a tall empty panel."""
+    lines = {"small": ["a"], "large": [f"line {n}" for n in range(12)]}
+    parts = {"own": 1.0, "shared": 0.0}
+    rows = [
+        {"panel": panel, "line": line, "quantity": quantity, **parts}
+        for panel, own in lines.items()
+        for quantity in ("epochs", "seconds")
+        for line in own
+    ]
+    sheet = training_costs._draw(pd.DataFrame(rows))
+    sheet.canvas.draw()
+    small, large = (sheet.axes[n].bbox.height for n in (0, 2))
+    assert 3 * small < large  # as 0.79 and 2.88 inches
+    assert sheet.get_figheight() < 4.5
 
 
 def test_a_panel_has_rows_of_its_own_lines_only(sweep: FakeSweep) -> None:

@@ -93,8 +93,8 @@ def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
         panel: sorted(lines, key=order.index) for panel, lines in style.lines_by_panel(data).items()
     }
     metrics = {curve.panel: curve.metric for curve in curves}
-    height = 0.75 + max(style.rows_height(lines, each=0.17) for lines in of_panel.values())
-    sheet, panels = style.panels_of(data, "endpoint", "panel", height=height)
+    heights = {panel: 0.75 + style.rows_height(own, each=0.17) for panel, own in of_panel.items()}
+    sheet, panels = style.panels_of(data, "endpoint", "panel", height=heights)
     for axes, (endpoint, panel), panel_rows in panels:
         name = NAMES[endpoint]
         style.decorate(axes, title=panel, grid="x")

@@ -107,8 +107,8 @@ def _fit(one: Arrays, other: Arrays) -> bool:
 
 def _draw(data: pd.DataFrame) -> Sheet:
     of_panel = {panel: _names(lines) for panel, lines in style.lines_by_panel(data).items()}
-    height = max(style.rows_height(names, each=0.24) for names, _ in of_panel.values())
-    sheet, panels = style.panels_of(data, "panel", height=1.1 + height)
+    heights = {p: 1.1 + style.rows_height(names, each=0.24) for p, (names, _) in of_panel.items()}
+    sheet, panels = style.panels_of(data, "panel", height=heights)
     for axes, (title,), rows in panels:
         names, columns = of_panel[title]
         lines = list(dict.fromkeys(rows["line"]))

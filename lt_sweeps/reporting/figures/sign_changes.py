@@ -75,8 +75,8 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
         Line2D([], [], label=text, markerfacecolor=inside, **dot)
         for text, inside in {"kept": style.GREY, "pruned": "white"}.items()
     ]
-    height = 0.6 + max(style.rows_height(lines, each=0.26) for lines in of_panel.values())
-    sheet, panels = style.panels_of(data, "panel", height=height, legend=dots)
+    heights = {panel: 0.6 + style.rows_height(own, each=0.26) for panel, own in of_panel.items()}
+    sheet, panels = style.panels_of(data, "panel", height=heights, legend=dots)
     for axes, (title,), panel_rows in panels:
         style.decorate(axes, title=title, x="Signs changed (%)", grid="x")
         prepare_rows(axes, of_panel[title])

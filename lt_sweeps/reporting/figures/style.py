@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,14 +59,20 @@ def line_styles(names: Sequence[str]) -> dict[str, Style]:
 
 
 def new_sheet(
-    panels: int, *, height: float = 2.1, legend: Sequence[Artist] = (), beside: int = 2
+    panels: int,
+    *,
+    height: float | Sequence[float] = 2.1,
+    legend: Sequence[Artist] = (),
+    beside: int = 2,
 ) -> Sheet:
     """An empty figure of `panels` panels, at most `beside` in a row, with its legend below.
 
-    `height` is the height of one row of panels in inches.
+    `height` is that of a row of panels in inches, or that of each panel: a row is as high as its
+    highest.
     """
     columns = min(panels, beside)
-    rows = math.ceil(panels / columns)
+    each = [height] * panels if isinstance(height, float | int) else height
+    rows = [max(each[i : i + columns]) for i in range(0, panels, columns)]
     width = COLUMN if columns == 1 else PAGE
     legend_columns, legend_rows = _wrapped_legend(legend, width)
     # The legend adds to the height (0.15 inches a row at 6.5 points) instead of taking it from the
@@ -74,9 +80,10 @@ def new_sheet(
     # to count the legend. The canvas is made here and not through pyplot, which would keep every
     # figure of a long report open and would want a display.
     with mpl.rc_context(RC):
-        sheet = Sheet(figsize=(width, height * rows + 0.15 * legend_rows), layout="constrained")
+        sheet = Sheet(figsize=(width, sum(rows) + 0.15 * legend_rows), layout="constrained")
         FigureCanvasAgg(sheet)
-        grid = sheet.subplots(rows, columns, squeeze=False).flat
+        ratios = {"height_ratios": rows}
+        grid = sheet.subplots(len(rows), columns, squeeze=False, gridspec_kw=ratios).flat
         # An odd number of panels leaves a hole in the last row.
         for axes in list(grid)[panels:]:
             axes.remove()
@@ -101,15 +108,18 @@ def legend_entry(label: str, style: Style) -> Line2D:
 
 
 def panels_of(
-    data: pd.DataFrame, *keys: str, **options: Any
+    data: pd.DataFrame, *keys: str, height: float | Mapping[str, float] = 2.1, **options: Any
 ) -> tuple[Sheet, Iterator[tuple[Axes, list[str], pd.DataFrame]]]:
     """An empty figure with a panel for each value of `keys`, and for each: axes, values, rows.
 
-    `options` are those of `new_sheet`.
+    `height` is in inches, for all panels or by the value of `panel`; `options` are those of
+    `new_sheet`.
     """
     # Without sort=False pandas orders panels by name, and a figure by its table would differ.
     groups: list[Any] = list(data.groupby(list(keys), sort=False))
-    sheet = new_sheet(len(groups), **options)
+    at = keys.index("panel")
+    own = [height[str(n[at])] for n, _ in groups] if isinstance(height, Mapping) else height
+    sheet = new_sheet(len(groups), height=own, **options)
     panels = zip(sheet.axes, groups, strict=True)
     return sheet, ((axes, list(map(str, names)), rows) for axes, (names, rows) in panels)
 

@@ -85,8 +85,8 @@ def _draw(data: pd.DataFrame) -> Sheet:
     # Hatched rather than another grey: greys come out of a printer alike.
     hatched = {"facecolor": "white", "edgecolor": style.GREY, "hatch": "/////", "linewidth": 0.6}
     legend = [Patch(facecolor=style.GREY, label="its own"), Patch(label="shared", **hatched)]
-    height = 0.6 + max(style.rows_height(lines, each=0.19) for lines in of_panel.values())
-    sheet, panels = style.panels_of(data, "panel", "quantity", height=height, legend=legend)
+    heights = {panel: 0.6 + style.rows_height(own, each=0.19) for panel, own in of_panel.items()}
+    sheet, panels = style.panels_of(data, "panel", "quantity", height=heights, legend=legend)
     for axes, (panel, quantity), rows in panels:
         style.decorate(axes, title=panel, x=_UNITS[quantity], grid="x")
         prepare_rows(axes, of_panel[panel])
