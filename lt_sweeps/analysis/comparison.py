@@ -41,9 +41,8 @@ def matching_curves(
     between = [k for k in differences([*ours, *others]) if k not in within and k in told]
     if len(between) > 1 and not set(between) <= set(by):
         raise ValueError(
-            f"compare: the two differ in {listed(between)}; one of these may differ, or "
-            "name all that are "
-            f"meant to: by={','.join(between)}"
+            f"compare: the two differ in {listed(between)}; one of these may differ, or name all "
+            f"that are meant to: by={','.join(between)}"
         )
     pairs = [
         (a, b)

@@ -72,8 +72,7 @@ def _curves(path: Path) -> Iterable[dict[str, Any]]:
     if missing := [name for name in ("line", "value") if name not in columns]:
         raise ValueError(
             f"report.published: {path} has no column {missing[0]}; it has "
-            f"{listed(columns)}, and columns "
-            "are separated by commas"
+            f"{listed(columns)}, and columns are separated by commas"
         )
     for row, group in groupby(_rows(reader, path), _without_numbers):
         points = [[point.get("sparsity"), float(point["value"])] for point in group]

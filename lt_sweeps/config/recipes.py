@@ -204,8 +204,7 @@ def _optimizer(given: str | Mapping[str, Any]) -> str | Call:
     if missing := {"params", "lr"} - set(call.names):
         raise ValueError(
             f"recipe.optimizer: `{call.target}` takes no {listed(sorted(missing))}; an "
-            "optimizer takes "
-            "`params` and `lr`, as those of torch.optim do"
+            "optimizer takes `params` and `lr`, as those of torch.optim do"
         )
     return call
 

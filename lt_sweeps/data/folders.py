@@ -108,8 +108,7 @@ def _scanned(root: Path, known: Path, stamp: tuple[tuple[Path, int], ...]) -> _T
     if parted and (others := sorted(set(top) - set(_PARTS))):
         raise ValueError(
             f"image_folder: `{root}` has {listed(others)} beside `train`; it takes "
-            f"{listed(_PARTS)}, or "
-            "class folders alone"
+            f"{listed(_PARTS)}, or class folders alone"
         )
     names = _folders(root / "train") if parted else top
     if len(names) < 2:

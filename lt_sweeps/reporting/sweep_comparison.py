@@ -62,9 +62,8 @@ def compare_sweeps(
     # Those figures look up tickets by their stage in one store, that of `one`.
     if tickets and sides[0].results.root != sides[1].results.root:
         raise ValueError(
-            f"compare: report.figures=[{','.join(tickets)}] reads the tickets of both "
-            "from one root, but they "
-            f"lie in {sides[0].results.root} and {sides[1].results.root}"
+            f"compare: report.figures=[{','.join(tickets)}] reads the tickets of both from one "
+            f"root, but they lie in {sides[0].results.root} and {sides[1].results.root}"
         )
     names = (both.one.results.name, both.other.results.name)
     folder = out or both.results.root / "compare" / "-".join(names)

@@ -108,9 +108,8 @@ class Evaluation:
         for logits, y in self._logits(split):
             labels = y.expand(len(logits), -1)
             losses = cross_entropy(logits.mT, labels, reduction="none").double()
-            for part in losses.split(
-                EVALUATE_BATCH, 1
-            ):  # the sum of a batch, however many there are
+            # One sum for each batch, however many batches are scored together.
+            for part in losses.split(EVALUATE_BATCH, 1):
                 loss += part.sum(1)
             predicted = logits.argmax(2)
             correct += (predicted == labels).double().sum(1)

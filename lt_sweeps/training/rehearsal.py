@@ -199,9 +199,8 @@ def _check_zeros(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
     ]
     if moved:
         raise ValueError(
-            f"model: {network.net}: in its forward pass a pruned weight of "
-            f"{listed(moved)} is another "
-            "number than 0, as in weight standardisation; leave these layers dense "
+            f"model: {network.net}: in its forward pass a pruned weight of {listed(moved)} is "
+            "another number than 0, as in weight standardisation; leave these layers dense "
             "(model.prunable.exclude)"
         )
 
@@ -255,8 +254,8 @@ def _check_gradients(
     if lost := [name for name, grad in zip(names, grads, strict=True) if grad is None]:
         raise ValueError(
             f"model: {network.net}: no gradient reaches {listed(lost)}; the forward pass "
-            "detaches them or "
-            "does not use them, so they would never be trained and still count as weights"
+            "detaches them or does not use them, so they would never be trained and still count as "
+            "weights"
         )
 
 
