@@ -132,9 +132,14 @@ def _is_by_place(call: Call) -> bool:
 
 def _check_shapes(outputs: Tensor, targets: Tensor, where: str) -> None:
     if outputs.shape != targets.shape:
+        cure = ""
+        if not targets.is_floating_point():
+            cure = "; whole numbers are classes or tokens: choose task=classification or tokens"
+        elif outputs.shape == (*targets.shape, 1):
+            cure = f"; give the data set targets of {list(outputs.shape[1:])} for each example"
         raise ValueError(
             f"{where} takes outputs and targets of one shape, got {list(outputs.shape)} and "
-            f"{list(targets.shape)}"
+            f"{list(targets.shape)}{cure}"
         )
 
 

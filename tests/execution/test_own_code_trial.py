@@ -180,7 +180,11 @@ LINES = [
         r"task: .*: the gradient of task.loss of .* failed: RuntimeError: the loss has none;",
     ),
     (SLOPE, r"classification takes .* `slope\(\)` are float32 \[N\]; choose task=regression"),
-    ({**SLOPE, **task("regression")}, r"takes outputs and targets of one shape, got \[2, 1\] and"),
+    (
+        {**SLOPE, **task("regression")},
+        r"of one shape, got \[2, 1\] and \[2\]; give the data set targets of \[1\] for each",
+    ),
+    (task("regression"), r"of one shape, got .*; whole numbers are classes .* task=classification"),
     (
         {**SLOPE, **task("regression", loss={"_target_": HERE + "lost"})},
         rf"task: .*: task.loss of outputs \[2, 1\] float32 and targets \[2\] .*{FILE}:\d+: Runtime",
