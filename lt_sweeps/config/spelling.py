@@ -22,13 +22,16 @@ def nearest(word: str, allowed: Collection[str]) -> str:
 
 
 def listed(values: Iterable[object]) -> str:
-    """Names or numbers as a person lists them, and not as Python prints a list: `a, b`."""
-    return ", ".join(map(str, values))
+    """Names or numbers as a person lists them, and not as Python prints a list: `a, b`, or `none`.
+
+    A name that holds a comma, as that of a line may, stands in backquotes.
+    """
+    return ", ".join(f"`{text}`" if "," in text else text for text in map(str, values)) or "none"
 
 
 def paired(values: Mapping[Any, Any]) -> str:
     """Names with their values, as a yaml has them: `a: 1, b: 2`."""
-    return listed(f"{name}: {value}" for name, value in values.items())
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
 def unknown(where: str, given: str, allowed: Iterable[str], *, what: str) -> str:

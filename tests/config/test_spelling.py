@@ -1,0 +1,21 @@
+"""How a refusal lists names."""
+
+from __future__ import annotations
+
+import pytest
+
+from lt_sweeps.analysis.line_names import check_lines
+from lt_sweeps.config.report_config import ReportConfig
+from lt_sweeps.config.spelling import listed, paired
+
+
+def test_a_list_of_nothing_says_so() -> None:
+    assert listed([]) == "none"
+    assert listed(["a", 2, None]) == "a, 2, None"
+    assert paired({"a": 1, "b": [2, 3]}) == "a: 1, b: [2, 3]"
+
+
+def test_names_that_hold_commas_are_told_apart() -> None:
+    lines = ["random, rewind", "random, reinit", "dense"]
+    with pytest.raises(ValueError, match="lines are `random, rewind`, `random, reinit`, dense"):
+        check_lines(lines, ReportConfig(baseline="rndom"))
