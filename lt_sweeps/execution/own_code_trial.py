@@ -25,7 +25,7 @@ from torch import Tensor
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.identity import digest
 from lt_sweeps.config.seeds import Seed
-from lt_sweeps.config.users_mistakes import raised_in
+from lt_sweeps.config.users_mistakes import raised_in, told_by
 from lt_sweeps.data.batches import first_images
 from lt_sweeps.execution.forking import may_fork, process_context
 from lt_sweeps.models import output_layer
@@ -127,11 +127,11 @@ def _train_on_one(network: Network, training: Training, yamls: _Yamls) -> None:
     module = network.holding(network.draw(Seed.of(0, {}))).train()
     try:
         module(x[:1])
-    except ValueError as error:  # as batch norms raise
+    except Exception as error:  # of a batch norm, or of a model that squeezes the batch away
         raise ValueError(
             f"recipe.drop_last: got false, and the last batch of an epoch has 1 of "
-            f"{dataset.train_size} examples, on which {network.net} cannot train ({error}); give "
-            f"true, or another batch_size than {recipe.batch_size}"
+            f"{dataset.train_size} examples, on which {network.net} cannot train "
+            f"({told_by(error)}); give true, or another batch_size than {recipe.batch_size}"
         ) from None
 
 

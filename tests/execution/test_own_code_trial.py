@@ -61,6 +61,11 @@ class Normed(Flat):
         return super().forward(self.norm(x.flatten(1)))
 
 
+class Squeezed(Flat):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x.flatten(1).squeeze())
+
+
 class Backwards(nn.Module):
     """It constructs its output layer first."""
 
@@ -261,6 +266,8 @@ def test_a_last_batch_of_one_example_is_refused_when_the_plan_is_made(tmp_path: 
 
     with pytest.raises(ValueError, match=r"recipe.drop_last: .* 1 of 65 examples, on which .*Norm"):
         try_out(made(65), tmp_path)
+    with pytest.raises(ValueError, match=rf"_last: .*Squeezed.* train \(\S*{FILE}:\d+: Index"):
+        try_out(made(65, kind=Squeezed), tmp_path)
     try_out(made(66), tmp_path)
     try_out(made(65, "4it"), tmp_path)  # it ends before that batch
     try_out(made(65, kind=Flat), tmp_path)
