@@ -128,7 +128,8 @@ def _dashboard(given: Arguments) -> int:
 def _export(given: Arguments) -> int:
     """Tables, or a ticket for other code, whose form may have keys of its own."""
     path = Path(given.names[0])
-    if path.is_file() or path.parent.parent.name == "tickets":  # one that is gone is named too
+    gone = path.parent.parent.name == "tickets" and not path.exists()  # it is named too
+    if path.is_file() or gone:
         _refuse(given, ("effective", "speed"), f"is for tables; {path} is a file")
         from lt_sweeps.interchange.exported_ticket import export_ticket
 

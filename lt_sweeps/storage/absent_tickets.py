@@ -41,7 +41,9 @@ def why_absent(root: Path, cells: Mapping[UnitName, str]) -> dict[UnitName, str]
 
 def why_file_absent(path: Path) -> str:
     """Why a file of a root's tickets is not there; nothing where no record names it."""
-    root, key, seed = path.parent.parent.parent, path.parent.name, path.stem.partition("@")[0]
+    root, key, (seed, _, moment) = path.parents[2], path.parent.name, path.stem.partition("@")
+    if moment not in ("", "best") and path.with_name(f"{seed}.safetensors").exists():
+        return ""  # a snapshot, of which records say nothing
     for records in sorted(root.glob(f"runs/*/{seed}/records.jsonl")):
         if key in records.read_text(errors="replace"):
             cell = f"{records.parent.parent.name}/{seed}"

@@ -120,9 +120,18 @@ def test_a_ticket_that_is_gone_is_named_with_what_computes_it_again(
         assert capsys.readouterr().err == f"error: export: {saved.path}: {reason}\n"
         with pytest.raises(ValueError, match=re.escape(f"ticket: {saved.path}: {reason}")):
             saved.module("end")
-    other = saved.path.with_name("9.safetensors")
-    assert main(["export", str(other)]) == 1
-    assert capsys.readouterr().err == f"error: export: {other}: there is no such ticket\n"
+    dense = lt_sweeps.open(folder).ticket(level=0).path.parent
+    for other in (saved.path.with_name("9.safetensors"), dense / "0@77.safetensors"):
+        assert main(["export", str(other)]) == 1
+        assert capsys.readouterr().err == f"error: export: {other}: there is no such ticket\n"
+
+
+def test_a_root_may_be_called_tickets(
+    cell: Make, swept: Swept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = swept(cell()).parent.parent.rename(tmp_path / "tickets")
+    assert main(["export", str(root / "sweeps" / "tiny")]) == 0
+    assert (root / "sweeps" / "tiny" / "export").is_dir()
 
 
 @pytest.mark.parametrize("reported", ["best", "end"])
