@@ -44,16 +44,16 @@ class Competition:
 
     def left(self, values: State, kept: Mask) -> Tensor:
         """Those of `values` that `kept` keeps, both `[1, *shape]` by layer, as one vector."""
-        parts = (values[n].flatten().index_select(0, _places(kept[n])) for n in self.names)
+        parts = (values[n].flatten().index_select(0, _positions(kept[n])) for n in self.names)
         return torch.cat([*parts])
 
     def mask_of(self, stays: Tensor, kept: Mask) -> dict[str, Tensor]:
         """The mask of those weights that `kept` keeps and of which `stays` `[n]` is true."""
-        places = {name: _places(kept[name]) for name in self.names}
-        parts = zip(places, stays.split([len(at) for at in places.values()]), strict=True)
-        mask = {name: torch.zeros_like(kept[name]) for name in places}
+        positions = {name: _positions(kept[name]) for name in self.names}
+        parts = zip(positions, stays.split([len(at) for at in positions.values()]), strict=True)
+        mask = {name: torch.zeros_like(kept[name]) for name in positions}
         for name, part in parts:
-            mask[name].view(-1).index_copy_(0, places[name], part)
+            mask[name].view(-1).index_copy_(0, positions[name], part)
         return mask
 
     @property
@@ -237,8 +237,8 @@ def group_competitions(
     return [GroupCompetition(*run, groups) for run in merged.values()]
 
 
-def _places(kept: Tensor) -> Tensor:
-    """The places of what is kept; torch's own `nonzero` takes eight times as long."""
+def _positions(kept: Tensor) -> Tensor:
+    """The positions of what is kept; torch's own `nonzero` takes eight times as long."""
     return torch.from_numpy(np.flatnonzero(kept.numpy()))
 
 

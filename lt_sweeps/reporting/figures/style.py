@@ -71,8 +71,8 @@ def new_sheet(
     highest.
     """
     columns = min(panels, beside)
-    each = [height] * panels if isinstance(height, float | int) else height
-    rows = [max(each[i : i + columns]) for i in range(0, panels, columns)]
+    heights = [height] * panels if isinstance(height, float | int) else height
+    rows = [max(heights[i : i + columns]) for i in range(0, panels, columns)]
     width = COLUMN if columns == 1 else PAGE
     legend_columns, legend_rows = _wrapped_legend(legend, width)
     # The legend adds to the height (0.15 inches a row at 6.5 points) instead of taking it from the
