@@ -47,7 +47,7 @@ class TicketFacts:
             raise ValueError("its header holds what is not JSON") from None
         values |= {name: metadata[name] for name in names & {"precision"}}  # a text
         # NaN has no type in JSON: what may be NaN, as a diverged loss is, is checked by itself.
-        numbers = {name: values.pop(name) for name in ("metrics",) if name in values}
+        numbers = {name: values.pop(name) for name in names & {"metrics"}}
         try:
             facts: TicketFacts = typed(cls, values)
             scores = dict(numbers.get("metrics", {}))

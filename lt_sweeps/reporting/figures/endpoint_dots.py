@@ -26,7 +26,7 @@ from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import draw_rings, draw_row, prepare_rows
 
 _COLUMNS = ("panel", "line", "endpoint", "seed", "value", "source")
-Row = tuple[str, str, str, str, float | None, str]
+_Row = tuple[str, str, str, str, float | None, str]
 """An endpoint of a run, or a published one, by `_COLUMNS`."""
 
 
@@ -67,14 +67,14 @@ def _n(data: pd.DataFrame) -> str:
     return span_text(runs.groupby(["panel", "line", "endpoint"]).size())
 
 
-def _measured(analysis: Analysis) -> Iterator[Row]:
+def _measured(analysis: Analysis) -> Iterator[_Row]:
     for curve, endpoints in analysis.endpoints:
         for name in PER_RUN:
             for seed, value in endpoints[name].values.items():
                 yield curve.panel, curve.label, name, seed, value, ""
 
 
-def _published(analysis: Analysis) -> Iterator[Row]:
+def _published(analysis: Analysis) -> Iterator[_Row]:
     """Published numbers, which have no seed; `value` of one is its only point."""
     # A published line may have the name of a line of ours. Its ring then stands in that row.
     labels = {curve.name: curve.label for curve in analysis.curves}
