@@ -171,7 +171,7 @@ class Stack:
         except NotFolded as error:
             if not self._chooses:
                 raise
-            _log.warning("`auto` takes `loop`: %s", error)
+            _warn(str(error))
         self.backend = "loop"
         self.renew()
         return compute(self._backend)
@@ -219,6 +219,11 @@ class Stack:
         for name, tensor in self._named.items():
             if not state[name].is_meta:
                 tensor.copy_(state[name])
+
+
+@functools.cache  # once in a process, and not for every stack
+def _warn(reason: str) -> None:
+    _log.warning("`auto` takes `loop`: %s", reason)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def _command(verb: str, sweep: Path, out: Path) -> int:
     more = {
         "report": [f"out={out}", "figures=[]"],
         "export": [f"out={out}"],
-        "compare": [str(sweep)],
+        "compare": [str(sweep.with_name("twin"))],
     }
     return main([verb, str(sweep), *more.get(verb, [])])
 
@@ -117,6 +117,7 @@ def test_records_that_are_not_those_of_done_are_named_by_every_command_that_show
 ) -> None:
     path = _one(sweep.parent.parent, "runs/*/*/records.jsonl")
     right = path.read_bytes()
+    shutil.copytree(sweep, sweep.with_name("twin"))
     for name, harm in RECORDS.items():
         harm(path)
         for verb in READING if name == "an edited number" else ("report", "status"):

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lt_sweeps import models
 from lt_sweeps.training.backends import folding
-from lt_sweeps.training.stack import Stack
+from lt_sweeps.training.stack import Stack, _warn
 
 K, C, SIDE = 4, 6, 8
 IMAGE = (3, SIDE, SIDE)
@@ -267,6 +267,7 @@ def test_auto_takes_the_loop_where_its_own_choice_refuses(
             return outputs + 0.1 * outputs.mean() if self.training else outputs
 
     monkeypatch.setattr("lt_sweeps.training.stack.choose_backend", lambda *_: "stacked")
+    _warn.cache_clear()
     (ours, loop), (x, y) = (of(Mixes, name, 2) for name in ("auto", "loop")), batch(2, 6)
     torch.testing.assert_close(ours.logits(x[0]), loop.logits(x[0]))
     torch.testing.assert_close(ours.loss(x, y), loop.loss(x, y))
