@@ -51,7 +51,7 @@ class Competition:
         """The mask of those weights that `kept` keeps and of which `stays` `[n]` is true."""
         positions = {name: _positions(kept[name]) for name in self.names}
         parts = zip(positions, stays.split([len(at) for at in positions.values()]), strict=True)
-        mask = {name: torch.zeros_like(kept[name]) for name in positions}
+        mask = {name: torch.zeros(kept[name].shape, dtype=torch.bool) for name in positions}
         for name, part in parts:
             mask[name].view(-1).index_copy_(0, positions[name], part)
         return mask

@@ -42,6 +42,7 @@ def run_task(arguments: Sequence[str] | None = None) -> int:
         status = _given_up(sweep, batch.tasks[int(task)], str(error))
     except NoGpu as error:  # the node's failure: no unit has failed, and the job counts as lost
         say(f"error: {error}")
+        drain()
         return 1
     if status != STOPPED:
         end(sweep, batch.number, int(task), status)
