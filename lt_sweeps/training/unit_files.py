@@ -81,7 +81,9 @@ class UnitFiles:
                 ticket = replace(ticket, optimizer=self.masking.moments())
             ticket, about = ticket.on_host(), self._about()
             self._writing.begin(
-                lambda: _side_by_side(lambda r: self._write(r, moment, ticket[r], about[r]), rows)
+                lambda: self._side_by_side(
+                    lambda r: self._write(r, moment, ticket[r], about[r]), rows
+                )
             )
 
     def write_checkpoint(self, step: int, seconds: float) -> None:
@@ -101,7 +103,7 @@ class UnitFiles:
             unit, said = self.units[r], {**about[r], "zeros": zeros}
             self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, said)
 
-        _side_by_side(write, range(len(self.units)))
+        self._side_by_side(write, range(len(self.units)))
         for key, seeds in self._seeds().items():
             self.store.drop_checkpoints(key, *seeds, before=step)
 
@@ -176,7 +178,7 @@ class UnitFiles:
                 scores["best_layers_remaining"] = at_best[r]["layers_remaining"]
             self._write(r, "end", ticket, {**about[r], **scores})
 
-        _side_by_side(write, range(len(self.units)))
+        self._side_by_side(write, range(len(self.units)))
 
     def _asks_for_best(self, r: int, step: int) -> bool:
         asked = self.moments[r]
@@ -240,12 +242,15 @@ class UnitFiles:
         unit = self.units[r]
         self.store.write(unit.stage.key, unit.seed, ticket, about, moment)
 
-
-def _side_by_side(write: Callable[[int], None], rows: Iterable[int]) -> None:
-    """Write the files of replicates in threads; raises the failure of the first that failed."""
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        for _ in threads.map(write, rows):
-            pass
+    def _side_by_side(self, write: Callable[[int], None], rows: Iterable[int]) -> None:
+        """Write the files of replicates; raises the failure of the first that failed."""
+        if (at_once := _threads(self.machine.device)) == 1:
+            for row in rows:
+                write(row)
+            return
+        with ThreadPoolExecutor(at_once) as threads:
+            for _ in threads.map(write, rows):
+                pass
 
 
 def _in_file(name: str, tensor: Tensor) -> Tensor:
@@ -265,3 +270,12 @@ def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.d
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies of whole stacks, one transfer for each: a transfer per replicate takes R times."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def _threads(device: str) -> int:
+    """How many files are written at once.
+
+    One after another where the host's memory holds the training too: several threads that run out
+    of it together can wait for each other for ever, within the library that writes the files.
+    """
+    return _AT_ONCE if device.startswith("cuda") else 1

@@ -406,7 +406,7 @@ def test_five_hundred_cells_in_four_jobs(run: Run) -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("+hydra.launcher.gpuz=1", "takes no gpuz"),
+        ("+hydra.launcher.gpuz=1", "gpuz; did you mean `gpus`?"),
         ("hydra.launcher.sbatch={nicee: 5}", "sbatch: got nicee; did you mean `nice`?"),
         ("hydra.launcher.partition=nowhere", "invalid partition"),
         ("budget.gpu_hours=1e-9", "budget.gpu_hours: this takes about"),

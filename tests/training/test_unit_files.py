@@ -119,8 +119,11 @@ class PairedStore(Store):
         super().write(*about)
 
 
-def test_the_files_of_replicates_are_written_side_by_side(cell: Make, tmp_path: Path) -> None:
+def test_the_files_of_replicates_are_written_side_by_side(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk takes as long for several files as for one, and a stack has two for a replicate."""
+    monkeypatch.setattr("lt_sweeps.training.unit_files._threads", lambda device: 4)  # as on a GPU
     units = [u for u in plan([cell(seed=s) for s in (0, 1)]).units if u.stage.level == 0]
     compute(units, {}, PairedStore(tmp_path / "pairs"), Machine())
     compute(units[:1], {}, Store(tmp_path / "alone"), Machine())
@@ -143,8 +146,9 @@ class FullOnce(Store):
 
 
 def test_after_one_of_the_writes_side_by_side_has_failed_a_resume_ends_with_the_same_bytes(
-    cell: Make, tmp_path: Path
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lt_sweeps.training.unit_files._threads", lambda device: 4)  # as on a GPU
     units = [u for u in plan([cell(seed=s) for s in range(6)]).units if u.stage.level == 0]
     compute(units, {}, Store(tmp_path / "whole"), Machine())
     store = FullOnce(tmp_path / "full")
@@ -167,6 +171,7 @@ from pathlib import Path
 from threading import Thread
 import torch
 from lt_sweeps.storage.store import Store
+from lt_sweeps.training import unit_files
 from lt_sweeps.training.background_write import BackgroundWrite
 
 store, writing = Store(Path(sys.argv[1])), BackgroundWrite()
