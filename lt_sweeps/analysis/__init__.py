@@ -1,4 +1,5 @@
-"""What records say: curves over seeds, tests, endpoints, costs.
+"""Analysis of records: curves over seeds, tests, endpoints and costs.
 
-Door: `sweep_analysis.analyses`, over what `results.read_results` reads. No torch is needed here.
+Start at `sweep_analysis.analyses`, which analyses the `Results` that `results.read_results` reads.
+This package does not need torch.
 """

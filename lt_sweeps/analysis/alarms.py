@@ -1,7 +1,8 @@
-"""Alarms: what the records and masks hold that a reader would not expect of an experiment.
+"""Alarms: facts in the records and masks that a reader of a report would not expect.
 
-A number may be exact and yet not mean what its line is called: a control that is its treatment, a
-mask that missed its target, a training that diverged for every seed. A report says so aloud.
+A number can be correct although its line does not show what its name says: a control that equals
+its treatment, a mask that missed its target, a training that diverged for every seed. The report
+warns about these.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ GROUP = "mask_criterion"
 
 
 def raised_alarms(analysis: Analysis) -> list[str]:
-    """A sentence for each thing that is not as its line is called."""
+    """Return a sentence for each fact that contradicts what a line's name promises."""
     curves = analysis.curves
     everywhere = all_diverged(cell.rows for cell in analysis.results.cells)
     return [
@@ -62,7 +63,7 @@ def _missed_targets(curves: Sequence[Curve]) -> Iterator[str]:
 
 
 def _several_dense(curves: Sequence[Curve]) -> Iterator[str]:
-    """Lines whose tickets come from several dense networks, so that no margin is around one."""
+    """Report lines whose tickets come from several dense networks: a margin needs a single one."""
     for curve in curves:
         dense = curve.dense_networks
         if len(dense) > 1:
@@ -75,7 +76,7 @@ def _several_dense(curves: Sequence[Curve]) -> Iterator[str]:
 
 
 def _equal_arms(analysis: Analysis) -> Iterator[str]:
-    """Lines of one panel that are the same networks, or keep the same weights."""
+    """Report pairs of lines in one panel that hold the same networks or keep the same weights."""
     for panel, curves in by_panel(analysis.curves).items():
         kept = {curve.name: _first_masks(analysis, curve) for curve in curves}
         measured = {curve.name: _measured_networks(curve) for curve in curves}
@@ -101,7 +102,7 @@ def _equal_arms(analysis: Analysis) -> Iterator[str]:
 
 
 Networks = Mapping[tuple[int, str, int], tuple[Record, tuple[Any, ...]]]
-"""Pruned networks by level, seed and weights, with all that was measured of each."""
+"""Pruned networks, keyed by level, seed and remaining weights: the record and all its metrics."""
 
 
 def _measured_networks(curve: Curve) -> Networks:
@@ -113,9 +114,9 @@ def _measured_networks(curve: Curve) -> Networks:
 
 
 def _identical(one: Networks, other: Networks) -> tuple[list[Record], int]:
-    """The pruned networks of two lines that measure exactly the same; how many were compared."""
-    # Two networks that were trained apart never agree in all of these; those of a collapsed network
-    # may, because only its last bias still learns.
+    """The pruned networks of two lines with exactly equal metrics, and the number compared."""
+    # Two networks from separate trainings never agree in all of these metrics. Collapsed networks
+    # can, because only their last bias still learns; `_measured_networks` leaves them out.
     pairs = [(one[key], other[key]) for key in one.keys() & other.keys()]
     apart = [
         (a, first == second)
@@ -129,7 +130,7 @@ _losses = attrgetter(*(f"{when}_{name}" for when in ("end", "best") for name in 
 
 
 def _first_masks(analysis: Analysis, curve: Curve) -> dict[str, Arrays]:
-    """The masks that a criterion chose at a line's first level, by seed, of stored tickets."""
+    """The masks that the criterion chose at a line's first level, by seed, for stored tickets."""
     first = next((point for point in curve.points if point.pruned and point.level), None)
     if first is None or not _criterion(curve):
         return {}
@@ -137,7 +138,7 @@ def _first_masks(analysis: Analysis, curve: Curve) -> dict[str, Arrays]:
 
 
 def _criterion(curve: Curve) -> list[tuple[str, str]]:
-    """What a line's criterion is; nothing where its method takes none."""
+    """A line's criterion and its settings; empty if its method accepts no criterion."""
     settings = [(k, repr(v)) for k, v in curve.settings.items() if is_within(k, [GROUP])]
     chosen = curve.choices.get(GROUP)
     return sorted([*settings, *([(GROUP, chosen)] if chosen else [])])

@@ -1,4 +1,4 @@
-"""`Findings`: what an audit finds, check by check, and the verdict on each check (no torch)."""
+"""`Findings`: the results of an audit, with a verdict on each check (no torch)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHECKS: Mapping[str, str] = {
     "accuracies": "stored weights, evaluated again, are as accurate",
     "repeats": "trained again, a network ends with the same bits",
 }
-"""What is checked of results of ours, in the order of the table."""
+"""The checks of results that this package computed, in the order of the table."""
 
 FOREIGN_CHECKS: Mapping[str, str] = {
     "files": "every file can be read",
@@ -48,18 +48,18 @@ FOREIGN_CHECKS: Mapping[str, str] = {
     "metrics": "accuracies and losses lie in their ranges",
     "seeds": "no two seeds have equal weights",
 }
-"""What is checked of results of other code."""
+"""The checks of results that other code computed."""
 
 
 @dataclass(frozen=True)
 class CheckVerdict:
-    """One check: how many facts were compared, what is wrong, and what was not compared and why."""
+    """One check: the number of facts compared, the faults, and the facts not compared, with why."""
 
     check: str
     claim: str
     compared: int
     faults: tuple[str, ...]
-    unchecked: Mapping[str, int] = field(default_factory=dict)  # how many facts, by the reason
+    unchecked: Mapping[str, int] = field(default_factory=dict)  # number of facts by reason
 
     @property
     def state(self) -> State:
@@ -69,7 +69,7 @@ class CheckVerdict:
 
 
 class Findings:
-    """Collects what an audit finds, of the checks that it makes."""
+    """Collects the results of an audit's checks."""
 
     def __init__(self, checks: Mapping[str, str] = CHECKS) -> None:
         self._claims = checks
@@ -78,7 +78,7 @@ class Findings:
         self._unchecked: dict[str, Counter[str]] = {check: Counter() for check in checks}
 
     def compare(self, check: str, place: object, fault: str) -> bool:
-        """Count a fact that was compared, with what is wrong with it if anything; True if not."""
+        """Count one compared fact, wrong if `fault` is not empty; return whether it is right."""
         self._compared[check] += 1
         if fault:
             self._faults[check].append(f"{place}: {fault}")
@@ -87,17 +87,17 @@ class Findings:
     def compare_counts(
         self, check: str, place: object, wrong: Mapping[str, int], text: str
     ) -> bool:
-        """Compare counts that should all be 0, by name; `text` says what they count."""
+        """Check that all counts in `wrong` are 0; `text` says what they count."""
         found = {name: count for name, count in wrong.items() if count}
         return self.compare(check, place, f"{text}: {paired(found)}" if found else "")
 
     def leave_out(self, check: str, reason: str, count: int = 1) -> None:
-        """Count facts that cannot be compared."""
+        """Count facts that cannot be compared, for the given reason."""
         if count:
             self._unchecked[check][reason] += count
 
     def verdicts(self, checks: Iterable[str] | None = None) -> list[CheckVerdict]:
-        """The verdict on each check, or on some of them."""
+        """The verdict on each check, or only on the named checks."""
         return [
             CheckVerdict(
                 check,
@@ -111,7 +111,7 @@ class Findings:
 
 
 def summary(verdicts: Iterable[CheckVerdict]) -> str:
-    """`12 checks passed, 1 not checked`, with the checks that failed first."""
+    """A line such as `12 checks passed, 1 not checked (masks)`; failed checks come first."""
     by_state: dict[State, list[str]] = {"FAIL": [], "pass": [], "not checked": []}
     for verdict in verdicts:
         by_state[verdict.state].append(verdict.check)

@@ -1,6 +1,6 @@
-"""What an audit reads of a sweep: cells, records, configs, and the heads of tickets (no torch).
+"""The files of a sweep that an audit reads: cells, records, configs, ticket headers (no torch).
 
-What cannot be read is a fault of its check, and the audit goes on with the rest.
+A file that cannot be read is a fault in its check, and the audit continues with the others.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _IMPORTED = "imported"
 _NOT_STORED = "the ticket is not stored"
 
 Folders = list[tuple[RunFolder, Sequence[FrozenCell]]]
-"""The folder of a cell, and the cell as each sweep that has it froze it."""
+"""Each cell's folder, with the frozen cell from every sweep that contains it."""
 
 
 @dataclass(frozen=True)
 class AuditedCell:
-    """A cell and seed as its files hold it; `config` is None where no file has it."""
+    """A cell and seed as read from its files; `config` is None if no file has it."""
 
     folder: RunFolder
     records: tuple[Record, ...]
     choices: Mapping[str, str | None]
     config: Config | None
-    stored: CellRecords | None = None  # what was read of its records
-    written: Mapping[str, Any] | None = None  # its config.yaml, if there is one and it can be read
+    stored: CellRecords | None = None  # its records; None if missing or unreadable
+    written: Mapping[str, Any] | None = None  # its config.yaml; None if missing or unreadable
 
     @property
     def signature(self) -> str:
@@ -57,7 +57,7 @@ class AuditedCell:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """What an audit looks at: cells, and the heads of those tickets that are whole and in place."""
+    """The material of an audit: cells, and the headers of tickets that are whole and in place."""
 
     root: Path
     cells: tuple[AuditedCell, ...]
@@ -70,7 +70,7 @@ def read_artifacts(
 ) -> Artifacts:
     """Read a sweep's folder, a root or a cell's folder.
 
-    Raises: ValueError: there are no results.
+    Raises: ValueError: the folder has no results.
     """
     root, manifest, folders = _scope(where, findings)
     chosen = [
@@ -86,7 +86,7 @@ def read_artifacts(
 
 
 def audit_head(path: Path, findings: Findings) -> Mapping[str, Any] | None:
-    """The metadata of a ticket that is whole and in its place."""
+    """The metadata of a ticket; None if the file is missing, damaged or not in its own place."""
     if not os.path.lexists(path):
         findings.leave_out("headers", _NOT_STORED)
         return None
@@ -102,12 +102,12 @@ def audit_head(path: Path, findings: Findings) -> Mapping[str, Any] | None:
 
 
 def without_path(path: Path, error: Exception) -> str:
-    """What is wrong with a file, without its path, which findings say themselves."""
+    """The first line of a file's error, without the file's path: findings add the path."""
     return str(error).splitlines()[0].removeprefix(f"{path}: ")
 
 
 def header_value(about: Mapping[str, Any], name: str) -> Any:
-    """A JSON value in a ticket's metadata; None if there is none, or none that can be read."""
+    """A JSON value in a ticket's metadata; None if it is missing or cannot be parsed."""
     try:
         return json.loads(about[name])
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -115,7 +115,7 @@ def header_value(about: Mapping[str, Any], name: str) -> Any:
 
 
 def _scope(where: Path, findings: Findings) -> tuple[Path, Manifest | None, Folders]:
-    """The root, the manifest if there is one, and the folders of all cells."""
+    """The root, the manifest (None if there is none) and the folders of all cells."""
     here, sweep = where.resolve(), SweepFolder(where)
     if sweep.exists:
         root, manifest = here.parent.parent, _manifest(sweep, findings)
@@ -152,7 +152,7 @@ def _frozen_by_name(root: Path, findings: Findings) -> Mapping[str, Sequence[Fro
 
 
 def _manifest(sweep: SweepFolder, findings: Findings) -> Manifest | None:
-    """The manifest of a sweep, if it can be read."""
+    """The manifest of a sweep; None if it cannot be read."""
     try:
         manifest = sweep.manifest
     except ValueError as error:
@@ -180,12 +180,12 @@ def _cell(folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings) -
 def _records(
     folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings
 ) -> CellRecords | None:
-    """The records of a folder, if there are some."""
+    """The records of a cell's folder; None if there are none or they cannot be read."""
     if not any(map(os.path.lexists, (folder.records, folder.done))):
         findings.leave_out("records", "the cell is not computed yet")
         return None
     try:
-        # Of several sweeps one may have taken the cell further than another.
+        # If several sweeps share the cell, one may have computed more stages than another.
         stored = folder.read(stages=frozen[0].stages if len(frozen) == 1 else None)
     except (OSError, ValueError) as error:
         findings.compare("records", folder.records, without_path(folder.records, error))
@@ -203,9 +203,9 @@ def _records(
 def _config(
     folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings
 ) -> tuple[Mapping[str, str | None], Config | None, Mapping[str, Any] | None]:
-    """What was chosen and the resolved config, from the cell's folder or from the manifest.
+    """The choices and the resolved config, from the cell's folder or from the manifest.
 
-    With them comes what the cell's folder holds, if it can be read.
+    The third value is the content of the cell's config.yaml; None if it cannot be read.
     """
     content: Mapping[str, Any] | None = None
     path, fault = folder.path / "config.yaml", ""
@@ -260,7 +260,7 @@ def _ticket_files(
             if _is_ticket(folder / name):
                 yield folder / name
         absent |= {(key, s): cell for s, cell in seeds.items() if f"{s}.safetensors" not in there}
-    drawn = {record.init for cell in cells for record in cell.records}  # it can be drawn again
+    drawn = {record.init for cell in cells for record in cell.records}  # can be drawn again
     findings.leave_out("headers", _NOT_STORED, sum(key in drawn for key, _ in absent))
     _leave_out(root, {unit: c for unit, c in absent.items() if unit[0] not in drawn}, findings)
 
@@ -278,8 +278,8 @@ def _is_ticket(path: Path) -> bool:
 
 
 def _leave_out(root: Path, absent: Mapping[UnitName, str], findings: Findings) -> None:
-    """Count the tickets that are not there; a training that is lost is a fault."""
-    # A root that was copied without its tickets has no such folder.
+    """Count the absent tickets; a ticket that is lost, not dropped on purpose, is a fault."""
+    # A root that was copied without its tickets has no `tickets` folder.
     reasons = why_absent(root, absent) if (root / "tickets").is_dir() else {}
     for unit in absent:
         reason = reasons.get(unit, _NOT_STORED)

@@ -1,7 +1,7 @@
-"""The settings of a cell: its config with dotted keys, as lines are compared by them.
+"""The settings of a cell: its config with dotted keys, by which lines are told apart.
 
-A cell that an earlier version of this package computed has today's settings, so that it and a cell
-of today with the same key make one line.
+A cell from an earlier version of this package gets the settings that were added since then, so that
+it shares a line with cells of today that have the same key.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _LATER = {
     "model": {"weights": None, "redraw": []},
     "recipe": {"clip": None},
 }
-"""Keys that cells of earlier versions do not have, and what they would hold there."""
+"""Keys that cells of earlier versions lack, with the values that those versions used."""
 
 
 def taken_settings(config: Mapping[str, Any], choices: Mapping[str, str | None]) -> dict[str, Any]:
-    """The settings of a config, without those of groups that the method does not take."""
+    """The settings of a config, without those of groups that the method does not accept."""
     untaken = tuple(f"{name}." for name, option in choices.items() if option is None)
     return {k: v for k, v in _settings(config).items() if not k.startswith(untaken)}
 
 
 def as_today(chosen: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What was chosen, with the options of groups that an earlier version did not have.
+    """The choices, with an option added for each group that an earlier version did not have.
 
-    A cell that was computed then and one of today with the same key make one line.
+    So a cell of an earlier version and one of today with the same key share a line.
     """
     earlier = _is_planned(config) and "task" not in chosen
     return {**chosen, "task": "classification"} if earlier else chosen
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a config, with those that an earlier version did not have."""
+    """The settings of a config, with defaults added for settings that an earlier version lacked."""
     settings = _flat(config)
     if not _is_planned(config):
         return settings
@@ -52,13 +52,13 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_planned(config: Mapping[str, Any]) -> bool:
-    """Whether this package computed a cell; what is imported has no such key."""
+    """Whether this package computed a cell: configs of imported cells have no `report_at`."""
     return "report_at" in config
 
 
 @functools.cache
 def _default_task() -> dict[str, Any]:
-    """The settings of `task=classification`, which every task was."""
+    """The settings of `task=classification`, the only task of earlier versions."""
     path = CONF / "task" / "classification.yaml"
     return _flat({"task": yaml.safe_load(path.read_text("utf-8"))}) if path.exists() else {}
 

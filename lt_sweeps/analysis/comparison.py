@@ -1,7 +1,7 @@
-"""Two sweeps compared: which curves belong together, and both as one `Analysis` to draw.
+"""Comparison of two sweeps: which curves belong together, and both as one `Analysis` to draw.
 
-Curves are compared if they differ in one thing. If they differ in more, nobody could say which of
-them makes the difference, so that is refused, unless the user names all that may differ in `by`.
+Two curves are compared if they differ in one key. If they differ in several, the comparison could
+not say which key causes the difference, so it is refused unless `by` names all of these keys.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def matching_curves(
 ) -> tuple[list[str], list[Pair]]:
     """The keys in which two sweeps differ, and the pairs of curves that differ in nothing else.
 
-    Raises: ValueError: they differ in more than one key that `by` does not name, or no curve of one
-        matches a curve of the other.
+    Raises: ValueError: the sweeps are judged by different metrics, or differ in several keys that
+        `by` does not all name, or no curve of one matches a curve of the other.
     """
     judged = [{curve.metric for curve in curves} for curves in (mine, theirs)]
     if not judged[0] & judged[1]:
         words = (" and ".join(sorted(m.words for m in metrics)) for metrics in judged)
         raise ValueError(f"compare: one is judged by {next(words)}, the other by {next(words)}")
-    # A schedule that only goes further is the same schedule; one with other densities is not.
+    # Schedules that differ only in their number of levels count as equal; densities must agree.
     schedules = not all(_same_densities(a, b) for a in mine for b in theirs if a.panel == b.panel)
     ours, others = (_configs(curves, schedules=schedules) for curves in (mine, theirs))
-    # Other code has few of our keys. What it does not say is unknown, and not another value.
+    # Results of other code have few of our keys. A missing key is unknown, not a difference.
     told = _told(ours) & _told(others) if _foreign(mine, theirs) else _told(ours) | _told(others)
     within = ({*differences(ours), *differences(others)} - set(by)) & told
     between = [k for k in differences([*ours, *others]) if k not in within and k in told]
@@ -61,7 +61,7 @@ def matching_curves(
 
 @dataclass(frozen=True)
 class SweepComparison(Analysis):
-    """Two sweeps as one to draw: the curves of both that match, in a panel for each pair."""
+    """Two sweeps drawn as one: the matching curves of both, in a panel for each pair."""
 
     one: Analysis
     other: Analysis
@@ -82,7 +82,7 @@ class SweepComparison(Analysis):
             one.layout,
             title=one.layout.title or f"{both.name} ({what or 'the configs are equal'})",
             figures=one.layout.figures or ["curves", "endpoints"],
-            # These name lines of one sweep, and mean nothing where lines of both are drawn.
+            # These keys name lines of one sweep, so they have no meaning in a figure of both.
             labels={},
             baseline=None,
             tested=None,
@@ -94,15 +94,16 @@ class SweepComparison(Analysis):
 
     @cached_property
     def paired(self) -> tuple[list[str], list[Pair]]:
-        """What differs, and the curves under the names that they have in their own sweep."""
+        """The keys that differ, and the pairs of curves as named in their own sweeps."""
         return matching_curves(self.one.curves, self.other.curves, self.by)
 
     @cached_property
     def tests(self) -> list[significance.Verdict]:
-        """Every curve of one against its partner, under the names of their own sweeps."""
+        """The tests of every pair of curves, as named in their own sweeps."""
         layout = self.one.layout
         verdicts = [v for a, b in self.paired[1] for v in significance.compare_curves(a, b, layout)]
-        # Whether each line of a reference is reproduced is a question of its own.
+        # Against results of other code, each line asks its own question (is it reproduced?), so
+        # Holm corrects within each pair.
         foreign = _foreign(self.one.curves, self.other.curves)
         return significance.correct_by_holm(verdicts, "pair" if foreign else layout.family)
 
@@ -113,13 +114,13 @@ class SweepComparison(Analysis):
 
     @cached_property
     def verdicts(self) -> list[significance.Verdict]:
-        """The same tests, of the curves as they are drawn."""
+        """The same tests, with the curves named as they are drawn."""
         named = [self._named((v.curve, v.baseline), self.paired[0]) for v in self.tests]
         pairs = zip(self.tests, named, strict=True)
         return [replace(verdict, curve=a, baseline=b) for verdict, (a, b) in pairs]
 
     def _named(self, pair: Pair, between: Sequence[str]) -> Pair:
-        """The two curves in one panel, under names that tell them apart."""
+        """The two curves in one panel, with names that tell them apart."""
         panel = " against ".join(dict.fromkeys(curve.panel for curve in pair))
         labels, sides = self.one.layout.labels, (self.one, self.other)
         names = []
@@ -134,7 +135,7 @@ class SweepComparison(Analysis):
 
 
 def _configs(curves: Sequence[Curve], *, schedules: bool) -> list[CellResults]:
-    """The choices and settings of each curve, with or without those of its schedule."""
+    """The choices and settings of each curve, with or without the settings of its schedule."""
     configs = []
     for curve in curves:
         settings = curve.cells[0].settings if schedules else {}
@@ -148,12 +149,12 @@ def _values(configs: Sequence[CellResults], key: str) -> str:
 
 
 def _foreign(mine: Sequence[Curve], theirs: Sequence[Curve]) -> bool:
-    """Whether one side was made by other code."""
+    """Whether exactly one of the two sides was imported from other code."""
     return all(curve.imported for curve in mine) != all(curve.imported for curve in theirs)
 
 
 def _told(configs: Sequence[CellResults]) -> set[str]:
-    """The groups and settings that these configs have a value of."""
+    """The groups and settings that have a value in at least one of these configs."""
     return {
         key
         for c in configs
@@ -163,7 +164,7 @@ def _told(configs: Sequence[CellResults]) -> set[str]:
 
 
 def _same_densities(one: Curve, other: Curve) -> bool:
-    """Whether the curves have the same densities at the levels that both of them have."""
+    """Whether two curves have the same densities at the levels that both have."""
     shared = {p.level for p in one.points} & {p.level for p in other.points}
     return all(
         any(significance.point_at_density(p, other) for p in one.points if p.level == level)

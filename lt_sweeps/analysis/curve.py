@@ -1,9 +1,9 @@
 """`Curve`: the cells that a figure draws as one line, with their points and their label.
 
-Cells make one curve if they differ only in the seed, in how far their schedule goes, and in the
+Cells form one curve if they differ only in the seed, in how far their schedule prunes, and in the
 keys that the layout names under `along`. The statistics of a point leave out replicates that
-diverged and keep those that collapsed, whose accuracy is a number like any other. Both are counted,
-so that no reader has to guess.
+diverged and include those that collapsed, because a collapsed network still has an accuracy. Both
+kinds are counted, so that a reader sees how many there are.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from lt_sweeps.config.quantities import ACCURACY, TEST_ACCURACY, Quantity, named
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.storage.record import Record
 
-WHOLE = 100 - 1e-9  # percent of weights remaining from which on none is pruned
+WHOLE = 100 - 1e-9  # percent of weights remaining; a network with at least this much is unpruned
 
 
 @dataclass(frozen=True)
 class Point:
-    """One level of a curve: where it lies, and the statistics of its replicates."""
+    """One level of a curve: its density and the statistics of its replicates."""
 
     level: int
     target_sparsity: float | None
-    percent: float  # of weights remaining, measured; the mean where replicates differ
+    percent: float  # of weights remaining, measured; the mean if replicates differ
     n: int
     n_finite: int
     n_collapsed: int
@@ -46,18 +46,18 @@ class Point:
     ci_high: float
     stages: frozenset[str]
     values: Mapping[str, float] = field(default_factory=dict)  # the finite ones, by seed
-    at: tuple[str, ...] = ()  # its values of the layout's `along` keys, such as `method.bias=0.1`
-    sparsity_total: float = math.nan  # of all parameters; NaN where records do not say
+    at: tuple[str, ...] = ()  # values of the layout's `along` keys, such as `method.bias=0.1`
+    sparsity_total: float = math.nan  # of all parameters; NaN if records do not say
     dense_resources: bool | None = None  # whether a training held more weights than the ticket
-    scored: bool = False  # evaluated as it was found, without a training of its own
+    scored: bool = False  # evaluated without a training of its own
 
     @property
     def pruned(self) -> bool:
-        """Whether a weight is missing: a learned mask prunes at level 0 already."""
+        """Whether at least one weight is pruned; a learned mask prunes already at level 0."""
         return self.percent < WHOLE
 
     def band(self, kind: str) -> tuple[float, float]:
-        """Lower and upper edge of the band; NaN if there are too few replicates for one."""
+        """Lower and upper edge of the band; NaN if there are too few replicates for a band."""
         if kind == "ci":
             return self.ci_low, self.ci_high
         if kind == "sd":
@@ -76,26 +76,26 @@ class Curve:
     settings: Mapping[str, Any]
     cells: tuple[CellResults, ...]
     points: tuple[Point, ...]  # from the densest to the sparsest
-    reference: Curve | None = None  # the panel's dense network, of a line that has none of its own
-    metric: Quantity = TEST_ACCURACY  # of its points
+    reference: Curve | None = None  # the panel's dense line, if this line has no dense network
+    metric: Quantity = TEST_ACCURACY  # the metric of the points
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
-        """The seeds that every point has once all cells are done."""
+        """The seeds of the curve's cells: every point has them all once all cells are done."""
         return tuple(dict.fromkeys(cell.seed for cell in self.cells))
 
     @cached_property
     def by_seed(self) -> Mapping[str, Sequence[CellResults]]:
-        """Its cells by seed, which are looked up for every point."""
+        """The cells by seed; cached, because every point looks cells up by seed."""
         return labels.group_by(self.cells, lambda cell: cell.seed)
 
     @cached_property
     def imported(self) -> bool:
-        """Whether other code made it: its seeds drew other numbers than ours of the same name."""
+        """Whether other code made the curve, so that equal seeds did not draw equal numbers."""
         return any(row.experiment == "imported" for cell in self.cells for row in cell.rows)
 
     def called(self, name: str) -> bool:
-        """Whether a layout means this line: by its name, or by its name in the legend."""
+        """Whether `name` in a layout means this line: its name or its label in the legend."""
         return name in (self.name, self.label)
 
     @property
@@ -106,7 +106,8 @@ class Curve:
     def dense(self) -> Point | None:
         """The trained network before any pruning: the line's own, or that of its reference.
 
-        None where tickets of one line come from several, each of which is compared with its own.
+        None if the line's tickets come from several dense networks, because each ticket would have
+        to be compared with its own.
         """
         if len(self.dense_networks) > 1:
             return None
@@ -115,7 +116,7 @@ class Curve:
 
     @property
     def dense_networks(self) -> list[Point]:
-        """Its own points before any pruning: several where `along` changes the dense training."""
+        """The line's own unpruned points: several if an `along` key changes the dense training."""
         return [p for p in self.points if not (p.level or p.pruned or p.scored)]
 
 
@@ -124,12 +125,12 @@ def curves(
 ) -> list[Curve]:
     """The curves of these cells, in the layout's order and with its names.
 
-    Two kinds of cells are in no curve: those whose task does not measure the metric, and queued
-    ones until a cell of the same signature has started, because their choices are not known before.
+    Two kinds of cells are in no curve: cells whose task does not measure the metric, and queued
+    cells until a cell of the same signature has started, because their choices are not known yet.
     Cells that are judged by different metrics are in different panels.
 
-    Raises: ValueError: the layout names what no cell has, does not tell its lines apart, or has a
-        margin that its metric cannot have.
+    Raises: ValueError: the layout names a key that no cell has, does not tell its lines apart, or
+        has a margin that its metric cannot have.
     """
     layout = layout or ReportConfig()
     started = [cell for cell in cells if cell.choices and _measures(cell, metric)]
@@ -162,7 +163,7 @@ def curves(
 
 
 def point(rows: Sequence[Record], metric: str, at: tuple[str, ...] = ()) -> Point:
-    """The statistics of the rows that are replicates of each other."""
+    """The point for these rows, which are replicates of each other."""
     values = {row.seed: v for row in rows if not math.isnan(v := row.value(metric))}
     totals = [math.nan if row.sparsity_total is None else row.sparsity_total for row in rows]
     return Point(
@@ -183,12 +184,12 @@ def point(rows: Sequence[Record], metric: str, at: tuple[str, ...] = ()) -> Poin
 
 
 def by_panel(curves: Iterable[Curve]) -> dict[str, list[Curve]]:
-    """The curves by the panel that they are drawn in."""
+    """The curves, grouped by panel."""
     return labels.group_by(curves, lambda curve: curve.panel)
 
 
 def distinct(cells: Iterable[CellResults]) -> list[Record]:
-    """The rows of these cells, each trained ticket once."""
+    """The rows of these cells, with each trained ticket (stage and seed) only once."""
     rows: dict[tuple[str, str], Record] = {}
     for row in chain.from_iterable(cell.rows for cell in cells):
         rows.setdefault((row.stage, row.seed), row)
@@ -196,7 +197,7 @@ def distinct(cells: Iterable[CellResults]) -> list[Record]:
 
 
 def _measures(cell: CellResults, metric: str) -> bool:
-    """Whether a cell's task has a metric; before a cell has a record, it may."""
+    """Whether a cell's task measures the metric; True as long as the cell has no record."""
     return cell.any_row is None or cell.any_row.measures(metric)
 
 
@@ -206,9 +207,9 @@ def _metric(cells: Sequence[CellResults], name: str) -> Quantity:
 
 
 def _judged_by(cells: Sequence[CellResults]) -> str:
-    """The kind of metric of the tasks of a curve's cells.
+    """The kind of metric by which the cells of a curve are judged; empty if none has a record.
 
-    Raises: ValueError: they are judged by several, whose values have no mean.
+    Raises: ValueError: the cells are judged by several metrics, so no mean over them is possible.
     """
     kinds = sorted({cell.judged_by for cell in cells} - {""})
     if len(kinds) > 1:
@@ -220,9 +221,10 @@ def _judged_by(cells: Sequence[CellResults]) -> str:
 
 
 def _with_reference(curve: Curve, drawn: Sequence[Curve]) -> Curve:
-    """A line without a dense network of its own is compared with the one dense line of its panel.
+    """Give a line without a dense network of its own the dense line of its panel as reference.
 
-    Such a line began with a search for a mask, or with a sparse network.
+    Such a line began with a search for a mask, or with a sparse network. If the panel has no dense
+    line or several, the line stays unchanged.
     """
     if curve.dense is not None:
         return curve
@@ -235,20 +237,23 @@ def _points(cells: Sequence[CellResults], metric: str, along: Sequence[str]) -> 
     for at, group in labels.group_by(cells, lambda cell: _position(cell, along)).items():
         for rows in labels.group_by(distinct(group), _level).values():
             new = point(rows, metric, at)
-            # The dense network is one point, wherever on the line its tickets come from.
+            # Several values of `along` may share the dense network: it is a single point.
             if new.stages not in points or points[new.stages].n < new.n:
                 points[new.stages] = new
     return tuple(sorted(points.values(), key=lambda p: (-p.percent, p.level)))
 
 
 def _position(cell: CellResults, along: Sequence[str]) -> tuple[str, ...]:
-    """The values of the keys along which the cells of one line differ."""
+    """A cell's values of the `along` keys, which may differ between the cells of one line."""
     keys = {*cell.choices, *cell.settings}
     return tuple(f"{key}={labels.value_of(cell, key)}" for key in along if key in keys)
 
 
 def _level(row: Record) -> tuple[int, float | None]:
-    """What replicates of one point share: one-shot cells are all at level 1, with other targets."""
+    """The level and target that replicates of a point share.
+
+    The level alone is not enough: one-shot cells are all at level 1, with different targets.
+    """
     target = row.target_sparsity
     return row.level, None if target is None else round(target, 9)
 
@@ -256,21 +261,21 @@ def _level(row: Record) -> tuple[int, float | None]:
 def _lines(
     cells: Iterable[CellResults], along: Sequence[str], split_by: int = 0
 ) -> Iterator[tuple[CellResults, list[CellResults]]]:
-    """The cells of each curve, behind the config that they share.
+    """Yield, for each curve, the config that its cells share and the cells.
 
-    `split_by` numbers what tells curves apart: 0, the config without seed and schedule; 1, the
-    schedule too; 2, the signature too.
+    `split_by` says what tells curves apart: 0, the config without seed and schedule; 1, also the
+    schedule; 2, also the signature.
     """
-    # The schedule is left out at first, because two kinds of cells belong on one line although it
-    # differs: a sweep that was taken further (12 levels, then 20), and a multirun of one-shot
-    # cells, where every cell is one point of the line.
+    # The schedule is left out at first, because two kinds of cells belong on one line although
+    # their schedules differ: a sweep that was continued (12 levels, then 20), and a multirun of
+    # one-shot cells, where every cell is one point of the line.
     #
-    # That is too coarse where schedules take different ways (20% or 50% of the weights at each
-    # level). Then two cells of the group disagree about a level, see `_clash`, and the group is
-    # split by the schedule too. If cells still disagree, their configs are equal and something else
-    # differs that the signature knows of, such as the version of our numerical code: pooling old
-    # and new replicates would be wrong, so the group is split by the signature. Only a group that
-    # clashes is split: the label of every other line stays as short as before.
+    # That is too coarse if the schedules prune at different rates (20% or 50% of the weights at
+    # each level). Then two cells of the group disagree about a level (see `_clash`), and the group
+    # is split by the schedule too. If cells still disagree, their configs are equal and something
+    # else that the signature includes differs, such as the version of our numerical code. Pooling
+    # old and new replicates would be wrong, so the group is split by the signature. Only a group
+    # that clashes is split: the labels of all other lines stay as short as before.
     schedule, signature = split_by > 0, split_by > 1
 
     def key(cell: CellResults) -> str:
@@ -285,7 +290,7 @@ def _lines(
 
 
 def _clash(cells: Sequence[CellResults]) -> bool:
-    """Whether two of the cells disagree about the same level or the same replicate."""
+    """Whether two of the cells disagree about a level's target or about a replicate's network."""
     rows = distinct(cells)
     levels = {_level(row) for row in rows}
     replicates = {(_level(row), row.seed) for row in rows}

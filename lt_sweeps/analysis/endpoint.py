@@ -1,8 +1,8 @@
 """Endpoints: one number for a whole curve, so that a claim needs one test and not one per level.
 
-For each run (a seed): `peak`, `sparsest_not_inferior` and `area`. For each line, from means over
-seeds: `sparsest_not_inferior` again, and the sparsest matching and the best performing ticket of
-arXiv:1912.04427, with what it cost to find them.
+Each run (seed) has `peak`, `sparsest_not_inferior` and `area`. Each line has, from means over
+seeds, `sparsest_not_inferior` again, and the sparsest matching and the best performing ticket of
+arXiv:1912.04427, with the cost of finding them.
 
 `sparsest_not_inferior` is the number of the authors' response to that paper ("highest sparsity
 achieved while being within 2 % (relative) of the dense model"): see `crossing`.
@@ -38,22 +38,24 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint of a curve: a number per run (`values`), or one ticket picked from the means."""
+    """An endpoint of a curve: a number per run (`values`), or one ticket chosen by its means."""
 
     name: str
-    values: Mapping[str, float] = field(default_factory=dict)  # by seed; for tickets, of its runs
+    values: Mapping[str, float] = field(default_factory=dict)  # by seed; of a ticket: its metric
     ticket: Point | None = None
     sparsity: float = math.nan
     cost: Cost = field(default_factory=Cost)
-    crossing: Crossing | None = None  # of the means
-    at_least: bool = False  # whether the curve of a run ends before it leaves the margin
+    crossing: Crossing | None = None  # of the means over seeds
+    at_least: bool = False  # whether some run ends within the margin: its value is a lower bound
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where a curve leaves the margin around dense, and the two points that it lies between.
+    """The sparsity at which a curve leaves the margin around dense, and its two neighbors.
 
-    `outside` is NaN where the sparsest point is within the margin: `sparsity` is a lower bound.
+    `inside` and `outside` are the sparsities of the last point within the margin and of the first
+    point beyond. `outside` is NaN if the sparsest point is within the margin; then `sparsity` is a
+    lower bound.
     """
 
     sparsity: float
@@ -62,7 +64,7 @@ class Crossing:
 
 
 def endpoints(curve: Curve, layout: ReportConfig, *, least: float) -> dict[str, Endpoint]:
-    """The endpoints of a curve by name; all lines go down to the density `least` (in percent)."""
+    """The endpoints of a curve by name; `area` ends at the density `least` (in percent)."""
     metric, chooser = curve.metric, layout.chooser(curve.metric.name)
     runs = {seed: _run(curve, seed) for seed in curve.seeds}
     peaks = {seed: _peak(run, metric, chooser) for seed, run in runs.items()}
@@ -79,9 +81,9 @@ def endpoints(curve: Curve, layout: ReportConfig, *, least: float) -> dict[str, 
 
 
 def shared_density(curves: Iterable[Curve]) -> float:
-    """The density (in percent) down to which all of these curves have a pruned network.
+    """The lowest density (in percent) that all curves with a pruned network reach.
 
-    100 where none has one: the dense network beside them is no curve that ends early.
+    A curve with only a dense network is ignored. 100 if no curve has a pruned network.
     """
     left = [[p.percent for p in curve.points if p.pruned and p.percent > 0] for curve in curves]
     return max((min(percents) for percents in left if percents), default=100.0)
@@ -90,13 +92,14 @@ def shared_density(curves: Iterable[Curve]) -> float:
 def crossing(points: Iterable[tuple[float, float]], least: float) -> Crossing:
     """The highest sparsity at which a curve of worths is not below `least`.
 
-    Between a point that is not and the next sparser one, which is, the curve is a straight line in
-    sparsity. A value that is not finite is below, and nothing is interpolated towards it.
+    After the last point that is not below `least`, the curve is interpolated to the next sparser
+    point as a straight line in sparsity. A value that is not finite counts as below, without
+    interpolation towards it.
 
     Args:
-        points: (sparsity, value), at least one of them not below.
+        points: pairs of sparsity and worth; at least one must not be below `least`.
     """
-    # A NaN is no number to sort by: it comes after the others of its sparsity.
+    # NaN cannot be sorted by value: it comes after the other points of the same sparsity.
     ordered = sorted(points, key=lambda point: (point[0], math.isnan(point[1]), -point[1]))
     last = max(n for n, (_, value) in enumerate(ordered) if _reaches(value, least))
     (inside, above), beyond = ordered[last], ordered[last + 1 :]
@@ -108,10 +111,11 @@ def crossing(points: Iterable[tuple[float, float]], least: float) -> Crossing:
 
 
 def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
-    """Whether a one-sided paired t-test puts a point above dense minus the margin, in worth.
+    """Whether a one-sided paired t-test puts a point's worth above that of dense minus the margin.
 
-    Every seed must be there: dropping the seeds that diverged would make a level look better.
-    Where all seeds are equally far above, five of them are needed (at `alpha` 0.05).
+    Every seed must have a value, at least two in all: without the seeds that diverged, a level
+    would look better than it is. If all seeds have the same difference, a sign test replaces the
+    t-test, and five seeds are needed (at `alpha` 0.05).
     """
     dense = curve.dense
     if dense is None:
@@ -127,12 +131,12 @@ def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
 
 
 def _reaches(value: float, least: float) -> bool:
-    """Whether a worth is at least as much, rounding aside: means of as many images are equal."""
+    """Whether a worth is at least `least`, up to rounding: equal counts of images must be equal."""
     return value >= least - rounding([value, least])
 
 
 def _least_worth(curve: Curve, dense: float, layout: ReportConfig) -> float:
-    """The worth of a value that is as much worse than dense as the margin allows."""
+    """The lowest worth that is within the margin of the dense value."""
     return curve.metric.worth(curve.metric.limit(layout.margin, dense))
 
 
@@ -141,13 +145,13 @@ def _numbers(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _run(curve: Curve, seed: str) -> list[Record]:
-    """A seed's rows with weights left, from the densest to the sparsest, dense among them."""
+    """A seed's rows that have weights left, from the densest (dense included) to the sparsest."""
     counted = [row for row in _rows(curve, seed) if row.weights_remaining and row.kind != "mask"]
     return sorted(counted, key=lambda row: -row.percent_remaining)
 
 
 def _rows(curve: Curve, seed: str) -> list[Record]:
-    """A seed's rows of a curve, and of the dense line that it is compared with."""
+    """A seed's rows of a curve and of its reference, the dense line that it is compared with."""
     return distinct(cell for line in _lines(curve) for cell in line.by_seed.get(seed, ()))
 
 
@@ -167,7 +171,7 @@ def _peak(run: Sequence[Record], metric: Quantity, chooser: str) -> float:
 
 
 def _not_inferior(curve: Curve, layout: ReportConfig) -> Endpoint:
-    """`sparsest_not_inferior` of each run, and of the means over seeds."""
+    """The endpoint `sparsest_not_inferior`, of each run and of the means over seeds."""
     worth = curve.metric.worth
     runs = {seed: _crossing_of_run(curve, seed, layout) for seed in curve.seeds}
     crossings = {seed: at for seed, at in runs.items() if at is not None}
@@ -190,7 +194,10 @@ def _not_inferior(curve: Curve, layout: ReportConfig) -> Endpoint:
 
 
 def _crossing_of_run(curve: Curve, seed: str, layout: ReportConfig) -> Crossing | None:
-    """That of one seed; its networks that diverged or have no weight left count as worse."""
+    """The crossing of one seed; None without a pruned network or a single, finite dense network.
+
+    Networks that diverged or have no weight left count as worse than the margin allows.
+    """
     metric, worth = curve.metric.name, curve.metric.worth
     rows = _rows(curve, seed)
     dense = [r.value(metric) for r in rows if r.percent_remaining >= WHOLE and r.kind != "score"]
@@ -202,9 +209,9 @@ def _crossing_of_run(curve: Curve, seed: str, layout: ReportConfig) -> Crossing 
 
 
 def _area(run: Sequence[Record], metric: str, least: float) -> float:
-    """Trapezoids under the metric against log density from 100% to `least`, over that width.
+    """The mean of the metric over log density from 100% to `least` percent, by trapezoids.
 
-    NaN where the run diverged on the way: a line drawn over the gap would hide the level.
+    NaN if the run diverged at a level on the way: interpolating over the gap would hide that level.
     """
     x = -np.log([row.percent_remaining / 100 for row in run])
     y = np.array([row.value(metric) for row in run])
@@ -218,17 +225,18 @@ def _area(run: Sequence[Record], metric: str, least: float) -> float:
 
 
 def _sparsest_tested(curve: Curve, layout: ReportConfig) -> float:
-    """The highest sparsity that a chain of tests shows to be not inferior to dense."""
+    """The highest sparsity that fixed-sequence tests show to be not inferior to dense."""
     # The question is how far a network can be pruned, so the answer is one sparsity. Testing every
-    # level and taking the sparsest that passes would be wrong: of twenty levels at alpha = 0.05
-    # a level passes by chance, and that level is then the answer, however sparse it is. Correcting
-    # over all levels (Bonferroni, Holm) would be right, but takes most of the power of five seeds.
+    # level and taking the sparsest that passes would be wrong: among twenty levels at alpha = 0.05
+    # about one passes by chance, and that level is then the answer, however sparse it is.
+    # Correcting over all levels (Bonferroni, Holm) would be valid, but costs most of the power that
+    # five seeds have.
     #
-    # Instead the order is fixed in advance, from the densest level to the sparsest, and the first
-    # level that fails ends the chain, whatever lies behind it. A false claim then needs the first
-    # level that is truly inferior to pass its own test, which happens with probability alpha, so
-    # every test has the full alpha and no correction is due (fixed-sequence testing, Maurer et al.
-    # 1995). The price: one noisy level hides all that lie behind it.
+    # Instead the order is fixed in advance, from the densest level to the sparsest, and the chain
+    # ends at the first level that fails, even if sparser levels would pass. A false claim then
+    # requires that the first truly inferior level passes its own test, which happens with
+    # probability alpha. So every test may use the full alpha, without a correction (fixed-sequence
+    # testing, Maurer et al. 1995). The price: one noisy level hides all sparser levels.
     if curve.dense is None:
         return math.nan
     reached = 0.0
@@ -242,8 +250,8 @@ def _sparsest_tested(curve: Curve, layout: ReportConfig) -> float:
 def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]:
     """The sparsest matching and the best performing ticket, by means over seeds of `chooser`.
 
-    A ticket matches if its mean is no worse than that of dense; `sparsest_within_error` lets it be
-    worse by the standard error of dense.
+    A ticket matches if its mean is no worse than that of dense; for `sparsest_within_error` it may
+    be worse by up to the standard error of dense.
     """
     cells = (cell for line in _lines(curve) for cell in line.cells)
     rows = group_by(distinct(cells), lambda row: row.stage)

@@ -1,7 +1,7 @@
 """Tests of endpoints: one number per run for a whole line, so that a claim needs one test.
 
-They answer the same questions as the tests at each level, also for lines whose levels lie at other
-densities, such as learned masks.
+They answer the same questions as the tests at each level, and also work for lines whose levels have
+different densities, such as learned masks.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from lt_sweeps.analysis.stats import Comparison, compare_replicates
 from lt_sweeps.config.report_config import ReportConfig
 
 SPARSITIES = tuple(name for name in NAMES if name.startswith("sparsest_"))
-"""Endpoints whose number is a sparsity; the others are in the unit of the metric."""
+"""Endpoints whose value is a sparsity; the values of the others are in the metric's unit."""
 PER_RUN = ("peak", "sparsest_not_inferior", "area")
 CurveEndpoints = tuple[Curve, Mapping[str, Endpoint]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointVerdict(LineTest):
-    """One line against another in an endpoint."""
+    """One line tested against another by an endpoint."""
 
     endpoint: str
 
     @property
     def is_better(self) -> bool:
-        """A higher sparsity is better, whatever the metric is."""
+        """Whether the line is better than the other; a higher sparsity is better for any metric."""
         sparser = self.comparison.difference > 0
         return sparser if self.endpoint in SPARSITIES else super().is_better
 
@@ -47,7 +47,11 @@ class EndpointVerdict(LineTest):
 def endpoint_verdicts(
     ends: Sequence[CurveEndpoints], layout: ReportConfig
 ) -> list[EndpointVerdict]:
-    """Every tested line and every pair; Holm counts the tested lines of a panel and endpoint."""
+    """The endpoint tests of every tested line against its baseline, and of every named pair.
+
+    Holm's method corrects over the tested lines of one panel and endpoint; each named pair is a
+    family of its own.
+    """
     verdicts: list[EndpointVerdict] = []
     of_curve = {(curve.panel, curve.name): (curve, endpoints) for curve, endpoints in ends}
     curves = [curve for curve, _ in ends]
@@ -58,7 +62,7 @@ def endpoint_verdicts(
     for (family, pairs), name in product(pairs_by_family.items(), PER_RUN):
         tests = []
         for one, other in pairs:
-            # The areas of two panels go down to densities of their own.
+            # Areas are comparable only within a panel: each panel has its own lowest density.
             if name != "area" or one.panel == other.panel:
                 mine, theirs = (of_curve[curve.panel, curve.name] for curve in (one, other))
                 comparison = compare_endpoint(name, mine, theirs, layout)
@@ -72,13 +76,14 @@ def endpoint_verdicts(
 def compare_endpoint(
     name: str, mine: CurveEndpoints, theirs: CurveEndpoints, layout: ReportConfig
 ) -> Comparison:
-    """One endpoint per run of two lines, compared over their seeds."""
+    """Compare an endpoint of two lines over their seeds, with one value per run."""
     values = [endpoints[name].values for _, endpoints in (mine, theirs)]
     mean = fmean(values[1].values()) if values[1] else math.nan
     margin = equivalence_margin(theirs[0], layout, mean)
-    sparsity = name in SPARSITIES  # the margin is a difference of the metric
+    sparsity = name in SPARSITIES  # the margin is in the metric's unit, so none applies
     if sparsity and mine[0].points and theirs[0].points:
-        # A line that was pruned further could only win: both count as far as both were pruned.
+        # The line that was pruned further would have an advantage, so sparsities are capped at the
+        # highest sparsity that both lines reach.
         reached = min(1 - curve.points[-1].percent / 100 for curve, _ in (mine, theirs))
         values = [{seed: min(v, reached) for seed, v in own.items()} for own in values]
     return compare_replicates(
@@ -94,7 +99,7 @@ def compare_endpoint(
 def peak_conclusions(
     ends: Sequence[EndpointVerdict], levels: Sequence[Verdict], layout: ReportConfig
 ) -> list[str]:
-    """A sentence for each question that no test at a level answers: the best levels compared."""
+    """Return a sentence on the best levels for each pair that no test at a level compares."""
     answered = {v.question for v in levels}
     return [
         f"{v.curve.panel}: {v.curve.label} against {v.against}: {NAMES['peak']} "

@@ -1,4 +1,4 @@
-"""The results of an experiment, from every sweep under a root that holds cells of it."""
+"""The results of an experiment, from every sweep under a root that has cells of it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 def results_of_experiment(
     root: Path, experiment: str, *, nets: Mapping[str, str], metrics: Collection[str]
 ) -> Results:
-    """The cells of an experiment with one of these nets on its data set, each once.
+    """Read an experiment's cells whose net is in `nets`, on that net's data set, each cell once.
 
-    Without `nets` any net on any data will do. The experiment was perhaps swept net by net, or
-    taken further later: all its sweeps count, in their order.
+    If `nets` is empty, cells of every net and data set count. An experiment may have been swept net
+    by net, or continued later, so all its sweeps are read, the oldest first.
 
-    Raises: ValueError: something under the root cannot be read.
+    Raises: ValueError: a file under the root cannot be read.
     """
     cells: dict[str, CellResults] = {}
     layouts: dict[str, Mapping[str, Any]] = {}
@@ -36,7 +36,7 @@ def results_of_experiment(
 
 
 def _sweeps(root: Path, experiment: str) -> Iterator[Path]:
-    """The folders of the sweeps with such cells, the oldest first."""
+    """The folders of the sweeps that have cells of the experiment, the oldest first."""
     manifests = sorted((root / "sweeps").glob("*/manifest.json"))
     for path in sorted(manifests, key=lambda path: path.stat().st_mtime):
         cells = SweepFolder(path.parent).manifest.cells

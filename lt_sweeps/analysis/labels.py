@@ -1,7 +1,7 @@
-"""Labels of the lines and panels of a figure: what differs, or the keys that the layout gives.
+"""Labels of the lines and panels of a figure: the keys that differ, or those of the layout.
 
-A *key* is a group (`mask_criterion`) or a dotted setting (`recipe.lr`). One cell of a curve stands
-for the curve.
+A *key* is a group (`mask_criterion`) or a dotted setting (`recipe.lr`). In this module one cell
+represents its whole curve.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from lt_sweeps.config.spelling import listed, nearest
 T = TypeVar("T")
 _KEY = re.compile(r"(^|\s)([\w@/.]+)=")
 _FUNCTION = re.compile(r"(^|\s)([\w@/.]+)\._target_=(?:\w+\.)*(\w+)")
-# A label starts as the legends of the papers do.
+# The order of options in a label, as in the legends of the papers; other groups follow.
 FIRST = ("mask_criterion", "method", "reset", "freeze", "recipe", "schedule")
 
 
 def panel_label(cell: CellResults, keys: Sequence[str]) -> str:
-    """The panel of a cell: `fc on digits`, then the other keys by which the figure is split."""
+    """The panel of a cell: `fc on digits`, then its values of the other keys that split panels."""
     words = [_word(cell, key) for key in keys if key not in ("model", "dataset")]
     if {"model", "dataset"} <= set(keys):
         words.insert(0, f"{cell.choices.get('model') or '?'} on {cell.choices.get('dataset')}")
@@ -34,7 +34,7 @@ def panel_label(cell: CellResults, keys: Sequence[str]) -> str:
 
 
 def panels_by_metric(panels: Sequence[str], judged: Sequence[str]) -> list[str]:
-    """The panels of lines, split by the metric of their tasks: two have no axis in common."""
+    """The panels of lines, split by the metric of their tasks, because metrics share no axis."""
     kinds = group_by(zip(panels, judged, strict=True), lambda pair: pair[0])
     several = {panel for panel, pairs in kinds.items() if len({k for _, k in pairs} - {""}) > 1}
     return [
@@ -46,9 +46,9 @@ def panels_by_metric(panels: Sequence[str], judged: Sequence[str]) -> list[str]:
 def labels_from_keys(
     cells: Sequence[CellResults], panels: Sequence[str], lines: Sequence[str]
 ) -> list[str]:
-    """The labels that the layout's `lines` give, with the signature if only the code differs.
+    """Label each cell by the layout's `lines`, plus its signature if only the code differs.
 
-    Raises: ValueError: two cells of one panel would share a label, though they differ.
+    Raises: ValueError: two cells of one panel would share a label although their settings differ.
     """
     labels = [" ".join(filter(None, (_word(cell, key) for key in lines))) for cell in cells]
     places = list(zip(panels, labels, strict=True))
@@ -62,7 +62,7 @@ def labels_from_keys(
 
 
 def automatic_labels(cells: Sequence[CellResults], panels: Sequence[str]) -> list[str]:
-    """The shortest labels that say everything that differs within a panel."""
+    """Label each cell by the options and settings that differ within a panel, and no others."""
     by_panel = group_by(range(len(cells)), panels.__getitem__).values()
     grouped = [[cells[i] for i in group] for group in by_panel]
     groups = dict.fromkeys(chain.from_iterable(map(_differing_options, grouped)))
@@ -73,7 +73,7 @@ def automatic_labels(cells: Sequence[CellResults], panels: Sequence[str]) -> lis
 
 
 def _with_signatures(cells: Sequence[CellResults], places: Sequence[tuple[str, str]]) -> list[str]:
-    """The labels, with the start of the signature on those that a panel has more than once."""
+    """The labels; those that a panel has more than once get the start of the signature."""
     counts = Counter(places)
     return [
         f"{place[1]} {cell.signature[:8]}" if counts[place] > 1 else place[1]
@@ -82,10 +82,10 @@ def _with_signatures(cells: Sequence[CellResults], places: Sequence[tuple[str, s
 
 
 def readable(names: Sequence[str]) -> list[str]:
-    """Names of lines as a reader says them: `lr=0.1` for `recipe.lr=0.1`, if no other key ends so.
+    """Shorten names of lines: `lr=0.1` for `recipe.lr=0.1`, if no other key ends in `lr`.
 
-    A setting that is a function is called by the function: `init=glorot_normal`. Names that would
-    be said alike (`init=mine.normal`, `init=torch.nn.init.normal`) stay as they are.
+    A setting that is a function is shown as the function's name: `init=glorot_normal`. Names that
+    would become equal (`init=mine.normal`, `init=torch.nn.init.normal`) stay unchanged.
     """
     said = dict(zip(names, _shortened(names), strict=True))
     times = Counter(said.values())
@@ -127,7 +127,7 @@ def value_of(cell: CellResults, key: str) -> Any:
 
 
 def is_within(key: str, keys: Iterable[str]) -> bool:
-    """Whether a setting is one of the keys, or lies in a group that is one of them."""
+    """Whether a setting is one of the keys or belongs to a group that is one of them."""
     return any(key == other or key.startswith(f"{other}.") for other in keys)
 
 
@@ -152,7 +152,7 @@ def _label(cell: CellResults, options: Sequence[str], settings: Sequence[str]) -
 
 
 def _text(value: Any) -> str:
-    """A value as a label has it: a text that looks like a number or a list stands in quotes."""
+    """A value as text for a label: a string that looks like a number or a list gets quotes."""
     if isinstance(value, str):
         return json.dumps(value) if _reads_as_another(value) else value
     return json.dumps(value, default=str).replace(" ", "")
@@ -167,7 +167,11 @@ def _reads_as_another(text: str) -> bool:
 
 
 def _differing_options(cells: Sequence[CellResults]) -> list[str]:
-    """Groups with several options; that a method does not take a group, its own name says."""
+    """The groups with several options.
+
+    An option None (a method that does not accept the group) counts as a difference only between
+    cells of one method, because otherwise the method's name already tells the cells apart.
+    """
 
     def differs(group: str) -> bool:
         by_method = group_by(cells, lambda cell: cell.choices.get("method")).values()
@@ -179,7 +183,7 @@ def _differing_options(cells: Sequence[CellResults]) -> list[str]:
 
 
 def _differing_settings(cells: Sequence[CellResults]) -> list[str]:
-    """Settings that differ, unless the option of their group already says so."""
+    """The settings that differ between cells with the same option of the setting's group."""
 
     def unexplained(key: str) -> bool:
         values = group_by(cells, lambda cell: cell.choices.get(key.split(".")[0]))

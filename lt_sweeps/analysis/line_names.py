@@ -1,4 +1,4 @@
-"""What a layout names: whether there are such keys and lines, in results or in a plan of them."""
+"""Checks that the keys and lines named by a layout exist, in results or in a plan."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from lt_sweeps.config.spelling import listed, nearest
 
 
 def check_planned(cells: Iterable[CellResults], layout: ReportConfig) -> None:
-    """Compare a layout with cells that have no results yet, all of which measure the same.
+    """Check a layout against planned cells, which have no results yet and share one metric.
 
-    What is refused here, a report of their results would refuse too.
+    A layout that is refused here would also be refused by the report on their results.
 
-    Raises: ValueError: it names a key or a line that no cell has, or does not tell lines apart.
+    Raises: ValueError: the layout names a key or a line that no cell has, or does not tell lines
+        apart.
     """
     distinct = {(cell.signature, repr(cell.settings)): cell for cell in cells}.values()
     check_keys(distinct, layout)
@@ -26,8 +27,8 @@ def check_planned(cells: Iterable[CellResults], layout: ReportConfig) -> None:
     configs = [shared_config(group[0], layout.along, schedule=False) for group in alike]
     panels = [labels.panel_label(config, layout.panels) for config in configs]
     names, _ = names_and_labels(configs, panels, layout)
-    # Records may tell cells apart that differ in the schedule alone, whose lines then have other
-    # names.
+    # Cells that differ only in the schedule may end up on separate lines once they have records.
+    # Such lines get other names, so names are checked only if there are no such cells.
     if all(len({cell.signature for cell in group}) == 1 for group in alike):
         check_lines(names, layout)
 
@@ -41,9 +42,9 @@ def check_keys(cells: Collection[CellResults], layout: ReportConfig) -> None:
 def names_and_labels(
     configs: Sequence[CellResults], panels: Sequence[str], layout: ReportConfig
 ) -> tuple[list[str], list[str]]:
-    """What a layout calls each line, and what the legend calls it.
+    """The name of each line in a layout, and its label in the legend.
 
-    `configs` are the `shared_config` of the lines, `panels` the panel of each.
+    `configs` has the `shared_config` of each line, and `panels` has its panel.
 
     Raises: ValueError: the layout does not tell two lines of a panel apart.
     """
@@ -68,9 +69,9 @@ def names_and_labels(
 
 
 def shared_config(cell: CellResults, along: Sequence[str], *, schedule: bool) -> CellResults:
-    """A cell with only the choices and settings that are the same for every cell of its curve.
+    """A cell with only the choices and settings that every cell of its curve shares.
 
-    With `schedule` those of the schedule are among them.
+    The settings of the schedule are included if `schedule` is true.
     """
     aside = [*along, *([] if schedule else ["schedule"])]
     settings = {k: v for k, v in cell.settings.items() if not labels.is_within(k, aside)}
@@ -79,15 +80,15 @@ def shared_config(cell: CellResults, along: Sequence[str], *, schedule: bool) ->
 
 
 def identity(cell: CellResults, along: Sequence[str], *, schedule: bool) -> str:
-    """Equal for cells that may be of one curve."""
+    """A text that is equal for cells that may belong to one curve."""
     config = shared_config(cell, along, schedule=schedule)
     return json.dumps([config.choices, config.settings], sort_keys=True, default=str)
 
 
 def check_lines(names: Sequence[str], layout: ReportConfig) -> None:
-    """A name in the layout is a line that is there, or one that `labels` expects.
+    """Check that each line named by the layout exists or is a name or label in `report.labels`.
 
-    Raises: ValueError: it is neither.
+    Raises: ValueError: the layout names another line.
     """
     names = list(dict.fromkeys(names))
     shown = dict(zip(names, labels.readable(names), strict=True))
@@ -112,13 +113,13 @@ def check_lines(names: Sequence[str], layout: ReportConfig) -> None:
 
 
 def line_and_option(name: str) -> tuple[str, str]:
-    """A line of a pair, and the option of its panel; empty: that of the other line."""
+    """Split `line @ key=option`; an empty option means the same panel as the pair's other line."""
     line, _, option = name.partition(" @ ")
     return line, option
 
 
 def _check_options(names: Sequence[str], layout: ReportConfig) -> None:
-    """Raises: ValueError: a line of a pair lies in a panel that is split by another key."""
+    """Raises: ValueError: a line of a pair names a panel by a key that does not split panels."""
     for name in names:
         _, option = line_and_option(name)
         if option and option.partition("=")[0] not in layout.panels:

@@ -1,7 +1,8 @@
-"""`Objective`: the number that a search (Optuna, Ax, Nevergrad) tries to improve, of one trial.
+"""`Objective`: the number of a trial that a search (Optuna, Ax, Nevergrad) tries to improve.
 
-A trial is one cell, or one with several seeds (`seed=[0,1,2]`), whose mean counts. It is read from
-the records as every other number, and is in no stage key: the same trainings serve any objective.
+A trial is one cell with one seed, or with several (`seed=[0,1,2]`), over which the mean is taken.
+The objective is read from the records like every other number. It is part of no stage key, so the
+same trainings can be used for any objective.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from lt_sweeps.config.quantities import (
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.spelling import listed
 
-# The endpoints that are one number per run. They look at the task's own metric, on validation data.
+# The endpoints that have one number per run. They use the task's own metric on validation data.
 _ENDPOINTS = ("sparsest_not_inferior", "area", "peak")
 _LOOKS_AT = "val_metric"
 
@@ -42,7 +43,11 @@ class Objective:
 
     @classmethod
     def of(cls, value: Any) -> Objective:
-        """Raises: ValueError: it can name no metric of any task and no endpoint, or no level."""
+        """Parse `METRIC`, `METRIC@LEVEL` or the name of an endpoint.
+
+        Raises: ValueError: the name is neither an endpoint nor a metric of any task, the level is
+            not a whole number, or an endpoint has a level.
+        """
         name, at, level = str(value).partition("@")
         whole = level.isdecimal() if at else True
         known = name in _ENDPOINTS or is_name(name)
@@ -54,9 +59,9 @@ class Objective:
         return cls(name, int(level) if at else None)
 
     def check(self, names: Collection[str], levels: Collection[int]) -> None:
-        """Compare it with what a plan will measure.
+        """Compare the objective with the metrics and levels of a plan.
 
-        Raises: ValueError: none of its cells has this metric, or this level.
+        Raises: ValueError: no cell of the plan has this metric or this level.
         """
         if self.name not in _ENDPOINTS:
             check_name("objective", self.name, names)
@@ -65,15 +70,15 @@ class Objective:
 
     @property
     def looks_at_test(self) -> bool:
-        """Whether what is tuned by it is tuned on the test set."""
+        """Whether a search with this objective tunes on the test set."""
         return looks_at_test(self.name)
 
     def check_direction(self, said: str, task: Mapping[str, Any] | None) -> None:
-        """Compare the direction that a sweeper searches in with what is better of this task.
+        """Compare the sweeper's direction with the direction in which the objective is better.
 
-        Raises: ValueError: it looks for the worst.
+        Raises: ValueError: the sweeper would search for the worst value.
         """
-        from lt_sweeps.plan.stages.task_kind import TaskKind  # it takes torch
+        from lt_sweeps.plan.stages.task_kind import TaskKind  # imports torch
 
         if said not in ("minimize", "maximize"):
             return
@@ -84,7 +89,7 @@ class Objective:
         if self.name == "sparsest_not_inferior":
             lower = False
         elif metric.kind not in own and metric.kind != "loss":
-            return  # a number of steps or seconds, or no metric of this task
+            return  # a number of steps or seconds, or a metric that this task does not have
         if lower != (said == "minimize"):
             better = "minimize" if lower else "maximize"
             raise ValueError(
@@ -98,13 +103,13 @@ class Objective:
     def of_trial(
         self, folder: Path, seeds: Collection[str], report: Mapping[str, Any]
     ) -> dict[str, float]:
-        """The number of each seed of a trial; NaN where the training diverged or has none.
+        """The objective of each seed of a trial; NaN if the training diverged or has no value.
 
         Args:
-            folder: of the cell, `<root>/runs/<signature>`.
+            folder: the cell's folder, `<root>/runs/<signature>`.
             report: the keys under `report:`.
 
-        Raises: ValueError: the records cannot be read, or have no such level.
+        Raises: ValueError: the records cannot be read, or do not have the objective's level.
         """
         cells = [cell for cell in read_results(folder, metrics=()).cells if cell.seed in seeds]
         if self.name in _ENDPOINTS:
@@ -125,15 +130,16 @@ class Objective:
     def _endpoint(
         self, cells: Sequence[CellResults], report: Mapping[str, Any]
     ) -> dict[str, float]:
-        # Their libraries take a second, which a plan need not wait for.
+        # Imported here because their libraries take a second to load, and a plan does not use them.
         from lt_sweeps.analysis.curve import curves
         from lt_sweeps.analysis.endpoint import endpoints, shared_density
 
-        # What a report calls its lines does not matter here, and may name lines that are not there.
+        # Of the report's keys only the margin matters here. Others may name lines that this trial
+        # does not have, and would be refused.
         margin = layout({key: report[key] for key in ("margin",) if key in report})
         values = {cell.seed: math.nan for cell in cells}
         for curve in curves(cells, metric=_LOOKS_AT, layout=margin):
-            # An area that stops before the level without a weight would hide that level.
+            # An area would end before a level that has no weights left, and so hide that level.
             if self.name == "area" and any(point.percent <= 0 for point in curve.points):
                 continue
             ends = endpoints(curve, margin, least=shared_density([curve]))
