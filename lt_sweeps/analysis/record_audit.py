@@ -1,7 +1,7 @@
-"""The cheap part of an audit: plain text and the heads of tickets, without torch and read only.
+"""The cheap part of an audit: it reads text files and ticket headers, writes nothing (no torch).
 
-It runs at the end of each job, in `report`, and as the first part of `audit`. A missing file makes
-facts "not checked"; what is there must agree.
+It runs at the end of each job, in `report`, and as the first part of `audit`. If a file is missing,
+its facts count as "not checked"; files that exist must agree.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ CHEAP = (
     *("manifest", "records", "configs", "headers", "paths"),
     *("counts", "targets", "metrics", "seeds", "arms"),
 )
-"""The checks that this part makes."""
+"""The checks that the cheap part makes."""
 _EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 def audit_records(
     where: Path, findings: Findings, *, cells: Collection[str] | None = None
 ) -> Artifacts:
-    """Check a sweep's folder, a root or a cell's folder; returns what the other checks go on with.
+    """Check a sweep's folder, a root or a cell's folder; return the input of the further checks.
 
     Args:
-        cells: names of cells, `<signature>/<seed>`, where only some are to be checked.
+        cells: the names (`<signature>/<seed>`) of the cells to check; None checks all cells.
 
-    Raises: ValueError: there are no results.
+    Raises: ValueError: the folder has no results.
     """
     artifacts = read_artifacts(where, findings, cells=cells)
     for cell in artifacts.cells:
@@ -52,14 +52,16 @@ def audit_records(
 
 
 def is_clean(line: str) -> bool:
-    """Whether this is the line of an audit that found nothing."""
+    """Whether a line printed by an audit reports no faults."""
     return line.startswith("audit of records and headers: ") and "; the first of " not in line
 
 
 def audited_cells(
     where: Path, *, cells: Collection[str] | None = None
 ) -> tuple[str, tuple[AuditedCell, ...]]:
-    """The verdict in one line, with the first fault if there is one; and the cells as read."""
+    """Audit records and headers; return one line (the verdict and the first fault) and the cells.
+    If the audit is not possible, the line says why, and no cells are returned.
+    """
     findings = Findings()
     try:
         audited = audit_records(where, findings, cells=cells).cells
@@ -72,7 +74,7 @@ def audited_cells(
 
 
 def _audit_record(record: Record, place: str, artifacts: Artifacts, findings: Findings) -> None:
-    tickets = artifacts.tickets  # where none is stored, no path has to be made to look it up
+    tickets = artifacts.tickets  # if no ticket is stored, no path has to be built for the lookup
     about = tickets.get(ticket_path(artifacts.root, record.stage, record.seed)) if tickets else None
     findings.compare("counts", place, _count_fault(record, about or {}))
     if about is None:
@@ -81,7 +83,7 @@ def _audit_record(record: Record, place: str, artifacts: Artifacts, findings: Fi
         findings.leave_out("metrics", "the ticket was imported, without measurements of ours")
     else:
         findings.compare("metrics", place, _metric_fault(record, about))
-    # A learned mask keeps as many weights as it learns to, whatever it starts from.
+    # A learned mask keeps as many weights as it learns to keep, at any initial sparsity.
     if record.target_sparsity is None or record.is_hardened:
         findings.leave_out("targets", "no sparsity was asked for")
     else:
@@ -90,7 +92,10 @@ def _audit_record(record: Record, place: str, artifacts: Artifacts, findings: Fi
 
 
 def _count_fault(record: Record, about: Mapping[str, Any]) -> str:
-    """Where a record's layers cannot be, or its header says otherwise; its sums were checked."""
+    """A fault if a record's layer counts are impossible or differ from the ticket's header.
+
+    The sums over layers are not checked here: reading a record checks them.
+    """
     left, total = record.layers_remaining, record.layers_total
     if left.keys() != total.keys() or any(not 0 <= left[n] <= total[n] for n in left):
         return f"layers keep {paired(left)}, of {paired(total)}"
@@ -108,7 +113,7 @@ def _count_fault(record: Record, about: Mapping[str, Any]) -> str:
 
 
 def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:
-    """Where record, header and history disagree; a number that is not finite is null in records."""
+    """A fault if record, header and history disagree; non-finite numbers are null in records."""
     metrics, history = header_value(about, "metrics"), header_value(about, "history")
     if not isinstance(metrics, dict):
         return "the ticket's header holds no metrics that can be read"
@@ -132,7 +137,7 @@ def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:
 def _history_fault(
     record: Record, metrics: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Where the evaluations of a training differ from the metrics in its header."""
+    """A fault if the evaluations of a training differ from the metrics in its header."""
     measured = {**metrics, **(metrics.get("metrics") or {})}
     for at, step in (("end", record.step), ("best", metrics.get("best_step"))):
         rows = [row for row in history if row.get("step") == step]
@@ -146,13 +151,13 @@ def _history_fault(
 
 
 def _differ(one: Any, other: Any) -> bool:
-    return one != other and not (one != one and other != other)  # NaN is equal to nothing
+    return one != other and not (one != one and other != other)  # two NaN count as equal
 
 
 def _audit_seeds(tickets: Mapping[Path, Mapping[str, Any]], findings: Findings) -> set[Path]:
-    """Tickets that two seeds have alike, one of which must be a copy; returns their paths.
+    """Check that no two seeds have equal tickets (one would be a copy); return the equal tickets.
 
-    Seeds that share a role (`seeds.init=0`) may share a network, and are left out.
+    Seeds that share the seed of a role (`seeds.init=0`) may share a network, so they are left out.
     """
     seen: dict[tuple[str, str, str], Path] = {}
     equal: set[Path] = set()
@@ -184,7 +189,7 @@ def _audit_arms(cells: Sequence[AuditedCell], findings: Findings) -> None:
     results: dict[str, dict[Place, Record]] = defaultdict(dict)
     for cell in cells:
         for record in cell.records:
-            # With an empty layer all that counts are the biases, which arms may well share.
+            # With an empty layer only the biases affect the output, and arms may share biases.
             empty = 0 in record.layers_remaining.values()
             if not record.is_result or record.val_loss is None or empty:
                 continue
@@ -196,8 +201,8 @@ def _audit_arms(cells: Sequence[AuditedCell], findings: Findings) -> None:
     for signature in results:
         findings.compare("arms", signature, "")
     for one, other, places in equal_arms(made):
-        # Where no path leads through the network all that counts are the biases, which arms may
-        # well share. Then it predicts one class.
+        # If the remaining weights connect no input with an output, only the biases affect the
+        # output, and arms may share biases. Such a network predicts a single class.
         if all(results[one][at].collapsed for at in places):
             continue
         how = difference(results[one][places[0]], results[other][places[0]])
@@ -212,10 +217,12 @@ Place = tuple[str, int]
 def equal_arms(
     made: Mapping[str, Mapping[Place, tuple[str, Any]]],
 ) -> Iterator[tuple[str, str, list[Place]]]:
-    """The pairs of cells that hold the same wherever they were made by different things.
+    """Yield each pair of cells with equal contents at all places where their makers differ.
+
+    A maker is, for example, the stage that computed a result. A pair comes with these places.
 
     Args:
-        made: for each cell and place, what made it there, and what it holds.
+        made: for each cell, the maker and the content at each place.
     """
     alike: dict[Any, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for signature, own in made.items():
@@ -229,13 +236,13 @@ def equal_arms(
 
 
 def pairs_apart(alike: Iterable[Mapping[str, Collection[str]]]) -> list[tuple[str, str]]:
-    """The pairs of cells that are alike in something, though it was made by different things.
+    """The pairs of cells that have some equal content that was made by different makers.
 
     Args:
-        alike: for each thing that cells have alike, the cells by what made it.
+        alike: for each content that several cells have, the cells by the maker of that content.
     """
-    # Thousands of cells may share a dense training. They are alike there because it is one and the
-    # same, and each pair of them would be millions.
+    # Thousands of cells may share a dense training, which makes them equal in it. With one maker
+    # they are not compared: otherwise there would be millions of pairs.
     sets = (pair for by in alike for pair in itertools.combinations(by.values(), 2))
     pairs = (pair for one, other in sets for pair in itertools.product(one, other))
     return sorted({(min(pair), max(pair)) for pair in pairs if len({*pair}) == 2})
@@ -247,7 +254,7 @@ def _measured(record: Record) -> tuple[Any, ...]:
 
 
 def difference(one: Record, other: Record) -> str:
-    """In which options two cells differ, as far as records say."""
+    """A phrase that names the options in which two cells differ, as far as records hold them."""
     columns = Record.option_columns(dict.fromkeys(GROUPS))
     pairs = {name: (getattr(one, name), getattr(other, name)) for name in columns}
     texts = [f"{name} {a} and {b}" for name, (a, b) in pairs.items() if a != b]

@@ -1,7 +1,8 @@
-"""`Results`: what a sweep or a whole root has produced, read from its plain-text files (no torch).
+"""`Results`: the results of a sweep or a whole root, read from its text files (no torch).
 
-A line that cannot be read stops the report. Only the half-written last line of a cell that is not
-done is left out, with a note: its writer is still at work, or will write it again.
+A line that cannot be read stops the report. The only exception is a half-written last line of a
+cell that is not done. It is left out, with a note, because its writer is still running or will
+write it again.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from lt_sweeps.storage.run_folder import CellRecords, RunFolder
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _OF_A_RUN = ("config.yaml", "records.jsonl", "DONE")
-_NOTES = 5  # different notes on tickets that a report repeats; each layer may have its own
+_NOTES = 5  # the most notes on tickets that a report shows; there may be a note for each layer
 
 
 @dataclass(frozen=True)
 class CellResults:
-    """One cell and seed on disk: what was chosen, its rows so far, and whether it is done.
+    """One cell and seed on disk: its choices, its rows so far, and whether it is done.
 
     `settings` is the resolved config with dotted keys, without the keys in `ASIDE`. `rows` are the
-    results; `search` are the trainings that only led to them.
+    results; `search` are the trainings that only led up to them.
     """
 
     signature: str
@@ -51,20 +52,20 @@ class CellResults:
 
     @property
     def any_row(self) -> Record | None:
-        """A row that says what its task measures; None before it has a record."""
+        """A row of the cell, for its task's metrics; None before the cell has a record."""
         return next(iter(self.rows or self.search), None)
 
     @property
     def judged_by(self) -> str:
-        """The kind of metric of its task; nothing before it has a record."""
+        """The kind of metric by which the task is judged; empty before the cell has a record."""
         return "" if self.any_row is None else self.any_row.judged_by
 
 
 @dataclass(frozen=True)
 class Results:
-    """Every cell of a sweep or of a root, with `notes` on its files for whoever reads a report.
+    """All cells of a sweep or a root, with `notes` on the files for readers of a report.
 
-    `layouts` holds the keys under `report:` of each experiment; a root has none.
+    `layouts` holds the keys under `report:` by experiment; it is empty for a root.
     """
 
     name: str
@@ -75,12 +76,12 @@ class Results:
 
     @property
     def unfinished(self) -> str:
-        """`3 of 15 cells unfinished`, or nothing when all are done."""
+        """A text such as `3 of 15 cells unfinished`; empty when all are done."""
         left = sum(not cell.done for cell in self.cells)
         return f"{left} of {len(self.cells)} cells unfinished" if left else ""
 
     def check_metrics(self, where: str, names: Iterable[str]) -> None:
-        """Raises: ValueError: no record has a metric of one of the names."""
+        """Raises: ValueError: a name is not a metric of any record."""
         some = filter(None, (cell.any_row for cell in self.cells))
         tasks = {(row.metric, *(row.metrics or ())): row for row in some}
         known = list(dict.fromkeys(name for row in tasks.values() for name in row.metric_names))
@@ -99,14 +100,14 @@ def read_results(
 ) -> Results:
     """Read the cells of a sweep folder (one with manifest.json) or of a whole root.
 
-    Files of cells that were `audited` just now are not read once more.
+    Files of `audited` cells were read by the audit just before, and are not read again.
 
-    Raises: ValueError with one line per thing that cannot be read.
+    Raises: ValueError: some files cannot be read; the message has one line for each fault.
     """
     faults: list[str] = []
     notes: list[str] = []
     cells: list[CellResults] = []
-    said: Counter[str] = Counter()  # what the records say of tickets, and of how many
+    said: Counter[str] = Counter()  # notes on tickets, and the number of tickets
     known_cells = {cell.folder.path: cell for cell in audited}
     for folder, frozen in _folders(where):
         known = known_cells.get(folder.resolve())
@@ -127,7 +128,7 @@ def read_results(
         notes.append(f"{len(said) - _NOTES} more such notes: column `notes` of the records")
     placed, here = list(_placed(cells)), where.resolve()
     is_sweep = SweepFolder(where).exists
-    if not is_sweep:  # a sweep keeps the order in which it was written; folders are only hashes
+    if not is_sweep:  # a sweep has the manifest's order; a root's folders are named by hashes
         placed.sort(key=lambda cell: (str(cell.choices), cell.signature))
     root = here.parent.parent if is_sweep or _is_cell(where) else here
     rows = [row for cell in cells for row in (*cell.rows, *cell.search)]
@@ -137,7 +138,7 @@ def read_results(
 
 
 def layouts(where: Path) -> Mapping[str, Mapping[str, Any]]:
-    """The keys under `report:` of each experiment of a sweep; nothing for a root."""
+    """The keys under `report:` of each experiment of a sweep; empty for a root."""
     sweep = SweepFolder(where)
     return sweep.manifest.reports if sweep.exists else {}
 
@@ -145,7 +146,7 @@ def layouts(where: Path) -> Mapping[str, Mapping[str, Any]]:
 def layouts_by_name(
     experiments: Iterable[str], layouts: Mapping[str, Mapping[str, Any]]
 ) -> Mapping[str, Mapping[str, Any]]:
-    """The report keys of each report, by its experiment; "" where one report holds all of them."""
+    """The report keys by experiment; under the key "" if one report covers all experiments."""
     by_name = {name: layouts.get(name, {}) for name in experiments}
     first = next(iter(by_name.values()), {})
     if not layouts or all(keys == first for keys in by_name.values()):
@@ -154,7 +155,7 @@ def layouts_by_name(
 
 
 def _folders(where: Path) -> Iterator[tuple[Path, FrozenCell | None]]:
-    """The run folder of each cell, with the cell as its manifest holds it, if there is one."""
+    """The run folder of each cell, with its frozen cell from the manifest; None for a root."""
     sweep = SweepFolder(where)
     if sweep.exists:
         root = where.resolve().parent.parent
@@ -162,7 +163,7 @@ def _folders(where: Path) -> Iterator[tuple[Path, FrozenCell | None]]:
             yield RunFolder.of(root, cell.signature, cell.seed).path, cell
     elif where.is_dir() and (not any(where.iterdir()) or _is_root(where) or _is_cell(where)):
         for folder in sorted(where.glob("*" if _is_cell(where) else "runs/*/*")):
-            if any(os.path.lexists(folder / name) for name in _OF_A_RUN):  # and not a cell's report
+            if any(os.path.lexists(folder / name) for name in _OF_A_RUN):  # skips a report
                 yield folder, None
     else:
         raise ValueError(
@@ -180,11 +181,11 @@ def _is_root(where: Path) -> bool:
 
 
 def _cell(folder: Path, content: Mapping[str, Any], stored: CellRecords) -> CellResults:
-    """The results in a cell's folder, with its `choices` and its `config`."""
+    """The results in a cell's folder; `content` has its `choices` and its `config`."""
     chosen = as_today(content.get("choices") or {}, content.get("config") or {})
     groups = [name for name in chosen if name not in ASIDE and not name.startswith("hydra")]
-    # A method that takes no criterion has none in its records, whatever its config.yaml holds: an
-    # older version wrote every option there.
+    # If a method accepts no criterion, its records have none, even if its config.yaml does: an
+    # older version wrote every option into config.yaml.
     taken = stored.records[0].options if stored.records else chosen
     taken = {**taken, "task": "every method takes one"}
     choices = {name: chosen[name] if taken.get(name, "") is not None else None for name in groups}
@@ -209,7 +210,7 @@ def _content(
 ) -> Mapping[str, Any]:
     """The `choices` and the `config` of a cell, from its manifest or from its folder.
 
-    What is wrong with its config joins the `faults`.
+    Faults of the cell's config.yaml are appended to `faults`.
     """
     path = folder / "config.yaml"
     # The manifest holds a queued cell's config before the cell has a folder.
@@ -218,7 +219,7 @@ def _content(
     )
     try:
         written = RunFolder(folder).read_config() if written is None else written
-        # The manifest has a checksum, so it counts more than a file that anybody can edit.
+        # The manifest has a checksum, so it takes precedence over config.yaml, which can be edited.
         content = content if content.get("choices") else written
     except FileNotFoundError:
         if stored.records and not content.get("choices"):
@@ -229,13 +230,13 @@ def _content(
 
 
 def queued_cell(cell: FrozenCell) -> CellResults:
-    """A cell as its manifest holds it, whatever there is of its results."""
+    """A cell as its manifest holds it, without rows even if it has results."""
     choices = {name: option for name, option in cell.labels.items() if name not in ASIDE}
     return CellResults(cell.signature, cell.seed, choices, taken_settings(cell.config, choices))
 
 
 def _placed(cells: list[CellResults]) -> Iterator[CellResults]:
-    """The cells, a queued one with the config of a started cell that differs only in the seed."""
+    """The cells; a queued cell gets the choices of a started cell that differs only in the seed."""
     started = {cell.signature: cell for cell in cells if cell.choices}
     for cell in cells:
         alike = started.get(cell.signature, cell)

@@ -1,6 +1,7 @@
 """The cost of finding a ticket, in epochs: its search as a graph of trainings.
 
-Neither the training of the ticket itself nor what only later rounds needed belongs to its search.
+The search does not include the training of the ticket itself, nor trainings that only later rounds
+needed.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ After = Mapping[str, Collection[str]]
 
 @dataclass(frozen=True)
 class Cost:
-    """Epochs that finding a ticket takes; NaN if a record does not say how long it was.
+    """The epochs that finding a ticket takes; NaN if a training's record has no number of epochs.
 
-    `chain` counts the trainings that the ticket itself descends from. The others count every
-    training that its line needed for tickets up to its level: `sequential` one after the other,
-    `parallel` with a worker for each that is ready, `makespan` with the layout's `workers`. `hours`
-    are those that the trainings of `chain` took on their devices, each its share of its stack.
+    `chain` counts the trainings that the ticket itself descends from. The next three count every
+    training that its line needed for tickets up to its level: `sequential` runs one after the
+    other, `parallel` has a worker for each training that is ready, and `makespan` has the layout's
+    number of `workers`. `hours` is the device time of the trainings in `chain`; a training in a
+    stack counts with its share of the stack's time.
     """
 
     chain: float = math.nan
@@ -43,9 +45,9 @@ def ticket_cost(curve: Curve, point: Point, *, workers: int | None = None) -> Co
 
 
 def makespan(epochs: Mapping[str, float], after: After, *, workers: int) -> float:
-    """The epoch at which all trainings are done, by list scheduling.
+    """The time, in epochs, after which all trainings are done, by list scheduling.
 
-    A free worker takes the first training, in the order given, whose predecessors are done.
+    A free worker starts the first training, in the given order, whose predecessors are done.
     """
     if any(map(math.isnan, epochs.values())):
         return math.nan
@@ -69,7 +71,7 @@ def _seed_cost(
     rows = {row.stage: row for cell in cells for row in (*cell.search, *cell.rows)}
     after = {stage: row.after for stage, row in rows.items() if row.after is not None}
     ticket = next((row for stage, row in rows.items() if stage in point.stages), None)
-    if ticket is None or len(after) < len(rows):  # an imported result does not say what it needed
+    if ticket is None or len(after) < len(rows):  # imported results name no predecessors
         return None
     line = [row.stage for cell in cells for row in cell.rows if row.level <= point.level]
     before = _before(line, after)
@@ -77,7 +79,7 @@ def _seed_cost(
     order = [*(stage for stage in rows if stage in before), *(before - rows.keys())]
     epochs = {stage: known.get(stage, math.nan) for stage in order}
     found_by = _before([ticket.stage], after)
-    # `fsum`, because the order of a set is another one in each process, and so would be the sum.
+    # `fsum` is exact. A plain sum depends on the order of the set, which differs between processes.
     chain = math.fsum(epochs[stage] for stage in found_by)
     seconds = {stage: row.seconds for stage, row in rows.items() if row.seconds is not None}
     hours = math.fsum(seconds.get(stage, math.nan) for stage in found_by) / 3600
@@ -91,7 +93,7 @@ def _seed_cost(
 
 
 def _before(stages: Iterable[str], after: After) -> set[str]:
-    """All trainings that some trainings descend from."""
+    """All trainings that these stages descend from."""
     ancestors: set[str] = set()
     waiting = [parent for stage in stages for parent in after[stage]]
     while waiting:

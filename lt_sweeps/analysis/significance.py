@@ -1,8 +1,8 @@
-"""Significance: each line tested against the layout's baseline, and which tickets win.
+"""Significance: tests of each line against the layout's baseline, and the tickets that win.
 
 Every test is at one level. Holm's method corrects within the family that the layout declares.
-Beside each test of a difference stands one of equivalence, because a difference that was not found
-is not a difference that is not there. What a report says of the tests is in `verdict_sentences`.
+Each test of a difference comes with a test of equivalence, because a difference that is not
+significant is no evidence of equality. `verdict_sentences` has the sentences of a report.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from lt_sweeps.config.report_config import ReportConfig
 # neighbouring levels differ by 20% of the density (arXiv:1905.01067).
 SAME = 0.01
 Pair = tuple[Curve, Curve]
-"""A line, and the one that it is tested against."""
+"""A line, and the line that it is tested against."""
 Tested = TypeVar("Tested", bound="LineTest")
-# What Holm corrects together, by the name in `report.family`: tests with the same key.
+# The families of Holm's method, by their name in `report.family`: tests with the same key are
+# corrected together.
 FAMILIES = {
     "pair": lambda verdict: verdict.question,
     "line": lambda verdict: (verdict.curve.panel, verdict.curve.name),
@@ -37,7 +38,7 @@ FAMILIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class LineTest:
-    """One line against another: the comparison, corrected within its family."""
+    """One line tested against another: the comparison, with p-values corrected by family."""
 
     curve: Curve
     baseline: Curve
@@ -45,11 +46,11 @@ class LineTest:
     p_holm: float = math.nan
     p_exact_holm: float = math.nan
     p_equivalent_holm: float = math.nan
-    family: str = ""  # what Holm corrected together
+    family: str = ""  # the name of the family in `FAMILIES` that Holm's method corrected within
 
     @property
     def question(self) -> tuple[str, ...]:
-        """The lines that are compared, and where each is drawn."""
+        """The two lines that are compared, with the panel of each."""
         return self.curve.panel, self.curve.name, self.baseline.panel, self.baseline.name
 
     @property
@@ -59,16 +60,17 @@ class LineTest:
 
     @property
     def against(self) -> str:
-        """The baseline's name in the legend, with its panel where that is another."""
+        """The baseline's label in the legend, with its panel if that differs from the line's."""
         elsewhere = self.baseline.panel != self.curve.panel
         return (
             f"{self.baseline.label} of {self.baseline.panel}" if elsewhere else self.baseline.label
         )
 
     def words(self, alpha: float) -> tuple[str, ...]:
-        """What the tests show after Holm: `above` or `below`, `equivalent`, both, or `undecided`.
+        """The verdict after Holm's correction: `above` or `below`, `equivalent`, or `undecided`.
 
-        A difference that is certain and smaller than the margin is both.
+        A difference that is significant, and also shown to be smaller than the margin, has two
+        words, such as `above` and `equivalent`. A pair without a p-value is `not tested`.
         """
         if math.isnan(self.comparison.p):
             return ("not tested",)
@@ -79,7 +81,7 @@ class LineTest:
     def mark(self, alpha: float) -> str:
         """`★` or `×` if the line is better or worse after Holm, `☆` or `·` if only uncorrected.
 
-        Uncorrected means Student's two-sample test, by which arXiv:1905.01067 gives its stars.
+        "Uncorrected" means Student's two-sample t-test, on which arXiv:1905.01067 bases its stars.
         """
         if math.isnan(self.comparison.p):
             return ""
@@ -91,13 +93,13 @@ class LineTest:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict(LineTest):
-    """One line against another at one level."""
+    """One line tested against another at one level."""
 
     point: Point
 
 
 def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
-    """Every tested line at every level that it shares with the baseline of its panel.
+    """Test every tested line at every level that it shares with the baseline of its panel.
 
     Raises: ValueError: the layout names a line that no panel has.
     """
@@ -105,7 +107,7 @@ def verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
 
 
 def pair_verdicts(curves: Sequence[Curve], layout: ReportConfig) -> list[Verdict]:
-    """The pairs of lines that the layout names, each a family of tests of its own."""
+    """Test the pairs of lines that the layout names; each pair is a family of its own."""
     return _tested_pairs(curves, named_pairs(curves, layout), layout, "pair")
 
 
@@ -118,7 +120,7 @@ def _tested_pairs(
 
 
 def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Iterator[Verdict]:
-    """Compare two curves at each level that both have, unless they share its tickets."""
+    """Compare two curves at each density that both have, unless they share the tickets there."""
     for point in curve.points:
         other = point_at_density(point, baseline)
         if other is None or other.stages == point.stages:
@@ -136,10 +138,11 @@ def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Itera
 
 
 def equivalence_margin(baseline: Curve, layout: ReportConfig, mean: float) -> float:
-    """The difference from a baseline that counts as none; NaN where none is asked for.
+    """The margin of equivalence: a smaller difference counts as none. NaN if there is no margin.
 
-    A relative one is a part of the baseline's dense network, or of its `mean` where it has none. A
-    loss has no difference by default that would mean the same to everybody.
+    A relative margin is a fraction of the value of the baseline's dense network, or of `mean` if
+    the baseline has no dense network. The default (`auto`) gives a margin only for metrics by which
+    a task is judged: for a loss no default would suit every task.
     """
     metric, given = baseline.metric, layout.equivalence
     if given is None or (given == "auto" and not metric.judges):
@@ -149,7 +152,7 @@ def equivalence_margin(baseline: Curve, layout: ReportConfig, mean: float) -> fl
 
 
 def against_baseline(curves: Sequence[Curve], layout: ReportConfig) -> list[Pair]:
-    """Each tested line with the baseline of its panel."""
+    """Pair each tested line with the baseline of its panel."""
     name, pairs = layout.baseline, []
     for panel in by_panel(curves).values():
         baseline = next((c for c in panel if name is not None and c.called(name)), None)
@@ -161,12 +164,14 @@ def against_baseline(curves: Sequence[Curve], layout: ReportConfig) -> list[Pair
 
 
 def named_pairs(curves: Sequence[Curve], layout: ReportConfig) -> list[Pair]:
-    """The pairs of lines that the layout asks about and the panels have.
+    """The pairs of lines that the layout names under `pairs`, in every panel that has both.
 
-    Two lines of a pair lie in one panel, or in two that differ by the option that both name:
-    `large_final @ reset.to=2ep` and `large_final @ reset.to=0it`. A pair that is compared as a line
-    and its baseline is left out, in either order: tested twice, each of its levels would count as
-    two.
+    The two lines of a pair are in one panel, or in two panels that differ only in the option that
+    both names contain: `large_final @ reset.to=2ep` and `large_final @ reset.to=0it`. A pair that
+    is also tested as a line and its baseline, in either order, is left out: otherwise each of its
+    levels would be tested and counted twice.
+
+    Raises: ValueError: the lines of a pair are judged by different metrics.
     """
     pairs: list[Pair] = []
     for names in layout.pairs:
@@ -188,7 +193,10 @@ def named_pairs(curves: Sequence[Curve], layout: ReportConfig) -> list[Pair]:
 
 
 def _rest(curve: Curve, line: str, option: str, layout: ReportConfig) -> tuple[Any, ...] | None:
-    """The panel of a curve but for an option; None for another line, or another option."""
+    """The values that define a curve's panel, without the key of `option`.
+
+    None if the curve is not `line`, or its panel does not have the option.
+    """
     key, _, value = option.partition("=")
     options = {panel_key: str(value_of(curve.cells[0], panel_key)) for panel_key in layout.panels}
     if not curve.called(line) or (option and options.pop(key, None) != value):
@@ -197,12 +205,16 @@ def _rest(curve: Curve, line: str, option: str, layout: ReportConfig) -> tuple[A
 
 
 def _both_lines(pair: Pair) -> frozenset[tuple[str, str]]:
-    """Equal for pairs of the same two lines, whichever is the first."""
+    """A value that is equal for pairs of the same two lines in either order."""
     return frozenset((curve.panel, curve.name) for curve in pair)
 
 
 def correct_by_holm(verdicts: Sequence[Tested], family: str) -> list[Tested]:
-    """The verdicts with p-values adjusted by Holm's method within each family."""
+    """Return the verdicts with p-values adjusted by Holm's method within each family.
+
+    The p-values of the t-test, the permutation test and the equivalence test are adjusted
+    separately.
+    """
     corrected = []
     for members in group_by(verdicts, FAMILIES[family]).values():
         p_holm = holm([v.comparison.p for v in members])
@@ -216,9 +228,10 @@ def correct_by_holm(verdicts: Sequence[Tested], family: str) -> list[Tested]:
 
 
 def point_at_density(point: Point, curve: Curve) -> Point | None:
-    """The point of another curve at the same density, or None.
+    """The point of another curve at the same density (within 1%); None if it has none there.
 
-    Of several there it is the one with the same values of the keys in `report.along`.
+    If there are several, a point with the same values of the keys in `report.along` is preferred,
+    then the nearest density.
     """
     near = [p for p in curve.points if math.isclose(p.percent, point.percent, rel_tol=SAME)]
     distance = [(p.at != point.at, abs(p.percent - point.percent)) for p in near]
@@ -228,7 +241,11 @@ def point_at_density(point: Point, curve: Curve) -> Point | None:
 def winning(
     curve: Curve, verdicts: Sequence[Verdict], layout: ReportConfig
 ) -> dict[frozenset[str], bool]:
-    """Which points win: tests show them not inferior to dense, and better than the control."""
+    """Whether each pruned point wins, by its stages.
+
+    A point wins if tests show that it is not inferior to dense, and better than the lines that
+    `verdicts` test it against (the control).
+    """
     better = {
         v.point.stages
         for v in verdicts

@@ -1,7 +1,7 @@
-"""Statistics of replicates: their spread, and the difference between two sets of them.
+"""Statistics of replicates: their spread, and tests of the difference between two sets.
 
-Built on scipy and statsmodels. All of it is at one pruning level: the levels of a run are nested
-and correlated, so they are never pooled.
+Built on scipy and statsmodels. Every statistic is at one pruning level: the levels of a run are
+nested and correlated, so they are never pooled.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 NAN = math.nan
 POWER = 0.8
-_DRAWS = 9_999  # arrangements; if there are more, this many are sampled, from a fixed seed
-_COUNTS = range(2, 1001)  # seeds; what needs more is reported as needing infinitely many
+_DRAWS = 9_999  # if there are more permutations, this many are sampled, from a fixed seed
+_COUNTS = range(2, 1001)  # numbers of seeds that are tried; above, inf is reported
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Statistics of the replicates of one quantity; NaN where there are too few of them.
+    """Statistics of the replicates of one quantity; NaN if there are too few of them.
 
-    Replicates that are all equal have no interval: it would be a point, and accuracies are counts
-    of images, of which three seeds often have the same number.
+    If all replicates are equal, the interval is NaN. It would have width zero, although equal
+    accuracies prove little: they are counts of images, and three seeds often have the same count.
     """
 
     mean: float
@@ -41,17 +41,19 @@ class Spread:
 class Comparison:
     """The difference between two sets of replicates, with the tests of it side by side.
 
-    `p` is of the paired t-test if both used the same seeds, else of Welch's; `p_student` is of
-    Student's two-sample t-test, which arXiv:1905.01067 used; `p_exact` is of the permutation test
-    (of the signs of the pairs, or of the labels), which cannot fall below `p_least`. `p_equivalent`
-    is of two one-sided tests (TOST): a small one shows that the difference lies within ± `margin`.
-    NaN stands for what is not defined: fewer than two replicates, no spread at all, or no margin.
-    `p_equivalent` is NaN as well where two replicates are compared with more by Welch's test.
+    All p-values are two-sided except `p_equivalent`. `p` is from the paired t-test if both sets
+    used the same seeds, otherwise from Welch's t-test. `p_student` is from Student's two-sample
+    t-test, which arXiv:1905.01067 used. `p_exact` is from the permutation test (of the signs of the
+    pairs, or of the labels), and cannot fall below `p_least`. `p_equivalent` is from two one-sided
+    tests (TOST): a small value shows that the difference is within ± `margin`.
+
+    A value is NaN if it is not defined: with fewer than two replicates, no spread, or no margin.
+    `p_equivalent` is also NaN if Welch's test compares two replicates with more than two.
     """
 
     test: str  # "paired t" or "Welch t"
     n: tuple[int, int]  # finite replicates compared
-    asked: tuple[int, int]  # replicates that there should be
+    asked: tuple[int, int]  # replicates requested, including diverged and unfinished ones
     difference: float
     ci_low: float
     ci_high: float
@@ -59,15 +61,15 @@ class Comparison:
     p_student: float
     p_exact: float
     p_least: float
-    exact: bool  # every arrangement counted, not a sample of them
-    sd: float  # of the differences; of two sets, the root of their mean variance
+    exact: bool  # whether `p_exact` is from all permutations, not from a sample of them
+    sd: float  # paired: of the differences; otherwise the square root of the mean of the variances
     seeds_needed: float  # per set, for a difference of this size; inf if more than 1000
     margin: float = NAN  # a difference below it counts as none
     p_equivalent: float = NAN
 
     @property
     def is_uneven(self) -> bool:
-        """Whether Welch's test compares two replicates with more, and finds too much."""
+        """Whether Welch's test compares two replicates with more, so its p can be too small."""
         return self.test == "Welch t" and _is_uneven(self.n)
 
 
@@ -93,11 +95,12 @@ def compare_replicates(
     margin: float = NAN,
     same_draws: bool = True,
 ) -> Comparison:
-    """`one` minus `other`: finite values by seed, of lines that were asked for these seeds.
+    """Compare two lines: `one` minus `other`, each with its finite values by seed.
 
-    Values are paired by seed if both lines were asked for the same seeds, and equal seeds drew the
-    same: seed 0 of other code is no pair of ours. A seed that only one line has (the other
-    diverged, or is not done) is then left out of both, and `n` says so.
+    `seeds` and `other_seeds` are the requested seeds. Values are paired by seed if both lines have
+    the same requested seeds and equal seeds drew the same numbers (`same_draws`): seed 0 of other
+    code does not pair with our seed 0. If paired, a seed with a value in only one line (the other
+    diverged, or is not done) is left out of both, and `n` is smaller than `asked`.
     """
     paired = same_draws and set(seeds) == set(other_seeds)
     kept = [seed for seed in one if seed in other] if paired else list(one)
@@ -125,15 +128,17 @@ def compare_replicates(
 
 
 def p_above_zero(differences: Sequence[float], parts: Sequence[float]) -> float:
-    """p of a one-sided t-test that the mean of paired differences is above 0.
+    """The one-sided p-value of a t-test that the mean of paired differences is above 0.
 
-    Without spread it is of the sign test, which asks whether the median is above 0: 0.5 for each
-    seed, so five equal seeds show it at 0.05. Accuracies are counts of images, so two seeds that
-    vary by an image or two are often equal by chance: taken for a proof, they would be wrong in 6
-    to 18% of cases where 5% are promised. NaN for fewer than two seeds.
+    If all differences are equal, the p-value is that of a sign test, which asks whether the median
+    is above 0: 0.5 to the power of the number of seeds, so five seeds are significant at 0.05.
+    Accuracies are counts of images, so two seeds that vary by an image or two are often equal by
+    chance. If equal differences counted as proof, the test would be wrong in 6 to 18% of cases
+    instead of 5%. NaN for fewer than two seeds.
 
     Args:
-        parts: the values that the differences are made from, whose rounding is no spread.
+        parts: the values from which the differences were computed; a spread that is no larger than
+            their rounding counts as none.
     """
     x = np.array(differences)
     if len(x) < 2:
@@ -144,8 +149,8 @@ def p_above_zero(differences: Sequence[float], parts: Sequence[float]) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values of one family; NaN stays and does not count."""
-    # Not by `multipletests` of statsmodels: it collects all garbage at each call, 0.1 s and more.
+    """Holm's adjusted p-values of one family; NaN stays NaN and is not counted as a test."""
+    # Not `multipletests` of statsmodels: each call runs the garbage collector, 0.1 s and more.
     x = np.array(p, dtype=float)
     order = np.argsort(x)[: np.count_nonzero(~np.isnan(x))]  # NaN comes last
     factors = np.arange(len(order), 0, -1)
@@ -154,9 +159,10 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def rounding(values: Sequence[float] | np.ndarray) -> float:
-    """How far apart means or differences of these values may be and count as equal.
+    """The largest gap between means or differences of these values that counts as equal.
 
-    It is a part of the values, whose unit is anybody's: more than rounding, and less than an image.
+    The gap is relative to the values, because metrics have any unit. It is larger than a rounding
+    error, and smaller than the effect of one image on an accuracy.
     """
     return 1e-12 * float(np.abs(values).max(initial=0.0))
 
@@ -165,17 +171,17 @@ def least_p(n: tuple[int, int], *, paired: bool) -> float:
     """The smallest two-sided p of the permutation test: 0.0625 for five pairs, 0.0079 for 5 + 5."""
     if min(n) < 1:
         return NAN
-    # A sample has the arrangement that was seen beside those that were drawn.
+    # A sampled test counts the observed permutation in addition to the `_DRAWS` drawn ones.
     return min(1.0, 2 / min(_arrangements(n, paired=paired), _DRAWS + 1))
 
 
 def _arrangements(n: tuple[int, int], *, paired: bool) -> int:
-    """In how many ways the signs of pairs, or the labels of two sets, can be given."""
+    """The number of ways to assign the signs of `n[0]` pairs, or the labels of two sets."""
     return 2 ** n[0] if paired else math.comb(sum(n), n[0])
 
 
 def seeds_needed(difference: float, sd: float, *, paired: bool, alpha: float) -> float:
-    """Replicates per set for 80% power to see `difference` in one t-test; inf if over 1000."""
+    """Replicates per set that one t-test needs for 80% power at `difference`; inf if over 1000."""
     if math.isnan(difference) or math.isnan(sd) or sd == 0:
         return NAN
     effect = abs(difference) / sd
@@ -184,14 +190,14 @@ def seeds_needed(difference: float, sd: float, *, paired: bool, alpha: float) ->
 
 
 def detectable(sd: float, n: int, *, paired: bool, alpha: float) -> float:
-    """The difference that `n` replicates per set show with 80% power in one t-test."""
+    """The difference that one t-test of `n` replicates per set detects with 80% power."""
     if n < 2 or math.isnan(sd):
         return NAN
 
     def short(effect: float) -> float:
         return _power(effect, n, paired=paired, alpha=alpha) - POWER
 
-    if short(0.0) >= 0:  # so large an alpha finds 80% of all differences
+    if short(0.0) >= 0:  # alpha >= 0.8: as often significant at no effect
         return 0.0
     enough = 1.0
     while short(enough) < 0:
@@ -200,40 +206,41 @@ def detectable(sd: float, n: int, *, paired: bool, alpha: float) -> float:
 
 
 def _power(effect: float, n: int, *, paired: bool, alpha: float) -> float:
-    """How often a two-sided t-test of `n` replicates per set finds a difference of `effect` sds."""
-    # Not by statsmodels, which takes the lower tail from scipy's `nct.cdf`. That is NaN for many
-    # large effects, and its solvers then end anywhere: 5 pairs at alpha = 0.001 would show an
-    # effect of 3.8 (it is 4.8), and an effect of 20 would need 3 pairs (it needs 2). The same tail
-    # of the mirrored distribution, by `nct.sf`, is always a number.
+    """The power of a two-sided t-test of `n` replicates per set at an effect of `effect` sds."""
+    # Not computed by statsmodels, which takes the lower tail from scipy's `nct.cdf`. That is NaN
+    # for many large effects, and statsmodels' solvers then return wrong results: that 5 pairs at
+    # alpha = 0.001 detect an effect of 3.8 (correct: 4.8), and that an effect of 20 needs 3 pairs
+    # (correct: 2). The upper tail of the mirrored distribution, by `nct.sf`, is never NaN.
     degrees, shift = (n - 1, math.sqrt(n)) if paired else (2 * n - 2, math.sqrt(n / 2))
     edges = stats.t.ppf(1 - alpha / 2, degrees if paired else _degrees_of_welch(n))
-    # Beyond this the power is 99% or more, and scipy's series stop converging.
+    # Above this limit the power is 99% or more, and scipy's series stop converging.
     shifts = np.minimum(effect * shift, 3 * edges + 10)
     tails = stats.nct.sf(edges, degrees, shifts) + stats.nct.sf(edges, degrees, -shifts)
     return float(np.mean(tails))
 
 
 def _degrees_of_welch(n: int) -> np.ndarray:
-    """Degrees of freedom that Welch's test gives two sets of `n` equal variances, equally often."""
-    # It takes them from the two sample variances, of which one is the larger by chance: 3.1 for
-    # three seeds on average, where Student's test has 4. With the 4 a difference that is found in
-    # 70% of cases would be said to be found in 80%. What part of their sum one of the variances is
-    # follows a beta distribution and does not depend on the sum.
+    """Equally likely degrees of freedom of Welch's test, for two sets of `n` of equal variance."""
+    # Welch's test computes its degrees of freedom from the two sample variances, which differ by
+    # chance: for three seeds they are 3.1 on average, whereas Student's test has 4. With 4, a
+    # difference that is found in 70% of cases would be reported as found in 80%. The fraction of
+    # the variances' sum that is due to one of them follows a beta distribution and does not depend
+    # on the sum.
     parts = stats.beta.ppf((np.arange(16) + 0.5) / 32, (n - 1) / 2, (n - 1) / 2)
     return (n - 1) / (parts**2 + (1 - parts) ** 2)
 
 
 def _paired_t(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float, float]:
-    """Difference, standard deviation of the differences, p, and the 95% interval."""
+    """Paired t-test: difference, standard deviation of the differences, p, and 95% interval."""
     differences = spread((a - b).tolist())
-    if len(a) < 2 or _constant(a - b, a, b):  # of the spread nothing is known: no p, no interval
+    if len(a) < 2 or _constant(a - b, a, b):  # spread unknown: no p, no interval
         return differences.mean, differences.sd, NAN, NAN, NAN
     p = float(DescrStatsW(a - b).ttest_mean(0)[1])
     return differences.mean, differences.sd, p, differences.ci_low, differences.ci_high
 
 
 def _welch_t(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float, float]:
-    """Difference, root of the mean variance, p, and the 95% interval."""
+    """Welch's t-test: difference, square root of the mean variance, p, and 95% interval."""
     difference = float(a.mean() - b.mean()) if len(a) and len(b) else NAN
     if min(len(a), len(b)) < 2:
         return difference, NAN, NAN, NAN, NAN
@@ -252,10 +259,10 @@ def _student_t(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _equivalence_test(a: np.ndarray, b: np.ndarray, margin: float, *, paired: bool) -> float:
-    """The larger p of two one-sided t-tests: of a difference above -margin, and below margin."""
-    # That a test finds no difference is no evidence of equality: with two seeds it never finds any.
-    # Here the two hypotheses that the difference is too large must both be rejected, so that few or
-    # noisy seeds leave the question open instead of answering it (Schuirmann 1987).
+    """The larger p of two one-sided t-tests (TOST): difference above -margin, and below margin."""
+    # A test that finds no difference is no evidence of equality: with two seeds it finds hardly
+    # any. TOST must reject both hypotheses, that the difference is below -margin and that it is
+    # above margin, so few or noisy seeds leave the question undecided (Schuirmann 1987).
     if math.isnan(margin) or min(len(a), len(b)) < 2:
         return NAN
     if not paired and _is_uneven((len(a), len(b))):
@@ -269,15 +276,16 @@ def _equivalence_test(a: np.ndarray, b: np.ndarray, margin: float, *, paired: bo
 
 
 def _is_uneven(n: tuple[int, int]) -> bool:
-    """Whether there are two replicates of one set and more of the other."""
-    # If the two vary more than the others, Welch's test is one of their single degree of freedom.
-    # It estimates up to twice as many, and errs in up to 8% of cases at a one-sided level of 5%,
-    # and in 11% at a two-sided one. Any other two sets stay below 6%, simulated up to 20 seeds.
+    """Whether one set has two replicates and the other has more."""
+    # If the two replicates vary more than the others, the test effectively has their single degree
+    # of freedom. Welch's test estimates up to twice as many. In simulations up to 20 seeds it is
+    # wrong in up to 8% of cases at a one-sided level of 5%, and in up to 11% at a two-sided level
+    # of 5%. All other pairs of sizes stay below 6%.
     return min(n) == 2 < max(n)
 
 
 def _permutation_test(a: np.ndarray, b: np.ndarray, *, paired: bool) -> tuple[float, bool]:
-    """The p-value, and whether every arrangement was counted."""
+    """The two-sided p-value of the permutation test, and whether all permutations were counted."""
     if min(len(a), len(b)) < 2:
         return NAN, True
     seen = float(a.mean() - b.mean())
@@ -289,19 +297,19 @@ def _permutation_test(a: np.ndarray, b: np.ndarray, *, paired: bool) -> tuple[fl
         vectorized=True,
         rng=np.random.default_rng(0),
     ).null_distribution
-    # Not scipy's own p-value, which takes what is one difference for several: accuracies are counts
-    # of images, so many arrangements tie with the one that was seen, and the rounding of their
-    # means is more than the part of that difference which scipy allows. It gave 0.083 for 0.187.
+    # Not scipy's own p-value, because it misses ties. Accuracies are counts of images, so many
+    # permutations tie with the observed difference. The rounding errors of their means exceed
+    # scipy's tolerance, which is relative to that difference. It gave 0.083 instead of 0.187.
     off = max(rounding(a), rounding(b))
     extreme = min(np.count_nonzero(found >= seen - off), np.count_nonzero(found <= seen + off))
     exact = _arrangements((len(a), len(b)), paired=paired) <= _DRAWS
-    among = len(found) if exact else len(found) + 1  # a sample is counted with the one seen
+    among = len(found) if exact else len(found) + 1  # a sample includes the one seen
     return min(1.0, 2 * (extreme + (not exact)) / among), exact
 
 
 def _constant(x: np.ndarray, *parts: np.ndarray) -> bool:
-    """Whether there is no spread beyond the rounding of `x`, or of the `parts` it is made from.
+    """Whether `x` has no spread beyond the rounding of `x`, or of the `parts` it was computed from.
 
-    A t statistic would be a rounding error.
+    A t statistic would then be computed from rounding errors.
     """
     return bool(np.ptp(x) <= max(map(rounding, parts or (x,))))

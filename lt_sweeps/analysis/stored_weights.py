@@ -1,7 +1,7 @@
 """Weights and masks of stored tickets as numpy arrays, for figures that need more than records.
 
-They are found by the stage keys in the records and read without torch. A ticket that is not there
-(records were copied, or the store was cleared) is None; one that does not match its checksum is an
+Tickets are found by the stage keys in the records and read without torch. A missing ticket (records
+were copied, or the store was cleared) is None. A ticket that does not match its checksum is an
 error.
 """
 
@@ -30,7 +30,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Weights:
-    """A ticket of one seed, by parameter name: its tensors, its mask, a learned mask's logits."""
+    """One seed's ticket, by parameter name: tensors, mask, and the logits of a learned mask."""
 
     values: Arrays
     kept: Arrays
@@ -39,7 +39,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Pruning:
-    """The weights of a layer that were left before a pruning: flat arrays of one length."""
+    """One pruning of one layer: flat arrays over the weights that were unpruned before it."""
 
     init: NDArray[Any]  # in units of the standard deviation of the layer's initial weights
     final: NDArray[Any]
@@ -48,9 +48,9 @@ class Pruning:
 
 @dataclass(frozen=True)
 class MaskChances:
-    """A learned mask at the end of its training: each weight's chance to be kept, or soft mask.
+    """A learned mask at the end of its training, by weight: the chance to be kept, or soft mask.
 
-    `chances` are sigmoid(slope * logit + shift); the slope of an annealed mask is its last beta.
+    `chances` is sigmoid(slope * logit + shift); the slope of an annealed mask is its last beta.
     """
 
     stage: str
@@ -59,9 +59,9 @@ class MaskChances:
 
 
 def weights(root: Path, stage: str, seed: str) -> Weights | None:
-    """The stored ticket of a stage and a seed; None if it is not there.
+    """Read the ticket of a stage and a seed; None if it is not stored.
 
-    Raises: ValueError: the file is not what was written.
+    Raises: ValueError: the file differs from what was written.
     """
     path = ticket_file.ticket_path(root, stage, seed)
     try:
@@ -76,16 +76,16 @@ def weights(root: Path, stage: str, seed: str) -> Weights | None:
 
 
 def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
-    """Which weights a point's tickets keep, by seed and layer; only of seeds that are stored."""
+    """The masks of a point's tickets, by seed and layer; only for seeds whose ticket is stored."""
     rows = {seed: found[1] for seed in curve.seeds if (found := _row(curve, point, seed))}
     tickets = {seed: weights(root, row.stage, seed) for seed, row in rows.items()}
     return {seed: ticket.kept for seed, ticket in tickets.items() if ticket is not None}
 
 
 def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, MaskChances]:
-    """The learned mask of a point, by seed; only of seeds that have one and whose ticket is stored.
+    """The learned mask of a point, by seed; only for seeds that have a stored learned mask.
 
-    It is the mask that the point itself learned, or else the last search before it.
+    It is the mask that the point itself learned, or otherwise that of the last search before it.
     """
     learned = {}
     for seed in curve.seeds:
@@ -105,17 +105,18 @@ def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, MaskChanc
 
 
 def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Pruning]:
-    """The pruning that led to a point, layer by layer; nothing if a ticket is not stored.
+    """Yield the pruning that led to a point, layer by layer; nothing if a ticket is not stored.
 
-    `init` is the network's first initialisation and `final` the end of the training before the
-    pruning, both only of the weights that this training still had. A mask that was learned or grew
-    while its network trained has no such moment.
+    `init` is from the network's first initialization and `final` from the end of the training
+    before the pruning, both only for weights that this training still had. Nothing is yielded for a
+    mask that was learned, or that grew while its network trained: it has no such pruning.
     """
     found = _row(curve, point, seed)
     if found is None:
         return
     cell, row = found
-    # Not the row before in the table: IMP-Continued prunes weights that go on training beside it.
+    # Not the previous row of the table: IMP-Continued prunes weights of a training that is not in
+    # the table, and continues in parallel.
     starts = [other for other in (*cell.search, *cell.rows) if other.stage in (row.after or ())]
     before = [other for other in starts if other.level == row.level - 1]
     if not before or row.init is None or any(other.level >= row.level for other in starts):
@@ -133,15 +134,15 @@ def prunings(root: Path, curve: Curve, point: Point, seed: str) -> Iterator[Prun
 
 
 def points_near(curves: Iterable[Curve], sparsities: Iterable[float]) -> list[tuple[Curve, Point]]:
-    """Each curve with its pruned points near a sparsity, sparsity by sparsity, each point once."""
+    """The pruned points nearest to the sparsities, with their curves, each point once."""
     pairs = [(curve, point_near(curve, at)) for at, curve in product(sparsities, curves)]
-    # A point may be the nearest to two sparsities; twice in a figure, its seeds would count twice.
+    # A point may be the nearest to two sparsities. Drawn twice, its seeds would count twice.
     once = {(id(curve), id(point)): (curve, point) for curve, point in pairs if point is not None}
     return list(once.values())
 
 
 def point_near(curve: Curve, sparsity: float) -> Point | None:
-    """The pruned point with the nearest density, if that is within a factor of exp(0.25) of it."""
+    """The pruned point with the nearest density, in ratio; None if none is within exp(0.25)."""
     density = 100 * (1 - sparsity)
     pruned = [point for point in curve.points if point.pruned and point.percent > 0]
     near = min(pruned, key=lambda p: abs(np.log(p.percent / density)), default=None)
@@ -149,6 +150,6 @@ def point_near(curve: Curve, sparsity: float) -> Point | None:
 
 
 def _row(curve: Curve, point: Point, seed: str) -> tuple[CellResults, Record] | None:
-    """The record of a point and seed, with its cell."""
+    """The record of a point and seed, with its cell; None if the seed has none."""
     pairs = ((cell, row) for cell in curve.by_seed.get(seed, ()) for row in cell.rows)
     return next((pair for pair in pairs if pair[1].stage in point.stages), None)

@@ -1,4 +1,4 @@
-"""`Analysis`: all that a report says of some cells, before any of it is drawn or printed."""
+"""`Analysis`: the curves, tests and endpoints of a report, before they are drawn or printed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 
 @dataclass(frozen=True)
 class Analysis:
-    """The cells of one experiment as curves, with their tests and endpoints, in its layout."""
+    """The cells of one experiment as curves, with tests and endpoints, by the report's layout."""
 
     results: Results
     layout: ReportConfig
@@ -38,26 +38,26 @@ class Analysis:
 
     @property
     def metric_label(self) -> str:
-        """The first metric with its unit; each of them where tasks are judged by several."""
+        """The first metric with its unit; several labels if tasks are judged by several metrics."""
         labels = dict.fromkeys(curve.metric.label for curve in self.curves)
         return " and ".join(labels) or Quantity.of(self.metric).label
 
     @property
     def accuracy(self) -> str:
-        """The metric by which tickets are compared with the dense network, as endpoints are."""
+        """The metric of the endpoints, by which tickets are compared with the dense network."""
         names = (name for name in self.layout.metrics if Quantity(name).judges)
         return self.name_of(next(names, "test_metric"))
 
     def name_of(self, metric: str) -> str:
         """The name of a metric in the records: `test_accuracy` for `test_metric`.
 
-        `test_metric` it stays where the cells are judged by several.
+        `test_metric` stays unchanged if the cells are judged by several metrics.
         """
         return metric if self._judged_by is None else named(metric, self._judged_by)
 
     @cached_property
     def _judged_by(self) -> str | None:
-        """The kind of metric of all tasks, if it is one."""
+        """The kind of metric by which all cells are judged; None if there are several kinds."""
         kinds = {cell.judged_by for cell in self.results.cells} - {""}
         return next(iter(kinds or {ACCURACY})) if len(kinds) < 2 else None
 
@@ -67,15 +67,15 @@ class Analysis:
 
     @cached_property
     def unmeasured(self) -> list[Curve]:
-        """The lines of cells whose task does not measure the first metric: nothing draws them."""
+        """The lines of cells whose task does not measure the first metric; no figure draws them."""
         drawn = {cell.name for curve in self.curves for cell in curve.cells}
         rest = [cell for cell in self.results.cells if cell.name not in drawn]
-        # Only the layout's lines know its keys, so these have the names that tell them apart.
+        # The layout's keys are for the drawn lines only, so these lines get automatic names.
         return [curve for curve in curves(rest, metric="test_metric") if curve.points]
 
     @property
     def every_curve(self) -> list[Curve]:
-        """The lines of all cells with records, also of those that no figure of the metric has."""
+        """The lines of all cells with records, including those that no figure of the metric has."""
         return [*self.curves, *self.unmeasured]
 
     def curves_of(self, metric: str) -> list[Curve]:
@@ -86,7 +86,7 @@ class Analysis:
 
     @cached_property
     def _curves(self) -> dict[str, list[Curve]]:
-        """The curves of each metric that was asked for."""
+        """A cache of the curves by metric."""
         return {}
 
     @cached_property
@@ -100,19 +100,19 @@ class Analysis:
 
     @cached_property
     def endpoint_verdicts(self) -> list[EndpointVerdict]:
-        """The same questions asked of the endpoints per run."""
+        """The tests of the same pairs of lines by their endpoints per run."""
         return endpoint_verdicts(self.endpoints, self.layout)
 
     @property
     def test_sentences(self) -> list[str]:
-        """What the tests show, question by question, and their limits."""
+        """Sentences on the results of the tests, pair by pair, and on their limits."""
         peaks = peak_conclusions(self.endpoint_verdicts, self.all_verdicts, self.layout)
         tests, layout = self.all_verdicts, self.layout
         return [*conclusions(tests, layout), *peaks, *caveats(tests, layout)]
 
     @cached_property
     def controlled(self) -> list[Verdict]:
-        """Every line against the layout's control, which a winning ticket has to beat."""
+        """The tests of all lines against the layout's control, which a winning ticket must beat."""
         if self.layout.control is None:
             return []
         control = replace(self.layout, baseline=self.layout.control, tested=None)
@@ -120,7 +120,7 @@ class Analysis:
 
     @cached_property
     def endpoints(self) -> list[CurveEndpoints]:
-        """The endpoints of each curve; areas within a panel go down to the same density."""
+        """Each curve with its endpoints; areas within a panel end at the same density."""
         ends = []
         for panel in by_panel(self.curves_of(self.accuracy)).values():
             least = shared_density(panel)
@@ -135,10 +135,10 @@ class Analysis:
 
 
 def analyses(results: Results, overrides: Mapping[str, Any]) -> dict[str, Analysis]:
-    """The analysis of each experiment, by its name; `overrides` are keys of `report:` on top.
+    """Analyse each experiment; `overrides` replace keys of its `report:`. Return analyses by name.
 
-    A root is one analysis, and so is a sweep whose experiments have the same layout: its name is
-    then empty.
+    A root has a single analysis, and so has a sweep whose experiments have equal layouts: its name
+    is then "".
     """
     experiments = group_by(results.cells, lambda cell: cell.experiment)
     layouts = layouts_by_name(experiments, results.layouts)
@@ -153,7 +153,7 @@ def analyses(results: Results, overrides: Mapping[str, Any]) -> dict[str, Analys
 
 
 def line_names(sweep: SweepFolder) -> list[str]:
-    """What the report calls each cell's line, with its panel if there are several."""
+    """The label of each cell's line in the report, with its panel if there are several."""
     cells = sweep.manifest.cells
     try:
         by_experiment = analyses(read_results(sweep.folder, metrics=()), {})

@@ -1,4 +1,4 @@
-"""What the tests show, as sentences, and what a reader needs in order to judge their p-values."""
+"""Sentences on the results of the tests, and on the limits of their p-values."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lt_sweeps.config.report_config import ReportConfig
 
 
 def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """A sentence for each pair of lines and panel: at how many levels the tests show what."""
+    """Return a sentence for each pair of lines: the number of levels with each test result."""
     sentences = []
     for members in group_by(verdicts, FAMILIES["pair"]).values():
         curve, baseline = members[0].curve, members[0].baseline
         counts = Counter(word for v in members for word in v.words(layout.alpha))
         within = f"equivalent within {curve.metric.margin_text(layout.equivalence or 0)}"
         foreign = curve.imported != baseline.imported
-        if foreign:  # then the question is whether one repeats the other
+        if foreign:  # then the question is whether one line reproduces the other
             within = f"reproduced ({within})"
         words = {"above": "above", "below": "below", "equivalent": within}
         words |= {"undecided": "undecided", "not tested": "not testable"}
@@ -31,7 +31,7 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         levels = f"of {len(members)} level{'s' * (len(members) > 1)}."
         other = "the reference" if foreign and baseline.imported else members[0].against
         question = f"{curve.panel}: {curve.label} against {other}"
-        # A reader who does not know the metric would take what is above for better.
+        # Without this, a reader who does not know the metric would take "above" for better.
         which = f", in {curve.metric.label}" if curve.metric.lower_is_better else ""
         sentences.append(f"{question}{which}: {', '.join(shown)} {levels}")
     if any(len(v.words(layout.alpha)) > 1 for v in verdicts):
@@ -40,7 +40,7 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
 
 
 def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """The tests that were made, and their limits: attainable p, power, what could not be tested."""
+    """Describe the tests and their limits: attainable p, power, tests that were not possible."""
     if not verdicts:
         return []
     tests = sorted({v.comparison.test for v in verdicts})
@@ -85,7 +85,7 @@ def _sizes(verdicts: Sequence[Verdict]) -> str:
 
 
 def _attainable(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """Where the exact test has too few seeds to ever reach alpha."""
+    """Warn that the exact test cannot reach alpha with this few seeds."""
     least = {
         _seeds_text(v.comparison): v.comparison.p_least
         for v in verdicts
@@ -106,7 +106,7 @@ def _seeds_text(comparison: Comparison) -> str:
 
 
 def _power(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """The difference that these seeds can show, and the seeds that the seen ones would need."""
+    """Per metric: the difference that these seeds detect, and the seeds that the observed need."""
     by_metric = group_by(verdicts, lambda v: v.curve.metric).items()
     return [says for metric, same in by_metric for says in _power_in(metric, same, layout)]
 
@@ -115,7 +115,8 @@ def _power_in(metric: Quantity, verdicts: Sequence[Verdict], layout: ReportConfi
     known = [v.comparison for v in verdicts if v.comparison.sd > 0 and min(v.comparison.n) > 1]
     if not known:
         return []
-    # A test of pairs and one of two sets, or of 5 and of 2 seeds, have no deviation in common.
+    # Standard deviations are comparable only between tests of one kind with equal numbers of seeds,
+    # so the median is over the largest such group.
     alike = max(group_by(known, lambda c: (c.test, c.n)).values(), key=len)
     sd = float(np.median([comparison.sd for comparison in alike]))
     n, paired = min(alike[0].n), alike[0].test == "paired t"
