@@ -1,4 +1,4 @@
-"""Mirror a sweep to a tracker such as Weights & Biases, beside the training and never in it.
+"""Mirror a sweep in a tracker such as Weights & Biases, in a process separate from the training.
 
-Door: `mirror.sync`; a tracker of your own is a class as in `tracker.Tracker`.
+Start at `mirror.sync`. A custom tracker is a class that follows the protocol `tracker.Tracker`.
 """

@@ -1,4 +1,4 @@
-"""A cell's mean and interval over its seeds, as a run, because trackers cannot compute them."""
+"""Runs with a cell's mean and interval over its seeds, which trackers cannot compute."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KINDS = ("mean", "sd", "min", "max", "sd_low", "sd_high", "ci_low", "ci_high")
 
 
 def runs_over_seeds(tracked: Iterable[TrackedCell]) -> list[Run]:
-    """One run for each cell that has several seeds in this sweep.
+    """Return one mean run for each cell that has several seeds in this sweep.
 
-    A level appears once every seed has it, because a row that was sent cannot change any more. For
-    the same reason a cell with more seeds has another mean, and is another run.
+    A level is added once every seed has finished it, because a row cannot change after it was sent.
+    For the same reason, a cell that gets more seeds gets a new mean run.
     """
     cells = group_by(tracked, lambda cell: cell.signature)
     return [_mean_run(seeds) for seeds in cells.values() if len(seeds) > 1]
@@ -61,9 +61,9 @@ def _rows(levels: Sequence[Level]) -> Iterator[Row]:
 
 
 def _over(rows: Sequence[Row]) -> Row:
-    """One row for the same step of several seeds: the axes of the first, statistics of the rest.
+    """Combine the rows of several seeds at one step: the first row's axes, statistics of the rest.
 
-    A replicate that diverged has no numbers: it is counted, and left out of the means.
+    A replicate that diverged is counted, but left out of the statistics.
     """
     over: dict[str, object] = {name: rows[0][name] for name in AXES}
     finite = [row for row in rows if row.get("ticket/finite", row.get("search/finite", True))]
@@ -77,7 +77,7 @@ def _over(rows: Sequence[Row]) -> Row:
         }
     for name in dict.fromkeys(name for row in finite for name in row if "/" in name):
         found = asdict(spread([row[name] for row in finite if _number(row.get(name))]))
-        # The edges of the report's band `sd`, because W&B does not say how it divides a variance.
+        # The edges of the report's band `sd`: W&B does not document the divisor of its variance.
         found |= {"sd_low": found["mean"] - found["sd"], "sd_high": found["mean"] + found["sd"]}
         kinds = ("mean",) if name.startswith("layers/") else KINDS
         over |= {f"{kind}/{name}": found[kind] for kind in kinds if _number(found[kind])}

@@ -1,8 +1,8 @@
 """Mirror a sweep in its tracker: once (`lt-sweeps sync`), or as long as the sweep runs.
 
-The records on disk are the truth, and the mirror keeps no notes of its own. It asks the tracker how
-many rows of each run have arrived and sends the rest. So it may be killed at any moment: the next
-mirror asks again and goes on from there.
+The records on disk are the only source, and the mirror stores no state of its own. It asks the
+tracker how many rows of each run have arrived, and sends the others. So it can be killed at any
+moment: the next mirror asks again and continues from there.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ from lt_sweeps.tracking.tracked_runs import Run
 from lt_sweeps.tracking.tracked_sweep import tracked_cells
 from lt_sweeps.tracking.tracker import Arrived, Session, Tracker, Unreachable, tracker_of
 
-_AGAIN = (1.0, 2.0, 4.0)  # W&B may report rows only some seconds after it took them
-_LONGEST = 600.0  # seconds between two attempts at a server that does not answer
-_IN_A_ROW = 3  # failures that end a pass: the other runs may fail too, each after a timeout
+_AGAIN = (1.0, 2.0, 4.0)  # seconds; W&B may report rows only some seconds after it received them
+_LONGEST = 600.0  # the most seconds between two attempts, if a server does not answer
+_IN_A_ROW = 3  # failures in a row that end a pass: other runs may fail too, each after a timeout
 
 
 def sync(sweep: Path, **keys: str) -> int:
-    """Mirror a sweep; returns the exit status, 0 only if the tracker has all rows of all runs.
+    """Mirror a sweep; return the exit status, 0 only if the tracker has all rows of all runs.
 
-    `keys` replace keys of the tracker with which the sweep was started; `tracker` chooses another
-    of ours. `trust` names the modules that the tracker may be of, beside ours.
+    `keys` replace keys of the tracker that the sweep was started with. The key `tracker` chooses
+    another tracker of this package, and `trust` names modules outside this package from which the
+    tracker may be loaded. With `follow=true` the sweep is mirrored as long as it runs.
 
-    Raises: ValueError: an unknown key, a wrong value, or a sweep that cannot be read.
+    Raises: ValueError: a key is unknown, a value is wrong, or the sweep cannot be read.
     """
     trust = trusted_modules(keys.pop("trust", None))
     if keys.pop("follow", "false") == "true":
@@ -55,7 +56,10 @@ def sync(sweep: Path, **keys: str) -> int:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """Why a run could not be sent, and when it is tried again, `pause` seconds later."""
+    """The reason why a run could not be sent, and the time `until` which it is not tried again.
+
+    `pause` is the waiting time in seconds; it doubles at each failure.
+    """
 
     reason: str
     pause: float
@@ -64,7 +68,7 @@ class _Refusal:
 
 @dataclass
 class Mirror:
-    """Sends a sweep's runs to its tracker, and remembers what has arrived there."""
+    """Sends a sweep's runs to its tracker, and remembers which rows have arrived there."""
 
     sweep: Path
     tracker: Tracker
@@ -75,11 +79,11 @@ class Mirror:
     _said: set[str] = field(default_factory=set[str], init=False)
 
     def once(self) -> int:
-        """Send all that is there now; returns the exit status."""
+        """Send all rows that exist now; return the exit status."""
         try:
             with self.tracker.session(self._root) as session:
                 runs, left = self._to_the_end(session)
-                files = getattr(session, "files", None)  # a tracker that writes none has no such
+                files = getattr(session, "files", None)  # only of trackers that write files
         except ValueError:
             raise  # the sweep cannot be read
         except Exception as error:
@@ -92,12 +96,12 @@ class Mirror:
     def follow(self) -> int:
         """Send rows as they appear until the launcher exits, then the rest within `linger` seconds.
 
-        An error ends the session, is printed once, and doubles the time to the next attempt.
+        An error is printed once, ends the session, and doubles the time until the next attempt.
         """
         with suppress(OSError):
             os.nice(10)
         wait = self.tracker.every
-        # At least once: a sweep that had little to do may have ended before this process started.
+        # Run at least once: a short sweep may have ended before this process started.
         while True:
             try:
                 with self.tracker.session(self._root, job=_job(self.sweep)) as session:
@@ -114,7 +118,7 @@ class Mirror:
                 return 0
 
     def _to_the_end(self, session: Session) -> tuple[list[Run], list[Run]]:
-        """Send until all has arrived or time is up; returns all runs, and the incomplete ones."""
+        """Send until all rows have arrived or time is up; return all runs, and incomplete runs."""
         runs, left = self._pass(session, last=True)
         for pause in _AGAIN:
             if self._refused.keys() >= {run.key for run in left} or self.clock.left <= pause:
@@ -126,7 +130,7 @@ class Mirror:
         return runs, left
 
     def _pass(self, session: Session, *, last: bool = False) -> tuple[list[Run], list[Run]]:
-        """Send each run that is due; returns all runs, and those that are due still."""
+        """Send each run that is due; return all runs, and the runs that are still due."""
         runs, failed = self._runs(), 0
         with self._alone(session, runs, last) as alone:
             for run in self._in_turn(self._due(session, runs, last), last) if alone else ():
@@ -140,10 +144,10 @@ class Mirror:
     def _alone(self, session: Session, runs: Sequence[Run], last: bool) -> Generator[bool]:
         """Hold a lock that keeps two mirrors of one `root` from sending the same rows.
 
-        A mirror that does not get it sends nothing, and in its last pass waits: the other may
-        mirror another sweep.
+        Yield whether this mirror has the lock. Without the lock it sends nothing, except that in
+        its last pass it waits for the lock, because the other mirror may be of another sweep.
 
-        Raises: Unreachable: the other has the lock for longer than that.
+        Raises: Unreachable: the other mirror still has the lock after the wait.
         """
         path, wait = self._root / ".mirror.lock", min(self.clock.left, _LONGEST) if last else 0.0
         with locked(path, wait=0) as alone:
@@ -161,9 +165,9 @@ class Mirror:
             yield True
 
     def _in_turn(self, due: Sequence[Run], last: bool) -> list[Run]:
-        """The runs to try now; refused ones come last.
+        """The runs to try now; those that were refused before come last.
 
-        A tracker may refuse a run for ever: W&B does so if a person has deleted it.
+        A tracker may refuse a run permanently: W&B does so if a person has deleted the run.
         """
         new = [run for run in due if run.key not in self._refused]
         again = [run for run in due if run.key in self._refused]
@@ -171,7 +175,7 @@ class Mirror:
         return new + [run for run in again if last or self._refused[run.key].until <= now]
 
     def _send(self, session: Session, run: Run) -> bool:
-        """Send a run; returns whether the tracker took it."""
+        """Send a run; return whether the tracker accepted it."""
         try:
             session.send(run)
         except Exception as error:
@@ -183,17 +187,18 @@ class Mirror:
         return True
 
     def _say_refused(self, left: Sequence[Run]) -> bool:
-        """Print why the first refused run among these was refused; returns whether there is one."""
+        """Print why the first refused run among `left` was refused; return whether any was."""
         refused = [run.key for run in left if run.key in self._refused]
         if refused:
             self._say(self._refused[refused[0]].reason)
         return bool(refused)
 
     def _pace(self, *, last: bool) -> None:
-        """Wait until another run may be sent: `per_minute` of them in any 60 seconds.
+        """Wait until another run may be sent: at most `per_minute` sends in any 60 seconds.
 
-        A running sweep, which sends its runs again and again, uses half of them. A large one would
-        use all, and its last rows, which have `linger` seconds, would wait for a minute.
+        While the sweep runs, only half of this rate is used, because each run is sent repeatedly.
+        Otherwise a large sweep would use all of it, and its last rows, for which there are only
+        `linger` seconds, would have to wait for up to a minute.
         """
         now, most = time.monotonic(), self.tracker.per_minute
         if not last and not self.tracker.whole:
@@ -225,16 +230,17 @@ class Mirror:
         return self.sweep.resolve().parent.parent
 
     def _say(self, reason: str) -> None:
-        """Print each reason once: a server that is down all night fails a hundred times."""
+        """Print a reason, once only: a server that is down all night fails a hundred times."""
         if reason not in self._said:
             self._said.add(reason)
             say_results_are_kept(self.sweep, reason)
 
 
 def _chosen(sweep: Path, keys: Mapping[str, str], trust: Sequence[str], **defaults: str) -> Tracker:
-    """The sweep's tracker, or the one that `keys` name, or W&B; with its keys replaced.
+    """The tracker to use, with its keys replaced by `keys`.
 
-    `defaults` replace the sweep's values of keys that a tracker has and that `keys` leave out.
+    It is the tracker that `keys` names, otherwise the sweep's own, otherwise W&B. `defaults`
+    replace the tracker's values of keys that it has and that `keys` does not contain.
     """
     config: dict[str, Any] = SweepFolder(sweep).manifest.cells[0].config.get("tracker") or {}
     check_trusted(config, where=f"sync: {SweepFolder(sweep).path}", trust=trust)
@@ -256,7 +262,7 @@ def _chosen(sweep: Path, keys: Mapping[str, str], trust: Sequence[str], **defaul
 
 
 def _reason(error: Exception) -> str:
-    """One line; of an error that a tracker should not have let out, also where it arose."""
+    """An error in one line; with its place in the code if a tracker should have caught it."""
     if isinstance(error, (Unreachable, OSError, ValueError)):
         return str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
@@ -264,7 +270,7 @@ def _reason(error: Exception) -> str:
 
 
 def _job(sweep: Path) -> str:
-    """A name for this job, which stays when Slurm requeues it or a person starts it again."""
+    """A name for this job that stays the same when the job is requeued or started again."""
     task = [os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK")]
     slurm = list(filter(None, task)) or list(filter(None, [os.environ.get("SLURM_JOB_ID")]))
     machine = ["slurm", *slurm] if slurm else [platform.node()]

@@ -1,4 +1,4 @@
-"""A process that mirrors a running sweep, so that no training waits for a tracker."""
+"""A separate process that mirrors a running sweep, so that no training waits for a tracker."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ sys.exit(main())
 def mirrored(
     sweep: Path, config: Mapping[str, Any], *, hurried: Callable[[], bool] = lambda: False
 ) -> Generator[None, None, None]:
-    """Inside this context a process mirrors the sweep's folder in the tracker of `config`.
+    """Run a process that mirrors the sweep's folder in the tracker of `config` during the context.
 
-    The process reads records from disk, so it may be late, stuck or dead without harm to the sweep.
-    At the end the launcher waits for it, `linger` seconds for the last rows; after an interruption,
-    or when `hurried` says that a cluster is about to kill the job, it does not wait.
+    The process reads records from disk, so if it is late, stuck or dead, the sweep is not affected.
+    At the end the launcher gives it `linger` seconds to send the last rows. The launcher does not
+    wait after an interruption, or if `hurried()` says that the cluster is about to kill the job.
     """
     try:
         chosen = tracker_of(config)
         process = None if chosen is None else _mirror(sweep, config["_target_"])
-    except (ValueError, OSError) as error:  # its library is missing here, or there is no memory
+    except (ValueError, OSError) as error:  # a missing library, or no memory
         say_results_are_kept(sweep, str(error))
         chosen = process = None
     if chosen is None or process is None:
@@ -62,21 +62,21 @@ def mirrored(
 
 
 def _mirror(sweep: Path, target: str) -> subprocess.Popen[bytes]:
-    """A process that mirrors a sweep in a tracker of this class until its pipe is closed."""
-    # The mirror must run this very code, also where it is a job's copy of the code, and `-m` would
-    # look into the working folder first. So it imports from where this process does.
+    """Start a process that mirrors a sweep in a tracker of this class until its pipe is closed."""
+    # The mirror must run the same code as this process, which may be a job's copy of the code. With
+    # `-m` Python would look in the working folder first, so `sys.path` is passed instead.
     paths = [path or os.getcwd() for path in sys.path]
     program = _PROGRAM.format(paths=paths, file=lt_sweeps.__file__)
     words = [sys.executable, "-c", program, "sync", str(sweep), "follow=true"]
-    if not is_ours(target):  # whoever started the sweep has named it
+    if not is_ours(target):  # the sweep was started with it
         words.append(f"trust={target.rpartition('.')[0]}")
-    # A session of its own, because Ctrl-C goes to the whole group of the terminal: the launcher
-    # answers it, and the mirror goes on until the launcher closes the pipe.
+    # A separate session, because Ctrl-C goes to every process of the terminal's process group: the
+    # launcher handles it, and the mirror continues until the launcher closes the pipe.
     return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def say_results_are_kept(sweep: Path, reason: str) -> None:
-    """Tell a person, in one line, why the tracker is incomplete and which command completes it."""
+    """Print in one line why the tracker is incomplete, and the command that completes it."""
     print(
         f"tracker: {reason}; results are kept, and `lt-sweeps sync {sweep}` uploads what is "
         "missing",
@@ -86,10 +86,10 @@ def say_results_are_kept(sweep: Path, reason: str) -> None:
 
 
 class Deadline:
-    """The time that a mirror has: without end, or `linger` seconds after its launcher exits.
+    """The time that a mirror has: unlimited, then `linger` seconds after its launcher exits.
 
     The launcher holds the other end of `pipe`. The kernel closes that end when the launcher exits,
-    also when it is killed, so no message can be missed.
+    even if it is killed, so the mirror always notices. Without a pipe the time is unlimited.
     """
 
     def __init__(self, pipe: IO[str] | None = None, linger: float = math.inf) -> None:
@@ -106,7 +106,7 @@ class Deadline:
         return self._end - time.monotonic() if self.ended else math.inf
 
     def wait(self, seconds: float) -> None:
-        """Sleep; less long where the launcher exits meanwhile, or no time is left."""
+        """Sleep for `seconds`, or less if the launcher exits meanwhile or the time is up."""
         seconds = max(0.0, min(seconds, self._end - time.monotonic()))
         if self._pipe is None or self._end < math.inf:
             time.sleep(seconds)

@@ -1,8 +1,8 @@
-"""The MLflow tracker: a run for each of ours, with parameters, tags and metrics, each row once.
+"""The MLflow tracker: an MLflow run for each `Run`, with parameters, tags and metrics.
 
-MLflow keeps two equal points of a metric as one: same value, step and time. So row i of a run has a
-time that only i decides, and a row that was sent before a kill can be sent again. A tag, written
-after the rows, says how many there are.
+MLflow stores two points of a metric once if they have the same value, step and time. So row i of a
+run has a time that depends only on i, and a row that was sent before a kill can be sent again. A
+tag that is written after the rows holds their number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lt_sweeps.tracking.tracked_runs import Run, axis, label, numbers
 from lt_sweeps.tracking.tracker import Arrived, Unreachable, check_installed, check_seconds
 
 _KEY, _ROWS = "lt_sweeps.run", "lt_sweeps.rows"
-_METRICS, _SETTINGS, _LETTERS = 1000, 100, 5000  # the most that MLflow takes at once
+_METRICS, _SETTINGS, _LETTERS = 1000, 100, 5000  # MLflow's limits per request
 _PAGE = 1000
 
 
@@ -50,7 +50,7 @@ class MLflow:
         with _answers():
             from mlflow import MlflowClient
 
-            for name in ("mlflow", "alembic"):  # the import has set their levels
+            for name in ("mlflow", "alembic"):  # the import sets their levels
                 logging.getLogger(name).setLevel(logging.ERROR)
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         yield _Session(client, self.experiment, uri)
@@ -64,7 +64,7 @@ class _Session:
 
     @property
     def files(self) -> str:
-        """What `mlflow ui --backend-store-uri` takes, without the password of a server."""
+        """The argument for `mlflow ui --backend-store-uri`, without a server's credentials."""
         return re.sub(r"(?<=://)[^/@]*@", "", self.uri)
 
     def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
@@ -100,7 +100,7 @@ class _Session:
                 self.client.set_terminated(key, "FINISHED", end)
 
     def _known(self, runs: Sequence[Run]) -> dict[str, Any]:
-        """MLflow's runs of the experiments of these, by our key."""
+        """MLflow's runs in the experiments of these runs, by our key."""
         names = {self.experiment or run.group for run in runs}
         found = filter(None, map(self.client.get_experiment_by_name, sorted(names)))
         where = [each.experiment_id for each in found if each.lifecycle_stage == "active"]

@@ -1,7 +1,7 @@
 """The TensorBoard tracker: an event file for each run, `<sweep>/<panel>/<line>/<run>`.
 
-Row i of a run is event i + 1 of its file, after the event that names the format. So the file itself
-says what has arrived. A kill can cut off its last event, which is removed and written again.
+Row i of a run is event i + 1 of its file; event 0 names the format. So the file itself shows which
+rows have arrived. A kill can cut off its last event, which is then removed and written again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _END = "_hparams_/session_end_info"  # TensorBoard's own name
 
 @dataclass(frozen=True)
 class TensorBoard:
-    """The folder of event files that mirrors a sweep; `folder` lies in the root."""
+    """The folder of event files that mirrors a sweep; `folder` is relative to the root."""
 
     folder: str | None = None
     every: float = 30
@@ -46,13 +46,13 @@ class _Session:
 
     @property
     def files(self) -> Path:
-        """What `tensorboard --logdir` takes."""
+        """The argument for `tensorboard --logdir`."""
         return self.folder
 
     def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
         found = {run.key: (self._file(run), self._present(run)) for run in runs}
         return {
-            # In another place it has the label of another line.
+            # A file at another path was written when the run's line had another name.
             key: _read(present)[0]._replace(label=None if present == file else "")
             for key, (file, present) in found.items()
             if present is not None
@@ -73,13 +73,13 @@ class _Session:
             _write(stream, events)
 
     def _file(self, run: Run) -> Path:
-        """Where the file of a run belongs; TensorBoard names the run by these folders."""
+        """The path at which a run's file belongs; TensorBoard names the run by these folders."""
         sweep, panel, line = (str(run.about[name]) for name in ("sweep", "panel", "line"))
         folders = map(_folder_name, (sweep, panel, line))
         return self.folder.joinpath(*folders, run.key, _FILE)
 
     def _present(self, run: Run) -> Path | None:
-        """Where it is, which may be below the name that its line had before."""
+        """The present path of a run's file, maybe under its line's earlier name; None if absent."""
         sweep = self.folder / _folder_name(str(run.about["sweep"]))
         return next(sweep.glob(f"*/*/{run.key}/{_FILE}"), None)
 
@@ -89,7 +89,7 @@ def _folder_name(words: str) -> str:
 
 
 def _read(file: Path) -> tuple[Arrived, int]:
-    """What a file holds, and the number of bytes of its whole events."""
+    """The rows in a file, and the number of bytes of its complete events."""
     loader = _module("backend.event_processing.event_file_loader").RawEventFileLoader(str(file))
     rows, size, closed = 0, 0, False
     for content in loader.Load():
@@ -113,7 +113,7 @@ def _events(run: Run, start: int, *, first: bool, last: bool) -> Iterator[Any]:
 
 
 def _ending(run: Run) -> list[Any]:
-    """The settings and the summary of a whole run, as a row of TensorBoard's table HPARAMS."""
+    """The settings and the summary of a finished run, for a row of TensorBoard's HPARAMS table."""
     table, Summary = _module("plugins.hparams.plugin_data_pb2"), _summary()
     start, end = table.SessionStartInfo(), table.SessionEndInfo(status="STATUS_SUCCESS")
     for name, value in {**run.settings, **run.about}.items():
@@ -146,5 +146,5 @@ def _summary() -> Any:
 
 
 def _module(name: str) -> Any:
-    """A module of TensorBoard, which may not be installed and has no types."""
+    """Import a module of TensorBoard, which may not be installed and has no types."""
     return importlib.import_module(f"tensorboard.{name}")

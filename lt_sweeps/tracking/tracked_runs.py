@@ -1,7 +1,7 @@
 """A sweep's cells and seeds as the runs of an experiment tracker (no torch).
 
-Rows are only added to the end of a run, and a row never changes. So a tracker that has the first n
-rows needs the others and nothing else, and a mirror may die at any moment and start again.
+Rows are only appended to a run, and a row never changes. So a tracker that has the first n rows
+needs only the later ones, and a mirror can be killed at any moment and started again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
 from lt_sweeps.storage.record import Record
 
 Row = Mapping[str, Any]
-"""One line of a tracker: numbers by the names that a tracker shows."""
+"""One step in a tracker: numbers by the names that the tracker shows."""
 
 RESULTS = (
     *("test_accuracy", "test_loss", "val_accuracy", "val_loss", "end_test_accuracy"),
@@ -27,14 +27,15 @@ RESULTS = (
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a tracker: a cell and seed, or a cell over its seeds.
+    """One run of a tracker: a cell and seed, or a cell's statistics over its seeds.
 
-    `key` is its permanent name, by which a later mirror continues the same run. `rows` are, level
-    by level, the evaluations and then the result. `tickets` are the trained levels.
+    `key` is the run's permanent name, by which a later mirror continues the same run. `rows` has,
+    level by level, the evaluations and then the result. `tickets` has the levels whose ticket is
+    stored.
 
-    `config` is the resolved config, `settings` the part of it that makes the result, with dotted
-    keys. `about` says where the run belongs and what computed it, and may change later: a cell that
-    a second sweep shares has the sweep and the line that were mirrored last.
+    `config` is the resolved config. `settings` is the part of it that affects the result, with
+    dotted keys. `about` says where the run belongs (sweep, panel, line) and what computed it. It
+    may change later: if two sweeps share a cell, it names the sweep that was mirrored last.
     """
 
     key: str
@@ -52,26 +53,26 @@ class Run:
 
     @property
     def label(self) -> str:
-        """Where it belongs, as a tracker tells whether it still does."""
+        """The run's sweep, panel and line; a tracker keeps them, so that a change is noticed."""
         return label(self.about)
 
 
 def label(about: Mapping[str, Any]) -> str:
-    """The sweep, panel and line of a run, from what a tracker was told about it."""
+    """The sweep, panel and line of a run, from its `about` or a tracker's copy of it."""
     return " / ".join(str(about.get(name, "")) for name in ("sweep", "panel", "line"))
 
 
 AXES = ("step", "level", "level_step")
-"""What every row has: the step over all levels, the level, and the step within the level."""
+"""The axes of every row: the step over all levels, the level, and the step within the level."""
 
 
 def axis(row: Row) -> int:
-    """The step of a row for trackers that know one axis: the level where a level has ended."""
+    """The step of a row for trackers with a single axis: the level if the row is a result."""
     return row["level"] if "sparsity" in row else row["step"]
 
 
 def numbers(row: Row) -> dict[str, float]:
-    """The values of a row that can be drawn; a truth value is 0 or 1."""
+    """The values of a row that can be drawn, without the axes; a bool becomes 0 or 1."""
     shown = {name: value for name, value in row.items() if name not in AXES}
     return {name: float(v) for name, v in shown.items() if isinstance(v, int | float)}
 
@@ -80,9 +81,9 @@ def numbers(row: Row) -> dict[str, float]:
 class Level:
     """A level of one cell and seed: its evaluations so far, and its record once it is trained.
 
-    `offset` is the step at which the level begins on an axis that runs on over all levels. The
-    search for a ticket is a level too; its numbers are named `search/...`. `ticket` is the file of
-    its trained network.
+    `offset` is the step at which the level begins on an axis over all levels. A search for a ticket
+    is also a level, with numbers named `search/...`. `ticket` is the file of the trained network;
+    None if it is not stored.
     """
 
     number: int
@@ -116,7 +117,7 @@ class Level:
         row |= {f"{prefix}/{name}": getattr(record, name) for name in RESULTS}
         row |= {f"{prefix}/{name}": value for name, value in (record.metrics or {}).items()}
         if self.history and self.history[0]["step"] < record.step:
-            # Before its first step a ticket is a supermask: only the mask can make it any good.
+            # Before its first step a ticket is a supermask: any accuracy is due to the mask alone.
             name = f"val_{record.judged_by}"
             row[f"{prefix}/untrained_{name}"] = self.history[0].get(name)
         if self.is_result:
@@ -127,7 +128,7 @@ class Level:
         return {name: value for name, value in row.items() if value is not None}
 
     def place(self, step: int) -> dict[str, Any]:
-        """The axes that every row has."""
+        """The values of `AXES` at a step within the level."""
         return {"step": self.offset + step, "level": self.number, "level_step": step}
 
 
@@ -135,7 +136,7 @@ class Level:
 class TrackedCell:
     """One cell and seed of a sweep, with the levels that are on disk so far.
 
-    `place` says where the sweep's report draws it: the sweep, the panel and the line.
+    `place` names the sweep, and the panel and the line that show the cell in the sweep's report.
     """
 
     signature: str
@@ -149,7 +150,7 @@ class TrackedCell:
 
     @property
     def name(self) -> str:
-        """A name for people: `movement-fc-mnist-1f3a5c`."""
+        """A readable name, such as `movement-fc-mnist-1f3a5c`."""
         science = self.labels.get("mask_criterion") or self.labels.get("method")
         words = (science, self.labels.get("model"), self.labels.get("dataset"), self.signature[:6])
         return "-".join(filter(None, words))
@@ -171,7 +172,7 @@ class TrackedCell:
 
     @property
     def _dense(self) -> Row:
-        """The result row of the trained network before any pruning; empty where there is none."""
+        """The result row of the trained network before any pruning; empty if there is none."""
         rows = (
             level.result
             for level in self.levels
@@ -189,13 +190,13 @@ class TrackedCell:
 
     @property
     def group(self) -> str:
-        """The experiment, or the sweep itself where it has none."""
+        """The experiment; the sweep if the cell belongs to no experiment."""
         experiment = self.labels.get("experiment")
         return self.place.get("sweep", "") if experiment in (None, "default") else experiment
 
     @property
     def about(self) -> dict[str, Any]:
-        """Where the run belongs, and what computed it; a list where that was several."""
+        """The place of the run, and what computed it; a list if records differ in a value."""
         about: dict[str, Any] = {**self.place, "cell": self.signature}
         for name in ("code_version", "device", "stack_size") if self.records else ():
             values = list(dict.fromkeys(getattr(record, name) for record in self.records))
@@ -225,7 +226,7 @@ class TrackedCell:
 
 
 def _summary(results: list[Row], dense: Row, metric: Quantity) -> dict[str, Any]:
-    """A run's summary: its last and its best level, and how many levels went wrong."""
+    """A run's summary: its last and best level, and counts of diverged and collapsed levels."""
     if not results:
         return {}
     last = results[-1]

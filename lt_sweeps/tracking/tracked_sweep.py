@@ -1,4 +1,4 @@
-"""The cells and seeds of a sweep as a tracker is told of them, read from files alone (no torch)."""
+"""The cells and seeds of a sweep for a tracker, read from files only (no torch)."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def tracked_cells(sweep: Path) -> list[TrackedCell]:
 
 
 def _levels(sweep: SweepFolder, cell: FrozenCell, found: CellResults) -> Iterator[Level]:
-    """The levels of a cell that have begun, in their order."""
+    """The levels of a cell that have begun, in order."""
     root, stages = sweep.root, sweep.manifest.stages
     records = {record.stage: record for record in (*found.search, *found.rows)}
     offset = 0
     for stage in cell.stages:
         record, evaluations = records.get(stage), _evaluations(root / "tickets" / stage, cell.seed)
-        # A search is no result, so the cell does not name its level.
+        # A cell lists the levels of its results only, so a search's level is from its stage.
         number = cell.levels.get(stage, stages[stage].level if stage in stages else 0)
         if record is None:
             if evaluations:
@@ -71,7 +71,7 @@ def _levels(sweep: SweepFolder, cell: FrozenCell, found: CellResults) -> Iterato
 
 
 def _place(sweep: str, cell: FrozenCell, line: Curve | None) -> dict[str, str]:
-    """Where the report draws a cell; nothing is drawn of one whose choices are not known yet."""
+    """A cell's panel and line in the report; its signature as long as it has no line there."""
     label, panel = (line.label, line.panel) if line is not None else (cell.signature, "")
     return {"sweep": sweep, "panel": panel, "line": label, "panel_and_line": f"{panel}: {label}"}
 
@@ -82,15 +82,15 @@ def _lines(results: Results) -> dict[str, Curve]:
     for analysis in analyses(results, {}).values():
         try:
             drawn += analysis.every_curve
-        except ValueError:  # a layout that the report will refuse; the mirror can do without it
+        except ValueError:  # the report will refuse this layout; the mirror uses a default
             drawn += curves(analysis.results.cells, metric=analysis.metric)
     return {cell.name: line for line in drawn for cell in line.cells}
 
 
 def history(folder: Path, seed: str) -> tuple[Row, ...]:
-    """The evaluations of a training, from its ticket, or while it runs from its last checkpoint.
+    """The evaluations of a training, from its ticket, or from the last checkpoint while it runs.
 
-    Raises: CorruptTicket: the ticket is there and is damaged.
+    Raises: CorruptTicket: the ticket exists and is damaged.
     """
     try:
         return _rows(folder / f"{seed}.safetensors")
@@ -100,19 +100,19 @@ def history(folder: Path, seed: str) -> tuple[Row, ...]:
         try:
             return _rows(folder / f"{seed}.partial-{step}.safetensors")
         except (OSError, CorruptTicket):
-            continue  # just removed, or cut short by a full disk; an older one may be whole
+            continue  # just removed, or cut off by a full disk; an older one may be whole
     return ()
 
 
 def _rows(path: Path) -> tuple[Row, ...]:
-    """The history of a file. Its first row was evaluated before any step: no training loss."""
+    """The history in a file; the first row loses `train_loss`, as no step was trained before it."""
     rows = TicketFacts.of(read_metadata(path)).history
     first = [{k: v for k, v in row.items() if k != "train_loss"} for row in rows[:1]]
     return (*first, *rows[1:])
 
 
 def _evaluations(folder: Path, seed: str) -> tuple[Row, ...]:
-    """The same; nothing where a ticket is damaged, which the sweep itself reports and mends."""
+    """The `history`; empty if a ticket is damaged, which the sweep itself reports and repairs."""
     try:
         return history(folder, seed)
     except (OSError, CorruptTicket) as error:

@@ -1,4 +1,4 @@
-"""What a tracker is: the protocol that `mirror` speaks, and the tracker that a config describes."""
+"""The protocol of a tracker, which `mirror` uses, and the tracker that a config describes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.spelling import listed
 
-if TYPE_CHECKING:  # a plan names its tracker, and does without the libraries of statistics
+if TYPE_CHECKING:  # a plan needs its tracker, but not the statistics libraries
     from lt_sweeps.tracking.tracked_runs import Run
 
 
 class Unreachable(Exception):
-    """The tracker cannot be reached now; the records stay on disk, to be sent later."""
+    """The tracker cannot be reached now; records stay on disk and can be sent later."""
 
 
 class Arrived(NamedTuple):
-    """What a tracker has of a run: its first `rows` rows, and whether the run is closed there.
+    """The part of a run that a tracker has: its first `rows` rows, and whether it is closed.
 
-    `label` is the run's label there, if the tracker keeps one: a closed run with another label than
-    it has now is sent again, without rows.
+    `label` is the run's label in the tracker, None if the tracker keeps no labels. A closed run
+    whose label has changed since is sent again, without rows.
     """
 
     rows: int = 0
@@ -32,21 +32,21 @@ class Arrived(NamedTuple):
 
 
 class Tracker(Protocol):
-    """What `tracker/*.yaml` names: a class whose arguments are the yaml's keys."""
+    """The protocol of classes named in `tracker/*.yaml`; their arguments are the yaml's keys."""
 
     @property
     def every(self) -> float:
-        """Seconds between two looks at a running sweep."""
+        """Seconds between two passes over a running sweep."""
         ...
 
     @property
     def per_minute(self) -> float:
-        """How many runs may be sent in a minute; infinity where no server counts them."""
+        """The number of runs that may be sent per minute; infinity if there is no rate limit."""
         ...
 
     @property
     def linger(self) -> float:
-        """Seconds for which a finished sweep waits until its last rows have been sent."""
+        """The most seconds for which a finished sweep waits for its last rows to be sent."""
         ...
 
     @property
@@ -55,7 +55,7 @@ class Tracker(Protocol):
         ...
 
     def session(self, root: Path, *, job: str | None = None) -> AbstractContextManager[Session]:
-        """Connect; `job` names a run in which the tracker may log the machine's load."""
+        """Connect; `job` is the name of a run in which the tracker may log the machine's load."""
         ...
 
 
@@ -63,16 +63,17 @@ class Session(Protocol):
     """A connection to a tracker."""
 
     def has(self, runs: Sequence[Run]) -> Mapping[str, Arrived]:
-        """What the tracker has of each of these runs, by key; unknown runs are left out.
+        """The part of each run that the tracker has, by key; runs unknown to it are left out.
 
-        Raises: Unreachable.
+        Raises: Unreachable: the tracker cannot be reached.
         """
         ...
 
     def send(self, run: Run) -> None:
-        """Send the rows of a run that the tracker lacks. Repeating a call doubles nothing.
+        """Send the rows of a run that the tracker lacks; a repeated call duplicates no row.
 
-        Raises: Unreachable: it did not take this run; others are tried in the same session.
+        Raises: Unreachable: the tracker did not accept this run; others are tried in the same
+            session.
         """
         ...
 
@@ -100,7 +101,7 @@ def tracker_of(config: Mapping[str, Any]) -> Tracker | None:
 
 
 def check_installed(*packages: str, extra: str) -> None:
-    """Raises: ValueError: one of the packages is missing; the message brings them."""
+    """Raises: ValueError: a package is missing; the message says how to install it."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ValueError(
@@ -110,7 +111,7 @@ def check_installed(*packages: str, extra: str) -> None:
 
 def check_seconds(tracker: Tracker) -> None:
     """Raises: ValueError: a number of the tracker is out of range."""
-    for name in ("every", "per_minute", "timeout"):  # of which not every tracker has the last
+    for name in ("every", "per_minute", "timeout"):  # not every tracker has a timeout
         if getattr(tracker, name, 1) <= 0:
             raise ValueError(f"tracker.{name}: {getattr(tracker, name)!r}; give a number above 0")
     if tracker.linger < 0:

@@ -1,4 +1,4 @@
-"""What W&B keeps of a run's tickets: each whole, or its mask, as a version of one artifact."""
+"""The tickets of a run, or only their masks, as versions of one W&B artifact."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from lt_sweeps.tracking.tracked_runs import Level, Run
 
 
 def attach(mine: Any, run: Run, wanted: str, *, wait: float | None) -> None:
-    """Log the tickets or masks of a run: a collection whose versions are the levels.
+    """Log the tickets or masks of a run as a collection with a version per level.
 
-    A version that W&B has already gets no second one, so a repeated call adds nothing. The ticket
-    that a level was pruned from is noted as used; offline W&B cannot, so the metadata name it too.
+    W&B does not store an equal version twice, so a repeated call adds nothing. The ticket that a
+    level was pruned from is marked as used. Offline W&B cannot do that, so the metadata name that
+    ticket too.
 
     Args:
         wanted: `tickets` or `masks`.
-        wait: seconds that W&B has to take each; None offline.
+        wait: seconds in which W&B must accept each ticket; None offline.
     """
     logged: dict[str, tuple[str, Any]] = {}
     for level in run.tickets:
@@ -45,7 +46,7 @@ def attach(mine: Any, run: Run, wanted: str, *, wait: float | None) -> None:
 
 
 def _artifact(key: str, level: Level, kind: str) -> Any:
-    """The whole ticket under the path that it names itself by, or its mask alone."""
+    """An artifact with the whole ticket, as `<stage>/<file>` like in the store, or its mask."""
     import wandb
 
     ticket = level.ticket
@@ -61,7 +62,7 @@ def _artifact(key: str, level: Level, kind: str) -> Any:
 
 
 def _mask(ticket: Path) -> bytes:
-    """The mask of a ticket by the names of its parameters, as a safetensors file."""
+    """The mask of a ticket as the bytes of a safetensors file, by parameter name."""
     with safe_open(ticket, framework="numpy") as file:
         names = sorted(name for name in file.keys() if name.startswith(MASK))  # noqa: SIM118
         whole = unpacked({name: file.get_tensor(name) for name in names}, file.metadata())

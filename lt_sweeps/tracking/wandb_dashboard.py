@@ -1,6 +1,6 @@
-"""A sweep's W&B workspace and report (`lt-sweeps dashboard`), made from one list of plots.
+"""A sweep's W&B workspace and report (`lt-sweeps dashboard`), both made from the same plots.
 
-`sections` is that list. Both group runs by the line that the sweep's report draws them in.
+`sections` lists these plots. Workspace and report group runs by their line in the sweep's report.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NAMES = ("project", "entity")
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines of `y` (a name, or a pattern of names) against `x`, one per line of the report."""
+    """A plot of `y`, or of names that match `pattern`, against `x`; one line per report line."""
 
     title: str
     x: str
@@ -46,7 +46,7 @@ _LEFT = "percent_remaining"
 
 
 def sections(metrics: Iterable[Quantity]) -> dict[str, tuple[Plot, ...]]:
-    """The plots of each section; those of the metrics by which tasks are judged come first."""
+    """The plots of each section; sections of the metrics by which tasks are judged come first."""
     judged = {metric.kind: metric for metric in metrics}
     judged = judged or {TEST_ACCURACY.kind: TEST_ACCURACY}
     return {
@@ -90,7 +90,7 @@ def _better(metric: Quantity) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a sweep's runs are in W&B."""
+    """The W&B project and entity of a sweep's runs."""
 
     project: str
     entity: str
@@ -98,7 +98,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Saved:
-    """What was saved, and where: the workspace's address, the report's id and address."""
+    """A saved dashboard: its place, the workspace's URL, the report's id and URL."""
 
     place: Place
     workspace: str
@@ -107,12 +107,12 @@ class Saved:
 
 
 def dashboard(sweep: Path, **keys: str) -> None:
-    """Save a sweep's workspace and report in W&B, in place of those that were saved before.
+    """Save a sweep's workspace and report in W&B, replacing those that were saved before.
 
-    `keys` are `project` and `entity` in place of the sweep's, and keys of the report
+    `keys` are `project` and `entity`, which replace the sweep's, and keys of the report
     (`baseline=random`).
 
-    Raises: ValueError: a wrong key or value, W&B's library is missing, or W&B cannot be reached.
+    Raises: ValueError: a key or value is wrong, W&B's library is missing, or W&B cannot be reached.
     """
     place = _place(sweep, keys)
     layout = {k: yaml_value(k, v) for k, v in keys.items() if k not in _NAMES}
@@ -130,18 +130,18 @@ def dashboard(sweep: Path, **keys: str) -> None:
 def definition(
     name: str, cells: Sequence[TrackedCell], place: Place, verdicts: str, *, band: str
 ) -> tuple[Any, Any]:
-    """The workspace and the report, as values of `wandb_workspaces`, made without the server."""
+    """The workspace and the report as objects of `wandb_workspaces`, built without the server."""
     library, workspaces, expr = _library()
-    # The same line may be in several panels of the report: for several networks or data sets.
+    # A line may be in several panels of the report, for several networks or data sets.
     one_panel = len({cell.place["panel"] for cell in cells}) == 1
     line = "line" if one_panel else "panel_and_line"
     if len({cell.seed for cell in cells}) == 1:
-        band = "range"  # the edges of the others are in the mean runs, and there are none
+        band = "range"  # other bands need mean runs, which need several seeds
     panels = {
         section: [_panel(library, plot, line, band) for plot in plots]
         for section, plots in sections(cell.metric for cell in cells).items()
     }
-    # Choose runs by cell and not by group, because several sweeps may share a group.
+    # Filter runs by cell and not by group, because several sweeps may share a group.
     mine = expr.And(expr.Config("cell").isin(sorted({cell.signature for cell in cells})))
     text = library.MarkdownPanel(markdown=verdicts)
     workspace = workspaces.Workspace(
@@ -156,7 +156,7 @@ def definition(
     )
     blocks: list[Any] = [library.TableOfContents()]
     for title, drawn in panels.items():
-        # A run set that names no project takes the project of its report.
+        # A run set without a project uses the project of its report.
         runs = library.Runset(name=name, filters=mine, groupby=[f"config.{line}"])
         blocks += [library.H1(title), library.PanelGrid(runsets=[runs], panels=drawn)]
     blocks += [library.H1("Verdicts"), library.MarkdownBlock(verdicts)]
@@ -176,7 +176,7 @@ def verdict_table(analysis: Analysis) -> str:
     ]
     for verdict in analysis.verdicts:
         test = verdict.comparison
-        known = not math.isnan(test.ci_low)  # where all pairs are equal it is not
+        known = not math.isnan(test.ci_low)  # no interval without spread
         interval = f" [{test.ci_low:+.4f}, {test.ci_high:+.4f}]" if known else ""
         rows.append(
             f"| {_line(verdict.curve, analysis)} | {percent_text(verdict.point.percent)} "
@@ -189,7 +189,7 @@ def verdict_table(analysis: Analysis) -> str:
 
 
 def _metric(analysis: Analysis) -> str:
-    """What the numbers of a table are, which are in the unit of the records."""
+    """The metrics that a table's numbers show, in the unit of the records."""
     metrics = dict.fromkeys(curve.metric for curve in analysis.curves)
     return " and ".join(f"{metric.name}{_better(metric)}" for metric in metrics)
 
@@ -209,17 +209,17 @@ def _means(analysis: Analysis) -> str:
 
 
 def _line(curve: Curve, analysis: Analysis) -> str:
-    """A line's label, with its panel where there are several: each may have a line of that name."""
+    """A line's label; with its panel if there are several, which may have lines of equal names."""
     several = len({curve.panel for curve in analysis.curves}) > 1
     name = f"{curve.label}, {curve.panel}" if several else curve.label
     return name.replace("|", "\\|")
 
 
 def _panel(library: Any, plot: Plot, line: str, band: str) -> Any:
-    """A plot with the report's band.
+    """A line plot with the report's band.
 
-    W&B draws a range over runs as we do. It knows no t interval, and its standard deviation may
-    divide by another number: the edges of these bands are lines, which the mean runs hold.
+    W&B draws a range over runs as the report does. It has no t interval, and its standard deviation
+    may use another divisor. So the edges of these bands are drawn as lines from the mean runs.
     """
     remain, edged = plot.x == _LEFT, band != "range" and plot.pattern is None
     kinds = ("mean", f"{band}_low", f"{band}_high") if edged else ()
@@ -258,10 +258,10 @@ def _library() -> tuple[Any, Any, Any]:
 
 
 def _saved(path: Path, place: Place) -> Saved | None:
-    """What an earlier call saved there, so that saving again replaces it."""
+    """The dashboard that an earlier call saved at this place, to be replaced; None if unknown."""
     try:
         before = read_json(path, Saved)
-    except (FileNotFoundError, ValueError):  # nothing was saved, or nobody knows where
+    except (FileNotFoundError, ValueError):  # nothing was saved, or the file is damaged
         return None
     return before if before.place == place else None
 

@@ -1,7 +1,8 @@
-"""Check W&B's own file of an offline run, because W&B does not tell when it is torn.
+"""Check W&B's file of an offline run, because W&B does not report a torn file.
 
-On a full disk its service finishes a run as if all were well, and leaves a torn file. The format is
-LevelDB's log: blocks of 32 KiB, in which a record has one part or several, each with a checksum.
+On a full disk W&B's service finishes a run without an error and leaves a torn file. The file has
+the format of LevelDB's log: blocks of 32 KiB, in which a record consists of one or several parts,
+each with a checksum.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _FULL, _FIRST, _LAST = 1, 2, 4
 
 
 def finished_rows(file: Path) -> int | None:
-    """How many rows a finished run has in this file; None where the file is torn."""
+    """The number of rows of a finished run in this file; None if the file is torn or unfinished."""
     from wandb.proto import wandb_internal_pb2 as protobuf
 
     count, finished = 0, False
@@ -32,14 +33,14 @@ def finished_rows(file: Path) -> int | None:
 
 
 def _records(content: bytes) -> Iterator[bytes | None]:
-    """The bytes of each record; None, and then the end, at a part whose checksum does not match."""
+    """Yield the bytes of each record; at a part with a wrong checksum yield None and stop."""
     at, whole = len(_MAGIC), b""
     if not content.startswith(_MAGIC):
         yield None
         return
     while at < len(content):
         if (left := _BLOCK - at % _BLOCK) < _HEADER:
-            at += left  # too little of a block for another part
+            at += left  # the rest of a block is too short for a part
             continue
         checksum, size, kind = struct.unpack("<IHB", content[at : at + _HEADER].ljust(_HEADER))
         part = content[at + _HEADER : at + _HEADER + size]

@@ -1,8 +1,8 @@
 """W&B's files of offline runs, each whole or absent, for `wandb sync` to upload.
 
-W&B writes such a file row by row. A kill leaves a torn one, and `wandb sync` then gives up on all
-files. So each file is written in a scratch folder, checked, and moved into place with a note that
-says how many rows of which run it holds.
+W&B writes such a file row by row. A kill leaves a torn file, and `wandb sync` then uploads no file
+at all. So each file is written in a scratch folder, checked, and moved into place with a note that
+names the run and its number of rows.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from lt_sweeps.tracking.tracker import Arrived
 
 @dataclass(frozen=True)
 class Note:
-    """What a run has with a finished file: its first `rows` rows, whether it is closed, its label.
+    """The state of a run after a finished file: its first `rows` rows are written.
 
-    A file of an earlier version has no label.
+    `done` says whether the run is closed. `label` is empty in notes of earlier versions.
     """
 
     run: str
@@ -40,22 +40,22 @@ class Note:
 
 
 _NOTE, _PART = "mirrored.json", ".part-"
-_NOTES = "mirrored.jsonl"  # of all files: `wandb sync --clean` removes those that it has sent
+_NOTES = "mirrored.jsonl"  # all notes, because `wandb sync --clean` removes files after sending
 
 
 @contextmanager
 def scratch_folder(folder: Path) -> Generator[Path, None, None]:
-    """A folder to write in, which is removed at the end, as are those of killed processes.
+    """Make a folder to write in and remove it at the end; also remove folders of killed processes.
 
-    A killed process cannot remove its folder, but the kernel frees its lock: a scratch folder whose
-    lock can be taken belongs to no one.
+    A killed process cannot remove its folder, but the kernel releases its lock. So a scratch folder
+    whose lock is free has no owner any more.
     """
     for left in folder.glob(f"{_PART}*"):
         with suppress(Timeout, OSError), FileLock(left / ".lock", blocking=False):
             shutil.rmtree(left, ignore_errors=True)
     new = Path(tempfile.mkdtemp(prefix="part-", dir=folder))
     with FileLock(new / ".lock"):
-        # Only now, with its lock taken, it gets the name under which others may remove it.
+        # Renamed only now that it is locked: other processes may remove folders with this name.
         place = new.rename(new.with_name(f".{new.name}"))
         try:
             yield place
@@ -66,10 +66,10 @@ def scratch_folder(folder: Path) -> Generator[Path, None, None]:
 def publish(scratch: Path, folder: Path, note: Note, rows: int, *, patience: float) -> None:
     """Move the file of a finished run from `scratch` to `folder`, where `wandb sync` finds it.
 
-    The file must hold `rows` rows. W&B writes some of them after it says that it has finished, so
-    there are `patience` seconds for them.
+    The file must have `rows` rows. W&B writes some of them after it reports that it has finished,
+    so they may arrive within `patience` seconds.
 
-    Raises: OSError: the file is torn, or lacks rows.
+    Raises: OSError: the file is torn or lacks rows after that time.
     """
     (written,) = scratch.glob(f"wandb/offline-run-*-{note.run}")
     limit = time.monotonic() + patience
@@ -78,8 +78,8 @@ def publish(scratch: Path, folder: Path, note: Note, rows: int, *, patience: flo
             raise OSError(f"W&B's file of {note.run} is not whole; is the disk full?")
         time.sleep(0.02)
     write_whole(written / _NOTE, json.dumps(vars(note)).encode())
-    # `wandb sync` takes files by name, which has the time in seconds: a second file of the same
-    # second gets a number, so that it comes after the first.
+    # `wandb sync` uploads files in the order of their names, which contain the time in seconds. A
+    # second file of the same second gets a number, so that it is uploaded after the first.
     place, number = folder / written.name, 0
     while place.exists():
         number += 1
@@ -90,9 +90,10 @@ def publish(scratch: Path, folder: Path, note: Note, rows: int, *, patience: flo
 
 
 def rows_written(folder: Path) -> dict[str, Arrived]:
-    """What the files in `folder` hold of each run, by key, or held before they were removed."""
+    """The rows of each run, by key, in the files in `folder`, including files removed since."""
     arrived: dict[str, Arrived] = {}
-    # A process that is killed between the two leaves a file that only its own note tells of.
+    # Both kinds of notes are read: if a process is killed in `publish` after moving a file, only
+    # the note in that file's folder exists.
     notes = [read_json(path, Note) for path in sorted(folder.glob(f"offline-run-*/{_NOTE}"))]
     for note in [*notes, *read_lines(folder / _NOTES, Note)]:
         before = arrived.get(note.run, Arrived())

@@ -1,7 +1,7 @@
 """The Weights & Biases tracker: runs with axes, curves, results and artifacts, each row once.
 
-Row i of a run is W&B's step i. When a run is resumed, the server says which step comes next, so
-only rows that have not arrived are sent again after a kill.
+Row i of a run is W&B's step i. When a run is resumed after a kill, the server reports the next
+step, so only rows that have not arrived are sent.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _AXES = dict.fromkeys(("train/*", "val/*", "search/*"), "step")
 _AXES |= {"ticket/*": "sparsity", "layers/*": "level"}
 AXES = _AXES | {f"{kind}/{name}": axis for kind in KINDS for name, axis in _AXES.items()}
 _PAGE = 100
-# With these W&B would ignore the names of our runs and mix them with others. The agent of a W&B
-# sweep sets the first, also for a command like ours that it starts.
+# With these variables W&B would ignore the names of our runs and mix them with other runs. The
+# agent of a W&B sweep sets the first for every command that it starts, so maybe also for ours.
 _NOT_OURS = ("WANDB_SWEEP_ID", "WANDB_RESUME_FROM", "WANDB_FORK_FROM")
-_SERVICE_ENDS = 5.0  # seconds that W&B's service gets to end after an error, at least
+_SERVICE_ENDS = 5.0  # the least seconds that W&B's service gets to end after an error
 
 
 @dataclass(frozen=True)
 class Wandb:
-    """The W&B project that mirrors a sweep; W&B's own settings hold the server and the API key."""
+    """The W&B project that mirrors a sweep; server and API key are in W&B's own settings."""
 
     mode: Literal["online", "offline"] = "online"
     project: str = "lt-sweeps"
@@ -56,7 +56,7 @@ class Wandb:
         if not self.project or set(self.project) & set("/\\#?%:"):
             raise ValueError(f"tracker.project: {self.project!r}; W&B allows none of / \\ # ? % :")
         check_installed("wandb", extra="wandb")
-        if self.mode == "offline":  # files, which no server counts
+        if self.mode == "offline":  # files have no rate limit
             object.__setattr__(self, "per_minute", math.inf)
 
     @property
@@ -72,9 +72,9 @@ class Wandb:
             os.environ.pop(name, None)
         folder = root / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
-        # `wandb sync` looks for staged artifacts beside the runs.
+        # `wandb sync` looks for staged artifacts next to the runs.
         os.environ.setdefault("WANDB_DATA_DIR", str(folder))
-        # W&B logs and caches in the home folder, which on a cluster is small and may be full.
+        # By default W&B logs and caches in the home folder, often small on a cluster, maybe full.
         os.environ.setdefault("WANDB_CACHE_DIR", str(folder / ".cache"))
         os.environ.setdefault("WANDB_SILENT", "true")  # the setting `silent` does not silence login
         with _quiet_log(), wandb_offline.scratch_folder(folder) as scratch:
@@ -87,7 +87,7 @@ class Wandb:
 
 @dataclass
 class _Session:
-    """A connection to W&B, which writes in `scratch`; whole runs go to `folder`, `<root>/wandb`."""
+    """A connection to W&B, which writes in `scratch`; finished files move to `<root>/wandb`."""
 
     tracker: Wandb
     folder: Path
@@ -98,7 +98,7 @@ class _Session:
 
     @property
     def files(self) -> str | None:
-        """Where the files of offline runs are, and how they are sent later."""
+        """The folder of the offline runs' files and the command that uploads them; None online."""
         if self.tracker.mode != "offline":
             return None
         return f"{self.folder}; `wandb sync {self.folder}/offline-run-*` sends them"
@@ -157,7 +157,7 @@ class _Session:
     def _begin(self, run: Run, place: str) -> Any:
         mine = self._init(
             run.group,
-            # Closing our side must not mark a run as finished in W&B before all levels are done.
+            # Ending this connection must not mark a run as finished before all levels are done.
             {"x_disable_stats": True, "x_update_finish_state": run.done},
             id=run.key,
             name=run.name,
@@ -174,7 +174,7 @@ class _Session:
         return mine
 
     def _begin_job(self, group: str) -> Any:
-        """A run for the machine: the load of a job's processors and memory, logged once per job."""
+        """Begin a run with the load of the job's processors and memory, one such run per job."""
         return self._init(
             group,
             {"x_stats_pid": os.getppid(), "x_stats_track_process_tree": True},
@@ -195,7 +195,7 @@ class _Session:
         return {name: value for name, value in place.items() if value is not None}
 
     def _init(self, group: str, settings: Mapping[str, Any], **more: Any) -> Any:
-        """Begin a run of W&B, with what the runs of cells and that of the job have in common."""
+        """Begin a W&B run with the settings that runs of cells and of the job have in common."""
         import wandb
 
         common = wandb.Settings(
@@ -223,7 +223,7 @@ class _Session:
 
     @contextmanager
     def _answers(self) -> Iterator[Any]:
-        """Turn W&B's errors into `Unreachable`; after an error its service is started anew."""
+        """Turn W&B's errors into `Unreachable`; after an error W&B's service is restarted."""
         import wandb
 
         try:
@@ -232,7 +232,7 @@ class _Session:
             yield wandb
         except (wandb.Error, OSError, TimeoutError, RuntimeError, ValueError) as error:
             self._job = None
-            # Where its service was killed, W&B exits with its status.
+            # If W&B's service was killed, W&B exits with the service's status.
             with suppress(Exception, SystemExit), _service_ends(self.tracker.timeout):
                 wandb.teardown()
             raise Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
@@ -240,9 +240,9 @@ class _Session:
 
 @contextmanager
 def _service_ends(timeout: float) -> Iterator[None]:
-    """Kill W&B's service if it does not end in time: some retries of it never do.
+    """Kill W&B's service if it does not end in time: some of its retries never stop.
 
-    What it still holds is not lost, because the records are sent again.
+    Rows that it still holds are not lost, because they are sent again from the records.
     """
     timer = threading.Timer(max(timeout, _SERVICE_ENDS), _kill_service)
     timer.start()
@@ -261,7 +261,7 @@ def _kill_service() -> None:
 
 @contextmanager
 def _quiet_log() -> Iterator[None]:
-    """Silence W&B's logging where it fails: on a full disk each line would print a traceback."""
+    """Silence errors of W&B's logging: on a full disk each log line would print a traceback."""
     before, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
