@@ -36,9 +36,9 @@ def matching_curves(
     schedules = not all(_same_densities(a, b) for a in mine for b in theirs if a.panel == b.panel)
     ours, others = (_configs(curves, schedules=schedules) for curves in (mine, theirs))
     # Results of other code have few of our keys. A missing key is unknown, not a difference.
-    told = _told(ours) & _told(others) if _foreign(mine, theirs) else _told(ours) | _told(others)
-    within = ({*differences(ours), *differences(others)} - set(by)) & told
-    between = [k for k in differences([*ours, *others]) if k not in within and k in told]
+    known = _keys(ours) & _keys(others) if _foreign(mine, theirs) else _keys(ours) | _keys(others)
+    within = ({*differences(ours), *differences(others)} - set(by)) & known
+    between = [k for k in differences([*ours, *others]) if k not in within and k in known]
     if len(between) > 1 and not set(between) <= set(by):
         raise ValueError(
             f"compare: the two differ in {listed(between)}; one of these may differ, or name all "
@@ -153,7 +153,7 @@ def _foreign(mine: Sequence[Curve], theirs: Sequence[Curve]) -> bool:
     return all(curve.imported for curve in mine) != all(curve.imported for curve in theirs)
 
 
-def _told(configs: Sequence[CellResults]) -> set[str]:
+def _keys(configs: Sequence[CellResults]) -> set[str]:
     """The groups and settings that have a value in at least one of these configs."""
     return {
         key

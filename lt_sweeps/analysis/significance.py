@@ -180,8 +180,8 @@ def named_pairs(curves: Sequence[Curve], layout: ReportConfig) -> list[Pair]:
         for other in curves:
             rest = _rest(other, other_line, other_option, layout)
             pairs += [(first, other) for first, at in firsts if at == rest]
-    compared = set(map(_both_lines, against_baseline(curves, layout)))
-    once = {_both_lines(pair): pair for pair in reversed(pairs)}
+    compared = set(map(_unordered, against_baseline(curves, layout)))
+    once = {_unordered(pair): pair for pair in reversed(pairs)}
     pairs = [pair for lines, pair in reversed(once.items()) if lines not in compared]
     for one, other in pairs:
         if one.metric != other.metric:
@@ -204,7 +204,7 @@ def _rest(curve: Curve, line: str, option: str, layout: ReportConfig) -> tuple[A
     return tuple(options.items())
 
 
-def _both_lines(pair: Pair) -> frozenset[tuple[str, str]]:
+def _unordered(pair: Pair) -> frozenset[tuple[str, str]]:
     """A value that is equal for pairs of the same two lines in either order."""
     return frozenset((curve.panel, curve.name) for curve in pair)
 

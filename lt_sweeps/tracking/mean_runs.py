@@ -56,21 +56,21 @@ def _rows(levels: Sequence[Level]) -> Iterator[Row]:
     curves = [level.curve for level in levels]
     for at in zip(*curves, strict=False):
         if len({row["level_step"] for row in at}) == 1:
-            yield _over(at)
-    yield _over([level.result for level in levels])
+            yield _combined_row(at)
+    yield _combined_row([level.result for level in levels])
 
 
-def _over(rows: Sequence[Row]) -> Row:
+def _combined_row(rows: Sequence[Row]) -> Row:
     """Combine the rows of several seeds at one step: the first row's axes, statistics of the rest.
 
     A replicate that diverged is counted, but left out of the statistics.
     """
-    over: dict[str, object] = {name: rows[0][name] for name in AXES}
+    combined: dict[str, object] = {name: rows[0][name] for name in AXES}
     finite = [row for row in rows if row.get("ticket/finite", row.get("search/finite", True))]
     if "sparsity" in rows[0]:
         for name in ("sparsity", "percent_remaining"):
-            over[name] = math.fsum(row[name] for row in rows) / len(rows)
-        over |= {
+            combined[name] = math.fsum(row[name] for row in rows) / len(rows)
+        combined |= {
             "ticket/seeds": len(rows),
             "ticket/finite_seeds": len(finite),
             "ticket/collapsed_seeds": sum(bool(row["ticket/collapsed"]) for row in rows),
@@ -80,8 +80,8 @@ def _over(rows: Sequence[Row]) -> Row:
         # The edges of the report's band `sd`: W&B does not document the divisor of its variance.
         found |= {"sd_low": found["mean"] - found["sd"], "sd_high": found["mean"] + found["sd"]}
         kinds = ("mean",) if name.startswith("layers/") else KINDS
-        over |= {f"{kind}/{name}": found[kind] for kind in kinds if _number(found[kind])}
-    return over
+        combined |= {f"{kind}/{name}": found[kind] for kind in kinds if _number(found[kind])}
+    return combined
 
 
 def _number(value: object) -> bool:

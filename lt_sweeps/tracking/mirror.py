@@ -34,7 +34,7 @@ from lt_sweeps.tracking.tracker import Arrived, Session, Tracker, Unreachable, t
 
 _AGAIN = (1.0, 2.0, 4.0)  # seconds; W&B may report rows only some seconds after it received them
 _LONGEST = 600.0  # the most seconds between two attempts, if a server does not answer
-_IN_A_ROW = 3  # failures in a row that end a pass: other runs may fail too, each after a timeout
+_MOST_FAILURES = 3  # in a row, then a pass ends: other runs may fail too, each after a timeout
 
 
 def sync(sweep: Path, **keys: str) -> int:
@@ -76,7 +76,7 @@ class Mirror:
     _arrived: dict[str, Arrived] = field(default_factory=dict[str, Arrived], init=False)
     _refused: dict[str, _Refusal] = field(default_factory=dict[str, _Refusal], init=False)
     _sent: list[float] = field(default_factory=list[float], init=False)
-    _said: set[str] = field(default_factory=set[str], init=False)
+    _printed: set[str] = field(default_factory=set[str], init=False)
 
     def once(self) -> int:
         """Send all rows that exist now; return the exit status."""
@@ -132,16 +132,16 @@ class Mirror:
     def _pass(self, session: Session, *, last: bool = False) -> tuple[list[Run], list[Run]]:
         """Send each run that is due; return all runs, and the runs that are still due."""
         runs, failed = self._runs(), 0
-        with self._alone(session, runs, last) as alone:
-            for run in self._in_turn(self._due(session, runs, last), last) if alone else ():
+        with self._sending_lock(session, runs, last) as alone:
+            for run in self._sendable(self._due(session, runs, last), last) if alone else ():
                 self._pace(last=last)
-                if self.clock.left <= 0 or failed == _IN_A_ROW:
+                if self.clock.left <= 0 or failed == _MOST_FAILURES:
                     break
                 failed = 0 if self._send(session, run) else failed + 1
         return runs, self._due(session, runs, last)
 
     @contextmanager
-    def _alone(self, session: Session, runs: Sequence[Run], last: bool) -> Generator[bool]:
+    def _sending_lock(self, session: Session, runs: Sequence[Run], last: bool) -> Generator[bool]:
         """Hold a lock that keeps two mirrors of one `root` from sending the same rows.
 
         Yield whether this mirror has the lock. Without the lock it sends nothing, except that in
@@ -164,7 +164,7 @@ class Mirror:
                 raise Unreachable(f"the other mirror was not done after {readable(wait)}")
             yield True
 
-    def _in_turn(self, due: Sequence[Run], last: bool) -> list[Run]:
+    def _sendable(self, due: Sequence[Run], last: bool) -> list[Run]:
         """The runs to try now; those that were refused before come last.
 
         A tracker may refuse a run permanently: W&B does so if a person has deleted the run.
@@ -231,8 +231,8 @@ class Mirror:
 
     def _say(self, reason: str) -> None:
         """Print a reason, once only: a server that is down all night fails a hundred times."""
-        if reason not in self._said:
-            self._said.add(reason)
+        if reason not in self._printed:
+            self._printed.add(reason)
             say_results_are_kept(self.sweep, reason)
 
 

@@ -50,7 +50,7 @@ class _Session:
         return self.folder
 
     def has(self, runs: Sequence[Run]) -> dict[str, Arrived]:
-        found = {run.key: (self._file(run), self._present(run)) for run in runs}
+        found = {run.key: (self._file(run), self._existing_file(run)) for run in runs}
         return {
             # A file at another path was written when the run's line had another name.
             key: _read(present)[0]._replace(label=None if present == file else "")
@@ -59,7 +59,7 @@ class _Session:
         }
 
     def send(self, run: Run) -> None:
-        file, present = self._file(run), self._present(run)
+        file, present = self._file(run), self._existing_file(run)
         if present is None:
             file.parent.mkdir(parents=True, exist_ok=True)
         elif present != file:
@@ -78,7 +78,7 @@ class _Session:
         folders = map(_folder_name, (sweep, panel, line))
         return self.folder.joinpath(*folders, run.key, _FILE)
 
-    def _present(self, run: Run) -> Path | None:
+    def _existing_file(self, run: Run) -> Path | None:
         """The present path of a run's file, maybe under its line's earlier name; None if absent."""
         sweep = self.folder / _folder_name(str(run.about["sweep"]))
         return next(sweep.glob(f"*/*/{run.key}/{_FILE}"), None)
@@ -109,10 +109,10 @@ def _events(run: Run, start: int, *, first: bool, last: bool) -> Iterator[Any]:
         values = [Summary.Value(tag=n, simple_value=v) for n, v in numbers(row).items()]
         yield Event(wall_time=time.time(), step=axis(row), summary=Summary(value=values))
     if run.done and last:
-        yield Event(wall_time=time.time(), summary=Summary(value=_ending(run)))
+        yield Event(wall_time=time.time(), summary=Summary(value=_final_values(run)))
 
 
-def _ending(run: Run) -> list[Any]:
+def _final_values(run: Run) -> list[Any]:
     """The settings and the summary of a finished run, for a row of TensorBoard's HPARAMS table."""
     table, Summary = _module("plugins.hparams.plugin_data_pb2"), _summary()
     start, end = table.SessionStartInfo(), table.SessionEndInfo(status="STATUS_SUCCESS")
