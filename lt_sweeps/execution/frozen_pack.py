@@ -1,6 +1,6 @@
-"""One frozen pack of a sweep: planned again from the manifest, computed and recorded.
+"""Work on one frozen pack of a sweep: plan it again from the manifest, compute it, and record it.
 
-A worker reads the manifest and nothing else of the configuration.
+A worker takes all of its configuration from the manifest and reads no yaml.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ def work_on(
     check: Callable[[], None] = lambda: None,
     watch: Callable[[TrainingLoop], None] = lambda loop: None,
 ) -> list[Unit]:
-    """Compute one frozen pack of a sweep, and write the records of the cells that it advances.
+    """Compute one frozen pack, write the records of its cells, and return its units.
 
-    Returns its units.
-
-    `check` is called when everything is imported that the pack needs, and at the end; `watch` with
-    each training loop before it begins.
+    Args:
+        progress: called with each step that is reached.
+        stopped: whether to save a checkpoint and stop.
+        check: called after the pack's imports, and again after the computation.
+        watch: called with each training loop before it starts.
     """
     cells, units = thawed(sweep, pack, check)
     moments = {key: frozenset(wanted) for key, wanted in pack.moments.items()}
@@ -65,13 +66,13 @@ def work_on(
 def thawed(
     sweep: SweepFolder, pack: FrozenPack, check: Callable[[], None] = lambda: None
 ) -> tuple[Plan, list[Unit]]:
-    """The plan of the cells that a frozen pack advances, and the pack's units in their order.
+    """Return the plan of a frozen pack's cells, and the pack's units in their frozen order.
 
-    Planning imports the functions that the cells name; `check` is called after it, also if it
-    fails.
+    Planning imports the functions that the cells name. `check` is called afterwards, even if
+    planning fails.
 
     Raises:
-        ChangedCode: code or data now lead to other results than those that were planned.
+        ChangedCode: code or data changed since the pack was frozen, so its results would differ.
     """
     try:
         cells = plan(sweep.cells(pack.cells))
@@ -82,9 +83,10 @@ def thawed(
 
 
 def check_same(sweep: SweepFolder, now: Plan, names: Iterable[UnitName]) -> None:
-    """Check that units of a sweep are among those that its cells lead to now.
+    """Check that planning the sweep's cells again, as in `now`, still gives the units `names`.
 
-    Raises: ChangedCode: a unit is not; the line says whether data or code has changed.
+    Raises: ChangedCode: a unit is not in the new plan; the message says whether code or data
+        changed.
     """
     before = sweep.manifest
     missing = next((name for name in names if name not in now.named), None)

@@ -1,4 +1,4 @@
-"""The manifest that a plan is frozen into: its cells, stages and packs, behind those of before."""
+"""Build a sweep's manifest from a plan: its cells, stages and packs, appended to earlier ones."""
 
 from __future__ import annotations
 
@@ -37,12 +37,15 @@ def manifest_of(
     launcher: Launcher,
     jobs: Mapping[str, str],
 ) -> Manifest:
-    """The manifest with these packs behind those of the one before, which stay as they are.
+    """Return the manifest with `packs` appended to the packs of the manifest `before`.
+
+    Earlier packs stay unchanged, except for their job.
 
     Args:
-        name: of the sweep.
+        before: the sweep's manifest so far; None for a new sweep.
+        name: the name of the sweep.
         launcher: how the sweep was started.
-        jobs: which job each pack belongs to, by its name.
+        jobs: the job of each pack, by the pack's name.
     """
     cells = [frozen_cell(cell) for cell in plan.cells]
     kept = before or Manifest(name, "", "", (), search=settings.search)
@@ -68,7 +71,7 @@ def manifest_of(
 
 
 def content_of(cells: Iterable[Planned | FrozenCell]) -> str:
-    """The digest of cells' names: signature and seed."""
+    """The digest of the cells' names (signature and seed)."""
     return digest([[cell.signature, str(cell.seed)] for cell in cells])
 
 
@@ -89,10 +92,10 @@ def frozen_cell(planned: Planned) -> FrozenCell:
 
 
 def _behind_earlier_trials(cells: Sequence[FrozenCell], before: Manifest) -> list[FrozenCell]:
-    """The cells of a search behind those of its earlier trials.
+    """Return the cells of a search's earlier trials, followed by its new cells.
 
-    Frozen packs name cells by their numbers, so earlier cells keep theirs. Settings that all
-    cells of a sweep share, such as `workers`, change for earlier trials too.
+    Frozen packs refer to cells by number, so earlier cells keep their numbers. Settings that all
+    cells of a sweep share, such as `workers`, are updated in earlier cells too.
     """
     known = {cell.name for cell in before.cells}
     shared = {key: value for key, value in cells[0].config.items() if key in SHARED_KEYS}

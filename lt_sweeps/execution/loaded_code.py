@@ -1,8 +1,8 @@
-"""`LoadedCode`: the code that a process runs, so that all processes of a sweep run the same.
+"""`LoadedCode`: the code that a process runs, to check that all processes of a sweep run the same.
 
-A sweep starts processes for hours, and code is edited meanwhile. Here the launcher's code is the
-sweep's, and a worker that finds other code stops. On Slurm it is the copy that was made when the
-jobs were submitted.
+A sweep starts new processes for hours, and people edit code in the meantime. On the local machine a
+sweep runs the code of its launcher, and a worker that imports different code stops. On Slurm it
+runs the copy that was made when the jobs were submitted.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ PACKAGE = Path(lt_sweeps.__file__).parent
 
 
 class ChangedCode(ValueError):
-    """Code or data are not those that the sweep was started with."""
+    """Code or data changed since the sweep was started."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """Where a module was imported from, and the digest of its source."""
+    """The file that a module was imported from, and the digest of its source."""
 
     path: Path
     sha256: str
 
 
 Imported = Mapping[str, SourceFile]
-"""The modules of this package and of the user's that a process has imported, by name."""
+"""The modules of this package and user-defined modules that a process has imported, by name."""
 
 
 @dataclass(frozen=True)
 class LoadedCode:
-    """The code of a sweep: all modules of this package, and those of the user's that it imported.
+    """The code of a sweep: all modules of this package, and the user-defined modules it imported.
 
-    Where `copy` is given, it is a job's copy of the code, and every module must lie in it.
+    If `copy` is given, it is a Slurm job's copy of the code, and every module must be inside it.
     """
 
     modules: Mapping[str, SourceFile]
@@ -47,18 +47,19 @@ class LoadedCode:
 
     @classmethod
     def now(cls, *, copy: Path | None = None) -> LoadedCode:
-        """The code of this process; all of this package, because workers import more of it."""
+        """Return the code of this process, with all of this package: workers import more of it."""
         package = {name: _source(path) for name, path in _package().items()}
         return cls({**package, **imported()}, copy)
 
     def check(self, before: Imported | None = None) -> Imported:
-        """Check that what this process has imported is this code; returns what it has imported.
+        """Check that every module this process has imported is this code; return those modules.
 
         Args:
-            before: what it had imported earlier; a later edit of those files changed nothing in it.
+            before: the modules that it had imported earlier, with their source at that time; later
+                edits of their files have no effect on this process.
 
         Raises:
-            ChangedCode: a module has another source, or was found elsewhere.
+            ChangedCode: a module has a different source, or was imported from another file.
         """
         found = imported(before)
         for name, source in found.items():
@@ -85,16 +86,16 @@ class LoadedCode:
 
 
 def imported(before: Imported | None = None) -> Imported:
-    """What this process has imported by now. What it had imported `before` is as it was then."""
+    """The modules that this process has imported; those in `before` keep their source of then."""
     known = before or {}
     return {name: known.get(name) or _source(path) for name, path in _imported()}
 
 
 def job_code(copy: Path) -> LoadedCode:
-    """The code of a Slurm job, which is the copy that was made when the job was submitted.
+    """Return the code of a Slurm job: the copy that was made when the job was submitted.
 
     Raises:
-        ChangedCode: this process has imported other code, or the copy was edited.
+        ChangedCode: this process has imported code from elsewhere, or the copy was edited.
     """
     copy = copy.resolve()
     code = LoadedCode.now(copy=copy)
@@ -114,7 +115,7 @@ def _package() -> dict[str, Path]:
 
 
 def _imported() -> Iterator[tuple[str, Path]]:
-    """Name and file of the imported modules of this package and of the user's."""
+    """The name and file of each imported module that is user-defined or from this package."""
     own = {PACKAGE.name, *users_modules()}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)

@@ -1,7 +1,7 @@
-"""`Submission`: what one command asks for, how much of it is done, and what is done about it.
+"""`Submission`: the cells that one command requests, and which of their units are still missing.
 
-Both launchers go the same way: they make a submission, ask it for the packs to run, freeze them in
-the sweep's manifest, run or submit them, and write the records.
+Both launchers follow the same steps: they make a submission, get the packs to run from it, freeze
+the packs in the sweep's manifest, run or submit them, and write the records.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from lt_sweeps.training.arithmetic import Arithmetic
 from lt_sweeps.training.backends.backend import check_backend
 
 _log = logging.getLogger("lt_sweeps")
-_LONGEST_NAME = 200  # of a folder: file systems take 255 bytes
+_LONGEST_NAME = 200  # bytes of a folder's name; file systems allow 255
 
 
 class Submission:
     """The cells of one command, under one root.
 
     Raises:
-        ChangedCode: code or data now lead to other results than when this sweep was started.
-        ValueError: a cell is wrong, or the sweep's name is taken by other cells.
+        ChangedCode: code or data changed since this sweep was started, so its results would differ.
+        ValueError: a cell is wrong, or another sweep already has this name.
     """
 
     def __init__(self, plan: Plan, settings: RunSettings) -> None:
@@ -76,7 +76,7 @@ class Submission:
             )
 
     def _owner(self, before: Manifest) -> str:
-        """The sweep that has the name: its overrides, and why these cells are not its cells."""
+        """Describe the sweep that has this name: its overrides, and how its cells differ."""
         there = {cell.name for cell in before.cells}
         new = sum(f"{cell.signature}/{cell.seed}" not in there for cell in self.plan.cells)
         others = f"{new} of these {len(self.plan.cells)} cells are not in it"
@@ -87,53 +87,54 @@ class Submission:
         return f"another sweep in {self.settings.root}{of}: {why}"
 
     def _goes_on_with(self, before: Manifest) -> bool:
-        """Whether its cells are those of a sweep, or trials of the same search."""
+        """Whether this submission has the cells of a sweep, or is a trial of the same search."""
         if self.settings.search is not None:
             return before.search == self.settings.search
         return before.content == self.content
 
     @property
     def sweep(self) -> SweepFolder:
-        """Its folder, read anew: others may freeze packs of the same sweep."""
+        """The sweep's folder, read again each time: other processes may add packs to the sweep."""
         return SweepFolder(self.folder)
 
     def missing(self) -> tuple[Unit, ...]:
-        """The units to compute: those that are not stored, or whose ticket is not what it says.
+        """The units to compute: their tickets are not stored, or fail their checks.
 
-        A plan looks at the head of each ticket, and a command that computes at all of it.
+        A dry run checks only the header of each ticket; a command that computes checks all of it.
         """
         return self.plan.missing(self.store, thorough=not self.settings.dry_run)
 
     def unfinished(self, missing: Sequence[Unit]) -> tuple[list[Pack], list[Unit]]:
-        """The packs that an interrupted sweep left, and the missing units that are in none.
+        """Return the unfinished packs of an interrupted sweep, and the missing units in no pack.
 
-        These packs stay as they were, so that resuming changes no byte.
+        The packs keep their units and order, so that resuming gives the same bytes.
         """
         before, packs = self.sweep.usable_manifest, list[Pack]()
         left = {unit.name for unit in missing}
         for frozen in reversed(before.packs if before is not None else ()):
-            # Of a search, units of other trials are here too.
+            # The manifest of a search also holds the units of other trials.
             if self.plan.named.keys() >= {*frozen.units} and left.intersection(frozen.units):
                 left.difference_update(frozen.units)
                 packs.append(Pack(tuple(self.plan.named[name] for name in frozen.units)))
         return packs[::-1], [unit for unit in missing if unit.name in left]
 
     def check_asked(self) -> None:
-        """Raises: ValueError: a line of a report, or a typed key, that none of the cells has."""
-        if self.settings.search is None:  # else earlier and later trials may have it
+        """Raises: ValueError: a report names a line, or the command a key, that no cell has."""
+        if self.settings.search is None:  # other trials of a search may have it
             check_layouts([frozen_cell(cell) for cell in self.plan.cells], reports_of(self.plan))
             refuse_unread(self.plan.cells, self.settings.words)
 
     @property
     def arithmetics(self) -> list[Arithmetic]:
-        """One for each precision of its cells, in their order."""
+        """One for each precision that the cells use, in the order of the cells."""
         each = (Arithmetic(unit.stage.training.precision) for unit in self.plan.units)
         return list(dict.fromkeys(each))
 
     def try_out(self, device: str) -> None:
-        """Raises: ValueError: what the cells bring of their own fails on two examples.
+        """Check the backend with each network, and try the cells' user-defined parts.
 
-        Or the backend that was asked for cannot compute one of their networks.
+        Raises: ValueError: the requested backend cannot compute a network, or a user-defined part
+            fails on two examples.
         """
         name, stages = self.settings.machine.backend, [unit.stage for unit in self.plan.units]
         each = ((s.network, s.training.task.kind, s.training.precision) for s in stages)
@@ -143,16 +144,16 @@ class Submission:
         try_out(self.plan, self.settings.root)
 
     def prepare_data(self, units: Sequence[Unit]) -> None:
-        """Download what these units train on, here, where there may be a network."""
+        """Download the data of these units on this machine; a job may have no network."""
         for task in tasks_of(units):
             patiently("data", task.prepare)
 
     def check_splits(self, units: Sequence[Unit]) -> None:
-        """Say which images the splits of the data share that these units train on.
+        """Warn about images that occur in several splits of the data of these units.
 
         Raises:
-            ValueError: so many that a split was taken from another one, or targets that are none
-                of the classes.
+            ValueError: so many images are shared that one split must come from another, or a
+                target is not one of the classes.
         """
         for task in tasks_of(units):
             splits = task.dataset.load()
@@ -172,14 +173,14 @@ class Submission:
         launcher: Launcher | None = None,
         jobs: Mapping[str, str] | None = None,
     ) -> SweepFolder:
-        """Write the manifest, and forget earlier failures: what failed is tried again.
+        """Write the manifest, and clear earlier failures, so that failed units are tried again.
 
-        Packs that are in the manifest stay as they are, but for their job: a process may be at
-        work on them.
+        Packs that are already in the manifest stay unchanged except for their job, because a
+        process may be training them.
 
         Args:
             launcher: how the sweep was started; None: in this folder, on this machine.
-            jobs: which job each pack belongs to, by its name.
+            jobs: the job of each pack, by the pack's name.
         """
         return patiently("manifest", lambda: self._freeze(packs, launcher, jobs or {}))
 
@@ -206,7 +207,7 @@ class Submission:
         return sweep
 
     def write_records(self, cells: Sequence[Planned] | None = None) -> int:
-        """Write the records of all cells, or of these; returns how many of them are complete."""
+        """Write the records of all cells, or of `cells`; return how many of them are complete."""
         tickets = StoredTickets(self.store, thorough=True)
         patiently("tickets", partial(self._redraw, tickets))
         done = sum(
@@ -217,7 +218,10 @@ class Submission:
         return done
 
     def _redraw(self, tickets: StoredTickets) -> None:
-        """Draw initial weights anew whose file is damaged: they are of no unit that is computed."""
+        """Draw initial weights again if their file is damaged.
+
+        Initial weights are not units, so `missing` does not find damaged ones.
+        """
         starts = {(unit.stage.start, unit.seed) for unit in self.plan.units}
         for init, seed in starts:
             path = self.store.path(init.key, seed)
@@ -229,5 +233,5 @@ class Submission:
 
 
 def _asked(configs: Iterable[Config]) -> list[dict[str, Any]]:
-    """What cells ask for, without where and how it is computed."""
+    """The configs of cells without the keys that say only where and how to compute."""
     return [{k: v for k, v in config.items() if k not in SHARED_KEYS} for config in configs]

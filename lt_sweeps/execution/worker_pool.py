@@ -2,13 +2,13 @@
 
 On a CPU each pack gets a process of its own. It is a fork of the pool's process, so libraries are
 imported once, and what is in memory (the images) is shared. On a GPU a process is kept for the next
-pack, because it takes seconds to start CUDA and to copy the images there. Only a pack that ends
-well keeps its process, and only if it has run no code of the user's: what a pack leaves behind can
-change no other.
+pack, because it takes seconds to start CUDA and to copy the images to the GPU. A process is kept
+only if its pack succeeded and ran no user-defined code, so that no pack can affect a later one.
 
 A pack that fails is halved, and both halves are tried again. So a failing unit ends up alone, and a
-stack that does not fit into memory shrinks until it fits. A unit that fails alone is noted with its
-reason. The units that need its ticket are not begun; all others go on.
+stack that does not fit into memory shrinks until it fits. If a pack of one unit fails, the failure
+is recorded with its reason. Units that need the failed unit's ticket are not started; all other
+units continue.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from lt_sweeps.execution.pool_process import PackRun, PoolProcess
 from lt_sweeps.storage.manifest import FrozenPack, UnitName
 from lt_sweeps.storage.sweep_folder import Heartbeat, PackAtWork, SweepFolder
 
-# Exit statuses of a pack's process for endings that are not the fault of the pack.
+# Exit statuses of a pack's process when it ended for a reason other than the pack itself.
 STOPPED = 75  # told to stop; it has saved a checkpoint
 AGAIN = 76  # a ticket that it needs is missing, or was corrupt and set aside: make a new plan
-CHANGED = 77  # code or data are not those that the sweep was started with: stop
+CHANGED = 77  # code or data changed since the sweep was started: stop
 STORAGE = 78  # the file system is full, read-only or stale: wait and try again
-NO_GPU = 79  # its GPU cannot be used: another one may
+NO_GPU = 79  # this GPU cannot be used; another GPU may work
 
 _LONGEST = 60.0  # seconds between two tries of a pack that waits for a file system
 _BEAT = 5.0  # seconds between two heartbeats
 
 
 class NoGpu(ValueError):
-    """No GPU here can be used, which says nothing against the packs: another machine may."""
+    """No GPU of this machine can be used. The packs are not at fault and may train elsewhere."""
 
 
 class Workers:
-    """The worker processes of a sweep's packs; `run` trains all packs.
+    """The worker processes that train a sweep's packs; `run` trains all packs.
 
     Args:
-        packs: frozen packs; a pack comes after the packs that it needs.
-        devices: the device of each process that runs at the same time.
+        packs: frozen packs, each after the packs that it needs.
+        devices: one device per worker process; all of them run at the same time.
         code: the code that every process must run.
-        who: the name in this pool's heartbeats.
-        job: Slurm's id of the job that the pool works for.
+        who: the name of this pool in its heartbeats.
+        job: the Slurm id of the job that this pool runs in.
         panel: its `start`, `step` and `stop` are called for every pack.
         scratch: if given, each pack trains only two steps, in this folder (the canary).
         preload: modules that every process needs; they are imported once, before the first fork.
-        keep: whether a process is kept for the next pack; None: on a GPU.
+        keep: whether to reuse a process for the next pack; None: only on a GPU.
     """
 
     def __init__(
@@ -77,25 +77,25 @@ class Workers:
         self.sweep, self.code, self.who, self.panel = sweep, code, who, panel
         self.job, self.queue = job, list(packs)
         self.free, self.scratch, self.keep = list(devices), scratch, keep
-        # The last of them notes what has been imported.
+        # worker_process comes last: when it is imported, it records which modules are loaded.
         self.preload = [*preload, "lt_sweeps.execution.worker_process"]
         self.running: list[PackRun] = []
-        self.idle: list[PoolProcess] = []  # kept, and without a pack
+        self.idle: list[PoolProcess] = []  # kept processes without a pack
         self.failed: dict[UnitName, str] = {
             unit: failure.reason for unit, failure in sweep.failures().items()
         }
-        self.again: set[UnitName] = set()  # need a new plan: a ticket is missing
+        self.again: set[UnitName] = set()  # units that need a new plan, because a ticket is missing
         self._kills = Counter[str]()  # by pack
         self._waits: dict[str, tuple[float, float]] = {}  # by pack: next try, seconds waited
         self._beaten = 0.0  # time of the last heartbeat
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Train all packs; returns False if `stopped` ended it before the last one.
+        """Train all packs; return False if `stopped` ended the run before all packs were done.
 
         Raises:
-            ChangedCode: a process found other code or data than the sweep was started with.
+            ChangedCode: a process found that code or data changed since the sweep was started.
             OutOfPatience: the file system has been full or stale for too long.
-            NoGpu: none of its devices can be used any more.
+            NoGpu: none of the devices can be used any more.
         """
         if not self.queue:
             return True
@@ -117,7 +117,7 @@ class Workers:
         return seen_through
 
     def stop(self) -> None:
-        """Tell all processes to save and stop, and wait for them, or else for a second Ctrl-C."""
+        """Tell all processes to save and stop, and wait for them. A second Ctrl-C kills them."""
         at_work = [job.worker for job in self.running]
         for worker in at_work:
             worker.process.terminate()  # it saves
@@ -126,7 +126,7 @@ class Workers:
                 for worker in (*self.idle, *at_work):
                     worker.close()
         except KeyboardInterrupt:
-            for worker in at_work:  # one that hangs would keep its units for ever
+            for worker in at_work:  # a hung process would never release its units
                 worker.process.kill()
                 worker.close()
             raise
@@ -147,7 +147,7 @@ class Workers:
             own = {*pack.units}
             needs = {need for unit in pack.units for need in self.sweep.needs(unit)}
             if any(unfinished[need] > (need in own) for need in needs):
-                continue  # another pack computes it
+                continue  # another pack has yet to compute a ticket that this pack needs
             self.queue.remove(pack)
             startable = self._without_failed(pack)
             unfinished.subtract(own.difference(startable.units if startable else ()))
@@ -165,11 +165,11 @@ class Workers:
             self.panel.start(startable)
 
     def _begin(self, pack: FrozenPack, device: str) -> PackRun:
-        """Give a pack to a process that was kept on the device, or else to a new one."""
+        """Give a pack to a process that was kept on the device, or to a new process."""
         step = self.sweep.manifest.stages[pack.units[0][0]].start
         for worker in [kept for kept in self.idle if kept.device == device]:
             self.idle.remove(worker)
-            with suppress(OSError):  # it was killed meanwhile
+            with suppress(OSError):  # the kept process was killed meanwhile
                 return PackRun(pack, worker, step)
             worker.close()
         keep = device != "cpu" if self.keep is None else self.keep
@@ -205,7 +205,7 @@ class Workers:
             self.queue.insert(0, job.pack)
             if not self.running and len(self.free) == 1:
                 raise NoGpu(f"{socket.gethostname()}: {job.reason()}; `resume` goes on elsewhere")
-            # Else it would take one pack after another, sooner than those that compute.
+            # A broken GPU fails at once, so it would be offered every pack before a working GPU is.
             say(f"{job.worker.device}: {job.reason()}; its packs go to the others")
             self.free.remove(job.worker.device)
         elif status == AGAIN:
@@ -219,22 +219,23 @@ class Workers:
 
     def _once_more(self, status: int | None, name: str) -> bool:
         """Whether to try a pack again whole, from its last checkpoint, instead of halving it."""
-        # A pack is halved when the pack itself may be at fault: its code raised, or its stack does
-        # not fit into memory. These endings say nothing against the pack, so it stays whole:
+        # A pack is halved if the pack itself may be at fault: its code raised an exception, or its
+        # stack does not fit into memory. In these cases the pack is not at fault and stays whole:
         # - STOPPED: someone stopped this one process, and it has saved a checkpoint.
-        # - STORAGE: the disk is full or stale, and a half would fail alike. The pack waits 2 s,
-        #   then 2, 4, 8, ... and at most 60 s between tries; after PATIENCE seconds work stops.
-        # - Killed: by a person, or by the kernel because memory was short; the two look alike. The
-        #   first kill is forgiven. At the second the stack is taken to be too large, and halved.
-        #   Example: 8 replicates need more memory than there is. They are killed twice, then train
-        #   as 4 + 4. A half has a name of its own, so its first kill is forgiven as well.
+        # - STORAGE: the disk is full or stale, so a half would fail too. The pack waits 2 s, then
+        #   2, 4, 8, ... and at most 60 s between tries; after PATIENCE seconds the pool stops.
+        # - Killed: by a person, or by the kernel because memory was short; the exit status is the
+        #   same. The first kill is forgiven. After the second the stack is assumed to be too large
+        #   and is halved. Example: 8 replicates need more memory than the machine has. They are
+        #   killed twice, then train as 4 + 4. A half has its own name, so its first kill is
+        #   forgiven too.
         if status is not None and status < 0:
             self._kills[name] += 1
             return self._kills[name] == 1
         return status in (STOPPED, STORAGE)
 
     def _may_wait(self, name: str) -> bool:
-        """Whether the pack has waited less than PATIENCE; sets the time of its next try."""
+        """Whether the pack has waited less than PATIENCE; also schedule its next try."""
         _, waited = self._waits.get(name, (0.0, 0.0))
         pause = next_pause(waited, longest=_LONGEST)
         self._waits[name] = time.monotonic() + pause, waited + pause
@@ -246,7 +247,7 @@ class Workers:
             self.sweep.fail(unit, reason, pack.name)
 
     def _without_failed(self, pack: FrozenPack) -> FrozenPack | None:
-        """The pack without the units that have failed, or that need a unit that has failed."""
+        """Return the pack without units that failed or need a failed unit; None if none remain."""
         kept = []
         for unit in pack.units:
             broken = sorted(self.sweep.needs(unit) & self.failed.keys())
@@ -270,7 +271,7 @@ class Workers:
 
 @contextmanager
 def _ignored(number: signal.Signals) -> Iterator[None]:
-    """Ignore a signal; a block would hold for this thread alone, and another could take it."""
+    """Ignore a signal in all threads; blocking it would affect only the current thread."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
         yield
