@@ -1,7 +1,7 @@
-"""The ticket of any stage, computed from what is stored.
+"""Compute the ticket of any stage from the stored tickets.
 
-Initialisations, trainings and searches are stored. Prunings, resets and the like are quick
-functions of them, and are computed wherever their tickets are needed.
+Initialisations, trainings and searches are stored. Prunings, resets and similar stages are quick
+to compute from those, and are computed wherever their tickets are needed.
 """
 
 from __future__ import annotations
@@ -45,21 +45,27 @@ from lt_sweeps.training.gradients import gradient, hessian_gradient
 
 
 class Missing(Exception):
-    """A ticket that is needed has not been computed, or has been deleted."""
+    """A required ticket has not been computed, or was deleted."""
 
 
 @functools.singledispatch
 def ticket(stage: Stage, seed: Seed, store: Store) -> Ticket:
-    """The ticket of `stage` for one seed: one replicate. Each kind of stage has its function below.
+    """Return the ticket of `stage` for one seed, as one replicate.
+
+    Each kind of stage has its own function below.
 
     Raises:
-        Missing: it is computed from a training that is not stored.
+        Missing: the ticket depends on a training that is not stored.
     """
     raise NotImplementedError(stage)
 
 
 def snapshot(stage: Work | Init, moment: Moment, seed: Seed, store: Store) -> Ticket:
-    """The ticket at a moment of a training; that of the start can always be computed again."""
+    """Return the ticket at a moment of a training; the one at the start can always be recomputed.
+
+    Raises:
+        Missing: the snapshot is not stored, or its file is damaged.
+    """
     if isinstance(stage, Init):
         return ticket(stage, seed, store)
     try:
@@ -84,7 +90,7 @@ def _(stage: Init, seed: Seed, store: Store) -> Ticket:
     initial = Ticket(_drawn(stage, seed), _all_kept(stage.network.layers))
     facts: dict[str, Any] = {"level": 0, "sparsity": 0.0}
     if stage.network.weights is not None and not stage.network.drawn:
-        facts["same_for_seeds"] = True  # so that nobody takes it for a copy of another seed's
+        facts["same_for_seeds"] = True  # equal files of two seeds would look like a bad copy
     store.write(stage.key, seed, initial, facts)
     return initial
 
@@ -147,7 +153,7 @@ def _(stage: Prune, seed: Seed, store: Store) -> Ticket:
 
 
 def _evidence(name: str, source: Snapshot, stage: Prune, seed: Seed, store: Store) -> State:
-    """What a criterion calls `name`: the weights of a snapshot, or what is computed from it."""
+    """Return a criterion's evidence `name`: a snapshot's weights, or values computed from them."""
     at = snapshot(*source, seed, store)
     if name in LEARNED:
         return _mask_evidence(name, at, source[0], stage.level, seed)
@@ -166,7 +172,7 @@ def _evidence(name: str, source: Snapshot, stage: Prune, seed: Seed, store: Stor
 
 
 def _mask_evidence(name: str, at: Ticket, stage: Work | Init, level: int, seed: Seed) -> State:
-    """What a learned mask says of each weight: its `logits`, whether it `keeps` it, one draw."""
+    """Return a learned mask's `logits`, the weights that it `keeps`, or one `sampled` mask."""
     assert isinstance(stage.sparsifier, LearnedSparsifier)
     evidence = {}
     for layer in stage.network.layers:
@@ -213,33 +219,34 @@ def _(stage: Reset, seed: Seed, store: Store) -> Ticket:
         level=stage.level,
         holds=stage.trained.sparsifier.holds,
     )
-    # A mask that has been cut drops its logits, so that its ticket stacks with any other.
+    # Cutting a learned mask drops its logits, so that its ticket can be stacked with any other.
     start = replace(start, notes=pruned.notes)
     return start if stage.has_logits else replace(start, learned={})
 
 
 def _moments(ticket: Ticket) -> State:
-    """The moments of a ticket's weights, without those of the logits that a cut mask drops."""
+    """The optimizer's moments of the weights, without those of the mask's logits."""
     return {name: t for name, t in ticket.optimizer.items() if not name.startswith(LOGITS)}
 
 
-# The initial weights of a later level. A reset returns initial weights for the whole layer, the
-# pruned ones included, and the reset of the next level goes on from those. Nothing stores them: a
-# ticket holds them only where its mask keeps a weight. So they are computed again from the dense
-# run, through every reset on the way. An example, `reset=reshuffle` with three levels:
+# The initial weights of a later level. A reset returns initial weights for the whole layer, pruned
+# weights included, and the reset of the next level starts from them. They are not stored, because
+# a ticket holds initial weights only where its mask keeps a weight. So they are computed again from
+# the dense run, by repeating every reset in between. Example: `reset=reshuffle` with three levels:
 #
-#   level 1   those of the dense run at `to`, shuffled among the weights that mask 1 keeps
-#   level 2   those of level 1,               shuffled among the weights that mask 2 keeps
-#   level 3   those of level 2,               shuffled among the weights that mask 3 keeps
+#   level 1   weights of the dense run at `to`, shuffled among the weights that mask 1 keeps
+#   level 2   weights of level 1,               shuffled among the weights that mask 2 keeps
+#   level 3   weights of level 2,               shuffled among the weights that mask 3 keeps
 #
-# For level 3, `_initial` reads the dense run, repeats the shuffle of level 1 with mask 1 (which the
-# stored training of level 1 has) and that of level 2 with mask 2. Draws repeat, because they depend
-# on seed and level alone. `rewind` returns its `init` as it is, so nothing but the dense run is
-# read. A reset that does not name `init` (`keep`, `redraw`) makes whatever came before it
-# irrelevant, so the way back ends there.
+# For level 3, `_initial` reads the dense run, repeats the shuffle of level 1 with mask 1 (stored
+# with the training of level 1) and then the shuffle of level 2 with mask 2. The shuffles come out
+# the same, because their draws depend only on seed and level. `rewind` returns its `init`
+# unchanged, so only the dense run is read. A reset that does not name `init` (`keep`, `redraw`)
+# ignores all earlier resets, so the search for earlier resets ends there.
 def _initial(stage: Reset, seed: Seed, store: Store) -> State:
-    """The initial weights that a reset begins with: those that the resets before it returned."""
-    resets: list[tuple[Reset, Stage]] = []  # each with the training that it began, the last first
+    """The initial weights that a reset starts from, as returned by the resets before it."""
+    # Each reset with the training that started from it, the latest first.
+    resets: list[tuple[Reset, Stage]] = []
     later = stage
     while (before := later.before) is not None:
         resets.append((before, later.trained))
@@ -253,7 +260,7 @@ def _initial(stage: Reset, seed: Seed, store: Store) -> State:
 
 
 def _repeated(reset: Reset, training: Stage, init: State, seed: Seed, store: Store) -> State:
-    """What an earlier reset made of the initial weights; it reads only what the reset names."""
+    """Repeat an earlier reset on the initial weights; read only the tickets that it names."""
     names = {*reset.reset.names}
     if reset.freeze.bound().get("kept_too"):
         names |= {*reset.freeze.names, "kept"}
@@ -272,7 +279,7 @@ def _repeated(reset: Reset, training: Stage, init: State, seed: Seed, store: Sto
 
 
 def _fresh(stage: Reset, names: set[str], seed: Seed) -> Mapping[str, State]:
-    """Another draw of the network, where it is asked for."""
+    """A second draw of the network's initial weights, if the reset names `fresh`."""
     return {"fresh": _drawn(stage, seed, "fresh", stage.level)} if "fresh" in names else {}
 
 
@@ -294,7 +301,7 @@ def _(stage: Transfer, seed: Seed, store: Store) -> Ticket:
 
 
 def _drawn(stage: Stage, seed: Seed, *index: int | str) -> dict[str, Tensor]:
-    """A draw of a stage's network as one replicate; with an `index`, another draw."""
+    """Draw the weights of a stage's network as one replicate; each `index` gives another draw."""
     drawn = stage.network.draw(seed, *index)
     return {name: tensor[None] for name, tensor in drawn.items()}
 

@@ -1,8 +1,8 @@
-"""Records: one tidy row per evaluated ticket, which is all that report, status and tracker read.
+"""Write records: one tidy row per evaluated ticket, the only input of report, status and tracker.
 
-A cell's rows are made from the metadata of its stored tickets, so they can be made again at any
-time, and any process makes the same ones. A pack appends the rows of its own tickets. Where the
-rows before them are not as expected, or the cell becomes complete, it makes all of them.
+A cell's rows are derived from the metadata of its stored tickets, so any process can write them
+again at any time and gets the same rows. A pack appends the rows of its own tickets. If the rows
+already written are not as expected, or the cell is now complete, the pack writes all rows again.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from lt_sweeps.storage.verified_files import version
 def record_cell(
     planned: Planned, tickets: StoredTickets, *, computed: Collection[str] | None = None
 ) -> bool:
-    """Write what is known of a cell; returns whether that is all of it.
+    """Write the records of a cell's stored tickets; return whether the cell is complete.
 
-    Two packs that advance one cell take turns.
+    If two packs advance the same cell, a lock makes them take turns.
 
-    Records that do not match the checksum in `DONE`, or not the tickets that they tell of, are set
-    aside and written again. A cell is done only when every ticket has been read and is right.
+    Records that disagree with the checksum in `DONE`, or with their tickets, are set aside and
+    written again. A cell is done only when every ticket has been read in full and is correct.
 
     Args:
-        computed: the keys of the stages whose tickets are new; None: look at all of them.
+        computed: the keys of the stages whose tickets are new; None: check all stages.
     """
     folder = RunFolder.of(tickets.store.root, planned.signature, planned.seed)
     with locked(folder.path.parent / f".{planned.seed}.lock"):
@@ -51,7 +51,7 @@ def record_cell(
 
 
 def is_recorded(planned: Planned, tickets: StoredTickets) -> bool:
-    """Whether all of a cell was found to be recorded, and no file of it has changed since."""
+    """Whether the cell was found complete before, and none of its files has changed since."""
     folder = RunFolder.of(tickets.store.root, planned.signature, planned.seed)
     return tickets.verified.has(_name(planned), _seen(planned, folder, tickets))
 
@@ -61,7 +61,7 @@ def _name(planned: Planned) -> str:
 
 
 def _seen(planned: Planned, folder: RunFolder, tickets: StoredTickets) -> str:
-    """The versions of the files of a cell and of its tickets; nothing if a file is missing."""
+    """A digest of the versions of a cell's files and tickets; empty if a record file is missing."""
     files = [version(path) for path in (folder.records, folder.done, folder.config)]
     own = [tickets.version(stage.key, planned.seed) for stage in planned.trainings]
     asked = [planned.labels, planned.cell.config]
@@ -71,10 +71,10 @@ def _seen(planned: Planned, folder: RunFolder, tickets: StoredTickets) -> str:
 def _extended(
     planned: Planned, folder: RunFolder, store: Store, computed: Collection[str]
 ) -> bool | None:
-    """Append the rows of new tickets; returns whether the cell is done.
+    """Append the rows of new tickets; return whether the cell is done.
 
-    None: the rows before them are not those that they belong behind, or the cell becomes complete,
-    so that all rows have to be made from their tickets.
+    Return None if all rows must be written again from their tickets: the rows already written are
+    not the ones that belong before the new rows, or the cell is now complete.
     """
     stored, order = folder.read(), [stage.key for stage in planned.trainings]
     written = {row.stage: row for row in stored.records}
@@ -98,7 +98,10 @@ def _extended(
 
 
 def _made_anew(planned: Planned, folder: RunFolder, tickets: StoredTickets) -> bool:
-    """Write the rows of all tickets of a cell, where they are not written; as `record_cell`."""
+    """Write the rows of all tickets of a cell, unless they are already written.
+
+    Return whether the cell is complete.
+    """
     store, seed = tickets.store, planned.seed
     folder.write_config(planned.labels, dict(planned.cell.config))
     rows: dict[str, Record] = {}
@@ -110,7 +113,8 @@ def _made_anew(planned: Planned, folder: RunFolder, tickets: StoredTickets) -> b
     if stored.done:
         fault = next(iter(stored.faults), "") or _differing(stored.records, known)
         if not fault and len(stored.records) == len(planned.trainings):
-            # A yaml that was renamed makes the same result, and `config.yaml` has its new name.
+            # If a yaml was renamed, the results are the same. `config.yaml` already has the new
+            # name, and the rows get it here.
             renamed = [
                 replace(row, **Record.option_columns({**row.options, **planned.labels}))
                 for row in stored.records
@@ -125,7 +129,7 @@ def _made_anew(planned: Planned, folder: RunFolder, tickets: StoredTickets) -> b
         except OSError:
             set_aside(folder.done, "no file")
     complete = len(known) == len(planned.trainings) and all(
-        # A ticket may have come since its folder was listed.
+        # A ticket may have been written since its folder was listed.
         tickets.holds(stage, seed) or is_stored(stage, seed, "end", store, thorough=True)
         for stage in planned.trainings
     )
@@ -133,12 +137,13 @@ def _made_anew(planned: Planned, folder: RunFolder, tickets: StoredTickets) -> b
     return complete
 
 
-# What a record tells of beside its ticket: how its sweep calls it, and what computing it took.
+# The columns of a record that its ticket does not determine: the sweep's labels, and the cost of
+# computing the ticket.
 _BESIDE = {"experiment", *Record.option_columns({}), *(field.name for field in fields(UnitCost))}
 
 
 def _differing(written: Sequence[Record], known: Sequence[Record]) -> str:
-    """The first fact in which records differ from those that their tickets give, if one does."""
+    """The first difference between written records and their tickets, in words; empty if none."""
     by_stage = {row.stage: row.as_written for row in known}
     for row in written:
         facts = by_stage.get(row.stage, row.as_written)
@@ -151,7 +156,7 @@ def _differing(written: Sequence[Record], known: Sequence[Record]) -> str:
 def _record(
     planned: Planned, stage: Work, store: Store, rows: Mapping[str, Record]
 ) -> Record | None:
-    """The record of a training's ticket, after the rows before it; None while it is not stored."""
+    """The record of a training's ticket, given the earlier rows; None if the ticket is missing."""
     about = stored_facts(stage, planned.seed, "end", store)
     return None if about is None else ticket_record(planned, stage, about, store, rows)
 
@@ -159,7 +164,7 @@ def _record(
 def ticket_record(
     planned: Planned, stage: Work, about: TicketFacts, store: Store, rows: Mapping[str, Record]
 ) -> Record:
-    """The record that a stored ticket, its plan, its cost and the rows before it lead to."""
+    """Make the record of a stored ticket from its facts, its plan, its cost and earlier rows."""
     metrics, cost = about.metrics, store.cost(stage.key, planned.seed)
     at, total = planned.report_at, about.layers_total
     remaining = about.kept_at(at)
@@ -193,7 +198,7 @@ def ticket_record(
         after=[before.key for before in needs(stage)],
         dense_resources=dense_resources(stage),
         finite=metrics["finite"] and _is_sound(stage, rows),
-        # Only a classification has classes.
+        # `one_class` is measured only in classification.
         collapsed=bool(metrics.get(f"{at}_one_class")) or 0 in remaining.values(),
         precision=about.precision,
         seconds=cost.seconds,
@@ -208,7 +213,7 @@ def ticket_record(
 
 
 def _notes(stage: Work, about: TicketFacts, at: str) -> Iterator[str]:
-    """What must be said of numbers that are missing, or that an earlier version took elsewhere."""
+    """Notes on missing numbers, and on numbers that an earlier version took from another step."""
     elsewhere = at == "best" and about.metrics["best_step"] != stage.step
     if elsewhere and stage.sparsifier.learns and not about.best_layers_remaining:
         yield "an earlier version: sparsity and hard_* are those of the end, not of the best step"
@@ -223,19 +228,19 @@ def _notes(stage: Work, about: TicketFacts, at: str) -> Iterator[str]:
 
 
 def dense_resources(stage: Work) -> bool:
-    """Whether a training that led to a ticket held all weights, or more than the ticket keeps.
+    """Whether any training that led to a ticket held all weights, or more than the ticket keeps.
 
-    What a gradient is taken of without training with it (before training, or to grow weights) is
-    not held.
+    Weights that only get a gradient and are not trained (before training, or to grow weights) do
+    not count as held.
     """
     ways = trainings(stage)
     return stage.level == 0 or any(w.level < stage.level or not w.sparsifier.lean for w in ways)
 
 
 def _is_sound(stage: Work, rows: Mapping[str, Record]) -> bool:
-    """Whether no training whose end its mask or its weights were made from has diverged.
+    """Whether no earlier training whose final weights went into this ticket has diverged.
 
-    A mask that is made from weights that are not numbers is a random one, and may train well.
+    A mask that was made from NaN weights is in effect random, and may still train well.
     """
     ends = {s.key for before in ancestors(stage) for s, when in before.snapshots if when == "end"}
     return all(rows[key].finite for key in ends if key in rows)
@@ -246,13 +251,13 @@ def _epochs(stage: Work) -> float:
 
 
 def _mask_chance(stage: Work) -> list[float] | None:
-    """Slope and shift of a learned mask at its last step: see `Sparsifier.chance`."""
+    """The slope and shift of a learned mask at its last step: see `Sparsifier.chance`."""
     chance = stage.sparsifier.chance(max(stage.step - 1, 0), stage.training.recipe)
     return None if chance is None else list(chance)
 
 
 def _kind(planned: Planned, stage: Work) -> Literal["train", "score", "search"]:
-    """What a row tells of: a result of the cell (`train`, `score`), or the `search` for one."""
+    """The kind of a row: a result of the cell (`train`, `score`), or a `search` for its mask."""
     if stage.key not in planned.levels:
         return "search"
     return "train" if stage.length else "score"

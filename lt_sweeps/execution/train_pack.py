@@ -1,4 +1,4 @@
-"""Train a pack: claim its units, go on from their checkpoints, never compute one twice."""
+"""Train a pack: claim its units, resume from their checkpoints, and compute no unit twice."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ def compute(
     stopped: Callable[[], bool] = lambda: False,
     watch: Callable[[TrainingLoop], None] = lambda loop: None,
 ) -> None:
-    """Train the units that are missing; wait for those that another process is computing.
+    """Train the missing units; wait for units that another process is computing.
 
     Args:
-        reported: the stages whose weights at the best evaluation are stored too, where these are
-            not those of the end: a cell reports their accuracy.
+        moments: the snapshots to save, by stage key.
+        reported: keys of the stages whose weights at the best evaluation are stored too, if that
+            evaluation is not the last one, because a cell reports the accuracy of those weights.
     """
 
     def loop_of(group: Sequence[Unit]) -> TrainingLoop:
@@ -69,7 +70,7 @@ def compute(
             for claim in claims.values():
                 claim.release()
         waiting = [unit for unit in waiting if unit not in claims]
-        if waiting and not mine:  # another process computes them
+        if waiting and not mine:  # another process is computing them
             progress(waiting[0].stage.start.step)
             if stopped():
                 raise Interrupted("stopped while waiting for another process")
@@ -77,9 +78,9 @@ def compute(
 
 
 def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, BaseFileLock]:
-    """Claim the units that no other process computes; none if another has the first of them.
+    """Claim the units that no other process computes; claim none if another has the first unit.
 
-    So two processes with the same pack never divide it between them.
+    So two processes with the same pack never split it between them.
     """
     claims: dict[Unit, BaseFileLock] = {}
     for unit in units:
@@ -92,7 +93,7 @@ def _claim(units: Sequence[Unit], store: Store) -> dict[Unit, BaseFileLock]:
 
 
 def _clear(units: Iterable[Unit], moments: Mapping[str, frozenset[Any]], store: Store) -> None:
-    """Remove what a killed process left of claimed units, and set aside what is wrong."""
+    """Remove what a killed process left behind for these units, and set damaged tickets aside."""
     for key, of_stage in group_by(units, lambda unit: unit.stage.key).items():
         store.sweep_up(key, [unit.seed for unit in of_stage])
     for unit in units:
@@ -118,7 +119,7 @@ def _train(
         else:
             try:
                 loop.restore(step)
-            except FileNotFoundError:  # it was of another version of the code
+            except FileNotFoundError:  # another version of the code wrote the checkpoint
                 tickets = StoredTickets(store, thorough=True)
                 left = [unit for unit in units if not tickets.holds_unit(unit, moments)]
                 _train(left, moments, store, loop_of)
@@ -130,7 +131,10 @@ def _train(
 
 @dataclass(frozen=True)
 class _ReadOnce(Store):
-    """A store for one start: pruning, its criterion and the reset ask for the same tickets."""
+    """A store that reads each ticket once, while one start is computed.
+
+    Pruning, its criterion and the reset need the same tickets.
+    """
 
     of: Store
     _tickets: dict[tuple[str, str, int | str], Ticket] = field(default_factory=dict)
@@ -146,7 +150,7 @@ class _ReadOnce(Store):
 
 
 def _start(unit: Unit, store: Store) -> Ticket:
-    """The ticket that a unit starts from. What a reader must know of it is kept, and logged."""
+    """Compute the ticket that a unit starts from; store and log its notes."""
     start = ticket(unit.stage.start, unit.seed, _ReadOnce(store.root, store))
     for note in start.notes:
         _log.warning("level %d of seed %s: %s", unit.stage.level, unit.seed, note)
@@ -162,9 +166,10 @@ def _names(units: Sequence[Unit]) -> str:
 def _by_checkpoint(
     units: Sequence[Unit], moments: Mapping[str, frozenset[Any]], store: Store
 ) -> list[tuple[list[Unit], int | None]]:
-    """Units that can go on together, and the step of their checkpoint; None starts anew.
+    """Group units that can continue together, each group with the step of its checkpoint.
 
-    A checkpoint that lies after a missing snapshot cannot be used.
+    The step is None for a group that starts from the beginning. A checkpoint later than a missing
+    snapshot cannot be used, because training would not pass the snapshot's step again.
     """
     usable: dict[Unit, set[int]] = {}
     for unit in units:
@@ -181,7 +186,7 @@ def _by_checkpoint(
 def _until(
     units: Sequence[Unit], moments: Mapping[str, frozenset[Any]], store: Store
 ) -> int | None:
-    """The step after which nothing is missing: the end, unless only early snapshots are."""
+    """The step to train to: the last missing snapshot; None: to the end of the training."""
     steps: set[int] = set()
     for unit in units:
         key, seed = unit.stage.key, unit.seed

@@ -1,4 +1,4 @@
-"""A process that trains packs, saves when told to stop, and ends with the exit code of a pack."""
+"""A worker process: it trains packs, saves when told to stop, and exits with a pack's status."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.training.cuda_graph import give_back_memory
 from lt_sweeps.training.training_loop import Interrupted
 
-# What this package was when it was imported here. It must be read now, before a file can be edited:
-# a fork of this process has the modules as they are. The user's modules are imported by each anew.
+# The source of this package's modules when they were imported. It must be read now, before a file
+# can be edited, because forks of this process keep the modules that are in memory. User-defined
+# modules are not included: each fork imports them again.
 _IMPORTED = {name: file for name, file in imported().items() if name.startswith("lt_sweeps")}
 _log = logging.getLogger("lt_sweeps")
 
@@ -49,13 +50,13 @@ def serve(
     code: LoadedCode,
     keep: bool = False,
 ) -> None:
-    """Train the packs that come through the pipe, or two steps of each in `scratch`.
+    """Train the packs received through the pipe; with `scratch`, only two steps of each, in there.
 
-    It ends with the exit status of the first pack. If `keep` and it ended well, it takes another,
-    and ends when the pipe is closed.
+    The process exits with the status of its first pack. With `keep`, it goes on to the next pack if
+    the first one succeeded, and exits when the pipe is closed.
 
-    What it sends are the steps reached, the reason if a pack fails, and None for a pack that is
-    done by a process that is kept.
+    It sends an int for each step reached, a str with the reason if a pack fails, and None when a
+    pack is done and the process waits for the next one.
     """
     stop_signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stop_signals.append(number))
@@ -70,7 +71,7 @@ def serve(
     def tell(message: int | str | None) -> None:
         try:
             pipe.send(message)
-        except OSError:  # the parent has died: save and stop, the next run continues
+        except OSError:  # the parent has died: save and stop; the next run continues
             stop_signals.append(signal.SIGPIPE)
 
     stopped, sweep, status = (lambda: bool(stop_signals)), SweepFolder(folder), 0
@@ -104,7 +105,7 @@ def _train(
     tell: Callable[[int | str | None], None],
     stopped: Callable[[], bool],
 ) -> int:
-    """Train one pack; returns its exit status."""
+    """Train one pack; return its exit status."""
     before = _IMPORTED
 
     def check() -> None:
@@ -122,7 +123,7 @@ def _work(sweep: SweepFolder, pack: FrozenPack, **options: Any) -> None:
     work = _profiled if pack.machine.profile else work_on
     first, *_ = work(sweep, pack, **options)
     cost = Store(sweep.root).cost(first.stage.key, first.seed)
-    with suppress(OSError):  # it is only an estimate
+    with suppress(OSError):  # speeds only serve estimates
         Speeds.of(sweep.root).learn(first.stage, cost)
 
 
@@ -132,13 +133,13 @@ def _profiled(sweep: SweepFolder, pack: FrozenPack, *, device: str, **options: A
     log = sweep.log(pack.name)
     profile = Profile(trace_path(log) if pack.machine.profile == "trace" else None)
     units = work_on(sweep, pack, device=device, watch=profile.attach, **options)
-    with suppress(OSError):  # it does not belong to the result
+    with suppress(OSError):  # the profile is not part of the result
         profile.write(profile_path(log), stack_size=len(pack.units), device=device)
     return units
 
 
 def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:
-    """Run; returns the exit status, and tells the reason of a failure."""
+    """Call `run`; return the exit status, and `tell` the reason if it fails."""
     try:
         run()
     except Interrupted as stop:
@@ -160,12 +161,13 @@ def _ending(run: Callable[[], None], tell: Callable[[str], None]) -> int:
 
 
 def _visible(device: str) -> str:
-    """Make one GPU visible to this process; it is then simply `cuda`."""
+    """Make only one GPU visible to this process, and return its name there: `cuda`."""
     if not device.startswith("cuda:"):
         return device
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers, UUIDs or MIG instances
     number = device.removeprefix("cuda:")
-    # Empty hides all GPUs: those of the machine may be other people's.
+    # If the variable is set, even to nothing, choose only among the GPUs that it lists: the other
+    # GPUs of the machine may belong to other people.
     os.environ["CUDA_VISIBLE_DEVICES"] = (
         number if visible is None else visible.split(",")[int(number)]
     )
@@ -186,11 +188,11 @@ def _logged(path: Path) -> Iterator[None]:
     for handler in handlers:
         _log.addHandler(handler)
     _log.setLevel(logging.INFO)
-    logging.raiseExceptions = False  # a full disk may refuse a message
+    logging.raiseExceptions = False  # on a full disk, a log message cannot be written
     try:
         yield
     finally:
         for handler in handlers:
             _log.removeHandler(handler)
-            with suppress(OSError):  # it writes what is left, which a full disk refuses
+            with suppress(OSError):  # closing flushes the buffer, which fails on a full disk
                 handler.close()
