@@ -1,4 +1,4 @@
-"""Do the plan, on this machine or on a cluster, and go on after whatever happens.
+"""Carry out a plan on this machine or on a cluster, and resume it after any interruption.
 
-Door: `submission`, which freezes what is to do; `local_launcher` and `slurm` run it.
+Door: `submission`, which freezes the work; `local_launcher` and `slurm` run it.
 """

@@ -1,4 +1,4 @@
-"""The metrics and lines that a command names, compared with what its cells will measure and be."""
+"""Check the metrics and lines that a command names against those that its cells will have."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lt_sweeps.storage.manifest import FrozenCell
 
 
 def check_metrics(cells: Sequence[Planned]) -> None:
-    """Look up the metrics of the report and the objective, before anything is computed.
+    """Check the metrics of the report and of the objective, before anything is computed.
 
-    Raises: ValueError: no cell has a metric of such a name, no cell has the objective's level, or
-        a margin does not fit a metric.
+    Raises: ValueError: no cell measures a metric of this name, no cell has the objective's level,
+        or a margin does not fit a metric.
     """
     tasks = dict.fromkeys(cell.lasts[0].training.task for cell in cells)
     names = names_measured([kind for task in tasks for kind in task.metric_kinds])
@@ -36,11 +36,13 @@ def check_metrics(cells: Sequence[Planned]) -> None:
 
 
 def check_layouts(cells: Sequence[FrozenCell], layouts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Look up the keys and lines that the layout of each experiment names.
+    """Check the keys and lines that the report layout of each experiment names.
 
-    Cells of several tasks are not looked at: their records say which of them are in one panel.
+    An experiment with several tasks is not checked, because only its records say which cells are
+    drawn in the same panel.
 
-    Raises: ValueError: no cell has such a key or line, or `report.lines` does not tell two apart.
+    Raises: ValueError: no cell has a key or line that is named, or `report.lines` gives two lines
+        the same name.
     """
     experiments = group_by(cells, lambda cell: cell.labels["experiment"] or "")
     for name, keys in layouts_by_name(experiments, layouts).items():

@@ -1,8 +1,8 @@
-"""The canary: two steps of one pack of each kind, so that what would fail fails in minutes.
+"""The canary: train two steps of one pack of each kind, so that errors show within minutes.
 
 The trainings that such a pack starts from are cut to two steps as well. Their weights after two
-steps take the place of all their snapshots, so that criteria, resets and freezes work on real
-tickets. Kept are only what failed, which packs had to be halved, and measured backends.
+steps are used for all their snapshots, so that criteria, resets and freezes run on real tickets.
+Only three results are kept: the failures, which packs had to be halved, and measured backends.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _STEPS = 2
 
 
 def chosen(packs: Sequence[Pack]) -> list[Pack]:
-    """One pack of each kind, and the packs that it starts from.
+    """Return one pack of each kind, and the packs that it starts from.
 
-    Packs of a kind differ only in seeds and levels, and neither can make one of them fail alone.
+    Packs of one kind differ only in seeds and levels, so if one of them fails, all of them do.
     """
     made_by = {(u.stage.key, u.seed): pack for pack in packs for u in pack.units}
     names: set[str] = set()
@@ -56,7 +56,7 @@ def two_steps(
     stopped: Callable[[], bool],
     check: Callable[[], None],
 ) -> None:
-    """Train a frozen pack for two steps, and save the result as every snapshot that is needed."""
+    """Train a frozen pack for two steps, and save the result under every snapshot it must have."""
     made, chosen = thawed(sweep, pack, check)
     for unit in chosen:
         _borrow(unit, Store(sweep.root), scratch)
@@ -79,7 +79,7 @@ def two_steps(
 
 
 def _borrow(unit: Unit, store: Store, scratch: Store) -> None:
-    """Copy the stored tickets that a unit starts from, unless the canary has made its own."""
+    """Copy the stored tickets that a unit starts from, unless the canary has trained its own."""
     for stage in ancestors(unit.stage.start):
         path = scratch.path(stage.key, unit.seed)
         folder = store.path(stage.key, unit.seed).parent
@@ -87,7 +87,7 @@ def _borrow(unit: Unit, store: Store, scratch: Store) -> None:
             if not (target := path.with_name(source.name)).exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part = target.with_name(f".{target.name}")
-                shutil.copyfile(source, part)  # it may end in the middle, on a full disk
+                shutil.copyfile(source, part)  # on a full disk it may fail halfway
                 part.replace(target)
 
 
@@ -103,6 +103,6 @@ def _kind(pack: Pack) -> tuple[object, ...]:
 
 
 def _restart(stage: Work) -> tuple[str, ...]:
-    """The functions that made the start of a training: its criterion, its reset and its freeze."""
+    """The functions that made a training's initial ticket: its criterion, reset and freeze."""
     calls = [before.calls for before in ancestors(stage.start) if before.calls]
     return tuple(str(call) for call in itertools.chain(*calls[-2:]))

@@ -1,6 +1,6 @@
-"""Why cells are computed although the root has results of them: what changed since then.
+"""Explain why cells are computed although the root has their results: what has changed since.
 
-A stage key does not say what went into it, but manifests, and the code noted beside them, do.
+A stage key does not show what it was made from. Manifests do, with the code recorded next to them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from lt_sweeps.plan.unit import data_of
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
-_MOST = 3 << 19  # bytes of manifests that are read: half a second, for which a plan may wait
-_PER_CELL = 50  # bytes that are read in the time in which a cell is looked for in a manifest
+_MOST = 3 << 19  # bytes of manifests to read at most; reading them takes about half a second
+_PER_CELL = 50  # comparing a cell with a manifest takes about as long as reading this many bytes
 _Settings = Mapping[str, str]
 _Asked = list[tuple[_Settings, Planned]]
 
 
 def why_anew(plan: Plan, todo: Iterable[Pack], root: Path) -> list[str]:
-    """A line for each reason why cells are computed although an earlier sweep has their results."""
+    """Return a line for each reason why cells are computed that an earlier sweep has computed."""
     paths = [path for path in root.glob("sweeps/*/manifest.json") if path.is_file()]
     if not paths:
         return []
@@ -45,13 +45,13 @@ def why_anew(plan: Plan, todo: Iterable[Pack], root: Path) -> list[str]:
 
 
 def edited_keys(before: Manifest, plan: Plan) -> list[str]:
-    """The keys that had one value in a sweep, and have another one in all cells of a plan."""
+    """Return the keys that have one value in all cells of a sweep, and another in all of a plan."""
     old = [dict(_settings(cell.config, cell.labels)) for cell in before.cells]
     return [*_edits(old, [dict(_settings(c.cell.config, c.labels)) for c in plan.cells]).values()]
 
 
 def _compared(new: _Asked, sweep: SweepFolder, reasons: Counter[str]) -> _Asked:
-    """Count why the results of a sweep are not those of the cells; returns the cells without."""
+    """Count why a sweep's results cannot be used for cells; return the cells that it lacks."""
     old = [(_settings(cell.config, cell.labels), cell) for cell in sweep.manifest.cells]
     edits = _edits([dict(settings) for settings, _ in old], [dict(settings) for settings, _ in new])
 
@@ -76,7 +76,7 @@ def _settings(config: Mapping[str, object], labels: Mapping[str, str | None]) ->
 
 
 def _edits(*sides: list[dict[str, str]]) -> _Settings:
-    """The keys with one value in all old cells and another one in all new cells, with both."""
+    """The keys with one value in all old cells and another in all new ones, as `key old -> new`."""
     pairs = [{item for settings in side for item in settings.items()} for side in sides]
     counts, (one, two) = [Counter(key for key, _ in side) for side in pairs], map(dict, pairs)
     keys = (key for key in sorted(one) if counts[0][key] == counts[1][key] == 1)
@@ -84,7 +84,7 @@ def _edits(*sides: list[dict[str, str]]) -> _Settings:
 
 
 def _code_or_data(cell: Planned, sweep: SweepFolder, explained: bool) -> list[str]:
-    """What changed beside the settings of a cell; data and version only if nothing else did."""
+    """The changes besides a cell's settings; data and version only if nothing else changed."""
     now = code_named(cell.cell.config)
     edited = [f"{name} changed" for name in sweep.edited(now)]
     if explained or edited or (now and not sweep.code):

@@ -1,4 +1,4 @@
-"""How processes that compute are started, and what they import before the first of them."""
+"""Start worker processes, as forks if possible, and list the modules to import before forking."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 
 def process_context(device: str = "cpu") -> Any:
-    """How processes that compute on a device are started: as forks, where that is safe and fast."""
-    # CUDA cannot be used in a fork of a process that has used it, as a user's module may have when
-    # it was imported for the plan. On macOS the system's libraries may crash in a fork.
+    """The multiprocessing context for processes that compute on a device: forks if that is safe."""
+    # CUDA cannot be used in a fork of a process that has used CUDA. A user-defined module may have
+    # used it while it was imported for the plan. On macOS, system libraries may crash in a fork.
     from torch import cuda  # here, because reports start without torch
 
     forks = sys.platform == "linux" and not cuda.is_initialized()
@@ -25,9 +25,10 @@ def process_context(device: str = "cpu") -> Any:
 
 @contextmanager
 def may_fork() -> Iterator[None]:
-    """Fork without Python 3.12's warning of other threads, whose locks a fork cannot open.
+    """Fork without Python 3.12's warning about other threads, whose locks stay locked in a fork.
 
-    Ours are those of torch, which a process that computes with one thread does without.
+    The other threads here belong to torch, and a worker that computes with one thread does not use
+    them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -35,10 +36,10 @@ def may_fork() -> Iterator[None]:
 
 
 def gpu_fault(device: str = "cuda") -> str:
-    """Why a GPU cannot be used, though it is counted; empty if it can. This starts CUDA.
+    """The reason why a GPU cannot be used; empty if it can. This call starts CUDA.
 
-    GPUs are counted without CUDA: also one that is broken, one whose driver is too old for this
-    torch, and one for which this torch has no kernels.
+    `torch.cuda.device_count()` counts GPUs without starting CUDA. So it includes GPUs that are
+    broken, that need a newer driver for this torch, or for which this torch has no kernels.
     """
     import torch
 
@@ -50,11 +51,11 @@ def gpu_fault(device: str = "cuda") -> str:
 
 
 def to_preload() -> list[str]:
-    """What this process has imported and the workers of a job need too.
+    """The modules that this process has imported and the workers of a job need too.
 
-    They are libraries of data sets, and our own modules: a job imports them once, before it forks
-    its first worker. The user's modules are not among them, because they may start CUDA, which a
-    forked process cannot use.
+    These are our own modules and libraries of data sets. A job imports them once, before it forks
+    its first worker. User-defined modules are excluded: they may start CUDA, and then forked
+    workers could not use it.
     """
     libraries = ("sklearn.datasets", "torchvision.datasets")
     rooms = tuple(f"lt_sweeps.{room}." for room in _ROOMS)
@@ -67,9 +68,10 @@ _ROOMS = ("training", "plan", "sparsity", "data", "models", "storage", "config")
 def _a_fork_can_start_cuda() -> bool:
     """Whether CUDA can start in a fork of this process.
 
-    It cannot once the driver was only asked how many GPUs there are, which leaves CUDA
-    uninitialized here: by `torch.cuda.is_available()` in a user's module, or by
-    `torch.cuda.device_count()` where one MIG instance is visible. Torch tells that to a fork alone.
+    It cannot once this process has asked the driver for the number of GPUs, although CUDA itself is
+    then still uninitialized. A user-defined module may ask with `torch.cuda.is_available()`, and
+    `torch.cuda.device_count()` asks if one MIG instance is visible. Torch reports this only inside
+    a fork, so a fork is started to find out.
     """
     asked = multiprocessing.get_context("fork").Process(target=_exit_as_a_fork, daemon=True)
     with may_fork():
@@ -81,4 +83,4 @@ def _a_fork_can_start_cuda() -> bool:
 def _exit_as_a_fork() -> None:
     from torch import cuda
 
-    os._exit(int(cuda._is_in_bad_fork()))  # at once: what it inherited is not its own to flush
+    os._exit(int(cuda._is_in_bad_fork()))  # exits without flushing the parent's buffers

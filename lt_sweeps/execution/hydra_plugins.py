@@ -1,4 +1,4 @@
-"""The sweeper and the launchers as Hydra plugins; torch is imported only when something runs."""
+"""Our sweeper and launchers as Hydra plugins; torch is imported only when something runs."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ def register(words: Sequence[str] = ()) -> None:
     """Register the plugins with Hydra under their own import paths.
 
     Args:
-        words: all overrides of the command line, where our sweeper composes some of them itself.
+        words: all overrides of the command line; our sweeper composes some of them itself.
 
-    Hydra 1.3 accepts only plugins of the namespace package `hydra_plugins`, which it looks for in
-    the folders of `sys.path`. It does not find that package in an editable install (1.4 warns of
-    it), nor in a clone that was never installed. Hydra 1.4 accepts every registered class. Hydra
-    1.3 does so too, once its check of the name is replaced by a look at the registered classes.
+    Hydra 1.3 accepts only plugins of the namespace package `hydra_plugins`, which it searches for
+    in the folders of `sys.path`. It does not find that package in an editable install (1.4 warns
+    about it), nor in a clone that was never installed. Hydra 1.4 accepts every registered class. To
+    make Hydra 1.3 do the same, its check of a plugin's package name is replaced by a check whether
+    the class is registered.
     """
     CellSweeper.words = tuple(words)
     plugins = Plugins.instance()
@@ -47,10 +48,11 @@ def register(words: Sequence[str] = ()) -> None:
 
 
 def is_held(word: str) -> bool:
-    """Whether our sweeper composes an override that Hydra cannot: `method.every=50it`.
+    """Whether an override is held back from Hydra and composed by our sweeper: `method.every=50it`.
 
-    Hydra lays it over the default option before a multirun is expanded, and refuses it if that
-    option lacks the key, though options that the multirun tries may have it.
+    Before a multirun is expanded, Hydra applies an override to the default option of its group. It
+    refuses the override if that option lacks the key, although an option of the multirun may have
+    it.
     """
     key = word.partition("=")[0]
     return "." in key and group_of(key) is not None and not _is_swept(word)
@@ -59,20 +61,20 @@ def is_held(word: str) -> bool:
 def _is_swept(word: str) -> bool:
     try:
         return OverridesParser.create().parse_override(word).is_sweep_override()
-    except HydraException:  # Hydra says what is wrong with it
+    except HydraException:  # not held back, so that Hydra reports the error
         return True
 
 
 def searches(hydra: DictConfig) -> bool:
-    """Whether the sweeper looks at what a trial returns; grids, ours and Hydra's own, do not."""
+    """Whether the sweeper uses the value that a trial returns; our and Hydra's grids do not."""
     return not issubclass(get_class(hydra.sweeper["_target_"]), CellSweeper | BasicSweeper)
 
 
 class CellLauncher(Launcher):
-    """Runs all cells of a multirun as one plan, so that they share trainings and stacks."""
+    """A launcher that runs all cells of a multirun as one plan, so that they share trainings."""
 
-    waits: ClassVar[bool] = True  # whether it returns when the results are there
-    plans: ClassVar[bool] = False  # whether it stands in for another launcher and only plans
+    waits: ClassVar[bool] = True  # whether it returns only when the results are there
+    plans: ClassVar[bool] = False  # whether it only plans, in place of another launcher
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -85,10 +87,10 @@ class CellLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Compose each job by itself and run all: the entry for other people's sweepers.
+        """Compose each job separately and run all of them; third-party sweepers call this.
 
-        What is returned holds the objective of each trial; one without is a failed job, and its
-        sweeper says how many it allows.
+        Each returned job holds the objective of its trial. A trial without an objective is a failed
+        job, and the sweeper decides how many failed jobs it accepts.
         """
         searched = searches(self.config.hydra)
         if searched and not self.waits:
@@ -96,20 +98,22 @@ class CellLauncher(Launcher):
                 "hydra/launcher: a search waits for each trial's result, and this launcher returns "
                 "when jobs are submitted; use hydra/launcher=local in a job of your own"
             )
-        if searched and not self.config.dry_run:  # others write there, and Hydra's own make it
+        # Third-party sweepers write to this folder, which Hydra's own launchers would create.
+        if searched and not self.config.dry_run:
             Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         trials = [self._trial(overrides) for overrides in job_overrides]
         status = self.start([cell for trial in trials for cell in trial])
-        if trials[0][0].config["dry_run"]:  # the others depend on what these return
+        if trials[0][0].config["dry_run"]:  # later trials depend on results, so stop here
             sys.exit(status)
         pairs = zip(job_overrides, trials, strict=True)
         return [self._returned(overrides, trial) for overrides, trial in pairs]
 
     def _trial(self, overrides: Sequence[str]) -> list[Cell]:
-        """The cells of one job: a seed each."""
+        """The cells of one job, one for each seed."""
         composer = Composer(self.hydra_context.config_loader, self.config)
         composed = multirun(composer, SweepSpec(), overrides)
-        # A search tries a method that takes no criterion with any criterion.
+        # A search may combine any criterion with a method that takes none. So groups that a method
+        # does not take are allowed here; only unknown keys are refused.
         lacking = [tuple(k for k in c.untaken if not has_key(c.config, k)) for c in composed]
         pairs = zip(composed, lacking, strict=True)
         refuse_untaken([replace(cell, untaken=keys) for cell, keys in pairs])
@@ -129,22 +133,22 @@ class CellLauncher(Launcher):
         return returned
 
     def launch_cells(self, cells: list[Cell]) -> Sequence[JobReturn]:
-        """Run the cells to their end; a failure ends the process with its exit status."""
+        """Run the cells until they are complete; after a failure, exit with its exit status."""
         status = self.start(cells)
         if status:
             sys.exit(status)
-        # Sweepers read `return_value`, which raises for any other status.
+        # Sweepers read `return_value`, which raises an exception for any other status.
         return [JobReturn(status=JobStatus.COMPLETED, overrides=cell.overrides) for cell in cells]
 
     def start(self, cells: list[Cell]) -> int:
-        """Run the cells on this machine; returns the exit status."""
+        """Run the cells on this machine; return the exit status."""
         from lt_sweeps.execution import local_launcher
 
         return local_launcher.launch(cells, words=CellSweeper.words)
 
 
 class PlanLauncher(CellLauncher):
-    """Plans, and starts nothing, in the place of a launcher that is not ours."""
+    """A launcher that only plans, in place of a launcher that is not ours."""
 
     plans = True
 
@@ -155,7 +159,7 @@ class PlanLauncher(CellLauncher):
 
 
 class SlurmLauncher(CellLauncher):
-    """Submits the cells of a multirun to a Slurm cluster and returns without waiting."""
+    """A launcher that submits the cells of a multirun to Slurm and returns without waiting."""
 
     waits = False
 
@@ -173,15 +177,16 @@ class SlurmLauncher(CellLauncher):
 
 
 class CellSweeper(Sweeper):
-    """Expands a multirun into cells and hands all of them to the launcher at once.
+    """A sweeper that expands a multirun into cells and passes all of them to the launcher at once.
 
-    `words` are all overrides of the command line; Hydra got those that are not held (`is_held`).
+    `words` are all overrides of the command line; Hydra got only those that are not held back
+    (`is_held`).
     """
 
     words: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **spec: Any) -> None:
-        """Ignore `spec`: what is swept is read from the config, anew for each experiment."""
+        """Ignore `spec`: the swept keys are read from the config again for each experiment."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -205,5 +210,5 @@ class CellSweeper(Sweeper):
         jobs = [list(cell.overrides) for cell in cells]
         returns = self.launcher.launch(jobs, initial_job_idx=0)
         for job in returns:
-            _ = job.return_value  # raises what the job raised
+            _ = job.return_value  # raises the exception of a failed job
         return returns

@@ -1,4 +1,4 @@
-"""The local launcher: a sweep's packs in processes over this machine's GPUs or cores."""
+"""The local launcher: run a sweep's packs in processes on this machine's GPUs or cores."""
 
 from __future__ import annotations
 
@@ -37,16 +37,19 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.tracking.mirror_process import mirrored
 from lt_sweeps.training.arithmetic import Arithmetic
 
-_LINES = 5  # that an error names
+_LINES = 5  # an error names at most this many lines of the report
 _NOT_BEGUN = "not begun, because what they start from failed"
 
 
 def launch(cells: Sequence[Cell], *, whole: bool = True, words: Sequence[str] = ()) -> int:
-    """Run the cells to their end and report; returns the exit status.
+    """Run the cells until they are complete and write the report; return the exit status.
 
-    What is stored already is not computed again, so the same command goes on with an
-    interrupted sweep. Without `whole` they are some of those that a person asked for. `words` are
-    the overrides that were typed.
+    Stored results are not computed again, so the same command continues an interrupted sweep.
+
+    Args:
+        whole: whether these are all cells that the person asked for; only then are the lines of
+            the report and the typed keys checked.
+        words: the overrides that were typed.
     """
     submission = Submission(plan(cells), RunSettings.of(cells, words=words))
     if whole:
@@ -55,7 +58,7 @@ def launch(cells: Sequence[Cell], *, whole: bool = True, words: Sequence[str] = 
 
 
 def run_missing(submission: Submission) -> int:
-    """Run what is missing of a submission; returns the exit status."""
+    """Run the missing units of a submission; return the exit status."""
     settings, cells, code = submission.settings, submission.plan.cells, LoadedCode.now()
     devices, console = _devices(settings.device, settings.workers), Console()
     here, memory = _about(devices, submission.arithmetics)
@@ -72,12 +75,12 @@ def run_missing(submission: Submission) -> int:
     sweep = submission.freeze(todo)
     with mirrored(sweep.folder, cells[0].cell.config["tracker"]):
         failed, again = _run(sweep, todo, devices, code, console)
-        if again:  # what was corrupt is missing now
+        if again:  # corrupt tickets were set aside and count as missing now
             todo = _todo(submission, devices, memory)
             failed, _ = _run(submission.freeze(todo), todo, devices, code, console)
         complete = submission.write_records()
-    part = settings.search is not None  # of a sweep that others go on with: see `end_search`
-    if not part and complete:  # else all its tables were empty, and hid what failed
+    part = settings.search is not None  # other trials continue this sweep: see `end_search`
+    if not part and complete:  # with no complete cell, empty tables would hide the failures
         patiently("report", lambda: _report(sweep.folder, console, anew=bool(todo)))
     return _ended(submission.sweep, failed, complete, len(cells), None if part else settings.keep)
 
@@ -85,9 +88,12 @@ def run_missing(submission: Submission) -> int:
 def _ended(
     sweep: SweepFolder, failed: Mapping[UnitName, str], complete: int, cells: int, keep: str | None
 ) -> int:
-    """Say what failed, and drop the tickets that are not kept; returns the exit status.
+    """Print the failures, and drop the tickets that are not kept; return the exit status.
 
-    Without `keep` others go on with the sweep, which has not ended.
+    Args:
+        failed: the reason why each unit failed.
+        complete: the number of complete cells, of `cells` in all.
+        keep: which tickets to keep; None: the sweep goes on with other trials, so drop nothing.
     """
     for line in _reasons(sweep, failed):
         say(f"error: {line}")
@@ -104,7 +110,7 @@ def _ended(
 
 
 def end_search(folder: Path, keep: str) -> None:
-    """Report the sweep that the trials of a search have joined, and drop what it does not keep."""
+    """Report the sweep that a search's trials have joined, and drop tickets it does not keep."""
     sweep = SweepFolder(folder)
     if sweep.exists and any(folder.parent.parent.glob("runs/*/*/records.jsonl")):
         patiently("report", lambda: _report(folder, Console(), anew=False))
@@ -113,7 +119,7 @@ def end_search(folder: Path, keep: str) -> None:
 
 
 def _todo(submission: Submission, devices: Sequence[str], memory: int) -> list[Pack]:
-    """The packs that an interrupted sweep left, and new ones for whatever else is missing."""
+    """Unfinished packs of an interrupted sweep, and new packs for all other missing units."""
     left, new = submission.unfinished(submission.missing())
     sizes = stack_sizes(new, submission.settings.stack_size, memory=memory)
     return left + packs(new, stack_size=sizes, workers=len(devices))
@@ -126,8 +132,8 @@ def _run(
     code: LoadedCode,
     console: Console,
 ) -> tuple[dict[UnitName, str], bool]:
-    """Work on all packs; returns why units failed, and whether to plan again."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a signal saves
+    """Train all packs; return the reason of each failed unit, and whether to plan again."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM saves, like Ctrl-C
     frozen = sweep.packs([pack.name for pack in todo])
     who = f"local-{socket.gethostname()}-{os.getpid()}"
     with ProgressPanel(sweep, frozen, console) as panel:
@@ -139,7 +145,7 @@ def _run(
 
 
 def _report(folder: Path, console: Console, *, anew: bool) -> None:
-    """Report a sweep, unless nothing was computed and its report is what it would be now."""
+    """Write the report of a sweep, unless nothing was computed and its report is up to date."""
     if not anew and is_current(folder):
         page = folder / "report" / "index.html"
         line = f"nothing has changed since {page if page.exists() else page.parent} was written"
@@ -147,17 +153,17 @@ def _report(folder: Path, console: Console, *, anew: bool) -> None:
         return
     console.print("writing the report ...")
     from lt_sweeps.reporting.sweep_report import (
-        report,  # its libraries take seconds, which `plan` need not wait
+        report,  # imported here: its libraries take seconds to load, and `plan` does without them
     )
 
-    report(folder, console=console, trust=None)  # what the sweep names has run already
+    report(folder, console=console, trust=None)  # the sweep's own functions have run already
 
 
 def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
-    """One line per reason: the lines of the report, levels and seeds that it stopped."""
+    """One line per reason: the lines of the report, the levels and the seeds that failed."""
     notes, stages = sweep.failures(), sweep.manifest.stages
     lines_of = _lines_of(sweep) if failed else {}
-    # Of what was not begun each reason names another level or seed.
+    # Units that were not begun are grouped: each of their reasons names a different level or seed.
     alike = {u: _NOT_BEGUN if why.startswith("not begun") else why for u, why in failed.items()}
     lines = []
     for reason, members in group_by(failed, alike.__getitem__).items():
@@ -181,24 +187,24 @@ def _lines_of(sweep: SweepFolder) -> dict[UnitName, list[str]]:
 
 
 def _about(devices: Sequence[str], arithmetics: Collection[Arithmetic] = ()) -> tuple[str, int]:
-    """What the first device is called, and the bytes that each process has on the fullest.
+    """Return the first device's name, and the bytes for each process on the fullest device.
 
-    Raises: ValueError: a device cannot be used, or does not have one of these precisions.
+    Raises: ValueError: a device cannot be used, or lacks one of these precisions.
     """
     if devices[0] == "cpu":
         found = [_about_device("cpu", arithmetics)]
     else:
-        # Another process asks: to ask starts CUDA, which takes memory on a GPU until the process
-        # ends, and which its forks could not use any more.
+        # Another process looks at the GPUs, because that starts CUDA. CUDA would hold GPU memory
+        # until this process ends, and forks of this process could not use CUDA any more.
         asked = partial(_about_device, arithmetics=arithmetics)
         with ProcessPoolExecutor(1, process_context(devices[0])) as other, may_fork():
             try:
                 found = list(other.map(asked, dict.fromkeys(devices)))
-            except ValueError as error:  # whose traceback is that of the other process
+            except ValueError as error:  # drop the traceback of the other process
                 raise ValueError(str(error)) from None
     free = dict(zip(dict.fromkeys(devices), (each for _, each in found), strict=False))
     most, least = max(free, key=free.__getitem__), min(free, key=free.__getitem__)
-    if free[least] < free[most] / 2:  # on a machine that is shared, another's work may fill it
+    if free[least] < free[most] / 2:  # on a shared machine, other people's work may fill a GPU
         say(
             f"{least} has {free[least] / 2**30:.1f} GiB free, and {most} {free[most] / 2**30:.1f}: "
             "all stacks are sized for the former; CUDA_VISIBLE_DEVICES can leave it out"
@@ -220,7 +226,7 @@ def _about_device(device: str, arithmetics: Collection[Arithmetic]) -> tuple[str
 
 
 def _devices(device: str, workers: int | None) -> tuple[str, ...]:
-    """One entry per worker: a GPU each, or a core."""
+    """The device of each worker: one worker per GPU or per core, unless `workers` is given."""
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if device == "auto":
         device = "cuda" if gpus else "cpu"

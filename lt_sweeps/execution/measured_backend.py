@@ -1,7 +1,7 @@
-"""Which backend the stacks of a network take in a sweep: on a GPU measured once, then remembered.
+"""Choose the backend for a network's stacks in a sweep: on a GPU it is timed once and then reused.
 
-Backends differ by rounding. So that every pack and every resume of a sweep computes the same bytes,
-the first pack of a network measures, and all others read what it has written.
+Backends differ by rounding. To compute the same bytes in every pack and after every resume, the
+first pack of a network times the backends and stores its choice, and all other packs read it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from lt_sweeps.training.backend_timing import time_backends
 from lt_sweeps.training.backends.backend import timed_backends
 
 _log = logging.getLogger("lt_sweeps")
-_WAIT = 120.0  # seconds for another process's measurement; after that this one measures too
+_WAIT = 120.0  # seconds to wait for another process's measurement before measuring here
 
 
 def with_backend(sweep: SweepFolder, units: Sequence[Unit], machine: Machine) -> Machine:
-    """The machine of a pack, with the backend of its stack where `auto` is chosen by a measurement.
+    """Return the machine of a pack, with the measured backend if `auto` needs a measurement here.
 
-    A replicate alone always follows the rule of `auto`: there is nothing to choose.
+    A single replicate is not measured: it always follows the fixed rule of `auto`.
 
     Raises:
-        torch.OutOfMemoryError: the stack does not fit with any backend.
+        torch.OutOfMemoryError: the stack does not fit into memory with any backend.
     """
     if machine.backend != "auto" or len(units) == 1:
         return machine
@@ -41,7 +41,7 @@ def with_backend(sweep: SweepFolder, units: Sequence[Unit], machine: Machine) ->
         return machine
     network = digest([stage.network.identity(), stage.training.precision])
     if (known := sweep.backend(network, names)) is None:
-        # Two measurements at once on one device would disturb each other.
+        # Two measurements at the same time on one device would disturb each other.
         with locked(sweep.folder / "backends" / f".{network}.lock", wait=_WAIT):
             known = sweep.backend(network, names) or _measured(
                 sweep, network, names, units, machine
@@ -52,7 +52,7 @@ def with_backend(sweep: SweepFolder, units: Sequence[Unit], machine: Machine) ->
 def _measured(
     sweep: SweepFolder, network: str, names: Sequence[str], units: Sequence[Unit], machine: Machine
 ) -> str:
-    """The fastest backend; the first of the names, which is the rule's, where none can be timed."""
+    """Time the backends, and store and return the fastest: `names[0]` if none can be timed."""
     seconds = time_backends(names, units, Store(sweep.root), machine)
     fastest = min(seconds, key=lambda name: seconds[name], default=names[0])
     kind = torch.cuda.get_device_name if machine.device.startswith("cuda") else str

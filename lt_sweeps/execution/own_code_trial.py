@@ -1,10 +1,11 @@
-"""The trial of a plan: what is a user's own is run on two examples, in a process of its own.
+"""Try the user-defined parts of a plan on two examples, in a separate process.
 
-A forward pass, the loss, its gradients, every metric, criterion, reset and freeze. What is wrong is
-one line that names the yaml, the key and the shapes, and the user's own file and line. A crash or a
-hang ends the trial's process alone. What has passed is remembered under the root by its identity,
-and what comes with this package is not tried, where it classifies images. Any network is tried
-on one example, where that is all that the last batch of an epoch has.
+A trial runs a forward pass, the loss, its gradients, every metric, criterion, reset and freeze. An
+error becomes one line that names the yaml, the key and the shapes, and the file and line of the
+user-defined code. A crash or a hang ends only the trial's process. Parts that have passed are
+remembered under the root by their identity. Criteria, resets and freezes of this package are not
+tried, and neither are its networks if they classify images of its data sets. But any network is
+tried on one example if the last batch of an epoch has only one.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ from lt_sweeps.sparsity.evidence import OF_ACTIONS, Criterion, reset
 from lt_sweeps.storage.verified_files import VerifiedFiles
 from lt_sweeps.training.task_loss import TaskLoss, measured
 
-_SECONDS = 120.0  # a forward pass of two examples, and reading the data
+_SECONDS = 120.0  # time limit of all trials together, which includes reading the data
 _EXAMPLES = 2
-_KEYS = ("task", "model", "dataset", "mask_criterion", "reset", "freeze")  # lines begin with one
-_WEIGHTS = 50  # that a criterion is asked to score
+_KEYS = ("task", "model", "dataset", "mask_criterion", "reset", "freeze")  # our errors start so
+_WEIGHTS = 50  # number of weights that a criterion has to score
 
 
 @dataclass(frozen=True)
 class _Yamls:
-    """The yamls of a cell: the option of each group."""
+    """The yamls of a cell: the chosen option of each group."""
 
     options: Mapping[str, str | None]
 
@@ -56,23 +57,24 @@ class _Yamls:
 
     @contextmanager
     def said(self, group: str, what: str) -> Iterator[None]:
-        """An error within is one line: the yaml, what was done, and where in whose code."""
+        """Turn an error in the block into one line: the yaml, the action `what`, and the place."""
         try:
             yield
-        except Exception as error:  # it is a user's code: anything may come of it
+        except Exception as error:  # user-defined code may raise any exception
             said = " ".join(str(error).split())
             if isinstance(error, ValueError) and said.startswith(_KEYS):
-                raise  # a line of ours
+                raise  # this package raised the error, and its message is complete
             reason = raised_in(error) or f"{type(error).__name__}: {said}"
             raise ValueError(f"{group}: {self.of(group)}: {what} failed: {reason}") from None
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """A function of a user's to try, by the yamls that it stands in.
+    """The trial of one user-defined part.
 
-    `run` raises a ValueError with the line that says what is wrong. `identity` is all that could
-    make it fail, by which it is remembered.
+    `named` has the yamls that name the part. `run` raises a ValueError whose message says what is
+    wrong. `identity` has everything that can make the trial fail; a passed trial is remembered by
+    it.
     """
 
     named: str
@@ -81,7 +83,7 @@ class _Trial:
 
 
 def _train(network: Network, task: Task, yamls: _Yamls) -> None:
-    """A forward pass of a network, the loss of its task, its gradients and every metric."""
+    """Try a forward pass of a network, the loss of its task, its gradients and every metric."""
     with yamls.said("dataset", "reading it"):
         x, y = _examples(task)
     task.kind.check_targets(y, str(task.call))
@@ -89,7 +91,7 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
     with yamls.said("model", "drawing its weights"):
         module = network.holding(network.draw(Seed.of(0, {})))
     with yamls.said("model", f"a forward pass of {inputs}"):
-        module.train()(x)  # one in training mode may be another one than in evaluation
+        module.train()(x)  # a module may compute something else in training mode
         outputs = picked(module.eval()(x))
     if len(outputs) != len(x):
         raise ValueError(
@@ -120,14 +122,14 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
 
 
 def _train_on_one(network: Network, training: Training, yamls: _Yamls) -> None:
-    """A forward pass of the one example that an epoch ends with."""
+    """Try a forward pass of a batch of one example, the last batch of an epoch."""
     recipe, dataset = training.recipe, training.task.dataset
     with yamls.said("dataset", "reading it"):
         x, _ = _examples(training.task)
     module = network.holding(network.draw(Seed.of(0, {}))).train()
     try:
         module(x[:1])
-    except Exception as error:  # of a batch norm, or of a model that squeezes the batch away
+    except Exception as error:  # from a batch norm, or a model that squeezes away the batch
         raise ValueError(
             f"recipe.drop_last: got false, and the last batch of an epoch has 1 of "
             f"{dataset.train_size} examples, on which {network.net} cannot train "
@@ -136,7 +138,7 @@ def _train_on_one(network: Network, training: Training, yamls: _Yamls) -> None:
 
 
 def _score(criterion: Criterion, yamls: _Yamls) -> None:
-    """The scores of some weights."""
+    """Try a criterion on some random weights."""
     draws = torch.Generator().manual_seed(0)
     evidence = {name: torch.rand(_WEIGHTS, generator=draws) for name, _ in criterion.evidence}
     with yamls.said("mask_criterion", f"scores of {_WEIGHTS} weights"):
@@ -149,7 +151,7 @@ def _score(criterion: Criterion, yamls: _Yamls) -> None:
 
 
 def _act(group: str, call: Call, shape: tuple[int, ...], yamls: _Yamls) -> None:
-    """A reset or a freeze of a layer of some shape."""
+    """Try a reset or a freeze on a layer of the given shape."""
     draws = torch.Generator().manual_seed(0)
     evidence = {n: torch.rand(shape, generator=draws) for n in call.names}
     evidence |= {n: evidence[n] < 0.5 for n in ("kept", "cut") if n in evidence}
@@ -164,16 +166,16 @@ def _act(group: str, call: Call, shape: tuple[int, ...], yamls: _Yamls) -> None:
 
 @contextmanager
 def _no_broadcast() -> Iterator[None]:
-    """Refuse what torch only warns of: targets [B] that are compared with outputs [B, 1]."""
+    """Raise an error if targets [B] are compared with outputs [B, 1]; torch only warns."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Using a target size", UserWarning)
         yield
 
 
 def try_out(plan: Plan, root: Path) -> None:
-    """Try what a plan's cells bring of their own and what was not tried before.
+    """Try the user-defined parts of a plan's cells that have not passed before.
 
-    Raises: ValueError: one line for the first thing that is wrong.
+    Raises: ValueError: a part fails; the message is one line about the first failure.
     """
     trials: dict[str, _Trial] = {}
     for trial in _trials(plan):
@@ -192,16 +194,16 @@ def try_out(plan: Plan, root: Path) -> None:
 
 
 def _asked() -> str:
-    """What changes with what a trial asks: what passed another one is tried again."""
+    """A digest of the code of the trials; if it changes, all parts are tried again."""
     files = (__file__, output_layer.__file__)
     return digest([Path(file).read_text("utf-8") for file in files])
 
 
 def _trials(plan: Plan) -> Iterator[_Trial]:
-    """Each network on each task, each criterion, each reset and each freeze that is not ours."""
+    """A trial of each network on each task, and each user-defined criterion, reset and freeze."""
     firsts: dict[str, Planned] = {}
     for planned in plan.cells:
-        firsts.setdefault(planned.signature, planned)  # its other seeds differ in nothing else
+        firsts.setdefault(planned.signature, planned)  # seeds of one cell differ in nothing else
     seen = set[tuple[Network, Task, Training | None]]()
     for planned in firsts.values():
         yamls, config = _Yamls(planned.labels), planned.cell.config
@@ -224,7 +226,7 @@ def _trials(plan: Plan) -> Iterator[_Trial]:
                 identity = [criterion.call.identity(), list(criterion.evidence)]
                 run = partial(_score, criterion, yamls)
                 yield _Trial(yamls.of("mask_criterion"), identity, run)
-        # The smallest layer of each number of dimensions stands for all of them.
+        # For each number of dimensions, only the smallest layer is tried.
         layers = sorted(planned.last.network.layers, key=lambda layer: -layer.size)
         shapes = {len(layer.shape): layer.shape for layer in layers}.values()
         for group in ("reset", "freeze"):
@@ -237,8 +239,9 @@ def _trials(plan: Plan) -> Iterator[_Trial]:
 
 
 def _go_together(network: Network, task: Task) -> bool:
-    """Whether a network and a task come with this package: classes of images, which all of our
-    networks take.
+    """Whether a network and its task are both from this package and classify images.
+
+    All networks of this package can do that, so such a pair is not tried.
     """
     calls = [network.net, task.call, *([network.init] if network.init else [])]
     images = len(network.input_shape) == 3
@@ -246,16 +249,19 @@ def _go_together(network: Network, task: Task) -> bool:
 
 
 def _ends_with_one(stage: Work) -> bool:
-    """Whether an epoch that a training goes through ends with a batch of one example."""
+    """Whether a training has a whole epoch that ends with a batch of one example."""
     recipe, count = stage.training.recipe, stage.training.task.dataset.train_size
     alone = not recipe.drop_last and count % recipe.batch_size == 1
     return alone and stage.length >= recipe.steps_per_epoch
 
 
 def _in_a_process_of_its_own(trials: Sequence[_Trial]) -> str:
-    """The line of the first trial that fails; nothing if all pass."""
+    """Run the trials in a separate process; return the first failure, or an empty str.
+
+    If the process cannot be a fork, the trials run in this process instead.
+    """
     context = process_context()
-    if context.get_start_method() != "fork":  # it would import everything anew, for seconds
+    if context.get_start_method() != "fork":  # a new process would need seconds for its imports
         return _first_failure(trials)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, trials), daemon=True)
@@ -278,7 +284,7 @@ def _in_a_process_of_its_own(trials: Sequence[_Trial]) -> str:
 
 
 def _answer(answer: Connection, trials: Sequence[_Trial]) -> None:
-    torch.set_num_threads(1)  # the threads of the process that this is a fork of are not here
+    torch.set_num_threads(1)  # a fork does not have its parent's other threads
     answer.send(_first_failure(trials))
 
 
@@ -293,7 +299,7 @@ def _first_failure(trials: Sequence[_Trial]) -> str:
 
 
 def _examples(task: Task) -> tuple[Tensor, Tensor]:
-    """Two examples of the training set; made up where they would have to be downloaded."""
+    """Two examples of the training set; zeros for our own data sets, which may need a download."""
     dataset = task.dataset
     if task.call.ours and dataset.classes and dataset.input_dtype == torch.float32:
         classes = torch.zeros(_EXAMPLES, dtype=torch.int64)
@@ -303,7 +309,7 @@ def _examples(task: Task) -> tuple[Tensor, Tensor]:
 
 
 def _fits(given: Sequence[int], shape: tuple[int, ...]) -> bool:
-    """Whether numbers of one shape can be laid on a layer: one number may stand for several."""
+    """Whether a tensor of the `given` shape can be broadcast to the shape of a layer."""
     try:
         return torch.broadcast_shapes(tuple(given), shape) == shape
     except RuntimeError:
@@ -311,7 +317,7 @@ def _fits(given: Sequence[int], shape: tuple[int, ...]) -> bool:
 
 
 def _form(value: object) -> str:
-    """The shape and the type of a tensor; the type of anything else."""
+    """The shape and dtype of a tensor in words; for any other value, its type."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"

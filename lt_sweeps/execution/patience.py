@@ -1,8 +1,8 @@
-"""Patience with a file system that is full, read-only or stale: wait and try again, for minutes.
+"""Wait and try again, for minutes, while a file system is full, read-only or stale.
 
-A process of a pack ends and is started again from its last checkpoint (`worker_pool`). Everything
-else that writes for a sweep (manifest, records, report, images that are decoded) is tried again
-where it is, by `patiently`.
+The process of a pack ends and is started again from its last checkpoint (`worker_pool`). Every
+other action that writes for a sweep (manifest, records, report, decoded images) is repeated in
+place by `patiently`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from lt_sweeps.storage.atomic_write import passes
 
-PATIENCE = 600.0  # seconds that are spent waiting for a file system before work stops
-_LONGEST = 10.0  # seconds between two tries of something that is tried again quickly
+PATIENCE = 600.0  # seconds to wait in total for a file system before giving up
+_LONGEST = 10.0  # seconds between two tries of `patiently`, at most
 T = TypeVar("T")
 
 
@@ -32,7 +32,7 @@ class OutOfPatience(ValueError):
 
 
 def patiently(what: str, action: Callable[[], T]) -> T:
-    """Do it, again and again while the file system refuses; `what` names it in messages.
+    """Repeat `action` until the file system accepts it; `what` names the action in messages.
 
     Raises:
         OutOfPatience: the file system still refuses after `PATIENCE` seconds.
@@ -55,21 +55,20 @@ def patiently(what: str, action: Callable[[], T]) -> T:
 
 
 def next_pause(waited: float, *, longest: float) -> float:
-    """Seconds until the next try: 2, then as long as all pauses before it together."""
+    """Seconds until the next try: 2, then the sum of all earlier pauses, and `longest` at most."""
     return min(longest, max(2.0, waited))
 
 
 def say(line: str) -> None:
-    """Print a line on standard error, which may be a file on the disk that is full."""
+    """Print a line on standard error, and ignore errors: it may be a file on the full disk."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def drain() -> None:
-    """Empty the buffers of what was printed; what a full disk refuses is dropped.
+    """Flush standard output and error; discard output that a full disk refuses.
 
-    Python would try again when the process ends, fail again, and end with another exit status than
-    the one that was chosen.
+    Otherwise Python would flush again when the process ends, fail, and change the exit status.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

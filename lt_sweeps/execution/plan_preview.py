@@ -1,4 +1,4 @@
-"""The preview: what a multirun will compute, shown before anything starts."""
+"""Preview what a multirun will compute, and for how long, before anything starts."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from lt_sweeps.plan.stages import Init, ancestors
 from lt_sweeps.plan.unit import tasks_of
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
 
-_GUESSED = " (speed not measured)"  # it is estimated from the shapes of the layers
-_LARGE = 0.05  # of all parameters: a tensor above it that is never pruned is named
+_GUESSED = " (speed not measured)"  # the speed is estimated from the shapes of the layers
+_LARGE = 0.05  # fraction of all parameters; an unprunable tensor above it is named in the preview
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The time that packs will take, if each one starts as soon as it can."""
+    """The time that packs will take, if each pack starts as soon as possible."""
 
     seconds: float  # until the last pack ends
     busy: float  # seconds of work, summed over all devices
-    chain: float  # of the longest chain of packs that wait for one another
-    measured: bool  # every speed was measured; False: some are estimated from layer shapes
+    chain: float  # seconds of the longest chain of packs that wait for one another
+    measured: bool  # whether every speed was measured; otherwise some come from layer shapes
     device: str
     at_once: int
 
@@ -43,8 +43,8 @@ class Estimate:
     ) -> Estimate:
         """Simulate `at_once` processes, `share` of them on each device."""
         needs, ends, chain = dependencies(todo), {}, {}
-        # When each process becomes free, the earliest first. A pack goes to that process, and
-        # starts when the process is free and the packs that it needs have ended.
+        # `free` has the time at which each process becomes free, sorted. The next pack goes to the
+        # first of them, and starts once the process is free and the packs that it needs are done.
         free, busy, all_measured = [0.0] * at_once, 0.0, True
         for pack in todo:
             duration, measured = speeds.seconds(pack.units[0].stage, len(pack.units), device)
@@ -64,14 +64,14 @@ class Estimate:
 
     @property
     def hours_text(self) -> str:
-        """The device-hours: two digits, and all of those before the point; 0.01 stands for less."""
+        """The device-hours with two digits, or as a whole number from 10 up; at least 0.01."""
         digits = 2 if self.hours < 1 else 1 if self.hours < 10 else 0
         noun = "CPU" if self.device == "cpu" else "GPU"
         return f"{max(self.hours, 0.01 if self.hours else 0):,.{digits}f} {noun}-hours"
 
 
 def within_budget(estimate: Estimate, budget: float | None) -> None:
-    """Raises: ValueError: the packs will take more than the budget."""
+    """Raises: ValueError: the packs need more device-hours than the budget."""
     if budget is not None and estimate.hours > budget:
         raise ValueError(
             f"budget.gpu_hours: this takes about {estimate.hours_text}"
@@ -82,11 +82,11 @@ def within_budget(estimate: Estimate, budget: float | None) -> None:
 def preview(
     plan: Plan, todo: Sequence[Pack], estimate: Estimate, *, sweep: Path, **more: str
 ) -> Group:
-    """The preview as text: cells, trainings, packs, time, disk, and the prunable layers.
+    """Return the preview as text: cells, trainings, packs, time, disk, and the prunable layers.
 
     Args:
         todo: the packs of the plan that are not in the store yet.
-        more: a launcher's own rows.
+        more: additional rows of the launcher.
     """
     stages = len({unit.stage.key for unit in plan.units})
     units = sum(len(pack.units) for pack in todo)
@@ -141,15 +141,16 @@ def _dropped(plan: Plan, root: Path) -> str:
 
 
 def _absent(plan: Plan) -> list[str]:
-    """What the data sets have to fetch before anything runs."""
+    """A line for each data set that has to be downloaded before anything runs."""
     lacking = (task.dataset.lacks() for task in tasks_of(plan.units))
     return list(dict.fromkeys(filter(None, lacking)))
 
 
 def _disk(plan: Plan, todo: Sequence[Pack]) -> str:
-    """What all tickets and snapshots take, and all files: a cell has 3, and a stage its costs.
+    """The disk space of all tickets and snapshots, and the number of files.
 
-    At most: a training whose best evaluation is its last has one ticket for both.
+    Besides its tickets, a cell has 3 files, and a stage has one for its costs. The space is an
+    upper bound: if the best evaluation of a training is its last, one ticket serves for both.
     """
     tickets, size, units = 0, 0.0, [unit for pack in todo for unit in pack.units]
     for unit in units:
@@ -161,7 +162,7 @@ def _disk(plan: Plan, todo: Sequence[Pack]) -> str:
         size += count * weights * (4 + 1 / 8)  # a float32, and a bit of the mask
     advanced, stages = set(units), {unit.stage.key for unit in units}
     cells = [cell for cell in plan.cells if not advanced.isdisjoint(cell.units)]
-    inits = {  # by the network that a cell ends with: many seeds share one
+    inits = {  # by the last stage of a cell, which many seeds share
         last.key: [stage.key for stage in ancestors(last) if isinstance(stage, Init)]
         for last in {cell.last.key: cell.last for cell in cells}.values()
     }
@@ -185,7 +186,7 @@ def _prunable(plan: Plan) -> str:
 
 
 def _dense(plan: Plan) -> Iterator[str]:
-    """A line for each network that has large parts which can never be pruned."""
+    """A line for each network with large tensors that are never pruned."""
     for name, network in _networks(plan).items():
         pruned = {layer.name for layer in network.layers}
         large = [

@@ -1,4 +1,4 @@
-"""`PoolProcess`: a process that trains packs; `PackRun`: one pack in it, with its messages."""
+"""`PoolProcess`: a process that trains packs. `PackRun`: one pack in it, with its messages."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from lt_sweeps.execution.forking import may_fork, process_context
 from lt_sweeps.storage.manifest import FrozenPack
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
-"""What tells a sweep to stop: Ctrl-C, Slurm, or a closed terminal."""
+"""The signals that tell a sweep to stop: from Ctrl-C, from Slurm, or from a closed terminal."""
 
 
 class PoolProcess:
     """A process that trains packs on a device, and our end of the pipe to it.
 
-    It starts with the stop signals blocked until it has set what they do, so that none is lost.
+    The process starts with stop signals blocked, until it has installed its handlers, so that no
+    signal is lost.
+
+    Args:
+        about: the arguments of `worker_process.serve` after the pipe.
+        others: all other processes of the pool, whose pipes a fork has to close.
     """
 
     def __init__(self, device: str, about: tuple[Any, ...], others: Sequence[PoolProcess]) -> None:
         self.device = device
         context = process_context(device)
         self.pipe, theirs = context.Pipe()
-        # A fork has our ends of all pipes. It closes them, so that each breaks when we die.
+        # A fork inherits our ends of all pipes. It closes them, so that pipes break when we die.
         forked = context.get_start_method() == "fork"
         ours = [self.pipe, *(other.pipe for other in others)] if forked else []
         arguments = (os.getcwd(), theirs, ours, *about)
@@ -40,7 +45,7 @@ class PoolProcess:
             theirs.close()
 
     def close(self) -> None:
-        """Wait for its end; a process without a pack ends when its pipe is closed."""
+        """Wait until the process ends. A process without a pack ends when its pipe is closed."""
         self.pipe.close()
         self.process.join()
 
@@ -49,20 +54,20 @@ class PackRun:
     """One pack and the worker that trains it.
 
     Raises:
-        OSError: the worker's process has died before.
+        OSError: the worker's process is already dead.
     """
 
     def __init__(self, pack: FrozenPack, worker: PoolProcess, step: int) -> None:
         self.pack, self.worker, self.step = pack, worker, step
-        self.status: int | None = None  # of the pack, when it has ended
+        self.status: int | None = None  # the exit status of the pack; None while it is running
         self._error = ""
         worker.pipe.send(pack)
 
     def messages(self, panel: Any) -> bool:
-        """Read the messages of the process; returns whether the pack has ended.
+        """Read the messages of the process; return whether the pack has ended.
 
-        A number is the step that it has reached, a text the reason of its failure, and None says
-        that the pack is done and that the process waits for another.
+        An int is the step that the pack has reached, a str is the reason of its failure, and None
+        means that the pack is done and the process waits for another pack.
         """
         with suppress(EOFError, ConnectionResetError):
             while self.worker.pipe.poll():
@@ -81,7 +86,7 @@ class PackRun:
         return True
 
     def reason(self) -> str:
-        """Why the pack failed."""
+        """The reason why the pack failed, in words."""
         if self.status is not None and self.status < 0:
             name = signal.Signals(-self.status).name
             return f"killed by {name}; the same command continues from its last checkpoint"
@@ -101,9 +106,10 @@ def _body(working_folder: str, pipe: Connection, others: Sequence[Connection], *
     collect_as_usual()
     for other in others:
         other.close()
-    # Python would start it where this process was started; `resume` has gone elsewhere since.
+    # A spawned process starts in the folder where its parent was started, but `resume` has changed
+    # the folder since.
     os.chdir(working_folder)
-    # Here, because it imports torch, which the pool does without.
+    # Imported here, because it imports torch, which the pool itself does not need.
     from lt_sweeps.execution.worker_process import serve
 
     serve(pipe, *rest)

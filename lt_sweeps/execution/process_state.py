@@ -1,4 +1,4 @@
-"""What a pack could leave behind in its process: put back, so that it changes no later pack."""
+"""Restore the state of a process after each pack, so that no pack can affect a later one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lt_sweeps.execution.slurm.code_snapshot import users_modules
 
 @contextmanager
 def as_before() -> Iterator[None]:
-    """Put back at the end what training a pack may change in this process."""
-    # A user's code may flush denormal numbers, and torch cannot say whether they are flushed now.
+    """Restore, when the block ends, the process state that training a pack may change."""
+    # User-defined code may switch flushing on, and torch cannot tell whether it is on now.
     torch.set_flush_denormal(False)
     switches = _switches()
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -42,8 +42,9 @@ def as_before() -> Iterator[None]:
         gc.collect()
 
 
-# Torch's global switches. Each is written only where it changed: torch has an old and a new way to
-# set the precision of products, and refuses to read by the one what was written by the other.
+# Torch's global switches. A switch is set only if its value has changed: torch has an old and a new
+# API for the precision of matrix products, and reading by one API raises an error if the precision
+# was set by the other.
 _FUNCTIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "device": (torch.get_default_device, torch.set_default_device),
@@ -73,7 +74,7 @@ def _switches() -> dict[tuple[str, str], Any]:
 
 
 def _value(name: str, attribute: str) -> Any:
-    """Of a switch; None where there is none, or where it was set in the other way."""
+    """The value of a switch; None if it does not exist, or was set by the other API."""
     try:
         return getattr(_OWNERS[name], attribute) if attribute else _FUNCTIONS[name][0]()
     except (RuntimeError, AttributeError):
@@ -91,10 +92,10 @@ def _switch_back(before: Mapping[tuple[str, str], Any]) -> None:
 
 
 def forget_users_code() -> None:
-    """Forget the user's modules and what was planned with them, so that both are made anew.
+    """Unload user-defined modules and clear cached plans, so that this process makes both again.
 
-    A fork has what the plan of the whole sweep imported. A pack imports the user's code itself, and
-    looks at the data again, so that it notices what was edited since.
+    A fork inherits the modules that were imported when the whole sweep was planned. A pack imports
+    user-defined code itself and checks the data again, so that it notices later edits.
     """
     users = users_modules()
     for name in list(sys.modules):
@@ -104,7 +105,7 @@ def forget_users_code() -> None:
 
 
 def forget_plans() -> None:
-    """Empty the caches of this package's functions and methods, but not those of images."""
+    """Clear the caches of this package's functions and methods, except the cached images."""
     for name, module in list(sys.modules.items()):
         if name.startswith("lt_sweeps.") and name != "lt_sweeps.data.kept_images":
             for owner in (module, *(v for v in vars(module).values() if isinstance(v, type))):

@@ -1,4 +1,4 @@
-"""Progress: a live panel while a sweep runs on this machine; in a pipe, a line now and then."""
+"""Show progress while a sweep runs on this machine: a live panel, or in a pipe occasional lines."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_facts import TicketFacts
 
-_DRAW = 0.25  # seconds between two pictures of the panel, at least
-_FIRST_LINE, _LAST_LINE = 10.0, 600.0  # seconds between two lines in a pipe, at first and at last
-_AROUND = 3  # lines of the terminal that the panel leaves free or needs beside its tables
+_DRAW = 0.25  # seconds between two redraws of the panel, at least
+_FIRST_LINE, _LAST_LINE = 10.0, 600.0  # seconds between lines in a pipe: 10 at first, 600 at most
+_AROUND = 3  # lines of the terminal that the panel leaves free or needs in addition to its tables
 
 
 class ProgressPanel:
-    """Trainings that are done, those at work, the scores so far, and the time that is left."""
+    """A panel of finished and running trainings, the scores so far, and the remaining time."""
 
     def __init__(self, sweep: SweepFolder, packs: Sequence[FrozenPack], console: Console) -> None:
         self._sweep, self._console = sweep, console
         self._stages = sweep.manifest.stages
-        self._total = sum(map(self._work, packs)) or 1  # without packs, all is done
+        self._total = sum(map(self._work, packs)) or 1  # without packs, everything is done
         todo = {unit for pack in packs for unit in pack.units}
         self._units = todo | {unit for cell in sweep.manifest.cells for unit in cell.units}
         self._ready = self._units - todo
@@ -45,7 +45,7 @@ class ProgressPanel:
         self._began = self._drawn = self._said = time.monotonic()
         self._pause = _FIRST_LINE
         self._scores = LatestScores(sweep)
-        # It is drawn at each message of a worker, and not by a thread: the pool's process forks.
+        # Redrawn on each message of a worker, not by a thread, because the pool's process forks.
         self._live = Live(
             get_renderable=self._render, console=console, auto_refresh=False, transient=True
         )
@@ -121,13 +121,13 @@ class ProgressPanel:
         )
         room = max(self._console.height - _AROUND, 0)
         working = [*map(self._at_work, self._running.values())]
-        # What is at work leaves half of the room to the scores, if they need it.
+        # Lines of running packs leave half of the room to the scores, if the scores need it.
         at_work = working[: max(room // 2, room - len(self._scores.rows(room)))]
         scores = Table.grid(padding=(0, 2))
         rows = self._scores.rows(room - len(at_work))
         for name, *facts in rows:
             scores.add_row(_one_line(name), *(Text(fact, no_wrap=True) for fact in facts))
-        return Group(bar, *at_work, *([scores] if rows else []))  # one without rows is a line
+        return Group(bar, *at_work, *([scores] if rows else []))  # an empty table takes a line
 
     def _at_work(self, pack: FrozenPack) -> Text:
         networks = "1 network" if len(pack.units) == 1 else f"{len(pack.units)} networks"
@@ -141,7 +141,7 @@ def _one_line(line: str, style: str = "") -> Text:
 
 
 class LatestScores:
-    """The score of each line at the last level that one of its seeds has reached."""
+    """The score of each line of the report, at the highest level that any of its seeds reached."""
 
     def __init__(self, sweep: SweepFolder) -> None:
         cells = sweep.manifest.cells
@@ -156,11 +156,11 @@ class LatestScores:
         self._names = dict(zip(self._cells, named, strict=True))
         reports = sweep.manifest.reports.items()
         self._metrics = {name: layout(report).metrics[0] for name, report in reports}
-        self._latest: dict[str, str] = {}  # the stage by the line; what came last is last
+        self._latest: dict[str, str] = {}  # the latest stage of each line, in order of arrival
         self._read: dict[UnitName, TicketFacts] = {}
 
     def add(self, units: Sequence[UnitName]) -> None:
-        """Trainings that are done now."""
+        """Add trainings that are done now."""
         for stage in dict.fromkeys(stage for stage, _ in units):
             for name, cell in self._cells.items():
                 before = self._latest.get(name)
@@ -170,9 +170,10 @@ class LatestScores:
                     self._latest[name] = stage
 
     def rows(self, room: int) -> list[tuple[str, ...]]:
-        """Name, score, level, weights left and seeds of each line that has a score.
+        """The name, score, level, remaining weights and seeds of each line that has a score.
 
-        They are in the sweep's order; of more than `room` lines, those that came last.
+        Lines are in the order of the sweep. If there are more than `room`, the most recent ones are
+        returned.
         """
         rows = {name: row for name in reversed(self._latest) if (row := self._row(name))}
         latest = list(rows)[:room]
@@ -196,14 +197,14 @@ class LatestScores:
     def _facts(self, stage: str, seed: str) -> TicketFacts | None:
         unit = stage, seed
         if unit not in self._read:
-            with suppress(ValueError):  # the report says what is wrong with a ticket
+            with suppress(ValueError):  # a faulty ticket: the report will describe the fault
                 if facts := self._store.facts(stage, seed):
                     self._read[unit] = replace(facts, history=())
         return self._read.get(unit)
 
 
 def latest_score(facts: Sequence[TicketFacts], metric: str, at: str) -> tuple[str, int] | None:
-    """The mean of a metric over tickets, with its name, and of how many; None if none has it."""
+    """The mean of a metric in words, and the number of tickets that have it; None if none do."""
     values: list[float] = []
     for scores in (ticket.metrics for ticket in facts):
         metric = named(metric, scores.get("metric") or ACCURACY)
@@ -219,7 +220,7 @@ def latest_score(facts: Sequence[TicketFacts], metric: str, at: str) -> tuple[st
 
 
 def _clock(seconds: float) -> str:
-    """`h:mm:ss`, or `m:ss` under an hour."""
+    """Format seconds as `h:mm:ss`, or as `m:ss` below one hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,9 +1,10 @@
-"""`drop_unneeded`: drop the tickets that no sweep of a root needs any more (without torch).
+"""`drop_unneeded`: delete the tickets that no sweep of a root needs any more (without torch).
 
-What a sweep needs is decided by its `keep`: `all` of its tickets; `reported`, those that a report
-reads (results, the learned masks that they were cut from, and initial weights); or `records`, none.
-A sweep that is unfinished, at work or imported needs all of its tickets, whatever its `keep`. A
-file goes only if no sweep under the root needs it; tickets of no sweep stay.
+The `keep` of a sweep says which tickets it needs: `all` of them; `reported`, those that a report
+reads (results, the learned masks that these were cut from, and initial weights); or `records`, no
+tickets. A sweep that is unfinished, running or imported needs all of its tickets, regardless of its
+`keep`. A file is deleted only if no sweep under the root needs it. Tickets that belong to no sweep
+are kept.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from lt_sweeps.storage.unit_costs import read_cost
 
 @dataclass(frozen=True)
 class Removable:
-    """The files that can go, by unit, and how many files of the same sweeps are needed."""
+    """The files that can be deleted, by unit, and how many files of the same sweeps are needed."""
 
     root: Path
     files: Mapping[UnitName, Sequence[Path]]
@@ -40,7 +41,7 @@ class Removable:
         return sum(_size(path) for paths in self.files.values() for path in paths)
 
     def sentences(self, name: str) -> Iterator[str]:
-        """What goes, and what computing it again would take."""
+        """Describe the files that can be deleted, and the time to compute them again."""
         count, size = sum(map(len, self.files.values())), self.bytes / 2**20
         yield f"{name}: {count:,} files, {size:,.1f} MiB, of {len(self.files):,} trainings can go"
         ended = [unit for unit, paths in self.files.items() if self._end(unit) in paths]
@@ -55,13 +56,13 @@ class Removable:
             yield f"{self.needed:,} files stay: a sweep under {self.root} needs them"
 
     def drop(self) -> int:
-        """Remove the files; returns how many. A unit that a process has claimed stays."""
+        """Delete the files; return how many. Files of a unit that a process has claimed stay."""
         names: dict[str, list[str]] = {}
         for (key, _), paths in self.files.items():
             stems = [path.name.removesuffix(".safetensors") for path in paths]
             names.setdefault(key, []).extend(stems)
         if names:
-            # First the note: a file that is noted and there is simply there.
+            # Record first, then delete: a file that is recorded but still exists does no harm.
             note_dropped(self.root, names)
         return sum(self._drop(unit, paths) for unit, paths in self.files.items())
 
@@ -76,15 +77,20 @@ class Removable:
 
 
 def drop_unneeded(where: Path, *, keep: str | None = None, apply: bool) -> list[str]:
-    """Find what can go of a sweep's folder, or of all sweeps of a root, and with `apply` remove it.
+    """Find the tickets that one sweep, or all sweeps of a root, can do without.
 
     Args:
-        keep: which tickets of these sweeps stay; None: each sweep's own `keep`, where that is not
-            `all`, or else `reported`.
+        where: the folder of a sweep, or a root.
+        keep: which tickets of these sweeps stay; None: each sweep's own `keep`, but `reported` for
+            a sweep with `keep=all`.
+        apply: delete the files; otherwise only describe them.
 
-    Returns what to tell a person.
+    Returns:
+        The lines to print.
 
-    Raises: ValueError: a wrong `keep`, no results, or a manifest whose needs cannot be read.
+    Raises:
+        ValueError: `keep` is unknown, the folder is neither a sweep nor a root, or the manifest of
+            a sweep cannot be read, so that its needs are unknown.
     """
     if keep is not None:
         check_name("keep", keep, KEEPS)
@@ -102,10 +108,10 @@ def drop_unneeded(where: Path, *, keep: str | None = None, apply: bool) -> list[
 
 
 def keep_only(sweep: SweepFolder, keep: str) -> list[str]:
-    """Drop what a sweep that has ended does not keep; returns what to tell a person."""
+    """Delete the tickets that a finished sweep does not keep; return the lines to print."""
     if keep == "all":
         return []
-    if others := sweep.running():  # also one that was killed a moment ago
+    if others := sweep.running():  # may include a process that was killed a moment ago
         say = f"nothing is removed while {', '.join(others)} may be at work on the sweep"
         return [f"keep={keep}: {say}; the same command removes it later"]
     removable = _removable(sweep.root, only=sweep.folder.resolve(), keep=keep)
@@ -141,7 +147,10 @@ def _records(sweep: SweepFolder) -> list[CellRecords]:
 
 
 def _has_ended(sweep: SweepFolder, records: Sequence[CellRecords]) -> bool:
-    """Whether all is recorded and nobody is at work; what was imported cannot be made again."""
+    """Whether all cells are recorded and no process is running on the sweep.
+
+    Never for an imported sweep, whose tickets cannot be computed again.
+    """
     done = all(cell.done and not cell.faults for cell in records)
     return done and sweep.manifest.experiment != "imported" and not sweep.running()
 
@@ -151,13 +160,13 @@ def _reported(records: Sequence[CellRecords]) -> Iterator[tuple[str, str, str]]:
     for row in (row for cell in records for row in cell.records):
         if row.is_result or row.mask_chance is not None:
             yield row.stage, row.seed, "end"
-            yield row.stage, row.seed, "best"  # stored where a row reports its weights
+            yield row.stage, row.seed, "best"  # stored only if a row reports these weights
         if row.init is not None:
             yield row.init, row.seed, "end"
 
 
 def _found(root: Path, units: set[UnitName], needed: set[tuple[str, str, str]]) -> Removable:
-    """The files of these units, each stage's folder listed once."""
+    """Find the files of these units; each stage's folder is listed once."""
     files, stay = dict[UnitName, list[Path]](), 0
     for key in sorted({key for key, _ in units}):
         with suppress(FileNotFoundError, NotADirectoryError):

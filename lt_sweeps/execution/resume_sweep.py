@@ -1,4 +1,4 @@
-"""Resume: what is missing of a frozen sweep, by the launcher that it was started with."""
+"""Resume a frozen sweep: compute its missing units with the launcher that it was started with."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 
 
 def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
-    """Do or submit exactly what is missing; returns the exit status.
+    """Compute or submit exactly the missing units; return the exit status.
 
     Args:
-        words: settings of the Slurm launcher that replace those the sweep was started with, and
-            `trust`, the modules that its configs may name.
+        words: settings of the Slurm launcher, which replace those that the sweep was started with;
+            and `trust`, the modules that the sweep's configs may name.
 
-    Raises: ValueError: a config names a function that is neither ours nor trusted.
+    Raises: ValueError: a config names a function that is neither from this package nor trusted.
     """
     given = {
         key: value if key == "time" else yaml_value(key, value)  # yaml reads 12:00:00 as a number
@@ -49,10 +49,12 @@ def resume(sweep: SweepFolder, words: Mapping[str, str]) -> int:
 
 
 def resumed(sweep: SweepFolder) -> Submission:
-    """A sweep that was frozen before, as it was submitted. Relative paths start where it did.
+    """Return the submission of a sweep that was frozen before.
 
-    In a root that was copied to another machine that folder may be missing. Relative paths then
-    start here: data or code of other content give other keys, and are refused by the sweep's name.
+    Change to the folder that the sweep was started in, where its relative paths start. If the root
+    was copied to another machine, that folder may be missing, and relative paths start in the
+    current folder instead. Data or code with different content would give different stage keys, and
+    `Submission` refuses those under the sweep's name.
     """
     cells, started_in = sweep.cells(), sweep.manifest.launcher.cwd
     try:

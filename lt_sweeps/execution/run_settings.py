@@ -1,4 +1,4 @@
-"""The keys of a config that say where and how a multirun runs, read alike by every launcher."""
+"""The config keys that say where and how a multirun runs; every launcher reads them from here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunSettings:
 
     root: Path
     device: str
-    workers: int | None  # processes at once; None: auto
+    workers: int | None  # number of processes at the same time; None: auto
     stack_size: int | None  # replicates in a stack; None: auto
     machine: Machine
     name: str | None
@@ -34,11 +34,11 @@ class RunSettings:
     budget: float | None  # GPU-hours; None: no limit
     keep: str = "all"  # which tickets stay when the sweep is done
     search: str | None = None  # the search whose sweep these cells join
-    words: tuple[str, ...] = ()  # what was typed
+    words: tuple[str, ...] = ()  # the overrides that were typed
 
     @classmethod
     def of(cls, cells: Sequence[Cell], *, words: Sequence[str] = ()) -> RunSettings:
-        """The settings of cells that a person asked for in these `words`.
+        """Read the settings of cells that were requested with the overrides `words`.
 
         Raises: ValueError: the cells differ in a setting, or a value is not allowed.
         """
@@ -71,7 +71,7 @@ class RunSettings:
         )
 
 
-# Keys that came after cells were frozen, at what they were then.
+# Keys that older sweeps do not have in their frozen cells, with the values that applied then.
 _LATER = {
     "deterministic": True,
     "keep": "all",
@@ -97,7 +97,7 @@ def _check(config: Mapping[str, Any]) -> None:
 
 
 def _profile(given: Any) -> str:
-    """What to measure of a machine's time: nothing, `time` or `trace`."""
+    """The measurement of a pack's time: an empty str for none, `time`, or `trace`."""
     if given is True or given is False:
         return "time" if given else ""
     if given != "trace":
@@ -106,7 +106,7 @@ def _profile(given: Any) -> str:
 
 
 def _count(key: str, value: Any) -> int | None:
-    """A whole number from 1 up, or None for `auto`."""
+    """Check a whole number from 1 up; return None for `auto`."""
     if value == "auto":
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -115,7 +115,7 @@ def _count(key: str, value: Any) -> int | None:
 
 
 def _number(key: str, value: Any, allowed: str) -> float:
-    """A number from 0 up; `allowed` says in the error message what the key takes."""
+    """Check a number from 0 up; `allowed` describes the valid values in the error message."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ValueError(f"{key}: got {value!r}; give {allowed}")
     return float(value)
@@ -131,7 +131,7 @@ def _budget(budget: Any) -> float | None:
 
 
 def check_writable(root: Path) -> None:
-    """Raises: ValueError: nothing can be written to the folder, or to the one that will hold it."""
+    """Raises: ValueError: the root, or the folder in which it will be made, is not writable."""
     there = next(
         folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists()
     )
@@ -144,7 +144,7 @@ def check_writable(root: Path) -> None:
 
 @functools.cache  # a process computes with the code that it has imported
 def code_version() -> str:
-    """The package's version, and the commit where it runs from a clone."""
+    """The package's version, with the commit if it runs from a git clone."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run(
@@ -154,7 +154,7 @@ def code_version() -> str:
             timeout=30,
             check=True,
         )
-    except subprocess.TimeoutExpired:  # there may well be a commit
+    except subprocess.TimeoutExpired:  # there may be a commit, but git was too slow
         return f"{__version__}+unknown"
     except (OSError, subprocess.SubprocessError):
         return __version__

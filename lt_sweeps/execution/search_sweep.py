@@ -1,4 +1,4 @@
-"""`SearchSweep`: the one sweep that the trials of a multirun join, where a plugin is not ours."""
+"""`SearchSweep`: make all trials of a multirun join one sweep if a Hydra plugin is not ours."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ _log = logging.getLogger("lt_sweeps")
 
 
 class SearchSweep(Callback):
-    """Has all trials of a multirun join one sweep, where a sweeper or a launcher is not ours.
+    """A Hydra callback that makes all trials of a multirun join one sweep.
 
-    Each of its jobs is a command of its own, here or in another process. A word that all of them
-    are given, `search=NAME`, says which sweep they join, and it is reported when all have ended.
+    It acts if the sweeper or the launcher is not ours. Then each job is a separate command, in this
+    process or in another. All jobs get the override `search=NAME`, which names the sweep that they
+    join. The sweep is reported when all jobs have ended.
     """
 
     begun: ClassVar[DictConfig | None] = None  # the config of the multirun
@@ -37,7 +38,7 @@ class SearchSweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         hydra = config.hydra
         if not all("_target_" in plugin for plugin in (hydra.sweeper, hydra.launcher)):
-            return  # Hydra refuses it; what a callback raises is only a warning
+            return  # Hydra refuses it itself; an error of a callback would only be a warning
         for kind in ("sweeper", "launcher"):
             _register_own(kind, hydra[kind])
         ours = issubclass(get_class(hydra.launcher["_target_"]), CellLauncher)
@@ -49,7 +50,7 @@ class SearchSweep(Callback):
             with flag_override(config, ["readonly", "struct"], False):
                 hydra.launcher = {"_target_": f"{PlanLauncher.__module__}.{PlanLauncher.__name__}"}
         _check_objective(config)
-        words = hydra.overrides.task  # which Hydra 1.4 makes read-only by itself
+        words = hydra.overrides.task  # Hydra 1.4 makes this list read-only
         with flag_override(config, ["readonly", "struct"], False), read_write(words):
             config.search = _search_name(hydra)
             words.append(f"search={config.search}")
@@ -58,7 +59,7 @@ class SearchSweep(Callback):
 
 @contextmanager
 def search_reported() -> Iterator[None]:
-    """Report the sweep of a search at its end, also after a trial that failed."""
+    """Report the sweep of a search when the block ends, even if a trial failed."""
     SearchSweep.begun = None
     try:
         yield
@@ -82,13 +83,16 @@ def _end_search() -> None:
 
 
 def _check_objective(config: DictConfig) -> None:
-    """Raises: ValueError: there is no such objective, or the search goes the other way."""
+    """Check the objective; warn if it looks at the test set.
+
+    Raises: ValueError: the objective is unknown, or the sweeper's direction does not fit it.
+    """
     from lt_sweeps.analysis.objective import Objective
 
     objective, sweeper = Objective.of(config.objective), config.hydra.sweeper
     if not searches(config.hydra):
         return
-    said = sweeper.get("direction")  # Optuna's: a text, or one of its own kind
+    said = sweeper.get("direction")  # Optuna's key: a str or an enum
     task: Any = OmegaConf.to_container(config.task) if config.get("task") else None
     objective.check_direction(str(getattr(said, "name", said)), task)
     if objective.looks_at_test:
@@ -100,9 +104,9 @@ def _check_objective(config: DictConfig) -> None:
 
 
 def _register_own(kind: str, config: DictConfig) -> None:
-    """Register a sweeper or launcher of a user's, which no package `hydra_plugins` brings.
+    """Register a user-defined sweeper or launcher, which is not in a `hydra_plugins` package.
 
-    Raises: ValueError: its `_target_` is not a class of that kind, or cannot be imported.
+    Raises: ValueError: its `_target_` cannot be imported, or is not a class of that kind.
     """
     target = str(config["_target_"])
     known = Plugins.instance().class_name_to_class
@@ -117,7 +121,7 @@ def _register_own(kind: str, config: DictConfig) -> None:
 
 
 def _search_name(hydra: DictConfig) -> str:
-    """The same for the same words, so that a search that is started again goes on in its sweep."""
+    """Name a search by its overrides, so that starting it again continues in the same sweep."""
     aside = ("report", "data_dir", *SHARED_KEYS)
     task = [w for w in hydra.overrides.task if re.split(r"[.=]", w.lstrip("+~"))[0] not in aside]
     sweeper = OmegaConf.to_container(hydra.sweeper)

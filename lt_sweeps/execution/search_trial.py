@@ -1,4 +1,4 @@
-"""A trial of a search: what one job of somebody's sweeper or launcher asks for, and returns."""
+"""A trial of a search: the cells of one job of a third-party sweeper, and their objective."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lt_sweeps.storage.run_folder import RunFolder
 
 
 class FailedTrial(ValueError):
-    """A trial that has no objective: it is unfinished, diverged, or has no such number."""
+    """A trial that has no objective: it is unfinished, has diverged, or lacks the metric."""
 
 
 def by_seed(cell: Cell) -> list[Cell]:
-    """The cells of a trial: one for each seed of `seed=[0,1,2]`."""
+    """Return the cells of a trial, one for each seed of `seed=[0,1,2]`."""
     seeds = cell.config["seed"]
     if not isinstance(seeds, list) or not seeds:
         return [cell]
@@ -28,13 +28,14 @@ def by_seed(cell: Cell) -> list[Cell]:
 
 
 def objective_of(cells: Sequence[Cell], *, searched: bool) -> float:
-    """The objective of a trial whose cells have been run: the mean over its seeds.
+    """Return the objective of a trial whose cells have been run: the mean over its seeds.
 
     Args:
-        searched: whether its sweeper looks at it. Optuna takes no NaN, so that a trial without a
-            number then is a failed one. A grid just has it run.
+        searched: whether the sweeper uses the objective. Optuna does not accept NaN, so then a
+            trial without a number counts as failed. A grid ignores the objective and gets NaN.
 
-    Raises: FailedTrial: it is unfinished, or has none.
+    Raises: FailedTrial: the trial is unfinished, its records cannot be read, or, with `searched`,
+        a seed has no number.
     """
     config, planned = cells[0].config, [planned_cell(cell) for cell in cells]
     objective, root = Objective.of(config["objective"]), Path(config["root"])
@@ -47,7 +48,7 @@ def objective_of(cells: Sequence[Cell], *, searched: bool) -> float:
         values = objective.of_trial(root / "runs" / signature, seeds, cells[0].report)
     except ValueError as error:
         raise FailedTrial(str(error)) from None
-    # One without a number makes the mean NaN: a mean of the others would flatter.
+    # A seed without a number makes the mean NaN: the mean of the other seeds would look too good.
     value = fmean(values.get(seed, math.nan) for seed in seeds)
     without = [seed for seed in seeds if not math.isfinite(values.get(seed, math.nan))]
     if searched and without:

@@ -1,6 +1,6 @@
-"""`Status`: how far a sweep has come, from its files, so that it works offline and while jobs run.
+"""`Status`: the progress of a sweep, read from its files, so it works offline and while jobs run.
 
-If Slurm answers, it is asked too: it knows which jobs ended without writing so into a file.
+If Slurm is available, its queue is read too: it shows which jobs ended without recording it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", 
 STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
 
 COMPLETE, BROKEN, AT_WORK = 0, 1, 3
-"""Exit statuses: all is done; something is missing, or all diverged; something is at work."""
+"""Exit statuses: all cells are done; some are missing, or all diverged; work is in progress."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """A sweep at one moment."""
+    """The state of a sweep at one moment."""
 
     sweep: SweepFolder
     stored: frozenset[UnitName]
     failures: Mapping[UnitName, Failure]
     working: Mapping[str, Heartbeat]
-    held: frozenset[tuple[int, int]]  # array and task of the jobs that may still come
+    held: frozenset[
+        tuple[int, int]
+    ]  # array and task of the jobs that may still be queued or running
     asked_slurm: bool
     records: Sequence[CellRecords]  # by cell
-    reasons: Mapping[str, int] = field(default_factory=dict[str, int])  # of jobs that Slurm holds
+    # How many queued jobs wait for each of Slurm's reasons.
+    reasons: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
     def of(cls, sweep: SweepFolder) -> Status:
@@ -45,7 +48,7 @@ class Status:
         tasks = {(b.number, task) for b in submitted for task in range(len(b.tasks))}
         held, asked, reasons = frozenset(tasks - over(sweep).keys()), False, Counter[str]()
         if submitted and has_slurm():
-            with suppress(ValueError):  # Slurm does not answer: the files must do
+            with suppress(ValueError):  # Slurm does not answer: use only the files
                 found = queued(sweep, timeout=10)
                 held, asked = frozenset(found) & tasks, True
                 reasons.update(t.reason for t in found.values() if t.state == "PENDING")
@@ -55,18 +58,18 @@ class Status:
 
     @cached_property
     def finished(self) -> frozenset[int]:
-        """The cells all of whose records are written, and are as they were written."""
+        """The numbers of the cells whose records are complete and undamaged."""
         cells = enumerate(self.records)
         return frozenset(number for number, cell in cells if cell.done and not cell.faults)
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong with the records of cells, a line for each."""
+        """The faults of the cells' records, a line for each."""
         return [fault for cell in self.records for fault in cell.faults]
 
     @cached_property
     def states(self) -> dict[UnitName, str]:
-        """Each unit's state."""
+        """The state of each unit."""
         running = {
             unit
             for heartbeat in self.working.values()
@@ -74,8 +77,8 @@ class Status:
             for unit in pack.units
         }
         waiting = self._waiting()
-        # The first that holds counts: a unit may be stored after it failed, or fail while queued.
-        # Of imported results there may be records and no tickets.
+        # The first state that applies counts: a unit may be stored after it failed, or fail while
+        # it is queued. Imported results may have records but no tickets.
         done = {unit for number in self.finished for unit in self.cells[number].units}
         order = {DONE: self.stored | done, RUNNING: running, FAILED: self.failures, QUEUED: waiting}
         return {
@@ -95,7 +98,7 @@ class Status:
         return self.sweep.manifest.cells
 
     def grid(self) -> dict[tuple[int, str], list[UnitName]]:
-        """The units that cells report, by level and seed; a shared one once for each cell."""
+        """The units that cells report, by level and seed; a shared unit once for each cell."""
         found: dict[tuple[int, str], list[UnitName]] = {}
         for cell in self.cells:
             for key, level in cell.levels.items():
@@ -104,17 +107,20 @@ class Status:
 
     @cached_property
     def diverged(self) -> bool:
-        """Whether all cells are done and every replicate diverged: the sweep has no result."""
+        """Whether all cells are done and every replicate has diverged, so there is no result."""
         done = len(self.finished) == len(self.cells)
         return done and all_diverged(cell.records for cell in self.records)
 
     def collapsed(self) -> dict[int, int]:
-        """How many tickets of each level predict only one class or have lost a layer."""
+        """The number of tickets at each level that predict only one class or have lost a layer."""
         rows = (row for cell in self.records for row in cell.records)
         return Counter(row.level for row in rows if row.collapsed)
 
     def seconds_left(self) -> float | None:
-        """An estimate by speeds measured under this root; None without any, or if nothing runs."""
+        """The estimated seconds left, from speeds measured under this root.
+
+        None if a speed is missing, or if nothing is running.
+        """
         at_once = sum(len(heartbeat.packs) for heartbeat in self.working.values())
         stages = self.sweep.manifest.stages
         known, left = known_speeds(self.sweep.root), 0.0
@@ -128,7 +134,7 @@ class Status:
         return left / at_once if at_once else None
 
     def broken_cells(self) -> dict[UnitName, list[int]]:
-        """The units that failed by themselves, with the cells that need them."""
+        """The units that failed, without those that only need a failed unit; with their cells."""
         own = {unit for unit, note in self.failures.items() if "not begun" not in note.reason}
         return {
             unit: numbers
@@ -137,11 +143,12 @@ class Status:
         }
 
     def lost(self) -> list[tuple[Batch, int]]:
-        """Jobs that left Slurm's queue without writing that they ended, with work left to do.
+        """Jobs that left Slurm's queue with unfinished work, without recording that they ended.
 
-        If several jobs were given the same work, only the last is reported, and a canary only if
-        no job after it has begun or can begin. A batch without an id was refused by Slurm, so it
-        has no jobs; a batch with another name belongs to the root that this one was copied from.
+        If several jobs were given the same work, only the last is reported. A canary is reported
+        only if no job after it has started or can start. A batch without an id was refused by
+        Slurm, so it has no jobs. A batch with another name belongs to the root that this root was
+        copied from.
         """
         packs = {pack.name: pack for pack in self.sweep.manifest.packs}
         ended, seen, lost, went_on = over(self.sweep), set[str](), list[tuple[Batch, int]](), False
@@ -163,7 +170,7 @@ class Status:
         return sorted(lost, key=lambda job: (job[0].number, job[1]))
 
     def _waiting(self) -> set[UnitName]:
-        """The units that a queued job, or a local process at work, will still compute."""
+        """The units that a queued job or a running process will still compute."""
         packs = {pack.name: pack for pack in self.sweep.manifest.packs}
         named = {batch.number: batch for batch in batches(self.sweep)}
         names = {name for number, task in self.held for name in named[number].tasks[task]}
@@ -172,7 +179,7 @@ class Status:
 
 
 def _stored(sweep: SweepFolder) -> frozenset[UnitName]:
-    """The units with a stored ticket; a ticket with a checkpoint beside it is not final yet."""
+    """The units with a stored ticket and no checkpoint: with a checkpoint, it is not final yet."""
     wanted: dict[str, set[str]] = {}
     for cell in sweep.manifest.cells:
         for key in cell.stages:

@@ -152,8 +152,8 @@ class Submission:
         """Warn about images that occur in several splits of the data of these units.
 
         Raises:
-            ValueError: so many images are shared that one split must come from another, or a
-                target is not one of the classes.
+            ValueError: so many images are shared that one split must come from another, or targets
+                do not fit the task (for example, a class that does not exist).
         """
         for task in tasks_of(units):
             splits = task.dataset.load()

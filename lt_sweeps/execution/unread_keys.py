@@ -1,4 +1,4 @@
-"""Keys of the method that a command gives and no cell reads, such as `to` with `protocol=prune`."""
+"""Refuse keys of the method that no cell reads, such as `to` with `protocol=prune`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from lt_sweeps.plan.cell_plan import Planned, planned_cell
 
 
 def refuse_unread(cells: Sequence[Planned], words: Iterable[str]) -> None:
-    """Raises: ValueError: with any other value of a given key all cells would be planned alike."""
+    """Check that each typed key of the method changes the plan of a cell.
+
+    Raises: ValueError: with another value of a typed key, all cells would be planned the same.
+    """
     given = (re.match(r"\+{0,2}method\.(\w+)=", word) for word in words)
     for name in dict.fromkeys(match[1] for match in given if match):
         taking = [cell for cell in cells if name in cell.cell.config["method"]]
-        firsts = {cell.signature: cell for cell in taking}.values()  # other seeds read the same
+        firsts = {cell.signature: cell for cell in taking}.values()  # all seeds read the same keys
         if firsts and not any(_reads(cell, name) for cell in firsts):
             option, value = taking[0].cell.choices["method"], taking[0].cell.config["method"][name]
             raise ValueError(
@@ -34,13 +37,13 @@ def _reads(cell: Planned, name: str) -> bool:
 def _differs(cell: Planned, config: Config) -> bool:
     try:
         other = planned_cell(replace(cell.cell, config=config))
-    except Exception:  # it looked at the value; a method of a user's may raise anything
+    except Exception:  # it read the value: a user-defined method may raise any exception
         return True
     return [last.key for last in other.lasts] != [last.key for last in cell.lasts]
 
 
 def _others(value: Any) -> Sequence[Any]:
-    """Values of the same kind; of a text two times, because an epoch may have one step."""
+    """Other values of the same type. For a str two durations: `1it` may be equal to `1ep`."""
     if isinstance(value, bool):
         return (not value,)
     if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""Keys of Hydra that our launchers do not obey, each refused with what to do instead."""
+"""Refuse keys of Hydra that have no effect with our launchers, and say what to use instead."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _REPLACED: Mapping[str, tuple[Any, str]] = {
     "output_subdir": (None, "each cell's config is in ROOT/runs/SIGNATURE/SEED/config.yaml"),
     "verbose": (False, _LOGS),
 }
-"""Keys of Hydra, with their value in config.yaml and what to do instead."""
+"""Keys of Hydra without effect: the value of each in config.yaml, and what to do instead."""
 
 
 def refuse_unused(hydra: DictConfig) -> None:
-    """Raises: ValueError: a key of Hydra is set that our launchers would not obey."""
+    """Raises: ValueError: a key of Hydra is set that has no effect with our launchers."""
     given = OmegaConf.to_container(hydra, resolve=False)
     assert isinstance(given, dict)
     for key, (default, instead) in _REPLACED.items():

@@ -1,4 +1,4 @@
-"""Slurm: a sweep as arrays of jobs that survive preemption, time limits and dead nodes.
+"""Run a sweep on Slurm, as job arrays that survive preemption, time limits and dead nodes.
 
 Door: `slurm_launcher.submit_cells`.
 """

@@ -1,4 +1,4 @@
-"""A copy of the code for a sweep's jobs, so that later edits do not change what is queued."""
+"""Copy the code for a sweep's jobs, so that later edits do not affect queued jobs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import lt_sweeps
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.config.user_code import names_imported
 
-_LARGEST = 1 << 20  # bytes; a larger file is taken for data and not copied
-_LIST = ".files"  # the names of the files of a copy
+_LARGEST = 1 << 20  # bytes; larger files are assumed to be data and are not copied
+_LIST = ".files"  # the file that lists the names of all files of a copy
 JOB = '''"""Works on packs of a sweep with the code that lies beside this file and no other."""
 
 import sys
@@ -34,10 +34,10 @@ if __name__ == "__main__":
 
 
 def copy_code(folder: Path) -> Path:
-    """Copy this package, conf/ and the user's own modules to `folder/<hash of their content>`.
+    """Copy this package, conf/ and user-defined modules to `folder/<hash of their content>`.
 
-    The user's modules are those that composing and planning the sweep have imported, and those
-    that they import in turn, except installed packages.
+    The user-defined modules are those that composing and planning the sweep have imported, and the
+    modules that these import in turn, without installed packages.
     """
     files = {name: path.read_bytes() for name, path in _files()} | {"job.py": JOB.encode()}
     target = folder / _content_name(files)
@@ -51,19 +51,19 @@ def copy_code(folder: Path) -> Path:
             (temporary / name).write_bytes(blob)
         (temporary / _LIST).write_text("\n".join(files), "utf-8")
         temporary.chmod(0o755)
-        if target.exists():  # somebody has edited it
+        if target.exists():  # the earlier copy was edited: move it out of the way
             target.rename(temporary.with_name(f"{temporary.name}-edited"))
         temporary.rename(target)
     except OSError:
         shutil.rmtree(temporary)
-        # Unless another process has made the same snapshot meanwhile.
+        # No error if another process has made the same copy in the meantime.
         if not (target.exists() and is_intact(target)):
             raise
     return target
 
 
 def is_intact(copy: Path) -> bool:
-    """Whether the files of a copy are as they were copied; other files may lie beside them."""
+    """Whether the copied files are unchanged; additional files in the folder are allowed."""
     try:
         names = (copy / _LIST).read_text("utf-8").split("\n")
         return _content_name({name: (copy / name).read_bytes() for name in names}) == copy.name
@@ -72,16 +72,17 @@ def is_intact(copy: Path) -> bool:
 
 
 def users_modules() -> set[str]:
-    """The user's own modules and packages that this process has imported, by their first names."""
+    """The top-level names of the user-defined modules and packages that this process imported."""
     names = {name.partition(".")[0] for name in sys.modules} - {"__main__", "__mp_main__"}
     installed = _installed()
     return {name for name in names if _is_users(name, installed)}
 
 
 def only_from(copy: Path) -> None:
-    """Import from a copy and from what is installed, and from nowhere else.
+    """Restrict imports to a copy and to installed packages.
 
-    What a job did not find in its copy would else come from folders that are edited meanwhile.
+    Otherwise a module that is missing in the copy would be imported from a folder that people edit
+    while jobs are queued.
     """
     installed = _installed()
     kept = [
@@ -100,7 +101,7 @@ def _content_name(files: Mapping[str, bytes]) -> str:
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    """The files to copy, each with its name in the snapshot."""
+    """The files to copy, each with its name in the copy."""
     yield from _tree("lt_sweeps/", Path(lt_sweeps.__file__).parent)
     yield from _tree("conf/", CONF)
     installed, waiting, seen = _installed(), sorted(users_modules()), set[str]()
@@ -123,7 +124,7 @@ def _files() -> Iterator[tuple[str, Path]]:
 
 
 def _is_users(name: str, installed: tuple[str, ...]) -> bool:
-    """Whether a module is neither part of Python nor installed nor this package."""
+    """Whether a module is user-defined: not part of Python, not installed and not this package."""
     file, folders = _place(name)
     places = [place for place in (*folders, file or "") if place]
     inside = any(
@@ -134,7 +135,7 @@ def _is_users(name: str, installed: tuple[str, ...]) -> bool:
 
 @functools.cache
 def _listed(folder: str) -> frozenset[str]:
-    """What an installer has put into a folder of any name, such as `pip --target`, by its lists."""
+    """The top-level names that an installer, such as `pip --target`, has put into a folder."""
     names: set[str] = set()
     for record in Path(folder).glob("*.dist-info/RECORD"):
         lines = record.read_text(errors="replace").splitlines()
@@ -143,7 +144,7 @@ def _listed(folder: str) -> frozenset[str]:
 
 
 def _place(name: str) -> tuple[str | None, list[str]]:
-    """The file of a module, and the folders of a package, imported or not."""
+    """The file of a module and the folders of a package, whether it is imported or not."""
     if module := sys.modules.get(name):
         return getattr(module, "__file__", None), [*map(str, getattr(module, "__path__", ()))]
     try:
@@ -156,7 +157,7 @@ def _place(name: str) -> tuple[str | None, list[str]]:
 
 
 def _tree(prefix: str, folder: Path) -> Iterator[tuple[str, Path]]:
-    """The files of a folder, without hidden ones, compiled ones and large ones."""
+    """The files of a folder, without hidden, compiled and large files."""
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)

@@ -1,4 +1,4 @@
-"""The program of a Slurm job: it trains its packs as the sweep's frozen manifest describes them."""
+"""The program of a Slurm job: train the job's packs as the sweep's frozen manifest says."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run_task(arguments: Sequence[str] | None = None) -> int:
         status = _train(sweep, batch, int(task), lambda: bool(stop_signals), parent)
     except (ChangedCode, OutOfPatience) as error:
         status = _given_up(sweep, batch.tasks[int(task)], str(error))
-    except NoGpu as error:  # the node's failure: no unit has failed, and the job counts as lost
+    except NoGpu as error:  # the node is at fault: no unit has failed, and the job counts as lost
         say(f"error: {error}")
         drain()
         return 1
@@ -83,16 +83,16 @@ def _ended(
     failed: Mapping[UnitName, str],
     known: Collection[UnitName],
 ) -> int:
-    """Print and note what failed; returns the exit status.
+    """Print and record the failed units; return the exit status.
 
     Args:
-        known: what had failed before the job started.
+        known: the units that had failed before the job started.
     """
-    # Slurm cancels every job that waits for a failed one (`afterok`), with all of its work that
-    # does not need the failed unit. So a job that others wait for does not fail for the failures
-    # that were known when it started: those of the canary and of earlier jobs. It leaves the failed
-    # units out, and the last jobs, which nothing waits for, report them: a sweep with a failed unit
-    # ends with a failed job that `sacct` shows. A failure that is new counts in each job.
+    # Slurm cancels every job that waits for a failed job (`afterok`), including work that does not
+    # need the failed unit. So a job that other jobs wait for does not fail because of failures that
+    # were known when it started: those of the canary and of earlier jobs. It skips the failed
+    # units. The last jobs, which no job waits for, report them, so a sweep with a failed unit ends
+    # with a failed job that `sacct` shows. A new failure makes any job fail.
     #
     # Example: the criterion `luck` fails in the canary. Job A holds the dense run and level 1 of
     # `luck`, job B level 2 of `luck`, job C the levels of `random`; B and C wait for A. A trains
@@ -115,7 +115,7 @@ def _ended(
 
 
 def _given_up(sweep: SweepFolder, packs: Sequence[str], reason: str) -> int:
-    """Print and note why the job cannot go on; returns the exit status."""
+    """Print and record why the job cannot continue; return the exit status."""
     say(f"error: {reason}")
     for pack in sweep.packs(packs):
         for key, seed in pack.units:
@@ -127,9 +127,9 @@ def _given_up(sweep: SweepFolder, packs: Sequence[str], reason: str) -> int:
 def _result(
     sweep: SweepFolder, packs: Sequence[FrozenPack], failed: Mapping[UnitName, str], *, canary: bool
 ) -> int:
-    """Print and note the failures; returns the exit status: 1 if a unit of the job failed.
+    """Print and record the failures; return the exit status: 1 if a unit of the job failed.
 
-    All jobs wait for the canary, so it fails only if none of its units trains.
+    All jobs wait for the canary, so the canary fails only if all of its units fail.
     """
     mine = [unit for pack in packs for unit in pack.units]
     broken = [unit for unit in mine if unit in failed]
@@ -146,7 +146,7 @@ def _result(
 def _spread(
     sweep: SweepFolder, broken: Sequence[UnitName], reasons: Mapping[UnitName, str]
 ) -> None:
-    """Note the canary's failures for all seeds, which differ only in their random draws."""
+    """Record the canary's failures for all seeds: seeds differ only in their random draws."""
     reason_of = {key: reasons[key, seed] for key, seed in broken}
     for cell in sweep.manifest.cells:
         for key in cell.stages:
@@ -155,13 +155,13 @@ def _spread(
 
 
 def _id_in_slurm() -> str | None:
-    """The id of this task; `SLURM_JOB_ID` is that of the whole array in its last task."""
+    """The id of this task. In an array's last task, `SLURM_JOB_ID` is the id of the whole array."""
     array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def _devices(device: str, processes: int) -> list[str]:
-    """The device of each process: `processes` of them on each GPU, or on the CPU."""
+    """The device of each worker process: `processes` workers on each GPU, or on the CPU."""
     if device == "cpu":
         return ["cpu"] * processes
     gpus = len(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))
@@ -169,7 +169,7 @@ def _devices(device: str, processes: int) -> list[str]:
 
 
 class _Lines:
-    """Prints a line in the job's output for every pack that starts or ends."""
+    """A panel that prints a line to the job's output when a pack starts or ends."""
 
     def start(self, pack: FrozenPack) -> None:
         say(f"{pack.name}: {len(pack.units)} units")

@@ -1,9 +1,9 @@
-"""Jobs: the packs that each job of a cluster trains, and the jobs that it waits for.
+"""Divide packs into jobs: the packs that each job trains, and the jobs that it waits for.
 
-The cells are cut into as many groups as there shall be jobs. A training that one group needs is
-part of that group's job. Trainings that the same several groups need form a shared job of their
-own. A shared job needs only trainings that at least the same groups need, so new jobs never wait
-for each other in a circle.
+The cells are divided into groups, one for each requested job. A training that only one group needs
+belongs to that group's job. Trainings that are needed by the same several groups form a separate
+shared job. A shared job depends only on trainings that all of its groups need too, so new jobs
+never wait for each other in a cycle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lt_sweeps.plan.unit import Unit
 
 @dataclass(frozen=True)
 class Job:
-    """The packs that one job of the cluster trains, and the names of the jobs that it waits for."""
+    """One job of the cluster: the packs that it trains, and the names of jobs that it waits for."""
 
     name: str
     packs: tuple[Pack, ...]
@@ -32,14 +32,17 @@ class Job:
 def share_out(
     plan: Plan, missing: Sequence[Unit], count: int | None, seconds: Callable[[Work], float]
 ) -> dict[Unit, str]:
-    """The name of each missing unit's job, for `count` jobs of near equal work.
+    """Assign each missing unit to a job, for `count` jobs with about the same amount of work.
 
-    Cells that share trainings or can be stacked lie side by side in the order that is cut: cells of
-    one recipe and network, then of one seed.
+    The cells are sorted by recipe and network, then by seed, and the sorted list is divided into
+    groups. So cells that share trainings or can be stacked are usually in the same group.
 
     Args:
-        count: how many groups the cells are cut into; None: each cell is a group.
-        seconds: how long a training takes.
+        count: the number of groups of cells; None: each cell is a group.
+        seconds: returns the seconds that a training takes.
+
+    Returns:
+        The name of each unit's job.
     """
     todo = set(missing)
     cells = [cell for cell in plan.cells if not todo.isdisjoint(cell.units)]
@@ -48,7 +51,8 @@ def share_out(
     total, done = sum(work) or 1.0, 0.0
     owners: dict[Unit, set[int]] = {}  # the groups that need each unit
     for i, added in zip(ordered, work, strict=True):
-        # The group in which the middle of this cell's work lies, on a line of all work.
+        # Lay the work of all cells end to end and cut it into equal groups: the cell belongs to
+        # the group that contains the middle of its work.
         group = i if count is None else min(count - 1, int((done + added / 2) / total * count))
         done += added
         for unit in (unit for unit in cells[i].units if unit in todo):
@@ -63,13 +67,13 @@ def build(
     stack_size: Mapping[str, int],
     workers: int,
 ) -> list[Job]:
-    """The jobs in an order of submission: a job comes after the jobs that it waits for.
+    """Return the jobs in the order of submission: each job after the jobs that it waits for.
 
     Args:
         names: the job of each unit, as `share_out` returns it.
-        left: unfinished packs of an earlier submission, each with the name of its job then.
-        stack_size: by stage key.
-        workers: the processes of one job.
+        left: unfinished packs of an earlier submission, each with the name of its job.
+        stack_size: the number of replicates in a stack, by stage key.
+        workers: the number of processes of one job.
     """
     members: dict[str, list[Pack]] = {}
     for pack, name in left:
@@ -84,7 +88,7 @@ def build(
 
 
 def _place(cell: Planned, number: int) -> tuple[str, str, int, int]:
-    """Where a cell stands in the order that is cut into groups."""
+    """The sort key of a cell, for the order that is divided into groups."""
     training = cell.last.training.key
     return training, str(cell.last.network.net), cell.seed.value, number
 
@@ -92,7 +96,7 @@ def _place(cell: Planned, number: int) -> tuple[str, str, int, int]:
 def _marginal(
     cells: Sequence[Planned], todo: set[Unit], seconds: Callable[[Work], float]
 ) -> list[float]:
-    """The seconds of work that each cell adds to the cells before it."""
+    """The seconds of work that each cell adds to the work of the cells before it."""
     seen: set[Unit] = set()
     work = []
     for cell in cells:
@@ -109,20 +113,20 @@ def _job_name(groups: set[int]) -> str:
 
 
 def _ordered(members: Mapping[str, Sequence[Pack]]) -> list[Job]:
-    """The jobs in an order of submission; jobs that wait for each other are joined.
+    """Return the jobs in the order of submission; jobs that wait for each other are merged.
 
     Args:
-        members: the packs of each job, by its name.
+        members: the packs of each job, by the job's name.
     """
-    # Slurm takes only the ids of jobs that are submitted already, so a job must come after the
-    # jobs that it waits for: a topological order. New jobs always have one. Packs that an earlier
-    # submission left keep the names of their jobs, and those were cut in another way, so a circle
-    # is possible. Example: level 0 lies in job a, level 1 in job b, and level 2 in job a again.
-    # Then b waits for a (level 1 needs level 0) and a for b (level 2 needs level 1).
+    # A Slurm dependency can name only jobs that are already submitted, so the jobs are sorted
+    # topologically. For new jobs such an order always exists. But unfinished packs of an earlier
+    # submission keep the names of their jobs, which were divided differently, so a cycle is
+    # possible. Example: level 0 is in job a, level 1 in job b, and level 2 in job a again. Then b
+    # waits for a (level 1 needs level 0), and a waits for b (level 2 needs level 1).
     #
-    # All jobs of a circle become one job, which trains its packs by depth: levels 0, 1, 2. Jobs
-    # that waited for one of them now wait for the joined job. That can close another circle, so
-    # the result is ordered again; each time there are fewer jobs, so this ends.
+    # All jobs of a cycle are merged into one job, which trains its packs by depth: levels 0, 1, 2.
+    # Jobs that waited for one of them now wait for the merged job. This can close another cycle,
+    # so the result is sorted again. Each time there are fewer jobs, so the recursion ends.
     name_of = {unit: name for name, held in members.items() for pack in held for unit in pack.units}
     after = {
         name: {
@@ -138,7 +142,7 @@ def _ordered(members: Mapping[str, Sequence[Pack]]) -> list[Job]:
     try:
         order = tuple(TopologicalSorter(after).static_order())
     except CycleError as error:
-        first, *others = dict.fromkeys(error.args[1])  # the circle names its first job twice
+        first, *others = dict.fromkeys(error.args[1])  # the cycle lists its first job twice
         joined = {name: list(held) for name, held in members.items() if name not in others}
         joined[first] = [pack for name in (first, *others) for pack in members[name]]
         return _ordered(joined)

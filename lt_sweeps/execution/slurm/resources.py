@@ -1,4 +1,4 @@
-"""The profile of a Slurm cluster: what each job asks for, read from `hydra/launcher/*.yaml`."""
+"""The profile of a Slurm cluster: the resources of each job, from `hydra/launcher/*.yaml`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from lt_sweeps.config.spelling import listed, nearest
 WHERE = "hydra.launcher"
 _OURS = ("array", "dependency", "job-name", "output", "error", "signal", "requeue", "wait")
 _OURS += ("chdir", "nodes", "ntasks", "ntasks-per-node")
-# Options of sbatch that a key of the profile sets, and that would replace its value unsaid.
+# The profile's key for each sbatch option that must not be given under `sbatch`: there it would
+# silently replace the value of the key.
 _KEYS = {name: name for name in ("partition", "account", "qos", "constraint", "time", "gpus")}
 _KEYS |= {"mem": "memory", "cpus-per-task": "cpus", "gpus-per-node": "gpus"}
 _KEYS |= {"mail-user": "mail", "mail-type": "mail_type"}
@@ -25,7 +26,7 @@ _LONGEST = 7 * 24 * 60  # minutes; yaml reads 3:00:00 as 10800
 
 @dataclass(frozen=True)
 class SlurmResources:
-    """The keys of conf/hydra/launcher/slurm.yaml; a comment there explains each."""
+    """The keys of conf/hydra/launcher/slurm.yaml, where a comment explains each key."""
 
     partition: str | None = None
     account: str | None = None
@@ -54,19 +55,22 @@ class SlurmResources:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SlurmResources:
-        """Raises: ValueError: an unknown key, or a value that is not allowed."""
+        """Make a profile from the keys of a yaml.
+
+        Raises: ValueError: a key is unknown, or a value is not allowed.
+        """
         profile = made(cls, values, where=WHERE)
         profile._check()
         return profile
 
     @property
     def gpu_count(self) -> int:
-        """The number of GPUs of a job: `gpus` is a number, or a type and a number (`a100:2`)."""
+        """The number of GPUs of a job; `gpus` is a number, or a type and a number (`a100:2`)."""
         return int(str(self.gpus).rpartition(":")[2])
 
     @property
     def words(self) -> str:
-        """What a job asks for, as a plan says it."""
+        """The resources that a job requests, in the words of a printed plan."""
         number = self.gpu_count or self.cpus
         noun = "GPU" if self.gpu_count else "CPU"
         what = f"{self.gpus if self.gpu_count else number} {noun}{'s' if number > 1 else ''}"
@@ -94,7 +98,7 @@ class SlurmResources:
             "use_srun": False,
         }
         # B: Slurm signals only the batch shell; job.sh passes the signal on to the one process that
-        # shall save.
+        # saves.
         additional = {"signal": f"B:USR2@{self.signal_delay}", "requeue": True, "chdir": chdir}
         return {
             **{name: value for name, value in parameters.items() if value is not None},
@@ -149,25 +153,26 @@ class SlurmResources:
 
 
 def _exported(value: Any) -> str:
-    """The value of a variable as a yaml has it: true, and not Python's True."""
+    """The value of an environment variable as yaml writes it: `true` instead of Python's True."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _seconds(time: str) -> int:
-    """A time of Slurm: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    """Convert a Slurm time to seconds: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
     days, dash, clock = time.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
-    # After the days, hours come first; without them a time of one or two parts begins with minutes.
+    # After days, the first part is hours. Without days, a time of one or two parts starts with
+    # minutes.
     units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
     clocked = sum(part * unit for part, unit in zip(parts, units, strict=False))
     return int(days or 0) * 86400 + clocked
 
 
 def check_options(profile: SlurmResources) -> None:
-    """Compare the options under `sbatch` with those that `sbatch --help` of this cluster lists.
+    """Compare the options under `sbatch` with those that `sbatch --help` lists on this cluster.
 
     Raises:
-        ValueError: unknown options; the message lists the valid ones.
+        ValueError: an option is unknown; the message lists the valid options.
     """
     if not profile.sbatch:
         return

@@ -1,4 +1,4 @@
-"""The Slurm launcher: freezes a sweep, submits its packs as arrays of jobs, and returns."""
+"""The Slurm launcher: freeze a sweep, submit its packs as job arrays, and return."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DIVISION = ("jobs", "hours_per_job", "pack")  # the keys that divide cells into
 
 
 def submit_cells(cells: Sequence[Cell], profile: SlurmResources, *, words: Sequence[str]) -> int:
-    """Submit whatever is missing of the cells and is not queued; returns the exit status."""
+    """Submit the units of the cells that are missing and not queued; return the exit status."""
     made, settings = plan(cells), RunSettings.of(cells, words=words)
     settings = replace(settings, root=settings.root.absolute())  # jobs may start elsewhere
     submission = Submission(made, settings)
@@ -46,7 +46,7 @@ def submit_cells(cells: Sequence[Cell], profile: SlurmResources, *, words: Seque
 
 
 def submit_missing(submission: Submission, profile: SlurmResources) -> int:
-    """Submit what is missing of a submission and is not queued; returns the exit status."""
+    """Submit the units of a submission that are missing and not queued; return the exit status."""
     settings = submission.settings
     check_writable(settings.root)
     if not settings.dry_run and not has_slurm():
@@ -57,12 +57,12 @@ def submit_missing(submission: Submission, profile: SlurmResources) -> int:
         _affordable_jobs(submission, profile)
         return 0
     check_options(profile)
-    with locked(submission.folder / ".submit.lock"):  # the same sweep from two shells
+    with locked(submission.folder / ".submit.lock"):  # two shells may submit the same sweep
         return _affordable_jobs(submission, profile).submit()
 
 
 def _affordable_jobs(submission: Submission, profile: SlurmResources) -> _Jobs:
-    """Show the jobs of a submission, and refuse those that take more than its budget."""
+    """Show the jobs of a submission, and refuse them if they take more than its budget."""
     jobs = _Jobs(submission, profile)
     jobs.show()
     within_budget(jobs.estimate, submission.settings.budget)
@@ -70,15 +70,15 @@ def _affordable_jobs(submission: Submission, profile: SlurmResources) -> _Jobs:
 
 
 class _Jobs:
-    """The jobs that do what is missing of a submission and is not queued."""
+    """The jobs that train the units of a submission that are missing and not queued."""
 
     def __init__(self, submission: Submission, profile: SlurmResources) -> None:
         self.submission, self.profile = submission, profile
         self.settings, self.sweep = submission.settings, submission.sweep
         self.device = "cpu" if self.settings.device == "cpu" or not profile.gpu_count else "cuda"
-        # The packs that a job trains at once, in a process of one thread each.
+        # The number of packs that a job trains at the same time, each in a process of one thread.
         self.workers = profile.processes * (profile.gpu_count if self.device == "cuda" else 1)
-        if self.device == "cpu":  # the GPU of a job is not here to be asked
+        if self.device == "cpu":  # the GPU of a job cannot be checked from here
             for arithmetic in submission.arithmetics:
                 arithmetic.check(torch.device("cpu"))
         submission.try_out(self.device)
@@ -113,7 +113,7 @@ class _Jobs:
         Console().print(lines)
 
     def _mismatch(self) -> dict[str, str]:
-        """Rows of the plan about CPUs and GPUs that jobs lack, or ask for and do not use."""
+        """Rows of the plan that warn about too few CPUs, or about CPUs and GPUs left unused."""
         cpus, said = self.profile.cpus, dict[str, str]()
         packs = f"{self.workers} pack{'s' if self.workers > 1 else ''} at once with a thread each"
         if self.workers > cpus:
@@ -125,7 +125,7 @@ class _Jobs:
         return said
 
     def submit(self) -> int:
-        """Freeze, copy the code, and submit; returns the exit status."""
+        """Freeze the sweep, copy the code, and submit the jobs; return the exit status."""
         if not self.jobs and self.sweep.usable_manifest is not None:
             return self._record()
         self.submission.prepare_data(self.missing)
@@ -148,7 +148,7 @@ class _Jobs:
         return 0
 
     def _next_commands(self, folder: Path) -> list[str]:
-        """What follows the sweep, each as it can be typed: a stored config runs no own code."""
+        """The commands to type next. `resume` needs `trust=` to run user-defined modules."""
         own = own_modules([dict(cell.cell.config) for cell in self.submission.plan.cells])
         trust = f" trust={','.join(own)}" if own else ""
         return [
@@ -157,7 +157,7 @@ class _Jobs:
         ]
 
     def _record(self) -> int:
-        """Record and mirror what is known, where no job is needed; returns the exit status."""
+        """Record and mirror the stored results if no job is needed; return the exit status."""
         cells, sweep = self.submission.plan.cells, self.submission.sweep
         with mirrored(sweep.folder, cells[0].cell.config["tracker"]):
             done = self.submission.write_records(self._known())
@@ -169,12 +169,12 @@ class _Jobs:
         return 0
 
     def _known(self) -> list[Planned]:
-        """The cells whose trainings are all stored, by another sweep: no job will record them."""
+        """The cells whose trainings are all stored already, so that no job will record them."""
         absent = {*self.missing, *self.waited_for}
         return [cell for cell in self.submission.plan.cells if absent.isdisjoint(cell.units)]
 
     def _missing(self) -> tuple[list[Unit], dict[Unit, str]]:
-        """The units that no job has in hand, and the job of those that are queued."""
+        """Return the missing units that no job will train, and the job of those that are queued."""
         absent = self.submission.missing()
         names = {unit.name: unit for unit in absent}
         held = {batch.number: batch for batch in batches(self.sweep) if not batch.canary}
@@ -184,7 +184,7 @@ class _Jobs:
             for (number, task), queued_task in self.queued.items()
             if number in held
             for pack in held[number].tasks[task]
-            if pack in frozen  # a manifest that was written again has forgotten it
+            if pack in frozen  # a manifest that was damaged and written again may lack the pack
             for unit in frozen[pack].units
             if unit in names
         }
@@ -209,7 +209,7 @@ class _Jobs:
         return partition_jobs.share_out(self.submission.plan, units, count, self._seconds)
 
     def _with_jobs(self, left: Sequence[Pack]) -> list[tuple[Pack, str]]:
-        """Unfinished packs, each with its job of before, or a new one for a new `_DIVISION`."""
+        """Assign a job to each unfinished pack: its earlier job, if no `_DIVISION` key changed."""
         if not left:
             return []
         before = self.sweep.manifest.launcher.profile
@@ -223,7 +223,7 @@ class _Jobs:
         return self.speeds.seconds(stage, 1, self.device)[0]
 
     def _count(self, new: Sequence[Unit]) -> int | None:
-        """How many jobs to cut the work into; None: one for each cell."""
+        """The number of jobs to divide the work into; None: one job for each cell."""
         if not self.profile.pack:
             return None
         if self.profile.hours_per_job is None:

@@ -1,4 +1,4 @@
-"""The queue: the arrays that were submitted for a sweep, and the tasks that Slurm still holds.
+"""The arrays that were submitted for a sweep, and their tasks that are still in Slurm's queue.
 
 <sweep>/jobs/<number>.json               an array: its name and id in Slurm, its tasks' packs
              over-<number>.<task>        the exit status of a task that ended by itself
@@ -33,10 +33,10 @@ class Batch:
     device: str
     processes: int
     preload: list[str]  # modules that the worker processes of the tasks need
-    waited_for: list[bool]  # per task: other jobs wait for it
+    waited_for: list[bool]  # per task: whether other jobs wait for it
     canary: bool = False
-    code: str = ""  # the folder of the copy that its jobs run
-    id: str | None = None  # Slurm's id; None if the submission died before it was written
+    code: str = ""  # the folder of the copy of the code that its jobs run
+    id: str | None = None  # Slurm's id; None if submitting failed or ended before the id was saved
 
     def write(self, sweep: SweepFolder) -> None:
         path = sweep.folder / "jobs" / f"{self.number}.json"
@@ -47,12 +47,12 @@ class Batch:
         return _read(sweep.folder / "jobs" / f"{number}.json")
 
     def who(self, task: int) -> str:
-        """The name in a task's heartbeats."""
+        """The name of a task in its heartbeats."""
         return f"{self.number}.{task}"
 
 
 def batches(sweep: SweepFolder) -> list[Batch]:
-    """All arrays that were submitted for a sweep, in their order."""
+    """All arrays that were submitted for a sweep, in the order of submission."""
     return sorted(map(_read, _notes(sweep)), key=lambda batch: batch.number)
 
 
@@ -61,7 +61,7 @@ def _notes(sweep: SweepFolder) -> Iterator[Path]:
 
 
 def _read(path: Path) -> Batch:
-    """Raises: ValueError: the note of an array is damaged."""
+    """Read the file of an array. Raises: ValueError: the file is damaged."""
     try:
         return read_json(path, Batch)
     except DamagedFile as error:
@@ -69,12 +69,12 @@ def _read(path: Path) -> Batch:
 
 
 def job_name(sweep: SweepFolder, number: int) -> str:
-    """An array's name in the queue: it differs for every sweep, also for equal names of folders."""
+    """An array's name in the queue: unique to the sweep, even if folders have the same name."""
     return f"lt-{sweep.folder.name}-{digest(str(sweep.folder.resolve()))[:6]}.{number}"
 
 
 def end(sweep: SweepFolder, number: int, task: int, status: int) -> None:
-    """Note that a task has ended by itself, with its exit status."""
+    """Record that a task has ended by itself, with its exit status."""
     with suppress(OSError):
         write_whole(sweep.folder / "jobs" / f"over-{number}.{task}", f"{status}\n".encode())
 
@@ -83,14 +83,14 @@ def over(sweep: SweepFolder) -> dict[tuple[int, int], int]:
     """The exit status of the tasks that ended by themselves, by array and task."""
     statuses = {}
     for path in (sweep.folder / "jobs").glob("over-*"):
-        with suppress(ValueError):  # a damaged note is none: Slurm is asked
+        with suppress(ValueError):  # ignore a damaged file; Slurm's queue will tell
             number, _, task = path.name.removeprefix("over-").partition(".")
             statuses[int(number), int(task)] = int(read_file(path))
     return statuses
 
 
 def output(sweep: SweepFolder, batch: Batch, task: int) -> Path:
-    """The file into which Slurm writes the output of a task."""
+    """The file that Slurm writes the output of a task to."""
     return sweep.folder / "slurm" / f"{batch.id}_{task}_0_log.out"
 
 
@@ -99,7 +99,7 @@ def has_slurm() -> bool:
 
 
 class Queued(NamedTuple):
-    """A task that Slurm holds; `reason` is Slurm's word for why it waits."""
+    """A task in Slurm's queue; `reason` is Slurm's word for why it waits."""
 
     state: str
     id: str
@@ -107,12 +107,15 @@ class Queued(NamedTuple):
 
 
 def queued(sweep: SweepFolder, *, timeout: float = 60) -> dict[tuple[int, int], Queued]:
-    """The tasks that Slurm holds, by array and task; each is found by its array's name.
+    """Return the tasks of a sweep that are in Slurm's queue, by array and task number.
+
+    Tasks are found by the name of their array.
 
     Raises:
         ValueError: Slurm's controller does not answer.
     """
-    # The notes in a copy of a root are of the original's jobs, which have another folder's name.
+    # If this root was copied, its job files are about the jobs of the original root. Those have
+    # other names, because a name depends on the folder's path, so they are not taken for ours.
     numbers = {job_name(sweep, batch.number): batch.number for batch in batches(sweep)}
     if not numbers:
         return {}
@@ -127,7 +130,7 @@ def queued(sweep: SweepFolder, *, timeout: float = 60) -> dict[tuple[int, int], 
 
 
 def cancel(sweep: SweepFolder) -> int:
-    """Cancel the jobs of this sweep and no others; returns the number of tasks."""
+    """Cancel the jobs of this sweep and no others; return the number of tasks."""
     tasks = queued(sweep)
     if ids := sorted({task.id.partition("_")[0] for task in tasks.values()}):
         _answer(["scancel", *ids], 60)
@@ -135,8 +138,8 @@ def cancel(sweep: SweepFolder) -> int:
 
 
 def withdraw(sweep: SweepFolder, id: str) -> None:
-    """Cancel the array of this id, and note it as one that Slurm has not taken."""
-    with suppress(ValueError):  # Slurm does not answer: the array runs in vain
+    """Cancel the array with this id, and mark it as not submitted."""
+    with suppress(ValueError):  # Slurm does not answer: the array will run for nothing
         _answer(["scancel", id], 60)
         for batch in batches(sweep):
             if batch.id == id:
@@ -144,12 +147,12 @@ def withdraw(sweep: SweepFolder, id: str) -> None:
 
 
 def _users(sweep: SweepFolder) -> list[str]:
-    """The users whose jobs may be a sweep's: this one, and all who submitted in a shared root."""
+    """The ids of users who may have jobs of this sweep: this user, and the owners of job files."""
     owners = {path.stat().st_uid for path in _notes(sweep)}
     return sorted(map(str, owners | {os.getuid()}))
 
 
-# States of jobs that have ended: `squeue` shows them for a while.
+# States of jobs that have ended; `squeue` still lists such jobs for a while.
 _OVER = {
     *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL"),
     *("DEADLINE", "OUT_OF_MEMORY"),
@@ -157,7 +160,7 @@ _OVER = {
 
 
 def _answer(command: Sequence[str], timeout: float) -> str:
-    """The output of a command of Slurm. Three tries, because the controller may be busy."""
+    """Return the output of a Slurm command; try three times, because the controller may be busy."""
     message = ""
     for _ in range(3):
         try:
@@ -172,7 +175,7 @@ def _answer(command: Sequence[str], timeout: float) -> str:
 
 
 def setting(name: str) -> str | None:
-    """The value of a setting of the cluster, such as `MaxArraySize`."""
+    """The value of a setting of the cluster, such as `MaxArraySize`; None if it is not set."""
     for line in _answer(["scontrol", "show", "config"], 60).splitlines():
         key, _, value = line.partition("=")
         if key.strip() == name:

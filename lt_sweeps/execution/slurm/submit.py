@@ -1,4 +1,4 @@
-"""Submits jobs to Slurm through submitit, in job arrays that wait for one another."""
+"""Submit jobs to Slurm through submitit, as job arrays that depend on one another."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 
 
 class Arrays:
-    """Submits the jobs of one sweep.
+    """The job arrays of one sweep; `submit` submits them.
 
     Args:
         device: `cpu` or `cuda`.
-        code: the folder of the code snapshot that the jobs run.
+        code: the folder of the copy of the code that the jobs run.
         chdir: the folder that the jobs start in.
     """
 
@@ -48,23 +48,23 @@ class Arrays:
     ) -> None:
         """Submit jobs, each after the jobs that it waits for.
 
-        A dependency in Slurm holds for a whole array, so the jobs that wait for the same jobs form
-        one array. An array of more tasks than Slurm allows is cut into several.
+        In Slurm a dependency applies to a whole array, so jobs that wait for the same jobs form one
+        array. If an array has more tasks than Slurm allows, it is split into several.
 
         Args:
             tried: the canary's packs; empty for no canary.
-            elsewhere: units that a queued job of an earlier submission will train, with its Slurm
-                id.
+            elsewhere: units that a queued job of an earlier submission will train, with the Slurm
+                id of that job.
 
         Raises:
-            ValueError: `sbatch` refuses an array. The arrays before it stay submitted.
+            ValueError: `sbatch` refuses an array. Arrays that were accepted before stay submitted.
         """
         canary = [[pack.name for pack in tried]]
         first = self._array(canary, [], waited_for=[True], canary=True) if tried else []
         try:
             self._submit_after(first, jobs, elsewhere)
         except ValueError:
-            if first and not self.submitted:  # else each try would leave one in the queue
+            if first and not self.submitted:  # or each try would leave a canary in the queue
                 withdraw(self.sweep, first[0].partition("_")[0])
             raise
 
@@ -79,8 +79,8 @@ class Arrays:
             earlier = {elsewhere[unit] for unit in _needed(job) if unit in elsewhere}
             groups.setdefault(job.after | earlier, []).append(job)
         for after, members in groups.items():
-            # Names of jobs, or Slurm ids from `elsewhere`. Jobs that wait for none wait for the
-            # canary; the others do so through the jobs that they wait for.
+            # `after` has names of jobs, and Slurm ids from `elsewhere`. Jobs without dependencies
+            # wait for the canary; the other jobs wait for it indirectly.
             wait = [ids.get(name, name) for name in sorted(after)] or first
             for begin in range(0, len(members), self.limit):
                 chunk = members[begin : begin + self.limit]
@@ -99,10 +99,10 @@ class Arrays:
         waited_for: list[bool],
         canary: bool = False,
     ) -> list[str]:
-        """Submit one array; returns the Slurm id of each of its tasks.
+        """Submit one array; return the Slurm id of each of its tasks.
 
-        Its file is written before the submission: if this process dies in between, the array is
-        still found in the queue by its name.
+        The array's file is written before it is submitted: if this process dies in between, the
+        array can still be found in the queue by its name.
         """
         number = max((batch.number for batch in batches(self.sweep)), default=-1) + 1
         batch = Batch(
@@ -144,24 +144,27 @@ class Arrays:
         return executor
 
     def command(self, number: int) -> str:
-        """The command line of the batch file."""
+        """The command line in the batch file that runs a task."""
         python = self.profile.python or shlex.quote(sys.executable)
         program = f"{self.profile.container or ''} {python}".strip()
         job_py, sweep = shlex.quote(str(self.code / "job.py")), shlex.quote(str(self.sweep.folder))
         return f'lt_main {program} {job_py} {sweep} {number} "$SLURM_ARRAY_TASK_ID"'
 
     def _sourced(self, number: int) -> str:
-        """The first line of the batch file: a signal may come while its setup lines run."""
+        """The line of the batch file that sources job.sh.
+
+        It is the first line, because a signal may arrive while the setup lines run.
+        """
         job_sh = shlex.quote(str(self.code / "lt_sweeps/execution/slurm/job.sh"))
         count = shlex.quote(str(self.sweep.folder / "jobs" / f"requeues-{number}"))
-        # Slurm needs some seconds for a requeue; 20 are enough to save, where a delay leaves fewer.
+        # Leave 30 s of the delay for Slurm's requeue, but at least 20 s for saving a checkpoint.
         patience = max(20, self.profile.signal_delay - 30)
         words = f'{self.profile.max_requeues} {count}."$SLURM_ARRAY_TASK_ID" {patience}'
         return f"source {job_sh} {words}"
 
 
 def _refusal(answer: str, submitted: int) -> str:
-    """What sbatch answered, in one line, and how to go on."""
+    """The answer of sbatch in one line, with a hint on how to continue."""
     said = "; ".join(line.removeprefix("sbatch: error: ") for line in answer.splitlines())
     fewer = "ask for fewer jobs, or wait; " if re.search(r"\blimit", answer, re.IGNORECASE) else ""
     return (
@@ -179,15 +182,16 @@ def _needed(job: Job) -> Iterable[Unit]:
 
 
 def _whole(ids: Sequence[str], sweep: SweepFolder) -> list[str]:
-    """The ids of tasks for a dependency: the id of the array, where all of its tasks occur."""
-    # Slurm knows task 3 of array 70 as 70_3, and all tasks of array 70 together as 70. A job can
-    # wait for many tasks: one that stacks 1,000 cells whose dense runs are queued, a job each,
-    # would list 70_0:70_1:...:70_999, which is 7 kB in its batch file. The id of the array says
-    # the same in one word. It stands only for tasks that all occur: afterok:70 also waits for the
-    # tasks that do not, and their failure would cancel a job that does not need them.
+    """Shorten the task ids of a dependency: if all tasks of an array occur, give the array's id."""
+    # Slurm calls task 3 of array 70 `70_3`, and all tasks of array 70 together `70`. A job can
+    # wait for many tasks: a job that stacks 1,000 cells, whose dense runs are queued in a job each,
+    # would list 70_0:70_1:...:70_999, which is 7 kB in its batch file. The id of the array says the
+    # same in one word. The array's id is used only if all of its tasks occur, because afterok:70
+    # waits for every task of the array, and the failure of a task that is not needed would cancel
+    # the job.
     #
-    # Example: array 70 has the tasks 0, 1 and 2, array 71 has 0 and 1. Then 70_0, 70_1, 70_2, 71_1
-    # becomes 70, 71_1. Task 71_1 keeps its own id, because 71_0 is not waited for.
+    # Example: array 70 has tasks 0, 1 and 2, array 71 has tasks 0 and 1. Then 70_0, 70_1, 70_2,
+    # 71_1 becomes 70, 71_1. Task 71_1 keeps its own id, because the job does not wait for 71_0.
     sizes = {batch.id: len(batch.tasks) for batch in batches(sweep)}
     counts = Counter(id.partition("_")[0] for id in ids)
     whole = {array for array, count in counts.items() if sizes.get(array) == count}
