@@ -17,4 +17,4 @@ from lt_sweeps.models.sequence import Transformer as Transformer
 from lt_sweeps.models.vgg import VGG as VGG
 from lt_sweeps.models.wide_resnet import WideResNet as WideResNet
 
-FAMILY = "models"  # the first part of these names in stage keys, for ever
+FAMILY = "models"  # the first part of these names in stage keys; never changes

@@ -1,8 +1,8 @@
 """Channel flow: which layers read the output channels of a layer, found by running the network.
 
-So any `nn.Module` will do, whatever its forward pass looks like. A layer's channels are read by
-layers alone if only convolutions and linear layers read them, each as some of its own inputs. It is
-not so where they are added to others, as at the end of a residual block.
+This works for any `nn.Module`, however its forward pass is written. A layer's channels can be
+followed if only convolutions and linear layers read them, each as part of its own input. Channels
+that are added to others, as at the end of a residual block, cannot.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 @dataclass(frozen=True)
 class Flow:
-    """A layer, the batch norms behind it, and the layers that read it, as names of modules."""
+    """A layer, the batch norms after it, and the layers that read it, as module names."""
 
     writer: str
     norms: tuple[str, ...]
@@ -29,9 +29,9 @@ class Flow:
 
 
 class ChannelTrial:
-    """A module run on one example, to see which layers read the channels of another.
+    """A module run on one example, to find which layers read the channels of another layer.
 
-    All its numbers are positive, so that a layer's input is 0 only where it has been silenced.
+    All activations are made positive, so that a layer's input is 0 only if it has been silenced.
     """
 
     def __init__(self, module: nn.Module, x: Tensor) -> None:
@@ -40,7 +40,7 @@ class ChannelTrial:
         for name, tensor in self.module.state_dict().items():
             if tensor.is_floating_point():
                 drawn = 0.5 + torch.rand(tensor.shape, generator=draws)
-                fan = 4 * tensor[0].numel() if tensor.ndim > 1 else 1  # numbers do not grow
+                fan = 4 * tensor[0].numel() if tensor.ndim > 1 else 1  # activations stay small
                 # A running mean below 0 makes a norm's output positive even where its input is 0.
                 tensor.copy_(-drawn if name.endswith("running_mean") else drawn / fan)
         self.x = x
@@ -54,11 +54,14 @@ class ChannelTrial:
         self.output = self._run({n: self._remember(n) for n in (*self.norms, *self.weighted)})
 
     def flow(self, writer: str) -> Flow | None:
-        """Where the channels of a layer go; None if more than layers read them.
+        """Find the layers that read a layer's channels.
 
         The layer is silenced: its outputs are 0, and so are those of a norm whose inputs are 0.
-        Each layer whose whole input is 0 then is a reader, and answers with the output that it had
-        before. If the network's output is as before too, nothing but these readers has looked.
+        Each layer whose whole input is then 0 is a reader, and returns the output that it had
+        before. If the network's output is unchanged too, only these readers read the channels.
+
+        Returns None if anything else reads them, if no layer does, or if a grouped convolution
+        writes or reads them.
         """
         norms: list[str] = []
         readers: list[str] = []
@@ -88,7 +91,7 @@ class ChannelTrial:
 
 
 def _note(name: str, silenced: list[str], answer: Tensor | None = None) -> Any:
-    """A hook that notes a module whose input is 0, and makes its output `answer`, or 0."""
+    """A hook that notes a module whose input is 0, and sets its output to `answer`, or to 0."""
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if inputs[0].any():

@@ -1,4 +1,4 @@
-"""Plain convolutional networks: conv2, conv4 and conv6 differ in `blocks` alone."""
+"""Plain convolutional networks: conv2, conv4 and conv6 differ only in `blocks`."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ class Conv(nn.Module):
             *convolutions, last = block.children()
             for conv in convolutions:
                 x = torch.relu_(conv(x))
-            # The same numbers as ReLU before pooling, with a quarter of the work.
+            # Gives the same numbers as ReLU before pooling, with a quarter of the work.
             x = torch.relu_(F.max_pool2d(last(x), 2))
         return self.head(x)
 

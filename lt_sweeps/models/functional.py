@@ -1,4 +1,4 @@
-"""A module called with other tensors in place of its own, and the output of it that counts."""
+"""Call a module with other tensors in place of its own; pick the output that counts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lt_sweeps.config.spelling import listed
 def called_with(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """`functional_call`, with plain attention.
 
-    A recurrent layer would read its own weights, from a list; `vmap` and the effective size, which
-    call this, have no rule for it anyway. `state` is by parameter name, a tied weight under its
-    first one. A buffer that the module replaces in its forward pass is put back into `state`. A
-    backward pass that computes a part of the forward pass again (`torch.utils.checkpoint`) does so
-    with the module's own tensors.
+    A recurrent layer would ignore `state` and read its own weights from a list; the callers (`vmap`
+    and the effective size) have no rule for recurrent layers anyway. `state` is by parameter name,
+    with a tied weight under its first name. A buffer that the module replaces in its forward pass
+    is written back to `state`. A backward pass that recomputes part of the forward pass
+    (`torch.utils.checkpoint`) uses the module's own tensors.
     """
     with plain_attention():
         return functional_call(module, state, (x,))  # pyright: ignore[reportArgumentType]
@@ -30,7 +30,7 @@ def called_with(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Te
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention without what has no rule for `vmap`, or no second derivative.
+    """Run attention without the kernels that lack a rule for `vmap` or a second derivative.
 
     The fused kernels of a GPU have no rule for their backward pass.
     """
@@ -44,17 +44,17 @@ def plain_attention() -> Iterator[None]:
 
 
 def relist(module: nn.Module) -> None:
-    """Let recurrent layers read the parameters that they now have."""
+    """Refresh the weight lists of recurrent layers, so that they read their current parameters."""
     for part in module.modules():
         if isinstance(part, nn.RNNBase):
             part._flat_weights = [getattr(part, name) for name in part._flat_weights_names]
 
 
 def picked(outputs: Any, output: str | int | None = None) -> Tensor:
-    """The output that counts, of a model that returns several.
+    """Pick the output that counts, if a model returns several.
 
     Raises:
-        ValueError: there is no such output, or several and none was named.
+        ValueError: the model has no such output, or has several and `output` is None.
     """
     if output is None:
         if isinstance(outputs, Tensor):
@@ -73,7 +73,7 @@ def picked(outputs: Any, output: str | int | None = None) -> Tensor:
 
 
 def _several(outputs: Any) -> str:
-    """What a model returns, in words."""
+    """The outputs of a model in words, for a message."""
     if isinstance(outputs, Tensor):
         return "one tensor"
     if isinstance(outputs, Mapping):

@@ -19,7 +19,7 @@ _SCALED = (*NORMS, nn.GroupNorm, nn.LayerNorm)
 def glorot_normal(module: nn.Module) -> None:
     """Truncated normal whose std is exactly sqrt(2 / (fan_in + fan_out)), as in arXiv 1905.01067.
 
-    Truncated at two standard deviations of the normal it is cut from (Keras' `glorot_normal`).
+    The normal is truncated at two of its own standard deviations (Keras' `glorot_normal`).
     """
 
     def draw(weight: Tensor) -> None:
@@ -32,7 +32,7 @@ def glorot_normal(module: nn.Module) -> None:
 
 
 def _truncated_normal(weight: Tensor, std: float) -> None:
-    """Normal draws, those beyond two `std` drawn again; what torch draws differs by release."""
+    """Draw normals; redraw those beyond two `std`. Torch's own function differs by release."""
     weight.normal_(0.0, std)
     while (beyond := weight.abs() > 2 * std).any():
         weight.copy_(torch.where(beyond, torch.empty_like(weight).normal_(0.0, std), weight))
@@ -44,7 +44,7 @@ def xavier_normal(module: nn.Module) -> None:
 
 
 def signed_constant(module: nn.Module, *, multiplier: float = 1.0) -> None:
-    """`glorot_normal`, with every weight at its sign times the standard deviation of its layer.
+    """`glorot_normal`, then each weight becomes its sign times the standard deviation of its layer.
 
     The bimodal initialisation that the authors of arXiv:1905.01067 suggest to their reviewers.
     """
@@ -61,7 +61,7 @@ def signed_constant(module: nn.Module, *, multiplier: float = 1.0) -> None:
 def scaled_norms(
     module: nn.Module, *, scale: float = 0.5, first: Mapping[str, Any] | None = None
 ) -> None:
-    """Every batch norm scales by `scale`; all else is as the initializer `first` leaves it."""
+    """Set every batch norm's scale to `scale`, after the initializer `first`."""
     if first is not None:
         Call.of(first, where="model.init", supplied=("module",))(module=module)
     for part in module.modules():
@@ -84,7 +84,7 @@ def _initialize(module: nn.Module, draw: Callable[[Tensor], object]) -> None:
 
 
 def _matrices(part: nn.Module) -> Sequence[Tensor]:
-    """The weights that a module draws: q, k and v, and each gate of a recurrent layer, apart."""
+    """A module's weight matrices; q, k and v, and the gates of a recurrent layer, are separate."""
     if isinstance(part, WEIGHTED):
         return [part.weight]
     own = dict(part.named_parameters(recurse=False))

@@ -1,4 +1,4 @@
-"""Any classifier of torchvision or timm by its name."""
+"""Any classifier of torchvision or timm, by name."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ def torchvision(input_shape: Sequence[int], classes: int, *, name: str) -> nn.Mo
     """An architecture of torchvision: `resnet18`, `mobilenet_v3_small`, `vit_b_16`.
 
     Raises:
-        ValueError: it has no such architecture, or the images do not have three channels.
+        ValueError: torchvision has no such architecture, or the images do not have three channels.
     """
     # Imported here, because it takes a second and no other model needs it.
     from torchvision import models
@@ -28,7 +28,7 @@ def torchvision(input_shape: Sequence[int], classes: int, *, name: str) -> nn.Mo
 
 
 def resnet50(input_shape: Sequence[int], classes: int) -> nn.Module:
-    """The bottleneck network for large images, its strides in the 3x3 convolutions."""
+    """The bottleneck network for large images, with its strides in the 3x3 convolutions."""
     return torchvision(input_shape, classes, name="resnet50")
 
 

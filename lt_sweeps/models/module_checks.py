@@ -1,4 +1,4 @@
-"""Modules that are refused, because nothing here trains what they have or sees what they do."""
+"""Checks that refuse modules which cannot be trained, stacked or pruned here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lt_sweeps.models.prunable import Layer, Parameter, offered
 def check_prunable(
     layers: Sequence[Layer], parameters: Sequence[Parameter], untrained: Sequence[str], net: Call
 ) -> None:
-    """Raises: ValueError: there is nothing to prune, or something that cannot be pruned."""
+    """Raises: ValueError: there is nothing to prune, or a prunable layer cannot be pruned."""
     if not parameters:
         raise ValueError(
             f"model: {net} has no parameters; a layer in a list or dict of Python "
@@ -37,7 +37,7 @@ def check_prunable(
 
 
 def check_scripted(module: nn.Module, net: Call) -> None:
-    """Raises: ValueError: a part of it is compiled by torch.jit, which hides its layers."""
+    """Raises: ValueError: a part of the module is compiled by torch.jit, which hides its layers."""
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             which = f"its `{name}`" if name else "it"
@@ -48,7 +48,7 @@ def check_scripted(module: nn.Module, net: Call) -> None:
 
 
 def check_trainable(module: nn.Module, net: Call) -> None:
-    """Raises: ValueError: weights of a type, or gradients of a kind, that nothing trains."""
+    """Raises: ValueError: the types of weights or the kind of gradients cannot be trained here."""
     types = {str(p.dtype).removeprefix("torch.") for p in module.parameters()}
     if types not in ({"float32"}, {"float64"}):
         raise ValueError(
@@ -70,9 +70,9 @@ def check_trainable(module: nn.Module, net: Call) -> None:
 
 
 def initialize(module: nn.Module, init: Call) -> None:
-    """Let a model's `init` fill a module.
+    """Fill a module with a model's `init`.
 
-    Raises: ValueError: it changes more than values, which no other module would have.
+    Raises: ValueError: `init` changes more than values; other modules of this net would lack that.
     """
     before = _described(module)
     init(module=module)
@@ -86,7 +86,7 @@ def initialize(module: nn.Module, init: Call) -> None:
 
 
 def _described(module: nn.Module) -> list[str]:
-    """What a module is beside the values of its tensors: its layers, and what it trains."""
+    """Describe a module without its tensors' values: its layers, and which parameters it trains."""
     named = module.named_parameters()
     trained = [f"{name}.requires_grad={parameter.requires_grad}" for name, parameter in named]
     return [*(line.strip() for line in repr(module).splitlines()), *trained]

@@ -1,4 +1,4 @@
-"""The tensors of a module by name: those that its `state_dict` holds, and those outside it."""
+"""The tensors of a module by name: those in its `state_dict`, and those outside it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """Its `state_dict`, in which a tied weight has its first name alone."""
+    """The `state_dict` of a module, with a tied weight only under its first name."""
     own = set(_first_names(module).values())
     return {name: t.detach() for name, t in module.state_dict().items() if name in own}
 
 
 def tied_names(module: nn.Module) -> dict[str, str]:
-    """Second names of tensors in its `state_dict`, each with the tensor's first name."""
+    """The further names of tied tensors in a `state_dict`, each with the tensor's first name."""
     own = _first_names(module)
     names = {n: own.get(id(t), n) for n, t in module.state_dict(keep_vars=True).items()}
     return {name: first for name, first in names.items() if name != first}
@@ -25,9 +25,9 @@ def _first_names(module: nn.Module) -> dict[int, str]:
 
 
 def outside_state(module: nn.Module) -> list[tuple[str, str, Tensor]]:
-    """Tensors that its `state_dict` does not hold, each with its module's name and its own.
+    """The tensors outside a module's `state_dict`: (name of its submodule, own name, tensor).
 
-    Buffers with persistent=False, and tensors that are plain attributes.
+    These are buffers with persistent=False, and tensors that are plain attributes.
     """
     saved = module.state_dict(keep_vars=True).keys()
     return [
@@ -39,6 +39,6 @@ def outside_state(module: nn.Module) -> list[tuple[str, str, Tensor]]:
 
 
 def is_bias(name: str) -> bool:
-    """Whether a parameter is added: `bias`, `in_proj_bias` of attention, `bias_ih_l0` of a GRU."""
+    """Whether a parameter is a bias: `bias`, `in_proj_bias` of attention, `bias_ih_l0` of a GRU."""
     leaf = name.rpartition(".")[2]
     return leaf.endswith("bias") or leaf.startswith("bias_")

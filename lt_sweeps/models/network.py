@@ -1,4 +1,4 @@
-"""`Network`: a model as a value, which builds modules, draws their weights, and is hashed."""
+"""`Network`: a model as a hashable value, which builds modules and draws their weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _KINDS = "kinds (conv, hidden, output) by pattern of names"
 # The keys of a model's yaml, with the types of their values.
 _KEYS: Mapping[str, Any] = {
     "net": Mapping[str, Any] | None,
-    "init": Any,  # `Call.of` answers
+    "init": Any,  # checked by `Call.of`
     "prunable": Mapping[str, Any] | None,
     "kinds": Annotated[Mapping[str, Literal["conv", "hidden", "output"]] | None, _KINDS],
     "weights": Annotated[str | None, FORMS],
@@ -45,17 +45,17 @@ _KEYS: Mapping[str, Any] = {
     "head": str | None,
 }
 _PRUNABLE = {"include": Sequence[str], "exclude": Sequence[str]}
-_SHAPES = ("input_shape", "classes", "outputs")  # passed to a net that names them
+_SHAPES = ("input_shape", "classes", "outputs")  # passed to a net whose signature names them
 
 
 @dataclass(frozen=True)
 class Network:
-    """A model as a value: it builds an ordinary `nn.Module` and knows its prunable layers.
+    """A model as a value: it builds an ordinary `nn.Module` and has a list of prunable layers.
 
-    Prunable is what matches `include` and not `exclude`, patterns on parameter names. `*` stands
+    A parameter is prunable if its name matches the patterns `include` and not `exclude`. `*` stands
     for the usual weights: those of convolutions, linear layers, attention and recurrent modules.
-    Another pattern matches any parameter of two or more dimensions too (embeddings), and a name in
-    full any parameter (a bias). A parameter with several names is pruned once.
+    Any other pattern also matches other parameters of two or more dimensions (embeddings), and a
+    full name matches any parameter (a bias). A parameter with several names is pruned once.
     """
 
     net: Call
@@ -65,11 +65,11 @@ class Network:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     kinds: tuple[tuple[str, str], ...] = ()
-    output: str | int | None = None  # the output that counts, where a net returns several
+    output: str | int | None = None  # the output that counts, if a net returns several
     weights: Pretrained | None = None
-    redraw: tuple[str, ...] = ()  # patterns of the parameters that are drawn in spite of `weights`
-    input_dtype: torch.dtype = torch.float32  # whole numbers are tokens
-    told_head: str | None = None  # the output layer, where it is not the last linear one
+    redraw: tuple[str, ...] = ()  # patterns of the parameters that are drawn despite `weights`
+    input_dtype: torch.dtype = torch.float32  # an integer type for tokens
+    told_head: str | None = None  # the output layer, if it is not the last linear one
 
     @classmethod
     def of(
@@ -83,7 +83,7 @@ class Network:
         """The network that a model yaml describes, for this input and number of outputs.
 
         Raises:
-            ValueError: an unknown key, a net that cannot be built, or nothing to prune in it.
+            ValueError: the yaml has an unknown key, or its net cannot be built, trained or pruned.
         """
         check_keys(config, _KEYS, where="model")
         if config.get("net") is None:
@@ -110,7 +110,7 @@ class Network:
 
     @functools.cache  # noqa: B019 (networks are few, and cells that have one are many)
     def _check(self) -> None:
-        """Raises: ValueError: it cannot be built, pruned or trained as it is described."""
+        """Raises: ValueError: the network cannot be built, pruned or trained as described."""
         check_prunable(self.layers, self._parameters, self.untrained, self.net)
         check_trainable(self._outline, self.net)
         if self.weights is not None:
@@ -121,14 +121,14 @@ class Network:
     @property
     @functools.cache  # noqa: B019 (networks are few)
     def _outline(self) -> nn.Module:
-        """The module on `meta`, built once for questions; it is never changed."""
+        """The module on the `meta` device, built once for inspection and never changed."""
         try:
             module = self.module()
         except (TypeError, LookupError, RuntimeError, ArithmeticError) as error:
             raise ValueError(f"model: {self.net} cannot be built: {error}") from error
         except ValueError as error:
             if "to unpack" not in str(error):
-                raise  # a net of ours says what is wrong
+                raise  # our own nets say what is wrong
             shape = list(self.input_shape)
             raise ValueError(f"model: {self.net} takes no inputs of {shape}: {error}") from error
         check_scripted(module, self.net)
@@ -143,7 +143,7 @@ class Network:
     @property
     @functools.cache  # noqa: B019 (networks are few)
     def _parameters(self) -> tuple[Parameter, ...]:
-        """All parameters in the module's order, each once."""
+        """All parameters, each once, in the module's order."""
         return parameters_of(self._outline, self.head)
 
     @property
@@ -154,7 +154,7 @@ class Network:
 
     @property
     def told_kinds(self) -> dict[str, Any]:
-        """What `kinds` adds to a key, where more than a schedule reads it: unusual kinds."""
+        """The unusual kinds that `kinds` sets, for keys that need more than the schedule."""
         usual = dataclasses.replace(self, kinds=()).layers if self.kinds else self.layers
         pairs = zip(self.layers, usual, strict=True)
         kinds = {layer.name: layer.kind for layer, other in pairs if layer.kind != other.kind}
@@ -162,17 +162,17 @@ class Network:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many numbers each parameter has, prunable or not; one with two names counts once."""
+        """The size of each parameter, prunable or not; a parameter with two names counts once."""
         return {each.name: math.prod(each.shape) for each in self._parameters}
 
     @property
     def parameters(self) -> int:
-        """The number of its parameters, prunable or not: biases and normalisation count too."""
+        """The total size of all parameters, including biases and normalisation."""
         return sum(self.sizes.values())
 
     @property
     def untrained(self) -> tuple[str, ...]:
-        """The parameters that the module itself freezes, by `requires_grad`."""
+        """The parameters that the module itself does not train (`requires_grad=False`)."""
         named = self._outline.named_parameters()
         return tuple(name for name, parameter in named if not parameter.requires_grad)
 
@@ -183,20 +183,20 @@ class Network:
 
     @property
     def normalised(self) -> bool:
-        """Whether it has norms with running statistics."""
+        """Whether the network has norms with running statistics."""
         return has_statistics(self._outline)
 
     def lingering(self, batches: int) -> dict[str, float | None]:
-        """The norms, each with its momentum, whose statistics so many batches do not make anew."""
+        """The norms, with their momentum, whose statistics hold old values after `batches`."""
         return lingering_norms(self._outline, batches)
 
     @property
     def tied(self) -> dict[str, str]:
-        """Second names of tensors in its `state_dict`, each with the tensor's first name."""
+        """The further names of tied tensors in the `state_dict`, each with its first name."""
         return tied_names(self._outline)
 
     def module(self, device: str = "meta") -> nn.Module:
-        """A fresh module; on `meta`, only the shapes of what a `state_dict` holds."""
+        """Build a module; on `meta`, the tensors of its `state_dict` have shapes and no values."""
         module = self._built(device)
         if device == "meta":
             for owner, leaf, tensor in outside_state(module):
@@ -220,22 +220,22 @@ class Network:
     @property
     @functools.cache  # noqa: B019 (networks are few)
     def _constants(self) -> dict[tuple[str, str], Tensor]:
-        """The tensors that no `state_dict` holds, such as tables of positions, as it builds them.
+        """The tensors outside the `state_dict`, such as position tables, as the net builds them.
 
-        Drawn ones would be others in the next process; the rehearsal refuses these.
+        Random ones would differ in the next process; `training/rehearsal.py` refuses them.
         """
         with global_draws(0):
             outside = outside_state(self._built("cpu"))
         return {(owner, leaf): tensor.detach() for owner, leaf, tensor in outside}
 
     def example(self, count: int = 1) -> Tensor:
-        """Inputs of its shape and type that it can be run on: zeros, or the first token."""
+        """Inputs of the right shape and type to run the network on: zeros, or the first token."""
         return torch.zeros(count, *self.input_shape, dtype=self.input_dtype)
 
     def draw(self, seed: Seed, *index: int | str) -> dict[str, Tensor]:
-        """The initial `state_dict`, drawn on the CPU from the seed's `init` role alone.
+        """Draw the initial `state_dict` on the CPU, from the seed's `init` role alone.
 
-        Every `index` gives another draw.
+        Every `index` gives a different draw. Pretrained weights are used only without an `index`.
         """
 
         def drawn() -> dict[str, Tensor]:
@@ -253,7 +253,7 @@ class Network:
                 "`meta` alone; build the same tensors on both (torch's `orthogonal` does with "
                 "use_trivialization=False)"
             )
-        if self.weights is not None and not index:  # another draw is a draw
+        if self.weights is not None and not index:  # an `index` draws everything
             given = self.weights.read()
             loaded = state.keys() & given.keys() - self.drawn
             state |= {name: given[name].to(state[name].dtype).clone() for name in loaded}
@@ -262,16 +262,16 @@ class Network:
     @property
     @functools.cache  # noqa: B019 (networks are few)
     def drawn(self) -> frozenset[str]:
-        """What the seed draws although there are pretrained weights: all of it without any."""
+        """The tensors that the seed draws: all, or those that pretrained weights do not give."""
         return drawn_names(self._outline, self.weights, self.redraw, self.head)
 
     def holding(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """A module on the CPU with the weights and buffers of a ticket."""
+        """Build a module on the CPU with the weights and buffers of a ticket."""
         with torch.random.fork_rng(devices=[]):
             module = self.module("cpu")
         if set(state_of(module)) != set(state):
             raise ValueError(f"model: {self.net} has other parameters than this ticket")
-        module.load_state_dict(dict(state), strict=False)  # a tied weight has one name in it
+        module.load_state_dict(dict(state), strict=False)  # a tied weight has one name in `state`
         return module
 
     def identity(self) -> dict[str, Any]:
@@ -296,5 +296,5 @@ class Network:
 
 
 def _only(output: str | int, module: nn.Module, args: object, outputs: object) -> Tensor:
-    """The output that counts, in place of all that a net returned."""
+    """A forward hook that replaces the outputs of a net by the one that counts."""
     return picked(outputs, output)

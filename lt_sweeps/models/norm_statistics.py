@@ -1,4 +1,4 @@
-"""Running statistics of normalisation: who has them, and how long their past stays in them."""
+"""Running statistics of normalisation: which norms have them, and how long old values last."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch import nn
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_HELD = 2.0**-25  # a smaller part of a number is lost in float32
+_HELD = 2.0**-25  # a smaller fraction of a number is lost in float32
 
 
 def has_statistics(module: nn.Module) -> bool:
-    """Whether it has norms with running statistics."""
+    """Whether a module has norms with running statistics."""
     return any(name.endswith("running_mean") for name, _ in module.named_buffers())
 
 
 def lingering_norms(module: nn.Module, batches: int) -> dict[str, float | None]:
-    """The norms, each with its momentum, whose statistics so many batches do not make anew.
+    """The norms, with their momentum, whose statistics still hold old values after `batches`.
 
-    Running statistics of momentum m hold (1 - m)^n of what they were before n batches; those
-    of a batch norm without momentum are the mean of all batches that it has ever seen. An
-    instance norm without momentum never changes its own.
+    After n batches, running statistics with momentum m still hold (1 - m)^n of their old values.
+    Those of a batch norm without momentum are the mean of all batches that it has ever seen. An
+    instance norm without momentum never changes its statistics.
     """
     return {
         name: part.momentum

@@ -1,4 +1,4 @@
-"""The output layer of a network: the linear layer that is taken for it, and whether it is that."""
+"""The output layer of a network: choose a linear layer, and check that it is the output layer."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def head_of(module: nn.Module, named: str | None = None) -> str | None:
 def check_output_layer(module: nn.Module, outputs: Tensor, net: Call) -> None:
     """Refuse a network whose last linear layer is not the one that computes its outputs.
 
-    Raises: ValueError: the last one would be taken for the output layer.
+    Raises: ValueError: the last linear layer would wrongly be taken for the output layer.
     """
     head = head_of(module)
     if head is None:
         return
     layer = module.get_submodule(head)
-    # A frozen layer leaves no trace in the graph of gradients, and a weight that is computed from
-    # others, such as an orthogonal one, may be more operations away than another layer's.
+    # A frozen layer does not appear in the autograd graph. A weight that is computed from others,
+    # such as an orthogonal one, may be more operations away than the weight of another layer.
     if "weight" not in layer._parameters or not all(p.requires_grad for p in layer.parameters()):
         return
     others = _nearest_to(outputs, module)
@@ -48,7 +48,7 @@ def check_output_layer(module: nn.Module, outputs: Tensor, net: Call) -> None:
 def _nearest_to(outputs: Tensor, module: nn.Module) -> list[str]:
     """The linear layers whose weights are the fewest operations away from the outputs.
 
-    Empty where weights of another kind, such as those of a convolution, are nearer.
+    Empty if weights of another kind, such as those of a convolution, are nearer.
     """
     weights = {id(p) for p in module.parameters() if p.ndim > 1}
     linear = {

@@ -1,7 +1,7 @@
-"""`Pretrained`: weights that a network begins with, from a file or from a library's own folder.
+"""`Pretrained`: weights that a network starts from, from a file or from a library's own folder.
 
-Nothing is downloaded: a compute node has no network, and a result must not depend on what a server
-holds today. Weights count in stage keys by their content, whatever the file is called.
+Nothing is downloaded: a compute node has no internet access, and a result must not depend on what a
+server holds today. Stage keys contain the hash of the weights, not the name of the file.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ FORMS = "a file, torchvision:NAME or timm:NAME"
 class Pretrained:
     """A file of weights, as it was when the plan was made.
 
-    `said` is how a config names it: a path (a `state_dict`, or a ticket of ours), `torchvision:`
-    with the name of weights or of an architecture, or `timm:` with the name of a model.
+    `said` is the value in the config: a path (to a `state_dict`, or to a ticket of ours),
+    `torchvision:` with the name of weights or of an architecture, or `timm:` with that of a model.
     """
 
     said: str
@@ -41,7 +41,7 @@ class Pretrained:
 
     @classmethod
     def of(cls, said: str) -> Pretrained:
-        """Raises: ValueError: there is no such file, or there are no such weights."""
+        """Find the file. Raises: ValueError: the file or the weights do not exist."""
         library, _, name = said.partition(":")
         places = {"torchvision": _torchvision, "timm": _timm}
         path = places[library](name) if library in places else Path(said)
@@ -50,9 +50,9 @@ class Pretrained:
         return cls(said, path, files_named({_WHERE: str(path)})[_WHERE])
 
     def read(self) -> dict[str, Tensor]:
-        """The tensors by name, floats as float32.
+        """Read the tensors by name; floats become float32.
 
-        Raises: ValueError: it cannot be read, or is another file than when the plan was made.
+        Raises: ValueError: the file cannot be read, or has changed since the plan was made.
         """
         if files_named({_WHERE: str(self.path)}).get(_WHERE) != self.sha256:
             raise ValueError(f"{_WHERE}: `{self.path}` has changed since the plan was made")
@@ -61,7 +61,7 @@ class Pretrained:
 
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, sha256: str) -> Mapping[str, Tensor]:
-    """Cached by content: every seed begins with the same weights."""
+    """Read the tensors once for all seeds, which start from the same weights."""
     try:
         pickled = path.suffix != ".safetensors"
         content = read_pickle(path) if pickled else read_safetensors(path)
@@ -71,7 +71,7 @@ def _read(path: Path, sha256: str) -> Mapping[str, Tensor]:
         content = content[inner[0]]
     if not isinstance(content, Mapping):
         raise ValueError(f"{_WHERE}: `{path}` holds a {type(content).__name__}, no `state_dict`")
-    ours = (MASK, OPTIMIZER, LEARNED)  # of a ticket, beside its weights
+    ours = (MASK, OPTIMIZER, LEARNED)  # name prefixes of a ticket's other tensors
     named = {str(n).removeprefix("module."): t for n, t in content.items()}
     if any(name.startswith(LEARNED) for name in named):
         raise ValueError(
@@ -86,7 +86,7 @@ def _read(path: Path, sha256: str) -> Mapping[str, Tensor]:
 
 
 def _torchvision(name: str) -> Path:
-    """Where torch keeps the weights of that name, or the best ones of an architecture."""
+    """The path where torch keeps the named weights, or the default ones of an architecture."""
     from torchvision import models
 
     try:
@@ -109,7 +109,7 @@ def _torchvision(name: str) -> Path:
 
 
 def _timm(name: str) -> Path:
-    """Where Hugging Face keeps the weights of a model of timm."""
+    """The path where Hugging Face keeps the weights of a timm model."""
     try:
         import timm  # pyright: ignore[reportMissingImports]
         from huggingface_hub import (  # pyright: ignore[reportMissingImports]
@@ -119,7 +119,7 @@ def _timm(name: str) -> Path:
         raise ValueError(f"{_WHERE}: timm is not installed; pip install timm") from None
     try:
         found = timm.models.get_pretrained_cfg(name)
-    except RuntimeError:  # it has no such architecture
+    except RuntimeError:  # timm has no such architecture
         found = None
     if found is None or not found.hf_hub_id:
         near = nearest(name, timm.list_pretrained())

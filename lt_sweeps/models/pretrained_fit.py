@@ -1,4 +1,4 @@
-"""Which tensors of a network its pretrained weights give, and which its seed draws."""
+"""Which tensors of a network come from pretrained weights, and which ones the seed draws."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from lt_sweeps.models.pretrained import Pretrained
 def drawn_names(
     module: nn.Module, weights: Pretrained | None, redraw: Sequence[str], head: str | None
 ) -> frozenset[str]:
-    """What the seed draws: all of it without pretrained weights.
+    """The names of the tensors that the seed draws; without pretrained weights, all of them.
 
-    Beside what `redraw` names it is a head that the weights lack, or have in another shape.
+    With pretrained weights they are those that `redraw` names, and those of the head if the weights
+    lack it or have it in another shape.
     """
     state = state_of(module)
     if weights is None:
@@ -32,10 +33,10 @@ def drawn_names(
 def check_fit(
     module: nn.Module, weights: Pretrained, redraw: Sequence[str], head: str | None, net: Call
 ) -> None:
-    """Raises: ValueError: the weights are of another network, or `redraw` names nothing."""
+    """Raises: ValueError: the weights are of another network, or `redraw` matches nothing."""
     state, given = state_of(module), weights.read()
-    # The weights of a deeper network would else be taken for those of its first blocks. A tied
-    # weight may have all of its names, and a counter of batches may be there or not.
+    # Without this check a network could silently start from the first blocks of a deeper one. A
+    # tied weight may be in the file under all of its names, and batch counters may be missing.
     unknown = given.keys() - state.keys() - tied_names(module).keys()
     surplus = sorted(name for name in unknown if not _counts(name))
     for pattern in redraw:
@@ -58,7 +59,7 @@ def check_fit(
 
 def _misfits(state: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
     """The names of a `state_dict` that the weights lack, and those of another shape."""
-    # Files that are older than these counters lack them.
+    # Old files lack the counters of batches, which torch added later.
     absent = {name for name in state.keys() - given.keys() if not _counts(name)}
     other = {n for n in state.keys() & given.keys() if state[n].shape != given[n].shape}
     return absent, other
@@ -70,5 +71,5 @@ def _counts(name: str) -> bool:
 
 
 def _named(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern names a tensor or a module around it: `block.1` is not `block.10`."""
+    """Whether a pattern names a tensor or a module that holds it: `block.1` is not `block.10`."""
     return any(fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*") for p in patterns)

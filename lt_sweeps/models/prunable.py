@@ -1,4 +1,4 @@
-"""Which parameters of a module are prunable, and of which kind: conv, hidden or output."""
+"""Which parameters of a module are prunable, and their kind: conv, hidden or output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lt_sweeps.config.spelling import listed, paired
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# The weights of a module that are prunable unless a pattern says otherwise, by their own names.
+# The weights that are prunable by default: types of modules, and the names of their parameters.
 _USUAL: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((*_CONVOLUTIONS, nn.Linear), "weight"),
     ((nn.MultiheadAttention,), "*_proj_weight"),  # q, k and v, joined or apart; out_proj is Linear
@@ -36,7 +36,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter, the names that it has (the first is its own), and the modules that use it."""
+    """A parameter, all its names (the first is the main one), and the modules that use it."""
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class Parameter:
 
     @property
     def offered(self) -> bool:
-        """Whether a pattern can match it; a bias or a scale is matched by its name in full."""
+        """Whether a pattern can match it; a bias or a scale is matched only by its full name."""
         return self.usual or len(self.shape) > 1
 
     def matches(self, pattern: str) -> bool:
@@ -69,7 +69,7 @@ class Parameter:
 
 
 def parameters_of(module: nn.Module, head: str | None) -> tuple[Parameter, ...]:
-    """All parameters in the module's order, each once; `head` is the name of its output layer."""
+    """All parameters, each once, in the module's order; `head` is the name of its output layer."""
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -100,7 +100,7 @@ def prunable_layers(
 ) -> tuple[Layer, ...]:
     """The parameters that match `include` and not `exclude`.
 
-    Raises: ValueError: a pattern matches no parameter, or patterns of two kinds match one.
+    Raises: ValueError: a pattern matches no parameter, or `kinds` gives a parameter two kinds.
     """
     patterns = {"prunable.include": include, "prunable.exclude": exclude, "kinds": kinds}
     for key, own in patterns.items():
@@ -119,7 +119,7 @@ def prunable_layers(
 
 
 def offered(parameters: Sequence[Parameter]) -> str:
-    """What patterns can match, for a message."""
+    """The names of parameters that patterns can match, for a message."""
     usual = [each.name for each in parameters if each.usual]
     others = [each.name for each in parameters if each.offered and not each.usual]
     return f"{listed(usual)}" + (f"; more can be named: {listed(others)}" if others else "")

@@ -59,7 +59,7 @@ class BasicBlock(nn.Module):
 def stage(
     block: Callable[..., nn.Module], channels: int, width: int, count: int, **first: int
 ) -> nn.Sequential:
-    """Blocks one after another; `first` are arguments of the one that changes the channels."""
+    """Stack `count` blocks; `first` are arguments of the first one, which changes the channels."""
     rest = (block(width, width) for _ in range(count - 1))
     return nn.Sequential(block(channels, width, **first), *rest)
 

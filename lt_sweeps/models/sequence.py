@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 
 class Transformer(nn.Module):
-    """A decoder alone: of each token it says what follows, from the tokens up to it.
+    """A decoder-only transformer: it predicts the next token from the tokens so far.
 
-    Blocks of attention and of two linear layers, each on a layer norm and added to its input, as in
-    GPT-2. Tokens `[B, T]` int64 become outputs `[B, T, classes]`.
+    A block is attention, then two linear layers; each part follows a layer norm and is added to its
+    input, as in GPT-2. Tokens `[B, T]` int64 become outputs `[B, T, classes]`.
 
     Args:
-        tied: the output layer has the weights of the embedding.
+        tied: the output layer shares the weights of the embedding.
 
     Raises:
-        ValueError: the inputs are no tokens, or `heads` does not divide `width`.
+        ValueError: the inputs are not tokens, or `heads` does not divide `width`.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Recurrent(nn.Module):
     """An LSTM or GRU that reads a sequence, and a linear layer on its last state.
 
     The inputs are tokens `[B, T]` int64 of a vocabulary, sequences `[B, T, features]`, or images
-    `[B, C, H, W]`, of which it reads one row of pixels after another.
+    `[B, C, H, W]`, which it reads row by row.
 
     Raises:
-        ValueError: the inputs are none of these, or `vocabulary` does not go with them.
+        ValueError: the inputs are none of these, or `vocabulary` does not fit them.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Recurrent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.tokens is not None:
             x = self.tokens(x)
-        elif x.ndim == 4:  # rows of all channels beside each other
+        elif x.ndim == 4:  # joins the rows of all channels
             x = x.transpose(1, 2).flatten(2)
         return self.output(self.cells(x)[0][:, -1])
 

@@ -15,11 +15,11 @@ _WIDTHS = (64, 128, 256, 512, 512)
 class VGG(nn.Module):
     """Five blocks of 3x3 convolutions with batch norm, then one linear layer (arXiv 1912.04427).
 
-    Each block halves the image until a side is a single pixel, and what is left is averaged: at
-    32x32 these are the five poolings of VGG, and any other size works too.
+    Each block halves the image until a side is a single pixel; the remaining pixels are averaged.
+    At 32x32 these are the five poolings of VGG, and any other size works too.
 
     Raises:
-        ValueError: there is no VGG of that depth.
+        ValueError: `depth` is not 11, 13, 16 or 19.
     """
 
     def __init__(self, input_shape: Sequence[int], classes: int, *, depth: int = 16) -> None:

@@ -1,6 +1,7 @@
-"""Channels: which channels of a batch norm can be removed, and which weights go with them.
+"""Channel pruning: which channels of a batch norm can be removed, and the weights that they remove.
 
-A channel can be removed if only layers read it (`models.channel_flow`), each as one of its inputs.
+A channel can be removed if only convolutions and linear layers read it, each as part of its input
+(`models.channel_flow`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _STAYS = math.inf
 class Norm:
     """A batch norm whose channels can be removed, as parameter names.
 
-    `scale` is its own, `writer` the layer that it normalises, `readers` the layers that read it.
+    `scale` is the norm's own weight, `writer` the weight of the layer that it normalises, and
+    `readers` the weights of the layers that read its output.
     """
 
     scale: str
@@ -33,7 +35,7 @@ class Norm:
 
 @functools.cache
 def scales(network: Network) -> tuple[str, ...]:
-    """The scales of all batch norms, by parameter name."""
+    """The parameter names of the scales of all batch norms."""
     modules = network.module().named_modules()
     return tuple(f"{name}.weight" for name, part in modules if isinstance(part, NORMS))
 
@@ -59,9 +61,9 @@ def shares(network: Network, state: State) -> dict[str, Tensor]:
     """The share of each weight's channel: `[1, *shape]` by layer.
 
     A channel's share is the fraction of all removable channels whose scale is smaller in
-    magnitude, in [0, 1). It is infinite for the largest channel of a norm, so that each keeps one.
-    A weight has the smaller share of two channels, the one it writes to and the one it reads; that
-    of a weight without a removable channel is infinite.
+    magnitude, in [0, 1). The largest channel of each norm has an infinite share, so that every norm
+    keeps one. A weight has the smaller share of two channels, the one it writes to and the one it
+    reads. A weight without a removable channel has an infinite share.
     """
     weights = {layer.name: torch.full(layer.shape, _STAYS).double() for layer in network.layers}
     norms = slimmable(network)
@@ -77,6 +79,6 @@ def shares(network: Network, state: State) -> dict[str, Tensor]:
 
 
 def _along(share: Tensor, weight: Tensor, dim: int) -> Tensor:
-    """A channel's share for every weight; a linear layer may read several pixels of a channel."""
+    """Give each weight its channel's share; a linear layer may read several pixels per channel."""
     shares = share.repeat_interleave(weight.shape[dim] // len(share))
     return shares.view(-1, *[1] * (weight.ndim - 1 - dim)).expand_as(weight)

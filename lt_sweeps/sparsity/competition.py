@@ -1,6 +1,6 @@
-"""`Competition`: layers whose weights compete, how many of them stay, and which.
+"""`Competition`: layers whose weights compete to be kept, and the choice of those that stay.
 
-`GroupCompetition` is one in which whole groups of weights stay or go.
+In a `GroupCompetition` whole groups of weights are kept or pruned.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lt_sweeps.storage.ticket import Mask, State
 
 @dataclass(frozen=True)
 class Competition:
-    """Layers that compete with each other, and how many weights a level asks them to keep."""
+    """Layers whose weights compete with each other, and the number of weights that stay."""
 
     layers: Sequence[Layer]
     count: int
@@ -34,21 +34,21 @@ class Competition:
 
     @property
     def goal(self) -> int:
-        """How many weights they keep, up to rounding to whole groups."""
+        """The number of weights to keep, before rounding to whole groups."""
         return self.count
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The fewest and the most weights that they can keep."""
+        """The fewest and the most weights that these layers can keep."""
         return self.count, self.count
 
     def left(self, values: State, kept: Mask) -> Tensor:
-        """Those of `values` that `kept` keeps, both `[1, *shape]` by layer, as one vector."""
+        """The `values` of the weights that `kept` keeps, both `[1, *shape]`, as one vector."""
         parts = (values[n].flatten().index_select(0, _positions(kept[n])) for n in self.names)
         return torch.cat([*parts])
 
     def mask_of(self, stays: Tensor, kept: Mask) -> dict[str, Tensor]:
-        """The mask of those weights that `kept` keeps and of which `stays` `[n]` is true."""
+        """Turn `stays` `[n]`, one bool for each weight that `kept` keeps, into a mask by layer."""
         positions = {name: _positions(kept[name]) for name in self.names}
         parts = zip(positions, stays.split([len(at) for at in positions.values()]), strict=True)
         mask = {name: torch.zeros(kept[name].shape, dtype=torch.bool) for name in positions}
@@ -58,16 +58,16 @@ class Competition:
 
     @property
     def shares_noise(self) -> bool:
-        """Whether all weights of a group have one random number."""
+        """Whether all weights of a group share one random number."""
         return False
 
     def shared(self, noise: State) -> State:
-        """Noise by layer, as the weights of each group share it."""
+        """Noise by layer; if `shares_noise`, the weights of a group get the same number."""
         return noise
 
     @property
     def winners(self) -> str:
-        """What stays, in words."""
+        """The weights or groups that stay, in words, for a message."""
         return f"the {self.count}"
 
     def keep_top(self, scores: Tensor, kept: Mask, ties: torch.Generator) -> Tensor:
@@ -77,13 +77,16 @@ class Competition:
 
 @dataclass(frozen=True)
 class GroupCompetition(Competition):
-    """As many groups stay as come nearest to the count; what is in no group always stays."""
+    """A competition of whole groups: as many stay as come nearest to `count` weights.
+
+    Weights that are in no group always stay.
+    """
 
     groups: Groups
 
     @functools.cached_property
     def goal(self) -> int:
-        """How many weights stay if groups could be split."""
+        """The number of weights that would stay if groups could be split (of a pattern: n of M)."""
         sizes = self._sizes
         total = self._fixed + int(sizes.sum())
         if self.groups.granularity.pattern and len(sizes):
@@ -93,7 +96,7 @@ class GroupCompetition(Competition):
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The fewest and the most weights that stay, by rounding to whole groups."""
+        """The fewest and the most weights that can stay after rounding to whole groups."""
         sizes, fixed, goal = self._sizes, self._fixed, self.goal
         if not len(sizes):
             return fixed, fixed
@@ -108,18 +111,18 @@ class GroupCompetition(Competition):
 
     @property
     def resolution(self) -> int:
-        """By how many weights more or fewer than the goal may stay."""
+        """The largest possible difference between the number of kept weights and the goal."""
         least, most = self.bounds
         return max(most - self.goal, self.goal - least)
 
     @property
     def falls_short(self) -> bool:
-        """Whether it cannot come near its goal, because no layer is emptied; there are groups."""
+        """Whether the goal is out of reach, because no layer may be emptied. Needs groups."""
         return 2 * (self.bounds[1] - self.goal) > int(self._sizes.max()) + 1
 
     @property
     def number_kept(self) -> tuple[int, int]:
-        """About how many groups stay, of how many; of a pattern how many of M inputs."""
+        """The approximate number of groups that stay, and of all groups; for a pattern: n and M."""
         sizes, goal = self._sizes, self.goal - self._fixed
         if not len(sizes):
             return 0, 0
@@ -130,7 +133,7 @@ class GroupCompetition(Competition):
 
     @property
     def shares_noise(self) -> bool:
-        """Where groups differ in size: their means would prefer the small or the large ones."""
+        """Whether groups differ in size: means of independent noise would favour one size."""
         sizes = self._sizes
         return bool(len(sizes)) and int(sizes.min()) != int(sizes.max())
 
@@ -144,8 +147,9 @@ class GroupCompetition(Competition):
     def keep_top(self, scores: Tensor, kept: Mask, ties: torch.Generator) -> Tensor:
         """Which of the `scores` `[n]` of the weights that `kept` keeps stay: bool `[n]`.
 
-        The score of a group is the mean of its weights'. As many groups stay as come nearest to
-        the count, the more of two that are equally near, and of each layer at least one.
+        A group's score is the mean score of its weights. The number of groups that stay is the one
+        that comes nearest to the count (the larger number if two are equally near), but at least
+        one group of each layer stays.
         """
         left = torch.cat([kept[name][0].flatten() for name in self.names])
         numbers = torch.cat([self.groups.numbers[name].flatten() for name in self.names])
@@ -176,10 +180,10 @@ class GroupCompetition(Competition):
     def _keep_pattern(
         self, scores: Tensor, left: Tensor, numbers: Tensor, goal: int, ties: torch.Generator
     ) -> Tensor:
-        """N of each M: within a group the highest scores that are left."""
+        """Keep N of each M: within a group, the highest scores of the weights not yet pruned."""
         worst = torch.finfo(torch.float64).min
         full = torch.full(left.shape, -torch.inf, dtype=torch.float64)
-        full[left] = scores.nan_to_num(neginf=worst)  # above what is pruned already
+        full[left] = scores.nan_to_num(neginf=worst)  # -inf marks pruned weights
         grouped = (numbers != WHOLE).nonzero().squeeze(1)
         sizes = counts(numbers)
         if not len(sizes):
@@ -192,7 +196,7 @@ class GroupCompetition(Competition):
         return stays[left]
 
     def _one_of_each_first(self, order: Tensor, ids: Tensor) -> Tensor:
-        """The order with the best group of each place in front, so that no layer is emptied."""
+        """Put the best group of each layer first in `order`, so that no layer is emptied."""
         ranked, front = ids[order], torch.zeros(len(order), dtype=torch.bool)
         for low, high in self._places:
             inside = ((ranked >= low) & (ranked <= high)).nonzero()
@@ -205,7 +209,7 @@ class GroupCompetition(Competition):
 
     @functools.cached_property
     def _fixed(self) -> int:
-        """How many weights are in no group."""
+        """The number of weights that are in no group."""
         return sum(self.groups.whole[name] for name in self.names)
 
     @property
@@ -216,7 +220,7 @@ class GroupCompetition(Competition):
 def competitions(
     target: Target, layers: Sequence[Layer], groups: Groups | None
 ) -> Sequence[Competition]:
-    """The layers that compete at a level: each by itself, or all of them."""
+    """The layers that compete at a level: each layer by itself, or all layers together."""
     if groups is None:
         return [Competition(*run) for run in target.groups(layers)]
     return group_competitions(target, layers, groups)
@@ -225,7 +229,7 @@ def competitions(
 def group_competitions(
     target: Target, layers: Sequence[Layer], groups: Groups
 ) -> list[GroupCompetition]:
-    """The same of groups: layers that share one compete together, as those of an attention."""
+    """The competitions of groups; layers that share a group, as in attention, compete together."""
     merged: dict[int | str, tuple[list[Layer], int]] = {}
     heads = groups.granularity.word == "head" and target.scope == "layer"
     for together, count in target.groups(layers):
@@ -238,10 +242,10 @@ def group_competitions(
 
 
 def _positions(kept: Tensor) -> Tensor:
-    """The positions of what is kept; torch's own `nonzero` takes eight times as long."""
+    """The positions of the kept weights; torch's own `nonzero` takes eight times as long."""
     return torch.from_numpy(np.flatnonzero(kept.numpy()))
 
 
 def _nearest(number: float, most: int) -> int:
-    """The whole number from 1 to `most` that is nearest, the larger of two."""
+    """Round to the nearest integer in [1, `most`]; ties round up."""
     return min(max(math.floor(number + 0.5), 1), most)

@@ -1,8 +1,8 @@
 """Uniform noise from a counter-based generator: the same numbers on every device.
 
-A number is a function of a key and of its position alone. So a mask that is drawn anew in every
-forward pass has no generator's state to save, needs no numbers from the host but its key, and can
-be drawn inside a CUDA graph.
+Each number depends only on a key and on its position. So a mask that is drawn in every forward pass
+has no generator state to save, needs nothing from the host but the key, and can be drawn inside a
+CUDA graph.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lt_sweeps.config.seeds import draws
 
-_STEPS = 1024  # whose keys are sent to the device at once
+_STEPS = 1024  # the keys of this many steps are sent to the device at once
 
 
 class Noise:
@@ -27,10 +27,10 @@ class Noise:
         self.keys = torch.zeros(replicates, 1, dtype=torch.int32, device=device)
 
     def seed(self, keys: Sequence[int] | Tensor) -> None:
-        """Set each replicate's key; until the next one every draw is the same.
+        """Set each replicate's key; until the next call, every draw returns the same numbers.
 
-        Keys that lie on the device, int32 `[R]`, are copied there. Numbers are filled in one by
-        one, since a copy from the host would wait for the device.
+        A tensor of keys (int32 `[R]`, on the device) is copied on the device. Python integers are
+        filled in one by one, because a copy from the host would wait for the device.
         """
         if isinstance(keys, Tensor):
             self.keys.copy_(keys[:, None])
@@ -39,17 +39,17 @@ class Noise:
             place.fill_(_low_bits(key))
 
     def draw(self) -> Tensor:
-        """The numbers of the keys, multiples of 2^-24, which float32 holds exactly: `[R, size]`."""
+        """The numbers for the current keys: `[R, size]`, multiples of 2^-24 (exact in float32)."""
         bits = _mix_(self._positions + self.keys)
         return _shifted(bits, 8).float().mul_(2.0**-24)
 
 
 class StepKeys:
-    """A key for each replicate and step: `draw(seed, *index, step)` of its own `(seed, *index)`.
+    """A key per replicate and step: `draw(seed, *index, step)` for its stream `(seed, *index)`.
 
-    The host draws the keys of many steps at once, and sends them together. A step then only takes
-    its column on the device: a copy from the host in every step would make the host wait for the
-    step before, and the device for the host.
+    The host draws the keys of many steps at once and sends them together. A step then only reads
+    its column on the device. A copy from the host in every step would make the host wait for the
+    previous step, and the device wait for the host.
     """
 
     def __init__(
@@ -64,18 +64,18 @@ class StepKeys:
         if first != self._first:
             steps = range(first, first + _STEPS)
             table = np.stack([draws(*stream, last=steps) for stream in self._streams])
-            self._table = torch.from_numpy(table.astype(np.int32)).to(self._device)  # the low bits
+            self._table = torch.from_numpy(table.astype(np.int32)).to(self._device)  # low bits
             self._first = first
         return self._table[:, step - first]
 
 
 def _low_bits(key: int) -> int:
-    """The low 32 bits of a number, as torch's signed integers have them."""
+    """The low 32 bits of a number, read as a signed integer (torch's int32)."""
     return (key & 0xFFFFFFFF) - ((key & 0x80000000) << 1)
 
 
 def _mix_(x: Tensor) -> Tensor:
-    """The integer hash `lowbias32`, in place: every bit of it depends on every bit of `x`."""
+    """Apply the integer hash `lowbias32` in place: every output bit depends on every input bit."""
     x ^= _shifted(x, 16)
     x *= 0x7FEB352D
     x ^= _shifted(x, 15)
@@ -85,5 +85,5 @@ def _mix_(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Shift right and fill with zeros, where torch's own shift repeats the sign."""
+    """Shift right and fill with zeros; torch's own shift repeats the sign bit."""
     return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)

@@ -1,12 +1,12 @@
-"""Mask criteria: a score per weight, the highest stay (arXiv:1905.01067, section 3 and S2).
+"""Mask criteria: a score per weight; the highest scores stay (arXiv:1905.01067, section 3 and S2).
 
-A criterion is an elementwise function that names the evidence it needs:
-- `init` and `final`, the two snapshots that it compares; their moments are config
+A criterion is an elementwise function whose parameters name the evidence that it needs:
+- `init` and `final`, the two snapshots that it compares; the config sets their moments
 - `noise`, uniform in [0, 1); `grad`, a gradient of the loss; `logits`, those of a learned mask
-- the rest of what `evidence` lists
-The tensors are vectors of the weights that compete: those left in one layer, or in all layers, by
-the schedule's scope. Equal scores are ordered at random from the seed. A criterion marked by
-`whole_mask` returns bools, the mask itself, whatever number of weights the schedule asks for.
+- the other names that `evidence.py` lists
+Each tensor is a vector of the weights that compete: the remaining weights of one layer, or of all
+layers, by the schedule's scope. Equal scores are ordered at random, from the seed. A criterion
+marked by `whole_mask` returns bools, which are the mask itself; the schedule's target is ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from lt_sweeps.sparsity.evidence import whole_mask
 from lt_sweeps.sparsity.top_k import increasing
 
-FAMILY = "criteria"  # the first part of these names in stage keys, for ever
+FAMILY = "criteria"  # the first part of these names in stage keys; never changes
 
 
 def large_final(final: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def small_init(init: Tensor) -> Tensor:
 def large_init_large_final(init: Tensor, final: Tensor, noise: Tensor) -> Tensor:
     """min(rank |w_i|, rank |w_f|): large both before and after; equal weights are ranked at random.
 
-    Ranks stand for the paper's min(alpha |w_f|, |w_i|), whose alpha aligns the percentiles.
+    Ranks replace the paper's min(alpha |w_f|, |w_i|), where alpha aligns the percentiles.
     """
     return _lower_rank(init.abs(), final.abs(), noise)
 
@@ -67,38 +67,41 @@ def random(noise: Tensor) -> Tensor:
 def snip(init: Tensor, grad: Tensor, *, examples: int = 128) -> Tensor:
     """|g w_i|: how much the loss would change without the weight (arXiv:1810.02340).
 
-    g is the gradient of the mean loss at `grad`'s moment on the first `examples` training images.
+    g is the gradient, at the moment of `grad`, of the mean loss on the first `examples` training
+    images.
     """
     return (init * grad).abs()
 
 
 def grad(grad: Tensor, *, examples: int = 128) -> Tensor:
-    """|g|, the gradient as for `snip`."""
+    """|g|, with the gradient g as in `snip`."""
     return grad.abs()
 
 
 def grasp(
     init: Tensor, hessian_grad: Tensor, *, examples: int = 128, temperature: float = 200.0
 ) -> Tensor:
-    """w_i (Hg): the weights whose removal would shrink the gradient's norm most stay.
+    """w_i (Hg): keeps the weights whose removal would reduce the gradient norm most.
 
-    g and H are gradient and Hessian of the loss as for `snip`, its outputs over `temperature`.
-    (arXiv:2002.07376, whose score is minus this one: it removes the highest.)
+    g and H are the gradient and the Hessian of the loss as in `snip`, with the network's outputs
+    divided by `temperature`. (arXiv:2002.07376, whose score is minus this one: it removes the
+    weights with the highest scores.)
     """
     return init * hessian_grad
 
 
 def synflow(flow: Tensor, *, rounds: int = 100) -> Tensor:
-    """|w dR/dw|, where R is the output of the network of |w| for ones (arXiv:2006.05467).
+    """|w dR/dw|, where R is the summed output for an input of ones, with weights |w|.
 
-    The density falls by equal factors in `rounds` rounds, each scored on the weights left so far.
+    The density falls by equal factors in `rounds` rounds; each round scores the weights that are
+    left (arXiv:2006.05467).
     """
     return flow
 
 
 @whole_mask
 def learned(logits: Tensor) -> Tensor:
-    """Keep exactly the weights whose logit is above 0, whatever the schedule asks for."""
+    """Keep exactly the weights whose logit is above 0; the schedule's target is ignored."""
     return logits > 0
 
 
@@ -106,7 +109,7 @@ def learned(logits: Tensor) -> Tensor:
 def slim(channel: Tensor, *, percent: float) -> Tensor:
     """Keep the weights of channels whose share is above `percent` (arXiv:1708.06519).
 
-    A channel's share is the fraction of channels that have a smaller batch-norm scale.
+    A channel's share is the fraction of channels with a smaller batch-norm scale.
     """
     return channel > percent
 
@@ -124,7 +127,7 @@ def sampled(sampled: Tensor) -> Tensor:
 
 
 def large_logit(logits: Tensor, final: Tensor) -> Tensor:
-    """The logit of a learned mask: the weights most sure to be kept stay.
+    """The logit of a learned mask: the weights with the highest chance to be kept stay.
 
     Equal logits are common; they are ordered by |w_f|.
     """
@@ -139,39 +142,39 @@ def large_logit(logits: Tensor, final: Tensor) -> Tensor:
 
 @whole_mask
 def drawn(logits: Tensor, noise: Tensor) -> Tensor:
-    """One draw of a learned mask: each weight stays with the chance sigmoid(logit)."""
+    """One draw of a learned mask: each weight stays with probability sigmoid(logit)."""
     return noise < torch.sigmoid(logits)
 
 
 def large_final_same_sign(init: Tensor, final: Tensor) -> Tensor:
-    """|w_f| where the sign stayed, else 0; if too few have kept theirs, random others stay too."""
+    """|w_f| if the sign stayed, otherwise 0. If too few stayed, random others are kept too."""
     return final.abs() * _same_sign(init, final)
 
 
 def large_final_diff_sign(init: Tensor, final: Tensor) -> Tensor:
-    """|w_f| where the sign flipped, else 0. Few flip, so most of what is kept is random."""
+    """|w_f| if the sign flipped, otherwise 0. Few flip, so most kept weights are random ones."""
     return final.abs() * _diff_sign(init, final)
 
 
 def magnitude_increase_same_sign(init: Tensor, final: Tensor) -> Tensor:
-    """|w_f| - |w_i| where the sign stayed, else 0, which outranks the weights that shrank."""
+    """|w_f| - |w_i| if the sign stayed, otherwise 0, which outranks the weights that shrank."""
     return magnitude_increase(init, final) * _same_sign(init, final)
 
 
 def magnitude_increase_diff_sign(init: Tensor, final: Tensor) -> Tensor:
-    """|w_f| - |w_i| where the sign flipped, else 0."""
+    """|w_f| - |w_i| if the sign flipped, otherwise 0."""
     return magnitude_increase(init, final) * _diff_sign(init, final)
 
 
 @whole_mask
 def large_final_same_sign_single(init: Tensor, final: Tensor) -> Tensor:
-    """Keep exactly the weights whose sign stayed, whatever the schedule asks for."""
+    """Keep exactly the weights whose sign stayed; the schedule's target is ignored."""
     return _same_sign(init, final)
 
 
 @whole_mask
 def large_final_diff_sign_single(init: Tensor, final: Tensor) -> Tensor:
-    """Keep exactly the weights whose sign flipped, whatever the schedule asks for."""
+    """Keep exactly the weights whose sign flipped; the schedule's target is ignored."""
     return _diff_sign(init, final)
 
 
@@ -184,7 +187,7 @@ def _diff_sign(init: Tensor, final: Tensor) -> Tensor:
 
 
 def _lower_rank(first: Tensor, second: Tensor, noise: Tensor) -> Tensor:
-    """The lower of the ranks that each weight has by two scores."""
+    """The lower of each weight's two ranks, one by each score."""
     order = increasing(noise)
     return torch.minimum(_rank(first, order), _rank(second, order))
 
@@ -192,9 +195,9 @@ def _lower_rank(first: Tensor, second: Tensor, noise: Tensor) -> Tensor:
 def _rank(score: Tensor, order: Tensor) -> Tensor:
     """Position of each weight in increasing order of score: [0, n), exact in float64.
 
-    Equal scores are ordered as in `order`, by the noise. By their place in the tensor, a layer
-    whose weights are all of one magnitude (`reset=constant`) would lose its first rows whole, units
-    and all.
+    Equal scores are ordered as in `order`, by the noise. If they were ordered by their position in
+    the tensor, a layer whose weights all have one magnitude (`reset=constant`) would lose its first
+    rows entirely, and whole units with them.
     """
     order = order.index_select(0, increasing(score.index_select(0, order)))
     ranks = torch.empty(len(score), dtype=torch.float64, device=score.device)

@@ -15,14 +15,15 @@ from lt_sweeps.config.spelling import listed, nearest
 from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.schedules import Target, checked_sparsity, rising_targets
 
-FAMILY = "densities"  # the first part of these names in stage keys, for ever
+FAMILY = "densities"  # the first part of these names in stage keys; never changes
 
 
 def erk(layers: Sequence[Layer], *, sparsity: float) -> tuple[Target, ...]:
     """Erdos-Renyi-Kernel: a layer's density is proportional to (sum / product) of its dimensions.
 
-    A layer whose density would exceed 1 is dense, and the other layers become sparser for it. All
-    layers together prune the sum of `sparsity` of each, rounded down (arXiv:1911.11134).
+    A layer whose density would exceed 1 is dense, and the other layers become sparser instead.
+    The number of weights pruned in all is the sum of `sparsity` times each layer's size, rounded
+    down for each layer (arXiv:1911.11134).
     """
     return _one_level(layers, _erk(layers, checked_sparsity(sparsity)), sparsity)
 
@@ -30,9 +31,9 @@ def erk(layers: Sequence[Layer], *, sparsity: float) -> tuple[Target, ...]:
 def uniform(
     layers: Sequence[Layer], *, sparsity: float, dense_first: bool = True
 ) -> tuple[Target, ...]:
-    """The same density in all layers but the first, which is dense and prunes nothing.
+    """The same density in all layers but the first, which stays dense (`dense_first`).
 
-    So the network as a whole keeps more than 1 - `sparsity`, which is its target.
+    The network as a whole then keeps more than 1 - `sparsity`; the target is its actual sparsity.
     """
     density = 1 - checked_sparsity(sparsity)
     shares = [1.0 if dense_first and not n else density for n in range(len(layers))]
@@ -45,10 +46,13 @@ def given(
     densities: Mapping[str, float] | Sequence[float] = (),
     file: str | None = None,
 ) -> tuple[Target, ...]:
-    """A density for every layer, by name or in the network's order, here or in a yaml or json file.
+    """A density for every layer, by name or in the network's order, as values or in a file.
+
+    Args:
+        file: a yaml or json file with the densities.
 
     Raises:
-        ValueError: a layer's density is missing or outside (0, 1], or there is no such layer.
+        ValueError: a layer's density is missing or outside (0, 1], or a name is not a layer's.
     """
     key = "schedule.densities"
     if bool(densities) == (file is not None):
@@ -78,7 +82,7 @@ def given(
 
 
 def _sparsity_of(layers: Sequence[Layer], shares: Sequence[float]) -> float:
-    """The sparsity of the network where each layer keeps its share."""
+    """The sparsity of the network if each layer keeps its share."""
     kept = sum(layer.size * share for layer, share in zip(layers, shares, strict=True))
     return 1 - kept / sum(layer.size for layer in layers)
 
@@ -91,10 +95,10 @@ def _one_level(
 
 
 def _erk(layers: Sequence[Layer], sparsity: float) -> list[float]:
-    """The densities: the layer that exceeds 1 most becomes dense, until none exceeds it."""
+    """The density of each layer; the densest layer becomes dense until no density exceeds 1."""
     sizes = [layer.size for layer in layers]
     raw = [sum(layer.shape) / layer.size for layer in layers]
-    # A product such as 0.9 * 10 is not exact: rounded to nine decimals, its floor is the one meant.
+    # A product such as 0.29 * 100 is not exact; rounded to nine decimals, it has the right floor.
     zeros = [math.floor(round(sparsity * size, 9)) for size in sizes]
     sparse = set(range(len(layers)))
     while sparse:

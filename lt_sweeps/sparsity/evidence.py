@@ -1,6 +1,7 @@
-"""Evidence: what criteria, resets and freezes may ask for, by the names of their parameters.
+"""Evidence: the tensors that criteria, resets and freezes request by their parameters' names.
 
-Most evidence is a snapshot of the weights at a moment of a training; some is computed from one.
+Most evidence is a snapshot of the weights at a moment of a training; the rest is computed from such
+a snapshot, or drawn.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.config.spelling import listed, nearest
 from lt_sweeps.sparsity.granularity import WHERE, Granularity
 
-_CRITERION = {  # what criteria may name, each with its moment where a yaml gives no other
+_CRITERION = {  # what criteria may name, with the moment that holds if the yaml sets none
     "init": "start",
     "final": "end",
     "best": "best",
@@ -28,16 +29,16 @@ _CRITERION = {  # what criteria may name, each with its moment where a yaml give
     "channel": "end",
     "noise": None,
 }
-UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # known before a network is trained
+UNTRAINED = ("init", "grad", "hessian_grad", "flow")  # available before a network is trained
 ON_DATA = ("grad", "hessian_grad")  # computed from training images
-LEARNED = ("logits", "keeps", "sampled")  # known where a mask has been trained, and only there
-# What resets and freezes may name.
+LEARNED = ("logits", "keeps", "sampled")  # available only after a mask was trained
+# The evidence that resets and freezes may name.
 OF_ACTIONS = ("origin", "init", "final", "masked", "kept", "cut", "noise", "fresh")
 _LOGITS = ("kept", "logits", "noise")
 
 
 def whole_mask(criterion: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a criterion that returns the mask itself, bools, whatever the schedule asks for."""
+    """Mark a criterion that returns the mask itself (bools); the schedule's target is ignored."""
     criterion.whole_mask = True  # type: ignore[attr-defined]
     return criterion
 
@@ -48,9 +49,9 @@ def is_whole_mask(criterion: Call) -> bool:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A mask criterion, and the moment of each of its evidence; None for noise, which is drawn.
+    """A mask criterion, with the moment of each piece of evidence (None for noise, which is drawn).
 
-    `granularity` says which weights stay or go together; None where each does so alone.
+    `granularity` says which weights are kept or pruned together; None means single weights.
     """
 
     call: Call
@@ -82,7 +83,7 @@ class Criterion:
 
 
 def reset(config: Mapping[str, Any], where: str = "reset") -> Call:
-    """The reset or freeze (`where`) that a yaml describes."""
+    """The reset or freeze that a yaml describes; `where` says which of the two it is."""
     return _call(config, where, OF_ACTIONS)
 
 
@@ -99,7 +100,7 @@ def _call(config: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> Ca
 def _evidence(
     call: Call, where: str, allowed: tuple[str, ...], *, timed: bool = False
 ) -> tuple[str, ...]:
-    """The names of the tensors that a function asks for; `timed` allows `at_500it` too."""
+    """The names of a function's tensor parameters; `timed` also allows names such as `at_500it`."""
     names = tuple(
         name
         for name, parameter in inspect.signature(call.function).parameters.items()

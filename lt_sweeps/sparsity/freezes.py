@@ -2,9 +2,9 @@
 
 A freeze is a function of one layer's weights that names the evidence it needs, as a reset does:
 `init`, `final`, `kept`, `noise`, and `cut`, the weights that are pruned now. A weight gets its
-value when it is pruned, and keeps it at all later levels, unless the argument `pinned_too` is true:
-then the freeze gives weights that were pruned before a value again. Where `kept_too` is true, kept
-weights get the freeze's value as their initial value too, from which the reset goes on.
+value when it is pruned and keeps it at all later levels, unless the argument `pinned_too` is true:
+then weights that were pruned earlier get a new value as well. If `kept_too` is true, kept weights
+also get the freeze's value as their initial value, before the reset is applied.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FAMILY = "freezes"  # the first part of these names in stage keys, for ever
+FAMILY = "freezes"  # the first part of these names in stage keys; never changes
 
 
 def zero(final: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def zero(final: Tensor) -> Tensor:
 
 
 def init(init: Tensor) -> Tensor:
-    """The weight's initial value, or with `reset.to` that of the time that is gone back to."""
+    """The weight's initial value; with `reset.to`, its value at the time the reset goes back to."""
     return init
 
 
@@ -31,16 +31,16 @@ def final(final: Tensor) -> Tensor:
 
 
 def variant(init: Tensor, final: Tensor, *, kept_too: bool = False) -> Tensor:
-    """0 for a weight that training moved towards 0, its initial value for any other.
+    """0 if training moved the weight towards 0, otherwise its initial value.
 
-    Without `kept_too` it is the paper's variant 1. With it variant 2: kept weights that moved
-    towards 0 start from 0 as well, and are trained.
+    Without `kept_too` this is the paper's variant 1. With it, variant 2: kept weights that moved
+    towards 0 also start from 0, and are trained.
     """
     return torch.where(init.abs() > final.abs(), 0.0, init)
 
 
 def reversed_variant(init: Tensor, final: Tensor) -> Tensor:
-    """The control: 0 for a weight that moved away from 0."""
+    """The control: 0 if training moved the weight away from 0, otherwise its initial value."""
     return torch.where(init.abs() < final.abs(), 0.0, init)
 
 
@@ -53,14 +53,14 @@ def random_zeros(
     *,
     pinned_too: bool = True,
 ) -> Tensor:
-    """The control: as many new zeros as variant 1 has at this level, anywhere.
+    """The control: as many new zeros as variant 1 has at this level, at random places.
 
-    Anywhere among all pruned weights, as in the released code: so a weight that was pruned before
-    may become 0 now. Without `pinned_too` the zeros lie among the weights pruned now.
+    The places are drawn among all pruned weights, as in the released code, so a weight that was
+    pruned earlier may become 0 now. Without `pinned_too` only weights pruned now are drawn.
     """
     zeros = int((init.abs() > final.abs())[cut].sum())
     among = ~kept if pinned_too else cut
     order = torch.where(among, noise, torch.inf).flatten().argsort(stable=True)
-    values = torch.where(cut, init, final).flatten()  # one pruned before is as it was pinned
+    values = torch.where(cut, init, final).flatten()  # weights pruned before keep their pin
     values[order[:zeros]] = 0.0
     return values.view_as(init)

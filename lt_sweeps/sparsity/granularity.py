@@ -1,4 +1,4 @@
-"""`Granularity`: which weights are kept or pruned together, as the value of a key."""
+"""`Granularity`: which weights are kept or pruned together (`mask_criterion.granularity`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.spelling import nearest
 
-FAMILY = "granularity"  # the first part of these names in stage keys, for ever
+FAMILY = "granularity"  # the first part of these names in stage keys; never changes
 
 WHERE = "mask_criterion.granularity"
 _WORDS = ("weight", "filter", "neuron", "channel", "kernel", "head")
@@ -18,9 +18,9 @@ _WORDS = ("weight", "filter", "neuron", "channel", "kernel", "head")
 
 @dataclass(frozen=True)
 class Granularity:
-    """What is kept or pruned whole; weights alone have none (`Granularity.of` gives None).
+    """The kind of groups that are kept or pruned as a whole; None stands for single weights.
 
-    `word` is the value of the key. `shape` is that of a block, or (N, M) of a pattern.
+    `word` is the value of the key. `shape` is the shape of a block, or (N, M) of a pattern.
     """
 
     word: str
@@ -29,9 +29,9 @@ class Granularity:
 
     @classmethod
     def of(cls, value: Any) -> Granularity | None:
-        """The granularity that a value of the key means; None for single weights.
+        """The granularity that a value of the key names; None for single weights.
 
-        Raises: ValueError: it means none.
+        Raises: ValueError: the value names no granularity.
         """
         if isinstance(value, Mapping):
             call = Call.of(value, where=WHERE, supplied=("layer",))
@@ -53,12 +53,12 @@ class Granularity:
 
     @property
     def pattern(self) -> tuple[int, int] | None:
-        """(N, M) where N of M inputs stay."""
+        """(N, M) if N of each M inputs stay, otherwise None."""
         return (self.shape[0], self.shape[1]) if ":" in self.word else None
 
     @property
     def noun(self) -> str:
-        """What one group is called: `filter`, `4x4 block`."""
+        """The name of one group: `filter`, `4x4 block`."""
         if self.pattern:
             return "input"
         return f"{self.word} block" if self.shape else self.word

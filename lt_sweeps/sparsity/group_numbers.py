@@ -1,8 +1,8 @@
 """Group numbers: the group of each weight of a network, by its granularity.
 
-The rows of a weight are its outputs, `[out, in, ...]`; those of a transposed convolution, of an
-embedding and of Hugging Face's `Conv1D` lie along the second dimension. Of a grouped convolution
-the second dimension counts the channels of one group, and the first dimension is divided among the
+The rows of a weight are its outputs: `[out, in, ...]`. In a transposed convolution, an embedding
+and Hugging Face's `Conv1D` the outputs are along the second dimension. In a grouped convolution the
+second dimension counts the channels of one group, and the first dimension is divided among the
 groups.
 """
 
@@ -29,7 +29,7 @@ _SECOND_IS_OUT = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn
 def groups_of(granularity: Granularity, network: Network) -> Groups:
     """The groups of a network's prunable weights.
 
-    Raises: ValueError: it has no such groups.
+    Raises: ValueError: the network has no such groups.
     """
     made, first = {}, 0
     heads = _heads(network) if granularity.word == "head" else {}
@@ -49,7 +49,7 @@ def groups_of(granularity: Granularity, network: Network) -> Groups:
 
 
 def _numbered(granularity: Granularity, layer: Layer, network: Network) -> Tensor:
-    """The groups of one layer, numbered from 0 without gaps."""
+    """Number the groups of one layer from 0, without gaps."""
     if granularity.function is not None:
         return _users(granularity.function, layer)
     owner = _owners(network)[layer.name]
@@ -58,7 +58,7 @@ def _numbered(granularity: Granularity, layer: Layer, network: Network) -> Tenso
     numbers = _usual(granularity, shape, is_output(layer, network))
     numbers = numbers.transpose(0, 1).contiguous() if second else numbers
     parts = _parts(granularity, layer, network)
-    if parts > 1:  # each group of a convolution has channels of its own
+    if parts > 1:  # each group of a convolution has its own channels
         part = torch.arange(layer.shape[0]) // (layer.shape[0] // parts) * layer.shape[1]
         numbers = torch.where(
             numbers == WHOLE, WHOLE, numbers + part.view(-1, *[1] * (len(layer.shape) - 1))
@@ -67,23 +67,23 @@ def _numbered(granularity: Granularity, layer: Layer, network: Network) -> Tenso
 
 
 def regrouped(granularity: Granularity, network: Network) -> bool:
-    """Whether some of the groups are others than in their version 1.
+    """Whether some groups differ from those that version 1 of a granularity's key stands for.
 
-    There a channel was the same column of all groups of a convolution, and the rows of a `Conv1D`
-    were its inputs.
+    In version 1 a channel was the same column in all groups of a convolution, and the rows of a
+    `Conv1D` were its inputs.
     """
     transposed = granularity.function is None and any(map(_is_conv1d, _owners(network).values()))
     return transposed or any(_parts(granularity, layer, network) > 1 for layer in network.layers)
 
 
 def _is_conv1d(owner: nn.Module) -> bool:
-    """Whether it is the linear layer of Hugging Face's GPT-2, whose weight is `[in, out]`."""
+    """Whether a module is the linear layer of Hugging Face's GPT-2, with a weight `[in, out]`."""
     kinds = [kind for kind in type(owner).__mro__ if kind.__name__ == "Conv1D"]
     return any(kind.__module__.startswith("transformers.") for kind in kinds)
 
 
 def _parts(granularity: Granularity, layer: Layer, network: Network) -> int:
-    """Among how many groups of a convolution the channels of a layer are divided."""
+    """The number of groups of a convolution if each has its own numbers, otherwise 1."""
     owner = _owners(network)[layer.name]
     second = ("filter", "neuron") if isinstance(owner, _SECOND_IS_OUT) else ("channel",)
     if not isinstance(owner, _ConvNd) or len(layer.shape) < 2 or granularity.word not in second:
@@ -96,7 +96,7 @@ def _usual(granularity: Granularity, shape: tuple[int, ...], output: bool) -> Te
     rows, columns = shape[0], math.prod(shape[1:])
     if granularity.word in ("filter", "neuron"):
         view = torch.arange(rows).view(-1, *[1] * (len(shape) - 1))
-        return whole if output else view.expand(shape).clone()  # a row of the output is a class
+        return whole if output else view.expand(shape).clone()  # an output row is a class
     if len(shape) < 2 or granularity.word == "head":
         return whole
     if granularity.word == "channel":
@@ -106,7 +106,7 @@ def _usual(granularity: Granularity, shape: tuple[int, ...], output: bool) -> Te
         return whole if len(shape) < 3 else view.expand(shape).clone()
     if granularity.pattern:
         size = granularity.shape[1]
-        last = (shape[0], *shape[2:], shape[1])  # the inputs of one position lie side by side
+        last = (shape[0], *shape[2:], shape[1])  # puts the inputs of one position together
         along = torch.arange(rows * columns).view(last).movedim(-1, 1) // size
         return whole if shape[1] % size else along.contiguous()
     high, wide = granularity.shape
@@ -116,7 +116,7 @@ def _usual(granularity: Granularity, shape: tuple[int, ...], output: bool) -> Te
 
 
 def _users(function: Call, layer: Layer) -> Tensor:
-    """The groups that a function gives: any whole numbers, those below 0 for what stays whole."""
+    """The groups by a user-defined function: any integers, negative for weights in no group."""
     where = f"{WHERE}: `{function.target}`"
     numbers = repeated(lambda: {layer.name: torch.as_tensor(function(layer=layer))}, where)
     given = numbers[layer.name]
@@ -133,7 +133,7 @@ def _users(function: Call, layer: Layer) -> Tensor:
 
 
 def _heads(network: Network) -> dict[str, Tensor]:
-    """The heads of attention modules: rows of q, k and v, and the columns of what joins them."""
+    """The heads of attention modules: rows of q, k and v, columns of the output projection."""
     prunable = {layer.name: layer for layer in network.layers}
     made: dict[str, Tensor] = {}
     first = 0

@@ -1,4 +1,4 @@
-"""What a schedule means for groups: what a pattern allows, and how many groups each level keeps."""
+"""Schedules and groups: check a schedule for a pattern N:M, list the groups that levels keep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from lt_sweeps.sparsity.schedules import Target
 
 
 def check_schedule(granularity: Granularity, schedule: Sequence[Target], network: Network) -> None:
-    """Raises: ValueError: a pattern N:M, and a level whose layers do not keep n of M inputs."""
+    """Check that a schedule fits a granularity.
+
+    Raises: ValueError: the network has no such groups; or, for a pattern N:M, a level does not keep
+    n of each M inputs, with n from N to M, or the last level neither N nor M.
+    """
     groups = groups_of(granularity, network)
     if granularity.pattern is None:
         return
@@ -35,13 +39,13 @@ def check_schedule(granularity: Granularity, schedule: Sequence[Target], network
 def group_counts(
     granularity: Granularity, schedule: Sequence[Target], network: Network
 ) -> Iterator[str]:
-    """What a plan says of groups: how many stay at each level, and what cannot be reached."""
+    """A plan's lines about groups: how many stay at each level, and goals out of reach."""
     groups, layers = groups_of(granularity, network), network.layers
     whole = [layer.name for layer in layers if not len(groups.sizes[layer.name])]
     if whole:
         why = " (its rows are classes)" if granularity.word in ("filter", "neuron") else ""
         yield f"{granularity}: {', '.join(whole)} stays whole{why}"
-    # The layers that compete are the same at every level; `levels` are those of one group of them.
+    # The same layers compete at every level; `levels` is one such competition, level by level.
     runs = (group_competitions(target, layers, groups) for target in schedule)
     for levels in zip(*runs, strict=True):
         together = levels[0].names

@@ -1,7 +1,7 @@
 """Initial logits of a learned mask: each option is a function of one layer.
 
-It names the evidence it needs: `kept` (the mask so far), `logits` (those that the training before
-ended with), `noise` (uniform in [0, 1)).
+The function names the evidence it needs: `kept` (the mask so far), `logits` (those at the end of
+the previous training), `noise` (uniform in [0, 1)).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-FAMILY = "logits"  # the first part of these names in stage keys, for ever
+FAMILY = "logits"  # the first part of these names in stage keys; never changes
 
 Grain = Literal["weight", "channel", "layer"]
-"""How many weights share a logit: none, those of a channel, or all of a layer."""
+"""Which weights share a logit: none, the weights of a channel, or all weights of a layer."""
 
 
 def constant(kept: Tensor, *, value: float = 0.0, grain: Grain = "weight") -> Tensor:
-    """The same logit for all weights: each is kept with the chance sigmoid(value)."""
+    """The same logit for all weights: each is kept with probability sigmoid(value)."""
     return torch.full(grained(kept.shape, grain), float(value))
 
 
@@ -32,15 +32,15 @@ def normal(
 
 
 def by_mask(kept: Tensor, *, strength: float = 2.0) -> Tensor:
-    """`strength` where the mask keeps a weight, minus that where it does not."""
+    """`strength` for a weight that the mask keeps, -`strength` for any other."""
     return torch.where(kept, float(strength), -float(strength))
 
 
 def reopened(logits: Tensor, *, beta: float, highest: float) -> Tensor:
     """min(beta s, highest), for another round of Continuous Sparsification (arXiv:1912.04427).
 
-    With `beta` the final one, a suppressed weight stays suppressed; with `highest` the initial s, a
-    weight that survived starts where all began, and may be pruned in this round.
+    If `beta` is the final beta, a suppressed weight stays suppressed. If `highest` is the initial
+    s, a weight that survived starts from that s again, and may be pruned in this round.
     """
     return (beta * logits).clamp(max=float(highest))
 
@@ -51,7 +51,7 @@ def none(kept: Tensor) -> Tensor:
 
 
 def carried(logits: Tensor) -> Tensor:
-    """The logits that the training before ended with."""
+    """The logits at the end of the previous training."""
     return logits
 
 
@@ -69,5 +69,5 @@ def grained(shape: Sequence[int], grain: Grain) -> tuple[int, ...]:
 
 
 def first(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """The leading entries of `values`, as many as `shape` has along its last dimensions."""
+    """The leading entries of `values`: its last dimensions are cut to `shape`."""
     return values[(..., *[slice(size) for size in shape])]

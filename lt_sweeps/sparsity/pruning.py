@@ -36,18 +36,19 @@ def prune(
     groups: Groups | None = None,
     say: Callable[[str], None] = _log.warning,
 ) -> Mask:
-    """The mask that keeps the highest scores of what `kept` keeps: exactly the target's counts.
+    """Keep the weights with the highest scores among those in `kept`: exactly the target's counts.
 
-    Of `groups` as many are kept as come nearest to the counts, by the mean of a group's scores.
-    The criterion sees the weights that compete, as one vector: those that are left in a layer, or
-    in all layers if the scope is global. So a rank is a rank among them.
+    With `groups`, whole groups are kept, by the mean of their scores; as many as come nearest to
+    the counts. The criterion gets the weights that compete as one vector: the remaining weights of
+    a layer, or of all layers if the scope is global. So a rank is a rank among these weights.
 
     Args:
-        evidence: snapshots by the name that the criterion calls them; noise is drawn here.
-        say: called with what a reader of the result must know of the scores.
+        evidence: snapshots by the criterion's parameter names; noise is drawn here.
+        say: called with a warning about the scores, such as that all of them are equal.
 
     Raises:
-        ValueError: the scores do not say which weights stay, or fewer are left than must stay.
+        ValueError: the scores cannot rank the weights (wrong shape or type, or not finite), or the
+            target keeps more weights than are left.
     """
     noise = seed.role("noise")
     mask: dict[str, Tensor] = {}
@@ -82,11 +83,12 @@ def prune(
 
 
 def checked_evidence(name: str, values: State, ticket: Ticket) -> State:
-    """Evidence that is computed from a ticket, as it is.
+    """Return `values`, the evidence computed from a ticket, unchanged.
 
     Raises:
-        ValueError: it overflows at the start of a training, from finite weights. A mask by it would
-            be a random one. Where a training has diverged, its records say so.
+        ValueError: the evidence of an untrained ticket is not finite, though its weights are. A
+            mask by such evidence would be random. Evidence of a trained ticket is not checked: if
+            the training diverged, its records say so.
     """
     if ticket.step:
         return values
@@ -117,12 +119,13 @@ def restart(
 ) -> Ticket:
     """The ticket that the next training starts from.
 
-    Kept weights take the reset's value. A weight pruned now is pinned to the freeze's value; one
-    pruned before keeps the value that it was pinned to then, if it was held there and the freeze is
-    not one of `pinned_too`. All that is not prunable is `base`'s.
+    Kept weights get the reset's value. A weight pruned now is pinned to the freeze's value. One
+    pruned earlier keeps its pinned value if the training held it there (`holds`) and the freeze
+    does not set `pinned_too`. Tensors that are not prunable come from `base`.
 
     Args:
-        evidence: what resets and freezes may name, `init` among it, `[1, *shape]` by layer.
+        evidence: the evidence that resets and freezes may name, including `init`: `[1, *shape]` by
+            layer.
     """
     held = trained.mask if holds else {n: torch.ones_like(kept) for n, kept in mask.items()}
     evidence = {**evidence, "kept": mask, "cut": {n: held[n] & ~kept for n, kept in mask.items()}}
@@ -144,20 +147,20 @@ def initial_weights(
     seed: Seed,
     level: int,
 ) -> dict[str, Tensor]:
-    """What the initial weights become in a reset, pruned ones included: `[1, *shape]` by layer."""
+    """The initial weights after a reset, pruned ones included: `[1, *shape]` by layer."""
     if freeze.bound().get("kept_too"):
         off = {la.name: _call(freeze, evidence, la, seed, level, "freeze")[None] for la in layers}
         init, kept = evidence["init"], evidence["kept"]
         evidence = {**evidence, "init": {n: torch.where(kept[n], off[n], init[n]) for n in off}}
-    if reset.function is rewind:  # at every level of a deep sweep, for every level before it
+    if reset.function is rewind:  # fast, because each level repeats all earlier ones
         return {layer.name: evidence["init"][layer.name] for layer in layers}
     return {la.name: _call(reset, evidence, la, seed, level, "reset")[None] for la in layers}
 
 
 def _scored(criterion: Call, evidence: Mapping[str, Tensor], size: int, place: str) -> Tensor:
-    """The scores `[size]` of the weights that compete, checked.
+    """Compute and check the scores `[size]` of the weights that compete.
 
-    Evidence that is not finite itself is that of a network that diverged, which its records say.
+    Scores may be non-finite if the evidence is: the network diverged, and its records say so.
     """
     where = f"mask_criterion: `{criterion.target}`"
     for name, values in evidence.items():
@@ -191,7 +194,7 @@ def _scored(criterion: Call, evidence: Mapping[str, Tensor], size: int, place: s
 def _call(
     call: Call, evidence: Mapping[str, State], layer: Layer, seed: Seed, level: int, purpose: str
 ) -> Tensor:
-    """A reset or freeze on one layer of one replicate."""
+    """Apply a reset or freeze to one layer of one replicate."""
     named = {n: state[layer.name][0] for n, state in evidence.items() if n in call.names}
     if "noise" in call.names:
         named["noise"] = _uniform(layer, seed.role("noise"), purpose, level)
@@ -205,8 +208,8 @@ def _call(
 def _computed(
     call: Call, compute: Callable[[], Mapping[str, Tensor]], where: str
 ) -> Mapping[str, Tensor]:
-    """What `compute` returns of a call; a function of the user's is checked by a second one."""
-    if call.ours:  # a second call would double the start of a level, where ranks take most of it
+    """Run `compute`; run a user-defined function twice, to check that it repeats its values."""
+    if call.ours:  # a second call would double the time before a level, most of it for ranking
         with one_thread():
             return compute()
     return repeated(compute, where)

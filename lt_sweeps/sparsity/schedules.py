@@ -1,7 +1,7 @@
 """Schedules: how many weights are left at each level.
 
 A schedule is a function of the network's prunable layers that returns one `Target` per level. A
-rate is the fraction of the weights still there that one level prunes; a sparsity is the fraction of
+rate is the fraction of the remaining weights that one level prunes; a sparsity is the fraction of
 all prunable weights pruned so far, in [0, 1).
 """
 
@@ -17,16 +17,16 @@ from lt_sweeps.config.identity import identity_of
 from lt_sweeps.config.spelling import paired
 from lt_sweeps.models.prunable import Layer
 
-FAMILY = "schedules"  # the first part of these names in stage keys, for ever
+FAMILY = "schedules"  # the first part of these names in stage keys; never changes
 
 Scope = Literal["layer", "global"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """How many weights a level leaves: one count per layer, or one over all layers.
+    """How many weights a level keeps: one count per layer, or one for all layers together.
 
-    `sparsity` is the one that was asked for, NaN where none was; `keep` is what it rounds to.
+    `sparsity` is the requested one, NaN if there is none; `keep` are the counts it rounds to.
     """
 
     scope: Scope
@@ -35,11 +35,11 @@ class Target:
 
     @classmethod
     def open(cls, layers: Sequence[Layer]) -> Target:
-        """No number of weights, for criteria that return a mask."""
+        """A target without a requested sparsity, for criteria that return a mask."""
         return cls("layer", tuple(layer.size for layer in layers), math.nan)
 
     def groups(self, layers: Sequence[Layer]) -> list[tuple[Sequence[Layer], int]]:
-        """Layers that compete with each other, and how many weights they keep."""
+        """The layers that compete with each other, with the number of weights that they keep."""
         together = [layers] if self.scope == "global" else [[layer] for layer in layers]
         return list(zip(together, self.keep, strict=True))
 
@@ -60,10 +60,11 @@ def geometric(
 ) -> tuple[Target, ...]:
     """Prune a rate of the remaining weights per level, by the layer's kind.
 
-    Ends after `levels`, or at `sparsity`, which a level whose density is within 0.1 percent of it
-    reaches. The levels before it are those of the endless schedule, so that cells with different
-    targets share them. A global scope needs one rate.
-    Counts are rounded as in arXiv:1905.01067: what a level prunes is floored.
+    Ends after `levels`, or at `sparsity`; a level within 0.1 percent of the target density reaches
+    it. If no level does, the last one prunes less than its rate. The levels before it do not depend
+    on the target, so that cells with different targets share them. A global scope needs one rate.
+    Counts are rounded as in arXiv:1905.01067: the number that a level prunes is rounded down. Only
+    a last level that prunes less than its rate rounds the number it keeps to the nearest.
     """
     rates = {"conv": conv, "hidden": hidden, "output": output}
     for kind, rate in rates.items():
@@ -92,7 +93,7 @@ def geometric(
 def sparsities(
     layers: Sequence[Layer], *, sparsity: Sequence[float], scope: Scope = "layer"
 ) -> tuple[Target, ...]:
-    """An explicit list of sparsities, one per level, each of every layer or of all together."""
+    """An explicit list of sparsities, one per level; each is per layer or over all layers."""
     if not sparsity:
         raise ValueError("schedule: sparsity=[]; list at least one")
     sizes = _sizes(layers, scope)
@@ -111,7 +112,7 @@ def one_shot(
 
 
 def targets_of(schedule: Call, layers: Sequence[Layer]) -> tuple[Target, ...]:
-    """What a schedule returns. Raises: ValueError: it is something else than targets."""
+    """Call a schedule. Raises: ValueError: it returns something other than targets."""
     targets = schedule(layers=layers)
     is_list = isinstance(targets, list | tuple) and len(targets) > 0
     if not is_list or not all(isinstance(target, Target) for target in targets):
@@ -130,7 +131,7 @@ def _sizes(layers: Sequence[Layer], scope: Scope) -> list[int]:
 def _whole_and_last(
     levels: int | None, sparsity: float | None, nominal: Callable[[float], float]
 ) -> tuple[int, float | None]:
-    """How many whole levels there are, and the fractional level after them, if there is one."""
+    """The number of whole levels, and the fractional level after them (or None)."""
     if (levels is None) == (sparsity is None):
         raise ValueError(
             f"schedule: got levels={levels} and sparsity={sparsity}; give one of them, and null "
@@ -146,9 +147,9 @@ def _whole_and_last(
 
 
 def _levels_to(sparsity: float, nominal: Callable[[float], float]) -> tuple[int, float | None]:
-    """How many whole levels come before `sparsity`, and the fractional level that reaches it.
+    """The number of whole levels before `sparsity`, and the fractional level that reaches it.
 
-    The latter is None where a whole level comes within 0.1 percent of the density.
+    The fractional level is None if a whole level comes within 0.1 percent of the target density.
     """
     close = 1e-3 * (1 - sparsity)
     levels = 0
@@ -164,7 +165,7 @@ def _levels_to(sparsity: float, nominal: Callable[[float], float]) -> tuple[int,
 
 
 def checked_sparsity(sparsity: float) -> float:
-    """`sparsity`, if it lies in [0, 1)."""
+    """Return `sparsity`. Raises: ValueError: it is not in [0, 1)."""
     if not 0 <= sparsity < 1:
         hint = f"; did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
         raise ValueError(f"schedule: sparsity {sparsity:g} lies outside [0, 1){hint}")
@@ -172,11 +173,11 @@ def checked_sparsity(sparsity: float) -> float:
 
 
 def rising_targets(targets: list[Target], layers: Sequence[Layer]) -> tuple[Target, ...]:
-    """The targets, if sparsity rises at every level and no layer is emptied.
+    """Return the targets after checking that sparsity rises at every level and empties no layer.
 
     Raises:
-        ValueError: it does not, or a layer is emptied. In a global scope only the pruning itself
-            shows whether a layer is.
+        ValueError: sparsity does not rise, or a layer is emptied. In a global scope only the
+            pruning itself shows whether a single layer is emptied.
     """
     full = Target(targets[0].scope, tuple(_sizes(layers, targets[0].scope)), 0.0)
     for level, (before, now) in enumerate(zip([full, *targets], targets, strict=False), 1):

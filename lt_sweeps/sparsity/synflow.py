@@ -30,10 +30,10 @@ def flow(
 ) -> State:
     """|w dR/dw|, by prunable layer: `[1, *shape]`.
 
-    R is the sum of the outputs for an image of ones, with the absolute value of every weight and 0
-    for every bias, so no data is needed. The density falls to the target by equal factors in
-    `rounds` rounds. All but the last prune here, and a pruned weight scores below all others; the
-    last is the level's own pruning by the scores that are returned.
+    R is the sum of the outputs for an image of ones, with every weight replaced by its absolute
+    value and every bias by 0, so no data is needed. The density falls to the target by equal
+    factors in `rounds` rounds. All rounds but the last prune in this function; a weight pruned here
+    scores below all others. The last round is the level's own pruning, by the returned scores.
     """
     state = {
         name: tensor[0].double().abs() * (not is_bias(name))
@@ -57,7 +57,7 @@ def flow(
 
 def _flow(module: nn.Module, state: State, mask: State, network: Network) -> dict[str, Tensor]:
     kept = {name: state[name] * mask[name][0] if name in mask else state[name] for name in state}
-    module.load_state_dict(kept, strict=False)  # a tied weight has one name in it
+    module.load_state_dict(kept, strict=False)  # a tied weight has one name in `kept`
     parameters = dict(module.named_parameters())
     weights = {name: parameters[name] for name in mask}
     ones = torch.ones(1, *network.input_shape, dtype=torch.float64)

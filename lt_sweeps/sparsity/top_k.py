@@ -1,4 +1,4 @@
-"""Top k: the highest of some scores, exactly as many as are asked for."""
+"""Top k: select the highest scores, exactly as many as requested."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lt_sweeps.config.seeds import Seed, draw, generator
 from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.counter_noise import Noise
 
-_TOGETHER = 2**24  # scores that are ranked at once, several copies of each
+_TOGETHER = 2**24  # the most scores that are ranked at once; ranking makes several copies
 
 
 def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
     """Which of `scores` `[n]` are the `count` highest: bool `[n]`, exactly `min(count, n)` True.
 
-    Scores that equal the lowest one kept are chosen among at random. NaN counts as -inf.
+    Ties at the lowest kept score are broken at random. NaN counts as -inf.
     """
     if count >= len(scores):
         return torch.ones_like(scores, dtype=torch.bool)
@@ -29,9 +29,9 @@ def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
     keep = scores > boundary
     tied = (scores == boundary).nonzero().squeeze(1)
     need = count - int(keep.sum())
-    # A threshold alone would keep all of the tied scores and with them more than `count`: after
-    # pruning to 0 or with a criterion of few values, thousands. So only as many of them stay as
-    # are missing. Drawing an order of them all takes time, and hardly ever do ties have to be cut.
+    # A threshold alone would keep all tied scores, and so more than `count`: thousands more after
+    # pruning to 0, or if a criterion has few distinct values. So only as many tied scores stay as
+    # are still needed. Drawing a random order takes time, so it is done only if some must go.
     if need < len(tied):
         tied = tied[torch.randperm(len(tied), generator=ties)[:need]]
     keep[tied] = True
@@ -41,10 +41,10 @@ def keep_top(scores: Tensor, count: int, ties: torch.Generator) -> Tensor:
 def keep_top_of_each(
     scores: Tensor, counts: Tensor, seeds: tuple[Seed, ...], *index: int | str
 ) -> Tensor:
-    """`keep_top` of every replicate: bool `[R, n]` of scores `[R, n]` and counts `[R]`.
+    """`keep_top` for every replicate: bool `[R, n]` from scores `[R, n]` and counts `[R]`.
 
-    A replicate's seed and the `index` draw among ties: on the CPU as `keep_top` does, and on a
-    device from a counter, because how many scores are tied is not known to the host there.
+    The replicate's seed and `index` break ties: on the CPU as in `keep_top`, on a device by
+    counter-based noise, because the host does not know there how many scores are tied.
     """
     return keep_top_of_layers(scores[None], counts[None], seeds, [index])[0]
 
@@ -55,16 +55,16 @@ def keep_top_of_layers(
     seeds: tuple[Seed, ...],
     indices: Sequence[tuple[int | str, ...]],
 ) -> Tensor:
-    """`keep_top_of_each` of layers of one size, each with its index: bool `[L, R, n]`.
+    """`keep_top_of_each` for L layers of equal size, each with its own index: bool `[L, R, n]`.
 
-    Scores are `[L, R, n]`, counts `[L, R]`. A device starts as many kernels as for one layer.
+    Scores are `[L, R, n]`, counts `[L, R]`. A device runs only as many kernels as for one layer.
     """
     if host_reads(scores):
         layers = zip(scores, counts, indices, strict=True)
         return torch.stack([_keep_top_on_host(*layer, seeds) for layer in layers])
     rows = scores.flatten(0, 1)
     noise = Noise(len(rows), rows.shape[1], rows.device)
-    # One number for all replicates of a layer, which a kernel takes as an argument: no copy.
+    # One number for all replicates of a layer, passed as a kernel argument: no copy is needed.
     numbers = [draw(0, "ties", *index) & 0x7FFFFFFF for index in indices]
     noise.seed(torch.cat([_keys(seeds, rows.device) + number for number in numbers]))
     return keep_top_of_rows(rows, counts.flatten(), noise.draw()).view_as(scores)
@@ -79,10 +79,10 @@ def _keep_top_on_host(
 
 
 def keep_top_of_rows(scores: Tensor, counts: Tensor, noise: Tensor) -> Tensor:
-    """The `counts` `[R]` highest scores of each row `[R, n]`, without a wait for the device.
+    """Select the `counts` `[R]` highest scores of each row `[R, n]`; does not wait for the device.
 
-    Of scores that equal the lowest one kept those stay whose `noise` `[R, n]` is highest, and of
-    those the first: a float32 holds 2^24 numbers, so a large layer has a few that are equal.
+    Ties at the lowest kept score are broken by the highest `noise` `[R, n]`, and then by position:
+    noise has only 2^24 different values, so in a large layer a few are equal.
     """
     missing, keep = counts[:, None], torch.zeros_like(scores, dtype=torch.bool)
     among = ~keep
@@ -94,31 +94,31 @@ def keep_top_of_rows(scores: Tensor, counts: Tensor, noise: Tensor) -> Tensor:
 
 
 def increasing(scores: Tensor) -> Tensor:
-    """`scores.argsort(stable=True)`, in an eighth of the time where a CPU sorts float32.
+    """`scores.argsort(stable=True)`, in an eighth of the time for float32 on a CPU.
 
-    Torch sorts integers by their digits, and floats by comparing them.
+    Torch sorts integers by their digits (radix sort), and floats by comparing them.
     """
     if scores.dtype != torch.float32:
         return scores.argsort(stable=True)
-    # The bits of floats above 0 increase as integers, and those below 0 decrease. One pattern
-    # stands for both zeros, and one above infinity for all NaN.
+    # Read as integers, the bits of positive floats increase with the float, and those of negative
+    # floats decrease. Both zeros get one pattern, and all NaN one pattern above infinity.
     bits = torch.where(scores.isnan(), torch.nan, scores + 0.0).view(torch.int32)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).argsort(stable=True)
 
 
 def host_reads(tensor: Tensor) -> bool:
-    """Whether the host may look at a tensor without waiting for a device."""
+    """Whether the host can read a tensor without waiting for a device."""
     return tensor.device.type == "cpu"
 
 
 def by_layer(flat: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
-    """`flat` `[..., n]`, the weights of several layers one after another, as `[..., *shape]`."""
+    """Split `flat` `[..., n]`, several layers one after another, into `[..., *shape]` by layer."""
     parts = zip(layers, flat.split([layer.size for layer in layers], -1), strict=True)
     return {layer.name: part.view(*flat.shape[:-1], *layer.shape) for layer, part in parts}
 
 
 def of_one_size(layers: Sequence[Layer], replicates: int) -> list[list[Layer]]:
-    """The layers in groups that are ranked together: of one size, and few enough for the memory."""
+    """Group layers that are ranked together: of equal size, and few enough to fit in memory."""
     groups: dict[tuple[int, int], list[Layer]] = {}
     counts: dict[int, int] = {}
     for layer in layers:
@@ -133,11 +133,11 @@ def _numbers(scores: Tensor) -> Tensor:
 
 
 def _lowest_kept(scores: Tensor, counts: Tensor) -> Tensor:
-    """The lowest score of each row that is among its `counts` `[R, 1]` highest: `[R, 1]`.
+    """The lowest of the `counts` `[R, 1]` highest scores of each row: `[R, 1]`.
 
-    `topk` takes one number for all rows, and it has to be known to the host. So n are asked for of
-    twice n numbers: each row is padded with n - count that are higher than any score, and count
-    that are lower. (`kthvalue` is no deterministic operation on a GPU, and sorting takes longer.)
+    `topk` needs one k for all rows, and the host must know it. So each row is padded to 2n numbers,
+    with n - count that are higher than any score and count that are lower, and k is n. (`kthvalue`
+    is not deterministic on a GPU, and sorting takes longer.)
     """
     size = scores.shape[1]
     higher = torch.arange(size, device=scores.device) < size - counts

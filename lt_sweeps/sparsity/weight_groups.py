@@ -1,4 +1,4 @@
-"""`Groups`: the weights of a network in groups that stay whole or go."""
+"""`Groups`: the weights of a network in groups that are kept or pruned as a whole."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from lt_sweeps.sparsity.granularity import Granularity
 
 WHOLE = -1
-"""The number of weights that are in no group: they all stay."""
+"""The group number of weights that are in no group: they all stay."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The group of each weight of a network: `numbers[layer]` is int32 `[*shape]`, or `WHOLE`.
+    """The group number of each weight of a network, or `WHOLE`: `numbers[layer]`, int32 `[*shape]`.
 
-    Numbers go up from 0 without gaps, layer after layer; a head is one group in several layers, any
-    other lies in one. Of a pattern N:M a group is M weights of which N stay.
+    Numbers increase from 0 without gaps, layer after layer. A head is one group across several
+    layers; any other group is in one layer. For a pattern N:M a group is M weights, and N stay.
     """
 
     granularity: Granularity
@@ -28,19 +28,20 @@ class Groups:
 
     @functools.cached_property
     def sizes(self) -> Mapping[str, Tensor]:
-        """How many weights of a layer each of its groups has: `[groups of the layer]`."""
+        """The number of weights of each group within a layer: `[groups of the layer]`."""
         return {name: counts(numbers) for name, numbers in self.numbers.items()}
 
     @functools.cached_property
     def whole(self) -> Mapping[str, int]:
-        """How many weights of each layer are in no group."""
+        """The number of weights of each layer that are in no group."""
         return {n: numbers.numel() - len(_grouped(numbers)) for n, numbers in self.numbers.items()}
 
     def one_of_each(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Noise by layer, in which all weights of a group have the number of its first one.
+        """Noise by layer, in which all weights of a group get the number of its first weight.
 
-        The mean of a hundred random numbers is near 1/2 and that of three is not: by such means a
-        random choice would prune the large groups first at a high sparsity, and last at a low one.
+        The mean of a hundred random numbers is near 1/2, and the mean of three is not. By means of
+        independent noise, a random choice would prune large groups first at a high sparsity, and
+        last at a low one.
         """
         numbers = torch.cat([self.numbers[name].flatten() for name in noise])
         flat = torch.cat([each.flatten() for each in noise.values()])
@@ -52,7 +53,7 @@ class Groups:
         return {n: part.view_as(noise[n]) for n, part in zip(noise, parts, strict=True)}
 
     def split_layer(self, mask: Mapping[str, Tensor]) -> str:
-        """The first layer of which a mask `[1, *shape]` splits a group; empty if none is split."""
+        """The first layer in which a mask `[1, *shape]` splits a group; empty if none is split."""
         for name, numbers in self.numbers.items():
             kept = mask[name][0]
             if not bool(kept[numbers == WHOLE].all()):
@@ -67,7 +68,7 @@ class Groups:
         return ""
 
     def places(self, names: Sequence[str]) -> list[tuple[int, int]]:
-        """The first and last number of the groups of each layer; of an attention once for all."""
+        """The first and last group number of each layer; an attention is listed once."""
         return list(dict.fromkeys(self._ranges[name] for name in names if name in self._ranges))
 
     @functools.cached_property
@@ -76,7 +77,7 @@ class Groups:
         return {n: (int(each.min()), int(each.max())) for n, each in grouped.items() if len(each)}
 
     def sizes_of(self, names: Sequence[str]) -> Tensor:
-        """The sizes of all groups of some layers; a head has weights in several of them."""
+        """The sizes of all groups of some layers; a head's size is summed over its layers."""
         together: dict[tuple[int, int], Tensor] = {}
         for name in names:
             for place in self.places([name]):
@@ -86,7 +87,7 @@ class Groups:
 
 
 def counts(numbers: Tensor, like: Tensor | None = None) -> Tensor:
-    """How many weights have each number from the lowest of `like` to its highest: `[groups]`."""
+    """Count the weights of each group from the lowest in `like` to the highest: `[groups]`."""
     every = _grouped(numbers if like is None else like)
     if not len(every):
         return torch.zeros(0, dtype=torch.int64)
@@ -96,6 +97,6 @@ def counts(numbers: Tensor, like: Tensor | None = None) -> Tensor:
 
 
 def _grouped(numbers: Tensor) -> Tensor:
-    """The numbers of the weights that are in a group: `[n]`."""
+    """The group numbers of the weights that are in a group: `[n]`."""
     flat = numbers.flatten()
     return flat if int(flat.min()) != WHOLE else flat[flat != WHOLE]

@@ -1,7 +1,7 @@
-"""Sparsifiers: how sparsity acts inside a training; a family with one file each.
+"""Sparsifiers: how sparsity acts inside a training, one file each.
 
-One of your own is a subclass of `Sparsifier` or `LearnedSparsifier` in any module, which overrides
-the methods it needs, and a method (`plan/methods/`) that passes it to a training.
+To add your own, subclass `Sparsifier` or `LearnedSparsifier` in any module, override the methods
+that you need, and write a method (`plan/methods/`) that passes the sparsifier to a training.
 """
 
 from lt_sweeps.sparsity.sparsifiers.amc import Amc as Amc
@@ -21,4 +21,4 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import overrides as overrides
 from lt_sweeps.sparsity.sparsifiers.straight_through import StraightThrough as StraightThrough
 from lt_sweeps.sparsity.sparsifiers.supermask import Supermask as Supermask
 
-FAMILY = "sparsifiers"  # the first part of these names in stage keys, for ever
+FAMILY = "sparsifiers"  # the first part of these names in stage keys; never changes

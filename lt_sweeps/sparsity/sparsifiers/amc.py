@@ -20,16 +20,17 @@ _REMEMBERED = 100  # episodes
 
 @dataclass(frozen=True)
 class Amc(Sparsifier):
-    """Keep exactly `keep` weights, the largest of each layer, with the densities of an agent.
+    """Keep exactly `keep` weights, the largest of each layer; an agent chooses the densities.
 
-    An episode goes through the layers and gives each a density. Its reward is the accuracy on the
-    validation set under the mask with these densities. The best episode's mask stays.
+    An episode goes through the layers and gives each a density. Its reward is the validation
+    accuracy under the mask with these densities. The mask of the best episode is kept.
 
     Args:
-        strides: the strides of the layers, which the agent sees.
-        warmup: the first episodes, in which the agent acts at random.
+        strides: the stride of each layer, one of the inputs of the agent.
+        warmup: the number of first episodes in which the agent acts at random.
         lowest: the lowest density that a layer may have.
-        recalibrate: training batches to estimate batch-norm statistics from before each reward.
+        recalibrate: the number of training batches from which batch-norm statistics are estimated
+            before each reward.
     """
 
     keep: int
@@ -53,7 +54,7 @@ class Amc(Sparsifier):
         return self.keep
 
     def identity(self) -> dict[str, Any]:
-        # Until version 2 an episode was scored with some statistics of the one before; until
+        # Before version 2 an episode was scored with some statistics of the previous one. Before
         # version 3 the agent learned from clipped actions, against the average of the episodes.
         return {**super().identity(), "version": 3}
 
@@ -68,7 +69,7 @@ class Amc(Sparsifier):
 
 
 class Walk:
-    """The episodes of one replicate, each through the layers from the first to the last."""
+    """The episodes of one replicate; each goes through the layers from first to last."""
 
     def __init__(self, amc: Amc, layers: Sequence[Layer], seed: Seed) -> None:
         self.amc, self.sizes = amc, [layer.size for layer in layers]
@@ -84,11 +85,11 @@ class Walk:
         self._highest = -math.inf
 
     def go(self) -> list[int]:
-        """Act in an episode: how many weights each layer keeps, `keep` in all.
+        """Choose how many weights each layer keeps in an episode, `keep` in all.
 
         An action is clipped so that the layers after it can still meet the budget with densities
-        between their lowest one and 1. The agent learns from what it asked for, as in the released
-        code: the clipping is a part of what it acts on.
+        between `lowest` and 1. The agent learns from its unclipped action, as in the released code:
+        the clipping is part of its environment.
         """
         total, left, before = sum(self.sizes), self.amc.keep, 1.0
         self.states, self.actions, self.counts = [], [], []
@@ -107,7 +108,7 @@ class Walk:
         return self.counts
 
     def learn(self, reward: float) -> None:
-        """End the episode with its reward; one that is no number teaches nothing."""
+        """End the episode with its reward; a reward that is not finite teaches nothing."""
         if math.isfinite(reward):
             self.agent.learn(self.states, self.actions, reward)
         else:  # the network has diverged, or its metric is not defined on the validation set
@@ -123,10 +124,10 @@ def least(size: int, lowest: float) -> int:
 
 
 def _features(layers: Sequence[Layer], strides: Sequence[int]) -> Tensor:
-    """What the agent sees of each layer, scaled to 0 to 1 over the layers: `[L, 7]`.
+    """The agent's inputs for each layer, each scaled to [0, 1] over the layers: `[L, 7]`.
 
-    Its position, whether it is a convolution, its channels in and out, stride, width of the kernel
-    and number of weights.
+    They are the layer's position, whether it is a convolution, its input channels, output channels,
+    stride, kernel width and number of weights.
     """
     rows: list[list[int]] = []
     for layer, stride in zip(layers, strides, strict=True):
@@ -155,7 +156,7 @@ def _ranks(weights: Tensor, seeds: Sequence[Seed], layer: Layer) -> Tensor:
 def _write(
     mask: Mapping[str, Tensor], ranks: Mapping[str, Tensor], counts: Sequence[Sequence[int]]
 ) -> None:
-    """Keep the largest weights of each layer, by the counts of each replicate."""
+    """Set the mask to the largest weights of each layer, by the counts of each replicate."""
     for (name, places), kept in zip(ranks.items(), zip(*counts, strict=True), strict=True):
         number = torch.tensor(kept, device=places.device)[:, None]
         mask[name].copy_((places < number).view_as(mask[name]))

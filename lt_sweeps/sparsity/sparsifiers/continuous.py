@@ -18,12 +18,12 @@ Anneal = Literal["epoch", "step", "linear", "constant"]
 
 @dataclass(frozen=True)
 class Continuous(LearnedSparsifier):
-    """Weights times c sigmoid(beta s), and `lmbda` times the sum of these masks in the loss.
+    """Multiply weights by c sigmoid(beta s); add `lmbda` times the sum of these masks to the loss.
 
     beta rises from 1 to `final_beta`: exponentially with every epoch (`epoch`, the released code)
     or with every step (`step`, the paper), or linearly with every step (`linear`); with `constant`
-    it is `final_beta` throughout. The hard mask keeps the weights with s > 0. c is 1, or with
-    `scaled_from` 1 / sigmoid of that initial s, so that all masks are 1 at the start.
+    it is `final_beta` throughout. The hard mask keeps the weights with s > 0. c is 1; if
+    `scaled_from` gives the initial s, c is 1 / sigmoid(s), so that all masks are 1 at the start.
     """
 
     lmbda: float = 1e-8
@@ -49,7 +49,7 @@ class Continuous(LearnedSparsifier):
 
     @property
     def scale(self) -> float:
-        """c, by which a weight is multiplied once its sigmoid is 1."""
+        """c, the factor of a weight whose sigmoid is 1."""
         return 1.0 if self.scaled_from is None else 1 + math.exp(-self.scaled_from)
 
     def temperature(self, step: int, recipe: Recipe) -> float:

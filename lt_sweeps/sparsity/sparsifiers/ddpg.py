@@ -1,7 +1,7 @@
-"""DDPG: an agent that learns one number in [0, 1] per step of an episode (arXiv:1509.02971).
+"""DDPG: an agent that chooses one number in [0, 1] per step of an episode (arXiv:1509.02971).
 
-The settings are those of AMC (arXiv:1802.03494): two hidden layers of 300 units, an exploration
-that narrows with every episode, and rewards less their moving average.
+The settings are those of AMC (arXiv:1802.03494): two hidden layers of 300 units, exploration noise
+that shrinks with every episode, and rewards minus their moving average.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _HIDDEN = 300
 _BATCH = 64
 _SLOW = 0.01  # how far the target networks move towards the trained ones in an update
 _AVERAGED = 0.5  # weight of a batch's mean reward in the moving average
-_SIGMA, _DECAY = 0.5, 0.95  # noise of the exploration, and its factor for every episode
+_SIGMA, _DECAY = 0.5, 0.95  # std of the exploration noise, and its factor per episode
 
 
 class Agent:
-    """Acts on states `[S]`. What it draws depends on its own generator alone.
+    """An actor and a critic on states `[S]`. All draws come from the agent's own generator.
 
     Args:
-        warmup: episodes of random actions, before it learns.
-        memory: how many steps it remembers, of which each update draws a batch.
+        warmup: the number of first episodes, with random actions and without updates.
+        memory: how many steps the agent remembers; each update draws a batch of them.
     """
 
     def __init__(self, states: int, draws: torch.Generator, *, warmup: int, memory: int) -> None:
@@ -43,7 +43,7 @@ class Agent:
         self.episode = 0
 
     def act(self, state: Tensor) -> float:
-        """The actor's action with noise, a normal distribution that is truncated to [0, 1]."""
+        """The actor's action with normal noise, truncated to [0, 1]; uniform during the warmup."""
         uniform = torch.rand((), generator=self._draws, dtype=torch.float64)
         if self.episode < self._warmup:
             return float(uniform)
@@ -55,7 +55,7 @@ class Agent:
         return float(drawn.nan_to_num(float(mean)).clamp(0, 1))
 
     def learn(self, states: Sequence[Tensor], actions: Sequence[float], reward: float) -> None:
-        """End an episode: each of its steps gets its reward."""
+        """End an episode: remember its steps, each with the reward, and update the networks."""
         after = [*states[1:], states[-1]]
         for step, (state, action, then) in enumerate(zip(states, actions, after, strict=True)):
             last = float(step == len(states) - 1)

@@ -16,9 +16,10 @@ from lt_sweeps.sparsity.top_k import by_layer, keep_top_of_each
 class Gradual(Sparsifier):
     """Keep the largest weights, fewer at every pruning from step `begin` to `end`.
 
-    A pruning comes every `every` steps and ranks all weights anew: a pruned weight keeps the value
-    that it was pruned at, and returns if that is among the largest again. From `end` on the mask is
-    fixed. `keep` are the weights left then, by layer or over all layers, as in a `Target`.
+    Every `every` steps a pruning ranks all weights again: a pruned weight remembers the value that
+    it had when it was pruned, and returns if this value is among the largest again. From step `end`
+    on the mask is fixed. `keep` are the numbers of weights left then, by layer or over all layers,
+    as in a `Target`.
     """
 
     scope: str
@@ -47,7 +48,7 @@ class Gradual(Sparsifier):
         return "before" if due and self.begin <= step <= self.end else None
 
     def done(self, step: int) -> float:
-        """The fraction of the pruning that is done at a step: 0 to 1, fast and then slow."""
+        """The fraction of the pruning done at a step: from 0 to 1, fast at first and slow later."""
         left = (self.end - step) / (self.end - self.begin)
         return 1 - min(1.0, max(0.0, left)) ** self.power
 

@@ -16,16 +16,16 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, summed
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 _EDGE = 1e-6
 _SHIFT = -BETA * math.log(-GAMMA / ZETA)  # P(gate is not 0) is sigmoid(log alpha + this)
-_LOWEST, _HIGHEST = math.log(1e-2), math.log(1e2)  # of log alpha, as the authors' code clamps it
+_LOWEST, _HIGHEST = math.log(1e-2), math.log(1e2)  # range of log alpha in the authors' code
 
 
 @dataclass(frozen=True)
 class HardConcrete(LearnedSparsifier):
-    """Weights times gates in [0, 1], drawn in every forward pass of the training, fixed in a test.
+    """Multiply weights by gates in [0, 1]: drawn in every training forward pass, fixed in a test.
 
-    A logit is log alpha. Added to the loss are `lmbda` times the expected number of weights that
-    are not 0, and `l2` times half the expected sum of their squares. `grain` says whether each
-    weight has a gate of its own, or a channel shares one.
+    A logit is log alpha. Added to the loss are `lmbda` times the expected number of nonzero
+    weights, and `l2` times half the expected sum of their squares. `grain` says whether each weight
+    has its own gate, or the weights of a channel share one.
     """
 
     lmbda: float = 0.0
@@ -70,13 +70,13 @@ class HardConcrete(LearnedSparsifier):
 
 
 def gate(logits: Tensor, noise: Tensor) -> Tensor:
-    """The gate that uniform noise in [0, 1) draws."""
+    """The gate drawn by uniform noise in [0, 1)."""
     u = _EDGE + (1 - 2 * _EDGE) * noise
     return _stretched(torch.sigmoid((torch.logit(u) + logits) / BETA))
 
 
 def fixed_gate(logits: Tensor) -> Tensor:
-    """The gate of a test: 0 for log alpha below -log 11, and 1 above log 11."""
+    """The gate in a test: 0 for log alpha below -log 11, and 1 above log 11."""
     return _stretched(torch.sigmoid(logits))
 
 

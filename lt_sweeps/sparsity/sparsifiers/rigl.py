@@ -1,5 +1,7 @@
-"""RigL: sparse from start to end, dropping small weights and growing where the gradient is large
-(arXiv:1911.11134)."""
+"""RigL: sparse training that drops small weights and grows those with large gradients.
+
+(arXiv:1911.11134.)
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ from lt_sweeps.sparsity.top_k import keep_top_of_layers, of_one_size
 
 @dataclass(frozen=True)
 class RigL(Sparsifier):
-    """Replace part of each layer's weights every `every` steps up to `end`; their number stays.
+    """Replace part of each layer's kept weights every `every` steps, from `begin` to `end`.
 
-    The part is `fraction` at first and falls to 0 along a cosine. The smallest weights drop out.
-    Of all weights that are out then, those with the largest gradients grow: from 0, unless they
-    have just dropped out. Such a step takes the place of the optimizer's update.
+    The number of kept weights does not change. The replaced part is `fraction` at first and falls
+    to 0 along a cosine. The smallest weights are dropped. Among all weights outside the mask then,
+    those with the largest gradients grow: from 0, unless they have just been dropped. Such a step
+    replaces the optimizer's update.
     """
 
     fraction: float
@@ -42,7 +45,7 @@ class RigL(Sparsifier):
         return "instead" if due else None
 
     def moving(self, step: int) -> float:
-        """The part of a layer's weights that is replaced at a step."""
+        """The fraction of a layer's kept weights that is replaced at a step."""
         return self.fraction / 2 * (1 + math.cos(math.pi * step / self.end))
 
     def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""STR: a threshold per layer, learned by shrinking weights below it to 0 (arXiv:2002.03231)."""
+"""STR: soft thresholding of weights, with one learned threshold per layer (arXiv:2002.03231)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class SoftThreshold(LearnedSparsifier):
     """sign(w) relu(|w| - sigmoid(s)), with one s for each layer.
 
     s starts far below 0, where sigmoid(s) and its gradient are 0. From there only its weight decay,
-    `threshold_decay`, raises it, so the two decide when sparsity sets in.
+    `threshold_decay`, raises it. So the initial s and `threshold_decay` decide when sparsity sets
+    in.
     """
 
     threshold_decay: float = 5e-4

@@ -1,8 +1,8 @@
 """`Sparsifier`: how sparsity acts inside a training; `LearnedSparsifier`: masks that are trained.
 
-Both are values, so they are part of a training's identity. A behaviour is a method that a subclass
-overrides: every method has a default that does nothing. The methods see one layer at a time,
-tensors `[R, *shape]`, and never ask which replicate is whose.
+Both are frozen values, so they are part of a training's identity. A subclass changes a behaviour by
+overriding a method; the defaults do nothing. Tensors are those of a layer, `[R, *shape]`, and all
+replicates are treated alike.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Update = Callable[[float | Tensor], None]
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A training between two steps, by layer: what a sparsifier that changes its mask works on.
+    """The state of a training between two steps, by layer, for sparsifiers that change the mask.
 
-    `weights`, `grads` and `mask` are `[R, *shape]`; the mask is 1.0 where a weight is kept. `grads`
-    are those of the step's batch, before any mask, where the mask is rewired instead of the
-    update. `moments` are the optimizer's. A weight pruned here becomes 0. One brought back starts
-    from what `remembered` has made of it, else from 0.
+    `weights`, `grads` and `mask` are `[R, *shape]`; the mask is 1.0 for kept weights. If the mask
+    is rewired instead of the update, `grads` are the gradients of the step's batch, before any mask
+    is applied. `moments` are the optimizer's. A weight pruned here becomes 0. A weight brought back
+    starts from the value that `remembered` returned for it, or from 0.
     """
 
     layers: tuple[Layer, ...]
@@ -49,24 +49,24 @@ class Sparsifier:
 
     A training calls, in this order:
 
-    `search`      once, before the first step: finds a mask by trying masks out
+    `search`      once, before the first step: finds a mask by trying out masks
     `acts`        before every step: says whether `rewire` is called at this step
     `rewire`      changes the mask; afterwards `remembered` says what pruned weights leave behind
     `regularise`  in every update, between the gradients and the optimizer: adds to the gradients
 
-    Plans and records ask the properties: what a training does to the mask, before it has run.
+    Plans and records read the properties: they say what a training will do to the mask.
     """
 
-    samples: ClassVar[int] = 1  # networks drawn for a test, whose accuracies are averaged
+    samples: ClassVar[int] = 1  # networks drawn for a test; their accuracies are averaged
 
     @property
     def learns(self) -> bool:
-        """Whether it trains logits, from which the mask is computed: a `LearnedSparsifier`."""
+        """Whether it trains logits from which the mask is computed (a `LearnedSparsifier`)."""
         return False
 
     @property
     def holds(self) -> bool:
-        """Whether pruned weights stay at the values that they are pinned to."""
+        """Whether pruned weights stay at their pinned values."""
         return True
 
     @property
@@ -76,38 +76,39 @@ class Sparsifier:
 
     @property
     def kept_at_end(self) -> int | None:
-        """How many weights it leaves in all, where it prunes to a number; else None."""
+        """The total number of weights kept at the end; None if it does not prune to a number."""
         return None
 
     @property
     def changes_mask(self) -> bool:
-        """Whether the mask at its end is another one than that of its start."""
+        """Whether a training may end with a different mask than it started with."""
         methods = (Sparsifier.rewire, Sparsifier.search)
         return self.learns or any(overrides(self, method) for method in methods)
 
     @property
     def prunes(self) -> bool:
-        """Whether a training ends one level further down than it starts."""
+        """Whether a training counts as a pruning: it ends one level above its start."""
         return self.kept_at_end is not None
 
     def search(self, state: TrainingState, score: Callable[[int], Sequence[float]]) -> None:
         """Find a mask, in place.
 
-        `score(n)` gives each replicate's validation accuracy under the mask that is set, with
+        `score(n)` returns each replicate's validation accuracy under the current mask, with
         batch-norm statistics estimated from n training batches.
         """
 
     def acts(self, step: int, recipe: Recipe) -> When | None:
-        """Whether `rewire` is called at `step`: `before` the optimizer's update, or `instead`."""
+        """When a step calls `rewire`: `before` the optimizer's update, `instead`, or never."""
         return None
 
     def rewire(self, state: TrainingState, step: int, recipe: Recipe) -> None:
         """Change the mask, in place."""
 
     def remembered(self, weights: Tensor, mask: Tensor) -> Tensor:
-        """What pruned weights leave behind: it is added to a layer's weights at the next `rewire`.
+        """The values of pruned weights, added to a layer's weights just before the next `rewire`.
 
-        Called after `rewire`, with the weights as they were before it; by default nothing is left.
+        Called after `rewire`, with the weights from before it, if a subclass overrides it. By
+        default pruned weights leave nothing behind.
         """
         raise NotImplementedError
 
@@ -115,9 +116,9 @@ class Sparsifier:
         """Add the gradient of a penalty on weights to a step's gradients, by parameter name."""
 
     def chance(self, step: int, recipe: Recipe) -> tuple[float, float] | None:
-        """(a, b) where sigmoid(a logit + b) is the chance to be kept, or the soft mask; else None.
+        """(a, b) if sigmoid(a logit + b) is the probability to be kept, or the soft mask; or None.
 
-        Numbers and no tensors, because the figures that draw it start without torch.
+        These are numbers, not tensors, because the figures that draw them run without torch.
         """
         return None
 
@@ -132,7 +133,7 @@ class Sparsifier:
 
 @dataclass(frozen=True)
 class Free(Sparsifier):
-    """No mask at all: pruned weights only start where they are put, and train like any other."""
+    """No mask at all: pruned weights start at their pinned values, and train like any other."""
 
     @property
     def holds(self) -> bool:
@@ -141,18 +142,19 @@ class Free(Sparsifier):
 
 @dataclass(frozen=True)
 class LearnedSparsifier(Sparsifier):
-    """Weights that are a function of raw weights and of logits, trained with them.
+    """A sparsifier that computes the weights from raw weights and logits, which train together.
 
-    A layer's logits may have any `shape` that goes with that of its weights: one for each weight,
-    channel or layer. A subclass gives at least `weights`, through which gradients reach both, and
-    `keeps`. A training step calls `weights` and `penalty`, then `update` and `after_step`; a test
-    calls `deployed` and `hardened`.
+    A layer's logits may have any `shape` that fits that of its weights: one per weight, channel or
+    layer. A subclass defines at least `weights`, through which gradients reach both, and `keeps`. A
+    training step calls `weights` and `penalty`, then `update` and `after_step`; a test calls
+    `deployed` and `hardened`.
 
-    `temperature` is `[R, 1, ...]`. `noise` holds uniform numbers in [0, 1) of the weight's shape,
-    new ones in every forward pass, where the class overrides `sampled`; it means nothing elsewhere.
+    `temperature` is `[R, 1, ...]`. If the class overrides `sampled`, `noise` holds uniform numbers
+    in [0, 1) of the weight's shape, new ones in every forward pass; otherwise its content means
+    nothing.
     """
 
-    lr = 1.0  # of the logits, as a multiple of the recipe's; a field where it can be chosen
+    lr = 1.0  # of the logits, as a multiple of the recipe's; a field in classes that offer it
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -176,7 +178,7 @@ class LearnedSparsifier(Sparsifier):
         return layer.shape
 
     def temperature(self, step: int, recipe: Recipe) -> float:
-        """What is annealed, at a step of the recipe."""
+        """The annealed quantity, such as beta, at a step of the recipe."""
         return 1.0
 
     def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
@@ -184,16 +186,16 @@ class LearnedSparsifier(Sparsifier):
         raise NotImplementedError
 
     def penalty(self, w: Tensor, logits: Tensor, temperature: Tensor) -> Tensor | None:
-        """What a layer adds to the loss: `[R]`."""
+        """The term that a layer adds to the loss: `[R]`."""
         return None
 
     def update(self, weights: Update, logits: Update, lr: float | Tensor) -> None:
-        """Step the optimizer of all weights and that of the logits, at the recipe's rate `lr`."""
+        """Step the optimizers of all weights and of the logits, at the recipe's rate `lr`."""
         weights(lr)
         logits(lr * self.lr)
 
     def after_step(self, logits: Tensor) -> None:
-        """Bring logits that an update has taken too far back into their range, in place."""
+        """Clamp the logits to their range after an update, in place."""
 
     def deployed(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
         """The weights that an evaluation computes with."""
@@ -204,11 +206,11 @@ class LearnedSparsifier(Sparsifier):
         raise NotImplementedError
 
     def sampled(self, w: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
-        """One draw of the mask, of a class that draws it anew in every step: bool `[R, *shape]`."""
+        """One draw of the mask, in classes that draw it in every step: bool `[R, *shape]`."""
         return self.keeps(w, logits)
 
     def value(self, w: Tensor, logits: Tensor) -> Tensor:
-        """The value that a weight has under the hard mask if it is kept: `[R, *shape]`."""
+        """The value of each weight under the hard mask, if it is kept: `[R, *shape]`."""
         return w
 
     def hardened(self, w: Tensor, logits: Tensor) -> Tensor:
@@ -216,27 +218,27 @@ class LearnedSparsifier(Sparsifier):
         return self.value(w, logits) * self.keeps(w, logits)
 
     def density(self, w: Tensor, logits: Tensor) -> Tensor:
-        """Each weight's chance to be kept, `[R, *shape]` in [0, 1]."""
+        """Each weight's probability to be kept: `[R, *shape]` in [0, 1]."""
         return self.keeps(w, logits).to(w)
 
 
 FIXED = Sparsifier()
-"""The fixed mask, which is left out of a training's key."""
+"""The fixed mask, which is omitted from a training's key."""
 
 
 def overrides(sparsifier: Sparsifier, method: Callable[..., Any]) -> bool:
-    """Whether a sparsifier has its own version of a `method` of a base class.
+    """Whether a sparsifier overrides a `method` of a base class.
 
-    So that a training does not pay for a default that does nothing.
+    A training skips methods that are not overridden, whose defaults do nothing.
     """
     return getattr(type(sparsifier), method.__name__) is not method
 
 
 def per_replicate(values: Tensor, like: Tensor) -> Tensor:
-    """`[R]` as `[R, 1, ...]`, to go with a tensor `[R, *shape]`."""
+    """Reshape `[R]` to `[R, 1, ...]`, to broadcast with a tensor `[R, *shape]`."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """The sum over all but the replicates: `[R]`."""
+    """Sum over all dimensions but the replicates: `[R]`."""
     return tensor.flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""DNW: the largest weights of a layer forward, a gradient to all of them (arXiv:1906.00586)."""
+"""DNW: compute with the largest weights of a layer, train all of them (arXiv:1906.00586)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier
 class StraightThrough(LearnedSparsifier):
     """Compute with the largest weights of each layer, and train all weights.
 
-    A weight that is left out gets the gradient that it would have if it were kept, so it may grow
-    and return. There are no logits: the magnitude of a weight decides.
+    A weight outside the mask gets the gradient that it would have if it were kept, so it may grow
+    and return. There are no logits: the magnitude of a weight decides whether it is kept.
     """
 
     sparsity: float
@@ -27,7 +27,7 @@ class StraightThrough(LearnedSparsifier):
         return (0,)
 
     def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
-        # The difference is detached: it sets w to its hardened value, and the gradient to w is 1.
+        # The detached difference sets the value to the hardened one; the gradient to w stays 1.
         return w + (self.hardened(w, logits) - w).detach()
 
     def keeps(self, w: Tensor, logits: Tensor) -> Tensor:
@@ -41,10 +41,10 @@ class StraightThrough(LearnedSparsifier):
 
 @functools.cache
 def _order(size: int, device: torch.device) -> Tensor:
-    """One order of a layer's weights, drawn at random: of equal weights the first stay.
+    """A random order of a layer's weights, to break ties: of equal weights the first stay.
 
-    In their own order the first rows of a layer would stay whole where all weights start with one
-    magnitude. It is the same for all replicates, because a forward pass knows no seed; from the
-    first update on no two weights are equal.
+    By their position, the first rows of a layer would stay whole if all weights start with one
+    magnitude. The order is the same for all replicates, because a forward pass has no seed; from
+    the first update on, no two weights are equal.
     """
     return torch.randperm(size, generator=generator(0, "ties", "dnw")).to(device)

@@ -1,4 +1,4 @@
-"""Learned supermasks: each weight's chance to be kept is trained, the weights stay as drawn.
+"""Learned supermasks: each weight's probability to be kept is trained, not the weight itself.
 
 (arXiv:1905.01067, section 5.2.)
 """
@@ -22,13 +22,13 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import (
 
 @dataclass(frozen=True)
 class Supermask(LearnedSparsifier):
-    """Keep a weight with probability sigmoid(logit), drawn anew in every forward pass.
+    """Keep a weight with probability sigmoid(logit), drawn in every forward pass.
 
-    The gradient goes through the draw as if it were the probability. With `rescale`, dynamic
-    weight rescaling, a layer's kept weights are divided by the fraction that is kept. `rounding`
-    draws no mask: in each forward pass the probabilities of a random half of the weights are
-    rounded to 0 or 1 and get no gradient, the others multiply their weights as they are; a test
-    rounds them all. (`get_effective_mask` of the released code does the same.)
+    The gradient passes through the draw as if it were the probability. With `rescale` (dynamic
+    weight rescaling), a layer's kept weights are divided by the fraction that is kept. With
+    `rounding` no mask is drawn: in each forward pass the probabilities of a random half of the
+    weights are rounded to 0 or 1 and get no gradient, and the others multiply their weights
+    unrounded. A test rounds all of them. (`get_effective_mask` of the released code does the same.)
     """
 
     rescale: bool = False
@@ -45,11 +45,11 @@ class Supermask(LearnedSparsifier):
         return self._scaled(w, (noise < fixed).to(w) + (chance - fixed))
 
     def identity(self) -> dict[str, Any]:
-        # Until version 2 the gradient passed through rounded chances as well.
+        # Before version 2 the gradient passed through rounded probabilities as well.
         return {**super().identity(), **({"version": 2} if self.rounding else {})}
 
     def update(self, weights: Update, logits: Update, lr: float | Tensor) -> None:
-        logits(lr * self.lr)  # all else stays as it was drawn
+        logits(lr * self.lr)  # the weights stay as they were drawn
 
     def deployed(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
         if self.rounding:
