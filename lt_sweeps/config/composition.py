@@ -57,13 +57,13 @@ class Composer:
         slow = [axis for axis in axes if axis not in fast]
         values = {w: v for a in fast for w, v in zip(a.words, a.values or (), strict=True)}
         first = {a.key: values[a.words[0]] for a in fast}
-        made = {}
+        composed_cells = {}
         for options, config in _combined(slow, cache(partial(self._composed, setting=first))):
             for added in product(*(axis.words for axis in fast)):
                 setting = {a.key: values[word] for a, word in zip(fast, added, strict=True)}
-                made[frozenset((*options, *added))] = config.cell(setting)
+                composed_cells[frozenset((*options, *added))] = config.cell(setting)
         for combination in product(*(axis.words for axis in axes)):
-            yield combination, *made[frozenset(combination)]
+            yield combination, *composed_cells[frozenset(combination)]
 
     def begun_with(self, word: str) -> Composer:
         """Return a composer with the config that a multirun of one experiment would start from."""
@@ -153,21 +153,21 @@ def _combined(
     # of them wins. `refer`: a value such as `${recipe.lr}` in one part reads another part, which
     # differs by combination, so the parts cannot be resolved separately.
     first = tuple(axis.words[0] for axis in axes)
-    alone = [
+    by_option = [
         {word: compose((*first[:i], word, *first[i + 1 :])) for word in axis.words}
         for i, axis in enumerate(axes)
     ]
     base = compose(first)
-    changed = [set().union(*map(base.differing, options.values())) for options in alone]
+    changed = [set().union(*map(base.differing, options.values())) for options in by_option]
     all_changed = set().union(*changed)
     meet = len(all_changed) < sum(map(len, changed))
-    refer = any(config.job is not None for options in alone for config in options.values())
+    refer = any(config.job is not None for options in by_option for config in options.values())
     for words in product(*(axis.words for axis in axes)):
         if meet or refer:
             yield words, compose(words)
         else:
             parts = {part: v for part, v in base.parts.items() if part not in all_changed}
-            for options, word, own in zip(alone, words, changed, strict=True):
+            for options, word, own in zip(by_option, words, changed, strict=True):
                 parts |= {part: v for part, v in options[word].parts.items() if part in own}
             yield words, _Composed(parts, None, None)
 

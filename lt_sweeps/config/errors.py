@@ -126,8 +126,8 @@ def _unknown_option(error: MissingConfigException) -> str:
 
 def _source(text: str) -> str:
     """Return the config file with the mistake; empty if the mistake is on the command line."""
-    found = re.match(r"In '(.+?)':", text)
-    return f"{found[1]}: " if found and found[1] not in ("config", "hydra/config") else ""
+    matched = re.match(r"In '(.+?)':", text)
+    return f"{matched[1]}: " if matched and matched[1] not in ("config", "hydra/config") else ""
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -145,25 +145,25 @@ def _composition(error: HydraException) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         key = re.match(r"Could not override '(.+?)'", text)
         return _unknown_key(key[1] if key else str(cause.full_key), cause)
-    if found := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
-        group = found[1] or found[2]
+    if matched := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
+        group = matched[1] or matched[2]
         return f"{group}: has an option; replace it without a plus: {group}=OPTION"
-    if found := re.search(r"An item is already at '(.+?)'", text):
-        return f"+{found[1]}: is there already; write {found[1]}=VALUE without a plus"
-    if found := re.search(r"Could not delete from config\. '(.+?)' does not exist", text):
-        return f"~{found[1]}: no such key"
-    if found := re.search(r"Could not override '(.+?)'\. No match in the defaults list", text):
-        group = found[1].partition("@")[0].rpartition("/")[2]
-        if group != found[1] and group in groups():
+    if matched := re.search(r"An item is already at '(.+?)'", text):
+        return f"+{matched[1]}: is there already; write {matched[1]}=VALUE without a plus"
+    if matched := re.search(r"Could not delete from config\. '(.+?)' does not exist", text):
+        return f"~{matched[1]}: no such key"
+    if matched := re.search(r"Could not override '(.+?)'\. No match in the defaults list", text):
+        group = matched[1].partition("@")[0].rpartition("/")[2]
+        if group != matched[1] and group in groups():
             return f"{_source(text)}a group begins with a slash: override /{group}"
-        return _source(text) + unknown("group", found[1], groups(), what="groups")
+        return _source(text) + unknown("group", matched[1], groups(), what="groups")
     if "does not have a `_target_` field" in text:
         which = "the yaml of hydra/launcher or hydra/sweeper has no `_target_`"
         return f"hydra: {which}; one for your cluster begins with defaults: [slurm, _self_]"
     if "@experiment." in text:
         return f"{_source(text)}begin the file with `# @package _global_`"
-    if found := re.search(r"Ambiguous value for argument '(.+?)'", text):
-        return f"{found[1]}: several values; this command takes one"
+    if matched := re.search(r"Ambiguous value for argument '(.+?)'", text):
+        return f"{matched[1]}: several values; this command takes one"
     if not text and isinstance(cause, OmegaConfBaseException):
         return _config(cause)
     return _one_line(error) if cause is None else f"{_one_line(error)}: {_one_line(cause)}"

@@ -102,14 +102,14 @@ def in_order(value: Any) -> Any:
     `_target_` does not matter.
     """
     if isinstance(value, list | tuple):
-        return [in_order(each) for each in value]
+        return [in_order(inner) for inner in value]
     if not isinstance(value, Mapping):
         return value
-    pairs = {key: in_order(each) for key, each in value.items()}
+    pairs = {key: in_order(inner) for key, inner in value.items()}
     by_name = sorted(pairs, key=lambda key: (type(key).__name__, key))
     if "_target_" in pairs or [*pairs] == by_name:
         return pairs
-    return {"in order": [[key, each] for key, each in pairs.items()]}
+    return {"in order": [[key, inner] for key, inner in pairs.items()]}
 
 
 def _is_ours(module: str) -> bool:

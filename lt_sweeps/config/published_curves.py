@@ -78,13 +78,13 @@ def _curves(path: Path) -> Iterable[dict[str, Any]]:
         )
     for row, group in groupby(_rows(reader, path), _without_numbers):
         points = [[point.get("sparsity"), float(point["value"])] for point in group]
-        about = {"label": row.pop("line", None), "source": row.pop("source", None)}
-        about["metric"] = row.pop("metric", "test_accuracy")
-        about["where"] = {group: option for group, option in row.items() if option}
+        fields = {"label": row.pop("line", None), "source": row.pop("source", None)}
+        fields["metric"] = row.pop("metric", "test_accuracy")
+        fields["where"] = {group: option for group, option in row.items() if option}
         if points[0][0]:
-            yield about | {"points": [[float(sparsity), value] for sparsity, value in points]}
+            yield fields | {"points": [[float(sparsity), value] for sparsity, value in points]}
         else:
-            yield about | {"value": points[0][1]}
+            yield fields | {"value": points[0][1]}
 
 
 def _rows(reader: csv.DictReader[str], path: Path) -> Iterable[dict[str, Any]]:

@@ -166,26 +166,26 @@ def percent_of(given: str) -> float:
 
 def kind_of(name: str) -> str:
     """Return `r2` for `best_val_r2`; if the name is not an evaluated metric, the name itself."""
-    found = _NAME.fullmatch(name)
-    return found[2] if found else name
+    matched = _NAME.fullmatch(name)
+    return matched[2] if matched else name
 
 
 def named(name: str, own: str) -> str:
     """Replace the kind `metric` by the task's main metric, `own`: `test_metric` -> `test_r2`."""
-    found = _NAME.fullmatch(name)
-    return f"{found[1]}{own}" if found and found[2] == OWN else name
+    matched = _NAME.fullmatch(name)
+    return f"{matched[1]}{own}" if matched and matched[2] == OWN else name
 
 
 def on_validation(name: str) -> str:
     """Return the name of the same metric on validation data: `best_val_r2` for `best_test_r2`."""
-    found = _NAME.fullmatch(name)
-    return f"{found[1].replace('test', 'val')}{found[2]}" if found else name
+    matched = _NAME.fullmatch(name)
+    return f"{matched[1].replace('test', 'val')}{matched[2]}" if matched else name
 
 
 def looks_at_test(name: str) -> bool:
     """Whether the metric is measured on the test set."""
-    found = _NAME.fullmatch(name)
-    return bool(found and "test" in found[1])
+    matched = _NAME.fullmatch(name)
+    return bool(matched and "test" in matched[1])
 
 
 def names_of(kinds: Iterable[str]) -> tuple[str, ...]:

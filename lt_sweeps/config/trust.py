@@ -84,6 +84,6 @@ def _is_module(name: str) -> bool:
 @functools.cache
 def _options() -> frozenset[str]:
     """Return the functions that the yamls of the package name."""
-    found = (_TARGET.findall(path.read_text("utf-8")) for path in CONF.rglob("*.yaml"))
-    names = {name for names in found for name in ",".join(names).split(",")}
+    matches = (_TARGET.findall(path.read_text("utf-8")) for path in CONF.rglob("*.yaml"))
+    names = {name for names in matches for name in ",".join(names).split(",")}
     return frozenset(name for name in names if name.startswith(f"{OURS}."))

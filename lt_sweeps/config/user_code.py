@@ -268,9 +268,9 @@ def _imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
                 func=ast.Attribute(attr="import_module")
                 | ast.Name(id="import_module" | "__import__")
             ):
-                given = dict(zip(("name", "package"), node.args, strict=False))
-                given |= {str(keyword.arg): keyword.value for keyword in node.keywords}
-                word, package = _literal(given.get("name")), _literal(given.get("package"))
+                passed = dict(zip(("name", "package"), node.args, strict=False))
+                passed |= {str(keyword.arg): keyword.value for keyword in node.keywords}
+                word, package = _literal(passed.get("name")), _literal(passed.get("package"))
                 # Dots count from the package that is given, or otherwise from the module's own.
                 yield (
                     _absolute(word, package, True) if package else _absolute(word, name, is_package)

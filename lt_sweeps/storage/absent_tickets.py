@@ -28,13 +28,13 @@ def why_absent(root: Path, cells: Mapping[UnitName, str]) -> dict[UnitName, str]
         if cell not in sweeps:
             continue
         sweep = sweeps[cell]
-        again = f"`lt-sweeps resume {sweep.folder.name} root={root}`"
+        command = f"`lt-sweeps resume {sweep.folder.name} root={root}`"
         if seed not in dropped.get(key, ()):
-            reasons[key, seed] = f"lost, though {cell} records it; {again} computes it again"
+            reasons[key, seed] = f"lost, though {cell} records it; {command} computes it again"
             continue
         if sweep.manifest.cells[0].config.get("keep", "all") != "all":  # dropped again
-            again = f"the command of sweep {sweep.folder.name} with keep=all"
-        first = f"remove {root / 'runs' / cell}, then {again} computes it again"
+            command = f"the command of sweep {sweep.folder.name} with keep=all"
+        first = f"remove {root / 'runs' / cell}, then {command} computes it again"
         reasons[key, seed] = f"{DROPPED}; {first}"
     return reasons
 

@@ -174,9 +174,9 @@ def _plain(value: Any) -> bool:
         if isinstance(inner, dict):
             if not all(isinstance(name, str) for name in inner):
                 return False
-            waiting += [(each, depth + 1) for each in inner.values()]
+            waiting += [(member, depth + 1) for member in inner.values()]
         elif isinstance(inner, list):
-            waiting += [(each, depth + 1) for each in inner]
+            waiting += [(member, depth + 1) for member in inner]
         elif not isinstance(inner, str | int | float | None):
             return False
     return True
@@ -197,7 +197,7 @@ def typed(hint: Any, value: Any) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
         return value if inner[1] is Any else {k: typed(inner[1], v) for k, v in value.items()}
     if isinstance(origin, type) and issubclass(origin, Sequence) and isinstance(value, list):
-        return [typed(inner[0], each) for each in value]
+        return [typed(inner[0], member) for member in value]
     if origin is tuple or hint is Config or not fits(value, hint):
         raise ValueError(f"{shortened(value)} where it has another type")
     return value
@@ -209,13 +209,13 @@ def _as_dataclass(kind: Any, value: Any) -> Any:
         raise ValueError(f"{shortened(value)} where it has {listed(sorted(hints))}")
     if wrong := sorted((needed - value.keys()) | (value.keys() - hints)):
         raise ValueError(f"without or with unknown {listed(wrong)}; it has {listed(sorted(hints))}")
-    made = {}
+    typed_values = {}
     for name, inner in value.items():
         try:
-            made[name] = typed(hints[name], inner)
+            typed_values[name] = typed(hints[name], inner)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    return kind(**made)
+    return kind(**typed_values)
 
 
 @functools.cache

@@ -55,11 +55,11 @@ def add_speeds(root: Path, speeds: Iterable[MeasuredSpeed]) -> None:
 
 def read_speeds(root: Path) -> Speeds:
     """Read the last measurement of each ticket and form; a damaged line is skipped."""
-    found: dict[tuple[str, str], dict[str, MeasuredSpeed]] = {}
+    latest: dict[tuple[str, str], dict[str, MeasuredSpeed]] = {}
     for row in read_lines(speeds_path(root), MeasuredSpeed):
         if row.seconds > 0 and row.dense_seconds > 0:
-            found.setdefault((row.stage, row.seed), {})[row.form] = row
-    return {name: tuple(forms.values()) for name, forms in found.items()}
+            latest.setdefault((row.stage, row.seed), {})[row.form] = row
+    return {name: tuple(forms.values()) for name, forms in latest.items()}
 
 
 def speeds_path(root: Path) -> Path:

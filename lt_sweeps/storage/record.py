@@ -190,12 +190,12 @@ class Record:
 
     def metric_of(self, name: str) -> Quantity:
         """Return the metric that a name means for this record, with its direction."""
-        found = Quantity.of(named(name, self.judged_by))
-        if self.lower_is_better is not None and found.kind == self.judged_by:
-            return Quantity(found.name, self.lower_is_better)
-        if self.lower_metrics is not None and found.name in (self.metrics or {}):
-            return Quantity(found.name, found.kind in self.lower_metrics)
-        return found
+        quantity = Quantity.of(named(name, self.judged_by))
+        if self.lower_is_better is not None and quantity.kind == self.judged_by:
+            return Quantity(quantity.name, self.lower_is_better)
+        if self.lower_metrics is not None and quantity.name in (self.metrics or {}):
+            return Quantity(quantity.name, quantity.kind in self.lower_metrics)
+        return quantity
 
     def measures(self, name: str) -> bool:
         """Whether its task has a metric of this name, even if this training diverged."""
@@ -243,11 +243,11 @@ class Record:
         The metrics at `at` (`best` or `end`) are also given without this prefix. NaN and infinity,
         from a training that diverged, become null.
         """
-        all_of_it: Mapping[str, float | None] = results.get("metrics") or {}
-        measured = _of_reported(all_of_it, at)
-        plain = {n.removeprefix(f"{at}_"): measured[n] for n in measured if n.startswith(f"{at}_")}
-        both = {**plain, **measured}
-        metrics = {n: v if v is not None and math.isfinite(v) else None for n, v in both.items()}
+        task_metrics: Mapping[str, float | None] = results.get("metrics") or {}
+        measured = _of_reported(task_metrics, at)
+        bare = {n.removeprefix(f"{at}_"): measured[n] for n in measured if n.startswith(f"{at}_")}
+        merged = {**bare, **measured}
+        metrics = {n: v if v is not None and math.isfinite(v) else None for n, v in merged.items()}
         facts = {n: results.get(n) for n in ("metric", "lower_is_better", "lower_metrics")}
         return {**facts, "metrics": metrics or None}
 

@@ -71,8 +71,8 @@ class RunFolder:
 
     def write_config(self, choices: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """Write the chosen options and the resolved config, unless the file is equal already."""
-        about = {"signature": self.path.parent.name, "seed": self.path.name}
-        content = {**about, "choices": dict(choices), "config": dict(config)}
+        identity = {"signature": self.path.parent.name, "seed": self.path.name}
+        content = {**identity, "choices": dict(choices), "config": dict(config)}
         text = yaml.safe_dump(content, sort_keys=False).encode()
         _write_unless_there(self.config, text)
 
@@ -91,8 +91,8 @@ class RunFolder:
             raise DamagedFile(file, "not a cell's config; it holds `choices` and `config`")
         mine = (self.path.parent.name, self.path.name)
         if (content.get("signature"), content.get("seed")) != mine:
-            about = f"cell {content.get('signature')} seed {content.get('seed')}"
-            raise DamagedFile(file, f"the config of {about}; its folder says otherwise")
+            identity = f"cell {content.get('signature')} seed {content.get('seed')}"
+            raise DamagedFile(file, f"the config of {identity}; its folder says otherwise")
         return content
 
     def write(self, records: Sequence[Record], *, complete: bool) -> None:
@@ -128,15 +128,15 @@ class RunFolder:
             return CellRecords((), done, (*faults, str(error)))
         records: list[Record] = []
         half_written = ""
-        *lines, rest = content.split(b"\n")
-        for number, line in enumerate([*lines, *filter(None, [rest])], start=1):
-            place, parsed = f"{self.records}:{number}", parse_record(line, self.records, needed)
+        *lines, tail = content.split(b"\n")
+        for number, line in enumerate([*lines, *filter(None, [tail])], start=1):
+            location, parsed = f"{self.records}:{number}", parse_record(line, self.records, needed)
             if isinstance(parsed, Record):
                 records.append(parsed)
             elif number > len(lines) and not done and parsed.startswith("not valid JSON"):
-                half_written = f"{place}: half-written line of an unfinished cell, left out"
+                half_written = f"{location}: half-written line of an unfinished cell, left out"
             else:
-                faults.append(f"{place}: {parsed}")
+                faults.append(f"{location}: {parsed}")
         if not faults and checksum and checksum != _checksum(content):
             fault = "not the records that DONE was written for"
             faults.append(f"{self.records}: {fault}; {_CURE}")

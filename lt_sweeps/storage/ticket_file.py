@@ -65,10 +65,10 @@ def checkpoint_steps(folder: Path, seeds: Sequence[object]) -> dict[str, list[in
     except (FileNotFoundError, NotADirectoryError):
         return steps
     for name in names:
-        found = CHECKPOINT.fullmatch(name)
-        if found and found[1] in steps:
-            steps[found[1]].append(int(found[2]))
-    return {seed: sorted(at) for seed, at in steps.items()}
+        matched = CHECKPOINT.fullmatch(name)
+        if matched and matched[1] in steps:
+            steps[matched[1]].append(int(matched[2]))
+    return {seed: sorted(seed_steps) for seed, seed_steps in steps.items()}
 
 
 def identity_in_path(path: Path) -> dict[str, str]:
