@@ -66,7 +66,8 @@ def _simple(value: Any) -> bool:
 def _values(override: Override, key: str) -> list[str]:
     if not override.is_discrete_sweep():
         raise ValueError(
-            f"{key}: {override.get_value_string()} has no end; list the values as a,b,c or range(n)"
+            f"{key}: got {override.get_value_string()}, a continuous range; "
+            "list the values as a,b,c or range(n)"
         )
     values = list(override.sweep_string_iterator())
     if isinstance(override.value(), Glob):  # a fragment such as `_keys` is not an option

@@ -199,16 +199,16 @@ def typed(hint: Any, value: Any) -> Any:
     if isinstance(origin, type) and issubclass(origin, Sequence) and isinstance(value, list):
         return [typed(inner[0], member) for member in value]
     if origin is tuple or hint is Config or not fits(value, hint):
-        raise ValueError(f"{shortened(value)} where it has another type")
+        raise ValueError(f"got {shortened(value)}, which has the wrong type")
     return value
 
 
 def _as_dataclass(kind: Any, value: Any) -> Any:
     hints, needed = _fields(kind)
     if not isinstance(value, dict):
-        raise ValueError(f"{shortened(value)} where it has {listed(sorted(hints))}")
+        raise ValueError(f"got {shortened(value)}; it is an object with {listed(sorted(hints))}")
     if wrong := sorted((needed - value.keys()) | (value.keys() - hints)):
-        raise ValueError(f"without or with unknown {listed(wrong)}; it has {listed(sorted(hints))}")
+        raise ValueError(f"missing or unknown {listed(wrong)}; it has {listed(sorted(hints))}")
     typed_values = {}
     for name, inner in value.items():
         try:

@@ -190,7 +190,7 @@ class Manifest:
         if not all(pack.units for pack in self.packs):
             raise ValueError("a pack has no units")
         if not all(cell.levels.keys() <= {*cell.stages} for cell in self.cells):
-            raise ValueError("a level is of no stage")
+            raise ValueError("a level belongs to no stage of its cell")
 
 
 _CURE = "; the command that started the sweep writes it again"

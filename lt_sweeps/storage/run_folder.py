@@ -175,6 +175,6 @@ def _miscounted(records: Sequence[Record], stages: Sequence[str] | None, done: b
     if stages is None:
         return ""
     if unknown := sorted(set(written) - set(stages)):
-        return f"stage {unknown[0]} is none of its cell's"
+        return f"stage {unknown[0]} does not belong to its cell"
     missing = len(set(stages) - set(written))
     return f"DONE, and {missing} of {len(stages)} records are missing" if done and missing else ""

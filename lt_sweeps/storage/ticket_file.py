@@ -222,7 +222,7 @@ def _disordered(tensors: Mapping[str, Mapping[str, Any]]) -> str:
         if not size or not counts or last - first != size * math.prod(shape or ()):
             return f"its header says of {shortened(name)} what cannot be"
         if first != end or name < before.get(kind, ""):
-            return "its tensors do not lie as they were written"
+            return "its tensors are not in the order in which they were written"
         end, before[kind] = last, name
     return ""
 
